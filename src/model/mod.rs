@@ -1,1 +1,15 @@
-//! model
+//! The words of the system: identifiers, operations, transactions, positions, digests and limits.
+//!
+//! Nothing here does I/O, reads a clock or knows tokio; every other floor builds on it.
+
+pub mod digest;
+pub mod ids;
+pub mod limits;
+pub mod position;
+pub mod txn;
+
+pub use digest::{Digest, DigestSet};
+pub use ids::{Generation, LogId, MemberName, Origin, OriginCounter, Seq};
+pub use limits::Limits;
+pub use position::{Lineage, LineageEntry, Position, Verdict};
+pub use txn::{Collection, Condition, Entry, EntryBody, Key, Op, OriginRow, Reason, Txn, TxnId};

@@ -1,0 +1,84 @@
+//! Every bound of the data model in one place, each with its reason.
+
+use super::txn::{Condition, Op, Txn};
+
+/// Bounds on what one transaction may hold. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest key: keys are copied into indexes, so they stay small.
+    pub key_bytes_max: usize,
+    /// Largest inline value: larger contents belong beside the log.
+    pub value_bytes_max: usize,
+    /// Largest encoded transaction: one is always held whole in memory and sent as one frame.
+    pub txn_bytes_max: usize,
+    /// Most operations in one transaction.
+    pub ops_max: usize,
+}
+
+/// Longest collection name: part of every index key.
+pub const COLLECTION_BYTES_MAX: usize = 255;
+/// Longest audit note carried by a transaction.
+pub const NOTE_BYTES_MAX: usize = 4096;
+/// No configuration may raise a limit above these; decoders use them as their bound.
+pub const HARD: Limits =
+    Limits { key_bytes_max: 16 << 10, value_bytes_max: 16 << 20, txn_bytes_max: 32 << 20, ops_max: 1 << 17 };
+
+const _: () = assert!(HARD.value_bytes_max < HARD.txn_bytes_max);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { key_bytes_max: 1 << 10, value_bytes_max: 1 << 20, txn_bytes_max: 4 << 20, ops_max: 1 << 16 }
+    }
+}
+
+/// A transaction that breaks a bound; the message names the bound and its value.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{what} is {found} {unit}; the limit `{limit}` allows {allowed}")]
+pub struct LimitExceeded {
+    /// What was measured.
+    pub what: String,
+    /// Its measure.
+    pub found: usize,
+    /// Unit of the measure.
+    pub unit: &'static str,
+    /// Name of the limit.
+    pub limit: &'static str,
+    /// Value of the limit.
+    pub allowed: usize,
+}
+
+impl Limits {
+    /// Checks every bound of `txn`.
+    ///
+    /// # Errors
+    /// The first bound that is broken.
+    pub fn check(&self, txn: &Txn) -> Result<(), LimitExceeded> {
+        let too = |what: String, found, unit, limit, allowed| LimitExceeded { what, found, unit, limit, allowed };
+        let rows = txn.ops.len() + txn.conditions.len();
+        if rows > self.ops_max {
+            return Err(too("the transaction".into(), rows, "operations and conditions", "ops_max", self.ops_max));
+        }
+        if txn.note.len() > NOTE_BYTES_MAX {
+            return Err(too("the note".into(), txn.note.len(), "bytes", "note_bytes_max", NOTE_BYTES_MAX));
+        }
+        let keys = txn.ops.iter().map(Op::key).chain(txn.conditions.iter().map(Condition::key));
+        for key in keys {
+            if key.len() > self.key_bytes_max {
+                return Err(too("a key".into(), key.len(), "bytes", "key_bytes_max", self.key_bytes_max));
+            }
+        }
+        for op in &txn.ops {
+            if let Op::Put { collection, key, value } = op
+                && value.len() > self.value_bytes_max
+            {
+                let what = format!("the value of {collection}/{key}");
+                return Err(too(what, value.len(), "bytes", "value_bytes_max", self.value_bytes_max));
+            }
+        }
+        let bytes = txn.bytes_estimate();
+        if bytes > self.txn_bytes_max {
+            return Err(too("the transaction".into(), bytes, "bytes", "txn_bytes_max", self.txn_bytes_max));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Where a copy of a log stands, and what two positions mean to each other.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::ids::{Generation, LogId, Seq};
+
+/// Running hash over all records up to a sequence: two logs with equal chains there have equal histories.
+pub type Chain = [u8; 16];
+
+/// Identity of a history and a point in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Which log.
+    pub log_id: LogId,
+    /// Which generation of it.
+    pub generation: Generation,
+    /// Last sequence applied.
+    pub seq: Seq,
+    /// Chain at that sequence.
+    pub chain: Chain,
+    /// State digest at that sequence.
+    pub digest: Digest,
+}
+
+/// Start of one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineageEntry {
+    /// The generation.
+    pub generation: Generation,
+    /// It shares its parent's history up to and including this sequence.
+    pub shared_to: Seq,
+}
+
+/// How the generations of a log descend from each other, by rising generation.
+pub type Lineage = Vec<LineageEntry>;
+
+/// What a replica's position is to a datastore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Equal histories, equal states.
+    Same,
+    /// The replica's history is a prefix of the datastore's: it may tail.
+    Behind,
+    /// The replica has seen entries that the datastore has not: the datastore was rolled back.
+    Ahead,
+    /// Both come from one log but their histories or states differ.
+    Forked,
+    /// Different logs.
+    Foreign,
+    /// The datastore has no entries while the replica has some: the datastore was wiped.
+    Empty,
+}
+
+impl Verdict {
+    /// Whether replication may go on.
+    #[must_use]
+    pub fn is_good(self) -> bool {
+        matches!(self, Verdict::Same | Verdict::Behind)
+    }
+
+    /// What an operator should do about it; empty for good verdicts.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Verdict::Same | Verdict::Behind => "",
+            Verdict::Ahead => {
+                "the datastore has lost entries that this replica holds (an old copy was restored?): stop it and bring \
+                 back its newest data directory; nothing was deleted here"
+            }
+            Verdict::Forked => {
+                "the datastore and this replica have different histories of the same log: decide which one is right; \
+                 nothing was deleted here"
+            }
+            Verdict::Foreign => {
+                "the datastore serves another log than the one this replica belongs to: point the replica at its own \
+                 datastore, or join with a fresh directory; nothing was deleted here"
+            }
+            Verdict::Empty => {
+                "the datastore is empty while this replica holds data (was it wiped?): bring back the datastore's data \
+                 directory, or join with a fresh directory; nothing was deleted here"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Same => "Same",
+            Verdict::Behind => "Behind",
+            Verdict::Ahead => "Ahead",
+            Verdict::Forked => "Forked",
+            Verdict::Foreign => "Foreign",
+            Verdict::Empty => "Empty",
+        })
+    }
+}
+
+/// Compares a replica's position with a datastore's.
+///
+/// `chain_at_replica` is the datastore's chain at the replica's sequence where it is still known (from the horizon
+/// on); without it a fork below the horizon cannot be seen here.
+/// `digest_at_head` is the datastore's state digest when its state has reached `head`.
+#[must_use]
+pub fn compare(
+    replica: &Position,
+    head: &Position,
+    lineage: &[LineageEntry],
+    chain_at_replica: Option<Chain>,
+) -> Verdict {
+    if replica.log_id != head.log_id {
+        return if head.seq == Seq::ZERO { Verdict::Empty } else { Verdict::Foreign };
+    }
+    if replica.generation > head.generation {
+        return Verdict::Ahead;
+    }
+    let shared_to =
+        lineage.iter().filter(|entry| entry.generation > replica.generation).map(|entry| entry.shared_to).min();
+    if shared_to.is_some_and(|shared| replica.seq > shared) {
+        return Verdict::Forked;
+    }
+    if replica.seq > head.seq {
+        return if head.seq == Seq::ZERO { Verdict::Empty } else { Verdict::Ahead };
+    }
+    if chain_at_replica.is_some_and(|chain| chain != replica.chain) {
+        return Verdict::Forked;
+    }
+    if replica.seq == head.seq { Verdict::Same } else { Verdict::Behind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(log: u8, generation: u32, seq: u64, chain: u8) -> Position {
+        Position {
+            log_id: LogId([log; 16]),
+            generation: Generation(generation),
+            seq: Seq(seq),
+            chain: [chain; 16],
+            digest: Digest::ZERO,
+        }
+    }
+
+    #[test]
+    fn p05_every_pair_of_positions_is_named() {
+        let lineage = [
+            LineageEntry { generation: Generation(1), shared_to: Seq(0) },
+            LineageEntry { generation: Generation(2), shared_to: Seq(50) },
+        ];
+        let head = at(1, 2, 100, 9);
+        let cases = [
+            (at(1, 2, 100, 9), Some([9; 16]), Verdict::Same),
+            (at(1, 2, 100, 8), Some([9; 16]), Verdict::Forked),
+            (at(1, 2, 70, 7), Some([7; 16]), Verdict::Behind),
+            (at(1, 2, 70, 7), Some([6; 16]), Verdict::Forked),
+            (at(1, 2, 70, 7), None, Verdict::Behind),
+            (at(1, 1, 50, 7), Some([7; 16]), Verdict::Behind),
+            (at(1, 1, 51, 7), Some([7; 16]), Verdict::Forked),
+            (at(1, 2, 101, 7), None, Verdict::Ahead),
+            (at(1, 3, 10, 7), None, Verdict::Ahead),
+            (at(2, 2, 100, 9), None, Verdict::Foreign),
+        ];
+        for (replica, chain, verdict) in cases {
+            assert_eq!(compare(&replica, &head, &lineage, chain), verdict, "{replica:?}");
+        }
+        assert_eq!(compare(&at(2, 1, 5, 1), &at(3, 1, 0, 0), &[], None), Verdict::Empty);
+    }
+}

@@ -1,0 +1,389 @@
+//! Objects, operations, transactions, and what becomes of them in the log.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{MemberName, Origin, OriginCounter, Seq};
+use super::limits::COLLECTION_BYTES_MAX;
+
+/// Name of a kind of object: 1 to 255 bytes of UTF-8 without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Collection(String);
+
+impl Collection {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// When the name is empty, too long or holds a character outside the set above.
+    pub fn new(name: impl Into<String>) -> Result<Collection, BadCollection> {
+        let name = name.into();
+        let printable = !name.chars().any(char::is_control);
+        if !name.is_empty() && name.len() <= COLLECTION_BYTES_MAX && printable {
+            Ok(Collection(name))
+        } else {
+            Err(BadCollection { name })
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Collection {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Collection::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Collection {
+    type Err = BadCollection;
+
+    fn from_str(text: &str) -> Result<Self, BadCollection> {
+        Collection::new(text)
+    }
+}
+
+impl fmt::Display for Collection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A name that cannot be a collection's.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{name:?} cannot be a collection's name: use 1 to 255 bytes of text without control characters")]
+pub struct BadCollection {
+    name: String,
+}
+
+/// Name of an object within its collection: UTF-8 text of at least one byte, ordered by its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Key(String);
+
+impl Key {
+    /// Checks a key. Its greatest length is the business of [`super::Limits`].
+    ///
+    /// # Errors
+    /// When the key is empty.
+    pub fn new(key: impl Into<String>) -> Result<Key, EmptyKey> {
+        let key = key.into();
+        if key.is_empty() { Err(EmptyKey) } else { Ok(Key(key)) }
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Length in bytes; never 0.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Key::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = EmptyKey;
+
+    fn from_str(text: &str) -> Result<Self, EmptyKey> {
+        Key::new(text)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An empty key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a key must not be empty")]
+pub struct EmptyKey;
+
+/// One change of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Create or replace.
+    Put {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+        /// The new contents, opaque to the log.
+        value: Bytes,
+    },
+    /// Remove; removing what is absent is allowed and still an event.
+    Delete {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+}
+
+impl Op {
+    /// The collection that is changed.
+    #[must_use]
+    pub fn collection(&self) -> &Collection {
+        match self {
+            Op::Put { collection, .. } | Op::Delete { collection, .. } => collection,
+        }
+    }
+
+    /// The key that is changed.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Op::Put { key, .. } | Op::Delete { key, .. } => key,
+        }
+    }
+
+    /// The new value; `None` for a delete.
+    #[must_use]
+    pub fn value(&self) -> Option<&Bytes> {
+        match self {
+            Op::Put { value, .. } => Some(value),
+            Op::Delete { .. } => None,
+        }
+    }
+}
+
+/// What must hold at commit for a transaction to be accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// No such object.
+    Absent {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+    /// Some such object.
+    Present {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+    /// The object was last written at exactly this sequence.
+    Version {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+        /// The expected sequence of its last write.
+        version: Seq,
+    },
+}
+
+impl Condition {
+    /// The collection that is looked at.
+    #[must_use]
+    pub fn collection(&self) -> &Collection {
+        match self {
+            Condition::Absent { collection, .. }
+            | Condition::Present { collection, .. }
+            | Condition::Version { collection, .. } => collection,
+        }
+    }
+
+    /// The key that is looked at.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Condition::Absent { key, .. } | Condition::Present { key, .. } | Condition::Version { key, .. } => key,
+        }
+    }
+
+    /// Whether the condition holds for an object whose version is `version` (`None`: absent).
+    #[must_use]
+    pub fn holds(&self, version: Option<Seq>) -> bool {
+        match self {
+            Condition::Absent { .. } => version.is_none(),
+            Condition::Present { .. } => version.is_some(),
+            Condition::Version { version: wanted, .. } => version == Some(*wanted),
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Absent { collection, key } => write!(f, "absent {collection}/{key}"),
+            Condition::Present { collection, key } => write!(f, "present {collection}/{key}"),
+            Condition::Version { collection, key, version } => write!(f, "version {version} of {collection}/{key}"),
+        }
+    }
+}
+
+/// Identity of a transaction, for ever: who made it and the number that the maker gave it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TxnId {
+    /// Who made it.
+    pub origin: Origin,
+    /// The maker's number.
+    pub counter: OriginCounter,
+}
+
+/// Operations and conditions that commit together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Txn {
+    /// Identity, for idempotence.
+    pub id: TxnId,
+    /// Rejections of this origin with a counter up to here are durably recorded by the origin, so the
+    /// state need not remember their reasons any longer.
+    pub settled: OriginCounter,
+    /// When it was made, by the maker's clock: milliseconds since 1970-01-01 UTC. Informative only.
+    pub time_ms: u64,
+    /// Who asked for it and from where: opaque, at most [`super::limits::NOTE_BYTES_MAX`] bytes.
+    pub note: Bytes,
+    /// What must hold at commit.
+    pub conditions: Vec<Condition>,
+    /// What changes, in order; the last operation on a key wins.
+    pub ops: Vec<Op>,
+}
+
+impl Txn {
+    /// Upper bound of the encoded size, without encoding.
+    #[must_use]
+    pub fn bytes_estimate(&self) -> usize {
+        let op = |op: &Op| op.collection().as_str().len() + op.key().len() + op.value().map_or(0, Bytes::len) + 16;
+        let condition = |c: &Condition| c.collection().as_str().len() + c.key().len() + 16;
+        let ops: usize = self.ops.iter().map(op).sum();
+        let conditions: usize = self.conditions.iter().map(condition).sum();
+        64 + self.note.len() + ops + conditions
+    }
+}
+
+/// Why a transaction was not committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// A condition did not hold; its index in the transaction and the version that was found.
+    ConditionFailed {
+        /// The condition, in words.
+        condition: String,
+        /// Version found at commit; `None` when the object was absent.
+        found: Option<Seq>,
+    },
+    /// A bound of the datastore was broken.
+    LimitExceeded {
+        /// Names the bound.
+        message: String,
+    },
+    /// The member's role does not allow it.
+    Forbidden {
+        /// Says what was not allowed.
+        message: String,
+    },
+    /// Another transaction was committed under the same identity.
+    IdentityReused,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::ConditionFailed { condition, found: None } => {
+                write!(f, "condition failed: expected {condition}, but the object is absent")
+            }
+            Reason::ConditionFailed { condition, found: Some(version) } => {
+                write!(f, "condition failed: expected {condition}, but the object has version {version}")
+            }
+            Reason::LimitExceeded { message } | Reason::Forbidden { message } => f.write_str(message),
+            Reason::IdentityReused => f.write_str("another transaction was committed under the same identity"),
+        }
+    }
+}
+
+/// One sequenced entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place.
+    pub seq: Seq,
+    /// When the datastore committed it: milliseconds since 1970-01-01 UTC, never falling within a log.
+    pub time_ms: u64,
+    /// The member that pushed it.
+    pub member: MemberName,
+    /// What it says.
+    pub body: EntryBody,
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryBody {
+    /// A committed transaction. In compacted segments, operations that were superseded are gone.
+    Commit(Txn),
+    /// A transaction that was refused; remembered so that a retry gets the same answer.
+    Reject {
+        /// The refused transaction.
+        id: TxnId,
+        /// See [`Txn::settled`].
+        settled: OriginCounter,
+        /// Why.
+        reason: Reason,
+    },
+    /// A kind that this version does not know: carried unchanged, applied as nothing.
+    Unknown {
+        /// Kind number of the record.
+        kind: u8,
+        /// Payload as found.
+        payload: Bytes,
+    },
+}
+
+impl EntryBody {
+    /// Identity of the transaction concerned, if any.
+    #[must_use]
+    pub fn id(&self) -> Option<TxnId> {
+        match self {
+            EntryBody::Commit(txn) => Some(txn.id),
+            EntryBody::Reject { id, .. } => Some(*id),
+            EntryBody::Unknown { .. } => None,
+        }
+    }
+}
+
+/// What the state remembers of an origin, for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginRow {
+    /// Greatest counter that was committed or rejected; all below it were, too.
+    pub last_counter: OriginCounter,
+    /// Sequence of that outcome.
+    pub last_seq: Seq,
+    /// Rejections that the origin has not yet recorded durably, by rising counter.
+    pub rejected: Vec<(OriginCounter, Seq, Reason)>,
+}
+
+impl OriginRow {
+    /// Takes in the outcome of one transaction of this origin. The only place that changes a row, so that every
+    /// replica comes to the same row from the same entries.
+    pub fn record(&mut self, seq: Seq, counter: OriginCounter, settled: OriginCounter, rejected: Option<Reason>) {
+        self.rejected.retain(|(old, ..)| *old > settled);
+        self.last_counter = self.last_counter.max(counter);
+        self.last_seq = seq;
+        if let Some(reason) = rejected {
+            self.rejected.push((counter, seq, reason));
+        }
+    }
+
+    /// The recorded rejection of `counter`, if there is one.
+    #[must_use]
+    pub fn rejection(&self, counter: OriginCounter) -> Option<(Seq, &Reason)> {
+        self.rejected.iter().find(|(c, ..)| *c == counter).map(|(_, seq, reason)| (*seq, reason))
+    }
+}
