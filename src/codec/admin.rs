@@ -1,0 +1,433 @@
+//! Requests of `gravwell-logctl` and their answers, as JSON: fields may be added, unknown ones are ignored.
+//!
+//! One stream (or one connection of the local socket) carries one request. The answer is any number of
+//! [`super::message::Kind::AdminItem`] messages, then [`super::message::Kind::AdminEnd`] or
+//! [`super::message::Kind::AdminError`]. Log entries travel as [`super::message::Kind::Frames`], state rows as
+//! [`super::message::Kind::Rows`]; a [`Request::Submit`] stream is followed by
+//! [`super::message::Kind::Push`] messages from the client, each answered by
+//! [`super::message::Kind::Outcome`], until the client finishes its side.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId};
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// One [`Status`].
+    Status,
+    /// [`MemberInfo`] items.
+    Members,
+    /// [`PresenceInfo`] items.
+    Presence,
+    /// [`CollectionInfo`] items.
+    Collections,
+    /// [`SegmentInfo`] items.
+    Segments,
+    /// Rows: one object, or none.
+    Get {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+        /// As of this sequence instead of now.
+        at: Option<Seq>,
+    },
+    /// Rows in key order.
+    List {
+        /// Where.
+        collection: Collection,
+        /// Only keys that start so.
+        prefix: String,
+        /// Most rows; `None`: all.
+        limit: Option<u64>,
+    },
+    /// Rows of all collections in order, then an [`ExportEnd`] item.
+    Export {
+        /// As of this sequence instead of now.
+        at: Option<Seq>,
+    },
+    /// Frames of the entries after `from`. On a replica, which has no log, frames as they arrive.
+    Tail {
+        /// The first entry is the one after this.
+        from: Seq,
+        /// The last entry; `None`: the head at the time of the request.
+        to: Option<Seq>,
+        /// Go on with new entries until the client leaves.
+        follow: bool,
+    },
+    /// Frames of the entries that touch one object, oldest first.
+    History {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+    /// One [`RecordInfo`].
+    Record {
+        /// Which.
+        seq: Seq,
+    },
+    /// Transactions follow as push messages. On a replica they pass through the outbox.
+    Submit {
+        /// Answer only when decided upstream; otherwise a replica answers when durable locally.
+        wait: bool,
+    },
+    /// One [`OriginInfo`].
+    OriginStatus {
+        /// Which.
+        origin: Origin,
+    },
+    /// [`Progress`] items, then one [`VerifyReport`].
+    Verify,
+    /// [`Progress`] items, then one [`CompactReport`].
+    Compact {
+        /// Only say what would be done.
+        dry_run: bool,
+        /// Keep this many entries of history instead of the configured window.
+        history_ops: Option<u64>,
+    },
+    /// One [`Invitation`].
+    Enroll {
+        /// Name of the new member.
+        name: MemberName,
+        /// `webserver`, `reader` or `admin`.
+        role: String,
+        /// Life of the token, seconds.
+        ttl_s: u64,
+        /// Addresses to put into the token instead of the datastore's own.
+        addresses: Vec<String>,
+        /// Replace an enrolled member of this name.
+        replace: bool,
+    },
+    /// Cuts a member off at once.
+    Revoke {
+        /// Which.
+        name: MemberName,
+        /// Forget it altogether, so that it no longer shows nor counts.
+        remove: bool,
+    },
+    /// [`RejectedInfo`] and [`PendingInfo`] items of a replica.
+    Outbox,
+    /// Submits a rejected transaction again, as a new one.
+    Retry {
+        /// Which; `None`: all.
+        id: Option<TxnId>,
+    },
+    /// Takes a rejected transaction off the list.
+    Dismiss {
+        /// Which; `None`: all.
+        id: Option<TxnId>,
+    },
+    /// Waits until a sequence is applied; one [`Status`].
+    Barrier {
+        /// Which; `None`: everything in the outbox now is decided and applied.
+        seq: Option<Seq>,
+        /// Longest wait.
+        timeout_ms: u64,
+    },
+}
+
+/// State of a datastore or replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `datastore` or `replica`.
+    pub role: String,
+    /// Whether a process runs on the directory.
+    pub running: bool,
+    /// Name of the member, on a replica.
+    pub member: Option<String>,
+    /// Identity of the log; absent on a replica that never met one.
+    pub log_id: Option<LogId>,
+    /// Generation of the log.
+    pub generation: Generation,
+    /// Last sequence applied to the state.
+    pub seq: Seq,
+    /// Last committed sequence, as far as known.
+    pub head: Seq,
+    /// Lowest sequence from which a tail can start.
+    pub horizon: Seq,
+    /// Lowest sequence durably applied by all members that count.
+    pub floor: Seq,
+    /// State digest at `seq`.
+    pub digest: Digest,
+    /// On a replica: what its position is to the datastore (`Same`, `Behind`, …), or `Unknown` when never connected.
+    pub verdict: String,
+    /// What to do about a bad verdict or bad health; empty when all is well.
+    pub remedy: String,
+    /// Transactions not yet decided upstream.
+    pub outbox: u64,
+    /// Rejected transactions waiting for a person.
+    pub rejected: u64,
+    /// Entries between `seq` and `head`.
+    pub lag_ops: u64,
+    /// Milliseconds since the replica was last known to be level with the head.
+    pub lag_ms: u64,
+    /// On a replica: whether it is connected. On a datastore: whether it serves.
+    pub connected: bool,
+    /// On a datastore: connected members.
+    pub subscribers: u64,
+    /// Objects in the state.
+    pub objects: u64,
+    /// Bytes of the log on disk, on a datastore.
+    pub log_bytes: u64,
+    /// Bytes free on the file system.
+    pub disk_free_bytes: u64,
+    /// Whether all is well; otherwise `problem` says what is not.
+    pub healthy: bool,
+    /// What is wrong; empty when all is well.
+    pub problem: String,
+    /// Version of the software.
+    pub version: String,
+    /// Address it listens on or connects to.
+    pub address: String,
+    /// Milliseconds since the process started.
+    pub uptime_ms: u64,
+}
+
+/// One enrolled member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Name.
+    pub name: String,
+    /// Role.
+    pub role: String,
+    /// `invited`, `enrolled`, `revoked`.
+    pub state: String,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Durably applied sequence; absent when it never said.
+    pub applied: Option<Seq>,
+    /// Entries behind the head.
+    pub lag_ops: Option<u64>,
+    /// When it was last heard of, milliseconds since 1970-01-01 UTC.
+    pub last_seen_ms: Option<u64>,
+    /// Whether it holds the floor back.
+    pub counts: bool,
+    /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
+    pub expires_ms: Option<u64>,
+}
+
+/// One connected member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PresenceInfo {
+    /// Name.
+    pub name: String,
+    /// Role.
+    pub role: String,
+    /// Network address it came from.
+    pub address: String,
+    /// Where other webservers reach it.
+    pub external_addr: Option<String>,
+    /// Durably applied sequence.
+    pub applied: Seq,
+    /// Transactions waiting there.
+    pub outbox: u64,
+    /// Rejected transactions waiting there.
+    pub rejected: u64,
+    /// Why it does not serve; absent when it does.
+    pub unhealthy: Option<String>,
+    /// Software it runs.
+    pub software: String,
+    /// Since when, milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+}
+
+/// One collection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CollectionInfo {
+    /// Name.
+    pub collection: String,
+    /// Objects in it.
+    pub objects: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// One segment file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentInfo {
+    /// File name.
+    pub file: String,
+    /// First sequence covered.
+    pub first: Seq,
+    /// Last sequence covered.
+    pub last: Seq,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// `open`, `sealed` or `compacted`.
+    pub state: String,
+    /// Bytes known to be superseded.
+    pub garbage_bytes: u64,
+}
+
+/// One record, decoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordInfo {
+    /// Sequence.
+    pub seq: Seq,
+    /// File it is in.
+    pub file: String,
+    /// Offset of its frame there.
+    pub offset: u64,
+    /// Length of frame and payload.
+    pub bytes: u64,
+    /// Kind, in words.
+    pub kind: String,
+    /// Flags as found.
+    pub flags: u16,
+    /// Position within its batch.
+    pub batch_index: u32,
+    /// Chain, hexadecimal.
+    pub chain: String,
+    /// Checksum of the payload, hexadecimal.
+    pub payload_crc: String,
+    /// Checksum of the header, hexadecimal.
+    pub header_crc: String,
+    /// Payload, hexadecimal.
+    pub payload: String,
+    /// The entry as `tail --json` prints it.
+    pub entry: serde_json::Value,
+}
+
+/// Bytes `done` of `total`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is going on.
+    pub stage: String,
+    /// Done so far.
+    pub done: u64,
+    /// Of how many; 0: unknown.
+    pub total: u64,
+}
+
+/// One damaged place or divergence.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// File, collection or member concerned.
+    pub place: String,
+    /// Offset in the file, where it is one.
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// What `verify` found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Whether all is well.
+    pub ok: bool,
+    /// Files read.
+    pub files: u64,
+    /// Records checked.
+    pub records: u64,
+    /// Bytes checked.
+    pub bytes: u64,
+    /// Where the state stands.
+    pub seq: Seq,
+    /// State digest as recomputed.
+    pub digest: Digest,
+    /// Members compared, by name, with their word on the digest.
+    pub members: Vec<String>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// What a compaction did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CompactReport {
+    /// Whether anything was changed.
+    pub dry_run: bool,
+    /// Horizon before.
+    pub horizon_before: Seq,
+    /// Horizon after.
+    pub horizon: Seq,
+    /// What keeps the horizon from rising further.
+    pub held_by: String,
+    /// Segments rewritten.
+    pub segments: u64,
+    /// Bytes before.
+    pub bytes_before: u64,
+    /// Bytes after.
+    pub bytes_after: u64,
+}
+
+/// A join token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Name of the member.
+    pub name: String,
+    /// Its role.
+    pub role: String,
+    /// The token.
+    pub token: String,
+    /// When it expires, milliseconds since 1970-01-01 UTC.
+    pub expires_ms: u64,
+}
+
+/// A rejected transaction at a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RejectedInfo {
+    /// Identity.
+    pub id: TxnId,
+    /// Sequence of the rejection.
+    pub seq: Seq,
+    /// Why.
+    pub reason: String,
+    /// When it was made.
+    pub time_ms: u64,
+    /// The transaction in the form of `import`.
+    pub txn: serde_json::Value,
+}
+
+/// A transaction that waits at a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PendingInfo {
+    /// Identity.
+    pub id: TxnId,
+    /// When it was made.
+    pub time_ms: u64,
+    /// The transaction in the form of `import`.
+    pub txn: serde_json::Value,
+}
+
+/// An item of the outbox.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum OutboxItem {
+    /// Waits to be decided.
+    Pending(PendingInfo),
+    /// Was rejected.
+    Rejected(RejectedInfo),
+}
+
+/// What is known of an origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginInfo {
+    /// Greatest counter taken: decided, or durable in the outbox.
+    pub taken: OriginCounter,
+    /// Greatest counter decided upstream.
+    pub decided: OriginCounter,
+}
+
+/// End of an export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportEnd {
+    /// State exported.
+    pub seq: Seq,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// Failure of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct AdminError {
+    /// What failed, why, and what to do.
+    pub message: String,
+    /// Exit code for the command: 1 refused or failed, 3 damage or divergence.
+    pub exit: u8,
+}
