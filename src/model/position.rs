@@ -103,7 +103,6 @@ impl fmt::Display for Verdict {
 ///
 /// `chain_at_replica` is the datastore's chain at the replica's sequence where it is still known (from the horizon
 /// on); without it a fork below the horizon cannot be seen here.
-/// `digest_at_head` is the datastore's state digest when its state has reached `head`.
 #[must_use]
 pub fn compare(
     replica: &Position,

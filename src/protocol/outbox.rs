@@ -1,0 +1,322 @@
+//! Local transactions on their way to the datastore, and the optimistic view that they give.
+//!
+//! A transaction enters when it is durable locally and leaves when the *state* has decided it: the origin's row in
+//! the state, which changes atomically with the position, says up to which counter everything is decided. So a
+//! crash at any moment neither loses nor doubles a transaction. Answers to pushes only inform; they decide nothing.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
+
+/// Place in the local queue: rises with each transaction, for the life of the process.
+pub type Place = u64;
+
+/// A rejected transaction that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedTxn {
+    /// The transaction.
+    pub txn: Arc<Txn>,
+    /// Sequence of the rejection.
+    pub seq: Seq,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What became of a pending transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// Committed at this sequence (after a resync: at or before it).
+    Committed(TxnId, Seq),
+    /// Rejected; it has moved to the rejected list.
+    Rejected(TxnId, Seq, Reason),
+}
+
+/// Value of a key in the optimistic view: written by a pending transaction, or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Overlaid {
+    /// No pending transaction touches it.
+    Untouched,
+    /// A pending transaction put this value.
+    Put(Bytes),
+    /// A pending transaction deletes it.
+    Deleted,
+}
+
+type Layer = BTreeMap<Place, Option<Bytes>>;
+
+/// Pending and rejected transactions with their overlay.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pending: BTreeMap<Place, Arc<Txn>>,
+    by_origin: HashMap<Origin, VecDeque<(OriginCounter, Place)>>,
+    taken: HashMap<Origin, OriginCounter>,
+    overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
+    rejected: BTreeMap<TxnId, RejectedTxn>,
+    next_place: Place,
+    pending_bytes: usize,
+}
+
+impl Outbox {
+    /// Number of pending transactions.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Estimated bytes of pending transactions.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// The pending transactions in order.
+    pub fn pending(&self) -> impl Iterator<Item = &Arc<Txn>> {
+        self.pending.values()
+    }
+
+    /// The rejected list.
+    #[must_use]
+    pub fn rejected(&self) -> &BTreeMap<TxnId, RejectedTxn> {
+        &self.rejected
+    }
+
+    /// Greatest counter of `origin` that this outbox has seen.
+    #[must_use]
+    pub fn taken(&self, origin: Origin) -> OriginCounter {
+        self.taken.get(&origin).copied().unwrap_or_default()
+    }
+
+    /// The next pending transaction after `place`, to be pushed.
+    #[must_use]
+    pub fn next_after(&self, place: Option<Place>) -> Option<(Place, Arc<Txn>)> {
+        let start = place.map_or(0, |place| place + 1);
+        self.pending.range(start..).next().map(|(place, txn)| (*place, Arc::clone(txn)))
+    }
+
+    /// Takes in a transaction that is durable locally. Counters of one origin must rise.
+    pub fn insert(&mut self, txn: Arc<Txn>) -> Place {
+        let place = self.next_place;
+        self.next_place += 1;
+        let id = txn.id;
+        self.taken.insert(id.origin, id.counter);
+        self.by_origin.entry(id.origin).or_default().push_back((id.counter, place));
+        for op in &txn.ops {
+            let keys = self.overlay.entry(op.collection().clone()).or_default();
+            keys.entry(op.key().clone()).or_default().insert(place, op.value().cloned());
+        }
+        self.pending_bytes += txn.bytes_estimate();
+        self.pending.insert(place, txn);
+        place
+    }
+
+    /// Puts a transaction on the rejected list directly, when the journal is read at open.
+    pub fn restore_rejected(&mut self, rejected: RejectedTxn) {
+        let id = rejected.txn.id;
+        let taken = self.taken.entry(id.origin).or_default();
+        *taken = (*taken).max(id.counter);
+        self.rejected.insert(id, rejected);
+    }
+
+    /// Takes a rejected transaction off the list.
+    pub fn take_rejected(&mut self, id: TxnId) -> Option<RejectedTxn> {
+        self.rejected.remove(&id)
+    }
+
+    /// The state has applied an entry at `seq`.
+    pub fn handle_applied(&mut self, seq: Seq, body: &EntryBody) -> Option<Decided> {
+        let id = body.id()?;
+        let queue = self.by_origin.get(&id.origin)?;
+        if queue.front().is_none_or(|(counter, _)| *counter > id.counter) {
+            return None;
+        }
+        let reason = match body {
+            EntryBody::Reject { reason, .. } => Some(reason.clone()),
+            _ => None,
+        };
+        self.decide(id.origin, id.counter, seq, |_| reason.clone().map(|reason| (seq, reason))).pop()
+    }
+
+    /// The state was opened or replaced: `row` is what it knows of `origin`. Everything up to its counter is decided.
+    pub fn handle_row(&mut self, origin: Origin, row: &OriginRow) -> Vec<Decided> {
+        let taken = self.taken.entry(origin).or_default();
+        *taken = (*taken).max(row.last_counter);
+        let rejection = |counter| row.rejection(counter).map(|(seq, reason): (Seq, &Reason)| (seq, reason.clone()));
+        self.decide(origin, row.last_counter, row.last_seq, rejection)
+    }
+
+    /// Origins that have pending transactions.
+    #[must_use]
+    pub fn origins(&self) -> Vec<Origin> {
+        self.by_origin.keys().copied().collect()
+    }
+
+    fn decide(
+        &mut self,
+        origin: Origin,
+        up_to: OriginCounter,
+        seq: Seq,
+        rejection: impl Fn(OriginCounter) -> Option<(Seq, Reason)>,
+    ) -> Vec<Decided> {
+        let mut decided = Vec::new();
+        let Some(queue) = self.by_origin.get_mut(&origin) else { return decided };
+        let mut places = Vec::new();
+        while let Some((counter, place)) = queue.front().copied().filter(|(counter, _)| *counter <= up_to) {
+            queue.pop_front();
+            places.push((counter, place));
+        }
+        if queue.is_empty() {
+            self.by_origin.remove(&origin);
+        }
+        for (counter, place) in places {
+            let Some(txn) = self.remove(place) else { continue };
+            let id = TxnId { origin, counter };
+            decided.push(match rejection(counter) {
+                Some((seq, reason)) => {
+                    self.rejected.insert(id, RejectedTxn { txn, seq, reason: reason.clone() });
+                    Decided::Rejected(id, seq, reason)
+                }
+                None => Decided::Committed(id, seq),
+            });
+        }
+        decided
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
+        let txn = self.pending.remove(&place)?;
+        self.pending_bytes -= txn.bytes_estimate();
+        for op in &txn.ops {
+            let Some(keys) = self.overlay.get_mut(op.collection()) else { continue };
+            if let Some(layer) = keys.get_mut(op.key()) {
+                layer.remove(&place);
+                if layer.is_empty() {
+                    keys.remove(op.key());
+                }
+            }
+            if keys.is_empty() {
+                self.overlay.remove(op.collection());
+            }
+        }
+        Some(txn)
+    }
+
+    /// What the pending transactions make of a key.
+    #[must_use]
+    pub fn look_up(&self, collection: &Collection, key: &Key) -> Overlaid {
+        let layer = self.overlay.get(collection).and_then(|keys| keys.get(key));
+        layer.and_then(|layer| layer.last_key_value()).map_or(Overlaid::Untouched, |(_, value)| as_overlaid(value))
+    }
+
+    /// What the pending transactions make of the keys of a collection that start with `prefix`, in key order.
+    #[must_use]
+    pub fn scan(&self, collection: &Collection, prefix: &str) -> Vec<(Key, Overlaid)> {
+        let Some(keys) = self.overlay.get(collection) else { return Vec::new() };
+        let from = keys.iter().skip_while(|(key, _)| key.as_str() < prefix);
+        let matching = from.take_while(|(key, _)| key.as_str().starts_with(prefix));
+        let top =
+            |(key, layer): (&Key, &Layer)| layer.last_key_value().map(|(_, value)| (key.clone(), as_overlaid(value)));
+        matching.filter_map(top).collect()
+    }
+
+    /// Collections that pending transactions touch.
+    pub fn collections(&self) -> impl Iterator<Item = &Collection> {
+        self.overlay.keys()
+    }
+}
+
+fn as_overlaid(value: &Option<Bytes>) -> Overlaid {
+    value.as_ref().map_or(Overlaid::Deleted, |value| Overlaid::Put(value.clone()))
+}
+
+/// The keys whose optimistic view a transaction changes, for watchers.
+pub fn touched(txn: &Txn) -> impl Iterator<Item = (&Collection, &Key)> {
+    txn.ops.iter().map(|op: &Op| (op.collection(), op.key()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn collection() -> Collection {
+        Collection::new("c").expect("name")
+    }
+
+    fn key(number: u8) -> Key {
+        Key::new(format!("k{number}")).expect("key")
+    }
+
+    fn txn(counter: u64, keys: &[(u8, Option<u8>)]) -> Arc<Txn> {
+        let op = |(k, value): &(u8, Option<u8>)| match value {
+            Some(v) => Op::Put { collection: collection(), key: key(*k), value: Bytes::from(vec![*v]) },
+            None => Op::Delete { collection: collection(), key: key(*k) },
+        };
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+        let ops = keys.iter().map(op).collect();
+        Arc::new(Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops })
+    }
+
+    fn reject(counter: u64) -> EntryBody {
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+        EntryBody::Reject { id, settled: OriginCounter(0), reason: Reason::IdentityReused }
+    }
+
+    #[test]
+    fn p07_a_rejection_uncovers_what_was_below_and_blocks_nothing() {
+        let mut outbox = Outbox::default();
+        outbox.insert(txn(1, &[(1, Some(10))]));
+        outbox.insert(txn(2, &[(1, Some(20)), (2, None)]));
+        outbox.insert(txn(3, &[(3, Some(30))]));
+        assert_eq!(outbox.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[20])));
+        let first = EntryBody::Commit(Txn::clone(&txn(1, &[(1, Some(10))])));
+        assert!(matches!(outbox.handle_applied(Seq(5), &first), Some(Decided::Committed(..))));
+        assert!(matches!(outbox.handle_applied(Seq(6), &reject(2)), Some(Decided::Rejected(..))));
+        assert_eq!(outbox.look_up(&collection(), &key(1)), Overlaid::Untouched);
+        assert_eq!(outbox.look_up(&collection(), &key(2)), Overlaid::Untouched);
+        assert_eq!(outbox.look_up(&collection(), &key(3)), Overlaid::Put(Bytes::from_static(&[30])));
+        assert_eq!((outbox.depth(), outbox.rejected().len()), (1, 1));
+    }
+
+    #[test]
+    fn p06_a_replaced_state_decides_by_its_row() {
+        let mut outbox = Outbox::default();
+        for counter in 1..=4 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        let mut row = OriginRow::default();
+        row.record(Seq(8), OriginCounter(1), OriginCounter(0), None);
+        row.record(Seq(9), OriginCounter(2), OriginCounter(0), Some(Reason::IdentityReused));
+        row.record(Seq(10), OriginCounter(3), OriginCounter(0), None);
+        let decided = outbox.handle_row(Origin([1; 16]), &row);
+        assert_eq!(decided.len(), 3);
+        assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
+        assert_eq!(outbox.next_after(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+    }
+
+    proptest! {
+        #[test]
+        fn overlay_equals_replaying_what_is_pending(
+            steps in prop::collection::vec((prop::collection::vec((0..4u8, prop::option::of(any::<u8>())), 1..4), any::<bool>()), 1..30)
+        ) {
+            let mut outbox = Outbox::default();
+            let mut model: VecDeque<Arc<Txn>> = VecDeque::new();
+            let mut seq = 0;
+            for (counter, (ops, decide)) in (1..).zip(&steps) {
+                let txn = txn(counter, ops);
+                model.push_back(Arc::clone(&txn));
+                outbox.insert(txn);
+                if *decide && let Some(first) = model.pop_front() {
+                    seq += 1;
+                    outbox.handle_applied(Seq(seq), &EntryBody::Commit(Txn::clone(&first)));
+                }
+                let mut view: BTreeMap<Key, Overlaid> = BTreeMap::new();
+                for op in model.iter().flat_map(|txn| &txn.ops) {
+                    view.insert(op.key().clone(), as_overlaid(&op.value().cloned()));
+                }
+                prop_assert_eq!(outbox.scan(&collection(), ""), view.into_iter().collect::<Vec<_>>());
+            }
+        }
+    }
+}

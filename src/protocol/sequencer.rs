@@ -1,0 +1,307 @@
+//! Giving transactions their sequence: idempotence, conditions, limits, numbering.
+//!
+//! Decisions are staged until the caller says whether the batch became durable ([`Sequencer::keep`]) or could not be
+//! written ([`Sequencer::undo`]). Conditions are judged against the committed state plus everything staged or not yet
+//! applied to the state index, so a transaction sees exactly the entries before it.
+
+use std::collections::HashMap;
+
+use crate::model::{
+    Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, OriginRow, Reason,
+    Seq, Txn,
+};
+
+/// Looks up committed versions in the state index, which may lag behind the head.
+pub trait Versions {
+    /// Why a look-up failed.
+    type Error;
+
+    /// Version of an object in the index; `None` when absent.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Self::Error>;
+}
+
+/// What the sequencer decides about one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Write this entry; the fate follows from its body.
+    Write(Entry),
+    /// Committed earlier, at or before this sequence.
+    Committed(Seq),
+    /// Rejected earlier.
+    Rejected(Seq, Reason),
+    /// Refused without a trace: the counter leaves a gap; this one is expected.
+    Gap(OriginCounter),
+}
+
+enum Undo {
+    Row(Origin, Option<OriginRow>),
+    Pending(Collection, Key, Option<(Seq, Option<Seq>)>),
+}
+
+/// The numbering authority of one log.
+pub struct Sequencer {
+    head: Seq,
+    time_ms: u64,
+    limits: Limits,
+    rows: HashMap<Origin, OriginRow>,
+    /// Written since the index's position: when, and the version afterwards.
+    pending: HashMap<Collection, HashMap<Key, (Seq, Option<Seq>)>>,
+    pending_from: Seq,
+    staged: Vec<Undo>,
+    staged_from: (Seq, u64),
+}
+
+impl Sequencer {
+    /// Starts after `head`, whose commit time was `time_ms`, with what the state remembers of all origins.
+    #[must_use]
+    pub fn new(head: Seq, time_ms: u64, limits: Limits, rows: HashMap<Origin, OriginRow>) -> Sequencer {
+        let staged_from = (head, time_ms);
+        let pending = HashMap::new();
+        Sequencer { head, time_ms, limits, rows, pending, pending_from: head, staged: Vec::new(), staged_from }
+    }
+
+    /// The last sequence given out, staged ones included.
+    #[must_use]
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// Greatest decided counter of an origin, staged ones included.
+    #[must_use]
+    pub fn last_counter(&self, origin: Origin) -> OriginCounter {
+        self.rows.get(&origin).map_or(OriginCounter(0), |row| row.last_counter)
+    }
+
+    /// Decides about `txn`, pushed by `member` at `now_ms`. `forbidden` carries the reason when the member may not
+    /// write at all.
+    ///
+    /// # Errors
+    /// When the index cannot be read; nothing is staged then.
+    pub fn propose<V: Versions>(
+        &mut self,
+        member: &MemberName,
+        txn: Txn,
+        now_ms: u64,
+        versions: &V,
+    ) -> Result<Decision, V::Error> {
+        let id = txn.id;
+        let row = self.rows.get(&id.origin);
+        let last = row.map_or(OriginCounter(0), |row| row.last_counter);
+        if let Some(row) = row
+            && id.counter <= last
+        {
+            return Ok(match row.rejection(id.counter) {
+                Some((seq, reason)) => Decision::Rejected(seq, reason.clone()),
+                None => Decision::Committed(row.last_seq),
+            });
+        }
+        if id.counter != last.next() {
+            return Ok(Decision::Gap(last.next()));
+        }
+        let refused = self.refusal(&txn, versions)?;
+        let settled = OriginCounter(txn.settled.0.min(last.0));
+        let seq = self.head.next();
+        self.head = seq;
+        self.time_ms = self.time_ms.max(now_ms);
+        let old_row = self.rows.get(&id.origin).cloned();
+        self.rows.entry(id.origin).or_default().record(seq, id.counter, settled, refused.clone());
+        self.staged.push(Undo::Row(id.origin, old_row));
+        let body = match refused {
+            Some(reason) => EntryBody::Reject { id, settled, reason },
+            None => {
+                for op in &txn.ops {
+                    self.note_write(op, seq);
+                }
+                EntryBody::Commit(Txn { settled, ..txn })
+            }
+        };
+        Ok(Decision::Write(Entry { seq, time_ms: self.time_ms, member: member.clone(), body }))
+    }
+
+    fn refusal<V: Versions>(&self, txn: &Txn, versions: &V) -> Result<Option<Reason>, V::Error> {
+        if let Err(error) = self.limits.check(txn) {
+            return Ok(Some(Reason::LimitExceeded { message: error.to_string() }));
+        }
+        for condition in &txn.conditions {
+            let found = self.version(condition, versions)?;
+            if !condition.holds(found) {
+                return Ok(Some(Reason::ConditionFailed { condition: condition.to_string(), found }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn version<V: Versions>(&self, condition: &Condition, versions: &V) -> Result<Option<Seq>, V::Error> {
+        let (collection, key) = (condition.collection(), condition.key());
+        match self.pending.get(collection).and_then(|keys| keys.get(key)) {
+            Some((_, version)) => Ok(*version),
+            None => versions.version(collection, key),
+        }
+    }
+
+    fn note_write(&mut self, op: &Op, seq: Seq) {
+        let version = op.value().map(|_| seq);
+        let (collection, key) = (op.collection(), op.key());
+        if !self.pending.contains_key(collection) {
+            self.pending.insert(collection.clone(), HashMap::new());
+        }
+        let old = self.pending.get_mut(collection).and_then(|keys| keys.insert(key.clone(), (seq, version)));
+        self.staged.push(Undo::Pending(collection.clone(), key.clone(), old));
+    }
+
+    /// The staged entries are durable.
+    pub fn keep(&mut self) {
+        self.staged.clear();
+        self.staged_from = (self.head, self.time_ms);
+    }
+
+    /// The staged entries were not written: as if they had never been proposed.
+    pub fn undo(&mut self) {
+        while let Some(step) = self.staged.pop() {
+            match step {
+                Undo::Row(origin, Some(row)) => {
+                    self.rows.insert(origin, row);
+                }
+                Undo::Row(origin, None) => {
+                    self.rows.remove(&origin);
+                }
+                Undo::Pending(collection, key, old) => {
+                    let keys = self.pending.entry(collection).or_default();
+                    match old {
+                        Some(write) => keys.insert(key, write),
+                        None => keys.remove(&key),
+                    };
+                }
+            }
+        }
+        (self.head, self.time_ms) = self.staged_from;
+    }
+
+    /// The index has reached `seq`: writes up to there need not be remembered here. Cheap to call often; the sweep
+    /// runs only when enough has gathered.
+    pub fn applied(&mut self, seq: Seq) {
+        let level = seq == self.head;
+        if seq <= self.pending_from || (!level && seq.since(self.pending_from) < 4096) {
+            return;
+        }
+        self.pending_from = seq;
+        if level {
+            self.pending.clear();
+            return;
+        }
+        for keys in self.pending.values_mut() {
+            keys.retain(|_, (written, _)| *written > seq);
+        }
+        self.pending.retain(|_, keys| !keys.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TxnId;
+    use bytes::Bytes;
+    use std::convert::Infallible;
+
+    struct Index(Vec<(&'static str, u64)>);
+
+    impl Versions for Index {
+        type Error = Infallible;
+
+        fn version(&self, _: &Collection, key: &Key) -> Result<Option<Seq>, Infallible> {
+            Ok(self.0.iter().find(|(k, _)| *k == key.as_str()).map(|(_, v)| Seq(*v)))
+        }
+    }
+
+    fn collection() -> Collection {
+        Collection::new("c").expect("name")
+    }
+
+    fn key(text: &str) -> Key {
+        Key::new(text).expect("key")
+    }
+
+    fn txn(origin: u8, counter: u64, ops: Vec<Op>, conditions: Vec<Condition>) -> Txn {
+        let id = TxnId { origin: Origin([origin; 16]), counter: OriginCounter(counter) };
+        Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions, ops }
+    }
+
+    fn put(text: &str) -> Op {
+        Op::Put { collection: collection(), key: key(text), value: Bytes::from_static(b"v") }
+    }
+
+    fn absent(text: &str) -> Condition {
+        Condition::Absent { collection: collection(), key: key(text) }
+    }
+
+    fn propose(sequencer: &mut Sequencer, txn: Txn, index: &Index) -> Decision {
+        let member = MemberName::new("m").expect("name");
+        sequencer.propose(&member, txn, 7, index).expect("infallible")
+    }
+
+    fn new() -> Sequencer {
+        Sequencer::new(Seq(10), 5, Limits::default(), HashMap::new())
+    }
+
+    #[test]
+    fn p06_a_retry_gets_the_first_answer() {
+        let (mut sequencer, index) = (new(), Index(vec![("taken", 3)]));
+        let first = txn(1, 1, vec![put("a")], vec![]);
+        assert!(matches!(propose(&mut sequencer, first.clone(), &index), Decision::Write(e) if e.seq == Seq(11)));
+        let second = txn(1, 2, vec![put("taken")], vec![absent("taken")]);
+        let Decision::Write(entry) = propose(&mut sequencer, second.clone(), &index) else { panic!("sequenced") };
+        assert!(matches!(entry.body, EntryBody::Reject { .. }));
+        sequencer.keep();
+        assert_eq!(propose(&mut sequencer, first, &index), Decision::Committed(Seq(12)));
+        assert!(matches!(propose(&mut sequencer, second, &index), Decision::Rejected(Seq(12), _)));
+        assert_eq!(propose(&mut sequencer, txn(1, 9, vec![], vec![]), &index), Decision::Gap(OriginCounter(3)));
+        assert_eq!(sequencer.head(), Seq(12));
+    }
+
+    #[test]
+    fn p08_conditions_see_entries_that_the_index_has_not() {
+        let (mut sequencer, index) = (new(), Index(vec![]));
+        assert!(matches!(
+            propose(&mut sequencer, txn(1, 1, vec![put("a")], vec![absent("a")]), &index),
+            Decision::Write(Entry { body: EntryBody::Commit(_), .. })
+        ));
+        assert!(matches!(
+            propose(&mut sequencer, txn(2, 1, vec![put("a")], vec![absent("a")]), &index),
+            Decision::Write(Entry { body: EntryBody::Reject { .. }, .. })
+        ));
+        sequencer.keep();
+        sequencer.applied(Seq(12));
+        let index = Index(vec![("a", 11)]);
+        let version = Condition::Version { collection: collection(), key: key("a"), version: Seq(11) };
+        assert!(matches!(
+            propose(&mut sequencer, txn(2, 2, vec![put("a")], vec![version]), &index),
+            Decision::Write(Entry { body: EntryBody::Commit(_), .. })
+        ));
+    }
+
+    #[test]
+    fn a_batch_that_could_not_be_written_leaves_no_trace() {
+        let (mut sequencer, index) = (new(), Index(vec![]));
+        propose(&mut sequencer, txn(1, 1, vec![put("a")], vec![]), &index);
+        propose(&mut sequencer, txn(1, 2, vec![put("a"), put("b")], vec![]), &index);
+        sequencer.undo();
+        assert_eq!(sequencer.head(), Seq(10));
+        assert_eq!(sequencer.last_counter(Origin([1; 16])), OriginCounter(0));
+        assert!(matches!(
+            propose(&mut sequencer, txn(1, 1, vec![put("a")], vec![absent("a"), absent("b")]), &index),
+            Decision::Write(Entry { body: EntryBody::Commit(_), seq: Seq(11), .. })
+        ));
+    }
+
+    #[test]
+    fn limits_are_named_in_the_rejection() {
+        let (mut sequencer, index) = (new(), Index(vec![]));
+        let long = put(&"k".repeat(1025));
+        let Decision::Write(entry) = propose(&mut sequencer, txn(1, 1, vec![long], vec![]), &index) else { panic!() };
+        let EntryBody::Reject { reason, .. } = entry.body else { panic!("rejected") };
+        assert!(reason.to_string().contains("key_bytes_max"), "{reason}");
+    }
+}

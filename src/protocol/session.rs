@@ -1,0 +1,132 @@
+//! Hello and welcome: which version both speak, and what the replica may do given the verdict.
+
+use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, Welcome};
+use crate::model::position::compare;
+use crate::model::{Chain, LineageEntry, Position, Seq, Verdict};
+
+/// The highest version that both sides speak.
+///
+/// # Errors
+/// When the ranges do not meet.
+pub fn common_version(hello: &Hello) -> Result<u16, Refused> {
+    let version = hello.version_max.min(VERSION_MAX);
+    if version >= hello.version_min.max(VERSION_MIN) {
+        return Ok(version);
+    }
+    Err(Refused {
+        code: RefusalCode::Version,
+        message: format!(
+            "no common protocol version: the client ({}) speaks {} to {}, the datastore {VERSION_MIN} to {VERSION_MAX}; \
+             upgrade the older side",
+            hello.software, hello.version_min, hello.version_max
+        ),
+    })
+}
+
+/// The server's word on a client's position. Equal digests are not its business: the first bookmark shows a
+/// difference, and the client repairs itself.
+#[must_use]
+pub fn verdict(
+    client: Option<&Position>,
+    head: &Position,
+    lineage: &[LineageEntry],
+    chain_at_client: Option<Chain>,
+) -> Option<Verdict> {
+    client.map(|client| compare(client, head, lineage, chain_at_client))
+}
+
+/// What a replica does after a welcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextStep {
+    /// Ask for the tail after this sequence.
+    Tail(Seq),
+    /// Replace the state by a snapshot, keeping the outbox.
+    Snapshot,
+    /// Stay readable, keep everything, report the verdict.
+    Refuse(Verdict),
+}
+
+/// Judges a welcome from the replica's side. The replica never follows a server whose identity it cannot reconcile
+/// with its own position, whatever the server says.
+#[must_use]
+pub fn judge(mine: Option<&Position>, welcome: &Welcome) -> NextStep {
+    let Some(mine) = mine else { return NextStep::Snapshot };
+    let head = Position {
+        log_id: welcome.log_id,
+        generation: welcome.generation,
+        seq: welcome.head,
+        chain: mine.chain,
+        digest: mine.digest,
+    };
+    let own = compare(mine, &head, &welcome.lineage, None);
+    if !own.is_good() {
+        return NextStep::Refuse(own);
+    }
+    match welcome.verdict {
+        Some(theirs) if !theirs.is_good() => NextStep::Refuse(theirs),
+        _ if mine.seq < welcome.horizon => NextStep::Snapshot,
+        _ => NextStep::Tail(mine.seq),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digest, Generation, LogId};
+
+    fn position(log: u8, seq: u64) -> Position {
+        let (log_id, chain) = (LogId([log; 16]), [1; 16]);
+        Position { log_id, generation: Generation(1), seq: Seq(seq), chain, digest: Digest::ZERO }
+    }
+
+    fn welcome(log: u8, head: u64, horizon: u64, verdict: Option<Verdict>) -> Welcome {
+        Welcome {
+            version: 1,
+            software: String::new(),
+            member: "a".into(),
+            role: "webserver".into(),
+            log_id: LogId([log; 16]),
+            generation: Generation(1),
+            lineage: vec![],
+            head: Seq(head),
+            horizon: Seq(horizon),
+            verdict,
+            heartbeat_ms: 1000,
+            txn_bytes_max: 1,
+            value_bytes_max: 1,
+            key_bytes_max: 1,
+        }
+    }
+
+    #[test]
+    fn p05_a_replica_follows_only_its_own_log() {
+        let mine = position(1, 10);
+        let cases = [
+            (welcome(1, 20, 0, Some(Verdict::Behind)), NextStep::Tail(Seq(10))),
+            (welcome(1, 20, 10, Some(Verdict::Behind)), NextStep::Tail(Seq(10))),
+            (welcome(1, 20, 11, Some(Verdict::Behind)), NextStep::Snapshot),
+            (welcome(1, 20, 0, Some(Verdict::Forked)), NextStep::Refuse(Verdict::Forked)),
+            (welcome(1, 9, 0, Some(Verdict::Same)), NextStep::Refuse(Verdict::Ahead)),
+            (welcome(1, 0, 0, Some(Verdict::Same)), NextStep::Refuse(Verdict::Empty)),
+            (welcome(2, 20, 0, Some(Verdict::Same)), NextStep::Refuse(Verdict::Foreign)),
+            (welcome(2, 0, 0, Some(Verdict::Same)), NextStep::Refuse(Verdict::Empty)),
+        ];
+        for (welcome, step) in cases {
+            assert_eq!(judge(Some(&mine), &welcome), step, "{welcome:?}");
+        }
+        assert_eq!(judge(None, &welcome(2, 20, 0, None)), NextStep::Snapshot);
+    }
+
+    #[test]
+    fn p12_versions_meet_or_the_reason_is_named() {
+        let hello = |version_min, version_max| Hello {
+            version_min,
+            version_max,
+            software: "x".into(),
+            position: None,
+            external_addr: None,
+        };
+        assert_eq!(common_version(&hello(1, 7)), Ok(1));
+        assert!(common_version(&hello(2, 7)).expect_err("too new").message.contains("upgrade"));
+    }
+}

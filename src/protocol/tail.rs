@@ -1,0 +1,189 @@
+//! Following a log: order, continuity, and the comparison of digests at bookmarks.
+
+use std::collections::VecDeque;
+
+use crate::codec::message::Bookmark;
+use crate::model::{Chain, Digest, Entry, Seq};
+
+use super::CHECKPOINT_EVERY;
+
+/// How many own digests are kept for bookmarks that arrive late.
+const DIGESTS_MAX: usize = 64;
+
+/// Entries to apply in one atomic step.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Consecutive entries; never empty; the last one may sit on a checkpoint, none before it does.
+    pub entries: Vec<Entry>,
+    /// Chain after the last one.
+    pub chain: Chain,
+}
+
+/// Why a tail cannot be followed any further on this connection.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TailError {
+    /// An entry is missing.
+    #[error("the tail jumps: expected sequence {expected}, received {found}")]
+    Gap {
+        /// The sequence that should have come.
+        expected: Seq,
+        /// The one that came.
+        found: Seq,
+    },
+}
+
+/// Two states that should be equal are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state digest differs from the datastore's at sequence {seq}: {mine} here, {theirs} there")]
+pub struct Divergence {
+    /// Where.
+    pub seq: Seq,
+    /// Digest of the replica.
+    pub mine: Digest,
+    /// Digest of the datastore.
+    pub theirs: Digest,
+}
+
+/// One replica's view of the tail that it follows.
+#[derive(Debug)]
+pub struct Follower {
+    received: Seq,
+    applied: VecDeque<(Seq, Digest)>,
+    bookmarks: VecDeque<Bookmark>,
+}
+
+impl Follower {
+    /// Starts with a state at `seq` whose digest is `digest`.
+    #[must_use]
+    pub fn new(seq: Seq, digest: Digest) -> Follower {
+        Follower { received: seq, applied: VecDeque::from([(seq, digest)]), bookmarks: VecDeque::new() }
+    }
+
+    /// Last sequence received.
+    #[must_use]
+    pub fn received(&self) -> Seq {
+        self.received
+    }
+
+    /// Takes in consecutive entries, each with the chain after it, and cuts them into runs.
+    ///
+    /// # Errors
+    /// When an entry is missing or repeated; nothing of the block is taken in then.
+    pub fn handle_entries(&mut self, entries: Vec<(Entry, Chain)>) -> Result<Vec<Run>, TailError> {
+        let mut expected = self.received;
+        for (entry, _) in &entries {
+            expected = expected.next();
+            if entry.seq != expected {
+                return Err(TailError::Gap { expected, found: entry.seq });
+            }
+        }
+        self.received = expected;
+        let mut runs: Vec<Run> = Vec::new();
+        let mut open = false;
+        for (entry, chain) in entries {
+            let ends = entry.seq.0 % CHECKPOINT_EVERY == 0;
+            match runs.last_mut() {
+                Some(run) if open => {
+                    run.entries.push(entry);
+                    run.chain = chain;
+                }
+                _ => runs.push(Run { entries: vec![entry], chain }),
+            }
+            open = !ends;
+        }
+        Ok(runs)
+    }
+
+    /// A run was applied: the state is at `seq` with `digest`.
+    ///
+    /// # Errors
+    /// When a bookmark that waited for this sequence differs.
+    pub fn handle_applied(&mut self, seq: Seq, digest: Digest) -> Result<(), Divergence> {
+        self.applied.push_back((seq, digest));
+        if self.applied.len() > DIGESTS_MAX {
+            self.applied.pop_front();
+        }
+        while let Some(bookmark) = self.bookmarks.front().copied() {
+            if bookmark.seq > seq {
+                break;
+            }
+            self.bookmarks.pop_front();
+            self.compare(bookmark)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in a bookmark.
+    ///
+    /// # Errors
+    /// When it differs from the own digest at its sequence. One for a sequence at which no own digest was taken says
+    /// nothing.
+    pub fn handle_bookmark(&mut self, bookmark: Bookmark) -> Result<(), Divergence> {
+        let reached = self.applied.back().is_some_and(|(seq, _)| *seq >= bookmark.seq);
+        if reached {
+            return self.compare(bookmark);
+        }
+        self.bookmarks.push_back(bookmark);
+        if self.bookmarks.len() > DIGESTS_MAX {
+            self.bookmarks.pop_front();
+        }
+        Ok(())
+    }
+
+    fn compare(&self, Bookmark { seq, digest: theirs }: Bookmark) -> Result<(), Divergence> {
+        match self.applied.iter().find(|(at, _)| *at == seq) {
+            Some((_, mine)) if *mine != theirs => Err(Divergence { seq, mine: *mine, theirs }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EntryBody, MemberName};
+    use bytes::Bytes;
+
+    fn entries(from: u64, to: u64) -> Vec<(Entry, Chain)> {
+        let entry = |seq| Entry {
+            seq: Seq(seq),
+            time_ms: 0,
+            member: MemberName::new("m").expect("name"),
+            body: EntryBody::Unknown { kind: 9, payload: Bytes::new() },
+        };
+        (from..=to).map(|seq| (entry(seq), [(seq % 251) as u8; 16])).collect()
+    }
+
+    fn digest(byte: u8) -> Digest {
+        Digest::from_bytes([byte; 32])
+    }
+
+    #[test]
+    fn p02_runs_are_gap_free_and_end_at_checkpoints() {
+        let mut follower = Follower::new(Seq(1000), digest(0));
+        let runs = follower.handle_entries(entries(1001, 1030)).expect("consecutive");
+        let ends: Vec<_> = runs.iter().map(|run| run.entries.last().expect("entry").seq.0).collect();
+        assert_eq!(ends, [1024, 1030]);
+        assert_eq!(runs[0].chain, [(1024 % 251) as u8; 16]);
+        let gap = follower.handle_entries(entries(1032, 1033));
+        assert_eq!(gap, Err(TailError::Gap { expected: Seq(1031), found: Seq(1032) }));
+        assert!(follower.handle_entries(entries(1030, 1031)).is_err(), "a repeated entry is no progress");
+        assert_eq!(follower.received(), Seq(1030));
+    }
+
+    #[test]
+    fn p09_a_different_digest_is_noticed_whichever_comes_first() {
+        let mut follower = Follower::new(Seq(0), digest(0));
+        assert_eq!(follower.handle_bookmark(Bookmark { seq: Seq(5), digest: digest(5) }), Ok(()));
+        assert_eq!(follower.handle_applied(Seq(5), digest(5)), Ok(()));
+        assert_eq!(follower.handle_bookmark(Bookmark { seq: Seq(7), digest: digest(7) }), Ok(()));
+        assert!(follower.handle_applied(Seq(7), digest(8)).is_err());
+        assert_eq!(follower.handle_applied(Seq(9), digest(9)), Ok(()));
+        assert!(follower.handle_bookmark(Bookmark { seq: Seq(9), digest: digest(1) }).is_err());
+        assert_eq!(
+            follower.handle_bookmark(Bookmark { seq: Seq(6), digest: digest(1) }),
+            Ok(()),
+            "no own digest there"
+        );
+    }
+}
