@@ -1,0 +1,208 @@
+//! A replica's directory: which state directory is current, and how another one takes its place.
+//!
+//! `current` names the state directory in one checksummed line; it is replaced by write, fsync, rename, fsync of the
+//! directory. A state directory that `current` does not name is unfinished or old and is removed at open.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// The operating system refuses.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process uses it.
+    #[error("{path} is in use by another process: talk to that process, or stop it first", path = path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It belongs to something else.
+    #[error("{path} is a {found}'s directory, not a {expected}'s: choose another one", path = path.display())]
+    OtherRole {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: &'static str,
+    },
+}
+
+/// An open, locked directory.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
+    let path = path.to_owned();
+    move |source| DirectoryError::Io { path, source }
+}
+
+/// Creates `path` if needed, locks it for this process and marks whose it is.
+///
+/// # Errors
+/// When it is in use, belongs to another role, or the operating system refuses.
+pub fn claim(path: &Path, role: &'static str) -> Result<File, DirectoryError> {
+    fs::create_dir_all(path).map_err(io_error(path))?;
+    let lock_path = path.join("lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error(&lock_path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(DirectoryError::InUse { path: path.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => return Err(DirectoryError::Io { path: lock_path, source }),
+    }
+    let role_path = path.join("role");
+    match fs::read_to_string(&role_path) {
+        Ok(found) if found.trim() == role => Ok(lock),
+        Ok(found) => {
+            Err(DirectoryError::OtherRole { path: path.to_owned(), found: found.trim().to_owned(), expected: role })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            replace_file(&role_path, format!("{role}\n").as_bytes())?;
+            Ok(lock)
+        }
+        Err(source) => Err(DirectoryError::Io { path: role_path, source }),
+    }
+}
+
+/// Replaces a small file atomically and durably.
+///
+/// # Errors
+/// When the operating system refuses; the old contents stay then.
+pub fn replace_file(path: &Path, contents: &[u8]) -> Result<(), DirectoryError> {
+    let next = path.with_extension("next");
+    let mut file = File::create(&next).map_err(io_error(&next))?;
+    file.write_all(contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;
+    fs::rename(&next, path).map_err(io_error(path))?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error(parent))
+}
+
+impl Directory {
+    /// Opens and locks a replica's directory.
+    ///
+    /// # Errors
+    /// See [`claim`].
+    pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
+        let lock = claim(path, "replica")?;
+        Ok(Directory { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of the outbox journal's directory.
+    #[must_use]
+    pub fn outbox(&self) -> PathBuf {
+        self.path.join("outbox")
+    }
+
+    /// The current state directory. A `current` that is missing or damaged yields a fresh one: the state can be
+    /// fetched again, and the outbox lies elsewhere.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn current_state(&self) -> Result<PathBuf, DirectoryError> {
+        let named = fs::read_to_string(self.path.join("current")).ok().and_then(|line| parse_current(&line));
+        let state = match named.map(|name| self.path.join(name)).filter(|path| path.is_dir()) {
+            Some(state) => state,
+            None => {
+                let state = self.new_state()?;
+                self.make_current(&state)?;
+                state
+            }
+        };
+        self.remove_others(&state)?;
+        Ok(state)
+    }
+
+    /// A new, empty state directory beside the current one.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn new_state(&self) -> Result<PathBuf, DirectoryError> {
+        let last = self.states()?.iter().filter_map(|path| number(path)).max().unwrap_or(0);
+        let state = self.path.join(format!("state-{:04}", last + 1));
+        fs::create_dir(&state).map_err(io_error(&state))?;
+        Ok(state)
+    }
+
+    /// Makes `state` the current one, atomically and durably.
+    ///
+    /// # Errors
+    /// When the operating system refuses; the former one stays current then.
+    pub fn make_current(&self, state: &Path) -> Result<(), DirectoryError> {
+        let name = state.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let line = format!("{name} {}\n", checksum(name));
+        replace_file(&self.path.join("current"), line.as_bytes())
+    }
+
+    /// Removes every state directory but `keep`.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn remove_others(&self, keep: &Path) -> Result<(), DirectoryError> {
+        for other in self.states()?.into_iter().filter(|path| path != keep) {
+            fs::remove_dir_all(&other).map_err(io_error(&other))?;
+        }
+        Ok(())
+    }
+
+    fn states(&self) -> Result<Vec<PathBuf>, DirectoryError> {
+        let entries = fs::read_dir(&self.path).map_err(io_error(&self.path))?;
+        Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| number(path).is_some()).collect())
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("state-")?.parse().ok()
+}
+
+fn checksum(name: &str) -> String {
+    blake3::hash(name.as_bytes()).to_hex()[..16].to_owned()
+}
+
+fn parse_current(line: &str) -> Option<String> {
+    let (name, sum) = line.trim_end().split_once(' ')?;
+    (checksum(name) == sum && number(Path::new(name)).is_some()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_is_atomic_and_leftovers_go() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let directory = Directory::open(temp.path()).expect("opens");
+        let first = directory.current_state().expect("first");
+        let second = directory.new_state().expect("second");
+        assert_eq!(directory.current_state().expect("still first"), first);
+        assert!(!second.exists(), "an unfinished state is removed");
+        let second = directory.new_state().expect("second");
+        directory.make_current(&second).expect("swap");
+        assert_eq!(directory.current_state().expect("second now"), second);
+        assert!(!first.exists());
+        assert!(matches!(Directory::open(temp.path()), Err(DirectoryError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_directory_belongs_to_one_role() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        drop(claim(temp.path(), "datastore").expect("claims"));
+        assert!(matches!(Directory::open(temp.path()), Err(DirectoryError::OtherRole { .. })));
+    }
+}

@@ -1,0 +1,455 @@
+//! The single writer of the outbox journal: counters, group commit, rejections, dismissals.
+//!
+//! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
+//! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec::txn::{decode_txn, encode_txn};
+use crate::log::journal::{Journal, JournalError};
+use crate::model::{
+    Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId, limits::LimitExceeded,
+};
+use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
+use crate::state::StateStore;
+
+use super::receipts::{Receipt, Receipts, Stage};
+use super::shared::{Change, SharedRef};
+
+/// Journal kinds; never reused.
+const KIND_TXN: u8 = 16;
+const KIND_REJECTED: u8 = 17;
+const KIND_CLOSED: u8 = 18;
+/// The journal is rewritten when it is at least this large and mostly settled.
+const REWRITE_BYTES_MIN: u64 = 4 << 20;
+/// Most transactions and bytes per fsync.
+const BATCH_TXNS_MAX: usize = 1024;
+
+#[derive(Serialize, Deserialize)]
+struct RejectedV1 {
+    id: TxnId,
+    seq: Seq,
+    reason: Reason,
+}
+
+/// Why a transaction is not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// A bound is broken.
+    #[error(transparent)]
+    Limit(#[from] LimitExceeded),
+    /// A condition does not hold already here.
+    #[error("{0}")]
+    Condition(Reason),
+    /// Nothing to do.
+    #[error("a transaction needs at least one operation")]
+    Empty,
+    /// The identity given has a gap before it.
+    #[error("counter {found} of origin {origin} leaves a gap: expected {expected}")]
+    Gap {
+        /// The origin.
+        origin: Origin,
+        /// The counter that was given.
+        found: OriginCounter,
+        /// The counter that was expected.
+        expected: OriginCounter,
+    },
+    /// The outbox is full.
+    #[error("the outbox holds {depth} transactions and takes no more until the datastore is reached again")]
+    Full {
+        /// Its depth.
+        depth: usize,
+    },
+    /// The local disk refuses.
+    #[error("the outbox cannot be written: {0}; nothing was accepted")]
+    Disk(String),
+    /// The replica was closed.
+    #[error("the replica is closed")]
+    Closed,
+    /// No such rejected transaction.
+    #[error("no rejected transaction {origin}/{counter}; `gravwell-logctl outbox` lists them", origin = .0.origin, counter = .0.counter)]
+    NotRejected(TxnId),
+}
+
+/// A transaction as its maker gives it.
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
+    /// Operations.
+    pub ops: Vec<Op>,
+    /// Conditions.
+    pub conditions: Vec<Condition>,
+    /// Who and from where.
+    pub note: Bytes,
+    /// Identity chosen by the maker, who numbers from 1 without gaps; `None`: the replica's own.
+    pub id: Option<TxnId>,
+    /// Milliseconds since 1970-01-01 UTC; 0: now.
+    pub time_ms: u64,
+    /// See [`Txn::settled`]; only with an identity of the maker's own.
+    pub settled: OriginCounter,
+}
+
+pub(super) enum Request {
+    Submit(Draft, oneshot::Sender<Result<Receipt, SubmitError>>),
+    /// Rejections to make durable.
+    Note(Vec<RejectedTxn>),
+    Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
+    Retry(TxnId, oneshot::Sender<Result<Receipt, SubmitError>>),
+}
+
+/// Largest number of pending transactions.
+pub(super) const DEPTH_MAX: usize = 1 << 20;
+
+pub(super) struct OutboxWriter {
+    shared: SharedRef,
+    journal: Journal,
+    origin: Option<Origin>,
+    last: HashMap<Origin, OriginCounter>,
+    settled: OriginCounter,
+}
+
+/// Reads the journal: pending transactions and the rejected list, as far as the state does not know better.
+pub(super) fn restore(entries: Vec<(u8, Vec<u8>)>, state: &StateStore) -> Result<(Outbox, Vec<RejectedTxn>), String> {
+    let mut order: Vec<TxnId> = Vec::new();
+    let mut txns: HashMap<TxnId, Arc<Txn>> = HashMap::new();
+    let mut rejected: HashMap<TxnId, (Seq, Reason)> = HashMap::new();
+    for (kind, payload) in entries {
+        match kind {
+            KIND_TXN => {
+                let txn = decode_txn(&payload).map_err(|error| error.to_string())?;
+                order.push(txn.id);
+                txns.insert(txn.id, Arc::new(txn));
+            }
+            KIND_REJECTED => {
+                let note: RejectedV1 = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
+                rejected.insert(note.id, (note.seq, note.reason));
+            }
+            KIND_CLOSED => {
+                let id: TxnId = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
+                txns.remove(&id);
+            }
+            other => return Err(format!("kind {other} is not known to this version")),
+        }
+    }
+    let mut outbox = Outbox::default();
+    for id in order {
+        let Some(txn) = txns.remove(&id) else { continue };
+        match rejected.remove(&id) {
+            Some((seq, reason)) => outbox.restore_rejected(RejectedTxn { txn, seq, reason }),
+            None => {
+                outbox.insert(txn);
+            }
+        }
+    }
+    let mut to_note = Vec::new();
+    for origin in outbox.origins() {
+        let Some(row) = state.origin(origin).map_err(|error| error.to_string())? else { continue };
+        for decided in outbox.handle_row(origin, &row) {
+            if let Decided::Rejected(id, ..) = decided
+                && let Some(rejected) = outbox.rejected().get(&id)
+            {
+                to_note.push(rejected.clone());
+            }
+        }
+    }
+    Ok((outbox, to_note))
+}
+
+impl OutboxWriter {
+    pub(super) fn new(shared: SharedRef, journal: Journal) -> OutboxWriter {
+        OutboxWriter { shared, journal, origin: None, last: HashMap::new(), settled: OriginCounter(0) }
+    }
+
+    /// Serves requests until all senders are gone.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH_TXNS_MAX
+                && let Ok(next) = requests.try_recv()
+            {
+                batch.push(next);
+            }
+            self.handle(batch);
+            self.rewrite_if_worth_it();
+        }
+    }
+
+    fn handle(&mut self, batch: Vec<Request>) {
+        let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
+        let mut accepted = Vec::new();
+        let mut noted = Vec::new();
+        let mut closed = Vec::new();
+        // Conditions see the transactions before them in the same batch.
+        let mut staged = Outbox::default();
+        for request in batch {
+            match request {
+                Request::Submit(draft, reply) => match self.stage(draft, &mut staged) {
+                    Ok(Staged::New(txn)) => {
+                        frames.push((KIND_TXN, encoded(&txn)));
+                        accepted.push((txn, None, reply));
+                    }
+                    Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
+                    Err(error) => drop(reply.send(Err(error))),
+                },
+                Request::Note(rejections) => {
+                    for RejectedTxn { txn, seq, reason } in rejections {
+                        let note = RejectedV1 { id: txn.id, seq, reason };
+                        frames.push((KIND_REJECTED, to_bytes(&note)));
+                        noted.push(txn.id);
+                    }
+                }
+                Request::Dismiss(id, reply) => {
+                    if self.shared.outbox().rejected().contains_key(&id) {
+                        frames.push((KIND_CLOSED, to_bytes(&id)));
+                        closed.push((id, reply));
+                    } else {
+                        let _ = reply.send(Err(SubmitError::NotRejected(id)));
+                    }
+                }
+                Request::Retry(id, reply) => {
+                    let found = self.shared.outbox().rejected().get(&id).map(|rejected| Arc::clone(&rejected.txn));
+                    let Some(old) = found else {
+                        let _ = reply.send(Err(SubmitError::NotRejected(id)));
+                        continue;
+                    };
+                    let draft = Draft {
+                        ops: old.ops.clone(),
+                        conditions: old.conditions.clone(),
+                        note: old.note.clone(),
+                        ..Draft::default()
+                    };
+                    match self.stage(draft, &mut staged) {
+                        Ok(Staged::New(txn)) => {
+                            frames.push((KIND_TXN, encoded(&txn)));
+                            frames.push((KIND_CLOSED, to_bytes(&id)));
+                            accepted.push((txn, Some(id), reply));
+                        }
+                        Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
+                        Err(error) => drop(reply.send(Err(error))),
+                    }
+                }
+            }
+        }
+        if frames.is_empty() {
+            return;
+        }
+        if let Err(error) = self.write(&frames) {
+            self.forget(&accepted, &error);
+            let error = SubmitError::Disk(error.to_string());
+            accepted.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone()))));
+            closed.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
+            return;
+        }
+        self.publish(accepted, &noted, closed);
+    }
+
+    fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+        self.journal.append(frames)?;
+        self.journal.sync()
+    }
+
+    /// Counters of transactions that could not be written are given again.
+    fn forget(&mut self, accepted: &[Accepted], error: &JournalError) {
+        for (txn, ..) in accepted.iter().rev() {
+            self.last.insert(txn.id.origin, OriginCounter(txn.id.counter.0 - 1));
+        }
+        tracing::error!(%error, "the outbox journal cannot be written");
+    }
+
+    fn publish(&mut self, accepted: Vec<Accepted>, noted: &[TxnId], closed: Vec<Closed>) {
+        let own = noted.iter().filter(|id| Some(id.origin) == self.origin).map(|id| id.counter).max();
+        self.settled = self.settled.max(own.unwrap_or_default());
+        let mut replies = Vec::new();
+        let mut changes = Vec::new();
+        {
+            let mut outbox = self.shared.outbox_mut();
+            for (id, reply) in closed {
+                outbox.take_rejected(id);
+                replies.push(Reply::Closed(reply));
+            }
+            for (txn, replaces, reply) in accepted {
+                if let Some(id) = replaces {
+                    outbox.take_rejected(id);
+                }
+                changes.extend(touched(&txn).map(|(collection, key)| (collection.clone(), key.clone())));
+                let receipt = self.shared.receipts.issue(txn.id);
+                outbox.insert(txn);
+                replies.push(Reply::Accepted(receipt, reply));
+            }
+        }
+        self.shared.note_outbox_change();
+        for (collection, key) in changes {
+            let _ = self.shared.changes.send(Change::Overlay { collection, key });
+        }
+        for reply in replies {
+            match reply {
+                Reply::Closed(reply) => drop(reply.send(Ok(()))),
+                Reply::Accepted(receipt, reply) => drop(reply.send(Ok(receipt))),
+            }
+        }
+    }
+
+    fn stage(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
+        if draft.ops.is_empty() {
+            return Err(SubmitError::Empty);
+        }
+        let depth = self.shared.outbox().depth() + staged.depth();
+        if depth >= DEPTH_MAX {
+            return Err(SubmitError::Full { depth });
+        }
+        let id = match draft.id {
+            Some(id) => {
+                let last = self.last_counter(id.origin)?;
+                if id.counter <= last {
+                    return Ok(Staged::Known(self.known(id)?));
+                }
+                if id.counter != last.next() {
+                    return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: last.next() });
+                }
+                id
+            }
+            None => {
+                let origin = self.own_origin()?;
+                TxnId { origin, counter: self.last_counter(origin)?.next() }
+            }
+        };
+        let settled = if draft.id.is_some() { draft.settled } else { self.settled };
+        let time_ms = if draft.time_ms == 0 { now_ms() } else { draft.time_ms };
+        let Draft { ops, conditions, note, .. } = draft;
+        let txn = Txn { id, settled, time_ms, note, conditions, ops };
+        let limits: Limits = self.shared.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        limits.check(&txn)?;
+        // A maker that numbers its own transactions needs every one of them decided upstream.
+        if draft.id.is_none() {
+            self.precheck(&txn.conditions, staged)?;
+        }
+        let txn = Arc::new(txn);
+        staged.insert(Arc::clone(&txn));
+        self.last.insert(id.origin, id.counter);
+        Ok(Staged::New(txn))
+    }
+
+    /// Refuses at once what the local view already shows to be impossible. The datastore decides the rest.
+    fn precheck(&self, conditions: &[Condition], staged: &Outbox) -> Result<(), SubmitError> {
+        for condition in conditions {
+            let (collection, key) = (condition.collection(), condition.key());
+            let overlaid = match staged.look_up(collection, key) {
+                Overlaid::Untouched => self.shared.outbox().look_up(collection, key),
+                overlaid => overlaid,
+            };
+            let pending = overlaid != Overlaid::Untouched;
+            let version = match overlaid {
+                Overlaid::Put(_) => Some(Seq(u64::MAX)),
+                Overlaid::Deleted => None,
+                Overlaid::Untouched => {
+                    self.shared.state().version(collection, key).map_err(|error| SubmitError::Disk(error.to_string()))?
+                }
+            };
+            let decidable = match condition {
+                Condition::Absent { .. } | Condition::Present { .. } => true,
+                // The local state may be behind the version that the maker has seen elsewhere.
+                Condition::Version { version: wanted, .. } => !pending && version.is_some_and(|have| have > *wanted),
+            };
+            if decidable && !condition.holds(version) {
+                let found = version.filter(|_| !pending);
+                return Err(SubmitError::Condition(Reason::ConditionFailed { condition: condition.to_string(), found }));
+            }
+        }
+        Ok(())
+    }
+
+    fn own_origin(&mut self) -> Result<Origin, SubmitError> {
+        if let Some(origin) = self.origin {
+            return Ok(origin);
+        }
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        self.origin = Some(Origin(bytes));
+        Ok(Origin(bytes))
+    }
+
+    fn last_counter(&mut self, origin: Origin) -> Result<OriginCounter, SubmitError> {
+        if let Some(last) = self.last.get(&origin) {
+            return Ok(*last);
+        }
+        let row = self.shared.state().origin(origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        let decided = row.map_or(OriginCounter(0), |row| row.last_counter);
+        let last = decided.max(self.shared.outbox().taken(origin));
+        self.last.insert(origin, last);
+        Ok(last)
+    }
+
+    /// The receipt of a transaction that was taken before.
+    fn known(&self, id: TxnId) -> Result<Receipt, SubmitError> {
+        let outbox = self.shared.outbox();
+        if let Some(rejected) = outbox.rejected().get(&id) {
+            return Ok(Receipts::decided(id, Stage::Rejected(rejected.seq, rejected.reason.clone())));
+        }
+        if outbox.pending().any(|txn| txn.id == id) {
+            return Ok(self.shared.receipts.issue(id));
+        }
+        let row = self.shared.state().origin(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        let row = row.unwrap_or_default();
+        let stage = match row.rejection(id.counter) {
+            Some((seq, reason)) => Stage::Rejected(seq, reason.clone()),
+            None => Stage::Acknowledged(row.last_seq),
+        };
+        Ok(Receipts::decided(id, stage))
+    }
+
+    fn rewrite_if_worth_it(&mut self) {
+        let live: u64 = {
+            let outbox = self.shared.outbox();
+            let rejected: usize = outbox.rejected().values().map(|rejected| rejected.txn.bytes_estimate()).sum();
+            (outbox.pending_bytes() + rejected) as u64
+        };
+        if self.journal.bytes() < REWRITE_BYTES_MIN.max(live.saturating_mul(4)) {
+            return;
+        }
+        let frames = {
+            let outbox = self.shared.outbox();
+            let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
+                let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
+                [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
+            });
+            let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
+            rejected.chain(pending).collect::<Vec<_>>()
+        };
+        if let Err(error) = self.journal.replace_with(&frames) {
+            tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
+        }
+    }
+}
+
+type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
+type Closed = (TxnId, oneshot::Sender<Result<(), SubmitError>>);
+
+enum Staged {
+    New(Arc<Txn>),
+    Known(Receipt),
+}
+
+enum Reply {
+    Accepted(Receipt, oneshot::Sender<Result<Receipt, SubmitError>>),
+    Closed(oneshot::Sender<Result<(), SubmitError>>),
+}
+
+fn encoded(txn: &Txn) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(txn.bytes_estimate());
+    encode_txn(txn, &mut bytes);
+    bytes
+}
+
+fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
+}
+
+/// Milliseconds since 1970-01-01 UTC, by the machine's clock.
+pub(super) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,85 @@
+//! Receipts: what a writer learns about a transaction, in three stages.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::model::{Reason, Seq, TxnId};
+
+/// How far a transaction has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Durable in the local outbox; it will be pushed until it is decided.
+    Durable,
+    /// Committed and durable at the datastore, at this sequence. (For a transaction whose answer was lost and which
+    /// is recognised later, a sequence at or after its commit.)
+    Acknowledged(Seq),
+    /// Not committed, at this sequence, for this reason. It waits on the rejected list.
+    Rejected(Seq, Reason),
+}
+
+impl Stage {
+    /// Whether nothing more will follow.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Stage::Durable)
+    }
+}
+
+/// A writer's view of one transaction.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    id: TxnId,
+    stage: watch::Receiver<Stage>,
+}
+
+impl Receipt {
+    /// Identity of the transaction.
+    #[must_use]
+    pub fn id(&self) -> TxnId {
+        self.id
+    }
+
+    /// The stage now.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// Waits until the datastore has decided: [`Stage::Acknowledged`] or [`Stage::Rejected`]. While the replica is
+    /// cut off this waits; the transaction is safe meanwhile. [`Stage::Durable`] comes back only when the replica is
+    /// closed first.
+    pub async fn decided(&mut self) -> Stage {
+        match self.stage.wait_for(Stage::is_final).await {
+            Ok(stage) => stage.clone(),
+            Err(_) => Stage::Durable,
+        }
+    }
+}
+
+/// The receipts that wait for a decision.
+#[derive(Debug, Default)]
+pub(super) struct Receipts(Mutex<HashMap<TxnId, watch::Sender<Stage>>>);
+
+impl Receipts {
+    /// Makes the receipt of a transaction that is durable locally.
+    pub(super) fn issue(&self, id: TxnId) -> Receipt {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = waiting.entry(id).or_insert_with(|| watch::channel(Stage::Durable).0);
+        Receipt { id, stage: sender.subscribe() }
+    }
+
+    /// A receipt that is final from the start.
+    pub(super) fn decided(id: TxnId, stage: Stage) -> Receipt {
+        Receipt { id, stage: watch::channel(stage).1 }
+    }
+
+    /// Passes a decision on and forgets the receipt.
+    pub(super) fn settle(&self, id: TxnId, stage: Stage) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(sender) = sender {
+            sender.send_replace(stage);
+        }
+    }
+}

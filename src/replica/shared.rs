@@ -1,0 +1,160 @@
+//! What all parts of a running replica share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use tokio::sync::{broadcast, watch};
+
+use crate::model::{Collection, Key, Limits, Position, Seq, Verdict};
+use crate::protocol::outbox::Outbox;
+use crate::state::StateStore;
+
+use super::receipts::Receipts;
+
+/// One thing that happened to the replica's view, for watchers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An object was written by a committed transaction.
+    Put {
+        /// Sequence of the transaction.
+        seq: Seq,
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+    /// An object was deleted by a committed transaction.
+    Deleted {
+        /// Sequence of the transaction.
+        seq: Seq,
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+    /// A local transaction that is not yet decided changes how an object reads; or such a change was taken back
+    /// because the transaction was rejected.
+    Overlay {
+        /// Where.
+        collection: Collection,
+        /// Which.
+        key: Key,
+    },
+    /// The whole state was replaced by a snapshot: read everything again.
+    Replaced {
+        /// Its sequence.
+        seq: Seq,
+    },
+}
+
+/// What is known of the connection to the datastore.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Link {
+    pub connected: bool,
+    pub address: String,
+    pub verdict: Option<Verdict>,
+    pub head: Seq,
+    pub horizon: Seq,
+    pub floor: Seq,
+    /// Last reason for not being connected.
+    pub trouble: String,
+    /// When state and head were last known to be level.
+    pub level_at: Option<Instant>,
+}
+
+/// Shared state of one replica.
+pub(super) struct Shared {
+    state: RwLock<StateStore>,
+    outbox: RwLock<Outbox>,
+    link: Mutex<Link>,
+    problem: Mutex<String>,
+    pub limits: Mutex<Limits>,
+    pub receipts: Receipts,
+    /// Applied sequence.
+    pub applied: watch::Sender<Seq>,
+    /// Durably applied sequence.
+    pub durable: watch::Sender<Seq>,
+    /// Rises with every change of the outbox.
+    pub outbox_changed: watch::Sender<u64>,
+    pub changes: broadcast::Sender<Change>,
+    /// The state differs from the datastore's: fetch a snapshot.
+    pub resync_wanted: AtomicBool,
+    pub pushed: AtomicU64,
+    pub started: Instant,
+}
+
+impl Shared {
+    pub(super) fn new(state: StateStore, outbox: Outbox) -> Shared {
+        let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
+        Shared {
+            state: RwLock::new(state),
+            outbox: RwLock::new(outbox),
+            link: Mutex::default(),
+            problem: Mutex::default(),
+            limits: Mutex::default(),
+            receipts: Receipts::default(),
+            applied: watch::channel(seq).0,
+            durable: watch::channel(seq).0,
+            outbox_changed: watch::channel(0).0,
+            changes: broadcast::channel(16 << 10).0,
+            resync_wanted: AtomicBool::new(false),
+            pushed: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    pub(super) fn state(&self) -> StateStore {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn replace_state(&self, state: StateStore) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    pub(super) fn outbox(&self) -> RwLockReadGuard<'_, Outbox> {
+        self.outbox.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn outbox_mut(&self) -> RwLockWriteGuard<'_, Outbox> {
+        self.outbox.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_outbox_change(&self) {
+        self.outbox_changed.send_modify(|number| *number += 1);
+    }
+
+    pub(super) fn link(&self) -> Link {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update_link(&self, update: impl FnOnce(&mut Link)) {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        update(&mut link);
+        if link.connected && *self.applied.borrow() >= link.head {
+            link.level_at = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        self.state().meta().map(|meta| meta.position())
+    }
+
+    pub(super) fn problem(&self) -> String {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets what is wrong; empty when all is well again.
+    pub(super) fn set_problem(&self, problem: impl Into<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.into();
+    }
+
+    pub(super) fn want_resync(&self, why: String) {
+        self.set_problem(why);
+        self.resync_wanted.store(true, Ordering::Release);
+        self.outbox_changed.send_modify(|number| *number += 1);
+    }
+}
+
+/// Handle to the shared state.
+pub(super) type SharedRef = Arc<Shared>;

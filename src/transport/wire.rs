@@ -1,0 +1,112 @@
+//! Messages on streams: QUIC streams and the local socket alike.
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::codec::message::{self, BadMessage, HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, Refused};
+
+/// Why reading or writing a message failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The stream failed or ended within a message.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// What came is not a message that belongs here.
+    #[error(transparent)]
+    Message(#[from] BadMessage),
+    /// The stream ended where a message was expected.
+    #[error("the connection was closed by the other side")]
+    Closed,
+    /// The other side refuses, with its reason.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// Reads the next message; `None` at the end of the stream.
+///
+/// # Errors
+/// When the stream breaks or the message is malformed.
+pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, Bytes)>, WireError> {
+    let mut header = [0; HEADER_BYTES];
+    if stream.read(&mut header[..1]).await? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut header[1..]).await?;
+    let (kind, length) = message::decode_header(header, MESSAGE_BYTES_MAX)?;
+    // The buffer grows with what really arrives, not with what the header promises.
+    let mut body = BytesMut::with_capacity(length.min(1 << 16));
+    while body.len() < length {
+        let missing = length - body.len();
+        let mut limited = (&mut *stream).take(missing as u64);
+        if limited.read_buf(&mut body).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    Ok(Some((kind, body.freeze())))
+}
+
+/// Reads a message of exactly the kind `kind` and decodes its body.
+///
+/// # Errors
+/// When another kind comes (a refusal is passed on as such), or as [`read`].
+pub async fn expect<T: DeserializeOwned, R: AsyncRead + Unpin>(stream: &mut R, kind: Kind) -> Result<T, WireError> {
+    let (found, body) = read(stream).await?.ok_or(WireError::Closed)?;
+    if found == Kind::Refused && kind != Kind::Refused {
+        let refused: Refused = message::decode(found, &body)?;
+        return Err(refused.into());
+    }
+    if found != kind {
+        return Err(BadMessage::Unexpected { expected: name(kind), found }.into());
+    }
+    Ok(message::decode(kind, &body)?)
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Open => "Open",
+        Kind::Hello => "Hello",
+        Kind::Welcome => "Welcome",
+        Kind::Subscribe => "Subscribe",
+        Kind::SnapshotBegin => "SnapshotBegin",
+        Kind::SnapshotEnd => "SnapshotEnd",
+        _ => "of another kind",
+    }
+}
+
+/// Writes one message with a postcard body.
+///
+/// # Errors
+/// When the stream breaks.
+pub async fn send<T: Serialize, W: AsyncWrite + Unpin>(stream: &mut W, kind: Kind, body: &T) -> Result<(), WireError> {
+    stream.write_all(&message::encode(kind, body)).await?;
+    Ok(())
+}
+
+/// Writes one message whose body is already bytes.
+///
+/// # Errors
+/// When the stream breaks.
+pub async fn send_raw<W: AsyncWrite + Unpin>(stream: &mut W, kind: Kind, body: &[u8]) -> Result<(), WireError> {
+    if body.len() < 4096 {
+        stream.write_all(&message::encode_raw(kind, body)).await?;
+    } else {
+        stream.write_all(&message::header(kind, body.len())).await?;
+        stream.write_all(body).await?;
+    }
+    Ok(())
+}
+
+/// Writes one message with a JSON body, as administration uses them.
+///
+/// # Errors
+/// When the stream breaks.
+pub async fn send_json<T: Serialize, W: AsyncWrite + Unpin>(
+    stream: &mut W,
+    kind: Kind,
+    body: &T,
+) -> Result<(), WireError> {
+    let body = serde_json::to_vec(body).map_err(std::io::Error::other)?;
+    send_raw(stream, kind, &body).await
+}
