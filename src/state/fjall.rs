@@ -43,6 +43,14 @@ impl FjallEngine {
     }
 }
 
+#[cfg(test)]
+impl FjallEngine {
+    /// Moves all rows from memory and journal to tables, as happens by itself when there are enough of them.
+    pub(crate) fn flush_to_tables(&self) {
+        self.rows.rotate_memtable_and_wait().expect("flush");
+    }
+}
+
 fn read_error(error: &::fjall::Error) -> StateError {
     let cause = error.to_string();
     match error {

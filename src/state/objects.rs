@@ -104,15 +104,19 @@ pub(super) fn range_after(after: Option<(&Collection, &Key)>) -> (End, End) {
     (low, prefix_end(&all))
 }
 
-/// The range of a collection's keys that begin with `prefix` and lie above `from`.
+/// The range of a collection's keys that begin with `prefix` and lie above `from`. Never ends before it begins, which
+/// engines may not bear.
 pub(super) fn range_of(collection: &Collection, prefix: &str, from: Bound<&str>) -> (End, End) {
-    let low = key(collection.as_str(), prefix);
-    let high = prefix_end(&low);
-    let from = from.map(|from| key(collection.as_str(), from));
-    let low = match from {
-        Bound::Included(from) | Bound::Excluded(from) if from < low => Bound::Included(low),
-        Bound::Unbounded => Bound::Included(low),
-        later => later,
+    let first = key(collection.as_str(), prefix);
+    let high = prefix_end(&first);
+    let low = match from.map(|from| key(collection.as_str(), from)) {
+        Bound::Included(from) | Bound::Excluded(from) if from > first && !from.starts_with(&first) => {
+            let (Bound::Included(end) | Bound::Excluded(end)) = &high else { return (Bound::Included(from), high) };
+            Bound::Included(end.clone())
+        }
+        Bound::Included(from) if from > first => Bound::Included(from),
+        Bound::Excluded(from) if from >= first => Bound::Excluded(from),
+        _ => Bound::Included(first),
     };
     (low, high)
 }
