@@ -1,1 +1,43 @@
-//! state
+//! The state that a log adds up to: objects, what is remembered of each origin, and the position they stand for.
+//!
+//! Guarantees:
+//! - data and position change in one atomic batch, made in one place ([`store`]); after a crash at any instant the
+//!   state is the state at some earlier position, whole;
+//! - equal histories give equal digests, however their entries were batched;
+//! - no byte of the engine is believed: every row carries its own checksum, the digests of all rows are kept beside
+//!   them, and [`StateStore::check`] compares the two;
+//! - a store without [`StateMeta`] is unfinished and means nothing.
+//!
+//! All of it can be rebuilt: from the log on a datastore, from the datastore on a replica. So nothing here is synced
+//! before [`StateStore::persist`] is called; a state may lag its log, never contradict it.
+//!
+//! Tables (numbers are on disk and never reused): 1 position, 2 collection sums ([`meta`]), 3 origins ([`origins`]),
+//! 4 objects ([`objects`]). They share **one** keyspace of the engine, each row's key beginning with its table's
+//! number. Separate keyspaces are flushed separately and before the journal is synced, so a power cut could leave
+//! objects that are newer than the position; one keyspace is flushed as a whole.
+
+mod apply;
+pub mod engine;
+mod envelope;
+mod error;
+mod fjall;
+mod loader;
+mod memory;
+pub mod meta;
+pub mod objects;
+pub mod origins;
+pub mod rebuild;
+mod snapshot;
+pub mod store;
+
+pub use error::{Remedy, StateError};
+pub use loader::{Loader, Target};
+pub use meta::StateMeta;
+pub use objects::Object;
+pub use origins::OriginTable;
+pub use rebuild::{Action, LogView, RebuildReason};
+pub use snapshot::StateSnapshot;
+pub use store::{CheckReport, StateDamage, StateStore};
+
+#[cfg(test)]
+mod tests;

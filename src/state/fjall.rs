@@ -1,0 +1,110 @@
+//! [`Engine`] on fjall: one database, one keyspace.
+//!
+//! fjall's keys must not be empty (it panics), one process may open a database, and after a failed write it is
+//! poisoned for good: that becomes [`StateError::Stopped`]. Every batch is handed to the operating system before it
+//! becomes visible, so the end of the process alone loses nothing; syncing is the caller's decision.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+
+use super::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
+use super::error::StateError;
+
+const KEYSPACE: &str = "state";
+/// Writes are gathered in memory up to this size; the journal covers them.
+const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
+/// One for flushing while the other compacts.
+const WORKERS: usize = 2;
+
+pub(crate) struct FjallEngine {
+    database: Database,
+    rows: Keyspace,
+}
+
+impl FjallEngine {
+    /// Opens a database, or makes a new one where there is none.
+    pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
+        // Damaged files can make fjall panic; opening is where a panic can still be told from a bug of ours.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(WORKERS).open()?;
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+            let rows = database.keyspace(KEYSPACE, options)?;
+            Ok(FjallEngine { database, rows })
+        }));
+        let unreadable = |cause: String| StateError::Unreadable { dir: dir.to_path_buf(), cause };
+        match opened {
+            Ok(Ok(engine)) => Ok(engine),
+            Ok(Err(::fjall::Error::Locked)) => Err(StateError::Locked { dir: dir.to_path_buf() }),
+            Ok(Err(error)) => Err(unreadable(error.to_string())),
+            Err(_) => Err(unreadable("the storage engine panicked on its files".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+impl FjallEngine {
+    /// Moves all rows from memory and journal to tables, as happens by itself when there are enough of them.
+    pub(crate) fn flush_to_tables(&self) {
+        self.rows.rotate_memtable_and_wait().expect("flush");
+    }
+}
+
+fn read_error(error: &::fjall::Error) -> StateError {
+    let cause = error.to_string();
+    match error {
+        ::fjall::Error::Poisoned => StateError::Stopped { cause },
+        _ => StateError::ReadFailed { cause },
+    }
+}
+
+fn write_error(error: &::fjall::Error) -> StateError {
+    StateError::Stopped { cause: error.to_string() }
+}
+
+impl Engine for FjallEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError> {
+        self.rows.get(key).map_err(|error| read_error(&error))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StateError> {
+        let mut writes = ::fjall::OwnedWriteBatch::with_capacity(self.database.clone(), batch.len())
+            .durability(Some(PersistMode::Buffer));
+        for (key, value) in batch {
+            match value {
+                Some(value) => writes.insert(&self.rows, key, value),
+                None => writes.remove(&self.rows, key),
+            }
+        }
+        writes.commit().map_err(|error| write_error(&error))
+    }
+
+    fn persist(&self) -> Result<(), StateError> {
+        self.database.persist(PersistMode::SyncAll).map_err(|error| write_error(&error))
+    }
+
+    fn snapshot(&self) -> Box<dyn EngineSnapshot> {
+        Box::new(FjallSnapshot { view: self.database.snapshot(), rows: self.rows.clone() })
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.database.disk_space().unwrap_or(0)
+    }
+}
+
+struct FjallSnapshot {
+    view: Snapshot,
+    rows: Keyspace,
+}
+
+impl EngineSnapshot for FjallSnapshot {
+    fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError> {
+        self.view.get(&self.rows, key).map_err(|error| read_error(&error))
+    }
+
+    fn range(&self, low: End, high: End) -> Rows {
+        let rows = self.view.range(&self.rows, (low, high));
+        Box::new(rows.map(|guard| guard.into_inner().map_err(|error| read_error(&error))))
+    }
+}

@@ -1,0 +1,126 @@
+//! Filling a new store from rows or from compacted entries, in batches of bounded size.
+//!
+//! The store gets its position last, and only when the rows add up to the digest that was promised; until then it is
+//! unfinished, and whoever finds it so discards it.
+
+use super::apply;
+use super::engine::{Batch, Slice};
+use super::error::StateError;
+use super::meta::StateMeta;
+use super::objects::{self, Object};
+use super::origins;
+use super::store::StateStore;
+use crate::model::position::Chain;
+use crate::model::{Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Origin, OriginRow, Seq};
+
+/// Rows are written in batches of about this size.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The position that a filled store will stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which log.
+    pub log_id: LogId,
+    /// Which generation of it.
+    pub generation: Generation,
+    /// How the generations descend from each other.
+    pub lineage: Lineage,
+    /// Last entry that the rows include.
+    pub seq: Seq,
+    /// Chain at that entry.
+    pub chain: Chain,
+    /// When that entry was committed.
+    pub time_ms: u64,
+    /// What the rows must add up to; `None` only where no digest is known, as when the log itself is the source.
+    pub digest: Option<Digest>,
+}
+
+/// A store being filled. Dropping it leaves the store unfinished.
+pub struct Loader {
+    store: StateStore,
+    digests: DigestSet,
+    batch: Batch,
+    batch_bytes: usize,
+    rows: u64,
+}
+
+impl Loader {
+    pub(super) fn new(store: StateStore) -> Loader {
+        Loader { store, digests: DigestSet::default(), batch: Vec::new(), batch_bytes: 0, rows: 0 }
+    }
+
+    /// Rows taken in so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes in an object. Each may come once; one that comes twice makes the digest wrong.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub fn object(&mut self, collection: &Collection, key: &Key, object: &Object) -> Result<(), StateError> {
+        self.digests.add_object(collection, key, object.version, &object.value);
+        let row_key = objects::key(collection.as_str(), key.as_str());
+        let row = objects::encode(&row_key, object.version, object.time_ms, &object.value);
+        self.push(Slice::from(row_key), row)
+    }
+
+    /// Takes in an origin's row. Each may come once.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub fn origin(&mut self, origin: Origin, row: &OriginRow) -> Result<(), StateError> {
+        self.digests.replace_origin(origin, None, Some(row));
+        let row_key = origins::key(origin);
+        let value = origins::encode(&row_key, row);
+        self.push(Slice::from(row_key), value)
+    }
+
+    fn push(&mut self, key: Slice, row: Slice) -> Result<(), StateError> {
+        self.rows += 1;
+        self.batch_bytes += key.len() + row.len();
+        self.batch.push((key, Some(row)));
+        if self.batch_bytes >= BATCH_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), StateError> {
+        self.batch_bytes = 0;
+        self.store.engine().write(std::mem::take(&mut self.batch))
+    }
+
+    /// Takes in entries of compacted segments, in the order of their sequences; gaps are expected. Operations that
+    /// later ones replace do no harm. Origins are not touched: their rows come by [`Loader::origin`].
+    ///
+    /// # Errors
+    /// When the store cannot read or write.
+    pub fn base(&mut self, entries: &[Entry]) -> Result<(), StateError> {
+        if !self.batch.is_empty() {
+            self.write()?;
+        }
+        let mut changes = apply::stage(self.store.engine(), entries, &self.digests, false)?;
+        let batch = std::mem::take(&mut changes.batch);
+        self.rows += batch.len() as u64;
+        self.store.engine().write(batch)?;
+        changes.merge_into(&mut self.digests);
+        Ok(())
+    }
+
+    /// Checks the digest, gives the store its position and makes it durable.
+    ///
+    /// # Errors
+    /// [`StateError::DigestMismatch`] when the rows are not those that were promised; the store stays unfinished.
+    pub fn finish(mut self, target: Target) -> Result<StateStore, StateError> {
+        self.write()?;
+        let found = self.digests.overall();
+        if let Some(expected) = target.digest
+            && expected != found
+        {
+            return Err(StateError::DigestMismatch { expected, found });
+        }
+        let Target { log_id, generation, lineage, seq, chain, time_ms, .. } = target;
+        let digests = self.digests;
+        self.store.finish(StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest: found })?;
+        Ok(self.store)
+    }
+}

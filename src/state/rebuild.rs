@@ -1,0 +1,178 @@
+//! Whether a state can be used with a log, and how it is made anew from one.
+
+use std::path::Path;
+
+use super::error::StateError;
+use super::loader::Target;
+use super::meta::StateMeta;
+use super::origins::OriginTable;
+use super::store::StateStore;
+use crate::model::position::Chain;
+use crate::model::{Digest, Entry, Generation, LogId, Seq};
+
+/// Entries are applied in batches of at most this many …
+const BATCH_ENTRIES_MAX: usize = 4096;
+/// … and about this many bytes.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// What a log says of itself when a state is held against it.
+pub struct LogView<'a> {
+    /// Which log.
+    pub log_id: LogId,
+    /// Which generation of it.
+    pub generation: Generation,
+    /// Lowest sequence from which its tail can be read.
+    pub horizon: Seq,
+    /// Its last sequence.
+    pub head: Seq,
+    /// Its chain at a sequence between horizon and head, both included.
+    pub chain_at: &'a dyn Fn(Seq) -> Option<Chain>,
+}
+
+/// What to do with a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It stands at the log's head.
+    Use,
+    /// Apply the entries after this sequence.
+    CatchUp {
+        /// Where the state stands.
+        from: Seq,
+    },
+    /// Discard it and build it anew.
+    Rebuild {
+        /// Why.
+        reason: RebuildReason,
+    },
+}
+
+/// Why a state cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebuildReason {
+    /// There is none, or it was never finished.
+    #[error("there is no finished state")]
+    Missing,
+    /// It is of another log.
+    #[error("the state belongs to another log")]
+    OtherLog,
+    /// It has seen a later generation, or entries after the log's head.
+    #[error("the state is ahead of the log")]
+    Ahead,
+    /// It ends before the entries that the log still has.
+    #[error("the state ends before the log's horizon")]
+    BelowHorizon,
+    /// Its chain is not the log's.
+    #[error("the state's history is not the log's")]
+    OtherHistory,
+}
+
+/// Holds a state against its log. The caller records the log's generation with [`StateStore::set_generation`] when it
+/// is later than the state's.
+#[must_use]
+pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
+    let reason = match meta {
+        None => RebuildReason::Missing,
+        Some(meta) if meta.log_id != log.log_id => RebuildReason::OtherLog,
+        Some(meta) if meta.generation > log.generation || meta.seq > log.head => RebuildReason::Ahead,
+        Some(meta) if meta.seq < log.horizon => RebuildReason::BelowHorizon,
+        Some(meta) if (log.chain_at)(meta.seq) != Some(meta.chain) => RebuildReason::OtherHistory,
+        Some(meta) if meta.seq == log.head => return Action::Use,
+        Some(meta) => return Action::CatchUp { from: meta.seq },
+    };
+    Action::Rebuild { reason }
+}
+
+/// A rebuild that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError<E> {
+    /// The source of entries failed.
+    #[error("the log could not be read: {0}")]
+    Source(E),
+    /// The new state failed.
+    #[error("the new state: {0}")]
+    State(#[from] StateError),
+}
+
+/// Builds a state in the new directory `dir` from a log: the compacted entries up to the horizon, the origins at the
+/// horizon, and every entry after it, each with the chain at it. `horizon` is where the base ends (sequence 0 for a log
+/// that was never compacted); `head_digest` is what the whole must add up to where that is known. `progress` is
+/// called with the last sequence of every batch. The caller puts the directory in place.
+///
+/// # Errors
+/// When the source fails, or the state cannot be written or does not add up; the directory is then to be discarded.
+#[expect(clippy::too_many_arguments, reason = "every one is a part of the log, used once by the datastore's start")]
+pub fn rebuild<E>(
+    dir: &Path,
+    cache_bytes: u64,
+    base: impl IntoIterator<Item = Result<Entry, E>>,
+    origins: &OriginTable,
+    horizon: Target,
+    tail: impl IntoIterator<Item = Result<(Entry, Chain), E>>,
+    head_digest: Option<Digest>,
+    progress: &mut dyn FnMut(Seq),
+) -> Result<StateStore, RebuildError<E>> {
+    rebuild_into(&StateStore::open(dir, cache_bytes)?, base, origins, horizon, tail, head_digest, progress)
+}
+
+/// [`rebuild`] into a new store of any engine.
+///
+/// # Errors
+/// As for [`rebuild`].
+pub fn rebuild_into<E>(
+    store: &StateStore,
+    base: impl IntoIterator<Item = Result<Entry, E>>,
+    origins: &OriginTable,
+    horizon: Target,
+    tail: impl IntoIterator<Item = Result<(Entry, Chain), E>>,
+    head_digest: Option<Digest>,
+    progress: &mut dyn FnMut(Seq),
+) -> Result<StateStore, RebuildError<E>> {
+    let mut loader = store.loader()?;
+    let base = base.into_iter().map(|entry| entry.map(|entry| (entry, Chain::default())));
+    in_batches(base, |entries, _| {
+        loader.base(entries)?;
+        progress(entries.last().map_or(Seq::ZERO, |entry| entry.seq));
+        Ok(())
+    })?;
+    for (origin, row) in origins.rows() {
+        loader.origin(origin, row)?;
+    }
+    let store = loader.finish(horizon)?;
+    in_batches(tail.into_iter(), |entries, chain| {
+        store.apply(entries, chain)?;
+        progress(entries.last().map_or(Seq::ZERO, |entry| entry.seq));
+        Ok(())
+    })?;
+    let found = store.meta().ok_or(StateError::Uninitialised)?.digest;
+    if let Some(expected) = head_digest
+        && expected != found
+    {
+        return Err(StateError::DigestMismatch { expected, found }.into());
+    }
+    store.persist()?;
+    Ok(store)
+}
+
+fn in_batches<E>(
+    entries: impl Iterator<Item = Result<(Entry, Chain), E>>,
+    mut take: impl FnMut(&[Entry], Chain) -> Result<(), StateError>,
+) -> Result<(), RebuildError<E>> {
+    let mut batch = Vec::new();
+    let mut last = Chain::default();
+    let mut bytes = 0;
+    for entry in entries {
+        let (entry, chain) = entry.map_err(RebuildError::Source)?;
+        bytes += match &entry.body {
+            crate::model::EntryBody::Commit(txn) => txn.bytes_estimate(),
+            _ => 0,
+        };
+        batch.push(entry);
+        last = chain;
+        if batch.len() >= BATCH_ENTRIES_MAX || bytes >= BATCH_BYTES_MAX {
+            take(&batch, last)?;
+            batch.clear();
+            bytes = 0;
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { Ok(take(&batch, last)?) }
+}

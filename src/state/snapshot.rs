@@ -1,0 +1,157 @@
+//! A consistent view of a state: objects, origins and position as of one instant.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::engine::{EngineSnapshot, prefix_end};
+use super::envelope::Table;
+use super::error::StateError;
+use super::meta::StateMeta;
+use super::objects::{self, Object};
+use super::origins::{self, OriginTable};
+use super::store::{CheckReport, StateDamage};
+use crate::model::{Collection, DigestSet, Key, Origin, OriginRow, Seq};
+
+/// A view of a state at one instant; cheap to clone.
+#[derive(Clone)]
+pub struct StateSnapshot {
+    view: Arc<dyn EngineSnapshot>,
+    meta: Option<Arc<StateMeta>>,
+}
+
+impl StateSnapshot {
+    pub(super) fn new(view: Arc<dyn EngineSnapshot>, meta: Option<Arc<StateMeta>>) -> StateSnapshot {
+        StateSnapshot { view, meta }
+    }
+
+    /// Where the view stands; `None` when the store was new or unfinished.
+    #[must_use]
+    pub fn meta(&self) -> Option<&Arc<StateMeta>> {
+        self.meta.as_ref()
+    }
+
+    /// The object under a key.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
+        let row_key = objects::key(collection.as_str(), key.as_str());
+        let row = self.view.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        Ok(row.map(objects::ObjectRow::into_object))
+    }
+
+    /// The version of the object under a key.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
+        let row_key = objects::key(collection.as_str(), key.as_str());
+        let row = self.view.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        Ok(row.map(|row| row.version))
+    }
+
+    /// All objects in the order of (collection, key).
+    pub fn objects(&self) -> impl Iterator<Item = Result<(Collection, Key, Object), StateError>> + Send + use<> {
+        self.objects_after(None)
+    }
+
+    /// The objects that come after one in the order of (collection, key); all of them for `None`.
+    pub fn objects_after(
+        &self,
+        after: Option<(&Collection, &Key)>,
+    ) -> impl Iterator<Item = Result<(Collection, Key, Object), StateError>> + Send + use<> {
+        let (low, high) = objects::range_after(after);
+        self.view.range(low, high).map(|row| {
+            let (collection, key, row) = objects::decode_named(row?)?;
+            Ok((collection, key, row.into_object()))
+        })
+    }
+
+    /// The objects of a collection whose keys begin with `prefix` and lie at or after `from`, in key order.
+    pub fn scan(
+        &self,
+        collection: &Collection,
+        prefix: &str,
+        from: Bound<&str>,
+    ) -> impl Iterator<Item = Result<(Key, Object), StateError>> + Send + use<> {
+        let (low, high) = objects::range_of(collection, prefix, from);
+        self.view.range(low, high).map(|row| {
+            let (_, key, row) = objects::decode_named(row?)?;
+            Ok((key, row.into_object()))
+        })
+    }
+
+    /// What is remembered of an origin.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
+        let row_key = origins::key(origin);
+        self.view.get(&row_key)?.map(|row| origins::decode(&row_key, &row)).transpose()
+    }
+
+    /// All origins' rows, by rising origin.
+    pub fn origins(&self) -> impl Iterator<Item = Result<(Origin, OriginRow), StateError>> + Send + use<> {
+        let prefix = [Table::Origins.number()];
+        let rows = self.view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix));
+        rows.map(|row| origins::decode_named(row?))
+    }
+
+    /// All origins' rows at once.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn origin_table(&self) -> Result<OriginTable, StateError> {
+        self.origins().collect()
+    }
+
+    /// Reads every row and adds everything up anew; see [`super::StateStore::check`].
+    ///
+    /// # Errors
+    /// [`StateError::Uninitialised`] when there is nothing to compare with.
+    pub fn check(&self) -> Result<CheckReport, StateError> {
+        let meta = self.meta.as_ref().ok_or(StateError::Uninitialised)?;
+        let mut report = CheckReport::default();
+        match self.add_up(&mut report.rows) {
+            Ok(found) => compare(&meta.digests, &found, &mut report.damage),
+            Err(error) => report.damage.push(StateDamage::Row(error)),
+        }
+        Ok(report)
+    }
+
+    fn add_up(&self, rows: &mut u64) -> Result<DigestSet, StateError> {
+        let mut found = DigestSet::default();
+        let (low, high) = objects::range_after(None);
+        for row in self.view.range(low, high) {
+            let (collection, key, object) = objects::decode_named(row?)?;
+            found.add_object(&collection, &key, object.version, object.value());
+            *rows += 1;
+        }
+        for row in self.origins() {
+            let (origin, row) = row?;
+            found.replace_origin(origin, None, Some(&row));
+            *rows += 1;
+        }
+        Ok(found)
+    }
+}
+
+fn compare(expected: &DigestSet, found: &DigestSet, damage: &mut Vec<StateDamage>) {
+    let names = expected.collections.keys().chain(found.collections.keys());
+    for collection in names.collect::<std::collections::BTreeSet<_>>() {
+        let on_record = expected.collections.get(collection).copied().unwrap_or_default();
+        let in_rows = found.collections.get(collection).copied().unwrap_or_default();
+        if on_record != in_rows {
+            damage.push(StateDamage::Collection {
+                collection: collection.clone(),
+                expected: on_record.digest,
+                found: in_rows.digest,
+                objects_expected: on_record.objects,
+                objects_found: in_rows.objects,
+            });
+        }
+    }
+    if expected.origins != found.origins {
+        damage.push(StateDamage::Origins { expected: expected.origins, found: found.origins });
+    }
+}

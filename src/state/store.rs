@@ -1,0 +1,300 @@
+//! The handle on a state: read from any thread, written from one.
+//!
+//! [`StateStore::apply`] is the only place that changes data and position of a finished state, in one batch.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::apply;
+use super::engine::{Engine, Slice};
+use super::error::StateError;
+use super::fjall::FjallEngine;
+use super::loader::Loader;
+use super::memory::MemoryEngine;
+use super::meta::{self, StateMeta};
+use super::objects::{self, Object};
+use super::origins;
+use super::snapshot::StateSnapshot;
+use crate::model::position::Chain;
+use crate::model::{
+    Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Origin, OriginRow, Position, Seq,
+};
+
+/// A state; clones are handles on the same one.
+#[derive(Clone)]
+pub struct StateStore(Arc<Inner>);
+
+struct Inner {
+    engine: Box<dyn Engine>,
+    /// Held while a change is worked out and written. A panic while it is held leaves engine and cache in doubt, so a
+    /// poisoned lock stops all writing.
+    writer: Mutex<()>,
+    meta: Mutex<Option<Arc<StateMeta>>>,
+}
+
+/// What [`StateStore::check`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Rows that were read.
+    pub rows: u64,
+    /// What is wrong; empty when the state is sound.
+    pub damage: Vec<StateDamage>,
+}
+
+/// One thing that is wrong with a state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateDamage {
+    /// A row or the engine under it is damaged; the scan ended there.
+    #[error("{0}")]
+    Row(StateError),
+    /// The objects of a collection do not add up.
+    #[error(
+        "collection {collection}: {objects_found} objects with digest {found}, expected {objects_expected} with {expected}"
+    )]
+    Collection {
+        /// Which.
+        collection: Collection,
+        /// Digest that is on record.
+        expected: Digest,
+        /// Digest of the rows.
+        found: Digest,
+        /// Number of objects on record.
+        objects_expected: u64,
+        /// Number of rows.
+        objects_found: u64,
+    },
+    /// The origins do not add up.
+    #[error("origins: digest {found}, expected {expected}")]
+    Origins {
+        /// Digest that is on record.
+        expected: Digest,
+        /// Digest of the rows.
+        found: Digest,
+    },
+}
+
+impl StateStore {
+    /// Opens the state in `dir`, or makes a new one there. A new one has no meta; see [`StateStore::init`] and
+    /// [`StateStore::loader`].
+    ///
+    /// # Errors
+    /// When another process has it open, or its files are damaged.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
+        StateStore::with_engine(Box::new(FjallEngine::open(dir, cache_bytes)?))
+    }
+
+    /// A state that lives in memory only.
+    #[must_use]
+    pub fn in_memory() -> StateStore {
+        let engine = Box::<MemoryEngine>::default();
+        StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta: Mutex::new(None) }))
+    }
+
+    /// A state on any engine.
+    ///
+    /// # Errors
+    /// When what the engine holds already is damaged.
+    pub fn with_engine(engine: Box<dyn Engine>) -> Result<StateStore, StateError> {
+        let meta = meta::load(&*engine.snapshot())?.map(Arc::new);
+        Ok(StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta: Mutex::new(meta) })))
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, ()>, StateError> {
+        let in_doubt = |_| StateError::Stopped { cause: "an earlier change of the state panicked".into() };
+        self.0.writer.lock().map_err(in_doubt)
+    }
+
+    fn meta_lock(&self) -> MutexGuard<'_, Option<Arc<StateMeta>>> {
+        self.0.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn engine(&self) -> &dyn Engine {
+        &*self.0.engine
+    }
+
+    /// Where the state stands; `None` when it is new or unfinished.
+    #[must_use]
+    pub fn meta(&self) -> Option<Arc<StateMeta>> {
+        self.meta_lock().clone()
+    }
+
+    /// The position of [`StateStore::meta`].
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.meta_lock().as_ref().map(|meta| meta.position())
+    }
+
+    /// Fails unless the store holds nothing at all.
+    fn check_new(&self) -> Result<(), StateError> {
+        if let Some(meta) = self.meta() {
+            return Err(StateError::AlreadyInitialised { seq: meta.seq });
+        }
+        let (low, high) = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+        match self.0.engine.snapshot().range(low, high).next() {
+            None => Ok(()),
+            Some(row) => row.and(Err(StateError::Unfinished)),
+        }
+    }
+
+    /// Makes a new store the empty state of a log.
+    ///
+    /// # Errors
+    /// When the store is not new.
+    pub fn init(&self, log_id: LogId, generation: Generation, lineage: Lineage) -> Result<(), StateError> {
+        let _writing = self.writer()?;
+        self.check_new()?;
+        let (seq, chain, time_ms, digest) = (Seq::ZERO, Chain::default(), 0, Digest::ZERO);
+        let digests = DigestSet::default();
+        self.replace_meta(StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest })
+    }
+
+    /// Records that the log went on to another generation; the history up to here is shared.
+    ///
+    /// # Errors
+    /// When the store has no meta or cannot write.
+    pub fn set_generation(&self, generation: Generation, lineage: Lineage) -> Result<(), StateError> {
+        let _writing = self.writer()?;
+        let meta = self.meta().ok_or(StateError::Uninitialised)?;
+        self.replace_meta(StateMeta { generation, lineage, ..(*meta).clone() })
+    }
+
+    fn replace_meta(&self, meta: StateMeta) -> Result<(), StateError> {
+        let mut batch = Vec::new();
+        meta::push_position(&mut batch, &meta, meta.digests.origins);
+        self.0.engine.write(batch)?;
+        *self.meta_lock() = Some(Arc::new(meta));
+        Ok(())
+    }
+
+    /// Writes the rows of a whole meta and makes it current; the loader's last step.
+    pub(super) fn finish(&self, meta: StateMeta) -> Result<(), StateError> {
+        let _writing = self.writer()?;
+        let mut batch = Vec::new();
+        for (collection, sum) in &meta.digests.collections {
+            meta::push_sum(&mut batch, collection, Some(sum));
+        }
+        meta::push_position(&mut batch, &meta, meta.digests.origins);
+        self.0.engine.write(batch)?;
+        self.0.engine.persist()?;
+        *self.meta_lock() = Some(Arc::new(meta));
+        Ok(())
+    }
+
+    /// Applies the entries that follow the state, whole and atomically. `chain` is the log's chain at the last of them.
+    ///
+    /// # Errors
+    /// [`StateError::OutOfOrder`] when they do not follow; nothing is changed then. See [`StateError::remedy`].
+    pub fn apply(&self, entries: &[Entry], chain: Chain) -> Result<(), StateError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let _writing = self.writer()?;
+        let meta = self.meta().ok_or(StateError::Uninitialised)?;
+        let mut expected = meta.seq;
+        for entry in entries {
+            expected = expected.next();
+            if entry.seq != expected {
+                return Err(StateError::OutOfOrder { expected, found: entry.seq });
+            }
+        }
+        let mut changes = apply::stage(self.engine(), entries, &meta.digests, true)?;
+        changes.push_sums();
+        let digest = changes.overall(meta.digest, meta.digests.origins);
+        let origins = changes.origins_digest();
+        let place = StateMeta {
+            seq: last.seq,
+            chain,
+            time_ms: last.time_ms,
+            digest,
+            lineage: meta.lineage.clone(),
+            digests: DigestSet::default(),
+            ..*meta
+        };
+        drop(meta);
+        let mut batch = std::mem::take(&mut changes.batch);
+        meta::push_position(&mut batch, &place, origins);
+        self.0.engine.write(batch)?;
+        let mut guard = self.meta_lock();
+        if let Some(current) = guard.as_mut() {
+            // Copies the sums only when someone holds on to the meta of before.
+            let current = Arc::make_mut(current);
+            changes.merge_into(&mut current.digests);
+            (current.seq, current.chain) = (place.seq, place.chain);
+            (current.time_ms, current.digest) = (place.time_ms, place.digest);
+        }
+        Ok(())
+    }
+
+    /// The object under a key, as of the last batch.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
+        let row_key = objects::key(collection.as_str(), key.as_str());
+        let row = self.0.engine.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        Ok(row.map(objects::ObjectRow::into_object))
+    }
+
+    /// The version of the object under a key; `None` when there is no such object.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
+        let row_key = objects::key(collection.as_str(), key.as_str());
+        let row = self.0.engine.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        Ok(row.map(|row| row.version))
+    }
+
+    /// What is remembered of an origin.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
+        let row_key = origins::key(origin);
+        self.0.engine.get(&row_key)?.map(|row: Slice| origins::decode(&row_key, &row)).transpose()
+    }
+
+    /// A consistent view of this instant. Old rows are kept for as long as it lives, so it should not live long.
+    ///
+    /// # Errors
+    /// When the position cannot be read.
+    pub fn snapshot(&self) -> Result<StateSnapshot, StateError> {
+        let view = self.0.engine.snapshot();
+        let cached = self.meta();
+        let place = meta::load_place(&*view)?;
+        let cached_place = cached.as_ref().map(|meta| (meta.seq, meta.chain, meta.generation));
+        // A batch may have become visible that the cache does not show yet, or the other way round.
+        let meta = if place == cached_place { cached } else { meta::load(&*view)?.map(Arc::new) };
+        Ok(StateSnapshot::new(Arc::from(view), meta))
+    }
+
+    /// Begins to fill a new store with rows.
+    ///
+    /// # Errors
+    /// When the store is not new.
+    pub fn loader(&self) -> Result<Loader, StateError> {
+        let _writing = self.writer()?;
+        self.check_new()?;
+        Ok(Loader::new(self.clone()))
+    }
+
+    /// Reads every row and adds everything up anew.
+    ///
+    /// # Errors
+    /// [`StateError::Uninitialised`] when there is nothing to compare with. Damage is no error but part of the report.
+    pub fn check(&self) -> Result<CheckReport, StateError> {
+        self.snapshot()?.check()
+    }
+
+    /// Makes everything applied so far survive a power cut.
+    ///
+    /// # Errors
+    /// Any error means that the process must stop.
+    pub fn persist(&self) -> Result<(), StateError> {
+        self.0.engine.persist()
+    }
+
+    /// Bytes on disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.0.engine.disk_bytes()
+    }
+}
