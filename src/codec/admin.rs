@@ -431,3 +431,33 @@ pub struct AdminError {
     /// Exit code for the command: 1 refused or failed, 3 damage or divergence.
     pub exit: u8,
 }
+
+impl RecordInfo {
+    /// Describes an encoded frame found at `offset` of `file`. `entry` is left for the printer.
+    ///
+    /// # Errors
+    /// When the frame does not decode.
+    pub fn of(file: &str, offset: u64, frame: &bytes::Bytes) -> Result<RecordInfo, super::error::DecodeError> {
+        let (header, payload) = super::frame::decode_frame(frame)?;
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let kind = match header.kind {
+            super::frame::kind::COMMIT => "commit".to_owned(),
+            super::frame::kind::REJECT => "reject".to_owned(),
+            other => format!("unknown ({other})"),
+        };
+        Ok(RecordInfo {
+            seq: header.seq,
+            file: file.to_owned(),
+            offset,
+            bytes: frame.len() as u64,
+            kind,
+            flags: header.flags,
+            batch_index: header.batch_index,
+            chain: hex(&header.chain),
+            payload_crc: hex(&frame[super::frame::AT_PAYLOAD_CRC..super::frame::AT_HEADER_CRC]),
+            header_crc: hex(&frame[super::frame::AT_HEADER_CRC..super::frame::HEADER_BYTES]),
+            payload: hex(&frame[payload]),
+            entry: serde_json::Value::Null,
+        })
+    }
+}

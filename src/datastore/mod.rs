@@ -1,1 +1,24 @@
-//! datastore
+//! The datastore: one log, one sequencer, any number of members.
+//!
+//! Threads: one commits (sequences, writes, syncs, fans out), one applies committed entries to the state index, one
+//! compacts. Everything else is tasks: per connection a session with its feed, push and administration streams.
+//!
+//! Order of events for a batch, which may not be changed: written, synced, then shown to subscribers and
+//! acknowledged, then applied to the state index, then bookmarked.
+
+pub mod admin;
+mod applier;
+mod commit;
+mod compaction;
+mod feed;
+mod inspect;
+mod members;
+mod open;
+mod push;
+pub mod service;
+mod session;
+mod shared;
+mod snapshot;
+
+pub use open::OpenError;
+pub use service::{Datastore, DatastoreError};

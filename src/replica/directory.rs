@@ -134,10 +134,7 @@ impl Directory {
     /// # Errors
     /// When the operating system refuses.
     pub fn new_state(&self) -> Result<PathBuf, DirectoryError> {
-        let last = self.states()?.iter().filter_map(|path| number(path)).max().unwrap_or(0);
-        let state = self.path.join(format!("state-{:04}", last + 1));
-        fs::create_dir(&state).map_err(io_error(&state))?;
-        Ok(state)
+        new_state_in(&self.path)
     }
 
     /// Makes `state` the current one, atomically and durably.
@@ -155,16 +152,27 @@ impl Directory {
     /// # Errors
     /// When the operating system refuses.
     pub fn remove_others(&self, keep: &Path) -> Result<(), DirectoryError> {
-        for other in self.states()?.into_iter().filter(|path| path != keep) {
+        for other in states_in(&self.path)?.into_iter().filter(|path| path != keep) {
             fs::remove_dir_all(&other).map_err(io_error(&other))?;
         }
         Ok(())
     }
+}
 
-    fn states(&self) -> Result<Vec<PathBuf>, DirectoryError> {
-        let entries = fs::read_dir(&self.path).map_err(io_error(&self.path))?;
-        Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| number(path).is_some()).collect())
-    }
+/// A new, empty state directory in a replica's directory at `path`.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(super) fn new_state_in(path: &Path) -> Result<PathBuf, DirectoryError> {
+    let last = states_in(path)?.iter().filter_map(|path| number(path)).max().unwrap_or(0);
+    let state = path.join(format!("state-{:04}", last + 1));
+    fs::create_dir(&state).map_err(io_error(&state))?;
+    Ok(state)
+}
+
+fn states_in(path: &Path) -> Result<Vec<PathBuf>, DirectoryError> {
+    let entries = fs::read_dir(path).map_err(io_error(path))?;
+    Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| number(path).is_some()).collect())
 }
 
 fn number(path: &Path) -> Option<u64> {

@@ -1,1 +1,38 @@
-//! replica
+//! The replica: what a webserver embeds to hold a copy of the log's state.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use gravwell::model::{Collection, Key, Op};
+//! use gravwell::replica::{Draft, Replica, ReplicaOptions};
+//!
+//! let replica = Replica::open("/var/lib/example/replica".as_ref(), ReplicaOptions::default())?;
+//! let (collection, key) = (Collection::new("dashboards")?, Key::new("17")?);
+//! let op = Op::Put { collection: collection.clone(), key: key.clone(), value: "{}".into() };
+//! let mut receipt = replica.submit(Draft { ops: vec![op], ..Draft::default() }).await?;
+//! assert!(replica.get(&collection, &key)?.is_some());
+//! println!("decided: {:?}", receipt.decided().await);
+//! # Ok(()) }
+//! ```
+//!
+//! Guarantees: reads are local and include the replica's own undecided transactions; a transaction is durable on the
+//! local disk before [`Replica::submit`] returns; data and position change in one atomic write; nothing is ever
+//! deleted here because a datastore does not have it.
+
+mod applier;
+pub mod admin;
+pub mod directory;
+mod handle;
+mod link;
+mod outbox_writer;
+mod push;
+mod receipts;
+mod resync;
+pub mod service;
+mod shared;
+
+pub use handle::{Object, OpenError, ReadError, Replica, ReplicaOptions};
+pub use link::{ConnectError, Connector, Pending};
+pub(crate) use link::software;
+pub use outbox_writer::{Draft, SubmitError};
+pub use receipts::{Receipt, Stage};
+pub use shared::Change;

@@ -4,7 +4,7 @@
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::txn::{decode_txn, encode_txn};
 use crate::log::journal::{Journal, JournalError};
-use crate::model::{
-    Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId, limits::LimitExceeded,
-};
+use crate::model::limits::{HARD, LimitExceeded};
+use crate::model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
 use crate::state::StateStore;
 
@@ -294,7 +293,7 @@ impl OutboxWriter {
     }
 
     fn stage(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
-        if draft.ops.is_empty() {
+        if draft.ops.is_empty() && draft.id.is_none() {
             return Err(SubmitError::Empty);
         }
         let depth = self.shared.outbox().depth() + staged.depth();
@@ -321,11 +320,13 @@ impl OutboxWriter {
         let time_ms = if draft.time_ms == 0 { now_ms() } else { draft.time_ms };
         let Draft { ops, conditions, note, .. } = draft;
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
-        let limits: Limits = self.shared.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        limits.check(&txn)?;
-        // A maker that numbers its own transactions needs every one of them decided upstream.
+        // A maker that numbers its own transactions needs every one of them decided upstream, bad ones included.
         if draft.id.is_none() {
+            let limits: Limits = self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            limits.check(&txn)?;
             self.precheck(&txn.conditions, staged)?;
+        } else {
+            HARD.check(&txn)?;
         }
         let txn = Arc::new(txn);
         staged.insert(Arc::clone(&txn));

@@ -1,0 +1,36 @@
+//! A block: consecutive log frames as they travel to subscribers.
+
+use bytes::Bytes;
+
+use super::error::DecodeError;
+use super::frame::{check_chain, decode_frame};
+use super::payload::decode_entry;
+use crate::model::{Chain, Entry};
+
+/// Why a block does not decode.
+#[derive(Debug, thiserror::Error)]
+#[error("at byte {at} of a block: {error}")]
+pub struct BadBlock {
+    at: usize,
+    error: DecodeError,
+}
+
+/// Decodes the frames of a block, each with the chain after it, checking checksums and the chain from `chain` on.
+///
+/// # Errors
+/// At the first frame that is damaged, or whose chain does not follow from the one before.
+pub fn decode_block(block: Bytes, mut chain: Chain) -> Result<Vec<(Entry, Chain)>, BadBlock> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while at < block.len() {
+        let bad = |error| BadBlock { at, error };
+        let rest = block.slice(at..);
+        let (header, payload) = decode_frame(&rest).map_err(bad)?;
+        let frame = rest.slice(..payload.end);
+        chain = check_chain(&frame, &chain).map_err(bad)?;
+        let entry = decode_entry(&header, &frame.slice(payload)).map_err(bad)?;
+        at += frame.len();
+        entries.push((entry, chain));
+    }
+    Ok(entries)
+}

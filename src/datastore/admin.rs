@@ -1,0 +1,419 @@
+//! Administration of the datastore, through its local socket or from an administrator's connection.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use crate::codec::admin::{
+    CollectionInfo, CompactReport, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
+};
+use crate::codec::message::{Fate, Kind, Outcome, Row};
+use crate::codec::payload::encode_entry;
+use crate::codec::txn::decode_txn;
+use crate::env::real::RealFs;
+use crate::log::ReadError;
+use crate::model::{Entry, MemberName, Seq};
+use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
+use crate::transport::wire::{self, WireError};
+use crate::trust::Role;
+
+use super::commit::{self, Proposal, wait_applied};
+use super::compaction;
+use super::inspect;
+use super::shared::SharedRef;
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Name.
+    pub name: MemberName,
+    /// Role.
+    pub role: Role,
+}
+
+/// Serves the local socket, whose callers own the data directory, until the task is dropped.
+pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = SharedRef::clone(&shared);
+                tokio::spawn(async move {
+                    let caller = Caller { name: shared.local.clone(), role: Role::Admin };
+                    let (mut receive, mut send) = stream.into_split();
+                    if let Err(error) = serve(&shared, &caller, &mut receive, &mut send).await {
+                        tracing::debug!(%error, "a local request ended early");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the local socket");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn serve<R, W>(
+    shared: &SharedRef,
+    caller: &Caller,
+    receive: &mut R,
+    send: &mut W,
+) -> Result<(), WireError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let result = match answer::request(receive).await {
+        Ok(request) => match allow(caller, &request) {
+            Ok(()) => match request {
+                Request::Submit { .. } => submit(shared, caller, receive, send).await,
+                request => answer_to(shared, request, &mut Answer::new(send)).await,
+            },
+            Err(refused) => Err(refused),
+        },
+        Err(failure) => Err(failure),
+    };
+    Answer::new(send).end(result).await
+}
+
+/// Members may ask how things stand; everything else is for administrators.
+fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
+    let for_all = matches!(request, Request::Status | Request::Presence | Request::Collections);
+    if caller.role == Role::Admin || for_all {
+        return Ok(());
+    }
+    Err(refuse(format!("{} is a {}; this request needs the role admin", caller.name, caller.role)))
+}
+
+async fn answer_to<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    request: Request,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    match request {
+        Request::Status => answer.item(&inspect::status(shared)).await,
+        Request::Members => {
+            for member in shared.members.list(shared.head()) {
+                answer.item(&member).await?;
+            }
+            Ok(())
+        }
+        Request::Presence => {
+            for presence in shared.members.presence() {
+                answer.item(&presence).await?;
+            }
+            Ok(())
+        }
+        Request::Collections => {
+            let meta = shared.state.meta();
+            for (collection, sum) in meta.iter().flat_map(|meta| &meta.digests.collections) {
+                let (objects, bytes, digest) = (sum.objects, sum.bytes, sum.digest);
+                answer.item(&CollectionInfo { collection: collection.to_string(), objects, bytes, digest }).await?;
+            }
+            Ok(())
+        }
+        Request::Segments => {
+            for segment in inspect::segments(&shared.log) {
+                answer.item(&segment).await?;
+            }
+            Ok(())
+        }
+        Request::Get { collection, key, at } => {
+            let row = match at {
+                None => shared.state.get(&collection, &key).map_err(damaged)?.map(|object| {
+                    let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+                    Row::Object { collection, key, version, time_ms, value }
+                }),
+                Some(at) => {
+                    check_reached(shared, at)?;
+                    let log = shared.log.clone();
+                    off_thread(move || inspect::object_at(&log, &collection, &key, at)).await?.map_err(unreadable)?
+                }
+            };
+            match row {
+                Some(row) => answer.rows(&[row]).await,
+                None => Ok(()),
+            }
+        }
+        Request::List { collection, prefix, limit } => {
+            let snapshot = shared.state.snapshot().map_err(damaged)?;
+            let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+            stream_rows(answer, move |give| {
+                for row in snapshot.scan(&collection, &prefix, std::ops::Bound::Unbounded).take(limit) {
+                    let (key, object) = row.map_err(|error| error.to_string())?;
+                    let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+                    if !give(Row::Object { collection: collection.clone(), key, version, time_ms, value }) {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+            .await
+        }
+        Request::Export { at } => export(shared, at, answer).await,
+        Request::Tail { from, to, follow } => tail(shared, from, to, follow, answer).await,
+        Request::History { collection, key } => {
+            let (log, head) = (shared.log.clone(), shared.head());
+            let entries = off_thread(move || inspect::history(&log, &collection, &key, head)).await?;
+            for entry in entries.map_err(unreadable)? {
+                answer.frames(&frame(&entry)?).await?;
+            }
+            Ok(())
+        }
+        Request::Record { seq } => record(shared, seq, answer).await,
+        Request::OriginStatus { origin } => {
+            wait_applied(shared, shared.head()).await;
+            let row = shared.state.origin(origin).map_err(damaged)?.unwrap_or_default();
+            answer.item(&OriginInfo { taken: row.last_counter, decided: row.last_counter }).await
+        }
+        Request::Verify => verify(shared, answer).await,
+        Request::Compact { dry_run, history_ops } => compact(shared, dry_run, history_ops, answer).await,
+        Request::Enroll { name, role, ttl_s, addresses, replace } => {
+            let role: Role = role.parse().map_err(refuse)?;
+            let invitation = shared.members.invite(&name, role, ttl_s, addresses, replace).map_err(refuse)?;
+            answer.item(&invitation).await
+        }
+        Request::Revoke { name, remove } => {
+            shared.members.revoke(&name, remove).map_err(refuse)?;
+            answer.item(&serde_json::json!({ "name": name, "removed": remove })).await
+        }
+        Request::Barrier { seq, timeout_ms } => {
+            let seq = seq.unwrap_or_else(|| shared.head());
+            let timeout = std::time::Duration::from_millis(timeout_ms);
+            if tokio::time::timeout(timeout, wait_applied(shared, seq)).await.is_err() {
+                return Err(refuse(format!("sequence {seq} is not reached: the head is {}", shared.head())));
+            }
+            answer.item(&inspect::status(shared)).await
+        }
+        Request::Outbox | Request::Retry { .. } | Request::Dismiss { .. } => {
+            Err(refuse("this is a datastore, which has no outbox: run the command with a replica's --data-dir"))
+        }
+        Request::Submit { .. } => Err(refuse("a submission needs its stream")),
+    }
+}
+
+pub(super) fn unreadable(error: ReadError) -> Failure {
+    match error {
+        ReadError::Compacted { .. } => refuse(error),
+        error => damaged(error),
+    }
+}
+
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(refuse)
+}
+
+fn check_reached(shared: &SharedRef, at: Seq) -> Result<(), Failure> {
+    let head = shared.head();
+    if at > head { Err(refuse(format!("sequence {at} does not exist yet: the head is {head}"))) } else { Ok(()) }
+}
+
+fn frame(entry: &Entry) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    encode_entry(entry, &Default::default(), 0, 0, &mut bytes).map_err(refuse)?;
+    Ok(bytes)
+}
+
+/// Streams rows that a blocking producer gives.
+async fn stream_rows<W, P>(answer: &mut Answer<'_, W>, produce: P) -> Result<(), Failure>
+where
+    W: AsyncWrite + Unpin,
+    P: FnOnce(&mut dyn FnMut(Row) -> bool) -> Result<(), String> + Send + 'static,
+{
+    let (batches, mut ready) = mpsc::channel(4);
+    let producing = tokio::task::spawn_blocking(move || {
+        let mut batch = RowBatch::default();
+        let result = produce(&mut |row| batch.push(row).is_none_or(|rows| batches.blocking_send(rows).is_ok()));
+        let rest = batch.take();
+        if !rest.is_empty() {
+            let _ = batches.blocking_send(rest);
+        }
+        result
+    });
+    while let Some(rows) = ready.recv().await {
+        answer.rows(&rows).await?;
+    }
+    producing.await.map_err(refuse)?.map_err(damaged)
+}
+
+async fn export<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    at: Option<Seq>,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let past = match at {
+        None => None,
+        Some(at) => {
+            check_reached(shared, at)?;
+            let (path, cache, log) = (shared.path.clone(), shared.config.cache_bytes, shared.log.clone());
+            let rebuilt = off_thread(move || inspect::state_at(&path, cache, &log, at, &mut |_| {})).await?;
+            Some(rebuilt.map_err(refuse)?)
+        }
+    };
+    let state = past.as_ref().map_or(&shared.state, |past| &past.state);
+    let snapshot = state.snapshot().map_err(damaged)?;
+    let end = snapshot.meta().map(|meta| ExportEnd { seq: meta.seq, digest: meta.digest });
+    let result = stream_rows(answer, move |give| {
+        for row in snapshot.objects() {
+            let (collection, key, object) = row.map_err(|error| error.to_string())?;
+            let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            if !give(Row::Object { collection, key, version, time_ms, value }) {
+                break;
+            }
+        }
+        Ok(())
+    })
+    .await;
+    result?;
+    match end {
+        Some(end) => answer.item(&end).await,
+        None => Ok(()),
+    }
+}
+
+async fn tail<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    from: Seq,
+    to: Option<Seq>,
+    follow: bool,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let mut head = shared.head.subscribe();
+    let mut sent = from;
+    loop {
+        let durable = *head.borrow_and_update();
+        let end = to.map_or(durable, |to| to.min(durable));
+        while sent < end {
+            let (log, after) = (shared.log.clone(), sent);
+            let block = off_thread(move || log.frames(after, 1 << 20)).await?.map_err(unreadable)?;
+            // Entries after `to` are left out by the client, which knows what it asked for.
+            answer.frames(&block.bytes).await?;
+            sent = block.last;
+        }
+        if !follow || to.is_some_and(|to| sent >= to) {
+            return Ok(());
+        }
+        head.changed().await.map_err(refuse)?;
+    }
+}
+
+async fn record<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    seq: Seq,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    check_reached(shared, seq)?;
+    let log = shared.log.clone();
+    let found = off_thread(move || log.read_record(seq)).await?.map_err(unreadable)?;
+    answer.item(&RecordInfo::of(&found.file, found.offset, &found.frame).map_err(damaged)?).await
+}
+
+async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
+    let (progress, mut told) = mpsc::channel::<Progress>(16);
+    let (path, cache, log, state) =
+        (shared.path.clone(), shared.config.cache_bytes, shared.log.clone(), shared.state.clone());
+    let working = tokio::task::spawn_blocking(move || check(&path, cache, &log, &state, &progress));
+    while let Some(progress) = told.recv().await {
+        answer.item(&progress).await?;
+    }
+    let mut report = working.await.map_err(refuse)?;
+    for member in shared.members.presence() {
+        if let Some(problem) = member.unhealthy {
+            report.findings.push(Finding { place: format!("member {}", member.name), offset: None, problem });
+        } else {
+            report.members.push(format!("{}: applied {}", member.name, member.applied));
+        }
+    }
+    report.ok = report.findings.is_empty();
+    answer.item(&report).await
+}
+
+/// Checks files, chain and digests; also used on a directory that no process runs on.
+pub fn check(
+    path: &std::path::Path,
+    cache_bytes: u64,
+    log: &crate::log::LogReader,
+    state: &crate::state::StateStore,
+    progress: &mpsc::Sender<Progress>,
+) -> VerifyReport {
+    let tell = |stage: &str, done, total| {
+        let _ = progress.try_send(Progress { stage: stage.into(), done, total });
+    };
+    let files = crate::log::verify(&RealFs, &path.join("log"), &mut |done, total| tell("log", done, total));
+    let mut report = VerifyReport { files: files.files, records: files.records, bytes: files.bytes, ..Default::default() };
+    for damage in &files.damage {
+        let (place, offset) = (damage.file.clone(), Some(damage.offset));
+        report.findings.push(Finding { place, offset, problem: damage.to_string() });
+    }
+    let finding = |place: &str, problem: String| Finding { place: place.into(), offset: None, problem };
+    match state.check() {
+        Ok(checked) => {
+            report.findings.extend(checked.damage.iter().map(|damage| finding("state", damage.to_string())));
+        }
+        Err(error) => report.findings.push(finding("state", error.to_string())),
+    }
+    if report.findings.is_empty() {
+        match inspect::compare_with_log(path, cache_bytes, log, state, &mut |what| tell(what, 0, 0)) {
+            Ok(findings) => report.findings.extend(findings.into_iter().map(|problem| finding("state", problem))),
+            Err(error) => report.findings.push(finding("log", error.to_string())),
+        }
+    }
+    if let Some(meta) = state.meta() {
+        (report.seq, report.digest) = (meta.seq, meta.digest);
+    }
+    report.ok = report.findings.is_empty();
+    report
+}
+
+async fn compact<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    dry_run: bool,
+    history_ops: Option<u64>,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let (progress, mut told) = mpsc::channel::<Progress>(16);
+    let (reply, result) = tokio::sync::oneshot::channel::<Result<CompactReport, String>>();
+    let request = compaction::Request { dry_run, history_ops, progress, reply };
+    shared.compaction.send(request).await.map_err(|_| refuse("the datastore is stopping"))?;
+    while let Some(progress) = told.recv().await {
+        answer.item(&progress).await?;
+    }
+    let report = result.await.map_err(|_| refuse("the datastore is stopping"))?.map_err(refuse)?;
+    answer.item(&report).await
+}
+
+async fn submit<R, W>(shared: &SharedRef, caller: &Caller, receive: &mut R, send: &mut W) -> Result<(), Failure>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
+    let take_in = async {
+        while let Some((kind, body)) = wire::read(receive).await? {
+            if kind != Kind::Push {
+                return Err(refuse(format!("expected a transaction, found a message {kind:?}")));
+            }
+            let txn = decode_txn(&body).map_err(refuse)?;
+            let proposal = Proposal { member: caller.name.clone(), txn, reply: reply.clone() };
+            let sent = shared.commit.send(commit::Request::Commit(proposal)).await;
+            sent.map_err(|_| refuse("the datastore is stopping"))?;
+        }
+        drop(reply);
+        Ok(())
+    };
+    let give_out = async {
+        while let Some(outcome) = outcomes.recv().await {
+            // What was answered can be read at once.
+            if let Fate::Committed(seq) | Fate::Rejected(seq, _) = &outcome.fate {
+                wait_applied(shared, *seq).await;
+            }
+            wire::send(send, Kind::Outcome, &outcome).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(take_in, give_out).map(|_| ())
+}

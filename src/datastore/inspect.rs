@@ -1,0 +1,173 @@
+//! What the datastore says of itself: status, history, the state at an earlier sequence.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::codec::admin::{SegmentInfo, Status};
+use crate::codec::message::Row;
+use crate::log::{LogReader, ReadError};
+use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
+use crate::state::StateStore;
+
+use super::open::{OpenError, rebuild_state};
+use super::shared::SharedRef;
+
+/// The datastore's status.
+pub(super) fn status(shared: &SharedRef) -> Status {
+    let head = shared.head();
+    let meta = shared.state.meta();
+    let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
+    let refusal = shared.refusal();
+    Status {
+        role: "datastore".into(),
+        running: true,
+        log_id: Some(shared.log.log_id()),
+        generation: shared.log.generation(),
+        seq,
+        head,
+        horizon: shared.log.horizon(),
+        floor: shared.floor(),
+        digest: meta.as_ref().map(|meta| meta.digest).unwrap_or_default(),
+        verdict: "Same".into(),
+        lag_ops: head.since(seq),
+        connected: true,
+        subscribers: shared.members.connected(),
+        objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
+        log_bytes: shared.log.segments().iter().map(|segment| segment.bytes).sum(),
+        disk_free_bytes: super::commit::free_space(&shared.path).unwrap_or_default(),
+        healthy: refusal.is_empty(),
+        remedy: if refusal.is_empty() { String::new() } else { "free some disk space, or compact".into() },
+        problem: refusal,
+        version: env!("CARGO_PKG_VERSION").into(),
+        address: shared.address.to_string(),
+        uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ..Status::default()
+    }
+}
+
+/// The segment files.
+pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
+    let info = |segment: crate::log::SegmentInfo| {
+        let state = match (segment.sealed, segment.compacted) {
+            (false, _) => "open",
+            (true, true) => "compacted",
+            (true, false) => "sealed",
+        };
+        SegmentInfo {
+            file: segment.file,
+            first: segment.first,
+            last: segment.last,
+            bytes: segment.bytes,
+            state: state.into(),
+            garbage_bytes: segment.garbage_bytes,
+        }
+    };
+    log.segments().into_iter().map(info).collect()
+}
+
+/// The entries that touch one object, oldest first, with only the operations on it.
+pub fn history(log: &LogReader, collection: &Collection, key: &Key, to: Seq) -> Result<Vec<Entry>, ReadError> {
+    let mut found = Vec::new();
+    for entry in log.base_entries().chain(log.entries(log.horizon(), to)) {
+        let mut entry = entry?;
+        if let EntryBody::Commit(txn) = &mut entry.body {
+            txn.ops.retain(|op| op.collection() == collection && op.key() == key);
+            if !txn.ops.is_empty() {
+                found.push(entry);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One object as of an earlier sequence.
+pub fn object_at(log: &LogReader, collection: &Collection, key: &Key, at: Seq) -> Result<Option<Row>, ReadError> {
+    if at < log.horizon() {
+        return Err(ReadError::Compacted { horizon: log.horizon() });
+    }
+    let last = history(log, collection, key, at)?.pop();
+    Ok(last.and_then(|entry| {
+        let EntryBody::Commit(txn) = entry.body else { return None };
+        match txn.ops.into_iter().next_back() {
+            Some(Op::Put { collection, key, value }) => {
+                Some(Row::Object { collection, key, version: entry.seq, time_ms: entry.time_ms, value })
+            }
+            _ => None,
+        }
+    }))
+}
+
+/// A state as of an earlier sequence, in a directory of its own that goes with it.
+pub struct PastState {
+    /// The state.
+    pub state: StateStore,
+    directory: PathBuf,
+}
+
+impl Drop for PastState {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            tracing::warn!(%error, directory = %self.directory.display(), "a temporary directory could not be removed");
+        }
+    }
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+const PAST_PREFIX: &str = "past-";
+
+/// Rebuilds the state as of `at` beside the data in `path`.
+///
+/// # Errors
+/// When `at` lies below the horizon or the log is damaged.
+pub fn state_at(
+    path: &std::path::Path,
+    cache_bytes: u64,
+    log: &LogReader,
+    at: Seq,
+    progress: &mut dyn FnMut(&str),
+) -> Result<PastState, OpenError> {
+    if at < log.horizon() {
+        return Err(ReadError::Compacted { horizon: log.horizon() }.into());
+    }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let directory = path.join(format!("{PAST_PREFIX}{}-{number}", std::process::id()));
+    let state = rebuild_state(&directory, cache_bytes, log, at, progress)?;
+    Ok(PastState { state, directory })
+}
+
+/// Removes what an interrupted [`state_at`] left behind.
+pub fn remove_past(path: &std::path::Path) {
+    let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PAST_PREFIX)) {
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+}
+
+/// Recomputes the state's digest from the log alone and compares it with the index.
+///
+/// # Errors
+/// When the log cannot be read to its end.
+pub fn compare_with_log(
+    path: &std::path::Path,
+    cache_bytes: u64,
+    log: &LogReader,
+    state: &StateStore,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<String>, OpenError> {
+    let Some(meta) = state.meta() else { return Ok(vec!["the state index has no position".into()]) };
+    let past = state_at(path, cache_bytes, log, meta.seq, progress)?;
+    let Some(replayed) = past.state.meta() else { return Ok(vec!["the log gives no state".into()]) };
+    let mut findings = Vec::new();
+    let names: BTreeSet<_> = meta.digests.collections.keys().chain(replayed.digests.collections.keys()).collect();
+    for name in names {
+        let (index, log) = (meta.digests.collections.get(name), replayed.digests.collections.get(name));
+        if index != log {
+            findings.push(format!("collection {name}: the index holds {index:?}, the log adds up to {log:?}"));
+        }
+    }
+    if meta.digests.origins != replayed.digests.origins {
+        findings.push("the origins of the index differ from those of the log".into());
+    }
+    Ok(findings)
+}

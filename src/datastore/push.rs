@@ -1,0 +1,60 @@
+//! One push stream: transactions in, outcomes out, in order.
+
+use tokio::sync::mpsc;
+
+use crate::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused};
+use crate::codec::txn::decode_txn;
+use crate::model::{MemberName, Origin};
+use crate::transport::wire::{self, WireError};
+
+use super::commit::{Proposal, Request};
+use super::shared::SharedRef;
+
+/// Serves a push stream until the client finishes it.
+pub(super) async fn serve(
+    shared: &SharedRef,
+    member: &MemberName,
+    send: &mut quinn::SendStream,
+    receive: &mut quinn::RecvStream,
+) -> Result<(), WireError> {
+    let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
+    let take_in = async {
+        while let Some((kind, body)) = wire::read(receive).await? {
+            if kind != Kind::Push {
+                return Err(BadMessage::Unexpected { expected: "Push", found: kind }.into());
+            }
+            let txn = decode_txn(&body).map_err(|error| {
+                let code = RefusalCode::Protocol;
+                Refused { code, message: format!("a pushed transaction does not decode: {error}") }
+            })?;
+            refuse_reserved(txn.id.origin)?;
+            let proposal = Proposal { member: member.clone(), txn, reply: reply.clone() };
+            shared.commit.send(Request::Commit(proposal)).await.map_err(|_| WireError::Closed)?;
+        }
+        drop(reply);
+        Ok(())
+    };
+    let give_out = async {
+        let mut chunk = Vec::new();
+        while let Some(outcome) = outcomes.recv().await {
+            chunk.clear();
+            chunk.extend(message::encode(Kind::Outcome, &outcome));
+            while chunk.len() < 32 << 10
+                && let Ok(outcome) = outcomes.try_recv()
+            {
+                chunk.extend(message::encode(Kind::Outcome, &outcome));
+            }
+            tokio::io::AsyncWriteExt::write_all(send, &chunk).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(take_in, give_out).map(|_| ())
+}
+
+fn refuse_reserved(origin: Origin) -> Result<(), Refused> {
+    if origin == Origin::default() {
+        let message = "the origin of a transaction must not be all zeros".into();
+        return Err(Refused { code: RefusalCode::Protocol, message });
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! One member's connection: greeting, verdict, and the streams that follow.
+
+use std::time::Duration;
+
+use tokio::time::{interval, timeout};
+
+use crate::codec::message::{
+    self, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
+};
+use crate::model::{MemberName, Position, Seq, Verdict};
+use crate::protocol::session::{common_version, verdict};
+use crate::telemetry;
+use crate::transport::wire::{self, WireError};
+use crate::trust::Role;
+
+use super::feed::{self, FeedEnd};
+use super::members::PresenceId;
+use super::shared::{SharedRef, now_ms};
+use super::{admin, push, snapshot};
+
+/// Longest wait for a client's greeting.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Close codes on the wire.
+const CLOSE_DONE: u32 = 0;
+const CLOSE_REFUSED: u32 = 1;
+
+#[derive(Clone)]
+pub(super) struct Session {
+    pub shared: SharedRef,
+    pub connection: quinn::Connection,
+    pub member: MemberName,
+    pub role: Role,
+}
+
+fn refused(code: RefusalCode, message: impl Into<String>) -> Refused {
+    Refused { code, message: message.into() }
+}
+
+impl Session {
+    /// Serves the connection until it ends.
+    pub(super) async fn run(self) {
+        let presence = self.shared.members.arrive(&self.member, self.role, &self.connection);
+        telemetry::metrics::subscribers(self.shared.members.connected());
+        let mut stopping = self.shared.stopping.subscribe();
+        let result = tokio::select! {
+            result = self.accept_streams(presence) => result,
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                Err(refused(RefusalCode::Stopping, "the datastore is stopping").into())
+            }
+        };
+        match &result {
+            Err(WireError::Refused(refused)) => {
+                tracing::warn!(member = %self.member, reason = refused.message, "connection refused");
+                self.connection.close(CLOSE_REFUSED.into(), refused.message.as_bytes());
+            }
+            Err(error) => {
+                tracing::debug!(member = %self.member, %error, "connection ended");
+                self.connection.close(CLOSE_DONE.into(), b"");
+            }
+            Ok(()) => self.connection.close(CLOSE_DONE.into(), b""),
+        }
+        self.shared.members.leave(presence);
+        telemetry::metrics::subscribers(self.shared.members.connected());
+    }
+
+    async fn accept_streams(&self, presence: PresenceId) -> Result<(), WireError> {
+        let mut streams = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = self.connection.accept_bi() => {
+                    let Ok((send, receive)) = stream else { return Ok(()) };
+                    let session = self.clone();
+                    streams.spawn(async move { session.serve(presence, send, receive).await });
+                }
+                Some(ended) = streams.join_next() => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(WireError::Refused(refused))) => return Err(refused.into()),
+                    Ok(Err(error)) => tracing::debug!(member = %self.member, %error, "stream ended"),
+                    Err(error) => tracing::error!(member = %self.member, %error, "a stream's task failed"),
+                },
+            }
+        }
+    }
+
+    async fn serve(
+        self,
+        presence: PresenceId,
+        mut send: quinn::SendStream,
+        mut receive: quinn::RecvStream,
+    ) -> Result<(), WireError> {
+        let open = timeout(GREETING_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open));
+        let open = open.await.map_err(|_| refused(RefusalCode::Protocol, "no greeting came"))??;
+        match open {
+            Open::Control => self.control(presence, &mut send, &mut receive).await,
+            Open::Push if self.role.may_write() => {
+                push::serve(&self.shared, &self.member, &mut send, &mut receive).await
+            }
+            Open::Push => {
+                let message = format!("{} is a {} and may not push", self.member, self.role);
+                let refused = refused(RefusalCode::Forbidden, message);
+                wire::send(&mut send, Kind::Refused, &refused).await?;
+                let _ = send.finish();
+                Ok(())
+            }
+            Open::Snapshot => snapshot::serve(&self.shared, &mut send).await,
+            Open::Renew => self.renew(&mut send, &mut receive).await,
+            Open::Admin => {
+                let caller = admin::Caller { name: self.member.clone(), role: self.role };
+                admin::serve(&self.shared, &caller, &mut receive, &mut send).await?;
+                let _ = send.finish();
+                Ok(())
+            }
+            Open::Tail => Err(refused(RefusalCode::Protocol, "a tail is opened by the datastore").into()),
+        }
+    }
+
+    async fn renew(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
+        let (kind, request) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+        if kind != Kind::Renew {
+            return Err(refused(RefusalCode::Protocol, "expected a renewal request").into());
+        }
+        match self.shared.members.renew(&self.member, &request) {
+            Ok(certificate) => wire::send_raw(send, Kind::Renewed, &certificate).await?,
+            Err(reason) => wire::send(send, Kind::Refused, &refused(RefusalCode::Forbidden, reason)).await?,
+        }
+        let _ = send.finish();
+        Ok(())
+    }
+
+    async fn control(
+        &self,
+        presence: PresenceId,
+        send: &mut quinn::SendStream,
+        receive: &mut quinn::RecvStream,
+    ) -> Result<(), WireError> {
+        let hello: Hello = wire::expect(receive, Kind::Hello).await?;
+        let version = common_version(&hello)?;
+        let welcome = self.welcome(version, &hello)?;
+        self.shared.members.greet(presence, &hello);
+        wire::send(send, Kind::Welcome, &welcome).await?;
+        if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
+            telemetry::metrics::verdict(bad);
+            tracing::warn!(member = %self.member, verdict = %bad, "a member's position does not fit");
+        }
+        let mut heartbeats = interval(Duration::from_millis(welcome.heartbeat_ms));
+        let mut tail = std::pin::pin!(futures_pending());
+        let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
+        let listen = self.listen(presence, receive, wanted);
+        let mut listen = std::pin::pin!(listen);
+        let fits = welcome.verdict.is_none_or(Verdict::is_good);
+        loop {
+            tokio::select! {
+                result = &mut listen => return result,
+                _ = heartbeats.tick() => {
+                    let (head, floor) = (self.shared.head(), self.shared.floor());
+                    wire::send(send, Kind::Heartbeat, &Heartbeat { head, floor, time_ms: now_ms() }).await?;
+                }
+                Some(from) = subscription.recv() => {
+                    if !fits || from > self.shared.head() {
+                        return Err(refused(RefusalCode::Diverged, "the positions do not fit: no tail is served").into());
+                    }
+                    tail.set(self.feed(from));
+                }
+                end = &mut tail => match end {
+                    FeedEnd::Compacted => {
+                        tail.set(futures_pending());
+                        wire::send(send, Kind::Compacted, &Compacted { horizon: self.shared.log.horizon() }).await?;
+                    }
+                    FeedEnd::Log(error) => {
+                        tracing::error!(%error, "the log cannot be read");
+                        return Err(refused(RefusalCode::Internal, format!("the log cannot be read: {error}")).into());
+                    }
+                    FeedEnd::Wire(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn feed(&self, from: Seq) -> Feeding {
+        let (shared, connection) = (std::sync::Arc::clone(&self.shared), self.connection.clone());
+        Box::pin(async move {
+            match feed::serve(&shared, &connection, from).await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            }
+        })
+    }
+
+    async fn listen(
+        &self,
+        presence: PresenceId,
+        receive: &mut quinn::RecvStream,
+        wanted: tokio::sync::mpsc::Sender<Seq>,
+    ) -> Result<(), WireError> {
+        while let Some((kind, body)) = wire::read(receive).await? {
+            match kind {
+                Kind::Subscribe => {
+                    let subscribe: Subscribe = message::decode(kind, &body)?;
+                    let _ = wanted.send(subscribe.from).await;
+                }
+                Kind::Progress => {
+                    let progress: Progress = message::decode(kind, &body)?;
+                    let head = self.shared.head();
+                    telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
+                    self.shared.members.progress(presence, &progress, head);
+                }
+                // A newer member may say more on this stream; what is not understood is not needed.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&self, version: u16, hello: &Hello) -> Result<Welcome, WireError> {
+        let shared = &self.shared;
+        let (head, horizon, lineage) = (shared.head(), shared.log.horizon(), shared.log.lineage());
+        let internal = |error: &dyn std::fmt::Display| {
+            refused(RefusalCode::Internal, format!("the datastore's log cannot be read: {error}"))
+        };
+        let chain_at = |seq: Seq| shared.log.chain_at(seq).map_err(|error| internal(&error));
+        let chain_at_client = match &hello.position {
+            Some(mine) if mine.log_id == shared.log.log_id() && mine.seq <= head && mine.seq >= horizon => {
+                chain_at(mine.seq)?
+            }
+            _ => None,
+        };
+        let here = Position {
+            log_id: shared.log.log_id(),
+            generation: shared.log.generation(),
+            seq: head,
+            chain: chain_at(head)?.unwrap_or_default(),
+            digest: crate::model::Digest::ZERO,
+        };
+        let bytes = |value: usize| value as u64;
+        Ok(Welcome {
+            version,
+            software: format!("gravwell {}", env!("CARGO_PKG_VERSION")),
+            member: self.member.to_string(),
+            role: self.role.to_string(),
+            log_id: here.log_id,
+            generation: here.generation,
+            verdict: verdict(hello.position.as_ref(), &here, &lineage, chain_at_client),
+            lineage,
+            head,
+            horizon,
+            heartbeat_ms: shared.config.heartbeat_ms(),
+            txn_bytes_max: bytes(shared.limits.txn_bytes_max),
+            value_bytes_max: bytes(shared.limits.value_bytes_max),
+            key_bytes_max: bytes(shared.limits.key_bytes_max),
+        })
+    }
+}
+
+type Feeding = std::pin::Pin<Box<dyn Future<Output = FeedEnd> + Send>>;
+
+fn futures_pending() -> Feeding {
+    Box::pin(std::future::pending())
+}

@@ -1,0 +1,98 @@
+//! What all parts of a running datastore share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+
+use crate::codec::message::Bookmark;
+use crate::config::datastore::DatastoreConfig;
+use crate::log::LogReader;
+use crate::model::{Limits, MemberName, Seq};
+use crate::protocol::feed::Ring;
+use crate::state::StateStore;
+
+use super::commit;
+use super::compaction;
+use super::members::Members;
+
+/// Memory for recent batches.
+const RING_BYTES: usize = 16 << 20;
+/// Snapshots served at the same time; others wait in line.
+const SNAPSHOTS_MAX: usize = 2;
+
+/// Shared state of one datastore.
+pub(super) struct Shared {
+    pub config: DatastoreConfig,
+    pub path: PathBuf,
+    pub log: LogReader,
+    pub state: StateStore,
+    pub ring: RwLock<Ring>,
+    /// Last durable sequence.
+    pub head: watch::Sender<Seq>,
+    /// Last sequence in the state index.
+    pub applied: watch::Sender<Seq>,
+    pub bookmarks: broadcast::Sender<Bookmark>,
+    pub commit: mpsc::Sender<commit::Request>,
+    pub compaction: mpsc::Sender<compaction::Request>,
+    pub members: Members,
+    pub snapshots: Arc<Semaphore>,
+    pub limits: Limits,
+    /// Bytes free on the file system, as last measured by the committer.
+    pub disk_free: AtomicU64,
+    /// Why writes are refused; empty when they are not.
+    pub write_refusal: Mutex<String>,
+    pub address: std::net::SocketAddr,
+    pub started: Instant,
+    pub stopping: watch::Sender<bool>,
+    /// Name under which the datastore's own host administers.
+    pub local: MemberName,
+}
+
+pub(super) type SharedRef = Arc<Shared>;
+
+pub(super) fn new_ring() -> RwLock<Ring> {
+    RwLock::new(Ring::new(RING_BYTES))
+}
+
+pub(super) fn snapshot_permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(SNAPSHOTS_MAX))
+}
+
+impl Shared {
+    pub(super) fn head(&self) -> Seq {
+        *self.head.borrow()
+    }
+
+    pub(super) fn floor(&self) -> Seq {
+        self.members.floor(self.head())
+    }
+
+    pub(super) fn refusal(&self) -> String {
+        self.write_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_refusal(&self, why: &str) {
+        let mut refusal = self.write_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if *refusal != why {
+            if why.is_empty() {
+                tracing::info!("writes are accepted again");
+            } else {
+                tracing::warn!(why, "writes are refused");
+            }
+            why.clone_into(&mut refusal);
+        }
+    }
+
+    pub(super) fn disk_free(&self) -> u64 {
+        self.disk_free.load(Ordering::Relaxed)
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC, by the machine's clock.
+pub(super) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

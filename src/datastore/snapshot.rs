@@ -1,0 +1,75 @@
+//! Serving the whole state, as of one instant, to a member that cannot be served a tail.
+
+use tokio::sync::mpsc;
+
+use crate::codec::message::{self, Kind, Row, SnapshotBegin, SnapshotEnd};
+use crate::state::{StateError, StateSnapshot};
+use crate::transport::wire::{self, WireError};
+
+use super::shared::SharedRef;
+
+/// Rows are sent in messages of about this size.
+const BATCH_BYTES: usize = 256 << 10;
+/// Messages that may wait for the network.
+const BATCHES_WAITING: usize = 4;
+
+/// Sends a snapshot; waits in line while too many others are being sent.
+pub(super) async fn serve(shared: &SharedRef, send: &mut quinn::SendStream) -> Result<(), WireError> {
+    let _permit = shared.snapshots.acquire().await.map_err(std::io::Error::other)?;
+    let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
+    let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
+    let begin = SnapshotBegin {
+        position: meta.position(),
+        lineage: meta.lineage.clone(),
+        time_ms: meta.time_ms,
+        objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
+        bytes: meta.digests.collections.values().map(|sum| sum.bytes).sum(),
+    };
+    wire::send(send, Kind::SnapshotBegin, &begin).await?;
+    let (batches, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(BATCHES_WAITING);
+    let reading = tokio::task::spawn_blocking(move || read(&snapshot, &batches));
+    let mut rows = 0;
+    while let Some((count, batch)) = ready.recv().await {
+        rows += count;
+        tokio::io::AsyncWriteExt::write_all(send, &batch).await?;
+    }
+    reading.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
+    wire::send(send, Kind::SnapshotEnd, &SnapshotEnd { rows, digest: meta.digest, chain: meta.chain }).await?;
+    send.finish().map_err(std::io::Error::other)?;
+    crate::telemetry::metrics::snapshot_served();
+    Ok(())
+}
+
+fn read(snapshot: &StateSnapshot, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Result<(), StateError> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut bytes = 0;
+    let mut give = |rows: &mut Vec<Row>| {
+        let count = rows.len() as u64;
+        let sent = batches.blocking_send((count, message::encode(Kind::Rows, rows))).is_ok();
+        rows.clear();
+        sent
+    };
+    let objects = snapshot.objects().map(|row| {
+        row.map(|(collection, key, object)| {
+            let bytes = key.len() + object.value.len() + 64;
+            let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            (Row::Object { collection, key, version, time_ms, value }, bytes)
+        })
+    });
+    let origins = snapshot.origins().map(|row| row.map(|(origin, row)| (Row::Origin { origin, row }, 64)));
+    for row in objects.chain(origins) {
+        let (row, size) = row?;
+        rows.push(row);
+        bytes += size;
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            if !give(&mut rows) {
+                return Ok(());
+            }
+        }
+    }
+    if !rows.is_empty() {
+        give(&mut rows);
+    }
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Administration of a replica through its local socket.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use crate::codec::admin::{
+    CollectionInfo, ExportEnd, Finding, OutboxItem, PendingInfo, RejectedInfo, Request, VerifyReport,
+};
+use crate::codec::jsonl;
+use crate::codec::message::{Fate, Kind, Outcome, RefusalCode, Refused, Row};
+use crate::codec::txn::decode_txn;
+use crate::model::{Collection, Key, Seq, TxnId};
+use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
+use crate::transport::wire::{self, WireError};
+
+use super::{Draft, Receipt, Replica, Stage, SubmitError};
+
+/// Serves the local socket until the task is dropped.
+pub async fn listen(replica: Replica, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let replica = replica.clone();
+                tokio::spawn(async move {
+                    let (mut receive, mut send) = stream.into_split();
+                    if let Err(error) = serve(&replica, &mut receive, &mut send).await {
+                        tracing::debug!(%error, "a local request ended early");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the local socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn serve<R, W>(replica: &Replica, receive: &mut R, send: &mut W) -> Result<(), WireError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let result = match answer::request(receive).await {
+        Ok(Request::Submit { wait }) => submit(replica, wait, receive, send).await,
+        Ok(request) => answer_to(replica, request, &mut Answer::new(send)).await,
+        Err(failure) => Err(failure),
+    };
+    Answer::new(send).end(result).await
+}
+
+async fn answer_to<W: AsyncWrite + Unpin>(
+    replica: &Replica,
+    request: Request,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    match request {
+        Request::Status => answer.item(&replica.status()).await,
+        Request::Collections => {
+            let meta = replica.state().meta();
+            for (collection, sum) in meta.iter().flat_map(|meta| &meta.digests.collections) {
+                let (objects, bytes, digest) = (sum.objects, sum.bytes, sum.digest);
+                answer.item(&CollectionInfo { collection: collection.to_string(), objects, bytes, digest }).await?;
+            }
+            Ok(())
+        }
+        Request::Get { at: Some(_), .. } | Request::Export { at: Some(_) } => {
+            Err(refuse("a replica holds the present only: ask the datastore for the state at an earlier sequence"))
+        }
+        Request::Get { collection, key, at: None } => match replica.get(&collection, &key).map_err(damaged)? {
+            Some(object) => answer.rows(&[as_row(&collection, key, object)]).await,
+            None => Ok(()),
+        },
+        Request::List { collection, prefix, limit } => list(replica, &collection, &prefix, limit, answer).await,
+        Request::Export { at: None } => export(replica, answer).await,
+        Request::Outbox => outbox(replica, answer).await,
+        Request::Retry { id } => {
+            for id in chosen(replica, id) {
+                replica.retry(id).await.map_err(refuse)?;
+                answer.item(&id).await?;
+            }
+            Ok(())
+        }
+        Request::Dismiss { id } => {
+            for id in chosen(replica, id) {
+                replica.dismiss(id).await.map_err(refuse)?;
+                answer.item(&id).await?;
+            }
+            Ok(())
+        }
+        Request::OriginStatus { origin } => answer.item(&replica.origin(origin).map_err(damaged)?).await,
+        Request::Barrier { seq, timeout_ms } => barrier(replica, seq, timeout_ms, answer).await,
+        Request::Verify => verify(replica, answer).await,
+        Request::Members
+        | Request::Presence
+        | Request::Segments
+        | Request::Tail { .. }
+        | Request::History { .. }
+        | Request::Record { .. }
+        | Request::Compact { .. }
+        | Request::Enroll { .. }
+        | Request::Revoke { .. } => {
+            Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))
+        }
+        Request::Submit { .. } => Err(refuse("a submission needs its stream")),
+    }
+}
+
+fn as_row(collection: &Collection, key: Key, object: super::Object) -> Row {
+    let version = object.version.unwrap_or(Seq::ZERO);
+    Row::Object { collection: collection.clone(), key, version, time_ms: object.time_ms, value: object.value }
+}
+
+async fn list<W: AsyncWrite + Unpin>(
+    replica: &Replica,
+    collection: &Collection,
+    prefix: &str,
+    limit: Option<u64>,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    const PAGE: usize = 512;
+    let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut after: Option<Key> = None;
+    while left > 0 {
+        let page = replica.scan(collection, prefix, after.as_ref(), left.min(PAGE)).map_err(damaged)?;
+        left -= page.len();
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|(key, _)| key.clone());
+        let rows: Vec<Row> = page.into_iter().map(|(key, object)| as_row(collection, key, object)).collect();
+        if !rows.is_empty() {
+            answer.rows(&rows).await?;
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn export<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
+    let snapshot = replica.state().snapshot().map_err(damaged)?;
+    let end = snapshot.meta().map(|meta| ExportEnd { seq: meta.seq, digest: meta.digest });
+    let (batches, mut ready) = mpsc::channel(4);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut batch = RowBatch::default();
+        for row in snapshot.objects() {
+            let (collection, key, object) = row?;
+            let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            if let Some(rows) = batch.push(Row::Object { collection, key, version, time_ms, value })
+                && batches.blocking_send(rows).is_err()
+            {
+                return Ok(());
+            }
+        }
+        let _ = batches.blocking_send(batch.take());
+        Ok::<_, crate::state::StateError>(())
+    });
+    while let Some(rows) = ready.recv().await {
+        answer.rows(&rows).await?;
+    }
+    reading.await.map_err(refuse)?.map_err(damaged)?;
+    match end {
+        Some(end) => answer.item(&end).await,
+        None => Ok(()),
+    }
+}
+
+async fn outbox<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
+    for txn in replica.pending() {
+        let (id, time_ms) = (txn.id, txn.time_ms);
+        answer.item(&OutboxItem::Pending(PendingInfo { id, time_ms, txn: jsonl::txn_to_json(&txn) })).await?;
+    }
+    for rejected in replica.rejected() {
+        let (id, seq, reason) = (rejected.txn.id, rejected.seq, rejected.reason.to_string());
+        let (time_ms, txn) = (rejected.txn.time_ms, jsonl::txn_to_json(&rejected.txn));
+        answer.item(&OutboxItem::Rejected(RejectedInfo { id, seq, reason, time_ms, txn })).await?;
+    }
+    Ok(())
+}
+
+fn chosen(replica: &Replica, id: Option<TxnId>) -> Vec<TxnId> {
+    id.map_or_else(|| replica.rejected().iter().map(|rejected| rejected.txn.id).collect(), |id| vec![id])
+}
+
+async fn barrier<W: AsyncWrite + Unpin>(
+    replica: &Replica,
+    seq: Option<Seq>,
+    timeout_ms: u64,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let timeout = Duration::from_millis(timeout_ms);
+    let reached = match seq {
+        Some(seq) => replica.barrier(seq, timeout).await,
+        None => replica.drain(timeout).await,
+    };
+    let status = replica.status();
+    if !reached {
+        let what = seq.map_or_else(|| "the outbox has not drained".to_owned(), |seq| format!("{seq} is not reached"));
+        return Err(refuse(format!(
+            "{what} within {timeout_ms} ms: sequence {}, head {}, outbox {}, {}",
+            status.seq,
+            status.head,
+            status.outbox,
+            if status.connected { "connected".to_owned() } else { format!("not connected: {}", replica.trouble()) }
+        )));
+    }
+    answer.item(&status).await
+}
+
+async fn verify<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
+    let state = replica.state();
+    if state.meta().is_none() {
+        return answer.item(&VerifyReport { ok: true, ..VerifyReport::default() }).await;
+    }
+    let report = tokio::task::spawn_blocking(move || state.check()).await.map_err(refuse)?.map_err(damaged)?;
+    let finding = |problem: String| Finding { place: "state".into(), offset: None, problem };
+    let findings: Vec<Finding> = report.damage.iter().map(|damage| finding(damage.to_string())).collect();
+    let status = replica.status();
+    let digest = status.digest;
+    let ok = findings.is_empty();
+    answer.item(&VerifyReport { ok, records: report.rows, seq: status.seq, digest, findings, ..VerifyReport::default() }).await
+}
+
+async fn submit<R, W>(replica: &Replica, wait: bool, receive: &mut R, send: &mut W) -> Result<(), Failure>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    type Answering = tokio::sync::oneshot::Receiver<Result<Receipt, SubmitError>>;
+    let (queue, mut queued) = mpsc::channel::<(TxnId, Answering)>(8192);
+    let take_in = async {
+        while let Some((kind, body)) = wire::read(receive).await? {
+            if kind != Kind::Push {
+                return Err(refuse(format!("expected a transaction, found a message {kind:?}")));
+            }
+            let txn = decode_txn(&body).map_err(refuse)?;
+            let id = txn.id;
+            let draft = Draft {
+                ops: txn.ops,
+                conditions: txn.conditions,
+                note: txn.note,
+                id: Some(id),
+                time_ms: txn.time_ms,
+                settled: txn.settled,
+            };
+            let answering = replica.submit_pipelined(draft).await.map_err(refuse)?;
+            if queue.send((id, answering)).await.is_err() {
+                break;
+            }
+        }
+        drop(queue);
+        Ok(())
+    };
+    let give_out = async {
+        while let Some((id, answering)) = queued.recv().await {
+            let fate = match answering.await.map_err(refuse)? {
+                Ok(receipt) => fate_of(receipt, wait).await,
+                Err(SubmitError::Gap { expected, .. }) => Fate::Gap(expected),
+                Err(error) => Fate::Deferred(Refused { code: RefusalCode::Busy, message: error.to_string() }),
+            };
+            wire::send(send, Kind::Outcome, &Outcome { id, fate }).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(take_in, give_out).map(|_| ())
+}
+
+async fn fate_of(mut receipt: Receipt, wait: bool) -> Fate {
+    let stage = if wait { receipt.decided().await } else { receipt.stage() };
+    match stage {
+        Stage::Durable => Fate::Queued,
+        Stage::Acknowledged(seq) => Fate::Committed(seq),
+        Stage::Rejected(seq, reason) => Fate::Rejected(seq, reason),
+    }
+}

@@ -1,0 +1,441 @@
+//! The handle that a webserver holds: reads, writes, watches, barriers, status.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::codec::admin::{OriginInfo, Status};
+use crate::log::journal::{Journal, JournalError};
+use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
+use crate::protocol::outbox::{Overlaid, RejectedTxn};
+use crate::state::{StateError, StateStore};
+
+use super::applier::{self, Applier};
+use super::directory::{Directory, DirectoryError};
+use super::link::{Connector, Linker};
+use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::receipts::Receipt;
+use super::shared::{Change, Shared, SharedRef};
+
+/// Requests that may wait for the outbox writer.
+const OUTBOX_QUEUE: usize = 4096;
+/// Runs that may wait for the applier.
+const APPLIER_QUEUE: usize = 16;
+
+/// How a replica is opened.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// Memory for cached state, in bytes.
+    pub cache_bytes: u64,
+    /// Where other webservers reach this one.
+    pub external_addr: Option<String>,
+    /// Rhythm of progress reports, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Bounds of transactions until the datastore has named its own.
+    pub limits: Limits,
+}
+
+impl Default for ReplicaOptions {
+    fn default() -> Self {
+        ReplicaOptions { cache_bytes: 32 << 20, external_addr: None, heartbeat_ms: 5000, limits: Limits::default() }
+    }
+}
+
+/// Why a replica cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The outbox journal, which holds what exists nowhere else.
+    #[error("the outbox journal: {0}")]
+    Journal(#[from] JournalError),
+    /// An entry of the outbox journal.
+    #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
+    Outbox {
+        /// The journal's directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The state, even after it was discarded.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// No tokio runtime.
+    #[error("a replica is opened within a tokio runtime")]
+    NoRuntime,
+    /// The operating system gives no thread.
+    #[error("no thread for the replica: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Why a read failed. A damaged state is being fetched anew by itself.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ReadError(#[from] StateError);
+
+/// An object as the replica sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Contents.
+    pub value: Bytes,
+    /// Sequence of its last write; `None` while its last write is not yet decided.
+    pub version: Option<Seq>,
+    /// When it was last written, milliseconds since 1970-01-01 UTC; 0 while not decided.
+    pub time_ms: u64,
+}
+
+/// A copy of a log's state, with an outbox. Cheap to clone; the last clone closes it.
+#[derive(Clone)]
+pub struct Replica {
+    pub(super) shared: SharedRef,
+    outbox: mpsc::Sender<outbox_writer::Request>,
+    applier: mpsc::Sender<applier::Request>,
+    options: ReplicaOptions,
+    path: PathBuf,
+    life: Arc<Life>,
+}
+
+/// Ends the parts of a replica with its last handle.
+#[derive(Default)]
+struct Life {
+    link: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            link.abort();
+        }
+    }
+}
+
+fn open_state(directory: &Directory, cache_bytes: u64) -> Result<StateStore, OpenError> {
+    let path = directory.current_state()?;
+    match StateStore::open(&path, cache_bytes) {
+        Ok(state) if state.meta().is_some() || state.loader().is_ok() => Ok(state),
+        Err(error @ StateError::Locked { .. }) => Err(error.into()),
+        unusable => {
+            let reason = unusable.err().map_or_else(|| "it is unfinished".to_owned(), |error| error.to_string());
+            tracing::warn!(reason, "the state is discarded and will be fetched anew; the outbox is kept");
+            let fresh = directory.new_state()?;
+            directory.make_current(&fresh)?;
+            directory.remove_others(&fresh)?;
+            Ok(StateStore::open(&fresh, cache_bytes)?)
+        }
+    }
+}
+
+impl Replica {
+    /// Opens the replica in `path`, creating it if need be. It stays offline until [`Replica::connect`].
+    ///
+    /// # Errors
+    /// When the directory is in use or belongs to something else, or the outbox journal is damaged: that one exists
+    /// nowhere else, so it is never discarded. A damaged state is discarded and fetched again.
+    pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
+        let directory = Directory::open(path)?;
+        let state = open_state(&directory, options.cache_bytes)?;
+        let (journal, entries) = Journal::open_dir(&directory.outbox())?;
+        let (outbox, to_note) = outbox_writer::restore(entries, &state)
+            .map_err(|reason| OpenError::Outbox { path: directory.outbox(), reason })?;
+        let shared = Arc::new(Shared::new(state, outbox));
+        *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = options.limits.clone();
+        let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
+        let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
+        let writer = OutboxWriter::new(Arc::clone(&shared), journal);
+        std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(outbox_requests))?;
+        let worker = Applier::new(Arc::clone(&shared), directory, outbox.clone());
+        std::thread::Builder::new().name("applier".into()).spawn(move || worker.run(&runtime, applier_requests))?;
+        if !to_note.is_empty() {
+            let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
+        }
+        Ok(Replica { shared, outbox, applier, options, path: path.to_owned(), life: Arc::default() })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps the replica connected from now on, through any number of failures.
+    pub fn connect(&self, connector: Arc<dyn Connector>) {
+        let linker = Linker {
+            shared: Arc::clone(&self.shared),
+            applier: self.applier.clone(),
+            connector,
+            external_addr: self.options.external_addr.clone(),
+            directory: self.path.clone(),
+            cache_bytes: self.options.cache_bytes,
+            heartbeat_ms: self.options.heartbeat_ms,
+        };
+        let task = tokio::spawn(linker.run());
+        if let Some(former) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {
+            former.abort();
+        }
+    }
+
+    /// Goes offline. Everything goes on working; nothing is pushed or received.
+    pub fn disconnect(&self) {
+        if let Some(link) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            link.abort();
+        }
+        self.shared.update_link(|link| link.connected = false);
+    }
+
+    /// One object, own undecided transactions included.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
+        // The overlay first: a transaction leaves it only after the state has taken it in.
+        let overlaid = self.shared.outbox().look_up(collection, key);
+        match overlaid {
+            Overlaid::Put(value) => Ok(Some(Object { value, version: None, time_ms: 0 })),
+            Overlaid::Deleted => Ok(None),
+            Overlaid::Untouched => Ok(self.checked(self.shared.state().get(collection, key))?.map(of_state)),
+        }
+    }
+
+    /// The objects of a collection whose keys start with `prefix` and come after `after`, in key order, at most
+    /// `limit`; own undecided transactions included.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn scan(
+        &self,
+        collection: &Collection,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Object)>, ReadError> {
+        let overlay = self.shared.outbox().scan(collection, prefix);
+        let mut overlay = overlay.into_iter().filter(|(key, _)| after.is_none_or(|after| key > after)).peekable();
+        let snapshot = self.checked(self.shared.state().snapshot())?;
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
+        let mut found = Vec::new();
+        let put = |found: &mut Vec<_>, key, overlaid| {
+            if let Overlaid::Put(value) = overlaid {
+                found.push((key, Object { value, version: None, time_ms: 0 }));
+            }
+        };
+        for row in snapshot.scan(collection, prefix, from) {
+            let (key, object) = self.checked(row)?;
+            while let Some((pending, overlaid)) = overlay.next_if(|(pending, _)| *pending < key) {
+                put(&mut found, pending, overlaid);
+            }
+            if found.len() >= limit {
+                break;
+            }
+            match overlay.next_if(|(pending, _)| *pending == key) {
+                Some((key, overlaid)) => put(&mut found, key, overlaid),
+                None => found.push((key, of_state(object))),
+            }
+        }
+        for (key, overlaid) in overlay {
+            if found.len() >= limit {
+                break;
+            }
+            put(&mut found, key, overlaid);
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn checked<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
+        if let Err(error) = &result {
+            self.shared.want_resync(format!("{error}; fetching the state anew"));
+        }
+        result
+    }
+
+    /// Submits a transaction. When this returns, it is durable here and will be pushed until it is decided.
+    ///
+    /// # Errors
+    /// When a bound is broken, a condition fails already here, or the local disk refuses.
+    pub async fn submit(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        self.ask(|reply| outbox_writer::Request::Submit(draft, reply)).await
+    }
+
+    /// Hands a transaction over without waiting for the local disk: the answer comes through the returned channel.
+    /// Transactions are taken in the order of these calls.
+    ///
+    /// # Errors
+    /// When the replica is closed.
+    pub async fn submit_pipelined(
+        &self,
+        draft: Draft,
+    ) -> Result<oneshot::Receiver<Result<Receipt, SubmitError>>, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        let request = outbox_writer::Request::Submit(draft, reply);
+        self.outbox.send(request).await.map_err(|_| SubmitError::Closed)?;
+        Ok(answer)
+    }
+
+    /// Puts one object.
+    ///
+    /// # Errors
+    /// See [`Replica::submit`].
+    pub async fn put(&self, collection: Collection, key: Key, value: Bytes) -> Result<Receipt, SubmitError> {
+        self.submit(Draft { ops: vec![Op::Put { collection, key, value }], ..Draft::default() }).await
+    }
+
+    /// Deletes one object.
+    ///
+    /// # Errors
+    /// See [`Replica::submit`].
+    pub async fn delete(&self, collection: Collection, key: Key) -> Result<Receipt, SubmitError> {
+        self.submit(Draft { ops: vec![Op::Delete { collection, key }], ..Draft::default() }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, SubmitError>>) -> outbox_writer::Request,
+    ) -> Result<T, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.outbox.send(request(reply)).await.map_err(|_| SubmitError::Closed)?;
+        answer.await.map_err(|_| SubmitError::Closed)?
+    }
+
+    /// Changes from now on. A receiver that falls too far behind is told so and reads everything again.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Change> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Waits until the state has reached `seq`; `false` when `timeout` ran out first.
+    pub async fn barrier(&self, seq: Seq, timeout: Duration) -> bool {
+        let mut applied = self.shared.applied.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= seq);
+        tokio::time::timeout(timeout, reached).await.is_ok_and(|reached| reached.is_ok())
+    }
+
+    /// Waits until every transaction that is in the outbox now is decided and applied here; `false` when `timeout`
+    /// ran out first.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        let wanted: Vec<TxnId> = self.shared.outbox().pending().map(|txn| txn.id).collect();
+        let mut last: std::collections::HashMap<Origin, _> = std::collections::HashMap::new();
+        wanted.into_iter().for_each(|id| drop(last.insert(id.origin, id.counter)));
+        let mut changed = self.shared.outbox_changed.subscribe();
+        let drained = async {
+            loop {
+                changed.borrow_and_update();
+                let waits = {
+                    let outbox = self.shared.outbox();
+                    let first = outbox.pending().find(|txn| last.get(&txn.id.origin).is_some_and(|c| txn.id.counter <= *c));
+                    first.is_some()
+                };
+                if !waits || changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(timeout, drained).await.is_ok()
+    }
+
+    /// Undecided transactions, oldest first.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Arc<Txn>> {
+        self.shared.outbox().pending().cloned().collect()
+    }
+
+    /// Rejected transactions that wait for a person.
+    #[must_use]
+    pub fn rejected(&self) -> Vec<RejectedTxn> {
+        self.shared.outbox().rejected().values().cloned().collect()
+    }
+
+    /// Submits a rejected transaction again, as a new one.
+    ///
+    /// # Errors
+    /// When it is not on the list, or as [`Replica::submit`].
+    pub async fn retry(&self, id: TxnId) -> Result<Receipt, SubmitError> {
+        self.ask(|reply| outbox_writer::Request::Retry(id, reply)).await
+    }
+
+    /// Takes a rejected transaction off the list.
+    ///
+    /// # Errors
+    /// When it is not on the list, or the local disk refuses.
+    pub async fn dismiss(&self, id: TxnId) -> Result<(), SubmitError> {
+        self.ask(|reply| outbox_writer::Request::Dismiss(id, reply)).await
+    }
+
+    /// What is known of an origin's transactions.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn origin(&self, origin: Origin) -> Result<OriginInfo, ReadError> {
+        let row = self.checked(self.shared.state().origin(origin))?;
+        let decided = row.map_or_else(Default::default, |row| row.last_counter);
+        let taken = decided.max(self.shared.outbox().taken(origin));
+        Ok(OriginInfo { taken, decided })
+    }
+
+    /// The committed state, without undecided transactions.
+    #[must_use]
+    pub fn state(&self) -> StateStore {
+        self.shared.state()
+    }
+
+    /// Position, head, lag, outbox, verdict and health.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let link = self.shared.link();
+        let meta = self.shared.state().meta();
+        let (outbox, rejected) = {
+            let outbox = self.shared.outbox();
+            (outbox.depth() as u64, outbox.rejected().len() as u64)
+        };
+        let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
+        let head = link.head.max(seq);
+        let level = link.connected && seq >= head;
+        let since_level = link.level_at.unwrap_or(self.shared.started).elapsed();
+        let verdict = match link.verdict {
+            Some(Verdict::Same | Verdict::Behind) if seq >= head => Verdict::Same.to_string(),
+            Some(verdict) => verdict.to_string(),
+            None => "Unknown".to_owned(),
+        };
+        let problem = self.shared.problem();
+        Status {
+            role: "replica".into(),
+            running: true,
+            log_id: meta.as_ref().map(|meta| meta.log_id),
+            generation: meta.as_ref().map(|meta| meta.generation).unwrap_or_default(),
+            seq,
+            head,
+            horizon: link.horizon,
+            floor: link.floor,
+            digest: meta.as_ref().map(|meta| meta.digest).unwrap_or_default(),
+            verdict,
+            remedy: link.verdict.map_or(String::new(), |verdict| verdict.remedy().to_owned()),
+            outbox,
+            rejected,
+            lag_ops: head.since(seq),
+            lag_ms: if level { 0 } else { u64::try_from(since_level.as_millis()).unwrap_or(u64::MAX) },
+            connected: link.connected,
+            objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
+            healthy: problem.is_empty(),
+            problem: if problem.is_empty() && !link.connected { String::new() } else { problem },
+            version: env!("CARGO_PKG_VERSION").into(),
+            address: link.address,
+            uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ..Status::default()
+        }
+    }
+
+    /// Why the replica is not connected, for people; empty when it is.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        self.shared.link().trouble
+    }
+}
+
+fn of_state(object: crate::state::Object) -> Object {
+    Object { value: object.value, version: Some(object.version), time_ms: object.time_ms }
+}

@@ -1,0 +1,354 @@
+//! The connection to the datastore: connects for ever, greets, follows the tail, pushes the outbox, reports progress.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::codec::block::{BadBlock, decode_block};
+use crate::codec::message::{
+    self, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Progress, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
+    Welcome,
+};
+use crate::model::{Chain, Limits, Seq, Verdict};
+use crate::protocol::backoff::Backoff;
+use crate::protocol::session::{NextStep, judge};
+use crate::protocol::tail::{Follower, TailError};
+use crate::telemetry;
+use crate::transport::wire::{self, WireError};
+
+use super::shared::SharedRef;
+use super::{applier, push, resync};
+
+/// Longest wait for an answer while a connection is being set up.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest pause between two attempts.
+const RETRY_CAP: Duration = Duration::from_secs(5);
+/// Progress is reported at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("{0}")]
+    Connect(String),
+    #[error("no answer from the datastore within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("the tail does not decode: {0}")]
+    Block(#[from] BadBlock),
+    #[error(transparent)]
+    Tail(#[from] TailError),
+    #[error("the snapshot was not taken over: {0}")]
+    Resync(String),
+    #[error("the tail is no longer served from here: a snapshot is needed")]
+    Compacted,
+    #[error("the state must be fetched anew")]
+    ResyncWanted,
+    #[error("the datastore is {0}")]
+    Diverged(Verdict),
+    #[error("the replica is closing")]
+    Closing,
+}
+
+impl From<Refused> for LinkError {
+    fn from(refused: Refused) -> Self {
+        LinkError::Wire(refused.into())
+    }
+}
+
+impl From<quinn::ConnectionError> for LinkError {
+    fn from(error: quinn::ConnectionError) -> Self {
+        let reason = match &error {
+            quinn::ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
+            other => other.to_string(),
+        };
+        LinkError::Connect(reason)
+    }
+}
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ConnectError {
+    /// What failed, where, and what to do.
+    pub message: String,
+    /// Whoever answered is not the datastore that this member joined: its certificate comes from another authority.
+    pub is_foreign: bool,
+}
+
+/// A future behind a pointer.
+pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How a replica reaches its datastore.
+pub trait Connector: Send + Sync + 'static {
+    /// Opens an authenticated connection; also says to which address.
+    fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>>;
+
+    /// Called on every good connection, for housekeeping such as renewing the certificate.
+    fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()>;
+}
+
+pub(super) struct Linker {
+    pub shared: SharedRef,
+    pub applier: mpsc::Sender<applier::Request>,
+    pub connector: Arc<dyn Connector>,
+    pub external_addr: Option<String>,
+    pub directory: std::path::PathBuf,
+    pub cache_bytes: u64,
+    pub heartbeat_ms: u64,
+}
+
+impl Linker {
+    /// Keeps the replica connected until the task is dropped.
+    pub(super) async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_CAP);
+        let mut needs_snapshot = false;
+        loop {
+            let since = Instant::now();
+            let error = match self.attempt(needs_snapshot).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            needs_snapshot = matches!(error, LinkError::Compacted);
+            self.shared.update_link(|link| {
+                link.connected = false;
+                link.trouble = error.to_string();
+            });
+            match &error {
+                LinkError::Diverged(verdict) => {
+                    telemetry::metrics::verdict(*verdict);
+                    tracing::error!(%verdict, remedy = verdict.remedy(), "not following the datastore");
+                }
+                error => tracing::info!(%error, "disconnected"),
+            }
+            if since.elapsed() > Duration::from_secs(10) || needs_snapshot || matches!(error, LinkError::ResyncWanted) {
+                backoff.reset();
+            }
+            let mut random = [0; 8];
+            // Without randomness the pause is the longest one, which is safe.
+            let drawn = getrandom::fill(&mut random).map_or(u64::MAX, |()| u64::from_le_bytes(random));
+            sleep(backoff.next_delay(drawn)).await;
+        }
+    }
+
+    async fn attempt(&self, needs_snapshot: bool) -> Result<std::convert::Infallible, LinkError> {
+        let connecting = timeout(SETUP_TIMEOUT, self.connector.connect()).await;
+        let (connection, address) =
+            connecting.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?.map_err(|error| self.unreachable(error))?;
+        let result = self.greet_and_serve(&connection, address, needs_snapshot).await;
+        // What the server said on closing explains more than the broken stream that we saw.
+        let result = match (result, connection.close_reason()) {
+            (Err(LinkError::Wire(WireError::Io(_) | WireError::Closed)), Some(reason)) => Err(reason.into()),
+            (result, _) => result,
+        };
+        connection.close(0u32.into(), b"bye");
+        result
+    }
+
+    async fn greet_and_serve(
+        &self,
+        connection: &quinn::Connection,
+        address: String,
+        needs_snapshot: bool,
+    ) -> Result<std::convert::Infallible, LinkError> {
+        let (mut send, mut receive) = connection.open_bi().await?;
+        let mine = self.shared.position();
+        let hello = Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            software: software(),
+            position: mine,
+            external_addr: self.external_addr.clone(),
+        };
+        wire::send(&mut send, Kind::Open, &Open::Control).await?;
+        wire::send(&mut send, Kind::Hello, &hello).await?;
+        let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
+        let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))??;
+        let step = judge(mine.as_ref(), &welcome);
+        let verdict = match step {
+            NextStep::Refuse(verdict) => verdict,
+            _ => welcome.verdict.unwrap_or(Verdict::Behind),
+        };
+        self.shared.update_link(|link| {
+            link.address = address;
+            link.verdict = Some(verdict);
+            (link.head, link.horizon) = (welcome.head, welcome.horizon);
+            link.trouble.clear();
+        });
+        if let NextStep::Refuse(verdict) = step {
+            self.shared.set_problem(format!("the datastore is {verdict}: {}", verdict.remedy()));
+            return Err(LinkError::Diverged(verdict));
+        }
+        if !self.shared.resync_wanted.load(Ordering::Acquire) {
+            self.shared.set_problem("");
+        }
+        self.take_over_limits(&welcome);
+        let force = needs_snapshot || self.shared.resync_wanted.load(Ordering::Acquire);
+        if force || step == NextStep::Snapshot {
+            resync::fetch(self, connection).await?;
+        }
+        let position = self.shared.position().ok_or_else(|| LinkError::Resync("no position".into()))?;
+        if position.generation != welcome.generation || position.log_id != welcome.log_id {
+            self.shared
+                .state()
+                .set_generation(welcome.generation, welcome.lineage.clone())
+                .map_err(|error| LinkError::Resync(error.to_string()))?;
+        }
+        wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
+        self.shared.update_link(|link| link.connected = true);
+        tracing::info!(member = welcome.member, seq = %position.seq, head = %welcome.head, "connected");
+        tokio::select! {
+            result = self.follow(connection, position.seq, position.chain) => result,
+            result = self.listen(&mut receive) => result,
+            result = self.report(&mut send, welcome.heartbeat_ms) => result,
+            result = push::run(&self.shared, connection), if welcome.role != "reader" => result,
+            result = self.watch_for_resync() => result,
+            never = async {
+                self.connector.on_connected(connection.clone()).await;
+                std::future::pending().await
+            } => never,
+        }
+    }
+
+    fn unreachable(&self, error: ConnectError) -> LinkError {
+        if !error.is_foreign {
+            return LinkError::Connect(error.message);
+        }
+        let verdict = Verdict::Foreign;
+        self.shared.update_link(|link| link.verdict = Some(verdict));
+        self.shared.set_problem(format!("{}: {}", error.message, verdict.remedy()));
+        LinkError::Diverged(verdict)
+    }
+
+    fn take_over_limits(&self, welcome: &Welcome) {
+        let bound = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let mut limits = self.shared.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *limits = Limits {
+            key_bytes_max: bound(welcome.key_bytes_max),
+            value_bytes_max: bound(welcome.value_bytes_max),
+            txn_bytes_max: bound(welcome.txn_bytes_max),
+            ..Limits::default()
+        };
+    }
+
+    /// Receives frames and bookmarks.
+    async fn follow(
+        &self,
+        connection: &quinn::Connection,
+        from: Seq,
+        mut chain: Chain,
+    ) -> Result<std::convert::Infallible, LinkError> {
+        let mut stream = connection.accept_uni().await?;
+        let _: Open = wire::expect(&mut stream, Kind::Open).await?;
+        let mut follower = Follower::new(from, crate::model::Digest::ZERO);
+        loop {
+            let (kind, body) = wire::read(&mut stream).await?.ok_or(WireError::Closed)?;
+            match kind {
+                Kind::Frames => {
+                    let entries = decode(body, chain).await?;
+                    chain = entries.last().map_or(chain, |(_, chain)| *chain);
+                    for run in follower.handle_entries(entries)? {
+                        self.hand_over(applier::Request::Run(run)).await?;
+                    }
+                }
+                Kind::Bookmark => {
+                    let bookmark: Bookmark = message::decode(kind, &body).map_err(WireError::from)?;
+                    self.hand_over(applier::Request::Bookmark(bookmark)).await?;
+                }
+                found => {
+                    let expected = "Frames or Bookmark";
+                    return Err(WireError::from(message::BadMessage::Unexpected { expected, found }).into());
+                }
+            }
+        }
+    }
+
+    pub(super) async fn hand_over(&self, request: applier::Request) -> Result<(), LinkError> {
+        self.applier.send(request).await.map_err(|_| LinkError::Closing)
+    }
+
+    /// Listens on the control stream.
+    async fn listen(&self, receive: &mut quinn::RecvStream) -> Result<std::convert::Infallible, LinkError> {
+        loop {
+            let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+            match kind {
+                Kind::Heartbeat => {
+                    let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
+                    self.shared.update_link(|link| {
+                        link.head = link.head.max(heartbeat.head);
+                        link.floor = heartbeat.floor;
+                    });
+                }
+                Kind::Compacted => {
+                    let compacted: Compacted = message::decode(kind, &body).map_err(WireError::from)?;
+                    self.shared.update_link(|link| link.horizon = compacted.horizon);
+                    return Err(LinkError::Compacted);
+                }
+                Kind::Refused => {
+                    let refused: Refused = message::decode(kind, &body).map_err(WireError::from)?;
+                    return Err(refused.into());
+                }
+                // A newer datastore may say more on this stream; what is not understood is not needed.
+                _ => {}
+            }
+        }
+    }
+
+    /// Reports progress after changes and at every heartbeat.
+    async fn report(
+        &self,
+        send: &mut quinn::SendStream,
+        heartbeat_ms: u64,
+    ) -> Result<std::convert::Infallible, LinkError> {
+        let period = heartbeat_ms.min(self.heartbeat_ms).max(100);
+        let mut ticks = interval(Duration::from_millis(period));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut durable = self.shared.durable.subscribe();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = durable.changed() => {
+                    changed.map_err(|_| LinkError::Closing)?;
+                    sleep(PROGRESS_EVERY).await;
+                }
+            }
+            let (outbox, rejected) = {
+                let outbox = self.shared.outbox();
+                (outbox.depth() as u64, outbox.rejected().len() as u64)
+            };
+            telemetry::metrics::outbox(outbox, rejected);
+            let problem = self.shared.problem();
+            let applied = *durable.borrow_and_update();
+            let unhealthy = (!problem.is_empty()).then_some(problem);
+            wire::send(send, Kind::Progress, &Progress { applied, outbox, rejected, unhealthy }).await?;
+        }
+    }
+
+    async fn watch_for_resync(&self) -> Result<std::convert::Infallible, LinkError> {
+        let mut changed = self.shared.outbox_changed.subscribe();
+        loop {
+            if self.shared.resync_wanted.load(Ordering::Acquire) {
+                return Err(LinkError::ResyncWanted);
+            }
+            changed.changed().await.map_err(|_| LinkError::Closing)?;
+        }
+    }
+}
+
+/// Decodes a block; a large one off the async threads.
+async fn decode(body: Bytes, chain: Chain) -> Result<Vec<(crate::model::Entry, Chain)>, LinkError> {
+    if body.len() < 64 << 10 {
+        return Ok(decode_block(body, chain)?);
+    }
+    let decoding = tokio::task::spawn_blocking(move || decode_block(body, chain));
+    Ok(decoding.await.map_err(|_| LinkError::Closing)??)
+}
+
+pub(crate) fn software() -> String {
+    format!("gravwell {}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,40 @@
+//! The local socket of a running process: `ctl.sock` in its data directory, for the owner of that directory alone.
+//!
+//! Socket paths are limited to about 100 bytes while data directories are not, so both sides name the socket through
+//! a descriptor of its directory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+
+/// Name of the socket within the data directory.
+pub const SOCKET: &str = "ctl.sock";
+
+/// A short path to the socket in `directory`, valid while the returned file is open.
+///
+/// # Errors
+/// When the directory cannot be opened.
+pub fn short_path(directory: &Path) -> io::Result<(File, PathBuf)> {
+    let handle = File::open(directory)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())).join(SOCKET);
+    Ok((handle, path))
+}
+
+/// Listens in `directory`, whose lock the caller holds: a socket left by a dead process is replaced.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn listen(directory: &Path) -> io::Result<UnixListener> {
+    let (_handle, path) = short_path(directory)?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
