@@ -15,6 +15,7 @@ use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, 
 
 use super::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
 use super::error::StateError;
+use super::journal;
 
 /// Openings that may end with the process before the files are blamed: more than a few kills in a row will hit.
 const OPENINGS_MAX: u64 = 3;
@@ -39,13 +40,16 @@ impl FjallEngine {
         if before >= OPENINGS_MAX {
             return Err(unreadable(format!("the process ended in each of the last {before} attempts")));
         }
-        // Damaged files can make fjall panic; opening is where a panic can still be told from a bug of ours.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(WORKERS).open()?;
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
-            let rows = database.keyspace(KEYSPACE, options)?;
-            Ok(FjallEngine { database, rows })
-        }));
+        let mut opened = attempt(dir, cache_bytes);
+        // With debug assertions fjall panics where it would return an error.
+        if matches!(&opened, Err(_) | Ok(Err(::fjall::Error::JournalRecovery(_)))) {
+            let cut = journal::cut_disordered_end(dir).map_err(|error| unreadable(error.to_string()))?;
+            if let Some(cut) = cut {
+                let (journal, at) = (cut.journal.display(), cut.at);
+                tracing::warn!(%journal, at, "cut a journal's disordered end; the state is at an earlier position");
+                opened = attempt(dir, cache_bytes);
+            }
+        }
         // Left behind, the file costs a rebuild at worst; not worth refusing a database that is open.
         let _ = std::fs::remove_file(&openings);
         match opened {
@@ -55,6 +59,16 @@ impl FjallEngine {
             Err(_) => Err(unreadable("the storage engine panicked on its files".into())),
         }
     }
+}
+
+/// Damaged files can make fjall panic; opening is where such a panic can still be told from a bug of ours.
+fn attempt(dir: &Path, cache_bytes: u64) -> std::thread::Result<::fjall::Result<FjallEngine>> {
+    catch_unwind(AssertUnwindSafe(|| {
+        let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(WORKERS).open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+        let rows = database.keyspace(KEYSPACE, options)?;
+        Ok(FjallEngine { database, rows })
+    }))
 }
 
 /// Adds one to the openings that have begun since the last that returned, and tells how many there were before.
