@@ -66,6 +66,8 @@ fn last_words(entries: &[Entry]) -> Vec<Last<'_>> {
             }
         }
     }
+    // In key order, neighbours share the engine's blocks.
+    words.sort_unstable_by_key(|word| (word.op.collection(), word.op.key()));
     words
 }
 

@@ -21,6 +21,7 @@ pub mod engine;
 mod envelope;
 mod error;
 mod fjall;
+mod journal;
 mod loader;
 mod memory;
 pub mod meta;

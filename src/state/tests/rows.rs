@@ -59,7 +59,10 @@ proptest! {
     }
 
     #[test]
-    fn p10_every_bit_of_a_row_is_checked(value in prop::collection::vec(any::<u8>(), 0..50), bit in any::<prop::sample::Index>()) {
+    fn p10_every_bit_of_a_row_is_checked(
+        value in prop::collection::vec(any::<u8>(), 0..50),
+        bit in any::<prop::sample::Index>(),
+    ) {
         let row_key = objects::key("c", "k");
         let row = objects::encode(&row_key, Seq(5), 9, &value);
         prop_assert!(objects::decode(&row_key, row.clone()).is_ok());
