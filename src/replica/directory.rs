@@ -3,89 +3,16 @@
 //! `current` names the state directory in one checksummed line; it is replaced by write, fsync, rename, fsync of the
 //! directory. A state directory that `current` does not name is unfinished or old and is removed at open.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// Why the directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DirectoryError {
-    /// The operating system refuses.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another process uses it.
-    #[error("{path} is in use by another process: talk to that process, or stop it first", path = path.display())]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// It belongs to something else.
-    #[error("{path} is a {found}'s directory, not a {expected}'s: choose another one", path = path.display())]
-    OtherRole {
-        /// The directory.
-        path: PathBuf,
-        /// Whose it is.
-        found: String,
-        /// Whose it should be.
-        expected: &'static str,
-    },
-}
+use crate::env::data_dir::{DirectoryError, claim, io_error, replace_file};
 
 /// An open, locked directory.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
     _lock: File,
-}
-
-pub(crate) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
-    let path = path.to_owned();
-    move |source| DirectoryError::Io { path, source }
-}
-
-/// Creates `path` if needed, locks it for this process and marks whose it is.
-///
-/// # Errors
-/// When it is in use, belongs to another role, or the operating system refuses.
-pub fn claim(path: &Path, role: &'static str) -> Result<File, DirectoryError> {
-    fs::create_dir_all(path).map_err(io_error(path))?;
-    let lock_path = path.join("lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error(&lock_path))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(DirectoryError::InUse { path: path.to_owned() }),
-        Err(fs::TryLockError::Error(source)) => return Err(DirectoryError::Io { path: lock_path, source }),
-    }
-    let role_path = path.join("role");
-    match fs::read_to_string(&role_path) {
-        Ok(found) if found.trim() == role => Ok(lock),
-        Ok(found) => {
-            Err(DirectoryError::OtherRole { path: path.to_owned(), found: found.trim().to_owned(), expected: role })
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            replace_file(&role_path, format!("{role}\n").as_bytes())?;
-            Ok(lock)
-        }
-        Err(source) => Err(DirectoryError::Io { path: role_path, source }),
-    }
-}
-
-/// Replaces a small file atomically and durably.
-///
-/// # Errors
-/// When the operating system refuses; the old contents stay then.
-pub fn replace_file(path: &Path, contents: &[u8]) -> Result<(), DirectoryError> {
-    let next = path.with_extension("next");
-    let mut file = File::create(&next).map_err(io_error(&next))?;
-    file.write_all(contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;
-    fs::rename(&next, path).map_err(io_error(path))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error(parent))
 }
 
 impl Directory {

@@ -15,7 +15,8 @@ use crate::protocol::outbox::{Overlaid, RejectedTxn};
 use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
-use super::directory::{Directory, DirectoryError};
+use super::directory::Directory;
+use crate::env::data_dir::DirectoryError;
 use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;

@@ -8,7 +8,7 @@ use crate::state::{Object, StateStore, Target};
 use crate::transport::wire::{self, WireError};
 
 use super::applier;
-use super::directory::DirectoryError;
+use crate::env::data_dir::DirectoryError;
 use super::link::{LinkError, Linker};
 
 /// Batches of rows that may wait for the disk.

@@ -1,1 +1,7 @@
-//! transport
+//! QUIC endpoints, streams of messages, the join exchange, and the local socket.
+
+pub mod answer;
+pub mod endpoint;
+pub mod join;
+pub mod local;
+pub mod wire;

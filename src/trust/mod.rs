@@ -1,1 +1,134 @@
-//! trust
+//! Who may take part: the datastore's own certificate authority, one-time tokens, members and their roles.
+//!
+//! There is no default secret and no mode without TLS. A member proves itself by a certificate from the datastore's
+//! authority, and the registry has the last word on every connection: a certificate that it does not hold as current
+//! is refused, however long it would still be valid.
+
+mod authority;
+mod identity;
+mod registry;
+pub mod tls;
+mod token;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub use authority::Authority;
+pub use identity::{Identity, NewKey};
+pub use registry::{Member, MemberState, Registry};
+pub use token::{BadToken, Token};
+
+/// What a member may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads and writes.
+    Webserver,
+    /// Reads only.
+    Reader,
+    /// Administers; holds no replica.
+    Admin,
+}
+
+impl Role {
+    /// Whether it may push transactions.
+    #[must_use]
+    pub fn may_write(self) -> bool {
+        matches!(self, Role::Webserver | Role::Admin)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Webserver => "webserver",
+            Role::Reader => "reader",
+            Role::Admin => "admin",
+        })
+    }
+}
+
+/// Not a role.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a role: use webserver, reader or admin")]
+pub struct BadRole(String);
+
+impl FromStr for Role {
+    type Err = BadRole;
+
+    fn from_str(text: &str) -> Result<Role, BadRole> {
+        match text {
+            "webserver" => Ok(Role::Webserver),
+            "reader" => Ok(Role::Reader),
+            "admin" => Ok(Role::Admin),
+            other => Err(BadRole(other.to_owned())),
+        }
+    }
+}
+
+/// Name of a certificate: BLAKE3 of its DER form.
+pub type Fingerprint = [u8; 32];
+
+/// Computes a certificate's fingerprint.
+#[must_use]
+pub fn fingerprint(certificate_der: &[u8]) -> Fingerprint {
+    *blake3::hash(certificate_der).as_bytes()
+}
+
+/// Why something of trust fails.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A file.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that others can read or write.
+    #[error("{path} may be read or written by others (mode {mode:o}): run `chmod {wanted:o}` on it", path = path.display())]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// The mode it should have.
+        wanted: u32,
+    },
+    /// A file that does not hold what it should.
+    #[error("{path} is damaged ({what}): bring it back from a backup; it is not replaced by an empty one", path = path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Making or reading a certificate.
+    #[error("certificates: {0}")]
+    Certificate(String),
+    /// A refused request, with its reason.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<rcgen::Error> for TrustError {
+    fn from(error: rcgen::Error) -> Self {
+        TrustError::Certificate(error.to_string())
+    }
+}
+
+impl From<rustls::Error> for TrustError {
+    fn from(error: rustls::Error) -> Self {
+        TrustError::Certificate(error.to_string())
+    }
+}
+
+impl From<crate::env::data_dir::DirectoryError> for TrustError {
+    fn from(error: crate::env::data_dir::DirectoryError) -> Self {
+        TrustError::Refused(error.to_string())
+    }
+}

@@ -1,0 +1,137 @@
+//! When and how far to compact: by garbage, by size, by command.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec::admin::{CompactReport, Progress};
+use crate::log::compaction::{Compactor, Outcome};
+use crate::model::Seq;
+use crate::telemetry;
+
+use super::commit;
+use super::shared::SharedRef;
+
+/// The automatic triggers are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// A compaction by command.
+pub(super) struct Request {
+    pub dry_run: bool,
+    /// Entries of history to keep; `None`: as configured.
+    pub history_ops: Option<u64>,
+    pub progress: mpsc::Sender<Progress>,
+    pub reply: oneshot::Sender<Result<CompactReport, String>>,
+}
+
+/// Serves requests and triggers until the datastore stops.
+pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
+    let runtime = tokio::runtime::Handle::current();
+    loop {
+        match runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, requests.recv()).await }) {
+            Ok(Some(Request { dry_run, history_ops, progress, reply })) => {
+                let mut tell = |stage: &str, done, total| {
+                    let _ = progress.try_send(Progress { stage: stage.into(), done, total });
+                };
+                let result = compact(shared, &mut compactor, dry_run, history_ops, 0, &mut tell);
+                drop(progress);
+                let _ = reply.send(result);
+            }
+            Ok(None) => return,
+            Err(_) => {
+                if is_due(shared) {
+                    let garbage = shared.config.compact_garbage_percent;
+                    if let Err(error) = compact(shared, &mut compactor, false, None, garbage, &mut |_, _, _| {}) {
+                        tracing::error!(error, "compaction failed; the log is unchanged");
+                    }
+                }
+            }
+        }
+        if *shared.stopping.borrow() {
+            return;
+        }
+    }
+}
+
+fn log_bytes(shared: &SharedRef) -> u64 {
+    shared.log.segments().iter().map(|segment| segment.bytes).sum()
+}
+
+/// Whether enough has gathered below the horizon-to-be: sealed bytes beyond the configured minimum, or little space.
+fn is_due(shared: &SharedRef) -> bool {
+    let horizon = target(shared, None).0;
+    let waiting = |segment: &crate::log::SegmentInfo| segment.sealed && !segment.compacted && segment.last <= horizon;
+    let bytes: u64 = shared.log.segments().iter().filter(|segment| waiting(segment)).map(|segment| segment.bytes).sum();
+    let tight = shared.disk_free() < shared.config.min_free_bytes.saturating_mul(2);
+    bytes >= shared.config.compact_min_bytes || (tight && bytes > 0)
+}
+
+/// How far the horizon may rise, and what keeps it from rising further.
+fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
+    let head = shared.head();
+    let floor = shared.floor();
+    let window = Seq(head.0.saturating_sub(history_ops.unwrap_or(shared.config.history_ops)));
+    let mut found = if floor < window { (floor, "a member that is behind") } else { (window, "the history window") };
+    if history_ops.is_none() && shared.config.history_hours > 0 {
+        let oldest_ms = super::shared::now_ms().saturating_sub(shared.config.history_hours.saturating_mul(3_600_000));
+        let segments = shared.log.segments();
+        let by_time = segments.iter().filter(|segment| segment.sealed && segment.last_time_ms < oldest_ms);
+        let by_time = by_time.map(|segment| segment.last).max().unwrap_or(shared.log.horizon());
+        if by_time < found.0 {
+            found = (by_time, "the history window");
+        }
+    }
+    if found.0 == head { (head, "nothing: it reaches the head") } else { found }
+}
+
+fn compact(
+    shared: &SharedRef,
+    compactor: &mut Compactor,
+    dry_run: bool,
+    history_ops: Option<u64>,
+    garbage_percent_min: u8,
+    tell: &mut dyn FnMut(&str, u64, u64),
+) -> Result<CompactReport, String> {
+    let (wanted, held_by) = target(shared, history_ops);
+    let horizon_before = shared.log.horizon();
+    let bytes_before = log_bytes(shared);
+    let mut report = CompactReport {
+        dry_run,
+        horizon_before,
+        horizon: horizon_before,
+        held_by: held_by.into(),
+        bytes_before,
+        bytes_after: bytes_before,
+        ..CompactReport::default()
+    };
+    // The index must have taken in what compaction is about to drop.
+    let runtime = tokio::runtime::Handle::current();
+    runtime.block_on(commit::wait_applied(shared, wanted));
+    if !dry_run {
+        seal_for(shared, wanted)?;
+    }
+    let mut tell_bytes = |done, total| tell("compacting", done, total);
+    let outcome: Outcome =
+        compactor.run(wanted, garbage_percent_min, dry_run, &mut tell_bytes).map_err(|error| error.to_string())?;
+    report.horizon = outcome.horizon;
+    report.segments = outcome.segments;
+    report.bytes_after = if dry_run { bytes_before.saturating_sub(outcome.bytes_freed) } else { log_bytes(shared) };
+    if !dry_run {
+        telemetry::metrics::compaction(report.bytes_before.saturating_sub(report.bytes_after), report.horizon);
+        tracing::info!(horizon = %report.horizon, segments = report.segments, before = report.bytes_before,
+            after = report.bytes_after, "compacted");
+    }
+    Ok(report)
+}
+
+/// Closes the open segment when the horizon could rise into it.
+fn seal_for(shared: &SharedRef, wanted: Seq) -> Result<(), String> {
+    let open_from = shared.log.segments().iter().find(|segment| !segment.sealed).map(|segment| segment.first);
+    if open_from.is_none_or(|first| wanted < first) || wanted != shared.head() {
+        return Ok(());
+    }
+    let (reply, sealed) = oneshot::channel();
+    shared.commit.blocking_send(commit::Request::Seal(reply)).map_err(|_| "the datastore is stopping".to_owned())?;
+    sealed.blocking_recv().map_err(|_| "the datastore is stopping".to_owned())??;
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Members as the datastore knows them: the registry on disk, and who is connected now.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
+use crate::codec::message::{Hello, Progress};
+use crate::model::{MemberName, Seq};
+use crate::trust::{Authority, Registry, Role, Token};
+
+use super::shared::now_ms;
+
+/// One connection.
+pub(super) type PresenceId = u64;
+
+struct Present {
+    info: PresenceInfo,
+    member: MemberName,
+    connection: quinn::Connection,
+}
+
+#[derive(Default)]
+struct Presences {
+    next: PresenceId,
+    present: BTreeMap<PresenceId, Present>,
+}
+
+/// Registry, authority and presence.
+pub(super) struct Members {
+    authority: Authority,
+    registry: Mutex<Registry>,
+    presences: Mutex<Presences>,
+    retention_ms: u64,
+    addresses: Vec<String>,
+    certificate_days: u32,
+}
+
+/// Close code for a member that was revoked.
+const CLOSE_REVOKED: u32 = 2;
+
+impl Members {
+    pub(super) fn new(
+        authority: Authority,
+        registry: Registry,
+        retention_ms: u64,
+        addresses: Vec<String>,
+        certificate_days: u32,
+    ) -> Members {
+        let (registry, presences) = (Mutex::new(registry), Mutex::default());
+        Members { authority, registry, presences, retention_ms, addresses, certificate_days }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn presences(&self) -> MutexGuard<'_, Presences> {
+        self.presences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who holds this certificate, if it is good.
+    pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), String> {
+        self.registry().authorise(certificate, now_ms()).map_err(|refusal| refusal.to_string())
+    }
+
+    pub(super) fn arrive(&self, member: &MemberName, role: Role, connection: &quinn::Connection) -> PresenceId {
+        let info = PresenceInfo {
+            name: member.to_string(),
+            role: role.to_string(),
+            address: connection.remote_address().to_string(),
+            since_ms: now_ms(),
+            ..PresenceInfo::default()
+        };
+        let mut presences = self.presences();
+        let id = presences.next;
+        presences.next += 1;
+        let connection = connection.clone();
+        presences.present.insert(id, Present { info, member: member.clone(), connection });
+        id
+    }
+
+    pub(super) fn greet(&self, id: PresenceId, hello: &Hello) {
+        if let Some(present) = self.presences().present.get_mut(&id) {
+            present.info.external_addr.clone_from(&hello.external_addr);
+            present.info.software.clone_from(&hello.software);
+        }
+    }
+
+    pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq) {
+        let member = {
+            let mut presences = self.presences();
+            let Some(present) = presences.present.get_mut(&id) else { return };
+            present.info.applied = progress.applied;
+            present.info.outbox = progress.outbox;
+            present.info.rejected = progress.rejected;
+            present.info.unhealthy.clone_from(&progress.unhealthy);
+            present.member.clone()
+        };
+        // A claim beyond the head cannot raise the floor.
+        self.registry().note_position(&member, progress.applied.min(head), now_ms());
+    }
+
+    pub(super) fn leave(&self, id: PresenceId) {
+        self.presences().present.remove(&id);
+    }
+
+    pub(super) fn connected(&self) -> u64 {
+        self.presences().present.len() as u64
+    }
+
+    pub(super) fn presence(&self) -> Vec<PresenceInfo> {
+        self.presences().present.values().map(|present| present.info.clone()).collect()
+    }
+
+    pub(super) fn floor(&self, head: Seq) -> Seq {
+        self.registry().floor(now_ms(), self.retention_ms, head)
+    }
+
+    pub(super) fn list(&self, head: Seq) -> Vec<MemberInfo> {
+        let connected: Vec<String> = self.presence().into_iter().map(|presence| presence.name).collect();
+        let now = now_ms();
+        let registry = self.registry();
+        let info = |member: &crate::trust::Member| MemberInfo {
+            name: member.name.to_string(),
+            role: member.role.to_string(),
+            state: member.state.to_string(),
+            connected: connected.iter().any(|name| *name == member.name.as_str()),
+            applied: member.applied,
+            lag_ops: member.applied.map(|applied| head.since(applied)),
+            last_seen_ms: member.last_seen_ms,
+            counts: member.counts(now, self.retention_ms),
+            expires_ms: member.certificate_expires_ms(),
+        };
+        registry.members().map(info).collect()
+    }
+
+    pub(super) fn invite(
+        &self,
+        name: &MemberName,
+        role: Role,
+        ttl_s: u64,
+        addresses: Vec<String>,
+        replace: bool,
+    ) -> Result<Invitation, String> {
+        let addresses = if addresses.is_empty() { self.addresses.clone() } else { addresses };
+        let ttl_ms = ttl_s.saturating_mul(1000);
+        let secret = self.registry().invite(name, role, ttl_ms, now_ms(), replace).map_err(|error| error.to_string())?;
+        let expires_ms = now_ms().saturating_add(ttl_ms);
+        let token = Token::new(addresses, self.authority.fingerprint(), secret, name.clone(), expires_ms);
+        Ok(Invitation { name: name.to_string(), role: role.to_string(), token: token.to_string(), expires_ms })
+    }
+
+    /// Cuts a member off: no new connection, and none that is open stays.
+    pub(super) fn revoke(&self, name: &MemberName, remove: bool) -> Result<(), String> {
+        {
+            let mut registry = self.registry();
+            let done = if remove { registry.remove(name) } else { registry.revoke(name, now_ms()) };
+            done.map_err(|error| error.to_string())?;
+        }
+        for present in self.presences().present.values().filter(|present| present.member == *name) {
+            let reason = format!("{name} was revoked; ask an administrator for a new token");
+            present.connection.close(CLOSE_REVOKED.into(), reason.as_bytes());
+        }
+        Ok(())
+    }
+
+    /// A new certificate for a connected member.
+    pub(super) fn renew(&self, member: &MemberName, request: &[u8]) -> Result<Vec<u8>, String> {
+        let mut registry = self.registry();
+        registry
+            .renew(&self.authority, member, request, self.certificate_days, now_ms())
+            .map_err(|error| error.to_string())
+    }
+
+    /// Writes what changed since the last time; positions are written lazily.
+    pub(super) fn save(&self) {
+        if let Err(error) = self.registry().save() {
+            tracing::warn!(%error, "members' positions could not be written; the floor will be too low, which is safe");
+        }
+    }
+}

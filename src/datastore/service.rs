@@ -1,0 +1,286 @@
+//! The datastore as a service: starts every part in order, serves until told to stop, drains.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::config::datastore::DatastoreConfig;
+use crate::env::data_dir::{self, DirectoryError};
+use crate::log::RecoveryReport;
+use crate::log::compaction::Compactor;
+use crate::model::{MemberName, Seq};
+use crate::protocol::sequencer::Sequencer;
+
+use crate::transport::endpoint::{self, ServerEndpoint};
+use crate::transport::{join, local};
+use crate::trust::{Authority, Registry, TrustError, tls};
+
+use super::applier::Applier;
+use super::commit::{self, Committer};
+use super::members::Members;
+use super::open::{self, OpenError, Opened};
+use super::session::Session;
+use super::shared::{Shared, SharedRef, new_ring, now_ms, snapshot_permits};
+use super::{admin, compaction, inspect};
+
+/// Proposals that may wait for the commit thread.
+const COMMIT_QUEUE: usize = 8192;
+/// Batches that may wait for the state index.
+const APPLIER_QUEUE: usize = 64;
+/// Members' positions are written this often.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// Longest wait for open work at a stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Why a datastore does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DatastoreError {
+    /// The directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Log or state.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Authority, registry or certificates.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The network.
+    #[error("cannot listen on {address}: {source}; is another process using it? choose another one with --listen")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Threads or the local socket.
+    #[error("{what}: {source}")]
+    Io {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The state index cannot be read.
+    #[error(transparent)]
+    State(#[from] crate::state::StateError),
+}
+
+/// A running datastore.
+pub struct Datastore {
+    shared: SharedRef,
+    endpoint: ServerEndpoint,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    tasks: tokio::task::JoinSet<()>,
+    /// What recovery found at the start.
+    pub recovery: RecoveryReport,
+    _lock: std::fs::File,
+}
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> DatastoreError {
+    move |source| DatastoreError::Io { what, source }
+}
+
+impl Datastore {
+    /// Opens the directory, recovers what needs recovery, and listens. Runs within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the directory is in use or damaged, or the address is taken. Nothing is served then.
+    pub async fn start(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
+        let path = config.data_dir.clone();
+        let lock = data_dir::claim(&path, "datastore")?;
+        inspect::remove_past(&path);
+        let opened = {
+            let (path, config) = (path.clone(), config.clone());
+            let opening = move || open::open(&path, &config, &mut |what| tracing::info!(what, "opening"));
+            tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other).map_err(io("opening"))??
+        };
+        let authority = Authority::open_or_create(&path.join("trust"), now_ms())?;
+        let registry = Registry::open(&path.join("trust"))?;
+        let server = tls::server_config(&authority, &config.server_names, now_ms())?;
+        let listen = config.listen_address();
+        let endpoint = endpoint::server(listen, server)
+            .map_err(|source| DatastoreError::Listen { address: listen.to_string(), source })?;
+        let address = endpoint.local_addr();
+        Self::run(config, path, opened, authority, registry, endpoint, address, lock)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "every part is made once, by `start`, and moved into its place here")]
+    fn run(
+        config: DatastoreConfig,
+        path: PathBuf,
+        opened: Opened,
+        authority: Authority,
+        registry: Registry,
+        endpoint: ServerEndpoint,
+        address: std::net::SocketAddr,
+        lock: std::fs::File,
+    ) -> Result<Datastore, DatastoreError> {
+        let Opened { log, state, recovery } = opened;
+        let (commit_sender, commit_requests) = mpsc::channel(COMMIT_QUEUE);
+        let (compaction_sender, compaction_requests) = mpsc::channel(4);
+        let (applier_sender, committed) = std::sync::mpsc::sync_channel(APPLIER_QUEUE);
+        let head: Seq = log.head().0;
+        let rows = state.snapshot()?.origins().collect::<Result<_, _>>()?;
+        let time_ms = state.meta().map_or(0, |meta| meta.time_ms);
+        let limits = config.limits();
+        let sequencer = Sequencer::new(head, time_ms, limits.clone(), rows);
+        let addresses = config.advertised(address);
+        let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
+        let shared = Arc::new(Shared {
+            path,
+            log: log.reader(),
+            state,
+            ring: new_ring(),
+            head: watch::channel(head).0,
+            applied: watch::channel(head).0,
+            bookmarks: broadcast::channel(256).0,
+            commit: commit_sender,
+            compaction: compaction_sender,
+            members,
+            snapshots: snapshot_permits(),
+            limits,
+            disk_free: u64::MAX.into(),
+            write_refusal: std::sync::Mutex::default(),
+            address,
+            started: Instant::now(),
+            stopping: watch::channel(false).0,
+            local: local_name(),
+            config,
+        });
+        let mut threads = Vec::new();
+        let runtime = tokio::runtime::Handle::current();
+        let applier = Applier { shared: Arc::clone(&shared), committed };
+        let committer =
+            Committer { shared: Arc::clone(&shared), log, sequencer, applier: applier_sender, disk_checked: None };
+        let compactor = Compactor::new(shared.log.clone(), &shared.path.join("base"));
+        let for_compaction = Arc::clone(&shared);
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(work).map_err(io("starting a thread"))
+        };
+        threads.push(spawn("apply", Box::new(move || applier.run()))?);
+        let for_commit = runtime.clone();
+        threads.push(spawn("commit", Box::new(move || committer.run(&for_commit, commit_requests)))?);
+        threads.push(spawn(
+            "compact",
+            Box::new(move || {
+                let _entered = runtime.enter();
+                compaction::run(&for_compaction, compactor, compaction_requests);
+            }),
+        )?);
+        let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(admin::listen(Arc::clone(&shared), socket));
+        tasks.spawn(accept(Arc::clone(&shared), endpoint.clone()));
+        tasks.spawn(save_members(Arc::clone(&shared)));
+        Ok(Datastore { shared, endpoint, threads, tasks, recovery, _lock: lock })
+    }
+
+    /// Address on which it listens.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.shared.address
+    }
+
+    /// One line for people and for the service manager.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let shared = &self.shared;
+        let refusal = shared.refusal();
+        let writes = if refusal.is_empty() { String::new() } else { format!(", writes refused: {refusal}") };
+        format!(
+            "head {}, horizon {}, floor {}, {} members connected{writes}",
+            shared.head(),
+            shared.log.horizon(),
+            shared.floor(),
+            shared.members.connected()
+        )
+    }
+
+    /// Brings gauges up to date; called now and then.
+    pub fn measure(&self) {
+        let segments = self.shared.log.segments();
+        let bytes = segments.iter().map(|segment| segment.bytes).sum();
+        crate::telemetry::metrics::log(bytes, segments.len() as u64, self.shared.log.horizon(), self.shared.floor());
+        crate::telemetry::metrics::disk_free(self.shared.disk_free());
+    }
+
+    /// Stops: no new work, open work is finished or refused, the log is closed cleanly.
+    pub async fn stop(mut self) {
+        self.shared.stopping.send_replace(true);
+        self.tasks.abort_all();
+        self.endpoint.close(b"the datastore is stopping");
+        let (reply, stopped) = oneshot::channel();
+        if self.shared.commit.send(commit::Request::Stop(reply)).await.is_ok() {
+            let _ = tokio::time::timeout(DRAIN, stopped).await;
+        }
+        self.shared.members.save();
+        let _ = std::fs::remove_file(self.shared.path.join(local::SOCKET));
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+        let Datastore { shared, threads, .. } = self;
+        // The compaction thread ends with its requests; the others have ended with the commit thread.
+        drop(shared);
+        let joining = tokio::task::spawn_blocking(move || {
+            for thread in threads.into_iter().take(2) {
+                let _ = thread.join();
+            }
+        });
+        let _ = tokio::time::timeout(DRAIN, joining).await;
+    }
+}
+
+fn local_name() -> MemberName {
+    MemberName::new("datastore").unwrap_or_else(|_| unreachable!("invariant: the name is well-formed"))
+}
+
+async fn save_members(shared: SharedRef) {
+    loop {
+        tokio::time::sleep(SAVE_EVERY).await;
+        shared.members.save();
+    }
+}
+
+async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
+    while let Some(incoming) = endpoint.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            match incoming.await {
+                Ok(connection) => serve(shared, connection).await,
+                Err(error) => tracing::debug!(%error, "a handshake failed"),
+            }
+        });
+    }
+}
+
+async fn serve(shared: SharedRef, connection: quinn::Connection) {
+    if endpoint::is_join(&connection) {
+        if let Err(error) = join::serve(&connection, &shared.members).await {
+            tracing::warn!(%error, address = %connection.remote_address(), "a join was refused");
+        }
+        return;
+    }
+    let authorised = endpoint::peer_certificate(&connection)
+        .ok_or_else(|| "no certificate was presented: join first".to_owned())
+        .and_then(|certificate| shared.members.authorise(&certificate));
+    match authorised {
+        Ok((member, role)) => {
+            if shared.members.connected() >= shared.config.subscribers_max {
+                connection.close(3u32.into(), b"too many members are connected; try later");
+                return;
+            }
+            Session { shared, connection, member, role }.run().await;
+        }
+        Err(reason) => {
+            tracing::warn!(reason, address = %connection.remote_address(), "a connection was refused");
+            connection.close(2u32.into(), reason.as_bytes());
+        }
+    }
+}
+
+/// Path of the trust directory within a data directory.
+#[must_use]
+pub fn trust_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("trust")
+}
+

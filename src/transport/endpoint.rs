@@ -1,0 +1,208 @@
+//! QUIC endpoints with the settings that both sides share.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::trust::tls::{ALPN_JOIN, SERVER_NAME};
+
+/// Asked of the operating system for each socket; what was granted is reported.
+const UDP_BUFFER_BYTES: usize = 4 << 20;
+/// A connection on which nothing is heard for this long is given up.
+const IDLE_TIMEOUT_MS: u32 = 15_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Bytes buffered per connection for sending: small, because many subscribe.
+const SEND_WINDOW: u64 = 2 << 20;
+const RECEIVE_WINDOW: u32 = 16 << 20;
+const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
+/// Streams that a client may have open at the same time.
+const STREAMS_MAX: u32 = 64;
+
+fn transport() -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    config
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .send_window(SEND_WINDOW)
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
+        .datagram_receive_buffer_size(None);
+    Arc::new(config)
+}
+
+fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // The system may grant less; the kernel's limits are the operator's to raise.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
+    socket.bind(&address.into())?;
+    let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    if receive < UDP_BUFFER_BYTES {
+        tracing::debug!(receive, send, "UDP buffers are smaller than asked for; see net.core.rmem_max and wmem_max");
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+    let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
+    Endpoint::new(EndpointConfig::default(), server, socket(address)?, runtime)
+}
+
+fn server_settings(tls: rustls::ServerConfig) -> io::Result<quinn::ServerConfig> {
+    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(transport());
+    Ok(config)
+}
+
+/// The datastore's endpoint.
+#[derive(Clone)]
+pub struct ServerEndpoint(Endpoint);
+
+/// Listens on `address`.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn server(address: SocketAddr, tls: rustls::ServerConfig) -> io::Result<ServerEndpoint> {
+    Ok(ServerEndpoint(endpoint(address, Some(server_settings(tls)?))?))
+}
+
+impl ServerEndpoint {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// The next handshake; `None` once closed.
+    pub async fn accept(&self) -> Option<quinn::Incoming> {
+        self.0.accept().await
+    }
+
+    /// Serves new connections with another certificate.
+    ///
+    /// # Errors
+    /// When the certificate does not suit QUIC.
+    pub fn replace_certificate(&self, tls: rustls::ServerConfig) -> io::Result<()> {
+        self.0.set_server_config(Some(server_settings(tls)?));
+        Ok(())
+    }
+
+    /// Closes every connection.
+    pub fn close(&self, reason: &[u8]) {
+        self.0.close(VarInt::from_u32(0), reason);
+    }
+
+    /// Waits until every connection has been told.
+    pub async fn wait_idle(&self) {
+        self.0.wait_idle().await;
+    }
+}
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address means nothing.
+    #[error("{address}: {source}")]
+    Address {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Whoever answers is not the datastore that the identity or token belongs to.
+    #[error("{address} answers with a certificate of another authority: it is another datastore, or was set up anew")]
+    Foreign {
+        /// The address.
+        address: String,
+    },
+    /// No connection.
+    #[error("{address}: {reason}")]
+    Failed {
+        /// The address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A client's endpoint with its TLS settings.
+#[derive(Clone)]
+pub struct ClientEndpoint {
+    v4: Endpoint,
+    config: quinn::ClientConfig,
+}
+
+/// Makes a client's endpoint.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
+    let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(transport());
+    Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None)?, config })
+}
+
+impl ClientEndpoint {
+    /// Connects to `address`, a `host:port`.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(&self, address: &str) -> Result<quinn::Connection, ConnectError> {
+        let named = |source| ConnectError::Address { address: address.to_owned(), source };
+        let found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(named)?.collect();
+        let mut last = named(io::Error::other("no address found"));
+        for target in found {
+            let failed = |reason: String| ConnectError::Failed { address: address.to_owned(), reason };
+            let endpoint = if target.is_ipv4() {
+                self.v4.clone()
+            } else {
+                endpoint(SocketAddr::from(([0u16; 8], 0)), None).map_err(|error| failed(error.to_string()))?
+            };
+            let connecting = endpoint.connect_with(self.config.clone(), target, SERVER_NAME);
+            match connecting.map_err(|error| failed(error.to_string()))?.await {
+                Ok(connection) => return Ok(connection),
+                Err(error) if error.to_string().contains("UnknownIssuer") || error.to_string().contains("BadSignature") => {
+                    last = ConnectError::Foreign { address: address.to_owned() };
+                }
+                Err(quinn::ConnectionError::TimedOut) => last = failed("no answer".into()),
+                Err(error) => last = failed(error.to_string()),
+            }
+        }
+        Err(last)
+    }
+
+    /// Waits until every connection has been told that it is over.
+    pub async fn wait_idle(&self) {
+        self.v4.wait_idle().await;
+    }
+}
+
+/// Whether a connection speaks the join protocol.
+#[must_use]
+pub fn is_join(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == ALPN_JOIN)
+}
+
+/// The certificate that the other side has proved to hold.
+#[must_use]
+pub fn peer_certificate(connection: &quinn::Connection) -> Option<Vec<u8>> {
+    let identity = connection.peer_identity()?;
+    let chain = identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
+    chain.first().map(|certificate| certificate.to_vec())
+}

@@ -1,0 +1,138 @@
+//! The join exchange: a token's secret and a request for a certificate against a certificate.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::model::MemberName;
+use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
+
+use super::endpoint::{self, ConnectError};
+use super::wire::{self, WireError};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    name: MemberName,
+    secret: [u8; 32],
+    request_der: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Joined {
+    certificate_der: Vec<u8>,
+    authority_der: Vec<u8>,
+    role: Role,
+}
+
+/// What redeems tokens at the datastore.
+pub trait Redeem: Sync {
+    /// Exchanges a secret for a certificate, the authority's certificate and the role.
+    ///
+    /// # Errors
+    /// The reason for refusing, for the one who joins.
+    fn redeem(
+        &self,
+        name: &MemberName,
+        secret: &[u8; 32],
+        request_der: &[u8],
+    ) -> Result<(Vec<u8>, Vec<u8>, Role), String>;
+}
+
+/// Serves one join.
+///
+/// # Errors
+/// When the connection breaks or the token is refused.
+pub async fn serve(connection: &quinn::Connection, redeemer: &dyn Redeem) -> Result<(), WireError> {
+    let work = async {
+        let (mut send, mut receive) = connection.accept_bi().await.map_err(std::io::Error::other)?;
+        let _: Open = wire::expect(&mut receive, Kind::Open).await?;
+        let request: Request = wire::expect(&mut receive, Kind::Renew).await?;
+        let result = redeemer.redeem(&request.name, &request.secret, &request.request_der);
+        let answer = match result {
+            Ok((certificate_der, authority_der, role)) => {
+                wire::send(&mut send, Kind::Renewed, &Joined { certificate_der, authority_der, role }).await
+            }
+            Err(message) => {
+                let refused = Refused { code: RefusalCode::NotAMember, message };
+                wire::send(&mut send, Kind::Refused, &refused).await?;
+                Err(refused.into())
+            }
+        };
+        let _ = send.finish();
+        // The client closes when it has read the answer.
+        connection.closed().await;
+        answer
+    };
+    timeout(TIMEOUT, work).await.unwrap_or(Err(WireError::Closed))
+}
+
+/// Why a join failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The token names no address that answers.
+    #[error("no datastore answers: {0}")]
+    Unreachable(String),
+    /// The exchange failed or was refused.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Keys or files.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// It is too late.
+    #[error("the token has expired: ask for a new one with `gravwell-logctl enroll`")]
+    Expired,
+    /// Sockets.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Exchanges `token` for an identity in `data_dir`.
+///
+/// # Errors
+/// When the token has expired, nobody answers, or the datastore refuses.
+pub async fn join(data_dir: &Path, token: &Token, now_ms: u64) -> Result<Identity, JoinError> {
+    if now_ms >= token.expires_ms {
+        return Err(JoinError::Expired);
+    }
+    let endpoint = endpoint::client(tls::join_config(token.authority)?)?;
+    let key = NewKey::generate(&token.name)?;
+    let mut reasons = Vec::new();
+    for address in &token.addresses {
+        let connection = match timeout(TIMEOUT, endpoint.connect(address)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error @ ConnectError::Foreign { .. })) => {
+                reasons.push(error.to_string());
+                continue;
+            }
+            Ok(Err(error)) => {
+                reasons.push(error.to_string());
+                continue;
+            }
+            Err(_) => {
+                reasons.push(format!("{address}: no answer"));
+                continue;
+            }
+        };
+        let joined = exchange(&connection, token, &key).await;
+        connection.close(0u32.into(), b"");
+        endpoint.wait_idle().await;
+        let Joined { certificate_der, authority_der, role } = joined?;
+        let (name, addresses) = (token.name.clone(), token.addresses.clone());
+        return Ok(Identity::create(data_dir, name, role, addresses, &authority_der, &certificate_der, &key)?);
+    }
+    Err(JoinError::Unreachable(reasons.join("; ")))
+}
+
+async fn exchange(connection: &quinn::Connection, token: &Token, key: &NewKey) -> Result<Joined, WireError> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+    wire::send(&mut send, Kind::Open, &Open::Renew).await?;
+    let request =
+        Request { name: token.name.clone(), secret: token.secret, request_der: key.request_der.clone() };
+    wire::send(&mut send, Kind::Renew, &request).await?;
+    timeout(TIMEOUT, wire::expect(&mut receive, Kind::Renewed)).await.unwrap_or(Err(WireError::Closed))
+}

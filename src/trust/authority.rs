@@ -1,0 +1,205 @@
+//! The datastore's own certificate authority.
+
+use std::fs;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SerialNumber,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::{Duration, OffsetDateTime};
+
+use super::{Fingerprint, Role, TrustError, fingerprint};
+use crate::model::MemberName;
+
+/// Name that every datastore's certificate carries, so that members need not know its address beforehand.
+pub const SERVER_NAME: &str = "datastore.gravwell.internal";
+/// Clocks of members may be this much behind.
+const CLOCK_SLACK: Duration = Duration::hours(1);
+const CA_YEARS: i64 = 20;
+const SERVER_DAYS: i64 = 365;
+
+/// Key and certificate of the authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrustError {
+    let path = path.to_owned();
+    move |source| TrustError::Io { path, source }
+}
+
+fn at(now_ms: u64) -> OffsetDateTime {
+    let seconds = i64::try_from(now_ms / 1000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+fn serial() -> Result<SerialNumber, TrustError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| TrustError::Certificate(error.to_string()))?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustError> {
+    let next = path.with_extension("next");
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&next).map_err(io_error(&next))?;
+    std::io::Write::write_all(&mut file, contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;
+    fs::rename(&next, path).map_err(io_error(path))?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(io_error(parent))
+}
+
+/// Makes a directory that only its owner may enter.
+pub(super) fn private_dir(path: &Path) -> Result<(), TrustError> {
+    fs::create_dir_all(path).map_err(io_error(path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))
+}
+
+/// Reads a file that only its owner may read.
+pub(super) fn read_private(path: &Path) -> Result<String, TrustError> {
+    let mode = fs::metadata(path).map_err(io_error(path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(TrustError::Exposed { path: path.to_owned(), mode, wanted: 0o600 });
+    }
+    fs::read_to_string(path).map_err(io_error(path))
+}
+
+impl Authority {
+    /// Opens the authority in `dir`, making it on the first start.
+    ///
+    /// # Errors
+    /// When its files are damaged, incomplete or readable by others. It is never replaced: its members would all
+    /// have to join again.
+    pub fn open_or_create(dir: &Path, now_ms: u64) -> Result<Authority, TrustError> {
+        private_dir(dir)?;
+        let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
+        match (key_path.exists(), certificate_path.exists()) {
+            // The certificate is written first, so a lone one is an interrupted first start.
+            (false, _) => Self::create(&key_path, &certificate_path, now_ms),
+            (true, false) => Err(TrustError::Damaged { path: certificate_path, what: "it is missing".into() }),
+            (true, true) => Self::open(&key_path, &certificate_path),
+        }
+    }
+
+    fn create(key_path: &Path, certificate_path: &Path, now_ms: u64) -> Result<Authority, TrustError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Gravwell datastore authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = at(now_ms) - CLOCK_SLACK;
+        params.not_after = at(now_ms) + Duration::days(365 * CA_YEARS);
+        params.serial_number = Some(serial()?);
+        let certificate = params.self_signed(&key)?;
+        write_private(certificate_path, certificate.pem().as_bytes())?;
+        write_private(key_path, key.serialize_pem().as_bytes())?;
+        let certificate = certificate.der().clone();
+        Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
+    }
+
+    fn open(key_path: &Path, certificate_path: &PathBuf) -> Result<Authority, TrustError> {
+        let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
+        let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
+        let pem = fs::read(certificate_path).map_err(io_error(certificate_path))?;
+        let certificate = CertificateDer::from_pem_slice(&pem)
+            .map_err(|error| damaged(certificate_path, error.to_string()))?
+            .into_owned();
+        let parsed = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| damaged(certificate_path, error.to_string()))?
+            .1;
+        parsed
+            .verify_signature(None)
+            .map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
+        if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
+            return Err(damaged(key_path, "it is not the key of ca.pem".into()));
+        }
+        Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// What tokens pin.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        fingerprint(&self.certificate)
+    }
+
+    /// A fresh key and certificate for the datastore itself, with the authority's certificate behind it.
+    ///
+    /// # Errors
+    /// When a name cannot stand in a certificate.
+    pub fn server(
+        &self,
+        names: &[String],
+        now_ms: u64,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TrustError> {
+        let key = KeyPair::generate()?;
+        let mut all = vec![SERVER_NAME.to_owned(), "localhost".to_owned()];
+        all.extend_from_slice(names);
+        let mut params = CertificateParams::new(all)?;
+        params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = at(now_ms) - CLOCK_SLACK;
+        params.not_after = at(now_ms) + Duration::days(SERVER_DAYS);
+        params.serial_number = Some(serial()?);
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Ok((vec![certificate.der().clone(), self.certificate.clone()], key.into()))
+    }
+
+    /// Signs a member's request. Name and role are what the datastore says, whatever the request asks for.
+    ///
+    /// # Errors
+    /// When the request does not decode or is not signed by its own key.
+    pub fn sign_member(
+        &self,
+        request_der: &[u8],
+        name: &MemberName,
+        role: Role,
+        days: u32,
+        now_ms: u64,
+    ) -> Result<CertificateDer<'static>, TrustError> {
+        let mut request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request_der))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name.as_str());
+        params.distinguished_name.push(DnType::OrganizationalUnitName, role.to_string());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = at(now_ms) - CLOCK_SLACK;
+        params.not_after = at(now_ms) + Duration::days(i64::from(days.max(1)));
+        params.serial_number = Some(serial()?);
+        request.params = params;
+        Ok(request.signed_by(&self.issuer)?.der().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p11_files_are_private_and_never_replaced() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let first = Authority::open_or_create(&dir, 1_700_000_000_000).expect("creates").fingerprint();
+        let again = Authority::open_or_create(&dir, 1_800_000_000_000).expect("opens").fingerprint();
+        assert_eq!(first, again);
+        let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&dir.join("ca.key"))), (0o700, 0o600));
+        fs::set_permissions(dir.join("ca.key"), fs::Permissions::from_mode(0o644)).expect("chmod");
+        assert!(matches!(Authority::open_or_create(&dir, 0), Err(TrustError::Exposed { .. })));
+        fs::set_permissions(dir.join("ca.key"), fs::Permissions::from_mode(0o600)).expect("chmod");
+        fs::write(dir.join("ca.pem"), "damaged").expect("write");
+        assert!(matches!(Authority::open_or_create(&dir, 0), Err(TrustError::Damaged { .. })));
+    }
+}

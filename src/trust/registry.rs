@@ -1,0 +1,441 @@
+//! The register of members: one file, checksummed, replaced whole.
+//!
+//! Enrolments and revocations are durable before they are answered. Positions are written lazily: one that is lost
+//! only makes the floor lower than it could be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::authority::write_private;
+use super::{Authority, Fingerprint, Role, TrustError, fingerprint};
+use crate::model::{MemberName, Seq};
+
+const FILE: &str = "members.json";
+const MS_PER_DAY: u64 = 24 * 3600 * 1000;
+
+/// Where a member stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// Has a token that it has not used yet.
+    Invited,
+    /// Has a certificate.
+    Enrolled,
+    /// Was cut off.
+    Revoked,
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemberState::Invited => "invited",
+            MemberState::Enrolled => "enrolled",
+            MemberState::Revoked => "revoked",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Certificate {
+    fingerprint: String,
+    expires_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Invite {
+    secret_hash: String,
+    expires_ms: u64,
+    role: Role,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Name.
+    pub name: MemberName,
+    /// Role.
+    pub role: Role,
+    /// Where it stands.
+    pub state: MemberState,
+    /// Durably applied sequence; `None` when it never said.
+    pub applied: Option<Seq>,
+    /// When it was last heard of.
+    pub last_seen_ms: Option<u64>,
+    /// When it joined.
+    enrolled_ms: Option<u64>,
+    revoked_ms: Option<u64>,
+    /// Current certificate, and the one before until the current one has been used.
+    certificates: Vec<Certificate>,
+    invite: Option<Invite>,
+}
+
+impl Member {
+    /// Whether it holds the floor back: a replica that has been heard of within the retention.
+    #[must_use]
+    pub fn counts(&self, now_ms: u64, retention_ms: u64) -> bool {
+        let heard = self.last_seen_ms.is_some_and(|seen| now_ms.saturating_sub(seen) <= retention_ms);
+        self.state == MemberState::Enrolled && self.role != Role::Admin && self.applied.is_some() && heard
+    }
+
+    /// End of its certificate's life.
+    #[must_use]
+    pub fn certificate_expires_ms(&self) -> Option<u64> {
+        self.certificates.last().map(|certificate| certificate.expires_ms)
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Contents {
+    members: BTreeMap<MemberName, Member>,
+}
+
+/// Why a certificate is not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its holder is not, or no longer, a member.
+    #[error("this certificate is not, or no longer, a member's: ask an administrator for a new token")]
+    Unknown,
+    /// Its holder was cut off.
+    #[error("{0} was revoked: ask an administrator for a new token")]
+    Revoked(MemberName),
+    /// It has expired.
+    #[error("the certificate of {0} has expired: ask an administrator for a new token")]
+    Expired(MemberName),
+}
+
+/// The open register.
+pub struct Registry {
+    path: PathBuf,
+    contents: Contents,
+    by_fingerprint: BTreeMap<String, MemberName>,
+    is_dirty: bool,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Registry {
+    /// Opens the register in `dir`; a missing one is empty.
+    ///
+    /// # Errors
+    /// When the file is damaged: it is never replaced by an empty one.
+    pub fn open(dir: &Path) -> Result<Registry, TrustError> {
+        let path = dir.join(FILE);
+        let contents = match std::fs::read_to_string(&path) {
+            Ok(text) => parse(&text).map_err(|what| TrustError::Damaged { path: path.clone(), what })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
+            Err(source) => return Err(TrustError::Io { path, source }),
+        };
+        let mut registry = Registry { path, contents, by_fingerprint: BTreeMap::new(), is_dirty: false };
+        registry.index();
+        Ok(registry)
+    }
+
+    fn index(&mut self) {
+        let members = self.contents.members.values();
+        let all = members.flat_map(|member| {
+            member.certificates.iter().map(|certificate| (certificate.fingerprint.clone(), member.name.clone()))
+        });
+        self.by_fingerprint = all.collect();
+    }
+
+    fn write(&mut self) -> Result<(), TrustError> {
+        let body = serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
+        let sum = blake3::hash(body.as_bytes()).to_hex();
+        write_private(&self.path, format!("{body}\n{sum}\n").as_bytes())?;
+        self.is_dirty = false;
+        self.index();
+        Ok(())
+    }
+
+    /// Writes positions that changed since the last write.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&mut self) -> Result<(), TrustError> {
+        if self.is_dirty { self.write() } else { Ok(()) }
+    }
+
+    /// The members by name.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.contents.members.values()
+    }
+
+    /// Invites a member; returns the secret of its token, of which only a hash is kept.
+    ///
+    /// # Errors
+    /// When the name is a current member's and `replace` is not set, or the file cannot be written.
+    pub fn invite(
+        &mut self,
+        name: &MemberName,
+        role: Role,
+        ttl_ms: u64,
+        now_ms: u64,
+        replace: bool,
+    ) -> Result<[u8; 32], TrustError> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| TrustError::Refused(error.to_string()))?;
+        let invite = Invite { secret_hash: hex(blake3::hash(&secret).as_bytes()), expires_ms: now_ms + ttl_ms, role };
+        match self.contents.members.get_mut(name) {
+            Some(member) if member.state == MemberState::Enrolled && !replace => {
+                return Err(TrustError::Refused(format!(
+                    "{name} is enrolled as a {}: use another name, revoke it first, or say --replace",
+                    member.role
+                )));
+            }
+            Some(member) => {
+                member.invite = Some(invite);
+                if member.state == MemberState::Revoked {
+                    member.state = MemberState::Invited;
+                }
+            }
+            None => {
+                let member = Member {
+                    name: name.clone(),
+                    role,
+                    state: MemberState::Invited,
+                    applied: None,
+                    last_seen_ms: None,
+                    enrolled_ms: None,
+                    revoked_ms: None,
+                    certificates: Vec::new(),
+                    invite: Some(invite),
+                };
+                self.contents.members.insert(name.clone(), member);
+            }
+        }
+        self.write()?;
+        Ok(secret)
+    }
+
+    /// Exchanges the secret of an invitation for a certificate, exactly once.
+    ///
+    /// # Errors
+    /// When there is no such invitation, or it was used or has expired. The answer does not tell which names exist.
+    pub fn redeem(
+        &mut self,
+        authority: &Authority,
+        name: &MemberName,
+        secret: &[u8; 32],
+        request_der: &[u8],
+        days: u32,
+        now_ms: u64,
+    ) -> Result<(Vec<u8>, Role), TrustError> {
+        let refused = || {
+            TrustError::Refused("the token is not valid, was used already, or was replaced: ask for a new one".into())
+        };
+        let member = self.contents.members.get_mut(name).ok_or_else(refused)?;
+        let invite = member.invite.clone().ok_or_else(refused)?;
+        let wanted = crate::model::ids::hex_bytes::<32>(&invite.secret_hash).map(blake3::Hash::from_bytes);
+        // Comparison of BLAKE3 hashes takes the same time wherever they differ.
+        if wanted != Some(blake3::hash(secret)) {
+            return Err(refused());
+        }
+        if now_ms >= invite.expires_ms {
+            return Err(TrustError::Refused("the token has expired: ask for a new one".into()));
+        }
+        let certificate = authority.sign_member(request_der, name, invite.role, days, now_ms)?;
+        member.role = invite.role;
+        member.state = MemberState::Enrolled;
+        member.enrolled_ms = Some(now_ms);
+        member.invite = None;
+        member.certificates = vec![certificate_of(&fingerprint(&certificate), days, now_ms)];
+        let role = member.role;
+        self.write()?;
+        Ok((certificate.to_vec(), role))
+    }
+
+    /// A new certificate for a member. The former one stays good until the new one has been used.
+    ///
+    /// # Errors
+    /// When the member is not enrolled, the request is bad, or the file cannot be written.
+    pub fn renew(
+        &mut self,
+        authority: &Authority,
+        name: &MemberName,
+        request_der: &[u8],
+        days: u32,
+        now_ms: u64,
+    ) -> Result<Vec<u8>, TrustError> {
+        let refused = || TrustError::Refused(format!("{name} is not enrolled"));
+        let member = self.contents.members.get_mut(name).ok_or_else(refused)?;
+        if member.state != MemberState::Enrolled {
+            return Err(refused());
+        }
+        let certificate = authority.sign_member(request_der, name, member.role, days, now_ms)?;
+        member.certificates.truncate(1);
+        member.certificates.push(certificate_of(&fingerprint(&certificate), days, now_ms));
+        self.write()?;
+        Ok(certificate.to_vec())
+    }
+
+    /// Who holds a certificate. Using a renewed one ends the life of the one before.
+    ///
+    /// # Errors
+    /// When it is nobody's, expired, or its holder was revoked.
+    pub fn authorise(&mut self, certificate_der: &[u8], now_ms: u64) -> Result<(MemberName, Role), Refusal> {
+        let print: Fingerprint = fingerprint(certificate_der);
+        let print = hex(&print);
+        let name = self.by_fingerprint.get(&print).ok_or(Refusal::Unknown)?.clone();
+        let member = self.contents.members.get_mut(&name).ok_or(Refusal::Unknown)?;
+        if member.state == MemberState::Revoked {
+            return Err(Refusal::Revoked(name));
+        }
+        let Some(at) = member.certificates.iter().position(|certificate| certificate.fingerprint == print) else {
+            return Err(Refusal::Unknown);
+        };
+        if now_ms >= member.certificates[at].expires_ms {
+            return Err(Refusal::Expired(name));
+        }
+        let role = member.role;
+        member.last_seen_ms = Some(now_ms);
+        if at > 0 {
+            member.certificates.drain(..at);
+            self.index();
+        }
+        self.is_dirty = true;
+        Ok((name, role))
+    }
+
+    /// Cuts a member off.
+    ///
+    /// # Errors
+    /// When there is no such member, or the file cannot be written.
+    pub fn revoke(&mut self, name: &MemberName, now_ms: u64) -> Result<(), TrustError> {
+        let member = self.contents.members.get_mut(name).ok_or_else(|| no_such(name))?;
+        member.state = MemberState::Revoked;
+        member.revoked_ms = Some(now_ms);
+        member.invite = None;
+        self.write()
+    }
+
+    /// Forgets a member; its certificates are nobody's from now on.
+    ///
+    /// # Errors
+    /// When there is no such member, or the file cannot be written.
+    pub fn remove(&mut self, name: &MemberName) -> Result<(), TrustError> {
+        self.contents.members.remove(name).ok_or_else(|| no_such(name))?;
+        self.write()
+    }
+
+    /// Notes how far a member has come.
+    pub fn note_position(&mut self, name: &MemberName, applied: Seq, now_ms: u64) {
+        if let Some(member) = self.contents.members.get_mut(name) {
+            member.applied = Some(applied);
+            member.last_seen_ms = Some(now_ms);
+            self.is_dirty = true;
+        }
+    }
+
+    /// Lowest sequence durably applied by all members that count; `head` when none does.
+    #[must_use]
+    pub fn floor(&self, now_ms: u64, retention_ms: u64, head: Seq) -> Seq {
+        let counting = self.members().filter(|member| member.counts(now_ms, retention_ms));
+        counting.filter_map(|member| member.applied).min().unwrap_or(head).min(head)
+    }
+}
+
+fn no_such(name: &MemberName) -> TrustError {
+    TrustError::Refused(format!("there is no member {name}; `gravwell-logctl members` lists them"))
+}
+
+fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
+    Certificate { fingerprint: hex(print), expires_ms: now_ms + u64::from(days.max(1)) * MS_PER_DAY }
+}
+
+fn parse(text: &str) -> Result<Contents, String> {
+    let (body, sum) = text.trim_end().rsplit_once('\n').ok_or("the checksum is missing")?;
+    if blake3::hash(body.as_bytes()).to_hex().as_str() != sum {
+        return Err("the checksum does not match".into());
+    }
+    serde_json::from_str(body).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn request() -> Vec<u8> {
+        let key = KeyPair::generate().expect("key");
+        CertificateParams::default().serialize_request(&key).expect("request").der().to_vec()
+    }
+
+    fn name() -> MemberName {
+        MemberName::new("web1").expect("name")
+    }
+
+    fn open() -> (tempfile::TempDir, Authority, Registry) {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let authority = Authority::open_or_create(temp.path(), NOW).expect("authority");
+        let registry = Registry::open(temp.path()).expect("registry");
+        (temp, authority, registry)
+    }
+
+    #[test]
+    fn p11_a_token_works_once_and_not_too_late() {
+        let (temp, authority, mut registry) = open();
+        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
+        let late = registry.redeem(&authority, &name(), &secret, &request(), 90, NOW + 1000);
+        assert!(late.expect_err("late").to_string().contains("expired"));
+        assert!(registry.redeem(&authority, &name(), &[0; 32], &request(), 90, NOW).is_err(), "wrong secret");
+        let (certificate, role) =
+            registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("first use");
+        assert_eq!(role, Role::Webserver);
+        assert!(registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).is_err(), "second use");
+        let mut again = Registry::open(temp.path()).expect("reopens");
+        assert_eq!(again.authorise(&certificate, NOW), Ok((name(), Role::Webserver)));
+        assert_eq!(again.authorise(&certificate, NOW + 91 * MS_PER_DAY), Err(Refusal::Expired(name())));
+        again.revoke(&name(), NOW).expect("revokes");
+        assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Revoked(name())));
+        again.remove(&name()).expect("removes");
+        assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Unknown));
+    }
+
+    #[test]
+    fn a_renewed_certificate_replaces_the_old_one_when_used() {
+        let (_temp, authority, mut registry) = open();
+        let secret = registry.invite(&name(), Role::Reader, 1000, NOW, false).expect("invites");
+        let (old, _) = registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
+        let new = registry.renew(&authority, &name(), &request(), 90, NOW).expect("renews");
+        assert!(registry.authorise(&old, NOW).is_ok(), "the new one may not have arrived");
+        assert!(registry.authorise(&new, NOW).is_ok());
+        assert_eq!(registry.authorise(&old, NOW), Err(Refusal::Unknown));
+    }
+
+    #[test]
+    fn p10_a_damaged_register_is_named_never_emptied() {
+        let (temp, _authority, mut registry) = open();
+        registry.invite(&name(), Role::Reader, 1000, NOW, false).expect("invites");
+        let path = temp.path().join(FILE);
+        let good = std::fs::read(&path).expect("read");
+        for at in (0..good.len()).step_by(7) {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&path, &bad).expect("write");
+            assert!(Registry::open(temp.path()).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn p04_the_floor_waits_for_members_that_count() {
+        let (_temp, authority, mut registry) = open();
+        let head = Seq(100);
+        assert_eq!(registry.floor(NOW, 1000, head), head);
+        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
+        registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
+        assert_eq!(registry.floor(NOW, 1000, head), head, "never connected");
+        registry.note_position(&name(), Seq(40), NOW);
+        assert_eq!(registry.floor(NOW + 1000, 1000, head), Seq(40));
+        assert_eq!(registry.floor(NOW + 1001, 1000, head), head, "silent for longer than the retention");
+        registry.note_position(&name(), Seq(40), NOW);
+        registry.revoke(&name(), NOW).expect("revokes");
+        assert_eq!(registry.floor(NOW, 1000, head), head);
+    }
+}
