@@ -1,5 +1,8 @@
 //! Bytes on disk and wire: total, bounded functions without I/O.
 
 pub mod admin;
+pub mod error;
+pub mod frame;
 pub mod message;
+pub mod payload;
 pub mod txn;
