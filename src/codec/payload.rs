@@ -140,6 +140,13 @@ fn unknown_entry(seq: Seq, kind: u8, payload: Bytes) -> Entry {
     Entry { seq, time_ms: 0, member, body: EntryBody::Unknown { kind, payload } }
 }
 
+/// Commit time of a record without decoding the rest: every payload of a known kind starts with it.
+#[must_use]
+pub fn peek_time(header: &FrameHeader, payload: &[u8]) -> Option<u64> {
+    let known = matches!(header.kind, kind::COMMIT | kind::REJECT);
+    known.then(|| postcard::take_from_bytes::<u64>(payload).ok().map(|(time, _)| time)).flatten()
+}
+
 fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, payload: &'a Bytes) -> Result<T, DecodeError> {
     let (body, rest) = postcard::take_from_bytes(payload)
         .map_err(|error| DecodeError::new(what, 0, "a well-formed structure", error))?;
