@@ -1,5 +1,9 @@
 //! Bytes on disk and wire: total, bounded functions without I/O.
 
 pub mod admin;
+pub mod block;
+pub mod error;
+pub mod frame;
 pub mod message;
+pub mod payload;
 pub mod txn;

@@ -1,1 +1,3 @@
-//! config
+//! Configuration of the processes.
+
+pub mod datastore;

@@ -1,3 +1,15 @@
-//! The world outside: files, clock, entropy, and a process's claim to its data directory.
+//! The world outside: files, the clock, randomness. Everything above reaches it through these traits, so that a
+//! faulty disk or a simulated clock can stand in for the real one.
 
+pub mod clock;
 pub mod data_dir;
+pub mod entropy;
+pub mod fs;
+pub mod memory;
+pub mod real;
+
+pub use clock::{Clock, SystemClock};
+pub use entropy::{Entropy, SystemEntropy};
+pub use fs::{File, Fs, Lock};
+pub use memory::MemoryFs;
+pub use real::RealFs;

@@ -1,1 +1,42 @@
-//! log
+//! The log on disk: segments of checksummed, chained records, one writer, any number of readers.
+//!
+//! `log-format.md` is the specification. The code is synchronous: no threads, no tokio. Callers are the commit
+//! pipeline (the one owner of [`Log`]), subscribers and tools ([`LogReader`]) and one background compaction.
+
+mod cursor;
+pub mod directory;
+pub mod error;
+pub mod format;
+mod head;
+pub mod reader;
+pub mod recovery;
+mod segment;
+mod shared;
+pub mod verify;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{AppendError, Damage, IoFailure, OpenError, ReadError, SyncError};
+pub use reader::{Entries, FrameBlock, LogReader, RecordAt, SegmentInfo};
+pub use recovery::{RecoveryAction, RecoveryPlan, RecoveryReport};
+pub use verify::{VerifyReport, verify};
+pub use writer::{AppendedBatch, Durable, Log};
+
+/// How a log is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// A segment is sealed before a batch would make it longer than this.
+    pub segment_bytes: u64,
+    /// Whether disk space is allocated ahead of the data, which makes syncs cheaper.
+    pub preallocate: bool,
+    /// Space held back for deletes and compaction on a full disk; 0 for none.
+    pub reserve_bytes: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions { segment_bytes: 64 << 20, preallocate: true, reserve_bytes: 4 << 20 }
+    }
+}

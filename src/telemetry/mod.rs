@@ -1,1 +1,6 @@
-//! telemetry
+//! Metrics, structured logs, and what the service manager is told.
+
+pub mod exporter;
+pub mod logging;
+pub mod metrics;
+pub mod notify;

@@ -1,0 +1,184 @@
+//! Payloads of log records: versioned structures between bytes and [`Entry`].
+//!
+//! `CommitV1` and `RejectV1` are frozen: golden files pin their bytes, and a change makes new structures under new
+//! record kinds. Kinds that this version does not know are carried as they are.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::error::{DecodeError, EncodeError};
+use super::frame::{FrameHeader, FrameParts, HEADER_BYTES, PAYLOAD_BYTES_MAX, decode_frame, kind, seal_frame};
+use crate::model::limits::HARD;
+use crate::model::{Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Reason, Seq, Txn, TxnId};
+
+#[derive(Serialize, Deserialize)]
+struct CommitV1<'a> {
+    time_ms: u64,
+    member: Cow<'a, MemberName>,
+    id: TxnId,
+    settled: OriginCounter,
+    made_ms: u64,
+    #[serde(with = "serde_bytes", borrow)]
+    note: Cow<'a, [u8]>,
+    conditions: Cow<'a, [Condition]>,
+    ops: Cow<'a, [Op]>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RejectV1<'a> {
+    time_ms: u64,
+    member: Cow<'a, MemberName>,
+    id: TxnId,
+    settled: OriginCounter,
+    reason: Cow<'a, Reason>,
+}
+
+/// Appends the payload of `entry` to `out`; returns its kind.
+fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
+    let start = std::mem::take(out);
+    let encoded = match &entry.body {
+        EntryBody::Commit(txn) => {
+            let body = CommitV1 {
+                time_ms: entry.time_ms,
+                member: Cow::Borrowed(&entry.member),
+                id: txn.id,
+                settled: txn.settled,
+                made_ms: txn.time_ms,
+                note: Cow::Borrowed(&txn.note),
+                conditions: Cow::Borrowed(&txn.conditions),
+                ops: Cow::Borrowed(&txn.ops),
+            };
+            postcard::to_extend(&body, start).map(|bytes| (bytes, kind::COMMIT))
+        }
+        EntryBody::Reject { id, settled, reason } => {
+            let body = RejectV1 {
+                time_ms: entry.time_ms,
+                member: Cow::Borrowed(&entry.member),
+                id: *id,
+                settled: *settled,
+                reason: Cow::Borrowed(reason),
+            };
+            postcard::to_extend(&body, start).map(|bytes| (bytes, kind::REJECT))
+        }
+        EntryBody::Unknown { kind, payload } => {
+            let mut bytes = start;
+            bytes.extend_from_slice(payload);
+            Ok((bytes, *kind))
+        }
+    };
+    let (bytes, kind) = encoded.expect("invariant: encoding into memory cannot fail");
+    *out = bytes;
+    kind
+}
+
+/// Appends `entry` to `out` as one frame; returns the chain after it. On an error `out` is as before.
+///
+/// # Errors
+/// When the payload is longer than a frame can hold.
+pub fn encode_entry(
+    entry: &Entry,
+    before: &Chain,
+    batch_index: u32,
+    flags: u16,
+    out: &mut Vec<u8>,
+) -> Result<Chain, EncodeError> {
+    let start = out.len();
+    out.resize(start + HEADER_BYTES, 0);
+    let kind = encode_payload(entry, out);
+    let payload_bytes = out.len() - start - HEADER_BYTES;
+    if payload_bytes > PAYLOAD_BYTES_MAX {
+        out.truncate(start);
+        return Err(EncodeError { seq: entry.seq.0, found: payload_bytes, allowed: PAYLOAD_BYTES_MAX });
+    }
+    Ok(seal_frame(&mut out[start..], FrameParts { kind, flags, batch_index, seq: entry.seq }, before))
+}
+
+/// Makes an entry of a header and its payload.
+///
+/// # Errors
+/// When the payload is not what its kind promises.
+pub fn decode_entry(header: &FrameHeader, payload: &Bytes) -> Result<Entry, DecodeError> {
+    match header.kind {
+        kind::COMMIT => {
+            let body: CommitV1 = decode_body("commit payload", payload)?;
+            let rows = body.ops.len() + body.conditions.len();
+            if rows > HARD.ops_max {
+                return Err(DecodeError::new("commit payload", 0, format_args!("at most {} rows", HARD.ops_max), rows));
+            }
+            Ok(Entry {
+                seq: header.seq,
+                time_ms: body.time_ms,
+                member: body.member.into_owned(),
+                body: EntryBody::Commit(Txn {
+                    id: body.id,
+                    settled: body.settled,
+                    time_ms: body.made_ms,
+                    note: Bytes::copy_from_slice(&body.note),
+                    conditions: body.conditions.into_owned(),
+                    ops: body.ops.into_owned(),
+                }),
+            })
+        }
+        kind::REJECT => {
+            let body: RejectV1 = decode_body("reject payload", payload)?;
+            Ok(Entry {
+                seq: header.seq,
+                time_ms: body.time_ms,
+                member: body.member.into_owned(),
+                body: EntryBody::Reject { id: body.id, settled: body.settled, reason: body.reason.into_owned() },
+            })
+        }
+        kind => Ok(unknown_entry(header.seq, kind, payload.clone())),
+    }
+}
+
+/// An entry of unknown kind has neither a time nor a member that this version could read.
+fn unknown_entry(seq: Seq, kind: u8, payload: Bytes) -> Entry {
+    let member = MemberName::new("unknown").expect("invariant: a valid name");
+    Entry { seq, time_ms: 0, member, body: EntryBody::Unknown { kind, payload } }
+}
+
+/// Commit time of a record without decoding the rest: every payload of a known kind starts with it.
+#[must_use]
+pub fn peek_time(header: &FrameHeader, payload: &[u8]) -> Option<u64> {
+    let known = matches!(header.kind, kind::COMMIT | kind::REJECT);
+    known.then(|| postcard::take_from_bytes::<u64>(payload).ok().map(|(time, _)| time)).flatten()
+}
+
+fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, payload: &'a Bytes) -> Result<T, DecodeError> {
+    let (body, rest) = postcard::take_from_bytes(payload)
+        .map_err(|error| DecodeError::new(what, 0, "a well-formed structure", error))?;
+    if rest.is_empty() {
+        Ok(body)
+    } else {
+        Err(DecodeError::new(what, payload.len() - rest.len(), "the end", format_args!("{} more bytes", rest.len())))
+    }
+}
+
+/// Decodes a run of whole frames, as they are shipped to subscribers; checks checksums, sequences and chain.
+///
+/// # Errors
+/// At the first frame that is damaged or does not follow `after`.
+pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, Chain), DecodeError> {
+    let (mut seq, mut chain) = after;
+    let mut at = 0;
+    let mut entries = Vec::new();
+    while at < bytes.len() {
+        let shift = |mut error: DecodeError| {
+            error.offset += at;
+            error
+        };
+        let rest = &bytes[at..];
+        let (header, payload) = decode_frame(rest).map_err(shift)?;
+        if header.seq != seq.next() {
+            return Err(shift(DecodeError::new("sequence", super::frame::AT_SEQ, seq.next(), header.seq)));
+        }
+        let end = payload.end;
+        chain = super::frame::check_chain(&rest[..end], &chain).map_err(shift)?;
+        entries.push(decode_entry(&header, &bytes.slice(at + payload.start..at + end)).map_err(shift)?);
+        (seq, at) = (header.seq, at + end);
+    }
+    Ok((entries, chain))
+}

@@ -1,0 +1,135 @@
+//! What a datastore can be told, with defaults that work without a configuration file.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use crate::model::Limits;
+
+/// Settings of a datastore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatastoreConfig {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// `Datastore-Listen-Address`; `None`: all addresses.
+    pub listen: Option<IpAddr>,
+    /// `Datastore-Port`.
+    pub port: u16,
+    /// Names and addresses that members may use, for tokens and the server's certificate.
+    pub server_names: Vec<String>,
+    /// Prometheus endpoint; `None`: none.
+    pub metrics: Option<SocketAddr>,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+    /// Size at which a segment is closed.
+    pub segment_bytes: u64,
+    /// Space kept back for a full disk.
+    pub reserve_bytes: u64,
+    /// Writes are refused below this much free space.
+    pub min_free_bytes: u64,
+    /// Entries of history that compaction keeps.
+    pub history_ops: u64,
+    /// Hours of history that compaction keeps; 0: only `history_ops` counts.
+    pub history_hours: u64,
+    /// Compacted segments are rewritten when this much of them is garbage.
+    pub compact_garbage_percent: u8,
+    /// Compaction starts when this much has gathered below the horizon-to-be.
+    pub compact_min_bytes: u64,
+    /// A member silent for longer no longer holds the floor back.
+    pub retention_hours: u64,
+    /// `Datastore-Update-Interval`: rhythm of heartbeats, in seconds.
+    pub update_interval_s: u64,
+    /// Life of members' certificates.
+    pub certificate_days: u32,
+    /// Most connected members.
+    pub subscribers_max: u64,
+    /// Memory for cached state.
+    pub cache_bytes: u64,
+    /// Longest key.
+    pub key_bytes_max: usize,
+    /// Largest inline value.
+    pub value_bytes_max: usize,
+    /// Largest transaction.
+    pub txn_bytes_max: usize,
+}
+
+impl DatastoreConfig {
+    /// The defaults, with data in `data_dir`.
+    #[must_use]
+    pub fn for_dir(data_dir: &Path) -> DatastoreConfig {
+        let limits = Limits::default();
+        DatastoreConfig {
+            data_dir: data_dir.to_owned(),
+            listen: None,
+            port: 9405,
+            server_names: Vec::new(),
+            metrics: None,
+            log_level: "info".into(),
+            segment_bytes: 64 << 20,
+            reserve_bytes: 16 << 20,
+            min_free_bytes: 64 << 20,
+            history_ops: 10_000,
+            history_hours: 0,
+            compact_garbage_percent: 50,
+            compact_min_bytes: 64 << 20,
+            retention_hours: 168,
+            update_interval_s: 5,
+            certificate_days: 90,
+            subscribers_max: 1000,
+            cache_bytes: 64 << 20,
+            key_bytes_max: limits.key_bytes_max,
+            value_bytes_max: limits.value_bytes_max,
+            txn_bytes_max: limits.txn_bytes_max,
+        }
+    }
+
+    /// Where to listen: all addresses unless told otherwise.
+    #[must_use]
+    pub fn listen_address(&self) -> SocketAddr {
+        let all = if Path::new("/proc/net/if_inet6").exists() {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        };
+        SocketAddr::new(self.listen.unwrap_or(all), self.port)
+    }
+
+    /// Addresses that tokens name, given where the datastore really listens.
+    #[must_use]
+    pub fn advertised(&self, listening: SocketAddr) -> Vec<String> {
+        let port = listening.port();
+        let with_port = |host: &str| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let mut addresses: Vec<String> = self.server_names.iter().map(|name| with_port(name)).collect();
+        if !listening.ip().is_unspecified() {
+            addresses.push(listening.to_string());
+            return addresses;
+        }
+        if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+            addresses.push(with_port(host.trim()));
+        }
+        addresses.push(with_port("127.0.0.1"));
+        addresses
+    }
+
+    /// Bounds of transactions.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            key_bytes_max: self.key_bytes_max,
+            value_bytes_max: self.value_bytes_max,
+            txn_bytes_max: self.txn_bytes_max,
+            ..Limits::default()
+        }
+    }
+
+    /// Rhythm of heartbeats in milliseconds.
+    #[must_use]
+    pub fn heartbeat_ms(&self) -> u64 {
+        self.update_interval_s.max(1) * 1000
+    }
+
+    /// Retention of silent members in milliseconds.
+    #[must_use]
+    pub fn retention_ms(&self) -> u64 {
+        self.retention_hours.saturating_mul(3_600_000)
+    }
+}

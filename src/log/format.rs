@@ -1,0 +1,306 @@
+//! Layouts of everything on disk besides the record frame: file header, footer, head slot. See `log-format.md`.
+//!
+//! Pure: bytes in, structures out. Every structure ends in a CRC-32C over all its bytes before, padding included, so
+//! that no bit can change unseen.
+
+use crate::codec::error::DecodeError;
+use crate::codec::frame::array_at;
+use crate::model::{Chain, Digest, Generation, Lineage, LineageEntry, LogId, Seq};
+
+/// First bytes of a segment or journal file.
+pub const HEADER_MAGIC: [u8; 4] = *b"GLS1";
+/// First bytes of a footer.
+pub const FOOTER_MAGIC: [u8; 4] = *b"GLF1";
+/// First bytes of a head slot.
+pub const HEAD_MAGIC: [u8; 4] = *b"GLH1";
+/// Version of all layouts here.
+pub const FORMAT: u8 = 1;
+
+/// Length of a file header.
+pub const HEADER_BYTES: usize = 96;
+/// Length of a footer.
+pub const FOOTER_BYTES: usize = 128;
+/// Length of a head slot; the head file has two.
+pub const SLOT_BYTES: usize = 4096;
+/// Most generations that a head slot can list.
+pub const LINEAGE_MAX: usize = (SLOT_BYTES - 4 - AT_SLOT_LINEAGE) / 12;
+
+/// Flag of a file header: a compacted segment.
+pub const FLAG_COMPACTED: u16 = 1;
+/// Flag of a file header: a journal, not a segment.
+pub const FLAG_JOURNAL: u16 = 2;
+
+/// File header: version.
+pub const AT_FORMAT: usize = 4;
+/// File header: flags.
+pub const AT_FLAGS: usize = 6;
+/// File header: log id.
+pub const AT_LOG_ID: usize = 8;
+/// File header: generation.
+pub const AT_GENERATION: usize = 24;
+/// File header: first sequence covered.
+pub const AT_FIRST: usize = 32;
+/// File header: last sequence covered, 0 when not yet known.
+pub const AT_COVERED_LAST: usize = 40;
+/// File header: chain before the first sequence.
+pub const AT_CHAIN_BEFORE: usize = 48;
+/// File header: checksum.
+pub const AT_HEADER_CRC: usize = 92;
+
+/// Footer: number of frames.
+pub const AT_COUNT: usize = 8;
+/// Footer: last sequence covered.
+pub const AT_LAST: usize = 16;
+/// Footer: chain of the last frame of the file.
+pub const AT_FRAME_CHAIN: usize = 24;
+/// Footer: chain of the log at the last sequence.
+pub const AT_CHAIN_AFTER: usize = 40;
+/// Footer: commit time of the first frame.
+pub const AT_TIME_FIRST: usize = 56;
+/// Footer: commit time of the last frame.
+pub const AT_TIME_LAST: usize = 64;
+/// Footer: bytes of all frames.
+pub const AT_FRAMES_BYTES: usize = 72;
+/// Footer: sum of the digests of the live objects, compacted segments only.
+pub const AT_DIGEST: usize = 80;
+/// Footer: checksum.
+pub const AT_FOOTER_CRC: usize = 124;
+
+/// Head slot: write counter.
+pub const AT_SLOT_COUNTER: usize = 8;
+/// Head slot: log id.
+pub const AT_SLOT_LOG_ID: usize = 16;
+/// Head slot: generation.
+pub const AT_SLOT_GENERATION: usize = 32;
+/// Head slot: number of lineage entries.
+pub const AT_SLOT_LINEAGE_COUNT: usize = 36;
+/// Head slot: a sequence that is durable.
+pub const AT_SLOT_SEQ: usize = 40;
+/// Head slot: chain at that sequence.
+pub const AT_SLOT_CHAIN: usize = 48;
+/// Head slot: horizon.
+pub const AT_SLOT_HORIZON: usize = 64;
+/// Head slot: lineage, 12 bytes an entry.
+pub const AT_SLOT_LINEAGE: usize = 96;
+/// Head slot: checksum.
+pub const AT_SLOT_CRC: usize = SLOT_BYTES - 4;
+
+fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    bytes[at..at + field.len()].copy_from_slice(field);
+}
+
+fn put_crc(bytes: &mut [u8], at: usize) {
+    let crc = crc32c::crc32c(&bytes[..at]);
+    put(bytes, at, &crc.to_le_bytes());
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, at))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array_at(bytes, at))
+}
+
+/// Checks length, magic, checksum and version, in that order.
+fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize) -> Result<(), DecodeError> {
+    if bytes.len() < length {
+        return Err(DecodeError::new(what, 0, format_args!("{length} bytes"), bytes.len()));
+    }
+    if bytes[..4] != magic {
+        return Err(DecodeError::new(what, 0, format_args!("{magic:02x?}"), format_args!("{:02x?}", &bytes[..4])));
+    }
+    let at = length - 4;
+    let (computed, stored) = (crc32c::crc32c(&bytes[..at]), u32_at(bytes, at));
+    if computed != stored {
+        return Err(DecodeError::checksum(what, at, computed, stored));
+    }
+    if bytes[AT_FORMAT] != FORMAT {
+        return Err(DecodeError::new(what, AT_FORMAT, format_args!("format {FORMAT}"), bytes[AT_FORMAT]));
+    }
+    Ok(())
+}
+
+/// First bytes of a segment or journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileHeader {
+    /// See [`FLAG_COMPACTED`], [`FLAG_JOURNAL`].
+    pub flags: u16,
+    /// The log it belongs to.
+    pub log_id: LogId,
+    /// Generation in which the file was begun.
+    pub generation: Generation,
+    /// First sequence covered.
+    pub first: Seq,
+    /// Last sequence covered; 0 for a file that is not compacted, whose footer tells.
+    pub covered_last: Seq,
+    /// Chain of the log before `first`.
+    pub chain_before: Chain,
+}
+
+impl FileHeader {
+    /// Whether records may be missing from it.
+    #[must_use]
+    pub fn is_compacted(&self) -> bool {
+        self.flags & FLAG_COMPACTED != 0
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        put(&mut bytes, 0, &HEADER_MAGIC);
+        bytes[AT_FORMAT] = FORMAT;
+        put(&mut bytes, AT_FLAGS, &self.flags.to_le_bytes());
+        put(&mut bytes, AT_LOG_ID, &self.log_id.0);
+        put(&mut bytes, AT_GENERATION, &self.generation.0.to_le_bytes());
+        put(&mut bytes, AT_FIRST, &self.first.0.to_le_bytes());
+        put(&mut bytes, AT_COVERED_LAST, &self.covered_last.0.to_le_bytes());
+        put(&mut bytes, AT_CHAIN_BEFORE, &self.chain_before);
+        put_crc(&mut bytes, AT_HEADER_CRC);
+        bytes
+    }
+
+    /// Inverse of [`FileHeader::encode`].
+    ///
+    /// # Errors
+    /// When the bytes are too few, damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<FileHeader, DecodeError> {
+        check(bytes, "file header", HEADER_MAGIC, HEADER_BYTES)?;
+        Ok(FileHeader {
+            flags: u16::from_le_bytes(array_at(bytes, AT_FLAGS)),
+            log_id: LogId(array_at(bytes, AT_LOG_ID)),
+            generation: Generation(u32_at(bytes, AT_GENERATION)),
+            first: Seq(u64_at(bytes, AT_FIRST)),
+            covered_last: Seq(u64_at(bytes, AT_COVERED_LAST)),
+            chain_before: array_at(bytes, AT_CHAIN_BEFORE),
+        })
+    }
+}
+
+/// Last bytes of a sealed segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footer {
+    /// Number of frames.
+    pub count: u64,
+    /// Last sequence covered.
+    pub last: Seq,
+    /// Chain field of the last frame; the header's `chain_before` when there is none.
+    pub frame_chain: Chain,
+    /// Chain of the log at `last`; equals `frame_chain` unless the segment is compacted.
+    pub chain_after: Chain,
+    /// Commit time of the first frame, 0 when there is none.
+    pub time_first: u64,
+    /// Commit time of the last frame, 0 when there is none.
+    pub time_last: u64,
+    /// Bytes of all frames.
+    pub frames_bytes: u64,
+    /// Sum of `Digest::of_object` over the puts kept by compaction; zero in other segments.
+    pub digest: Digest,
+}
+
+impl Footer {
+    /// The bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; FOOTER_BYTES] {
+        let mut bytes = [0; FOOTER_BYTES];
+        put(&mut bytes, 0, &FOOTER_MAGIC);
+        bytes[AT_FORMAT] = FORMAT;
+        put(&mut bytes, AT_COUNT, &self.count.to_le_bytes());
+        put(&mut bytes, AT_LAST, &self.last.0.to_le_bytes());
+        put(&mut bytes, AT_FRAME_CHAIN, &self.frame_chain);
+        put(&mut bytes, AT_CHAIN_AFTER, &self.chain_after);
+        put(&mut bytes, AT_TIME_FIRST, &self.time_first.to_le_bytes());
+        put(&mut bytes, AT_TIME_LAST, &self.time_last.to_le_bytes());
+        put(&mut bytes, AT_FRAMES_BYTES, &self.frames_bytes.to_le_bytes());
+        put(&mut bytes, AT_DIGEST, &self.digest.to_bytes());
+        put_crc(&mut bytes, AT_FOOTER_CRC);
+        bytes
+    }
+
+    /// Inverse of [`Footer::encode`].
+    ///
+    /// # Errors
+    /// When the bytes are too few, damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Footer, DecodeError> {
+        check(bytes, "footer", FOOTER_MAGIC, FOOTER_BYTES)?;
+        Ok(Footer {
+            count: u64_at(bytes, AT_COUNT),
+            last: Seq(u64_at(bytes, AT_LAST)),
+            frame_chain: array_at(bytes, AT_FRAME_CHAIN),
+            chain_after: array_at(bytes, AT_CHAIN_AFTER),
+            time_first: u64_at(bytes, AT_TIME_FIRST),
+            time_last: u64_at(bytes, AT_TIME_LAST),
+            frames_bytes: u64_at(bytes, AT_FRAMES_BYTES),
+            digest: Digest::from_bytes(array_at(bytes, AT_DIGEST)),
+        })
+    }
+}
+
+/// One slot of the head file: what is known to be durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeadSlot {
+    /// Rises with every write; the valid slot with the greater counter counts.
+    pub counter: u64,
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// A sequence up to which everything is durable.
+    pub seq: Seq,
+    /// Chain at `seq`.
+    pub chain: Chain,
+    /// Records up to here may be compacted.
+    pub horizon: Seq,
+    /// How generations descend.
+    pub lineage: Lineage,
+}
+
+impl HeadSlot {
+    /// The bytes. Lineage beyond [`LINEAGE_MAX`] entries does not fit; writers refuse before.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; SLOT_BYTES];
+        put(&mut bytes, 0, &HEAD_MAGIC);
+        bytes[AT_FORMAT] = FORMAT;
+        put(&mut bytes, AT_SLOT_COUNTER, &self.counter.to_le_bytes());
+        put(&mut bytes, AT_SLOT_LOG_ID, &self.log_id.0);
+        put(&mut bytes, AT_SLOT_GENERATION, &self.generation.0.to_le_bytes());
+        let mut count = 0u32;
+        for (entry, at) in self.lineage.iter().zip((AT_SLOT_LINEAGE..).step_by(12)).take(LINEAGE_MAX) {
+            put(&mut bytes, at, &entry.generation.0.to_le_bytes());
+            put(&mut bytes, at + 4, &entry.shared_to.0.to_le_bytes());
+            count += 1;
+        }
+        put(&mut bytes, AT_SLOT_LINEAGE_COUNT, &count.to_le_bytes());
+        put(&mut bytes, AT_SLOT_SEQ, &self.seq.0.to_le_bytes());
+        put(&mut bytes, AT_SLOT_CHAIN, &self.chain);
+        put(&mut bytes, AT_SLOT_HORIZON, &self.horizon.0.to_le_bytes());
+        put_crc(&mut bytes, AT_SLOT_CRC);
+        bytes
+    }
+
+    /// Inverse of [`HeadSlot::encode`].
+    ///
+    /// # Errors
+    /// When the bytes are too few, damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<HeadSlot, DecodeError> {
+        check(bytes, "head slot", HEAD_MAGIC, SLOT_BYTES)?;
+        let count = u32_at(bytes, AT_SLOT_LINEAGE_COUNT) as usize;
+        if count > LINEAGE_MAX {
+            let expected = format!("at most {LINEAGE_MAX}");
+            return Err(DecodeError::new("lineage count", AT_SLOT_LINEAGE_COUNT, expected, count));
+        }
+        let entry =
+            |at| LineageEntry { generation: Generation(u32_at(bytes, at)), shared_to: Seq(u64_at(bytes, at + 4)) };
+        Ok(HeadSlot {
+            counter: u64_at(bytes, AT_SLOT_COUNTER),
+            log_id: LogId(array_at(bytes, AT_SLOT_LOG_ID)),
+            generation: Generation(u32_at(bytes, AT_SLOT_GENERATION)),
+            seq: Seq(u64_at(bytes, AT_SLOT_SEQ)),
+            chain: array_at(bytes, AT_SLOT_CHAIN),
+            horizon: Seq(u64_at(bytes, AT_SLOT_HORIZON)),
+            lineage: (0..count).map(|i| entry(AT_SLOT_LINEAGE + 12 * i)).collect(),
+        })
+    }
+}

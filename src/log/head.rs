@@ -1,0 +1,89 @@
+//! The head file: two slots, written in turn, so that a torn write leaves the other one whole.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::directory::HEAD;
+use super::error::Damage;
+use super::format::{HeadSlot, SLOT_BYTES};
+use crate::env::fs::{File, Fs, replace_file};
+
+/// The open head file with its current contents.
+#[derive(Debug)]
+pub(super) struct HeadFile {
+    file: Arc<dyn File>,
+    current: HeadSlot,
+}
+
+/// Reads both slots; the result has the newest valid one and what is wrong with the other, if anything.
+pub(super) fn read_head(fs: &dyn Fs, dir: &Path) -> io::Result<Result<(HeadSlot, Option<Damage>), Damage>> {
+    let file = fs.open(&dir.join(HEAD))?;
+    let length = usize::try_from(file.len()?.min(2 * SLOT_BYTES as u64)).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    crate::env::fs::read_exact_at(&*file, &mut bytes, 0)?;
+    let mut best: Option<HeadSlot> = None;
+    let mut damage = None;
+    for index in 0..2 {
+        let offset = index * SLOT_BYTES;
+        match HeadSlot::decode(bytes.get(offset..).unwrap_or_default()) {
+            Ok(slot) if best.as_ref().is_none_or(|best| best.counter < slot.counter) => best = Some(slot),
+            Ok(_) => {}
+            Err(error) => damage = Some(Damage::decode(HEAD, offset as u64, &error)),
+        }
+    }
+    Ok(match (best, damage) {
+        (Some(slot), damage) => Ok((slot, damage)),
+        (None, Some(damage)) => Err(damage),
+        (None, None) => Err(Damage::new(HEAD, 0, "head file", "two slots", "none")),
+    })
+}
+
+impl HeadFile {
+    /// Makes the file of a new log. Atomic: afterwards it is there with both slots, or not at all.
+    pub(super) fn create(fs: &dyn Fs, dir: &Path, slot: HeadSlot) -> io::Result<HeadFile> {
+        let mut older = slot.clone();
+        older.counter = slot.counter.saturating_sub(1);
+        let mut bytes = vec![0; 2 * SLOT_BYTES];
+        let at = usize::from(slot.counter % 2 == 1) * SLOT_BYTES;
+        bytes[at..at + SLOT_BYTES].copy_from_slice(&slot.encode());
+        bytes[SLOT_BYTES - at..2 * SLOT_BYTES - at].copy_from_slice(&older.encode());
+        let path = dir.join(HEAD);
+        replace_file(fs, &path, &bytes)?;
+        Ok(HeadFile { file: fs.open(&path)?, current: slot })
+    }
+
+    /// Opens the file whose newest slot was read as `current`.
+    pub(super) fn open(fs: &dyn Fs, dir: &Path, current: HeadSlot) -> io::Result<HeadFile> {
+        Ok(HeadFile { file: fs.open(&dir.join(HEAD))?, current })
+    }
+
+    pub(super) fn current(&self) -> &HeadSlot {
+        &self.current
+    }
+
+    /// Writes and syncs the next slot. `counter` of `next` is set here. Writing what is there already is free.
+    pub(super) fn write(&mut self, mut next: HeadSlot) -> io::Result<()> {
+        next.counter = self.current.counter;
+        if next == self.current {
+            return Ok(());
+        }
+        next.counter += 1;
+        self.file.write_at(&next.encode(), (next.counter % 2) * SLOT_BYTES as u64)?;
+        self.file.sync_data()?;
+        self.current = next;
+        Ok(())
+    }
+
+    /// Writes both slots, for what must survive the loss of one.
+    pub(super) fn write_both(&mut self, next: HeadSlot) -> io::Result<()> {
+        for _ in 0..2 {
+            let mut slot = next.clone();
+            slot.counter = self.current.counter + 1;
+            self.file.write_at(&slot.encode(), (slot.counter % 2) * SLOT_BYTES as u64)?;
+            self.file.sync_data()?;
+            self.current = slot;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,569 @@
+//! Opening a log: scan, then a plan that can be shown, then carrying it out.
+//!
+//! Scanning reads every byte of every segment and changes nothing. Damage anywhere makes the plan an error that names
+//! file and offset. The only bytes that are ever cut are those of the one batch that was not synced when the process
+//! ended, and they are copied to `quarantine/` first.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::LogOptions;
+use super::cursor::{find_frame, zeros_from};
+use super::directory::{HEAD, QUARANTINE, RESERVE, SegmentName, UNFINISHED};
+use super::error::{Damage, IoFailure, OpenError};
+use super::format::{FLAG_JOURNAL, FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES, HeadSlot};
+use super::head::{HeadFile, read_head};
+use super::segment::{Scan, Segment, check_footer, hex, read_footer, read_header, scan_frames};
+use super::shared::{Shared, State, Tip};
+use super::writer::create_segment;
+use crate::codec::error::DecodeError;
+use crate::codec::frame::CHAIN_START;
+use crate::env::entropy::{Entropy, SystemEntropy};
+use crate::env::fs::{File, Fs};
+use crate::model::{Chain, Generation, LineageEntry, LogId, Seq};
+
+/// One step of bringing a directory in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecoveryAction {
+    /// The directory holds no log: make one.
+    CreateLog,
+    /// Remove what interrupted work left behind.
+    RemoveLeftover {
+        /// File name.
+        file: String,
+    },
+    /// Remove a segment whose compacted successor is complete.
+    RemoveCovered {
+        /// File name.
+        file: String,
+        /// Name of the successor.
+        by: String,
+    },
+    /// A segment was closed but not yet renamed.
+    FinishSeal {
+        /// Name that it has.
+        from: String,
+        /// Name that it gets.
+        to: String,
+        /// Length to which it is cut.
+        length: u64,
+    },
+    /// Keep a copy of a torn, never acknowledged batch, then cut it off.
+    CutTail {
+        /// File name.
+        file: String,
+        /// Where it is cut.
+        offset: u64,
+        /// Number of bytes that are not zero padding.
+        bytes: u64,
+        /// What is wrong there.
+        error: DecodeError,
+    },
+    /// Make the open segment.
+    CreateSegment {
+        /// Its first sequence.
+        first: Seq,
+    },
+    /// Write a slot of the head file again that a crash left torn.
+    RepairHead {
+        /// What is wrong with it.
+        damage: Damage,
+    },
+}
+
+impl fmt::Display for RecoveryAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecoveryAction::CreateLog => f.write_str("create a new log"),
+            RecoveryAction::RemoveLeftover { file } => write!(f, "remove {file}, left over from interrupted work"),
+            RecoveryAction::RemoveCovered { file, by } => write!(f, "remove {file}, replaced by {by}"),
+            RecoveryAction::FinishSeal { from, to, .. } => write!(f, "finish closing {from} as {to}"),
+            RecoveryAction::CutTail { file, offset, bytes, error } => {
+                write!(f, "copy {bytes} bytes of a torn write at byte {offset} of {file} to {QUARANTINE}/ and cut ")?;
+                write!(f, "them off ({error})")
+            }
+            RecoveryAction::CreateSegment { first } => write!(f, "create the segment that starts with {first}"),
+            RecoveryAction::RepairHead { damage } => write!(f, "write the torn slot of the head file again ({damage})"),
+        }
+    }
+}
+
+/// What was done when a log was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Steps taken, in order; empty after a clean end.
+    pub actions: Vec<RecoveryAction>,
+    /// Bytes of records that were read and checked.
+    pub bytes_checked: u64,
+    /// Number of segments.
+    pub segments: usize,
+    /// Files with the bytes that were cut, within the log's directory.
+    pub quarantined: Vec<String>,
+}
+
+/// What opening would do, and what it found.
+#[derive(Debug)]
+pub struct RecoveryPlan {
+    /// Steps, in order.
+    pub actions: Vec<RecoveryAction>,
+    /// Bytes of records that were read and checked.
+    pub bytes_checked: u64,
+    head: Option<HeadSlot>,
+    segments: Vec<Segment>,
+    tip: Tip,
+    horizon: Seq,
+}
+
+struct Scanner<'a> {
+    fs: &'a Arc<dyn Fs>,
+    dir: &'a Path,
+    head: HeadSlot,
+    actions: Vec<RecoveryAction>,
+    damages: Vec<Damage>,
+    segments: Vec<Segment>,
+    tip: Tip,
+    bytes_checked: u64,
+}
+
+/// Reads a directory and says what opening it would do. Changes nothing.
+///
+/// # Errors
+/// When anything is damaged or cannot be read.
+pub fn plan(fs: &Arc<dyn Fs>, dir: &Path) -> Result<RecoveryPlan, OpenError> {
+    let mut actions = Vec::new();
+    let mut names = Vec::new();
+    let exists = fs.exists(dir).map_err(IoFailure::at("look for", dir.display()))?;
+    let files = if exists { fs.list(dir).map_err(IoFailure::at("list", dir.display()))? } else { Vec::new() };
+    for file in &files {
+        if let Some(name) = SegmentName::parse(file) {
+            names.push(name);
+        } else if file.ends_with(UNFINISHED) {
+            actions.push(RecoveryAction::RemoveLeftover { file: file.clone() });
+        }
+    }
+    if !files.iter().any(|file| file == HEAD) {
+        if let Some(name) = names.first() {
+            return Err(Damage::new(HEAD, 0, "head file", format_args!("present beside {name}"), "missing").into());
+        }
+        actions.push(RecoveryAction::CreateLog);
+        return Ok(RecoveryPlan {
+            actions,
+            bytes_checked: 0,
+            head: None,
+            segments: Vec::new(),
+            tip: Tip::default(),
+            horizon: Seq::ZERO,
+        });
+    }
+    let (head, torn) = read_head(&**fs, dir).map_err(IoFailure::at("read", HEAD))??;
+    actions.extend(torn.map(|damage| RecoveryAction::RepairHead { damage }));
+    let mut scanner = Scanner {
+        fs,
+        dir,
+        head,
+        actions,
+        damages: Vec::new(),
+        segments: Vec::new(),
+        tip: Tip { chain: CHAIN_START, ..Tip::default() },
+        bytes_checked: 0,
+    };
+    scanner.all(names)?;
+    scanner.finish()
+}
+
+impl Scanner<'_> {
+    fn damage(&mut self, damage: Damage) {
+        self.damages.push(damage);
+    }
+
+    fn all(&mut self, mut names: Vec<SegmentName>) -> Result<(), OpenError> {
+        let last_of = |name: &SegmentName| name.last.unwrap_or(Seq(u64::MAX));
+        names.sort_by_key(|name| (name.first, std::cmp::Reverse(last_of(name))));
+        // An open segment sorts before a sealed one of the same start; it never covers anything.
+        let mut wide: Option<SegmentName> = None;
+        let mut covered = Vec::new();
+        names.retain(|name| match (wide, name.last) {
+            (Some(by), Some(last)) if by.last.is_some_and(|end| last <= end) => {
+                covered.push((*name, by));
+                false
+            }
+            _ => {
+                wide = Some(*name);
+                true
+            }
+        });
+        let count = names.len();
+        for (name, position) in names.into_iter().zip(1..) {
+            self.gap(name);
+            match name.last {
+                Some(last) => self.sealed(name, last)?,
+                None if position == count => self.open(name)?,
+                None => self.damage(Damage::new(name, 0, "open segment", "the last file", "later segments")),
+            }
+        }
+        for (name, by) in covered {
+            let successor = self.segments.iter().find(|segment| segment.name == by.to_string());
+            if successor.is_some_and(|segment| segment.header.is_compacted()) {
+                let (file, by) = (name.to_string(), by.to_string());
+                self.actions.push(RecoveryAction::RemoveCovered { file, by });
+            } else {
+                self.damage(Damage::new(name, 0, "range", "not covered by another segment", by));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a segment starts where the one before ended.
+    fn gap(&mut self, name: SegmentName) {
+        let expected = self.tip.seq.next();
+        if name.first != expected {
+            let what = format!("segment that starts with {expected}");
+            self.damage(Damage::new(name, 0, what, "present", format_args!("the next one starts with {}", name.first)));
+        }
+    }
+
+    fn open_file(&self, name: &str) -> Result<Arc<dyn File>, IoFailure> {
+        self.fs.open(&self.dir.join(name)).map_err(IoFailure::at("open", name))
+    }
+
+    /// Checks a header against the log and the segment before.
+    fn header(&mut self, name: &str, first: Seq, header: &FileHeader) {
+        let wrong = if header.log_id != self.head.log_id {
+            Some(("log id", self.head.log_id.to_string(), header.log_id.to_string()))
+        } else if header.flags & FLAG_JOURNAL != 0 {
+            Some(("file kind", "a segment".into(), "a journal".into()))
+        } else if header.first != first {
+            Some(("first sequence", first.to_string(), header.first.to_string()))
+        } else if header.generation > self.head.generation {
+            Some(("generation", format!("at most {}", self.head.generation), header.generation.to_string()))
+        } else if header.chain_before != self.tip.chain {
+            Some(("chain before", hex(&self.tip.chain), hex(&header.chain_before)))
+        } else {
+            None
+        };
+        if let Some((what, expected, found)) = wrong {
+            self.damage(Damage::new(name, 0, format_args!("file header: {what}"), expected, found));
+        }
+    }
+
+    fn sealed(&mut self, name: SegmentName, last: Seq) -> Result<(), OpenError> {
+        let file_name = name.to_string();
+        let file = self.open_file(&file_name)?;
+        let failed = |action| IoFailure::at(action, &file_name);
+        let length = file.len().map_err(failed("measure"))?;
+        let footer_at = length.saturating_sub(FOOTER_BYTES as u64).max(HEADER_BYTES as u64);
+        let header = read_header(&*file).map_err(failed("read"))?;
+        let footer = read_footer(&*file, footer_at).map_err(failed("read"))?;
+        let (header, footer) = match (header, footer) {
+            (Ok(header), Ok(footer)) => (header, footer),
+            (header, footer) => {
+                header.err().into_iter().for_each(|e| self.damage(Damage::decode(&file_name, 0, &e)));
+                footer.err().into_iter().for_each(|e| self.damage(Damage::decode(&file_name, footer_at, &e)));
+                self.tip = Tip { seq: last, ..self.tip };
+                return Ok(());
+            }
+        };
+        self.header(&file_name, name.first, &header);
+        if footer.frames_bytes != footer_at - HEADER_BYTES as u64 || footer.last != last {
+            let (expected, found) =
+                (format!("{last} and {footer_at}"), format!("{} and {}", footer.last, footer.frames_bytes));
+            self.damage(Damage::new(&file_name, footer_at, "footer: last sequence and length", expected, found));
+        }
+        let head_seq = self.head.seq;
+        let mut head_chain = None;
+        let scan = scan_frames(&file, header.is_compacted(), false, footer_at, Scan::new(&header), |raw| {
+            if raw.header.seq == head_seq && !header.is_compacted() {
+                head_chain = Some(raw.header.chain);
+            }
+        });
+        let scan = scan.map_err(failed("read"))?;
+        self.bytes_checked += scan.end;
+        match &scan.stopped {
+            Some(error) => self.damage(Damage::decode(&file_name, scan.end, error)),
+            None => check_footer(&file_name, &header, &footer, &scan).into_iter().for_each(|d| self.damage(d)),
+        }
+        self.head_chain(&file_name, head_chain.or((last == head_seq).then_some(footer.chain_after)));
+        let time_last = footer.time_last.max(self.tip.time_last);
+        self.tip = Tip { seq: last, chain: footer.chain_after, time_last, ..Tip::default() };
+        let index = scan.index.into();
+        self.segments.push(Segment { name: file_name, file, header, footer: Some(footer), index });
+        Ok(())
+    }
+
+    fn head_chain(&mut self, file: &str, found: Option<Chain>) {
+        if let Some(found) = found
+            && found != self.head.chain
+        {
+            let what = format!("chain at {}", self.head.seq);
+            self.damage(Damage::new(file, 0, what, format_args!("{} (head file)", hex(&self.head.chain)), hex(&found)));
+        }
+    }
+
+    fn open(&mut self, name: SegmentName) -> Result<(), OpenError> {
+        let file_name = name.to_string();
+        let file = self.open_file(&file_name)?;
+        let failed = |action| IoFailure::at(action, &file_name);
+        let length = file.len().map_err(failed("measure"))?;
+        let header = match read_header(&*file).map_err(failed("read"))? {
+            Ok(header) => header,
+            Err(error) => return self.torn_header(name, &*file, length, error),
+        };
+        self.header(&file_name, name.first, &header);
+        let head_seq = self.head.seq;
+        let mut head_chain = None;
+        let scan = scan_frames(&file, false, true, length, Scan::new(&header), |raw| {
+            if raw.header.seq == head_seq {
+                head_chain = Some(raw.header.chain);
+            }
+        });
+        let scan = scan.map_err(failed("read"))?;
+        self.bytes_checked += scan.end;
+        self.head_chain(&file_name, head_chain);
+        let footer = self.open_end(name, &*file, length, &scan)?;
+        self.tip = Tip {
+            seq: scan.last,
+            chain: scan.chain,
+            end: scan.end,
+            count: scan.count,
+            time_first: scan.time_first,
+            time_last: scan.time_last.max(self.tip.time_last),
+        };
+        let (mut seg_name, index) = (file_name, scan.index.into());
+        if let Some(footer) = &footer {
+            seg_name = SegmentName { last: Some(footer.last), ..name }.to_string();
+        }
+        self.segments.push(Segment { name: seg_name, file, header, footer, index });
+        Ok(())
+    }
+
+    /// Decides what the bytes behind the last good frame of the open segment are: the footer of a seal that was not
+    /// finished, allocated space, a torn batch, or damage.
+    fn open_end(
+        &mut self,
+        name: SegmentName,
+        file: &dyn File,
+        length: u64,
+        scan: &Scan,
+    ) -> Result<Option<Footer>, OpenError> {
+        let file_name = name.to_string();
+        let failed = || IoFailure::at("read", &file_name);
+        let Some(error) = scan.stopped.clone() else { return Ok(None) };
+        let used = zeros_from(file, scan.end, length).map_err(failed())?;
+        if used == scan.end {
+            return Ok(None);
+        }
+        if let Ok(footer) = read_footer(file, scan.end).map_err(failed())?
+            && used <= scan.end + FOOTER_BYTES as u64
+            && footer == super::writer::footer_of(&tip_of(scan))
+        {
+            let to = SegmentName { last: Some(footer.last), ..name }.to_string();
+            let length = scan.end + FOOTER_BYTES as u64;
+            self.actions.push(RecoveryAction::FinishSeal { from: file_name, to, length });
+            return Ok(Some(footer));
+        }
+        // A torn write cannot make a frame whose checksums are right but whose place in history is wrong.
+        let intact = matches!(error.what, "sequence" | "chain");
+        let expected = scan.last.next();
+        let later = find_frame(file, scan.end, length, |header| header.batch_first() > expected).map_err(failed())?;
+        if intact || later.is_some() || self.head.seq > scan.last {
+            self.damage(Damage::decode(&file_name, scan.end, &error));
+        } else {
+            let (file, bytes) = (file_name, used - scan.end);
+            self.actions.push(RecoveryAction::CutTail { file, offset: scan.end, bytes, error });
+        }
+        Ok(None)
+    }
+
+    /// An open segment without a good header: the crash came while it was created, unless there are records in it.
+    fn torn_header(
+        &mut self,
+        name: SegmentName,
+        file: &dyn File,
+        length: u64,
+        error: DecodeError,
+    ) -> Result<(), OpenError> {
+        let file_name = name.to_string();
+        let failed = || IoFailure::at("read", &file_name);
+        let records = find_frame(file, 0, length, |_| true).map_err(failed())?.is_some();
+        if records || self.head.seq >= name.first {
+            self.damage(Damage::decode(&file_name, 0, &error));
+            return Ok(());
+        }
+        let bytes = zeros_from(file, 0, length).map_err(failed())?;
+        if bytes > 0 {
+            self.actions.push(RecoveryAction::CutTail { file: file_name, offset: 0, bytes, error });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<RecoveryPlan, OpenError> {
+        if self.head.seq > self.tip.seq && self.damages.is_empty() {
+            let file = self.segments.last().map_or_else(|| HEAD.to_owned(), |segment| segment.name.clone());
+            let expected = format!("records up to {} (head file)", self.head.seq);
+            self.damages.push(Damage::new(file, self.tip.end, "end of the log", expected, self.tip.seq));
+        }
+        if !self.damages.is_empty() {
+            let first = self.damages.remove(0);
+            return Err(OpenError::Damaged { first, more: self.damages.len() });
+        }
+        if self.segments.last().is_none_or(|segment| segment.footer.is_some()) {
+            self.actions.push(RecoveryAction::CreateSegment { first: self.tip.seq.next() });
+        }
+        let compacted = self.segments.iter().filter(|segment| segment.header.is_compacted());
+        let horizon = compacted.map(|segment| segment.header.covered_last).max().unwrap_or_default();
+        Ok(RecoveryPlan {
+            actions: self.actions,
+            bytes_checked: self.bytes_checked,
+            horizon: horizon.max(self.head.horizon),
+            head: Some(self.head),
+            segments: self.segments,
+            tip: self.tip,
+        })
+    }
+}
+
+fn tip_of(scan: &Scan) -> Tip {
+    Tip {
+        seq: scan.last,
+        chain: scan.chain,
+        end: scan.end,
+        count: scan.count,
+        time_first: scan.time_first,
+        time_last: scan.time_last,
+    }
+}
+
+/// Does what a plan says and makes the result durable.
+pub(super) fn carry_out(
+    plan: RecoveryPlan,
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    options: &LogOptions,
+) -> Result<(Shared, RecoveryReport), OpenError> {
+    fs.create_dir_all(dir).map_err(IoFailure::at("create", dir.display()))?;
+    let mut report = RecoveryReport { bytes_checked: plan.bytes_checked, ..RecoveryReport::default() };
+    let (mut segments, mut tip) = (plan.segments, plan.tip);
+    let head = match plan.head {
+        Some(slot) => HeadFile::open(&*fs, dir, slot).map_err(IoFailure::at("open", HEAD))?,
+        None => HeadFile::create(&*fs, dir, new_slot()?).map_err(IoFailure::at("create", HEAD))?,
+    };
+    for action in &plan.actions {
+        carry_out_one(action, &*fs, dir, &mut report)?;
+    }
+    fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+    // What a process that was killed wrote may still be in memory only; from here on it counts as durable.
+    if let Some(segment) = segments.last() {
+        segment.file.sync_data().map_err(IoFailure::at("sync", &segment.name))?;
+    }
+    let slot = head.current().clone();
+    if segments.last().is_none_or(|segment| segment.footer.is_some()) {
+        let header = FileHeader {
+            flags: 0,
+            log_id: slot.log_id,
+            generation: slot.generation,
+            first: tip.seq.next(),
+            covered_last: Seq::ZERO,
+            chain_before: tip.chain,
+        };
+        let made = match create_segment(&*fs, dir, header) {
+            Err(failure) if crate::env::fs::is_full(&failure.source) && fs.remove(&dir.join(RESERVE)).is_ok() => {
+                create_segment(&*fs, dir, header)
+            }
+            made => made,
+        };
+        segments.push(made?);
+        tip = Tip { end: HEADER_BYTES as u64, count: 0, time_first: 0, ..tip };
+    }
+    report.segments = segments.len();
+    report.actions = plan.actions;
+    let state = State {
+        segments: Arc::new(segments.into_iter().map(Arc::new).collect()),
+        horizon: plan.horizon,
+        tip,
+        generation: slot.generation,
+        lineage: slot.lineage,
+    };
+    let shared = Shared::new(fs, dir.to_owned(), options.reserve_bytes, state, head);
+    let repaired = report.actions.iter().any(|action| matches!(action, RecoveryAction::RepairHead { .. }));
+    let written = if repaired {
+        let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
+        shared.set_lineage(generation, lineage)
+    } else {
+        shared.write_head()
+    };
+    written.map_err(IoFailure::at("write", HEAD))?;
+    Ok((shared, report))
+}
+
+fn new_slot() -> Result<HeadSlot, IoFailure> {
+    let mut id = [0; 16];
+    SystemEntropy.fill(&mut id).map_err(IoFailure::at("draw random bytes for", "the log id"))?;
+    Ok(HeadSlot {
+        counter: 1,
+        log_id: LogId(id),
+        generation: Generation(1),
+        seq: Seq::ZERO,
+        chain: CHAIN_START,
+        horizon: Seq::ZERO,
+        lineage: vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }],
+    })
+}
+
+fn carry_out_one(
+    action: &RecoveryAction,
+    fs: &dyn Fs,
+    dir: &Path,
+    report: &mut RecoveryReport,
+) -> Result<(), IoFailure> {
+    match action {
+        RecoveryAction::CreateLog | RecoveryAction::CreateSegment { .. } | RecoveryAction::RepairHead { .. } => Ok(()),
+        // The head file of a new log was just made by way of its own leftover.
+        RecoveryAction::RemoveLeftover { file } => match fs.remove(&dir.join(file)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(IoFailure::at("remove", file)),
+        },
+        RecoveryAction::RemoveCovered { file, .. } => fs.remove(&dir.join(file)).map_err(IoFailure::at("remove", file)),
+        RecoveryAction::FinishSeal { from, to, length } => {
+            let file = fs.open(&dir.join(from)).map_err(IoFailure::at("open", from))?;
+            file.set_len(*length).map_err(IoFailure::at("cut", from))?;
+            file.sync_data().map_err(IoFailure::at("sync", from))?;
+            fs.rename(&dir.join(from), &dir.join(to)).map_err(IoFailure::at("rename", from))
+        }
+        RecoveryAction::CutTail { file, offset, bytes, .. } => {
+            report.quarantined.push(quarantine(fs, dir, file, *offset, *bytes)?);
+            let open = fs.open(&dir.join(file)).map_err(IoFailure::at("open", file))?;
+            open.set_len(*offset).map_err(IoFailure::at("cut", file))?;
+            open.sync_data().map_err(IoFailure::at("sync", file))
+        }
+    }
+}
+
+/// Copies a part of a file to `quarantine/`, durably; returns the copy's name.
+pub(super) fn quarantine(fs: &dyn Fs, dir: &Path, file: &str, offset: u64, bytes: u64) -> Result<String, IoFailure> {
+    let name = format!("{QUARANTINE}/{file}-{offset}.cut");
+    let copy = || -> io::Result<()> {
+        let place = dir.join(QUARANTINE);
+        fs.create_dir_all(&place)?;
+        let source = fs.open(&dir.join(file))?;
+        let target = fs.create(&dir.join(&name))?;
+        let mut at = 0;
+        let mut buffer = vec![0; 1 << 20];
+        while at < bytes {
+            let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(buffer.len());
+            crate::env::fs::read_exact_at(&*source, &mut buffer[..length], offset + at)?;
+            target.write_at(&buffer[..length], at)?;
+            at += length as u64;
+        }
+        target.sync_data()?;
+        fs.sync_dir(&place)?;
+        fs.sync_dir(dir)
+    };
+    match copy() {
+        Err(error) if crate::env::fs::is_full(&error) && fs.remove(&dir.join(RESERVE)).is_ok() => copy(),
+        other => other,
+    }
+    .map_err(IoFailure::at("keep a copy in", &name))?;
+    Ok(name)
+}

@@ -1,0 +1,133 @@
+//! What the writer, the readers and compaction share. Locks are held for moments only, never during a write of data.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::directory::RESERVE;
+use super::format::HeadSlot;
+use super::head::HeadFile;
+use super::segment::Segment;
+use crate::env::fs::Fs;
+use crate::model::{Chain, Generation, Lineage, LogId, Seq};
+
+/// End of what is durable. Offsets and counts are those of the open segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tip {
+    pub seq: Seq,
+    pub chain: Chain,
+    pub end: u64,
+    pub count: u64,
+    pub time_first: u64,
+    pub time_last: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// By rising range; the last one may be open.
+    pub segments: Arc<Vec<Arc<Segment>>>,
+    pub horizon: Seq,
+    pub tip: Tip,
+    pub generation: Generation,
+    pub lineage: Lineage,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub fs: Arc<dyn Fs>,
+    pub dir: PathBuf,
+    pub log_id: LogId,
+    pub reserve_bytes: u64,
+    state: RwLock<State>,
+    head: Mutex<HeadFile>,
+    /// Held by the one compaction that may run.
+    pub compaction: Mutex<()>,
+}
+
+impl Shared {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, reserve_bytes: u64, state: State, head: HeadFile) -> Shared {
+        let log_id = head.current().log_id;
+        Shared {
+            fs,
+            dir,
+            log_id,
+            reserve_bytes,
+            state: RwLock::new(state),
+            head: Mutex::new(head),
+            compaction: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn head(&self) -> MutexGuard<'_, HeadFile> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self) -> HeadSlot {
+        let state = self.read();
+        HeadSlot {
+            counter: 0,
+            log_id: self.log_id,
+            generation: state.generation,
+            seq: state.tip.seq,
+            chain: state.tip.chain,
+            horizon: state.horizon,
+            lineage: state.lineage.clone(),
+        }
+    }
+
+    /// Makes the head file say what is durable now.
+    pub(super) fn write_head(&self) -> io::Result<()> {
+        let mut head = self.head();
+        head.write(self.slot())
+    }
+
+    /// Raises the horizon, durably, before anybody sees it.
+    pub(super) fn raise_horizon(&self, horizon: Seq) -> io::Result<()> {
+        let mut head = self.head();
+        let mut slot = self.slot();
+        slot.horizon = slot.horizon.max(horizon);
+        head.write(slot)?;
+        let mut state = self.write();
+        state.horizon = state.horizon.max(horizon);
+        Ok(())
+    }
+
+    /// Replaces generation and lineage, durably in both slots.
+    pub(super) fn set_lineage(&self, generation: Generation, lineage: Lineage) -> io::Result<()> {
+        let mut head = self.head();
+        head.write_both(HeadSlot { generation, lineage: lineage.clone(), ..self.slot() })?;
+        let mut state = self.write();
+        (state.generation, state.lineage) = (generation, lineage);
+        Ok(())
+    }
+
+    /// Gives the reserved space back to the disk. False when there was none.
+    pub(super) fn drop_reserve(&self) -> bool {
+        self.fs.remove(&self.dir.join(RESERVE)).is_ok()
+    }
+
+    /// Makes the reserve again when there is room for it and as much again. True when it is there.
+    pub(super) fn restore_reserve(&self) -> bool {
+        let path = self.dir.join(RESERVE);
+        if self.reserve_bytes == 0 || self.fs.exists(&path).unwrap_or(false) {
+            return true;
+        }
+        if self.fs.free_space(&self.dir).unwrap_or(0) < 2 * self.reserve_bytes {
+            return false;
+        }
+        let made = self.fs.create(&path).and_then(|file| file.allocate(self.reserve_bytes));
+        if made.is_err() {
+            // Half a reserve is worse than none: it takes space and gives too little back.
+            self.drop_reserve();
+        }
+        made.is_ok()
+    }
+}

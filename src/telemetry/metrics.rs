@@ -1,0 +1,135 @@
+//! Every metric of the system in one table, and the only functions that write them.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::model::{Reason, Seq, Verdict};
+
+/// Kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+/// Name, kind, unit and meaning.
+pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
+    ("gravwell_commits_total", MetricKind::Counter, Unit::Count, "Transactions committed or rejected"),
+    ("gravwell_commit_latency_seconds", MetricKind::Histogram, Unit::Seconds, "From taking up a batch to its end"),
+    ("gravwell_fsync_latency_seconds", MetricKind::Histogram, Unit::Seconds, "Making a batch durable"),
+    ("gravwell_batch_size", MetricKind::Histogram, Unit::Count, "Transactions in one batch"),
+    ("gravwell_head_seq", MetricKind::Gauge, Unit::Count, "Last committed sequence"),
+    ("gravwell_horizon_seq", MetricKind::Gauge, Unit::Count, "Lowest sequence from which a tail can start"),
+    ("gravwell_floor_seq", MetricKind::Gauge, Unit::Count, "Lowest sequence durably applied by all members"),
+    ("gravwell_member_lag_ops", MetricKind::Gauge, Unit::Count, "Entries a member is behind the head, by member"),
+    ("gravwell_subscribers", MetricKind::Gauge, Unit::Count, "Connected members"),
+    ("gravwell_log_bytes", MetricKind::Gauge, Unit::Bytes, "Size of the log on disk"),
+    ("gravwell_log_segments", MetricKind::Gauge, Unit::Count, "Segment files of the log"),
+    ("gravwell_compactions_total", MetricKind::Counter, Unit::Count, "Compactions carried out"),
+    ("gravwell_compaction_freed_bytes_total", MetricKind::Counter, Unit::Bytes, "Disk space given back"),
+    ("gravwell_rejections_total", MetricKind::Counter, Unit::Count, "Transactions rejected, by reason"),
+    ("gravwell_write_refusals_total", MetricKind::Counter, Unit::Count, "Transactions not taken for now, by reason"),
+    ("gravwell_snapshots_served_total", MetricKind::Counter, Unit::Count, "Whole states sent to members"),
+    ("gravwell_verdicts_total", MetricKind::Counter, Unit::Count, "Positions that did not fit, by verdict"),
+    ("gravwell_disk_free_bytes", MetricKind::Gauge, Unit::Bytes, "Free space on the data directory's file system"),
+    ("gravwell_outbox_depth", MetricKind::Gauge, Unit::Count, "Transactions waiting in a replica's outbox"),
+    ("gravwell_rejected_pending", MetricKind::Gauge, Unit::Count, "Rejected transactions waiting for a person"),
+];
+
+/// Tells the recorder what every metric means.
+pub fn describe() {
+    for (name, kind, unit, help) in TABLE {
+        match kind {
+            MetricKind::Counter => describe_counter!(*name, *unit, *help),
+            MetricKind::Gauge => describe_gauge!(*name, *unit, *help),
+            MetricKind::Histogram => describe_histogram!(*name, *unit, *help),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are doubles; sequences stay below 2^53 for centuries")]
+fn set(name: &'static str, value: u64) {
+    gauge!(name).set(value as f64);
+}
+
+/// A batch was committed.
+#[expect(clippy::cast_precision_loss, reason = "a batch has few thousand entries")]
+pub fn batch(entries: usize, head: Seq, took: Duration) {
+    counter!("gravwell_commits_total").increment(entries as u64);
+    histogram!("gravwell_batch_size").record(entries as f64);
+    histogram!("gravwell_commit_latency_seconds").record(took.as_secs_f64());
+    set("gravwell_head_seq", head.0);
+}
+
+/// A batch was made durable.
+pub fn fsync(took: Duration) {
+    histogram!("gravwell_fsync_latency_seconds").record(took.as_secs_f64());
+}
+
+/// A transaction was rejected.
+pub fn rejections(reason: &Reason) {
+    let label = match reason {
+        Reason::ConditionFailed { .. } => "condition",
+        Reason::LimitExceeded { .. } => "limit",
+        Reason::Forbidden { .. } => "forbidden",
+        Reason::IdentityReused => "identity",
+    };
+    counter!("gravwell_rejections_total", "reason" => label).increment(1);
+}
+
+/// A transaction was not taken for now.
+pub fn write_refusal(reason: &'static str) {
+    counter!("gravwell_write_refusals_total", "reason" => reason).increment(1);
+}
+
+/// A position did not fit.
+pub fn verdict(verdict: Verdict) {
+    counter!("gravwell_verdicts_total", "verdict" => verdict.to_string()).increment(1);
+}
+
+/// A whole state was sent.
+pub fn snapshot_served() {
+    counter!("gravwell_snapshots_served_total").increment(1);
+}
+
+/// Members came or went.
+pub fn subscribers(connected: u64) {
+    set("gravwell_subscribers", connected);
+}
+
+/// A member reported its progress.
+#[expect(clippy::cast_precision_loss, reason = "as for `set`")]
+pub fn member_lag(member: &str, lag_ops: u64) {
+    gauge!("gravwell_member_lag_ops", "member" => member.to_owned()).set(lag_ops as f64);
+}
+
+/// A compaction was carried out.
+pub fn compaction(freed_bytes: u64, horizon: Seq) {
+    counter!("gravwell_compactions_total").increment(1);
+    counter!("gravwell_compaction_freed_bytes_total").increment(freed_bytes);
+    set("gravwell_horizon_seq", horizon.0);
+}
+
+/// The log was measured.
+pub fn log(bytes: u64, segments: u64, horizon: Seq, floor: Seq) {
+    set("gravwell_log_bytes", bytes);
+    set("gravwell_log_segments", segments);
+    set("gravwell_horizon_seq", horizon.0);
+    set("gravwell_floor_seq", floor.0);
+}
+
+/// The disk was measured.
+pub fn disk_free(bytes: u64) {
+    set("gravwell_disk_free_bytes", bytes);
+}
+
+/// A replica's outbox was measured.
+pub fn outbox(depth: u64, rejected: u64) {
+    set("gravwell_outbox_depth", depth);
+    set("gravwell_rejected_pending", rejected);
+}
