@@ -4,6 +4,7 @@ pub mod admin;
 pub mod block;
 pub mod error;
 pub mod frame;
+pub mod jsonl;
 pub mod message;
 pub mod payload;
 pub mod txn;

@@ -10,7 +10,6 @@ use crate::codec::admin::{
 use crate::codec::message::{Fate, Kind, Outcome, Row};
 use crate::codec::payload::encode_entry;
 use crate::codec::txn::decode_txn;
-use crate::env::real::RealFs;
 use crate::log::ReadError;
 use crate::model::{Entry, MemberName, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
@@ -290,6 +289,7 @@ async fn tail<W: AsyncWrite + Unpin>(
         while sent < end {
             let (log, after) = (shared.log.clone(), sent);
             let block = off_thread(move || log.frames(after, 1 << 20)).await?.map_err(unreadable)?;
+            let Some(block) = block else { break };
             // Entries after `to` are left out by the client, which knows what it asked for.
             answer.frames(&block.bytes).await?;
             sent = block.last;
@@ -309,7 +309,8 @@ async fn record<W: AsyncWrite + Unpin>(
     check_reached(shared, seq)?;
     let log = shared.log.clone();
     let found = off_thread(move || log.read_record(seq)).await?.map_err(unreadable)?;
-    answer.item(&RecordInfo::of(&found.file, found.offset, &found.frame).map_err(damaged)?).await
+    let found = found.ok_or_else(|| refuse(format!("the record of sequence {seq} was compacted away")))?;
+    answer.item(&RecordInfo::of(&found.file, found.offset, &found.bytes).map_err(damaged)?).await
 }
 
 async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
@@ -343,9 +344,16 @@ pub fn check(
     let tell = |stage: &str, done, total| {
         let _ = progress.try_send(Progress { stage: stage.into(), done, total });
     };
-    let files = crate::log::verify(&RealFs, &path.join("log"), &mut |done, total| tell("log", done, total));
-    let mut report = VerifyReport { files: files.files, records: files.records, bytes: files.bytes, ..Default::default() };
-    for damage in &files.damage {
+    let mut report = VerifyReport::default();
+    let files = match log.verify(&mut |done, total| tell("log", done, total)) {
+        Ok(files) => files,
+        Err(error) => {
+            report.findings.push(Finding { place: "log".into(), offset: None, problem: error.to_string() });
+            return report;
+        }
+    };
+    (report.files, report.records, report.bytes) = (files.segments as u64, files.records, files.bytes);
+    for damage in &files.damages {
         let (place, offset) = (damage.file.clone(), Some(damage.offset));
         report.findings.push(Finding { place, offset, problem: damage.to_string() });
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::{Fate, Outcome, RefusalCode, Refused};
-use crate::log::{AppendError, Durable, Log};
+use crate::log::{AppendError, Log};
 use crate::model::{Chain, Collection, Entry, EntryBody, Key, MemberName, Op, Seq, Txn};
 use crate::protocol::feed::Block;
 use crate::protocol::sequencer::{Decision, Sequencer, Versions};
@@ -165,7 +165,7 @@ impl Committer {
         if !entries.is_empty() {
             match self.log.append(&entries) {
                 Ok(written) => self.make_durable(written.bytes, entries, started),
-                Err(AppendError::NoSpace { .. }) => {
+                Err(AppendError::Full { .. }) => {
                     self.sequencer.undo();
                     self.shared.set_refusal("the disk is full");
                     for (_, outcome) in &mut replies {
@@ -182,8 +182,8 @@ impl Committer {
 
     fn make_durable(&mut self, bytes: bytes::Bytes, entries: Vec<Entry>, started: Instant) {
         let syncing = Instant::now();
-        let Durable { seq, chain, .. } = match self.log.sync() {
-            Ok(durable) => durable,
+        let (seq, chain) = match self.log.sync() {
+            Ok(durable) => (durable.seq(), durable.chain()),
             Err(error) => stop_process("the log cannot be synced", &error),
         };
         telemetry::metrics::fsync(syncing.elapsed());

@@ -2,7 +2,6 @@
 
 use std::sync::PoisonError;
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::codec::message::{self, Bookmark, Kind, Open};
@@ -64,7 +63,7 @@ pub(super) async fn serve(
             },
             Next::Send(blocks) => {
                 let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
-                stream.write_all(&message::header(Kind::Frames, bytes)).await?;
+                stream.write_all(&message::header(Kind::Frames, bytes)).await.map_err(std::io::Error::from)?;
                 for block in blocks {
                     stream.write_chunk(block.bytes).await.map_err(std::io::Error::from)?;
                     sent = block.last;
@@ -74,11 +73,13 @@ pub(super) async fn serve(
                 let log = shared.log.clone();
                 let reading = tokio::task::spawn_blocking(move || log.frames(after, CHUNK_BYTES));
                 let block = match reading.await.map_err(std::io::Error::other)? {
-                    Ok(block) => block,
+                    Ok(Some(block)) => block,
+                    Ok(None) => continue,
                     Err(ReadError::Compacted { .. }) => return Err(FeedEnd::Compacted),
                     Err(error) => return Err(FeedEnd::Log(error)),
                 };
-                stream.write_all(&message::header(Kind::Frames, block.bytes.len())).await?;
+                let header = message::header(Kind::Frames, block.bytes.len());
+                stream.write_all(&header).await.map_err(std::io::Error::from)?;
                 stream.write_chunk(block.bytes).await.map_err(std::io::Error::from)?;
                 sent = block.last;
             }

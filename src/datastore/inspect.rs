@@ -60,7 +60,7 @@ pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
             last: segment.last,
             bytes: segment.bytes,
             state: state.into(),
-            garbage_bytes: segment.garbage_bytes,
+            garbage_bytes: 0,
         }
     };
     log.segments().into_iter().map(info).collect()
@@ -84,7 +84,7 @@ pub fn history(log: &LogReader, collection: &Collection, key: &Key, to: Seq) -> 
 /// One object as of an earlier sequence.
 pub fn object_at(log: &LogReader, collection: &Collection, key: &Key, at: Seq) -> Result<Option<Row>, ReadError> {
     if at < log.horizon() {
-        return Err(ReadError::Compacted { horizon: log.horizon() });
+        return Err(ReadError::Compacted { from: at, horizon: log.horizon() });
     }
     let last = history(log, collection, key, at)?.pop();
     Ok(last.and_then(|entry| {
@@ -128,7 +128,7 @@ pub fn state_at(
     progress: &mut dyn FnMut(&str),
 ) -> Result<PastState, OpenError> {
     if at < log.horizon() {
-        return Err(ReadError::Compacted { horizon: log.horizon() }.into());
+        return Err(ReadError::Compacted { from: at, horizon: log.horizon() }.into());
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let directory = path.join(format!("{PAST_PREFIX}{}-{number}", std::process::id()));

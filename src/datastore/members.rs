@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Hello, Progress};
 use crate::model::{MemberName, Seq};
+use crate::transport::join::Redeem;
 use crate::trust::{Authority, Registry, Role, Token};
 
 use super::shared::now_ms;
@@ -33,6 +34,22 @@ pub(super) struct Members {
     retention_ms: u64,
     addresses: Vec<String>,
     certificate_days: u32,
+}
+
+impl Redeem for Members {
+    fn redeem(
+        &self,
+        name: &MemberName,
+        secret: &[u8; 32],
+        request_der: &[u8],
+    ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
+        let mut registry = self.registry();
+        let (certificate, role) = registry
+            .redeem(&self.authority, name, secret, request_der, self.certificate_days, now_ms())
+            .map_err(|error| error.to_string())?;
+        tracing::info!(member = %name, %role, "joined");
+        Ok((certificate, self.authority.certificate().to_vec(), role))
+    }
 }
 
 /// Close code for a member that was revoked.

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::config::datastore::DatastoreConfig;
 use crate::env::real::RealFs;
-use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
+use crate::codec::block::decode_block;
+use crate::log::{Log, LogOptions, LogReader, ReadError, RecoveryReport};
 use crate::model::{Chain, Entry, Seq};
 use crate::state::rebuild::{self, Action, LogView};
-use crate::state::{StateError, StateStore, Target};
+use crate::state::{OriginTable, StateError, StateStore, Target};
+
+/// Log entries are read in pieces of this size.
+const READ_BYTES: usize = 1 << 20;
 
 /// Why a datastore cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +80,7 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
         Err(reason) => {
             tracing::warn!(reason, "the state index is rebuilt from the log");
             progress(&format!("rebuilding the state index: {reason}"));
-            rebuild_state(&side, config.cache_bytes, &reader, reader.head(), progress)?;
+            rebuild_state(&side, config.cache_bytes, &reader, reader.head().0, progress)?;
             if state_path.exists() {
                 fs::remove_dir_all(&state_path).map_err(io_error(&state_path))?;
             }
@@ -93,7 +97,7 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
 /// Opens the index and applies what it lacks; an error says why it must be rebuilt.
 fn open_state(path: &Path, cache_bytes: u64, log: &LogReader) -> Result<StateStore, String> {
     let state = StateStore::open(path, cache_bytes).map_err(|error| error.to_string())?;
-    if state.meta().is_none() && log.head() == Seq::ZERO {
+    if state.meta().is_none() && log.head().0 == Seq::ZERO {
         state.init(log.log_id(), log.generation(), log.lineage()).map_err(|error| error.to_string())?;
         return Ok(state);
     }
@@ -102,7 +106,7 @@ fn open_state(path: &Path, cache_bytes: u64, log: &LogReader) -> Result<StateSto
         log_id: log.log_id(),
         generation: log.generation(),
         horizon: log.horizon(),
-        head: log.head(),
+        head: log.head().0,
         chain_at: &chain_at,
     };
     match rebuild::verify_against(state.meta().as_deref(), &view) {
@@ -120,7 +124,7 @@ fn open_state(path: &Path, cache_bytes: u64, log: &LogReader) -> Result<StateSto
 fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), String> {
     let mut batch: Vec<Entry> = Vec::new();
     let mut chain = Chain::default();
-    for entry in log.chained_entries(from, log.head()) {
+    for entry in chained_entries(log, from, log.head().0) {
         let (entry, after) = entry.map_err(|error| error.to_string())?;
         chain = after;
         batch.push(entry);
@@ -133,6 +137,35 @@ fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), String
         state.apply(&batch, chain).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// The entries after `from` up to `to`, each with the chain after it.
+pub fn chained_entries(
+    log: &LogReader,
+    from: Seq,
+    to: Seq,
+) -> impl Iterator<Item = Result<(Entry, Chain), ReadError>> + use<> {
+    let log = log.clone();
+    let mut last = from;
+    let mut failed = false;
+    let blocks = std::iter::from_fn(move || {
+        if failed || last >= to {
+            return None;
+        }
+        let entries = match log.frames(last, READ_BYTES) {
+            Ok(None) => return None,
+            Ok(Some(block)) => {
+                last = block.last;
+                decode_block(block.bytes, block.prev_chain)
+                    .map(|entries| entries.into_iter().map(Ok).collect::<Vec<_>>())
+                    .unwrap_or_else(|error| vec![Err(error.into())])
+            }
+            Err(error) => vec![Err(error)],
+        };
+        failed = entries.last().is_some_and(Result::is_err);
+        Some(entries)
+    });
+    blocks.flatten().filter(move |entry| entry.as_ref().map_or(true, |(entry, _)| entry.seq <= to))
 }
 
 /// Builds the state as of `to` from the log alone, in the new directory `side`.
@@ -148,14 +181,22 @@ pub fn rebuild_state(
 ) -> Result<StateStore, OpenError> {
     fs::create_dir_all(side).map_err(io_error(side))?;
     let horizon = log.horizon();
-    let base = log.base()?;
+    // Compaction keeps the last record of every origin and every rejection that may be asked for again, so the base
+    // tells the origins as of the horizon.
+    let mut origins = OriginTable::default();
+    let mut time_ms = 0;
+    for entry in log.base_entries() {
+        let entry = entry?;
+        time_ms = entry.time_ms;
+        origins.apply(&entry);
+    }
     let target = Target {
         log_id: log.log_id(),
         generation: log.generation(),
         lineage: log.lineage(),
         seq: horizon,
-        chain: base.chain,
-        time_ms: base.time_ms,
+        chain: log.chain_at(horizon)?.unwrap_or_default(),
+        time_ms,
         digest: None,
     };
     let mut told = Instant::now();
@@ -165,7 +206,7 @@ pub fn rebuild_state(
             progress(&format!("sequence {seq} of {to}"));
         }
     };
-    let tail = log.chained_entries(horizon, to);
-    rebuild::rebuild(side, cache_bytes, log.base_entries(), &base.origins, target, tail, None, &mut tell)
+    let tail = chained_entries(log, horizon, to);
+    rebuild::rebuild(side, cache_bytes, log.base_entries(), &origins, target, tail, None, &mut tell)
         .map_err(|error| OpenError::Rebuild(error.to_string()))
 }

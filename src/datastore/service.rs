@@ -102,7 +102,7 @@ impl Datastore {
         let listen = config.listen_address();
         let endpoint = endpoint::server(listen, server)
             .map_err(|source| DatastoreError::Listen { address: listen.to_string(), source })?;
-        let address = endpoint.local_addr();
+        let address = endpoint.local_addr().map_err(io("the socket"))?;
         Self::run(config, path, opened, authority, registry, endpoint, address, lock)
     }
 

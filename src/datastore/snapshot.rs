@@ -43,7 +43,7 @@ pub(super) async fn serve(shared: &SharedRef, send: &mut quinn::SendStream) -> R
 fn read(snapshot: &StateSnapshot, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Result<(), StateError> {
     let mut rows: Vec<Row> = Vec::new();
     let mut bytes = 0;
-    let mut give = |rows: &mut Vec<Row>| {
+    let give = |rows: &mut Vec<Row>| {
         let count = rows.len() as u64;
         let sent = batches.blocking_send((count, message::encode(Kind::Rows, rows))).is_ok();
         rows.clear();

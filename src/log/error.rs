@@ -136,6 +136,12 @@ pub enum SyncError {
     Poisoned,
 }
 
+impl From<crate::codec::block::BadBlock> for ReadError {
+    fn from(error: crate::codec::block::BadBlock) -> ReadError {
+        Damage::new("a segment", 0, "record", "an intact one", error).into()
+    }
+}
+
 /// Records that cannot be given.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {

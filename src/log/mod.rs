@@ -3,11 +3,13 @@
 //! `log-format.md` is the specification. The code is synchronous: no threads, no tokio. Callers are the commit
 //! pipeline (the one owner of [`Log`]), subscribers and tools ([`LogReader`]) and one background compaction.
 
+pub mod compaction;
 mod cursor;
 pub mod directory;
 pub mod error;
 pub mod format;
 mod head;
+pub mod journal;
 pub mod reader;
 pub mod recovery;
 mod segment;

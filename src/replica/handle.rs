@@ -189,6 +189,17 @@ impl Replica {
         self.shared.update_link(|link| link.connected = false);
     }
 
+    /// Disconnects and makes the state durable. Nothing would be lost without it; the next start is quicker with it.
+    pub async fn close(&self) {
+        self.disconnect();
+        let state = self.shared.state();
+        let persisting = tokio::task::spawn_blocking(move || state.persist());
+        if let Ok(Err(error)) = persisting.await {
+            tracing::warn!(%error, "the state was not made durable; what it lacks is fetched again");
+        }
+        let _ = std::fs::remove_file(self.path.join(crate::transport::local::SOCKET));
+    }
+
     /// One object, own undecided transactions included.
     ///
     /// # Errors

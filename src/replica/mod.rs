@@ -32,7 +32,6 @@ mod shared;
 
 pub use handle::{Object, OpenError, ReadError, Replica, ReplicaOptions};
 pub use link::{ConnectError, Connector, Pending};
-pub(crate) use link::software;
 pub use outbox_writer::{Draft, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use shared::Change;

@@ -1,0 +1,288 @@
+//! Transactions, entries and objects as JSON lines: the form of `import`, `export` and `tail`.
+//!
+//! A value is kept as the text that it came in, without white space between tokens: numbers keep their digits and
+//! members their order, and every member of a fleet prints the same bytes.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::model::{Collection, Condition, Entry, EntryBody, Key, Op, Seq, Txn};
+
+/// Longest line that is looked at: one largest transaction, every byte escaped.
+pub const LINE_BYTES_MAX: usize = 6 * crate::model::limits::HARD.txn_bytes_max;
+
+/// A line that is not a transaction.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct BadLine(String);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    ops: Vec<OpForm>,
+    #[serde(rename = "if", default)]
+    conditions: Vec<ConditionForm>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum OpForm {
+    Put { collection: Collection, key: Key, value: Option<Box<RawValue>>, bytes: Option<Base64> },
+    Delete { collection: Collection, key: Key },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Base64 {
+    base64: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum ConditionForm {
+    Absent { collection: Collection, key: Key },
+    Present { collection: Collection, key: Key },
+    Version { collection: Collection, key: Key, version: Seq },
+}
+
+/// Reads one line of `import`.
+///
+/// # Errors
+/// Says what is wrong, with the column where the form is not JSON or not the expected one.
+pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
+    if line.len() > LINE_BYTES_MAX {
+        return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
+    }
+    let form: Line = serde_json::from_str(line).map_err(|error| {
+        let hint = r#"; a line looks like {"ops":[{"put":{"collection":"c","key":"k","value":1}}]}"#;
+        BadLine(format!("{error}{hint}"))
+    })?;
+    if form.ops.is_empty() {
+        return Err(BadLine("`ops` is empty: a transaction needs at least one operation".into()));
+    }
+    let ops = form.ops.into_iter().map(op).collect::<Result<_, _>>()?;
+    let conditions = form.conditions.into_iter().map(condition).collect();
+    Ok((ops, conditions))
+}
+
+fn op(form: OpForm) -> Result<Op, BadLine> {
+    match form {
+        OpForm::Delete { collection, key } => Ok(Op::Delete { collection, key }),
+        OpForm::Put { collection, key, value: Some(value), bytes: None } => {
+            Ok(Op::Put { collection, key, value: Bytes::from(compact(value.get())) })
+        }
+        OpForm::Put { collection, key, value: None, bytes: Some(Base64 { base64 }) } => {
+            let value = STANDARD.decode(&base64);
+            let value = value.map_err(|error| BadLine(format!("`bytes` of {collection}/{key}: {error}")))?;
+            Ok(Op::Put { collection, key, value: Bytes::from(value) })
+        }
+        OpForm::Put { collection, key, .. } => {
+            Err(BadLine(format!("put {collection}/{key} needs either `value` or `bytes`, and not both")))
+        }
+    }
+}
+
+fn condition(form: ConditionForm) -> Condition {
+    match form {
+        ConditionForm::Absent { collection, key } => Condition::Absent { collection, key },
+        ConditionForm::Present { collection, key } => Condition::Present { collection, key },
+        ConditionForm::Version { collection, key, version } => Condition::Version { collection, key, version },
+    }
+}
+
+/// Removes white space between the tokens of valid JSON.
+#[must_use]
+pub fn compact(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for character in json.chars() {
+        if in_string {
+            out.push(character);
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+        } else if !matches!(character, ' ' | '\t' | '\n' | '\r') {
+            out.push(character);
+            in_string = character == '"';
+        }
+    }
+    out
+}
+
+/// Checks JSON text and brings it into the form in which values are kept.
+///
+/// # Errors
+/// When it is not JSON.
+pub fn parse_value(json: &str) -> Result<Bytes, BadLine> {
+    let raw: &RawValue = serde_json::from_str(json).map_err(|error| BadLine(error.to_string()))?;
+    Ok(Bytes::from(compact(raw.get())))
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+/// `"value":…` when the bytes are JSON as [`compact`] leaves it, otherwise `"bytes":{"base64":"…"}`.
+#[must_use]
+pub fn value_member(value: &[u8]) -> String {
+    let text = std::str::from_utf8(value).ok().filter(|text| {
+        !text.contains(['\n', '\r']) && serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get() == *text)
+    });
+    match text {
+        Some(text) => format!("\"value\":{text}"),
+        None => format!("\"bytes\":{{\"base64\":\"{}\"}}", STANDARD.encode(value)),
+    }
+}
+
+fn name(collection: &Collection, key: &Key) -> String {
+    format!("\"collection\":{},\"key\":{}", quoted(collection.as_str()), quoted(key.as_str()))
+}
+
+/// One object as `export` prints it.
+#[must_use]
+pub fn object_line(collection: &Collection, key: &Key, value: &[u8]) -> String {
+    format!("{{{},{}}}", name(collection, key), value_member(value))
+}
+
+fn op_form(op: &Op) -> String {
+    let name = name(op.collection(), op.key());
+    match op {
+        Op::Put { value, .. } => format!("{{\"put\":{{{name},{}}}}}", value_member(value)),
+        Op::Delete { .. } => format!("{{\"delete\":{{{name}}}}}"),
+    }
+}
+
+fn condition_form(condition: &Condition) -> String {
+    let name = name(condition.collection(), condition.key());
+    match condition {
+        Condition::Absent { .. } => format!("{{\"absent\":{{{name}}}}}"),
+        Condition::Present { .. } => format!("{{\"present\":{{{name}}}}}"),
+        Condition::Version { version, .. } => format!("{{\"version\":{{{name},\"version\":{version}}}}}"),
+    }
+}
+
+fn list<T>(items: &[T], form: fn(&T) -> String) -> String {
+    items.iter().map(form).collect::<Vec<_>>().join(",")
+}
+
+/// Operations and conditions as `import` reads them.
+#[must_use]
+pub fn txn_line(ops: &[Op], conditions: &[Condition]) -> String {
+    if conditions.is_empty() {
+        return format!("{{\"ops\":[{}]}}", list(ops, op_form));
+    }
+    format!("{{\"ops\":[{}],\"if\":[{}]}}", list(ops, op_form), list(conditions, condition_form))
+}
+
+/// A transaction as a JSON value in the form of `import`.
+#[must_use]
+pub fn txn_to_json(txn: &Txn) -> serde_json::Value {
+    serde_json::from_str(&txn_line(&txn.ops, &txn.conditions)).unwrap_or_default()
+}
+
+/// One entry as `tail` prints it.
+#[must_use]
+pub fn entry_line(entry: &Entry) -> String {
+    let mut line = format!("{{\"seq\":{},\"time\":\"{}\"", entry.seq, timestamp(entry.time_ms));
+    let mut add = |text: std::fmt::Arguments<'_>| {
+        let _ = line.write_fmt(text);
+    };
+    if let Some(id) = entry.body.id() {
+        add(format_args!(",\"origin\":\"{}\",\"counter\":{}", id.origin, id.counter));
+    }
+    add(format_args!(",\"member\":{}", quoted(entry.member.as_str())));
+    match &entry.body {
+        EntryBody::Commit(txn) => {
+            add(format_args!(",\"ops\":[{}]", list(&txn.ops, op_form)));
+            if !txn.conditions.is_empty() {
+                add(format_args!(",\"if\":[{}]", list(&txn.conditions, condition_form)));
+            }
+            if !txn.note.is_empty() {
+                let note = value_member(&txn.note);
+                add(format_args!(",\"note\":{{{note}}}"));
+            }
+        }
+        EntryBody::Reject { reason, .. } => {
+            add(format_args!(",\"rejected\":{},\"ops\":[]", quoted(&reason.to_string())));
+        }
+        EntryBody::Unknown { kind, payload } => {
+            add(format_args!(",\"kind\":{kind},\"payload\":\"{}\",\"ops\":[]", STANDARD.encode(payload)));
+        }
+    }
+    line.push('}');
+    line
+}
+
+/// Milliseconds since 1970-01-01 UTC as RFC 3339 with milliseconds.
+#[must_use]
+pub fn timestamp(time_ms: u64) -> String {
+    let seconds = i64::try_from(time_ms / 1000).unwrap_or(0);
+    let at = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        time_ms % 1000
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_documented_line_is_read() {
+        let line = r#"{"ops":[{"put":{"collection":"c","key":"k","value": {"a": [1.50, "x y"]}}},{"delete":{"collection":"c","key":"k2"}},{"put":{"collection":"c","key":"b","bytes":{"base64":"AAE="}}}],"if":[{"absent":{"collection":"c","key":"k"}},{"version":{"collection":"c","key":"v","version":7}}]}"#;
+        let (ops, conditions) = parse_line(line).expect("parses");
+        assert_eq!(ops[0].value().expect("value").as_ref(), br#"{"a":[1.50,"x y"]}"#);
+        assert_eq!(ops[2].value().expect("value").as_ref(), [0, 1]);
+        assert_eq!(conditions.len(), 2);
+        assert_eq!(parse_line(&txn_line(&ops, &conditions)), Ok((ops, conditions)));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("", "EOF"),
+            ("{}", "missing field `ops`"),
+            (r#"{"ops":[]}"#, "at least one operation"),
+            (r#"{"ops":[{"put":{"collection":"c","key":"k"}}]}"#, "either `value` or `bytes`"),
+            (r#"{"ops":[{"put":{"collection":"c","key":"","value":1}}]}"#, "must not be empty"),
+            (r#"{"ops":[{"drop":{"collection":"c","key":"k"}}]}"#, "unknown variant `drop`"),
+            (r#"{"ops":[{"delete":{"collection":"c","key":"k"}}],"iff":[]}"#, "unknown field `iff`"),
+            (r#"{"ops":[{"put":{"collection":"c","key":"k","bytes":{"base64":"?"}}}]}"#, "`bytes` of c/k"),
+        ];
+        for (line, what) in cases {
+            let error = parse_line(line).expect_err(line).to_string();
+            assert!(error.contains(what), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn time_is_utc_with_milliseconds() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_comes_back(value in prop::collection::vec(any::<u8>(), 0..40), text in "\\PC{0,20}") {
+            let (collection, key) = (Collection::new("c").expect("name"), Key::new("k\"\\é").expect("key"));
+            let json = Bytes::from(serde_json::to_vec(&serde_json::json!({ text.clone(): text })).expect("json"));
+            let ops: Vec<Op> = [Bytes::from(value), json]
+                .into_iter()
+                .map(|value| Op::Put { collection: collection.clone(), key: key.clone(), value })
+                .collect();
+            prop_assert_eq!(parse_line(&txn_line(&ops, &[])).expect("parses").0, ops);
+        }
+    }
+}
