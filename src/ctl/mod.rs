@@ -1,1 +1,88 @@
-//! ctl
+//! `gravwell-logctl`: one file per group of commands, one way to reach a directory whether or not a process runs on it.
+
+pub mod args;
+mod bench;
+mod client;
+pub mod datastore;
+mod demo;
+mod import;
+mod inspect;
+mod maintain;
+mod members;
+mod outbox;
+mod output;
+mod replica;
+mod write;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use client::Client;
+
+/// A command that failed: what to say, and the exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CtlError {
+    /// What failed, why, and what to do.
+    pub message: String,
+    /// 1 refused or failed, 2 usage, 3 damage or divergence.
+    pub exit: u8,
+}
+
+impl CtlError {
+    fn new(message: impl std::fmt::Display) -> CtlError {
+        CtlError { message: message.to_string(), exit: 1 }
+    }
+}
+
+type CtlResult = Result<(), CtlError>;
+
+/// Runs a command to its end.
+pub async fn run(args: Args) -> ExitCode {
+    match dispatch(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.message.is_empty() {
+                eprintln!("gravwell-logctl: {}", error.message);
+            }
+            ExitCode::from(error.exit)
+        }
+    }
+}
+
+async fn dispatch(args: Args) -> CtlResult {
+    let Args { data_dir, json, command } = args;
+    let dir = data_dir.as_path();
+    match command {
+        Command::Status => inspect::status(dir, json).await,
+        Command::Members => inspect::members(dir, json).await,
+        Command::Presence => inspect::presence(dir, json).await,
+        Command::Collections => inspect::collections(dir, json).await,
+        Command::Segments => inspect::segments(dir, json).await,
+        Command::Get { collection, key, at } => inspect::get(dir, json, collection, key, at).await,
+        Command::Ls { collection, prefix, limit } => inspect::ls(dir, json, collection, prefix, limit).await,
+        Command::Tail { from, to, follow } => inspect::tail(dir, json, from, to, follow).await,
+        Command::History { collection, key } => inspect::history(dir, json, collection, key).await,
+        Command::DumpRecord { seq } => inspect::record(dir, json, seq).await,
+        Command::Export { at } => inspect::export(dir, at).await,
+        Command::Verify => maintain::verify(dir, json).await,
+        Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
+        Command::Put(put) => write::put(dir, json, put).await,
+        Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,
+        Command::Import(import) => import::run(dir, json, import).await,
+        Command::Barrier { seq, timeout } => inspect::barrier(dir, json, seq, timeout).await,
+        Command::Enroll(enroll) => members::enroll(dir, json, enroll).await,
+        Command::Join { token } => members::join(dir, json, &token).await,
+        Command::Revoke { name, remove } => members::revoke(dir, json, name, remove).await,
+        Command::Replica(replica) => replica::run(dir, replica).await,
+        Command::Datastore(datastore) => datastore::run(datastore).await.map_err(CtlError::new),
+        Command::Outbox { action } => outbox::run(dir, json, action).await,
+        Command::Demo(demo) => demo::run(demo).await,
+        Command::Bench(bench) => bench::run(json, bench).await,
+        Command::Completions { shell } => {
+            let mut command = <Args as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "gravwell-logctl", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
+
+/// Inspect, verify, compact and repair a replicated operation log, and administer its members.
+///
+/// Every command works on the data directory of a datastore or of a replica. When a process runs there, the command
+/// asks that process through its local socket; when none runs, the command opens the files itself.
+///
+/// Exit codes: 0 fine; 1 refused or failed; 2 usage; 3 damage or divergence found.
+#[derive(Debug, Parser)]
+#[command(name = "gravwell-logctl", version, max_term_width = 100)]
+pub struct Args {
+    /// Data directory of a datastore or replica.
+    #[arg(long, global = true, env = "GRAVWELL_DATA_DIR", default_value = "/opt/gravwell/datastore", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Print JSON: one object, or one object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Position, head, digest, verdict, lag, outbox and health. Exits with 1 when something needs attention, with the
+    /// remedy, and with 3 when histories have diverged.
+    Status,
+    /// The enrolled members, their positions and who holds the floor back.
+    Members,
+    /// Who is connected now, with External-Addr and applied sequence.
+    Presence,
+    /// The collections with their number of objects, size and digest.
+    Collections,
+    /// The segment files of the log.
+    Segments,
+    /// Print one object. Exits with 1 when it is absent.
+    Get {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// As of this sequence instead of now.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        at: Option<Seq>,
+    },
+    /// List the objects of a collection in key order.
+    Ls {
+        /// The collection.
+        collection: Collection,
+        /// Only keys that start so.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        prefix: String,
+        /// Print at most this many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Print the log, one transaction a line; deletions appear as such.
+    Tail {
+        /// First sequence to print; default: the oldest that is served.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        from: Option<Seq>,
+        /// Last sequence to print.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        to: Option<Seq>,
+        /// Go on with new transactions until interrupted.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Print every change of one object that the log still holds.
+    History {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+    },
+    /// Print one record of the log with its frame, as it lies on disk.
+    DumpRecord {
+        /// Its sequence.
+        #[arg(value_parser = seq)]
+        seq: Seq,
+    },
+    /// Print the whole state as sorted JSON lines, byte-identical on every member at the same sequence.
+    Export {
+        /// As of this sequence instead of now (datastore only).
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        at: Option<Seq>,
+    },
+    /// Check every checksum, the chain and the digests; on a running datastore also what its members report.
+    Verify,
+    /// Drop superseded operations that every member has passed, and give their disk space back.
+    Compact {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Keep this many transactions of history instead of the configured window.
+        #[arg(long, value_name = "N")]
+        history_ops: Option<u64>,
+    },
+    /// Write one object.
+    Put(Put),
+    /// Delete one object. Deleting what is absent is allowed.
+    Delete {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// Return when it is durable here, without waiting for the datastore.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Commit one transaction per line of a JSON-lines file.
+    ///
+    /// A line looks like {"ops":[{"put":{"collection":"c","key":"k","value":1}},{"delete":{"collection":"c","key":"k2"}}],
+    /// "if":[{"absent":{"collection":"c","key":"k"}}]}. An interrupted import of a file goes on where it stopped when
+    /// the same command is given again; nothing is committed twice.
+    Import(Import),
+    /// Wait until a sequence is applied; without one, until the outbox has drained.
+    Barrier {
+        /// The sequence.
+        #[arg(value_parser = seq)]
+        seq: Option<Seq>,
+        /// Give up after this many seconds.
+        #[arg(long, default_value_t = 60, value_name = "S")]
+        timeout: u64,
+    },
+    /// Print a one-time token with which a new member joins.
+    Enroll(Enroll),
+    /// Exchange a token for this host's certificate, kept in the data directory.
+    Join {
+        /// The token; `-` reads it from standard input.
+        token: String,
+    },
+    /// Cut a member off at once, live connections included.
+    Revoke {
+        /// Its name.
+        name: MemberName,
+        /// Forget it altogether.
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Run a replica without a webserver until interrupted.
+    Replica(Replica),
+    /// Run a datastore until interrupted: the same as `gravwell_datastore`.
+    #[command(hide = true)]
+    Datastore(super::datastore::DatastoreArgs),
+    /// The transactions of a replica that wait or were rejected.
+    Outbox {
+        /// What to do with them; default: list.
+        #[command(subcommand)]
+        action: Option<OutboxAction>,
+    },
+    /// See the whole system work: a datastore and two replicas on this machine, real data, a cut, a proof.
+    Demo(Demo),
+    /// Measure this machine: durable pushes, propagation, catch-up, import; beside them the raw disk and network.
+    Bench(Bench),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `put`.
+#[derive(Debug, clap::Args)]
+pub struct Put {
+    /// Its collection.
+    pub collection: Collection,
+    /// Its key.
+    pub key: Key,
+    /// The new value, JSON.
+    #[arg(long, value_name = "JSON", conflicts_with = "file", required_unless_present = "file")]
+    pub value: Option<String>,
+    /// Read the new value from a file, byte for byte; `-`: standard input.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Only when no such object exists.
+    #[arg(long, conflicts_with = "if_version")]
+    pub if_absent: bool,
+    /// Only when the object has this version.
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub if_version: Option<Seq>,
+    /// Return when it is durable here, without waiting for the datastore.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, clap::Args)]
+pub struct Import {
+    /// The file; `-`: standard input, which cannot be resumed.
+    pub file: PathBuf,
+    /// When the process goes away, try to reach it again for this many seconds.
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    pub retry_for: u64,
+    /// Return when everything is durable here, without waiting for the datastore.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Arguments of `enroll`.
+#[derive(Debug, clap::Args)]
+pub struct Enroll {
+    /// Name of the new member.
+    pub name: MemberName,
+    /// What it may do: webserver (read and write), reader (read), admin (administer).
+    #[arg(long, default_value = "webserver", value_parser = ["webserver", "reader", "admin"])]
+    pub role: String,
+    /// Life of the token in hours.
+    #[arg(long, default_value_t = 24, value_name = "HOURS")]
+    pub ttl: u64,
+    /// Address of the datastore to put into the token, host:port; may be repeated.
+    #[arg(long = "address", value_name = "HOST:PORT")]
+    pub addresses: Vec<String>,
+    /// Replace the certificate of an enrolled member of this name.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Arguments of `replica`.
+#[derive(Debug, clap::Args)]
+pub struct Replica {
+    /// Address of the datastore instead of the one in the token; may be repeated.
+    #[arg(long = "datastore", value_name = "HOST:PORT")]
+    pub datastores: Vec<String>,
+    /// Where other webservers reach this one, for `presence`.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub external_addr: Option<String>,
+    /// Prometheus endpoint.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+}
+
+/// What to do with the outbox.
+#[derive(Debug, Subcommand)]
+pub enum OutboxAction {
+    /// List what waits and what was rejected.
+    List,
+    /// Submit rejected transactions again, as new ones.
+    Retry {
+        /// Which, as `ORIGIN/COUNTER`.
+        #[arg(value_parser = txn_id, required_unless_present = "all")]
+        id: Option<TxnId>,
+        /// All of them.
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+    },
+    /// Take rejected transactions off the list.
+    Dismiss {
+        /// Which, as `ORIGIN/COUNTER`.
+        #[arg(value_parser = txn_id, required_unless_present = "all")]
+        id: Option<TxnId>,
+        /// All of them.
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+    },
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct Demo {
+    /// Leave everything running until interrupted, and print how to look at it.
+    #[arg(long)]
+    pub keep: bool,
+    /// Rows of the table to use.
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    pub rows: usize,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// Small transactions to import.
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub ops: u64,
+    /// Also measure an idle datastore with this many connected replicas.
+    #[arg(long, value_name = "N")]
+    pub idle: Option<usize>,
+    /// Put data here instead of in a temporary directory, to measure that disk.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+fn seq(text: &str) -> Result<Seq, String> {
+    text.parse().map(Seq).map_err(|_| format!("`{text}` is not a sequence: use a whole number"))
+}
+
+fn txn_id(text: &str) -> Result<TxnId, String> {
+    let form = || format!("`{text}` does not name a transaction: use ORIGIN/COUNTER as `outbox` prints it");
+    let (origin, counter) = text.split_once('/').ok_or_else(form)?;
+    let origin: Origin = origin.parse().map_err(|_| form())?;
+    let counter = counter.parse().map(OriginCounter).map_err(|_| form())?;
+    Ok(TxnId { origin, counter })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+}

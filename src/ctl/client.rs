@@ -1,0 +1,246 @@
+//! Reaching a data directory: through the socket of the process that runs there, or by opening it.
+//!
+//! Both ways speak the same protocol; a directory that nothing runs on is served within this process.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+use crate::codec::admin::{AdminError, Request};
+use crate::codec::frame::decode_frame;
+use crate::codec::message::{self, Kind, Row};
+use crate::codec::payload::decode_entry;
+use crate::config::datastore::DatastoreConfig;
+use crate::datastore::Datastore;
+use crate::env::data_dir::DirectoryError;
+use crate::model::Entry;
+use crate::replica::{self, Replica, ReplicaOptions};
+use crate::transport::{local, wire};
+use crate::trust::Identity;
+
+use super::CtlError;
+
+/// A process that holds the directory but does not answer yet is given this long.
+const STARTING: Duration = Duration::from_secs(15);
+
+type Reader = Box<dyn AsyncRead + Unpin + Send>;
+type Writer = Box<dyn AsyncWrite + Unpin + Send>;
+
+/// What serves a directory.
+#[derive(Clone)]
+enum Server {
+    Process,
+    Replica(Replica),
+    Datastore(std::sync::Arc<Datastore>),
+}
+
+/// Access to one data directory.
+pub(super) struct Client {
+    directory: std::path::PathBuf,
+    server: Server,
+}
+
+/// One request under way.
+pub(super) struct Call {
+    pub read: Reader,
+    pub write: Writer,
+}
+
+/// A piece of an answer.
+pub(super) enum Piece {
+    Item(Bytes),
+    Rows(Vec<Row>),
+    Frames(Bytes),
+}
+
+fn failed(error: impl std::fmt::Display) -> CtlError {
+    CtlError::new(error)
+}
+
+fn damaged(error: impl std::fmt::Display) -> CtlError {
+    CtlError { message: error.to_string(), exit: 3 }
+}
+
+impl Client {
+    /// Reaches `directory`.
+    pub(super) async fn open(directory: &Path) -> Result<Client, CtlError> {
+        if !directory.is_dir() {
+            let path = directory.display();
+            return Err(failed(format!("{path} is not a directory: say where the data is with --data-dir")));
+        }
+        let started = Instant::now();
+        loop {
+            match connect(directory).await {
+                Ok(_) => return Ok(Client { directory: directory.to_owned(), server: Server::Process }),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+                Err(error) => return Err(failed(format!("the socket in {}: {error}", directory.display()))),
+            }
+            match serve_here(directory).await {
+                Ok(server) => return Ok(Client { directory: directory.to_owned(), server }),
+                Err((error, is_in_use)) if !is_in_use || started.elapsed() > STARTING => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Whether a process runs on the directory.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.server, Server::Process)
+    }
+
+    /// Whether the process could be reached anew; one that this process serves always can.
+    pub(super) async fn is_reachable(&self) -> bool {
+        !self.is_running() || connect(&self.directory).await.is_ok()
+    }
+
+    /// Starts a request.
+    pub(super) async fn call(&self, request: &Request) -> Result<Call, CtlError> {
+        let (read, mut write): (Reader, Writer) = match &self.server {
+            Server::Process => {
+                let stream = connect(&self.directory).await;
+                let (read, write) = stream.map_err(|error| failed(format!("the process is gone: {error}")))?.into_split();
+                (Box::new(read), Box::new(write))
+            }
+            Server::Replica(replica) => {
+                let (here, there) = tokio::io::duplex(1 << 20);
+                let replica = replica.clone();
+                tokio::spawn(async move {
+                    let (mut receive, mut send) = tokio::io::split(there);
+                    let _ = replica::admin::serve(&replica, &mut receive, &mut send).await;
+                });
+                let (read, write) = tokio::io::split(here);
+                (Box::new(read), Box::new(write))
+            }
+            Server::Datastore(datastore) => {
+                let (here, there) = tokio::io::duplex(1 << 20);
+                let datastore = std::sync::Arc::clone(datastore);
+                tokio::spawn(async move {
+                    let (mut receive, mut send) = tokio::io::split(there);
+                    let _ = datastore.administer(&mut receive, &mut send).await;
+                });
+                let (read, write) = tokio::io::split(here);
+                (Box::new(read), Box::new(write))
+            }
+        };
+        wire::send_json(&mut write, Kind::AdminRequest, request).await.map_err(failed)?;
+        Ok(Call { read, write })
+    }
+
+    /// Sends a request and gives every piece of the answer to `take`.
+    pub(super) async fn each(
+        &self,
+        request: &Request,
+        mut take: impl FnMut(Piece) -> Result<(), CtlError>,
+    ) -> Result<(), CtlError> {
+        let mut call = self.call(request).await?;
+        while let Some(piece) = call.next().await? {
+            take(piece)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request and collects its items.
+    pub(super) async fn items<T: DeserializeOwned>(&self, request: &Request) -> Result<Vec<T>, CtlError> {
+        let mut items = Vec::new();
+        self.each(request, |piece| {
+            if let Piece::Item(item) = piece {
+                items.push(serde_json::from_slice(&item).map_err(failed)?);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(items)
+    }
+
+    /// Sends a request whose answer is one item.
+    pub(super) async fn item<T: DeserializeOwned>(&self, request: &Request) -> Result<T, CtlError> {
+        self.items(request).await?.pop().ok_or_else(|| failed("the answer is empty"))
+    }
+
+    /// Closes what this process opened.
+    pub(super) async fn close(self) {
+        match self.server {
+            Server::Process => {}
+            Server::Replica(replica) => replica.close().await,
+            Server::Datastore(datastore) => {
+                if let Some(datastore) = std::sync::Arc::into_inner(datastore) {
+                    datastore.stop().await;
+                }
+            }
+        }
+    }
+}
+
+impl Call {
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>, CtlError> {
+        let gone = |error: &dyn std::fmt::Display| failed(format!("the process went away in the middle: {error}"));
+        let message = wire::read(&mut self.read).await.map_err(|error| gone(&error))?;
+        let (kind, body) = message.ok_or_else(|| gone(&"the connection ended"))?;
+        match kind {
+            Kind::AdminItem => Ok(Some(Piece::Item(body))),
+            Kind::Rows => Ok(Some(Piece::Rows(message::decode(kind, &body).map_err(failed)?))),
+            Kind::Frames => Ok(Some(Piece::Frames(body))),
+            Kind::AdminEnd => Ok(None),
+            Kind::AdminError => {
+                let AdminError { message, exit } = serde_json::from_slice(&body).map_err(failed)?;
+                Err(CtlError { message, exit })
+            }
+            other => Err(failed(format!("unexpected message {other:?}"))),
+        }
+    }
+}
+
+async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
+    let (_handle, path) = local::short_path(directory)?;
+    UnixStream::connect(path).await
+}
+
+/// Opens a directory that no process runs on; the flag says that one does run, after all.
+async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
+    let role = std::fs::read_to_string(directory.join("role")).unwrap_or_default();
+    let is_replica = role.trim() == "replica" || (role.is_empty() && Identity::exists(directory));
+    if is_replica {
+        let path = directory.to_owned();
+        let opening = tokio::task::spawn_blocking(move || Replica::open(&path, ReplicaOptions::default()));
+        return match opening.await.map_err(|error| (failed(error), false))? {
+            Ok(replica) => Ok(Server::Replica(replica)),
+            Err(error @ replica::OpenError::Directory(DirectoryError::InUse { .. })) => Err((failed(error), true)),
+            Err(error @ replica::OpenError::Journal(crate::log::journal::JournalError::Damaged(_))) => {
+                Err((damaged(error), false))
+            }
+            Err(error) => Err((failed(error), false)),
+        };
+    }
+    if role.trim() != "datastore" {
+        let path = directory.display();
+        let message = format!("{path} is neither a datastore's nor a replica's directory: check --data-dir");
+        return Err((failed(message), false));
+    }
+    match Datastore::open_offline(DatastoreConfig::for_dir(directory)).await {
+        Ok(datastore) => Ok(Server::Datastore(std::sync::Arc::new(datastore))),
+        Err(error) => {
+            let is_in_use = error.is_in_use();
+            let exit = if error.is_damage() { damaged(error) } else { failed(error) };
+            Err((exit, is_in_use))
+        }
+    }
+}
+
+/// Decodes the frames of a piece, without their chain.
+pub(super) fn entries(frames: &Bytes) -> Result<Vec<Entry>, CtlError> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while at < frames.len() {
+        let rest = frames.slice(at..);
+        let (header, payload) = decode_frame(&rest).map_err(damaged)?;
+        at += payload.end;
+        entries.push(decode_entry(&header, &rest.slice(payload)).map_err(damaged)?);
+    }
+    Ok(entries)
+}

@@ -1,0 +1,155 @@
+//! The datastore's process, shared by `gravwell_datastore` and the tools that start one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::datastore::DatastoreConfig;
+use crate::datastore::{Datastore, DatastoreError};
+use crate::telemetry::{exporter, logging, notify};
+
+/// Why the process ends badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The datastore.
+    #[error(transparent)]
+    Datastore(#[from] DatastoreError),
+    /// The Prometheus endpoint.
+    #[error("metrics on {address}: {reason}; choose another address with --metrics, or none")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Keep the operation log of a fleet of webservers, and serve it over QUIC.
+///
+/// Without a configuration file everything works by flags alone: --data-dir and --listen are enough. Flags win over
+/// the file, the file over the environment.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DatastoreArgs {
+    /// Configuration file, with `FILE.d/*.conf` laid over it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to listen (UDP) [default: all addresses, port 9405].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Name or address under which members reach this datastore; may be repeated.
+    #[arg(long = "advertise", value_name = "HOST")]
+    pub advertise: Vec<String>,
+    /// Prometheus endpoint [default: none].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Form of log lines: text or json.
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub log_format: logging::LogFormat,
+    /// Entries of history that compaction keeps.
+    #[arg(long, value_name = "N")]
+    pub history_ops: Option<u64>,
+    /// Hours after which a silent member no longer holds compaction back.
+    #[arg(long, value_name = "HOURS")]
+    pub member_retention_hours: Option<u64>,
+    /// Refuse writes below this much free disk space, in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub min_free_mb: Option<u64>,
+    /// Size of a log segment, in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub segment_mb: Option<u64>,
+    /// Longest key, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub max_key_bytes: Option<usize>,
+    /// Largest inline value, in KiB.
+    #[arg(long, value_name = "KIB")]
+    pub max_value_kb: Option<usize>,
+    /// Largest transaction, in KiB.
+    #[arg(long, value_name = "KIB")]
+    pub max_txn_kb: Option<usize>,
+    /// Data directory.
+    #[arg(skip)]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl DatastoreArgs {
+    fn apply(self, config: &mut DatastoreConfig) {
+        fn set<T>(to: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *to = value;
+            }
+        }
+        set(&mut config.data_dir, self.data_dir);
+        if let Some(listen) = self.listen {
+            (config.listen, config.port) = (Some(listen.ip()), listen.port());
+        }
+        config.server_names.extend(self.advertise);
+        if self.metrics.is_some() {
+            config.metrics = self.metrics;
+        }
+        set(&mut config.log_level, self.log_level);
+        set(&mut config.history_ops, self.history_ops);
+        set(&mut config.retention_hours, self.member_retention_hours);
+        set(&mut config.min_free_bytes, self.min_free_mb.map(|mb| mb << 20));
+        set(&mut config.segment_bytes, self.segment_mb.map(|mb| mb << 20));
+        set(&mut config.key_bytes_max, self.max_key_bytes);
+        set(&mut config.value_bytes_max, self.max_value_kb.map(|kb| kb << 10));
+        set(&mut config.txn_bytes_max, self.max_txn_kb.map(|kb| kb << 10));
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Runs a datastore until it is told to stop.
+///
+/// # Errors
+/// When the configuration is wrong or the datastore cannot start.
+pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
+    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
+    let format = args.log_format;
+    args.apply(&mut config);
+    config.check()?;
+    logging::start(&config.log_level, format);
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let metrics = config.metrics;
+    let datastore = Datastore::start(config).await?;
+    if let Some(address) = metrics {
+        exporter::start(address).map_err(|error| RunError::Metrics { address, reason: error.to_string() })?;
+    }
+    tracing::info!(address = %datastore.address(), "{}", datastore.summary());
+    notify::ready(&datastore.summary());
+    let period = notify::watchdog_period().unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5));
+    let mut stop = std::pin::pin!(stop_signal());
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = tokio::time::sleep(period) => {
+                notify::watchdog();
+                notify::status(&datastore.summary());
+                datastore.measure();
+            }
+        }
+    }
+    notify::stopping();
+    tracing::info!("stopping");
+    datastore.stop().await;
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! `import`: a stream of transactions, pipelined, resumable, each committed exactly once.
+//!
+//! An import has an origin of its own, and a transaction's counter is the ordinal of its line among the good lines. So
+//! what was taken before an interruption is known by its counter alone, for ever. The origin is written beside the
+//! data, under a name made from the file's contents, before the first transaction is sent.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use crate::codec::admin::{OriginInfo, Request, Status};
+use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line};
+use crate::codec::message::{self, Fate, Kind, Outcome};
+use crate::codec::txn::encode_txn;
+use crate::env::data_dir::replace_file;
+use crate::model::{Origin, OriginCounter, Txn, TxnId};
+use crate::transport::wire;
+
+use super::args::Import;
+use super::client::Client;
+use super::output::Output;
+use super::write::{new_origin, note};
+use super::{CtlError, CtlResult};
+
+/// Most transactions sent but not answered.
+const WINDOW: usize = 4096;
+/// Lines gathered before they are written.
+const CHUNK_BYTES: usize = 64 << 10;
+const MESSAGES_MAX: u64 = 20;
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    origin: Origin,
+    file: PathBuf,
+}
+
+#[derive(Default, Serialize)]
+struct Summary {
+    lines: u64,
+    committed: u64,
+    queued: u64,
+    rejected: u64,
+    bad_lines: u64,
+    before: u64,
+}
+
+struct Source {
+    file: Option<File>,
+    record: Option<PathBuf>,
+    origin: Origin,
+}
+
+/// Runs an import.
+pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
+    let source = open(dir, &args.file)?;
+    let total = source.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
+    let bar = progress_bar(total);
+    let mut summary;
+    let mut down_since: Option<Instant> = None;
+    let client = loop {
+        summary = Summary::default();
+        let attempt = async {
+            let client = Client::open(dir).await.map_err(|error| (error, false))?;
+            let sent = send(&client, &source, &args, &bar, &mut summary).await;
+            match sent {
+                Ok(()) => Ok(client),
+                Err((error, is_gone)) => {
+                    client.close().await;
+                    Err((error, is_gone))
+                }
+            }
+        };
+        match attempt.await {
+            Ok(client) => break client,
+            Err((error, is_gone)) => {
+                if summary.committed + summary.queued > 0 {
+                    down_since = None;
+                }
+                let since = *down_since.get_or_insert_with(Instant::now);
+                let is_starting = down_since.is_some() && error.exit == 1;
+                let may_retry = (is_gone || is_starting) && source.file.is_some();
+                if !may_retry || since.elapsed() > Duration::from_secs(args.retry_for) {
+                    bar.abandon();
+                    let hint = if source.record.is_some() { "; run the same command again to resume" } else { "" };
+                    return Err(CtlError { message: format!("{}{hint}", error.message), exit: error.exit });
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        }
+    };
+    let waited = if args.no_wait { Ok(()) } else { drain(&client).await };
+    bar.finish_and_clear();
+    client.close().await;
+    if let Some(record) = &source.record {
+        std::fs::remove_file(record).map_err(CtlError::new)?;
+    }
+    report(json, &summary)?;
+    waited?;
+    if summary.bad_lines + summary.rejected > 0 {
+        return Err(CtlError { message: String::new(), exit: 1 });
+    }
+    Ok(())
+}
+
+fn progress_bar(total: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bytes}/{total_bytes} {bar:40} {msg} {eta}");
+    ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
+    if path == Path::new("-") {
+        return Ok(Source { file: None, record: None, origin: new_origin()? });
+    }
+    let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", path.display()));
+    let mut file = File::open(path).map_err(named)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut file).map_err(named)?;
+    let imports = dir.join("imports");
+    std::fs::create_dir_all(&imports).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
+    let record = imports.join(format!("{}.json", &hasher.finalize().to_hex()[..32]));
+    let known = std::fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let origin = match known {
+        Some(known) => {
+            eprintln!("resuming the interrupted import of {}", known.file.display());
+            known.origin
+        }
+        None => {
+            let fresh = Record { origin: new_origin()?, file: path.to_owned() };
+            let text = serde_json::to_vec(&fresh).map_err(CtlError::new)?;
+            replace_file(&record, &text).map_err(CtlError::new)?;
+            fresh.origin
+        }
+    };
+    Ok(Source { file: Some(file), record: Some(record), origin })
+}
+
+/// The flag of an error says that the process went away and may come back.
+async fn send(
+    client: &Client,
+    source: &Source,
+    args: &Import,
+    bar: &ProgressBar,
+    summary: &mut Summary,
+) -> Result<(), (CtlError, bool)> {
+    let gone = |error: CtlError| (error, true);
+    let status: Status = client.item(&Request::Status).await.map_err(gone)?;
+    let origin = source.origin;
+    let known: OriginInfo = client.item(&Request::OriginStatus { origin }).await.map_err(gone)?;
+    let wait = !args.no_wait && (status.role == "datastore" || status.connected);
+    let call = client.call(&Request::Submit { wait }).await.map_err(gone)?;
+    let (mut read, mut write) = (call.read, call.write);
+    let (chunks, mut ready) = mpsc::channel::<Chunk>(4);
+    let reader: Box<dyn BufRead + Send> = match &source.file {
+        None => Box::new(BufReader::new(std::io::stdin())),
+        Some(file) => {
+            let mut file = file.try_clone().map_err(|error| (CtlError::new(error), false))?;
+            file.rewind().map_err(|error| (CtlError::new(error), false))?;
+            Box::new(BufReader::with_capacity(1 << 20, file))
+        }
+    };
+    let parsing = tokio::task::spawn_blocking(move || parse(reader, origin, known.taken, &chunks));
+    let (window, mut in_flight) = mpsc::channel::<(OriginCounter, u64)>(WINDOW);
+    let sending = async {
+        while let Some(chunk) = ready.recv().await {
+            bar.inc(chunk.source_bytes);
+            write.write_all(&chunk.messages).await.map_err(|error| gone(CtlError::new(error)))?;
+            for line in chunk.lines {
+                if window.send(line).await.is_err() {
+                    return Err(gone(CtlError::new("the answers ended")));
+                }
+            }
+        }
+        drop(window);
+        Ok(())
+    };
+    let started = Instant::now();
+    let hearing = async {
+        let mut spoken = 0;
+        while let Some((counter, line)) = in_flight.recv().await {
+            let outcome: Outcome =
+                wire::expect(&mut read, Kind::Outcome).await.map_err(|error| gone(CtlError::new(error)))?;
+            if outcome.id.counter != counter {
+                return Err((CtlError::new("the answers came out of order"), false));
+            }
+            take_in(outcome.fate, line, summary, &mut spoken)?;
+            let count = summary.committed + summary.queued + summary.rejected;
+            if count % 1024 == 0 {
+                let rate = count * 1000 / u64::try_from(started.elapsed().as_millis()).unwrap_or(1).max(1);
+                bar.set_message(format!("{count} transactions, {rate}/s"));
+            }
+        }
+        Ok(())
+    };
+    let result = tokio::try_join!(sending, hearing).map(|_| ());
+    drop(ready);
+    let parsed = parsing.await.map_err(|error| (CtlError::new(error), false))?;
+    result?;
+    let (lines, bad, before) = parsed.map_err(|error| (error, false))?;
+    (summary.lines, summary.bad_lines, summary.before) = (lines, bad, before);
+    Ok(())
+}
+
+fn take_in(fate: Fate, line: u64, summary: &mut Summary, spoken: &mut u64) -> Result<(), (CtlError, bool)> {
+    match fate {
+        Fate::Committed(_) | Fate::Decided(_) => summary.committed += 1,
+        Fate::Queued => summary.queued += 1,
+        Fate::Rejected(_, reason) => {
+            summary.rejected += 1;
+            *spoken += 1;
+            if *spoken <= MESSAGES_MAX {
+                eprintln!("line {line}: rejected: {reason}");
+            }
+        }
+        Fate::Gap(expected) => {
+            return Err((CtlError::new(format!("line {line} came out of order: expected transaction {expected}")), true));
+        }
+        Fate::Deferred(refused) => return Err((CtlError::new(refused.message), true)),
+    }
+    Ok(())
+}
+
+struct Chunk {
+    messages: Vec<u8>,
+    lines: VecDeque<(OriginCounter, u64)>,
+    source_bytes: u64,
+}
+
+type Parsed = Result<(u64, u64, u64), CtlError>;
+
+/// Reads lines and makes messages of them; returns the numbers of lines, bad lines, and lines taken before.
+fn parse(mut reader: Box<dyn BufRead + Send>, origin: Origin, taken: OriginCounter, chunks: &mpsc::Sender<Chunk>) -> Parsed {
+    let note = note();
+    let (mut number, mut bad, mut counter) = (0, 0, OriginCounter(0));
+    let mut line = Vec::new();
+    let (mut messages, mut lines, mut source_bytes) = (Vec::new(), VecDeque::new(), 0);
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LINE_BYTES_MAX as u64 + 2).read_until(b'\n', &mut line).map_err(CtlError::new)?;
+        if read == 0 {
+            break;
+        }
+        number += 1;
+        source_bytes += read as u64;
+        let text = line.trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        let parsed = std::str::from_utf8(text).map_err(|error| error.to_string());
+        match parsed.and_then(|text| parse_line(text).map_err(|error| error.to_string())) {
+            Err(error) => {
+                bad += 1;
+                if bad <= MESSAGES_MAX {
+                    eprintln!("line {number}: {error}");
+                }
+            }
+            Ok((ops, conditions)) => {
+                counter = counter.next();
+                if counter <= taken {
+                    continue;
+                }
+                let id = TxnId { origin, counter };
+                let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note.clone(), conditions, ops };
+                let start = messages.len();
+                messages.resize(start + message::HEADER_BYTES, 0);
+                encode_txn(&txn, &mut messages);
+                let header = message::header(Kind::Push, messages.len() - start - message::HEADER_BYTES);
+                messages[start..start + message::HEADER_BYTES].copy_from_slice(&header);
+                lines.push_back((counter, number));
+            }
+        }
+        if messages.len() >= CHUNK_BYTES {
+            let chunk = Chunk {
+                messages: std::mem::take(&mut messages),
+                lines: std::mem::take(&mut lines),
+                source_bytes: std::mem::take(&mut source_bytes),
+            };
+            if chunks.blocking_send(chunk).is_err() {
+                return Ok((number, bad, taken.0.min(counter.0)));
+            }
+        }
+    }
+    let _ = chunks.blocking_send(Chunk { messages, lines, source_bytes });
+    Ok((number, bad, taken.0.min(counter.0)))
+}
+
+async fn drain(client: &Client) -> CtlResult {
+    let status: Status = client.item(&Request::Status).await?;
+    if status.role == "replica" && !status.connected {
+        if status.outbox > 0 {
+            eprintln!("{} transactions are durable in the outbox and will be pushed when connected", status.outbox);
+        }
+        return Ok(());
+    }
+    let timeout_ms = 600_000;
+    client.item::<Status>(&Request::Barrier { seq: None, timeout_ms }).await.map(|_| ())
+}
+
+fn report(json: bool, summary: &Summary) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        output.json(summary)?;
+    } else {
+        let mut text = format!("{} lines: {} committed", summary.lines, summary.committed);
+        for (count, what) in [
+            (summary.queued, "queued"),
+            (summary.before, "taken before"),
+            (summary.rejected, "rejected"),
+            (summary.bad_lines, "bad"),
+        ] {
+            if count > 0 {
+                text += &format!(", {count} {what}");
+            }
+        }
+        output.line(&text)?;
+    }
+    output.flush()
+}

@@ -1,0 +1,344 @@
+//! Commands that only look.
+
+use std::path::Path;
+
+use crate::codec::admin::{
+    CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status,
+};
+use crate::codec::jsonl::{entry_line, object_line, timestamp};
+use crate::codec::message::Row;
+use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
+
+use super::client::{Client, Piece, entries};
+use super::output::{Output, or_dash, size};
+use super::{CtlError, CtlResult};
+
+/// `status`
+pub(super) async fn status(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let mut status: Status = client.item(&Request::Status).await?;
+    status.running = client.is_running();
+    if !status.running {
+        status.connected = false;
+    }
+    client.close().await;
+    print_status(json, &status)?;
+    if status.healthy {
+        return Ok(());
+    }
+    let exit = if status.verdict == "Forked" { 3 } else { 1 };
+    Err(CtlError { message: status.problem, exit })
+}
+
+fn print_status(json: bool, status: &Status) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        output.json(status)?;
+        return output.flush();
+    }
+    let running = if status.running { "running" } else { "not running" };
+    let mut line = |name: &str, value: String| output.line(&format!("{name:<12}{value}"));
+    line("role", format!("{} ({running})", status.role))?;
+    line("log", format!("{} generation {}", or_dash(status.log_id), status.generation))?;
+    line("sequence", format!("{} of {} ({} behind)", status.seq, status.head, status.lag_ops))?;
+    line("horizon", format!("{} (floor {})", status.horizon, status.floor))?;
+    line("digest", status.digest.to_string())?;
+    line("objects", status.objects.to_string())?;
+    if status.role == "replica" {
+        let connection = if status.connected { "connected to" } else { "not connected to" };
+        line("datastore", format!("{connection} {} ({})", status.address, status.verdict))?;
+        line("outbox", format!("{} waiting, {} rejected", status.outbox, status.rejected))?;
+    } else {
+        line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;
+        line("disk", format!("log {}, free {}", size(status.log_bytes), size(status.disk_free_bytes)))?;
+    }
+    line("health", if status.healthy { "good".into() } else { status.problem.clone() })?;
+    if !status.remedy.is_empty() {
+        line("remedy", status.remedy.clone())?;
+    }
+    output.flush()
+}
+
+/// `members`
+pub(super) async fn members(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let rows: Vec<MemberInfo> = client.items(&Request::Members).await?;
+    client.close().await;
+    let headings = ["NAME", "ROLE", "STATE", "CONNECTED", "APPLIED", "LAG", "HOLDS FLOOR", "LAST SEEN", "EXPIRES"];
+    Output::new().list(json, &rows, &headings, |member| {
+        vec![
+            member.name.clone(),
+            member.role.clone(),
+            member.state.clone(),
+            yes(member.connected),
+            or_dash(member.applied),
+            or_dash(member.lag_ops),
+            yes(member.counts),
+            or_dash(member.last_seen_ms.map(timestamp)),
+            or_dash(member.expires_ms.map(timestamp)),
+        ]
+    })
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+/// `presence`
+pub(super) async fn presence(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let rows: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
+    client.close().await;
+    let headings = ["NAME", "ROLE", "ADDRESS", "EXTERNAL", "APPLIED", "OUTBOX", "REJECTED", "SINCE", "HEALTH"];
+    Output::new().list(json, &rows, &headings, |presence| {
+        vec![
+            presence.name.clone(),
+            presence.role.clone(),
+            presence.address.clone(),
+            or_dash(presence.external_addr.clone()),
+            presence.applied.to_string(),
+            presence.outbox.to_string(),
+            presence.rejected.to_string(),
+            timestamp(presence.since_ms),
+            presence.unhealthy.clone().unwrap_or_else(|| "good".into()),
+        ]
+    })
+}
+
+/// `collections`
+pub(super) async fn collections(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let rows: Vec<CollectionInfo> = client.items(&Request::Collections).await?;
+    client.close().await;
+    Output::new().list(json, &rows, &["COLLECTION", "OBJECTS", "SIZE", "DIGEST"], |row| {
+        vec![row.collection.clone(), row.objects.to_string(), size(row.bytes), row.digest.to_string()]
+    })
+}
+
+/// `segments`
+pub(super) async fn segments(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let rows: Vec<SegmentInfo> = client.items(&Request::Segments).await?;
+    client.close().await;
+    Output::new().list(json, &rows, &["FILE", "FIRST", "LAST", "SIZE", "STATE"], |row| {
+        vec![row.file.clone(), row.first.to_string(), row.last.to_string(), size(row.bytes), row.state.clone()]
+    })
+}
+
+#[derive(serde::Serialize)]
+struct ObjectForm<'a> {
+    collection: &'a Collection,
+    key: &'a Key,
+    /// 0 while the last write is not decided.
+    version: Seq,
+    time: String,
+    #[serde(flatten)]
+    contents: serde_json::Map<String, serde_json::Value>,
+}
+
+fn object_json(row: &Row) -> Result<Option<String>, CtlError> {
+    let Row::Object { collection, key, version, time_ms, value } = row else { return Ok(None) };
+    let contents = serde_json::from_str(&format!("{{{}}}", crate::codec::jsonl::value_member(value)));
+    let contents = contents.map_err(CtlError::new)?;
+    let form = ObjectForm { collection, key, version: *version, time: timestamp(*time_ms), contents };
+    serde_json::to_string(&form).map(Some).map_err(CtlError::new)
+}
+
+/// `get`
+pub(super) async fn get(dir: &Path, json: bool, collection: Collection, key: Key, at: Option<Seq>) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let mut output = Output::new();
+    let mut found = false;
+    let request = Request::Get { collection: collection.clone(), key: key.clone(), at };
+    let result = client
+        .each(&request, |piece| {
+            let Piece::Rows(rows) = piece else { return Ok(()) };
+            for row in &rows {
+                found = true;
+                match (json, row) {
+                    (true, row) => object_json(row)?.map_or(Ok(()), |line| output.line(&line))?,
+                    (false, Row::Object { value, .. }) => {
+                        output.bytes(value)?;
+                        output.bytes(b"\n")?;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await;
+    client.close().await;
+    result?;
+    output.flush()?;
+    if found { Ok(()) } else { Err(CtlError::new(format!("{collection}/{key} does not exist"))) }
+}
+
+/// `ls`
+pub(super) async fn ls(
+    dir: &Path,
+    json: bool,
+    collection: Collection,
+    prefix: String,
+    limit: Option<u64>,
+) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let mut output = Output::new();
+    let result = client
+        .each(&Request::List { collection, prefix, limit }, |piece| {
+            let Piece::Rows(rows) = piece else { return Ok(()) };
+            for row in &rows {
+                match (json, row) {
+                    (true, row) => object_json(row)?.map_or(Ok(()), |line| output.line(&line))?,
+                    (false, Row::Object { key, version, value, .. }) => {
+                        output.line(&format!("{key}  (version {version}, {})", size(value.len() as u64)))?;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await;
+    client.close().await;
+    result?;
+    output.flush()
+}
+
+fn print_entry(output: &mut Output, json: bool, entry: &Entry) -> CtlResult {
+    if json {
+        return output.line(&entry_line(entry));
+    }
+    let head = format!("{:>8}  {}  {}", entry.seq, timestamp(entry.time_ms), entry.member);
+    match &entry.body {
+        EntryBody::Commit(txn) => {
+            for op in &txn.ops {
+                let (collection, key) = (op.collection(), op.key());
+                output.line(&match op {
+                    Op::Put { value, .. } => {
+                        format!("{head}  put     {collection}/{key}  {}", size(value.len() as u64))
+                    }
+                    Op::Delete { .. } => format!("{head}  delete  {collection}/{key}"),
+                })?;
+            }
+            Ok(())
+        }
+        EntryBody::Reject { reason, .. } => output.line(&format!("{head}  rejected  {reason}")),
+        EntryBody::Unknown { kind, payload } => {
+            output.line(&format!("{head}  kind {kind}, {}", size(payload.len() as u64)))
+        }
+    }
+}
+
+/// `tail`
+pub(super) async fn tail(dir: &Path, json: bool, from: Option<Seq>, to: Option<Seq>, follow: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let after = match from {
+        Some(from) => Seq(from.0.saturating_sub(1)),
+        None => client.item::<Status>(&Request::Status).await?.horizon,
+    };
+    let mut output = Output::new();
+    let result = client
+        .each(&Request::Tail { from: after, to, follow }, |piece| {
+            let Piece::Frames(frames) = piece else { return Ok(()) };
+            for entry in entries(&frames)? {
+                if to.is_none_or(|to| entry.seq <= to) {
+                    print_entry(&mut output, json, &entry)?;
+                }
+            }
+            if follow { output.flush() } else { Ok(()) }
+        })
+        .await;
+    output.flush()?;
+    client.close().await;
+    result
+}
+
+/// `history`
+pub(super) async fn history(dir: &Path, json: bool, collection: Collection, key: Key) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let mut output = Output::new();
+    let result = client
+        .each(&Request::History { collection, key }, |piece| {
+            let Piece::Frames(frames) = piece else { return Ok(()) };
+            entries(&frames)?.iter().try_for_each(|entry| print_entry(&mut output, json, entry))
+        })
+        .await;
+    output.flush()?;
+    client.close().await;
+    result
+}
+
+/// `dump-record`
+pub(super) async fn record(dir: &Path, json: bool, seq: Seq) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let found: Result<RecordInfo, _> = client.item(&Request::Record { seq }).await;
+    client.close().await;
+    let mut record = found?;
+    record.entry = serde_json::from_str(&record_entry(&record)?).map_err(CtlError::new)?;
+    let mut output = Output::new();
+    if json {
+        output.json(&record)?;
+        return output.flush();
+    }
+    let mut line = |name: &str, value: String| output.line(&format!("{name:<13}{value}"));
+    line("sequence", record.seq.to_string())?;
+    line("file", format!("{} at byte {}", record.file, record.offset))?;
+    line("length", format!("{} bytes", record.bytes))?;
+    line("kind", format!("{}, flags {:#06x}, {} in its batch", record.kind, record.flags, record.batch_index))?;
+    line("chain", record.chain.clone())?;
+    line("checksums", format!("payload {}, header {}", record.payload_crc, record.header_crc))?;
+    line("payload", record.payload.clone())?;
+    line("entry", record.entry.to_string())?;
+    output.flush()
+}
+
+fn record_entry(record: &RecordInfo) -> Result<String, CtlError> {
+    let digits = record.payload.as_bytes().chunks(2);
+    let payload: Option<Vec<u8>> =
+        digits.map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
+    let payload = bytes::Bytes::from(payload.ok_or_else(|| CtlError::new("the payload is not hexadecimal"))?);
+    let kind = match record.kind.as_str() {
+        "commit" => crate::codec::frame::kind::COMMIT,
+        "reject" => crate::codec::frame::kind::REJECT,
+        _ => return Ok("null".into()),
+    };
+    let header = crate::codec::frame::FrameHeader {
+        kind,
+        flags: record.flags,
+        payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+        batch_index: record.batch_index,
+        seq: record.seq,
+        chain: Default::default(),
+        payload_crc: 0,
+    };
+    let entry = crate::codec::payload::decode_entry(&header, &payload).map_err(CtlError::new)?;
+    Ok(entry_line(&entry))
+}
+
+/// `export`
+pub(super) async fn export(dir: &Path, at: Option<Seq>) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let mut output = Output::new();
+    let result = client
+        .each(&Request::Export { at }, |piece| {
+            let Piece::Rows(rows) = piece else { return Ok(()) };
+            for row in &rows {
+                if let Row::Object { collection, key, value, .. } = row {
+                    output.line(&object_line(collection, key, value))?;
+                }
+            }
+            Ok(())
+        })
+        .await;
+    output.flush()?;
+    client.close().await;
+    result
+}
+
+/// `barrier`
+pub(super) async fn barrier(dir: &Path, json: bool, seq: Option<Seq>, timeout_s: u64) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let timeout_ms = timeout_s.saturating_mul(1000);
+    let status: Result<Status, _> = client.item(&Request::Barrier { seq, timeout_ms }).await;
+    client.close().await;
+    print_status(json, &status?)
+}

@@ -1,0 +1,153 @@
+//! `verify` and `compact`.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::codec::admin::{CompactReport, Finding, Progress, Request, VerifyReport};
+use crate::env::{Fs, RealFs};
+
+use super::client::{Client, Piece};
+use super::output::{Output, size};
+use super::{CtlError, CtlResult};
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:<20} {bar:40} {bytes}/{total_bytes} {eta}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn show(bar: &ProgressBar, progress: &Progress) {
+    bar.set_message(progress.stage.clone());
+    bar.set_length(progress.total);
+    bar.set_position(progress.done);
+}
+
+/// `verify`
+pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
+    let client = match Client::open(dir).await {
+        Ok(client) => client,
+        // A log that does not open is examined file by file, so that every damaged place is named.
+        Err(error) if error.exit == 3 && dir.join("log").is_dir() => {
+            let report = examine(dir, &error)?;
+            return print(json, &report);
+        }
+        Err(error) => return Err(error),
+    };
+    let bar = bar();
+    let mut report: Option<VerifyReport> = None;
+    let result = client
+        .each(&Request::Verify, |piece| {
+            let Piece::Item(item) = piece else { return Ok(()) };
+            match serde_json::from_slice::<VerifyReport>(&item) {
+                Ok(found) => report = Some(found),
+                Err(_) => show(&bar, &serde_json::from_slice(&item).unwrap_or_default()),
+            }
+            Ok(())
+        })
+        .await;
+    bar.finish_and_clear();
+    client.close().await;
+    result?;
+    print(json, &report.ok_or_else(|| CtlError::new("the answer is empty"))?)
+}
+
+fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
+    let bar = bar();
+    let fs: Arc<dyn Fs> = Arc::new(RealFs);
+    let mut tell = |done, total| show(&bar, &Progress { stage: "log".into(), done, total });
+    let found = crate::log::verify(&fs, &dir.join("log"), &mut tell).map_err(CtlError::new)?;
+    bar.finish_and_clear();
+    let mut findings: Vec<Finding> = found
+        .damages
+        .iter()
+        .map(|damage| Finding {
+            place: damage.file.clone(),
+            offset: Some(damage.offset),
+            problem: damage.to_string(),
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding { place: "log".into(), offset: None, problem: why.message.clone() });
+    }
+    Ok(VerifyReport {
+        files: found.segments as u64,
+        records: found.records,
+        bytes: found.bytes,
+        seq: found.head,
+        findings,
+        ..VerifyReport::default()
+    })
+}
+
+fn print(json: bool, report: &VerifyReport) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        output.json(report)?;
+    } else {
+        output.line(&format!(
+            "{} files, {} records, {} checked; sequence {}, digest {}",
+            report.files,
+            report.records,
+            size(report.bytes),
+            report.seq,
+            report.digest
+        ))?;
+        for member in &report.members {
+            output.line(&format!("member {member}"))?;
+        }
+        for finding in &report.findings {
+            let offset = finding.offset.map_or_else(String::new, |offset| format!(" at byte {offset}"));
+            output.line(&format!("DAMAGE {}{offset}: {}", finding.place, finding.problem))?;
+        }
+        output.line(if report.ok { "all is well" } else { "damage was found" })?;
+    }
+    output.flush()?;
+    if report.ok { Ok(()) } else { Err(CtlError { message: String::new(), exit: 3 }) }
+}
+
+/// `compact`
+pub(super) async fn compact(dir: &Path, json: bool, dry_run: bool, history_ops: Option<u64>) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let bar = bar();
+    let mut report: Option<CompactReport> = None;
+    let result = client
+        .each(&Request::Compact { dry_run, history_ops }, |piece| {
+            let Piece::Item(item) = piece else { return Ok(()) };
+            match serde_json::from_slice::<CompactReport>(&item) {
+                Ok(found) => report = Some(found),
+                Err(_) => show(&bar, &serde_json::from_slice(&item).unwrap_or_default()),
+            }
+            Ok(())
+        })
+        .await;
+    bar.finish_and_clear();
+    client.close().await;
+    result?;
+    let report = report.ok_or_else(|| CtlError::new("the answer is empty"))?;
+    let mut output = Output::new();
+    if json {
+        output.json(&report)?;
+    } else {
+        let verb = if dry_run { "would be" } else { "were" };
+        output.line(&format!(
+            "horizon {} -> {} (held by {})",
+            report.horizon_before, report.horizon, report.held_by
+        ))?;
+        output.line(&format!(
+            "{} segments {verb} rewritten: {} -> {}",
+            report.segments,
+            size(report.bytes_before),
+            size(report.bytes_after)
+        ))?;
+        if report.segments == 0 {
+            output.line("nothing to do; give up history with --history-ops 0, or see `members` for who is behind")?;
+        }
+    }
+    output.flush()
+}

@@ -1,0 +1,79 @@
+//! `enroll`, `join`, `revoke`.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::codec::admin::{Invitation, Request};
+use crate::codec::jsonl::timestamp;
+use crate::model::MemberName;
+use crate::transport::join;
+use crate::trust::{Identity, Token};
+
+use super::args::Enroll;
+use super::client::Client;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// `enroll`: the token alone on standard output.
+pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult {
+    let Enroll { name, role, ttl, addresses, replace } = enroll;
+    let client = Client::open(dir).await?;
+    let ttl_s = ttl.saturating_mul(3600);
+    let invitation: Result<Invitation, _> =
+        client.item(&Request::Enroll { name, role, ttl_s, addresses, replace }).await;
+    client.close().await;
+    let invitation = invitation?;
+    let mut output = Output::new();
+    if json {
+        output.json(&invitation)?;
+    } else {
+        output.line(&invitation.token)?;
+        eprintln!(
+            "{} may join once as a {} until {}: gravwell-logctl --data-dir DIR join TOKEN",
+            invitation.name,
+            invitation.role,
+            timestamp(invitation.expires_ms)
+        );
+    }
+    output.flush()
+}
+
+/// `join`
+pub(super) async fn join(dir: &Path, json: bool, token: &str) -> CtlResult {
+    let mut text = token.to_owned();
+    if token == "-" {
+        text.clear();
+        std::io::stdin().take(1 << 16).read_to_string(&mut text).map_err(CtlError::new)?;
+    }
+    let token: Token = text.parse().map_err(CtlError::new)?;
+    if std::fs::read_to_string(dir.join("role")).is_ok_and(|role| role.trim() == "datastore") {
+        let path = dir.display();
+        return Err(CtlError::new(format!("{path} is a datastore's directory: join with a directory of its own")));
+    }
+    std::fs::create_dir_all(dir).map_err(CtlError::new)?;
+    let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
+    let identity: Identity = join::join(dir, &token, now_ms).await.map_err(CtlError::new)?;
+    let mut output = Output::new();
+    if json {
+        let (name, role) = (identity.name(), identity.role());
+        output.json(&serde_json::json!({ "name": name, "role": role, "addresses": identity.addresses() }))?;
+    } else {
+        output.line(&format!("joined as {} ({})", identity.name(), identity.role()))?;
+    }
+    output.flush()
+}
+
+/// `revoke`
+pub(super) async fn revoke(dir: &Path, json: bool, name: MemberName, remove: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let done: Result<serde_json::Value, _> = client.item(&Request::Revoke { name: name.clone(), remove }).await;
+    client.close().await;
+    let done = done?;
+    let mut output = Output::new();
+    if json {
+        output.json(&done)?;
+    } else {
+        output.line(&format!("{name} is {}", if remove { "forgotten" } else { "revoked" }))?;
+    }
+    output.flush()
+}

@@ -1,0 +1,46 @@
+//! `outbox`: what waits at a replica, and what was rejected.
+
+use std::path::Path;
+
+use crate::codec::admin::{OutboxItem, Request};
+use crate::codec::jsonl::timestamp;
+use crate::model::TxnId;
+
+use super::CtlResult;
+use super::args::OutboxAction;
+use super::client::Client;
+use super::output::Output;
+
+/// `outbox list|retry|dismiss`
+pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let request = match action {
+        None | Some(OutboxAction::List) => {
+            let rows: Result<Vec<OutboxItem>, _> = client.items(&Request::Outbox).await;
+            client.close().await;
+            return list(json, &rows?);
+        }
+        Some(OutboxAction::Retry { id, .. }) => Request::Retry { id },
+        Some(OutboxAction::Dismiss { id, .. }) => Request::Dismiss { id },
+    };
+    let done: Result<Vec<TxnId>, _> = client.items(&request).await;
+    client.close().await;
+    let done = done?;
+    Output::new().list(json, &done, &["TRANSACTION"], |id| vec![name(id)])
+}
+
+fn name(id: &TxnId) -> String {
+    format!("{}/{}", id.origin, id.counter)
+}
+
+fn list(json: bool, rows: &[OutboxItem]) -> CtlResult {
+    Output::new().list(json, rows, &["STATE", "TRANSACTION", "MADE", "REASON", "CONTENTS"], |row| match row {
+        OutboxItem::Pending(item) => {
+            vec!["waiting".into(), name(&item.id), timestamp(item.time_ms), "-".into(), item.txn.to_string()]
+        }
+        OutboxItem::Rejected(item) => {
+            let reason = item.reason.clone();
+            vec!["rejected".into(), name(&item.id), timestamp(item.time_ms), reason, item.txn.to_string()]
+        }
+    })
+}

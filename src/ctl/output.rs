@@ -1,0 +1,86 @@
+//! Tables for people and JSON for scripts, from the same values.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use serde::Serialize;
+
+use super::{CtlError, CtlResult};
+
+/// Buffered standard output. A reader that went away ends the command quietly.
+pub(super) struct Output(BufWriter<StdoutLock<'static>>);
+
+impl Output {
+    pub(super) fn new() -> Output {
+        Output(BufWriter::with_capacity(64 << 10, io::stdout().lock()))
+    }
+
+    pub(super) fn line(&mut self, line: &str) -> CtlResult {
+        self.0.write_all(line.as_bytes()).and_then(|()| self.0.write_all(b"\n")).map_err(output_error)
+    }
+
+    pub(super) fn json<T: Serialize>(&mut self, value: &T) -> CtlResult {
+        self.line(&serde_json::to_string(value).map_err(CtlError::new)?)
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> CtlResult {
+        self.0.write_all(bytes).map_err(output_error)
+    }
+
+    pub(super) fn flush(&mut self) -> CtlResult {
+        self.0.flush().map_err(output_error)
+    }
+
+    /// Prints `rows` as JSON lines, or as a table with `headings` and the cells that `cells` makes.
+    pub(super) fn list<T: Serialize>(
+        &mut self,
+        json: bool,
+        rows: &[T],
+        headings: &[&str],
+        cells: impl Fn(&T) -> Vec<String>,
+    ) -> CtlResult {
+        if json {
+            rows.iter().try_for_each(|row| self.json(row))?;
+        } else {
+            let rows = rows.iter().map(cells).collect::<Vec<_>>();
+            self.table(headings, &rows)?;
+        }
+        self.flush()
+    }
+
+    fn table(&mut self, headings: &[&str], rows: &[Vec<String>]) -> CtlResult {
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.max().unwrap_or(0).max(headings[column].len())
+        };
+        let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+        let pad = |cells: Vec<&str>| {
+            let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        self.line(&pad(headings.to_vec()))?;
+        rows.iter().try_for_each(|row| self.line(&pad(row.iter().map(String::as_str).collect())))
+    }
+}
+
+fn output_error(error: io::Error) -> CtlError {
+    let exit = u8::from(error.kind() != io::ErrorKind::BrokenPipe);
+    let message = if exit == 0 { String::new() } else { format!("standard output: {error}") };
+    CtlError { message, exit }
+}
+
+/// A size for people.
+pub(super) fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "rounded for display anyway")]
+    let value = bytes as f64;
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", value / 1_024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", value / 1_048_576.0),
+        _ => format!("{:.2} GiB", value / 1_073_741_824.0),
+    }
+}
+
+/// What may be absent, for people.
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}

@@ -1,0 +1,35 @@
+//! `replica`: a replica as a process of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::replica::ReplicaOptions;
+use crate::replica::service::Service;
+use crate::telemetry::{exporter, logging, notify};
+
+use super::args::Replica;
+use super::{CtlError, CtlResult, datastore};
+
+/// Runs until interrupted.
+pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
+    logging::start(&args.log_level, logging::LogFormat::Text);
+    let options = ReplicaOptions { external_addr: args.external_addr, ..ReplicaOptions::default() };
+    let service = Service::start(dir, args.datastores, options).await.map_err(CtlError::new)?;
+    if let Some(address) = args.metrics {
+        exporter::start(address).map_err(|error| CtlError::new(format!("metrics on {address}: {error}")))?;
+    }
+    notify::ready(&service.summary());
+    let period = notify::watchdog_period().unwrap_or(Duration::from_secs(10)).min(Duration::from_secs(10));
+    let mut stop = std::pin::pin!(datastore::stop_signal());
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = tokio::time::sleep(period) => {
+                notify::watchdog();
+                notify::status(&service.summary());
+            }
+        }
+    }
+    service.stop().await;
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! `put` and `delete`: one transaction each.
+
+use std::io::Read;
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+
+use crate::codec::admin::{Request, Status};
+use crate::codec::jsonl::parse_value;
+use crate::codec::message::{self, Fate, Kind, Outcome};
+use crate::codec::txn::encode_txn;
+use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use crate::transport::wire;
+
+use super::args::Put;
+use super::client::Client;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// Largest value that is read from a file.
+const VALUE_BYTES_MAX: u64 = crate::model::limits::HARD.value_bytes_max as u64;
+
+/// `put`
+pub(super) async fn put(dir: &Path, json: bool, put: Put) -> CtlResult {
+    let value = match (&put.value, &put.file) {
+        (Some(value), _) => parse_value(value).map_err(|error| {
+            CtlError { message: format!("--value is not JSON: {error}; text needs quotes of its own"), exit: 2 }
+        })?,
+        (None, Some(file)) => read_value(file)?,
+        (None, None) => return Err(CtlError { message: "give --value or --file".into(), exit: 2 }),
+    };
+    let (collection, key) = (put.collection, put.key);
+    let mut conditions = Vec::new();
+    if put.if_absent {
+        conditions.push(Condition::Absent { collection: collection.clone(), key: key.clone() });
+    }
+    if let Some(version) = put.if_version {
+        conditions.push(Condition::Version { collection: collection.clone(), key: key.clone(), version });
+    }
+    submit(dir, json, Op::Put { collection, key, value }, conditions, put.no_wait).await
+}
+
+fn read_value(file: &Path) -> Result<Bytes, CtlError> {
+    let mut value = Vec::new();
+    let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", file.display()));
+    if file == Path::new("-") {
+        std::io::stdin().take(VALUE_BYTES_MAX + 1).read_to_end(&mut value).map_err(named)?;
+    } else {
+        let opened = std::fs::File::open(file).map_err(named)?;
+        opened.take(VALUE_BYTES_MAX + 1).read_to_end(&mut value).map_err(named)?;
+    }
+    if value.len() as u64 > VALUE_BYTES_MAX {
+        return Err(CtlError::new(format!("{} is larger than {VALUE_BYTES_MAX} bytes", file.display())));
+    }
+    Ok(value.into())
+}
+
+/// `delete`
+pub(super) async fn delete(dir: &Path, json: bool, collection: Collection, key: Key, no_wait: bool) -> CtlResult {
+    submit(dir, json, Op::Delete { collection, key }, Vec::new(), no_wait).await
+}
+
+/// Note of every transaction made by this tool: who, by what.
+pub(super) fn note() -> Bytes {
+    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default();
+    Bytes::from(serde_json::json!({ "by": "gravwell-logctl", "user": user }).to_string())
+}
+
+/// A random origin.
+pub(super) fn new_origin() -> Result<Origin, CtlError> {
+    let mut origin = [0; 16];
+    getrandom::fill(&mut origin).map_err(CtlError::new)?;
+    Ok(Origin(origin))
+}
+
+async fn submit(dir: &Path, json: bool, op: Op, conditions: Vec<Condition>, no_wait: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let status: Status = client.item(&Request::Status).await?;
+    // A replica that is cut off would keep us waiting; the transaction is as safe in its outbox.
+    let wait = !no_wait && (status.role == "datastore" || status.connected);
+    let id = TxnId { origin: new_origin()?, counter: OriginCounter(1) };
+    let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note(), conditions, ops: vec![op] };
+    let mut call = client.call(&Request::Submit { wait }).await?;
+    let mut body = Vec::new();
+    encode_txn(&txn, &mut body);
+    call.write.write_all(&message::encode_raw(Kind::Push, &body)).await.map_err(CtlError::new)?;
+    let outcome: Outcome = wire::expect(&mut call.read, Kind::Outcome).await.map_err(CtlError::new)?;
+    call.write.shutdown().await.map_err(CtlError::new)?;
+    drop(call);
+    client.close().await;
+    report(json, outcome.fate)
+}
+
+fn report(json: bool, fate: Fate) -> CtlResult {
+    let mut output = Output::new();
+    let done = |output: &mut Output, state: &str, seq: Option<Seq>, text: String| {
+        if json { output.json(&serde_json::json!({ "state": state, "seq": seq })) } else { output.line(&text) }
+    };
+    match fate {
+        Fate::Committed(seq) | Fate::Decided(seq) => {
+            done(&mut output, "committed", Some(seq), format!("committed at sequence {seq}"))?;
+        }
+        Fate::Queued => {
+            let text = "durable in the outbox; it will be pushed when the datastore is reached".to_owned();
+            done(&mut output, "queued", None, text)?;
+        }
+        Fate::Rejected(seq, reason) => {
+            if json {
+                output.json(&serde_json::json!({ "state": "rejected", "seq": seq, "reason": reason.to_string() }))?;
+                output.flush()?;
+            }
+            return Err(CtlError::new(format!("rejected: {reason}")));
+        }
+        Fate::Gap(expected) => return Err(CtlError::new(format!("out of order: expected counter {expected}"))),
+        Fate::Deferred(refused) => return Err(CtlError::new(refused.message)),
+    }
+    output.flush()
+}
