@@ -22,7 +22,7 @@ impl DecodeError {
         DecodeError { what, offset, expected: expected.to_string(), found: found.to_string() }
     }
 
-    /// A checksum that does not match.
+    /// A checksum that does not match; `offset` is where the bytes under it begin.
     #[must_use]
     pub fn checksum(what: &'static str, offset: usize, computed: u32, stored: u32) -> Self {
         DecodeError::new(what, offset, format_args!("{computed:08x}"), format_args!("{stored:08x}"))

@@ -189,7 +189,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<FrameHeader, DecodeError> {
     let stored = u32::from_le_bytes(array_at(header, AT_HEADER_CRC));
     let computed = crc32c::crc32c(&header[..AT_HEADER_CRC]);
     if stored != computed {
-        return Err(DecodeError::checksum("frame header checksum", AT_HEADER_CRC, computed, stored));
+        return Err(DecodeError::checksum("frame header checksum", 0, computed, stored));
     }
     if header[AT_FORMAT] != FORMAT {
         return Err(DecodeError::new("frame format", AT_FORMAT, FORMAT, header[AT_FORMAT]));
@@ -224,7 +224,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<(FrameHeader, Range<usize>), DecodeE
     };
     let computed = crc32c::crc32c(payload);
     if computed != header.payload_crc {
-        return Err(DecodeError::checksum("payload checksum", AT_PAYLOAD_CRC, computed, header.payload_crc));
+        return Err(DecodeError::checksum("payload checksum", HEADER_BYTES, computed, header.payload_crc));
     }
     Ok((header, range))
 }

@@ -146,7 +146,7 @@ impl From<crate::codec::block::BadBlock> for ReadError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// They lie below the horizon.
-    #[error("records after {from} are compacted: a tail can start at {horizon} or later; take a snapshot")]
+    #[error("records after {from} are compacted: reading can start at {horizon} or later; take a snapshot")]
     Compacted {
         /// Where reading should have begun.
         from: Seq,

@@ -113,7 +113,7 @@ fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize) -> Res
     let at = length - 4;
     let (computed, stored) = (crc32c::crc32c(&bytes[..at]), u32_at(bytes, at));
     if computed != stored {
-        return Err(DecodeError::checksum(what, at, computed, stored));
+        return Err(DecodeError::checksum(what, 0, computed, stored));
     }
     if bytes[AT_FORMAT] != FORMAT {
         return Err(DecodeError::new(what, AT_FORMAT, format_args!("format {FORMAT}"), bytes[AT_FORMAT]));

@@ -1,294 +1,339 @@
-//! A journal of one file: frames of the log's own form, appended in batches, with the log's rule for torn writes.
+//! A small journal of (kind, payload) records in one file, made of the log's frames: what the outbox is kept in.
 //!
-//! What lies in it exists nowhere else, so damage is named and refused, and a torn last batch is copied to
-//! `quarantine/` before it is cut.
+//! Appended in batches, each durable after [`Journal::sync`]; replaced whole, atomically, when most of it is settled.
+//! The rules for a torn tail and for damage are the log's, without a head file: only the batch that was being written
+//! when the process ended may be cut, and a copy of what is cut stays beside the file.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cursor::{find_frame, zeros_from};
+use super::directory::UNFINISHED;
 use super::error::{Damage, IoFailure};
-use crate::codec::frame::{CHAIN_START, FrameParts, HEADER_BYTES, MAGIC, check_chain, decode_frame, encode_frame};
-use crate::env::fs::{File, Fs, is_full};
+use super::format::{FLAG_JOURNAL, FileHeader, HEADER_BYTES};
+use super::segment::{Scan, read_header, scan_frames};
+use crate::codec::error::EncodeError;
+use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
+use crate::env::entropy::{Entropy, SystemEntropy};
+use crate::env::fs::{File, Fs};
 use crate::env::real::RealFs;
-use crate::model::{Chain, Seq};
+use crate::model::{Chain, Generation, LogId, Seq};
 
-const FILE: &str = "journal.log";
-const NEXT: &str = "journal.next";
-const QUARANTINE: &str = "quarantine";
-/// Largest journal that is read at opening.
-const BYTES_MAX: u64 = 16 << 30;
+/// Name of the file within its directory.
+const FILE: &str = "journal";
 
-/// Why a journal cannot be used.
+/// Why a journal cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The file is damaged. Nothing was changed.
-    #[error("{0}; nothing was changed: bring the file back from a backup, or move it away to give up what it holds")]
+    /// It is damaged. Nothing was changed.
+    #[error("{0}; what it holds exists nowhere else, so it is not discarded: bring it back from a backup")]
     Damaged(#[from] Damage),
-    /// The disk is full. Nothing of the batch remains.
-    #[error("the disk is full")]
-    Full,
-    /// The operating system refuses.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
-    /// A payload is too large.
-    #[error("a journal entry of {0} bytes is too large")]
-    TooLarge(usize),
-    /// Durability is unknown: the process must stop.
-    #[error("the journal could not be made durable: {0}")]
-    Sync(IoFailure),
+    /// A record is too long.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A kind below 16 belongs to the log.
+    #[error("records of a journal have kinds from 16 on, not {found}")]
+    Kind {
+        /// The kind.
+        found: u8,
+    },
+    /// An earlier failure left the file in an unknown state.
+    #[error("the journal cannot be written any more after an earlier failure: stop the process and open it again")]
+    Poisoned,
 }
 
-/// One kind and payload.
-pub type JournalEntry = (u8, Vec<u8>);
+/// One record of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalRecord {
+    /// Its kind, from 16 on.
+    pub kind: u8,
+    /// Its contents.
+    pub payload: Vec<u8>,
+    /// Offset of its frame.
+    pub offset: u64,
+}
 
-/// An open journal.
+/// An open journal, owned by one thread.
+#[derive(Debug)]
 pub struct Journal {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     file: Arc<dyn File>,
-    end: u64,
+    log_id: LogId,
     seq: Seq,
     chain: Chain,
-}
-
-impl fmt::Debug for Journal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Journal({}, {} bytes)", self.dir.display(), self.end)
-    }
+    end: u64,
+    /// Whether a batch awaits its sync; the next one must not be written before.
+    in_flight: bool,
+    poisoned: bool,
 }
 
 impl Journal {
-    /// Opens the journal in the directory `dir` of the real file system.
+    /// Opens the journal of a directory on the real file system, see [`Journal::open`].
     ///
     /// # Errors
     /// See [`Journal::open`].
-    pub fn open_dir(dir: &Path) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
-        Journal::open(Arc::new(RealFs), dir)
+    pub fn open_dir(dir: &Path) -> Result<(Journal, Vec<(u8, Vec<u8>)>), JournalError> {
+        let (journal, records) = Journal::open(Arc::new(RealFs), dir)?;
+        Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
     }
 
-    /// Opens the journal in `dir`, creating it if need be; returns what it holds.
+    /// Opens the journal of a directory, or makes an empty one; gives what it holds. A torn last batch is copied to
+    /// a file beside it and cut.
     ///
     /// # Errors
-    /// When it is damaged anywhere but in its last, never acknowledged batch.
-    pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
-        let path = dir.join(FILE);
-        let named = path.display().to_string();
+    /// When it is damaged or cannot be read.
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<(Journal, Vec<JournalRecord>), JournalError> {
         fs.create_dir_all(dir).map_err(IoFailure::at("create", dir.display()))?;
-        let next = dir.join(NEXT);
-        if fs.exists(&next).map_err(IoFailure::at("look for", next.display()))? {
-            fs.remove(&next).map_err(IoFailure::at("remove", next.display()))?;
+        let unfinished = format!("{FILE}{UNFINISHED}");
+        let exists = |name: &str| fs.exists(&dir.join(name)).map_err(IoFailure::at("look for", name));
+        if exists(&unfinished)? {
+            fs.remove(&dir.join(&unfinished)).map_err(IoFailure::at("remove", &unfinished))?;
         }
-        let exists = fs.exists(&path).map_err(IoFailure::at("look for", &named))?;
-        let file = if exists { fs.open(&path) } else { fs.create(&path) }.map_err(IoFailure::at("open", &named))?;
-        fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
-        let bytes = read_all(&*file).map_err(IoFailure::at("read", &named))?;
-        let (entries, seq, chain, end) = scan(&named, &bytes)?;
-        let journal = Journal { fs, dir: dir.to_owned(), file, end: end as u64, seq, chain };
-        if end < bytes.len() {
-            journal.cut(&bytes[end..])?;
+        if !exists(FILE)? {
+            let mut id = [0; 16];
+            SystemEntropy.fill(&mut id).map_err(IoFailure::at("draw random bytes for", FILE))?;
+            return Ok((write_new(fs, dir, LogId(id), &[])?, Vec::new()));
         }
-        Ok((journal, entries))
-    }
-
-    fn cut(&self, torn: &[u8]) -> Result<(), JournalError> {
-        let keep = self.dir.join(QUARANTINE);
-        let copy = keep.join(format!("{FILE}-{}-{}.torn", self.end, self.seq));
-        let write = || -> io::Result<()> {
-            self.fs.create_dir_all(&keep)?;
-            let file = self.fs.create(&copy)?;
-            file.write_at(torn, 0)?;
-            file.sync_data()?;
-            self.fs.sync_dir(&keep)?;
-            self.file.set_len(self.end)?;
-            self.file.sync_data()
+        let file = fs.open(&dir.join(FILE)).map_err(IoFailure::at("open", FILE))?;
+        let read = || IoFailure::at("read", FILE);
+        let length = file.len().map_err(read())?;
+        // The file came into place by a rename after it was synced: its header was never torn.
+        let header = read_header(&*file).map_err(read())?.map_err(|error| Damage::decode(FILE, 0, &error))?;
+        if header.flags != FLAG_JOURNAL {
+            let error = Damage::new(FILE, 0, "file header: flags", FLAG_JOURNAL, header.flags);
+            return Err(error.into());
+        }
+        let mut records = Vec::new();
+        let scan = scan_frames(&file, false, true, length, Scan::new(&header), |raw| {
+            let payload = raw.payload().to_vec();
+            records.push(JournalRecord { kind: raw.header.kind, payload, offset: raw.offset });
+        });
+        let scan = scan.map_err(read())?;
+        if scan.stopped.is_some() {
+            cut_tail(&*fs, dir, &*file, length, &scan)?;
+        }
+        file.sync_data().map_err(IoFailure::at("sync", FILE))?;
+        let journal = Journal {
+            fs,
+            dir: dir.to_owned(),
+            file,
+            log_id: header.log_id,
+            seq: scan.last,
+            chain: scan.chain,
+            end: scan.end,
+            in_flight: false,
+            poisoned: false,
         };
-        write().map_err(IoFailure::at("cut a torn write from", self.dir.join(FILE).display()))?;
-        tracing::warn!(bytes = torn.len(), copy = %copy.display(), "a torn write was cut from the outbox journal");
-        Ok(())
+        Ok((journal, records))
     }
 
-    /// Bytes in use.
+    /// Length of the file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.end
     }
 
-    /// Writes a batch; it is durable after [`Journal::sync`].
+    /// Number of records written since the file was made.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.seq.0
+    }
+
+    /// Writes one batch; durable after [`Journal::sync`]. A batch still in flight is synced first. A failed write
+    /// (a full disk) is taken back and may be tried again.
     ///
     /// # Errors
-    /// When the disk is full or refuses; nothing of the batch counts then.
-    pub fn append(&mut self, entries: &[JournalEntry]) -> Result<(), JournalError> {
-        let (bytes, seq, chain) = encode(entries, self.seq, self.chain)?;
-        if let Err(source) = self.file.write_at(&bytes, self.end) {
-            let path = self.dir.join(FILE);
-            self.file.set_len(self.end).map_err(IoFailure::at("cut", path.display()))?;
-            return Err(match is_full(&source) {
-                true => JournalError::Full,
-                false => IoFailure::at("write", path.display())(source).into(),
-            });
+    /// When a record is not fit for a journal or the file cannot be written.
+    pub fn append(&mut self, records: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+        self.sync()?;
+        let mut bytes = Vec::new();
+        let (seq, chain) = encode_all(records, self.seq, self.chain, &mut bytes)?;
+        if let Err(error) = self.file.write_at(&bytes, self.end) {
+            let undone = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
+            self.poisoned = undone.is_err();
+            return Err(IoFailure::at("write", FILE)(error).into());
         }
         self.end += bytes.len() as u64;
-        (self.seq, self.chain) = (seq, chain);
+        (self.seq, self.chain, self.in_flight) = (seq, chain, true);
         Ok(())
     }
 
-    /// Makes everything written durable.
+    /// Makes the batch in flight durable.
     ///
     /// # Errors
-    /// [`JournalError::Sync`]: the process must stop.
+    /// When syncing fails: what is on the disk is unknown then, and the process must stop.
     pub fn sync(&mut self) -> Result<(), JournalError> {
-        let path = self.dir.join(FILE);
-        self.file.sync_data().map_err(|source| JournalError::Sync(IoFailure::at("sync", path.display())(source)))
-    }
-
-    /// Replaces everything by `entries`, atomically and durably.
-    ///
-    /// # Errors
-    /// When the disk refuses; the former contents stay then.
-    pub fn replace_with(&mut self, entries: &[JournalEntry]) -> Result<(), JournalError> {
-        let (bytes, seq, chain) = encode(entries, Seq::ZERO, CHAIN_START)?;
-        let (next, path) = (self.dir.join(NEXT), self.dir.join(FILE));
-        let write = || -> io::Result<Arc<dyn File>> {
-            let file = self.fs.create(&next)?;
-            file.write_at(&bytes, 0)?;
-            file.sync_data()?;
-            self.fs.rename(&next, &path)?;
-            self.fs.sync_dir(&self.dir)?;
-            Ok(file)
-        };
-        self.file = write().map_err(IoFailure::at("rewrite", path.display()))?;
-        (self.end, self.seq, self.chain) = (bytes.len() as u64, seq, chain);
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        if std::mem::take(&mut self.in_flight)
+            && let Err(error) = self.file.sync_data()
+        {
+            self.poisoned = true;
+            return Err(IoFailure::at("sync", FILE)(error).into());
+        }
         Ok(())
     }
+
+    /// Replaces the whole contents, durably and atomically: a crash leaves the old or the new ones. After an error
+    /// the old ones stay in use.
+    ///
+    /// # Errors
+    /// When a record is not fit for a journal or the new file cannot be written.
+    pub fn replace_with(&mut self, records: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+        self.sync()?;
+        match write_new(Arc::clone(&self.fs), &self.dir, self.log_id, records) {
+            Ok(journal) => {
+                *self = journal;
+                Ok(())
+            }
+            Err(error) => {
+                // Had the rename happened without being durable, writing on to the old file would lose records.
+                self.poisoned = self.fs.remove(&self.dir.join(format!("{FILE}{UNFINISHED}"))).is_err();
+                Err(error)
+            }
+        }
+    }
 }
 
-fn encode(entries: &[JournalEntry], mut seq: Seq, mut chain: Chain) -> Result<(Vec<u8>, Seq, Chain), JournalError> {
-    let mut bytes = Vec::with_capacity(entries.iter().map(|(_, payload)| payload.len() + HEADER_BYTES).sum());
-    for (batch_index, (kind, payload)) in (0..).zip(entries) {
+fn encode_all(
+    records: &[(u8, Vec<u8>)],
+    mut seq: Seq,
+    mut chain: Chain,
+    bytes: &mut Vec<u8>,
+) -> Result<(Seq, Chain), JournalError> {
+    for ((kind, payload), batch_index) in records.iter().zip(0u32..) {
+        if *kind < kind::JOURNAL_MIN {
+            return Err(JournalError::Kind { found: *kind });
+        }
         seq = seq.next();
-        let parts = FrameParts { kind: *kind, flags: 0, batch_index, seq };
-        chain = encode_frame(parts, &chain, payload, &mut bytes).map_err(|_| JournalError::TooLarge(payload.len()))?;
+        chain = encode_frame(FrameParts { kind: *kind, flags: 0, batch_index, seq }, &chain, payload, bytes)?;
     }
-    Ok((bytes, seq, chain))
+    Ok((seq, chain))
 }
 
-fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
-    let length = file.len()?;
-    if length > BYTES_MAX {
-        return Err(io::Error::other(format!("{length} bytes are too many for a journal")));
-    }
-    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-    let mut at = 0;
-    while at < bytes.len() {
-        match file.read_at(&mut bytes[at..], at as u64)? {
-            0 => break,
-            read => at += read,
-        }
-    }
-    bytes.truncate(at);
-    Ok(bytes)
+/// Makes the file with these records, beside the old one first.
+fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[(u8, Vec<u8>)]) -> Result<Journal, JournalError> {
+    let header = FileHeader {
+        flags: FLAG_JOURNAL,
+        log_id,
+        generation: Generation(1),
+        first: Seq(1),
+        covered_last: Seq::ZERO,
+        chain_before: CHAIN_START,
+    };
+    let mut bytes = header.encode().to_vec();
+    let (seq, chain) = encode_all(records, Seq::ZERO, CHAIN_START, &mut bytes)?;
+    let path = dir.join(FILE);
+    crate::env::fs::replace_file(&*fs, &path, &bytes).map_err(IoFailure::at("write", FILE))?;
+    let file = fs.open(&path).map_err(IoFailure::at("open", FILE))?;
+    let end = bytes.len() as u64;
+    Ok(Journal { fs, dir: dir.to_owned(), file, log_id, seq, chain, end, in_flight: false, poisoned: false })
 }
 
-type Scanned = (Vec<JournalEntry>, Seq, Chain, usize);
-
-/// Reads frames up to the end or to a torn last batch; anything else is damage.
-fn scan(name: &str, bytes: &[u8]) -> Result<Scanned, Damage> {
-    let (mut entries, mut seq, mut chain, mut at) = (Vec::new(), Seq::ZERO, CHAIN_START, 0);
-    while at < bytes.len() {
-        let rest = &bytes[at..];
-        let checked = decode_frame(rest).and_then(|(header, payload)| {
-            let chain = check_chain(&rest[..payload.end], &chain)?;
-            Ok((header, payload, chain))
-        });
-        match checked {
-            Ok((header, payload, after)) if header.seq == seq.next() => {
-                entries.push((header.kind, rest[payload.clone()].to_vec()));
-                (seq, chain, at) = (header.seq, after, at + payload.end);
-            }
-            other => {
-                let error = other.map_or_else(|error| error.to_string(), |(header, ..)| format!("sequence {}", header.seq));
-                if let Some(later) = later_batch(rest, seq.next()) {
-                    let expected = format!("entry {}, which was acknowledged before entry {later}", seq.next());
-                    return Err(Damage::new(name, at as u64, "journal entry", expected, error));
-                }
-                break;
-            }
-        }
+/// Cuts what follows the last good record when it is a batch that was never synced.
+fn cut_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) -> Result<(), JournalError> {
+    let read = || IoFailure::at("read", FILE);
+    let Some(error) = &scan.stopped else { return Ok(()) };
+    let used = zeros_from(file, scan.end, length).map_err(read())?;
+    let expected = scan.last.next();
+    let later = find_frame(file, scan.end, length, |header| header.batch_first() > expected).map_err(read())?;
+    if later.is_some() || matches!(error.what, "sequence" | "chain") {
+        return Err(Damage::decode(FILE, scan.end, error).into());
     }
-    Ok((entries, seq, chain, at))
-}
-
-/// A batch is written only after the one before is durable: a whole frame of a batch that starts after `expected`
-/// proves that `expected` was acknowledged.
-fn later_batch(bytes: &[u8], expected: Seq) -> Option<Seq> {
-    let starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
-    let headers = starts.filter_map(|(at, _)| decode_frame(&bytes[at..]).ok());
-    headers.map(|(header, _)| header.batch_first()).find(|first| *first > expected)
+    if used > scan.end {
+        super::recovery::quarantine(fs, dir, FILE, scan.end, used - scan.end)?;
+    }
+    file.set_len(scan.end).map_err(IoFailure::at("cut", FILE))?;
+    debug_assert!(scan.end >= HEADER_BYTES as u64);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::memory::{Fault, MemoryFs, Survival};
 
-    fn entry(number: u8) -> JournalEntry {
-        (16, vec![number; usize::from(number) + 1])
+    fn dir() -> PathBuf {
+        PathBuf::from("/outbox")
     }
 
-    fn batches() -> [Vec<JournalEntry>; 3] {
-        [vec![entry(1), entry(2)], vec![entry(3)], vec![entry(4), entry(5)]]
+    fn record(n: u64) -> (u8, Vec<u8>) {
+        (16 + (n % 3) as u8, vec![n as u8; 40 + n as usize * 7])
     }
 
-    fn written(dir: &Path) -> Vec<u8> {
-        let (mut journal, entries) = Journal::open_dir(dir).expect("opens");
-        assert!(entries.is_empty());
-        for batch in batches() {
-            journal.append(&batch).expect("appends");
-            journal.sync().expect("syncs");
-        }
-        std::fs::read(dir.join(FILE)).expect("reads")
+    fn open(fs: &MemoryFs) -> Result<(Journal, Vec<(u8, Vec<u8>)>), JournalError> {
+        let (journal, records) = Journal::open(Arc::new(fs.clone()), &dir())?;
+        Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
     }
 
-    #[test]
-    fn p07_what_was_synced_is_there_and_a_torn_batch_is_cut() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let whole = written(temp.path());
-        for length in 0..=whole.len() {
-            std::fs::write(temp.path().join(FILE), &whole[..length]).expect("writes");
-            let (journal, entries) = Journal::open_dir(temp.path()).expect("a cut file is a torn write");
-            assert!(batches().concat().starts_with(&entries));
-            assert!(journal.bytes() <= length as u64);
-            let again = Journal::open_dir(temp.path()).expect("opens again").1;
-            assert_eq!(again, entries);
-        }
-    }
-
-    #[test]
-    fn p10_a_flipped_bit_before_the_last_batch_is_named() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let whole = written(temp.path());
-        let (mut journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        journal.append(&[entry(6)]).expect("appends");
-        let last = whole.len();
-        let whole = std::fs::read(temp.path().join(FILE)).expect("reads");
-        for at in 0..last {
-            let mut bad = whole.clone();
-            bad[at] ^= 4;
-            std::fs::write(temp.path().join(FILE), &bad).expect("writes");
-            assert!(matches!(Journal::open_dir(temp.path()), Err(JournalError::Damaged(_))), "byte {at}");
-        }
+    /// Appends records in batches of two, replaces all by the newer half after each five batches. Returns what was
+    /// durable and what may be there besides, as ranges of numbers.
+    fn work(fs: &MemoryFs) -> Vec<std::ops::Range<u64>> {
+        let mut allowed = vec![0..0];
+        let mut run = || -> Option<()> {
+            let (mut journal, _) = open(fs).ok()?;
+            let (mut from, mut to) = (0, 0);
+            for round in 1..12 {
+                let batch: Vec<_> = (to..to + 2).map(record).collect();
+                allowed = vec![from..to, from..to + 1, from..to + 2];
+                journal.append(&batch).ok()?;
+                journal.sync().ok()?;
+                to += 2;
+                allowed = vec![from..to];
+                if round % 5 == 0 {
+                    let half = u64::midpoint(from, to);
+                    allowed = vec![from..to, half..to];
+                    journal.replace_with(&(half..to).map(record).collect::<Vec<_>>()).ok()?;
+                    from = half;
+                    allowed = vec![from..to];
+                }
+            }
+            Some(())
+        };
+        run();
+        allowed
     }
 
     #[test]
-    fn a_rewrite_keeps_what_it_is_given() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        written(temp.path());
-        let (mut journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        journal.replace_with(&[entry(9)]).expect("rewrites");
-        journal.append(&[entry(7)]).expect("appends");
+    fn p07_a_crash_at_any_operation_keeps_what_was_acknowledged() {
+        let full = MemoryFs::new();
+        work(&full);
+        for stop in 0..full.operations() {
+            let fs = MemoryFs::new();
+            fs.fail_at(stop, Fault::Stop);
+            let allowed = work(&fs);
+            for survival in [Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Sectors] {
+                let (_, found) = open(&fs.crash(survival, stop)).unwrap_or_else(|e| panic!("{stop} {survival:?}: {e}"));
+                let fits = |range: &std::ops::Range<u64>| range.clone().map(record).eq(found.iter().cloned());
+                assert!(allowed.iter().any(fits), "{stop} {survival:?}: {} records, {allowed:?}", found.len());
+            }
+        }
+    }
+
+    #[test]
+    fn p10_damage_before_later_batches_is_refused() {
+        let fs = MemoryFs::new();
+        let (mut journal, _) = open(&fs).expect("creates");
+        for n in 0..6 {
+            journal.append(&[record(n)]).expect("appends");
+        }
         journal.sync().expect("syncs");
-        drop(journal);
-        assert_eq!(Journal::open_dir(temp.path()).expect("opens").1, [entry(9), entry(7)]);
+        for offset in (0..300).step_by(5) {
+            fs.flip_bit(&dir().join(FILE), offset, 3).expect("flips");
+            assert!(matches!(open(&fs), Err(JournalError::Damaged(_))), "{offset}");
+            fs.flip_bit(&dir().join(FILE), offset, 3).expect("flips");
+        }
+        assert_eq!(open(&fs).expect("opens").1, (0..6).map(record).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn kinds_of_the_log_are_refused() {
+        let (mut journal, _) = open(&MemoryFs::new()).expect("creates");
+        assert!(matches!(journal.append(&[(1, vec![])]), Err(JournalError::Kind { found: 1 })));
     }
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod format;
 mod head;
 pub mod journal;
+pub mod liveness;
 pub mod reader;
 pub mod recovery;
 mod segment;
@@ -20,8 +21,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use compaction::{
+    Compaction, CompactionError, CompactionOptions, CompactionProgress, CompactionReport, Compactor, Outcome,
+};
 pub use error::{AppendError, Damage, IoFailure, OpenError, ReadError, SyncError};
-pub use reader::{Entries, FrameBlock, LogReader, RecordAt, SegmentInfo};
+pub use liveness::{FjallLiveness, LivenessIndex, MemoryLiveness};
+pub use reader::{Base, Entries, FrameBlock, LogReader, RecordAt, SegmentInfo};
 pub use recovery::{RecoveryAction, RecoveryPlan, RecoveryReport};
 pub use verify::{VerifyReport, verify};
 pub use writer::{AppendedBatch, Durable, Log};

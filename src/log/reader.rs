@@ -1,7 +1,9 @@
 //! Reading a log while it is written. Readers see durable records only, never write, and hold no lock while they read:
 //! each takes a snapshot of the list of segments, whose files stay open as long as somebody reads them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -13,7 +15,7 @@ use crate::codec::error::DecodeError;
 use crate::codec::frame::{self, decode_frame};
 use crate::codec::payload::decode_entry;
 use crate::env::fs::read_exact_at;
-use crate::model::{Chain, Entry, Generation, Lineage, LogId, Seq};
+use crate::model::{Chain, Entry, EntryBody, Generation, Lineage, LogId, Origin, OriginRow, Seq};
 
 /// A run of whole frames as they lie on disk.
 #[derive(Clone, Debug)]
@@ -62,6 +64,21 @@ pub struct SegmentInfo {
     pub first_time_ms: u64,
     /// Commit time of the last record; 0 when unknown.
     pub last_time_ms: u64,
+    /// Bytes that the last compaction in this process found superseded and left.
+    pub garbage_bytes: u64,
+}
+
+/// What the base stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    /// The horizon.
+    pub seq: Seq,
+    /// Chain there.
+    pub chain: Chain,
+    /// Commit time there.
+    pub time_ms: u64,
+    /// Rows of all origins there.
+    pub origins: BTreeMap<Origin, OriginRow>,
 }
 
 /// Consistent picture of a log at one moment.
@@ -180,6 +197,44 @@ impl LogReader {
         Entries::new(view, 0..count, Seq::ZERO, to, refused)
     }
 
+    /// [`LogReader::entries`], each with the chain at it.
+    pub fn chained_entries(
+        &self,
+        from: Seq,
+        to: Seq,
+    ) -> impl Iterator<Item = Result<(Entry, Chain), ReadError>> + Send + use<> {
+        let mut entries = self.entries(from, to);
+        std::iter::from_fn(move || {
+            let item = entries.next()?;
+            Some(item.map(|entry| (entry, entries.chain)))
+        })
+    }
+
+    /// Position of the base and the rows of all origins there; reads the whole base.
+    ///
+    /// # Errors
+    /// When the records there are damaged.
+    pub fn base(&self) -> Result<Base, ReadError> {
+        let entries = self.base_entries();
+        let chain = match entries.view.segments[..entries.segments.end].last() {
+            Some(segment) => segment.footer.map_or(segment.header.chain_before, |footer| footer.chain_after),
+            None => frame::CHAIN_START,
+        };
+        let times = entries.view.segments[..entries.segments.end].iter().filter_map(|segment| segment.footer);
+        let time_ms = times.map(|footer| footer.time_last).max().unwrap_or(0);
+        let mut base = Base { seq: entries.view.horizon, chain, time_ms, origins: BTreeMap::new() };
+        for entry in entries {
+            let entry = entry?;
+            let (id, settled, reason) = match entry.body {
+                EntryBody::Commit(txn) => (txn.id, txn.settled, None),
+                EntryBody::Reject { id, settled, reason } => (id, settled, Some(reason)),
+                EntryBody::Unknown { .. } => continue,
+            };
+            base.origins.entry(id.origin).or_default().record(entry.seq, id.counter, settled, reason);
+        }
+        Ok(base)
+    }
+
     /// Whole frames after `from`, at most `bytes_max` of them but at least one; `None` when `from` is the head.
     /// Checksums are checked, the chain is left to who decodes them.
     ///
@@ -282,6 +337,7 @@ impl LogReader {
                 sealed: segment.footer.is_some(),
                 first_time_ms: times.0,
                 last_time_ms: times.1,
+                garbage_bytes: segment.garbage.load(Ordering::Relaxed),
             }
         };
         view.segments.iter().map(info).collect()
@@ -355,6 +411,8 @@ pub struct Entries {
     to: Seq,
     refused: Option<ReadError>,
     current: Option<Walk>,
+    /// Chain at the entry that was given last.
+    chain: Chain,
 }
 
 #[derive(Debug)]
@@ -368,7 +426,7 @@ struct Walk {
 impl Entries {
     fn new(view: View, segments: std::ops::Range<usize>, from: Seq, to: Seq, refused: Option<ReadError>) -> Entries {
         let to = to.min(view.tip.seq);
-        Entries { view, segments, from, to, refused, current: None }
+        Entries { view, segments, from, to, refused, current: None, chain: frame::CHAIN_START }
     }
 
     /// Last sequence that can come.
@@ -399,7 +457,10 @@ impl Entries {
             };
             match walk.step(self.from)? {
                 Some(entry) if entry.seq > self.to => return Ok(None),
-                Some(entry) if entry.seq > self.from => return Ok(Some(entry)),
+                Some(entry) if entry.seq > self.from => {
+                    self.chain = walk.chain;
+                    return Ok(Some(entry));
+                }
                 Some(_) => {}
                 None => self.current = None,
             }

@@ -117,7 +117,7 @@ pub struct RecoveryPlan {
 }
 
 struct Scanner<'a> {
-    fs: &'a Arc<dyn Fs>,
+    fs: &'a dyn Fs,
     dir: &'a Path,
     head: HeadSlot,
     actions: Vec<RecoveryAction>,
@@ -131,7 +131,7 @@ struct Scanner<'a> {
 ///
 /// # Errors
 /// When anything is damaged or cannot be read.
-pub fn plan(fs: &Arc<dyn Fs>, dir: &Path) -> Result<RecoveryPlan, OpenError> {
+pub fn plan(fs: &dyn Fs, dir: &Path) -> Result<RecoveryPlan, OpenError> {
     let mut actions = Vec::new();
     let mut names = Vec::new();
     let exists = fs.exists(dir).map_err(IoFailure::at("look for", dir.display()))?;
@@ -157,7 +157,7 @@ pub fn plan(fs: &Arc<dyn Fs>, dir: &Path) -> Result<RecoveryPlan, OpenError> {
             horizon: Seq::ZERO,
         });
     }
-    let (head, torn) = read_head(&**fs, dir).map_err(IoFailure::at("read", HEAD))??;
+    let (head, torn) = read_head(fs, dir).map_err(IoFailure::at("read", HEAD))??;
     actions.extend(torn.map(|damage| RecoveryAction::RepairHead { damage }));
     let mut scanner = Scanner {
         fs,
@@ -288,7 +288,7 @@ impl Scanner<'_> {
         let time_last = footer.time_last.max(self.tip.time_last);
         self.tip = Tip { seq: last, chain: footer.chain_after, time_last, ..Tip::default() };
         let index = scan.index.into();
-        self.segments.push(Segment { name: file_name, file, header, footer: Some(footer), index });
+        self.segments.push(Segment { name: file_name, file, header, footer: Some(footer), index, garbage: 0.into() });
         Ok(())
     }
 
@@ -334,7 +334,7 @@ impl Scanner<'_> {
         if let Some(footer) = &footer {
             seg_name = SegmentName { last: Some(footer.last), ..name }.to_string();
         }
-        self.segments.push(Segment { name: seg_name, file, header, footer, index });
+        self.segments.push(Segment { name: seg_name, file, header, footer, index, garbage: 0.into() });
         Ok(())
     }
 

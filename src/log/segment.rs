@@ -1,6 +1,7 @@
 //! One segment file: what is known of it, and the scan that checks it.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::cursor::{FrameCursor, RawFrame};
@@ -51,6 +52,8 @@ pub(super) struct Segment {
     /// `None`: the open segment.
     pub footer: Option<Footer>,
     pub index: RwLock<SparseIndex>,
+    /// Bytes that the last compaction found superseded and left.
+    pub garbage: AtomicU64,
 }
 
 impl Segment {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::directory::RESERVE;
@@ -40,8 +41,8 @@ pub(super) struct Shared {
     pub reserve_bytes: u64,
     state: RwLock<State>,
     head: Mutex<HeadFile>,
-    /// Held by the one compaction that may run.
-    pub compaction: Mutex<()>,
+    /// Set while the one compaction that may run does.
+    pub compacting: AtomicBool,
 }
 
 impl Shared {
@@ -54,7 +55,7 @@ impl Shared {
             reserve_bytes,
             state: RwLock::new(state),
             head: Mutex::new(head),
-            compaction: Mutex::new(()),
+            compacting: AtomicBool::new(false),
         }
     }
 

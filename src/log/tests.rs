@@ -86,7 +86,7 @@ fn p01_what_was_synced_is_read_back_after_reopening() {
     assert_eq!(report.actions, Vec::new());
     assert_eq!((log.log_id(), log.head()), (id, head));
     assert_eq!(read_all(&log), wrote);
-    let report = verify(&(Arc::new(fs) as Arc<dyn Fs>), &dir(), &mut |_, _| {}).expect("verifies");
+    let report = verify(&fs, &dir(), &mut |_, _| {});
     assert_eq!((report.damages, report.records, report.head), (Vec::new(), 200, Seq(200)));
     assert!(log.reader().verify(&mut |_, _| {}).expect("verifies").is_good());
 }
@@ -223,7 +223,7 @@ fn p10_any_flipped_bit_of_a_closed_segment_is_named() {
                 }
                 other => panic!("{name} {offset}: {other:?}"),
             }
-            let report = verify(&(Arc::new(fs.clone()) as Arc<dyn Fs>), &dir(), &mut |_, _| {}).unwrap();
+            let report = verify(&fs, &dir(), &mut |_, _| {});
             assert!(report.damages.iter().any(|damage| damage.file == name), "{name} {offset}");
             fs.flip_bit(&path, offset, (offset % 8) as u8).unwrap();
         }
@@ -243,7 +243,7 @@ fn p10_verify_lists_damage_in_every_file() {
         fs.flip_bit(&dir().join(name), 300, 1).unwrap();
         fs.flip_bit(&dir().join(name), 900, 1).unwrap();
     }
-    let report = verify(&(Arc::new(fs) as Arc<dyn Fs>), &dir(), &mut |_, _| {}).unwrap();
+    let report = verify(&fs, &dir(), &mut |_, _| {});
     for name in &names {
         assert!(report.damages.iter().filter(|damage| damage.file == *name).count() >= 2, "{name}: {report:?}");
     }

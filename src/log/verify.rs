@@ -61,16 +61,31 @@ struct Verifier<'a> {
     progress: &'a mut dyn FnMut(u64, u64),
 }
 
+/// A file that cannot be read is damage to who needs it.
+fn unreadable(failure: &IoFailure) -> Damage {
+    Damage::new(&failure.path, 0, failure.action, "readable", &failure.source)
+}
+
 /// Checks the log in a directory that no process has open. `progress` gets (bytes done, bytes in all).
-///
-/// # Errors
-/// When a file cannot be read at all.
-pub fn verify(fs: &Arc<dyn Fs>, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, IoFailure> {
+pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> VerifyReport {
+    let mut report = VerifyReport::default();
+    match offline(fs, dir, &mut report) {
+        Ok((head, targets)) => run(report, head, &targets, progress),
+        Err(failure) => {
+            report.damages.push(unreadable(&failure));
+            report
+        }
+    }
+}
+
+type Targets = (Option<HeadSlot>, Vec<Target>);
+
+/// Reads head file and directory.
+fn offline(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<Targets, IoFailure> {
     let files = fs.list(dir).map_err(IoFailure::at("list", dir.display()))?;
     let mut names: Vec<_> = files.iter().filter_map(|file| SegmentName::parse(file)).collect();
     names.sort_by_key(|name| (name.first, std::cmp::Reverse(name.last.unwrap_or(Seq(u64::MAX)))));
-    let mut report = VerifyReport::default();
-    let head = match read_head(&**fs, dir) {
+    let head = match read_head(fs, dir) {
         Ok(Ok((slot, torn))) => {
             report.notes.extend(torn.map(|damage| format!("one slot of the head file is torn: {damage}")));
             Some(slot)
@@ -99,23 +114,24 @@ pub fn verify(fs: &Arc<dyn Fs>, dir: &Path, progress: &mut dyn FnMut(u64, u64)) 
         let length = file.len().map_err(IoFailure::at("measure", name))?;
         targets.push(Target { name, file, length, durable_end: None });
     }
-    run(report, head, targets, progress)
+    Ok((head, targets))
 }
 
 impl LogReader {
     /// Checks the log while it is written. `progress` gets (bytes done, bytes in all).
     ///
     /// # Errors
-    /// When a file cannot be read at all.
+    /// When the head file cannot be read. Segments that cannot be read are listed as damage.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, IoFailure> {
         let view = self.view();
         let mut report = VerifyReport::default();
-        let head = match read_head(&*self.shared().fs, &self.shared().dir).map_err(IoFailure::at("read", HEAD))? {
-            Ok((slot, _)) => Some(slot).filter(|slot| slot.seq <= view.tip.seq),
-            Err(damage) => {
+        let head = match read_head(&*self.shared().fs, &self.shared().dir).map_err(IoFailure::at("read", HEAD)) {
+            Ok(Ok((slot, _))) => Some(slot).filter(|slot| slot.seq <= view.tip.seq),
+            Ok(Err(damage)) => {
                 report.damages.push(damage);
                 None
             }
+            Err(failure) => return Err(failure),
         };
         let targets = view.segments.iter().map(|segment| {
             let durable_end = segment.footer.is_none().then_some(view.tip.end);
@@ -124,20 +140,22 @@ impl LogReader {
             let name = SegmentName { first: segment.first(), last };
             Target { name, file: Arc::clone(&segment.file), length, durable_end }
         });
-        run(report, head, targets.collect(), progress)
+        Ok(run(report, head, &targets.collect::<Vec<_>>(), progress))
     }
 }
 
 fn run(
     report: VerifyReport,
     head: Option<HeadSlot>,
-    targets: Vec<Target>,
+    targets: &[Target],
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<VerifyReport, IoFailure> {
+) -> VerifyReport {
     let total = targets.iter().map(|target| target.length).sum();
     let mut verifier = Verifier { report, head, next: Seq(1), chain: Some(CHAIN_START), total, progress };
-    for target in &targets {
-        verifier.segment(target).map_err(IoFailure::at("read", target.name))?;
+    for target in targets {
+        if let Err(error) = verifier.segment(target) {
+            verifier.damage(unreadable(&IoFailure::at("read", target.name)(error)));
+        }
         verifier.report.bytes += target.length;
         verifier.report.segments += 1;
         (verifier.progress)(verifier.report.bytes, verifier.total);
@@ -151,7 +169,7 @@ fn run(
     }
     verifier.report.head = Seq(verifier.next.0 - 1);
     verifier.report.chain = verifier.chain.unwrap_or(CHAIN_START);
-    Ok(verifier.report)
+    verifier.report
 }
 
 impl Verifier<'_> {

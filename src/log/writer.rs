@@ -84,7 +84,7 @@ impl Log {
     /// # Errors
     /// When anything is damaged (nothing is changed then) or cannot be read.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: LogOptions) -> Result<(Log, RecoveryReport), OpenError> {
-        let plan = recovery::plan(&fs, dir)?;
+        let plan = recovery::plan(&*fs, dir)?;
         let (shared, report) = recovery::carry_out(plan, fs, dir, &options)?;
         let (open, written) = {
             let state = shared.read();
@@ -302,6 +302,7 @@ impl Log {
             header: segment.header,
             footer: Some(footer),
             index: index.into(),
+            garbage: 0.into(),
         };
         self.open = None;
         self.written = Tip { end: 0, count: 0, time_first: 0, ..self.written };
@@ -421,5 +422,5 @@ pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: FileHeader) -> Res
     file.write_at(&header.encode(), 0).map_err(IoFailure::at("write", &name))?;
     file.sync_data().map_err(IoFailure::at("sync", &name))?;
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
-    Ok(Segment { name, file, header, footer: None, index: SparseIndex::default().into() })
+    Ok(Segment { name, file, header, footer: None, index: SparseIndex::default().into(), garbage: 0.into() })
 }
