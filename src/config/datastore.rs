@@ -110,6 +110,34 @@ impl DatastoreConfig {
         addresses
     }
 
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    /// Names the settings that do not.
+    pub fn check(&self) -> Result<(), super::ConfigError> {
+        let wrong = |what: String| Err(super::ConfigError(what));
+        if self.value_bytes_max >= self.txn_bytes_max {
+            return wrong(format!(
+                "the largest value ({} bytes) must be smaller than the largest transaction ({} bytes)",
+                self.value_bytes_max, self.txn_bytes_max
+            ));
+        }
+        let hard = crate::model::limits::HARD;
+        if self.txn_bytes_max > hard.txn_bytes_max
+            || self.value_bytes_max > hard.value_bytes_max
+            || self.key_bytes_max > hard.key_bytes_max
+        {
+            return wrong(format!(
+                "limits may go up to {} bytes for keys, {} for values and {} for transactions",
+                hard.key_bytes_max, hard.value_bytes_max, hard.txn_bytes_max
+            ));
+        }
+        if self.segment_bytes < 1 << 20 {
+            return wrong(format!("a segment of {} bytes is too small: use at least 1 MiB", self.segment_bytes));
+        }
+        Ok(())
+    }
+
     /// Bounds of transactions.
     #[must_use]
     pub fn limits(&self) -> Limits {

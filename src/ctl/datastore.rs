@@ -27,6 +27,17 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// Exit code of the process: 3 for damage, 1 for everything else.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        match self {
+            RunError::Datastore(error) if error.is_damage() => 3,
+            _ => 1,
+        }
+    }
+}
+
 /// Keep the operation log of a fleet of webservers, and serve it over QUIC.
 ///
 /// Without a configuration file everything works by flags alone: --data-dir and --listen are enough. Flags win over

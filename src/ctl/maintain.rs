@@ -2,12 +2,11 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::codec::admin::{CompactReport, Finding, Progress, Request, VerifyReport};
-use crate::env::{Fs, RealFs};
+use crate::env::RealFs;
 
 use super::client::{Client, Piece};
 use super::output::{Output, size};
@@ -59,9 +58,8 @@ pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
 
 fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
     let bar = bar();
-    let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let mut tell = |done, total| show(&bar, &Progress { stage: "log".into(), done, total });
-    let found = crate::log::verify(&fs, &dir.join("log"), &mut tell).map_err(CtlError::new)?;
+    let found = crate::log::verify(&RealFs, &dir.join("log"), &mut tell);
     bar.finish_and_clear();
     let mut findings: Vec<Finding> = found
         .damages

@@ -17,7 +17,6 @@ mod write;
 use std::process::ExitCode;
 
 use args::{Args, Command};
-use client::Client;
 
 /// A command that failed: what to say, and the exit code.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +74,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Join { token } => members::join(dir, json, &token).await,
         Command::Revoke { name, remove } => members::revoke(dir, json, name, remove).await,
         Command::Replica(replica) => replica::run(dir, replica).await,
-        Command::Datastore(datastore) => datastore::run(datastore).await.map_err(CtlError::new),
+        Command::Datastore(mut datastore) => {
+            datastore.data_dir = Some(data_dir);
+            datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
+        }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(bench) => bench::run(json, bench).await,

@@ -254,15 +254,6 @@ fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
     }
 }
 
-/// Sends a transaction to the commit thread and waits for its fate.
-pub(super) async fn commit_one(shared: &SharedRef, member: MemberName, txn: Txn) -> Result<Outcome, Refused> {
-    let stopped = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
-    let (reply, mut outcomes) = mpsc::unbounded_channel();
-    let proposal = Proposal { member, txn, reply };
-    shared.commit.send(Request::Commit(proposal)).await.map_err(|_| stopped())?;
-    outcomes.recv().await.ok_or_else(stopped)
-}
-
 /// Waits until the state index has reached `seq`.
 pub(super) async fn wait_applied(shared: &Arc<super::shared::Shared>, seq: Seq) {
     let mut applied = shared.applied.subscribe();

@@ -7,7 +7,7 @@ use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Hello, Progress};
 use crate::model::{MemberName, Seq};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Registry, Role, Token};
+use crate::trust::{Authority, Registry, Role, Token, TrustError, tls};
 
 use super::shared::now_ms;
 
@@ -187,6 +187,11 @@ impl Members {
         registry
             .renew(&self.authority, member, request, self.certificate_days, now_ms())
             .map_err(|error| error.to_string())
+    }
+
+    /// TLS settings with a fresh certificate of the datastore's own.
+    pub(super) fn server_config(&self, names: &[String]) -> Result<rustls::ServerConfig, TrustError> {
+        tls::server_config(&self.authority, names, now_ms())
     }
 
     /// Writes what changed since the last time; positions are written lazily.

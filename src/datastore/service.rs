@@ -15,7 +15,8 @@ use crate::protocol::sequencer::Sequencer;
 
 use crate::transport::endpoint::{self, ServerEndpoint};
 use crate::transport::{join, local};
-use crate::trust::{Authority, Registry, TrustError, tls};
+use crate::transport::wire::WireError;
+use crate::trust::{Authority, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::commit::{self, Committer};
@@ -67,10 +68,26 @@ pub enum DatastoreError {
     State(#[from] crate::state::StateError),
 }
 
+impl DatastoreError {
+    /// Whether another process holds the directory.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, DatastoreError::Directory(DirectoryError::InUse { .. }))
+    }
+
+    /// Whether what lies on the disk is damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let log = matches!(self, DatastoreError::Open(OpenError::Log(crate::log::OpenError::Damaged { .. })));
+        log || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_)))
+            || matches!(self, DatastoreError::Trust(TrustError::Damaged { .. }))
+    }
+}
+
 /// A running datastore.
 pub struct Datastore {
     shared: SharedRef,
-    endpoint: ServerEndpoint,
+    endpoint: Option<ServerEndpoint>,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
     /// What recovery found at the start.
@@ -88,6 +105,18 @@ impl Datastore {
     /// # Errors
     /// When the directory is in use or damaged, or the address is taken. Nothing is served then.
     pub async fn start(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
+        Self::open(config, true).await
+    }
+
+    /// Opens the directory for this process's own requests, without listening to anyone.
+    ///
+    /// # Errors
+    /// As [`Datastore::start`].
+    pub async fn open_offline(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
+        Self::open(config, false).await
+    }
+
+    async fn open(config: DatastoreConfig, listens: bool) -> Result<Datastore, DatastoreError> {
         let path = config.data_dir.clone();
         let lock = data_dir::claim(&path, "datastore")?;
         inspect::remove_past(&path);
@@ -98,11 +127,15 @@ impl Datastore {
         };
         let authority = Authority::open_or_create(&path.join("trust"), now_ms())?;
         let registry = Registry::open(&path.join("trust"))?;
-        let server = tls::server_config(&authority, &config.server_names, now_ms())?;
-        let listen = config.listen_address();
-        let endpoint = endpoint::server(listen, server)
-            .map_err(|source| DatastoreError::Listen { address: listen.to_string(), source })?;
-        let address = endpoint.local_addr().map_err(io("the socket"))?;
+        let mut endpoint = None;
+        let mut address = config.listen_address();
+        if listens {
+            let server = tls::server_config(&authority, &config.server_names, now_ms())?;
+            let listening = endpoint::server(address, server)
+                .map_err(|source| DatastoreError::Listen { address: address.to_string(), source })?;
+            address = listening.local_addr().map_err(io("the socket"))?;
+            endpoint = Some(listening);
+        }
         Self::run(config, path, opened, authority, registry, endpoint, address, lock)
     }
 
@@ -113,7 +146,7 @@ impl Datastore {
         opened: Opened,
         authority: Authority,
         registry: Registry,
-        endpoint: ServerEndpoint,
+        endpoint: Option<ServerEndpoint>,
         address: std::net::SocketAddr,
         lock: std::fs::File,
     ) -> Result<Datastore, DatastoreError> {
@@ -154,7 +187,8 @@ impl Datastore {
         let applier = Applier { shared: Arc::clone(&shared), committed };
         let committer =
             Committer { shared: Arc::clone(&shared), log, sequencer, applier: applier_sender, disk_checked: None };
-        let compactor = Compactor::new(shared.log.clone(), &shared.path.join("base"));
+        let compactor =
+            Compactor::new(shared.log.clone(), &shared.path.join("base")).segment_bytes(shared.config.segment_bytes);
         let for_compaction = Arc::clone(&shared);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(io("starting a thread"))
@@ -169,12 +203,28 @@ impl Datastore {
                 compaction::run(&for_compaction, compactor, compaction_requests);
             }),
         )?);
-        let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(admin::listen(Arc::clone(&shared), socket));
-        tasks.spawn(accept(Arc::clone(&shared), endpoint.clone()));
+        if let Some(endpoint) = &endpoint {
+            let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
+            tasks.spawn(admin::listen(Arc::clone(&shared), socket));
+            tasks.spawn(accept(Arc::clone(&shared), endpoint.clone()));
+            tasks.spawn(renew_certificate(Arc::clone(&shared), endpoint.clone()));
+        }
         tasks.spawn(save_members(Arc::clone(&shared)));
         Ok(Datastore { shared, endpoint, threads, tasks, recovery, _lock: lock })
+    }
+
+    /// Serves one administrative request of this process itself.
+    ///
+    /// # Errors
+    /// When the other end goes away.
+    pub async fn administer<R, W>(&self, receive: &mut R, send: &mut W) -> Result<(), WireError>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+        W: tokio::io::AsyncWrite + Unpin,
+    {
+        let caller = admin::Caller { name: self.shared.local.clone(), role: Role::Admin };
+        admin::serve(&self.shared, &caller, receive, send).await
     }
 
     /// Address on which it listens.
@@ -210,14 +260,18 @@ impl Datastore {
     pub async fn stop(mut self) {
         self.shared.stopping.send_replace(true);
         self.tasks.abort_all();
-        self.endpoint.close(b"the datastore is stopping");
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.close(b"the datastore is stopping");
+            let _ = std::fs::remove_file(self.shared.path.join(local::SOCKET));
+        }
         let (reply, stopped) = oneshot::channel();
         if self.shared.commit.send(commit::Request::Stop(reply)).await.is_ok() {
             let _ = tokio::time::timeout(DRAIN, stopped).await;
         }
         self.shared.members.save();
-        let _ = std::fs::remove_file(self.shared.path.join(local::SOCKET));
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+        if let Some(endpoint) = &self.endpoint {
+            let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+        }
         let Datastore { shared, threads, .. } = self;
         // The compaction thread ends with its requests; the others have ended with the commit thread.
         drop(shared);
@@ -238,6 +292,18 @@ async fn save_members(shared: SharedRef) {
     loop {
         tokio::time::sleep(SAVE_EVERY).await;
         shared.members.save();
+    }
+}
+
+/// The datastore's own certificate is made anew long before it expires.
+async fn renew_certificate(shared: SharedRef, endpoint: ServerEndpoint) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
+        let renewed = shared.members.server_config(&shared.config.server_names).map_err(|error| error.to_string());
+        match renewed.and_then(|config| endpoint.replace_certificate(config).map_err(|error| error.to_string())) {
+            Ok(()) => tracing::info!("the datastore's certificate was renewed"),
+            Err(error) => tracing::error!(error, "the datastore's certificate was not renewed"),
+        }
     }
 }
 

@@ -332,7 +332,9 @@ impl Replica {
     pub async fn drain(&self, timeout: Duration) -> bool {
         let wanted: Vec<TxnId> = self.shared.outbox().pending().map(|txn| txn.id).collect();
         let mut last: std::collections::HashMap<Origin, _> = std::collections::HashMap::new();
-        wanted.into_iter().for_each(|id| drop(last.insert(id.origin, id.counter)));
+        for id in wanted {
+            last.insert(id.origin, id.counter);
+        }
         let mut changed = self.shared.outbox_changed.subscribe();
         let drained = async {
             loop {
