@@ -97,7 +97,8 @@ impl DatastoreConfig {
     #[must_use]
     pub fn advertised(&self, listening: SocketAddr) -> Vec<String> {
         let port = listening.port();
-        let with_port = |host: &str| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let with_port =
+            |host: &str| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let mut addresses: Vec<String> = self.server_names.iter().map(|name| with_port(name)).collect();
         if !listening.ip().is_unspecified() {
             addresses.push(listening.to_string());

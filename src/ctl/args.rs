@@ -17,7 +17,13 @@ use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnI
 #[command(name = "gravwell-logctl", version, max_term_width = 100)]
 pub struct Args {
     /// Data directory of a datastore or replica.
-    #[arg(long, global = true, env = "GRAVWELL_DATA_DIR", default_value = "/opt/gravwell/datastore", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "GRAVWELL_DATA_DIR",
+        default_value = "/opt/gravwell/datastore",
+        value_name = "DIR"
+    )]
     pub data_dir: PathBuf,
     /// Print JSON: one object, or one object a line.
     #[arg(long, global = true)]

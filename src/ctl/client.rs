@@ -103,7 +103,8 @@ impl Client {
         let (read, mut write): (Reader, Writer) = match &self.server {
             Server::Process => {
                 let stream = connect(&self.directory).await;
-                let (read, write) = stream.map_err(|error| failed(format!("the process is gone: {error}")))?.into_split();
+                let (read, write) =
+                    stream.map_err(|error| failed(format!("the process is gone: {error}")))?.into_split();
                 (Box::new(read), Box::new(write))
             }
             Server::Replica(replica) => {

@@ -222,7 +222,10 @@ fn take_in(fate: Fate, line: u64, summary: &mut Summary, spoken: &mut u64) -> Re
             }
         }
         Fate::Gap(expected) => {
-            return Err((CtlError::new(format!("line {line} came out of order: expected transaction {expected}")), true));
+            return Err((
+                CtlError::new(format!("line {line} came out of order: expected transaction {expected}")),
+                true,
+            ));
         }
         Fate::Deferred(refused) => return Err((CtlError::new(refused.message), true)),
     }
@@ -238,14 +241,20 @@ struct Chunk {
 type Parsed = Result<(u64, u64, u64), CtlError>;
 
 /// Reads lines and makes messages of them; returns the numbers of lines, bad lines, and lines taken before.
-fn parse(mut reader: Box<dyn BufRead + Send>, origin: Origin, taken: OriginCounter, chunks: &mpsc::Sender<Chunk>) -> Parsed {
+fn parse(
+    mut reader: Box<dyn BufRead + Send>,
+    origin: Origin,
+    taken: OriginCounter,
+    chunks: &mpsc::Sender<Chunk>,
+) -> Parsed {
     let note = note();
     let (mut number, mut bad, mut counter) = (0, 0, OriginCounter(0));
     let mut line = Vec::new();
     let (mut messages, mut lines, mut source_bytes) = (Vec::new(), VecDeque::new(), 0);
     loop {
         line.clear();
-        let read = reader.by_ref().take(LINE_BYTES_MAX as u64 + 2).read_until(b'\n', &mut line).map_err(CtlError::new)?;
+        let read =
+            reader.by_ref().take(LINE_BYTES_MAX as u64 + 2).read_until(b'\n', &mut line).map_err(CtlError::new)?;
         if read == 0 {
             break;
         }

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{
-    CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status,
-};
+use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status};
 use crate::codec::jsonl::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};

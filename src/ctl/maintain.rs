@@ -64,11 +64,7 @@ fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
     let mut findings: Vec<Finding> = found
         .damages
         .iter()
-        .map(|damage| Finding {
-            place: damage.file.clone(),
-            offset: Some(damage.offset),
-            problem: damage.to_string(),
-        })
+        .map(|damage| Finding { place: damage.file.clone(), offset: Some(damage.offset), problem: damage.to_string() })
         .collect();
     if findings.is_empty() {
         findings.push(Finding { place: "log".into(), offset: None, problem: why.message.clone() });
@@ -133,10 +129,8 @@ pub(super) async fn compact(dir: &Path, json: bool, dry_run: bool, history_ops: 
         output.json(&report)?;
     } else {
         let verb = if dry_run { "would be" } else { "were" };
-        output.line(&format!(
-            "horizon {} -> {} (held by {})",
-            report.horizon_before, report.horizon, report.held_by
-        ))?;
+        output
+            .line(&format!("horizon {} -> {} (held by {})", report.horizon_before, report.horizon, report.held_by))?;
         output.line(&format!(
             "{} segments {verb} rewritten: {} -> {}",
             report.segments,

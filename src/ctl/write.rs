@@ -24,8 +24,9 @@ const VALUE_BYTES_MAX: u64 = crate::model::limits::HARD.value_bytes_max as u64;
 /// `put`
 pub(super) async fn put(dir: &Path, json: bool, put: Put) -> CtlResult {
     let value = match (&put.value, &put.file) {
-        (Some(value), _) => parse_value(value).map_err(|error| {
-            CtlError { message: format!("--value is not JSON: {error}; text needs quotes of its own"), exit: 2 }
+        (Some(value), _) => parse_value(value).map_err(|error| CtlError {
+            message: format!("--value is not JSON: {error}; text needs quotes of its own"),
+            exit: 2,
         })?,
         (None, Some(file)) => read_value(file)?,
         (None, None) => return Err(CtlError { message: "give --value or --file".into(), exit: 2 }),

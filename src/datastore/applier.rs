@@ -55,7 +55,10 @@ impl Applier {
             let is_end = entries.last().is_some_and(|entry| entry.seq == last);
             let chain = if is_end { chain } else { self.chain_at(last) };
             if let Err(error) = self.shared.state.apply(run, chain) {
-                stop_process("the state index cannot be written (it is rebuilt from the log at the next start)", &error);
+                stop_process(
+                    "the state index cannot be written (it is rebuilt from the log at the next start)",
+                    &error,
+                );
             }
             self.shared.applied.send_replace(last);
             if last.0 % CHECKPOINT_EVERY == 0 {

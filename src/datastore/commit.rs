@@ -115,11 +115,7 @@ impl Committer {
     }
 
     /// Commits `first` and everything that waits behind it.
-    fn commit_from(
-        &mut self,
-        first: Proposal,
-        requests: &mut mpsc::Receiver<Request>,
-    ) -> Option<oneshot::Sender<()>> {
+    fn commit_from(&mut self, first: Proposal, requests: &mut mpsc::Receiver<Request>) -> Option<oneshot::Sender<()>> {
         let mut bytes = first.txn.bytes_estimate();
         let mut batch = vec![first];
         let mut after = None;

@@ -161,7 +161,8 @@ impl Members {
     ) -> Result<Invitation, String> {
         let addresses = if addresses.is_empty() { self.addresses.clone() } else { addresses };
         let ttl_ms = ttl_s.saturating_mul(1000);
-        let secret = self.registry().invite(name, role, ttl_ms, now_ms(), replace).map_err(|error| error.to_string())?;
+        let secret =
+            self.registry().invite(name, role, ttl_ms, now_ms(), replace).map_err(|error| error.to_string())?;
         let expires_ms = now_ms().saturating_add(ttl_ms);
         let token = Token::new(addresses, self.authority.fingerprint(), secret, name.clone(), expires_ms);
         Ok(Invitation { name: name.to_string(), role: role.to_string(), token: token.to_string(), expires_ms })

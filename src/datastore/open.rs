@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::codec::block::decode_block;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::real::RealFs;
-use crate::codec::block::decode_block;
 use crate::log::{Log, LogOptions, LogReader, ReadError, RecoveryReport};
 use crate::model::{Chain, Entry, Seq};
 use crate::state::rebuild::{self, Action, LogView};

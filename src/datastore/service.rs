@@ -14,8 +14,8 @@ use crate::model::{MemberName, Seq};
 use crate::protocol::sequencer::Sequencer;
 
 use crate::transport::endpoint::{self, ServerEndpoint};
-use crate::transport::{join, local};
 use crate::transport::wire::WireError;
+use crate::transport::{join, local};
 use crate::trust::{Authority, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
@@ -349,4 +349,3 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
 pub fn trust_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("trust")
 }
-

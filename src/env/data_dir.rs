@@ -46,7 +46,8 @@ pub fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
 pub fn claim(path: &Path, role: &'static str) -> Result<File, DirectoryError> {
     fs::create_dir_all(path).map_err(io_error(path))?;
     let lock_path = path.join("lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error(&lock_path))?;
+    let lock =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error(&lock_path))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => return Err(DirectoryError::InUse { path: path.to_owned() }),

@@ -225,7 +225,9 @@ async fn verify<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_
     let status = replica.status();
     let digest = status.digest;
     let ok = findings.is_empty();
-    answer.item(&VerifyReport { ok, records: report.rows, seq: status.seq, digest, findings, ..VerifyReport::default() }).await
+    answer
+        .item(&VerifyReport { ok, records: report.rows, seq: status.seq, digest, findings, ..VerifyReport::default() })
+        .await
 }
 
 async fn submit<R, W>(replica: &Replica, wait: bool, receive: &mut R, send: &mut W) -> Result<(), Failure>

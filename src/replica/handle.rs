@@ -16,11 +16,11 @@ use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
 use super::directory::Directory;
-use crate::env::data_dir::DirectoryError;
 use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
+use crate::env::data_dir::DirectoryError;
 
 /// Requests that may wait for the outbox writer.
 const OUTBOX_QUEUE: usize = 4096;
@@ -341,7 +341,8 @@ impl Replica {
                 changed.borrow_and_update();
                 let waits = {
                     let outbox = self.shared.outbox();
-                    let first = outbox.pending().find(|txn| last.get(&txn.id.origin).is_some_and(|c| txn.id.counter <= *c));
+                    let first =
+                        outbox.pending().find(|txn| last.get(&txn.id.origin).is_some_and(|c| txn.id.counter <= *c));
                     first.is_some()
                 };
                 if !waits || changed.changed().await.is_err() {

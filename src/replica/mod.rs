@@ -18,8 +18,8 @@
 //! local disk before [`Replica::submit`] returns; data and position change in one atomic write; nothing is ever
 //! deleted here because a datastore does not have it.
 
-mod applier;
 pub mod admin;
+mod applier;
 pub mod directory;
 mod handle;
 mod link;

@@ -346,9 +346,11 @@ impl OutboxWriter {
             let version = match overlaid {
                 Overlaid::Put(_) => Some(Seq(u64::MAX)),
                 Overlaid::Deleted => None,
-                Overlaid::Untouched => {
-                    self.shared.state().version(collection, key).map_err(|error| SubmitError::Disk(error.to_string()))?
-                }
+                Overlaid::Untouched => self
+                    .shared
+                    .state()
+                    .version(collection, key)
+                    .map_err(|error| SubmitError::Disk(error.to_string()))?,
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
@@ -357,7 +359,10 @@ impl OutboxWriter {
             };
             if decidable && !condition.holds(version) {
                 let found = version.filter(|_| !pending);
-                return Err(SubmitError::Condition(Reason::ConditionFailed { condition: condition.to_string(), found }));
+                return Err(SubmitError::Condition(Reason::ConditionFailed {
+                    condition: condition.to_string(),
+                    found,
+                }));
             }
         }
         Ok(())

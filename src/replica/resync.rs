@@ -8,8 +8,8 @@ use crate::state::{Object, StateStore, Target};
 use crate::transport::wire::{self, WireError};
 
 use super::applier;
-use crate::env::data_dir::DirectoryError;
 use super::link::{LinkError, Linker};
+use crate::env::data_dir::DirectoryError;
 
 /// Batches of rows that may wait for the disk.
 const BATCHES_WAITING: usize = 4;

@@ -47,8 +47,9 @@ pub async fn request<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Request, Fa
     if kind != Kind::AdminRequest {
         return Err(refuse(format!("expected a request, found a message {kind:?}")));
     }
-    serde_json::from_slice(&body)
-        .map_err(|error| refuse(format!("this version does not know the request ({error}); use the same version of both")))
+    serde_json::from_slice(&body).map_err(|error| {
+        refuse(format!("this version does not know the request ({error}); use the same version of both"))
+    })
 }
 
 /// The answering side of an administrative stream.

@@ -176,7 +176,9 @@ impl ClientEndpoint {
             let connecting = endpoint.connect_with(self.config.clone(), target, SERVER_NAME);
             match connecting.map_err(|error| failed(error.to_string()))?.await {
                 Ok(connection) => return Ok(connection),
-                Err(error) if error.to_string().contains("UnknownIssuer") || error.to_string().contains("BadSignature") => {
+                Err(error)
+                    if error.to_string().contains("UnknownIssuer") || error.to_string().contains("BadSignature") =>
+                {
                     last = ConnectError::Foreign { address: address.to_owned() };
                 }
                 Err(quinn::ConnectionError::TimedOut) => last = failed("no answer".into()),

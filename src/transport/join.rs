@@ -131,8 +131,7 @@ pub async fn join(data_dir: &Path, token: &Token, now_ms: u64) -> Result<Identit
 async fn exchange(connection: &quinn::Connection, token: &Token, key: &NewKey) -> Result<Joined, WireError> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
     wire::send(&mut send, Kind::Open, &Open::Renew).await?;
-    let request =
-        Request { name: token.name.clone(), secret: token.secret, request_der: key.request_der.clone() };
+    let request = Request { name: token.name.clone(), secret: token.secret, request_der: key.request_der.clone() };
     wire::send(&mut send, Kind::Renew, &request).await?;
     timeout(TIMEOUT, wire::expect(&mut receive, Kind::Renewed)).await.unwrap_or(Err(WireError::Closed))
 }

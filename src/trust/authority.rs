@@ -5,8 +5,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -114,9 +114,7 @@ impl Authority {
         let parsed = x509_parser::parse_x509_certificate(&certificate)
             .map_err(|error| damaged(certificate_path, error.to_string()))?
             .1;
-        parsed
-            .verify_signature(None)
-            .map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
+        parsed.verify_signature(None).map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
             return Err(damaged(key_path, "it is not the key of ca.pem".into()));
         }

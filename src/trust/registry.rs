@@ -144,7 +144,8 @@ impl Registry {
     }
 
     fn write(&mut self) -> Result<(), TrustError> {
-        let body = serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
+        let body =
+            serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
         let sum = blake3::hash(body.as_bytes()).to_hex();
         write_private(&self.path, format!("{body}\n{sum}\n").as_bytes())?;
         self.is_dirty = false;

@@ -35,11 +35,10 @@ fn roots(authority: CertificateDer<'static>) -> Result<Arc<RootCertStore>, Trust
 /// # Errors
 /// When no certificate can be made.
 pub fn server_config(authority: &Authority, names: &[String], now_ms: u64) -> Result<ServerConfig, TrustError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots(authority.certificate().clone())?, provider())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| TrustError::Certificate(error.to_string()))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority.certificate().clone())?, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TrustError::Certificate(error.to_string()))?;
     let (chain, key) = authority.server(names, now_ms)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?

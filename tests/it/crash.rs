@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use crate::fleet::{Dice, Fleet, History};
+
+/// How many times processes are killed; more with `GRAVWELL_KILLS`.
+fn kills() -> u64 {
+    std::env::var("GRAVWELL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
+}
+
+#[test]
+fn p01_killed_at_random_nothing_acknowledged_is_lost_and_nothing_doubled() {
+    let fleet = Fleet::new();
+    let mut dice = Dice::new(42);
+    let transactions = 30_000;
+    let history = History::new(5, transactions, 3_000);
+    let file = fleet.write_file("in.jsonl", &history.lines);
+    let mut datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    fleet.enroll("b", "webserver");
+    let (mut a, mut b) = (fleet.replica("a"), fleet.replica("b"));
+    let arguments = ["import", file.to_str().unwrap(), "--retry-for", "60"];
+    let mut import = fleet.command("a", &arguments).spawn().expect("starts");
+    for _ in 0..kills() {
+        std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
+        match dice.below(3) {
+            0 => {
+                datastore.kill();
+                std::thread::sleep(Duration::from_millis(dice.below(50)));
+                datastore = fleet.spawn_datastore();
+            }
+            1 => {
+                a.kill();
+                a = fleet.replica("a");
+            }
+            _ => {
+                b.kill();
+                b = fleet.replica("b");
+            }
+        }
+    }
+    let status = import.wait().expect("ends");
+    assert!(status.success(), "{status}\n{}", fleet.log_of("a"));
+    assert_eq!(fleet.converges(&["a", "b"]), history.export());
+    assert_eq!(fleet.status("d")["head"], transactions, "each transaction exactly once");
+    assert_eq!(fleet.tail().len() as u64, transactions);
+    fleet.ok("d", &["verify"]);
+    drop((datastore, a, b));
+}
+
+#[test]
+fn a_replica_and_a_datastore_stop_within_five_seconds_of_being_told() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    let file = fleet.write_file("in.jsonl", &History::new(1, 2_000, 100).lines);
+    let mut import = fleet.command("a", &["import", file.to_str().unwrap()]).spawn().expect("starts");
+    assert!(datastore.terminate() < Duration::from_secs(5));
+    assert!(a.terminate() < Duration::from_secs(5));
+    let _ = import.kill();
+    let _ = import.wait();
+}
+
+#[test]
+fn p03_a_replica_whose_state_is_lost_fetches_it_again_and_keeps_its_outbox() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    let file = fleet.write_file("in.jsonl", &History::new(2, 500, 100).lines);
+    fleet.ok("a", &["import", file.to_str().unwrap()]);
+    fleet.converges(&["a"]);
+    drop(datastore);
+    fleet.wait("a notices", || fleet.status("a")["connected"] == false);
+    fleet.ok("a", &["put", "c", "offline", "--value", "1"]);
+    a.kill();
+    for entry in std::fs::read_dir(fleet.dir("a")).expect("lists") {
+        let path = entry.expect("entry").path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("state-") {
+            std::fs::remove_dir_all(path).expect("removes");
+        }
+    }
+    let (_datastore, _a) = (fleet.datastore(), fleet.replica("a"));
+    assert!(fleet.converges(&["a"]).contains("offline"));
+}
+
+#[test]
+fn p03_a_datastore_whose_index_is_lost_rebuilds_it() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let history = History::new(2, 3_000, 300);
+    let file = fleet.write_file("in.jsonl", &history.lines);
+    fleet.ok("d", &["import", file.to_str().unwrap()]);
+    let before = fleet.status("d");
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d/state")).expect("removes");
+    let _datastore = fleet.datastore();
+    let after = fleet.status("d");
+    assert_eq!((&after["digest"], &after["seq"]), (&before["digest"], &before["seq"]));
+    assert_eq!(fleet.export("d"), history.export());
+}

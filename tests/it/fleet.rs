@@ -1,0 +1,240 @@
+//! A datastore and its replicas as processes, driven like an operator drives them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn start(mut command: Command, log: &Path) -> Process {
+        let log = File::options().create(true).append(true).open(log).expect("log file");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starts");
+        Process { child }
+    }
+
+    /// As by a power cut, as far as a process can tell.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kills");
+        self.child.wait().expect("waits");
+    }
+
+    /// As by the service manager; returns how long it took.
+    pub fn terminate(mut self) -> Duration {
+        let started = Instant::now();
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+        let status = self.child.wait().expect("waits");
+        assert!(status.success(), "{status}");
+        started.elapsed()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Fleet {
+    temp: tempfile::TempDir,
+    port: u16,
+    pub datastore_flags: Vec<String>,
+}
+
+impl Fleet {
+    pub fn new() -> Fleet {
+        let port = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
+        Fleet { temp: tempfile::tempdir().expect("temp dir"), port, datastore_flags: Vec::new() }
+    }
+
+    pub fn dir(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    pub fn log_of(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// Starts the datastore without waiting for it.
+    pub fn spawn_datastore(&self) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell_datastore"));
+        command.arg("--data-dir").arg(self.dir("d")).args(["--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.args(&self.datastore_flags);
+        Process::start(command, &self.dir("d.log"))
+    }
+
+    /// Starts the datastore and waits until it answers.
+    pub fn datastore(&self) -> Process {
+        let process = self.spawn_datastore();
+        self.wait("the datastore answers", || self.dir("d/ctl.sock").exists() && self.status("d")["running"] == true);
+        process
+    }
+
+    pub fn replica(&self, name: &str) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
+        command.arg("--data-dir").arg(self.dir(name)).arg("replica");
+        Process::start(command, &self.dir(&format!("{name}.log")))
+    }
+
+    /// Enrolls and joins, without starting anything.
+    pub fn enroll(&self, name: &str, role: &str) {
+        let token = self.ok("d", &["enroll", name, "--role", role]);
+        self.ok(name, &["join", token.trim()]);
+    }
+
+    /// Enrolls, joins and starts a replica, and waits until it is connected.
+    pub fn member(&self, name: &str) -> Process {
+        self.enroll(name, "webserver");
+        let process = self.replica(name);
+        self.wait_connected(name);
+        process
+    }
+
+    pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
+        command.arg("--data-dir").arg(self.dir(name)).args(arguments);
+        command
+    }
+
+    pub fn run(&self, name: &str, arguments: &[&str]) -> Output {
+        self.command(name, arguments).output().expect("runs")
+    }
+
+    /// Runs a command that must succeed; returns its standard output.
+    pub fn ok(&self, name: &str, arguments: &[&str]) -> String {
+        let output = self.run(name, arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{name} {arguments:?}: {} {errors}\n{}", output.status, self.log_of(name));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    pub fn status(&self, name: &str) -> Value {
+        let output = self.run(name, &["status", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    pub fn export(&self, name: &str) -> String {
+        self.ok(name, &["export"])
+    }
+
+    /// The log as JSON.
+    pub fn tail(&self) -> Vec<Value> {
+        let text = self.ok("d", &["tail", "--from", "1", "--json"]);
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    #[track_caller]
+    pub fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !condition() {
+            let logs: Vec<String> = ["d", "a", "b", "c"].iter().map(|name| self.log_of(name)).collect();
+            assert!(started.elapsed() < PATIENCE, "waited too long until {what}\n{}", logs.join("\n---\n"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[track_caller]
+    pub fn wait_connected(&self, name: &str) {
+        self.wait(&format!("{name} is connected"), || self.status(name)["connected"] == true);
+    }
+
+    /// Waits until every replica stands at the datastore's head with nothing in its outbox, and compares digests and
+    /// exports.
+    #[track_caller]
+    pub fn converges(&self, replicas: &[&str]) -> String {
+        for replica in replicas {
+            self.wait(&format!("{replica} has converged"), || {
+                let (head, status) = (self.status("d"), self.status(replica));
+                status["outbox"] == 0 && status["connected"] == true && status["seq"] == head["head"]
+            });
+        }
+        self.wait("the datastore's index is level", || {
+            let status = self.status("d");
+            status["seq"] == status["head"]
+        });
+        let (digest, export) = (self.status("d")["digest"].clone(), self.export("d"));
+        for replica in replicas {
+            let status = self.status(replica);
+            assert_eq!(status["digest"], digest, "{replica}");
+            assert_eq!(status["healthy"], true, "{status}");
+            assert_eq!(self.export(replica), export, "{replica}");
+        }
+        export
+    }
+
+    pub fn write_file(&self, name: &str, contents: &str) -> PathBuf {
+        let path = self.dir(name);
+        std::fs::write(&path, contents).expect("writes");
+        path
+    }
+}
+
+/// A small generator of repeatable numbers (xorshift64*, Vigna 2016).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+}
+
+/// Transactions that create, change and delete, and the state that they add up to.
+#[derive(Default)]
+pub struct History {
+    pub lines: String,
+    pub live: BTreeMap<(String, String), String>,
+    pub deletes: usize,
+}
+
+impl History {
+    pub fn new(seed: u64, transactions: u64, keys: u64) -> History {
+        let mut dice = Dice::new(seed);
+        let mut history = History::default();
+        for number in 0..transactions {
+            let mut ops = Vec::new();
+            for _ in 0..=dice.below(3) {
+                let collection = ["dashboards", "resources", "users"][dice.below(3) as usize].to_owned();
+                let key = format!("k{:05}", dice.below(keys));
+                let name = (collection.clone(), key.clone());
+                if history.live.contains_key(&name) && dice.below(10) < 3 {
+                    history.live.remove(&name);
+                    history.deletes += 1;
+                    ops.push(format!(r#"{{"delete":{{"collection":"{collection}","key":"{key}"}}}}"#));
+                } else {
+                    let value = format!(r#"{{"n":{number},"text":"{}"}}"#, "x".repeat(dice.below(80) as usize));
+                    ops.push(format!(r#"{{"put":{{"collection":"{collection}","key":"{key}","value":{value}}}}}"#));
+                    history.live.insert(name, value);
+                }
+            }
+            history.lines += &format!("{{\"ops\":[{}]}}\n", ops.join(","));
+        }
+        history
+    }
+
+    /// The final state as `export` prints it.
+    pub fn export(&self) -> String {
+        let line = |((collection, key), value): (&(String, String), &String)| {
+            format!("{{\"collection\":\"{collection}\",\"key\":\"{key}\",\"value\":{value}}}\n")
+        };
+        self.live.iter().map(line).collect()
+    }
+}

@@ -1,0 +1,54 @@
+use crate::fleet::Fleet;
+
+#[test]
+fn p11_a_token_is_used_once_and_a_revoked_member_is_cut_off_at_once() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let token = fleet.ok("d", &["enroll", "a", "--role", "webserver"]);
+    assert_eq!(token.lines().count(), 1, "the token alone on standard output");
+    fleet.ok("a", &["join", token.trim()]);
+    let again = fleet.run("b", &["join", token.trim()]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("used already"), "{again:?}");
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("d", &["revoke", "a"]);
+    fleet.wait("the member is cut off", || fleet.status("a")["connected"] == false);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(fleet.status("a")["connected"], false, "and does not come back");
+    assert_eq!(fleet.ok("d", &["presence", "--json"]), "");
+    assert_eq!(fleet.ok("a", &["get", "c", "k"]).trim(), "1", "it stays readable");
+    let token = fleet.ok("d", &["enroll", "a"]);
+    fleet.ok("a", &["join", token.trim()]);
+}
+
+#[test]
+fn p11_a_reader_reads_and_does_not_write() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.enroll("a", "reader");
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.wait("it has the data", || fleet.run("a", &["get", "c", "k"]).status.success());
+    fleet.ok("a", &["put", "c", "mine", "--value", "1", "--no-wait"]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(fleet.status("d")["head"], 1, "a reader's transaction does not get through");
+    assert_eq!(fleet.run("a", &["compact"]).status.code(), Some(1));
+    assert_eq!(fleet.run("a", &["revoke", "a"]).status.code(), Some(1));
+}
+
+#[test]
+fn files_of_trust_are_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let mode = |path: &str| std::fs::metadata(fleet.dir(path)).expect(path).permissions().mode() & 0o777;
+    assert_eq!((mode("d/trust"), mode("d/trust/ca.key"), mode("d/trust/members.json")), (0o700, 0o600, 0o600));
+    assert_eq!((mode("a/identity"), mode("a/identity/member.json"), mode("d/ctl.sock")), (0o700, 0o600, 0o600));
+    let second = fleet.spawn_datastore();
+    fleet.wait("the second one gives up", || fleet.log_of("d").contains("in use by another process"));
+    drop((second, datastore));
+}
