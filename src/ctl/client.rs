@@ -93,11 +93,6 @@ impl Client {
         matches!(self.server, Server::Process)
     }
 
-    /// Whether the process could be reached anew; one that this process serves always can.
-    pub(super) async fn is_reachable(&self) -> bool {
-        !self.is_running() || connect(&self.directory).await.is_ok()
-    }
-
     /// Starts a request.
     pub(super) async fn call(&self, request: &Request) -> Result<Call, CtlError> {
         let (read, mut write): (Reader, Writer) = match &self.server {
@@ -208,7 +203,10 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
     let is_replica = role.trim() == "replica" || (role.is_empty() && Identity::exists(directory));
     if is_replica {
         let path = directory.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Replica::open(&path, ReplicaOptions::default()));
+        let opening = tokio::task::spawn_blocking(move || {
+            let options = ReplicaOptions { patience: Duration::ZERO, ..ReplicaOptions::default() };
+            Replica::open(&path, options)
+        });
         return match opening.await.map_err(|error| (failed(error), false))? {
             Ok(replica) => Ok(Server::Replica(replica)),
             Err(error @ replica::OpenError::Directory(DirectoryError::InUse { .. })) => Err((failed(error), true)),

@@ -118,7 +118,12 @@ impl Datastore {
 
     async fn open(config: DatastoreConfig, listens: bool) -> Result<Datastore, DatastoreError> {
         let path = config.data_dir.clone();
-        let lock = data_dir::claim(&path, "datastore")?;
+        let patience = if listens { data_dir::PATIENCE } else { Duration::ZERO };
+        let lock = {
+            let path = path.clone();
+            let claiming = move || data_dir::claim(&path, "datastore", patience);
+            tokio::task::spawn_blocking(claiming).await.map_err(std::io::Error::other).map_err(io("starting"))??
+        };
         inspect::remove_past(&path);
         let opened = {
             let (path, config) = (path.clone(), config.clone());
@@ -131,7 +136,7 @@ impl Datastore {
         let mut address = config.listen_address();
         if listens {
             let server = tls::server_config(&authority, &config.server_names, now_ms())?;
-            let listening = endpoint::server(address, server)
+            let listening = endpoint::server(address, server, &authority.reset_key())
                 .map_err(|source| DatastoreError::Listen { address: address.to_string(), source })?;
             address = listening.local_addr().map_err(io("the socket"))?;
             endpoint = Some(listening);

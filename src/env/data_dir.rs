@@ -3,6 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a service that starts waits for a tool that looks at its directory.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,19 +43,26 @@ pub fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
     move |source| DirectoryError::Io { path, source }
 }
 
-/// Creates `path` if needed, locks it for this process and marks whose it is.
+/// Creates `path` if needed, locks it for this process and marks whose it is. While another process holds it, tries
+/// for as long as `patience`: a tool that looks at the files holds them for a moment only.
 ///
 /// # Errors
 /// When it is in use, belongs to another role, or the operating system refuses.
-pub fn claim(path: &Path, role: &'static str) -> Result<File, DirectoryError> {
+pub fn claim(path: &Path, role: &'static str, patience: Duration) -> Result<File, DirectoryError> {
+    let started = Instant::now();
     fs::create_dir_all(path).map_err(io_error(path))?;
     let lock_path = path.join("lock");
     let lock =
         OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error(&lock_path))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(DirectoryError::InUse { path: path.to_owned() }),
-        Err(fs::TryLockError::Error(source)) => return Err(DirectoryError::Io { path: lock_path, source }),
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(fs::TryLockError::WouldBlock) if started.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(DirectoryError::InUse { path: path.to_owned() }),
+            Err(fs::TryLockError::Error(source)) => return Err(DirectoryError::Io { path: lock_path, source }),
+        }
     }
     let role_path = path.join("role");
     match fs::read_to_string(&role_path) {

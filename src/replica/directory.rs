@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::env::data_dir::{DirectoryError, claim, io_error, replace_file};
 
@@ -20,8 +21,8 @@ impl Directory {
     ///
     /// # Errors
     /// See [`claim`].
-    pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
-        let lock = claim(path, "replica")?;
+    pub fn open(path: &Path, patience: Duration) -> Result<Directory, DirectoryError> {
+        let lock = claim(path, "replica", patience)?;
         Ok(Directory { path: path.to_owned(), _lock: lock })
     }
 
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn a_swap_is_atomic_and_leftovers_go() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let directory = Directory::open(temp.path()).expect("opens");
+        let directory = Directory::open(temp.path(), Duration::ZERO).expect("opens");
         let first = directory.current_state().expect("first");
         let second = directory.new_state().expect("second");
         assert_eq!(directory.current_state().expect("still first"), first);
@@ -131,13 +132,13 @@ mod tests {
         directory.make_current(&second).expect("swap");
         assert_eq!(directory.current_state().expect("second now"), second);
         assert!(!first.exists());
-        assert!(matches!(Directory::open(temp.path()), Err(DirectoryError::InUse { .. })));
+        assert!(matches!(Directory::open(temp.path(), Duration::ZERO), Err(DirectoryError::InUse { .. })));
     }
 
     #[test]
     fn a_directory_belongs_to_one_role() {
         let temp = tempfile::tempdir().expect("temp dir");
-        drop(claim(temp.path(), "datastore").expect("claims"));
-        assert!(matches!(Directory::open(temp.path()), Err(DirectoryError::OtherRole { .. })));
+        drop(claim(temp.path(), "datastore", Duration::ZERO).expect("claims"));
+        assert!(matches!(Directory::open(temp.path(), Duration::ZERO), Err(DirectoryError::OtherRole { .. })));
     }
 }

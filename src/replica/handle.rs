@@ -20,7 +20,7 @@ use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
-use crate::env::data_dir::DirectoryError;
+use crate::env::data_dir::{DirectoryError, PATIENCE};
 
 /// Requests that may wait for the outbox writer.
 const OUTBOX_QUEUE: usize = 4096;
@@ -34,6 +34,8 @@ pub struct ReplicaOptions {
     pub cache_bytes: u64,
     /// Where other webservers reach this one.
     pub external_addr: Option<String>,
+    /// How long to wait for a tool that looks at the directory.
+    pub patience: Duration,
     /// Rhythm of progress reports, in milliseconds.
     pub heartbeat_ms: u64,
     /// Bounds of transactions until the datastore has named its own.
@@ -42,7 +44,13 @@ pub struct ReplicaOptions {
 
 impl Default for ReplicaOptions {
     fn default() -> Self {
-        ReplicaOptions { cache_bytes: 32 << 20, external_addr: None, heartbeat_ms: 5000, limits: Limits::default() }
+        ReplicaOptions {
+            cache_bytes: 32 << 20,
+            external_addr: None,
+            patience: PATIENCE,
+            heartbeat_ms: 5000,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -98,6 +106,7 @@ pub struct Replica {
     applier: mpsc::Sender<applier::Request>,
     options: ReplicaOptions,
     path: PathBuf,
+    member: Option<String>,
     life: Arc<Life>,
 }
 
@@ -139,7 +148,7 @@ impl Replica {
     /// nowhere else, so it is never discarded. A damaged state is discarded and fetched again.
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
-        let directory = Directory::open(path)?;
+        let directory = Directory::open(path, options.patience)?;
         let state = open_state(&directory, options.cache_bytes)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
         let (outbox, to_note) = outbox_writer::restore(entries, &state)
@@ -155,7 +164,9 @@ impl Replica {
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
-        Ok(Replica { shared, outbox, applier, options, path: path.to_owned(), life: Arc::default() })
+        let member = crate::trust::Identity::load(path).ok().map(|identity| identity.name().to_string());
+        let (path, life) = (path.to_owned(), Arc::default());
+        Ok(Replica { shared, outbox, applier, options, path, member, life })
     }
 
     /// Where it lies.
@@ -420,6 +431,7 @@ impl Replica {
         Status {
             role: "replica".into(),
             running: true,
+            member: self.member.clone(),
             log_id: meta.as_ref().map(|meta| meta.log_id),
             generation: meta.as_ref().map(|meta| meta.generation).unwrap_or_default(),
             seq,

@@ -25,6 +25,9 @@ use super::{applier, push, resync};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a connection. Short, because a handshake that was begun while nobody listened repeats itself ever
+/// more rarely, while a new one is answered at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts.
 const RETRY_CAP: Duration = Duration::from_secs(5);
 /// Progress is reported at most this often.
@@ -137,9 +140,9 @@ impl Linker {
     }
 
     async fn attempt(&self, needs_snapshot: bool) -> Result<std::convert::Infallible, LinkError> {
-        let connecting = timeout(SETUP_TIMEOUT, self.connector.connect()).await;
+        let connecting = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
         let (connection, address) =
-            connecting.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?.map_err(|error| self.unreachable(error))?;
+            connecting.map_err(|_| LinkError::Timeout(CONNECT_TIMEOUT))?.map_err(|error| self.unreachable(error))?;
         let result = self.greet_and_serve(&connection, address, needs_snapshot).await;
         // What the server said on closing explains more than the broken stream that we saw.
         let result = match (result, connection.close_reason()) {

@@ -14,8 +14,8 @@ use crate::trust::tls::{ALPN_JOIN, SERVER_NAME};
 /// Asked of the operating system for each socket; what was granted is reported.
 const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// A connection on which nothing is heard for this long is given up.
-const IDLE_TIMEOUT_MS: u32 = 15_000;
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT_MS: u32 = 12_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
@@ -54,9 +54,30 @@ fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+/// Keyed BLAKE3 for stateless resets: the key outlives the process, so a client whose datastore was killed and started
+/// again is told at once instead of after the idle timeout.
+struct ResetKey([u8; 32]);
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(data).finalize_xof().fill(signature_out);
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        let expected = blake3::keyed_hash(&self.0, data);
+        let found = <[u8; 32]>::try_from(signature).map_err(|_| quinn::crypto::CryptoError)?;
+        if expected == found { Ok(()) } else { Err(quinn::crypto::CryptoError) }
+    }
+}
+
+fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>, config: EndpointConfig) -> io::Result<Endpoint> {
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
-    Endpoint::new(EndpointConfig::default(), server, socket(address)?, runtime)
+    Endpoint::new(config, server, socket(address)?, runtime)
 }
 
 fn server_settings(tls: rustls::ServerConfig) -> io::Result<quinn::ServerConfig> {
@@ -70,12 +91,13 @@ fn server_settings(tls: rustls::ServerConfig) -> io::Result<quinn::ServerConfig>
 #[derive(Clone)]
 pub struct ServerEndpoint(Endpoint);
 
-/// Listens on `address`.
+/// Listens on `address`. `reset_key` is the same at every start.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn server(address: SocketAddr, tls: rustls::ServerConfig) -> io::Result<ServerEndpoint> {
-    Ok(ServerEndpoint(endpoint(address, Some(server_settings(tls)?))?))
+pub fn server(address: SocketAddr, tls: rustls::ServerConfig, reset_key: &[u8; 32]) -> io::Result<ServerEndpoint> {
+    let config = EndpointConfig::new(Arc::new(ResetKey(*reset_key)));
+    Ok(ServerEndpoint(endpoint(address, Some(server_settings(tls)?), config)?))
 }
 
 impl ServerEndpoint {
@@ -154,7 +176,7 @@ pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport());
-    Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None)?, config })
+    Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?, config })
 }
 
 impl ClientEndpoint {
@@ -171,7 +193,8 @@ impl ClientEndpoint {
             let endpoint = if target.is_ipv4() {
                 self.v4.clone()
             } else {
-                endpoint(SocketAddr::from(([0u16; 8], 0)), None).map_err(|error| failed(error.to_string()))?
+                endpoint(SocketAddr::from(([0u16; 8], 0)), None, EndpointConfig::default())
+                    .map_err(|error| failed(error.to_string()))?
             };
             let connecting = endpoint.connect_with(self.config.clone(), target, SERVER_NAME);
             match connecting.map_err(|error| failed(error.to_string()))?.await {

@@ -127,6 +127,12 @@ impl Authority {
         &self.certificate
     }
 
+    /// Secret from which a datastore makes the tokens that tell clients of an earlier life that it was restarted.
+    #[must_use]
+    pub fn reset_key(&self) -> [u8; 32] {
+        blake3::derive_key("gravwell datastore stateless reset v1", self.issuer.key().serialized_der())
+    }
+
     /// What tokens pin.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
