@@ -146,7 +146,7 @@ pub struct Measure {
     /// It holds a rejection that its origin has settled since: replaying it would bring that back.
     pub must_rewrite: bool,
     /// Objects that are gone but of which it still holds a put.
-    ghosts: HashSet<(Collection, Key)>,
+    pub(super) ghosts: HashSet<(Collection, Key)>,
 }
 
 impl Measure {
@@ -231,7 +231,7 @@ pub struct Compaction<'a> {
     segments: Vec<Arc<Segment>>,
     measures: Vec<Measure>,
     groups: Vec<Range<usize>>,
-    ghosts: HashSet<(Collection, Key)>,
+    pub(super) ghosts: HashSet<(Collection, Key)>,
     rebuilt: bool,
     phase: Phase,
     report: CompactionReport,

@@ -1,5 +1,7 @@
 //! Tests of the log as a whole, on the file system that crashes.
 
+mod compaction;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
