@@ -317,6 +317,7 @@ fn the_index_on_disk_behaves_like_the_one_in_memory() {
 }
 
 #[test]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of ranges, some with one")]
 fn groups_join_small_neighbours_and_leave_good_segments_alone() {
     let measure = |frames_bytes, live_bytes| Measure { frames_bytes, live_bytes, ..Measure::default() };
     let options = CompactionOptions { garbage_ratio: 0.3, segment_bytes: 100, dry_run: false };
