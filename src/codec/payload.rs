@@ -182,3 +182,98 @@ pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, 
     }
     Ok((entries, chain))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::frame::{CHAIN_START, check_chain, flag};
+    use crate::model::{Collection, Key, Origin};
+
+    fn name() -> impl Strategy<Value = (Collection, Key)> {
+        let collection = "[a-zäö]{1,20}".prop_map(|text| Collection::new(text).expect("a name"));
+        (collection, ".{1,40}".prop_map(|text| Key::new(text).expect("not empty")))
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        (name(), proptest::option::of(vec(any::<u8>(), 0..300))).prop_map(|((collection, key), value)| match value {
+            Some(value) => Op::Put { collection, key, value: value.into() },
+            None => Op::Delete { collection, key },
+        })
+    }
+
+    fn condition() -> impl Strategy<Value = Condition> {
+        (name(), 0..3, any::<u64>()).prop_map(|((collection, key), which, version)| match which {
+            0 => Condition::Absent { collection, key },
+            1 => Condition::Present { collection, key },
+            _ => Condition::Version { collection, key, version: Seq(version) },
+        })
+    }
+
+    fn reason() -> impl Strategy<Value = Reason> {
+        prop_oneof![
+            (".*", any::<Option<u64>>())
+                .prop_map(|(condition, found)| Reason::ConditionFailed { condition, found: found.map(Seq) }),
+            ".*".prop_map(|message| Reason::LimitExceeded { message }),
+            ".*".prop_map(|message| Reason::Forbidden { message }),
+            Just(Reason::IdentityReused),
+        ]
+    }
+
+    fn body() -> impl Strategy<Value = EntryBody> {
+        let id = (any::<[u8; 16]>(), any::<u64>())
+            .prop_map(|(origin, counter)| TxnId { origin: Origin(origin), counter: OriginCounter(counter) });
+        let times = (any::<u64>(), any::<u64>());
+        let rows = (vec(condition(), 0..4), vec(op(), 0..6));
+        let note = vec(any::<u8>(), 0..50);
+        prop_oneof![
+            (id.clone(), times, note, rows).prop_map(|(id, (settled, time_ms), note, (conditions, ops))| {
+                let settled = OriginCounter(settled);
+                EntryBody::Commit(Txn { id, settled, time_ms, note: note.into(), conditions, ops })
+            }),
+            (id, any::<u64>(), reason()).prop_map(|(id, settled, reason)| {
+                EntryBody::Reject { id, settled: OriginCounter(settled), reason }
+            }),
+        ]
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        ((0..u64::MAX - 9), any::<u64>(), "[a-z0-9][a-z0-9._-]{0,30}", body()).prop_map(
+            |(seq, time_ms, member, body)| Entry {
+                seq: Seq(seq),
+                time_ms,
+                member: MemberName::new(member).expect("a name"),
+                body,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn p10_entries_survive_their_frames(entry in entry(), index in any::<u32>(), partial in any::<bool>()) {
+            let mut bytes = b"before".to_vec();
+            let flags = if partial { flag::PARTIAL } else { 0 };
+            let chain = encode_entry(&entry, &CHAIN_START, index, flags, &mut bytes).expect("encodes");
+            let frame = Bytes::from(bytes.split_off(6));
+            let (header, range) = decode_frame(&frame).expect("decodes");
+            prop_assert_eq!((header.seq, header.batch_index, header.flags), (entry.seq, index, flags));
+            prop_assert_eq!(header.chain, chain);
+            prop_assert_eq!(check_chain(&frame, &CHAIN_START), Ok(chain));
+            let payload = frame.slice(range);
+            prop_assert_eq!(peek_time(&header, &payload), Some(entry.time_ms));
+            prop_assert_eq!(decode_entry(&header, &payload), Ok(entry));
+        }
+
+        #[test]
+        fn decoders_never_panic(bytes in vec(any::<u8>(), 0..300), kind in 0u8..4) {
+            drop(decode_frame(&bytes));
+            let mut frame = Vec::new();
+            let parts = FrameParts { kind, flags: 0, batch_index: 0, seq: Seq(1) };
+            crate::codec::frame::encode_frame(parts, &CHAIN_START, &bytes, &mut frame).expect("encodes");
+            let (header, range) = decode_frame(&frame).expect("decodes");
+            drop(decode_entry(&header, &Bytes::from(frame).slice(range)));
+        }
+    }
+}

@@ -5,196 +5,37 @@
 //! `log-format.md`, "Compaction", for why every crash in between leaves a good log. Faults it survives: a crash at any
 //! point, a full disk, a wrong index.
 
+mod compactor;
+mod output;
+mod plan;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use self::output::{Kept, Output, full_or};
 use super::cursor::FrameCursor;
 use super::directory::{SegmentName, UNFINISHED};
 use super::error::{Damage, IoFailure, ReadError};
 use super::format::{FLAG_COMPACTED, FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES};
-use super::liveness::{BaseChanges, FjallLiveness, LivenessIndex, row_digest};
-use super::reader::{Entries, LogReader, SegmentInfo};
-use super::segment::{Scan, Segment, SparseIndex, check_footer, scan_frames};
-use crate::codec::error::EncodeError;
-use crate::codec::frame::{check_chain, flag};
-use crate::codec::payload::{decode_entry, encode_entry};
-use crate::env::fs::{File, is_full};
+use super::liveness::{BaseChanges, LivenessIndex, row_digest};
+use super::reader::{Entries, LogReader};
+use super::segment::Segment;
+use crate::codec::frame::check_chain;
+use crate::codec::payload::decode_entry;
 use crate::model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
+
+pub use self::compactor::{Compactor, Outcome};
+pub use self::plan::{
+    CompactionError, CompactionOptions, CompactionProgress, CompactionReport, Measure, plan_groups, reachable_horizon,
+};
 
 /// Entries handled in one step: some milliseconds of work.
 const SLICE_ENTRIES: usize = 2048;
 /// Output is written in pieces of about this size.
 const WRITE_BYTES: usize = 1 << 20;
-
-/// How to compact.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CompactionOptions {
-    /// Segments with a smaller share of garbage (0 to 1) are left alone.
-    pub garbage_ratio: f64,
-    /// Length up to which neighbours are merged.
-    pub segment_bytes: u64,
-    /// Only tell what would be done.
-    pub dry_run: bool,
-}
-
-impl Default for CompactionOptions {
-    fn default() -> Self {
-        CompactionOptions { garbage_ratio: 0.3, segment_bytes: 64 << 20, dry_run: false }
-    }
-}
-
-/// Why a compaction ended early. The log is whole, and a later compaction goes on.
-#[derive(Debug, thiserror::Error)]
-pub enum CompactionError {
-    /// Another one runs.
-    #[error("a compaction is running already")]
-    Busy,
-    /// No room for the new segment.
-    #[error("compaction needs {needed} bytes of free space for its next segment: free some and try again")]
-    Full {
-        /// Bytes of the segment that could not be written.
-        needed: u64,
-    },
-    /// The log cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// A file cannot be written.
-    #[error(transparent)]
-    Io(#[from] IoFailure),
-    /// The index cannot be used.
-    #[error("the index of compaction failed: {0}")]
-    Index(io::Error),
-    /// The index does not describe the log even after it was rebuilt.
-    #[error("compaction found {found} live objects in the log where its index has {expected}; nothing was changed")]
-    IndexWrong {
-        /// Objects in the index.
-        expected: u64,
-        /// Objects found.
-        found: u64,
-    },
-    /// What was written does not read back as what was kept; the old segments stay.
-    #[error("the compacted segment {file} does not read back as written; the old segments stay in use")]
-    Mismatch {
-        /// Name of the new segment.
-        file: String,
-    },
-    /// A record does not fit a frame.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-}
-
-/// What a compaction did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CompactionReport {
-    /// The horizon afterwards.
-    pub horizon: Seq,
-    /// Whether nothing was written.
-    pub dry_run: bool,
-    /// Segments replaced.
-    pub segments_before: usize,
-    /// Segments in their place.
-    pub segments_after: usize,
-    /// Bytes of the segments replaced.
-    pub bytes_before: u64,
-    /// Bytes in their place; an estimate in a dry run.
-    pub bytes_after: u64,
-    /// Segments left alone.
-    pub segments_skipped: usize,
-    /// Records kept in rewritten segments.
-    pub records_kept: u64,
-    /// Records dropped.
-    pub records_dropped: u64,
-}
-
-impl CompactionReport {
-    /// Bytes given back to the disk.
-    #[must_use]
-    pub fn bytes_freed(&self) -> u64 {
-        self.bytes_before.saturating_sub(self.bytes_after)
-    }
-}
-
-/// Outcome of one step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CompactionProgress {
-    /// There is more to do.
-    Working {
-        /// Name of the phase.
-        phase: &'static str,
-        /// Last sequence handled in this phase.
-        seq: Seq,
-    },
-    /// Nothing is left to do.
-    Done(CompactionReport),
-}
-
-/// What measuring found of one segment.
-#[derive(Clone, Debug, Default)]
-pub struct Measure {
-    /// Bytes of all frames.
-    pub frames_bytes: u64,
-    /// Estimate of the bytes that stay.
-    pub live_bytes: u64,
-    /// Records in it.
-    pub records: u64,
-    /// Records that stay, if only in part.
-    pub live_records: u64,
-    /// It holds a rejection that its origin has settled since: replaying it would bring that back.
-    pub must_rewrite: bool,
-    /// Objects that are gone but of which it still holds a put.
-    ghosts: HashSet<(Collection, Key)>,
-}
-
-impl Measure {
-    fn garbage_bytes(&self) -> u64 {
-        self.frames_bytes.saturating_sub(self.live_bytes)
-    }
-
-    fn wants_rewrite(&self, garbage_ratio: f64) -> bool {
-        let garbage = self.garbage_bytes();
-        self.must_rewrite || (garbage > 0 && garbage as f64 >= garbage_ratio * self.frames_bytes as f64)
-    }
-}
-
-/// Runs of neighbouring segments (by index) that are each rewritten as one. Segments outside all runs stay.
-#[must_use]
-pub fn plan_groups(measures: &[Measure], options: &CompactionOptions) -> Vec<Range<usize>> {
-    let mut groups = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    let mut close = |range: Range<usize>| {
-        let worthwhile =
-            range.len() > 1 || measures[range.clone()].iter().any(|m| m.wants_rewrite(options.garbage_ratio));
-        if !range.is_empty() && worthwhile {
-            groups.push(range);
-        }
-    };
-    for (index, measure) in measures.iter().enumerate() {
-        let small = measure.live_bytes < options.segment_bytes / 2;
-        if !small && !measure.wants_rewrite(options.garbage_ratio) {
-            close(start..index);
-            (start, bytes) = (index + 1, 0);
-            continue;
-        }
-        if index > start && bytes + measure.live_bytes > options.segment_bytes {
-            close(start..index);
-            (start, bytes) = (index, 0);
-        }
-        bytes += measure.live_bytes;
-    }
-    close(start..measures.len());
-    groups
-}
-
-/// The highest end of a sealed segment that is not above `target`: the horizon that compaction can reach.
-#[must_use]
-pub fn reachable_horizon(segments: &[SegmentInfo], target: Seq) -> Seq {
-    let ends = segments.iter().filter(|segment| segment.sealed && segment.last <= target);
-    ends.map(|segment| segment.last).max().unwrap_or_default()
-}
 
 enum Phase {
     Advance(Box<Entries>),
@@ -210,18 +51,6 @@ struct Walk {
     chain: Chain,
 }
 
-/// A new segment that is being written.
-struct Output {
-    name: String,
-    file: Arc<dyn File>,
-    header: FileHeader,
-    buffer: Vec<u8>,
-    written: u64,
-    footer: Footer,
-    deletes: u64,
-    walk: Option<Walk>,
-}
-
 /// One compaction. Call [`Compaction::step`] until it says done; dropping it in between is like a crash: harmless.
 pub struct Compaction<'a> {
     reader: LogReader,
@@ -231,7 +60,7 @@ pub struct Compaction<'a> {
     segments: Vec<Arc<Segment>>,
     measures: Vec<Measure>,
     groups: Vec<Range<usize>>,
-    ghosts: HashSet<(Collection, Key)>,
+    pub(super) ghosts: HashSet<(Collection, Key)>,
     rebuilt: bool,
     phase: Phase,
     report: CompactionReport,
@@ -251,14 +80,6 @@ impl Drop for Compaction<'_> {
         }
         self.reader.shared().compacting.store(false, Ordering::Release);
     }
-}
-
-/// What is left of an entry.
-struct Kept {
-    entry: Entry,
-    partial: bool,
-    digest: Digest,
-    deletes: u64,
 }
 
 impl<'a> Compaction<'a> {
@@ -536,7 +357,7 @@ impl<'a> Compaction<'a> {
             }
         };
         self.phase = if complete {
-            let segment = self.finish_output(*output)?;
+            let segment = output.finish()?;
             self.swap(&range, segment)?;
             Phase::Rewrite { group: group + 1, output: None }
         } else {
@@ -599,48 +420,6 @@ impl<'a> Compaction<'a> {
         Ok((seq, false))
     }
 
-    /// Writes the footer, syncs, reads everything back from the disk and compares.
-    fn finish_output(&mut self, mut output: Output) -> Result<Segment, CompactionError> {
-        let frames_end = output.written + output.buffer.len() as u64;
-        output.footer.frames_bytes = frames_end - HEADER_BYTES as u64;
-        let footer = output.footer.encode();
-        output.buffer.extend_from_slice(&footer);
-        output.flush(0)?;
-        output.file.sync_data().map_err(IoFailure::at("sync", &output.name))?;
-        let (mut digest, mut deletes, mut bad) = (Digest::ZERO, 0, false);
-        let scan =
-            scan_frames(&output.file, true, true, frames_end, Scan::new(&output.header), |raw| {
-                match decode_entry(&raw.header, &raw.payload()) {
-                    Ok(Entry { seq, body: EntryBody::Commit(txn), .. }) => {
-                        for op in &txn.ops {
-                            match op.value() {
-                                Some(v) => digest = digest.plus(Digest::of_object(op.collection(), op.key(), seq, v)),
-                                None => deletes += 1,
-                            }
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(_) => bad = true,
-                }
-            });
-        let scan = scan.map_err(IoFailure::at("read", &output.name))?;
-        let name = output.name.trim_end_matches(UNFINISHED).to_owned();
-        let wrong_footer = check_footer(&name, &output.header, &output.footer, &scan).is_some();
-        let wrong = bad || scan.stopped.is_some() || wrong_footer;
-        if wrong || (digest, deletes) != (output.footer.digest, output.deletes) {
-            return Err(CompactionError::Mismatch { file: name });
-        }
-        let index: SparseIndex = scan.index;
-        Ok(Segment {
-            name,
-            file: output.file,
-            header: output.header,
-            footer: Some(output.footer),
-            index: index.into(),
-            garbage: 0.into(),
-        })
-    }
-
     /// Puts the new segment in the place of the old ones: on the disk, then for readers, then the old files go.
     fn swap(&mut self, range: &Range<usize>, segment: Segment) -> Result<(), CompactionError> {
         let shared = self.reader.shared();
@@ -665,124 +444,6 @@ impl<'a> Compaction<'a> {
         }
         self.report.segments_after += 1;
         self.report.bytes_after += bytes;
-        Ok(())
-    }
-}
-
-/// What one call of [`Compactor::run`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// The horizon afterwards.
-    pub horizon: Seq,
-    /// Segments that were, or would be, rewritten.
-    pub segments: u64,
-    /// Bytes that were, or would be, given back.
-    pub bytes_freed: u64,
-    /// Everything else.
-    pub report: CompactionReport,
-}
-
-/// Runs compactions of one log, one after the other, with the index in a directory of its own.
-#[derive(Debug)]
-pub struct Compactor {
-    reader: LogReader,
-    base: PathBuf,
-    index: Option<FjallLiveness>,
-    segment_bytes: u64,
-}
-
-impl Compactor {
-    /// Opens nothing yet: `base` is the directory of the index, opened at the first run.
-    #[must_use]
-    pub fn new(reader: LogReader, base: &Path) -> Compactor {
-        Compactor {
-            reader,
-            base: base.to_owned(),
-            index: None,
-            segment_bytes: CompactionOptions::default().segment_bytes,
-        }
-    }
-
-    /// Length up to which neighbours are merged.
-    #[must_use]
-    pub fn segment_bytes(mut self, segment_bytes: u64) -> Compactor {
-        self.segment_bytes = segment_bytes;
-        self
-    }
-
-    /// Compacts up to `target` at most. Segments with a smaller share of garbage than `garbage_percent_min` stay.
-    /// `progress` gets (sequences handled, sequences in all); time passes between two calls of it in slices.
-    ///
-    /// # Errors
-    /// See [`Compaction::step`].
-    pub fn run(
-        &mut self,
-        target: Seq,
-        garbage_percent_min: u8,
-        dry_run: bool,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Outcome, CompactionError> {
-        let index = match &mut self.index {
-            Some(index) => index,
-            None => {
-                let opened = FjallLiveness::open(&self.base, self.reader.log_id());
-                self.index.insert(opened.map_err(CompactionError::Index)?)
-            }
-        };
-        let garbage_ratio = f64::from(garbage_percent_min) / 100.0;
-        let options = CompactionOptions { garbage_ratio, segment_bytes: self.segment_bytes, dry_run };
-        let mut compaction = Compaction::new(self.reader.clone(), index, target, options)?;
-        let total = compaction.horizon.0 * 3;
-        loop {
-            match compaction.step()? {
-                CompactionProgress::Working { phase, seq } => {
-                    let before = match phase {
-                        "advance" => 0,
-                        "measure" => compaction.horizon.0,
-                        _ => 2 * compaction.horizon.0,
-                    };
-                    progress((before + seq.0).min(total), total);
-                }
-                CompactionProgress::Done(report) => {
-                    let (horizon, segments) = (report.horizon, report.segments_before as u64);
-                    return Ok(Outcome { horizon, segments, bytes_freed: report.bytes_freed(), report });
-                }
-            }
-        }
-    }
-}
-
-fn full_or(error: io::Error, action: &'static str, name: &str, needed: u64) -> CompactionError {
-    if is_full(&error) { CompactionError::Full { needed } } else { IoFailure::at(action, name)(error).into() }
-}
-
-impl Output {
-    fn add(&mut self, kept: &Kept, flags: u16) -> Result<(), CompactionError> {
-        let flags = if kept.partial { flags | flag::PARTIAL } else { flags };
-        let chain = encode_entry(&kept.entry, &self.footer.frame_chain, 0, flags, &mut self.buffer)?;
-        let footer = &mut self.footer;
-        footer.frame_chain = chain;
-        footer.count += 1;
-        footer.digest = footer.digest.plus(kept.digest);
-        self.deletes += kept.deletes;
-        if kept.entry.time_ms > 0 {
-            footer.time_last = kept.entry.time_ms;
-            if footer.time_first == 0 {
-                footer.time_first = kept.entry.time_ms;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the buffer once it has `bytes_min`.
-    fn flush(&mut self, bytes_min: usize) -> Result<(), CompactionError> {
-        if self.buffer.len() >= bytes_min.max(1) {
-            let needed = self.buffer.len() as u64;
-            let written = self.file.write_at(&self.buffer, self.written);
-            written.map_err(|error| full_or(error, "write", &self.name, needed))?;
-            self.written += needed;
-            self.buffer.clear();
-        }
         Ok(())
     }
 }

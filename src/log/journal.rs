@@ -56,6 +56,9 @@ pub struct JournalRecord {
     pub offset: u64,
 }
 
+/// Kind and contents of a record.
+pub type JournalEntry = (u8, Vec<u8>);
+
 /// An open journal, owned by one thread.
 #[derive(Debug)]
 pub struct Journal {
@@ -76,7 +79,7 @@ impl Journal {
     ///
     /// # Errors
     /// See [`Journal::open`].
-    pub fn open_dir(dir: &Path) -> Result<(Journal, Vec<(u8, Vec<u8>)>), JournalError> {
+    pub fn open_dir(dir: &Path) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
         let (journal, records) = Journal::open(Arc::new(RealFs), dir)?;
         Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
     }
@@ -148,7 +151,7 @@ impl Journal {
     ///
     /// # Errors
     /// When a record is not fit for a journal or the file cannot be written.
-    pub fn append(&mut self, records: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+    pub fn append(&mut self, records: &[JournalEntry]) -> Result<(), JournalError> {
         self.sync()?;
         let mut bytes = Vec::new();
         let (seq, chain) = encode_all(records, self.seq, self.chain, &mut bytes)?;
@@ -184,7 +187,7 @@ impl Journal {
     ///
     /// # Errors
     /// When a record is not fit for a journal or the new file cannot be written.
-    pub fn replace_with(&mut self, records: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+    pub fn replace_with(&mut self, records: &[JournalEntry]) -> Result<(), JournalError> {
         self.sync()?;
         match write_new(Arc::clone(&self.fs), &self.dir, self.log_id, records) {
             Ok(journal) => {
@@ -201,7 +204,7 @@ impl Journal {
 }
 
 fn encode_all(
-    records: &[(u8, Vec<u8>)],
+    records: &[JournalEntry],
     mut seq: Seq,
     mut chain: Chain,
     bytes: &mut Vec<u8>,
@@ -217,7 +220,7 @@ fn encode_all(
 }
 
 /// Makes the file with these records, beside the old one first.
-fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[(u8, Vec<u8>)]) -> Result<Journal, JournalError> {
+fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[JournalEntry]) -> Result<Journal, JournalError> {
     let header = FileHeader {
         flags: FLAG_JOURNAL,
         log_id,
@@ -254,6 +257,7 @@ fn cut_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) 
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of ranges, some with one")]
 mod tests {
     use super::*;
     use crate::env::memory::{Fault, MemoryFs, Survival};
@@ -266,7 +270,7 @@ mod tests {
         (16 + (n % 3) as u8, vec![n as u8; 40 + n as usize * 7])
     }
 
-    fn open(fs: &MemoryFs) -> Result<(Journal, Vec<(u8, Vec<u8>)>), JournalError> {
+    fn open(fs: &MemoryFs) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
         let (journal, records) = Journal::open(Arc::new(fs.clone()), &dir())?;
         Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
     }

@@ -213,9 +213,10 @@ impl FjallLiveness {
     /// When a new one cannot be made.
     pub fn open(path: &Path, log_id: LogId) -> io::Result<FjallLiveness> {
         let mut index = FjallLiveness { path: path.to_owned(), log_id, tables: None };
-        match index.attempt() {
-            Ok(()) if index.belongs() => {}
-            Err(fjall::Error::Locked) => return Err(io::ErrorKind::WouldBlock.into()),
+        // Damaged files can make fjall panic where it would better return an error.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| index.attempt())) {
+            Ok(Ok(())) if index.belongs() => {}
+            Ok(Err(fjall::Error::Locked)) => return Err(io::ErrorKind::WouldBlock.into()),
             _ => index.reset()?,
         }
         Ok(index)

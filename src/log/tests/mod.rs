@@ -1,5 +1,7 @@
 //! Tests of the log as a whole, on the file system that crashes.
 
+mod compaction;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -415,4 +417,25 @@ fn random_sizes_survive_random_crashes() {
         durable.extend(tried);
         assert_eq!(found[..], durable[..found.len()], "seed {seed}");
     }
+}
+
+#[test]
+fn the_real_file_system_keeps_a_log() {
+    let place = tempfile::tempdir().expect("directory");
+    let fs: Arc<dyn Fs> = Arc::new(crate::env::RealFs);
+    let options = LogOptions { segment_bytes: 4096, reserve_bytes: 4096, ..LogOptions::default() };
+    let (mut log, _) = Log::open(Arc::clone(&fs), &place.path().join("log"), options.clone()).expect("creates");
+    let wrote = fill(&mut log, 100);
+    log.close().expect("closes");
+    let report = verify(&*fs, &place.path().join("log"), &mut |_, _| {});
+    assert!(report.is_good() && report.records == 100, "{report:?}");
+    let (log, report) = Log::open(fs, &place.path().join("log"), options).expect("opens");
+    assert_eq!((report.actions, read_all(&log)), (Vec::new(), wrote));
+    let mut compactor = Compactor::new(log.reader(), &place.path().join("base"));
+    let outcome = compactor.run(Seq(85), 0, false, &mut |_, _| {}).expect("compacts");
+    assert_eq!(outcome.horizon, log.horizon());
+    assert!(log.horizon() > Seq(50), "{:?}", log.reader().segments());
+    assert!(log.drop_reserve(), "the reserve was there");
+    assert!(log.restore_reserve(), "there is room for it");
+    assert_eq!(log.reader().history(Seq(100)).count(), 100);
 }

@@ -1,0 +1,176 @@
+//! What to rewrite, decided from measures alone; how it is asked for, and what comes of it.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::Range;
+
+use crate::codec::error::EncodeError;
+use crate::log::error::{IoFailure, ReadError};
+use crate::log::reader::SegmentInfo;
+use crate::model::{Collection, Key, Seq};
+
+/// How to compact.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompactionOptions {
+    /// Segments with a smaller share of garbage (0 to 1) are left alone.
+    pub garbage_ratio: f64,
+    /// Length up to which neighbours are merged.
+    pub segment_bytes: u64,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+impl Default for CompactionOptions {
+    fn default() -> Self {
+        CompactionOptions { garbage_ratio: 0.3, segment_bytes: 64 << 20, dry_run: false }
+    }
+}
+
+/// Why a compaction ended early. The log is whole, and a later compaction goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactionError {
+    /// Another one runs.
+    #[error("a compaction is running already")]
+    Busy,
+    /// No room for the new segment.
+    #[error("compaction needs {needed} bytes of free space for its next segment: free some and try again")]
+    Full {
+        /// Bytes of the segment that could not be written.
+        needed: u64,
+    },
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+    /// The index cannot be used.
+    #[error("the index of compaction failed: {0}")]
+    Index(io::Error),
+    /// The index does not describe the log even after it was rebuilt.
+    #[error("compaction found {found} live objects in the log where its index has {expected}; nothing was changed")]
+    IndexWrong {
+        /// Objects in the index.
+        expected: u64,
+        /// Objects found.
+        found: u64,
+    },
+    /// What was written does not read back as what was kept; the old segments stay.
+    #[error("the compacted segment {file} does not read back as written; the old segments stay in use")]
+    Mismatch {
+        /// Name of the new segment.
+        file: String,
+    },
+    /// A record does not fit a frame.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// What a compaction did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompactionReport {
+    /// The horizon afterwards.
+    pub horizon: Seq,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// Segments replaced.
+    pub segments_before: usize,
+    /// Segments in their place.
+    pub segments_after: usize,
+    /// Bytes of the segments replaced.
+    pub bytes_before: u64,
+    /// Bytes in their place; an estimate in a dry run.
+    pub bytes_after: u64,
+    /// Segments left alone.
+    pub segments_skipped: usize,
+    /// Records kept in rewritten segments.
+    pub records_kept: u64,
+    /// Records dropped.
+    pub records_dropped: u64,
+}
+
+impl CompactionReport {
+    /// Bytes given back to the disk.
+    #[must_use]
+    pub fn bytes_freed(&self) -> u64 {
+        self.bytes_before.saturating_sub(self.bytes_after)
+    }
+}
+
+/// Outcome of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompactionProgress {
+    /// There is more to do.
+    Working {
+        /// Name of the phase.
+        phase: &'static str,
+        /// Last sequence handled in this phase.
+        seq: Seq,
+    },
+    /// Nothing is left to do.
+    Done(CompactionReport),
+}
+
+/// What measuring found of one segment.
+#[derive(Clone, Debug, Default)]
+pub struct Measure {
+    /// Bytes of all frames.
+    pub frames_bytes: u64,
+    /// Estimate of the bytes that stay.
+    pub live_bytes: u64,
+    /// Records in it.
+    pub records: u64,
+    /// Records that stay, if only in part.
+    pub live_records: u64,
+    /// It holds a rejection that its origin has settled since: replaying it would bring that back.
+    pub must_rewrite: bool,
+    /// Objects that are gone but of which it still holds a put.
+    pub(in crate::log) ghosts: HashSet<(Collection, Key)>,
+}
+
+impl Measure {
+    pub(super) fn garbage_bytes(&self) -> u64 {
+        self.frames_bytes.saturating_sub(self.live_bytes)
+    }
+
+    pub(super) fn wants_rewrite(&self, garbage_ratio: f64) -> bool {
+        let garbage = self.garbage_bytes();
+        self.must_rewrite || (garbage > 0 && garbage as f64 >= garbage_ratio * self.frames_bytes as f64)
+    }
+}
+
+/// Runs of neighbouring segments (by index) that are each rewritten as one. Segments outside all runs stay.
+#[must_use]
+pub fn plan_groups(measures: &[Measure], options: &CompactionOptions) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    let mut close = |range: Range<usize>| {
+        let worthwhile =
+            range.len() > 1 || measures[range.clone()].iter().any(|m| m.wants_rewrite(options.garbage_ratio));
+        if !range.is_empty() && worthwhile {
+            groups.push(range);
+        }
+    };
+    for (index, measure) in measures.iter().enumerate() {
+        let small = measure.live_bytes < options.segment_bytes / 2;
+        if !small && !measure.wants_rewrite(options.garbage_ratio) {
+            close(start..index);
+            (start, bytes) = (index + 1, 0);
+            continue;
+        }
+        if index > start && bytes + measure.live_bytes > options.segment_bytes {
+            close(start..index);
+            (start, bytes) = (index, 0);
+        }
+        bytes += measure.live_bytes;
+    }
+    close(start..measures.len());
+    groups
+}
+
+/// The highest end of a sealed segment that is not above `target`: the horizon that compaction can reach.
+#[must_use]
+pub fn reachable_horizon(segments: &[SegmentInfo], target: Seq) -> Seq {
+    let ends = segments.iter().filter(|segment| segment.sealed && segment.last <= target);
+    ends.map(|segment| segment.last).max().unwrap_or_default()
+}

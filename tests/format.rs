@@ -1,0 +1,271 @@
+//! The bytes on disk: golden files of every released format, and the tables of `log-format.md` against the code.
+//!
+//! Golden files are made once, by the version that is released with them, and never again: a failure here means that
+//! this version cannot read what another one wrote.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gravwell::codec::frame::{self, FrameParts, encode_frame};
+use gravwell::codec::payload::{decode_entry, decode_frames, encode_entry};
+use gravwell::env::{Fs, MemoryFs};
+use gravwell::log::format::{self, FileHeader, Footer, HeadSlot};
+use gravwell::log::journal::Journal;
+use gravwell::log::{Log, LogOptions, verify};
+use gravwell::model::{
+    Collection, Condition, Digest, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Origin,
+    OriginCounter, Reason, Seq, Txn, TxnId,
+};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
+}
+
+/// Compares with a golden file. With `GOLDEN_CREATE` set, one that does not exist yet is made.
+fn check_golden(name: &str, bytes: &[u8]) {
+    let path = golden(name);
+    match std::fs::read(&path) {
+        Ok(expected) => assert_eq!(bytes, expected, "{name} is not written as it was released"),
+        Err(_) if std::env::var_os("GOLDEN_CREATE").is_some() => std::fs::write(&path, bytes).expect("writes"),
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
+fn entries() -> Vec<Entry> {
+    let (collection, key) = (Collection::new("users").expect("name"), Key::new("käte").expect("key"));
+    let id = |counter| TxnId { origin: Origin([0xa1; 16]), counter: OriginCounter(counter) };
+    let member = MemberName::new("web-1.example").expect("name");
+    let at = |seq, body| Entry { seq: Seq(seq), time_ms: 1_700_000_000_000 + seq, member: member.clone(), body };
+    let txn = |counter, conditions, ops| Txn {
+        id: id(counter),
+        settled: OriginCounter(counter / 2),
+        time_ms: 1_699_999_999_000,
+        note: Bytes::from_static(b"admin from 192.0.2.1"),
+        conditions,
+        ops,
+    };
+    let put = Op::Put { collection: collection.clone(), key: key.clone(), value: Bytes::from_static(b"{\"id\":300}") };
+    let empty = Op::Put { collection: collection.clone(), key: key.clone(), value: Bytes::new() };
+    let delete = Op::Delete { collection: collection.clone(), key: key.clone() };
+    let conditions = vec![
+        Condition::Absent { collection: collection.clone(), key: key.clone() },
+        Condition::Present { collection: collection.clone(), key: key.clone() },
+        Condition::Version { collection, key, version: Seq(300) },
+    ];
+    let reject = |counter, reason| EntryBody::Reject { id: id(counter), settled: OriginCounter(0), reason };
+    let unknown = Entry {
+        seq: Seq(7),
+        time_ms: 0,
+        member: MemberName::new("unknown").expect("name"),
+        body: EntryBody::Unknown { kind: 9, payload: Bytes::from_static(b"of a later version") },
+    };
+    vec![
+        at(1, EntryBody::Commit(txn(1, conditions, vec![put, delete]))),
+        at(2, EntryBody::Commit(txn(2, vec![], vec![empty]))),
+        at(3, reject(3, Reason::ConditionFailed { condition: "absent users/käte".into(), found: Some(Seq(2)) })),
+        at(4, reject(4, Reason::LimitExceeded { message: "too long".into() })),
+        at(5, reject(5, Reason::Forbidden { message: "readers cannot push".into() })),
+        at(6, reject(6, Reason::IdentityReused)),
+        unknown,
+    ]
+}
+
+fn frames() -> (Vec<u8>, [u8; 16]) {
+    let (mut bytes, mut chain) = (Vec::new(), frame::CHAIN_START);
+    for (entry, index) in entries().iter().zip(0..) {
+        chain = encode_entry(entry, &chain, index, 0, &mut bytes).expect("encodes");
+    }
+    (bytes, chain)
+}
+
+fn file_header() -> FileHeader {
+    FileHeader {
+        flags: 0,
+        log_id: LogId([0x10; 16]),
+        generation: Generation(2),
+        first: Seq(1),
+        covered_last: Seq(0),
+        chain_before: frame::CHAIN_START,
+    }
+}
+
+fn footer(bytes: &[u8], chain: [u8; 16]) -> Footer {
+    Footer {
+        count: 7,
+        last: Seq(7),
+        frame_chain: chain,
+        chain_after: chain,
+        time_first: 1_700_000_000_001,
+        time_last: 1_700_000_000_006,
+        frames_bytes: bytes.len() as u64,
+        digest: Digest::ZERO,
+    }
+}
+
+fn head_slot(counter: u64, chain: [u8; 16]) -> HeadSlot {
+    let born = |generation| LineageEntry { generation: Generation(generation), shared_to: Seq(0) };
+    HeadSlot {
+        counter,
+        log_id: LogId([0x10; 16]),
+        generation: Generation(2),
+        seq: Seq(7),
+        chain,
+        horizon: Seq(0),
+        lineage: vec![born(1), born(2)],
+    }
+}
+
+#[test]
+fn p12_records_are_written_and_read_as_released() {
+    let (bytes, chain) = frames();
+    check_golden("records.bin", &bytes);
+    let released = Bytes::from(std::fs::read(golden("records.bin")).expect("reads"));
+    assert_eq!(decode_frames(&released, (Seq(0), frame::CHAIN_START)).expect("decodes"), (entries(), chain));
+}
+
+#[test]
+fn p12_a_released_log_opens_and_verifies() {
+    let (bytes, chain) = frames();
+    let segment = [&file_header().encode()[..], &bytes, &footer(&bytes, chain).encode()].concat();
+    check_golden("segment.bin", &segment);
+    check_golden("head.bin", &[head_slot(4, chain).encode(), head_slot(3, chain).encode()].concat());
+    let fs = MemoryFs::new();
+    let dir = Path::new("/log");
+    fs.create_dir_all(dir).expect("creates");
+    let files = [("segment.bin", format!("seg-{:020}-{:020}.log", 1, 7)), ("head.bin", "head".into())];
+    for (released, name) in files {
+        let file = fs.create(&dir.join(name)).expect("creates");
+        file.write_at(&std::fs::read(golden(released)).expect("reads"), 0).expect("writes");
+        file.sync_data().expect("syncs");
+    }
+    let report = verify(&fs, dir, &mut |_, _| {});
+    assert_eq!((report.damages, report.records, report.head), (vec![], 7, Seq(7)));
+    let (log, _) = Log::open(Arc::new(fs), dir, LogOptions::default()).expect("opens");
+    assert_eq!((log.log_id(), log.generation(), log.head()), (LogId([0x10; 16]), Generation(2), (Seq(7), chain)));
+    let found: Vec<_> = log.reader().entries(Seq(0), Seq(7)).collect::<Result<_, _>>().expect("reads");
+    assert_eq!(found, entries());
+}
+
+#[test]
+fn p12_a_released_journal_opens() {
+    let header = FileHeader { flags: format::FLAG_JOURNAL, generation: Generation(1), ..file_header() };
+    let (mut bytes, mut chain) = (header.encode().to_vec(), frame::CHAIN_START);
+    for (kind, seq) in [(16, 1), (17, 2), (18, 3)] {
+        let parts = FrameParts { kind, flags: 0, batch_index: 0, seq: Seq(seq) };
+        chain = encode_frame(parts, &chain, &[kind; 5], &mut bytes).expect("encodes");
+    }
+    check_golden("journal.bin", &bytes);
+    let fs = MemoryFs::new();
+    let file = fs.create(Path::new("/outbox/journal")).expect("creates");
+    file.write_at(&std::fs::read(golden("journal.bin")).expect("reads"), 0).expect("writes");
+    let (_, records) = Journal::open(Arc::new(fs), Path::new("/outbox")).expect("opens");
+    let found: Vec<_> = records.into_iter().map(|record| (record.kind, record.payload)).collect();
+    assert_eq!(found, [(16, vec![16; 5]), (17, vec![17; 5]), (18, vec![18; 5])]);
+}
+
+#[test]
+fn p10_every_flipped_bit_of_a_record_is_noticed() {
+    let (bytes, _) = frames();
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode_frames(&Bytes::from(damaged), (Seq(0), frame::CHAIN_START)).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn decoders_are_total_on_short_bytes() {
+    let (bytes, _) = frames();
+    for length in 0..bytes.len() {
+        let part = &bytes[..length];
+        drop((frame::decode_frame(part), FileHeader::decode(part), Footer::decode(part), HeadSlot::decode(part)));
+    }
+    let (header, range) = frame::decode_frame(&bytes).expect("decodes");
+    let payload = &bytes[range];
+    for length in 0..payload.len() {
+        assert!(decode_entry(&header, &Bytes::copy_from_slice(&payload[..length])).is_err(), "{length}");
+    }
+}
+
+/// Rows `| offset | size | field | …` of the table below a heading.
+fn table(heading: &str) -> BTreeMap<String, (usize, usize)> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("log-format.md")).expect("reads");
+    let lines = text.lines().skip_while(|line| *line != heading).skip(1);
+    let section = lines.take_while(|line| !line.starts_with('#'));
+    let row = |line: &str| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let (offset, size) = (cells.get(1)?.parse().ok()?, cells.get(2)?.parse().ok()?);
+        Some(((*cells.get(3)?).to_owned(), (offset, size)))
+    };
+    section.filter_map(row).collect()
+}
+
+/// Checks a table: it names all of `fields` at their offsets, and its rows fill `length` bytes without gaps.
+fn check_table(heading: &str, length: usize, fields: &[(&str, usize)]) {
+    let rows = table(heading);
+    for (field, offset) in fields {
+        assert_eq!(rows.get(*field).map(|row| row.0), Some(*offset), "{heading}: {field}");
+    }
+    let mut places: Vec<_> = rows.values().collect();
+    places.sort();
+    let mut end = 0;
+    for (offset, size) in places {
+        assert_eq!(*offset, end, "{heading}: gap or overlap");
+        end += size;
+    }
+    assert_eq!(end, length, "{heading}");
+}
+
+#[test]
+fn the_tables_of_the_specification_are_those_of_the_code() {
+    let record = [
+        ("magic", frame::AT_MAGIC),
+        ("format", frame::AT_FORMAT),
+        ("kind", frame::AT_KIND),
+        ("flags", frame::AT_FLAGS),
+        ("payload length", frame::AT_LENGTH),
+        ("batch index", frame::AT_BATCH_INDEX),
+        ("seq", frame::AT_SEQ),
+        ("chain", frame::AT_CHAIN),
+        ("payload crc", frame::AT_PAYLOAD_CRC),
+        ("header crc", frame::AT_HEADER_CRC),
+    ];
+    check_table("### Frame header", frame::HEADER_BYTES, &record);
+    let header = [
+        ("format", format::AT_FORMAT),
+        ("flags", format::AT_FLAGS),
+        ("log id", format::AT_LOG_ID),
+        ("generation", format::AT_GENERATION),
+        ("first", format::AT_FIRST),
+        ("covered last", format::AT_COVERED_LAST),
+        ("chain before", format::AT_CHAIN_BEFORE),
+        ("crc", format::AT_HEADER_CRC),
+    ];
+    check_table("### File header", format::HEADER_BYTES, &header);
+    let footer = [
+        ("count", format::AT_COUNT),
+        ("last", format::AT_LAST),
+        ("frame chain", format::AT_FRAME_CHAIN),
+        ("chain after", format::AT_CHAIN_AFTER),
+        ("time first", format::AT_TIME_FIRST),
+        ("time last", format::AT_TIME_LAST),
+        ("frames bytes", format::AT_FRAMES_BYTES),
+        ("digest", format::AT_DIGEST),
+        ("crc", format::AT_FOOTER_CRC),
+    ];
+    check_table("### Footer", format::FOOTER_BYTES, &footer);
+    let slot = [
+        ("counter", format::AT_SLOT_COUNTER),
+        ("log id", format::AT_SLOT_LOG_ID),
+        ("generation", format::AT_SLOT_GENERATION),
+        ("lineage count", format::AT_SLOT_LINEAGE_COUNT),
+        ("seq", format::AT_SLOT_SEQ),
+        ("chain", format::AT_SLOT_CHAIN),
+        ("horizon", format::AT_SLOT_HORIZON),
+        ("lineage", format::AT_SLOT_LINEAGE),
+        ("crc", format::AT_SLOT_CRC),
+    ];
+    check_table("### Head slot", format::SLOT_BYTES, &slot);
+}
