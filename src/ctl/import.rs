@@ -194,7 +194,7 @@ async fn send(
             }
             take_in(outcome.fate, line, summary, &mut spoken)?;
             let count = summary.committed + summary.queued + summary.rejected;
-            if count % 1024 == 0 {
+            if count.is_multiple_of(1024) {
                 let rate = count * 1000 / u64::try_from(started.elapsed().as_millis()).unwrap_or(1).max(1);
                 bar.set_message(format!("{count} transactions, {rate}/s"));
             }

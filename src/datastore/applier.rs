@@ -50,7 +50,7 @@ impl Applier {
 
     /// Applies a batch in runs that end at checkpoints; the chain in between is read back from the log.
     fn apply(&self, entries: &[Entry], chain: Chain) {
-        for run in entries.chunk_by(|entry, _| entry.seq.0 % CHECKPOINT_EVERY != 0) {
+        for run in entries.chunk_by(|entry, _| !entry.seq.0.is_multiple_of(CHECKPOINT_EVERY)) {
             let Some(last) = run.last().map(|entry| entry.seq) else { continue };
             let is_end = entries.last().is_some_and(|entry| entry.seq == last);
             let chain = if is_end { chain } else { self.chain_at(last) };
@@ -61,7 +61,7 @@ impl Applier {
                 );
             }
             self.shared.applied.send_replace(last);
-            if last.0 % CHECKPOINT_EVERY == 0 {
+            if last.0.is_multiple_of(CHECKPOINT_EVERY) {
                 self.bookmark();
             }
         }

@@ -54,6 +54,7 @@ pub(super) struct Committer {
     pub sequencer: Sequencer,
     pub applier: std::sync::mpsc::SyncSender<Committed>,
     pub disk_checked: Option<Instant>,
+    pub is_reserve_dropped: bool,
 }
 
 impl Versions for StateStore {
@@ -203,6 +204,12 @@ impl Committer {
         self.shared.disk_free.store(free, Ordering::Relaxed);
         let full = free < self.shared.config.min_free_bytes;
         self.shared.set_refusal(if full { "the disk is full" } else { "" });
+        if full && !self.is_reserve_dropped {
+            // Deletes and compaction live on the reserve until there is space again.
+            self.is_reserve_dropped = self.log.drop_reserve();
+        } else if !full && self.is_reserve_dropped {
+            self.is_reserve_dropped = !self.log.restore_reserve();
+        }
     }
 
     /// On a full disk only transactions that make room are taken: deletes. They, too, end before the last reserve.

@@ -60,7 +60,7 @@ pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
             last: segment.last,
             bytes: segment.bytes,
             state: state.into(),
-            garbage_bytes: 0,
+            garbage_bytes: segment.garbage_bytes,
         }
     };
     log.segments().into_iter().map(info).collect()
@@ -69,7 +69,7 @@ pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
 /// The entries that touch one object, oldest first, with only the operations on it.
 pub fn history(log: &LogReader, collection: &Collection, key: &Key, to: Seq) -> Result<Vec<Entry>, ReadError> {
     let mut found = Vec::new();
-    for entry in log.base_entries().chain(log.entries(log.horizon(), to)) {
+    for entry in log.history(to) {
         let mut entry = entry?;
         if let EntryBody::Commit(txn) = &mut entry.body {
             txn.ops.retain(|op| op.collection() == collection && op.key() == key);

@@ -5,16 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::codec::block::decode_block;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::real::RealFs;
-use crate::log::{Log, LogOptions, LogReader, ReadError, RecoveryReport};
+use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
 use crate::model::{Chain, Entry, Seq};
 use crate::state::rebuild::{self, Action, LogView};
 use crate::state::{OriginTable, StateError, StateStore, Target};
-
-/// Log entries are read in pieces of this size.
-const READ_BYTES: usize = 1 << 20;
 
 /// Why a datastore cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +120,7 @@ fn open_state(path: &Path, cache_bytes: u64, log: &LogReader) -> Result<StateSto
 fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), String> {
     let mut batch: Vec<Entry> = Vec::new();
     let mut chain = Chain::default();
-    for entry in chained_entries(log, from, log.head().0) {
+    for entry in log.chained_entries(from, log.head().0) {
         let (entry, after) = entry.map_err(|error| error.to_string())?;
         chain = after;
         batch.push(entry);
@@ -139,35 +135,6 @@ fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), String
     Ok(())
 }
 
-/// The entries after `from` up to `to`, each with the chain after it.
-pub fn chained_entries(
-    log: &LogReader,
-    from: Seq,
-    to: Seq,
-) -> impl Iterator<Item = Result<(Entry, Chain), ReadError>> + use<> {
-    let log = log.clone();
-    let mut last = from;
-    let mut failed = false;
-    let blocks = std::iter::from_fn(move || {
-        if failed || last >= to {
-            return None;
-        }
-        let entries = match log.frames(last, READ_BYTES) {
-            Ok(None) => return None,
-            Ok(Some(block)) => {
-                last = block.last;
-                decode_block(block.bytes, block.prev_chain)
-                    .map(|entries| entries.into_iter().map(Ok).collect::<Vec<_>>())
-                    .unwrap_or_else(|error| vec![Err(error.into())])
-            }
-            Err(error) => vec![Err(error)],
-        };
-        failed = entries.last().is_some_and(Result::is_err);
-        Some(entries)
-    });
-    blocks.flatten().filter(move |entry| entry.as_ref().map_or(true, |(entry, _)| entry.seq <= to))
-}
-
 /// Builds the state as of `to` from the log alone, in the new directory `side`.
 ///
 /// # Errors
@@ -180,23 +147,15 @@ pub fn rebuild_state(
     progress: &mut dyn FnMut(&str),
 ) -> Result<StateStore, OpenError> {
     fs::create_dir_all(side).map_err(io_error(side))?;
-    let horizon = log.horizon();
-    // Compaction keeps the last record of every origin and every rejection that may be asked for again, so the base
-    // tells the origins as of the horizon.
-    let mut origins = OriginTable::default();
-    let mut time_ms = 0;
-    for entry in log.base_entries() {
-        let entry = entry?;
-        time_ms = entry.time_ms;
-        origins.apply(&entry);
-    }
+    let base = log.base()?;
+    let origins: OriginTable = base.origins.into_iter().collect();
     let target = Target {
         log_id: log.log_id(),
         generation: log.generation(),
         lineage: log.lineage(),
-        seq: horizon,
-        chain: log.chain_at(horizon)?.unwrap_or_default(),
-        time_ms,
+        seq: base.seq,
+        chain: base.chain,
+        time_ms: base.time_ms,
         digest: None,
     };
     let mut told = Instant::now();
@@ -206,7 +165,7 @@ pub fn rebuild_state(
             progress(&format!("sequence {seq} of {to}"));
         }
     };
-    let tail = chained_entries(log, horizon, to);
+    let tail = log.chained_entries(base.seq, to);
     rebuild::rebuild(side, cache_bytes, log.base_entries(), &origins, target, tail, None, &mut tell)
         .map_err(|error| OpenError::Rebuild(error.to_string()))
 }

@@ -190,8 +190,14 @@ impl Datastore {
         let mut threads = Vec::new();
         let runtime = tokio::runtime::Handle::current();
         let applier = Applier { shared: Arc::clone(&shared), committed };
-        let committer =
-            Committer { shared: Arc::clone(&shared), log, sequencer, applier: applier_sender, disk_checked: None };
+        let committer = Committer {
+            shared: Arc::clone(&shared),
+            log,
+            sequencer,
+            applier: applier_sender,
+            disk_checked: None,
+            is_reserve_dropped: false,
+        };
         let compactor =
             Compactor::new(shared.log.clone(), &shared.path.join("base")).segment_bytes(shared.config.segment_bytes);
         let for_compaction = Arc::clone(&shared);

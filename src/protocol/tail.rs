@@ -81,7 +81,7 @@ impl Follower {
         let mut runs: Vec<Run> = Vec::new();
         let mut open = false;
         for (entry, chain) in entries {
-            let ends = entry.seq.0 % CHECKPOINT_EVERY == 0;
+            let ends = entry.seq.0.is_multiple_of(CHECKPOINT_EVERY);
             match runs.last_mut() {
                 Some(run) if open => {
                     run.entries.push(entry);
