@@ -1,0 +1,201 @@
+//! The names that may stand in `gravwell.conf`: one file serves all Gravwell processes of a host, so what concerns
+//! another process is accepted in silence, and what nobody knows is warned about.
+
+/// Parameters of the datastore, in `[Global]`.
+pub const DATASTORE: &[&str] = &[
+    "Datastore-Port",
+    "Datastore-Listen-Address",
+    "Datastore-Update-Interval",
+    "Datastore-Data-Dir",
+    "Datastore-Server-Name",
+    "Datastore-Metrics-Address",
+    "Datastore-Log-Segment-MB",
+    "Datastore-Log-History-Ops",
+    "Datastore-Log-History-Hours",
+    "Datastore-Compact-Garbage-Percent",
+    "Datastore-Compact-Min-MB",
+    "Datastore-Member-Retention-Hours",
+    "Datastore-Min-Free-MB",
+    "Datastore-Reserve-MB",
+    "Datastore-Cache-MB",
+    "Datastore-Max-Key-Bytes",
+    "Datastore-Max-Value-KB",
+    "Datastore-Max-Txn-KB",
+    "Datastore-Max-Subscribers",
+    "Datastore-Certificate-Days",
+    "Datastore-Insecure-Disable-TLS",
+    "Datastore-Insecure-Skip-TLS-Verify",
+    "Log-Level",
+];
+
+/// Parameters of other processes, in `[Global]`.
+const OTHERS: &[&str] = &[
+    "Datastore",
+    "External-Addr",
+    "Search-Forwarding-Insecure-Skip-TLS-Verify",
+    "Datastore-User-DB-Path",
+    "Datastore-Web-Store-Path",
+    "Datastore-Resource-Store",
+    "Datastore-Log-Location",
+    "Webserver-Domain",
+    "Webserver-UUID",
+    "Control-Auth",
+    "Web-Port",
+    "Web-Listen-Address",
+    "Insecure-Disable-HTTPS",
+    "Disable-HTTP-Redirector",
+    "Certificate-File",
+    "Key-File",
+    "Webserver-Access-Control-Allow-Origin",
+    "Webserver-Enable-Frame-Embedding",
+    "Webserver-Content-Security-Policy",
+    "Web-Files-Path",
+    "HTTP-Proxy",
+    "Max-Payload-Size-MB",
+    "Default-Language",
+    "Session-Timeout-Minutes",
+    "Persist-Web-Logins",
+    "Login-Fail-Lock-Count",
+    "Login-Fail-Lock-Duration",
+    "Search-Agent-Auth",
+    "MFA-Required",
+    "MFA-Issuer-Name",
+    "Enable-CBAC",
+    "Webserver-Ingest-Groups",
+    "User-DB-Path",
+    "Web-Store-Path",
+    "Resource-Max-Size",
+    "Webserver-Resource-Store",
+    "Max-Search-History",
+    "Render-Store",
+    "Render-Store-Limit",
+    "Saved-Store",
+    "Search-Scratch",
+    "Search-Pipeline-Buffer-Size",
+    "Search-Relay-Buffer-Size",
+    "Search-Control-Script",
+    "Remote-Indexers",
+    "Control-Port",
+    "Disable-Single-Indexer-Optimization",
+    "Temp-Dir",
+    "Max-Email-Size",
+    "Tag-Accelerator-Definitions",
+    "Prebuff-Max-Set",
+    "Prebuff-Tick-Interval",
+    "Web-Log-Location",
+    "Log-Location",
+    "Max-Log-Files",
+    "Disable-Access-Log",
+    "Disable-Access-Log-Self-Ingest",
+    "Disable-Self-Ingest",
+    "License-Location",
+    "Config-Location",
+    "Docker-Secrets",
+    "Disable-Update-Notification",
+    "Disable-Feature-Popups",
+    "Disable-Stats-Report",
+    "Disable-Search-Agent-Notifications",
+    "Disable-Network-Script-Functions",
+    "Insecure-User-Unsigned-Kits-Allowed",
+    "Disable-User-Ingester-Config-Reporting",
+    "Disable-Ingester-Config-Reporting",
+    "Disable-Map-Tile-Server-Proxy",
+    "Map-Tile-Server",
+    "Gravwell-Tile-Server-Cooldown-Minutes",
+    "Gravwell-Tile-Server-Cache-MB",
+    "Gravwell-Tile-Server-Cache-Timeout-Days",
+    "Library-Dir",
+    "Library-Repository",
+    "Library-Commit",
+    "Disable-Library-Repository",
+    "Gravwell-Kit-Server",
+    "Kit-Verification-Key",
+    "Indexer-UUID",
+    "Ingest-Auth",
+    "Ingest-Port",
+    "TLS-Ingest-Port",
+    "Pipe-Ingest-Path",
+    "Control-Listen-Address",
+    "Tag-DB-Path",
+    "Indexer-Resource-Store",
+    "Ingester-State-Tracking-File",
+    "Prebuff-Block-Hint",
+    "Prebuff-Max-Size",
+    "Prebuff-Sort-On-Consume",
+    "Max-Block-Size",
+    "Ingest-Throttle-Threshold",
+    "Indexer-Storage-Notification-Threshold",
+    "Disable-Indexer-Overload-Warning",
+    "Ditto-Max-Workers",
+    "Ageout-Time",
+    "Control-Secret",
+];
+
+/// Sections of other processes, whose contents are theirs.
+const SECTIONS: &[&str] = &[
+    "Password-Control",
+    "Password-Controls",
+    "SSO",
+    "Shared-Mail-Config",
+    "AI",
+    "MCP-Client",
+    "Default-Well",
+    "Storage-Well",
+    "Replication",
+    "Ditto-Target",
+    "Cloud-Archive",
+    "Overrides",
+];
+
+fn among(names: &[&str], name: &str) -> bool {
+    names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether a section belongs to another process.
+#[must_use]
+pub fn is_foreign_section(section: &str) -> bool {
+    among(SECTIONS, section)
+}
+
+/// Whether somebody knows a parameter of `[Global]`.
+#[must_use]
+pub fn is_known(name: &str) -> bool {
+    among(DATASTORE, name) || among(OTHERS, name)
+}
+
+/// The known name that looks most like `name`, if any is close.
+#[must_use]
+pub fn closest(name: &str) -> Option<&'static str> {
+    let all = DATASTORE.iter().chain(OTHERS);
+    let scored = all.map(|known| (distance(&known.to_ascii_lowercase(), &name.to_ascii_lowercase()), *known));
+    scored.min().filter(|(distance, known)| *distance <= known.len() / 4).map(|(_, known)| known)
+}
+
+/// Edits between two names (Levenshtein 1966).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(left != *right);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typing_mistakes_are_recognised() {
+        assert!(is_known("datastore-port") && is_known("Remote-Indexers"));
+        assert!(!is_known("Datastore-Prot"));
+        assert_eq!(closest("Datastore-Prot"), Some("Datastore-Port"));
+        assert_eq!(closest("Completely-Else"), None);
+    }
+}
