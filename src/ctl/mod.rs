@@ -2,9 +2,12 @@
 
 pub mod args;
 mod bench;
+mod cable;
 mod client;
 pub mod datastore;
 mod demo;
+mod demo_table;
+mod fleet;
 mod import;
 mod inspect;
 mod maintain;

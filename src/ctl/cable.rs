@@ -1,0 +1,103 @@
+//! A cable between a replica and its datastore that can be cut: it carries datagrams both ways while it is whole.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+
+/// A forwarder of datagrams on loopback; gone when dropped.
+pub(super) struct Cable {
+    address: SocketAddr,
+    is_cut: Arc<AtomicBool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Cable {
+    /// Lays a cable to `far`.
+    pub(super) async fn lay(far: SocketAddr) -> io::Result<Cable> {
+        let near = UdpSocket::bind("127.0.0.1:0").await?;
+        let (address, is_cut) = (near.local_addr()?, Arc::new(AtomicBool::new(false)));
+        let mut tasks = JoinSet::new();
+        let carried = Arc::clone(&is_cut);
+        tasks.spawn(async move {
+            if let Err(error) = carry(Arc::new(near), far, carried).await {
+                tracing::warn!(%error, "the cable broke");
+            }
+        });
+        Ok(Cable { address, is_cut, _tasks: tasks })
+    }
+
+    /// Where the near end is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts it, or makes it whole.
+    pub(super) fn set_cut(&self, is_cut: bool) {
+        self.is_cut.store(is_cut, Ordering::Release);
+    }
+}
+
+async fn carry(near: Arc<UdpSocket>, far: SocketAddr, is_cut: Arc<AtomicBool>) -> io::Result<()> {
+    let mut ends: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut returning = JoinSet::new();
+    let mut datagram = vec![0; 64 << 10];
+    loop {
+        let (length, from) = near.recv_from(&mut datagram).await?;
+        if is_cut.load(Ordering::Acquire) {
+            continue;
+        }
+        let end = match ends.get(&from) {
+            Some(end) => Arc::clone(end),
+            None => {
+                let end = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+                end.connect(far).await?;
+                ends.insert(from, Arc::clone(&end));
+                returning.spawn(bring_back(Arc::clone(&end), Arc::clone(&near), from, Arc::clone(&is_cut)));
+                end
+            }
+        };
+        // What is not taken is lost, as on any network.
+        let _ = end.send(&datagram[..length]).await;
+    }
+}
+
+async fn bring_back(end: Arc<UdpSocket>, near: Arc<UdpSocket>, to: SocketAddr, is_cut: Arc<AtomicBool>) {
+    let mut datagram = vec![0; 64 << 10];
+    loop {
+        // An error tells that nobody listened just now; somebody may again.
+        if let Ok(length) = end.recv(&mut datagram).await
+            && !is_cut.load(Ordering::Acquire)
+        {
+            let _ = near.send_to(&datagram[..length], to).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn carries_until_it_is_cut() {
+        let far = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+        let cable = Cable::lay(far.local_addr().expect("address")).await.expect("cable");
+        let near = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+        near.send_to(b"there", cable.address()).await.expect("sent");
+        let mut got = [0; 16];
+        let (length, from) = far.recv_from(&mut got).await.expect("received");
+        assert_eq!(&got[..length], b"there");
+        far.send_to(b"back", from).await.expect("sent");
+        let length = near.recv(&mut got).await.expect("received");
+        assert_eq!(&got[..length], b"back");
+        cable.set_cut(true);
+        near.send_to(b"lost", cable.address()).await.expect("sent");
+        let nothing = tokio::time::timeout(Duration::from_millis(50), far.recv_from(&mut got)).await;
+        assert!(nothing.is_err());
+    }
+}
