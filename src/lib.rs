@@ -1,9 +1,25 @@
-//! Replicated state for fleets of webservers.
+//! Replicated state for fleets of webservers: an append-only, compacted operation log, served over QUIC.
+//!
+//! The floors, from the ground to the roof; each uses only those below it:
+//!
+//! ```text
+//! roof        ctl                     the commands of gravwell-logctl; the datastore's process
+//! services    replica | datastore     a copy that works cut off | the sequencer with its log
+//! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
+//! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
+//! storage     log | state             segments on disk | the state they add up to, in fjall
+//! bytes       codec                   frames, payloads, messages, JSON lines
+//! ground      model, env, config, telemetry
+//! ```
+//!
+//! A webserver embeds [`replica::Replica`]; see its module for an example.
+
 pub mod codec;
 pub mod config;
 pub mod ctl;
 pub mod datastore;
 pub mod env;
+pub mod fuzzing;
 pub mod log;
 pub mod model;
 pub mod protocol;

@@ -1,0 +1,130 @@
+//! What a reviewer would have to remember: floors, lengths, leftovers, links.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A folder may use only folders of earlier rows.
+const FLOORS: &[&[&str]] = &[
+    &["model"],
+    &["env", "config"],
+    &["telemetry"],
+    &["codec"],
+    &["log", "state"],
+    &["protocol"],
+    &["trust"],
+    &["transport"],
+    &["replica", "datastore"],
+    &["ctl"],
+];
+/// Within a row, these may use each other.
+const NEIGHBOURS: &[(&str, &str)] = &[];
+const FILE_LINES_MAX: usize = 900;
+const FUNCTION_LINES_MAX: usize = 130;
+
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path()) {
+        let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if entry.is_dir() && name != "target" && name != ".git" {
+            found.extend(files(&entry, extension));
+        } else if entry.extension().is_some_and(|found| found == extension) {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn floor(folder: &str) -> Option<usize> {
+    FLOORS.iter().position(|row| row.contains(&folder))
+}
+
+#[test]
+fn dependencies_run_downwards() {
+    let mut wrong = Vec::new();
+    for file in files(&root().join("src"), "rs") {
+        let relative = file.strip_prefix(root().join("src")).expect("within src").to_owned();
+        let folder = relative.iter().next().and_then(|part| part.to_str()).unwrap_or_default().to_owned();
+        let Some(own) = floor(&folder) else { continue };
+        let text = fs::read_to_string(&file).expect("reads");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for used in line.split("crate::").skip(1) {
+                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let fine = used == folder
+                    || NEIGHBOURS.contains(&(folder.as_str(), used.as_str()))
+                    || floor(&used).is_none_or(|floor| floor < own);
+                if !fine {
+                    wrong.push(format!("{}:{}: {folder} uses {used}", relative.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_and_functions_are_short_and_nothing_is_left_over() {
+    let mut wrong = Vec::new();
+    for file in files(&root().join("src"), "rs") {
+        let text = fs::read_to_string(&file).expect("reads");
+        let name = file.display();
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            wrong.push(format!("{name}: {lines} lines"));
+        }
+        for word in [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("dbg", "!("), concat!("FIX", "ME")]
+        {
+            if text.contains(word) {
+                wrong.push(format!("{name}: {word}"));
+            }
+        }
+        let mut start: Option<(usize, usize)> = None;
+        for (number, line) in text.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let code = line.trim_start();
+            let is_function = [
+                "fn ",
+                "pub fn ",
+                "pub(super) fn ",
+                "pub(crate) fn ",
+                "async fn ",
+                "pub async fn ",
+                "pub(super) async fn ",
+            ]
+            .iter()
+            .any(|head| code.starts_with(head));
+            if is_function {
+                start = Some((number, indent));
+            } else if let Some((begin, depth)) = start
+                && code == "}"
+                && indent == depth
+            {
+                if number - begin > FUNCTION_LINES_MAX {
+                    wrong.push(format!("{name}:{}: a function of {} lines", begin + 1, number - begin));
+                }
+                start = None;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for file in files(root(), "md") {
+        let text = fs::read_to_string(&file).expect("reads");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            let is_file = !target.is_empty() && !target.contains("://");
+            if is_file && !file.parent().expect("parent").join(target).exists() {
+                wrong.push(format!("{}: {link}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
