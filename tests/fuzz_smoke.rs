@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-const MUTATIONS_PER_SEED: u64 = 3_000;
+const MUTATIONS_PER_SEED: u64 = 30_000;
 
 struct Dice(u64);
 

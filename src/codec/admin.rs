@@ -174,6 +174,9 @@ pub struct Status {
     pub log_bytes: u64,
     /// Bytes free on the file system.
     pub disk_free_bytes: u64,
+    /// On a replica that is not connected: the last reason.
+    #[serde(default)]
+    pub trouble: String,
     /// Whether all is well; otherwise `problem` says what is not.
     pub healthy: bool,
     /// What is wrong; empty when all is well.

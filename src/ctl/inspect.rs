@@ -45,6 +45,9 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
     if status.role == "replica" {
         let connection = if status.connected { "connected to" } else { "not connected to" };
         line("datastore", format!("{connection} {} ({})", status.address, status.verdict))?;
+        if !status.connected && !status.trouble.is_empty() {
+            line("because", status.trouble.clone())?;
+        }
         line("outbox", format!("{} waiting, {} rejected", status.outbox, status.rejected))?;
     } else {
         line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;

@@ -247,8 +247,12 @@ impl OutboxWriter {
     }
 
     fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
-        self.journal.append(frames)?;
-        self.journal.sync()
+        match self.journal.append(frames) {
+            Err(error @ JournalError::Poisoned) => stop_process(&error),
+            result => result?,
+        }
+        // What a failed sync has left behind is unknown, and trying again would not tell.
+        self.journal.sync().or_else(|error| stop_process(&error))
     }
 
     /// Counters of transactions that could not be written are given again.
@@ -452,6 +456,12 @@ fn encoded(txn: &Txn) -> Vec<u8> {
 
 fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
+}
+
+/// Ends the process: going on could lose what was accepted.
+fn stop_process(error: &JournalError) -> ! {
+    tracing::error!(%error, "the outbox journal failed; stopping, because going on could lose accepted transactions");
+    std::process::exit(70);
 }
 
 /// Milliseconds since 1970-01-01 UTC, by the machine's clock.

@@ -61,3 +61,66 @@ fn p10_a_running_datastore_notices_damage_when_asked() {
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(report.contains(segment.file_name().unwrap().to_str().unwrap()), "{report}");
 }
+
+/// A replica whose state differs from the datastore's at the same sequence.
+#[tokio::test(flavor = "multi_thread")]
+async fn p09_a_replica_with_a_different_state_notices_says_so_and_repairs_itself() {
+    use gravwell::state::{Object, StateStore, Target};
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let a = fleet.member("a");
+    let file = fleet.write_file("in.jsonl", &History::new(2, 300, 100).lines);
+    fleet.ok("a", &["import", file.to_str().unwrap()]);
+    let export = fleet.converges(&["a"]);
+    a.terminate();
+    let entries = std::fs::read_dir(fleet.dir("a")).expect("lists").map(|entry| entry.expect("entry").path());
+    let is_state = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("state-");
+    let path = entries.filter(is_state).max().expect("a state");
+    let aside = fleet.dir("aside");
+    std::fs::rename(&path, &aside).expect("moves");
+    let (good, bad) = (StateStore::open(&aside, 1 << 20).unwrap(), StateStore::open(&path, 1 << 20).unwrap());
+    let (meta, snapshot) = (good.meta().unwrap(), good.snapshot().unwrap());
+    let mut loader = bad.loader().unwrap();
+    for (number, row) in snapshot.objects().enumerate() {
+        let (collection, key, object) = row.unwrap();
+        let value = if number == 3 { "\"silently wrong\"".into() } else { object.value };
+        loader.object(&collection, &key, &Object { value, ..object }).unwrap();
+    }
+    for row in snapshot.origins() {
+        let (origin, row) = row.unwrap();
+        loader.origin(origin, &row).unwrap();
+    }
+    let (log_id, generation, lineage) = (meta.log_id, meta.generation, meta.lineage.clone());
+    let (seq, chain, time_ms) = (meta.seq, meta.chain, meta.time_ms);
+    drop(loader.finish(Target { log_id, generation, lineage, seq, chain, time_ms, digest: None }).unwrap());
+    drop((good, bad, snapshot));
+    assert_ne!(fleet.export("a"), export, "the wrong value is there");
+    let _a = fleet.replica("a");
+    fleet.wait("it says so", || fleet.log_of("a").contains("differs from the datastore's"));
+    assert_eq!(fleet.converges(&["a"]), export, "and repairs itself");
+}
+
+#[test]
+fn a_full_disk_refuses_puts_and_still_reads_deletes_and_compacts() {
+    let mut fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("d", &["put", "c", "k2", "--value", "1"]);
+    let free_mb = fleet.status("d")["disk_free_bytes"].as_u64().unwrap() >> 20;
+    datastore.terminate();
+    // The watermark is put above what is free: to the datastore the disk is as good as full.
+    fleet.datastore_flags = vec!["--min-free-mb".into(), (free_mb * 2).to_string()];
+    let datastore = fleet.datastore();
+    let refused = fleet.run("d", &["put", "c", "k3", "--value", "1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("disk is full"), "{refused:?}");
+    assert_eq!(fleet.run("d", &["status"]).status.code(), Some(1));
+    fleet.ok("d", &["get", "c", "k"]);
+    fleet.ok("d", &["delete", "c", "k2"]);
+    fleet.ok("d", &["compact", "--history-ops", "0"]);
+    fleet.ok("d", &["verify"]);
+    datastore.terminate();
+    fleet.datastore_flags.clear();
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k3", "--value", "1"]);
+}
