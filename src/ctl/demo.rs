@@ -32,14 +32,16 @@ pub(super) async fn run(args: Demo) -> CtlResult {
     let table = demo_table::load(args.rows.max(1000))?;
     let mut fleet = Fleet::new(None, "demo")?;
     let result = tokio::select! {
-        result = show(&mut fleet, table, args.keep) => result,
+        result = show(&mut fleet, table) => result,
         () = datastore::stop_signal() => Err(CtlError::new("interrupted; everything was stopped and removed")),
     };
-    drop(fleet);
+    if result.is_ok() && args.keep {
+        keep_running(&fleet).await;
+    }
     result
 }
 
-async fn show(fleet: &mut Fleet, table: Table, keep: bool) -> CtlResult {
+async fn show(fleet: &mut Fleet, table: Table) -> CtlResult {
     let started = Instant::now();
     let mut stage = start(fleet, table).await?;
     stage.import(fleet).await?;
@@ -48,17 +50,18 @@ async fn show(fleet: &mut Fleet, table: Table, keep: bool) -> CtlResult {
     stage.cut_and_rejoin().await?;
     stage.prove(fleet).await?;
     say(&format!("\nAll of it held, in {}.", duration(started.elapsed())));
-    if keep {
-        let dir = |name| fleet.dir(name).display().to_string();
-        say("\nEverything keeps running until you interrupt it. In another terminal:");
-        say(&format!("  gravwell-logctl --data-dir {} status", dir("datastore")));
-        say(&format!("  gravwell-logctl --data-dir {} members", dir("datastore")));
-        say(&format!("  gravwell-logctl --data-dir {} tail --follow", dir("datastore")));
-        say(&format!("  gravwell-logctl --data-dir {} put notes hello --value '\"world\"'", dir("web1")));
-        say(&format!("  gravwell-logctl --data-dir {} get notes hello", dir("web2")));
-        datastore::stop_signal().await;
-    }
     Ok(())
+}
+
+async fn keep_running(fleet: &Fleet) {
+    let dir = |name| fleet.dir(name).display().to_string();
+    say("\nEverything keeps running until you interrupt it. In another terminal:");
+    say(&format!("  gravwell-logctl --data-dir {} status", dir("datastore")));
+    say(&format!("  gravwell-logctl --data-dir {} members", dir("datastore")));
+    say(&format!("  gravwell-logctl --data-dir {} tail --follow", dir("datastore")));
+    say(&format!("  gravwell-logctl --data-dir {} put notes hello --value '\"world\"'", dir("web1")));
+    say(&format!("  gravwell-logctl --data-dir {} get notes hello", dir("web2")));
+    datastore::stop_signal().await;
 }
 
 fn say(line: &str) {

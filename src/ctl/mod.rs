@@ -2,6 +2,8 @@
 
 pub mod args;
 mod bench;
+mod bench_push;
+mod bench_raw;
 mod cable;
 mod client;
 pub mod datastore;
