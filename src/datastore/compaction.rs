@@ -27,8 +27,15 @@ pub(super) struct Request {
 /// Serves requests and triggers until the datastore stops.
 pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
     let runtime = tokio::runtime::Handle::current();
+    let mut stopping = shared.stopping.subscribe();
     loop {
-        match runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, requests.recv()).await }) {
+        let waiting = async {
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => Ok(None),
+                request = tokio::time::timeout(LOOK_EVERY, requests.recv()) => request,
+            }
+        };
+        match runtime.block_on(waiting) {
             Ok(Some(Request { dry_run, history_ops, progress, reply })) => {
                 let mut tell = |stage: &str, done, total| {
                     let _ = progress.try_send(Progress { stage: stage.into(), done, total });
