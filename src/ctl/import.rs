@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -64,11 +66,15 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     let bar = progress_bar(total);
     let mut summary;
     let mut down_since: Option<Instant> = None;
+    // What was decided and reported before the process went away.
+    let mut rejected = 0;
+    let bad_reported = Arc::new(AtomicU64::new(0));
     let client = loop {
         summary = Summary::default();
+        bar.reset();
         let attempt = async {
             let client = Client::open(dir).await.map_err(|error| (error, false))?;
-            let sent = send(&client, &source, &args, &bar, &mut summary).await;
+            let sent = send(&client, &source, &args, &bar, &bad_reported, &mut summary).await;
             match sent {
                 Ok(()) => Ok(client),
                 Err((error, is_gone)) => {
@@ -80,6 +86,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
         match attempt.await {
             Ok(client) => break client,
             Err((error, is_gone)) => {
+                rejected += summary.rejected;
                 if summary.committed + summary.queued > 0 {
                     down_since = None;
                 }
@@ -95,6 +102,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
             }
         }
     };
+    summary.rejected += rejected;
     let waited = if args.no_wait { Ok(()) } else { drain(&client).await };
     bar.finish_and_clear();
     client.close().await;
@@ -150,6 +158,7 @@ async fn send(
     source: &Source,
     args: &Import,
     bar: &ProgressBar,
+    bad_reported: &Arc<AtomicU64>,
     summary: &mut Summary,
 ) -> Result<(), (CtlError, bool)> {
     let gone = |error: CtlError| (error, true);
@@ -168,7 +177,8 @@ async fn send(
             Box::new(BufReader::with_capacity(1 << 20, file))
         }
     };
-    let parsing = tokio::task::spawn_blocking(move || parse(reader, origin, known.taken, &chunks));
+    let bad_reported = Arc::clone(bad_reported);
+    let parsing = tokio::task::spawn_blocking(move || parse(reader, origin, known.taken, &bad_reported, &chunks));
     let (window, mut in_flight) = mpsc::channel::<(OriginCounter, u64)>(WINDOW);
     let sending = async {
         while let Some(chunk) = ready.recv().await {
@@ -245,6 +255,7 @@ fn parse(
     mut reader: Box<dyn BufRead + Send>,
     origin: Origin,
     taken: OriginCounter,
+    bad_reported: &AtomicU64,
     chunks: &mpsc::Sender<Chunk>,
 ) -> Parsed {
     let note = note();
@@ -268,7 +279,7 @@ fn parse(
         match parsed.and_then(|text| parse_line(text).map_err(|error| error.to_string())) {
             Err(error) => {
                 bad += 1;
-                if bad <= MESSAGES_MAX {
+                if bad <= MESSAGES_MAX && bad_reported.fetch_max(number, Ordering::Relaxed) < number {
                     eprintln!("line {number}: {error}");
                 }
             }

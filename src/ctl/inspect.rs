@@ -126,23 +126,15 @@ pub(super) async fn segments(dir: &Path, json: bool) -> CtlResult {
     })
 }
 
-#[derive(serde::Serialize)]
-struct ObjectForm<'a> {
-    collection: &'a Collection,
-    key: &'a Key,
-    /// 0 while the last write is not decided.
-    version: Seq,
-    time: String,
-    #[serde(flatten)]
-    contents: serde_json::Map<String, serde_json::Value>,
-}
-
+/// One object with its version, which is 0 while the last write is not decided. The value is printed as it is kept:
+/// taking it apart and putting it together again could change the digits of its numbers.
 fn object_json(row: &Row) -> Result<Option<String>, CtlError> {
     let Row::Object { collection, key, version, time_ms, value } = row else { return Ok(None) };
-    let contents = serde_json::from_str(&format!("{{{}}}", crate::codec::jsonl::value_member(value)));
-    let contents = contents.map_err(CtlError::new)?;
-    let form = ObjectForm { collection, key, version: *version, time: timestamp(*time_ms), contents };
-    serde_json::to_string(&form).map(Some).map_err(CtlError::new)
+    let quoted = |text: &str| serde_json::to_string(text).map_err(CtlError::new);
+    let (collection, key, time) = (quoted(collection.as_str())?, quoted(key.as_str())?, timestamp(*time_ms));
+    let value = crate::codec::jsonl::value_member(value);
+    let line = format!(r#"{{"collection":{collection},"key":{key},"version":{version},"time":"{time}",{value}}}"#);
+    Ok(Some(line))
 }
 
 /// `get`
@@ -342,4 +334,24 @@ pub(super) async fn barrier(dir: &Path, json: bool, seq: Option<Seq>, timeout_s:
     let status: Result<Status, _> = client.item(&Request::Barrier { seq, timeout_ms }).await;
     client.close().await;
     print_status(json, &status?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_printed_as_they_are_kept() {
+        let value = r#"{"b":1.50,"a":12345678901234567890123}"#;
+        let row = Row::Object {
+            collection: Collection::new("c").expect("name"),
+            key: Key::new("k\"").expect("key"),
+            version: Seq(7),
+            time_ms: 0,
+            value: value.into(),
+        };
+        let line = object_json(&row).expect("prints").expect("an object");
+        let time = "1970-01-01T00:00:00.000Z";
+        assert_eq!(line, format!(r#"{{"collection":"c","key":"k\"","version":7,"time":"{time}","value":{value}}}"#));
+    }
 }

@@ -27,8 +27,15 @@ pub(super) struct Request {
 /// Serves requests and triggers until the datastore stops.
 pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
     let runtime = tokio::runtime::Handle::current();
+    let mut stopping = shared.stopping.subscribe();
     loop {
-        match runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, requests.recv()).await }) {
+        let waiting = async {
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => Ok(None),
+                request = tokio::time::timeout(LOOK_EVERY, requests.recv()) => request,
+            }
+        };
+        match runtime.block_on(waiting) {
             Ok(Some(Request { dry_run, history_ops, progress, reply })) => {
                 let mut tell = |stage: &str, done, total| {
                     let _ = progress.try_send(Progress { stage: stage.into(), done, total });
@@ -124,10 +131,11 @@ fn compact(
     Ok(report)
 }
 
-/// Closes the open segment when the horizon could rise into it.
+/// Closes the open segment when the horizon could rise into it. The horizon rises to ends of segments only, so a wish
+/// within the open one is fulfilled as far as the segments before it allow, and wholly once it has been closed.
 fn seal_for(shared: &SharedRef, wanted: Seq) -> Result<(), String> {
     let open_from = shared.log.segments().iter().find(|segment| !segment.sealed).map(|segment| segment.first);
-    if open_from.is_none_or(|first| wanted < first) || wanted != shared.head() {
+    if open_from.is_none_or(|first| wanted < first) {
         return Ok(());
     }
     let (reply, sealed) = oneshot::channel();

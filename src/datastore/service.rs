@@ -31,7 +31,7 @@ const COMMIT_QUEUE: usize = 8192;
 /// Batches that may wait for the state index.
 const APPLIER_QUEUE: usize = 64;
 /// Members' positions are written this often.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+const SAVE_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait for open work at a stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -284,11 +284,16 @@ impl Datastore {
             let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
         }
         let Datastore { shared, threads, .. } = self;
-        // The compaction thread ends with its requests; the others have ended with the commit thread.
         drop(shared);
         let joining = tokio::task::spawn_blocking(move || {
-            for thread in threads.into_iter().take(2) {
+            let mut threads = threads.into_iter();
+            for thread in threads.by_ref().take(2) {
                 let _ = thread.join();
+            }
+            // Compaction ends at once unless it is in the middle of its work, which may be left at any point.
+            let deadline = Instant::now() + Duration::from_millis(500);
+            while threads.as_slice().iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
             }
         });
         let _ = tokio::time::timeout(DRAIN, joining).await;

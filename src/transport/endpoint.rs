@@ -23,10 +23,10 @@ const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
-fn transport() -> Arc<TransportConfig> {
+fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(keep_alive)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .send_window(SEND_WINDOW)
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
@@ -83,7 +83,8 @@ fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>, config: En
 fn server_settings(tls: rustls::ServerConfig) -> io::Result<quinn::ServerConfig> {
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport());
+    // One side keeping a connection alive is enough, and a fleet's datastore has many of them.
+    config.transport_config(transport(None));
     Ok(config)
 }
 
@@ -175,7 +176,7 @@ pub struct ClientEndpoint {
 pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport());
+    config.transport_config(transport(Some(KEEP_ALIVE)));
     Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?, config })
 }
 
