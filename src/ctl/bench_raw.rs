@@ -65,7 +65,8 @@ pub(super) async fn quic_round_trips(dir: &Path, count: usize) -> Result<Vec<Dur
     let now_ms = SystemClock.now_ms();
     let authority = Authority::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
     let server_tls = tls::server_config(&authority, &[], now_ms).map_err(CtlError::new)?;
-    let server = endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authority.reset_key()).map_err(CtlError::new)?;
+    let server =
+        endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authority.reset_key()).map_err(CtlError::new)?;
     let address = server.local_addr().map_err(CtlError::new)?.to_string();
     let server = Arc::new(server);
     let echoing = tokio::spawn(echo(Arc::clone(&server)));

@@ -15,7 +15,6 @@ fn p04_compaction_under_load_with_a_replica_away_loses_and_revives_nothing() {
     fleet.ok("b", &["put", "c", "made-offline", "--value", "1"]);
     let second = fleet.write_file("2.jsonl", &History::new(2, 12_000, 800).lines);
     let mut import = fleet.command("a", &["import", second.to_str().unwrap()]).spawn().expect("starts");
-    let mut freed = 0;
     while import.try_wait().expect("waits").is_none() {
         let report: serde_json::Value = serde_json::from_str(&fleet.ok("d", &["compact", "--json"])).expect("a report");
         freed += report["bytes_before"].as_i64().unwrap() - report["bytes_after"].as_i64().unwrap();
@@ -23,7 +22,8 @@ fn p04_compaction_under_load_with_a_replica_away_loses_and_revives_nothing() {
     fleet.converges(&["a"]);
     fleet.ok("d", &["compact"]);
     fleet.ok("d", &["verify"]);
-    assert!(freed > 0, "disk space was given back");
+    let bytes = fleet.status("d")["log_bytes"].as_u64().unwrap();
+    assert!(bytes < 1_500_000, "disk space was given back: 18,000 transactions leave {bytes} bytes");
     let (horizon, behind) = (fleet.status("d")["horizon"].as_u64(), fleet.status("b")["seq"].as_u64());
     assert!(horizon > behind, "b has fallen below the horizon: {horizon:?} {behind:?}");
     let _b = fleet.replica("b");
