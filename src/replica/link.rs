@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::codec::block::{BadBlock, decode_block};
 use crate::codec::message::{
@@ -204,11 +205,12 @@ impl Linker {
         }
         wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
         self.shared.update_link(|link| link.connected = true);
+        let heard = Notify::new();
         tracing::info!(member = welcome.member, seq = %position.seq, head = %welcome.head, "connected");
         tokio::select! {
             result = self.follow(connection, position.seq, position.chain) => result,
-            result = self.listen(&mut receive) => result,
-            result = self.report(&mut send, welcome.heartbeat_ms) => result,
+            result = self.listen(&mut receive, &heard) => result,
+            result = self.report(&mut send, welcome.heartbeat_ms, &heard) => result,
             result = push::run(&self.shared, connection), if welcome.role != "reader" => result,
             result = self.watch_for_resync() => result,
             never = async {
@@ -276,7 +278,11 @@ impl Linker {
     }
 
     /// Listens on the control stream.
-    async fn listen(&self, receive: &mut quinn::RecvStream) -> Result<std::convert::Infallible, LinkError> {
+    async fn listen(
+        &self,
+        receive: &mut quinn::RecvStream,
+        heard: &Notify,
+    ) -> Result<std::convert::Infallible, LinkError> {
         loop {
             let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
             match kind {
@@ -286,6 +292,7 @@ impl Linker {
                         link.head = link.head.max(heartbeat.head);
                         link.floor = heartbeat.floor;
                     });
+                    heard.notify_one();
                 }
                 Kind::Compacted => {
                     let compacted: Compacted = message::decode(kind, &body).map_err(WireError::from)?;
@@ -302,19 +309,19 @@ impl Linker {
         }
     }
 
-    /// Reports progress after changes and at every heartbeat.
+    /// Reports progress after changes and in answer to heartbeats, so that one packet serves both.
     async fn report(
         &self,
         send: &mut quinn::SendStream,
         heartbeat_ms: u64,
+        heard: &Notify,
     ) -> Result<std::convert::Infallible, LinkError> {
-        let period = heartbeat_ms.min(self.heartbeat_ms).max(100);
-        let mut ticks = interval(Duration::from_millis(period));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let patience = Duration::from_millis(heartbeat_ms.max(self.heartbeat_ms).saturating_mul(2).max(100));
         let mut durable = self.shared.durable.subscribe();
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
+                () = heard.notified() => {}
+                () = sleep(patience) => {}
                 changed = durable.changed() => {
                     changed.map_err(|_| LinkError::Closing)?;
                     sleep(PROGRESS_EVERY).await;

@@ -15,7 +15,8 @@ use crate::trust::tls::{ALPN_JOIN, SERVER_NAME};
 const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// A connection on which nothing is heard for this long is given up.
 const IDLE_TIMEOUT_MS: u32 = 12_000;
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// Longer than the usual rhythm of heartbeats, which then serve as well.
+const KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;

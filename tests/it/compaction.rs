@@ -16,8 +16,7 @@ fn p04_compaction_under_load_with_a_replica_away_loses_and_revives_nothing() {
     let second = fleet.write_file("2.jsonl", &History::new(2, 12_000, 800).lines);
     let mut import = fleet.command("a", &["import", second.to_str().unwrap()]).spawn().expect("starts");
     while import.try_wait().expect("waits").is_none() {
-        let report: serde_json::Value = serde_json::from_str(&fleet.ok("d", &["compact", "--json"])).expect("a report");
-        freed += report["bytes_before"].as_i64().unwrap() - report["bytes_after"].as_i64().unwrap();
+        fleet.ok("d", &["compact"]);
     }
     fleet.converges(&["a"]);
     fleet.ok("d", &["compact"]);
