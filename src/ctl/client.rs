@@ -13,15 +13,16 @@ use tokio::net::UnixStream;
 
 use crate::codec::admin::{AdminError, Request};
 use crate::codec::frame::decode_frame;
-use crate::codec::message::{self, Kind, Row};
+use crate::codec::message::{self, Kind, Open, Row};
 use crate::codec::payload::decode_entry;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::DirectoryError;
 use crate::model::Entry;
-use crate::replica::{self, Replica, ReplicaOptions};
+use crate::replica::service::MemberConnector;
+use crate::replica::{self, Connector, Replica, ReplicaOptions};
 use crate::transport::{local, wire};
-use crate::trust::Identity;
+use crate::trust::{Identity, Role};
 
 use super::CtlError;
 
@@ -35,6 +36,8 @@ type Writer = Box<dyn AsyncWrite + Unpin + Send>;
 #[derive(Clone)]
 enum Server {
     Process,
+    /// The datastore that an administrator's identity belongs to.
+    Remote(quinn::Connection),
     Replica(Replica),
     Datastore(std::sync::Arc<Datastore>),
 }
@@ -49,6 +52,7 @@ pub(super) struct Client {
 pub(super) struct Call {
     pub read: Reader,
     pub write: Writer,
+    remote: Option<quinn::Connection>,
 }
 
 /// A piece of an answer.
@@ -73,6 +77,10 @@ impl Client {
             let path = directory.display();
             return Err(failed(format!("{path} is not a directory: say where the data is with --data-dir")));
         }
+        if let Some(identity) = administrator(directory)? {
+            let server = Server::Remote(dial(directory, &identity).await?);
+            return Ok(Client { directory: directory.to_owned(), server });
+        }
         let started = Instant::now();
         loop {
             match connect(directory).await {
@@ -90,7 +98,7 @@ impl Client {
 
     /// Whether a process runs on the directory.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.server, Server::Process)
+        matches!(self.server, Server::Process | Server::Remote(_))
     }
 
     /// Starts a request.
@@ -101,6 +109,11 @@ impl Client {
                 let (read, write) =
                     stream.map_err(|error| failed(format!("the process is gone: {error}")))?.into_split();
                 (Box::new(read), Box::new(write))
+            }
+            Server::Remote(connection) => {
+                let (mut send, receive) = connection.open_bi().await.map_err(failed)?;
+                wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(failed)?;
+                (Box::new(receive), Box::new(send))
             }
             Server::Replica(replica) => {
                 let (here, there) = tokio::io::duplex(1 << 20);
@@ -124,7 +137,11 @@ impl Client {
             }
         };
         wire::send_json(&mut write, Kind::AdminRequest, request).await.map_err(failed)?;
-        Ok(Call { read, write })
+        let remote = match &self.server {
+            Server::Remote(connection) => Some(connection.clone()),
+            _ => None,
+        };
+        Ok(Call { read, write, remote })
     }
 
     /// Sends a request and gives every piece of the answer to `take`.
@@ -162,6 +179,7 @@ impl Client {
     pub(super) async fn close(self) {
         match self.server {
             Server::Process => {}
+            Server::Remote(connection) => connection.close(0u32.into(), b"done"),
             Server::Replica(replica) => replica.close().await,
             Server::Datastore(datastore) => {
                 if let Some(datastore) = std::sync::Arc::into_inner(datastore) {
@@ -175,7 +193,12 @@ impl Client {
 impl Call {
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Piece>, CtlError> {
-        let gone = |error: &dyn std::fmt::Display| failed(format!("the process went away in the middle: {error}"));
+        let remote = self.remote.clone();
+        // What the datastore said on closing explains more than the broken stream.
+        let gone = |error: &dyn std::fmt::Display| match remote.as_ref().and_then(quinn::Connection::close_reason) {
+            Some(quinn::ConnectionError::ApplicationClosed(close)) => failed(String::from_utf8_lossy(&close.reason)),
+            _ => failed(format!("the process went away in the middle: {error}")),
+        };
         let message = wire::read(&mut self.read).await.map_err(|error| gone(&error))?;
         let (kind, body) = message.ok_or_else(|| gone(&"the connection ended"))?;
         match kind {
@@ -195,6 +218,23 @@ impl Call {
 async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
     let (_handle, path) = local::short_path(directory)?;
     UnixStream::connect(path).await
+}
+
+/// The identity in `directory`, when it is an administrator's: such a directory holds nothing else.
+fn administrator(directory: &Path) -> Result<Option<Identity>, CtlError> {
+    if !Identity::exists(directory) {
+        return Ok(None);
+    }
+    let identity = Identity::load(directory).map_err(failed)?;
+    Ok(Some(identity).filter(|identity| identity.role() == Role::Admin))
+}
+
+/// Connects to an administrator's datastore.
+async fn dial(directory: &Path, identity: &Identity) -> Result<quinn::Connection, CtlError> {
+    let connector = MemberConnector::new(directory, identity.addresses().to_vec());
+    let dialing = tokio::time::timeout(STARTING, connector.connect());
+    let (connection, _) = dialing.await.map_err(|_| failed("the datastore does not answer"))?.map_err(failed)?;
+    Ok(connection)
 }
 
 /// Opens a directory that no process runs on; the flag says that one does run, after all.

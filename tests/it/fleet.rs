@@ -32,8 +32,8 @@ impl Process {
     /// As by the service manager; returns how long it took.
     pub fn terminate(mut self) -> Duration {
         let started = Instant::now();
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signals");
         let status = self.child.wait().expect("waits");
         assert!(status.success(), "{status}");
         started.elapsed()

@@ -52,3 +52,23 @@ fn files_of_trust_are_private() {
     fleet.wait("the second one gives up", || fleet.log_of("d").contains("in use by another process"));
     drop((second, datastore));
 }
+
+#[test]
+fn p11_an_administrator_works_from_another_host_and_loses_that_with_the_certificate() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("admin", "admin");
+    let token = fleet.ok("admin", &["enroll", "web9", "--role", "webserver"]);
+    fleet.ok("web9", &["join", token.trim()]);
+    fleet.ok("admin", &["put", "c", "k", "--value", "1"]);
+    assert_eq!(fleet.ok("admin", &["get", "c", "k"]).trim(), "1");
+    assert!(fleet.ok("admin", &["members"]).contains("web9"));
+    assert_eq!(fleet.status("admin")["role"], "datastore");
+    fleet.ok("admin", &["compact", "--history-ops", "0"]);
+    fleet.ok("admin", &["verify"]);
+    fleet.ok("admin", &["revoke", "web9"]);
+    fleet.ok("d", &["revoke", "admin"]);
+    let refused = fleet.run("admin", &["members"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("revoked"), "{refused:?}");
+}
