@@ -16,7 +16,7 @@ use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse}
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
-use super::commit::{self, Proposal, wait_applied};
+use super::commit::{propose, wait_applied};
 use super::compaction;
 use super::inspect;
 use super::shared::SharedRef;
@@ -406,9 +406,7 @@ where
                 return Err(refuse(format!("expected a transaction, found a message {kind:?}")));
             }
             let txn = decode_txn(&body).map_err(refuse)?;
-            let proposal = Proposal { member: caller.name.clone(), txn, reply: reply.clone() };
-            let sent = shared.commit.send(commit::Request::Commit(proposal)).await;
-            sent.map_err(|_| refuse("the datastore is stopping"))?;
+            propose(shared, &caller.name, txn, &reply).await.map_err(refuse)?;
         }
         drop(reply);
         Ok(())

@@ -22,6 +22,9 @@ use super::shared::{SharedRef, now_ms};
 /// Most transactions and bytes in one batch.
 const BATCH_TXNS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of transactions that wait for the commit thread; more than one largest transaction.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(QUEUE_BYTES_MAX > crate::model::limits::HARD.txn_bytes_max);
 /// Pause after the last commit before the head file is brought up to date.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 /// Free space is measured at most this often.
@@ -32,6 +35,23 @@ pub(super) struct Proposal {
     pub member: MemberName,
     pub txn: Txn,
     pub reply: mpsc::UnboundedSender<Outcome>,
+    /// Its share of [`QUEUE_BYTES_MAX`], given back when the proposal is dropped.
+    _share: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Hands a transaction to the commit thread; waits while too many bytes are on their way there.
+pub(super) async fn propose(
+    shared: &SharedRef,
+    member: &MemberName,
+    txn: Txn,
+    reply: &mpsc::UnboundedSender<Outcome>,
+) -> Result<(), Refused> {
+    let stopping = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
+    let bytes = txn.bytes_estimate().min(QUEUE_BYTES_MAX);
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let share = Arc::clone(&shared.queue_bytes).acquire_many_owned(bytes).await.map_err(|_| stopping())?;
+    let proposal = Proposal { member: member.clone(), txn, reply: reply.clone(), _share: share };
+    shared.commit.send(Request::Commit(proposal)).await.map_err(|_| stopping())
 }
 
 pub(super) enum Request {
@@ -148,7 +168,7 @@ impl Committer {
         self.measure_disk();
         let mut entries = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
-        for Proposal { member, txn, reply } in batch {
+        for Proposal { member, txn, reply, _share } in batch {
             let id = txn.id;
             let fate = match self.admit(&txn) {
                 Err(refused) => Fate::Deferred(refused),

@@ -7,7 +7,7 @@ use crate::codec::txn::decode_txn;
 use crate::model::{MemberName, Origin};
 use crate::transport::wire::{self, WireError};
 
-use super::commit::{Proposal, Request};
+use super::commit::propose;
 use super::shared::SharedRef;
 
 /// Serves a push stream until the client finishes it.
@@ -28,8 +28,7 @@ pub(super) async fn serve(
                 Refused { code, message: format!("a pushed transaction does not decode: {error}") }
             })?;
             refuse_reserved(txn.id.origin)?;
-            let proposal = Proposal { member: member.clone(), txn, reply: reply.clone() };
-            shared.commit.send(Request::Commit(proposal)).await.map_err(|_| WireError::Closed)?;
+            propose(shared, member, txn, &reply).await?;
         }
         drop(reply);
         Ok(())

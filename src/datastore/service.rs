@@ -23,7 +23,7 @@ use super::commit::{self, Committer};
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::session::Session;
-use super::shared::{Shared, SharedRef, new_ring, now_ms, snapshot_permits};
+use super::shared::{Shared, SharedRef, new_ring, now_ms, queue_permits, snapshot_permits};
 use super::{admin, compaction, inspect};
 
 /// Proposals that may wait for the commit thread.
@@ -178,6 +178,7 @@ impl Datastore {
             compaction: compaction_sender,
             members,
             snapshots: snapshot_permits(),
+            queue_bytes: queue_permits(),
             limits,
             disk_free: u64::MAX.into(),
             write_refusal: std::sync::Mutex::default(),

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
     pub snapshots: Arc<Semaphore>,
+    /// Bounds the bytes that wait for the commit thread.
+    pub queue_bytes: Arc<Semaphore>,
     pub limits: Limits,
     /// Bytes free on the file system, as last measured by the committer.
     pub disk_free: AtomicU64,
@@ -59,6 +61,10 @@ pub(super) fn new_ring() -> RwLock<Ring> {
 
 pub(super) fn snapshot_permits() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(SNAPSHOTS_MAX))
+}
+
+pub(super) fn queue_permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(commit::QUEUE_BYTES_MAX))
 }
 
 impl Shared {
