@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
 
 use crate::codec::admin::{CompactReport, Finding, Progress, Request, VerifyReport};
 use crate::env::RealFs;
@@ -27,6 +28,26 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_position(progress.done);
 }
 
+/// Sends a request, shows its progress, and returns the report at its end.
+async fn with_progress<T: DeserializeOwned>(client: Client, request: &Request) -> Result<T, CtlError> {
+    let bar = bar();
+    let mut report: Option<T> = None;
+    let result = client
+        .each(request, |piece| {
+            let Piece::Item(item) = piece else { return Ok(()) };
+            match serde_json::from_slice::<T>(&item) {
+                Ok(found) => report = Some(found),
+                Err(_) => show(&bar, &serde_json::from_slice(&item).unwrap_or_default()),
+            }
+            Ok(())
+        })
+        .await;
+    bar.finish_and_clear();
+    client.close().await;
+    result?;
+    report.ok_or_else(|| CtlError::new("the answer is empty"))
+}
+
 /// `verify`
 pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
     let client = match Client::open(dir).await {
@@ -38,22 +59,7 @@ pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
         }
         Err(error) => return Err(error),
     };
-    let bar = bar();
-    let mut report: Option<VerifyReport> = None;
-    let result = client
-        .each(&Request::Verify, |piece| {
-            let Piece::Item(item) = piece else { return Ok(()) };
-            match serde_json::from_slice::<VerifyReport>(&item) {
-                Ok(found) => report = Some(found),
-                Err(_) => show(&bar, &serde_json::from_slice(&item).unwrap_or_default()),
-            }
-            Ok(())
-        })
-        .await;
-    bar.finish_and_clear();
-    client.close().await;
-    result?;
-    print(json, &report.ok_or_else(|| CtlError::new("the answer is empty"))?)
+    print(json, &with_progress(client, &Request::Verify).await?)
 }
 
 fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
@@ -108,22 +114,7 @@ fn print(json: bool, report: &VerifyReport) -> CtlResult {
 /// `compact`
 pub(super) async fn compact(dir: &Path, json: bool, dry_run: bool, history_ops: Option<u64>) -> CtlResult {
     let client = Client::open(dir).await?;
-    let bar = bar();
-    let mut report: Option<CompactReport> = None;
-    let result = client
-        .each(&Request::Compact { dry_run, history_ops }, |piece| {
-            let Piece::Item(item) = piece else { return Ok(()) };
-            match serde_json::from_slice::<CompactReport>(&item) {
-                Ok(found) => report = Some(found),
-                Err(_) => show(&bar, &serde_json::from_slice(&item).unwrap_or_default()),
-            }
-            Ok(())
-        })
-        .await;
-    bar.finish_and_clear();
-    client.close().await;
-    result?;
-    let report = report.ok_or_else(|| CtlError::new("the answer is empty"))?;
+    let report: CompactReport = with_progress(client, &Request::Compact { dry_run, history_ops }).await?;
     let mut output = Output::new();
     if json {
         output.json(&report)?;

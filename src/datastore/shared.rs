@@ -99,6 +99,5 @@ impl Shared {
 
 /// Milliseconds since 1970-01-01 UTC, by the machine's clock.
 pub(super) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    crate::env::Clock::now_ms(&crate::env::SystemClock)
 }

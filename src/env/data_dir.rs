@@ -1,7 +1,6 @@
 //! A process's claim to its data directory, and small files replaced whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -83,10 +82,5 @@ pub fn claim(path: &Path, role: &'static str, patience: Duration) -> Result<File
 /// # Errors
 /// When the operating system refuses; the old contents stay then.
 pub fn replace_file(path: &Path, contents: &[u8]) -> Result<(), DirectoryError> {
-    let next = path.with_extension("next");
-    let mut file = File::create(&next).map_err(io_error(&next))?;
-    file.write_all(contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;
-    fs::rename(&next, path).map_err(io_error(path))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error(parent))
+    super::fs::replace_file(&super::RealFs, path, contents).map_err(io_error(path))
 }

@@ -1,7 +1,6 @@
 //! Pushing the outbox: pipelined within a window, in order, again and again until the state has decided.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -75,7 +74,6 @@ async fn push(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window)
             chunk.extend_from_slice(&message::header(Kind::Push, body.len()));
             chunk.extend_from_slice(&body);
             window.sizes().push_back(body.len());
-            shared.pushed.fetch_add(1, Ordering::Relaxed);
         }
         if !chunk.is_empty() {
             tokio::io::AsyncWriteExt::write_all(send, &chunk).await.map_err(WireError::from)?;

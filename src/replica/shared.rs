@@ -1,6 +1,6 @@
 //! What all parts of a running replica share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -80,7 +80,6 @@ pub(super) struct Shared {
     pub changes: broadcast::Sender<Change>,
     /// The state differs from the datastore's: fetch a snapshot.
     pub resync_wanted: AtomicBool,
-    pub pushed: AtomicU64,
     pub started: Instant,
 }
 
@@ -99,7 +98,6 @@ impl Shared {
             outbox_changed: watch::channel(0).0,
             changes: broadcast::channel(16 << 10).0,
             resync_wanted: AtomicBool::new(false),
-            pushed: AtomicU64::new(0),
             started: Instant::now(),
         }
     }
