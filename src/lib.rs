@@ -22,6 +22,7 @@ pub mod env;
 pub mod fuzzing;
 pub mod log;
 pub mod model;
+pub mod planted;
 pub mod protocol;
 pub mod replica;
 pub mod state;

@@ -4,10 +4,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::codec::message::Bookmark;
-use crate::model::{Chain, Entry, Seq};
-use crate::protocol::CHECKPOINT_EVERY;
+use crate::protocol::fatal::Fatal;
 
-use super::commit::{Committed, stop_process};
+use super::commit::stop_process;
+use super::ledger::{self, Committed};
 use super::shared::SharedRef;
 
 /// The index is made durable this often while it changes. What it lacks after a crash is read from the log again.
@@ -28,8 +28,8 @@ impl Applier {
         loop {
             let wait = if bookmarked { PERSIST_EVERY } else { QUIET };
             match self.committed.recv_timeout(wait) {
-                Ok(Committed { entries, chain }) => {
-                    self.apply(&entries, chain);
+                Ok(committed) => {
+                    self.apply(&committed);
                     unpersisted.get_or_insert_with(Instant::now);
                     bookmarked = false;
                 }
@@ -48,42 +48,27 @@ impl Applier {
         }
     }
 
-    /// Applies a batch in runs that end at checkpoints; the chain in between is read back from the log.
-    fn apply(&self, entries: &[Entry], chain: Chain) {
-        for run in entries.chunk_by(|entry, _| !entry.seq.0.is_multiple_of(CHECKPOINT_EVERY)) {
-            let Some(last) = run.last().map(|entry| entry.seq) else { continue };
-            let is_end = entries.last().is_some_and(|entry| entry.seq == last);
-            let chain = if is_end { chain } else { self.chain_at(last) };
-            if let Err(error) = self.shared.state.apply(run, chain) {
-                stop_process(
-                    "the state index cannot be written (it is rebuilt from the log at the next start)",
-                    &error,
-                );
-            }
+    fn apply(&self, committed: &Committed) {
+        let applied = |last, bookmark: Option<Bookmark>| {
             self.shared.applied.send_replace(last);
-            if last.0.is_multiple_of(CHECKPOINT_EVERY) {
-                self.bookmark();
+            if let Some(bookmark) = bookmark {
+                let _ = self.shared.bookmarks.send(bookmark);
             }
-        }
-    }
-
-    fn chain_at(&self, seq: Seq) -> Chain {
-        match self.shared.log.chain_at(seq) {
-            Ok(Some(chain)) => chain,
-            Ok(None) => stop_process("the log cannot be read", &format!("no chain at sequence {seq}")),
-            Err(error) => stop_process("the log cannot be read", &error),
+        };
+        if let Err(failure) = ledger::index(&self.shared.state, &self.shared.log, committed, &mut { applied }) {
+            stop_process(&failure);
         }
     }
 
     fn bookmark(&self) {
-        if let Some(meta) = self.shared.state.meta() {
-            let _ = self.shared.bookmarks.send(Bookmark { seq: meta.seq, digest: meta.digest });
+        if let Some(bookmark) = ledger::bookmark(&self.shared.state) {
+            let _ = self.shared.bookmarks.send(bookmark);
         }
     }
 
     fn persist(&self) {
         if let Err(error) = self.shared.state.persist() {
-            stop_process("the state index cannot be written (it is rebuilt from the log at the next start)", &error);
+            stop_process(&Fatal::of("the state index cannot be written (the next start rebuilds it)")(error));
         }
     }
 }

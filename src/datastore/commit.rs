@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::message::{Fate, Outcome, RefusalCode, Refused};
-use crate::log::{AppendError, Log};
-use crate::model::{Chain, Collection, Entry, EntryBody, Key, MemberName, Op, Seq, Txn};
+use crate::codec::message::{Outcome, RefusalCode, Refused};
+use crate::model::{MemberName, Op, Seq, Txn};
+use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
-use crate::protocol::sequencer::{Decision, Sequencer, Versions};
-use crate::state::{StateError, StateStore};
 use crate::telemetry;
 
+use super::ledger::{Batch, Committed, Ledger, Outlet};
 use super::shared::{SharedRef, now_ms};
 
 /// Most transactions and bytes in one batch.
@@ -62,32 +61,17 @@ pub(super) enum Request {
     Stop(oneshot::Sender<()>),
 }
 
-/// Committed entries on their way to the state index.
-pub(super) struct Committed {
-    pub entries: Vec<Entry>,
-    pub chain: Chain,
-}
-
 pub(super) struct Committer {
     pub shared: SharedRef,
-    pub log: Log,
-    pub sequencer: Sequencer,
+    pub ledger: Ledger,
     pub applier: std::sync::mpsc::SyncSender<Committed>,
     pub disk_checked: Option<Instant>,
     pub is_reserve_dropped: bool,
 }
 
-impl Versions for StateStore {
-    type Error = StateError;
-
-    fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
-        StateStore::version(self, collection, key)
-    }
-}
-
 /// Ends the process: going on could lose what was acknowledged.
-pub(super) fn stop_process(what: &str, error: &dyn std::fmt::Display) -> ! {
-    tracing::error!(%error, "{what}; stopping, because going on could lose acknowledged data");
+pub(super) fn stop_process(failure: &Fatal) -> ! {
+    tracing::error!(%failure, "stopping, because going on could lose acknowledged data");
     std::process::exit(70);
 }
 
@@ -101,8 +85,8 @@ impl Committer {
                 match runtime.block_on(async { tokio::time::timeout(IDLE_AFTER, requests.recv()).await }) {
                     Ok(request) => request,
                     Err(_) => {
-                        if let Err(error) = self.log.idle() {
-                            stop_process("the head file cannot be written", &error);
+                        if let Err(error) = self.ledger.log().idle() {
+                            stop_process(&Fatal::of("the head file cannot be written")(error));
                         }
                         idle = true;
                         continue;
@@ -118,18 +102,19 @@ impl Committer {
                 }
                 Some(Request::Seal(reply)) => self.seal(reply),
                 Some(Request::Stop(reply)) => return self.stop(reply),
-                None => return drop(self.log.close()),
+                None => return drop(self.ledger.into_log().close()),
             }
         }
     }
 
     fn seal(&mut self, reply: oneshot::Sender<Result<Seq, String>>) {
-        let sealed = self.log.seal().map(|_| self.log.head().0).map_err(|error| error.to_string());
+        let log = self.ledger.log();
+        let sealed = log.seal().map(|()| log.head().0).map_err(|error| error.to_string());
         let _ = reply.send(sealed);
     }
 
     fn stop(self, reply: oneshot::Sender<()>) {
-        if let Err(error) = self.log.close() {
+        if let Err(error) = self.ledger.into_log().close() {
             tracing::error!(%error, "the log was not closed cleanly; nothing acknowledged is lost");
         }
         let _ = reply.send(());
@@ -164,54 +149,23 @@ impl Committer {
 
     fn commit(&mut self, batch: Vec<Proposal>) {
         let started = Instant::now();
-        self.sequencer.applied(*self.shared.applied.borrow());
         self.measure_disk();
-        let mut entries = Vec::with_capacity(batch.len());
+        let (free, min) = (self.shared.disk_free(), self.shared.config.min_free_bytes);
+        let applied = *self.shared.applied.borrow();
         let mut replies = Vec::with_capacity(batch.len());
+        let mut shares = Vec::with_capacity(batch.len());
+        let mut txns = Vec::with_capacity(batch.len());
         for Proposal { member, txn, reply, _share } in batch {
-            let id = txn.id;
-            let fate = match self.admit(&txn) {
-                Err(refused) => Fate::Deferred(refused),
-                Ok(()) => match self.sequencer.propose(&member, txn, now_ms(), &self.shared.state) {
-                    Ok(decision) => fate_of(decision, &mut entries),
-                    Err(error) => stop_process("the state index cannot be read", &error),
-                },
-            };
-            replies.push((reply, Outcome { id, fate }));
+            txns.push((member, txn));
+            replies.push(reply);
+            shares.push(_share);
         }
-        if !entries.is_empty() {
-            match self.log.append(&entries) {
-                Ok(written) => self.make_durable(written.bytes, entries, started),
-                Err(AppendError::Full { .. }) => {
-                    self.sequencer.undo();
-                    self.shared.set_refusal("the disk is full");
-                    for (_, outcome) in &mut replies {
-                        outcome.fate = Fate::Deferred(disk_full());
-                    }
-                }
-                Err(error) => stop_process("the log cannot be written", &error),
-            }
-        }
-        for (reply, outcome) in replies {
-            let _ = reply.send(outcome);
-        }
-    }
-
-    fn make_durable(&mut self, bytes: bytes::Bytes, entries: Vec<Entry>, started: Instant) {
-        let syncing = Instant::now();
-        let (seq, chain) = match self.log.sync() {
-            Ok(durable) => (durable.seq(), durable.chain()),
-            Err(error) => stop_process("the log cannot be synced", &error),
-        };
-        telemetry::metrics::fsync(syncing.elapsed());
-        self.sequencer.keep();
-        let (first, count) = (entries.first().map_or(seq, |entry| entry.seq), entries.len());
-        let block = Block { first, last: seq, bytes, chain };
-        self.shared.ring.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(block);
-        self.shared.head.send_replace(seq);
-        telemetry::metrics::batch(count, seq, started.elapsed());
-        if self.applier.send(Committed { entries, chain }).is_err() {
-            stop_process("the state index is gone", &"its thread ended");
+        let admit = |txn: &Txn| admit(txn, free, min);
+        let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
+        match self.ledger.commit(txns, &admit, &disk_full, applied, now_ms(), &mut outlet) {
+            Ok(Batch::Done) => {}
+            Ok(Batch::DiskFull) => self.shared.set_refusal("the disk is full"),
+            Err(failure) => stop_process(&failure),
         }
     }
 
@@ -226,22 +180,53 @@ impl Committer {
         self.shared.set_refusal(if full { "the disk is full" } else { "" });
         if full && !self.is_reserve_dropped {
             // Deletes and compaction live on the reserve until there is space again.
-            self.is_reserve_dropped = self.log.drop_reserve();
+            self.is_reserve_dropped = self.ledger.log().drop_reserve();
         } else if !full && self.is_reserve_dropped {
-            self.is_reserve_dropped = !self.log.restore_reserve();
+            self.is_reserve_dropped = !self.ledger.log().restore_reserve();
+        }
+    }
+}
+
+/// What the rest of the datastore learns of a batch.
+struct Publisher<'a> {
+    shared: &'a SharedRef,
+    applier: &'a std::sync::mpsc::SyncSender<Committed>,
+    replies: Vec<mpsc::UnboundedSender<Outcome>>,
+    started: Instant,
+}
+
+impl Outlet for Publisher<'_> {
+    fn publish(&mut self, block: Block) {
+        let (head, count) = (block.last, block.last.since(block.first) + 1);
+        self.shared.ring.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(block);
+        self.shared.head.send_replace(head);
+        telemetry::metrics::batch(usize::try_from(count).unwrap_or(usize::MAX), head, self.started.elapsed());
+    }
+
+    fn index(&mut self, committed: Committed) {
+        if self.applier.send(committed).is_err() {
+            stop_process(&Fatal { what: "the state index is gone", cause: "its thread ended".into() });
         }
     }
 
-    /// On a full disk only transactions that make room are taken: deletes. They, too, end before the last reserve.
-    fn admit(&self, txn: &Txn) -> Result<(), Refused> {
-        let (free, min) = (self.shared.disk_free(), self.shared.config.min_free_bytes);
-        let makes_room = txn.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
-        if free >= min || (makes_room && free >= min / 4) {
-            return Ok(());
+    fn answer(&mut self, place: usize, outcome: Outcome) {
+        if let Some(reply) = self.replies.get(place) {
+            let _ = reply.send(outcome);
         }
-        telemetry::metrics::write_refusal("disk_full");
-        Err(disk_full())
     }
+}
+
+/// On a full disk only transactions that make room are taken: deletes. They, too, end before the last reserve.
+///
+/// # Errors
+/// Says that the disk is full.
+pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
+    let makes_room = txn.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+    if free >= min || (makes_room && free >= min / 4) {
+        return Ok(());
+    }
+    telemetry::metrics::write_refusal("disk_full");
+    Err(disk_full())
 }
 
 pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {
@@ -249,31 +234,14 @@ pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-fn disk_full() -> Refused {
+/// What writers are told while the disk is full.
+#[must_use]
+pub fn disk_full() -> Refused {
     Refused {
         code: RefusalCode::DiskFull,
         message: "the datastore's disk is full: free some space or compact; reads, tails and deletes go on, and \
                   writes resume by themselves"
             .into(),
-    }
-}
-
-fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
-    match decision {
-        Decision::Write(entry) => {
-            let fate = match &entry.body {
-                EntryBody::Reject { reason, .. } => {
-                    telemetry::metrics::rejections(reason);
-                    Fate::Rejected(entry.seq, reason.clone())
-                }
-                _ => Fate::Committed(entry.seq),
-            };
-            entries.push(entry);
-            fate
-        }
-        Decision::Committed(seq) => Fate::Decided(seq),
-        Decision::Rejected(seq, reason) => Fate::Rejected(seq, reason),
-        Decision::Gap(expected) => Fate::Gap(expected),
     }
 }
 

@@ -77,8 +77,7 @@ fn is_due(shared: &SharedRef) -> bool {
 fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
     let head = shared.head();
     let floor = shared.floor();
-    let window = Seq(head.0.saturating_sub(history_ops.unwrap_or(shared.config.history_ops)));
-    let mut found = if floor < window { (floor, "a member that is behind") } else { (window, "the history window") };
+    let mut found = super::horizon::target(head, floor, history_ops.unwrap_or(shared.config.history_ops));
     if history_ops.is_none() && shared.config.history_hours > 0 {
         let oldest_ms = super::shared::now_ms().saturating_sub(shared.config.history_hours.saturating_mul(3_600_000));
         let segments = shared.log.segments();

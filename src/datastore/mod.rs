@@ -8,17 +8,20 @@
 
 pub mod admin;
 mod applier;
-mod commit;
+pub mod commit;
 mod compaction;
 mod feed;
+pub mod greeting;
+pub mod horizon;
 mod inspect;
+pub mod ledger;
 mod members;
-mod open;
+pub mod open;
 mod push;
 pub mod service;
 mod session;
 mod shared;
-mod snapshot;
+pub mod snapshot;
 
 pub use open::OpenError;
 pub use service::{Datastore, DatastoreError};

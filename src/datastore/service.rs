@@ -11,7 +11,6 @@ use crate::env::data_dir::{self, DirectoryError};
 use crate::log::RecoveryReport;
 use crate::log::compaction::Compactor;
 use crate::model::{MemberName, Seq};
-use crate::protocol::sequencer::Sequencer;
 
 use crate::transport::endpoint::{self, ServerEndpoint};
 use crate::transport::wire::WireError;
@@ -20,6 +19,7 @@ use crate::trust::{Authority, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::commit::{self, Committer};
+use super::ledger::Ledger;
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::session::Session;
@@ -160,15 +160,14 @@ impl Datastore {
         let (compaction_sender, compaction_requests) = mpsc::channel(4);
         let (applier_sender, committed) = std::sync::mpsc::sync_channel(APPLIER_QUEUE);
         let head: Seq = log.head().0;
-        let rows = state.snapshot()?.origins().collect::<Result<_, _>>()?;
-        let time_ms = state.meta().map_or(0, |meta| meta.time_ms);
         let limits = config.limits();
-        let sequencer = Sequencer::new(head, time_ms, limits.clone(), rows);
+        let reader = log.reader();
+        let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
         let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
         let shared = Arc::new(Shared {
             path,
-            log: log.reader(),
+            log: reader,
             state,
             ring: new_ring(),
             head: watch::channel(head).0,
@@ -193,8 +192,7 @@ impl Datastore {
         let applier = Applier { shared: Arc::clone(&shared), committed };
         let committer = Committer {
             shared: Arc::clone(&shared),
-            log,
-            sequencer,
+            ledger,
             applier: applier_sender,
             disk_checked: None,
             is_reserve_dropped: false,

@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use tokio::time::{interval, timeout};
 
-use crate::codec::message::{
-    self, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
-};
-use crate::model::{MemberName, Position, Seq, Verdict};
-use crate::protocol::session::{common_version, verdict};
+use crate::codec::message::{self, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Subscribe, Welcome};
+use crate::model::{MemberName, Seq};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
 use super::feed::{self, FeedEnd};
+use super::greeting::{Greeter, may_follow, refused};
 use super::members::PresenceId;
 use super::shared::{SharedRef, now_ms};
 use super::{admin, push, snapshot};
@@ -30,10 +28,6 @@ pub(super) struct Session {
     pub connection: quinn::Connection,
     pub member: MemberName,
     pub role: Role,
-}
-
-fn refused(code: RefusalCode, message: impl Into<String>) -> Refused {
-    Refused { code, message: message.into() }
 }
 
 impl Session {
@@ -134,8 +128,7 @@ impl Session {
         receive: &mut quinn::RecvStream,
     ) -> Result<(), WireError> {
         let hello: Hello = wire::expect(receive, Kind::Hello).await?;
-        let version = common_version(&hello)?;
-        let welcome = self.welcome(version, &hello)?;
+        let welcome = self.welcome(&hello)?;
         self.shared.members.greet(presence, &hello);
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
@@ -147,7 +140,6 @@ impl Session {
         let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
         let listen = self.listen(presence, receive, wanted);
         let mut listen = std::pin::pin!(listen);
-        let fits = welcome.verdict.is_none_or(Verdict::is_good);
         loop {
             tokio::select! {
                 result = &mut listen => return result,
@@ -156,9 +148,7 @@ impl Session {
                     wire::send(send, Kind::Heartbeat, &Heartbeat { head, floor, time_ms: now_ms() }).await?;
                 }
                 Some(from) = subscription.recv() => {
-                    if !fits || from > self.shared.head() {
-                        return Err(refused(RefusalCode::Diverged, "the positions do not fit: no tail is served").into());
-                    }
+                    may_follow(&welcome, from, self.shared.head())?;
                     tail.set(self.feed(from));
                 }
                 end = &mut tail => match end {
@@ -211,43 +201,11 @@ impl Session {
         Ok(())
     }
 
-    fn welcome(&self, version: u16, hello: &Hello) -> Result<Welcome, WireError> {
+    fn welcome(&self, hello: &Hello) -> Result<Welcome, WireError> {
         let shared = &self.shared;
-        let (head, horizon, lineage) = (shared.head(), shared.log.horizon(), shared.log.lineage());
-        let internal = |error: &dyn std::fmt::Display| {
-            refused(RefusalCode::Internal, format!("the datastore's log cannot be read: {error}"))
-        };
-        let chain_at = |seq: Seq| shared.log.chain_at(seq).map_err(|error| internal(&error));
-        let chain_at_client = match &hello.position {
-            Some(mine) if mine.log_id == shared.log.log_id() && mine.seq <= head && mine.seq >= horizon => {
-                chain_at(mine.seq)?
-            }
-            _ => None,
-        };
-        let here = Position {
-            log_id: shared.log.log_id(),
-            generation: shared.log.generation(),
-            seq: head,
-            chain: chain_at(head)?.unwrap_or_default(),
-            digest: crate::model::Digest::ZERO,
-        };
-        let bytes = |value: usize| value as u64;
-        Ok(Welcome {
-            version,
-            software: format!("gravwell {}", env!("CARGO_PKG_VERSION")),
-            member: self.member.to_string(),
-            role: self.role.to_string(),
-            log_id: here.log_id,
-            generation: here.generation,
-            verdict: verdict(hello.position.as_ref(), &here, &lineage, chain_at_client),
-            lineage,
-            head,
-            horizon,
-            heartbeat_ms: shared.config.heartbeat_ms(),
-            txn_bytes_max: bytes(shared.limits.txn_bytes_max),
-            value_bytes_max: bytes(shared.limits.value_bytes_max),
-            key_bytes_max: bytes(shared.limits.key_bytes_max),
-        })
+        let heartbeat_ms = shared.config.heartbeat_ms();
+        let greeter = Greeter { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
+        Ok(greeter.welcome(self.member.as_str(), &self.role.to_string(), hello)?)
     }
 }
 

@@ -4,8 +4,10 @@
 //! the datastore, the replica and a simulator.
 
 pub mod backoff;
+pub mod fatal;
 pub mod feed;
 pub mod outbox;
+pub mod push;
 pub mod sequencer;
 pub mod session;
 pub mod tail;

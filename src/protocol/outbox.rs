@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
+use crate::planted::{self, Bug};
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -51,7 +52,7 @@ type Layer = BTreeMap<Place, Option<Bytes>>;
 #[derive(Debug, Default)]
 pub struct Outbox {
     pending: BTreeMap<Place, Arc<Txn>>,
-    by_origin: HashMap<Origin, VecDeque<(OriginCounter, Place)>>,
+    by_origin: BTreeMap<Origin, VecDeque<(OriginCounter, Place)>>,
     taken: HashMap<Origin, OriginCounter>,
     overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
     rejected: BTreeMap<TxnId, RejectedTxn>,
@@ -153,6 +154,11 @@ impl Outbox {
         self.by_origin.keys().copied().collect()
     }
 
+    /// A planted fault: takes everything up to a transaction for decided before the state says so.
+    pub(crate) fn forget_up_to(&mut self, id: TxnId) {
+        self.decide(id.origin, id.counter, Seq::ZERO, |_| None);
+    }
+
     fn decide(
         &mut self,
         origin: Origin,
@@ -174,6 +180,7 @@ impl Outbox {
             let Some(txn) = self.remove(place) else { continue };
             let id = TxnId { origin, counter };
             decided.push(match rejection(counter) {
+                Some(_) if planted::is(Bug::ForgetRejected) => continue,
                 Some((seq, reason)) => {
                     self.rejected.insert(id, RejectedTxn { txn, seq, reason: reason.clone() });
                     Decided::Rejected(id, seq, reason)
@@ -188,10 +195,13 @@ impl Outbox {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
         for op in &txn.ops {
+            if planted::is(Bug::OverlayStays) {
+                break;
+            }
             let Some(keys) = self.overlay.get_mut(op.collection()) else { continue };
             if let Some(layer) = keys.get_mut(op.key()) {
                 layer.remove(&place);
-                if layer.is_empty() {
+                if layer.is_empty() || planted::is(Bug::OverlayDropped) {
                     keys.remove(op.key());
                 }
             }

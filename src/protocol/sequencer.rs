@@ -36,12 +36,14 @@ pub enum Decision {
     Gap(OriginCounter),
 }
 
+#[derive(Debug)]
 enum Undo {
     Row(Origin, Option<OriginRow>),
     Pending(Collection, Key, Option<(Seq, Option<Seq>)>),
 }
 
 /// The numbering authority of one log.
+#[derive(Debug)]
 pub struct Sequencer {
     head: Seq,
     time_ms: u64,

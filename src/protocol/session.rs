@@ -3,6 +3,7 @@
 use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, Welcome};
 use crate::model::position::compare;
 use crate::model::{Chain, LineageEntry, Position, Seq, Verdict};
+use crate::planted::{self, Bug};
 
 /// The highest version that both sides speak.
 ///
@@ -47,9 +48,10 @@ pub enum NextStep {
 }
 
 /// Judges a welcome from the replica's side. The replica never follows a server whose identity it cannot reconcile
-/// with its own position, whatever the server says.
+/// with its own position, whatever the server says. `wants_snapshot`: a tail was refused, or the state is known to be
+/// wrong.
 #[must_use]
-pub fn judge(mine: Option<&Position>, welcome: &Welcome) -> NextStep {
+pub fn judge(mine: Option<&Position>, welcome: &Welcome, wants_snapshot: bool) -> NextStep {
     let Some(mine) = mine else { return NextStep::Snapshot };
     let head = Position {
         log_id: welcome.log_id,
@@ -59,12 +61,17 @@ pub fn judge(mine: Option<&Position>, welcome: &Welcome) -> NextStep {
         digest: mine.digest,
     };
     let own = compare(mine, &head, &welcome.lineage, None);
+    let ignored = (planted::is(Bug::IgnoreLogId) && own == Verdict::Foreign)
+        || (planted::is(Bug::AcceptAhead) && own == Verdict::Ahead);
+    if ignored {
+        return NextStep::Snapshot;
+    }
     if !own.is_good() {
         return NextStep::Refuse(own);
     }
     match welcome.verdict {
         Some(theirs) if !theirs.is_good() => NextStep::Refuse(theirs),
-        _ if mine.seq < welcome.horizon => NextStep::Snapshot,
+        _ if wants_snapshot || mine.seq < welcome.horizon => NextStep::Snapshot,
         _ => NextStep::Tail(mine.seq),
     }
 }
@@ -112,9 +119,9 @@ mod tests {
             (welcome(2, 0, 0, Some(Verdict::Same)), NextStep::Refuse(Verdict::Empty)),
         ];
         for (welcome, step) in cases {
-            assert_eq!(judge(Some(&mine), &welcome), step, "{welcome:?}");
+            assert_eq!(judge(Some(&mine), &welcome, false), step, "{welcome:?}");
         }
-        assert_eq!(judge(None, &welcome(2, 20, 0, None)), NextStep::Snapshot);
+        assert_eq!(judge(None, &welcome(2, 20, 0, None), false), NextStep::Snapshot);
     }
 
     #[test]

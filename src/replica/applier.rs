@@ -8,15 +8,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
 use crate::model::{Entry, EntryBody, Op, Origin, Seq};
+use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, RejectedTxn, touched};
 use crate::protocol::tail::{Divergence, Follower, Run};
 use crate::state::{StateError, StateStore};
 use crate::telemetry;
 
-use super::directory::Directory;
+use super::directory::Home;
 use super::outbox_writer;
 use super::receipts::Stage;
-use super::shared::{Change, SharedRef};
+use super::shared::{Change, SharedRef, stop_process};
 
 /// A state is made durable at least this often while it changes.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
@@ -32,20 +33,16 @@ pub(super) enum Request {
 
 pub(super) struct Applier {
     shared: SharedRef,
-    directory: Directory,
+    home: Box<dyn Home>,
     follower: Follower,
     outbox: mpsc::Sender<outbox_writer::Request>,
     unpersisted_since: Option<Instant>,
 }
 
 impl Applier {
-    pub(super) fn new(
-        shared: SharedRef,
-        directory: Directory,
-        outbox: mpsc::Sender<outbox_writer::Request>,
-    ) -> Applier {
+    pub(super) fn new(shared: SharedRef, home: Box<dyn Home>, outbox: mpsc::Sender<outbox_writer::Request>) -> Applier {
         let follower = follower_of(&shared.state());
-        Applier { shared, directory, follower, outbox, unpersisted_since: None }
+        Applier { shared, home, follower, outbox, unpersisted_since: None }
     }
 
     /// Serves requests until all senders are gone, then makes the state durable.
@@ -58,47 +55,51 @@ impl Applier {
                     match runtime.block_on(async { tokio::time::timeout(wait, requests.recv()).await }) {
                         Ok(request) => request,
                         Err(_) => {
-                            self.persist();
+                            self.persist().unwrap_or_else(|failure| stop_process(&failure));
                             continue;
                         }
                     }
                 }
             };
             let Some(request) = request else { break };
-            match request {
-                Request::Run(run) => self.apply(run),
-                Request::Bookmark(bookmark) => {
-                    if let Err(divergence) = self.follower.handle_bookmark(bookmark) {
-                        self.diverged(&divergence);
-                    } else if !self.shared.resync_wanted.load(Ordering::Acquire) {
-                        self.note_compared(bookmark);
-                    }
-                }
-                Request::Swap(state, path, reply) => {
-                    let _ = reply.send(self.swap(state, path));
-                }
-            }
+            self.handle(request).unwrap_or_else(|failure| stop_process(&failure));
             if self.unpersisted_since.is_some_and(|since| since.elapsed() >= PERSIST_EVERY) {
-                self.persist();
+                self.persist().unwrap_or_else(|failure| stop_process(&failure));
             }
         }
-        self.persist();
+        self.persist().unwrap_or_else(|failure| stop_process(&failure));
     }
 
-    fn apply(&mut self, run: Run) {
+    pub(super) fn handle(&mut self, request: Request) -> Result<(), Fatal> {
+        match request {
+            Request::Run(run) => self.apply(run)?,
+            Request::Bookmark(bookmark) => {
+                if let Err(divergence) = self.follower.handle_bookmark(bookmark) {
+                    self.diverged(&divergence);
+                } else if !self.shared.resync_wanted.load(Ordering::Acquire) {
+                    self.note_compared(bookmark);
+                }
+            }
+            Request::Swap(state, path, reply) => {
+                let _ = reply.send(self.swap(state, path));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, run: Run) -> Result<(), Fatal> {
         if self.shared.resync_wanted.load(Ordering::Acquire) {
-            return;
+            return Ok(());
         }
         let state = self.shared.state();
         let Run { entries, chain } = run;
-        let Some(last) = entries.last().map(|entry| entry.seq) else { return };
+        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
         // A block that was under way when the state was swapped is older than the new state.
         if state.meta().is_some_and(|meta| meta.seq >= last) {
-            return;
+            return Ok(());
         }
         if let Err(error) = state.apply(&entries, chain) {
-            self.failed(error);
-            return;
+            return self.failed(&error);
         }
         self.unpersisted_since.get_or_insert_with(Instant::now);
         let decided = {
@@ -113,6 +114,7 @@ impl Applier {
         if let Err(divergence) = self.follower.handle_applied(last, digest) {
             self.diverged(&divergence);
         }
+        Ok(())
     }
 
     /// The state was found equal to the datastore's.
@@ -170,33 +172,34 @@ impl Applier {
         self.shared.want_resync(format!("{divergence}; fetching the state anew"));
     }
 
-    fn failed(&mut self, error: StateError) {
+    fn failed(&mut self, error: &StateError) -> Result<(), Fatal> {
         if error.remedy() == crate::state::Remedy::Stop {
-            tracing::error!(%error, "stopping: what memory holds of the state can no longer be trusted");
-            std::process::exit(70);
+            return Err(Fatal::of("what memory holds of the state can no longer be trusted")(error));
         }
         tracing::error!(%error, "the state must be fetched anew");
         self.shared.want_resync(format!("{error}; fetching the state anew"));
+        Ok(())
     }
 
-    fn persist(&mut self) {
+    pub(super) fn persist(&mut self) -> Result<(), Fatal> {
         self.unpersisted_since = None;
         let state = self.shared.state();
         let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
         if *self.shared.durable.borrow() == seq {
-            return;
+            return Ok(());
         }
         match state.persist() {
             Ok(()) => {
                 self.shared.durable.send_replace(seq);
+                Ok(())
             }
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(&error),
         }
     }
 
     fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<(), String> {
         state.persist().map_err(|error| error.to_string())?;
-        self.directory.make_current(&path).map_err(|error| error.to_string())?;
+        self.home.make_current(&path)?;
         let meta = state.meta().ok_or("the fetched state has no position")?;
         self.follower = follower_of(&state);
         self.shared.replace_state(state.clone());
@@ -217,7 +220,7 @@ impl Applier {
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
         // Readers that still hold the old state keep its files open; the directory goes all the same.
-        self.directory.remove_others(&path).map_err(|error| error.to_string())
+        self.home.remove_others(&path)
     }
 }
 

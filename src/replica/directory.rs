@@ -9,6 +9,31 @@ use std::time::Duration;
 
 use crate::env::data_dir::{DirectoryError, claim, io_error, replace_file};
 
+/// Where the state of a replica has its place, and how another one takes it.
+pub trait Home: Send {
+    /// Makes the state in `path` the current one, atomically and durably.
+    ///
+    /// # Errors
+    /// When the storage refuses; the former one stays current then.
+    fn make_current(&mut self, path: &Path) -> Result<(), String>;
+
+    /// Removes every state but the one in `keep`.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    fn remove_others(&mut self, keep: &Path) -> Result<(), String>;
+}
+
+impl Home for Directory {
+    fn make_current(&mut self, path: &Path) -> Result<(), String> {
+        Directory::make_current(self, path).map_err(|error| error.to_string())
+    }
+
+    fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
+        Directory::remove_others(self, keep).map_err(|error| error.to_string())
+    }
+}
+
 /// An open, locked directory.
 #[derive(Debug)]
 pub struct Directory {

@@ -1,6 +1,5 @@
 //! The handle that a webserver holds: reads, writes, watches, barriers, status.
 
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::codec::admin::{OriginInfo, Status};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
-use crate::protocol::outbox::{Overlaid, RejectedTxn};
+use crate::protocol::outbox::RejectedTxn;
 use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
@@ -20,7 +19,9 @@ use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
+use super::view::{Object, ReadError};
 use crate::env::data_dir::{DirectoryError, PATIENCE};
+use crate::env::{SystemClock, SystemEntropy};
 
 /// Requests that may wait for the outbox writer.
 const OUTBOX_QUEUE: usize = 4096;
@@ -82,22 +83,6 @@ pub enum OpenError {
     Thread(#[from] std::io::Error),
 }
 
-/// Why a read failed. A damaged state is being fetched anew by itself.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct ReadError(#[from] StateError);
-
-/// An object as the replica sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Object {
-    /// Contents.
-    pub value: Bytes,
-    /// Sequence of its last write; `None` while its last write is not yet decided.
-    pub version: Option<Seq>,
-    /// When it was last written, milliseconds since 1970-01-01 UTC; 0 while not decided.
-    pub time_ms: u64,
-}
-
 /// A copy of a log's state, with an outbox. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
 pub struct Replica {
@@ -157,9 +142,9 @@ impl Replica {
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = options.limits.clone();
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
-        let writer = OutboxWriter::new(Arc::clone(&shared), journal);
+        let writer = OutboxWriter::new(Arc::clone(&shared), journal, Arc::new(SystemClock), Arc::new(SystemEntropy));
         std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(outbox_requests))?;
-        let worker = Applier::new(Arc::clone(&shared), directory, outbox.clone());
+        let worker = Applier::new(Arc::clone(&shared), Box::new(directory), outbox.clone());
         std::thread::Builder::new().name("applier".into()).spawn(move || worker.run(&runtime, applier_requests))?;
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
@@ -216,13 +201,7 @@ impl Replica {
     /// # Errors
     /// When the state is damaged.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
-        // The overlay first: a transaction leaves it only after the state has taken it in.
-        let overlaid = self.shared.outbox().look_up(collection, key);
-        match overlaid {
-            Overlaid::Put(value) => Ok(Some(Object { value, version: None, time_ms: 0 })),
-            Overlaid::Deleted => Ok(None),
-            Overlaid::Untouched => Ok(self.checked(self.shared.state().get(collection, key))?.map(of_state)),
-        }
+        self.shared.get(collection, key)
     }
 
     /// The objects of a collection whose keys start with `prefix` and come after `after`, in key order, at most
@@ -237,44 +216,7 @@ impl Replica {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Object)>, ReadError> {
-        let overlay = self.shared.outbox().scan(collection, prefix);
-        let mut overlay = overlay.into_iter().filter(|(key, _)| after.is_none_or(|after| key > after)).peekable();
-        let snapshot = self.checked(self.shared.state().snapshot())?;
-        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
-        let mut found = Vec::new();
-        let put = |found: &mut Vec<_>, key, overlaid| {
-            if let Overlaid::Put(value) = overlaid {
-                found.push((key, Object { value, version: None, time_ms: 0 }));
-            }
-        };
-        for row in snapshot.scan(collection, prefix, from) {
-            let (key, object) = self.checked(row)?;
-            while let Some((pending, overlaid)) = overlay.next_if(|(pending, _)| *pending < key) {
-                put(&mut found, pending, overlaid);
-            }
-            if found.len() >= limit {
-                break;
-            }
-            match overlay.next_if(|(pending, _)| *pending == key) {
-                Some((key, overlaid)) => put(&mut found, key, overlaid),
-                None => found.push((key, of_state(object))),
-            }
-        }
-        for (key, overlaid) in overlay {
-            if found.len() >= limit {
-                break;
-            }
-            put(&mut found, key, overlaid);
-        }
-        found.truncate(limit);
-        Ok(found)
-    }
-
-    fn checked<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
-        if let Err(error) = &result {
-            self.shared.want_resync(format!("{error}; fetching the state anew"));
-        }
-        result
+        self.shared.scan(collection, prefix, after, limit)
     }
 
     /// Submits a transaction. When this returns, it is durable here and will be pushed until it is decided.
@@ -397,7 +339,7 @@ impl Replica {
     /// # Errors
     /// When the state is damaged.
     pub fn origin(&self, origin: Origin) -> Result<OriginInfo, ReadError> {
-        let row = self.checked(self.shared.state().origin(origin))?;
+        let row = self.shared.checked(self.shared.state().origin(origin))?;
         let decided = row.map_or_else(Default::default, |row| row.last_counter);
         let taken = decided.max(self.shared.outbox().taken(origin));
         Ok(OriginInfo { taken, decided })
@@ -462,8 +404,4 @@ impl Replica {
     pub fn trouble(&self) -> String {
         self.shared.link().trouble
     }
-}
-
-fn of_state(object: crate::state::Object) -> Object {
-    Object { value: object.value, version: Some(object.version), time_ms: object.time_ms }
 }

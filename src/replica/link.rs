@@ -9,15 +9,13 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::codec::block::{BadBlock, decode_block};
 use crate::codec::message::{
-    self, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Progress, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
-    Welcome,
+    self, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use crate::model::{Chain, Limits, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
-use crate::protocol::tail::{Follower, TailError};
+use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 
@@ -43,10 +41,8 @@ pub(super) enum LinkError {
     Connect(String),
     #[error("no answer from the datastore within {} s", .0.as_secs())]
     Timeout(Duration),
-    #[error("the tail does not decode: {0}")]
-    Block(#[from] BadBlock),
     #[error(transparent)]
-    Tail(#[from] TailError),
+    Frames(#[from] FrameError),
     #[error("the snapshot was not taken over: {0}")]
     Resync(String),
     #[error("the tail is no longer served from here: a snapshot is needed")]
@@ -173,7 +169,8 @@ impl Linker {
         wire::send(&mut send, Kind::Hello, &hello).await?;
         let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
         let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))??;
-        let step = judge(mine.as_ref(), &welcome);
+        let wanted = needs_snapshot || self.shared.resync_wanted.load(Ordering::Acquire);
+        let step = judge(mine.as_ref(), &welcome, wanted);
         let verdict = match step {
             NextStep::Refuse(verdict) => verdict,
             _ => welcome.verdict.unwrap_or(Verdict::Behind),
@@ -192,17 +189,10 @@ impl Linker {
             self.shared.set_problem("");
         }
         self.take_over_limits(&welcome);
-        let force = needs_snapshot || self.shared.resync_wanted.load(Ordering::Acquire);
-        if force || step == NextStep::Snapshot {
+        if step == NextStep::Snapshot {
             resync::fetch(self, connection).await?;
         }
-        let position = self.shared.position().ok_or_else(|| LinkError::Resync("no position".into()))?;
-        if position.generation != welcome.generation || position.log_id != welcome.log_id {
-            self.shared
-                .state()
-                .set_generation(welcome.generation, welcome.lineage.clone())
-                .map_err(|error| LinkError::Resync(error.to_string()))?;
-        }
+        let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
         wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
         self.shared.update_link(|link| link.connected = true);
         let heard = Notify::new();
@@ -246,18 +236,18 @@ impl Linker {
         &self,
         connection: &quinn::Connection,
         from: Seq,
-        mut chain: Chain,
+        chain: Chain,
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut stream = connection.accept_uni().await?;
         let _: Open = wire::expect(&mut stream, Kind::Open).await?;
-        let mut follower = Follower::new(from, crate::model::Digest::ZERO);
+        let mut intake = Intake::new(from, chain);
         loop {
             let (kind, body) = wire::read(&mut stream).await?.ok_or(WireError::Closed)?;
             match kind {
                 Kind::Frames => {
-                    let entries = decode(body, chain).await?;
-                    chain = entries.last().map_or(chain, |(_, chain)| *chain);
-                    for run in follower.handle_entries(entries)? {
+                    let runs;
+                    (intake, runs) = take_in(intake, body).await?;
+                    for run in runs {
                         self.hand_over(applier::Request::Run(run)).await?;
                     }
                 }
@@ -327,15 +317,10 @@ impl Linker {
                     sleep(PROGRESS_EVERY).await;
                 }
             }
-            let (outbox, rejected) = {
-                let outbox = self.shared.outbox();
-                (outbox.depth() as u64, outbox.rejected().len() as u64)
-            };
-            telemetry::metrics::outbox(outbox, rejected);
-            let problem = self.shared.problem();
             let applied = *durable.borrow_and_update();
-            let unhealthy = (!problem.is_empty()).then_some(problem);
-            wire::send(send, Kind::Progress, &Progress { applied, outbox, rejected, unhealthy }).await?;
+            let progress = self.shared.progress(applied);
+            telemetry::metrics::outbox(progress.outbox, progress.rejected);
+            wire::send(send, Kind::Progress, &progress).await?;
         }
     }
 
@@ -350,12 +335,13 @@ impl Linker {
     }
 }
 
-/// Decodes a block; a large one off the async threads.
-async fn decode(body: Bytes, chain: Chain) -> Result<Vec<(crate::model::Entry, Chain)>, LinkError> {
-    if body.len() < 64 << 10 {
-        return Ok(decode_block(body, chain)?);
+/// Takes in a block of frames; a large one off the async threads.
+async fn take_in(mut intake: Intake, frames: Bytes) -> Result<(Intake, Vec<Run>), LinkError> {
+    if frames.len() < 64 << 10 {
+        let runs = intake.handle_frames(frames)?;
+        return Ok((intake, runs));
     }
-    let decoding = tokio::task::spawn_blocking(move || decode_block(body, chain));
+    let decoding = tokio::task::spawn_blocking(move || intake.handle_frames(frames).map(|runs| (intake, runs)));
     Ok(decoding.await.map_err(|_| LinkError::Closing)??)
 }
 

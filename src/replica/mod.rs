@@ -26,12 +26,15 @@ mod link;
 mod outbox_writer;
 mod push;
 mod receipts;
-mod resync;
+pub mod resync;
 pub mod service;
 mod shared;
+pub mod stepped;
+mod view;
 
-pub use handle::{Object, OpenError, ReadError, Replica, ReplicaOptions};
+pub use handle::{OpenError, Replica, ReplicaOptions};
 pub use link::{ConnectError, Connector, Pending};
 pub use outbox_writer::{Draft, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use shared::Change;
+pub use view::{Object, ReadError};

@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::txn::{decode_txn, encode_txn};
+use crate::env::{Clock, Entropy};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::limits::{HARD, LimitExceeded};
 use crate::model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use crate::planted::{self, Bug};
+use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
 use crate::state::StateStore;
 
 use super::receipts::{Receipt, Receipts, Stage};
-use super::shared::{Change, SharedRef};
+use super::shared::{Change, SharedRef, stop_process};
 
 /// Journal kinds; never reused.
 const KIND_TXN: u8 = 16;
@@ -106,6 +109,8 @@ pub(super) const DEPTH_MAX: usize = 1 << 20;
 pub(super) struct OutboxWriter {
     shared: SharedRef,
     journal: Journal,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     origin: Option<Origin>,
     last: HashMap<Origin, OriginCounter>,
     settled: OriginCounter,
@@ -159,8 +164,13 @@ pub(super) fn restore(entries: Vec<(u8, Vec<u8>)>, state: &StateStore) -> Result
 }
 
 impl OutboxWriter {
-    pub(super) fn new(shared: SharedRef, journal: Journal) -> OutboxWriter {
-        OutboxWriter { shared, journal, origin: None, last: HashMap::new(), settled: OriginCounter(0) }
+    pub(super) fn new(
+        shared: SharedRef,
+        journal: Journal,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> OutboxWriter {
+        OutboxWriter { shared, journal, clock, entropy, origin: None, last: HashMap::new(), settled: OriginCounter(0) }
     }
 
     /// Serves requests until all senders are gone.
@@ -172,12 +182,12 @@ impl OutboxWriter {
             {
                 batch.push(next);
             }
-            self.handle(batch);
-            self.rewrite_if_worth_it();
+            self.handle(batch).unwrap_or_else(|failure| stop_process(&failure));
+            self.rewrite_if_worth_it(REWRITE_BYTES_MIN);
         }
     }
 
-    fn handle(&mut self, batch: Vec<Request>) {
+    pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
         let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut accepted = Vec::new();
         let mut noted = Vec::new();
@@ -194,6 +204,7 @@ impl OutboxWriter {
                     Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
                     Err(error) => drop(reply.send(Err(error))),
                 },
+                Request::Note(_) if planted::is(Bug::RejectionNotNoted) => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         let note = RejectedV1 { id: txn.id, seq, reason };
@@ -234,25 +245,29 @@ impl OutboxWriter {
             }
         }
         if frames.is_empty() {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.write(&frames) {
+        if let Err(error) = self.write(&frames)? {
             self.forget(&accepted, &error);
             let error = SubmitError::Disk(error.to_string());
             accepted.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone()))));
             closed.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
-            return;
+            return Ok(());
         }
         self.publish(accepted, &noted, closed);
+        Ok(())
     }
 
-    fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<(), JournalError> {
+    /// The inner error: nothing was written, and the journal is as it was.
+    fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<Result<(), JournalError>, Fatal> {
+        let failed = "the outbox journal cannot be written";
         match self.journal.append(frames) {
-            Err(error @ JournalError::Poisoned) => stop_process(&error),
-            result => result?,
+            Err(error @ JournalError::Poisoned) => return Err(Fatal::of(failed)(error)),
+            Err(error) => return Ok(Err(error)),
+            Ok(()) => {}
         }
         // What a failed sync has left behind is unknown, and trying again would not tell.
-        self.journal.sync().or_else(|error| stop_process(&error))
+        self.journal.sync().map(Ok).map_err(Fatal::of(failed))
     }
 
     /// Counters of transactions that could not be written are given again.
@@ -321,7 +336,7 @@ impl OutboxWriter {
             }
         };
         let settled = if draft.id.is_some() { draft.settled } else { self.settled };
-        let time_ms = if draft.time_ms == 0 { now_ms() } else { draft.time_ms };
+        let time_ms = if draft.time_ms == 0 { self.clock.now_ms() } else { draft.time_ms };
         let Draft { ops, conditions, note, .. } = draft;
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
         // A maker that numbers its own transactions needs every one of them decided upstream, bad ones included.
@@ -377,7 +392,7 @@ impl OutboxWriter {
             return Ok(origin);
         }
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        self.entropy.fill(&mut bytes).map_err(|error| SubmitError::Disk(error.to_string()))?;
         self.origin = Some(Origin(bytes));
         Ok(Origin(bytes))
     }
@@ -411,13 +426,13 @@ impl OutboxWriter {
         Ok(Receipts::decided(id, stage))
     }
 
-    fn rewrite_if_worth_it(&mut self) {
+    pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
         let live: u64 = {
             let outbox = self.shared.outbox();
             let rejected: usize = outbox.rejected().values().map(|rejected| rejected.txn.bytes_estimate()).sum();
             (outbox.pending_bytes() + rejected) as u64
         };
-        if self.journal.bytes() < REWRITE_BYTES_MIN.max(live.saturating_mul(4)) {
+        if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
             return;
         }
         let frames = {
@@ -456,15 +471,4 @@ fn encoded(txn: &Txn) -> Vec<u8> {
 
 fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
-}
-
-/// Ends the process: going on could lose what was accepted.
-fn stop_process(error: &JournalError) -> ! {
-    tracing::error!(%error, "the outbox journal failed; stopping, because going on could lose accepted transactions");
-    std::process::exit(70);
-}
-
-/// Milliseconds since 1970-01-01 UTC, by the machine's clock.
-pub(super) fn now_ms() -> u64 {
-    crate::env::Clock::now_ms(&crate::env::SystemClock)
 }

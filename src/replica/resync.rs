@@ -1,40 +1,129 @@
 //! Replacing the state by a verified snapshot: fetched into a side directory, checked against its digest, swapped in
 //! atomically. The outbox is untouched: it lies elsewhere, and what the snapshot has decided is settled by it.
 
+use std::path::Path;
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::{self, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
-use crate::state::{Object, StateStore, Target};
+use crate::planted::{self, Bug};
+use crate::state::{Loader, Object, StateStore, Target};
 use crate::transport::wire::{self, WireError};
 
 use super::applier;
+use super::directory;
 use super::link::{LinkError, Linker};
-use crate::env::data_dir::DirectoryError;
 
-/// Batches of rows that may wait for the disk.
-const BATCHES_WAITING: usize = 4;
+/// Pieces that may wait for the disk.
+const PIECES_WAITING: usize = 4;
+
+/// A part of a snapshot after its beginning.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Some rows.
+    Rows(Vec<Row>),
+    /// The end.
+    End(SnapshotEnd),
+}
+
+/// A snapshot on its way into a new state.
+pub struct Loading {
+    loader: Loader,
+    target: Target,
+    rows: u64,
+}
+
+impl Loading {
+    /// Begins to fill `store`, which is new.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn begin(store: &StateStore, begin: &SnapshotBegin) -> Result<Loading, String> {
+        let loader = store.loader().map_err(|error| error.to_string())?;
+        let target = Target {
+            log_id: begin.position.log_id,
+            generation: begin.position.generation,
+            lineage: begin.lineage.clone(),
+            seq: begin.position.seq,
+            chain: begin.position.chain,
+            time_ms: begin.time_ms,
+            digest: (!planted::is(Bug::SnapshotUnchecked)).then_some(begin.position.digest),
+        };
+        Ok(Loading { loader, target, rows: 0 })
+    }
+
+    /// Takes in rows.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn rows(&mut self, rows: Vec<Row>) -> Result<(), String> {
+        for row in rows {
+            self.rows += 1;
+            let result = match row {
+                Row::Object { collection, key, version, time_ms, value } => {
+                    self.loader.object(&collection, &key, &Object { version, time_ms, value })
+                }
+                Row::Origin { origin, row } => self.loader.origin(origin, &row),
+            };
+            result.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Checks that what came is whole and what it should be.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn finish(self, end: &SnapshotEnd) -> Result<StateStore, String> {
+        if Some(end.digest) != self.target.digest && !planted::is(Bug::SnapshotUnchecked) {
+            return Err("the digests at its begin and end differ".into());
+        }
+        if end.rows != self.rows {
+            return Err(format!("{} rows were sent, {} arrived", end.rows, self.rows));
+        }
+        self.loader.finish(self.target).map_err(|error| error.to_string())
+    }
+}
 
 /// Fetches a snapshot over `connection` and makes it the replica's state.
 pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Result<(), LinkError> {
-    let failed = |error: String| LinkError::Resync(error);
+    let side = directory::new_state_in(&linker.directory).map_err(|error| LinkError::Resync(error.to_string()))?;
+    let fetched = fetch_into(linker, connection, &side).await;
+    if fetched.is_err() {
+        // What remains of it is removed at the next start at the latest.
+        let _ = tokio::fs::remove_dir_all(&side).await;
+    }
+    fetched
+}
+
+async fn fetch_into(linker: &Linker, connection: &quinn::Connection, side: &Path) -> Result<(), LinkError> {
     let (mut send, mut receive) = connection.open_bi().await?;
     wire::send(&mut send, Kind::Open, &Open::Snapshot).await?;
     let begin: SnapshotBegin = wire::expect(&mut receive, Kind::SnapshotBegin).await?;
-    tracing::info!(seq = %begin.position.seq, objects = begin.objects, bytes = begin.bytes, "fetching the state");
-    let path = new_state(&linker.directory).map_err(|error| failed(error.to_string()))?;
-    let (rows, incoming) = mpsc::channel::<Vec<Row>>(BATCHES_WAITING);
-    let (side, target, cache_bytes) = (path.clone(), target(&begin), linker.cache_bytes);
-    let loading = tokio::task::spawn_blocking(move || load(&side, cache_bytes, target, incoming));
-    let end = loop {
-        let (kind, body) = wire::read(&mut receive).await?.ok_or(WireError::Closed)?;
-        match kind {
-            Kind::Rows => {
-                let batch = message::decode(kind, &body).map_err(WireError::from)?;
-                if rows.send(batch).await.is_err() {
-                    break None;
-                }
-            }
-            Kind::SnapshotEnd => break Some(message::decode::<SnapshotEnd>(kind, &body).map_err(WireError::from)?),
+    let seq = begin.position.seq;
+    tracing::info!(%seq, objects = begin.objects, bytes = begin.bytes, "fetching the state");
+    let (pieces, incoming) = mpsc::channel::<Piece>(PIECES_WAITING);
+    let (path, cache_bytes) = (side.to_owned(), linker.cache_bytes);
+    let loading = tokio::task::spawn_blocking(move || load(&path, cache_bytes, &begin, incoming));
+    let received = receive_pieces(&mut receive, &pieces).await;
+    drop(pieces);
+    let loaded = loading.await.map_err(|error| LinkError::Resync(error.to_string()))?;
+    received?;
+    let state = loaded.map_err(LinkError::Resync)?;
+    let (reply, swapped) = oneshot::channel();
+    linker.hand_over(applier::Request::Swap(state, side.to_owned(), reply)).await?;
+    swapped.await.map_err(|_| LinkError::Closing)?.map_err(LinkError::Resync)?;
+    tracing::info!(%seq, "the state was fetched and verified");
+    Ok(())
+}
+
+/// Passes pieces on until the last one, or until the loader has given up.
+async fn receive_pieces(receive: &mut quinn::RecvStream, pieces: &mpsc::Sender<Piece>) -> Result<(), LinkError> {
+    loop {
+        let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+        let piece = match kind {
+            Kind::Rows => Piece::Rows(message::decode(kind, &body).map_err(WireError::from)?),
+            Kind::SnapshotEnd => Piece::End(message::decode(kind, &body).map_err(WireError::from)?),
             Kind::Refused => {
                 let refused: message::Refused = message::decode(kind, &body).map_err(WireError::from)?;
                 return Err(refused.into());
@@ -43,59 +132,27 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Re
                 let expected = "Rows or SnapshotEnd";
                 return Err(WireError::from(message::BadMessage::Unexpected { expected, found }).into());
             }
+        };
+        let is_last = matches!(piece, Piece::End(_));
+        if pieces.send(piece).await.is_err() || is_last {
+            return Ok(());
         }
-    };
-    if end.is_none_or(|end| end.digest == begin.position.digest) {
-        drop(rows);
-    } else {
-        return Err(failed("the digests at its begin and end differ".into()));
-    }
-    let state = loading.await.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
-    if end.is_none() {
-        return Err(failed("it broke off".into()));
-    }
-    let (reply, swapped) = oneshot::channel();
-    linker.hand_over(applier::Request::Swap(state, path, reply)).await?;
-    swapped.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
-    tracing::info!(seq = %begin.position.seq, "the state was fetched and verified");
-    Ok(())
-}
-
-fn new_state(directory: &std::path::Path) -> Result<std::path::PathBuf, DirectoryError> {
-    super::directory::new_state_in(directory)
-}
-
-fn target(begin: &SnapshotBegin) -> Target {
-    Target {
-        log_id: begin.position.log_id,
-        generation: begin.position.generation,
-        lineage: begin.lineage.clone(),
-        seq: begin.position.seq,
-        chain: begin.position.chain,
-        time_ms: begin.time_ms,
-        digest: Some(begin.position.digest),
     }
 }
 
 fn load(
-    path: &std::path::Path,
+    path: &Path,
     cache_bytes: u64,
-    target: Target,
-    mut incoming: mpsc::Receiver<Vec<Row>>,
+    begin: &SnapshotBegin,
+    mut incoming: mpsc::Receiver<Piece>,
 ) -> Result<StateStore, String> {
-    let text = |error: crate::state::StateError| error.to_string();
-    let store = StateStore::open(path, cache_bytes).map_err(text)?;
-    let mut loader = store.loader().map_err(text)?;
-    while let Some(rows) = incoming.blocking_recv() {
-        for row in rows {
-            match row {
-                Row::Object { collection, key, version, time_ms, value } => {
-                    loader.object(&collection, &key, &Object { version, time_ms, value }).map_err(text)?;
-                }
-                Row::Origin { origin, row } => loader.origin(origin, &row).map_err(text)?,
-            }
+    let store = StateStore::open(path, cache_bytes).map_err(|error| error.to_string())?;
+    let mut loading = Loading::begin(&store, begin)?;
+    while let Some(piece) = incoming.blocking_recv() {
+        match piece {
+            Piece::Rows(rows) => loading.rows(rows)?,
+            Piece::End(end) => return loading.finish(&end),
         }
     }
-    // A transfer that broke off ends here, too: its rows do not add up.
-    loader.finish(target).map_err(text)
+    Err("it broke off".into())
 }

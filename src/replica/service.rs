@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::codec::message::{Kind, Open};
+use crate::env::{Clock, SystemClock};
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::{local, wire};
 use crate::trust::{Identity, NewKey, TrustError, tls};
 
-use super::outbox_writer::now_ms;
 use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
 
 /// A connected member looks at its certificate this often.
@@ -83,7 +83,7 @@ impl MemberConnector {
     async fn renew(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let text = |error: TrustError| error.to_string();
         let mut identity = Identity::load(&self.data_dir).map_err(text)?;
-        if !identity.needs_renewal(now_ms()).map_err(text)? {
+        if !identity.needs_renewal(SystemClock.now_ms()).map_err(text)? {
             return Ok(false);
         }
         let key = NewKey::generate(identity.name()).map_err(text)?;

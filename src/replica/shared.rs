@@ -6,11 +6,15 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, watch};
 
+use crate::codec::message::{Progress, Welcome};
 use crate::model::{Collection, Key, Limits, Position, Seq, Verdict};
+use crate::planted::{self, Bug};
+use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::Outbox;
+use crate::protocol::push::Heard;
 use crate::state::StateStore;
 
-use super::receipts::Receipts;
+use super::receipts::{Receipts, Stage};
 
 /// One thing that happened to the replica's view, for watchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +156,48 @@ impl Shared {
         self.resync_wanted.store(true, Ordering::Release);
         self.outbox_changed.send_modify(|number| *number += 1);
     }
+
+    /// Records the generation of a datastore whose position fits; the position from which to follow it.
+    pub(super) fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
+        let position = self.position().ok_or("no position")?;
+        if position.generation != welcome.generation || position.log_id != welcome.log_id {
+            let state = self.state();
+            state.set_generation(welcome.generation, welcome.lineage.clone()).map_err(|error| error.to_string())?;
+        }
+        Ok(position)
+    }
+
+    /// What the datastore is told of this replica, which has durably applied everything up to `applied`.
+    pub(super) fn progress(&self, applied: Seq) -> Progress {
+        let (outbox, rejected) = {
+            let outbox = self.outbox();
+            (outbox.depth() as u64, outbox.rejected().len() as u64)
+        };
+        let problem = self.problem();
+        let applied = if planted::is(Bug::ReportUndurable) { *self.applied.borrow() } else { applied };
+        Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then_some(problem) }
+    }
+
+    /// Passes on what a push was answered; the reason to pause when there is one.
+    pub(super) fn handle_answer(&self, heard: Heard) -> Option<String> {
+        match heard {
+            Heard::Acknowledged(id, seq) => {
+                self.receipts.settle(id, Stage::Acknowledged(seq));
+                if planted::is(Bug::ForgetOnAnswer) {
+                    self.outbox_mut().forget_up_to(id);
+                }
+                None
+            }
+            Heard::Decided(_) => None,
+            Heard::Pause(reason) => Some(reason),
+        }
+    }
+}
+
+/// Ends the process: going on could lose what was accepted, or show what is not true.
+pub(super) fn stop_process(failure: &Fatal) -> ! {
+    tracing::error!(%failure, "stopping, because going on could lose accepted transactions");
+    std::process::exit(70);
 }
 
 /// Handle to the shared state.

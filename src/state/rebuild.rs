@@ -1,7 +1,5 @@
 //! Whether a state can be used with a log, and how it is made anew from one.
 
-use std::path::Path;
-
 use super::error::StateError;
 use super::loader::Target;
 use super::meta::StateMeta;
@@ -93,32 +91,14 @@ pub enum RebuildError<E> {
     State(#[from] StateError),
 }
 
-/// Builds a state in the new directory `dir` from a log: the compacted entries up to the horizon, the origins at the
+/// Fills an empty store with what a log adds up to: the compacted entries up to the horizon, the origins at the
 /// horizon, and every entry after it, each with the chain at it. `horizon` is where the base ends (sequence 0 for a log
 /// that was never compacted); `head_digest` is what the whole must add up to where that is known. `progress` is
-/// called with the last sequence of every batch. The caller puts the directory in place.
+/// called with the last sequence of every batch.
 ///
 /// # Errors
-/// When the source fails, or the state cannot be written or does not add up; the directory is then to be discarded.
-#[expect(clippy::too_many_arguments, reason = "every one is a part of the log, used once by the datastore's start")]
+/// When the source fails, or the state cannot be written or does not add up; the store is then to be discarded.
 pub fn rebuild<E>(
-    dir: &Path,
-    cache_bytes: u64,
-    base: impl IntoIterator<Item = Result<Entry, E>>,
-    origins: &OriginTable,
-    horizon: Target,
-    tail: impl IntoIterator<Item = Result<(Entry, Chain), E>>,
-    head_digest: Option<Digest>,
-    progress: &mut dyn FnMut(Seq),
-) -> Result<StateStore, RebuildError<E>> {
-    rebuild_into(&StateStore::open(dir, cache_bytes)?, base, origins, horizon, tail, head_digest, progress)
-}
-
-/// [`rebuild`] into a new store of any engine.
-///
-/// # Errors
-/// As for [`rebuild`].
-pub fn rebuild_into<E>(
     store: &StateStore,
     base: impl IntoIterator<Item = Result<Entry, E>>,
     origins: &OriginTable,

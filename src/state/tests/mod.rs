@@ -242,7 +242,7 @@ proptest! {
         let pieces = Model::of(old).origins.encode();
         let origins = OriginTable::decode(pieces.iter().map(Vec::as_slice)).expect("origins");
         let mut seen = Vec::new();
-        let store = rebuild::rebuild_into(
+        let store = rebuild::rebuild(
             &StateStore::in_memory(),
             compacted(old).into_iter().map(Ok::<_, String>),
             &origins,

@@ -1,0 +1,206 @@
+//! The commit path without threads: sequences a batch, writes it, syncs it, and only then lets anyone see or hear of
+//! it. The commit thread and the applier thread drive it, and so does the simulator.
+
+use crate::codec::message::{Bookmark, Fate, Outcome, Refused};
+use crate::log::{AppendError, Log, LogReader};
+use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Seq, Txn};
+use crate::planted::{self, Bug};
+use crate::protocol::CHECKPOINT_EVERY;
+use crate::protocol::fatal::Fatal;
+use crate::protocol::feed::Block;
+use crate::protocol::sequencer::{Decision, Sequencer, Versions};
+use crate::state::{StateError, StateStore};
+use crate::telemetry;
+
+/// Committed entries on their way to the state index.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Consecutive entries; never empty.
+    pub entries: Vec<Entry>,
+    /// Chain after the last one.
+    pub chain: Chain,
+}
+
+/// Where a batch goes once it may be seen, in the order of these methods.
+pub trait Outlet {
+    /// Shows a durable batch to subscribers.
+    fn publish(&mut self, block: Block);
+    /// Hands a durable batch to the state index.
+    fn index(&mut self, committed: Committed);
+    /// Answers the transaction at this place of the batch that was handed in.
+    fn answer(&mut self, place: usize, outcome: Outcome);
+}
+
+/// What became of a batch as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// Every transaction has its answer.
+    Done,
+    /// The disk is full: nothing was written, all were deferred.
+    DiskFull,
+}
+
+impl Versions for StateStore {
+    type Error = StateError;
+
+    fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
+        StateStore::version(self, collection, key)
+    }
+}
+
+/// The log with its sequencer: the one place where sequences are given.
+pub struct Ledger {
+    log: Log,
+    sequencer: Sequencer,
+    state: StateStore,
+}
+
+impl Ledger {
+    /// Continues `log`; `state` is level with its head.
+    ///
+    /// # Errors
+    /// When what the state remembers of origins cannot be read.
+    pub fn new(log: Log, state: StateStore, limits: Limits) -> Result<Ledger, StateError> {
+        let mut rows = state.snapshot()?.origins().collect::<Result<std::collections::HashMap<_, _>, _>>()?;
+        let time_ms = state.meta().map_or(0, |meta| meta.time_ms);
+        let mut head = log.head().0;
+        if planted::is(Bug::ForgetOrigins) {
+            rows.clear();
+        }
+        if planted::is(Bug::ReuseSequence) {
+            head = Seq(head.0.saturating_sub(1));
+        }
+        Ok(Ledger { log, sequencer: Sequencer::new(head, time_ms, limits, rows), state })
+    }
+
+    /// The log, for its upkeep.
+    pub fn log(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// The log, to close it.
+    #[must_use]
+    pub fn into_log(self) -> Log {
+        self.log
+    }
+
+    /// Commits a batch. `admit` may defer a transaction before it is looked at; `applied` is how far the index has come;
+    /// `deferral` is what everyone is told when the disk turns out to be full.
+    ///
+    /// # Errors
+    /// Any error means that the process must stop; nothing of the batch was answered or shown then.
+    pub fn commit(
+        &mut self,
+        batch: Vec<(MemberName, Txn)>,
+        admit: &dyn Fn(&Txn) -> Result<(), Refused>,
+        deferral: &dyn Fn() -> Refused,
+        applied: Seq,
+        now_ms: u64,
+        outlet: &mut dyn Outlet,
+    ) -> Result<Batch, Fatal> {
+        self.sequencer.applied(applied);
+        let mut entries = Vec::with_capacity(batch.len());
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (member, txn) in batch {
+            let id = txn.id;
+            let fate = match admit(&txn) {
+                Err(refused) => Fate::Deferred(refused),
+                Ok(()) => {
+                    let decision = self.sequencer.propose(&member, txn, now_ms, &self.state);
+                    fate_of(decision.map_err(Fatal::of("the state index cannot be read"))?, &mut entries)
+                }
+            };
+            outcomes.push(Outcome { id, fate });
+        }
+        let mut result = Batch::Done;
+        if planted::is(Bug::AnswerBeforeSync) {
+            outcomes.drain(..).enumerate().for_each(|(place, outcome)| outlet.answer(place, outcome));
+        }
+        if !entries.is_empty() {
+            match self.log.append(&entries) {
+                Ok(written) => self.make_durable(written.bytes, entries, outlet)?,
+                Err(AppendError::Full { .. }) => {
+                    if !planted::is(Bug::LeakSequence) {
+                        self.sequencer.undo();
+                    }
+                    outcomes.iter_mut().for_each(|outcome| outcome.fate = Fate::Deferred(deferral()));
+                    result = Batch::DiskFull;
+                }
+                Err(error) => return Err(Fatal::of("the log cannot be written")(error)),
+            }
+        }
+        outcomes.into_iter().enumerate().for_each(|(place, outcome)| outlet.answer(place, outcome));
+        Ok(result)
+    }
+
+    fn make_durable(&mut self, bytes: bytes::Bytes, entries: Vec<Entry>, outlet: &mut dyn Outlet) -> Result<(), Fatal> {
+        let Some((first, last)) = entries.first().zip(entries.last()).map(|(first, last)| (first.seq, last.seq)) else {
+            return Ok(());
+        };
+        if planted::is(Bug::PublishBeforeSync) {
+            outlet.publish(Block { first, last, bytes: bytes.clone(), chain: Chain::default() });
+        }
+        let syncing = std::time::Instant::now();
+        let durable = self.log.sync().map_err(Fatal::of("the log cannot be synced"))?;
+        telemetry::metrics::fsync(syncing.elapsed());
+        self.sequencer.keep();
+        let chain = durable.chain();
+        if !planted::is(Bug::PublishBeforeSync) {
+            outlet.publish(Block { first, last, bytes, chain });
+        }
+        outlet.index(Committed { entries, chain });
+        Ok(())
+    }
+}
+
+fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
+    match decision {
+        Decision::Write(entry) => {
+            let fate = match &entry.body {
+                EntryBody::Reject { reason, .. } => {
+                    telemetry::metrics::rejections(reason);
+                    Fate::Rejected(entry.seq, reason.clone())
+                }
+                _ => Fate::Committed(entry.seq),
+            };
+            entries.push(entry);
+            fate
+        }
+        Decision::Committed(seq) => Fate::Decided(seq),
+        Decision::Rejected(seq, reason) => Fate::Rejected(seq, reason),
+        Decision::Gap(expected) => Fate::Gap(expected),
+    }
+}
+
+/// Applies a committed batch to the state index in runs that end at checkpoints; the chain in between is read back from
+/// the log. `applied` is told of every run, with the bookmark to send when it ended at a checkpoint.
+///
+/// # Errors
+/// Any error means that the process must stop; the index is rebuilt from the log at the next start.
+pub fn index(
+    state: &StateStore,
+    log: &LogReader,
+    committed: &Committed,
+    applied: &mut dyn FnMut(Seq, Option<Bookmark>),
+) -> Result<(), Fatal> {
+    let Committed { entries, chain } = committed;
+    for run in entries.chunk_by(|entry, _| !entry.seq.0.is_multiple_of(CHECKPOINT_EVERY)) {
+        let Some(last) = run.last().map(|entry| entry.seq) else { continue };
+        let is_end = entries.last().is_some_and(|entry| entry.seq == last);
+        let chain = if is_end { *chain } else { chain_at(log, last)? };
+        state.apply(run, chain).map_err(Fatal::of("the state index cannot be written (the next start rebuilds it)"))?;
+        applied(last, last.0.is_multiple_of(CHECKPOINT_EVERY).then(|| bookmark(state)).flatten());
+    }
+    Ok(())
+}
+
+/// The digest of the state where it stands.
+#[must_use]
+pub fn bookmark(state: &StateStore) -> Option<Bookmark> {
+    state.meta().map(|meta| Bookmark { seq: meta.seq, digest: meta.digest })
+}
+
+fn chain_at(log: &LogReader, seq: Seq) -> Result<Chain, Fatal> {
+    let what = "the log cannot be read";
+    log.chain_at(seq).map_err(Fatal::of(what))?.ok_or_else(|| Fatal { what, cause: format!("no chain at {seq}") })
+}

@@ -1,0 +1,120 @@
+//! Deliberate faults, to test the tests: does the suite catch each of them?
+//!
+//! Compiled in only with the feature `planted-bugs`, which no released program has; without it [`is`] is the constant
+//! `false`. One fault is active at a time, chosen by [`plant`].
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// A deliberate fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Bug] = &[$(Bug::$name,)+];
+
+            /// What it does, for people.
+            #[must_use]
+            pub fn describe(self) -> &'static str {
+                match self { $(Bug::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// The log's sync returns without syncing.
+    SkipLogSync,
+    /// A push is answered before the sync.
+    AnswerBeforeSync,
+    /// Subscribers see a batch before the sync.
+    PublishBeforeSync,
+    /// A failed sync of the log is tried again instead of stopping.
+    RetryFailedSync,
+    /// The sequence of a batch that failed for want of space is not given back.
+    LeakSequence,
+    /// After a start the sequencer begins one too low.
+    ReuseSequence,
+    /// Counters of origins are forgotten at a start, so a retry is committed again.
+    ForgetOrigins,
+    /// Conditions are judged by the index alone, which may lag.
+    ConditionsWithoutPending,
+    /// A rejection is answered but not written.
+    RejectWithoutTrace,
+    /// The sender of a tail skips a block when the ring has moved on.
+    SkipRingGap,
+    /// Below the horizon a tail starts at the horizon instead of asking for a snapshot.
+    SkipToHorizon,
+    /// The horizon is taken to be one sequence lower than it is.
+    HorizonOffByOne,
+    /// The floor ignores members that are not connected at the moment.
+    FloorOfConnected,
+    /// Compaction keeps a superseded value instead of the latest.
+    CompactKeepsOldest,
+    /// Compaction drops the records that rejected and deleted transactions leave of their origins.
+    CompactDropsOrigins,
+    /// A snapshot lacks what is remembered of origins.
+    SnapshotWithoutOrigins,
+    /// A snapshot is loaded over the old state instead of replacing it.
+    SnapshotMerges,
+    /// A snapshot is taken over without comparing its digest.
+    SnapshotUnchecked,
+    /// A transaction is applied in two steps.
+    SplitTransaction,
+    /// Data and position are written in two steps.
+    PositionApart,
+    /// The digest is not updated on a delete.
+    DigestWithoutDelete,
+    /// A repeated block is applied again instead of being refused.
+    AcceptRepeatedBlock,
+    /// The outbox journal is not synced.
+    SkipJournalSync,
+    /// A transaction is taken out of the outbox when its push is answered, before the state has it.
+    ForgetOnAnswer,
+    /// The overlay of a decided transaction stays.
+    OverlayStays,
+    /// The overlay of a pending transaction is dropped when another one of the same key is decided.
+    OverlayDropped,
+    /// A rejected transaction is not put on the rejected list.
+    ForgetRejected,
+    /// After a restart the pusher begins with the second transaction.
+    SkipFirstPending,
+    /// The rejected list is not written to the journal.
+    RejectionNotNoted,
+    /// A replica does not look at the identity of the log.
+    IgnoreLogId,
+    /// A datastore does not compare the chain of a member's position.
+    IgnoreChain,
+    /// A replica that is ahead follows all the same.
+    AcceptAhead,
+    /// A member that was revoked keeps its connection and may come again.
+    KeepRevoked,
+    /// A reader may push.
+    ReaderPushes,
+    /// Frames are not checked against their checksum and chain.
+    IgnoreChecksum,
+    /// A digest that differs is ignored.
+    IgnoreDivergence,
+    /// Progress reports the applied instead of the durable sequence.
+    ReportUndurable,
+    /// A restart takes an unsynced index for durable and skips what the log has more.
+    SkipCatchUp,
+}
+
+/// No fault.
+const NONE: usize = usize::MAX;
+static ACTIVE: AtomicUsize = AtomicUsize::new(NONE);
+
+/// Activates a fault; `None`: the program as it should be.
+pub fn plant(bug: Option<Bug>) {
+    ACTIVE.store(bug.map_or(NONE, |bug| bug as usize), Ordering::SeqCst);
+}
+
+/// Whether a fault is active.
+#[inline]
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    cfg!(feature = "planted-bugs") && ACTIVE.load(Ordering::Relaxed) == bug as usize
+}

@@ -1,0 +1,71 @@
+//! Pushing an outbox: pipelined within a window, in order, again and again until the state has decided.
+
+use std::collections::VecDeque;
+
+use crate::codec::message::{Fate, Outcome};
+use crate::codec::txn::encode_txn;
+use crate::model::{Seq, TxnId};
+use crate::planted::{self, Bug};
+
+use super::outbox::{Outbox, Place};
+
+/// Most transactions and bytes sent but not answered.
+const WINDOW_TXNS: usize = 4096;
+const WINDOW_BYTES: usize = 8 << 20;
+
+/// One push stream, from its first transaction to the answer that ends it.
+#[derive(Debug, Default)]
+pub struct Pusher {
+    sent: Option<Place>,
+    sizes: VecDeque<usize>,
+    bytes: usize,
+}
+
+/// What an answer means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Committed and durable at the datastore; the outbox keeps it until the state has it, too.
+    Acknowledged(TxnId, Seq),
+    /// Decided: the tail or a snapshot brings the decision, with the reason, in its place.
+    Decided(TxnId),
+    /// Not taken: give this stream up, pause, and begin again with the oldest transaction.
+    Pause(String),
+}
+
+impl Pusher {
+    /// Whether nothing more may be sent before an answer comes.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.sizes.len() >= WINDOW_TXNS || self.bytes >= WINDOW_BYTES
+    }
+
+    /// Encodes the next transaction to send into `body`; `false` when there is none, or the window is full.
+    pub fn next(&mut self, outbox: &Outbox, body: &mut Vec<u8>) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        if planted::is(Bug::SkipFirstPending) && self.sent.is_none() && outbox.depth() > 1 {
+            self.sent = outbox.next_after(None).map(|(place, _)| place);
+        }
+        let Some((place, txn)) = outbox.next_after(self.sent) else { return false };
+        self.sent = Some(place);
+        body.clear();
+        encode_txn(&txn, body);
+        self.sizes.push_back(body.len());
+        self.bytes += body.len();
+        true
+    }
+
+    /// Takes in the answer to the oldest transaction under way.
+    pub fn handle_outcome(&mut self, outcome: Outcome) -> Heard {
+        self.bytes -= self.sizes.pop_front().unwrap_or_default();
+        match outcome.fate {
+            Fate::Committed(seq) => Heard::Acknowledged(outcome.id, seq),
+            Fate::Rejected(..) | Fate::Decided(_) | Fate::Queued => Heard::Decided(outcome.id),
+            Fate::Gap(expected) => {
+                Heard::Pause(format!("transaction {} came out of order: expected {expected}", outcome.id.counter))
+            }
+            Fate::Deferred(refused) => Heard::Pause(refused.message),
+        }
+    }
+}

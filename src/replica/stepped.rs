@@ -1,0 +1,244 @@
+//! A replica that is driven by hand: no threads, no network, no clock of its own. The parts are those of
+//! [`super::Replica`]; what simulations need to take every step in an order of their own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec::message::{Bookmark, Outcome, Progress, Welcome};
+use crate::env::{Clock, Entropy};
+use crate::log::journal::Journal;
+use crate::model::{Collection, Key, Position, Seq, TxnId};
+use crate::protocol::fatal::Fatal;
+use crate::protocol::outbox::RejectedTxn;
+use crate::protocol::push::Pusher;
+use crate::protocol::session::{NextStep, judge};
+use crate::protocol::tail::Run;
+use crate::state::StateStore;
+
+use super::applier::{self, Applier};
+use super::directory::Home;
+use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::receipts::Receipt;
+use super::shared::{Shared, SharedRef};
+use super::view::{Object, ReadError};
+
+/// What a submission came to.
+pub type Submitted = Result<Receipt, SubmitError>;
+
+/// See the module.
+pub struct Stepped {
+    shared: SharedRef,
+    writer: OutboxWriter,
+    applier: Applier,
+    notes: mpsc::Receiver<outbox_writer::Request>,
+}
+
+impl Stepped {
+    /// Opens a replica from its parts; `state` is its current one.
+    ///
+    /// # Errors
+    /// When the journal holds what cannot be read.
+    pub fn open(
+        state: StateStore,
+        (journal, entries): (Journal, Vec<(u8, Vec<u8>)>),
+        home: Box<dyn Home>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Stepped, String> {
+        let (outbox, to_note) = outbox_writer::restore(entries, &state)?;
+        let shared = Arc::new(Shared::new(state, outbox));
+        let (sender, notes) = mpsc::channel(4096);
+        if !to_note.is_empty() {
+            let _ = sender.try_send(outbox_writer::Request::Note(to_note));
+        }
+        let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let applier = Applier::new(Arc::clone(&shared), home, sender);
+        Ok(Stepped { shared, writer, applier, notes })
+    }
+
+    /// Submits drafts as one group.
+    ///
+    /// # Errors
+    /// When the process must stop; nobody has been answered then.
+    pub fn submit(&mut self, drafts: Vec<Draft>) -> Result<Vec<Submitted>, Fatal> {
+        let (requests, answers): (Vec<_>, Vec<_>) = drafts
+            .into_iter()
+            .map(|draft| {
+                let (reply, answer) = oneshot::channel();
+                (outbox_writer::Request::Submit(draft, reply), answer)
+            })
+            .unzip();
+        self.writer.handle(requests)?;
+        Ok(answers.into_iter().map(|mut answer| answer.try_recv().unwrap_or(Err(SubmitError::Closed))).collect())
+    }
+
+    /// Takes a rejected transaction off the list.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn dismiss(&mut self, id: TxnId) -> Result<Result<(), SubmitError>, Fatal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.writer.handle(vec![outbox_writer::Request::Dismiss(id, reply)])?;
+        Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
+    }
+
+    /// Submits a rejected transaction again.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn retry(&mut self, id: TxnId) -> Result<Submitted, Fatal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.writer.handle(vec![outbox_writer::Request::Retry(id, reply)])?;
+        Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
+    }
+
+    /// Writes down the rejections that wait for it, and rewrites the journal when it has `rewrite_bytes_min` bytes and
+    /// is mostly settled.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn keep_journal(&mut self, rewrite_bytes_min: u64) -> Result<(), Fatal> {
+        let mut batch = Vec::new();
+        while let Ok(request) = self.notes.try_recv() {
+            batch.push(request);
+        }
+        if !batch.is_empty() {
+            self.writer.handle(batch)?;
+        }
+        self.writer.rewrite_if_worth_it(rewrite_bytes_min);
+        Ok(())
+    }
+
+    /// Where the replica stands.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.shared.position()
+    }
+
+    /// What to do with a welcome.
+    pub fn judge(&self, mine: Option<&Position>, welcome: &Welcome, needs_snapshot: bool) -> NextStep {
+        let step = judge(mine, welcome, needs_snapshot || self.wants_resync());
+        match step {
+            NextStep::Refuse(verdict) => self.shared.set_problem(format!("the datastore is {verdict}")),
+            _ if self.wants_resync() => {}
+            _ => self.shared.set_problem(""),
+        }
+        step
+    }
+
+    /// Takes over the generation of a datastore whose position fits; from where to follow.
+    ///
+    /// # Errors
+    /// When there is no position, or it cannot be written.
+    pub fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
+        self.shared.take_over(welcome)
+    }
+
+    /// Applies a run.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn apply(&mut self, run: Run) -> Result<(), Fatal> {
+        self.applier.handle(applier::Request::Run(run))
+    }
+
+    /// Takes in a bookmark.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn bookmark(&mut self, bookmark: Bookmark) -> Result<(), Fatal> {
+        self.applier.handle(applier::Request::Bookmark(bookmark))
+    }
+
+    /// Puts a fetched state in the place of the present one.
+    ///
+    /// # Errors
+    /// The outer one: the process must stop. The inner one: the state was not taken over.
+    pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), String>, Fatal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.applier.handle(applier::Request::Swap(state, path, reply))?;
+        Ok(answer.try_recv().unwrap_or_else(|error| Err(error.to_string())))
+    }
+
+    /// Makes what was applied durable.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn persist(&mut self) -> Result<(), Fatal> {
+        self.applier.persist()
+    }
+
+    /// The next transaction to push.
+    pub fn next_push(&self, pusher: &mut Pusher) -> Option<Bytes> {
+        let mut body = Vec::new();
+        pusher.next(&self.shared.outbox(), &mut body).then(|| body.into())
+    }
+
+    /// Takes in an answer; the reason to pause when there is one.
+    pub fn handle_outcome(&self, pusher: &mut Pusher, outcome: Outcome) -> Option<String> {
+        self.shared.handle_answer(pusher.handle_outcome(outcome))
+    }
+
+    /// What the datastore is told.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let durable = *self.shared.durable.borrow();
+        self.shared.progress(durable)
+    }
+
+    /// Last durably applied sequence.
+    #[must_use]
+    pub fn durable(&self) -> Seq {
+        *self.shared.durable.borrow()
+    }
+
+    /// Whether the state must be fetched anew.
+    #[must_use]
+    pub fn wants_resync(&self) -> bool {
+        self.shared.resync_wanted.load(Ordering::Acquire)
+    }
+
+    /// What is wrong; empty when nothing is.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        self.shared.problem()
+    }
+
+    /// See [`super::Replica::get`].
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
+        self.shared.get(collection, key)
+    }
+
+    /// See [`super::Replica::scan`].
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn scan(&self, collection: &Collection, prefix: &str) -> Result<Vec<(Key, Object)>, ReadError> {
+        self.shared.scan(collection, prefix, None, usize::MAX)
+    }
+
+    /// The committed state.
+    #[must_use]
+    pub fn state(&self) -> StateStore {
+        self.shared.state()
+    }
+
+    /// Undecided transactions, oldest first.
+    #[must_use]
+    pub fn pending(&self) -> Vec<TxnId> {
+        self.shared.outbox().pending().map(|txn| txn.id).collect()
+    }
+
+    /// Rejected transactions that wait for a person.
+    #[must_use]
+    pub fn rejected(&self) -> Vec<RejectedTxn> {
+        self.shared.outbox().rejected().values().cloned().collect()
+    }
+}
