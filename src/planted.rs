@@ -47,18 +47,18 @@ bugs! {
     SkipRingGap,
     /// Below the horizon a tail starts at the horizon instead of asking for a snapshot.
     SkipToHorizon,
-    /// The horizon is taken to be one sequence lower than it is.
+    /// The horizon may rise one sequence above the floor.
     HorizonOffByOne,
     /// The floor ignores members that are not connected at the moment.
     FloorOfConnected,
     /// Compaction keeps a superseded value instead of the latest.
     CompactKeepsOldest,
+    /// Compaction drops deletes and keeps what they had deleted.
+    CompactDropsTombstones,
     /// Compaction drops the records that rejected and deleted transactions leave of their origins.
     CompactDropsOrigins,
     /// A snapshot lacks what is remembered of origins.
     SnapshotWithoutOrigins,
-    /// A snapshot is loaded over the old state instead of replacing it.
-    SnapshotMerges,
     /// A snapshot is taken over without comparing its digest.
     SnapshotUnchecked,
     /// A transaction is applied in two steps.
@@ -67,8 +67,8 @@ bugs! {
     PositionApart,
     /// The digest is not updated on a delete.
     DigestWithoutDelete,
-    /// A repeated block is applied again instead of being refused.
-    AcceptRepeatedBlock,
+    /// A transaction that is pushed again is committed again.
+    DoubleApply,
     /// The outbox journal is not synced.
     SkipJournalSync,
     /// A transaction is taken out of the outbox when its push is answered, before the state has it.
@@ -93,7 +93,7 @@ bugs! {
     KeepRevoked,
     /// A reader may push.
     ReaderPushes,
-    /// Frames are not checked against their checksum and chain.
+    /// Rows of the state are not checked against their checksum.
     IgnoreChecksum,
     /// A digest that differs is ignored.
     IgnoreDivergence,

@@ -60,7 +60,7 @@ impl Greeter<'_> {
             verdict: verdict(hello.position.as_ref(), &here, &lineage, chain_at_client),
             lineage,
             head,
-            horizon: if planted::is(Bug::HorizonOffByOne) { Seq(horizon.0.saturating_sub(1)) } else { horizon },
+            horizon,
             heartbeat_ms: self.heartbeat_ms,
             txn_bytes_max: bytes(self.limits.txn_bytes_max),
             value_bytes_max: bytes(self.limits.value_bytes_max),

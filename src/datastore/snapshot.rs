@@ -17,6 +17,8 @@ const BATCHES_WAITING: usize = 4;
 /// Sends a snapshot; waits in line while too many others are being sent.
 pub(super) async fn serve(shared: &SharedRef, send: &mut quinn::SendStream) -> Result<(), WireError> {
     let _permit = shared.snapshots.acquire().await.map_err(std::io::Error::other)?;
+    // Nobody is given a state older than what was shown before: who fetches one may hold everything up to the head.
+    super::commit::wait_applied(shared, shared.head()).await;
     let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
     let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
     let begin = begin(&meta);

@@ -147,6 +147,26 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
+/// Writes the first `length` bytes of a file again as they are read, and syncs them.
+///
+/// After a failed sync Linux takes what it could not write for clean: it is read back as if it were there, a later sync
+/// says that all is well, and a power cut shows that it never was. Who opens a file after a process that ended in an
+/// unknown way, and wants to build on what it reads, has to write it again.
+///
+/// # Errors
+/// See [`File::len`].
+pub fn write_again(file: &dyn File, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let piece = usize::try_from(length - at).unwrap_or(usize::MAX).min(buffer.len());
+        read_exact_at(file, &mut buffer[..piece], at)?;
+        file.write_at(&buffer[..piece], at)?;
+        at += piece as u64;
+    }
+    file.sync_data()
+}
+
 /// Replaces a small file whole: writes beside it, syncs, renames, syncs the directory.
 ///
 /// # Errors

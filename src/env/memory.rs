@@ -238,6 +238,12 @@ impl MemoryFs {
         locked(&self.world).capacity = bytes;
     }
 
+    /// Sum of all file lengths.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        locked(&self.world).used()
+    }
+
     /// Number of changing operations (writes, syncs, renames, …) so far, failed ones included.
     #[must_use]
     pub fn operations(&self) -> u64 {
@@ -336,9 +342,12 @@ impl File for MemoryFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut world = locked(&self.world);
-        world.begin()?;
+        let outcome = world.begin();
         let node = &mut world.nodes[self.node];
-        for change in std::mem::take(&mut node.pending) {
+        let changes = std::mem::take(&mut node.pending);
+        // As Linux does: what a failed sync could not write stays readable, is taken for clean, and is never written.
+        outcome?;
+        for change in changes {
             change.apply(&mut node.durable);
         }
         Ok(())

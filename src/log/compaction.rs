@@ -26,6 +26,7 @@ use super::segment::Segment;
 use crate::codec::frame::check_chain;
 use crate::codec::payload::decode_entry;
 use crate::model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
+use crate::planted::{self, Bug};
 
 pub use self::compactor::{Compactor, Outcome};
 pub use self::plan::{
@@ -52,9 +53,9 @@ struct Walk {
 }
 
 /// One compaction. Call [`Compaction::step`] until it says done; dropping it in between is like a crash: harmless.
-pub struct Compaction<'a> {
+pub struct Compaction<I: LivenessIndex> {
     reader: LogReader,
-    index: &'a mut dyn LivenessIndex,
+    index: I,
     options: CompactionOptions,
     horizon: Seq,
     segments: Vec<Arc<Segment>>,
@@ -66,13 +67,13 @@ pub struct Compaction<'a> {
     report: CompactionReport,
 }
 
-impl std::fmt::Debug for Compaction<'_> {
+impl<I: LivenessIndex> std::fmt::Debug for Compaction<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Compaction").field("horizon", &self.horizon).finish_non_exhaustive()
     }
 }
 
-impl Drop for Compaction<'_> {
+impl<I: LivenessIndex> Drop for Compaction<I> {
     fn drop(&mut self) {
         if let Phase::Rewrite { output: Some(output), .. } = &self.phase {
             // If this fails, opening the log removes it.
@@ -82,7 +83,7 @@ impl Drop for Compaction<'_> {
     }
 }
 
-impl<'a> Compaction<'a> {
+impl<I: LivenessIndex> Compaction<I> {
     /// Prepares a compaction up to `target` at most: the lowest of the members' floor and the history window. It
     /// reaches the last end of a sealed segment below; the writer can [`seal`](super::Log::seal) first.
     ///
@@ -90,10 +91,10 @@ impl<'a> Compaction<'a> {
     /// When one runs already.
     pub fn new(
         reader: LogReader,
-        index: &'a mut dyn LivenessIndex,
+        index: I,
         target: Seq,
         options: CompactionOptions,
-    ) -> Result<Compaction<'a>, CompactionError> {
+    ) -> Result<Compaction<I>, CompactionError> {
         if reader.shared().compacting.swap(true, Ordering::AcqRel) {
             return Err(CompactionError::Busy);
         }
@@ -160,10 +161,10 @@ impl<'a> Compaction<'a> {
     }
 
     fn advance(&mut self, mut entries: Box<Entries>) -> Result<Seq, CompactionError> {
-        let mut changes = BaseChanges::begin(self.index).map_err(CompactionError::Index)?;
+        let mut changes = BaseChanges::begin(&self.index).map_err(CompactionError::Index)?;
         let mut ended = true;
         for entry in entries.by_ref().take(SLICE_ENTRIES) {
-            changes.take(self.index, &entry?).map_err(CompactionError::Index)?;
+            changes.take(&self.index, &entry?).map_err(CompactionError::Index)?;
             ended = false;
         }
         if ended {
@@ -300,6 +301,9 @@ impl<'a> Compaction<'a> {
     /// Whether an entry is needed for the row of its origin, or because its kind is unknown.
     fn keeps_origin(&self, entry: &Entry) -> io::Result<bool> {
         let Some(id) = entry.body.id() else { return Ok(true) };
+        if planted::is(Bug::CompactDropsOrigins) {
+            return Ok(false);
+        }
         let Some(row) = self.index.origin(id.origin)? else { return Ok(true) };
         let rejection = matches!(entry.body, EntryBody::Reject { .. })
             && row.rejection(id.counter).is_some_and(|(seq, _)| seq == entry.seq);
@@ -449,6 +453,10 @@ impl<'a> Compaction<'a> {
 }
 
 fn is_live_put(op: &Op, version: Option<Seq>, seq: Seq) -> bool {
+    if planted::is(Bug::CompactDropsTombstones) {
+        // As if a delete below the horizon had never been.
+        return op.value().is_some() && version.is_none_or(|version| version == seq);
+    }
     op.value().is_some() && version == Some(seq)
 }
 

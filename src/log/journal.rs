@@ -2,7 +2,8 @@
 //!
 //! Appended in batches, each durable after [`Journal::sync`]; replaced whole, atomically, when most of it is settled.
 //! The rules for a torn tail and for damage are the log's, without a head file: only the batch that was being written
-//! when the process ended may be cut, and a copy of what is cut stays beside the file.
+//! when the process ended may be cut, and a copy of what is cut stays beside the file. After a batch is durable a *mark*
+//! is written behind it, which the next batch overwrites: damage in front of a mark is never taken for a torn batch.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +16,15 @@ use super::segment::{Scan, read_header, scan_frames};
 use crate::codec::error::EncodeError;
 use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
 use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::{File, Fs};
+use crate::env::fs::{File, Fs, write_again};
 use crate::env::real::RealFs;
 use crate::model::{Chain, Generation, LogId, Seq};
+use crate::planted::{self, Bug};
 
 /// Name of the file within its directory.
 const FILE: &str = "journal";
+/// Kind of the mark. It takes no place in the journal: the next record has its sequence and its offset.
+const MARK: u8 = 255;
 
 /// Why a journal cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,7 @@ pub enum JournalError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A kind below 16 belongs to the log.
-    #[error("records of a journal have kinds from 16 on, not {found}")]
+    #[error("records of a journal have kinds from 16 to 254, not {found}")]
     Kind {
         /// The kind.
         found: u8,
@@ -111,7 +115,12 @@ impl Journal {
             return Err(error.into());
         }
         let mut records = Vec::new();
+        let mut end = (Seq::ZERO, CHAIN_START, HEADER_BYTES as u64);
         let scan = scan_frames(&file, false, true, length, Scan::new(&header), |raw| {
+            if raw.header.kind == MARK {
+                return;
+            }
+            end = (raw.header.seq, raw.header.chain, raw.end());
             let payload = raw.payload().to_vec();
             records.push(JournalRecord { kind: raw.header.kind, payload, offset: raw.offset });
         });
@@ -119,18 +128,19 @@ impl Journal {
         if scan.stopped.is_some() {
             cut_tail(&*fs, dir, &*file, length, &scan)?;
         }
-        file.sync_data().map_err(IoFailure::at("sync", FILE))?;
-        let journal = Journal {
+        write_again(&*file, end.2).map_err(IoFailure::at("sync", FILE))?;
+        let mut journal = Journal {
             fs,
             dir: dir.to_owned(),
             file,
             log_id: header.log_id,
-            seq: scan.last,
-            chain: scan.chain,
-            end: scan.end,
+            seq: end.0,
+            chain: end.1,
+            end: end.2,
             in_flight: false,
             poisoned: false,
         };
+        journal.mark();
         Ok((journal, records))
     }
 
@@ -173,13 +183,27 @@ impl Journal {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        if std::mem::take(&mut self.in_flight)
+        if !std::mem::take(&mut self.in_flight) {
+            return Ok(());
+        }
+        if !planted::is(Bug::SkipJournalSync)
             && let Err(error) = self.file.sync_data()
         {
             self.poisoned = true;
             return Err(IoFailure::at("sync", FILE)(error).into());
         }
+        self.mark();
         Ok(())
+    }
+
+    /// Says behind the last record that everything before was durable. It needs no sync of its own, and where it cannot
+    /// be written nothing is lost but its help.
+    fn mark(&mut self) {
+        let mut bytes = Vec::new();
+        let parts = FrameParts { kind: MARK, flags: 0, batch_index: 0, seq: self.seq.next() };
+        if encode_frame(parts, &self.chain, &[], &mut bytes).is_ok() {
+            let _ = self.file.write_at(&bytes, self.end);
+        }
     }
 
     /// Replaces the whole contents, durably and atomically: a crash leaves the old or the new ones. After an error
@@ -210,7 +234,7 @@ fn encode_all(
     bytes: &mut Vec<u8>,
 ) -> Result<(Seq, Chain), JournalError> {
     for ((kind, payload), batch_index) in records.iter().zip(0u32..) {
-        if *kind < kind::JOURNAL_MIN {
+        if *kind < kind::JOURNAL_MIN || *kind == MARK {
             return Err(JournalError::Kind { found: *kind });
         }
         seq = seq.next();
@@ -230,12 +254,19 @@ fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[JournalEntry
         chain_before: CHAIN_START,
     };
     let mut bytes = header.encode().to_vec();
-    let (seq, chain) = encode_all(records, Seq::ZERO, CHAIN_START, &mut bytes)?;
+    let (mut seq, mut chain) = (Seq::ZERO, CHAIN_START);
+    // A batch each: damage of one of them is never taken for a torn batch.
+    for record in records {
+        (seq, chain) = encode_all(std::slice::from_ref(record), seq, chain, &mut bytes)?;
+    }
     let path = dir.join(FILE);
     crate::env::fs::replace_file(&*fs, &path, &bytes).map_err(IoFailure::at("write", FILE))?;
     let file = fs.open(&path).map_err(IoFailure::at("open", FILE))?;
     let end = bytes.len() as u64;
-    Ok(Journal { fs, dir: dir.to_owned(), file, log_id, seq, chain, end, in_flight: false, poisoned: false })
+    let mut journal =
+        Journal { fs, dir: dir.to_owned(), file, log_id, seq, chain, end, in_flight: false, poisoned: false };
+    journal.mark();
+    Ok(journal)
 }
 
 /// Cuts what follows the last good record when it is a batch that was never synced.

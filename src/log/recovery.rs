@@ -21,7 +21,7 @@ use super::writer::create_segment;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::CHAIN_START;
 use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::{File, Fs};
+use crate::env::fs::{File, Fs, write_again};
 use crate::model::{Chain, Generation, LineageEntry, LogId, Seq};
 
 /// One step of bringing a directory in order.
@@ -453,11 +453,13 @@ pub(super) fn carry_out(
         carry_out_one(action, &*fs, dir, &mut report)?;
     }
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
-    // What a process that was killed wrote may still be in memory only; from here on it counts as durable.
-    if let Some(segment) = segments.last() {
-        segment.file.sync_data().map_err(IoFailure::at("sync", &segment.name))?;
-    }
     let slot = head.current().clone();
+    // What the head file does not vouch for may be in memory only, even though it can be read; from here on it counts as
+    // durable.
+    if let Some(segment) = segments.last().filter(|segment| segment.footer.is_none()) {
+        let length = if slot.seq < tip.seq { tip.end } else { HEADER_BYTES as u64 };
+        write_again(&*segment.file, length).map_err(IoFailure::at("sync", &segment.name))?;
+    }
     if segments.last().is_none_or(|segment| segment.footer.is_some()) {
         let header = FileHeader {
             flags: 0,
@@ -486,14 +488,9 @@ pub(super) fn carry_out(
         lineage: slot.lineage,
     };
     let shared = Shared::new(fs, dir.to_owned(), options.reserve_bytes, state, head);
-    let repaired = report.actions.iter().any(|action| matches!(action, RecoveryAction::RepairHead { .. }));
-    let written = if repaired {
-        let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
-        shared.set_lineage(generation, lineage)
-    } else {
-        shared.write_head()
-    };
-    written.map_err(IoFailure::at("write", HEAD))?;
+    // Both slots anew: what was read of them may be in memory only, too.
+    let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
+    shared.set_lineage(generation, lineage).map_err(IoFailure::at("write", HEAD))?;
     Ok((shared, report))
 }
 
@@ -528,7 +525,7 @@ fn carry_out_one(
         RecoveryAction::FinishSeal { from, to, length } => {
             let file = fs.open(&dir.join(from)).map_err(IoFailure::at("open", from))?;
             file.set_len(*length).map_err(IoFailure::at("cut", from))?;
-            file.sync_data().map_err(IoFailure::at("sync", from))?;
+            write_again(&*file, *length).map_err(IoFailure::at("sync", from))?;
             fs.rename(&dir.join(from), &dir.join(to)).map_err(IoFailure::at("rename", from))
         }
         RecoveryAction::CutTail { file, offset, bytes, .. } => {

@@ -22,6 +22,7 @@ use crate::codec::frame;
 use crate::codec::payload::encode_entry;
 use crate::env::fs::{File, Fs, is_full};
 use crate::model::{Chain, Entry, Generation, Lineage, LineageEntry, LogId, Seq};
+use crate::planted::{self, Bug};
 
 /// How far ahead of the data disk space is allocated.
 const ALLOCATE_STEP_BYTES: u64 = 4 << 20;
@@ -242,7 +243,11 @@ impl Log {
             return Err(SyncError::Poisoned);
         }
         if let (Some(batch), Some(segment)) = (self.in_flight.take(), &self.open) {
-            if let Err(error) = segment.file.sync_data() {
+            let skipped = planted::is(Bug::SkipLogSync);
+            let synced = if skipped { Ok(()) } else { segment.file.sync_data() };
+            let again = planted::is(Bug::RetryFailedSync);
+            let synced = synced.or_else(|error| if again { segment.file.sync_data() } else { Err(error) });
+            if let Err(error) = synced {
                 self.poisoned = true;
                 return Err(IoFailure::at("sync", &segment.name)(error).into());
             }

@@ -10,6 +10,7 @@ use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, OriginRow, Reason,
     Seq, Txn,
 };
+use crate::planted::{self, Bug};
 
 /// Looks up committed versions in the state index, which may lag behind the head.
 pub trait Versions {
@@ -94,16 +95,20 @@ impl Sequencer {
         let last = row.map_or(OriginCounter(0), |row| row.last_counter);
         if let Some(row) = row
             && id.counter <= last
+            && !planted::is(Bug::DoubleApply)
         {
             return Ok(match row.rejection(id.counter) {
                 Some((seq, reason)) => Decision::Rejected(seq, reason.clone()),
                 None => Decision::Committed(row.last_seq),
             });
         }
-        if id.counter != last.next() {
+        if id.counter != last.next() && !(planted::is(Bug::DoubleApply) && id.counter <= last) {
             return Ok(Decision::Gap(last.next()));
         }
         let refused = self.refusal(&txn, versions)?;
+        if let Some(reason) = refused.clone().filter(|_| planted::is(Bug::RejectWithoutTrace)) {
+            return Ok(Decision::Rejected(self.head, reason));
+        }
         let settled = OriginCounter(txn.settled.0.min(last.0));
         let seq = self.head.next();
         self.head = seq;
@@ -139,8 +144,8 @@ impl Sequencer {
     fn version<V: Versions>(&self, condition: &Condition, versions: &V) -> Result<Option<Seq>, V::Error> {
         let (collection, key) = (condition.collection(), condition.key());
         match self.pending.get(collection).and_then(|keys| keys.get(key)) {
-            Some((_, version)) => Ok(*version),
-            None => versions.version(collection, key),
+            Some((_, version)) if !planted::is(Bug::ConditionsWithoutPending) => Ok(*version),
+            _ => versions.version(collection, key),
         }
     }
 

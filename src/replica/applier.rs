@@ -42,7 +42,7 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) fn new(shared: SharedRef, home: Box<dyn Home>, outbox: mpsc::Sender<outbox_writer::Request>) -> Applier {
         let follower = follower_of(&shared.state());
-        Applier { shared, home, follower, outbox, unpersisted_since: None }
+        Applier { shared, home, follower, outbox, unpersisted_since: Some(Instant::now()) }
     }
 
     /// Serves requests until all senders are gone, then makes the state durable.

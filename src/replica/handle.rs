@@ -16,7 +16,7 @@ use crate::state::{StateError, StateStore};
 use super::applier::{self, Applier};
 use super::directory::Directory;
 use super::link::{Connector, Linker};
-use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
 use super::view::{Object, ReadError};
@@ -116,13 +116,23 @@ fn open_state(directory: &Directory, cache_bytes: u64) -> Result<StateStore, Ope
         Err(error @ StateError::Locked { .. }) => Err(error.into()),
         unusable => {
             let reason = unusable.err().map_or_else(|| "it is unfinished".to_owned(), |error| error.to_string());
-            tracing::warn!(reason, "the state is discarded and will be fetched anew; the outbox is kept");
-            let fresh = directory.new_state()?;
-            directory.make_current(&fresh)?;
-            directory.remove_others(&fresh)?;
-            Ok(StateStore::open(&fresh, cache_bytes)?)
+            discard_state(directory, cache_bytes, &reason)
         }
     }
+}
+
+/// Begins with an empty state, which is filled from the datastore.
+fn discard_state(directory: &Directory, cache_bytes: u64, reason: &str) -> Result<StateStore, OpenError> {
+    tracing::warn!(reason, "the state is discarded and will be fetched anew; the outbox is kept");
+    let fresh = directory.new_state()?;
+    directory.make_current(&fresh)?;
+    directory.remove_others(&fresh)?;
+    Ok(StateStore::open(&fresh, cache_bytes)?)
+}
+
+fn unreadable(directory: &Directory) -> impl Fn(RestoreError) -> OpenError {
+    let path = directory.outbox();
+    move |error| OpenError::Outbox { path: path.clone(), reason: error.to_string() }
 }
 
 impl Replica {
@@ -136,8 +146,16 @@ impl Replica {
         let directory = Directory::open(path, options.patience)?;
         let state = open_state(&directory, options.cache_bytes)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
-        let (outbox, to_note) = outbox_writer::restore(entries, &state)
-            .map_err(|reason| OpenError::Outbox { path: directory.outbox(), reason })?;
+        let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state) {
+            Ok((outbox, to_note)) => (state, outbox, to_note),
+            Err(RestoreError::State(error)) => {
+                drop(state);
+                let state = discard_state(&directory, options.cache_bytes, &error.to_string())?;
+                let (outbox, to_note) = outbox_writer::restore(&entries, &state).map_err(unreadable(&directory))?;
+                (state, outbox, to_note)
+            }
+            Err(error) => return Err(unreadable(&directory)(error)),
+        };
         let shared = Arc::new(Shared::new(state, outbox));
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = options.limits.clone();
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);

@@ -18,7 +18,7 @@ use crate::model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Tx
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
-use crate::state::StateStore;
+use crate::state::{StateError, StateStore};
 
 use super::receipts::{Receipt, Receipts, Stage};
 use super::shared::{Change, SharedRef, stop_process};
@@ -116,27 +116,45 @@ pub(super) struct OutboxWriter {
     settled: OriginCounter,
 }
 
+/// Why the outbox cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RestoreError {
+    /// The journal holds what cannot be read: it exists nowhere else.
+    #[error("{0}")]
+    Journal(String),
+    /// The state is damaged: it can be fetched again.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+fn decoded<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, RestoreError> {
+    postcard::from_bytes(payload).map_err(|error| RestoreError::Journal(error.to_string()))
+}
+
 /// Reads the journal: pending transactions and the rejected list, as far as the state does not know better.
-pub(super) fn restore(entries: Vec<(u8, Vec<u8>)>, state: &StateStore) -> Result<(Outbox, Vec<RejectedTxn>), String> {
+pub(super) fn restore(
+    entries: &[(u8, Vec<u8>)],
+    state: &StateStore,
+) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
     let mut order: Vec<TxnId> = Vec::new();
     let mut txns: HashMap<TxnId, Arc<Txn>> = HashMap::new();
     let mut rejected: HashMap<TxnId, (Seq, Reason)> = HashMap::new();
     for (kind, payload) in entries {
-        match kind {
+        match *kind {
             KIND_TXN => {
-                let txn = decode_txn(&payload).map_err(|error| error.to_string())?;
+                let txn = decode_txn(payload).map_err(|error| RestoreError::Journal(error.to_string()))?;
                 order.push(txn.id);
                 txns.insert(txn.id, Arc::new(txn));
             }
             KIND_REJECTED => {
-                let note: RejectedV1 = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
+                let note: RejectedV1 = decoded(payload)?;
                 rejected.insert(note.id, (note.seq, note.reason));
             }
             KIND_CLOSED => {
-                let id: TxnId = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
+                let id: TxnId = decoded(payload)?;
                 txns.remove(&id);
             }
-            other => return Err(format!("kind {other} is not known to this version")),
+            other => return Err(RestoreError::Journal(format!("kind {other} is not known to this version"))),
         }
     }
     let mut outbox = Outbox::default();
@@ -151,7 +169,7 @@ pub(super) fn restore(entries: Vec<(u8, Vec<u8>)>, state: &StateStore) -> Result
     }
     let mut to_note = Vec::new();
     for origin in outbox.origins() {
-        let Some(row) = state.origin(origin).map_err(|error| error.to_string())? else { continue };
+        let Some(row) = state.origin(origin)? else { continue };
         for decided in outbox.handle_row(origin, &row) {
             if let Decided::Rejected(id, ..) = decided
                 && let Some(rejected) = outbox.rejected().get(&id)

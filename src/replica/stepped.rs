@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec::message::{Bookmark, Outcome, Progress, Welcome};
 use crate::env::{Clock, Entropy};
 use crate::log::journal::Journal;
-use crate::model::{Collection, Key, Position, Seq, TxnId};
+use crate::model::{Collection, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::RejectedTxn;
 use crate::protocol::push::Pusher;
@@ -21,7 +21,7 @@ use crate::state::StateStore;
 
 use super::applier::{self, Applier};
 use super::directory::Home;
-use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Shared, SharedRef};
 use super::view::{Object, ReadError};
@@ -38,18 +38,24 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Opens a replica from its parts; `state` is its current one.
+    /// Opens a replica from its parts; `state` is its current one, `fresh` begins an empty one in its place.
     ///
     /// # Errors
     /// When the journal holds what cannot be read.
     pub fn open(
-        state: StateStore,
+        mut state: StateStore,
+        fresh: impl FnOnce() -> Result<StateStore, String>,
         (journal, entries): (Journal, Vec<(u8, Vec<u8>)>),
         home: Box<dyn Home>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Stepped, String> {
-        let (outbox, to_note) = outbox_writer::restore(entries, &state)?;
+        let mut restored = outbox_writer::restore(&entries, &state);
+        if let Err(RestoreError::State(_)) = restored {
+            state = fresh()?;
+            restored = outbox_writer::restore(&entries, &state);
+        }
+        let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(state, outbox));
         let (sender, notes) = mpsc::channel(4096);
         if !to_note.is_empty() {
@@ -232,8 +238,8 @@ impl Stepped {
 
     /// Undecided transactions, oldest first.
     #[must_use]
-    pub fn pending(&self) -> Vec<TxnId> {
-        self.shared.outbox().pending().map(|txn| txn.id).collect()
+    pub fn pending(&self) -> Vec<Arc<Txn>> {
+        self.shared.outbox().pending().cloned().collect()
     }
 
     /// Rejected transactions that wait for a person.

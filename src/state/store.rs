@@ -19,6 +19,7 @@ use crate::model::position::Chain;
 use crate::model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Origin, OriginRow, Position, Seq,
 };
+use crate::planted::{self, Bug};
 
 /// A state; clones are handles on the same one.
 #[derive(Clone)]
@@ -210,7 +211,14 @@ impl StateStore {
         };
         drop(meta);
         let mut batch = std::mem::take(&mut changes.batch);
+        if planted::is(Bug::PositionApart) {
+            self.0.engine.write(std::mem::take(&mut batch))?;
+        }
         meta::push_position(&mut batch, &place, origins);
+        if planted::is(Bug::SplitTransaction) && batch.len() > 1 {
+            let rest = batch.split_off(1);
+            self.0.engine.write(std::mem::replace(&mut batch, rest))?;
+        }
         self.0.engine.write(batch)?;
         let mut guard = self.meta_lock();
         if let Some(current) = guard.as_mut() {

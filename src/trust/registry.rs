@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::authority::write_private;
 use super::{Authority, Fingerprint, Role, TrustError, fingerprint};
 use crate::model::{MemberName, Seq};
+use crate::planted::{self, Bug};
 
 const FILE: &str = "members.json";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
@@ -108,7 +109,8 @@ pub enum Refusal {
 
 /// The open register.
 pub struct Registry {
-    path: PathBuf,
+    /// `None`: it lives in memory, and whoever holds it keeps its text.
+    path: Option<PathBuf>,
     contents: Contents,
     by_fingerprint: BTreeMap<String, MemberName>,
     is_dirty: bool,
@@ -130,9 +132,34 @@ impl Registry {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
             Err(source) => return Err(TrustError::Io { path, source }),
         };
+        Ok(Registry::of(Some(path), contents))
+    }
+
+    /// A register without a file, from what [`Registry::text`] gave; an empty text is an empty register.
+    ///
+    /// # Errors
+    /// When the text is damaged.
+    pub fn from_text(text: &str) -> Result<Registry, TrustError> {
+        let damaged = |what| TrustError::Damaged { path: FILE.into(), what };
+        let contents = if text.is_empty() { Contents::default() } else { parse(text).map_err(damaged)? };
+        Ok(Registry::of(None, contents))
+    }
+
+    /// What the file holds, or would hold.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn text(&self) -> Result<String, TrustError> {
+        let body =
+            serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
+        let sum = blake3::hash(body.as_bytes()).to_hex();
+        Ok(format!("{body}\n{sum}\n"))
+    }
+
+    fn of(path: Option<PathBuf>, contents: Contents) -> Registry {
         let mut registry = Registry { path, contents, by_fingerprint: BTreeMap::new(), is_dirty: false };
         registry.index();
-        Ok(registry)
+        registry
     }
 
     fn index(&mut self) {
@@ -144,10 +171,9 @@ impl Registry {
     }
 
     fn write(&mut self) -> Result<(), TrustError> {
-        let body =
-            serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
-        let sum = blake3::hash(body.as_bytes()).to_hex();
-        write_private(&self.path, format!("{body}\n{sum}\n").as_bytes())?;
+        if let Some(path) = &self.path {
+            write_private(path, self.text()?.as_bytes())?;
+        }
         self.is_dirty = false;
         self.index();
         Ok(())
@@ -240,14 +266,30 @@ impl Registry {
             return Err(TrustError::Refused("the token has expired: ask for a new one".into()));
         }
         let certificate = authority.sign_member(request_der, name, invite.role, days, now_ms)?;
-        member.role = invite.role;
+        let role = invite.role;
+        self.enrol(name, role, &certificate, days, now_ms)?;
+        Ok((certificate.to_vec(), role))
+    }
+
+    /// Makes an invited member one that holds `certificate`; its invitation is used up.
+    ///
+    /// # Errors
+    /// When there is no such member, or the file cannot be written.
+    pub fn enrol(
+        &mut self,
+        name: &MemberName,
+        role: Role,
+        certificate: &[u8],
+        days: u32,
+        now_ms: u64,
+    ) -> Result<(), TrustError> {
+        let member = self.contents.members.get_mut(name).ok_or_else(|| no_such(name))?;
+        member.role = role;
         member.state = MemberState::Enrolled;
         member.enrolled_ms = Some(now_ms);
         member.invite = None;
-        member.certificates = vec![certificate_of(&fingerprint(&certificate), days, now_ms)];
-        let role = member.role;
-        self.write()?;
-        Ok((certificate.to_vec(), role))
+        member.certificates = vec![certificate_of(&fingerprint(certificate), days, now_ms)];
+        self.write()
     }
 
     /// A new certificate for a member. The former one stays good until the new one has been used.
@@ -283,7 +325,7 @@ impl Registry {
         let print = hex(&print);
         let name = self.by_fingerprint.get(&print).ok_or(Refusal::Unknown)?.clone();
         let member = self.contents.members.get_mut(&name).ok_or(Refusal::Unknown)?;
-        if member.state == MemberState::Revoked {
+        if member.state == MemberState::Revoked && !planted::is(Bug::KeepRevoked) {
             return Err(Refusal::Revoked(name));
         }
         let Some(at) = member.certificates.iter().position(|certificate| certificate.fingerprint == print) else {
@@ -335,6 +377,7 @@ impl Registry {
     /// Lowest sequence durably applied by all members that count; `head` when none does.
     #[must_use]
     pub fn floor(&self, now_ms: u64, retention_ms: u64, head: Seq) -> Seq {
+        let retention_ms = if planted::is(Bug::FloorOfConnected) { 0 } else { retention_ms };
         let counting = self.members().filter(|member| member.counts(now_ms, retention_ms));
         counting.filter_map(|member| member.applied).min().unwrap_or(head).min(head)
     }

@@ -1,0 +1,210 @@
+//! Looking at the world with the oracle's eyes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use gravwell::codec::message::Bookmark;
+use gravwell::model::{Collection, Seq, TxnId};
+use gravwell::state::StateStore;
+use gravwell::trust::Role;
+
+use super::datastore::LOG;
+use super::network::{MS, SECOND};
+use super::oracle::{Checked, Name, Violation, broken};
+use super::world::{Truth, World};
+
+fn objects(state: &StateStore) -> Result<Vec<(Name, (bytes::Bytes, Seq))>, String> {
+    let view = state.snapshot().map_err(|error| error.to_string())?;
+    let rows = view.objects().map(|row| {
+        row.map(|(collection, key, object)| {
+            ((collection.as_str().to_owned(), key.as_str().to_owned()), (object.value, object.version))
+        })
+    });
+    rows.collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
+
+impl World {
+    /// Somebody's committed state must be the history's at its sequence, its digest everybody's.
+    pub fn check_committed(&mut self, who: &str, state: &StateStore) -> Checked {
+        let Some(meta) = state.meta() else { return Ok(()) };
+        let rows = objects(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
+        self.oracle.state(who, meta.seq, rows.into_iter())?;
+        self.oracle.digest(who, meta.seq, meta.digest)
+    }
+
+    /// What a replica shows: the committed state, its own pending transactions on top, its rejected ones.
+    pub fn check_replica(&mut self, number: usize) -> Checked {
+        let node = &self.replicas[number];
+        let Some(running) = &node.running else { return Ok(()) };
+        let pending: Vec<_> = running.stepped.pending();
+        self.oracle.restarted(number, pending.iter().map(|txn| &**txn))?;
+        if node.tampered || node.damaged {
+            return self.check_awareness(number);
+        }
+        let Some(seq) = node.seq() else { return Ok(()) };
+        let who = node.name.to_string();
+        let state = running.stepped.state();
+        self.check_committed(&who, &state)?;
+        let (node, oracle) = (&self.replicas[number], &self.oracle);
+        let Some(running) = &node.running else { return Ok(()) };
+        // Rejections are written down at once, a state is not: after a power cut a replica may know of a rejection that
+        // its state has yet to come to again.
+        let rejected: BTreeSet<TxnId> =
+            running.stepped.rejected().into_iter().map(|rejected| rejected.txn.id).collect();
+        let head = oracle.head();
+        let known: BTreeSet<TxnId> = oracle.rejected(number, head).intersection(&rejected).copied().collect();
+        let expected: Vec<TxnId> =
+            oracle.pending(number, seq).map(|(id, _)| *id).filter(|id| !known.contains(id)).collect();
+        let found: Vec<TxnId> = pending.iter().map(|txn| txn.id).collect();
+        if expected != found {
+            broken!("{who} at {seq}: pending are {found:?}, should be {expected:?}");
+        }
+        let should: BTreeSet<TxnId> = oracle.rejected(number, seq).union(&known).copied().collect();
+        if let Some(id) = should.symmetric_difference(&rejected).find(|id| !oracle.unsure.contains(id)) {
+            broken!(
+                "{who} at {seq}: the rejection of {id:?} is {}",
+                if should.contains(id) { "lost" } else { "made up" }
+            );
+        }
+        let view = oracle.view(number, seq, &known);
+        let mut seen = BTreeMap::new();
+        for collection in ["dashboards", "users"] {
+            let rows = running.stepped.scan(&Collection::new(collection).expect("name"), "");
+            let rows = rows.map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
+            for (key, object) in rows {
+                seen.insert((collection.to_owned(), key.as_str().to_owned()), (object.value, object.version));
+            }
+        }
+        if view != seen {
+            let differs = view.keys().chain(seen.keys()).find(|object| view.get(*object) != seen.get(*object));
+            let object = differs.cloned().unwrap_or_default();
+            broken!("{who} at {seq} shows {object:?} as {:?}, should be {:?}", seen.get(&object), view.get(&object));
+        }
+        Ok(())
+    }
+
+    /// A replica that differs may not go on as if nothing were wrong once it could compare.
+    fn check_awareness(&mut self, number: usize) -> Checked {
+        let Some(bookmark) = self.replicas[number].compared.take() else { return Ok(()) };
+        let node = &self.replicas[number];
+        let Some(running) = &node.running else { return Ok(()) };
+        let Bookmark { seq, digest } = bookmark;
+        let differs = running.stepped.position().is_some_and(|mine| mine.seq == seq && mine.digest != digest);
+        if differs && !running.stepped.wants_resync() {
+            broken!("{} differs from the datastore at {seq} and does not notice", node.name);
+        }
+        Ok(())
+    }
+
+    /// No member that counts may be cut off by compaction.
+    pub fn check_horizon(&self, horizon: Seq) -> Checked {
+        if self.clock_offset != 0 {
+            return Ok(());
+        }
+        for (number, node) in self.replicas.iter().enumerate() {
+            let fresh = self.reported[number].is_some_and(|(at, _)| self.now - at + SECOND < self.plan.retention);
+            let (Some(running), Some((_, reported))) = (&node.running, self.reported[number]) else { continue };
+            if node.revoked || !fresh || node.damaged || node.tampered {
+                continue;
+            }
+            let durable = running.stepped.durable();
+            if horizon > reported && horizon > durable {
+                broken!("the horizon {horizon} passes {}, which has durably applied {durable}", node.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the world is not level yet.
+    pub fn unsettled(&mut self) -> Option<String> {
+        let Some(datastore) = &self.datastore else { return Some("the datastore is down".into()) };
+        if datastore.applied != datastore.head {
+            return Some("the index lags".into());
+        }
+        let head = datastore.head;
+        for node in &self.replicas {
+            let Some(running) = &node.running else { return Some(format!("{} is down", node.name)) };
+            if node.seq() != Some(head) {
+                return Some(format!(
+                    "{} is at {:?}, the head at {head}; {}",
+                    node.name,
+                    node.seq(),
+                    running.stepped.problem()
+                ));
+            }
+            let pending = running.stepped.pending().len();
+            if pending > 0 && node.role != Role::Reader {
+                return Some(format!("{} still holds {pending} transactions", node.name));
+            }
+            if running.stepped.wants_resync() {
+                return Some(format!("{}: {}", node.name, running.stepped.problem()));
+            }
+        }
+        // Reading everything makes damage known; repairing it takes a moment.
+        for number in 0..self.replicas.len() {
+            let node = &self.replicas[number];
+            let Some(running) = &node.running else { continue };
+            let damaged = ["dashboards", "users"]
+                .iter()
+                .any(|collection| running.stepped.scan(&Collection::new(*collection).expect("name"), "").is_err());
+            if damaged && running.stepped.wants_resync() {
+                let id = running.link.as_ref().map(|link| link.id);
+                if let Some(id) = id {
+                    self.cut(id);
+                }
+                return Some(format!("web{number} has found damage"));
+            }
+        }
+        None
+    }
+
+    /// When all is quiet: everybody equal, everything accepted decided, the disk as it should be.
+    pub fn last_look(&mut self) -> Checked {
+        self.oracle.finish()?;
+        for number in 0..self.replicas.len() {
+            let node = &mut self.replicas[number];
+            // Nothing was wrong with what could be read; what was damaged has been replaced or overwritten by now.
+            (node.damaged, node.tampered) = (false, false);
+            self.check_replica(number)?;
+            let node = &self.replicas[number];
+            let Some(running) = &node.running else { continue };
+            let problem = running.stepped.problem();
+            if !problem.is_empty() {
+                broken!("{} is level and still says: {problem}", node.name);
+            }
+            let report = running.stepped.state().check().map_err(|error| Violation(error.to_string()))?;
+            // A damaged row of an origin that is never read again is found by this check alone.
+            if let Some(damage) = report.damage.first().filter(|_| !node.was_damaged) {
+                broken!("{}: its digest is not that of its rows: {damage}", node.name);
+            }
+            if node.states.len() != 1 {
+                broken!("{} keeps {} states", node.name, node.states.len());
+            }
+        }
+        let Some(datastore) = &self.datastore else { return Ok(()) };
+        let state = datastore.state.clone();
+        self.check_committed("the datastore", &state)?;
+        let report = state.check().map_err(|error| Violation(error.to_string()))?;
+        if let Some(damage) = report.damage.first() {
+            broken!("the datastore: its digest is not that of its rows: {damage}");
+        }
+        let found = gravwell::log::verify(&self.disks.fs, Path::new(LOG), &mut |_, _| {});
+        if let Some(damage) = found.damages.first() {
+            broken!("the log does not verify: {damage}");
+        }
+        if self.truth != Truth::Genuine {
+            broken!("the wrong datastore is still there");
+        }
+        let Some(running) = self.datastore.take() else { return Ok(()) };
+        self.compare_log(&running)?;
+        // What the log alone adds up to is what everybody shows.
+        drop(running);
+        self.disks.index = super::engine::Disk::default();
+        let rebuilt = super::datastore::Running::start(&mut self.disks, self.now)
+            .map_err(|error| Violation(format!("the datastore does not start from its log alone: {error}")))?;
+        let state = rebuilt.state.clone();
+        self.check_committed("the log", &state)?;
+        self.note(|| format!("level at {} after {} ms", rebuilt.head, 0 * MS));
+        Ok(())
+    }
+}

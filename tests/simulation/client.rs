@@ -1,0 +1,607 @@
+//! The replicas' side of the world, and the clients who use them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gravwell::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
+use gravwell::env::memory::Survival;
+use gravwell::env::{Clock, Entropy};
+use gravwell::model::{Collection, Condition, EntryBody, Key, Op, Seq, Verdict};
+use gravwell::protocol::fatal::Fatal;
+use gravwell::protocol::push::Pusher;
+use gravwell::protocol::session::NextStep;
+use gravwell::protocol::tail::Intake;
+use gravwell::replica::resync::Loading;
+use gravwell::replica::{Draft, Stage};
+use gravwell::state::StateStore;
+use gravwell::trust::Role;
+
+use super::network::{ConnId, MS, Message, SECOND};
+use super::oracle::{Checked, broken};
+use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
+use super::world::{Event, Truth, World};
+
+impl World {
+    pub fn start_replica(&mut self, number: usize) -> Checked {
+        if self.replicas[number].running.is_some() {
+            return Ok(());
+        }
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let entropy: Arc<dyn Entropy> = self.entropy.clone();
+        let node = &mut self.replicas[number];
+        if let Err(error) = node.start(clock, entropy) {
+            node.fs.heal();
+            node.fs.set_capacity(None);
+            self.note(|| format!("web{number} could not start: {error}"));
+            let may_fail = self.plan.faults.iter().any(|(fault, _)| {
+                use super::plan::Fault;
+                matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull | Fault::StateFails)
+            });
+            if !may_fail {
+                broken!("web{number} does not start: {error}");
+            }
+            self.after(SECOND, Event::ReplicaStart(number));
+            return Ok(());
+        }
+        let (life, seq) = (node.life, node.seq());
+        self.note(|| format!("web{number} started at {seq:?}"));
+        self.after(0, Event::Connect(number, life, 0));
+        self.after(self.plan.persist_every, Event::Persist(number, life));
+        self.after(SECOND, Event::Report(number, life));
+        self.check_replica(number)
+    }
+
+    pub fn stop_replica(&mut self, number: usize, power: bool, why: &str) {
+        let Some(running) = self.replicas[number].running.take() else { return };
+        self.note(|| format!("web{number} ends: {why}, power={power}"));
+        if let Some(link) = running.link {
+            // The datastore notices later; what is under way still arrives there.
+            let wait = self.draw(3 * SECOND);
+            self.after(wait, Event::ServerBroken(link.id));
+        }
+        let survival = [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything];
+        let survival = survival[self.random.below(4)];
+        let seed = self.random.next_u64();
+        let node = &mut self.replicas[number];
+        if power {
+            node.fs = node.fs.crash(survival, seed);
+            node.states.cut_power(&mut self.random);
+        }
+        node.fs.heal();
+        node.states.current().heal();
+        let wait = self.draw(2 * SECOND);
+        self.after(wait, Event::ReplicaStart(number));
+    }
+
+    /// A failure after which the process must stop.
+    fn fatal(&mut self, number: usize, result: Result<(), Fatal>) -> bool {
+        let Err(failure) = result else { return false };
+        let power = self.chance(50);
+        self.stop_replica(number, power, &failure.to_string());
+        true
+    }
+
+    fn running(&mut self, number: usize, life: u64) -> Option<&mut Running> {
+        let node = &mut self.replicas[number];
+        if node.life == life { node.running.as_mut() } else { None }
+    }
+
+    pub fn connect(&mut self, number: usize, life: u64, attempt: u64) -> Checked {
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        if running.link.is_some() || running.attempt != attempt {
+            return Ok(());
+        }
+        let way = self.ways[number];
+        if self.datastore.is_none() || way.up_blocked > self.now || way.down_blocked > self.now {
+            self.retry(number);
+            return Ok(());
+        }
+        // Who has no state of its own cannot tell a wrong datastore from the right one: a person watches over that.
+        if self.truth != Truth::Genuine && self.replicas[number].seq().is_none() {
+            self.retry(number);
+            return Ok(());
+        }
+        let id = self.new_conn(number);
+        let now = self.now;
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let position = running.stepped.position();
+        running.link = Some(Link {
+            id,
+            since: now,
+            greeted: position,
+            welcome: None,
+            intake: None,
+            pusher: Pusher::default(),
+            paused: false,
+            wants_fetch: false,
+            fetching: None,
+        });
+        let hello = Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            software: "simulated".into(),
+            position,
+            external_addr: None,
+        };
+        self.send(id, Message::Hello(hello));
+        Ok(())
+    }
+
+    fn retry(&mut self, number: usize) {
+        let random = self.random.next_u64();
+        let node = &mut self.replicas[number];
+        let life = node.life;
+        let Some(running) = &mut node.running else { return };
+        running.attempt += 1;
+        let attempt = running.attempt;
+        let delay = running.backoff.next_delay(random);
+        self.after(u64::try_from(delay.as_micros()).unwrap_or(SECOND) + MS, Event::Connect(number, life, attempt));
+    }
+
+    pub fn client_broken(&mut self, id: ConnId, why: &str) -> Checked {
+        let found = self.replicas.iter().position(|node| {
+            node.running.as_ref().and_then(|running| running.link.as_ref()).is_some_and(|link| link.id == id)
+        });
+        let Some(number) = found else { return Ok(()) };
+        self.note(|| format!("web{number} disconnected: {why}"));
+        let now = self.now;
+        if let Some(running) = &mut self.replicas[number].running
+            && let Some(link) = running.link.take()
+            && (now - link.since > 10 * SECOND || running.needs_snapshot || running.stepped.wants_resync())
+        {
+            running.backoff.reset();
+        }
+        self.retry(number);
+        Ok(())
+    }
+
+    /// The replica itself gives the connection up.
+    fn hang_up(&mut self, number: usize, id: ConnId, why: &str) -> Checked {
+        let wait = self.draw(50 * MS);
+        self.after(wait, Event::ServerBroken(id));
+        let _ = number;
+        self.client_broken(id, why)
+    }
+
+    pub fn at_replica(&mut self, id: ConnId, number: usize, message: Message) -> Checked {
+        let life = self.replicas[number].life;
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let Some(link) = running.link.as_mut().filter(|link| link.id == id) else { return Ok(()) };
+        match message {
+            Message::Welcome(welcome) => self.welcomed(id, number, *welcome),
+            Message::Refused(refused) => self.hang_up(number, id, &refused.message),
+            Message::Closed => self.hang_up(number, id, "closed"),
+            Message::Compacted => {
+                running.needs_snapshot = true;
+                self.hang_up(number, id, "below the horizon")
+            }
+            Message::Frames(frames) => {
+                let Some(intake) = &mut link.intake else { return Ok(()) };
+                match intake.handle_frames(frames) {
+                    Ok(runs) => {
+                        for run in runs {
+                            self.to_apply(number, ToApply::Run(run));
+                        }
+                        Ok(())
+                    }
+                    Err(error) => {
+                        if self.truth == Truth::Genuine {
+                            broken!("web{number} was sent a tail that does not fit: {error}");
+                        }
+                        self.hang_up(number, id, &error.to_string())
+                    }
+                }
+            }
+            Message::Bookmark(bookmark) => {
+                self.to_apply(number, ToApply::Bookmark(bookmark));
+                Ok(())
+            }
+            Message::Outcome(outcome) => {
+                let pause = running.stepped.handle_outcome(&mut link.pusher, outcome);
+                if let Some(reason) = pause {
+                    link.paused = true;
+                    self.note(|| format!("web{number} pauses: {reason}"));
+                    self.after(SECOND, Event::PushOn(number, life));
+                }
+                self.look_at_receipts(number)
+            }
+            Message::Begin(begin) => {
+                let (path, disk) = self.replicas[number].states.add();
+                let loading = StateStore::with_engine(Box::new(disk))
+                    .map_err(|error| error.to_string())
+                    .and_then(|store| Loading::begin(&store, &begin));
+                match loading {
+                    Ok(loading) => {
+                        if let Some(running) = self.running(number, life)
+                            && let Some(link) = &mut running.link
+                        {
+                            link.fetching = Some(Fetching { loading, path });
+                        }
+                        Ok(())
+                    }
+                    Err(error) => self.hang_up(number, id, &error),
+                }
+            }
+            Message::Rows(rows) => {
+                let Some(fetching) = &mut link.fetching else { return Ok(()) };
+                match fetching.loading.rows(rows) {
+                    Ok(()) => Ok(()),
+                    Err(error) => self.hang_up(number, id, &error),
+                }
+            }
+            Message::End(end) => {
+                let Some(Fetching { loading, path }) = link.fetching.take() else { return Ok(()) };
+                let state = match loading.finish(&end) {
+                    Ok(state) => state,
+                    Err(error) => broken!("web{number}: a snapshot was not whole: {error}"),
+                };
+                let before = running.stepped.position().map(|position| position.seq);
+                let swapped = running.stepped.swap(state, path);
+                let after = running.stepped.position().map(|position| position.seq);
+                match swapped {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return self.hang_up(number, id, &error),
+                    Err(failure) => {
+                        self.fatal(number, Err(failure));
+                        return Ok(());
+                    }
+                }
+                running.needs_snapshot = false;
+                self.note(|| format!("web{number} took over a snapshot: {before:?} to {after:?}"));
+                if after < before {
+                    broken!("web{number} went back from {before:?} to {after:?} by a snapshot");
+                }
+                let node = &mut self.replicas[number];
+                (node.tampered, node.damaged) = (false, false);
+                if let Some(seq) = after {
+                    self.oracle.durable(number, seq);
+                }
+                self.subscribe(id, number)?;
+                self.look_at_receipts(number)?;
+                self.check_replica(number)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn welcomed(&mut self, id: ConnId, number: usize, welcome: Welcome) -> Checked {
+        let life = self.replicas[number].life;
+        let tampered = self.replicas[number].tampered;
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let needs = running.needs_snapshot;
+        let Some(link) = &mut running.link else { return Ok(()) };
+        let mine = link.greeted;
+        let step = running.stepped.judge(mine.as_ref(), &welcome, needs);
+        link.welcome = Some(welcome.clone());
+        self.note(|| format!("web{number} at {:?} is welcomed: {step:?}", mine.map(|mine| mine.seq)));
+        if let Some(mine) = mine
+            && !tampered
+        {
+            let truth = self.conns.get(&id).and_then(|conn| conn.welcomed_by).unwrap_or(self.truth);
+            self.check_verdict(truth, number, mine.seq, &welcome, step)?;
+        }
+        match step {
+            NextStep::Refuse(verdict) => self.hang_up(number, id, &format!("refused: {verdict}")),
+            NextStep::Snapshot => {
+                if let Some(running) = self.running(number, life)
+                    && let Some(link) = &mut running.link
+                {
+                    link.wants_fetch = true;
+                }
+                self.send(id, Message::WantSnapshot);
+                Ok(())
+            }
+            NextStep::Tail(_) => self.subscribe(id, number),
+        }
+    }
+
+    /// A datastore is judged by what it really is.
+    fn check_verdict(&self, truth: Truth, number: usize, seq: Seq, welcome: &Welcome, step: NextStep) -> Checked {
+        let expected = match truth {
+            Truth::Genuine => None,
+            Truth::Wiped if welcome.head == Seq::ZERO => Some(Verdict::Empty),
+            Truth::Wiped => Some(Verdict::Foreign),
+            Truth::OldCopy { head } if seq <= head => None,
+            Truth::OldCopy { .. } if seq > welcome.head => Some(Verdict::Ahead),
+            Truth::OldCopy { .. } if seq < welcome.horizon => return Ok(()),
+            Truth::OldCopy { .. } => Some(Verdict::Forked),
+        };
+        let found = match step {
+            NextStep::Refuse(verdict) => Some(verdict),
+            NextStep::Snapshot | NextStep::Tail(_) => None,
+        };
+        if expected != found && (seq > Seq::ZERO || found.is_some()) {
+            broken!(
+                "web{number} at {seq}, datastore {:?} at {}: expected {expected:?}, judged {found:?}",
+                truth,
+                welcome.head
+            );
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, id: ConnId, number: usize) -> Checked {
+        let life = self.replicas[number].life;
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let Some(link) = &mut running.link else { return Ok(()) };
+        let Some(welcome) = &link.welcome else { return Ok(()) };
+        let position = match running.stepped.take_over(welcome) {
+            Ok(position) => position,
+            Err(error) => return self.hang_up(number, id, &error),
+        };
+        link.intake = Some(Intake::new(position.seq, position.chain));
+        self.send(id, Message::Subscribe(position.seq));
+        self.push(number)
+    }
+
+    /// Sends what the outbox holds. A reader that misbehaves pushes, too.
+    fn push(&mut self, number: usize) -> Checked {
+        let life = self.replicas[number].life;
+        let is_reader = self.replicas[number].role == Role::Reader;
+        let rogue = is_reader && self.chance(5);
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let Some(link) = &mut running.link else { return Ok(()) };
+        if link.intake.is_none() || link.paused || (is_reader && !rogue) {
+            return Ok(());
+        }
+        let id = link.id;
+        let mut bodies = Vec::new();
+        while bodies.len() < 16
+            && let Some(body) = running.stepped.next_push(&mut link.pusher)
+        {
+            bodies.push(body);
+        }
+        for body in bodies {
+            self.send(id, Message::Push(body));
+        }
+        Ok(())
+    }
+
+    /// The pause after a deferral is over: a new push stream begins with the oldest transaction.
+    pub fn push_on(&mut self, number: usize, life: u64) -> Checked {
+        if let Some(running) = self.running(number, life)
+            && let Some(link) = &mut running.link
+            && link.paused
+        {
+            // Answers of the old stream that are still under way are not heard any more: a connection of its own.
+            let id = link.id;
+            return self.hang_up(number, id, "pushes again after a pause");
+        }
+        Ok(())
+    }
+
+    fn to_apply(&mut self, number: usize, piece: ToApply) {
+        let life = self.replicas[number].life;
+        if let Some(running) = self.running(number, life) {
+            running.queue.push_back(piece);
+        }
+        let wait = if self.slow[number] { self.draw(400 * MS) } else { self.draw(2 * MS) };
+        self.after(wait, Event::Apply(number, life));
+    }
+
+    /// What the applier thread does with the next piece.
+    pub fn apply(&mut self, number: usize, life: u64) -> Checked {
+        let tamper = self.replicas[number].tampered;
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let Some(next) = running.queue.pop_front() else { return Ok(()) };
+        let mut compared = None;
+        let result = match next {
+            ToApply::Run(mut run) => {
+                if tamper {
+                    tamper_with(&mut run.entries);
+                }
+                running.stepped.apply(run)
+            }
+            ToApply::Bookmark(bookmark) => {
+                compared = Some(bookmark);
+                running.stepped.bookmark(bookmark)
+            }
+        };
+        let seq = running.stepped.position().map(|position| position.seq);
+        self.note(|| format!("web{number} applied up to {seq:?}"));
+        if self.fatal(number, result) {
+            return Ok(());
+        }
+        self.replicas[number].compared = compared;
+        self.look_at_receipts(number)?;
+        self.check_replica(number)?;
+        if let Some(running) = self.running(number, life)
+            && running.stepped.wants_resync()
+            && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
+        {
+            return self.hang_up(number, id, "the state must be fetched anew");
+        }
+        self.push(number)
+    }
+
+    pub fn persist(&mut self, number: usize, life: u64) -> Checked {
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        let result = running.stepped.persist().and_then(|()| running.stepped.keep_journal(REWRITE_BYTES_MIN));
+        if self.fatal(number, result) {
+            return Ok(());
+        }
+        let durable = self.running(number, life).map(|running| running.stepped.durable());
+        if let Some(durable) = durable
+            && !self.replicas[number].damaged
+            && !self.replicas[number].tampered
+        {
+            self.oracle.durable(number, durable);
+        }
+        self.after(self.plan.persist_every, Event::Persist(number, life));
+        Ok(())
+    }
+
+    pub fn report(&mut self, number: usize, life: u64) -> Checked {
+        let Some(running) = self.running(number, life) else { return Ok(()) };
+        if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
+            let (id, progress) = (link.id, running.stepped.progress());
+            self.send(id, Message::Progress(progress));
+        }
+        self.after(SECOND, Event::Report(number, life));
+        Ok(())
+    }
+
+    // ---- clients ----
+
+    /// Somebody uses the webserver: writes, reads, deals with rejections.
+    pub fn client(&mut self, number: usize) -> Checked {
+        if self.calm {
+            return Ok(());
+        }
+        let wait = self.draw(2 * self.plan.pace);
+        self.after(wait, Event::Client(number));
+        if self.replicas[number].role == Role::Reader && !self.chance(20) {
+            return Ok(());
+        }
+        if self.replicas[number].running.is_none() || self.replicas[number].role == Role::Reader {
+            return Ok(());
+        }
+        match self.random.below(20) {
+            0 => self.deal_with_rejection(number)?,
+            _ => self.write(number)?,
+        }
+        self.check_replica(number)
+    }
+
+    fn any_key(&mut self) -> (Collection, Key) {
+        let collection = Collection::new(["dashboards", "users"][self.random.below(2)]).expect("name");
+        let key = Key::new(format!("k{}", self.random.below(self.plan.keys))).expect("key");
+        (collection, key)
+    }
+
+    fn write(&mut self, number: usize) -> Checked {
+        let count = 1 + self.random.below(3);
+        let mut drafts = Vec::new();
+        for _ in 0..count {
+            let mut draft = Draft::default();
+            let ops = if self.chance(75) { 1 } else { 1 + self.random.below(5) };
+            for _ in 0..ops {
+                let (collection, key) = self.any_key();
+                draft.ops.push(if self.chance(30) {
+                    Op::Delete { collection, key }
+                } else {
+                    self.next_value += 1;
+                    let filler = "x".repeat(self.random.below(60));
+                    let value = Bytes::from(format!("web{number} {} {filler}", self.next_value));
+                    Op::Put { collection, key, value }
+                });
+            }
+            if self.chance(25) {
+                let (collection, key) = self.any_key();
+                let known = self.replicas[number].running.as_ref().and_then(|running| {
+                    running.stepped.get(&collection, &key).ok().flatten().and_then(|object| object.version)
+                });
+                draft.conditions.push(match (self.random.below(3), known) {
+                    (0, _) => Condition::Absent { collection, key },
+                    (1, Some(version)) => Condition::Version { collection, key, version },
+                    _ => Condition::Present { collection, key },
+                });
+            }
+            drafts.push(draft);
+        }
+        let kept: Vec<Draft> = drafts.clone();
+        let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
+        let submitted = match running.stepped.submit(drafts) {
+            Ok(submitted) => submitted,
+            Err(failure) => {
+                // Nobody was answered: each of them may or may not have become durable.
+                self.fatal(number, Err(failure));
+                return self.adopt_unanswered(number, kept);
+            }
+        };
+        for (draft, result) in kept.into_iter().zip(submitted) {
+            match result {
+                Ok(receipt) => {
+                    let id = receipt.id();
+                    self.note(|| format!("web{number} accepted {:?}", id.counter));
+                    self.oracle.accept(id, number, draft.ops)?;
+                    if let Some(running) = &mut self.replicas[number].running {
+                        running.receipts.insert(id, receipt);
+                    }
+                }
+                Err(error) => {
+                    self.note(|| format!("web{number} refused: {error}"));
+                    let values = draft.ops.iter().filter_map(Op::value).cloned();
+                    self.oracle.refused.extend(values);
+                }
+            }
+        }
+        self.push(number)
+    }
+
+    /// Submissions without an answer: the journal tells at the next start which of them are there.
+    fn adopt_unanswered(&mut self, number: usize, drafts: Vec<Draft>) -> Checked {
+        self.oracle.unanswered(number, drafts.into_iter().map(|draft| draft.ops));
+        Ok(())
+    }
+
+    fn deal_with_rejection(&mut self, number: usize) -> Checked {
+        let retry = self.chance(50);
+        let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
+        let Some(rejected) = running.stepped.rejected().into_iter().next() else { return Ok(()) };
+        let id = rejected.txn.id;
+        if retry {
+            let ops = rejected.txn.ops.clone();
+            match running.stepped.retry(id) {
+                Ok(Ok(receipt)) => {
+                    let new = receipt.id();
+                    running.receipts.insert(new, receipt);
+                    self.note(|| format!("web{number} tries {:?} again as {:?}", id.counter, new.counter));
+                    self.oracle.dismissed(number, id);
+                    self.oracle.accept(new, number, ops)?;
+                    return self.push(number);
+                }
+                Ok(Err(_)) => {}
+                Err(failure) => {
+                    self.oracle.unsure_rejection(number, id);
+                    self.oracle.unanswered(number, std::iter::once(ops));
+                    self.fatal(number, Err(failure));
+                }
+            }
+            return Ok(());
+        }
+        match running.stepped.dismiss(id) {
+            Ok(Ok(())) => self.oracle.dismissed(number, id),
+            Ok(Err(_)) => {}
+            Err(failure) => {
+                self.oracle.unsure_rejection(number, id);
+                self.fatal(number, Err(failure));
+            }
+        }
+        Ok(())
+    }
+
+    /// What clients learn from their receipts.
+    fn look_at_receipts(&mut self, number: usize) -> Checked {
+        let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
+        let mut told = Vec::new();
+        running.receipts.retain(|id, receipt| match receipt.stage() {
+            Stage::Durable => true,
+            Stage::Acknowledged(seq) => {
+                told.push((*id, seq, false));
+                false
+            }
+            Stage::Rejected(seq, _) => {
+                told.push((*id, seq, true));
+                false
+            }
+        });
+        for (id, seq, rejected) in told {
+            self.oracle.client_told(id, seq, rejected)?;
+        }
+        Ok(())
+    }
+}
+
+fn tamper_with(entries: &mut [gravwell::model::Entry]) {
+    for entry in entries {
+        if let EntryBody::Commit(txn) = &mut entry.body {
+            for op in &mut txn.ops {
+                if let Op::Put { value, .. } = op {
+                    *value = Bytes::from_static(b"not what was written");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The datastore of a simulated world: its disk, and its process while it runs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gravwell::codec::message::{Bookmark, Outcome, Welcome};
+use gravwell::datastore::ledger::{Committed, Ledger, Outlet};
+use gravwell::datastore::open;
+use gravwell::env::memory::{MemoryFs, SmallRandom};
+use gravwell::log::liveness::{BaseChanges, BaseSummary};
+use gravwell::log::{
+    Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
+};
+use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Seq, Txn};
+use gravwell::protocol::feed::{Block, Ring};
+use gravwell::state::StateStore;
+use gravwell::trust::{Registry, Role};
+
+use super::engine::Disk;
+use super::network::{ConnId, Time};
+
+pub const LOG: &str = "/log";
+pub const SEGMENT_BYTES: u64 = 6 << 10;
+/// Memory for recent batches: small, so that subscribers often read from segments.
+const RING_BYTES: usize = 3 << 10;
+
+/// What outlives the process.
+#[derive(Clone, Default)]
+pub struct Disks {
+    pub fs: MemoryFs,
+    pub index: Disk,
+    pub members: String,
+    pub liveness: Liveness,
+}
+
+/// Compaction's index; clones are the same one.
+#[derive(Clone, Default)]
+pub struct Liveness(Arc<Mutex<MemoryLiveness>>);
+
+impl Liveness {
+    fn get(&self) -> std::sync::MutexGuard<'_, MemoryLiveness> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LivenessIndex for Liveness {
+    fn summary(&self) -> std::io::Result<BaseSummary> {
+        self.get().summary()
+    }
+
+    fn version(&self, collection: &Collection, key: &Key) -> std::io::Result<Option<Seq>> {
+        self.get().version(collection, key)
+    }
+
+    fn origin(&self, origin: Origin) -> std::io::Result<Option<OriginRow>> {
+        self.get().origin(origin)
+    }
+
+    fn commit(&mut self, changes: BaseChanges) -> std::io::Result<()> {
+        self.get().commit(changes)
+    }
+
+    fn reset(&mut self) -> std::io::Result<()> {
+        self.get().reset()
+    }
+}
+
+/// One connection as the datastore sees it.
+pub struct Session {
+    pub member: MemberName,
+    pub role: Role,
+    pub welcome: Option<Welcome>,
+    /// Last sequence sent, while a tail is served.
+    pub tail: Option<Seq>,
+    /// A snapshot waits until the index has reached this sequence.
+    pub snapshot_at: Option<Seq>,
+}
+
+/// A transaction that waits for the commit thread.
+pub struct Proposal {
+    pub member: MemberName,
+    pub conn: ConnId,
+    pub txn: Txn,
+}
+
+/// The process.
+pub struct Running {
+    pub ledger: Ledger,
+    pub reader: LogReader,
+    pub state: StateStore,
+    pub ring: Ring,
+    pub head: Seq,
+    /// Chain at the head.
+    pub chain: Chain,
+    pub applied: Seq,
+    pub backlog: VecDeque<Committed>,
+    pub registry: Registry,
+    pub sessions: BTreeMap<ConnId, Session>,
+    pub queue: VecDeque<Proposal>,
+    pub compaction: Option<Compaction<Liveness>>,
+    pub started: Time,
+}
+
+pub fn log_options() -> LogOptions {
+    LogOptions { segment_bytes: SEGMENT_BYTES, preallocate: true, reserve_bytes: 2 << 10 }
+}
+
+impl Running {
+    /// Starts the process on its disks, as the datastore's own start does.
+    pub fn start(disks: &mut Disks, now: Time) -> Result<Running, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let fs = Arc::new(disks.fs.clone());
+        let (log, _) = Log::open(fs, Path::new(LOG), log_options()).map_err(|error| text(&error))?;
+        let reader = log.reader();
+        let usable = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error));
+        let usable = usable.and_then(|state| open::level(&state, &reader).map(|()| state));
+        let state = match usable {
+            Ok(state) => state,
+            Err(_) => {
+                disks.index = Disk::default();
+                let state = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error))?;
+                open::build(&state, &reader, reader.head().0, &mut |_| {}).map_err(|error| text(&error))?
+            }
+        };
+        if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
+            state.set_generation(log.generation(), reader.lineage()).map_err(|error| text(&error))?;
+        }
+        let (head, reader_chain) = reader.head();
+        let ledger = Ledger::new(log, state.clone(), Limits::default()).map_err(|error| text(&error))?;
+        let registry = Registry::from_text(&disks.members).map_err(|error| text(&error))?;
+        Ok(Running {
+            ledger,
+            reader,
+            state,
+            ring: Ring::new(RING_BYTES),
+            head,
+            chain: reader_chain,
+            applied: head,
+            backlog: VecDeque::new(),
+            registry,
+            sessions: BTreeMap::new(),
+            queue: VecDeque::new(),
+            compaction: None,
+            started: now,
+        })
+    }
+
+    pub fn bookmark(&self) -> Option<Bookmark> {
+        gravwell::datastore::ledger::bookmark(&self.state)
+    }
+}
+
+/// What a commit lets out, in order.
+#[derive(Default)]
+pub struct Released {
+    pub blocks: Vec<Block>,
+    pub committed: Vec<Committed>,
+    pub answers: Vec<(usize, Outcome)>,
+}
+
+impl Outlet for Released {
+    fn publish(&mut self, block: Block) {
+        self.blocks.push(block);
+    }
+
+    fn index(&mut self, committed: Committed) {
+        self.committed.push(committed);
+    }
+
+    fn answer(&mut self, place: usize, outcome: Outcome) {
+        self.answers.push((place, outcome));
+    }
+}
+
+/// Begins a compaction up to `target`.
+pub fn begin_compaction(
+    running: &mut Running,
+    disks: &Disks,
+    target: Seq,
+    random: &mut SmallRandom,
+) -> Option<Compaction<Liveness>> {
+    let garbage_ratio = if random.below(2) == 0 { 0.0 } else { 0.3 };
+    let options = CompactionOptions { garbage_ratio, segment_bytes: SEGMENT_BYTES, dry_run: false };
+    Compaction::new(running.reader.clone(), disks.liveness.clone(), target, options).ok()
+}
+
+/// Takes one step; `true` when it is done or has failed.
+pub fn step_compaction(running: &mut Running) -> bool {
+    let Some(compaction) = &mut running.compaction else { return true };
+    match compaction.step() {
+        Ok(CompactionProgress::Working { .. }) => false,
+        Ok(CompactionProgress::Done(_)) | Err(_) => {
+            running.compaction = None;
+            true
+        }
+    }
+}

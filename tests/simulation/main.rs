@@ -1,0 +1,64 @@
+//! Deterministic simulation: a datastore and two to six replicas from one seed, with every fault that we know of, judged
+//! by an oracle that is written from the promises alone. `docs/testing.md` says how to run more of it.
+//!
+//! `GRAVWELL_SEEDS=5000 cargo test --profile sim --test simulation seeds -- --nocapture`
+//! `GRAVWELL_SEED=17 cargo test --profile sim --test simulation replay -- --nocapture`
+#![allow(missing_docs, reason = "a test")]
+
+mod checks;
+mod client;
+mod datastore;
+mod engine;
+mod faults;
+mod network;
+mod oracle;
+mod plan;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod replica;
+mod runner;
+mod server;
+mod world;
+
+use world::World;
+
+/// Seeds that once broke a promise, each with what it had found.
+const REGRESSIONS: &[(u64, &str)] = &[];
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn seeds() {
+    let report = runner::run_many(number("GRAVWELL_FROM", 0), number("GRAVWELL_SEEDS", 40), true);
+    println!("{report}");
+    assert!(report.failures.is_empty(), "{report}");
+}
+
+#[test]
+fn replay() {
+    let Ok(seed) = std::env::var("GRAVWELL_SEED") else { return };
+    let seed = seed.parse().expect("GRAVWELL_SEED is a number");
+    let (summary, result) = World::new(seed, true).run();
+    println!("seed {seed}: trace {:016x}, {} events, {} checks", summary.trace, summary.events, summary.checks);
+    if let Err(violation) = result {
+        panic!("seed {seed}: {}", violation.0);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..20 {
+        let (first, second) = (World::new(seed, false).run().0, World::new(seed, false).run().0);
+        assert_eq!((first.trace, first.events), (second.trace, second.events), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    for (seed, found) in REGRESSIONS {
+        let (_, result) = World::new(*seed, false).run();
+        assert!(result.is_ok(), "seed {seed} ({found}): {result:?}");
+    }
+}

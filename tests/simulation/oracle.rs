@@ -1,0 +1,350 @@
+//! What must be true, written from the promises alone. It sees what leaves the datastore, what clients are told, and
+//! what replicas show; it knows nothing of how any of it is made.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+use gravwell::model::{Condition, Digest, Entry, EntryBody, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+
+/// Collection and key.
+pub type Name = (String, String);
+/// Value and version.
+pub type Held = (Bytes, Seq);
+
+/// A transaction that a client was told is safe.
+pub struct Accepted {
+    pub replica: usize,
+    pub ops: Vec<Op>,
+    /// Final answer that the client saw: the sequence, and whether it was a rejection.
+    pub told: Option<(Seq, bool)>,
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    /// Every entry that ever left the datastore, by sequence from 1.
+    pub history: Vec<Entry>,
+    pub by_id: HashMap<TxnId, Seq>,
+    /// All versions of every object: when, and the value unless deleted.
+    versions: BTreeMap<Name, Vec<(Seq, Option<Bytes>)>>,
+    /// Sum over the objects at each sequence, from 0.
+    sums: Vec<u64>,
+    last_counter: BTreeMap<Origin, OriginCounter>,
+    digests: BTreeMap<Seq, Digest>,
+    pub accepted: BTreeMap<TxnId, Accepted>,
+    /// By replica: what it accepted, in order, as far as its durable state has not decided it.
+    open: BTreeMap<usize, Vec<TxnId>>,
+    /// By replica: its rejected transactions that wait for a person.
+    rejected: BTreeMap<usize, BTreeMap<TxnId, Seq>>,
+    /// By replica: operations of submissions that ended without an answer.
+    unanswered: BTreeMap<usize, Vec<Vec<Op>>>,
+    /// Rejections whose dismissal ended without an answer.
+    pub unsure: BTreeSet<TxnId>,
+    /// Values of submissions that were refused: none of them may ever show up.
+    pub refused: BTreeSet<Bytes>,
+    /// Highest sequence that any pusher was told.
+    pub told: Seq,
+    pub checks: u64,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub struct Violation(pub String);
+
+pub type Checked = Result<(), Violation>;
+
+macro_rules! broken {
+    ($($text:tt)+) => { return Err($crate::oracle::Violation(format!($($text)+))) };
+}
+pub(crate) use broken;
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Worth of one object in the sum over a state.
+pub fn worth(collection: &str, key: &str, value: &[u8], version: Seq) -> u64 {
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in collection.bytes().chain([0]).chain(key.bytes()).chain([0]).chain(value.iter().copied()) {
+        sum = (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    mix(sum ^ mix(version.0))
+}
+
+fn name(op: &Op) -> Name {
+    (op.collection().as_str().to_owned(), op.key().as_str().to_owned())
+}
+
+impl Oracle {
+    pub fn new() -> Oracle {
+        Oracle { sums: vec![0], ..Oracle::default() }
+    }
+
+    pub fn head(&self) -> Seq {
+        Seq(self.history.len() as u64)
+    }
+
+    /// What an object was at a sequence.
+    pub fn at(&self, object: &Name, seq: Seq) -> Option<Held> {
+        let versions = self.versions.get(object)?;
+        let end = versions.partition_point(|(version, _)| *version <= seq);
+        let (version, value) = versions.get(end.checked_sub(1)?)?;
+        value.clone().map(|value| (value, *version))
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.versions.keys()
+    }
+
+    fn holds(&self, condition: &Condition, seq: Seq) -> bool {
+        let object = (condition.collection().as_str().to_owned(), condition.key().as_str().to_owned());
+        let found = self.at(&object, seq).map(|(_, version)| version);
+        match condition {
+            Condition::Absent { .. } => found.is_none(),
+            Condition::Present { .. } => found.is_some(),
+            Condition::Version { version, .. } => found == Some(*version),
+        }
+    }
+
+    /// An entry leaves the datastore (or is found in its log after a crash).
+    pub fn shown(&mut self, entry: &Entry) -> Checked {
+        self.checks += 1;
+        if let Some(known) = usize::try_from(entry.seq.0).ok().and_then(|seq| self.history.get(seq - 1)) {
+            if known != entry {
+                broken!("sequence {} was shown twice with different contents: {known:?} and {entry:?}", entry.seq);
+            }
+            return Ok(());
+        }
+        if entry.seq != self.head().next() {
+            broken!("sequence {} was shown after {}: a gap", entry.seq, self.head());
+        }
+        if self.history.last().is_some_and(|last| last.time_ms > entry.time_ms) {
+            broken!("the commit time falls at sequence {}", entry.seq);
+        }
+        let Some(id) = entry.body.id() else { broken!("an entry of unknown kind at {}", entry.seq) };
+        let last = self.last_counter.entry(id.origin).or_default();
+        if id.counter != last.next() {
+            broken!("transaction {}/{} came after {last}: lost, doubled or out of order", id.origin, id.counter);
+        }
+        *last = id.counter;
+        let Some(accepted) = self.accepted.get(&id) else {
+            broken!("transaction {}/{} was never accepted by a client's replica", id.origin, id.counter);
+        };
+        let before = self.head();
+        let mut sum = self.sums.last().copied().unwrap_or_default();
+        match &entry.body {
+            EntryBody::Commit(Txn { conditions, ops, .. }) => {
+                if let Some(failed) = conditions.iter().find(|condition| !self.holds(condition, before)) {
+                    broken!("sequence {} was committed although `{failed}` did not hold", entry.seq);
+                }
+                if *ops != accepted.ops {
+                    broken!("sequence {} does not hold the operations that were accepted: torn or mixed up", entry.seq);
+                }
+                for op in ops {
+                    if op.value().is_some_and(|value| self.refused.contains(value)) {
+                        broken!("sequence {} holds a value whose submission was refused", entry.seq);
+                    }
+                    let object = name(op);
+                    if let Some((value, version)) = self.at(&object, entry.seq) {
+                        sum = sum.wrapping_sub(worth(&object.0, &object.1, &value, version));
+                    }
+                    if let Some(value) = op.value() {
+                        sum = sum.wrapping_add(worth(&object.0, &object.1, value, entry.seq));
+                    }
+                    let versions = self.versions.entry(object).or_default();
+                    versions.retain(|(version, _)| *version != entry.seq);
+                    versions.push((entry.seq, op.value().cloned()));
+                }
+            }
+            EntryBody::Reject { reason: Reason::ConditionFailed { .. }, .. } => {
+                let replica = accepted.replica;
+                self.rejected.entry(replica).or_default().insert(id, entry.seq);
+            }
+            other => broken!("sequence {}: unexpected {other:?}", entry.seq),
+        }
+        self.by_id.insert(id, entry.seq);
+        self.history.push(entry.clone());
+        self.sums.push(sum);
+        Ok(())
+    }
+
+    /// A push was answered.
+    pub fn answered(&mut self, id: TxnId, seq: Seq, rejected: bool) -> Checked {
+        self.checks += 1;
+        self.told = self.told.max(seq);
+        match self.by_id.get(&id) {
+            Some(at) if *at <= seq => self.is_outcome(id, *at, rejected),
+            Some(at) => broken!("{}/{} was answered with {seq}, but stands at {at}", id.origin, id.counter),
+            // The answer may come before the entry is shown; it must be there by then.
+            None => Ok(()),
+        }
+    }
+
+    fn is_outcome(&self, id: TxnId, at: Seq, rejected: bool) -> Checked {
+        let entry = usize::try_from(at.0).ok().and_then(|seq| self.history.get(seq - 1));
+        let was_rejected = entry.is_some_and(|entry| matches!(entry.body, EntryBody::Reject { .. }));
+        if rejected != was_rejected {
+            broken!("{}/{}: told rejected={rejected}, but sequence {at} says otherwise", id.origin, id.counter);
+        }
+        Ok(())
+    }
+
+    /// The datastore has started; `head` is where its log ends.
+    pub fn recovered(&mut self, head: Seq) -> Checked {
+        self.checks += 1;
+        if head < self.head() {
+            broken!("sequence {} had been shown, but the log ends at {head} after a restart", self.head());
+        }
+        if head < self.told {
+            broken!("sequence {} had been acknowledged, but the log ends at {head} after a restart", self.told);
+        }
+        Ok(())
+    }
+
+    /// The digest of somebody's state at a sequence.
+    pub fn digest(&mut self, who: &str, seq: Seq, digest: Digest) -> Checked {
+        self.checks += 1;
+        let known = *self.digests.entry(seq).or_insert(digest);
+        if known != digest {
+            broken!("{who} has digest {digest} at sequence {seq}, others have {known}");
+        }
+        Ok(())
+    }
+
+    /// Somebody's committed state, whole.
+    pub fn state(&mut self, who: &str, seq: Seq, objects: impl Iterator<Item = (Name, Held)>) -> Checked {
+        self.checks += 1;
+        let Some(expected) = usize::try_from(seq.0).ok().and_then(|seq| self.sums.get(seq)).copied() else {
+            broken!("{who} shows sequence {seq}, which was never shown to anyone");
+        };
+        let mut sum = 0_u64;
+        let mut held = BTreeMap::new();
+        for (object, (value, version)) in objects {
+            sum = sum.wrapping_add(worth(&object.0, &object.1, &value, version));
+            held.insert(object, (value, version));
+        }
+        if sum == expected {
+            return Ok(());
+        }
+        for object in self.names().chain(held.keys()) {
+            let (is, should) = (held.get(object).cloned(), self.at(object, seq));
+            if is != should {
+                broken!("{who} at sequence {seq}: {object:?} is {is:?}, should be {should:?}");
+            }
+        }
+        broken!("{who} at sequence {seq}: the sum differs although every object is equal");
+    }
+
+    /// What a client of `replica` must read, given that its state is at `seq`.
+    pub fn view(
+        &self,
+        replica: usize,
+        seq: Seq,
+        known_rejected: &BTreeSet<TxnId>,
+    ) -> BTreeMap<Name, (Bytes, Option<Seq>)> {
+        let mut view = BTreeMap::new();
+        for object in self.names() {
+            if let Some((value, version)) = self.at(object, seq) {
+                view.insert(object.clone(), (value, Some(version)));
+            }
+        }
+        let pending = self.pending(replica, seq).filter(|(id, _)| !known_rejected.contains(*id));
+        for accepted in pending.map(|(_, accepted)| accepted) {
+            for op in &accepted.ops {
+                match op.value() {
+                    Some(value) => view.insert(name(op), (value.clone(), None)),
+                    None => view.remove(&name(op)),
+                };
+            }
+        }
+        view
+    }
+
+    /// What was accepted at a replica and is not decided by a state at `seq`, in the order of acceptance.
+    pub fn pending(&self, replica: usize, seq: Seq) -> impl Iterator<Item = (&TxnId, &Accepted)> {
+        let open = self.open.get(&replica).into_iter().flatten();
+        let undecided = open.filter(move |id| self.by_id.get(id).is_none_or(|at| *at > seq));
+        undecided.filter_map(|id| self.accepted.get_key_value(id))
+    }
+
+    /// A client was told that its transaction is safe.
+    pub fn accept(&mut self, id: TxnId, replica: usize, ops: Vec<Op>) -> Checked {
+        let accepted = Accepted { replica, ops, told: None };
+        if self.accepted.insert(id, accepted).is_some() {
+            broken!("the identity {}/{} was given twice", id.origin, id.counter);
+        }
+        self.open.entry(replica).or_default().push(id);
+        Ok(())
+    }
+
+    /// Submissions ended without an answer: they may be there after a restart, or not.
+    pub fn unanswered(&mut self, replica: usize, drafts: impl Iterator<Item = Vec<Op>>) {
+        self.unanswered.entry(replica).or_default().extend(drafts);
+    }
+
+    /// A dismissal ended without an answer.
+    pub fn unsure_rejection(&mut self, replica: usize, id: TxnId) {
+        self.dismissed(replica, id);
+        self.unsure.insert(id);
+    }
+
+    /// A replica has started with these transactions pending.
+    pub fn restarted<'a>(&mut self, replica: usize, pending: impl Iterator<Item = &'a Txn>) -> Checked {
+        for txn in pending.filter(|txn| !self.accepted.contains_key(&txn.id)).collect::<Vec<_>>() {
+            let unanswered = self.unanswered.entry(replica).or_default();
+            let Some(place) = unanswered.iter().position(|ops| *ops == txn.ops) else {
+                broken!("replica {replica} holds {}/{}, which nobody submitted", txn.id.origin, txn.id.counter);
+            };
+            unanswered.remove(place);
+            self.accept(txn.id, replica, txn.ops.clone())?;
+        }
+        Ok(())
+    }
+
+    /// The state of a replica is durable up to `seq`: what it has decided stays decided.
+    pub fn durable(&mut self, replica: usize, seq: Seq) {
+        let by_id = &self.by_id;
+        if let Some(open) = self.open.get_mut(&replica) {
+            open.retain(|id| by_id.get(id).is_none_or(|at| *at > seq));
+        }
+    }
+
+    /// Transactions of a replica that were rejected at or before `seq` and wait for a person.
+    pub fn rejected(&self, replica: usize, seq: Seq) -> BTreeSet<TxnId> {
+        let mine = self.rejected.get(&replica).into_iter().flatten();
+        mine.filter(|(_, at)| **at <= seq).map(|(id, _)| *id).collect()
+    }
+
+    /// A person has dealt with a rejection.
+    pub fn dismissed(&mut self, replica: usize, id: TxnId) {
+        if let Some(rejected) = self.rejected.get_mut(&replica) {
+            rejected.remove(&id);
+        }
+    }
+
+    /// A client was told the final outcome of its transaction.
+    pub fn client_told(&mut self, id: TxnId, seq: Seq, rejected: bool) -> Checked {
+        self.answered(id, seq, rejected)?;
+        if let Some(accepted) = self.accepted.get_mut(&id) {
+            accepted.told = Some((seq, rejected));
+        }
+        Ok(())
+    }
+
+    /// When all is quiet: everything accepted was decided, and as told.
+    pub fn finish(&self) -> Checked {
+        for (id, accepted) in &self.accepted {
+            let Some(at) = self.by_id.get(id) else {
+                broken!("{}/{} was accepted at replica {} and never decided", id.origin, id.counter, accepted.replica);
+            };
+            if let Some((seq, rejected)) = accepted.told {
+                if *at > seq {
+                    broken!("{}/{} was told {seq}, but stands at {at}", id.origin, id.counter);
+                }
+                self.is_outcome(*id, *at, rejected)?;
+            }
+        }
+        Ok(())
+    }
+}

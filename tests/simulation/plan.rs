@@ -1,0 +1,113 @@
+//! What one seed does: how large the world is, how its network behaves, and which faults strike how often. Each seed
+//! leaves some kinds of faults out, so that they cannot hide what others do.
+
+use gravwell::env::memory::SmallRandom;
+
+use super::network::{MS, SECOND, Time, Way};
+
+/// Kinds of faults, each with its mean time between two strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    DatastoreKilled,
+    DatastorePower,
+    DatastoreDisk,
+    DatastoreFull,
+    DatastoreIndexDamaged,
+    SegmentDamaged,
+    ReplicaKilled,
+    ReplicaPower,
+    ReplicaDisk,
+    ReplicaFull,
+    StateDamaged,
+    StateFails,
+    JournalDamaged,
+    Tampered,
+    Partition,
+    OneWay,
+    LossyPeriod,
+    Disconnected,
+    ReconnectStorm,
+    LongAbsence,
+    Compaction,
+    ClockJump,
+    Revoked,
+    OldCopy,
+    Wiped,
+    SlowApplier,
+}
+
+pub const ALL: &[(Fault, Time)] = &[
+    (Fault::DatastoreKilled, 20 * SECOND),
+    (Fault::DatastorePower, 15 * SECOND),
+    (Fault::DatastoreDisk, 15 * SECOND),
+    (Fault::DatastoreFull, 40 * SECOND),
+    (Fault::DatastoreIndexDamaged, 60 * SECOND),
+    (Fault::SegmentDamaged, 60 * SECOND),
+    (Fault::ReplicaKilled, 15 * SECOND),
+    (Fault::ReplicaPower, 10 * SECOND),
+    (Fault::ReplicaDisk, 15 * SECOND),
+    (Fault::ReplicaFull, 40 * SECOND),
+    (Fault::StateDamaged, 40 * SECOND),
+    (Fault::StateFails, 40 * SECOND),
+    (Fault::JournalDamaged, 50 * SECOND),
+    (Fault::Tampered, 40 * SECOND),
+    (Fault::Partition, 15 * SECOND),
+    (Fault::OneWay, 15 * SECOND),
+    (Fault::LossyPeriod, 20 * SECOND),
+    (Fault::Disconnected, 8 * SECOND),
+    (Fault::ReconnectStorm, 25 * SECOND),
+    (Fault::LongAbsence, 50 * SECOND),
+    (Fault::Compaction, 6 * SECOND),
+    (Fault::ClockJump, 40 * SECOND),
+    (Fault::Revoked, 50 * SECOND),
+    (Fault::OldCopy, 60 * SECOND),
+    (Fault::Wiped, 80 * SECOND),
+    (Fault::SlowApplier, 30 * SECOND),
+];
+
+/// One seed's world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub replicas: usize,
+    /// The last replica only reads.
+    pub has_reader: bool,
+    pub keys: usize,
+    /// Mean time between two submissions at one replica.
+    pub pace: Time,
+    pub way: Way,
+    pub faults: Vec<(Fault, Time)>,
+    pub retention: Time,
+    pub history_ops: u64,
+    pub persist_every: Time,
+    /// Faults strike until then.
+    pub calm_at: Time,
+    /// The world must be level by then.
+    pub end_at: Time,
+}
+
+impl Plan {
+    pub fn draw(random: &mut SmallRandom) -> Plan {
+        let replicas = 2 + random.below(5);
+        let share = 1 + random.below(3);
+        let faults = ALL.iter().copied().filter(|_| random.below(4) < share).collect();
+        let delay = [MS / 5, MS, 5 * MS, 40 * MS][random.below(4)];
+        Plan {
+            replicas,
+            has_reader: replicas > 2 && random.below(4) == 0,
+            keys: 3 + random.below(14),
+            pace: [250 * MS, 900 * MS, 3000 * MS][random.below(3)],
+            way: Way {
+                delay,
+                jitter: delay * random.below(5) as u64,
+                loss: [0, 5, 50][random.below(3)],
+                ..Way::default()
+            },
+            faults,
+            retention: [8 * SECOND, 20 * SECOND, 3600 * SECOND][random.below(3)],
+            history_ops: [0, 0, 20, 200][random.below(4)],
+            persist_every: [100 * MS, SECOND, 3 * SECOND][random.below(3)],
+            calm_at: 100 * SECOND,
+            end_at: 300 * SECOND,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A replica of a simulated world: its disk, and its process while it runs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gravwell::codec::message::Bookmark;
+use gravwell::env::memory::{MemoryFs, SmallRandom};
+use gravwell::env::{Clock, Entropy};
+use gravwell::log::journal::Journal;
+use gravwell::model::{MemberName, Position, Seq, TxnId};
+use gravwell::protocol::backoff::Backoff;
+use gravwell::protocol::push::Pusher;
+use gravwell::protocol::tail::{Intake, Run};
+use gravwell::replica::Receipt;
+use gravwell::replica::directory::Home;
+use gravwell::replica::resync::Loading;
+use gravwell::replica::stepped::Stepped;
+use gravwell::state::StateStore;
+use gravwell::trust::Role;
+
+use super::engine::Disk;
+use super::network::{ConnId, Time};
+
+pub const JOURNAL: &str = "/outbox";
+/// The journal is rewritten early, so that it happens often.
+pub const REWRITE_BYTES_MIN: u64 = 2 << 10;
+
+/// The state directories of a replica; clones are the same ones.
+#[derive(Clone, Default)]
+pub struct States(Arc<Mutex<Places>>);
+
+#[derive(Default)]
+struct Places {
+    next: u64,
+    states: BTreeMap<PathBuf, Disk>,
+    current: Option<PathBuf>,
+}
+
+impl States {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new, empty state beside the current one.
+    pub fn add(&self) -> (PathBuf, Disk) {
+        let mut places = self.places();
+        places.next += 1;
+        let (path, disk) = (PathBuf::from(format!("state-{:04}", places.next)), Disk::default());
+        places.states.insert(path.clone(), disk.clone());
+        (path, disk)
+    }
+
+    /// The current state; a new one when there is none.
+    pub fn current(&self) -> Disk {
+        let found = {
+            let places = self.places();
+            places.current.as_ref().and_then(|path| places.states.get(path)).cloned()
+        };
+        found.unwrap_or_else(|| self.fresh())
+    }
+
+    /// Puts an empty state in the place of the current one.
+    pub fn fresh(&self) -> Disk {
+        let (path, disk) = self.add();
+        let mut places = self.places();
+        places.states.retain(|other, _| *other == path);
+        places.current = Some(path);
+        disk
+    }
+
+    pub fn cut_power(&self, random: &mut SmallRandom) {
+        self.places().states.values().for_each(|disk| disk.cut_power(random));
+    }
+
+    pub fn len(&self) -> usize {
+        self.places().states.len()
+    }
+}
+
+impl Home for States {
+    fn make_current(&mut self, path: &Path) -> Result<(), String> {
+        self.places().current = Some(path.to_owned());
+        Ok(())
+    }
+
+    fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
+        self.places().states.retain(|path, _| path == keep);
+        Ok(())
+    }
+}
+
+/// The world's clock as one process sees it.
+#[derive(Clone, Default)]
+pub struct SimClock(pub Arc<AtomicU64>);
+
+impl Clock for SimClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Random bytes from the seed.
+pub struct SimEntropy(pub Mutex<SmallRandom>);
+
+impl Entropy for SimEntropy {
+    fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut random = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for chunk in bytes.chunks_mut(8) {
+            let next = random.next_u64().to_le_bytes();
+            chunk.copy_from_slice(&next[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// What waits for the applier thread.
+pub enum ToApply {
+    Run(Run),
+    Bookmark(Bookmark),
+}
+
+/// A snapshot on its way.
+pub struct Fetching {
+    pub loading: Loading,
+    pub path: PathBuf,
+}
+
+/// The connection as the replica sees it.
+pub struct Link {
+    pub id: ConnId,
+    pub since: Time,
+    pub greeted: Option<Position>,
+    pub welcome: Option<gravwell::codec::message::Welcome>,
+    pub intake: Option<Intake>,
+    pub pusher: Pusher,
+    pub paused: bool,
+    pub wants_fetch: bool,
+    pub fetching: Option<Fetching>,
+}
+
+/// The process.
+pub struct Running {
+    pub stepped: Stepped,
+    pub link: Option<Link>,
+    pub backoff: Backoff,
+    pub needs_snapshot: bool,
+    pub queue: VecDeque<ToApply>,
+    pub receipts: BTreeMap<TxnId, Receipt>,
+    /// Connection attempts belong to a process life and an attempt number.
+    pub attempt: u64,
+}
+
+/// One replica.
+pub struct Node {
+    pub name: MemberName,
+    pub role: Role,
+    pub certificate: Vec<u8>,
+    pub fs: MemoryFs,
+    pub states: States,
+    pub running: Option<Running>,
+    pub revoked: bool,
+    /// Applied a tampered entry and has not noticed yet.
+    pub tampered: bool,
+    /// Rows were damaged: reads may fail until the state is fetched anew.
+    pub damaged: bool,
+    /// Rows were damaged at some time.
+    pub was_damaged: bool,
+    /// The last bookmark that a replica known to differ was shown.
+    pub compared: Option<Bookmark>,
+    pub life: u64,
+}
+
+impl Node {
+    /// Starts the process on its disks, as [`gravwell::replica::Replica::open`] does.
+    pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
+        let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
+        let state = match open(self.states.current()) {
+            Ok(state) if state.meta().is_some() || state.loader().is_ok() => state,
+            _ => open(self.states.fresh())?,
+        };
+        let journal =
+            Journal::open(Arc::new(self.fs.clone()), Path::new(JOURNAL)).map_err(|error| error.to_string())?;
+        let (journal, records) = journal;
+        let entries = records.into_iter().map(|record| (record.kind, record.payload)).collect();
+        let fresh = || open(self.states.fresh());
+        let stepped = Stepped::open(state, fresh, (journal, entries), Box::new(self.states.clone()), clock, entropy)?;
+        self.life += 1;
+        self.running = Some(Running {
+            stepped,
+            link: None,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            needs_snapshot: false,
+            queue: VecDeque::new(),
+            receipts: BTreeMap::new(),
+            attempt: 0,
+        });
+        Ok(())
+    }
+
+    /// Sequence of the committed state; `None` while there is no state.
+    pub fn seq(&self) -> Option<Seq> {
+        self.running.as_ref().and_then(|running| running.stepped.position()).map(|position| position.seq)
+    }
+}

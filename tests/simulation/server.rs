@@ -1,0 +1,490 @@
+//! The datastore's side of the world.
+
+use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
+use gravwell::codec::txn::decode_txn;
+use gravwell::datastore::greeting::{Greeter, may_follow, refused};
+use gravwell::datastore::ledger::{self, Batch};
+use gravwell::datastore::{commit, horizon, snapshot};
+use gravwell::env::Fs;
+use gravwell::env::memory::Survival;
+use gravwell::log::ReadError;
+use gravwell::model::{Limits, Seq};
+use gravwell::protocol::feed::{self, Next};
+
+use super::datastore::{self, LOG, Proposal, Released, Running, Session};
+use super::network::{ConnId, MS, Message, SECOND};
+use super::oracle::{Checked, Violation, broken};
+use super::world::{Event, Truth, World};
+
+/// Most bytes of a tail under way to one subscriber.
+const CHUNK_BYTES: usize = 2 << 10;
+/// Below this much free space writes are refused.
+pub const MIN_FREE: u64 = 6 << 10;
+
+impl World {
+    pub fn start_datastore(&mut self) -> Checked {
+        if self.datastore.is_some() {
+            return Ok(());
+        }
+        let running = match Running::start(&mut self.disks, self.now) {
+            Ok(running) => running,
+            Err(error) if self.flipped.is_some() => {
+                // Damage is refused with its place; whoever repairs the file brings it back.
+                let (path, offset, bit) = self.flipped.clone().unwrap_or_default();
+                let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+                self.note(|| format!("refused to start: {error}"));
+                if !error.contains(&file) {
+                    broken!("{file} is damaged, but the refusal does not name it: {error}");
+                }
+                self.disks.fs.flip_bit(&path, offset, bit).map_err(|error| Violation(error.to_string()))?;
+                self.flipped = None;
+                self.after(SECOND, Event::DatastoreStart);
+                return Ok(());
+            }
+            Err(error) if self.disk_may_fail() => {
+                self.note(|| format!("could not start: {error}"));
+                self.disks.fs.heal();
+                self.disks.fs.set_capacity(None);
+                self.disks.index.heal();
+                self.after(SECOND, Event::DatastoreStart);
+                return Ok(());
+            }
+            Err(error) => broken!("the datastore does not start: {error}"),
+        };
+        let head = running.head;
+        self.note(|| format!("datastore started at {head}, horizon {}", running.reader.horizon()));
+        if self.truth == Truth::Genuine {
+            self.oracle.recovered(head)?;
+            self.compare_log(&running)?;
+            let state = running.state.clone();
+            self.datastore = Some(running);
+            self.check_committed("the datastore", &state)?;
+        } else {
+            self.datastore = Some(running);
+        }
+        self.is_commit_due = false;
+        self.is_index_due = false;
+        self.after(SECOND, Event::DatastoreUpkeep);
+        Ok(())
+    }
+
+    /// A fault of the disk is still planned or its space still bounded, so a start may fail honestly.
+    fn disk_may_fail(&self) -> bool {
+        self.plan.faults.iter().any(|(fault, _)| {
+            matches!(
+                fault,
+                super::plan::Fault::DatastoreDisk
+                    | super::plan::Fault::DatastoreFull
+                    | super::plan::Fault::DatastoreIndexDamaged
+            )
+        })
+    }
+
+    /// Everything that the log still holds must be what was shown; what nobody has seen yet is taken into the history.
+    pub fn compare_log(&mut self, running: &Running) -> Checked {
+        let from = running.reader.horizon();
+        for entry in running.reader.entries(from, running.head) {
+            let entry = entry.map_err(|error| Violation(format!("the log cannot be read after a start: {error}")))?;
+            self.oracle.shown(&entry)?;
+        }
+        Ok(())
+    }
+
+    /// The process ends. With `power` what was not synced is lost in the worst ways; otherwise the page cache stays.
+    pub fn stop_datastore(&mut self, power: bool, why: &str) {
+        if self.datastore.take().is_none() {
+            return;
+        }
+        self.note(|| format!("datastore ends: {why}, power={power}"));
+        if power {
+            let survival = [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything];
+            let survival = survival[self.random.below(4)];
+            let seed = self.random.next_u64();
+            self.disks.fs = self.disks.fs.crash(survival, seed);
+            self.disks.index.cut_power(&mut self.random);
+        }
+        self.disks.fs.heal();
+        self.disks.index.heal();
+        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
+        for id in ids {
+            if self.chance(70) {
+                self.cut(id);
+            }
+        }
+        let wait = self.draw(2 * SECOND);
+        self.after(wait, Event::DatastoreStart);
+    }
+
+    pub fn server_broken(&mut self, id: ConnId) {
+        self.conns.remove(&id);
+        if let Some(datastore) = &mut self.datastore {
+            datastore.sessions.remove(&id);
+        }
+    }
+
+    pub fn at_datastore(&mut self, id: ConnId, replica: usize, message: Message) -> Checked {
+        let now_ms = self.datastore_ms();
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        if !matches!(message, Message::Hello(_)) && !datastore.sessions.contains_key(&id) {
+            // A datastore that was started anew knows nothing of the connection, and says so.
+            self.conns.remove(&id);
+            self.after(MS, Event::ClientBroken(id));
+            return Ok(());
+        }
+        match message {
+            Message::Hello(hello) => {
+                let node = &self.replicas[replica];
+                let (member, role) = match datastore.registry.authorise(&node.certificate, now_ms) {
+                    Ok(found) => found,
+                    Err(refusal) => {
+                        if !node.revoked && self.truth == Truth::Genuine {
+                            broken!("{} is a member and was refused: {refusal}", node.name);
+                        }
+                        self.send(id, Message::Refused(refused(RefusalCode::NotAMember, refusal.to_string())));
+                        return Ok(());
+                    }
+                };
+                if node.revoked && self.truth == Truth::Genuine {
+                    broken!("{member} was revoked and is welcomed again");
+                }
+                let limits = Limits::default();
+                let greeter =
+                    Greeter { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
+                match greeter.welcome(member.as_str(), &role.to_string(), &hello) {
+                    Ok(welcome) => {
+                        let session =
+                            Session { member, role, welcome: Some(welcome.clone()), tail: None, snapshot_at: None };
+                        datastore.sessions.insert(id, session);
+                        let truth = self.truth;
+                        if let Some(conn) = self.conns.get_mut(&id) {
+                            conn.welcomed_by = Some(truth);
+                        }
+                        self.send(id, Message::Welcome(Box::new(welcome)));
+                    }
+                    Err(refused) => self.send(id, Message::Refused(refused)),
+                }
+            }
+            Message::Subscribe(from) => {
+                let head = datastore.head;
+                let Some(session) = datastore.sessions.get_mut(&id) else { return Ok(()) };
+                let Some(welcome) = &session.welcome else { return Ok(()) };
+                if let Err(refused) = may_follow(welcome, from, head) {
+                    self.send(id, Message::Refused(refused));
+                    return Ok(());
+                }
+                session.tail = Some(from);
+                if let Some(bookmark) = datastore.bookmark() {
+                    self.send(id, Message::Bookmark(bookmark));
+                }
+                self.after(0, Event::Feed(id));
+            }
+            Message::Progress(progress) => {
+                let head = datastore.head;
+                let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
+                datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
+                self.reported[replica] = Some((self.now, progress.applied));
+            }
+            Message::Push(bytes) => {
+                let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
+                if !session.role.may_write() {
+                    self.send(id, Message::Refused(refused(RefusalCode::Forbidden, "a reader may not push")));
+                    return Ok(());
+                }
+                let txn = decode_txn(&bytes).map_err(|error| Violation(format!("a push does not decode: {error}")))?;
+                datastore.queue.push_back(Proposal { member: session.member.clone(), conn: id, txn });
+                self.wake_commit();
+            }
+            Message::WantSnapshot => {
+                let head = datastore.head;
+                if let Some(session) = datastore.sessions.get_mut(&id) {
+                    session.snapshot_at = Some(head);
+                }
+                self.serve_snapshots()?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn wake_commit(&mut self) {
+        if !std::mem::replace(&mut self.is_commit_due, true) {
+            let wait = self.draw(MS);
+            self.after(wait, Event::Commit);
+        }
+    }
+
+    /// What the commit thread does with what waits.
+    pub fn commit(&mut self) -> Checked {
+        self.is_commit_due = false;
+        let now_ms = self.datastore_ms();
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        let count = datastore.queue.len().min(1 + self.random.below(8));
+        let batch: Vec<Proposal> = datastore.queue.drain(..count).collect();
+        if batch.is_empty() {
+            // The pause after which the head file is brought up to date.
+            if let Err(error) = datastore.ledger.log().idle() {
+                self.stop_datastore(false, &error.to_string());
+            }
+            return Ok(());
+        }
+        let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
+        let txns = batch.into_iter().map(|proposal| (proposal.member, proposal.txn)).collect();
+        let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
+        let admit = |txn: &gravwell::model::Txn| commit::admit(txn, free, MIN_FREE);
+        let mut released = Released::default();
+        let applied = datastore.applied;
+        let result = datastore.ledger.commit(txns, &admit, &commit::disk_full, applied, now_ms, &mut released);
+        // What was let out before a failure has been seen.
+        self.release(released, &conns)?;
+        match result {
+            Ok(Batch::Done) => {}
+            Ok(Batch::DiskFull) => self.note(|| "the disk is full".into()),
+            Err(failure) => {
+                let power = self.chance(50);
+                self.stop_datastore(power, &failure.to_string());
+                return Ok(());
+            }
+        }
+        let waits = self.datastore.as_ref().is_some_and(|datastore| !datastore.queue.is_empty());
+        let pause = if waits { self.draw(MS) } else { 50 * MS };
+        self.is_commit_due = waits;
+        self.after(pause, Event::Commit);
+        Ok(())
+    }
+
+    fn release(&mut self, released: Released, conns: &[ConnId]) -> Checked {
+        let Released { blocks, committed, answers } = released;
+        let genuine = self.truth == Truth::Genuine;
+        for block in blocks {
+            let (first, last) = (block.first, block.last);
+            if genuine {
+                let chain = self.datastore.as_ref().map(|datastore| datastore.chain).unwrap_or_default();
+                let entries = gravwell::codec::block::decode_block(block.bytes.clone(), chain)
+                    .map_err(|error| Violation(format!("what is shown does not decode: {error}")))?;
+                for (entry, _) in &entries {
+                    self.check_author(entry)?;
+                    self.oracle.shown(entry)?;
+                }
+                let after = entries.last().map(|(_, chain)| *chain).unwrap_or_default();
+                if let Some(datastore) = &mut self.datastore {
+                    datastore.chain = after;
+                }
+            }
+            self.note(|| format!("shown {first} to {last}"));
+            let Some(datastore) = &mut self.datastore else { return Ok(()) };
+            datastore.head = datastore.head.max(last);
+            datastore.ring.push(block);
+            let ids: Vec<ConnId> = datastore.sessions.keys().copied().collect();
+            for id in ids {
+                self.after(0, Event::Feed(id));
+            }
+        }
+        if let Some(datastore) = &mut self.datastore {
+            datastore.backlog.extend(committed);
+        }
+        self.wake_index();
+        for (place, outcome) in answers {
+            if genuine {
+                self.check_answer(&outcome)?;
+            }
+            if let Some(conn) = conns.get(place) {
+                self.send(*conn, Message::Outcome(outcome));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_answer(&mut self, outcome: &Outcome) -> Checked {
+        match &outcome.fate {
+            Fate::Committed(seq) => self.oracle.answered(outcome.id, *seq, false),
+            Fate::Rejected(seq, _) => self.oracle.answered(outcome.id, *seq, true),
+            Fate::Decided(seq) if !self.oracle.by_id.contains_key(&outcome.id) => {
+                broken!("{:?} was answered with decided at {seq}, but nobody saw it", outcome.id)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_author(&self, entry: &gravwell::model::Entry) -> Checked {
+        let author = self.replicas.iter().find(|node| node.name == entry.member);
+        if author.is_some_and(|node| node.role == gravwell::trust::Role::Reader) {
+            broken!("sequence {} was pushed by the reader {}", entry.seq, entry.member);
+        }
+        Ok(())
+    }
+
+    fn wake_index(&mut self) {
+        if !std::mem::replace(&mut self.is_index_due, true) {
+            let wait = if self.slow[0] { self.draw(300 * MS) } else { self.draw(MS) };
+            self.after(wait, Event::Index);
+        }
+    }
+
+    /// What the applier thread does with the next batch.
+    pub fn index(&mut self) -> Checked {
+        self.is_index_due = false;
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        let Some(committed) = datastore.backlog.pop_front() else { return Ok(()) };
+        let mut bookmarks = Vec::new();
+        let mut last = datastore.applied;
+        let applied = &mut |seq, bookmark| {
+            last = seq;
+            bookmarks.extend(bookmark);
+        };
+        if let Err(failure) = ledger::index(&datastore.state, &datastore.reader, &committed, applied) {
+            let power = self.chance(50);
+            self.stop_datastore(power, &failure.to_string());
+            return Ok(());
+        }
+        datastore.applied = last;
+        let is_level = datastore.backlog.is_empty();
+        if is_level {
+            bookmarks.extend(datastore.bookmark());
+        }
+        let state = datastore.state.clone();
+        let ids: Vec<ConnId> =
+            datastore.sessions.iter().filter(|(_, session)| session.tail.is_some()).map(|(id, _)| *id).collect();
+        if self.truth == Truth::Genuine {
+            self.check_committed("the datastore", &state)?;
+        }
+        for bookmark in bookmarks {
+            for id in &ids {
+                self.send(*id, Message::Bookmark(bookmark));
+            }
+        }
+        if !is_level {
+            self.wake_index();
+        }
+        self.serve_snapshots()
+    }
+
+    /// What a subscriber is sent next.
+    pub fn feed(&mut self, id: ConnId) -> Checked {
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        let (head, horizon) = (datastore.head, datastore.reader.horizon());
+        let Some(session) = datastore.sessions.get_mut(&id) else { return Ok(()) };
+        let Some(sent) = session.tail else { return Ok(()) };
+        let frames = match feed::next(&datastore.ring, sent, head, horizon, CHUNK_BYTES) {
+            Next::Wait => return Ok(()),
+            Next::Send(blocks) => blocks.into_iter().map(|block| (block.last, block.bytes)).collect::<Vec<_>>(),
+            Next::Read(after) => match datastore.reader.frames(after, CHUNK_BYTES) {
+                Ok(Some(block)) => vec![(block.last, block.bytes)],
+                Ok(None) => return Ok(()),
+                Err(ReadError::Compacted { .. }) => return self.tell_compacted(id),
+                Err(error) => {
+                    self.note(|| format!("the log cannot be read: {error}"));
+                    let message = format!("the log cannot be read: {error}");
+                    self.send(id, Message::Refused(Refused { code: RefusalCode::Internal, message }));
+                    return Ok(());
+                }
+            },
+            Next::Compacted => return self.tell_compacted(id),
+        };
+        for (last, bytes) in frames {
+            if let Some(session) = self.datastore.as_mut().and_then(|datastore| datastore.sessions.get_mut(&id)) {
+                session.tail = Some(last);
+            }
+            self.send(id, Message::Frames(bytes));
+        }
+        // A slow consumer gets the next piece when it has taken this one.
+        let wait = self.draw(20 * MS);
+        self.after(wait, Event::Feed(id));
+        Ok(())
+    }
+
+    fn tell_compacted(&mut self, id: ConnId) -> Checked {
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        if let Some(session) = datastore.sessions.get_mut(&id) {
+            session.tail = None;
+        }
+        self.send(id, Message::Compacted);
+        Ok(())
+    }
+
+    /// Sends snapshots to those who wait, once the index has reached what they may have seen.
+    fn serve_snapshots(&mut self) -> Checked {
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        let applied = datastore.applied;
+        let ready = |session: &Session| session.snapshot_at.is_some_and(|at| at <= applied);
+        let ids: Vec<ConnId> =
+            datastore.sessions.iter().filter(|(_, session)| ready(session)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(datastore) = &mut self.datastore else { return Ok(()) };
+            if let Some(session) = datastore.sessions.get_mut(&id) {
+                session.snapshot_at = None;
+            }
+            let text = |error: gravwell::state::StateError| Violation(format!("no snapshot: {error}"));
+            let view = datastore.state.snapshot().map_err(text)?;
+            let Some(meta) = view.meta().cloned() else { continue };
+            self.note(|| format!("snapshot of {} for {id}", meta.seq));
+            let rows: Vec<_> = snapshot::rows_of(&view).collect::<Result<_, _>>().map_err(text)?;
+            let count = rows.len() as u64;
+            self.send(id, Message::Begin(Box::new(snapshot::begin(&meta))));
+            for batch in rows.chunks(7) {
+                self.send(id, Message::Rows(batch.iter().map(|(row, _)| row.clone()).collect()));
+            }
+            self.send(id, Message::End(snapshot::end(&meta, count)));
+        }
+        Ok(())
+    }
+
+    /// How far the horizon may rise.
+    pub fn compaction_target(&self) -> Option<Seq> {
+        let datastore = self.datastore.as_ref()?;
+        let retention_ms = self.plan.retention / MS;
+        let floor = datastore.registry.floor(self.datastore_ms(), retention_ms, datastore.head);
+        // The index must have taken in what is about to be dropped.
+        Some(horizon::target(datastore.head, floor, self.plan.history_ops).0.min(datastore.applied))
+    }
+
+    pub fn start_compaction(&mut self) -> Checked {
+        let Some(target) = self.compaction_target() else { return Ok(()) };
+        let chance = self.chance(80);
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        if datastore.compaction.is_some() {
+            return Ok(());
+        }
+        if chance && let Err(error) = datastore.ledger.log().seal() {
+            self.note(|| format!("not sealed: {error}"));
+            return Ok(());
+        }
+        let horizon = datastore.reader.horizon();
+        datastore.compaction = datastore::begin_compaction(datastore, &self.disks, target, &mut self.random);
+        self.note(|| format!("compaction from horizon {horizon} up to {target}"));
+        self.after(MS, Event::CompactStep);
+        Ok(())
+    }
+
+    pub fn compact_step(&mut self) -> Checked {
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        let before = datastore.reader.horizon();
+        let done = datastore::step_compaction(datastore);
+        let after = datastore.reader.horizon();
+        if after > before && self.truth == Truth::Genuine {
+            self.note(|| format!("the horizon rises from {before} to {after}"));
+            self.check_horizon(after)?;
+        }
+        if !done {
+            let wait = self.draw(30 * MS);
+            self.after(wait, Event::CompactStep);
+        }
+        Ok(())
+    }
+
+    /// Positions of members are written now and then, and the index is made durable.
+    pub fn datastore_upkeep(&mut self) -> Checked {
+        let Some(datastore) = &mut self.datastore else { return Ok(()) };
+        if datastore.started + SECOND > self.now + 1 {
+            return Ok(());
+        }
+        if let Err(error) = datastore.state.persist() {
+            self.stop_datastore(true, &error.to_string());
+            return Ok(());
+        }
+        if let Ok(text) = datastore.registry.text() {
+            self.disks.members = text;
+        }
+        self.after(3 * SECOND, Event::DatastoreUpkeep);
+        Ok(())
+    }
+}
