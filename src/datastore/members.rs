@@ -114,7 +114,10 @@ impl Members {
             present.member.clone()
         };
         // A claim beyond the head cannot raise the floor.
-        self.registry().note_position(&member, progress.applied.min(head), now_ms());
+        let is_first = self.registry().note_position(&member, progress.applied.min(head), now_ms());
+        if is_first {
+            self.save();
+        }
     }
 
     pub(super) fn leave(&self, id: PresenceId) {
@@ -145,7 +148,7 @@ impl Members {
             applied: member.applied,
             lag_ops: member.applied.map(|applied| head.since(applied)),
             last_seen_ms: member.last_seen_ms,
-            counts: member.counts(now, self.retention_ms),
+            counts: registry.counts(member, now, self.retention_ms),
             expires_ms: member.certificate_expires_ms(),
         };
         registry.members().map(info).collect()
@@ -172,7 +175,7 @@ impl Members {
     pub(super) fn revoke(&self, name: &MemberName, remove: bool) -> Result<(), String> {
         {
             let mut registry = self.registry();
-            let done = if remove { registry.remove(name) } else { registry.revoke(name, now_ms()) };
+            let done = if remove { registry.remove(name, now_ms()) } else { registry.revoke(name, now_ms()) };
             done.map_err(|error| error.to_string())?;
         }
         for present in self.presences().present.values().filter(|present| present.member == *name) {
@@ -197,7 +200,7 @@ impl Members {
 
     /// Writes what changed since the last time; positions are written lazily.
     pub(super) fn save(&self) {
-        if let Err(error) = self.registry().save() {
+        if let Err(error) = self.registry().save(now_ms()) {
             tracing::warn!(%error, "members' positions could not be written; the floor will be too low, which is safe");
         }
     }

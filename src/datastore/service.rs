@@ -131,7 +131,7 @@ impl Datastore {
             tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other).map_err(io("opening"))??
         };
         let authority = Authority::open_or_create(&path.join("trust"), now_ms())?;
-        let registry = Registry::open(&path.join("trust"))?;
+        let registry = Registry::open(&path.join("trust"), now_ms())?;
         let mut endpoint = None;
         let mut address = config.listen_address();
         if listens {

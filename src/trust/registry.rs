@@ -74,10 +74,11 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it holds the floor back: a replica that has been heard of within the retention.
-    #[must_use]
-    pub fn counts(&self, now_ms: u64, retention_ms: u64) -> bool {
-        let heard = self.last_seen_ms.is_some_and(|seen| now_ms.saturating_sub(seen) <= retention_ms);
+    /// Whether it holds the floor back: a replica that has been heard of within the retention. Time during which the
+    /// datastore could hear nobody does not count.
+    fn counts(&self, now_ms: u64, retention_ms: u64, away: Away) -> bool {
+        let silence = |seen: u64| now_ms.saturating_sub(seen).saturating_sub(away.since(seen));
+        let heard = self.last_seen_ms.is_some_and(|seen| silence(seen) <= retention_ms);
         self.state == MemberState::Enrolled && self.role != Role::Admin && self.applied.is_some() && heard
     }
 
@@ -91,6 +92,23 @@ impl Member {
 #[derive(Default, Serialize, Deserialize)]
 struct Contents {
     members: BTreeMap<MemberName, Member>,
+    /// When this was written; 0 in files of a version that did not say.
+    #[serde(default)]
+    saved_ms: u64,
+}
+
+/// When nobody could be heard: from the last time that the register was written to when it was opened.
+#[derive(Clone, Copy, Default)]
+struct Away {
+    from_ms: u64,
+    to_ms: u64,
+}
+
+impl Away {
+    /// How much of it lies after `seen_ms`.
+    fn since(self, seen_ms: u64) -> u64 {
+        if seen_ms <= self.from_ms { self.to_ms.saturating_sub(self.from_ms) } else { 0 }
+    }
 }
 
 /// Why a certificate is not accepted.
@@ -112,6 +130,7 @@ pub struct Registry {
     /// `None`: it lives in memory, and whoever holds it keeps its text.
     path: Option<PathBuf>,
     contents: Contents,
+    away: Away,
     by_fingerprint: BTreeMap<String, MemberName>,
     is_dirty: bool,
 }
@@ -125,39 +144,42 @@ impl Registry {
     ///
     /// # Errors
     /// When the file is damaged: it is never replaced by an empty one.
-    pub fn open(dir: &Path) -> Result<Registry, TrustError> {
+    pub fn open(dir: &Path, now_ms: u64) -> Result<Registry, TrustError> {
         let path = dir.join(FILE);
         let contents = match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text).map_err(|what| TrustError::Damaged { path: path.clone(), what })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
             Err(source) => return Err(TrustError::Io { path, source }),
         };
-        Ok(Registry::of(Some(path), contents))
+        Ok(Registry::of(Some(path), contents, now_ms))
     }
 
     /// A register without a file, from what [`Registry::text`] gave; an empty text is an empty register.
     ///
     /// # Errors
     /// When the text is damaged.
-    pub fn from_text(text: &str) -> Result<Registry, TrustError> {
+    pub fn from_text(text: &str, now_ms: u64) -> Result<Registry, TrustError> {
         let damaged = |what| TrustError::Damaged { path: FILE.into(), what };
         let contents = if text.is_empty() { Contents::default() } else { parse(text).map_err(damaged)? };
-        Ok(Registry::of(None, contents))
+        Ok(Registry::of(None, contents, now_ms))
     }
 
-    /// What the file holds, or would hold.
+    /// What the file is to hold when it is written now.
     ///
     /// # Errors
     /// When it cannot be encoded.
-    pub fn text(&self) -> Result<String, TrustError> {
+    pub fn text(&mut self, now_ms: u64) -> Result<String, TrustError> {
+        self.contents.saved_ms = now_ms;
         let body =
             serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
         let sum = blake3::hash(body.as_bytes()).to_hex();
         Ok(format!("{body}\n{sum}\n"))
     }
 
-    fn of(path: Option<PathBuf>, contents: Contents) -> Registry {
-        let mut registry = Registry { path, contents, by_fingerprint: BTreeMap::new(), is_dirty: false };
+    fn of(path: Option<PathBuf>, contents: Contents, now_ms: u64) -> Registry {
+        let from_ms = if contents.saved_ms == 0 { now_ms } else { contents.saved_ms };
+        let away = Away { from_ms, to_ms: now_ms };
+        let mut registry = Registry { path, contents, away, by_fingerprint: BTreeMap::new(), is_dirty: false };
         registry.index();
         registry
     }
@@ -170,9 +192,9 @@ impl Registry {
         self.by_fingerprint = all.collect();
     }
 
-    fn write(&mut self) -> Result<(), TrustError> {
-        if let Some(path) = &self.path {
-            write_private(path, self.text()?.as_bytes())?;
+    fn write(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        if let Some(path) = self.path.clone() {
+            write_private(&path, self.text(now_ms)?.as_bytes())?;
         }
         self.is_dirty = false;
         self.index();
@@ -183,8 +205,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&mut self) -> Result<(), TrustError> {
-        if self.is_dirty { self.write() } else { Ok(()) }
+    pub fn save(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        if self.is_dirty { self.write(now_ms) } else { Ok(()) }
     }
 
     /// The members by name.
@@ -235,7 +257,7 @@ impl Registry {
                 self.contents.members.insert(name.clone(), member);
             }
         }
-        self.write()?;
+        self.write(now_ms)?;
         Ok(secret)
     }
 
@@ -289,7 +311,7 @@ impl Registry {
         member.enrolled_ms = Some(now_ms);
         member.invite = None;
         member.certificates = vec![certificate_of(&fingerprint(certificate), days, now_ms)];
-        self.write()
+        self.write(now_ms)
     }
 
     /// A new certificate for a member. The former one stays good until the new one has been used.
@@ -312,7 +334,7 @@ impl Registry {
         let certificate = authority.sign_member(request_der, name, member.role, days, now_ms)?;
         member.certificates.truncate(1);
         member.certificates.push(certificate_of(&fingerprint(&certificate), days, now_ms));
-        self.write()?;
+        self.write(now_ms)?;
         Ok(certificate.to_vec())
     }
 
@@ -353,32 +375,38 @@ impl Registry {
         member.state = MemberState::Revoked;
         member.revoked_ms = Some(now_ms);
         member.invite = None;
-        self.write()
+        self.write(now_ms)
     }
 
     /// Forgets a member; its certificates are nobody's from now on.
     ///
     /// # Errors
     /// When there is no such member, or the file cannot be written.
-    pub fn remove(&mut self, name: &MemberName) -> Result<(), TrustError> {
+    pub fn remove(&mut self, name: &MemberName, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.remove(name).ok_or_else(|| no_such(name))?;
-        self.write()
+        self.write(now_ms)
     }
 
-    /// Notes how far a member has come.
-    pub fn note_position(&mut self, name: &MemberName, applied: Seq, now_ms: u64) {
-        if let Some(member) = self.contents.members.get_mut(name) {
-            member.applied = Some(applied);
-            member.last_seen_ms = Some(now_ms);
-            self.is_dirty = true;
-        }
+    /// Notes how far a member has come. `true` the first time: from then on it holds the floor back, which has to be
+    /// saved at once, while a later position that is lost does no harm.
+    pub fn note_position(&mut self, name: &MemberName, applied: Seq, now_ms: u64) -> bool {
+        let Some(member) = self.contents.members.get_mut(name) else { return false };
+        member.last_seen_ms = Some(now_ms);
+        self.is_dirty = true;
+        member.applied.replace(applied).is_none()
+    }
+
+    /// Whether a member holds the floor back.
+    #[must_use]
+    pub fn counts(&self, member: &Member, now_ms: u64, retention_ms: u64) -> bool {
+        member.counts(now_ms, retention_ms, self.away)
     }
 
     /// Lowest sequence durably applied by all members that count; `head` when none does.
     #[must_use]
     pub fn floor(&self, now_ms: u64, retention_ms: u64, head: Seq) -> Seq {
         let retention_ms = if planted::is(Bug::FloorOfConnected) { 0 } else { retention_ms };
-        let counting = self.members().filter(|member| member.counts(now_ms, retention_ms));
+        let counting = self.members().filter(|member| member.counts(now_ms, retention_ms, self.away));
         counting.filter_map(|member| member.applied).min().unwrap_or(head).min(head)
     }
 }
@@ -418,7 +446,7 @@ mod tests {
     fn open() -> (tempfile::TempDir, Authority, Registry) {
         let temp = tempfile::tempdir().expect("temp dir");
         let authority = Authority::open_or_create(temp.path(), NOW).expect("authority");
-        let registry = Registry::open(temp.path()).expect("registry");
+        let registry = Registry::open(temp.path(), NOW).expect("registry");
         (temp, authority, registry)
     }
 
@@ -433,12 +461,12 @@ mod tests {
             registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("first use");
         assert_eq!(role, Role::Webserver);
         assert!(registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).is_err(), "second use");
-        let mut again = Registry::open(temp.path()).expect("reopens");
+        let mut again = Registry::open(temp.path(), NOW).expect("reopens");
         assert_eq!(again.authorise(&certificate, NOW), Ok((name(), Role::Webserver)));
         assert_eq!(again.authorise(&certificate, NOW + 91 * MS_PER_DAY), Err(Refusal::Expired(name())));
         again.revoke(&name(), NOW).expect("revokes");
         assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Revoked(name())));
-        again.remove(&name()).expect("removes");
+        again.remove(&name(), NOW).expect("removes");
         assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Unknown));
     }
 
@@ -463,7 +491,7 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 1;
             std::fs::write(&path, &bad).expect("write");
-            assert!(Registry::open(temp.path()).is_err(), "byte {at}");
+            assert!(Registry::open(temp.path(), NOW).is_err(), "byte {at}");
         }
     }
 

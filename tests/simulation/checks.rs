@@ -53,13 +53,16 @@ impl World {
             running.stepped.rejected().into_iter().map(|rejected| rejected.txn.id).collect();
         let head = oracle.head();
         let known: BTreeSet<TxnId> = oracle.rejected(number, head).intersection(&rejected).copied().collect();
+        let found: Vec<TxnId> = pending.iter().map(|txn| txn.id).collect();
+        let dealt_with = oracle.unsure.iter().filter(|id| !found.contains(id)).chain(&oracle.dismissed);
+        let known: BTreeSet<TxnId> = known.into_iter().chain(dealt_with.copied()).collect();
         let expected: Vec<TxnId> =
             oracle.pending(number, seq).map(|(id, _)| *id).filter(|id| !known.contains(id)).collect();
-        let found: Vec<TxnId> = pending.iter().map(|txn| txn.id).collect();
         if expected != found {
             broken!("{who} at {seq}: pending are {found:?}, should be {expected:?}");
         }
         let should: BTreeSet<TxnId> = oracle.rejected(number, seq).union(&known).copied().collect();
+        let should: BTreeSet<TxnId> = should.difference(&oracle.dismissed).copied().collect();
         if let Some(id) = should.symmetric_difference(&rejected).find(|id| !oracle.unsure.contains(id)) {
             broken!(
                 "{who} at {seq}: the rejection of {id:?} is {}",
@@ -102,7 +105,7 @@ impl World {
             return Ok(());
         }
         for (number, node) in self.replicas.iter().enumerate() {
-            let fresh = self.reported[number].is_some_and(|(at, _)| self.now - at + SECOND < self.plan.retention);
+            let fresh = self.reported[number].is_some_and(|(at, _)| self.now - at + 4 * SECOND < self.plan.retention);
             let (Some(running), Some((_, reported))) = (&node.running, self.reported[number]) else { continue };
             if node.revoked || !fresh || node.damaged || node.tampered {
                 continue;
@@ -200,7 +203,8 @@ impl World {
         // What the log alone adds up to is what everybody shows.
         drop(running);
         self.disks.index = super::engine::Disk::default();
-        let rebuilt = super::datastore::Running::start(&mut self.disks, self.now)
+        let now_ms = self.datastore_ms();
+        let rebuilt = super::datastore::Running::start(&mut self.disks, self.now, now_ms)
             .map_err(|error| Violation(format!("the datastore does not start from its log alone: {error}")))?;
         let state = rebuilt.state.clone();
         self.check_committed("the log", &state)?;

@@ -108,7 +108,7 @@ pub fn log_options() -> LogOptions {
 
 impl Running {
     /// Starts the process on its disks, as the datastore's own start does.
-    pub fn start(disks: &mut Disks, now: Time) -> Result<Running, String> {
+    pub fn start(disks: &mut Disks, now: Time, now_ms: u64) -> Result<Running, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let fs = Arc::new(disks.fs.clone());
         let (log, _) = Log::open(fs, Path::new(LOG), log_options()).map_err(|error| text(&error))?;
@@ -128,7 +128,7 @@ impl Running {
         }
         let (head, reader_chain) = reader.head();
         let ledger = Ledger::new(log, state.clone(), Limits::default()).map_err(|error| text(&error))?;
-        let registry = Registry::from_text(&disks.members).map_err(|error| text(&error))?;
+        let registry = Registry::from_text(&disks.members, now_ms).map_err(|error| text(&error))?;
         Ok(Running {
             ledger,
             reader,

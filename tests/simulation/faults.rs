@@ -258,7 +258,7 @@ impl World {
             return Ok(false);
         }
         datastore.registry.revoke(&node.name, now_ms).map_err(|error| Violation(error.to_string()))?;
-        self.disks.members = datastore.registry.text().map_err(|error| Violation(error.to_string()))?;
+        self.disks.members = datastore.registry.text(now_ms).map_err(|error| Violation(error.to_string()))?;
         node.revoked = true;
         // Its open connections end, and what it had pushed and was not yet taken is not taken.
         let name = node.name.clone();
@@ -288,7 +288,7 @@ impl World {
         node.certificate.push(b'+');
         datastore.registry.invite(&node.name, node.role, 1000, now_ms, true).map_err(text)?;
         datastore.registry.enrol(&node.name, node.role, &node.certificate, 3650, now_ms).map_err(text)?;
-        self.disks.members = datastore.registry.text().map_err(text)?;
+        self.disks.members = datastore.registry.text(now_ms).map_err(text)?;
         node.revoked = false;
         Ok(())
     }

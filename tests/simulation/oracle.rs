@@ -39,6 +39,8 @@ pub struct Oracle {
     unanswered: BTreeMap<usize, Vec<Vec<Op>>>,
     /// Rejections whose dismissal ended without an answer.
     pub unsure: BTreeSet<TxnId>,
+    /// Rejections that a person has dealt with.
+    pub dismissed: BTreeSet<TxnId>,
     /// Values of submissions that were refused: none of them may ever show up.
     pub refused: BTreeSet<Bytes>,
     /// Highest sequence that any pusher was told.
@@ -285,7 +287,9 @@ impl Oracle {
 
     /// A dismissal ended without an answer.
     pub fn unsure_rejection(&mut self, replica: usize, id: TxnId) {
-        self.dismissed(replica, id);
+        if let Some(rejected) = self.rejected.get_mut(&replica) {
+            rejected.remove(&id);
+        }
         self.unsure.insert(id);
     }
 
@@ -321,6 +325,7 @@ impl Oracle {
         if let Some(rejected) = self.rejected.get_mut(&replica) {
             rejected.remove(&id);
         }
+        self.dismissed.insert(id);
     }
 
     /// A client was told the final outcome of its transaction.

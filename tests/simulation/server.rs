@@ -26,9 +26,10 @@ impl World {
         if self.datastore.is_some() {
             return Ok(());
         }
-        let running = match Running::start(&mut self.disks, self.now) {
+        let now_ms = self.datastore_ms();
+        let running = match Running::start(&mut self.disks, self.now, now_ms) {
             Ok(running) => running,
-            Err(error) if self.flipped.is_some() => {
+            Err(error) if self.flipped.is_some() && !(self.disk_may_fail() && error.contains("simulated")) => {
                 // Damage is refused with its place; whoever repairs the file brings it back.
                 let (path, offset, bit) = self.flipped.clone().unwrap_or_default();
                 let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -181,8 +182,12 @@ impl World {
             Message::Progress(progress) => {
                 let head = datastore.head;
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
-                datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
-                self.reported[replica] = Some((self.now, progress.applied));
+                let is_first = datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
+                if is_first && let Ok(text) = datastore.registry.text(now_ms) {
+                    self.disks.members = text;
+                }
+                let before = self.reported[replica].map_or(Seq::ZERO, |(_, applied)| applied);
+                self.reported[replica] = Some((self.now, progress.applied.max(before)));
             }
             Message::Push(bytes) => {
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
@@ -473,6 +478,7 @@ impl World {
 
     /// Positions of members are written now and then, and the index is made durable.
     pub fn datastore_upkeep(&mut self) -> Checked {
+        let now_ms = self.datastore_ms();
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         if datastore.started + SECOND > self.now + 1 {
             return Ok(());
@@ -481,7 +487,7 @@ impl World {
             self.stop_datastore(true, &error.to_string());
             return Ok(());
         }
-        if let Ok(text) = datastore.registry.text() {
+        if let Ok(text) = datastore.registry.text(now_ms) {
             self.disks.members = text;
         }
         self.after(3 * SECOND, Event::DatastoreUpkeep);

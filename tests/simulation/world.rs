@@ -140,7 +140,7 @@ impl World {
         let mut random = SmallRandom(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66);
         let plan = Plan::draw(&mut random);
         let entropy = Arc::new(SimEntropy(Mutex::new(SmallRandom(random.next_u64()))));
-        let mut registry = Registry::from_text("").expect("empty");
+        let mut registry = Registry::from_text("", START_MS).expect("empty");
         let replicas = (0..plan.replicas).map(|number| {
             let role = if plan.has_reader && number + 1 == plan.replicas { Role::Reader } else { Role::Webserver };
             let name = MemberName::new(format!("web{number}")).expect("name");
@@ -163,7 +163,7 @@ impl World {
             }
         });
         let replicas: Vec<Node> = replicas.collect();
-        let disks = Disks { members: registry.text().expect("text"), ..Disks::default() };
+        let disks = Disks { members: registry.text(START_MS).expect("text"), ..Disks::default() };
         let ways = vec![plan.way; plan.replicas];
         let clock = SimClock::default();
         clock.0.store(START_MS, Ordering::Relaxed);
