@@ -59,8 +59,8 @@ bugs! {
     CompactDropsOrigins,
     /// A snapshot lacks what is remembered of origins.
     SnapshotWithoutOrigins,
-    /// A snapshot is taken over without comparing its digest.
-    SnapshotUnchecked,
+    /// A snapshot takes the pending transactions of the outbox with it.
+    SnapshotForgetsOutbox,
     /// A transaction is applied in two steps.
     SplitTransaction,
     /// Data and position are written in two steps.
@@ -81,8 +81,8 @@ bugs! {
     ForgetRejected,
     /// After a restart the pusher begins with the second transaction.
     SkipFirstPending,
-    /// The rejected list is not written to the journal.
-    RejectionNotNoted,
+    /// A replica says that it has written rejections down before it has.
+    SettledTooEarly,
     /// A replica does not look at the identity of the log.
     IgnoreLogId,
     /// A datastore does not compare the chain of a member's position.

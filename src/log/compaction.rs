@@ -457,6 +457,9 @@ fn is_live_put(op: &Op, version: Option<Seq>, seq: Seq) -> bool {
         // As if a delete below the horizon had never been.
         return op.value().is_some() && version.is_none_or(|version| version == seq);
     }
+    if planted::is(Bug::CompactKeepsOldest) {
+        return op.value().is_some() && version.is_some_and(|version| version >= seq);
+    }
     op.value().is_some() && version == Some(seq)
 }
 

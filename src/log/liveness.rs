@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use crate::model::{Collection, Digest, Entry, EntryBody, Key, LogId, Op, Origin, OriginRow, Seq};
-use crate::planted::{self, Bug};
 
 /// What an index as a whole says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,9 +142,6 @@ impl BaseChanges {
         if let Some(new) = new {
             summary.objects += 1;
             summary.digest = summary.digest.plus(row_digest(collection, key, new));
-        }
-        if planted::is(Bug::CompactKeepsOldest) && old.is_some() && new.is_some() {
-            return Ok(());
         }
         self.objects.insert(name, new);
         Ok(())

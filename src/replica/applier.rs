@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
 use crate::model::{Entry, EntryBody, Op, Origin, Seq};
+use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, RejectedTxn, touched};
 use crate::protocol::tail::{Divergence, Follower, Run};
@@ -203,6 +204,9 @@ impl Applier {
         let meta = state.meta().ok_or("the fetched state has no position")?;
         self.follower = follower_of(&state);
         self.shared.replace_state(state.clone());
+        if planted::is(Bug::SnapshotForgetsOutbox) {
+            *self.shared.outbox_mut() = crate::protocol::outbox::Outbox::default();
+        }
         let origins: Vec<Origin> = self.shared.outbox().origins();
         let mut decided = Vec::new();
         for origin in origins {

@@ -222,7 +222,6 @@ impl OutboxWriter {
                     Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
                     Err(error) => drop(reply.send(Err(error))),
                 },
-                Request::Note(_) if planted::is(Bug::RejectionNotNoted) => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         let note = RejectedV1 { id: txn.id, seq, reason };
@@ -354,6 +353,7 @@ impl OutboxWriter {
             }
         };
         let settled = if draft.id.is_some() { draft.settled } else { self.settled };
+        let settled = if planted::is(Bug::SettledTooEarly) { id.counter } else { settled };
         let time_ms = if draft.time_ms == 0 { self.clock.now_ms() } else { draft.time_ms };
         let Draft { ops, conditions, note, .. } = draft;
         let txn = Txn { id, settled, time_ms, note, conditions, ops };

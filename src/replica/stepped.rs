@@ -242,6 +242,12 @@ impl Stepped {
         self.shared.outbox().pending().cloned().collect()
     }
 
+    /// Rises with every change of the outbox.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        *self.shared.outbox_changed.borrow()
+    }
+
     /// Rejected transactions that wait for a person.
     #[must_use]
     pub fn rejected(&self) -> Vec<RejectedTxn> {

@@ -37,6 +37,10 @@ impl World {
         let node = &self.replicas[number];
         let Some(running) = &node.running else { return Ok(()) };
         let pending: Vec<_> = running.stepped.pending();
+        let marks = (node.life, node.seq(), running.stepped.changes(), self.reads);
+        if std::mem::replace(&mut self.looked_at[number], Some(marks)) == Some(marks) {
+            return self.check_awareness(number);
+        }
         self.oracle.restarted(number, pending.iter().map(|txn| &**txn))?;
         if node.tampered || node.damaged {
             return self.check_awareness(number);
@@ -99,21 +103,29 @@ impl World {
         Ok(())
     }
 
-    /// No member that counts may be cut off by compaction.
-    pub fn check_horizon(&self, horizon: Seq) -> Checked {
+    /// How far compaction may go: as far as every member has got that is enrolled and was heard of lately.
+    pub fn compaction_limit(&self) -> Option<(Seq, String)> {
         if self.clock_offset != 0 {
-            return Ok(());
+            return None;
         }
+        let mut lowest: Option<(Seq, String)> = None;
         for (number, node) in self.replicas.iter().enumerate() {
             let fresh = self.reported[number].is_some_and(|(at, _)| self.now - at + 4 * SECOND < self.plan.retention);
-            let (Some(running), Some((_, reported))) = (&node.running, self.reported[number]) else { continue };
-            if node.revoked || !fresh || node.damaged || node.tampered {
+            if node.revoked || !fresh || node.damaged || node.tampered || node.was_damaged {
                 continue;
             }
-            let durable = running.stepped.durable();
-            if horizon > reported && horizon > durable {
-                broken!("the horizon {horizon} passes {}, which has durably applied {durable}", node.name);
+            let passed = self.persisted[number].unwrap_or(Seq::ZERO);
+            if lowest.as_ref().is_none_or(|(seq, _)| passed < *seq) {
+                lowest = Some((passed, node.name.to_string()));
             }
+        }
+        lowest
+    }
+
+    /// No member that counted when it began may be cut off by compaction.
+    pub fn check_horizon(&self, horizon: Seq) -> Checked {
+        if let Some((limit, member)) = self.limit.as_ref().filter(|(limit, _)| horizon > *limit) {
+            broken!("the horizon {horizon} passes {member}, which had durably applied {limit}");
         }
         Ok(())
     }
@@ -163,7 +175,10 @@ impl World {
 
     /// When all is quiet: everybody equal, everything accepted decided, the disk as it should be.
     pub fn last_look(&mut self) -> Checked {
-        self.oracle.finish()?;
+        let readers: Vec<usize> =
+            (0..self.replicas.len()).filter(|number| self.replicas[*number].role == Role::Reader).collect();
+        self.oracle.finish(&readers)?;
+        self.reads += 1;
         for number in 0..self.replicas.len() {
             let node = &mut self.replicas[number];
             // Nothing was wrong with what could be read; what was damaged has been replaced or overwritten by now.

@@ -76,6 +76,9 @@ impl World {
     /// A failure after which the process must stop.
     fn fatal(&mut self, number: usize, result: Result<(), Fatal>) -> bool {
         let Err(failure) = result else { return false };
+        if self.journal_lost.is_none() && self.check_excuse("a replica stopped", &failure.to_string()).is_err() {
+            self.journal_lost = Some(format!("web{number} stopped, and nothing was done to it: {failure}"));
+        }
         let power = self.chance(50);
         self.stop_replica(number, power, &failure.to_string());
         true
@@ -255,6 +258,7 @@ impl World {
                 (node.tampered, node.damaged) = (false, false);
                 if let Some(seq) = after {
                     self.oracle.durable(number, seq);
+                    self.persisted[number] = Some(seq);
                 }
                 self.subscribe(id, number)?;
                 self.look_at_receipts(number)?;
@@ -426,6 +430,7 @@ impl World {
             && !self.replicas[number].tampered
         {
             self.oracle.durable(number, durable);
+            self.persisted[number] = Some(durable);
         }
         self.after(self.plan.persist_every, Event::Persist(number, life));
         Ok(())
@@ -450,10 +455,8 @@ impl World {
         }
         let wait = self.draw(2 * self.plan.pace);
         self.after(wait, Event::Client(number));
-        if self.replicas[number].role == Role::Reader && !self.chance(20) {
-            return Ok(());
-        }
-        if self.replicas[number].running.is_none() || self.replicas[number].role == Role::Reader {
+        // A reader that misbehaves writes, too; nothing of it may ever be committed.
+        if self.replicas[number].running.is_none() || (self.replicas[number].role == Role::Reader && !self.chance(5)) {
             return Ok(());
         }
         match self.random.below(20) {

@@ -185,14 +185,18 @@ pub fn begin_compaction(
     Compaction::new(running.reader.clone(), disks.liveness.clone(), target, options).ok()
 }
 
-/// Takes one step; `true` when it is done or has failed.
-pub fn step_compaction(running: &mut Running) -> bool {
-    let Some(compaction) = &mut running.compaction else { return true };
+/// Takes one step; `true` when it is done.
+pub fn step_compaction(running: &mut Running) -> Result<bool, String> {
+    let Some(compaction) = &mut running.compaction else { return Ok(true) };
     match compaction.step() {
-        Ok(CompactionProgress::Working { .. }) => false,
-        Ok(CompactionProgress::Done(_)) | Err(_) => {
+        Ok(CompactionProgress::Working { .. }) => Ok(false),
+        Ok(CompactionProgress::Done(_)) => {
             running.compaction = None;
-            true
+            Ok(true)
+        }
+        Err(error) => {
+            running.compaction = None;
+            Err(error.to_string())
         }
     }
 }

@@ -338,8 +338,11 @@ impl Oracle {
     }
 
     /// When all is quiet: everything accepted was decided, and as told.
-    pub fn finish(&self) -> Checked {
+    pub fn finish(&self, readers: &[usize]) -> Checked {
         for (id, accepted) in &self.accepted {
+            if readers.contains(&accepted.replica) {
+                continue;
+            }
             let Some(at) = self.by_id.get(id) else {
                 broken!("{}/{} was accepted at replica {} and never decided", id.origin, id.counter, accepted.replica);
             };

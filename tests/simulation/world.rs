@@ -123,6 +123,14 @@ pub struct World {
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
     /// By replica: when the datastore last heard of it, and its durable sequence as told.
     pub reported: Vec<Option<(Time, Seq)>>,
+    /// How far the compaction under way may go, and for whose sake.
+    pub limit: Option<(Seq, String)>,
+    /// By replica: what has reached its disk for good.
+    pub persisted: Vec<Option<Seq>>,
+    /// By replica: what it was like when it was last looked at.
+    pub looked_at: Vec<Option<(u64, Option<Seq>, u64, u64)>>,
+    /// Rises when everybody is to be looked at again.
+    pub reads: u64,
     /// Damage to a journal that nobody noticed.
     pub journal_lost: Option<String>,
     pub slow: Vec<bool>,
@@ -185,6 +193,10 @@ impl World {
             flipped: None,
             reported: vec![None; plan.replicas],
             journal_lost: None,
+            persisted: vec![None; plan.replicas],
+            looked_at: vec![None; plan.replicas],
+            reads: 0,
+            limit: None,
             slow: vec![false; plan.replicas],
             next_value: 0,
             is_commit_due: false,
