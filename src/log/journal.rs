@@ -129,6 +129,8 @@ impl Journal {
             cut_tail(&*fs, dir, &*file, length, &scan)?;
         }
         write_again(&*file, end.2).map_err(IoFailure::at("sync", FILE))?;
+        // A rewrite whose rename was not made durable may have brought the file here.
+        fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
         let mut journal = Journal {
             fs,
             dir: dir.to_owned(),
@@ -167,7 +169,12 @@ impl Journal {
         let (seq, chain) = encode_all(records, self.seq, self.chain, &mut bytes)?;
         if let Err(error) = self.file.write_at(&bytes, self.end) {
             let undone = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
-            self.poisoned = undone.is_err();
+            if undone.is_err() {
+                // Records that could not be taken back may be found at the next open: nobody may be told that they were
+                // refused.
+                self.poisoned = true;
+                return Err(JournalError::Poisoned);
+            }
             return Err(IoFailure::at("write", FILE)(error).into());
         }
         self.end += bytes.len() as u64;

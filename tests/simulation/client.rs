@@ -306,6 +306,7 @@ impl World {
             Truth::Wiped if welcome.head == Seq::ZERO => Some(Verdict::Empty),
             Truth::Wiped => Some(Verdict::Foreign),
             Truth::OldCopy { head } if seq <= head => None,
+            Truth::OldCopy { .. } if welcome.head == Seq::ZERO => Some(Verdict::Empty),
             Truth::OldCopy { .. } if seq > welcome.head => Some(Verdict::Ahead),
             Truth::OldCopy { .. } if seq < welcome.horizon => return Ok(()),
             Truth::OldCopy { .. } => Some(Verdict::Forked),

@@ -87,7 +87,8 @@ pub struct Plan {
 
 impl Plan {
     pub fn draw(random: &mut SmallRandom) -> Plan {
-        let replicas = 2 + random.below(5);
+        // Many small worlds find more than few large ones.
+        let replicas = if random.below(4) == 0 { 2 + random.below(5) } else { 2 + random.below(2) };
         let share = 1 + random.below(3);
         let faults = ALL.iter().copied().filter(|_| random.below(4) < share).collect();
         let delay = [MS / 5, MS, 5 * MS, 40 * MS][random.below(4)];
@@ -95,7 +96,8 @@ impl Plan {
             replicas,
             has_reader: replicas > 2 && random.below(4) == 0,
             keys: 3 + random.below(14),
-            pace: [250 * MS, 900 * MS, 3000 * MS][random.below(3)],
+            pace: [400 * MS, 2 * SECOND, 2 * SECOND, 2 * SECOND, 5 * SECOND, 5 * SECOND, 5 * SECOND, 5 * SECOND]
+                [random.below(8)],
             way: Way {
                 delay,
                 jitter: delay * random.below(5) as u64,
@@ -105,7 +107,7 @@ impl Plan {
             faults,
             retention: [8 * SECOND, 20 * SECOND, 3600 * SECOND][random.below(3)],
             history_ops: [0, 0, 20, 200][random.below(4)],
-            persist_every: [100 * MS, SECOND, 3 * SECOND][random.below(3)],
+            persist_every: [300 * MS, SECOND, 3 * SECOND][random.below(3)],
             calm_at: 100 * SECOND,
             end_at: 300 * SECOND,
         }
