@@ -15,7 +15,7 @@ use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
 use crate::telemetry;
 
-use super::ledger::{Batch, Committed, Ledger, Outlet};
+use super::ledger::{Batch, Committed, Ledger, Outlet, SealError};
 use super::shared::{SharedRef, now_ms};
 
 /// Most transactions and bytes in one batch.
@@ -108,8 +108,10 @@ impl Committer {
     }
 
     fn seal(&mut self, reply: oneshot::Sender<Result<Seq, String>>) {
-        let log = self.ledger.log();
-        let sealed = log.seal().map(|()| log.head().0).map_err(|error| error.to_string());
+        let sealed = self.ledger.seal().map_err(|error| match error {
+            SealError::Full(reason) => reason,
+            SealError::Fatal(failure) => stop_process(&failure),
+        });
         let _ = reply.send(sealed);
     }
 

@@ -48,6 +48,17 @@ impl Versions for StateStore {
     }
 }
 
+/// Why a segment is not closed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// For want of space; everything is as it was.
+    #[error("{0}")]
+    Full(String),
+    /// What the disk holds is unknown.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
 /// The log with its sequencer: the one place where sequences are given.
 pub struct Ledger {
     log: Log,
@@ -82,6 +93,18 @@ impl Ledger {
     #[must_use]
     pub fn into_log(self) -> Log {
         self.log
+    }
+
+    /// Closes the open segment, so that compaction can take it.
+    ///
+    /// # Errors
+    /// When there is no space, or the process must stop.
+    pub fn seal(&mut self) -> Result<Seq, SealError> {
+        match self.log.seal() {
+            Ok(()) => Ok(self.log.head().0),
+            Err(error @ AppendError::Full { .. }) => Err(SealError::Full(error.to_string())),
+            Err(error) => Err(Fatal::of("the segment cannot be closed")(error).into()),
+        }
     }
 
     /// Commits a batch. `admit` may defer a transaction before it is looked at; `applied` is how far the index has come;

@@ -132,6 +132,7 @@ impl World {
             }
             Fault::Compaction => self.start_compaction()?,
             Fault::ClockJump => {
+                self.has_jumped = true;
                 let hours = 1 + self.random.below(30) as i64;
                 self.clock_offset += if self.chance(50) { hours * 3_600_000 } else { -hours * 1_800_000 };
             }

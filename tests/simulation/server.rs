@@ -3,7 +3,7 @@
 use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
 use gravwell::codec::txn::decode_txn;
 use gravwell::datastore::greeting::{Greeter, may_follow, refused};
-use gravwell::datastore::ledger::{self, Batch};
+use gravwell::datastore::ledger::{self, Batch, SealError};
 use gravwell::datastore::{commit, horizon, snapshot};
 use gravwell::env::Fs;
 use gravwell::env::memory::Survival;
@@ -464,8 +464,12 @@ impl World {
         if datastore.compaction.is_some() {
             return Ok(());
         }
-        if chance && let Err(error) = datastore.ledger.log().seal() {
+        if chance && let Err(error) = datastore.ledger.seal() {
             self.note(|| format!("not sealed: {error}"));
+            if let SealError::Fatal(failure) = error {
+                self.check_excuse("the datastore stopped", &failure.to_string())?;
+                self.stop_datastore(false, &failure.to_string());
+            }
             return Ok(());
         }
         let horizon = datastore.reader.horizon();

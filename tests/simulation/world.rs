@@ -117,6 +117,7 @@ pub struct World {
     pub entropy: Arc<SimEntropy>,
     /// Offset of the datastore's clock, milliseconds.
     pub clock_offset: i64,
+    pub has_jumped: bool,
     pub calm: bool,
     pub summary: Summary,
     /// Segment bits that were flipped: file, offset, bit.
@@ -188,6 +189,7 @@ impl World {
             clock,
             entropy,
             clock_offset: 0,
+            has_jumped: false,
             calm: false,
             summary: Summary::default(),
             flipped: None,
