@@ -105,7 +105,7 @@ impl Plan {
                 ..Way::default()
             },
             faults,
-            retention: [8 * SECOND, 20 * SECOND, 3600 * SECOND][random.below(3)],
+            retention: [4 * SECOND, 20 * SECOND, 3600 * SECOND][random.below(3)],
             history_ops: [0, 0, 20, 200][random.below(4)],
             persist_every: [300 * MS, SECOND, 3 * SECOND][random.below(3)],
             calm_at: 100 * SECOND,

@@ -91,6 +91,9 @@ pub fn run_until(from: u64, count: u64, progress: bool, failures_max: usize) -> 
                         *report.faults.entry(fault).or_default() += times;
                     }
                     if let Err(violation) = result {
+                        if progress {
+                            println!("FAILED seed {seed}: {violation}");
+                        }
                         report.failures.push((seed, violation));
                         if report.failures.len() >= failures_max {
                             stop.store(true, Ordering::Relaxed);
