@@ -41,6 +41,8 @@ pub struct ReplicaOptions {
     pub heartbeat_ms: u64,
     /// Bounds of transactions until the datastore has named its own.
     pub limits: Limits,
+    /// Whether a damaged state is discarded, to be fetched anew. A tool that only looks leaves it as it is.
+    pub mends: bool,
 }
 
 impl Default for ReplicaOptions {
@@ -51,6 +53,7 @@ impl Default for ReplicaOptions {
             patience: PATIENCE,
             heartbeat_ms: 5000,
             limits: Limits::default(),
+            mends: true,
         }
     }
 }
@@ -68,6 +71,14 @@ pub enum OpenError {
     #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
     Outbox {
         /// The journal's directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The state, which was left as it is.
+    #[error("{path}: {reason}; start the replica, which fetches its state anew and keeps its outbox", path = path.display())]
+    Damaged {
+        /// The state's directory.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -109,19 +120,34 @@ impl Drop for Life {
     }
 }
 
-fn open_state(directory: &Directory, cache_bytes: u64) -> Result<StateStore, OpenError> {
+fn open_state(directory: &Directory, options: &ReplicaOptions) -> Result<StateStore, OpenError> {
     let path = directory.current_state()?;
-    match StateStore::open(&path, cache_bytes) {
-        Ok(state) if state.meta().is_some() || state.loader().is_ok() => Ok(state),
+    match open_sound(&path, options.cache_bytes) {
+        Ok(state) => Ok(state),
         Err(error @ StateError::Locked { .. }) => Err(error.into()),
-        unusable => {
-            let reason = unusable.err().map_or_else(|| "it is unfinished".to_owned(), |error| error.to_string());
+        Err(error) if !options.mends => Err(OpenError::Damaged { path, reason: error.to_string() }),
+        Err(error) => {
+            let reason = error.to_string();
             tracing::warn!(reason, "the state is discarded and will be fetched anew; the outbox is kept");
             let fresh = directory.new_state()?;
             directory.make_current(&fresh)?;
             directory.remove_others(&fresh)?;
-            Ok(StateStore::open(&fresh, cache_bytes)?)
+            Ok(StateStore::open(&fresh, options.cache_bytes)?)
         }
+    }
+}
+
+/// Opens a state and reads all of it. Its digest is kept up to date by what changes, so a row that was lost or is out of
+/// date would not show in it, and the datastore would find it equal.
+fn open_sound(path: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
+    let state = StateStore::open(path, cache_bytes)?;
+    if state.meta().is_none() {
+        state.loader()?;
+        return Ok(state);
+    }
+    match state.check()?.damage.into_iter().next() {
+        None => Ok(state),
+        Some(damage) => Err(StateError::Unreadable { dir: path.to_owned(), cause: damage.to_string() }),
     }
 }
 
@@ -134,7 +160,7 @@ impl Replica {
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let directory = Directory::open(path, options.patience)?;
-        let state = open_state(&directory, options.cache_bytes)?;
+        let state = open_state(&directory, &options)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
         let (outbox, to_note) = outbox_writer::restore(entries, &state)
             .map_err(|reason| OpenError::Outbox { path: directory.outbox(), reason })?;

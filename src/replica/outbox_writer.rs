@@ -426,6 +426,10 @@ impl OutboxWriter {
         }
         let row = self.shared.state().origin(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
         let row = row.unwrap_or_default();
+        // A state that was fetched anew may not have come so far again: then nobody here knows what was decided.
+        if row.last_counter < id.counter {
+            return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
+        }
         let stage = match row.rejection(id.counter) {
             Some((seq, reason)) => Stage::Rejected(seq, reason.clone()),
             None => Stage::Acknowledged(row.last_seq),

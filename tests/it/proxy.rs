@@ -146,16 +146,20 @@ async fn forward(near: Arc<UdpSocket>, far: SocketAddr, up: Arc<Way>, down: Arc<
         if now != known {
             (known, ends, returning) = (now, HashMap::new(), JoinSet::new());
         }
-        if !ends.contains_key(&from) {
-            let Ok(end) = UdpSocket::bind("127.0.0.1:0").await else { continue };
-            if end.connect(far).await.is_err() {
-                continue;
+        let end = match ends.get(&from) {
+            Some(end) => Arc::clone(end),
+            None => {
+                let Ok(end) = UdpSocket::bind("127.0.0.1:0").await else { continue };
+                if end.connect(far).await.is_err() {
+                    continue;
+                }
+                let end = Arc::new(end);
+                returning.spawn(bring_back(Arc::clone(&end), Arc::clone(&near), from, Arc::clone(&down)));
+                ends.insert(from, Arc::clone(&end));
+                end
             }
-            let end = Arc::new(end);
-            returning.spawn(bring_back(Arc::clone(&end), Arc::clone(&near), from, Arc::clone(&down)));
-            ends.insert(from, end);
-        }
-        up.carry(&datagram[..length], &ends[&from], None).await;
+        };
+        up.carry(&datagram[..length], &end, None).await;
     }
 }
 

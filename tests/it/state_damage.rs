@@ -287,3 +287,41 @@ fn p10_a_damaged_state_is_made_anew_and_never_served() {
     }
     println!("seed {seed}, {damages} damages, prepared in {prepared:?}, all in {:?}: {outcomes:?}", begun.elapsed());
 }
+
+/// Takes one object's row away behind the back of everything that keeps sums.
+fn lose_a_row(state: &Path) {
+    use fjall::Readable as _;
+
+    let database = fjall::Database::builder(state).open().expect("opens");
+    let rows = database.keyspace("state", fjall::KeyspaceCreateOptions::default).expect("opens");
+    let row = database.snapshot().prefix(&rows, [4]).next().expect("an object").into_inner().expect("reads");
+    rows.remove(row.0).expect("removes");
+    database.persist(fjall::PersistMode::SyncAll).expect("persists");
+}
+
+#[test]
+fn p09_a_lost_row_is_noticed_before_the_state_is_shown() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.ok("a", &["put", "c", "k1", "--value", "1"]);
+    fleet.ok("a", &["put", "c", "k2", "--value", "2"]);
+    let export = fleet.converges(&["a"]);
+    a.terminate();
+    lose_a_row(&state_of(&fleet.dir("a")));
+    for command in ["verify", "export", "status"] {
+        let output = fleet.run("a", &[command]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{command}: {errors}");
+        assert!(errors.contains("collection c: 1 objects") && errors.contains("start the replica"), "{errors}");
+    }
+    let a = fleet.replica("a");
+    assert_eq!(fleet.converges(&["a"]), export);
+    assert!(fleet.log_of("a").contains("the state is discarded"));
+    fleet.ok("a", &["verify"]);
+    drop(a);
+    datastore.kill();
+    lose_a_row(&fleet.dir("d/state"));
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.export("d"), export);
+}
