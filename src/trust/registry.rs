@@ -107,6 +107,7 @@ pub enum Refusal {
 }
 
 /// The open register.
+#[derive(Default)]
 pub struct Registry {
     path: PathBuf,
     contents: Contents,
@@ -133,6 +134,16 @@ impl Registry {
         let mut registry = Registry { path, contents, by_fingerprint: BTreeMap::new(), is_dirty: false };
         registry.index();
         Ok(registry)
+    }
+
+    /// Whether `text` is a register; the words say what is wrong.
+    ///
+    /// # Errors
+    /// When its checksum or its contents are not in order.
+    pub fn examine(text: &str) -> Result<(), String> {
+        let mut registry = Registry { contents: parse(text)?, ..Registry::default() };
+        registry.index();
+        Ok(())
     }
 
     fn index(&mut self) {
