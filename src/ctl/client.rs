@@ -244,15 +244,16 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
-            let options = ReplicaOptions { patience: Duration::ZERO, ..ReplicaOptions::default() };
+            let options = ReplicaOptions { patience: Duration::ZERO, mends: false, ..ReplicaOptions::default() };
             Replica::open(&path, options)
         });
         return match opening.await.map_err(|error| (failed(error), false))? {
             Ok(replica) => Ok(Server::Replica(replica)),
             Err(error @ replica::OpenError::Directory(DirectoryError::InUse { .. })) => Err((failed(error), true)),
-            Err(error @ replica::OpenError::Journal(crate::log::journal::JournalError::Damaged(_))) => {
-                Err((damaged(error), false))
-            }
+            Err(
+                error @ (replica::OpenError::Damaged { .. }
+                | replica::OpenError::Journal(crate::log::journal::JournalError::Damaged(_))),
+            ) => Err((damaged(error), false)),
             Err(error) => Err((failed(error), false)),
         };
     }

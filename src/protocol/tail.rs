@@ -146,14 +146,11 @@ impl Follower {
         if self.applied.len() > DIGESTS_MAX {
             self.applied.pop_front();
         }
-        while let Some(bookmark) = self.bookmarks.front().copied() {
-            if bookmark.seq > seq {
-                break;
-            }
-            self.bookmarks.pop_front();
-            self.compare(bookmark)?;
-        }
-        Ok(())
+        // Bookmarks of an earlier connection, or of its first moment, may lie behind later ones.
+        let (due, later) = self.bookmarks.drain(..).partition(|bookmark| bookmark.seq <= seq);
+        self.bookmarks = later;
+        let due: VecDeque<Bookmark> = due;
+        due.into_iter().try_for_each(|bookmark| self.compare(bookmark))
     }
 
     /// Takes in a bookmark.
@@ -231,5 +228,14 @@ mod tests {
             Ok(()),
             "no own digest there"
         );
+    }
+
+    #[test]
+    fn p09_a_bookmark_behind_a_later_one_is_compared_in_time() {
+        let mut follower = Follower::new(Seq(0), digest(0));
+        for (seq, byte) in [(9, 9), (5, 1)] {
+            assert_eq!(follower.handle_bookmark(Bookmark { seq: Seq(seq), digest: digest(byte) }), Ok(()));
+        }
+        assert!(follower.handle_applied(Seq(5), digest(5)).is_err());
     }
 }

@@ -136,9 +136,11 @@ fn checksum(name: &str) -> String {
     blake3::hash(name.as_bytes()).to_hex()[..16].to_owned()
 }
 
-fn parse_current(line: &str) -> Option<String> {
+/// The name of a state directory in a line of `current`; `None` when the line is damaged.
+#[must_use]
+pub fn parse_current(line: &str) -> Option<String> {
     let (name, sum) = line.trim_end().split_once(' ')?;
-    (checksum(name) == sum && number(Path::new(name)).is_some()).then(|| name.to_owned())
+    (checksum(name) == sum && !name.contains('/') && number(Path::new(name)).is_some()).then(|| name.to_owned())
 }
 
 #[cfg(test)]

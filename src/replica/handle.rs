@@ -41,6 +41,8 @@ pub struct ReplicaOptions {
     pub heartbeat_ms: u64,
     /// Bounds of transactions until the datastore has named its own.
     pub limits: Limits,
+    /// Whether a damaged state is discarded, to be fetched anew. A tool that only looks leaves it as it is.
+    pub mends: bool,
 }
 
 impl Default for ReplicaOptions {
@@ -51,6 +53,7 @@ impl Default for ReplicaOptions {
             patience: PATIENCE,
             heartbeat_ms: 5000,
             limits: Limits::default(),
+            mends: true,
         }
     }
 }
@@ -68,6 +71,14 @@ pub enum OpenError {
     #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
     Outbox {
         /// The journal's directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The state, which was left as it is.
+    #[error("{path}: {reason}; start the replica, which fetches its state anew and keeps its outbox", path = path.display())]
+    Damaged {
+        /// The state's directory.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -109,15 +120,13 @@ impl Drop for Life {
     }
 }
 
-fn open_state(directory: &Directory, cache_bytes: u64) -> Result<StateStore, OpenError> {
+fn open_state(directory: &Directory, options: &ReplicaOptions) -> Result<StateStore, OpenError> {
     let path = directory.current_state()?;
-    match StateStore::open(&path, cache_bytes) {
-        Ok(state) if state.meta().is_some() || state.loader().is_ok() => Ok(state),
+    match open_sound(&path, options.cache_bytes) {
+        Ok(state) => Ok(state),
         Err(error @ StateError::Locked { .. }) => Err(error.into()),
-        unusable => {
-            let reason = unusable.err().map_or_else(|| "it is unfinished".to_owned(), |error| error.to_string());
-            discard_state(directory, cache_bytes, &reason)
-        }
+        Err(error) if !options.mends => Err(OpenError::Damaged { path, reason: error.to_string() }),
+        Err(error) => discard_state(directory, options.cache_bytes, &error.to_string()),
     }
 }
 
@@ -135,6 +144,24 @@ fn unreadable(directory: &Directory) -> impl Fn(RestoreError) -> OpenError {
     move |error| OpenError::Outbox { path: path.clone(), reason: error.to_string() }
 }
 
+fn open_sound(path: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
+    let state = StateStore::open(path, cache_bytes)?;
+    check_sound(&state, path)?;
+    Ok(state)
+}
+
+/// Reads all of a state. Its digest is kept up to date by what changes, so a row that was lost or is out of date would not
+/// show in it, and the datastore would find it equal.
+pub(super) fn check_sound(state: &StateStore, path: &Path) -> Result<(), StateError> {
+    if state.meta().is_none() {
+        return state.loader().map(drop);
+    }
+    match state.check()?.damage.into_iter().next() {
+        None => Ok(()),
+        Some(damage) => Err(StateError::Unreadable { dir: path.to_owned(), cause: damage.to_string() }),
+    }
+}
+
 impl Replica {
     /// Opens the replica in `path`, creating it if need be. It stays offline until [`Replica::connect`].
     ///
@@ -144,7 +171,7 @@ impl Replica {
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let directory = Directory::open(path, options.patience)?;
-        let state = open_state(&directory, options.cache_bytes)?;
+        let state = open_state(&directory, &options)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
         let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state) {
             Ok((outbox, to_note)) => (state, outbox, to_note),

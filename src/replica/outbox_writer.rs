@@ -210,6 +210,7 @@ impl OutboxWriter {
         let mut accepted = Vec::new();
         let mut noted = Vec::new();
         let mut closed = Vec::new();
+        let mut twins = Vec::new();
         // Conditions see the transactions before them in the same batch.
         let mut staged = Outbox::default();
         for request in batch {
@@ -220,6 +221,7 @@ impl OutboxWriter {
                         accepted.push((txn, None, reply));
                     }
                     Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
+                    Ok(Staged::Twin(id)) => twins.push((id, reply)),
                     Err(error) => drop(reply.send(Err(error))),
                 },
                 Request::Note(rejections) => {
@@ -256,6 +258,7 @@ impl OutboxWriter {
                             accepted.push((txn, Some(id), reply));
                         }
                         Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
+                        Ok(Staged::Twin(id)) => twins.push((id, reply)),
                         Err(error) => drop(reply.send(Err(error))),
                     }
                 }
@@ -268,10 +271,11 @@ impl OutboxWriter {
             self.forget(&accepted, &error);
             let error = SubmitError::Disk(error.to_string());
             accepted.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone()))));
+            twins.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
             closed.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
             return Ok(());
         }
-        self.publish(accepted, &noted, closed);
+        self.publish(accepted, twins, &noted, closed);
         Ok(())
     }
 
@@ -295,7 +299,7 @@ impl OutboxWriter {
         tracing::error!(%error, "the outbox journal cannot be written");
     }
 
-    fn publish(&mut self, accepted: Vec<Accepted>, noted: &[TxnId], closed: Vec<Closed>) {
+    fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[TxnId], closed: Vec<Closed>) {
         let own = noted.iter().filter(|id| Some(id.origin) == self.origin).map(|id| id.counter).max();
         self.settled = self.settled.max(own.unwrap_or_default());
         let mut replies = Vec::new();
@@ -315,6 +319,7 @@ impl OutboxWriter {
                 outbox.insert(txn);
                 replies.push(Reply::Accepted(receipt, reply));
             }
+            replies.extend(twins.into_iter().map(|(id, reply)| Reply::Accepted(self.shared.receipts.issue(id), reply)));
         }
         self.shared.note_outbox_change();
         for (collection, key) in changes {
@@ -340,7 +345,9 @@ impl OutboxWriter {
             Some(id) => {
                 let last = self.last_counter(id.origin)?;
                 if id.counter <= last {
-                    return Ok(Staged::Known(self.known(id)?));
+                    // One that is in this very batch is not durable yet, so it cannot be answered yet.
+                    let is_twin = id.counter <= staged.taken(id.origin) && staged.pending().any(|txn| txn.id == id);
+                    return if is_twin { Ok(Staged::Twin(id)) } else { Ok(Staged::Known(self.known(id)?)) };
                 }
                 if id.counter != last.next() {
                     return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: last.next() });
@@ -437,6 +444,10 @@ impl OutboxWriter {
         }
         let row = self.shared.state().origin(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
         let row = row.unwrap_or_default();
+        // A state that was fetched anew may not have come so far again: then nobody here knows what was decided.
+        if row.last_counter < id.counter {
+            return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
+        }
         let stage = match row.rejection(id.counter) {
             Some((seq, reason)) => Stage::Rejected(seq, reason.clone()),
             None => Stage::Acknowledged(row.last_seq),
@@ -470,10 +481,13 @@ impl OutboxWriter {
 
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
 type Closed = (TxnId, oneshot::Sender<Result<(), SubmitError>>);
+type Twin = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
 
 enum Staged {
     New(Arc<Txn>),
     Known(Receipt),
+    /// The same transaction stands earlier in the batch that is being gathered.
+    Twin(TxnId),
 }
 
 enum Reply {
@@ -489,4 +503,35 @@ fn encoded(txn: &Txn) -> Vec<u8> {
 
 fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Collection, Key};
+    use crate::replica::shared::Shared;
+
+    #[test]
+    fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default()));
+        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
+        let draft = Draft { ops: vec![op], id: Some(id), ..Draft::default() };
+        let (requests, answers): (Vec<_>, Vec<_>) = (0..2)
+            .map(|_| {
+                let (reply, answer) = oneshot::channel();
+                (Request::Submit(draft.clone(), reply), answer)
+            })
+            .unzip();
+        writer.handle(requests).expect("written");
+        for mut answer in answers {
+            let receipt = answer.try_recv().expect("answered").expect("taken");
+            assert_eq!(receipt.stage(), Stage::Durable);
+        }
+        assert_eq!((writer.journal.records(), shared.outbox().depth()), (1, 1));
+    }
 }

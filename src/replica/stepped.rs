@@ -38,6 +38,14 @@ pub struct Stepped {
 }
 
 impl Stepped {
+    /// Whether a state may be shown to anyone.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn check_state(state: &StateStore) -> Result<(), String> {
+        super::handle::check_sound(state, "state".as_ref()).map_err(|error| error.to_string())
+    }
+
     /// Opens a replica from its parts; `state` is its current one, `fresh` begins an empty one in its place.
     ///
     /// # Errors

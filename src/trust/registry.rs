@@ -126,6 +126,7 @@ pub enum Refusal {
 }
 
 /// The open register.
+#[derive(Default)]
 pub struct Registry {
     /// `None`: it lives in memory, and whoever holds it keeps its text.
     path: Option<PathBuf>,
@@ -182,6 +183,16 @@ impl Registry {
         let mut registry = Registry { path, contents, away, by_fingerprint: BTreeMap::new(), is_dirty: false };
         registry.index();
         registry
+    }
+
+    /// Whether `text` is a register; the words say what is wrong.
+    ///
+    /// # Errors
+    /// When its checksum or its contents are not in order.
+    pub fn examine(text: &str) -> Result<(), String> {
+        let mut registry = Registry { contents: parse(text)?, ..Registry::default() };
+        registry.index();
+        Ok(())
     }
 
     fn index(&mut self) {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Longest wait for anything.
@@ -29,11 +30,29 @@ impl Process {
         self.child.wait().expect("waits");
     }
 
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("signals");
+    }
+
+    /// As by a machine that swaps, or a laptop that is closed.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Goes on after a pause.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// How it ended, when it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("waits")
+    }
+
     /// As by the service manager; returns how long it took.
     pub fn terminate(mut self) -> Duration {
         let started = Instant::now();
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signals");
+        self.signal(Signal::TERM);
         let status = self.child.wait().expect("waits");
         assert!(status.success(), "{status}");
         started.elapsed()
@@ -57,6 +76,11 @@ impl Fleet {
     pub fn new() -> Fleet {
         let port = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
         Fleet { temp: tempfile::tempdir().expect("temp dir"), port, datastore_flags: Vec::new() }
+    }
+
+    /// Where the datastore listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     pub fn dir(&self, name: &str) -> PathBuf {
@@ -83,8 +107,12 @@ impl Fleet {
     }
 
     pub fn replica(&self, name: &str) -> Process {
+        self.replica_with(name, &[])
+    }
+
+    pub fn replica_with(&self, name: &str, options: &[&str]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
-        command.arg("--data-dir").arg(self.dir(name)).arg("replica");
+        command.arg("--data-dir").arg(self.dir(name)).arg("replica").args(options);
         Process::start(command, &self.dir(&format!("{name}.log")))
     }
 
@@ -178,6 +206,22 @@ impl Fleet {
         let path = self.dir(name);
         std::fs::write(&path, contents).expect("writes");
         path
+    }
+}
+
+/// A number from the environment, or `default`.
+pub fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Prints how to play a failure again, when there is one.
+pub struct Replay(pub String);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the same choices again: {}", self.0);
+        }
     }
 }
 

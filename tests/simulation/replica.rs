@@ -179,7 +179,7 @@ impl Node {
     pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
         let state = match open(self.states.current()) {
-            Ok(state) if state.meta().is_some() || state.loader().is_ok() => state,
+            Ok(state) if Stepped::check_state(&state).is_ok() => state,
             _ => open(self.states.fresh())?,
         };
         let journal =

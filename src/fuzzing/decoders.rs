@@ -1,0 +1,131 @@
+//! What comes over the wire, from people, and from segments.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::message::Kind;
+use crate::codec::{admin, block, frame, jsonl, message, payload, txn};
+use crate::config::syntax;
+use crate::log::format;
+use crate::trust::Token;
+
+/// Frames and payloads; what decodes encodes to something that decodes to the same.
+pub fn record(bytes: &[u8]) {
+    let Ok((header, range)) = frame::decode_frame(bytes) else { return };
+    let body = Bytes::copy_from_slice(&bytes[range]);
+    let Ok(entry) = payload::decode_entry(&header, &body) else { return };
+    let mut again = Vec::new();
+    if payload::encode_entry(&entry, &frame::CHAIN_START, header.batch_index, header.flags, &mut again).is_ok() {
+        let (header, range) = frame::decode_frame(&again).expect("invariant: what was encoded decodes");
+        let body = Bytes::copy_from_slice(&again[range]);
+        assert_eq!(payload::decode_entry(&header, &body).ok(), Some(entry));
+    }
+}
+
+/// File headers, footers, head slots, and runs of frames.
+pub fn segment(bytes: &[u8]) {
+    let _ = format::FileHeader::decode(bytes);
+    let _ = format::Footer::decode(bytes);
+    let _ = format::HeadSlot::decode(bytes);
+    let _ = block::decode_block(Bytes::copy_from_slice(bytes), frame::CHAIN_START);
+}
+
+/// Messages: the header, then the body as every type that may travel.
+pub fn wire(bytes: &[u8]) {
+    let Some((header, body)) = bytes.split_first_chunk::<{ message::HEADER_BYTES }>() else { return };
+    let Ok((kind, length)) = message::decode_header(*header, message::MESSAGE_BYTES_MAX) else { return };
+    let body = &body[..length.min(body.len())];
+    let _ = message::decode::<message::Open>(kind, body);
+    let _ = message::decode::<message::Hello>(kind, body);
+    let _ = message::decode::<message::Welcome>(kind, body);
+    let _ = message::decode::<message::Refused>(kind, body);
+    let _ = message::decode::<message::Progress>(kind, body);
+    let _ = message::decode::<message::Outcome>(kind, body);
+    let _ = message::decode::<message::SnapshotBegin>(kind, body);
+    let _ = message::decode::<Vec<message::Row>>(kind, body);
+    let _ = serde_json::from_slice::<crate::codec::admin::Request>(body);
+    if let Ok(found) = txn::decode_txn(body) {
+        let mut again = Vec::new();
+        txn::encode_txn(&found, &mut again);
+        assert_eq!(txn::decode_txn(&again).ok(), Some(found));
+    }
+}
+
+/// A stream of messages, each as what its kind says; what decodes encodes to something that decodes to the same.
+pub fn messages(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((header, after)) = rest.split_first_chunk::<{ message::HEADER_BYTES }>() {
+        let Ok((kind, length)) = message::decode_header(*header, message::MESSAGE_BYTES_MAX) else { return };
+        let Some((body, after)) = after.split_at_checked(length) else { return };
+        rest = after;
+        match kind {
+            Kind::Open => again::<message::Open>(kind, body),
+            Kind::Hello => again::<message::Hello>(kind, body),
+            Kind::Welcome => again::<message::Welcome>(kind, body),
+            Kind::Refused => again::<message::Refused>(kind, body),
+            Kind::Subscribe => again::<message::Subscribe>(kind, body),
+            Kind::Progress => again::<message::Progress>(kind, body),
+            Kind::Heartbeat => again::<message::Heartbeat>(kind, body),
+            Kind::Compacted => again::<message::Compacted>(kind, body),
+            Kind::Frames => drop(block::decode_block(Bytes::copy_from_slice(body), frame::CHAIN_START)),
+            Kind::Bookmark => again::<message::Bookmark>(kind, body),
+            Kind::Push => drop(txn::decode_txn(body)),
+            Kind::Outcome => again::<message::Outcome>(kind, body),
+            Kind::SnapshotBegin => again::<message::SnapshotBegin>(kind, body),
+            Kind::Rows => again::<Vec<message::Row>>(kind, body),
+            Kind::SnapshotEnd => again::<message::SnapshotEnd>(kind, body),
+            Kind::AdminRequest => admin(body),
+            Kind::Renew | Kind::Renewed | Kind::AdminItem | Kind::AdminEnd | Kind::AdminError => {}
+        }
+    }
+}
+
+fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: Kind, body: &[u8]) {
+    let Ok(first) = message::decode::<T>(kind, body) else { return };
+    let encoded = message::encode(kind, &first);
+    assert_eq!(message::decode::<T>(kind, &encoded[message::HEADER_BYTES..]).as_ref(), Ok(&first));
+}
+
+/// Requests of the tool and what answers hold; what is read is written as something that reads the same.
+pub fn admin(bytes: &[u8]) {
+    fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+        let Ok(first) = serde_json::from_slice::<T>(bytes) else { return };
+        let written = serde_json::to_vec(&first).expect("invariant: what was read can be written");
+        assert_eq!(serde_json::from_slice::<T>(&written).ok(), Some(first));
+    }
+    again::<admin::Request>(bytes);
+    again::<admin::Status>(bytes);
+    again::<admin::MemberInfo>(bytes);
+    again::<admin::PresenceInfo>(bytes);
+    again::<admin::VerifyReport>(bytes);
+    again::<admin::CompactReport>(bytes);
+    again::<admin::OutboxItem>(bytes);
+    again::<admin::AdminError>(bytes);
+}
+
+/// `gravwell.conf`.
+pub fn config(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = syntax::parse(text);
+    }
+}
+
+/// Join tokens; one that is read prints the same text.
+pub fn token(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(token) = text.parse::<Token>()
+    {
+        assert_eq!(token.to_string().parse::<Token>().ok(), Some(token));
+    }
+}
+
+/// Lines of `import`; what is read prints a line that reads the same.
+pub fn json_lines(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok((ops, conditions)) = jsonl::parse_line(text)
+    {
+        let line = jsonl::txn_line(&ops, &conditions);
+        assert_eq!(jsonl::parse_line(&line).ok(), Some((ops, conditions)));
+    }
+}

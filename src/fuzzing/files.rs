@@ -1,0 +1,161 @@
+//! Small files and what is loaded from them or into the state. Where a checksum would turn nearly all bytes away, they
+//! are also given with a right one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::steps::Steps;
+use crate::codec::message::{self, Kind, Row};
+use crate::env::fs::Fs as _;
+use crate::env::memory::MemoryFs;
+use crate::env::{SystemClock, SystemEntropy};
+use crate::log::journal::Journal;
+use crate::model::{Chain, Digest, DigestSet, Generation, LogId, Seq};
+use crate::replica::directory::{Home, parse_current};
+use crate::replica::stepped::Stepped;
+use crate::state::{Object, StateStore, Target};
+use crate::trust::Registry;
+
+const DIR: &str = "/outbox";
+
+/// The file of an outbox journal. What is read stays readable, and what is written behind it is read, too.
+pub fn journal(bytes: &[u8]) {
+    let fs = MemoryFs::new();
+    let file = Path::new(DIR).join("journal");
+    let written = fs.create_dir_all(Path::new(DIR)).and_then(|()| {
+        let made = fs.create(&file)?;
+        made.write_at(bytes, 0)?;
+        made.sync_data()
+    });
+    written.expect("invariant: memory takes it");
+    let Ok((mut journal, records)) = Journal::open(Arc::new(fs.clone()), Path::new(DIR)) else { return };
+    journal.append(&[(200, b"more".to_vec())]).and_then(|()| journal.sync()).expect("takes more");
+    drop(journal);
+    let (_, again) = Journal::open(Arc::new(fs), Path::new(DIR)).expect("opens again");
+    assert_eq!(again.len(), records.len() + 1);
+    assert!(again.iter().zip(&records).all(|(now, before)| now == before), "what was read stays readable");
+}
+
+/// Nothing to swap.
+struct Homeless;
+
+impl Home for Homeless {
+    fn make_current(&mut self, _: &Path) -> Result<(), String> {
+        Err("nowhere".into())
+    }
+
+    fn remove_others(&mut self, _: &Path) -> Result<(), String> {
+        Err("nowhere".into())
+    }
+}
+
+/// Records of an outbox journal, each with a length before it: read or refused, never lost halfway.
+pub fn entries(bytes: &[u8]) {
+    let mut rest = bytes;
+    let mut records = Vec::new();
+    while let Some(([kind, length], after)) = rest.split_first_chunk::<2>() {
+        let (payload, after) = after.split_at(usize::from(*length).min(after.len()));
+        records.push((16 + kind % 4, payload.to_vec()));
+        rest = after;
+    }
+    let open = || {
+        let (journal, _) =
+            Journal::open(Arc::new(MemoryFs::new()), Path::new(DIR)).expect("invariant: a new one opens");
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let opened = Stepped::open(
+            StateStore::in_memory(),
+            || Ok(StateStore::in_memory()),
+            (journal, records.clone()),
+            Box::new(Homeless),
+            clock,
+            entropy,
+        );
+        opened.map(|replica| (replica.pending(), replica.rejected()))
+    };
+    if let Ok((pending, rejected)) = open() {
+        assert!(pending.len() + rejected.len() <= records.len());
+        assert_eq!(open(), Ok((pending, rejected)));
+    }
+}
+
+/// `members.json`, as it is and with a right checksum.
+pub fn members(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = Registry::examine(text);
+    let body = text.trim_end();
+    let _ = Registry::examine(&format!("{body}\n{}\n", blake3::hash(body.as_bytes()).to_hex()));
+}
+
+/// `current`, as it is and with a right checksum: it names a directory beside itself or nothing.
+pub fn current(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let sealed = format!("{text} {}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
+    for line in [text, &sealed] {
+        if let Some(name) = parse_current(line) {
+            assert_eq!(PathBuf::from("d").join(&name).parent(), Some(Path::new("d")), "{name}");
+            assert!(name.starts_with("state-"));
+        }
+    }
+}
+
+/// Rows of a snapshot, as bytes and as choices: a state that is finished adds up, and one with a row too many is not
+/// finished.
+pub fn rows(bytes: &[u8]) {
+    if let Ok(rows) = message::decode::<Vec<Row>>(Kind::Rows, bytes) {
+        load(&rows);
+    }
+    let mut steps = Steps::new(bytes);
+    let mut made = Vec::new();
+    while !steps.is_done() && made.len() < 40 {
+        let (collection, key) = steps.name();
+        let (version, value) = (Seq(steps.below(9)), Bytes::from(vec![b'1'; 1 + usize::from(steps.one_in(3))]));
+        made.push(Row::Object { collection, key, version, time_ms: 0, value });
+    }
+    load(&made);
+}
+
+fn load(rows: &[Row]) {
+    let store = StateStore::in_memory();
+    let mut loader = store.loader().expect("a new store");
+    let (mut promised, mut seen, mut twice) = (DigestSet::default(), BTreeSet::new(), false);
+    for row in rows {
+        match row {
+            Row::Object { collection, key, version, time_ms, value } => {
+                let object = Object { version: *version, time_ms: *time_ms, value: value.clone() };
+                loader.object(collection, key, &object).expect("memory takes it");
+                match seen.insert(format!("{collection}\0{}", key.as_str())) {
+                    true => promised.add_object(collection, key, *version, value),
+                    false => twice = true,
+                }
+            }
+            Row::Origin { origin, row } => {
+                loader.origin(*origin, row).expect("memory takes it");
+                match seen.insert(format!("\0{origin}")) {
+                    true => promised.replace_origin(*origin, None, Some(row)),
+                    false => twice = true,
+                }
+            }
+        }
+    }
+    let digest: Digest = promised.overall();
+    let target = Target {
+        log_id: LogId([1; 16]),
+        generation: Generation(1),
+        lineage: Vec::new(),
+        seq: Seq(9),
+        chain: Chain::default(),
+        time_ms: 0,
+        digest: Some(digest),
+    };
+    match loader.finish(target) {
+        Ok(store) => {
+            assert!(!twice, "a row that came twice went unnoticed");
+            assert_eq!(store.check().expect("has a position").damage, []);
+            assert_eq!(store.meta().expect("has a position").digest, digest);
+        }
+        Err(error) => assert!(twice, "{error}"),
+    }
+}

@@ -1,0 +1,150 @@
+//! The sequencer against a model that keeps every entry and looks everything up in them.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+
+use super::steps::Steps;
+use crate::model::{
+    Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, OriginCounter, Reason, Seq, Txn, TxnId,
+};
+use crate::protocol::sequencer::{Decision, Sequencer, Versions};
+
+/// What the log holds: kept entries and, behind them, staged ones.
+#[derive(Default)]
+struct Model {
+    entries: Vec<Entry>,
+    kept: usize,
+    /// How many entries the index has taken in.
+    applied: usize,
+}
+
+fn version_in(entries: &[Entry], collection: &Collection, key: &Key) -> Option<Seq> {
+    let writes = entries.iter().rev().find_map(|entry| match &entry.body {
+        EntryBody::Commit(txn) => {
+            let last = txn.ops.iter().rev().find(|op| op.collection() == collection && op.key() == key)?;
+            Some(last.value().map(|_| entry.seq))
+        }
+        _ => None,
+    });
+    writes.flatten()
+}
+
+impl Versions for Model {
+    type Error = Infallible;
+
+    /// The index shows what it has taken in and nothing else.
+    fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Infallible> {
+        Ok(version_in(&self.entries[..self.applied], collection, key))
+    }
+}
+
+impl Model {
+    fn head(&self) -> Seq {
+        Seq(self.entries.len() as u64)
+    }
+
+    fn of(&self, id: TxnId) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.body.id() == Some(id))
+    }
+
+    fn last_counter(&self, id: TxnId) -> u64 {
+        self.entries.iter().filter(|entry| entry.body.id().is_some_and(|of| of.origin == id.origin)).count() as u64
+    }
+
+    fn holds(&self, condition: &Condition) -> bool {
+        condition.holds(version_in(&self.entries, condition.collection(), condition.key()))
+    }
+
+    /// Whether the origin has said that it remembers the rejection of `id` itself.
+    fn is_settled(&self, id: TxnId) -> bool {
+        self.entries.iter().any(|entry| match &entry.body {
+            EntryBody::Commit(Txn { id: by, settled, .. }) | EntryBody::Reject { id: by, settled, .. } => {
+                by.origin == id.origin && by.counter > id.counter && *settled >= id.counter
+            }
+            EntryBody::Unknown { .. } => false,
+        })
+    }
+
+    /// What must be decided about `txn`, given what was.
+    fn judge(&mut self, txn: &Txn, decision: Decision) {
+        let last = self.last_counter(txn.id);
+        match decision {
+            Decision::Write(entry) => {
+                assert_eq!(txn.id.counter.0, last + 1, "counters of an origin have no gaps");
+                assert_eq!(entry.seq, self.head().next(), "sequences have no gaps");
+                let good = txn.conditions.iter().all(|condition| self.holds(condition));
+                match &entry.body {
+                    EntryBody::Commit(written) => {
+                        assert!(good && written.ops == txn.ops, "{entry:?} {txn:?}");
+                    }
+                    EntryBody::Reject { id, reason, .. } => {
+                        assert!(!good && *id == txn.id, "{entry:?} {txn:?}");
+                        assert!(matches!(reason, Reason::ConditionFailed { .. }), "{reason}");
+                    }
+                    EntryBody::Unknown { .. } => panic!("nobody makes these"),
+                }
+                assert!(self.entries.last().is_none_or(|before| before.time_ms <= entry.time_ms), "time never falls");
+                self.entries.push(entry);
+            }
+            Decision::Gap(expected) => {
+                assert!(txn.id.counter.0 > last + 1 && expected.0 == last + 1, "{txn:?} {expected}");
+            }
+            Decision::Committed(at) => {
+                let entry = self.of(txn.id).expect("was decided");
+                assert!(at >= entry.seq && at <= self.head());
+                let committed = matches!(entry.body, EntryBody::Commit(_));
+                assert!(committed || self.is_settled(txn.id), "a rejection is not forgotten: {entry:?}");
+            }
+            Decision::Rejected(at, reason) => {
+                let entry = self.of(txn.id).expect("was decided");
+                let same = matches!(&entry.body, EntryBody::Reject { reason: first, .. } if *first == reason);
+                assert!(same && at == entry.seq, "a retry gets the first answer: {entry:?} {reason}");
+            }
+        }
+    }
+}
+
+/// Transactions in any order with retries and gaps, batches that are kept or undone, an index that lags.
+pub fn run(bytes: &[u8]) {
+    let mut steps = Steps::new(bytes);
+    let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
+    let member = MemberName::new("m").expect("invariant: a valid name");
+    let mut model = Model::default();
+    while !steps.is_done() {
+        match steps.below(8) {
+            0 => {
+                sequencer.keep();
+                model.kept = model.entries.len();
+            }
+            1 => {
+                sequencer.undo();
+                model.entries.truncate(model.kept);
+            }
+            // The index is looked at between batches.
+            2 if model.kept == model.entries.len() => {
+                let lag = usize::try_from(steps.below(5)).unwrap_or_default();
+                model.applied = model.applied.max(model.kept.saturating_sub(lag));
+                sequencer.applied(Seq(model.applied as u64));
+            }
+            _ => {
+                let origin = steps.origin();
+                let next = model.last_counter(TxnId { origin, ..TxnId::default() }) + 1;
+                // Mostly the next one; now and then one from before, or one too early.
+                let counter = match steps.below(8) {
+                    0 => next.saturating_sub(1 + steps.below(4)).max(1),
+                    1 => next + 1,
+                    _ => next,
+                };
+                let id = TxnId { origin, counter: OriginCounter(counter) };
+                let txn = steps.txn(id, model.head());
+                let decision = sequencer.propose(&member, txn.clone(), steps.below(9), &model);
+                let Ok(decision) = decision;
+                model.judge(&txn, decision);
+            }
+        }
+        assert_eq!(sequencer.head(), model.head());
+        let origin = steps.origin();
+        let last = model.last_counter(TxnId { origin, ..TxnId::default() });
+        assert_eq!(sequencer.last_counter(origin), OriginCounter(last), "undoing leaves no trace");
+    }
+}
