@@ -113,6 +113,8 @@ pub(super) struct OutboxWriter {
     entropy: Arc<dyn Entropy>,
     origin: Option<Origin>,
     last: HashMap<Origin, OriginCounter>,
+    /// Rejections that are not in the journal yet, because the disk refused.
+    unwritten: Vec<RejectedV1>,
     settled: OriginCounter,
 }
 
@@ -188,7 +190,7 @@ impl OutboxWriter {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> OutboxWriter {
-        OutboxWriter { shared, journal, clock, entropy, origin: None, last: HashMap::new(), settled: OriginCounter(0) }
+        OutboxWriter { shared, journal, clock, entropy, origin: None, last: HashMap::new(), unwritten: Vec::new(), settled: OriginCounter(0) }
     }
 
     /// Serves requests until all senders are gone.
@@ -208,7 +210,11 @@ impl OutboxWriter {
     pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
         let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut accepted = Vec::new();
-        let mut noted = Vec::new();
+        // What could not be written before goes first: the origin says of rejections only that they are written up to one.
+        let mut noted = std::mem::take(&mut self.unwritten);
+        for note in &noted {
+            frames.push((KIND_REJECTED, to_bytes(note)));
+        }
         let mut closed = Vec::new();
         let mut twins = Vec::new();
         // Conditions see the transactions before them in the same batch.
@@ -228,7 +234,7 @@ impl OutboxWriter {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         let note = RejectedV1 { id: txn.id, seq, reason };
                         frames.push((KIND_REJECTED, to_bytes(&note)));
-                        noted.push(txn.id);
+                        noted.push(note);
                     }
                 }
                 Request::Dismiss(id, reply) => {
@@ -269,6 +275,7 @@ impl OutboxWriter {
         }
         if let Err(error) = self.write(&frames)? {
             self.forget(&accepted, &error);
+            self.unwritten = noted;
             let error = SubmitError::Disk(error.to_string());
             accepted.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone()))));
             twins.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
@@ -299,8 +306,8 @@ impl OutboxWriter {
         tracing::error!(%error, "the outbox journal cannot be written");
     }
 
-    fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[TxnId], closed: Vec<Closed>) {
-        let own = noted.iter().filter(|id| Some(id.origin) == self.origin).map(|id| id.counter).max();
+    fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[RejectedV1], closed: Vec<Closed>) {
+        let own = noted.iter().filter(|note| Some(note.id.origin) == self.origin).map(|note| note.id.counter).max();
         self.settled = self.settled.max(own.unwrap_or_default());
         let mut replies = Vec::new();
         let mut changes = Vec::new();

@@ -16,7 +16,7 @@ use gravwell::replica::{Draft, Stage};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
-use super::network::{ConnId, MS, Message, SECOND};
+use super::network::{ConnId, IDLE, MS, Message, SECOND};
 use super::oracle::{Checked, broken};
 use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
 use super::world::{Event, Truth, World};
@@ -438,7 +438,14 @@ impl World {
     }
 
     pub fn report(&mut self, number: usize, life: u64) -> Checked {
+        let now = self.now;
         let Some(running) = self.running(number, life) else { return Ok(()) };
+        // Silence from a datastore that has forgotten the connection ends it.
+        if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_none() && now - link.since > IDLE) {
+            let id = link.id;
+            self.after(SECOND, Event::Report(number, life));
+            return self.client_broken(id, "silence");
+        }
         if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
             let (id, progress) = (link.id, running.stepped.progress());
             self.send(id, Message::Progress(progress));
@@ -517,7 +524,7 @@ impl World {
             match result {
                 Ok(receipt) => {
                     let id = receipt.id();
-                    self.note(|| format!("web{number} accepted {:?}", id.counter));
+                    self.note(|| format!("web{number} accepted {}/{}", id.origin, id.counter));
                     self.oracle.accept(id, number, draft.ops)?;
                     if let Some(running) = &mut self.replicas[number].running {
                         running.receipts.insert(id, receipt);

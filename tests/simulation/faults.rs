@@ -229,6 +229,9 @@ impl World {
 
     /// Flips a bit of a stopped replica's journal: refused at the start, or without effect. Then it is flipped back.
     fn damage_journal(&mut self, number: usize) -> bool {
+        if self.replicas[number].running.is_none() {
+            return false;
+        }
         self.stop_replica(number, false, "its journal is damaged");
         let node = &mut self.replicas[number];
         let path = Path::new(JOURNAL).join("journal");

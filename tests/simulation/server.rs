@@ -458,6 +458,10 @@ impl World {
     }
 
     pub fn start_compaction(&mut self) -> Checked {
+        // A fork below the horizon cannot be seen: docs/guarantees.md.
+        if self.truth != Truth::Genuine {
+            return Ok(());
+        }
         let Some(target) = self.compaction_target() else { return Ok(()) };
         let (chance, limit) = (self.chance(80), self.compaction_limit());
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
