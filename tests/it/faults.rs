@@ -83,7 +83,7 @@ impl Run {
         let mut proxies = Vec::new();
         for (number, name) in REPLICAS.iter().enumerate() {
             fleet.enroll(name, "webserver");
-            let opening = Proxy::open(fleet.address(), seed ^ (number as u64) << 8, counts);
+            let opening = Proxy::open(fleet.listen, seed ^ (number as u64) << 8, counts);
             proxies.push(runtime.block_on(opening).expect("opens"));
         }
         let collector = Collector::new(fleet.dir("d"));

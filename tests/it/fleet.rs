@@ -68,19 +68,32 @@ impl Drop for Process {
 
 pub struct Fleet {
     temp: tempfile::TempDir,
-    port: u16,
+    /// Where the datastore listens.
+    pub listen: SocketAddr,
     pub datastore_flags: Vec<String>,
+    /// Network namespaces in which processes run, by name; who is not named runs in this one.
+    pub hosts: BTreeMap<String, String>,
 }
 
 impl Fleet {
     pub fn new() -> Fleet {
-        let port = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
-        Fleet { temp: tempfile::tempdir().expect("temp dir"), port, datastore_flags: Vec::new() }
+        let listen = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+        let temp = tempfile::tempdir().expect("temp dir");
+        Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new() }
     }
 
-    /// Where the datastore listens.
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+    /// A program on the host of `name`, with its directory.
+    fn program(&self, name: &str, program: &str) -> Command {
+        let mut command = match self.hosts.get(name) {
+            Some(host) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", host, program]);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.arg("--data-dir").arg(self.dir(name));
+        command
     }
 
     pub fn dir(&self, name: &str) -> PathBuf {
@@ -93,9 +106,8 @@ impl Fleet {
 
     /// Starts the datastore without waiting for it.
     pub fn spawn_datastore(&self) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell_datastore"));
-        command.arg("--data-dir").arg(self.dir("d")).args(["--listen", &format!("127.0.0.1:{}", self.port)]);
-        command.args(&self.datastore_flags);
+        let mut command = self.program("d", env!("CARGO_BIN_EXE_gravwell_datastore"));
+        command.args(["--listen", &self.listen.to_string()]).args(&self.datastore_flags);
         Process::start(command, &self.dir("d.log"))
     }
 
@@ -111,8 +123,8 @@ impl Fleet {
     }
 
     pub fn replica_with(&self, name: &str, options: &[&str]) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
-        command.arg("--data-dir").arg(self.dir(name)).arg("replica").args(options);
+        let mut command = self.command(name, &["replica"]);
+        command.args(options);
         Process::start(command, &self.dir(&format!("{name}.log")))
     }
 
@@ -131,8 +143,8 @@ impl Fleet {
     }
 
     pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
-        command.arg("--data-dir").arg(self.dir(name)).args(arguments);
+        let mut command = self.program(name, env!("CARGO_BIN_EXE_gravwell-logctl"));
+        command.args(arguments);
         command
     }
 

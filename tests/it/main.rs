@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod faults;
 mod fleet;
+mod hosts;
 mod load;
 mod model;
 mod offline;
