@@ -15,6 +15,7 @@ mod inspect;
 mod members;
 mod open;
 mod push;
+pub mod repair;
 pub mod service;
 mod session;
 mod shared;
