@@ -12,13 +12,14 @@ use crate::codec::admin::Finding;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::real::RealFs;
+use crate::log::format::LINEAGE_MAX;
 use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
 use crate::log::salvage::{Salvage, salvage};
 use crate::log::{IoFailure, Log};
 use crate::model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
 use crate::state::rebuild::{self, RebuildError};
 use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
-use crate::trust::Registry;
+use crate::trust::{Member, Registry};
 
 use super::open::{OpenError, log_options};
 
@@ -60,8 +61,8 @@ pub enum RepairError {
 
 fn loss(report: &RepairReport) -> String {
     let holders = match &report.ask[..] {
-        [] => "no member is known to hold them: try the others, the one that was connected last first".to_owned(),
-        names => format!("take another member; last heard of there: {}", names.join(", ")),
+        [] => "try the other members, the one that was connected last first".to_owned(),
+        names => format!("take the member that is furthest; when last heard of: {}", names.join(", ")),
     };
     let what = match report.lost {
         Some((first, last)) => format!("sequences {first} to {last}, which the datastore acknowledged, would be lost"),
@@ -106,7 +107,7 @@ pub struct RepairReport {
     pub generation: Generation,
     /// First and last acknowledged sequence that is lost.
     pub lost: Option<(Seq, Seq)>,
-    /// Members that are known to have had them.
+    /// Where the members were when they were last heard of, the furthest first: whom to ask for what would be lost.
     pub ask: Vec<String>,
     /// Where the damaged log is kept.
     pub kept: Option<PathBuf>,
@@ -127,7 +128,9 @@ impl Traces {
         let index = store.and_then(|store| store.meta());
         let registry = Registry::open(&path.join("trust")).ok();
         let members = registry.iter().flat_map(Registry::members);
-        let members = members.filter_map(|member| Some((member.name.to_string(), member.applied?))).collect();
+        let place = |member: &Member| Some((member.name.to_string(), member.applied?));
+        let mut members: Vec<_> = members.filter_map(place).collect();
+        members.sort_by_key(|(_, applied)| std::cmp::Reverse(*applied));
         Traces { index, members }
     }
 
@@ -272,10 +275,12 @@ fn judge(
         return Ok(());
     }
     report.lost = (known > report.head).then_some((report.head.next(), known));
-    let ahead = traces.members.iter().filter(|(_, applied)| *applied > report.head);
-    report.ask = ahead.map(|(name, applied)| format!("{name} at {applied}")).collect();
+    report.ask = traces.members.iter().map(|(name, applied)| format!("{name} at {applied}")).collect();
     if !options.accept_loss {
         return Err(RepairError::Loss(Box::new(report.clone())));
+    }
+    if start.lineage.len() >= LINEAGE_MAX {
+        return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
     start.generation = Generation(start.generation.0 + 1);
     start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });

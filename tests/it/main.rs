@@ -7,5 +7,6 @@ mod crash;
 mod damage;
 mod fleet;
 mod offline;
+mod repair;
 mod trust;
 mod verdicts;
