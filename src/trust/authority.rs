@@ -81,6 +81,9 @@ impl Authority {
         private_dir(dir)?;
         let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
         match (key_path.exists(), certificate_path.exists()) {
+            (false, _) if dir.join(super::registry::FILE).exists() => {
+                Err(TrustError::Damaged { path: key_path, what: "it is missing, but there are members".into() })
+            }
             // The certificate is written first, so a lone one is an interrupted first start.
             (false, _) => Self::create(&key_path, &certificate_path, now_ms),
             (true, false) => Err(TrustError::Damaged { path: certificate_path, what: "it is missing".into() }),
@@ -111,9 +114,11 @@ impl Authority {
         let certificate = CertificateDer::from_pem_slice(&pem)
             .map_err(|error| damaged(certificate_path, error.to_string()))?
             .into_owned();
-        let parsed = x509_parser::parse_x509_certificate(&certificate)
-            .map_err(|error| damaged(certificate_path, error.to_string()))?
-            .1;
+        let (rest, parsed) = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| damaged(certificate_path, error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(damaged(certificate_path, "something follows the certificate".into()));
+        }
         parsed.verify_signature(None).map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
             return Err(damaged(key_path, "it is not the key of ca.pem".into()));

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
-use super::{Authority, Fingerprint, Role, TrustError, fingerprint};
+use super::{Authority, Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::{MemberName, Seq};
 
-const FILE: &str = "members.json";
+/// The register's file, beside the authority's.
+pub(super) const FILE: &str = "members.json";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 
 /// Where a member stands.
@@ -146,8 +147,7 @@ impl Registry {
     fn write(&mut self) -> Result<(), TrustError> {
         let body =
             serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
-        let sum = blake3::hash(body.as_bytes()).to_hex();
-        write_private(&self.path, format!("{body}\n{sum}\n").as_bytes())?;
+        write_private(&self.path, summed::seal(&body).as_bytes())?;
         self.is_dirty = false;
         self.index();
         Ok(())
@@ -349,11 +349,7 @@ fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
 }
 
 fn parse(text: &str) -> Result<Contents, String> {
-    let (body, sum) = text.trim_end().rsplit_once('\n').ok_or("the checksum is missing")?;
-    if blake3::hash(body.as_bytes()).to_hex().as_str() != sum {
-        return Err("the checksum does not match".into());
-    }
-    serde_json::from_str(body).map_err(|error| error.to_string())
+    serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
