@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
-use super::{Fingerprint, Role, TrustError, fingerprint};
+use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
 /// Name that every datastore's certificate carries, so that members need not know its address beforehand.
@@ -101,7 +101,7 @@ impl Authority {
         params.not_after = at(now_ms) + Duration::days(365 * CA_YEARS);
         params.serial_number = Some(serial()?);
         let certificate = params.self_signed(&key)?;
-        write_private(certificate_path, certificate.pem().as_bytes())?;
+        write_private(certificate_path, summed::seal(&certificate.pem()).as_bytes())?;
         write_private(key_path, key.serialize_pem().as_bytes())?;
         let certificate = certificate.der().clone();
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
@@ -110,8 +110,11 @@ impl Authority {
     fn open(key_path: &Path, certificate_path: &PathBuf) -> Result<Authority, TrustError> {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
-        let pem = fs::read(certificate_path).map_err(io_error(certificate_path))?;
-        let certificate = CertificateDer::from_pem_slice(&pem)
+        let text = fs::read_to_string(certificate_path).map_err(io_error(certificate_path))?;
+        // The signature does not cover every byte of a certificate. Files made before there was a checksum end in PEM.
+        let is_bare = text.trim_end().ends_with("-----");
+        let pem = if is_bare { &text } else { summed::open(&text).map_err(|what| damaged(certificate_path, what))? };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| damaged(certificate_path, error.to_string()))?
             .into_owned();
         let (rest, parsed) = x509_parser::parse_x509_certificate(&certificate)
