@@ -101,6 +101,13 @@ pub enum Command {
     },
     /// Check every checksum, the chain and the digests; on a running datastore also what its members report.
     Verify,
+    /// Rebuild the damaged log of a stopped datastore from a stopped member.
+    ///
+    /// The member's state becomes the base of a new log, and every intact record of the old log that follows it is
+    /// taken over. When nothing acknowledged is lost, history goes on as if nothing had happened. When something would
+    /// be lost, nothing is changed, and the answer says what, and which member to ask. The damaged log is kept beside
+    /// the new one as log.damaged-N.
+    Repair(Repair),
     /// Drop superseded operations that every member has passed, and give their disk space back.
     Compact {
         /// Only say what would be done.
@@ -196,6 +203,20 @@ pub struct Put {
     /// Return when it is durable here, without waiting for the datastore.
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// Arguments of `repair`.
+#[derive(Debug, clap::Args)]
+pub struct Repair {
+    /// Data directory of a stopped member, or a copy of one; best that of the member which is furthest.
+    #[arg(long, value_name = "MEMBER_DIR")]
+    pub from: PathBuf,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on although acknowledged transactions are lost, in a new generation. Members that hold them say so.
+    #[arg(long)]
+    pub accept_loss: bool,
 }
 
 /// Arguments of `import`.

@@ -55,11 +55,13 @@ pub(super) async fn verify(dir: &Path, json: bool) -> CtlResult {
         // A log that does not open is examined file by file, so that every damaged place is named.
         Err(error) if error.exit == 3 && dir.join("log").is_dir() => {
             let report = examine(dir, &error)?;
-            return print(json, &report);
+            return print(json, &report, Some(dir));
         }
         Err(error) => return Err(error),
     };
-    print(json, &with_progress(client, &Request::Verify).await?)
+    let report = with_progress(client, &Request::Verify).await?;
+    let is_datastore = std::fs::read_to_string(dir.join("role")).is_ok_and(|role| role.trim() == "datastore");
+    print(json, &report, is_datastore.then_some(dir))
 }
 
 fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
@@ -85,7 +87,7 @@ fn examine(dir: &Path, why: &CtlError) -> Result<VerifyReport, CtlError> {
     })
 }
 
-fn print(json: bool, report: &VerifyReport) -> CtlResult {
+fn print(json: bool, report: &VerifyReport, datastore: Option<&Path>) -> CtlResult {
     let mut output = Output::new();
     if json {
         output.json(report)?;
@@ -106,9 +108,17 @@ fn print(json: bool, report: &VerifyReport) -> CtlResult {
             output.line(&format!("DAMAGE {}{offset}: {}", finding.place, finding.problem))?;
         }
         output.line(if report.ok { "all is well" } else { "damage was found" })?;
+        let in_log = report.findings.iter().any(|finding| finding.offset.is_some());
+        if let Some(dir) = datastore.filter(|_| in_log) {
+            output.line(&format!("remedy: stop the datastore and {}", remedy(dir)))?;
+        }
     }
     output.flush()?;
     if report.ok { Ok(()) } else { Err(CtlError { message: String::new(), exit: 3 }) }
+}
+
+fn remedy(datastore: &Path) -> String {
+    crate::log::REPAIR_REMEDY.replace("DATASTORE", &datastore.display().to_string())
 }
 
 /// `compact`

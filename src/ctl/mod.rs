@@ -16,6 +16,7 @@ mod maintain;
 mod members;
 mod outbox;
 mod output;
+mod repair;
 mod replica;
 mod write;
 
@@ -70,6 +71,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::DumpRecord { seq } => inspect::record(dir, json, seq).await,
         Command::Export { at } => inspect::export(dir, at).await,
         Command::Verify => maintain::verify(dir, json).await,
+        Command::Repair(repair) => repair::run(dir, json, repair).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,

@@ -18,6 +18,7 @@ pub mod ledger;
 mod members;
 pub mod open;
 mod push;
+pub mod repair;
 pub mod service;
 mod session;
 mod shared;

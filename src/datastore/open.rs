@@ -65,7 +65,9 @@ pub fn log_options(config: &DatastoreConfig) -> LogOptions {
 /// When the log is damaged: nothing is skipped, and nothing is changed but an unfinished tail. The state index is
 /// rebuilt rather than complained about.
 pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str)) -> Result<Opened, OpenError> {
+    super::repair::finish(path)?;
     let (log, recovery) = Log::open(Arc::new(RealFs), &path.join("log"), log_options(config))?;
+    super::repair::clean(path);
     let reader = log.reader();
     let side = path.join("state.rebuild");
     if side.exists() {

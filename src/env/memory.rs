@@ -205,6 +205,11 @@ impl World {
         nodes.iter().map(|node| self.nodes[*node].live.len() as u64).sum()
     }
 
+    /// Whether there is a file of this name, or one within a directory of this name.
+    fn holds(&self, path: &Path) -> bool {
+        self.live.keys().any(|name| name.starts_with(path))
+    }
+
     fn room_for(&self, extra: u64) -> bool {
         self.capacity.is_none_or(|capacity| self.used() + extra <= capacity)
     }
@@ -215,13 +220,20 @@ fn apply_naming(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
         Naming::Link(path, node) => {
             names.insert(path.clone(), *node);
         }
-        Naming::Rename(from, to) => {
-            if let Some(node) = names.remove(from) {
-                names.insert(to.clone(), node);
-            }
-        }
+        Naming::Rename(from, to) => rename_in(names, from, to),
         Naming::Unlink(path) => {
             names.remove(path);
+        }
+    }
+}
+
+/// Renames a file, or a directory with all that is in it.
+fn rename_in(names: &mut BTreeMap<PathBuf, usize>, from: &Path, to: &Path) {
+    let inside: Vec<PathBuf> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+    for path in inside {
+        if let (Some(node), Ok(rest)) = (names.remove(&path), path.strip_prefix(from)) {
+            let moved = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+            names.insert(moved, node);
         }
     }
 }
@@ -276,7 +288,8 @@ impl MemoryFs {
             nodes: world.nodes.iter().map(|node| node.after_crash(survival, &mut random)).collect(),
             live: names.clone(),
             durable: names,
-            directories: world.directories.clone(),
+            // Directories come into being with what is in them.
+            directories: BTreeSet::new(),
             capacity: world.capacity,
             ..World::default()
         };
@@ -398,8 +411,11 @@ impl Fs for MemoryFs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = locked(&self.world);
         world.begin()?;
-        let node = world.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        world.live.insert(to.to_owned(), node);
+        if !world.holds(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        rename_in(&mut world.live, from, to);
+        world.directories.retain(|directory| !directory.starts_with(from));
         world.namings.push(Naming::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
@@ -434,7 +450,7 @@ impl Fs for MemoryFs {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         let world = locked(&self.world);
-        Ok(world.live.contains_key(path) || world.directories.contains(path))
+        Ok(world.holds(path) || world.directories.contains(path))
     }
 
     fn free_space(&self, _directory: &Path) -> io::Result<u64> {

@@ -6,6 +6,10 @@ use std::io;
 use crate::codec::error::{DecodeError, EncodeError};
 use crate::model::Seq;
 
+/// What to do about a damaged log.
+pub const REPAIR_REMEDY: &str = "bring back the file from a backup, or stop a member and rebuild the log from it with \
+                                 `gravwell-logctl --data-dir DATASTORE repair --from MEMBER_DIR`";
+
 /// Damage on the medium: which file, where, what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("damage in {file} at byte {offset}: {what}: expected {expected}, found {found}")]
@@ -72,8 +76,8 @@ impl IoFailure {
 pub enum OpenError {
     /// The medium is damaged. Nothing is skipped or cut.
     #[error(
-        "{first} ({more} further damaged places); nothing was changed: run `gravwell-logctl verify`, then bring \
-             back the file from a backup or rebuild the log from a member"
+        "{first} ({more} further damaged places); nothing was changed: `gravwell-logctl verify` lists every place; \
+             {REPAIR_REMEDY}"
     )]
     Damaged {
         /// The first place.

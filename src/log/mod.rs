@@ -13,6 +13,8 @@ pub mod journal;
 pub mod liveness;
 pub mod reader;
 pub mod recovery;
+pub mod repair;
+pub mod salvage;
 mod segment;
 mod shared;
 pub mod verify;
@@ -24,7 +26,7 @@ mod tests;
 pub use compaction::{
     Compaction, CompactionError, CompactionOptions, CompactionProgress, CompactionReport, Compactor, Outcome,
 };
-pub use error::{AppendError, Damage, IoFailure, OpenError, ReadError, SyncError};
+pub use error::{AppendError, Damage, IoFailure, OpenError, REPAIR_REMEDY, ReadError, SyncError};
 pub use liveness::{FjallLiveness, LivenessIndex, MemoryLiveness};
 pub use reader::{Base, Entries, FrameBlock, LogReader, RecordAt, SegmentInfo};
 pub use recovery::{RecoveryAction, RecoveryPlan, RecoveryReport};

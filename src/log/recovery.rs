@@ -116,6 +116,13 @@ pub struct RecoveryPlan {
     horizon: Seq,
 }
 
+impl RecoveryPlan {
+    /// Whether there is no log yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.head.is_none()
+    }
+}
+
 struct Scanner<'a> {
     fs: &'a dyn Fs,
     dir: &'a Path,

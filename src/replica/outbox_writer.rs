@@ -190,7 +190,16 @@ impl OutboxWriter {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> OutboxWriter {
-        OutboxWriter { shared, journal, clock, entropy, origin: None, last: HashMap::new(), unwritten: Vec::new(), settled: OriginCounter(0) }
+        OutboxWriter {
+            shared,
+            journal,
+            clock,
+            entropy,
+            origin: None,
+            last: HashMap::new(),
+            unwritten: Vec::new(),
+            settled: OriginCounter(0),
+        }
     }
 
     /// Serves requests until all senders are gone.

@@ -17,6 +17,7 @@
 //! objects that are newer than the position; one keyspace is flushed as a whole.
 
 mod apply;
+mod base;
 pub mod engine;
 mod envelope;
 mod error;
@@ -31,6 +32,7 @@ pub mod rebuild;
 mod snapshot;
 pub mod store;
 
+pub use base::{BaseEntries, base_entries};
 pub use error::{Remedy, StateError};
 pub use loader::{Loader, Target};
 pub use meta::StateMeta;

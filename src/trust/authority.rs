@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
-use super::{Fingerprint, Role, TrustError, fingerprint};
+use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
 /// Name that every datastore's certificate carries, so that members need not know its address beforehand.
@@ -81,6 +81,9 @@ impl Authority {
         private_dir(dir)?;
         let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
         match (key_path.exists(), certificate_path.exists()) {
+            (false, _) if dir.join(super::registry::FILE).exists() => {
+                Err(TrustError::Damaged { path: key_path, what: "it is missing, but there are members".into() })
+            }
             // The certificate is written first, so a lone one is an interrupted first start.
             (false, _) => Self::create(&key_path, &certificate_path, now_ms),
             (true, false) => Err(TrustError::Damaged { path: certificate_path, what: "it is missing".into() }),
@@ -98,7 +101,7 @@ impl Authority {
         params.not_after = at(now_ms) + Duration::days(365 * CA_YEARS);
         params.serial_number = Some(serial()?);
         let certificate = params.self_signed(&key)?;
-        write_private(certificate_path, certificate.pem().as_bytes())?;
+        write_private(certificate_path, summed::seal(&certificate.pem()).as_bytes())?;
         write_private(key_path, key.serialize_pem().as_bytes())?;
         let certificate = certificate.der().clone();
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
@@ -107,13 +110,18 @@ impl Authority {
     fn open(key_path: &Path, certificate_path: &PathBuf) -> Result<Authority, TrustError> {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
-        let pem = fs::read(certificate_path).map_err(io_error(certificate_path))?;
-        let certificate = CertificateDer::from_pem_slice(&pem)
+        let text = fs::read_to_string(certificate_path).map_err(io_error(certificate_path))?;
+        // The signature does not cover every byte of a certificate. Files made before there was a checksum end in PEM.
+        let is_bare = text.trim_end().ends_with("-----");
+        let pem = if is_bare { &text } else { summed::open(&text).map_err(|what| damaged(certificate_path, what))? };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| damaged(certificate_path, error.to_string()))?
             .into_owned();
-        let parsed = x509_parser::parse_x509_certificate(&certificate)
-            .map_err(|error| damaged(certificate_path, error.to_string()))?
-            .1;
+        let (rest, parsed) = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| damaged(certificate_path, error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(damaged(certificate_path, "something follows the certificate".into()));
+        }
         parsed.verify_signature(None).map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
             return Err(damaged(key_path, "it is not the key of ca.pem".into()));

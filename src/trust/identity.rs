@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{private_dir, read_private, write_private};
-use super::{Role, TrustError};
+use super::{Role, TrustError, summed};
 use crate::model::MemberName;
 
 const FILE: &str = "member.json";
@@ -103,7 +103,7 @@ impl Identity {
 
     fn write(&self) -> Result<(), TrustError> {
         let text = serde_json::to_string_pretty(&self.file).map_err(|error| TrustError::Refused(error.to_string()))?;
-        write_private(&self.path, text.as_bytes())
+        write_private(&self.path, summed::seal(&text).as_bytes())
     }
 
     /// Reads the identity of a data directory.
@@ -113,8 +113,11 @@ impl Identity {
     pub fn load(data_dir: &Path) -> Result<Identity, TrustError> {
         let path = Self::dir(data_dir).join(FILE);
         let text = read_private(&path)?;
-        let file = serde_json::from_str(&text)
-            .map_err(|error| TrustError::Damaged { path: path.clone(), what: error.to_string() })?;
+        let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
+        // Identities made before there was a checksum are one JSON object.
+        let is_bare = text.trim_end().ends_with('}');
+        let body = if is_bare { text.as_str() } else { summed::open(&text).map_err(damaged)? };
+        let file = serde_json::from_str(body).map_err(|error| damaged(error.to_string()))?;
         let identity = Identity { file, path };
         identity.certificate()?;
         identity.key()?;

@@ -7,6 +7,7 @@
 mod authority;
 mod identity;
 mod registry;
+mod summed;
 pub mod tls;
 mod token;
 

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
-use super::{Authority, Fingerprint, Role, TrustError, fingerprint};
+use super::{Authority, Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::{MemberName, Seq};
 use crate::planted::{self, Bug};
 
-const FILE: &str = "members.json";
+/// The register's file, beside the authority's.
+pub(super) const FILE: &str = "members.json";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 
 /// Where a member stands.
@@ -173,8 +174,7 @@ impl Registry {
         self.contents.saved_ms = now_ms;
         let body =
             serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
-        let sum = blake3::hash(body.as_bytes()).to_hex();
-        Ok(format!("{body}\n{sum}\n"))
+        Ok(summed::seal(&body))
     }
 
     fn of(path: Option<PathBuf>, contents: Contents, now_ms: u64) -> Registry {
@@ -431,11 +431,7 @@ fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
 }
 
 fn parse(text: &str) -> Result<Contents, String> {
-    let (body, sum) = text.trim_end().rsplit_once('\n').ok_or("the checksum is missing")?;
-    if blake3::hash(body.as_bytes()).to_hex().as_str() != sum {
-        return Err("the checksum does not match".into());
-    }
-    serde_json::from_str(body).map_err(|error| error.to_string())
+    serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
 use super::datastore::LOG;
-use super::network::{MS, SECOND};
-use super::oracle::{Checked, Name, Violation, broken};
+use super::network::SECOND;
+use super::oracle::{Checked, Held, Name, Violation, broken};
 use super::world::{Truth, World};
 
-fn objects(state: &StateStore) -> Result<Vec<(Name, (bytes::Bytes, Seq))>, String> {
+fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
     let view = state.snapshot().map_err(|error| error.to_string())?;
     let rows = view.objects().map(|row| {
         row.map(|(collection, key, object)| {
@@ -38,7 +38,7 @@ impl World {
         let Some(running) = &node.running else { return Ok(()) };
         let pending: Vec<_> = running.stepped.pending();
         let marks = (node.life, node.seq(), running.stepped.changes(), self.reads);
-        if std::mem::replace(&mut self.looked_at[number], Some(marks)) == Some(marks) {
+        if self.looked_at[number].replace(marks) == Some(marks) {
             return self.check_awareness(number);
         }
         self.oracle.restarted(number, pending.iter().map(|txn| &**txn))?;
@@ -224,7 +224,7 @@ impl World {
             .map_err(|error| Violation(format!("the datastore does not start from its log alone: {error}")))?;
         let state = rebuilt.state.clone();
         self.check_committed("the log", &state)?;
-        self.note(|| format!("level at {} after {} ms", rebuilt.head, 0 * MS));
+        self.note(|| format!("level at {}", rebuilt.head));
         Ok(())
     }
 }

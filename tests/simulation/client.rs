@@ -183,7 +183,7 @@ impl World {
                 match intake.handle_frames(frames) {
                     Ok(runs) => {
                         for run in runs {
-                            self.to_apply(number, ToApply::Run(run));
+                            self.enqueue(number, ToApply::Run(run));
                         }
                         Ok(())
                     }
@@ -196,7 +196,7 @@ impl World {
                 }
             }
             Message::Bookmark(bookmark) => {
-                self.to_apply(number, ToApply::Bookmark(bookmark));
+                self.enqueue(number, ToApply::Bookmark(bookmark));
                 Ok(())
             }
             Message::Outcome(outcome) => {
@@ -375,7 +375,7 @@ impl World {
         Ok(())
     }
 
-    fn to_apply(&mut self, number: usize, piece: ToApply) {
+    fn enqueue(&mut self, number: usize, piece: ToApply) {
         let life = self.replicas[number].life;
         if let Some(running) = self.running(number, life) {
             running.queue.push_back(piece);

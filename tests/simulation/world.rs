@@ -50,6 +50,9 @@ pub enum Event {
     Fork,
 }
 
+/// Life, sequence, changes of the outbox, and rounds of looking: when all are as before, so is what is shown.
+pub type Marks = (u64, Option<Seq>, u64, u64);
+
 /// Which datastore answers at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
@@ -129,7 +132,7 @@ pub struct World {
     /// By replica: what has reached its disk for good.
     pub persisted: Vec<Option<Seq>>,
     /// By replica: what it was like when it was last looked at.
-    pub looked_at: Vec<Option<(u64, Option<Seq>, u64, u64)>>,
+    pub looked_at: Vec<Option<Marks>>,
     /// Rises when everybody is to be looked at again.
     pub reads: u64,
     /// Damage to a journal that nobody noticed.

@@ -1,6 +1,7 @@
 //! Tests of the log as a whole, on the file system that crashes.
 
 mod compaction;
+mod repair;
 
 use std::io;
 use std::path::{Path, PathBuf};

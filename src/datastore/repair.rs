@@ -1,0 +1,381 @@
+//! A damaged datastore repaired from a member: the member's state becomes the base of a new log, and every record of
+//! the old log that still follows it is taken over as it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::codec::admin::Finding;
+use crate::config::datastore::DatastoreConfig;
+use crate::env::data_dir::{self, DirectoryError};
+use crate::env::real::RealFs;
+use crate::log::format::LINEAGE_MAX;
+use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
+use crate::log::salvage::{Salvage, salvage};
+use crate::log::{IoFailure, Log};
+use crate::model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
+use crate::state::rebuild::{self, RebuildError};
+use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
+use crate::trust::{Member, Registry};
+
+use super::open::{OpenError, log_options};
+
+/// Why a datastore is not repaired. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The directory is in use.
+    #[error(
+        "{0}: a datastore is repaired while it is stopped (`systemctl stop` it, or end the process), then started again"
+    )]
+    InUse(DirectoryError),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(DirectoryError),
+    /// The member's state is not sound.
+    #[error("the member's state cannot be used: {0}; choose another member")]
+    Member(String),
+    /// The member belongs to another log.
+    #[error("the member belongs to log {member}, this datastore keeps log {log}: choose one of its own members")]
+    OtherLog {
+        /// The datastore's.
+        log: LogId,
+        /// The member's.
+        member: LogId,
+    },
+    /// The member's history is not the log's.
+    #[error("the member's history is not this log's: {0}; choose another member")]
+    OtherHistory(String),
+    /// Acknowledged transactions would be lost.
+    #[error("{}", loss(.0))]
+    Loss(Box<RepairReport>),
+    /// Something cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+    /// The new log is not what it should be.
+    #[error("the new log is not what it should be, and was not put in place: {0}")]
+    Wrong(String),
+}
+
+fn loss(report: &RepairReport) -> String {
+    let holders = match &report.ask[..] {
+        [] => "try the other members, the one that was connected last first".to_owned(),
+        names => format!("take the member that is furthest; when last heard of: {}", names.join(", ")),
+    };
+    let what = match report.lost {
+        Some((first, last)) => format!("sequences {first} to {last}, which the datastore acknowledged, would be lost"),
+        None => "how far the log reached is not known any more, so acknowledged transactions may be lost".to_owned(),
+    };
+    format!(
+        "{what}: the member ends at {}, and what is left of the log goes on to {}; nothing was changed. Remedy: \
+         {holders}. Only when none has them: --accept-loss",
+        report.base, report.head
+    )
+}
+
+/// What the operator allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RepairOptions {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Lose acknowledged transactions when there is no other way; a new generation begins then.
+    pub accept_loss: bool,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RepairReport {
+    /// Whether a new log is in place.
+    pub repaired: bool,
+    /// Whether this was only a rehearsal.
+    pub dry_run: bool,
+    /// What is damaged.
+    pub damaged: Vec<Finding>,
+    /// Sequence of the member's state, the new horizon.
+    pub base: Seq,
+    /// Digest of the state there.
+    pub digest: Digest,
+    /// Records taken over from the old log.
+    pub carried: u64,
+    /// Greatest sequence that is known to have been acknowledged.
+    pub head_before: Option<Seq>,
+    /// Last sequence of the new log.
+    pub head: Seq,
+    /// Generation of the new log.
+    pub generation: Generation,
+    /// First and last acknowledged sequence that is lost.
+    pub lost: Option<(Seq, Seq)>,
+    /// Where the members were when they were last heard of, the furthest first: whom to ask for what would be lost.
+    pub ask: Vec<String>,
+    /// Where the damaged log is kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// What the datastore's directory tells besides its log.
+#[derive(Default)]
+struct Traces {
+    index: Option<Arc<StateMeta>>,
+    members: Vec<(String, Seq)>,
+}
+
+impl Traces {
+    fn of(path: &Path, config: &DatastoreConfig) -> Traces {
+        let state = path.join("state");
+        // The index is a witness, not a source: one that is damaged merely says nothing.
+        let store = state.is_dir().then(|| StateStore::open(&state, config.cache_bytes).ok()).flatten();
+        let index = store.and_then(|store| store.meta());
+        let registry = Registry::open(&path.join("trust"), super::shared::now_ms()).ok();
+        let members = registry.iter().flat_map(Registry::members);
+        let place = |member: &Member| Some((member.name.to_string(), member.applied?));
+        let mut members: Vec<_> = members.filter_map(place).collect();
+        members.sort_by_key(|(_, applied)| std::cmp::Reverse(*applied));
+        Traces { index, members }
+    }
+
+    fn known(&self) -> Option<Seq> {
+        self.members.iter().map(|(_, applied)| *applied).chain(self.index.iter().map(|meta| meta.seq)).max()
+    }
+}
+
+/// Repairs the stopped datastore in `path` from a member's state. `progress` is told about long work.
+///
+/// # Errors
+/// When the directory is in use, the member does not fit, or something would be lost. Nothing was changed then.
+pub fn repair(
+    path: &Path,
+    config: &DatastoreConfig,
+    member: &StateStore,
+    options: RepairOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<RepairReport, RepairError> {
+    let _lock = data_dir::claim(path, "datastore", std::time::Duration::ZERO).map_err(|error| match error {
+        error @ DirectoryError::InUse { .. } => RepairError::InUse(error),
+        other => RepairError::Directory(other),
+    })?;
+    repair::finish_swap(&RealFs, path)?;
+    progress("examining the log");
+    let old = salvage(&RealFs, &path.join(LOG), &mut |_, _| {})?;
+    let mut report = RepairReport { dry_run: options.dry_run, head_before: old.known, ..RepairReport::default() };
+    let traces = Traces::of(path, config);
+    progress("checking the member's state");
+    let (snapshot, meta) = sound(member)?;
+    let (generation, lineage) = descent(&old, &meta, traces.index.as_deref())?;
+    let ends = old.known.unwrap_or_default();
+    let known = ends.max(traces.known().unwrap_or_default());
+    if old.is_good() && known.max(meta.seq) <= ends {
+        report.head = ends;
+        return Ok(report);
+    }
+    let place = |damage: &crate::log::Damage| Finding {
+        place: damage.file.clone(),
+        offset: Some(damage.offset),
+        problem: damage.to_string(),
+    };
+    report.damaged = old.damages.iter().map(place).collect();
+    if old.is_good() {
+        let problem = format!("the log ends at {ends}, but sequence {} was acknowledged", known.max(meta.seq));
+        report.damaged.push(Finding { place: LOG.to_owned(), offset: None, problem });
+    }
+    covers(&snapshot, &meta, &old)?;
+    let reach = repair::reach(&old, (meta.seq, meta.chain))?;
+    report.head_before = old.known.max(traces.known());
+    (report.base, report.digest, report.carried, report.head) = (meta.seq, meta.digest, reach.carried, reach.head);
+    let mut start =
+        Start { log_id: meta.log_id, generation, lineage, seq: meta.seq, chain: meta.chain, time_ms: meta.time_ms };
+    judge(&mut report, &mut start, &old, &traces, options)?;
+    if options.dry_run {
+        return Ok(report);
+    }
+    progress("building the new log");
+    build(path, config, &start, &snapshot, &old, reach)?;
+    progress("checking the new log");
+    check(path, config, &start, &meta, reach)?;
+    report.kept = repair::swap(&RealFs, path)?;
+    report.repaired = true;
+    Ok(report)
+}
+
+/// The member's state, read to its last row.
+fn sound(member: &StateStore) -> Result<(StateSnapshot, Arc<StateMeta>), RepairError> {
+    let unfit = |error: StateError| RepairError::Member(error.to_string());
+    let snapshot = member.snapshot().map_err(unfit)?;
+    let meta = snapshot.meta().cloned().ok_or_else(|| unfit(StateError::Uninitialised))?;
+    match snapshot.check().map_err(unfit)?.damage.first() {
+        Some(damage) => Err(RepairError::Member(damage.to_string())),
+        None => Ok((snapshot, meta)),
+    }
+}
+
+/// Generation and lineage of the log, and whether the member's state is on it.
+fn descent(old: &Salvage, meta: &StateMeta, index: Option<&StateMeta>) -> Result<(Generation, Lineage), RepairError> {
+    let index = index.filter(|index| old.log_id.is_none_or(|log| log == index.log_id));
+    if let Some(log) = old.log_id.or(index.map(|index| index.log_id)).filter(|log| *log != meta.log_id) {
+        return Err(RepairError::OtherLog { log, member: meta.log_id });
+    }
+    let candidates = [
+        old.head.as_ref().map(|head| (head.generation, &head.lineage)),
+        index.map(|index| (index.generation, &index.lineage)),
+        Some((meta.generation, &meta.lineage)),
+    ];
+    let newest = candidates.into_iter().flatten().max_by_key(|(generation, _)| *generation);
+    let (generation, lineage) = newest.map(|(generation, lineage)| (generation, lineage.clone())).unwrap_or_default();
+    if old.generation > generation {
+        let found = old.generation;
+        return Err(RepairError::OtherHistory(format!(
+            "the log is of generation {found}, the newest that head file, index and member know is {generation}"
+        )));
+    }
+    let later = lineage.iter().filter(|entry| entry.generation > meta.generation);
+    if let Some(shared_to) = later.map(|entry| entry.shared_to).min().filter(|shared_to| meta.seq > *shared_to) {
+        let (seq, member) = (meta.seq, meta.generation);
+        return Err(RepairError::OtherHistory(format!(
+            "it is at {seq} in generation {member}, which the log shares up to {shared_to} only"
+        )));
+    }
+    match old.contradiction(meta.seq, meta.chain)? {
+        Some(what) => Err(RepairError::OtherHistory(what)),
+        None => Ok((generation, lineage)),
+    }
+}
+
+/// Whether the member has every transaction up to its position that the log still shows. Origins are random and never
+/// used twice, so one that the member does not know, or knows less of, comes from another history.
+fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(), RepairError> {
+    let mut greatest = BTreeMap::<Origin, (OriginCounter, Seq)>::new();
+    repair::entries_to(old, meta.seq, |entry| {
+        if let Some(id) = entry.body.id() {
+            let row = greatest.entry(id.origin).or_default();
+            *row = (*row).max((id.counter, entry.seq));
+        }
+    })?;
+    for (origin, (counter, seq)) in greatest {
+        let row = snapshot.origin(origin).map_err(|error| RepairError::Member(error.to_string()))?;
+        if row.is_none_or(|row| row.last_counter < counter) {
+            return Err(RepairError::OtherHistory(format!("it lacks the transaction at {seq}, which the log shows")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether something acknowledged would be lost, and whether that is allowed.
+fn judge(
+    report: &mut RepairReport,
+    start: &mut Start,
+    old: &Salvage,
+    traces: &Traces,
+    options: RepairOptions,
+) -> Result<(), RepairError> {
+    report.generation = start.generation;
+    let known = report.head_before.unwrap_or_default();
+    // Without a single trace of the log itself nothing can be said about where it ended.
+    let complete = known <= report.head && old.known.is_some();
+    if complete {
+        return Ok(());
+    }
+    report.lost = (known > report.head).then_some((report.head.next(), known));
+    report.ask = traces.members.iter().map(|(name, applied)| format!("{name} at {applied}")).collect();
+    if !options.accept_loss {
+        return Err(RepairError::Loss(Box::new(report.clone())));
+    }
+    if start.lineage.len() >= LINEAGE_MAX {
+        return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
+    }
+    start.generation = Generation(start.generation.0 + 1);
+    start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });
+    report.generation = start.generation;
+    Ok(())
+}
+
+/// Removes what an earlier attempt left, then builds the log in `log.new`.
+fn build(
+    path: &Path,
+    config: &DatastoreConfig,
+    start: &Start,
+    snapshot: &StateSnapshot,
+    old: &Salvage,
+    expected: Reach,
+) -> Result<(), RepairError> {
+    remove_leftovers(path)?;
+    let mut base = base_entries(snapshot).map_err(|error| RepairError::Member(error.to_string()))?;
+    repair::entries_to(old, start.seq, |entry| base.remember(entry))?;
+    let built = repair::build(&RealFs, &path.join(NEW), start, base, old, config.segment_bytes);
+    let reach = built.map_err(|error| match error {
+        BuildError::Base(error) => RepairError::Member(error.to_string()),
+        BuildError::Io(failure) => RepairError::Io(failure),
+        error @ BuildError::Encode(_) => RepairError::Wrong(error.to_string()),
+    })?;
+    if reach == expected { Ok(()) } else { Err(RepairError::Wrong(format!("it ends at {}", reach.head))) }
+}
+
+/// Opens the new log like any other, verifies every byte, and adds it up to the member's digest.
+fn check(
+    path: &Path,
+    config: &DatastoreConfig,
+    start: &Start,
+    meta: &StateMeta,
+    reach: Reach,
+) -> Result<(), RepairError> {
+    let wrong = |what: String| RepairError::Wrong(what);
+    let new = path.join(NEW);
+    let (log, _) = Log::open(Arc::new(RealFs), &new, log_options(config)).map_err(|error| wrong(error.to_string()))?;
+    let verified = log.reader().verify(&mut |_, _| {})?;
+    if let Some(damage) = verified.damages.first() {
+        return Err(wrong(damage.to_string()));
+    }
+    if log.head() != (reach.head, reach.chain) || log.horizon() != start.seq || log.log_id() != start.log_id {
+        return Err(wrong(format!("it ends at {} and begins at {}", log.head().0, log.horizon())));
+    }
+    let side = path.join("state.rebuild");
+    remove(&side)?;
+    let reader = log.reader();
+    let base = reader.base().map_err(|error| wrong(error.to_string()))?;
+    let target = Target {
+        log_id: start.log_id,
+        generation: start.generation,
+        lineage: start.lineage.clone(),
+        seq: start.seq,
+        chain: base.chain,
+        time_ms: base.time_ms,
+        digest: Some(meta.digest),
+    };
+    let origins = base.origins.into_iter().collect();
+    let tail = reader.chained_entries(start.seq, reach.head);
+    fs::create_dir_all(&side).map_err(IoFailure::at("create", side.display()))?;
+    let store = StateStore::open(&side, config.cache_bytes).map_err(|error| wrong(error.to_string()))?;
+    let rebuilt = rebuild::rebuild(&store, reader.base_entries(), &origins, target, tail, None, &mut |_| {});
+    drop(store);
+    let outcome = rebuilt.map(drop).map_err(|error: RebuildError<_>| wrong(error.to_string()));
+    remove(&side)?;
+    outcome?;
+    log.close().map_err(|error| wrong(error.to_string()))
+}
+
+fn remove(path: &Path) -> Result<(), RepairError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(IoFailure::at("remove", path.display())(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_leftovers(path: &Path) -> Result<(), RepairError> {
+    [NEW, REPAIRED].iter().try_for_each(|name| remove(&path.join(name)))
+}
+
+/// Brings an interrupted swap to its end before the log is opened.
+pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
+    if repair::finish_swap(&RealFs, path).map_err(crate::log::OpenError::from)? {
+        tracing::info!("an interrupted repair was finished: the repaired log is in place");
+    }
+    Ok(())
+}
+
+/// Removes what an interrupted repair left beside a log that has opened: it must never take that log's place.
+pub(super) fn clean(path: &Path) {
+    if let Err(error) = remove_leftovers(path) {
+        tracing::warn!(%error, "what an interrupted repair left stays");
+    }
+}

@@ -1,0 +1,97 @@
+//! A state written back as entries: what compaction would have left of a log's history up to that state's sequence.
+//!
+//! The rows do not say everything about the transactions that made them. What can still be read of those is given as
+//! *memories*; where there is none, member and origin of a superseded transaction are unknown: its objects are then
+//! written in the name of an origin whose last transaction came later, with counter 0, which changes no origin's row.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::error::StateError;
+use super::snapshot::StateSnapshot;
+use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+
+/// What one sequence has to give.
+#[derive(Default)]
+struct Part {
+    objects: Vec<(Collection, Key)>,
+    last_of: Option<TxnId>,
+    rejected: Option<(TxnId, Reason)>,
+    memory: Option<Entry>,
+}
+
+/// The entries of a base, to be read in rising order of sequence.
+pub struct BaseEntries {
+    snapshot: StateSnapshot,
+    parts: BTreeMap<Seq, Part>,
+    /// Origin of the greatest sequence.
+    latest: Origin,
+}
+
+/// Plans the base that stands for a state. Holds the names of all objects in memory, not their values.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn base_entries(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError> {
+    let mut parts = BTreeMap::<Seq, Part>::new();
+    for row in snapshot.objects() {
+        let (collection, key, object) = row?;
+        parts.entry(object.version).or_default().objects.push((collection, key));
+    }
+    let mut latest = (Seq::ZERO, Origin::default());
+    for row in snapshot.origins() {
+        let (origin, row) = row?;
+        latest = latest.max((row.last_seq, origin));
+        parts.entry(row.last_seq).or_default().last_of = Some(TxnId { origin, counter: row.last_counter });
+        for (counter, seq, reason) in row.rejected {
+            parts.entry(seq).or_default().rejected = Some((TxnId { origin, counter }, reason));
+        }
+    }
+    Ok(BaseEntries { snapshot: snapshot.clone(), parts, latest: latest.1 })
+}
+
+impl BaseEntries {
+    /// Takes in what an intact record tells of its transaction.
+    pub fn remember(&mut self, mut entry: Entry) {
+        let Some(part) = self.parts.get_mut(&entry.seq) else { return };
+        if let EntryBody::Commit(txn) = &mut entry.body {
+            (txn.ops, txn.conditions) = (Vec::new(), Vec::new());
+        }
+        part.memory = Some(entry);
+    }
+
+    fn entry(&self, seq: Seq, part: Part) -> Result<Entry, StateError> {
+        let (mut time_ms, mut ops) = (0, Vec::with_capacity(part.objects.len()));
+        for (collection, key) in part.objects {
+            let object = self.snapshot.get(&collection, &key)?.ok_or(StateError::Unfinished)?;
+            time_ms = object.time_ms;
+            ops.push(Op::Put { collection, key, value: object.value });
+        }
+        let member = MemberName::new("unknown").expect("invariant: a valid name");
+        let unknown = TxnId { origin: self.latest, counter: OriginCounter(0) };
+        let mut txn =
+            Txn { id: unknown, settled: OriginCounter(0), time_ms, note: Bytes::new(), conditions: Vec::new(), ops };
+        let mut entry = Entry { seq, time_ms, member, body: EntryBody::Unknown { kind: 0, payload: Bytes::new() } };
+        if let Some(memory) = part.memory {
+            (entry.time_ms, entry.member) = (memory.time_ms, memory.member);
+            if let EntryBody::Commit(old) = memory.body {
+                txn = Txn { ops: txn.ops, ..old };
+            }
+        }
+        entry.body = match part.rejected {
+            Some((id, reason)) => EntryBody::Reject { id, settled: OriginCounter(0), reason },
+            None => EntryBody::Commit(Txn { id: part.last_of.unwrap_or(txn.id), ..txn }),
+        };
+        Ok(entry)
+    }
+}
+
+impl Iterator for BaseEntries {
+    type Item = Result<Entry, StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (seq, part) = self.parts.pop_first()?;
+        Some(self.entry(seq, part))
+    }
+}
