@@ -99,6 +99,22 @@ bugs! {
     IgnoreDivergence,
     /// Progress reports the applied instead of the durable sequence.
     ReportUndurable,
+    /// Once ours: recovery of the log builds on what it reads without writing it again.
+    LogTrustsCache,
+    /// Once ours: the outbox journal builds on what it reads without writing it again.
+    JournalTrustsCache,
+    /// Once ours: opening the outbox journal does not make the rename that brought it there durable.
+    JournalTrustsRename,
+    /// Once ours: a submission is refused although what was written of it could not be taken back.
+    RefuseWhatStays,
+    /// Once ours: a rejection that could not be written down is forgotten, while later ones are written.
+    ForgetUnwritten,
+    /// Once ours: what a killed replica had applied counts as durable at its next start.
+    StartsDurable,
+    /// Once ours: a rewritten outbox journal is one batch, without a mark.
+    JournalWithoutMarks,
+    /// Once ours: a member's first position is saved some time later.
+    FirstPositionLazy,
     /// A restart takes an unsynced index for durable and skips what the log has more.
     SkipCatchUp,
 }

@@ -128,9 +128,12 @@ impl Journal {
         if scan.stopped.is_some() {
             cut_tail(&*fs, dir, &*file, length, &scan)?;
         }
-        write_again(&*file, end.2).map_err(IoFailure::at("sync", FILE))?;
+        let length = if planted::is(Bug::JournalTrustsCache) { 0 } else { end.2 };
+        write_again(&*file, length).map_err(IoFailure::at("sync", FILE))?;
         // A rewrite whose rename was not made durable may have brought the file here.
-        fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+        if !planted::is(Bug::JournalTrustsRename) {
+            fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+        }
         let mut journal = Journal {
             fs,
             dir: dir.to_owned(),
@@ -169,7 +172,7 @@ impl Journal {
         let (seq, chain) = encode_all(records, self.seq, self.chain, &mut bytes)?;
         if let Err(error) = self.file.write_at(&bytes, self.end) {
             let undone = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
-            if undone.is_err() {
+            if undone.is_err() && !planted::is(Bug::RefuseWhatStays) {
                 // Records that could not be taken back may be found at the next open: nobody may be told that they were
                 // refused.
                 self.poisoned = true;
@@ -206,6 +209,9 @@ impl Journal {
     /// Says behind the last record that everything before was durable. It needs no sync of its own, and where it cannot
     /// be written nothing is lost but its help.
     fn mark(&mut self) {
+        if planted::is(Bug::JournalWithoutMarks) {
+            return;
+        }
         let mut bytes = Vec::new();
         let parts = FrameParts { kind: MARK, flags: 0, batch_index: 0, seq: self.seq.next() };
         if encode_frame(parts, &self.chain, &[], &mut bytes).is_ok() {
@@ -263,8 +269,9 @@ fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[JournalEntry
     let mut bytes = header.encode().to_vec();
     let (mut seq, mut chain) = (Seq::ZERO, CHAIN_START);
     // A batch each: damage of one of them is never taken for a torn batch.
-    for record in records {
-        (seq, chain) = encode_all(std::slice::from_ref(record), seq, chain, &mut bytes)?;
+    let piece = if planted::is(Bug::JournalWithoutMarks) { records.len().max(1) } else { 1 };
+    for record in records.chunks(piece) {
+        (seq, chain) = encode_all(record, seq, chain, &mut bytes)?;
     }
     let path = dir.join(FILE);
     crate::env::fs::replace_file(&*fs, &path, &bytes).map_err(IoFailure::at("write", FILE))?;

@@ -284,7 +284,9 @@ impl OutboxWriter {
         }
         if let Err(error) = self.write(&frames)? {
             self.forget(&accepted, &error);
-            self.unwritten = noted;
+            if !planted::is(Bug::ForgetUnwritten) {
+                self.unwritten = noted;
+            }
             let error = SubmitError::Disk(error.to_string());
             accepted.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone()))));
             twins.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));

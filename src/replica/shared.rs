@@ -99,7 +99,7 @@ impl Shared {
             receipts: Receipts::default(),
             applied: watch::channel(seq).0,
             // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
-            durable: watch::channel(Seq::ZERO).0,
+            durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,
             outbox_changed: watch::channel(0).0,
             changes: broadcast::channel(16 << 10).0,
             resync_wanted: AtomicBool::new(false),

@@ -407,6 +407,15 @@ impl World {
         if self.fatal(number, result) {
             return Ok(());
         }
+        // The outbox writer takes its notes at once, or is busy.
+        if self.chance(60)
+            && let Some(running) = self.running(number, life)
+        {
+            let kept = running.stepped.keep_journal(REWRITE_BYTES_MIN);
+            if self.fatal(number, kept) {
+                return Ok(());
+            }
+        }
         self.replicas[number].compared = compared;
         self.look_at_receipts(number)?;
         self.check_replica(number)?;

@@ -229,7 +229,9 @@ impl World {
 
     /// Flips a bit of a stopped replica's journal: refused at the start, or without effect. Then it is flipped back.
     fn damage_journal(&mut self, number: usize) -> bool {
-        if self.replicas[number].running.is_none() {
+        // Without its mark the last batch cannot be told from a torn one; a failing disk may refuse just the mark.
+        let may_refuse = |(fault, _): &(Fault, Time)| matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull);
+        if self.replicas[number].running.is_none() || self.plan.faults.iter().any(may_refuse) {
             return false;
         }
         self.stop_replica(number, false, "its journal is damaged");

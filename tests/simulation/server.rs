@@ -106,6 +106,8 @@ impl World {
             return;
         }
         self.note(|| format!("datastore ends: {why}, power={power}"));
+        // Reports are written down now and then.
+        self.reported = self.saved_reports.clone();
         if power {
             let survival = [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything];
             let survival = survival[self.random.below(4)];
@@ -194,6 +196,7 @@ impl World {
                 let is_first = datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
                 if is_first && let Ok(text) = datastore.registry.text(now_ms) {
                     self.disks.members = text;
+                    self.saved_reports[replica] = Some((self.now, progress.applied));
                 }
                 let before = self.reported[replica].map_or(Seq::ZERO, |(_, applied)| applied);
                 self.reported[replica] = Some((self.now, progress.applied.max(before)));
@@ -521,6 +524,7 @@ impl World {
         }
         if let Ok(text) = datastore.registry.text(now_ms) {
             self.disks.members = text;
+            self.saved_reports = self.reported.clone();
         }
         self.after(3 * SECOND, Event::DatastoreUpkeep);
         Ok(())

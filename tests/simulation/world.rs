@@ -127,6 +127,8 @@ pub struct World {
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
     /// By replica: when the datastore last heard of it, and its durable sequence as told.
     pub reported: Vec<Option<(Time, Seq)>>,
+    /// As the datastore has written it down.
+    pub saved_reports: Vec<Option<(Time, Seq)>>,
     /// How far the compaction under way may go, and for whose sake.
     pub limit: Option<(Seq, String)>,
     /// By replica: what has reached its disk for good.
@@ -197,6 +199,7 @@ impl World {
             summary: Summary::default(),
             flipped: None,
             reported: vec![None; plan.replicas],
+            saved_reports: vec![None; plan.replicas],
             journal_lost: None,
             persisted: vec![None; plan.replicas],
             looked_at: vec![None; plan.replicas],
