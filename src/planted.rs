@@ -113,6 +113,8 @@ bugs! {
     StartsDurable,
     /// Once ours: a rewritten outbox journal is one batch, without a mark.
     JournalWithoutMarks,
+    /// Once ours: the outbox journal is rewritten while the state that decided its transactions is in memory only.
+    RewriteBeforePersist,
     /// Once ours: a member's first position is saved some time later.
     FirstPositionLazy,
     /// A restart takes an unsynced index for durable and skips what the log has more.

@@ -491,6 +491,14 @@ impl OutboxWriter {
             let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
             rejected.chain(pending).collect::<Vec<_>>()
         };
+        // What the new journal lacks was decided by the state, which may be in memory only: without this a power cut would
+        // hide an accepted transaction until the datastore is reached again.
+        if !planted::is(Bug::RewriteBeforePersist)
+            && let Err(error) = self.shared.state().persist()
+        {
+            tracing::warn!(%error, "the outbox journal is not rewritten before the state is durable");
+            return;
+        }
         if let Err(error) = self.journal.replace_with(&frames) {
             tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
         }
