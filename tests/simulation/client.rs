@@ -506,7 +506,7 @@ impl World {
                     Op::Put { collection, key, value }
                 });
             }
-            if self.chance(25) {
+            if self.chance(40) {
                 let (collection, key) = self.any_key();
                 let known = self.replicas[number].running.as_ref().and_then(|running| {
                     running.stepped.get(&collection, &key).ok().flatten().and_then(|object| object.version)

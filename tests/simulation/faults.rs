@@ -64,7 +64,8 @@ impl World {
                 let node = &mut self.replicas[number];
                 let at = node.fs.operations() + self.random.next_u64() % 10;
                 let kind = KINDS[self.random.below(3)];
-                self.replicas[number].fs.fail_at(at, memory::Fault::Once(kind));
+                let what = if self.chance(40) { memory::Fault::Stop } else { memory::Fault::Once(kind) };
+                self.replicas[number].fs.fail_at(at, what);
             }
             Fault::ReplicaFull => {
                 let fs = &self.replicas[number].fs;

@@ -196,6 +196,9 @@ impl World {
                 let is_first = datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
                 if is_first && let Ok(text) = datastore.registry.text(now_ms) {
                     self.disks.members = text;
+                }
+                // From its first report on a member counts, whatever happens to the datastore.
+                if self.saved_reports[replica].is_none() {
                     self.saved_reports[replica] = Some((self.now, progress.applied));
                 }
                 let before = self.reported[replica].map_or(Seq::ZERO, |(_, applied)| applied);
