@@ -29,8 +29,10 @@ pub enum Survival {
 /// A failure to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// One operation fails with this kind of error.
+    /// One operation fails with this kind of error; of a write, half is done.
     Once(io::ErrorKind),
+    /// One operation fails because the disk is full; of a write, at most this many bytes are done.
+    Short(usize),
     /// This operation and all after it fail: the machine is gone until [`MemoryFs::crash`].
     Stop,
 }
@@ -65,6 +67,8 @@ struct World {
     locks: BTreeSet<PathBuf>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    /// The fault that struck last.
+    struck: Option<Fault>,
     capacity: Option<u64>,
 }
 
@@ -191,9 +195,9 @@ impl World {
         let number = self.operations;
         self.operations += 1;
         match self.fault {
-            Some((at, Fault::Once(kind))) if number == at => {
-                self.fault = None;
-                Err(io::Error::new(kind, "simulated fault"))
+            Some((at, fault @ (Fault::Once(_) | Fault::Short(_)))) if number == at => {
+                (self.fault, self.struck) = (None, Some(fault));
+                Err(if let Fault::Once(kind) = fault { io::Error::new(kind, "simulated fault") } else { full() })
             }
             Some((at, Fault::Stop)) if number >= at => Err(io::Error::other("the simulated machine has stopped")),
             _ => Ok(()),
@@ -343,7 +347,11 @@ impl File for MemoryFile {
         let extra = (offset + bytes.len() as u64).saturating_sub(world.nodes[self.node].live.len() as u64);
         let outcome = outcome.and_then(|()| if world.room_for(extra) { Ok(()) } else { Err(full()) });
         // A failed write may have got anywhere: half of it is a good guess.
-        let written = if outcome.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        let written = match (&outcome, world.struck.take()) {
+            (Ok(()), _) => bytes,
+            (Err(_), Some(Fault::Short(most))) => &bytes[..bytes.len().min(most)],
+            (Err(_), _) => &bytes[..bytes.len() / 2],
+        };
         let extra = (offset + written.len() as u64).saturating_sub(world.nodes[self.node].live.len() as u64);
         if !written.is_empty() && world.room_for(extra) {
             let node = &mut world.nodes[self.node];

@@ -1,0 +1,252 @@
+//! One long scripted life of a log and an outbox journal, cut off or failed at every single file operation.
+//!
+//! After a crash the log opens, everything acknowledged is there, nothing is invented, and the script goes on to its
+//! end. After a failed operation what was acknowledged is there, and what was shown after a restart survives a crash.
+//! A sample by default; `GRAVWELL_CRASH_POINTS=all` does everything. The totals go to standard output.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod logkit;
+
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::sync::Arc;
+
+use gravwell::env::memory::{Fault, MemoryFs, Survival};
+use gravwell::log::journal::{Journal, JournalEntry, JournalError};
+use gravwell::log::{AppendError, Log};
+use gravwell::model::{Entry, Seq};
+use logkit::{check, compact, history, is_full, open, outbox_dir};
+
+const ENTRIES: u64 = 210;
+
+/// What was promised, and what besides may have happened.
+#[derive(Clone, Debug, Default)]
+struct Promised {
+    seq: u64,
+    tried: u64,
+    generation: u32,
+    /// What the journal may hold, as ranges of record numbers.
+    journal: Vec<Range<u64>>,
+}
+
+/// A restart of the machine, or of the process.
+#[derive(Debug)]
+struct Stopped(String);
+
+fn stopped(error: impl std::fmt::Display) -> Stopped {
+    Stopped(error.to_string())
+}
+
+fn record(n: u64) -> JournalEntry {
+    (16 + (n % 3) as u8, vec![n as u8; 10 + (n % 5) as usize * 60])
+}
+
+fn open_journal(fs: &MemoryFs) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
+    let (journal, records) = Journal::open(Arc::new(fs.clone()), &outbox_dir())?;
+    Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
+}
+
+/// Which records a journal holds: the one allowed range that it equals.
+fn range_of(found: &[JournalEntry], allowed: &[Range<u64>]) -> Option<Range<u64>> {
+    if allowed.is_empty() && found.is_empty() {
+        return Some(0..0);
+    }
+    allowed.iter().find(|range| (*range).clone().map(record).eq(found.iter().cloned())).cloned()
+}
+
+/// The script, from wherever the files are to its end.
+struct Life<'a> {
+    fs: &'a MemoryFs,
+    all: &'a [Entry],
+    promised: &'a mut Promised,
+}
+
+impl Life<'_> {
+    fn run(&mut self) -> Result<(), Stopped> {
+        let (mut log, _) = open(self.fs).map_err(stopped)?;
+        let (mut journal, found) = open_journal(self.fs).map_err(stopped)?;
+        let held = range_of(&found, &self.promised.journal);
+        let mut held = held.unwrap_or_else(|| panic!("journal: {} records, {:?}", found.len(), self.promised));
+        self.promised.journal = vec![held.clone()];
+        self.promised.seq = self.promised.seq.max(log.head().0.0);
+        while log.head().0.0 < ENTRIES {
+            let head = log.head().0.0;
+            self.batch(&mut log)?;
+            let now = log.head().0.0;
+            let passed = |mark: u64| head < mark && mark <= now;
+            if (1..20).any(|n| passed(n * 17)) {
+                // What fails here is no harm to the log.
+                let _ = log.idle();
+            }
+            if passed(100) || passed(170) {
+                match log.seal() {
+                    Ok(()) | Err(AppendError::Full { .. }) => {}
+                    Err(error) => return Err(stopped(error)),
+                }
+            }
+            if passed(60) || passed(120) || passed(180) {
+                let _ = compact(&log, now - 15);
+            }
+            if now >= 90 && log.generation().0 == 1 {
+                match log.raise_generation() {
+                    Ok(generation) => self.promised.generation = generation.0,
+                    Err(AppendError::Full { .. }) => {}
+                    Err(error) => return Err(stopped(error)),
+                }
+            }
+            self.journal(&mut journal, &mut held, now)?;
+            if passed(80) || passed(150) {
+                log.close().map_err(stopped)?;
+                log = open(self.fs).map_err(stopped)?.0;
+            }
+        }
+        log.close().map_err(stopped)
+    }
+
+    fn batch(&mut self, log: &mut Log) -> Result<(), Stopped> {
+        let head = log.head().0.0;
+        let end = (head + 1 + head % 3).min(ENTRIES);
+        let batch = &self.all[head as usize..end as usize];
+        self.promised.tried = end;
+        match log.append(batch) {
+            Ok(_) => {}
+            // Refused, as a push is refused; the next round tries again.
+            Err(AppendError::Full { .. }) => {
+                self.promised.tried = head;
+                return Ok(());
+            }
+            Err(error) => return Err(stopped(error)),
+        }
+        self.promised.seq = log.sync().map_err(stopped)?.seq().0;
+        Ok(())
+    }
+
+    fn journal(&mut self, journal: &mut Journal, held: &mut Range<u64>, now: u64) -> Result<(), Stopped> {
+        let next = held.end;
+        // After a rewrite that failed the files may hold what it wrote, or what was there before.
+        let longer: Vec<_> = self.promised.journal.iter().map(|range| range.start..next + 1).collect();
+        self.promised.journal.extend(longer);
+        match journal.append(&[record(next)]) {
+            Ok(()) => journal.sync().map_err(stopped)?,
+            Err(error) => {
+                return if matches!(error, JournalError::Io(_)) { Ok(()) } else { Err(stopped(error)) };
+            }
+        }
+        held.end = next + 1;
+        self.promised.journal = vec![held.clone()];
+        if now.is_multiple_of(13) {
+            let newer = u64::midpoint(held.start, held.end)..held.end;
+            self.promised.journal.push(newer.clone());
+            match journal.replace_with(&newer.clone().map(record).collect::<Vec<_>>()) {
+                Ok(()) => *held = newer,
+                Err(JournalError::Io(_)) => return Ok(()),
+                Err(error) => return Err(stopped(error)),
+            }
+            self.promised.journal = vec![held.clone()];
+        }
+        Ok(())
+    }
+}
+
+fn live(fs: &MemoryFs, all: &[Entry], promised: &mut Promised) -> Result<(), Stopped> {
+    Life { fs, all, promised }.run()
+}
+
+/// Opens what a crash left and compares it with what was promised; returns what is there now.
+fn after_crash(fs: &MemoryFs, all: &[Entry], promised: &Promised, context: &str) -> Promised {
+    let (log, _) = open(fs).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let found = check(&log, all, context).head.0;
+    let Promised { seq, tried, generation, .. } = promised;
+    assert!((*seq..=*tried.max(seq)).contains(&found), "{context}: {seq} <= {found} <= {tried}");
+    assert!(log.generation().0 >= *generation, "{context}: generation {generation}");
+    let (_, records) = open_journal(fs).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let held = range_of(&records, &promised.journal);
+    let held = held.unwrap_or_else(|| panic!("{context}: journal has {} records, {promised:?}", records.len()));
+    Promised { seq: found, tried: found, generation: log.generation().0, journal: vec![held] }
+}
+
+/// Runs the script to its end, on a sound machine.
+fn to_the_end(fs: &MemoryFs, all: &[Entry], promised: &mut Promised, context: &str) {
+    live(fs, all, promised).unwrap_or_else(|Stopped(error)| panic!("{context}: {error}"));
+    let (log, _) = open(fs).expect("opens");
+    check(&log, all, context);
+    assert_eq!(log.head().0, Seq(ENTRIES), "{context}");
+    assert!(log.reader().verify(&mut |_, _| {}).expect("verifies").is_good(), "{context}");
+}
+
+fn operations(all: &[Entry]) -> u64 {
+    let fs = MemoryFs::new();
+    let mut promised = Promised::default();
+    to_the_end(&fs, all, &mut promised, "undisturbed");
+    assert!(fs.operations() >= 300, "{}", fs.operations());
+    fs.operations()
+}
+
+#[test]
+fn p01_a_crash_after_any_operation_loses_nothing_acknowledged() {
+    let all = history(ENTRIES);
+    let (count, full) = (operations(&all), is_full("GRAVWELL_CRASH_POINTS"));
+    let (mut crashes, mut finished) = (0, 0);
+    for stop in 0..=count {
+        let fs = MemoryFs::new();
+        fs.fail_at(stop, Fault::Stop);
+        let mut promised = Promised::default();
+        let ended = live(&fs, &all, &mut promised);
+        assert!(ended.is_err() || stop >= count - 8, "{stop}: the machine had stopped");
+        let seeds = [stop, stop + 1_000, stop + 2_000];
+        let kinds = [Survival::Prefix, Survival::Sectors].into_iter().flat_map(|kind| seeds.map(|seed| (kind, seed)));
+        let ways = [(Survival::Nothing, 0), (Survival::Everything, 0)].into_iter().chain(kinds);
+        for (number, (survival, seed)) in ways.enumerate() {
+            let is_sampled = (stop + number as u64).is_multiple_of(4);
+            if !full && !is_sampled {
+                continue;
+            }
+            let context = format!("crash at {stop}, {survival:?}, seed {seed}");
+            let after = fs.crash(survival, seed);
+            let mut there = after_crash(&after, &all, &promised, &context);
+            // What the log showed once it shows for ever.
+            let again = after_crash(&after.crash(Survival::Nothing, 0), &all, &there, &context);
+            assert_eq!(again.seq, there.seq, "{context}");
+            crashes += 1;
+            if full || (stop + number as u64).is_multiple_of(28) {
+                to_the_end(&after, &all, &mut there, &context);
+                finished += 1;
+            }
+        }
+    }
+    println!("crashes: {count} operations, {crashes} crashes, {finished} continued to the end");
+}
+
+#[test]
+fn p01_a_failure_of_any_operation_loses_nothing_acknowledged() {
+    let all = history(ENTRIES);
+    let (count, full) = (operations(&all), is_full("GRAVWELL_CRASH_POINTS"));
+    let faults =
+        [Fault::Once(ErrorKind::Other), Fault::Once(ErrorKind::StorageFull), Fault::Short(0), Fault::Short(60)];
+    let (mut failures, mut restarts) = (0, 0);
+    for stop in 0..count {
+        for (number, fault) in faults.into_iter().enumerate() {
+            if !full && !(stop + number as u64).is_multiple_of(3) {
+                continue;
+            }
+            let context = format!("{fault:?} at {stop}");
+            let fs = MemoryFs::new();
+            fs.fail_at(stop, fault);
+            let mut promised = Promised::default();
+            failures += 1;
+            if let Err(Stopped(_)) = live(&fs, &all, &mut promised) {
+                restarts += 1;
+                // The process is started again; the machine went on, and its cache with it.
+                let mut there = after_crash(&fs, &all, &promised, &context);
+                for survival in [Survival::Nothing, Survival::Sectors] {
+                    let again = after_crash(&fs.crash(survival, stop), &all, &there, &context);
+                    assert_eq!(again.seq, there.seq, "{context}: it was shown, and then it was gone");
+                }
+                to_the_end(&fs, &all, &mut there, &context);
+            } else {
+                after_crash(&fs.crash(Survival::Nothing, 0), &all, &promised, &context);
+            }
+        }
+    }
+    println!("failures: {count} operations, {failures} failures, {restarts} restarts");
+}
