@@ -427,8 +427,15 @@ pub(super) fn create_segment(fs: &dyn Fs, dir: &Path, header: FileHeader) -> Res
     let name = SegmentName { first: header.first, last: None }.to_string();
     let path = dir.join(&name);
     let file = fs.create(&path).map_err(IoFailure::at("create", &name))?;
-    file.write_at(&header.encode(), 0).map_err(IoFailure::at("write", &name))?;
-    file.sync_data().map_err(IoFailure::at("sync", &name))?;
-    fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+    let fill = || {
+        file.write_at(&header.encode(), 0).map_err(IoFailure::at("write", &name))?;
+        file.sync_data().map_err(IoFailure::at("sync", &name))?;
+        fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))
+    };
+    if let Err(failure) = fill() {
+        // Half a segment would look like damage to whoever verifies the log meanwhile. What stays is cut at the next start.
+        let _ = fs.remove(&path);
+        return Err(failure);
+    }
     Ok(Segment { name, file, header, footer: None, index: SparseIndex::default().into(), garbage: 0.into() })
 }
