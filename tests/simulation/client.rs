@@ -455,6 +455,13 @@ impl World {
             self.after(SECOND, Event::Report(number, life));
             return self.client_broken(id, "silence");
         }
+        // A read that finds damage ends the connection, so that the next one begins with a snapshot.
+        if running.stepped.wants_resync()
+            && let Some(id) = running.link.as_ref().filter(|link| link.intake.is_some()).map(|link| link.id)
+        {
+            self.after(SECOND, Event::Report(number, life));
+            return self.hang_up(number, id, "the state must be fetched anew");
+        }
         if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
             let (id, progress) = (link.id, running.stepped.progress());
             self.send(id, Message::Progress(progress));
