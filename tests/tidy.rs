@@ -15,6 +15,8 @@ const FLOORS: &[&[&str]] = &[
     &["trust"],
     &["transport"],
     &["replica", "datastore"],
+    &["objects"],
+    &["web"],
     &["ctl"],
 ];
 /// Within a row, these may use each other.

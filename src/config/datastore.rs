@@ -3,7 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::{ConfigError, Configured, Source};
 use crate::model::Limits;
+
+/// Where data goes unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/datastore";
 
 /// Settings of a datastore.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,55 @@ pub struct DatastoreConfig {
     pub value_bytes_max: usize,
     /// Largest transaction.
     pub txn_bytes_max: usize,
+}
+
+impl Configured for DatastoreConfig {
+    const VARIABLES: &'static [(&'static str, &'static str)] = &[
+        ("GRAVWELL_DATASTORE_LISTEN_ADDRESS", "Datastore-Listen-Address"),
+        ("GRAVWELL_DATASTORE_LISTEN_PORT", "Datastore-Port"),
+    ];
+
+    fn defaults() -> DatastoreConfig {
+        DatastoreConfig::for_dir(Path::new(DEFAULT_DATA_DIR))
+    }
+
+    fn has_section(_section: &str) -> bool {
+        false
+    }
+
+    fn set(&mut self, source: &Source) -> Result<(), ConfigError> {
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        match source.name().as_str() {
+            "datastore-port" => self.port = source.port()?,
+            "datastore-listen-address" => self.listen = source.ip("Datastore-Port")?,
+            "datastore-update-interval" => self.update_interval_s = source.number(1..=3600)?,
+            "datastore-data-dir" => self.data_dir = PathBuf::from(source.text()?),
+            "datastore-server-name" => source.add_to(&mut self.server_names),
+            "datastore-metrics-address" => self.metrics = source.socket()?,
+            "datastore-log-segment-mb" => self.segment_bytes = source.mebibytes(1..=4096)?,
+            "datastore-log-history-ops" => self.history_ops = source.number(0..=u64::MAX)?,
+            "datastore-log-history-hours" => self.history_hours = source.number(0..=1_000_000)?,
+            "datastore-compact-garbage-percent" => {
+                self.compact_garbage_percent = u8::try_from(source.number(1..=100)?).unwrap_or(50);
+            }
+            "datastore-compact-min-mb" => self.compact_min_bytes = source.mebibytes(1..=1 << 30)?,
+            "datastore-member-retention-hours" => self.retention_hours = source.number(0..=1_000_000)?,
+            "datastore-min-free-mb" => self.min_free_bytes = source.mebibytes(0..=1 << 30)?,
+            "datastore-reserve-mb" => self.reserve_bytes = source.mebibytes(0..=1 << 20)?,
+            "datastore-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
+            "datastore-max-key-bytes" => self.key_bytes_max = size(source.number(1..=1 << 20)?),
+            "datastore-max-value-kb" => self.value_bytes_max = size(source.number(1..=1 << 20)? << 10),
+            "datastore-max-txn-kb" => self.txn_bytes_max = size(source.number(1..=1 << 20)? << 10),
+            "datastore-max-subscribers" => self.subscribers_max = source.number(1..=1 << 20)?,
+            "datastore-certificate-days" => {
+                self.certificate_days = u32::try_from(source.number(1..=36_500)?).unwrap_or(90);
+            }
+            "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,
+            "log-level" => self.log_level = source.log_level()?,
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl DatastoreConfig {
@@ -115,8 +168,8 @@ impl DatastoreConfig {
     ///
     /// # Errors
     /// Names the settings that do not.
-    pub fn check(&self) -> Result<(), super::ConfigError> {
-        let wrong = |what: String| Err(super::ConfigError(what));
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |what: String| Err(ConfigError(what));
         if self.value_bytes_max >= self.txn_bytes_max {
             return wrong(format!(
                 "the largest value ({} bytes) must be smaller than the largest transaction ({} bytes)",

@@ -4,13 +4,15 @@
 
 pub mod datastore;
 pub mod parameters;
+mod setting;
 pub mod syntax;
+pub mod webserver;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use datastore::DatastoreConfig;
+pub use setting::Source;
+
 use syntax::{Place, Setting};
 
 /// A configuration that cannot be used: file, line, column, what is wrong, what to write instead.
@@ -30,30 +32,31 @@ impl fmt::Display for Warning {
 
 /// Where the configuration is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/opt/gravwell/etc/gravwell.conf";
-/// Where data goes unless told otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/datastore";
 
-struct Source {
-    file: PathBuf,
-    setting: Setting,
+/// Settings of one process, with defaults that work without a file.
+pub trait Configured: Sized {
+    /// Variables of the environment, each with the parameter for which it stands.
+    const VARIABLES: &'static [(&'static str, &'static str)];
+
+    /// The defaults.
+    fn defaults() -> Self;
+
+    /// Whether a section other than `[Global]` concerns this process.
+    fn has_section(section: &str) -> bool;
+
+    /// Takes one setting; those of other processes are ignored.
+    ///
+    /// # Errors
+    /// When the value cannot be used.
+    fn set(&mut self, source: &Source) -> Result<(), ConfigError>;
 }
 
-impl Source {
-    fn wrong(&self, what: impl fmt::Display) -> ConfigError {
-        ConfigError(format!("{}, {}: {}: {what}", self.file.display(), self.setting.place, self.setting.name))
-    }
-
-    fn text(&self) -> Result<&str, ConfigError> {
-        self.setting.value.as_deref().ok_or_else(|| self.wrong("a value is missing: write `name=value`"))
-    }
-}
-
-/// Reads the configuration of a datastore; returns it with warnings. Without `path` the default file is read when it
+/// Reads the configuration of a process; returns it with warnings. Without `path` the default file is read when it
 /// exists.
 ///
 /// # Errors
 /// When a file cannot be read or holds a mistake.
-pub fn load(path: Option<&Path>) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {
+pub fn load<C: Configured>(path: Option<&Path>) -> Result<(C, Vec<Warning>), ConfigError> {
     load_with(path, &|name| std::env::var(name).ok())
 }
 
@@ -61,14 +64,14 @@ pub fn load(path: Option<&Path>) -> Result<(DatastoreConfig, Vec<Warning>), Conf
 ///
 /// # Errors
 /// See [`load`].
-pub fn load_with(
+pub fn load_with<C: Configured>(
     path: Option<&Path>,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {
+) -> Result<(C, Vec<Warning>), ConfigError> {
     let default = Path::new(DEFAULT_FILE);
     let file = path.or_else(|| default.exists().then_some(default));
     let settings = file.map_or_else(|| Ok(Vec::new()), read_all)?;
-    let mut config = DatastoreConfig::for_dir(Path::new(DEFAULT_DATA_DIR));
+    let mut config = C::defaults();
     let warnings = take_in(&settings, &mut config)?;
     take_environment(&settings, environment, &mut config)?;
     Ok((config, warnings))
@@ -109,22 +112,19 @@ fn read_one(file: &Path) -> Result<Vec<Source>, ConfigError> {
     Ok(settings.into_iter().map(|setting| Source { file: file.to_owned(), setting }).collect())
 }
 
-fn take_in(settings: &[Source], config: &mut DatastoreConfig) -> Result<Vec<Warning>, ConfigError> {
+fn take_in<C: Configured>(settings: &[Source], config: &mut C) -> Result<Vec<Warning>, ConfigError> {
     let mut warnings = Vec::new();
     for source in settings {
         let Setting { section, name, .. } = &source.setting;
-        if !section.eq_ignore_ascii_case("global") {
-            if !parameters::is_foreign_section(section) {
-                warnings.push(warning(source, &format!("[{section}] is not a section that is known")));
-            }
-            continue;
-        }
-        if !parameters::is_known(name) {
+        let is_global = section.eq_ignore_ascii_case("global");
+        if is_global && !parameters::is_known(name) {
             let hint = parameters::closest(name).map_or_else(String::new, |known| format!("; did you mean {known}?"));
             warnings.push(warning(source, &format!("`{name}` is not a parameter that is known{hint}")));
-            continue;
+        } else if is_global || C::has_section(section) {
+            config.set(source)?;
+        } else if !parameters::is_foreign_section(section) {
+            warnings.push(warning(source, &format!("[{section}] is not a section that is known")));
         }
-        set(source, config)?;
     }
     Ok(warnings)
 }
@@ -133,103 +133,13 @@ fn warning(source: &Source, what: &str) -> Warning {
     Warning(format!("{}, {}: {what}", source.file.display(), source.setting.place))
 }
 
-fn number(source: &Source, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
-    let text = source.text()?;
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
-        None => text.parse(),
-    };
-    let number = parsed.map_err(|_| source.wrong(format!("`{text}` is not a whole number")))?;
-    if range.contains(&number) {
-        return Ok(number);
-    }
-    Err(source.wrong(format!("{number} is out of range: use {} to {}", range.start(), range.end())))
-}
-
-fn boolean(source: &Source) -> Result<bool, ConfigError> {
-    let Some(text) = source.setting.value.as_deref() else { return Ok(true) };
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Ok(true),
-        "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err(source.wrong(format!("`{text}` is neither true nor false"))),
-    }
-}
-
-fn set(source: &Source, config: &mut DatastoreConfig) -> Result<(), ConfigError> {
-    const MB: u64 = 1 << 20;
-    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let mb = |range| number(source, range).map(|number| number * MB);
-    match source.setting.name.to_ascii_lowercase().as_str() {
-        "datastore-port" => config.port = u16::try_from(number(source, 1..=65_535)?).unwrap_or(config.port),
-        "datastore-listen-address" => {
-            let text = source.text()?;
-            let address: Result<IpAddr, _> = text.parse();
-            let wrong = |_| source.wrong(format!("`{text}` is not an IP address; the port is Datastore-Port"));
-            config.listen = if text.is_empty() { None } else { Some(address.map_err(wrong)?) };
-        }
-        "datastore-update-interval" => config.update_interval_s = number(source, 1..=3600)?,
-        "datastore-data-dir" => config.data_dir = PathBuf::from(source.text()?),
-        "datastore-server-name" => match source.setting.value.as_deref() {
-            None => config.server_names.clear(),
-            Some(name) => config.server_names.push(name.to_owned()),
-        },
-        "datastore-metrics-address" => {
-            let text = source.text()?;
-            let address: Result<SocketAddr, _> = text.parse();
-            let wrong = |_| source.wrong(format!("`{text}` is not an address with a port, such as 127.0.0.1:9407"));
-            config.metrics = if text.is_empty() { None } else { Some(address.map_err(wrong)?) };
-        }
-        "datastore-log-segment-mb" => config.segment_bytes = mb(1..=4096)?,
-        "datastore-log-history-ops" => config.history_ops = number(source, 0..=u64::MAX)?,
-        "datastore-log-history-hours" => config.history_hours = number(source, 0..=1_000_000)?,
-        "datastore-compact-garbage-percent" => {
-            config.compact_garbage_percent = u8::try_from(number(source, 1..=100)?).unwrap_or(50);
-        }
-        "datastore-compact-min-mb" => config.compact_min_bytes = mb(1..=1 << 30)?,
-        "datastore-member-retention-hours" => config.retention_hours = number(source, 0..=1_000_000)?,
-        "datastore-min-free-mb" => config.min_free_bytes = mb(0..=1 << 30)?,
-        "datastore-reserve-mb" => config.reserve_bytes = mb(0..=1 << 20)?,
-        "datastore-cache-mb" => config.cache_bytes = mb(1..=1 << 20)?,
-        "datastore-max-key-bytes" => config.key_bytes_max = size(number(source, 1..=1 << 20)?),
-        "datastore-max-value-kb" => config.value_bytes_max = size(number(source, 1..=1 << 20)? << 10),
-        "datastore-max-txn-kb" => config.txn_bytes_max = size(number(source, 1..=1 << 20)? << 10),
-        "datastore-max-subscribers" => config.subscribers_max = number(source, 1..=1 << 20)?,
-        "datastore-certificate-days" => {
-            config.certificate_days = u32::try_from(number(source, 1..=36_500)?).unwrap_or(90);
-        }
-        "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => refuse_without_tls(source)?,
-        "log-level" => {
-            let text = source.text()?.to_ascii_lowercase();
-            let known = ["error", "warn", "info", "debug", "trace"].contains(&text.as_str());
-            let wrong = || source.wrong(format!("`{text}` is not a level: use ERROR, WARN, INFO, DEBUG or TRACE"));
-            config.log_level = if known { text } else { return Err(wrong()) };
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn refuse_without_tls(source: &Source) -> Result<(), ConfigError> {
-    if !boolean(source)? {
-        return Ok(());
-    }
-    Err(source.wrong(
-        "there is no mode without TLS: remove this line; members join with `gravwell-logctl enroll` and `join`, and \
-         need no certificate files",
-    ))
-}
-
 /// Variables count only where the file says nothing; `NAME_FILE` names a file whose first line is the value.
-fn take_environment(
+fn take_environment<C: Configured>(
     settings: &[Source],
     environment: &dyn Fn(&str) -> Option<String>,
-    config: &mut DatastoreConfig,
+    config: &mut C,
 ) -> Result<(), ConfigError> {
-    let variables = [
-        ("GRAVWELL_DATASTORE_LISTEN_ADDRESS", "Datastore-Listen-Address"),
-        ("GRAVWELL_DATASTORE_LISTEN_PORT", "Datastore-Port"),
-    ];
-    for (variable, parameter) in variables {
+    for (variable, parameter) in C::VARIABLES {
         let is_set = settings.iter().any(|source| {
             source.setting.section.eq_ignore_ascii_case("global")
                 && source.setting.name.eq_ignore_ascii_case(parameter)
@@ -246,11 +156,11 @@ fn take_environment(
         let setting = Setting {
             section: "Global".into(),
             subsection: None,
-            name: parameter.into(),
+            name: (*parameter).into(),
             value: Some(value.trim().to_owned()),
             place: Place { line: 1, column: 1 },
         };
-        set(&Source { file: PathBuf::from(format!("environment variable {variable}")), setting }, config)?;
+        config.set(&Source { file: PathBuf::from(format!("environment variable {variable}")), setting })?;
     }
     Ok(())
 }
@@ -266,6 +176,7 @@ fn first_line(variable: &str, file: &Path) -> Result<String, ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use super::datastore::DatastoreConfig;
     use super::*;
 
     fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {
@@ -322,10 +233,10 @@ mod tests {
         std::fs::write(overlay.join("10.conf"), "[Global]\nDatastore-Port=2\nDatastore-Server-Name=b\n")
             .expect("writes");
         std::fs::write(overlay.join("30.txt"), "nonsense").expect("writes");
-        let (config, _) = load_with(Some(&file), &|_| None).expect("loads");
+        let (config, _): (DatastoreConfig, _) = load_with(Some(&file), &|_| None).expect("loads");
         assert_eq!((config.port, config.server_names), (3, vec!["a".to_owned(), "b".to_owned()]));
         std::fs::write(overlay.join("40.conf"), "nonsense").expect("writes");
-        assert!(load_with(Some(&file), &|_| None).expect_err("bad overlay").0.contains("40.conf"));
+        assert!(load_with::<DatastoreConfig>(Some(&file), &|_| None).expect_err("bad overlay").0.contains("40.conf"));
     }
 
     #[test]

@@ -28,6 +28,15 @@ pub const DATASTORE: &[&str] = &[
     "Log-Level",
 ];
 
+/// Parameters of the webserver that are ours alone, in `[Global]`.
+const WEBSERVER: &[&str] = &[
+    "Webserver-Data-Dir",
+    "Web-Redirect-Port",
+    "Webserver-Metrics-Address",
+    "Webserver-Cache-MB",
+    "Initial-Admin-Default-Password",
+];
+
 /// Parameters of other processes, in `[Global]`.
 const OTHERS: &[&str] = &[
     "Datastore",
@@ -160,13 +169,13 @@ pub fn is_foreign_section(section: &str) -> bool {
 /// Whether somebody knows a parameter of `[Global]`.
 #[must_use]
 pub fn is_known(name: &str) -> bool {
-    among(DATASTORE, name) || among(OTHERS, name)
+    [DATASTORE, WEBSERVER, OTHERS].iter().any(|names| among(names, name))
 }
 
 /// The known name that looks most like `name`, if any is close.
 #[must_use]
 pub fn closest(name: &str) -> Option<&'static str> {
-    let all = DATASTORE.iter().chain(OTHERS);
+    let all = DATASTORE.iter().chain(WEBSERVER).chain(OTHERS);
     let scored = all.map(|known| (distance(&known.to_ascii_lowercase(), &name.to_ascii_lowercase()), *known));
     scored.min().filter(|(distance, known)| *distance <= known.len() / 4).map(|(_, known)| known)
 }

@@ -18,6 +18,7 @@ mod outbox;
 mod output;
 mod repair;
 mod replica;
+pub mod webserver;
 mod write;
 
 use std::process::ExitCode;

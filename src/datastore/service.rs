@@ -237,6 +237,15 @@ impl Datastore {
         admin::serve(&self.shared, &caller, receive, send).await
     }
 
+    /// Invites a member that reaches this datastore at its own address.
+    ///
+    /// # Errors
+    /// When the name is taken or the registry cannot be written.
+    pub fn invite(&self, name: &MemberName, role: Role, ttl_s: u64) -> Result<crate::codec::admin::Invitation, String> {
+        let invited = self.shared.members.invite(name, role, ttl_s, vec![self.address().to_string()], false);
+        invited.map_err(|error| error.to_string())
+    }
+
     /// Address on which it listens.
     #[must_use]
     pub fn address(&self) -> std::net::SocketAddr {

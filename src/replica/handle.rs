@@ -444,6 +444,30 @@ impl Replica {
         }
     }
 
+    /// Whether the datastore is reached.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.shared.link().connected
+    }
+
+    /// A number that rises with every change of the outbox and of the rejected list.
+    #[must_use]
+    pub fn watch_outbox(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.outbox_changed.subscribe()
+    }
+
+    /// Number of undecided transactions.
+    #[must_use]
+    pub fn outbox_depth(&self) -> usize {
+        self.shared.outbox().depth()
+    }
+
+    /// Where the state stands, without undecided transactions; `None` before anything was received.
+    #[must_use]
+    pub fn position(&self) -> Option<crate::model::Position> {
+        self.shared.position()
+    }
+
     /// Why the replica is not connected, for people; empty when it is.
     #[must_use]
     pub fn trouble(&self) -> String {

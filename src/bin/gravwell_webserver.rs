@@ -1,0 +1,31 @@
+//! The webserver's process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use gravwell::ctl::webserver::{WebserverArgs, run};
+
+/// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
+#[derive(Debug, Parser)]
+#[command(name = "gravwell_webserver", version, max_term_width = 100)]
+struct Args {
+    /// Data directory [default: as configured, or /opt/gravwell/webserver].
+    #[arg(long, env = "GRAVWELL_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    webserver: WebserverArgs,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Args { data_dir, mut webserver } = Args::parse();
+    webserver.data_dir = data_dir;
+    match run(webserver).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gravwell_webserver: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! One setting as it was found, and its value as a number, a switch, an address.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::ConfigError;
+use super::syntax::Setting;
+
+/// A setting and the file in which it stands.
+pub struct Source {
+    pub(super) file: PathBuf,
+    pub(super) setting: Setting,
+}
+
+impl Source {
+    pub(super) fn name(&self) -> String {
+        self.setting.name.to_ascii_lowercase()
+    }
+
+    pub(super) fn wrong(&self, what: impl fmt::Display) -> ConfigError {
+        ConfigError(format!("{}, {}: {}: {what}", self.file.display(), self.setting.place, self.setting.name))
+    }
+
+    pub(super) fn text(&self) -> Result<&str, ConfigError> {
+        self.setting.value.as_deref().ok_or_else(|| self.wrong("a value is missing: write `name=value`"))
+    }
+
+    /// Adds to a list; a name without a value empties it.
+    pub(super) fn add_to(&self, list: &mut Vec<String>) {
+        match self.setting.value.as_deref() {
+            None => list.clear(),
+            Some(value) => list.push(value.to_owned()),
+        }
+    }
+
+    pub(super) fn number(&self, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
+        let text = self.text()?;
+        let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+            Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
+            None => text.parse(),
+        };
+        let number = parsed.map_err(|_| self.wrong(format!("`{text}` is not a whole number")))?;
+        if range.contains(&number) {
+            return Ok(number);
+        }
+        Err(self.wrong(format!("{number} is out of range: use {} to {}", range.start(), range.end())))
+    }
+
+    /// A size given in MiB, in bytes.
+    pub(super) fn mebibytes(&self, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
+        Ok(self.number(range)? << 20)
+    }
+
+    pub(super) fn port(&self) -> Result<u16, ConfigError> {
+        Ok(u16::try_from(self.number(1..=65_535)?).unwrap_or(u16::MAX))
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        let Some(text) = self.setting.value.as_deref() else { return Ok(true) };
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            _ => Err(self.wrong(format!("`{text}` is neither true nor false"))),
+        }
+    }
+
+    /// An address to listen on; empty: all.
+    pub(super) fn ip(&self, port_parameter: &str) -> Result<Option<IpAddr>, ConfigError> {
+        let text = self.text()?;
+        let wrong = |_| self.wrong(format!("`{text}` is not an IP address; the port is {port_parameter}"));
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
+    }
+
+    /// An address with a port; empty: none.
+    pub(super) fn socket(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let text = self.text()?;
+        let wrong = |_| self.wrong(format!("`{text}` is not an address with a port, such as 127.0.0.1:9407"));
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
+    }
+
+    pub(super) fn log_level(&self) -> Result<String, ConfigError> {
+        let text = self.text()?.to_ascii_lowercase();
+        if ["error", "warn", "info", "debug", "trace"].contains(&text.as_str()) {
+            return Ok(text);
+        }
+        Err(self.wrong(format!("`{text}` is not a level: use ERROR, WARN, INFO, DEBUG or TRACE")))
+    }
+
+    /// There is no mode without TLS between members.
+    pub(super) fn refuse_without_tls(&self) -> Result<(), ConfigError> {
+        if !self.boolean()? {
+            return Ok(());
+        }
+        Err(self.wrong(
+            "there is no mode without TLS: remove this line; members join with `gravwell-logctl enroll` and `join`, and \
+             need no certificate files",
+        ))
+    }
+}

@@ -1,0 +1,293 @@
+//! What a webserver can be told, with defaults that work without a configuration file.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::{ConfigError, Configured, Source};
+
+/// Where data goes unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/webserver";
+
+/// `[Password-Control]`: what a new password must have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PasswordControl {
+    /// `Min-Length`, in characters.
+    pub length_min: usize,
+    /// `Require-Uppercase`.
+    pub uppercase: bool,
+    /// `Require-Lowercase`.
+    pub lowercase: bool,
+    /// `Require-Number`.
+    pub number: bool,
+    /// `Require-Special`.
+    pub special: bool,
+}
+
+/// Settings of a webserver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebserverConfig {
+    /// `Webserver-Data-Dir`: where everything is kept.
+    pub data_dir: PathBuf,
+    /// `Datastore`: addresses of the datastore. Without any, and without an identity, the webserver keeps a log of its own.
+    pub datastores: Vec<String>,
+    /// `External-Addr`: where other webservers and balancers reach this one.
+    pub external_addr: Option<String>,
+    /// `Datastore-Update-Interval`: rhythm of reports, in seconds.
+    pub update_interval_s: u64,
+    /// `Web-Port`.
+    pub port: u16,
+    /// `Web-Listen-Address`; `None`: all addresses.
+    pub listen: Option<IpAddr>,
+    /// `Certificate-File`; without one, a certificate is made.
+    pub certificate: Option<PathBuf>,
+    /// `Key-File`.
+    pub key: Option<PathBuf>,
+    /// `Insecure-Disable-HTTPS`.
+    pub plain_http: bool,
+    /// `Disable-HTTP-Redirector`.
+    pub no_redirect: bool,
+    /// `Web-Redirect-Port`: where plain HTTP is answered with the way to HTTPS.
+    pub redirect_port: u16,
+    /// `Webserver-Access-Control-Allow-Origin`.
+    pub allow_origin: Option<String>,
+    /// `Webserver-Enable-Frame-Embedding`.
+    pub may_be_framed: bool,
+    /// `Webserver-Content-Security-Policy`, instead of the strict one.
+    pub content_security_policy: Option<String>,
+    /// `Web-Files-Path`: files that are served instead of those in the program, when the directory exists.
+    pub web_files: Option<PathBuf>,
+    /// `Default-Language`.
+    pub language: String,
+    /// `Session-Timeout-Minutes`, in seconds.
+    pub session_timeout_s: u64,
+    /// `Persist-Web-Logins`.
+    pub persist_logins: bool,
+    /// `Login-Fail-Lock-Count`: failures before an account is held back; 0: never.
+    pub login_failures: u32,
+    /// `Login-Fail-Lock-Duration`, in seconds; 0: never.
+    pub login_window_s: u64,
+    /// `Max-Search-History`.
+    pub history_max: usize,
+    /// `Resource-Max-Size`, in bytes.
+    pub resource_bytes_max: u64,
+    /// `Webserver-UUID`; made and kept in the data directory when missing.
+    pub uuid: Option<String>,
+    /// `Webserver-Domain`.
+    pub domain: i16,
+    /// `Render-Store-Limit`, in MiB.
+    pub render_store_limit: u64,
+    /// `Disable-Map-Tile-Server-Proxy`.
+    pub no_tile_proxy: bool,
+    /// `Map-Tile-Server`.
+    pub tile_server: String,
+    /// `Disable-Feature-Popups`.
+    pub no_popups: bool,
+    /// `Webserver-Metrics-Address`: Prometheus endpoint; `None`: none.
+    pub metrics: Option<SocketAddr>,
+    /// `Webserver-Cache-MB`: memory for cached state, in bytes.
+    pub cache_bytes: u64,
+    /// `Initial-Admin-Default-Password`: the first administrator has the well-known password.
+    pub default_password: bool,
+    /// `Log-Level`.
+    pub log_level: String,
+    /// `Disable-Access-Log`.
+    pub no_access_log: bool,
+    /// `[Password-Control]`.
+    pub passwords: PasswordControl,
+}
+
+impl WebserverConfig {
+    /// The defaults, with data in `data_dir`.
+    #[must_use]
+    pub fn for_dir(data_dir: &Path) -> WebserverConfig {
+        WebserverConfig {
+            data_dir: data_dir.to_owned(),
+            datastores: Vec::new(),
+            external_addr: None,
+            update_interval_s: 5,
+            port: 443,
+            listen: None,
+            certificate: None,
+            key: None,
+            plain_http: false,
+            no_redirect: false,
+            redirect_port: 80,
+            allow_origin: None,
+            may_be_framed: false,
+            content_security_policy: None,
+            web_files: None,
+            language: "en-US".into(),
+            session_timeout_s: 60 * 60,
+            persist_logins: true,
+            login_failures: 5,
+            login_window_s: 5 * 60,
+            history_max: 100,
+            resource_bytes_max: 512 << 20,
+            uuid: None,
+            domain: 0,
+            render_store_limit: 1024,
+            no_tile_proxy: false,
+            tile_server: String::new(),
+            no_popups: false,
+            metrics: None,
+            cache_bytes: 64 << 20,
+            default_password: false,
+            log_level: "info".into(),
+            no_access_log: false,
+            passwords: PasswordControl::default(),
+        }
+    }
+
+    /// Where to listen: all addresses unless told otherwise.
+    #[must_use]
+    pub fn listen_address(&self) -> SocketAddr {
+        let all = if Path::new("/proc/net/if_inet6").exists() {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        };
+        SocketAddr::new(self.listen.unwrap_or(all), self.port)
+    }
+
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    /// Names the settings that do not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.certificate.is_some() != self.key.is_some() {
+            return Err(ConfigError("Certificate-File and Key-File belong together: give both, or none".into()));
+        }
+        Ok(())
+    }
+
+    fn set_password_control(&mut self, source: &Source) -> Result<(), ConfigError> {
+        let control = &mut self.passwords;
+        match source.name().as_str() {
+            "min-length" | "minlength" => control.length_min = usize::try_from(source.number(0..=1024)?).unwrap_or(0),
+            "require-uppercase" => control.uppercase = source.boolean()?,
+            "require-lowercase" => control.lowercase = source.boolean()?,
+            "require-number" => control.number = source.boolean()?,
+            "require-special" => control.special = source.boolean()?,
+            _ => {
+                return Err(source.wrong(
+                    "is not known in this section: use Min-Length, Require-Uppercase, Require-Lowercase, \
+                     Require-Number, Require-Special",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn path(source: &Source) -> Result<Option<PathBuf>, ConfigError> {
+    let text = source.text()?;
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+fn text(source: &Source) -> Result<Option<String>, ConfigError> {
+    let text = source.text()?;
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+impl Configured for WebserverConfig {
+    const VARIABLES: &'static [(&'static str, &'static str)] =
+        &[("GRAVWELL_DATASTORE", "Datastore"), ("GRAVWELL_WEBSERVER_UUID", "Webserver-UUID")];
+
+    fn defaults() -> WebserverConfig {
+        WebserverConfig::for_dir(Path::new(DEFAULT_DATA_DIR))
+    }
+
+    fn has_section(section: &str) -> bool {
+        ["password-control", "password-controls"].contains(&section.to_ascii_lowercase().as_str())
+    }
+
+    fn set(&mut self, source: &Source) -> Result<(), ConfigError> {
+        if Self::has_section(&source.setting.section) {
+            return self.set_password_control(source);
+        }
+        match source.name().as_str() {
+            "webserver-data-dir" => self.data_dir = PathBuf::from(source.text()?),
+            "datastore" => match text(source)? {
+                None => self.datastores.clear(),
+                Some(address) if address.contains(':') => self.datastores.push(address),
+                Some(host) => self.datastores.push(format!("{host}:9405")),
+            },
+            "external-addr" => self.external_addr = text(source)?,
+            "datastore-update-interval" => self.update_interval_s = source.number(1..=3600)?,
+            "web-port" => self.port = source.port()?,
+            "web-listen-address" => self.listen = source.ip("Web-Port")?,
+            "certificate-file" => self.certificate = path(source)?,
+            "key-file" => self.key = path(source)?,
+            "insecure-disable-https" => self.plain_http = source.boolean()?,
+            "disable-http-redirector" => self.no_redirect = source.boolean()?,
+            "web-redirect-port" => self.redirect_port = source.port()?,
+            "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
+            "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
+            "webserver-content-security-policy" => self.content_security_policy = text(source)?,
+            "web-files-path" => self.web_files = path(source)?,
+            "default-language" => source.text()?.clone_into(&mut self.language),
+            "session-timeout-minutes" => self.session_timeout_s = source.number(1..=5_256_000)? * 60,
+            "persist-web-logins" => self.persist_logins = source.boolean()?,
+            "login-fail-lock-count" => self.login_failures = u32::try_from(source.number(0..=1_000_000)?).unwrap_or(0),
+            "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,
+            "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
+            "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
+            "webserver-uuid" => self.uuid = text(source)?,
+            "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
+            "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
+            "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
+            "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
+            "disable-feature-popups" => self.no_popups = source.boolean()?,
+            "webserver-metrics-address" => self.metrics = source.socket()?,
+            "webserver-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
+            "initial-admin-default-password" => self.default_password = source.boolean()?,
+            "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,
+            "log-level" => self.log_level = source.log_level()?,
+            "disable-access-log" => self.no_access_log = source.boolean()?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Warning, load_with};
+
+    fn load_text(text: &str) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let file = temp.path().join("gravwell.conf");
+        std::fs::write(&file, text).expect("writes");
+        load_with(Some(&file), &|_| None)
+    }
+
+    #[test]
+    fn the_documented_sample_is_understood() {
+        let text = "[global]\nWeb-Port=80\nInsecure-Disable-HTTPS=true\nPersist-Web-Logins=True\n\
+                    Session-Timeout-Minutes=1440\nLogin-Fail-Lock-Count=4\nLogin-Fail-Lock-Duration=5\n\
+                    Datastore=10.0.0.1\nDatastore=10.0.0.2:9999\nExternal-Addr=web1.example.com:443\n\
+                    [Password-Control]\nMin-Length=8\nRequire-Special=yes\n[Default-Well]\nTags=a\n";
+        let (config, warnings) = load_text(text).expect("loads");
+        assert_eq!(warnings, []);
+        assert_eq!((config.port, config.plain_http, config.session_timeout_s), (80, true, 86_400));
+        assert_eq!((config.login_failures, config.login_window_s), (4, 300));
+        assert_eq!(config.datastores, ["10.0.0.1:9405", "10.0.0.2:9999"]);
+        assert_eq!((config.passwords.length_min, config.passwords.special), (8, true));
+    }
+
+    #[test]
+    fn mistakes_name_file_line_and_remedy() {
+        let cases = [
+            ("[Global]\nWeb-Port=0\n", "line 2, column 1: Web-Port: 0 is out of range"),
+            ("[Password-Control]\nMin-Lenght=8\n", "line 2, column 1: Min-Lenght: is not known in this section"),
+            ("[Global]\nDatastore-Insecure-Disable-TLS=true\n", "there is no mode without TLS"),
+        ];
+        for (text, what) in cases {
+            let error = load_text(text).expect_err(text).to_string();
+            assert!(error.contains(what), "{text}: {error}");
+        }
+        let half = WebserverConfig { key: Some("k".into()), ..WebserverConfig::for_dir(Path::new("d")) };
+        assert!(half.check().is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! The first administrator.
+
+use super::accounts;
+use super::passwords;
+use super::sessions::random;
+use super::store::Author;
+use super::users::{FIRST, User};
+use super::{CommitError, Committed, Moment, Store};
+
+/// How the first administrator comes to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirstPassword {
+    /// `admin` with the well-known password, for demonstrations and tests.
+    WellKnown,
+    /// `admin` with a random password, to be changed at the first login.
+    Random,
+}
+
+/// The well-known password.
+pub const WELL_KNOWN: &str = "changeme";
+/// Name of the first administrator.
+pub const NAME: &str = "admin";
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum First {
+    /// There is one already.
+    Exists,
+    /// Made here, with this password; decided or not.
+    Made {
+        /// The password.
+        password: String,
+        /// Whether the datastore has it.
+        is_decided: bool,
+    },
+}
+
+/// 20 characters that are easily told apart: more than 100 bits.
+fn new_password() -> std::io::Result<String> {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    Ok(random::<20>()?.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
+}
+
+/// Makes the first administrator unless there is one. Of two webservers that try at the same time, one finds the other's.
+///
+/// # Errors
+/// When the state cannot be read or written.
+pub async fn ensure(store: &Store, wanted: &FirstPassword) -> Result<First, CommitError> {
+    if store.has::<User>(&FIRST.to_string())? {
+        return Ok(First::Exists);
+    }
+    let refused = |reason: String| CommitError::Conflict(reason);
+    let password = match wanted {
+        FirstPassword::WellKnown => WELL_KNOWN.to_owned(),
+        FirstPassword::Random => new_password().map_err(|error| refused(error.to_string()))?,
+    };
+    let hash = passwords::hash(&password).await.map_err(|error| refused(error.to_string()))?;
+    let user = User {
+        uid: FIRST,
+        user: NAME.into(),
+        name: "Administrator".into(),
+        email: String::new(),
+        default_gid: None,
+        created: Moment::now(),
+    };
+    let writes = accounts::create_user(&user, hash, true, *wanted == FirstPassword::Random)?;
+    match store.commit(&Author::default(), "create the first administrator", writes).await {
+        Ok(committed) => Ok(First::Made { password, is_decided: matches!(committed, Committed::At(_)) }),
+        // Another webserver was first.
+        Err(CommitError::Conflict(_)) => Ok(First::Exists),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,212 @@
+//! Numbers for users and groups, unique even when two webservers that cannot see each other give them.
+//!
+//! While connected, a webserver leases ranges from a counter object (compare-and-set at commit) and keeps what is left in
+//! a file of its own. Out of leases and cut off, it draws at random from the upper half of the numbers. However
+//! a number came about, the object is created on the condition that there is none: should two ever meet, the later one
+//! is rejected and reported, not mixed up.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::record::Stored;
+use super::sessions::random;
+use super::store::Author;
+use super::{CommitError, Committed, Store, Writes};
+use crate::env::RealFs;
+use crate::env::fs::replace_file;
+
+/// Numbers leased at a time.
+const LEASE: i32 = 64;
+/// Below this many left, more are leased.
+const LOW: i32 = 16;
+/// Numbers from here on are drawn at random.
+const RANDOM_FROM: i32 = 1 << 30;
+
+/// Kinds of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// Users; 1 is the first administrator's.
+    Users,
+    /// Groups.
+    Groups,
+}
+
+impl Numbers {
+    /// Both.
+    pub const ALL: [Numbers; 2] = [Numbers::Users, Numbers::Groups];
+
+    fn name(self) -> &'static str {
+        match self {
+            Numbers::Users => "users",
+            Numbers::Groups => "groups",
+        }
+    }
+
+    fn first(self) -> i32 {
+        match self {
+            Numbers::Users => 2,
+            Numbers::Groups => 1,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Counter {
+    kind: String,
+    next: i32,
+}
+
+impl Stored for Counter {
+    const COLLECTION: &'static str = "id-leases";
+    fn key(&self) -> String {
+        self.kind.clone()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Range {
+    next: i32,
+    end: i32,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Leases {
+    users: Range,
+    groups: Range,
+}
+
+impl Leases {
+    fn of(&mut self, numbers: Numbers) -> &mut Range {
+        match numbers {
+            Numbers::Users => &mut self.users,
+            Numbers::Groups => &mut self.groups,
+        }
+    }
+}
+
+/// What this webserver has leased.
+#[derive(Debug)]
+pub struct Ids {
+    file: PathBuf,
+    leases: Mutex<Leases>,
+}
+
+impl Ids {
+    /// Reads what is left of earlier leases from `directory`; an unreadable file is as good as none.
+    #[must_use]
+    pub fn open(directory: &Path) -> Ids {
+        let file = directory.join("id-leases.json");
+        let leases =
+            std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Ids { file, leases: Mutex::new(leases) }
+    }
+
+    /// A number that nobody else is given.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn next(&self, numbers: Numbers) -> std::io::Result<i32> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = *leases;
+        let range = taken.of(numbers);
+        if range.next < range.end {
+            let number = range.next;
+            range.next += 1;
+            // A number counts as taken before it is used; without the file it would be given twice.
+            if self.save(&taken).is_ok() {
+                *leases = taken;
+                return Ok(number);
+            }
+        }
+        let random = i32::from_le_bytes(random::<4>()?);
+        Ok(RANDOM_FROM | (random & (RANDOM_FROM - 1)))
+    }
+
+    fn save(&self, leases: &Leases) -> std::io::Result<()> {
+        replace_file(&RealFs, &self.file, &serde_json::to_vec(leases)?)
+    }
+
+    /// Whether there are numbers of every kind.
+    #[must_use]
+    pub fn is_stocked(&self) -> bool {
+        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        [leases.users, leases.groups].iter().all(|range| range.next < range.end)
+    }
+
+    /// Leases more where little is left; does nothing while the datastore is away.
+    ///
+    /// # Errors
+    /// When the counter cannot be read, or the local disk refuses.
+    pub async fn refill(&self, store: &Store) -> Result<(), CommitError> {
+        for numbers in Numbers::ALL {
+            let left = {
+                let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+                let range = leases.of(numbers);
+                range.end - range.next
+            };
+            if left < LOW {
+                self.lease(store, numbers).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn lease(&self, store: &Store, numbers: Numbers) -> Result<(), CommitError> {
+        if !store.replica().is_connected() {
+            return Ok(());
+        }
+        let found = store.get::<Counter>(numbers.name())?;
+        let begin = found.as_ref().map_or(numbers.first(), |record| record.value.next);
+        if begin >= RANDOM_FROM - LEASE {
+            return Ok(());
+        }
+        let mut writes = Writes::new();
+        let counter = Counter { kind: numbers.name().into(), next: begin + LEASE };
+        match found {
+            None => writes.create(&counter, "another webserver leases numbers at this moment")?,
+            Some(record) if record.version.is_none() => return Ok(()),
+            Some(record) => {
+                writes.unchanged(&record, "another webserver leases numbers at this moment")?;
+                writes.set(&counter)?;
+            }
+        }
+        let what = format!("lease numbers for {}", numbers.name());
+        // Only a decided lease counts: one that is still under way may yet be given to another webserver.
+        if let Committed::At(_) = store.commit(&Author::default(), &what, writes).await? {
+            let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut taken = *leases;
+            *taken.of(numbers) = Range { next: begin, end: begin + LEASE };
+            if self.save(&taken).is_ok() {
+                *leases = taken;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leased_numbers_are_given_once_even_over_a_restart_and_then_random_ones() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let ids = Ids::open(temp.path());
+        ids.leases.lock().expect("lock").users = Range { next: 5, end: 7 };
+        assert_eq!(ids.next(Numbers::Users).expect("number"), 5);
+        let ids = Ids::open(temp.path());
+        assert_eq!(ids.next(Numbers::Users).expect("number"), 6);
+        assert!(ids.next(Numbers::Users).expect("number") >= RANDOM_FROM);
+        assert!(ids.next(Numbers::Groups).expect("number") >= RANDOM_FROM);
+    }
+
+    #[test]
+    fn a_number_is_not_given_when_that_cannot_be_written_down() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let ids = Ids::open(&temp.path().join("missing"));
+        ids.leases.lock().expect("lock").users = Range { next: 5, end: 7 };
+        assert!(ids.next(Numbers::Users).expect("number") >= RANDOM_FROM);
+    }
+}

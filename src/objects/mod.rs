@@ -1,0 +1,30 @@
+//! What webservers keep in sync, as typed objects over the log: one file per kind.
+//!
+//! Every object is JSON. A field that this version does not know is carried along when the object is rewritten, so
+//! members of different versions can share a log. What must commute between webservers that cannot see each other (a lock,
+//! the role of administrator, a membership) is an object of its own rather than a field: two changes made apart never
+//! undo each other.
+
+pub mod accounts;
+pub mod contents;
+pub mod dashboards;
+pub mod first_start;
+pub mod groups;
+pub mod history;
+pub mod ids;
+pub mod kinds;
+pub mod moment;
+pub mod notifications;
+pub mod passwords;
+pub mod preferences;
+pub mod record;
+pub mod resources;
+pub mod sessions;
+pub mod sharing;
+pub mod store;
+pub mod tokens;
+pub mod users;
+
+pub use moment::Moment;
+pub use record::{Record, Stored};
+pub use store::{CommitError, Committed, Store, StoreError, Writes};

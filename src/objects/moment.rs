@@ -1,0 +1,117 @@
+//! Points in time as clients write them: RFC 3339, with year 1 meaning "never".
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::format_description::well_known::Rfc3339;
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+
+use crate::env::{Clock, SystemClock};
+
+/// A point in time, in UTC, to the nanosecond. The default is [`Moment::NEVER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(OffsetDateTime);
+
+impl Moment {
+    /// What clients send and expect for "never" and "unset".
+    pub const NEVER: Moment = Moment(datetime!(0001-01-01 00:00:00 UTC));
+
+    /// The machine's time, to the millisecond.
+    #[must_use]
+    pub fn now() -> Moment {
+        Moment::from_ms(SystemClock.now_ms())
+    }
+
+    /// From milliseconds since 1970-01-01 UTC; what lies beyond the year 9999 becomes [`Moment::NEVER`].
+    #[must_use]
+    pub fn from_ms(ms: u64) -> Moment {
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).map_or(Moment::NEVER, Moment)
+    }
+
+    /// Milliseconds since 1970-01-01 UTC; 0 before.
+    #[must_use]
+    pub fn ms(self) -> u64 {
+        u64::try_from(self.0.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+    }
+
+    /// Whether this is "never".
+    #[must_use]
+    pub fn is_never(self) -> bool {
+        self == Moment::NEVER
+    }
+
+    /// This much later; the end of time at most.
+    #[must_use]
+    pub fn plus(self, seconds: u64) -> Moment {
+        let duration = Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX));
+        Moment(self.0.saturating_add(duration))
+    }
+
+    /// Whether it lies in the past; "never" does not.
+    #[must_use]
+    pub fn is_past(self) -> bool {
+        !self.is_never() && self <= Moment::now()
+    }
+
+    /// Reads RFC 3339, also with an offset of hours only, as Go's layout `Z07` writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Moment> {
+        let parsed =
+            OffsetDateTime::parse(text, &Rfc3339).or_else(|_| OffsetDateTime::parse(&format!("{text}:00"), &Rfc3339));
+        parsed.ok().map(|time| Moment(time.to_offset(time::UtcOffset::UTC)))
+    }
+
+    /// RFC 3339 in UTC, without trailing zeros.
+    #[must_use]
+    pub fn text(self) -> String {
+        self.0.format(&Rfc3339).unwrap_or_else(|_| "0001-01-01T00:00:00Z".into())
+    }
+}
+
+impl Default for Moment {
+    fn default() -> Moment {
+        Moment::NEVER
+    }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    /// `null` and the empty text are "never".
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Moment, D::Error> {
+        let text: Option<std::borrow::Cow<'de, str>> = Option::deserialize(deserializer)?;
+        match text.as_deref() {
+            None | Some("") => Ok(Moment::NEVER),
+            Some(text) => Moment::parse(text)
+                .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a time: write 2026-01-31T12:00:00Z"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_and_write_as_clients_expect() {
+        let cases = [
+            ("2021-03-04T05:06:07.120Z", "2021-03-04T05:06:07.12Z"),
+            ("2021-03-04T05:06:07-06", "2021-03-04T11:06:07Z"),
+            ("2021-03-04T05:06:07+01:30", "2021-03-04T03:36:07Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ];
+        for (read, written) in cases {
+            assert_eq!(Moment::parse(read).expect(read).text(), written);
+        }
+        assert_eq!(Moment::parse("yesterday"), None);
+        assert!(Moment::NEVER.is_never() && !Moment::NEVER.is_past());
+        assert!(Moment::from_ms(1).is_past() && !Moment::now().plus(60).is_past());
+        assert_eq!(Moment::from_ms(u64::MAX), Moment::NEVER);
+        let read: Moment = serde_json::from_str("null").expect("reads");
+        assert!(read.is_never());
+        assert_eq!(Moment::parse("2021-03-04T05:06:07.120Z").expect("reads").ms(), 1_614_834_367_120);
+    }
+}

@@ -1,0 +1,177 @@
+//! Passwords: how they are judged, kept and compared. Nothing here blocks an asynchronous thread.
+
+use std::sync::{Arc, LazyLock};
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::Moment;
+use super::record::Stored;
+
+/// Longest password, in bytes: hashing must not become a way to keep the processor busy.
+pub const BYTES_MAX: usize = 1024;
+/// Passwords hashed at the same time; each takes [`MEMORY_KIB`] of memory.
+const AT_ONCE: usize = 2;
+/// OWASP's first choice for Argon2id (Password Storage Cheat Sheet): 19 MiB, two passes, one lane.
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+
+/// The hash of a user's password.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Password {
+    /// Whose.
+    pub uid: i32,
+    /// In PHC form.
+    pub hash: String,
+    /// When it was set.
+    pub changed: Moment,
+    /// Whether it must be changed at the next login.
+    #[serde(default)]
+    pub must_change: bool,
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Password").field("uid", &self.uid).field("changed", &self.changed).finish_non_exhaustive()
+    }
+}
+
+impl Stored for Password {
+    const COLLECTION: &'static str = "passwords";
+    fn key(&self) -> String {
+        self.uid.to_string()
+    }
+}
+
+/// What a new password must have: `[Password-Control]` of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// `Min-Length`, in characters.
+    pub length_min: usize,
+    /// `Require-Uppercase`.
+    pub uppercase: bool,
+    /// `Require-Lowercase`.
+    pub lowercase: bool,
+    /// `Require-Number`.
+    pub number: bool,
+    /// `Require-Special`: a character that is neither letter nor digit.
+    pub special: bool,
+}
+
+impl Policy {
+    /// Judges a new password.
+    ///
+    /// # Errors
+    /// Says everything that is missing.
+    pub fn check(&self, password: &str) -> Result<(), String> {
+        if password.is_empty() {
+            return Err("the password must not be empty".into());
+        }
+        if password.len() > BYTES_MAX {
+            return Err(format!("the password has {} bytes; at most {BYTES_MAX} are allowed", password.len()));
+        }
+        let has = |test: fn(char) -> bool| password.chars().any(test);
+        let mut missing = Vec::new();
+        if password.chars().count() < self.length_min {
+            missing.push(format!("at least {} characters", self.length_min));
+        }
+        let rules: [(bool, bool, &str); 4] = [
+            (self.uppercase, has(char::is_uppercase), "an upper case letter"),
+            (self.lowercase, has(char::is_lowercase), "a lower case letter"),
+            (self.number, has(char::is_numeric), "a digit"),
+            (self.special, has(|c| !c.is_alphanumeric()), "a special character"),
+        ];
+        missing
+            .extend(rules.iter().filter(|(wanted, found, _)| *wanted && !found).map(|(_, _, what)| (*what).to_owned()));
+        if missing.is_empty() { Ok(()) } else { Err(format!("the password needs {}", missing.join(", "))) }
+    }
+}
+
+/// Why a password could not be hashed or compared.
+#[derive(Debug, thiserror::Error)]
+#[error("the password could not be hashed: {0}")]
+pub struct HashError(String);
+
+fn hasher() -> Result<Argon2<'static>, HashError> {
+    let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|error| HashError(error.to_string()))?;
+    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+}
+
+static TURN: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(AT_ONCE)));
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
+) -> Result<T, HashError> {
+    let turn = Arc::clone(&TURN).acquire_owned().await.map_err(|error| HashError(error.to_string()))?;
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(turn);
+        result
+    });
+    done.await.map_err(|error| HashError(error.to_string()))?
+}
+
+/// Hashes a new password.
+///
+/// # Errors
+/// When there is no randomness or memory.
+pub async fn hash(password: &str) -> Result<String, HashError> {
+    let password = password.to_owned();
+    off_thread(move || {
+        let hash: PasswordHash =
+            hasher()?.hash_password(password.as_bytes()).map_err(|error| HashError(error.to_string()))?;
+        Ok(hash.to_string())
+    })
+    .await
+}
+
+/// Compares a password with a hash; without a hash it takes as long, and says no.
+///
+/// # Errors
+/// When the hash is not understood, or there is no memory.
+pub async fn verify(password: &str, hash: Option<String>) -> Result<bool, HashError> {
+    static NOBODY: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    if password.len() > BYTES_MAX {
+        return Ok(false);
+    }
+    let exists = hash.is_some();
+    let hash = match hash {
+        Some(hash) => hash,
+        None => NOBODY.get_or_try_init(|| self::hash("nobody has this one")).await?.clone(),
+    };
+    let password = password.to_owned();
+    off_thread(move || {
+        let parsed = PasswordHash::new(&hash).map_err(|error| HashError(error.to_string()))?;
+        Ok(hasher()?.verify_password(password.as_bytes(), &parsed).is_ok() && exists)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_right_password_of_somebody_is_accepted() {
+        let kept = hash("correct horse").await.expect("hashes");
+        assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
+        assert!(verify("correct horse", Some(kept.clone())).await.expect("compares"));
+        assert!(!verify("wrong horse", Some(kept)).await.expect("compares"));
+        assert!(!verify("nobody has this one", None).await.expect("compares"));
+        assert!(verify("x", Some("not a hash".into())).await.is_err());
+    }
+
+    #[test]
+    fn the_policy_says_all_that_is_missing() {
+        let strict = Policy { length_min: 8, uppercase: true, lowercase: true, number: true, special: true };
+        assert_eq!(strict.check("Abcdef1!"), Ok(()));
+        let said = strict.check("abc").expect_err("weak");
+        assert!(["8 characters", "upper case", "digit", "special"].iter().all(|what| said.contains(what)), "{said}");
+        assert!(!said.contains("lower case"));
+        assert!(Policy::default().check("").is_err() && Policy::default().check("x").is_ok());
+        assert!(Policy::default().check(&"x".repeat(BYTES_MAX + 1)).is_err());
+    }
+}

@@ -1,0 +1,110 @@
+//! Objects as JSON whose unknown fields survive being rewritten by a version that does not know them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::model::Seq;
+
+/// A kind of object. All fields are always written, so that what is not written is what this version does not know.
+pub trait Stored: Serialize + DeserializeOwned {
+    /// Where objects of this kind lie.
+    const COLLECTION: &'static str;
+
+    /// The key of this object.
+    fn key(&self) -> String;
+}
+
+/// An object as it was read.
+#[derive(Clone, Debug)]
+pub struct Record<T> {
+    /// The object.
+    pub value: T,
+    /// Sequence of its last write; `None` while that is not decided.
+    pub version: Option<Seq>,
+    raw: Bytes,
+}
+
+impl<T> Record<T> {
+    /// Whether the datastore has it in this version.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.version.is_some()
+    }
+
+    /// Names this version in `ETag` and `If-Match`.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        match self.version {
+            Some(version) => format!("\"{}\"", version.0),
+            None => format!("\"p-{}\"", &blake3::hash(&self.raw).to_hex()[..16]),
+        }
+    }
+}
+
+impl<T: Stored> Record<T> {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// When the bytes are not JSON of this kind.
+    pub fn read(raw: Bytes, version: Option<Seq>) -> Result<Record<T>, serde_json::Error> {
+        let value = serde_json::from_slice(&raw)?;
+        Ok(Record { value, version, raw })
+    }
+
+    /// The bytes to be written: this value, and what was in the object besides.
+    ///
+    /// # Errors
+    /// When the value cannot be written as JSON.
+    pub fn rewritten(&self) -> Result<Bytes, serde_json::Error> {
+        type Fields = BTreeMap<String, Box<RawValue>>;
+        let mut fields: Fields = serde_json::from_slice(&self.raw)?;
+        let own: Fields = serde_json::from_slice(&serde_json::to_vec(&self.value)?)?;
+        fields.extend(own);
+        Ok(serde_json::to_vec(&fields)?.into())
+    }
+}
+
+/// The bytes of a new object.
+///
+/// # Errors
+/// When the value cannot be written as JSON.
+pub fn written<T: Stored>(value: &T) -> Result<Bytes, serde_json::Error> {
+    Ok(serde_json::to_vec(value)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Thing {
+        name: String,
+        data: Box<RawValue>,
+        gone: Option<u8>,
+    }
+
+    impl Stored for Thing {
+        const COLLECTION: &'static str = "things";
+        fn key(&self) -> String {
+            self.name.clone()
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_numbers_survive_a_rewrite() {
+        let raw = br#"{"name":"a","data":{"big":9007199254740993,"f":1.0},"gone":3,"later":{"x":[1.50]}}"#;
+        let mut record = Record::<Thing>::read(Bytes::from_static(raw), Some(Seq(7))).expect("reads");
+        assert_eq!(record.tag(), "\"7\"");
+        record.value.name = "b".into();
+        record.value.gone = None;
+        let text = String::from_utf8(record.rewritten().expect("writes").to_vec()).expect("text");
+        let wanted = r#"{"data":{"big":9007199254740993,"f":1.0},"gone":null,"later":{"x":[1.50]},"name":"b"}"#;
+        assert_eq!(text, wanted);
+    }
+}

@@ -1,0 +1,116 @@
+//! Resources: files for searches, found by name. What they hold lies beside them, see [`super::contents`].
+
+use serde::{Deserialize, Serialize};
+
+use super::record::Stored;
+use super::sharing::{Audience, Person, Shared, null_is_empty};
+use super::{Moment, Record, Store, StoreError, groups, users};
+
+/// What is known of a resource.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Resource {
+    /// Owner.
+    #[serde(rename = "UID")]
+    pub uid: i32,
+    /// Name for programs.
+    #[serde(rename = "GUID")]
+    pub guid: uuid::Uuid,
+    /// Name space.
+    #[serde(default)]
+    pub domain: i16,
+    /// When contents or metadata were last changed.
+    pub last_modified: Moment,
+    /// Rises by one with every new contents.
+    #[serde(default)]
+    pub version_number: i64,
+    /// Groups that may read it.
+    #[serde(rename = "GroupACL", default, deserialize_with = "null_is_empty")]
+    pub group_acl: Vec<i32>,
+    /// Whether everybody may read it.
+    #[serde(default)]
+    pub global: bool,
+    /// Name for people and searches; not unique.
+    pub resource_name: String,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// Bytes of the contents.
+    #[serde(default)]
+    pub size: u64,
+    /// MD5 of the contents in base64; empty when there are none.
+    #[serde(default)]
+    pub hash: String,
+    /// Labels.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub labels: Vec<String>,
+    /// The contents; empty when there are none.
+    #[serde(default)]
+    pub content: String,
+}
+
+impl Stored for Resource {
+    const COLLECTION: &'static str = "resources";
+    fn key(&self) -> String {
+        self.guid.to_string()
+    }
+}
+
+impl Shared for Resource {
+    fn owner(&self) -> i32 {
+        self.uid
+    }
+    fn readers(&self) -> Audience {
+        Audience { global: self.global, groups: self.group_acl.clone() }
+    }
+    fn writers(&self) -> Audience {
+        Audience::default()
+    }
+}
+
+/// The resource with this GUID.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn by_guid(store: &Store, guid: &str) -> Result<Option<Record<Resource>>, StoreError> {
+    match uuid::Uuid::parse_str(guid) {
+        Ok(guid) => store.get(&guid.to_string()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The resource that a name means to a person: an own one, then one shared with a group of the person's, then one shared
+/// with everybody; among equals the one with the smallest GUID. `global:NAME`, `user=WHO:NAME` and `group=WHICH:NAME`
+/// look in one place only. A GUID names itself.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn resolve(store: &Store, person: &Person, name: &str) -> Result<Option<Record<Resource>>, StoreError> {
+    if let Some(record) = by_guid(store, name)? {
+        return Ok(record.value.is_readable_by(person).then_some(record));
+    }
+    let all = store.list::<Resource>("")?;
+    let find = |name: &str, fits: &dyn Fn(&Resource) -> bool| {
+        let same = |record: &&Record<Resource>| record.value.resource_name == name && fits(&record.value);
+        all.iter().find(same).cloned()
+    };
+    let own = |resource: &Resource| resource.uid == person.uid;
+    let in_group = |resource: &Resource| resource.group_acl.iter().any(|group| person.groups.contains(group));
+    let found = find(name, &own).or_else(|| find(name, &in_group)).or_else(|| find(name, &|resource| resource.global));
+    if found.is_some() {
+        return Ok(found);
+    }
+    let Some((space, rest)) = name.split_once(':') else { return Ok(None) };
+    match space.split_once('=') {
+        None if space.eq_ignore_ascii_case("global") => Ok(find(rest, &|resource| resource.global)),
+        Some((kind, who)) if kind.eq_ignore_ascii_case("user") => {
+            let Some(uid) = users::by_name(store, who)? else { return Ok(None) };
+            Ok(find(rest, &|resource| resource.uid == uid && resource.is_readable_by(person)))
+        }
+        Some((kind, which)) if kind.eq_ignore_ascii_case("group") => {
+            let Some(gid) = groups::by_name(store, which)? else { return Ok(None) };
+            Ok(find(rest, &|resource| resource.group_acl.contains(&gid) && resource.is_readable_by(person)))
+        }
+        _ => Ok(None),
+    }
+}

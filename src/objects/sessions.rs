@@ -1,0 +1,230 @@
+//! Logins. A session is an object, so it is valid on every webserver and gone from all of them when it is deleted. What a
+//! client holds is a signed claim that names its session; each webserver signs with a key of its own, which is an
+//! object, too, so two webservers that cannot see each other never disagree about keys.
+//!
+//! A session lives as long as it is used. Writing every use into the log would make reading expensive, so a webserver
+//! extends a session only when a quarter of its life has passed: the log sees at most four writes per life.
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::record::Stored;
+use super::{Moment, Store, StoreError};
+
+/// Name of the signature algorithm in tokens: keyed BLAKE3 with 64 bytes of output.
+const ALGORITHM: u32 = 3;
+/// Longest token that is looked at.
+const TOKEN_BYTES_MAX: usize = 4096;
+
+/// A key with which one webserver signs.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SigningKey {
+    /// Name of the key.
+    pub id: String,
+    /// The key, in hexadecimal.
+    pub key: String,
+    /// Whose.
+    pub webserver: String,
+    /// When it was made.
+    pub created: Moment,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("id", &self.id).field("webserver", &self.webserver).finish_non_exhaustive()
+    }
+}
+
+impl Stored for SigningKey {
+    const COLLECTION: &'static str = "signing-keys";
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl SigningKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn generate(webserver: &str) -> std::io::Result<SigningKey> {
+        Ok(SigningKey {
+            id: hex(&random::<8>()?),
+            key: hex(&random::<32>()?),
+            webserver: webserver.to_owned(),
+            created: Moment::now(),
+        })
+    }
+
+    fn sign(&self, text: &str) -> Option<[u8; 64]> {
+        let key: [u8; 32] = unhex(&self.key)?.try_into().ok()?;
+        let mut signature = [0; 64];
+        blake3::Hasher::new_keyed(&key).update(text.as_bytes()).finalize_xof().fill(&mut signature);
+        Some(signature)
+    }
+}
+
+/// A login.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// Whose.
+    pub uid: i32,
+    /// Which.
+    pub id: String,
+    /// Address from which it was begun.
+    pub origin: String,
+    /// Program with which it was begun.
+    #[serde(default)]
+    pub agent: String,
+    /// When it was begun.
+    pub created: Moment,
+    /// Last use that is known here.
+    pub last_hit: Moment,
+    /// When it ends unless it is used.
+    pub expires: Moment,
+    /// The webserver at which it was begun.
+    #[serde(default)]
+    pub webserver: String,
+}
+
+impl Stored for Session {
+    const COLLECTION: &'static str = "sessions";
+    fn key(&self) -> String {
+        format!("{}/{}", self.uid, self.id)
+    }
+}
+
+impl Session {
+    /// Whether its life must be written anew: a quarter has passed since the last time.
+    #[must_use]
+    pub fn needs_extension(&self, timeout_s: u64) -> bool {
+        Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    algo: u32,
+    typ: String,
+    kid: String,
+}
+
+/// What a token claims.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who.
+    pub uid: i32,
+    /// When it ends, unless the session is extended.
+    pub expires: Moment,
+    /// Randomness of this login; its first half names the session.
+    pub iat: Vec<u8>,
+    /// A token for one download: ends at `expires` whatever happens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub temporary: bool,
+}
+
+impl Claims {
+    /// Claims of a new login.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn new(uid: i32, expires: Moment) -> std::io::Result<Claims> {
+        Ok(Claims { uid, expires, iat: random::<32>()?.to_vec(), temporary: false })
+    }
+
+    /// Name of the session.
+    #[must_use]
+    pub fn session(&self) -> String {
+        hex(&self.iat[..self.iat.len().min(16)])
+    }
+
+    /// The token: three parts in lower case hexadecimal, joined by dots; `None` when the key is damaged.
+    #[must_use]
+    pub fn signed(&self, key: &SigningKey) -> Option<String> {
+        let header = Header { algo: ALGORITHM, typ: "jwt".into(), kid: key.id.clone() };
+        let header = hex(&serde_json::to_vec(&header).ok()?);
+        let text = format!("{header}.{}", hex(&serde_json::to_vec(self).ok()?));
+        let signature = key.sign(&text)?;
+        Some(format!("{text}.{}", hex(&signature)))
+    }
+}
+
+/// The claims of a token whose signature is right; nothing is said yet of the session.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn verified(store: &Store, token: &str) -> Result<Option<Claims>, StoreError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut parts = token.split('.');
+    let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Ok(None);
+    };
+    let parsed = || {
+        let head: Header = serde_json::from_slice(&unhex(header)?).ok()?;
+        let claims: Claims = serde_json::from_slice(&unhex(claims)?).ok()?;
+        let signature = unhex(signature)?;
+        (head.algo == ALGORITHM && claims.iat.len() == 32).then_some((head.kid, claims, signature))
+    };
+    let Some((key, claims_read, signature)) = parsed() else { return Ok(None) };
+    let Some(key) = store.get::<SigningKey>(&key)? else { return Ok(None) };
+    let wanted = key.value.sign(&token[..header.len() + 1 + claims.len()]);
+    let fits = wanted.is_some_and(|wanted| bool::from(wanted.ct_eq(&signature)));
+    Ok(fits.then_some(claims_read))
+}
+
+/// Random bytes.
+///
+/// # Errors
+/// When the system has none.
+pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// Lower case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |byte: u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    text.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_the_form_that_clients_know() {
+        let key = SigningKey::generate("w").expect("key");
+        let claims = Claims::new(7, Moment::now().plus(60)).expect("claims");
+        let token = claims.signed(&key).expect("signs");
+        let parts: Vec<&str> = token.split('.').collect();
+        assert_eq!((parts.len(), parts[2].len()), (3, 128));
+        assert!(token.chars().all(|c| c == '.' || c.is_ascii_digit() || ('a'..='f').contains(&c)));
+        let read: serde_json::Value = serde_json::from_slice(&unhex(parts[1]).expect("hex")).expect("json");
+        assert_eq!(read["uid"], 7);
+        assert_eq!(read["iat"].as_array().map(Vec::len), Some(32));
+        assert!(Moment::parse(read["expires"].as_str().expect("text")).is_some());
+        assert_eq!(claims.session().len(), 32);
+    }
+
+    #[test]
+    fn hexadecimal_goes_both_ways() {
+        assert_eq!(unhex(&hex(&[0, 255, 16])), Some(vec![0, 255, 16]));
+        assert_eq!((unhex("0"), unhex("0g"), unhex("é")), (None, None, None));
+    }
+}

@@ -1,0 +1,340 @@
+//! Reading and writing typed objects through the replica.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Collection, Condition, Key, Op, Reason, Seq, TxnId};
+use crate::replica::{Draft, ReadError, Replica, Stage, SubmitError};
+
+use super::record::{Record, Stored, written};
+
+/// A writer waits this long for the datastore's decision while the replica is connected.
+const DECISION: Duration = Duration::from_secs(5);
+
+/// Why an object could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The replica.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An object is not what its collection holds.
+    #[error("{collection}/{key} is not understood: {reason}")]
+    Misread {
+        /// Where.
+        collection: &'static str,
+        /// Which.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// A value cannot be written.
+    #[error("the object cannot be written as JSON: {0}")]
+    Write(#[from] serde_json::Error),
+    /// A name that cannot be a key.
+    #[error("{0}")]
+    BadKey(String),
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Somebody was first, or what was to be changed is gone.
+    #[error("{0}")]
+    Conflict(String),
+    /// The replica does not take it.
+    #[error(transparent)]
+    Refused(SubmitError),
+    /// Reading what was to be changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How far a change has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// Committed at the datastore, at this sequence.
+    At(Seq),
+    /// Durable here, not decided yet: the datastore is away or slow.
+    Pending(TxnId),
+}
+
+/// Who makes a change, for the audit note of its transaction.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Author {
+    /// Number of the user; 0: the webserver itself.
+    pub uid: i32,
+    /// Name of the user.
+    pub user: String,
+    /// Address of the client.
+    pub from: String,
+    /// The webserver.
+    pub via: String,
+    /// What is done, in words.
+    pub what: String,
+}
+
+impl Author {
+    /// The author of a transaction, if its note says so.
+    #[must_use]
+    pub fn of(note: &[u8]) -> Option<Author> {
+        serde_json::from_slice(note).ok()
+    }
+}
+
+/// Operations of one transaction with what must hold for it, each condition with what it means to people.
+#[derive(Clone, Debug, Default)]
+pub struct Writes {
+    ops: Vec<Op>,
+    conditions: Vec<(Condition, String)>,
+}
+
+fn place<T: Stored>(key: &str) -> Result<(Collection, Key), StoreError> {
+    let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+    let key = Key::new(key).map_err(|error| StoreError::BadKey(error.to_string()))?;
+    Ok((collection, key))
+}
+
+impl Writes {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Writes {
+        Writes::default()
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Number of operations.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Creates an object that must not exist; `taken` is said when it does.
+    ///
+    /// # Errors
+    /// When the object cannot be written.
+    pub fn create<T: Stored>(&mut self, value: &T, taken: &str) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(&value.key())?;
+        self.conditions.push((Condition::Absent { collection, key }, taken.to_owned()));
+        self.set(value)
+    }
+
+    /// Rewrites an object that must still exist; `gone` is said when it does not.
+    ///
+    /// # Errors
+    /// When the object cannot be written.
+    pub fn update<T: Stored>(&mut self, record: &Record<T>, gone: &str) -> Result<(), StoreError> {
+        let key = record.value.key();
+        self.require::<T>(&key, gone)?;
+        let (collection, key) = place::<T>(&key)?;
+        self.ops.push(Op::Put { collection, key, value: record.rewritten()? });
+        Ok(())
+    }
+
+    /// Writes an object whatever was there.
+    ///
+    /// # Errors
+    /// When the object cannot be written.
+    pub fn set<T: Stored>(&mut self, value: &T) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(&value.key())?;
+        self.ops.push(Op::Put { collection, key, value: written(value)? });
+        Ok(())
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// When the key cannot be one.
+    pub fn set_raw<T: Stored>(&mut self, key: &str, value: Bytes) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        self.ops.push(Op::Put { collection, key, value });
+        Ok(())
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// When the key cannot be one.
+    pub fn delete<T: Stored>(&mut self, key: &str) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        self.ops.push(Op::Delete { collection, key });
+        Ok(())
+    }
+
+    /// An object must exist at commit; `gone` is said when it does not.
+    ///
+    /// # Errors
+    /// When the key cannot be one.
+    pub fn require<T: Stored>(&mut self, key: &str, gone: &str) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        self.conditions.push((Condition::Present { collection, key }, gone.to_owned()));
+        Ok(())
+    }
+
+    /// The object must still be as it was read; `changed` is said when it is not. One whose last write is not decided
+    /// cannot be named by a version: what was read here is all that can be compared, and the caller has done so.
+    ///
+    /// # Errors
+    /// When the key cannot be one.
+    pub fn unchanged<T: Stored>(&mut self, record: &Record<T>, changed: &str) -> Result<(), StoreError> {
+        if let Some(version) = record.version {
+            let (collection, key) = place::<T>(&record.value.key())?;
+            self.conditions.push((Condition::Version { collection, key, version }, changed.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What a rejection means to people.
+    fn explain(&self, reason: &Reason) -> String {
+        if let Reason::ConditionFailed { condition, .. } = reason {
+            let meant = self.conditions.iter().find(|(known, _)| known.to_string() == *condition);
+            if let Some((_, meaning)) = meant.filter(|(_, meaning)| !meaning.is_empty()) {
+                return meaning.clone();
+            }
+        }
+        reason.to_string()
+    }
+}
+
+/// The replica, seen as a store of typed objects. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    replica: Replica,
+    via: Arc<str>,
+    /// Transactions whose makers are waiting for the answer, so that nobody else needs to tell them.
+    attended: Arc<Mutex<HashSet<TxnId>>>,
+}
+
+/// Takes a transaction off the list of attended ones, however its maker ends.
+struct Attending<'a>(&'a Mutex<HashSet<TxnId>>, TxnId);
+
+impl Drop for Attending<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+impl Store {
+    /// Wraps a replica; `via` names this webserver in audit notes.
+    #[must_use]
+    pub fn new(replica: Replica, via: &str) -> Store {
+        Store { replica, via: via.into(), attended: Arc::default() }
+    }
+
+    /// The replica.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Name of this webserver.
+    #[must_use]
+    pub fn via(&self) -> &str {
+        &self.via
+    }
+
+    /// Whether somebody waits for the decision on a transaction.
+    #[must_use]
+    pub fn is_attended(&self, id: TxnId) -> bool {
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged or the object is not understood.
+    pub fn get<T: Stored>(&self, key: &str) -> Result<Option<Record<T>>, StoreError> {
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let (collection, key) = place::<T>(key)?;
+        let Some(object) = self.replica.get(&collection, &key)? else { return Ok(None) };
+        Ok(Some(understood::<T>(&key, object.value, object.version)?))
+    }
+
+    /// Whether an object exists.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn has<T: Stored>(&self, key: &str) -> Result<bool, StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        Ok(self.replica.get(&collection, &key)?.is_some())
+    }
+
+    /// The objects whose keys start with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged or an object is not understood.
+    pub fn list<T: Stored>(&self, prefix: &str) -> Result<Vec<Record<T>>, StoreError> {
+        let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let rows = self.replica.scan(&collection, prefix, None, usize::MAX)?;
+        rows.into_iter().map(|(key, object)| understood::<T>(&key, object.value, object.version)).collect()
+    }
+
+    /// The keys that start with `prefix`, in order.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn keys<T: Stored>(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let rows = self.replica.scan(&collection, prefix, None, usize::MAX)?;
+        Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
+    }
+
+    /// Makes a change. While the replica is connected this waits for the datastore's decision; while it is cut off, the
+    /// change is durable here, takes effect here at once and is decided later.
+    ///
+    /// # Errors
+    /// When a condition fails, here or at the datastore, or the local disk refuses.
+    pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
+        let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
+        let note = Bytes::from(serde_json::to_vec(&author).map_err(StoreError::Write)?);
+        let conditions = writes.conditions.iter().map(|(condition, _)| condition.clone()).collect();
+        let draft = Draft { ops: writes.ops.clone(), conditions, note, ..Draft::default() };
+        let mut receipt = self.replica.submit(draft).await.map_err(|error| match error {
+            SubmitError::Condition(reason) => CommitError::Conflict(writes.explain(&reason)),
+            error => CommitError::Refused(error),
+        })?;
+        let id = receipt.id();
+        if !self.replica.is_connected() {
+            return Ok(Committed::Pending(id));
+        }
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let attending = Attending(&self.attended, id);
+        let decided = tokio::time::timeout(DECISION, receipt.decided()).await;
+        let outcome = match decided {
+            Ok(Stage::Acknowledged(seq)) => {
+                // So that the position told with the answer includes the change.
+                self.replica.barrier(seq, DECISION).await;
+                Ok(Committed::At(seq))
+            }
+            Ok(Stage::Rejected(_, reason)) => {
+                let said = writes.explain(&reason);
+                // Whoever made it is told now; it need not wait on the list.
+                if let Err(error) = self.replica.dismiss(id).await {
+                    tracing::debug!(%error, "a rejection that was answered stays on the list");
+                }
+                Err(CommitError::Conflict(said))
+            }
+            Ok(Stage::Durable) | Err(_) => Ok(Committed::Pending(id)),
+        };
+        drop(attending);
+        outcome
+    }
+}
+
+fn understood<T: Stored>(key: &Key, value: Bytes, version: Option<Seq>) -> Result<Record<T>, StoreError> {
+    Record::read(value, version).map_err(|error| StoreError::Misread {
+        collection: T::COLLECTION,
+        key: key.to_string(),
+        reason: error.to_string(),
+    })
+}

@@ -1,0 +1,166 @@
+//! API tokens: a secret that stands for a user, with part of the user's rights.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::record::Stored;
+use super::sessions::{hex, random};
+use super::sharing::null_is_empty;
+use super::{Moment, Record, Store, StoreError};
+
+/// Names of what a token may allow.
+pub const CAPABILITIES: &[&str] = &[
+    "Search",
+    "Download",
+    "SaveSearch",
+    "AttachSearch",
+    "BackgroundSearch",
+    "SetSearchGroup",
+    "SearchHistory",
+    "SearchGroupHistory",
+    "SearchAllHistory",
+    "DashboardRead",
+    "DashboardWrite",
+    "ResourceRead",
+    "ResourceWrite",
+    "TemplateRead",
+    "TemplateWrite",
+    "PivotRead",
+    "PivotWrite",
+    "MacroRead",
+    "MacroWrite",
+    "LibraryRead",
+    "LibraryWrite",
+    "ExtractorRead",
+    "ExtractorWrite",
+    "UserFileRead",
+    "UserFileWrite",
+    "KitRead",
+    "KitWrite",
+    "KitBuild",
+    "KitDownload",
+    "ScheduleRead",
+    "ScheduleWrite",
+    "SOARLibs",
+    "SOAREmail",
+    "PlaybookRead",
+    "PlaybookWrite",
+    "LicenseRead",
+    "Stats",
+    "Ingest",
+    "ListUsers",
+    "ListGroups",
+    "ListGroupMembers",
+    "NotificationRead",
+    "NotificationWrite",
+    "SystemInfoRead",
+    "TokenRead",
+    "TokenWrite",
+    "SecretRead",
+    "SecretWrite",
+    "AlertRead",
+    "AlertWrite",
+];
+
+/// A token, without its value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// Name for programs.
+    pub id: uuid::Uuid,
+    /// Name for people.
+    pub name: String,
+    /// Description.
+    #[serde(default)]
+    pub description: String,
+    /// Whose.
+    pub uid: i32,
+    /// When it was made.
+    #[serde(rename = "createdAt")]
+    pub created: Moment,
+    /// When it ends.
+    #[serde(rename = "expiresAt", default)]
+    pub expires: Moment,
+    /// What it allows, of what its owner may do.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub capabilities: Vec<String>,
+    /// BLAKE3 of the value. The value is random and long, so no slow hash is needed.
+    pub hash: String,
+}
+
+impl Stored for Token {
+    const COLLECTION: &'static str = "tokens";
+    fn key(&self) -> String {
+        format!("{}/{}", self.uid, self.id)
+    }
+}
+
+impl Token {
+    /// Whether it allows something of this name.
+    #[must_use]
+    pub fn allows(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|own| own.eq_ignore_ascii_case(capability))
+    }
+}
+
+/// The name of a capability as it is known, if it is.
+#[must_use]
+pub fn capability(name: &str) -> Option<&'static str> {
+    CAPABILITIES.iter().find(|known| known.eq_ignore_ascii_case(name)).copied()
+}
+
+/// A new value for a token, and its hash: user and name of the token, so that it can be found, and a secret.
+///
+/// # Errors
+/// When there is no randomness.
+pub fn new_value(uid: i32, id: uuid::Uuid) -> std::io::Result<(String, String)> {
+    let mut bytes = Vec::with_capacity(39);
+    bytes.extend(uid.to_be_bytes());
+    bytes.extend(id.as_bytes());
+    bytes.extend(random::<19>()?);
+    let value = URL_SAFE_NO_PAD.encode(&bytes);
+    let hash = hash(&value);
+    Ok((value, hash))
+}
+
+fn hash(value: &str) -> String {
+    hex(blake3::hash(value.as_bytes()).as_bytes())
+}
+
+/// The token with this value, if it exists and has not ended.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn by_value(store: &Store, value: &str) -> Result<Option<Record<Token>>, StoreError> {
+    let Ok(bytes) = URL_SAFE_NO_PAD.decode(value) else { return Ok(None) };
+    let (Some(uid), Some(id)) = (bytes.first_chunk::<4>(), bytes.get(4..20)) else { return Ok(None) };
+    if bytes.len() != 39 {
+        return Ok(None);
+    }
+    let Ok(id) = uuid::Uuid::from_slice(id) else { return Ok(None) };
+    let Some(token) = store.get::<Token>(&format!("{}/{id}", i32::from_be_bytes(*uid)))? else { return Ok(None) };
+    let fits = bool::from(hash(value).as_bytes().ct_eq(token.value.hash.as_bytes()));
+    Ok((fits && !token.value.expires.is_past()).then_some(token))
+}
+
+/// The token of this name, whoever owns it.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn by_id(store: &Store, id: uuid::Uuid) -> Result<Option<Record<Token>>, StoreError> {
+    Ok(store.list::<Token>("")?.into_iter().find(|record| record.value.id == id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_52_characters_that_need_no_quoting() {
+        let (value, hashed) = new_value(7, uuid::Uuid::new_v4()).expect("value");
+        assert_eq!((value.len(), hashed), (52, hash(&value)));
+        assert!(value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+        assert_eq!((CAPABILITIES.len(), capability("dashboardread")), (50, Some("DashboardRead")));
+    }
+}

@@ -1,0 +1,319 @@
+//! Dashboards.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{DONE, match_version};
+use crate::objects::dashboards::{self, Dashboard};
+use crate::objects::sharing::{Audience, Shared};
+use crate::objects::users::User;
+use crate::objects::{Moment, Record, Stored, Writes};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::{Input, Wishes, is_on};
+use crate::web::routes::{Route, delete, get, post, put};
+
+const READ: Option<&str> = Some("DashboardRead");
+const WRITE: Option<&str> = Some("DashboardWrite");
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{MemberOrAdmin, SelfOrAdmin, User};
+    vec![
+        get("/api/dashboards", User(READ), "Lists the dashboards that the caller may see.", list),
+        post("/api/dashboards", User(WRITE), "Creates a dashboard; answers with its number.", create),
+        get(
+            "/api/dashboards/all",
+            User(READ),
+            "Lists all dashboards to administrators, else those one may see.",
+            list_all,
+        ),
+        get("/api/users/{uid}/dashboards", SelfOrAdmin(READ), "Lists the dashboards that a user owns.", of_user),
+        get("/api/groups/{gid}/dashboards", MemberOrAdmin(READ), "Lists the dashboards shared with a group.", of_group),
+        get("/api/dashboards/{id}", User(READ), "Gives a dashboard by number or GUID.", show),
+        put("/api/dashboards/{id}", User(WRITE), "Changes a dashboard; what is missing stays.", update),
+        delete("/api/dashboards/{id}", User(WRITE), "Deletes a dashboard.", remove),
+        get(
+            "/api/dashboards/{id}/clone",
+            User(WRITE),
+            "Copies a dashboard for the caller; answers with its number.",
+            copy,
+        ),
+    ]
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    #[serde(rename = "Data")]
+    data: &'a RawValue,
+}
+
+/// A dashboard as clients know it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Head<'a> {
+    #[serde(rename = "ID")]
+    id: u64,
+    name: &'a str,
+    #[serde(rename = "UID")]
+    uid: i32,
+    #[serde(rename = "GIDs")]
+    gids: &'a [i32],
+    global: bool,
+    write_access: &'a Audience,
+    description: &'a str,
+    created: Moment,
+    updated: Moment,
+    labels: &'a [String],
+    #[serde(rename = "GUID", skip_serializing_if = "str::is_empty")]
+    guid: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    trivial: bool,
+    synced: bool,
+}
+
+fn shown(record: &Record<Dashboard>) -> Shown<'_> {
+    let Dashboard { id, uid, global, created, updated, trivial, .. } = record.value;
+    let Dashboard { name, gids, write_access, description, labels, guid, data, .. } = &record.value;
+    let synced = record.is_synced();
+    let head = Head {
+        id,
+        name,
+        uid,
+        gids,
+        global,
+        write_access,
+        description,
+        created,
+        updated,
+        labels,
+        guid,
+        trivial,
+        synced,
+    };
+    Shown { head, data }
+}
+
+fn answer(record: &Record<Dashboard>) -> Response {
+    ([(header::ETAG, record.tag())], Json(shown(record))).into_response()
+}
+
+fn answer_all(records: &[Record<Dashboard>]) -> Response {
+    Json(records.iter().map(shown).collect::<Vec<_>>()).into_response()
+}
+
+fn select(app: &AppRef, wanted: impl Fn(&Dashboard) -> bool) -> ApiResult<Response> {
+    let mut records = app.store.list::<Dashboard>("")?;
+    records.retain(|record| wanted(&record.value));
+    records.sort_by_key(|record| record.value.created);
+    Ok(answer_all(&records))
+}
+
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    select(&app, |dashboard| caller.all || dashboard.is_listed_for(&caller.person))
+}
+
+async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    select(&app, |dashboard| dashboard.is_readable_by(&caller.person))
+}
+
+async fn of_user(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Response> {
+    select(&app, |dashboard| dashboard.uid == uid)
+}
+
+async fn of_group(State(app): State<AppRef>, Path(gid): Path<i32>) -> ApiResult<Response> {
+    select(&app, |dashboard| dashboard.gids.contains(&gid))
+}
+
+fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
+    let record = dashboards::find(&app.store, id, |dashboard| dashboard.is_readable_by(&caller.person))?;
+    let nowhere = || ApiError::not_found(format!("dashboard {id} that you may see"));
+    // Who may not read it does not learn that it exists.
+    record.filter(|record| record.value.is_readable_by(&caller.person)).ok_or_else(nowhere)
+}
+
+async fn show(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let record = found(&app, &caller, &id)?;
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    if record.is_synced() && known == Some(record.tag().as_str()) {
+        return Ok((axum::http::StatusCode::NOT_MODIFIED, [(header::ETAG, record.tag())]).into_response());
+    }
+    Ok(answer(&record))
+}
+
+#[derive(Deserialize)]
+struct Access {
+    #[serde(rename = "Global", alias = "global", default)]
+    global: bool,
+    #[serde(rename = "GIDs", alias = "gids", default)]
+    gids: Option<Vec<i32>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    name: Option<String>,
+    description: Option<String>,
+    data: Option<Box<RawValue>>,
+    labels: Option<Vec<String>>,
+    uid: Option<i32>,
+    gids: Option<Vec<i32>>,
+    global: Option<bool>,
+    writeaccess: Option<Access>,
+    guid: Option<String>,
+}
+
+impl Fields {
+    fn data(&self) -> ApiResult<Option<Box<RawValue>>> {
+        match &self.data {
+            Some(data) if !data.get().starts_with('{') => Err(ApiError::bad("a dashboard's Data is an object")),
+            data => Ok(data.clone()),
+        }
+    }
+
+    fn audience(&mut self) -> Option<Audience> {
+        let access = self.writeaccess.take()?;
+        Some(Audience { global: access.global, groups: access.gids.unwrap_or_default() })
+    }
+}
+
+const SHARING_WITH_ALL: &str = "only administrators may share with everybody";
+
+async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): Input<Fields>) -> ApiResult<Json<u64>> {
+    let admin = caller.person.admin;
+    let write_access = fields.audience().unwrap_or_default();
+    let global = fields.global.unwrap_or(false);
+    if !admin && (global || write_access.global) {
+        return Err(ApiError::forbidden(SHARING_WITH_ALL));
+    }
+    let empty = || RawValue::from_string("{}".into()).map_err(ApiError::internal);
+    let data = match fields.data()? {
+        Some(data) => data,
+        None => empty()?,
+    };
+    let guid =
+        fields.guid.as_deref().and_then(|guid| uuid::Uuid::parse_str(guid).ok()).unwrap_or_else(uuid::Uuid::new_v4);
+    let now = Moment::now();
+    let dashboard = Dashboard {
+        id: dashboards::new_id()?,
+        name: fields.name.unwrap_or_default(),
+        uid: fields.uid.filter(|uid| admin && *uid != 0).unwrap_or(caller.uid()),
+        gids: fields.gids.unwrap_or_default(),
+        global,
+        write_access,
+        description: fields.description.unwrap_or_default(),
+        created: now,
+        updated: now,
+        data,
+        labels: fields.labels.unwrap_or_default(),
+        guid: guid.to_string(),
+        trivial: false,
+    };
+    commit_new(&app, &caller, &dashboard, "create").await
+}
+
+async fn commit_new(app: &AppRef, caller: &Caller, dashboard: &Dashboard, verb: &str) -> ApiResult<Json<u64>> {
+    let mut writes = Writes::new();
+    writes.require::<User>(&dashboard.uid.to_string(), &format!("there is no user {}", dashboard.uid))?;
+    writes.create(dashboard, "the number was given to another dashboard at the same time: try again")?;
+    app.store.commit(&caller.author(), &format!("{verb} dashboard {}", dashboard.name), writes).await?;
+    Ok(Json(dashboard.id))
+}
+
+async fn update(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    wishes: Wishes,
+    headers: HeaderMap,
+    Input(mut fields): Input<Fields>,
+) -> ApiResult<Response> {
+    let mut record = found(&app, &caller, &id)?;
+    if !record.value.is_writable_by(&caller.person) {
+        return Err(ApiError::forbidden("you may read this dashboard, not change it"));
+    }
+    let mut writes = Writes::new();
+    match_version(&headers, &record, &mut writes)?;
+    let (admin, owns) = (caller.person.admin, record.value.is_owned_by(&caller.person));
+    let access = fields.audience();
+    let data = fields.data()?;
+    let dashboard = &mut record.value;
+    if let Some(name) = fields.name.filter(|name| !name.is_empty()) {
+        dashboard.name = name;
+    }
+    dashboard.description = fields.description.unwrap_or(std::mem::take(&mut dashboard.description));
+    dashboard.labels = fields.labels.unwrap_or(std::mem::take(&mut dashboard.labels));
+    dashboard.data = data.unwrap_or_else(|| dashboard.data.clone());
+    // Clients send back all that they have read: what somebody may not change is left as it is.
+    if owns {
+        dashboard.gids = fields.gids.unwrap_or(std::mem::take(&mut dashboard.gids));
+        if let Some(access) = access {
+            dashboard.write_access =
+                Audience { global: if admin { access.global } else { dashboard.write_access.global }, ..access };
+        }
+    }
+    if admin {
+        dashboard.global = fields.global.unwrap_or(dashboard.global);
+        dashboard.uid = fields.uid.filter(|uid| *uid != 0).unwrap_or(dashboard.uid);
+        if let Some(guid) = fields.guid.as_deref().and_then(|guid| uuid::Uuid::parse_str(guid).ok()) {
+            dashboard.guid = guid.to_string();
+        }
+    } else if fields.global == Some(true) && !dashboard.global {
+        return Err(ApiError::forbidden(SHARING_WITH_ALL));
+    }
+    dashboard.trivial = is_on(wishes.trivial.as_deref());
+    dashboard.updated = Moment::now();
+    writes.update(&record, "the dashboard was deleted meanwhile")?;
+    let what = format!("change dashboard {}", record.value.name);
+    app.store.commit(&caller.author(), &what, writes).await?;
+    let key = record.value.key();
+    let stored = app.store.get::<Dashboard>(&key)?.ok_or_else(|| ApiError::not_found(format!("dashboard {key}")))?;
+    Ok(answer(&stored))
+}
+
+async fn remove(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Json<Value>> {
+    let record = found(&app, &caller, &id)?;
+    if !record.value.is_owned_by(&caller.person) {
+        return Err(ApiError::forbidden("only the owner and administrators may delete this dashboard"));
+    }
+    let mut writes = Writes::new();
+    match_version(&headers, &record, &mut writes)?;
+    writes.delete::<Dashboard>(&record.value.key())?;
+    app.store.commit(&caller.author(), &format!("delete dashboard {}", record.value.name), writes).await?;
+    Ok(DONE)
+}
+
+async fn copy(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<u64>> {
+    let original = found(&app, &caller, &id)?.value;
+    let now = Moment::now();
+    let dashboard = Dashboard {
+        id: dashboards::new_id()?,
+        uid: caller.uid(),
+        gids: Vec::new(),
+        global: false,
+        write_access: Audience::default(),
+        created: now,
+        updated: now,
+        guid: uuid::Uuid::new_v4().to_string(),
+        ..original
+    };
+    commit_new(&app, &caller, &dashboard, "clone").await
+}

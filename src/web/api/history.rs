@@ -1,0 +1,152 @@
+//! Search histories.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::DONE;
+use super::users::found;
+use crate::objects::history::{self, Entry};
+use crate::objects::{Moment, Record, Stored, Writes, users};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::{Input, Wishes};
+use crate::web::routes::{Route, delete, get, post};
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, MemberOrAdmin, SelfOrAdmin, User};
+    let own = Some("SearchHistory");
+    vec![
+        get("/api/searchhistory", User(own), "Lists the caller's searches, newest first.", list),
+        post("/api/searchhistory", User(Some("Search")), "Adds a search to the caller's history.", add),
+        delete("/api/searchhistory", User(own), "Clears the caller's history.", clear_own),
+        get("/api/searchhistory/user/{uid}", SelfOrAdmin(own), "Lists a user's searches.", of_user),
+        delete("/api/searchhistory/user/{uid}", SelfOrAdmin(own), "Clears a user's history.", clear),
+        get(
+            "/api/searchhistory/group/{gid}",
+            MemberOrAdmin(Some("SearchGroupHistory")),
+            "Lists a group's searches.",
+            of_group,
+        ),
+        get(
+            "/api/searchhistory/all/{uid}",
+            SelfOrAdmin(Some("SearchAllHistory")),
+            "Lists searches of a user and of the user's groups.",
+            of_user_and_groups,
+        ),
+        get("/api/searchhistory/all", Admin, "Lists everybody's searches.", all),
+    ]
+}
+
+/// Entries as clients know them, chosen by `refine`, `start` and `end`.
+fn answer(records: Vec<Record<Entry>>, wishes: &Wishes) -> Json<Value> {
+    let fits = |record: &Record<Entry>| {
+        let Some(part) = wishes.refine.as_deref() else { return true };
+        record.value.user_query.contains(part) || record.value.effective_query.contains(part)
+    };
+    let (start, end) = (wishes.start.unwrap_or(0), wishes.end.unwrap_or(usize::MAX));
+    let chosen = records.into_iter().filter(fits).take(end).skip(start);
+    let body = chosen.map(|record| {
+        let synced = record.is_synced();
+        let Entry { id, uid, gid, gids, global, user_query, effective_query, launched } = record.value;
+        json!({
+            "ID": id,
+            "UID": uid,
+            "GID": gid,
+            "GIDs": gids,
+            "Global": global,
+            "UserQuery": user_query,
+            "EffectiveQuery": effective_query,
+            "Launched": launched,
+            "Synced": synced,
+        })
+    });
+    Json(body.collect())
+}
+
+async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Json<Value>> {
+    let entries = if caller.all { history::of_all(&app.store)? } else { history::of_user(&app.store, caller.uid())? };
+    Ok(answer(entries, &wishes))
+}
+
+async fn of_user(State(app): State<AppRef>, Path(uid): Path<i32>, wishes: Wishes) -> ApiResult<Json<Value>> {
+    found(&app.store, uid)?;
+    Ok(answer(history::of_user(&app.store, uid)?, &wishes))
+}
+
+fn is_of(entry: &Entry, gid: i32) -> bool {
+    entry.gid == gid || entry.gids.contains(&gid)
+}
+
+async fn of_group(State(app): State<AppRef>, Path(gid): Path<i32>, wishes: Wishes) -> ApiResult<Json<Value>> {
+    let mut entries = history::of_all(&app.store)?;
+    entries.retain(|record| is_of(&record.value, gid));
+    Ok(answer(entries, &wishes))
+}
+
+async fn of_user_and_groups(State(app): State<AppRef>, Path(uid): Path<i32>, wishes: Wishes) -> ApiResult<Json<Value>> {
+    found(&app.store, uid)?;
+    let groups = users::groups_of(&app.store, uid)?;
+    let mut entries = history::of_all(&app.store)?;
+    entries.retain(|record| record.value.uid == uid || groups.iter().any(|gid| is_of(&record.value, *gid)));
+    Ok(answer(entries, &wishes))
+}
+
+async fn all(State(app): State<AppRef>, wishes: Wishes) -> ApiResult<Json<Value>> {
+    Ok(answer(history::of_all(&app.store)?, &wishes))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Search {
+    userquery: String,
+    effectivequery: Option<String>,
+    gids: Vec<i32>,
+    global: bool,
+}
+
+async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Search>) -> ApiResult<Json<Value>> {
+    if search.userquery.is_empty() {
+        return Err(ApiError::bad("UserQuery is missing"));
+    }
+    let launched = Moment::now();
+    if search.global && !caller.person.admin {
+        return Err(ApiError::forbidden("only administrators may share with everybody"));
+    }
+    let entry = Entry {
+        id: history::new_id(launched)?,
+        uid: caller.uid(),
+        gid: search.gids.first().copied().unwrap_or(0),
+        gids: search.gids,
+        global: search.global,
+        effective_query: search.effectivequery.unwrap_or_else(|| search.userquery.clone()),
+        user_query: search.userquery,
+        launched,
+    };
+    let writes = history::add(&app.store, &entry, app.config.history_max)?;
+    app.store.commit(&caller.author(), "add to the search history", writes).await?;
+    Ok(Json(entry.id.into()))
+}
+
+async fn clear_of(app: &AppRef, caller: &Caller, uid: i32) -> ApiResult<Json<Value>> {
+    let mut writes = Writes::new();
+    for record in history::of_user(&app.store, uid)? {
+        writes.delete::<Entry>(&record.value.key())?;
+    }
+    if !writes.is_empty() {
+        app.store.commit(&caller.author(), &format!("clear the search history of user {uid}"), writes).await?;
+    }
+    Ok(DONE)
+}
+
+async fn clear_own(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    clear_of(&app, &caller, caller.uid()).await
+}
+
+async fn clear(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    found(&app.store, uid)?;
+    clear_of(&app, &caller, uid).await
+}

@@ -1,0 +1,292 @@
+//! Logging in and out, sessions, who one is, versions.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::DONE;
+use super::users::details;
+use crate::objects::passwords::{self, Password};
+use crate::objects::sessions::{Claims, Session};
+use crate::objects::store::Author;
+use crate::objects::users::{self, Admin, FIRST, Lock, User};
+use crate::objects::{Moment, Writes, accounts};
+use crate::web::app::{App, AppRef};
+use crate::web::caller::{COOKIE, Caller};
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::{self, Need};
+use crate::web::input;
+use crate::web::limiter::Attempt;
+use crate::web::routes::{Route, delete, get, post, put};
+
+/// Life of a token for one download.
+const TEMPORARY_S: u64 = 3;
+/// The first administrator is never locked out; after too many failures each attempt takes this long.
+const THROTTLE: Duration = Duration::from_secs(2);
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, Nobody, SelfOrAdmin, Session, User};
+    vec![
+        get("/api/test", Nobody, "Says that the webserver lives.", || async { DONE }),
+        get("/api/testauth", User(None), "Says that the caller is known.", || async { DONE }),
+        get("/api/version", Nobody, "Tells the versions of API and program.", version),
+        post("/api/login", Nobody, "Logs in with a name and a password, as a form or as JSON.", log_in),
+        post("/api/login/mfa", Nobody, "Logs in with a name and a password, as JSON.", log_in),
+        get("/api/login/refreshtoken", Session, "Gives a new token for the same session.", refresh),
+        get("/api/login/tmptoken", Session, "Gives a token that lives three seconds, for a download.", temporary),
+        put("/api/logout", User(None), "Ends this session.", log_out),
+        delete("/api/logout", Session, "Ends all sessions of the caller.", log_out_everywhere),
+        get("/api/info/whoami", User(None), "Tells who the caller is.", who_am_i),
+        get("/api/users/{uid}/sessions", SelfOrAdmin(None), "Lists the sessions of a user.", sessions),
+        get("/api/users/su/{uid}", Admin, "Begins a session as another user.", become_user),
+    ]
+}
+
+async fn version() -> Json<Value> {
+    let mut parts = env!("CARGO_PKG_VERSION").split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    Json(json!({
+        "API": { "Major": 0, "Minor": 2 },
+        "Build": { "Major": next(), "Minor": next(), "Point": next(), "BuildDate": Moment::NEVER },
+    }))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Credentials {
+    user: String,
+    pass: String,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    #[serde(rename = "User", alias = "user", default)]
+    user: String,
+    #[serde(rename = "Pass", alias = "pass", default)]
+    pass: String,
+}
+
+fn credentials(headers: &HeaderMap, body: &[u8]) -> ApiResult<Credentials> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if !is_json && kind.starts_with("application/x-www-form-urlencoded") {
+        let request = Request::builder()
+            .method("POST")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(axum::body::Body::from(body.to_vec()))
+            .map_err(ApiError::bad)?;
+        let form = futures_util::FutureExt::now_or_never(
+            <axum::Form<Form> as axum::extract::FromRequest<()>>::from_request(request, &()),
+        );
+        return match form {
+            Some(Ok(axum::Form(Form { user, pass }))) => Ok(Credentials { user, pass }),
+            _ => Err(ApiError::bad("the form is not understood: send User and Pass")),
+        };
+    }
+    input::read(body)
+}
+
+fn refused(status: StatusCode, reason: &str) -> ApiError {
+    ApiError::new(status, reason)
+        .with("LoginStatus", false)
+        .with("Reason", reason)
+        .with("MFARequired", false)
+        .with("MFASetupRequired", false)
+}
+
+async fn log_in(
+    State(app): State<AppRef>,
+    Extension(guard::From(from)): Extension<guard::From>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> ApiResult<Response> {
+    let Credentials { user, pass } = credentials(&headers, &body)?;
+    let uid = users::by_name(&app.store, &user)?;
+    match app.limiter.judge(&user, from) {
+        Attempt::Allowed => {}
+        Attempt::NameLocked if uid == Some(FIRST) => tokio::time::sleep(THROTTLE).await,
+        Attempt::NameLocked => {
+            return Err(refused(StatusCode::LOCKED, "too many failed logins with this name: try again later"));
+        }
+        Attempt::AddressLocked => {
+            return Err(refused(StatusCode::LOCKED, "too many failed logins from this address: try again later"));
+        }
+    }
+    let password = match uid {
+        Some(uid) => app.store.get::<Password>(&uid.to_string())?.map(|record| record.value),
+        None => None,
+    };
+    let must_change = password.as_ref().is_some_and(|password| password.must_change);
+    let fits = passwords::verify(&pass, password.map(|password| password.hash)).await?;
+    app.limiter.note(&user, from, fits);
+    let Some(uid) = uid.filter(|_| fits) else {
+        tracing::warn!(%from, "a login failed");
+        return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
+    };
+    // Only who knows the password learns that the account is locked.
+    if app.store.has::<Lock>(&uid.to_string())? {
+        return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
+    }
+    let user = app.store.get::<User>(&uid.to_string())?.ok_or_else(ApiError::unknown)?;
+    let author = Author { uid, user: user.value.user.clone(), from: from.to_string(), ..Author::default() };
+    begin_session(&app, &author, uid, from, &headers, must_change).await
+}
+
+async fn begin_session(
+    app: &App,
+    author: &Author,
+    uid: i32,
+    from: IpAddr,
+    headers: &HeaderMap,
+    must_change: bool,
+) -> ApiResult<Response> {
+    let now = Moment::now();
+    let expires = now.plus(app.config.session_timeout_s);
+    let claims = Claims::new(uid, expires)?;
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let session = Session {
+        uid,
+        id: claims.session(),
+        origin: from.to_string(),
+        agent: agent.chars().take(200).collect(),
+        created: now,
+        last_hit: now,
+        expires,
+        webserver: app.store.via().to_owned(),
+    };
+    let mut writes = Writes::new();
+    writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
+    writes.set(&session)?;
+    // Sessions that have ended are cleared away when their user logs in again.
+    for old in app.store.list::<Session>(&format!("{uid}/"))? {
+        if old.value.expires.is_past() {
+            writes.delete::<Session>(&format!("{uid}/{}", old.value.id))?;
+        }
+    }
+    app.store.commit(author, "log in", writes).await?;
+    answer(app, &claims, must_change)
+}
+
+fn answer(app: &App, claims: &Claims, must_change: bool) -> ApiResult<Response> {
+    let token = claims.signed(&app.key).ok_or_else(|| ApiError::internal("the signing key is damaged"))?;
+    let admin = app.store.has::<Admin>(&claims.uid.to_string())?;
+    let mut body = json!({ "LoginStatus": true, "JWT": token, "MFARequired": false, "MFASetupRequired": false });
+    if admin {
+        body["Admin"] = true.into();
+    }
+    if must_change {
+        body["MustChangePassword"] = true.into();
+    }
+    let mut response = Json(body).into_response();
+    let secure = if app.config.plain_http { "" } else { "; Secure" };
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}");
+    if !claims.temporary {
+        let cookie = HeaderValue::from_str(&cookie).map_err(ApiError::internal)?;
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
+    let session = caller.session.as_ref().ok_or_else(ApiError::unknown)?;
+    let mut claims = Claims::new(caller.uid(), expires)?;
+    let digits = session.value.id.as_bytes().chunks_exact(2);
+    let id = digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    for (place, byte) in claims.iat.iter_mut().zip(id) {
+        *place = byte;
+    }
+    Ok(claims)
+}
+
+async fn refresh(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    let expires = Moment::now().plus(app.config.session_timeout_s);
+    let mut session = caller.session.clone().ok_or_else(ApiError::unknown)?;
+    session.value.expires = expires;
+    session.value.last_hit = Moment::now();
+    let mut writes = Writes::new();
+    writes.update(&session, "the session was ended")?;
+    app.store.commit(&caller.author(), "refresh a session", writes).await?;
+    answer(&app, &claims_of(&caller, expires)?, false)
+}
+
+async fn temporary(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    let mut claims = claims_of(&caller, Moment::now().plus(TEMPORARY_S))?;
+    claims.temporary = true;
+    answer(&app, &claims, false)
+}
+
+fn without_cookie() -> Response {
+    let mut response = DONE.into_response();
+    let gone = HeaderValue::from_static("token=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    response.headers_mut().insert(header::SET_COOKIE, gone);
+    response
+}
+
+async fn log_out(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    if let Some(session) = &caller.session {
+        let mut writes = Writes::new();
+        writes.delete::<Session>(&format!("{}/{}", caller.uid(), session.value.id))?;
+        app.store.commit(&caller.author(), "log out", writes).await?;
+    }
+    Ok(without_cookie())
+}
+
+async fn log_out_everywhere(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    let writes = accounts::end_sessions(&app.store, caller.uid(), None)?;
+    if !writes.is_empty() {
+        app.store.commit(&caller.author(), "log out everywhere", writes).await?;
+    }
+    Ok(without_cookie())
+}
+
+async fn who_am_i(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    let mut body = details(&app.store, caller.uid())?.ok_or_else(ApiError::unknown)?;
+    let password = app.store.get::<Password>(&caller.uid().to_string())?;
+    if password.is_some_and(|password| password.value.must_change) {
+        body["MustChangePassword"] = true.into();
+    }
+    Ok(Json(body))
+}
+
+async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    let user = app.store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))?;
+    let live =
+        app.store.list::<Session>(&format!("{uid}/"))?.into_iter().filter(|session| !session.value.expires.is_past());
+    let sessions: Vec<Value> = live
+        .map(|record| {
+            let number = u64::from_str_radix(record.value.id.get(..13).unwrap_or_default(), 16).unwrap_or(0);
+            json!({
+                "ID": number,
+                "UID": uid,
+                "Origin": record.value.origin,
+                "LastHit": record.value.last_hit,
+                "TempSession": false,
+                "Synced": record.is_synced(),
+                "Agent": record.value.agent,
+                "Created": record.value.created,
+                "Expires": record.value.expires,
+                "Webserver": record.value.webserver,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "UID": uid, "User": user.value.user, "Sessions": sessions })))
+}
+
+async fn become_user(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(uid): Path<i32>,
+) -> ApiResult<Response> {
+    if !app.store.has::<User>(&uid.to_string())? {
+        return Err(ApiError::not_found(format!("user {uid}")));
+    }
+    begin_session(&app, &caller.author(), uid, caller.from, &headers, false).await
+}

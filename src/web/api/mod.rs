@@ -1,0 +1,35 @@
+//! Handlers: one file per section of the API.
+
+pub(super) mod dashboards;
+pub(super) mod groups;
+pub(super) mod history;
+pub(super) mod login;
+pub(super) mod notifications;
+pub(super) mod preferences;
+pub(super) mod resources;
+pub(super) mod system;
+pub(super) mod tokens;
+pub(super) mod users;
+
+use axum::Json;
+use axum::http::{HeaderMap, header};
+use serde_json::Value;
+
+use crate::objects::{Record, Stored, Writes};
+
+use super::error::{ApiError, ApiResult};
+
+/// Answered where there is nothing to say: every known client accepts it.
+const DONE: Json<Value> = Json(Value::Null);
+
+/// Compares what a client believes it changes (`If-Match`) with what is there, and lets the datastore compare again.
+fn match_version<T: Stored>(headers: &HeaderMap, record: &Record<T>, writes: &mut Writes) -> ApiResult<()> {
+    const CHANGED: &str = "it was changed meanwhile: read it again";
+    let Some(wanted) = headers.get(header::IF_MATCH) else { return Ok(()) };
+    let tag = record.tag();
+    let wanted = wanted.to_str().unwrap_or_default();
+    if wanted != "*" && !wanted.split(',').any(|wanted| wanted.trim() == tag) {
+        return Err(ApiError::new(axum::http::StatusCode::PRECONDITION_FAILED, CHANGED));
+    }
+    Ok(writes.unchanged(record, CHANGED)?)
+}

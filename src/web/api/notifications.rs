@@ -1,0 +1,188 @@
+//! Notifications.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::DONE;
+use crate::objects::notifications::{self, LIFE_S, Notification};
+use crate::objects::{Moment, Record, Stored, Writes};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::{Input, Wishes};
+use crate::web::routes::{Route, delete, get, post, put};
+
+/// Longest life that a user may give to a message to themselves.
+const OWN_LIFE_MAX_S: u64 = 24 * 3600;
+const LEVELS: [&str; 4] = ["info", "warn", "error", "critical"];
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, User};
+    let (read, write) = (User(Some("NotificationRead")), User(Some("NotificationWrite")));
+    vec![
+        get("/api/notifications", read, "Gives the caller's notifications by number.", list),
+        get("/api/notifications/{id}", read, "Gives the caller's notifications newer than one.", newer),
+        get("/api/notifications/all", Admin, "Gives everybody's notifications.", all),
+        post("/api/notifications/targeted/self", write, "Sends a notification to oneself.", to_self),
+        post("/api/notifications/targeted", Admin, "Sends a notification to a user or a group.", to_others),
+        post("/api/notifications/broadcast", Admin, "Sends a notification to everybody.", to_all),
+        put("/api/notifications/{id}", write, "Changes a notification.", update),
+        delete("/api/notifications/{id}", write, "Deletes a notification.", remove),
+    ]
+}
+
+fn answer(mut records: Vec<Record<Notification>>) -> ApiResult<Json<Value>> {
+    records.sort_by_key(|record| record.value.sent);
+    let mut body = Map::new();
+    for record in records {
+        let mut shown = serde_json::to_value(&record.value).map_err(ApiError::internal)?;
+        for name in ["Level", "Link"] {
+            if shown[name] == "" {
+                shown.as_object_mut().map(|shown| shown.remove(name));
+            }
+        }
+        body.insert(record.value.key(), shown);
+    }
+    Ok(Json(body.into()))
+}
+
+fn for_caller(app: &AppRef, caller: &Caller) -> ApiResult<Vec<Record<Notification>>> {
+    let mut records = app.store.list::<Notification>("")?;
+    records.retain(|record| record.value.is_shown() && (caller.all || record.value.is_for(&caller.person)));
+    Ok(records)
+}
+
+async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Json<Value>> {
+    let mut records = for_caller(&app, &caller)?;
+    if let Some(after) = wishes.after {
+        // A plus sign of an offset arrives as a blank when a client does not quote it.
+        let text = after.replace(' ', "+");
+        let after = Moment::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
+        records.retain(|record| record.value.sent > after);
+    }
+    answer(records)
+}
+
+async fn newer(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let sent = app.store.get::<Notification>(&id)?.map_or(Moment::NEVER, |record| record.value.sent);
+    let mut records = for_caller(&app, &caller)?;
+    records.retain(|record| record.value.sent > sent);
+    answer(records)
+}
+
+async fn all(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+    answer(app.store.list::<Notification>("")?)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    uid: i32,
+    gid: i32,
+    #[serde(rename = "type")]
+    kind: Option<u32>,
+    expires: Option<Moment>,
+    ignoreuntil: Option<Moment>,
+    msg: Option<String>,
+    level: Option<String>,
+    link: Option<String>,
+}
+
+impl Fields {
+    fn level(&self) -> ApiResult<String> {
+        let level = self.level.clone().unwrap_or_default().to_lowercase();
+        if level.is_empty() || LEVELS.contains(&level.as_str()) {
+            return Ok(level);
+        }
+        Err(ApiError::bad(format!("{level:?} is not a level: use info, warn, error or critical")))
+    }
+
+    fn drafted(self, app: &AppRef, caller: &Caller) -> ApiResult<Notification> {
+        let level = self.level()?;
+        let msg = self.msg.filter(|msg| !msg.is_empty()).ok_or_else(|| ApiError::bad("Msg is missing"))?;
+        let sent = Moment::now();
+        let expires = self.expires.filter(|expires| !expires.is_never() && !expires.is_past());
+        Ok(Notification {
+            id: notifications::new_id()?,
+            sender: caller.uid(),
+            kind: self.kind.unwrap_or(0),
+            sent,
+            expires: expires.unwrap_or_else(|| sent.plus(LIFE_S)),
+            ignore_until: self.ignoreuntil.unwrap_or_default(),
+            msg,
+            origin: app.uuid,
+            level,
+            link: self.link.unwrap_or_default(),
+            ..Notification::default()
+        })
+    }
+}
+
+async fn send(app: &AppRef, caller: &Caller, notification: &Notification) -> ApiResult<Json<Value>> {
+    let writes = notifications::send(&app.store, notification)?;
+    app.store.commit(&caller.author(), "send a notification", writes).await?;
+    Ok(DONE)
+}
+
+async fn to_self(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
+    let mut notification = fields.drafted(&app, &caller)?;
+    notification.uid = caller.uid();
+    if notification.expires > notification.sent.plus(OWN_LIFE_MAX_S) {
+        notification.expires = notification.sent.plus(LIFE_S);
+    }
+    send(&app, &caller, &notification).await
+}
+
+async fn to_others(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
+    let (uid, gid) = (fields.uid, fields.gid);
+    if (uid == 0) == (gid == 0) {
+        return Err(ApiError::bad("name a user (UID) or a group (GID)"));
+    }
+    let notification = Notification { uid, gid, ..fields.drafted(&app, &caller)? };
+    send(&app, &caller, &notification).await
+}
+
+async fn to_all(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
+    let notification = Notification { broadcast: true, ..fields.drafted(&app, &caller)? };
+    send(&app, &caller, &notification).await
+}
+
+fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Notification>> {
+    let record = app.store.get::<Notification>(id)?;
+    let own = record.filter(|record| caller.person.admin || record.value.uid == caller.uid());
+    own.ok_or_else(|| ApiError::not_found(format!("notification {id} of yours")))
+}
+
+async fn update(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(fields): Input<Fields>,
+) -> ApiResult<Json<Value>> {
+    let mut record = found(&app, &caller, &id)?;
+    let level = fields.level()?;
+    let notification = &mut record.value;
+    if !level.is_empty() {
+        notification.level = level;
+    }
+    notification.msg = fields.msg.unwrap_or(std::mem::take(&mut notification.msg));
+    notification.link = fields.link.unwrap_or(std::mem::take(&mut notification.link));
+    notification.kind = fields.kind.unwrap_or(notification.kind);
+    notification.expires = fields.expires.filter(|expires| !expires.is_never()).unwrap_or(notification.expires);
+    notification.ignore_until = fields.ignoreuntil.unwrap_or(notification.ignore_until);
+    let mut writes = Writes::new();
+    writes.update(&record, "the notification was deleted meanwhile")?;
+    app.store.commit(&caller.author(), "change a notification", writes).await?;
+    Ok(DONE)
+}
+
+async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let record = found(&app, &caller, &id)?;
+    let mut writes = Writes::new();
+    writes.delete::<Notification>(&record.value.key())?;
+    app.store.commit(&caller.author(), "delete a notification", writes).await?;
+    Ok(DONE)
+}

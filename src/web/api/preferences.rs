@@ -1,0 +1,86 @@
+//! Preferences of users.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::DONE;
+use super::users::found;
+use crate::objects::preferences::{self, PREFERENCES, Preference};
+use crate::objects::users::User;
+use crate::objects::{Moment, Writes, accounts};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::routes::{Route, delete, get, put};
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    let this = Need::SelfOrAdmin(None);
+    vec![
+        get(
+            "/api/users/{uid}/preferences",
+            this,
+            "Gives the preferences of a user as they were stored; null: none.",
+            show,
+        ),
+        put("/api/users/{uid}/preferences", this, "Stores preferences: any JSON.", store),
+        delete("/api/users/{uid}/preferences", this, "Deletes preferences.", remove),
+        get("/api/users/preferences", Need::Admin, "Lists the preferences of all users.", list),
+    ]
+}
+
+async fn show(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Response> {
+    found(&app.store, uid)?;
+    let record = app.store.get::<Preference>(&preferences::key(uid, PREFERENCES))?;
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok(match record {
+        Some(record) => (json, record.value.data.get().to_owned()).into_response(),
+        None => DONE.into_response(),
+    })
+}
+
+async fn store(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>, body: Bytes) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    let data: Box<RawValue> =
+        serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences are JSON: {error}")))?;
+    let preference = Preference { uid, name: PREFERENCES.into(), updated: Moment::now(), data };
+    let mut writes = Writes::new();
+    writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
+    writes.set(&preference)?;
+    app.store.commit(&caller.author(), &format!("store preferences of {}", user.user), writes).await?;
+    Ok(DONE)
+}
+
+async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    let mut writes = Writes::new();
+    writes.delete::<Preference>(&preferences::key(uid, PREFERENCES))?;
+    app.store.commit(&caller.author(), &format!("delete preferences of {}", user.user), writes).await?;
+    Ok(DONE)
+}
+
+async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+    let mut body = Vec::new();
+    for record in app.store.list::<Preference>("")? {
+        let preference = &record.value;
+        // Stored while its user was being deleted elsewhere.
+        if !app.store.has::<User>(&preference.uid.to_string())? {
+            continue;
+        }
+        body.push(json!({
+            "UID": preference.uid,
+            "Name": preference.name,
+            "Updated": preference.updated,
+            "Data": STANDARD.encode(preference.data.get()),
+            "Synced": record.is_synced(),
+        }));
+    }
+    Ok(Json(body.into()))
+}

@@ -1,0 +1,163 @@
+//! API tokens.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::DONE;
+use crate::objects::tokens::{self, CAPABILITIES, Token};
+use crate::objects::users::User;
+use crate::objects::{Moment, Record, Stored, Writes, accounts};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::Input;
+use crate::web::routes::{Route, delete, get, patch, post, put};
+
+const READ: Need = Need::User(Some("TokenRead"));
+const WRITE: Need = Need::User(Some("TokenWrite"));
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    vec![
+        get("/api/tokens/capabilities", Need::User(None), "Lists what tokens may be allowed.", capabilities),
+        get("/api/tokens", READ, "Lists the caller's tokens.", list),
+        post("/api/tokens", WRITE, "Creates a token; its value is shown this once.", create),
+        get("/api/tokens/{id}", READ, "Tells about a token.", show),
+        put("/api/tokens/{id}", WRITE, "Changes a token.", update),
+        patch("/api/tokens/{id}", WRITE, "Gives a token a new value and a new end.", renew),
+        delete("/api/tokens/{id}", WRITE, "Deletes a token, which ends its use everywhere.", remove),
+    ]
+}
+
+async fn capabilities() -> Json<Value> {
+    Json(json!(CAPABILITIES))
+}
+
+/// A token as clients know it.
+fn shown(token: &Token) -> Value {
+    json!({
+        "id": token.id,
+        "name": token.name,
+        "description": token.description,
+        "uid": token.uid,
+        "createdAt": token.created,
+        "expiresAt": token.expires,
+        "capabilities": token.capabilities,
+    })
+}
+
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    let prefix = if caller.all { String::new() } else { format!("{}/", caller.uid()) };
+    let mut tokens = app.store.list::<Token>(&prefix)?;
+    tokens.sort_by_key(|record| record.value.created);
+    Ok(Json(tokens.iter().map(|record| shown(&record.value)).collect()))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    name: Option<String>,
+    description: Option<String>,
+    expiresat: Option<Moment>,
+    capabilities: Option<Vec<String>>,
+}
+
+impl Fields {
+    fn capabilities(&self, caller: &Caller) -> ApiResult<Vec<String>> {
+        let named = self.capabilities.iter().flatten().map(|name| {
+            let known = tokens::capability(name);
+            let known = known
+                .ok_or_else(|| ApiError::bad(format!("{name:?} is not a capability: GET /api/tokens/capabilities")))?;
+            // A token must not beget a stronger one.
+            if !caller.has(known) {
+                return Err(
+                    ApiError::forbidden(format!("the token does not have the capability {known}")).with("Cap", known)
+                );
+            }
+            Ok(known.to_owned())
+        });
+        named.collect()
+    }
+}
+
+async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
+    let capabilities = fields.capabilities(&caller)?;
+    let id = uuid::Uuid::new_v4();
+    let (value, hash) = tokens::new_value(caller.uid(), id)?;
+    let token = Token {
+        id,
+        name: fields.name.unwrap_or_default(),
+        description: fields.description.unwrap_or_default(),
+        uid: caller.uid(),
+        created: Moment::now(),
+        expires: fields.expiresat.unwrap_or_default(),
+        capabilities,
+        hash,
+    };
+    let mut writes = Writes::new();
+    writes.require::<User>(&token.uid.to_string(), accounts::USER_GONE)?;
+    writes.create(&token, "the token exists already: try again")?;
+    app.store.commit(&caller.author(), &format!("create token {}", token.name), writes).await?;
+    let mut body = shown(&token);
+    body["token"] = value.into();
+    Ok(Json(body))
+}
+
+fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
+    let nowhere = || ApiError::not_found(format!("token {id}"));
+    let parsed = uuid::Uuid::parse_str(id).map_err(|_| nowhere())?;
+    let record = tokens::by_id(&app.store, parsed)?;
+    record.filter(|record| caller.is_self_or_admin(record.value.uid)).ok_or_else(nowhere)
+}
+
+async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    Ok(Json(shown(&found(&app, &caller, &id)?.value)))
+}
+
+async fn commit(app: &AppRef, caller: &Caller, record: &Record<Token>, verb: &str) -> ApiResult<()> {
+    let mut writes = Writes::new();
+    writes.update(record, "the token was deleted meanwhile")?;
+    app.store.commit(&caller.author(), &format!("{verb} token {}", record.value.name), writes).await?;
+    Ok(())
+}
+
+async fn update(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(fields): Input<Fields>,
+) -> ApiResult<Json<Value>> {
+    let mut record = found(&app, &caller, &id)?;
+    record.value.capabilities = fields.capabilities(&caller)?;
+    record.value.name = fields.name.unwrap_or_default();
+    record.value.description = fields.description.unwrap_or_default();
+    record.value.expires = fields.expiresat.unwrap_or_default();
+    commit(&app, &caller, &record, "change").await?;
+    Ok(Json(shown(&record.value)))
+}
+
+async fn renew(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(fields): Input<Fields>,
+) -> ApiResult<Json<Value>> {
+    let mut record = found(&app, &caller, &id)?;
+    let (value, hash) = tokens::new_value(record.value.uid, record.value.id)?;
+    record.value.hash = hash;
+    record.value.expires = fields.expiresat.unwrap_or_default();
+    commit(&app, &caller, &record, "renew").await?;
+    let mut body = shown(&record.value);
+    body["token"] = value.into();
+    Ok(Json(body))
+}
+
+async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let record = found(&app, &caller, &id)?;
+    let mut writes = Writes::new();
+    writes.delete::<Token>(&record.value.key())?;
+    app.store.commit(&caller.author(), &format!("delete token {}", record.value.name), writes).await?;
+    Ok(DONE)
+}

@@ -1,0 +1,378 @@
+//! Users.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::groups::group_details;
+use super::{DONE, match_version};
+use crate::objects::ids::Numbers;
+use crate::objects::passwords::{self, Password};
+use crate::objects::sessions::Session;
+use crate::objects::users::{self, Admin, FIRST, Lock, User};
+use crate::objects::{Moment, Record, Store, StoreError, Writes, accounts, groups};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::Input;
+use crate::web::routes::{Route, delete, get, post, put};
+
+/// Longest name.
+const NAME_CHARS_MAX: usize = 128;
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, SelfOrAdmin, User};
+    let this = SelfOrAdmin(None);
+    vec![
+        get("/api/users", User(Some("ListUsers")), "Lists all users.", list),
+        post("/api/users", Admin, "Creates a user; answers with its number.", create),
+        get("/api/users/{uid}", this, "Tells about a user.", show),
+        put("/api/users/{uid}", this, "Changes a user; what is missing or empty stays.", update),
+        delete("/api/users/{uid}", Admin, "Deletes a user with everything that is only theirs.", remove),
+        put("/api/users/{uid}/lock", Admin, "Locks an account and ends its sessions.", lock),
+        delete("/api/users/{uid}/lock", Admin, "Unlocks an account.", unlock),
+        get("/api/users/{uid}/locked", Admin, "Tells whether an account is locked.", is_locked),
+        get("/api/users/{uid}/admin", Admin, "Tells whether a user is an administrator.", is_admin),
+        put("/api/users/{uid}/admin", Admin, "Makes a user an administrator.", promote),
+        delete("/api/users/{uid}/admin", Admin, "Takes the role of administrator from a user.", demote),
+        put("/api/users/{uid}/pwd", this, "Changes a password; one's own needs the old one.", change_password),
+        get("/api/users/{uid}/searchgroup", this, "Tells the default group of searches; 0: none.", search_group),
+        put("/api/users/{uid}/searchgroup", this, "Sets the default group of searches.", set_search_group),
+        delete("/api/users/{uid}/searchgroup", this, "Unsets the default group of searches.", unset_search_group),
+        get("/api/users/{uid}/group", this, "Lists the groups of a user.", groups_of),
+        post("/api/users/{uid}/group", Admin, "Adds a user to groups.", join),
+        delete("/api/users/{uid}/group/{gid}", Admin, "Takes a user out of a group.", leave),
+    ]
+}
+
+pub(super) fn found(store: &Store, uid: i32) -> ApiResult<Record<User>> {
+    store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))
+}
+
+/// A user as clients know it.
+pub(super) fn details(store: &Store, uid: i32) -> Result<Option<Value>, StoreError> {
+    match store.get::<User>(&uid.to_string())? {
+        Some(record) => described(store, &record).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> {
+    let user = &record.value;
+    let key = user.uid.to_string();
+    let (admin, lock) = (store.get::<Admin>(&key)?, store.get::<Lock>(&key)?);
+    let is_pending = |is_synced: Option<bool>| is_synced == Some(false);
+    let password = store.get::<Password>(&key)?;
+    let synced = record.is_synced()
+        && !is_pending(admin.as_ref().map(Record::is_synced))
+        && !is_pending(lock.as_ref().map(Record::is_synced))
+        && !is_pending(password.as_ref().map(Record::is_synced));
+    let mut groups = Vec::new();
+    for gid in users::groups_of(store, user.uid)? {
+        if let Some(group) = store.get(&gid.to_string())? {
+            groups.push(group_details(&group));
+        }
+    }
+    let hits = store.list::<Session>(&format!("{}/", user.uid))?;
+    let last = hits.iter().map(|session| session.value.last_hit).max().unwrap_or(Moment::NEVER);
+    let mut body = json!({
+        "UID": user.uid,
+        "User": user.user,
+        "Name": user.name,
+        "Email": user.email,
+        "Admin": admin.is_some(),
+        "Locked": lock.is_some(),
+        "TS": last,
+        "MFA": {
+            "TOTP": { "Enabled": false },
+            "RecoveryCodes": { "Enabled": false, "Remaining": 0, "Generated": Moment::NEVER },
+        },
+        "Synced": synced,
+        "SSOUser": false,
+        "Groups": groups,
+    });
+    // Clients take any number, 0 too, for a group.
+    if let Some(gid) = user.default_gid {
+        body["DefaultGID"] = gid.into();
+    }
+    Ok(body)
+}
+
+async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+    let mut users = app.store.list::<User>("")?;
+    users.sort_by_key(|record| record.value.uid);
+    let described: Result<Vec<Value>, StoreError> = users.iter().map(|record| described(&app.store, record)).collect();
+    Ok(Json(described?.into()))
+}
+
+async fn show(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<impl axum::response::IntoResponse> {
+    let record = found(&app.store, uid)?;
+    Ok(([(axum::http::header::ETAG, record.tag())], Json(described(&app.store, &record)?)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NewUser {
+    user: String,
+    pass: String,
+    name: String,
+    email: String,
+    admin: bool,
+}
+
+fn checked_name(name: &str) -> ApiResult<String> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        return Err(ApiError::bad(format!("a name has 1 to {NAME_CHARS_MAX} characters and no control characters")));
+    }
+    Ok(name.to_owned())
+}
+
+async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<NewUser>) -> ApiResult<Json<i32>> {
+    let name = checked_name(&new.user)?;
+    app.policy().check(&new.pass).map_err(ApiError::bad)?;
+    if users::by_name(&app.store, &name)?.is_some() {
+        return Err(ApiError::conflict(format!("there is already a user called {name}")));
+    }
+    let hash = passwords::hash(&new.pass).await?;
+    let uid = app.ids.next(Numbers::Users)?;
+    let user =
+        User { uid, user: name.clone(), name: new.name, email: new.email, default_gid: None, created: Moment::now() };
+    let writes = accounts::create_user(&user, hash, new.admin, false)?;
+    app.store.commit(&caller.author(), &format!("create user {name}"), writes).await?;
+    Ok(Json(uid))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Changes {
+    user: String,
+    name: String,
+    email: String,
+    admin: Option<bool>,
+}
+
+async fn update(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    headers: HeaderMap,
+    Input(changes): Input<Changes>,
+) -> ApiResult<Json<Value>> {
+    let mut record = found(&app.store, uid)?;
+    let before = record.value.clone();
+    if !changes.user.is_empty() {
+        record.value.user = checked_name(&changes.user)?;
+    }
+    if !changes.name.is_empty() {
+        record.value.name = changes.name;
+    }
+    if !changes.email.is_empty() {
+        record.value.email = changes.email;
+    }
+    let mut writes = accounts::update_user(&before, &record)?;
+    match_version(&headers, &record, &mut writes)?;
+    // Clients send the role with every change; it counts when an administrator sends it.
+    let is_admin = app.store.has::<Admin>(&uid.to_string())?;
+    if let Some(admin) = changes.admin.filter(|admin| caller.person.admin && *admin != is_admin) {
+        accounts::set_admin(&mut writes, uid, admin)?;
+    }
+    app.store.commit(&caller.author(), &format!("change user {}", before.user), writes).await?;
+    Ok(Json(described(&app.store, &found(&app.store, uid)?)?))
+}
+
+async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    if uid == FIRST || uid == caller.uid() {
+        return Err(ApiError::forbidden("nobody can delete themselves or the first administrator"));
+    }
+    let writes = accounts::delete_user(&app.store, &user)?;
+    app.store.commit(&caller.author(), &format!("delete user {}", user.user), writes).await?;
+    Ok(DONE)
+}
+
+async fn set_lock(app: &AppRef, caller: &Caller, uid: i32, locked: bool) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    if locked && uid == FIRST {
+        return Err(ApiError::forbidden("the first administrator cannot be locked"));
+    }
+    let writes = accounts::set_lock(&app.store, uid, locked)?;
+    let what = format!("{} user {}", if locked { "lock" } else { "unlock" }, user.user);
+    app.store.commit(&caller.author(), &what, writes).await?;
+    Ok(DONE)
+}
+
+async fn lock(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    set_lock(&app, &caller, uid, true).await
+}
+
+async fn unlock(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    set_lock(&app, &caller, uid, false).await
+}
+
+async fn is_locked(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<bool>> {
+    found(&app.store, uid)?;
+    Ok(Json(app.store.has::<Lock>(&uid.to_string())?))
+}
+
+/// Members that are zero are left out, as clients expect.
+fn role_answer(uid: i32, admin: bool) -> Json<Value> {
+    Json(if admin { json!({ "UID": uid, "Admin": true }) } else { json!({ "UID": uid }) })
+}
+
+async fn is_admin(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    found(&app.store, uid)?;
+    Ok(role_answer(uid, app.store.has::<Admin>(&uid.to_string())?))
+}
+
+async fn set_admin(app: &AppRef, caller: &Caller, uid: i32, admin: bool) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    if !admin && uid == FIRST {
+        return Err(ApiError::forbidden("the first administrator stays one"));
+    }
+    let mut writes = Writes::new();
+    accounts::set_admin(&mut writes, uid, admin)?;
+    let what = format!("{} user {}", if admin { "promote" } else { "demote" }, user.user);
+    app.store.commit(&caller.author(), &what, writes).await?;
+    Ok(role_answer(uid, admin))
+}
+
+async fn promote(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    set_admin(&app, &caller, uid, true).await
+}
+
+async fn demote(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    set_admin(&app, &caller, uid, false).await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Passwords {
+    origpass: String,
+    newpass: String,
+}
+
+async fn change_password(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    Input(given): Input<Passwords>,
+) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    if caller.session.is_none() {
+        return Err(ApiError::forbidden("a token cannot change passwords: log in"));
+    }
+    let kept = app.store.get::<Password>(&uid.to_string())?.map(|record| record.value);
+    if uid == caller.uid() {
+        let must_change = kept.as_ref().is_some_and(|password| password.must_change);
+        let hash = kept.map(|password| password.hash);
+        let fits = passwords::verify(&given.origpass, hash).await?;
+        app.limiter.note(&user.user, caller.from, fits);
+        // Not 401: clients would take that for the end of their session.
+        if !fits {
+            return Err(ApiError::forbidden("the old password is wrong"));
+        }
+        if must_change && given.newpass == given.origpass {
+            return Err(ApiError::bad("the new password must differ from the old one"));
+        }
+    }
+    app.policy().check(&given.newpass).map_err(ApiError::bad)?;
+    let hash = passwords::hash(&given.newpass).await?;
+    // Whoever holds a session of the old password is put out; the session that changes it goes on.
+    let own = caller.session.as_ref().filter(|_| uid == caller.uid()).map(|session| session.value.id.clone());
+    let mut writes = accounts::end_sessions(&app.store, uid, own.as_deref())?;
+    writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
+    writes.set(&Password { uid, hash, changed: Moment::now(), must_change: false })?;
+    app.store.commit(&caller.author(), &format!("change the password of {}", user.user), writes).await?;
+    Ok(DONE)
+}
+
+async fn search_group(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<i32>> {
+    Ok(Json(found(&app.store, uid)?.value.default_gid.unwrap_or(0)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Group {
+    gid: i32,
+}
+
+async fn change_search_group(app: &AppRef, caller: &Caller, uid: i32, gid: Option<i32>) -> ApiResult<Json<Value>> {
+    let mut record = found(&app.store, uid)?;
+    record.value.default_gid = gid;
+    let mut writes = Writes::new();
+    writes.update(&record, accounts::USER_GONE)?;
+    let what = format!("set the search group of {}", record.value.user);
+    app.store.commit(&caller.author(), &what, writes).await?;
+    Ok(DONE)
+}
+
+async fn set_search_group(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    Input(Group { gid }): Input<Group>,
+) -> ApiResult<Json<Value>> {
+    // Administrators may name any group, also one that is gone.
+    if !caller.person.admin && gid != 0 && !caller.person.groups.contains(&gid) {
+        return Err(ApiError::forbidden(format!("only members of group {gid} and administrators may do this")));
+    }
+    change_search_group(&app, &caller, uid, (gid != 0).then_some(gid)).await
+}
+
+async fn unset_search_group(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    change_search_group(&app, &caller, uid, None).await
+}
+
+async fn groups_of(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    found(&app.store, uid)?;
+    let mut body = Vec::new();
+    for gid in users::groups_of(&app.store, uid)? {
+        if let Some(group) = app.store.get::<groups::Group>(&gid.to_string())? {
+            body.push(group_details(&group));
+        }
+    }
+    Ok(Json(body.into()))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Groups {
+    gids: Vec<i32>,
+}
+
+async fn join(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    Input(Groups { gids }): Input<Groups>,
+) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    for gid in &gids {
+        if !app.store.has::<groups::Group>(&gid.to_string())? {
+            return Err(ApiError::not_found(format!("group {gid}")));
+        }
+    }
+    if !gids.is_empty() {
+        let writes = accounts::join_groups(uid, &gids)?;
+        let what = format!("add user {} to groups {gids:?}", user.user);
+        app.store.commit(&caller.author(), &what, writes).await?;
+    }
+    Ok(DONE)
+}
+
+async fn leave(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path((uid, gid)): Path<(i32, i32)>,
+) -> ApiResult<Json<Value>> {
+    let user = found(&app.store, uid)?.value;
+    let mut writes = Writes::new();
+    writes.delete::<users::Membership>(&format!("{uid}/{gid}"))?;
+    let what = format!("take user {} out of group {gid}", user.user);
+    app.store.commit(&caller.author(), &what, writes).await?;
+    Ok(DONE)
+}

@@ -1,0 +1,52 @@
+//! What all requests share.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::config::webserver::WebserverConfig;
+use crate::objects::ids::Ids;
+use crate::objects::passwords::Policy;
+use crate::objects::sessions::SigningKey;
+use crate::objects::{Store, StoreError};
+
+use super::limiter::Limiter;
+
+/// A running webserver.
+pub(super) struct App {
+    pub store: Store,
+    pub ids: Ids,
+    pub config: WebserverConfig,
+    pub uuid: uuid::Uuid,
+    /// With what this webserver signs.
+    pub key: SigningKey,
+    pub limiter: Limiter,
+    pub started: Instant,
+    /// Whether it keeps a log of its own.
+    pub stands_alone: bool,
+    /// Sessions whose life is being written anew.
+    pub extending: Mutex<HashSet<String>>,
+}
+
+/// Handle to it.
+pub(super) type AppRef = Arc<App>;
+
+impl App {
+    pub(super) fn policy(&self) -> Policy {
+        let control = &self.config.passwords;
+        Policy {
+            length_min: control.length_min,
+            uppercase: control.uppercase,
+            lowercase: control.lowercase,
+            number: control.number,
+            special: control.special,
+        }
+    }
+
+    /// The key of this webserver, made when there is none.
+    pub(super) fn find_key(store: &Store) -> Result<Option<SigningKey>, StoreError> {
+        let own =
+            store.list::<SigningKey>("")?.into_iter().map(|record| record.value).filter(|k| k.webserver == store.via());
+        Ok(own.max_by_key(|key| key.created))
+    }
+}

@@ -1,0 +1,123 @@
+//! Errors as clients read them: a status and `{"Error": "..."}`.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::objects::contents::UploadError;
+use crate::objects::passwords::HashError;
+use crate::objects::{CommitError, StoreError};
+use crate::replica::SubmitError;
+
+/// A refused or failed request.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    message: String,
+    besides: Map<String, Value>,
+}
+
+pub(super) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, message: impl std::fmt::Display) -> ApiError {
+        ApiError { status, message: message.to_string(), besides: Map::new() }
+    }
+
+    /// The request cannot be understood.
+    pub(super) fn bad(message: impl std::fmt::Display) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// Nobody known. Clients take any other use of 401 for the end of their session.
+    pub(super) fn unknown() -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, "log in first: the session is missing, unknown or over")
+    }
+
+    pub(super) fn forbidden(message: impl std::fmt::Display) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, message)
+    }
+
+    pub(super) fn not_found(what: impl std::fmt::Display) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, format!("there is no {what}"))
+    }
+
+    pub(super) fn conflict(message: impl std::fmt::Display) -> ApiError {
+        ApiError::new(StatusCode::CONFLICT, message)
+    }
+
+    /// The fault is ours: details go to the log.
+    pub(super) fn internal(error: impl std::fmt::Display) -> ApiError {
+        tracing::error!(%error, "a request failed");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the webserver failed to do this; its log says why")
+    }
+
+    /// Adds a member to the body.
+    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> ApiError {
+        self.besides.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = self.besides;
+        body.insert("Error".into(), self.message.into());
+        (self.status, axum::Json(json!(body))).into_response()
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::BadKey(reason) => ApiError::bad(reason),
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Limit(limit) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, limit),
+            SubmitError::Full { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            SubmitError::Disk(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
+            SubmitError::Condition(reason) => ApiError::conflict(reason),
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict(reason) => ApiError::conflict(reason),
+            CommitError::Refused(error) => error.into(),
+            CommitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Away { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            UploadError::Commit(error) => error.into(),
+            UploadError::Submit(error) => error.into(),
+            UploadError::Rejected(reason) => ApiError::conflict(reason),
+            UploadError::Io(error) => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<HashError> for ApiError {
+    fn from(error: HashError) -> Self {
+        ApiError::internal(error)
+    }
+}
+
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> Self {
+        ApiError::internal(error)
+    }
+}

@@ -1,0 +1,102 @@
+//! Bodies and queries as clients send them: any content type or none, names in any case, `null` for "not set", no body
+//! where nothing is to be said.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::error::{ApiError, ApiResult};
+
+/// A JSON body whose names are read without regard to case: `T` names its fields in lower case.
+pub(super) struct Input<T>(pub T);
+
+/// Reads JSON of a client.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    let not_understood = |error: serde_json::Error| ApiError::bad(format!("the body is not understood: {error}"));
+    let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).map_err(not_understood)?;
+    let fields: BTreeMap<String, Box<RawValue>> = fields
+        .into_iter()
+        .filter(|(_, value)| value.get() != "null")
+        .map(|(name, value)| (name.to_lowercase(), value))
+        .collect();
+    let text = serde_json::to_string(&fields).map_err(not_understood)?;
+    serde_json::from_str(&text).map_err(not_understood)
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Input<T>> {
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
+        read(&body).map(Input)
+    }
+}
+
+/// What queries may say.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Wishes {
+    pub refine: Option<String>,
+    pub start: Option<usize>,
+    pub end: Option<usize>,
+    pub after: Option<String>,
+    pub bytes: Option<usize>,
+    pub trivial: Option<String>,
+    pub collection: Option<String>,
+    pub limit: Option<usize>,
+    pub omit_sensitive: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Wishes {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Wishes> {
+        let query = Query::<Wishes>::from_request_parts(parts, state).await;
+        query.map(|Query(wishes)| wishes).map_err(|rejection| ApiError::bad(rejection.body_text()))
+    }
+}
+
+/// Whether a switch in a query is on.
+pub(super) fn is_on(value: Option<&str>) -> bool {
+    value.is_some_and(|value| value.is_empty() || value.eq_ignore_ascii_case("true") || value == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Fields {
+        name: Option<String>,
+        gids: Option<Vec<i32>>,
+    }
+
+    #[test]
+    fn names_in_any_case_null_and_nothing() {
+        let cases: [(&[u8], Option<&str>, Option<Vec<i32>>); 4] = [
+            (br#"{"Name":"a","GIDs":[1]}"#, Some("a"), Some(vec![1])),
+            (br#"{"name":"a","gIDS":null,"other":{}}"#, Some("a"), None),
+            (b" ", None, None),
+            (b"", None, None),
+        ];
+        for (body, name, gids) in cases {
+            let fields: Fields = read(body).expect("reads");
+            assert_eq!(fields, Fields { name: name.map(str::to_owned), gids });
+        }
+        assert!(read::<Fields>(b"[1]").is_err() && read::<Fields>(br#"{"Name":1}"#).is_err());
+    }
+
+    #[test]
+    fn switches() {
+        assert!(is_on(Some("true")) && is_on(Some("TRUE")) && is_on(Some("")) && is_on(Some("1")));
+        assert!(!is_on(None) && !is_on(Some("false")) && !is_on(Some("0")));
+    }
+}

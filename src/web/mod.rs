@@ -1,0 +1,19 @@
+//! The webserver: the REST API of existing clients, and an interface for browsers, over a replica.
+//!
+//! Every request passes [`guard`], which establishes who calls and whether the route's row in [`routes`] lets them; what a
+//! handler then does with an object that has an owner is decided by [`crate::objects::sharing`]. Nothing else decides.
+
+mod api;
+mod app;
+mod caller;
+mod error;
+mod guard;
+mod headers;
+mod input;
+mod limiter;
+mod position;
+mod routes;
+pub mod server;
+mod standalone;
+mod sweeper;
+mod tls;

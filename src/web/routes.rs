@@ -1,0 +1,100 @@
+//! The table of routes: what there is, whom it serves, and what it does. The router, the guard and the description of the
+//! API are made from the same rows.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::{Method, StatusCode};
+use axum::middleware;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::api;
+use super::app::AppRef;
+use super::error::ApiError;
+use super::guard::{self, Need};
+
+/// Paths whose bodies are streamed and bounded by their handlers.
+const STREAMED: [&str; 2] = ["/api/resources/{guid}/raw", "/api/backup"];
+
+/// One row.
+pub(super) struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub need: Need,
+    pub does: &'static str,
+    handler: MethodRouter<AppRef>,
+}
+
+fn route<H: Handler<T, AppRef>, T: 'static>(
+    (method, filter): (Method, MethodFilter),
+    path: &'static str,
+    need: Need,
+    does: &'static str,
+    handler: H,
+) -> Route {
+    Route { method, path, need, does, handler: on(filter, handler) }
+}
+
+macro_rules! methods {
+    ($($name:ident $method:ident),*) => {$(
+        pub(super) fn $name<H: Handler<T, AppRef>, T: 'static>(
+            path: &'static str,
+            need: Need,
+            does: &'static str,
+            handler: H,
+        ) -> Route {
+            route((Method::$method, MethodFilter::$method), path, need, does, handler)
+        }
+    )*};
+}
+
+methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
+
+/// All rows.
+pub(super) fn table() -> Vec<Route> {
+    let parts = [
+        api::login::routes(),
+        api::users::routes(),
+        api::groups::routes(),
+        api::preferences::routes(),
+        api::dashboards::routes(),
+        api::history::routes(),
+        api::resources::routes(),
+        api::tokens::routes(),
+        api::notifications::routes(),
+        api::system::routes(),
+    ];
+    parts.into_iter().flatten().collect()
+}
+
+/// The router of the table's rows.
+pub(super) fn router(app: &AppRef) -> Router {
+    let mut router = Router::new();
+    for Route { path, need, handler, .. } in table() {
+        let state = (AppRef::clone(app), need);
+        let handler = handler.layer(middleware::from_fn_with_state(state, guard::check));
+        let is_bulk = STREAMED.contains(&path);
+        router = router.route(path, if is_bulk { handler.layer(DefaultBodyLimit::disable()) } else { handler });
+    }
+    let nowhere = || async { ApiError::not_found("such path; /api/openapi.json lists what there is") };
+    let wrong_method =
+        || async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not serve this method") };
+    router.fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(AppRef::clone(app))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_unique_and_say_what_they_do() {
+        let mut seen = std::collections::HashSet::new();
+        for Route { method, path, need, does, .. } in table() {
+            assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
+            assert!(does.ends_with('.') && does.len() > 10, "{method} {path}: {does}");
+            let needs_uid = matches!(need, Need::SelfOrAdmin(_));
+            assert!(!needs_uid || path.contains("{uid}"), "{method} {path}");
+            assert!(!matches!(need, Need::MemberOrAdmin(_)) || path.contains("{gid}"), "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The webserver as a process: starts every part in order, serves until told to stop, drains.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::ServiceExt;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum_server::Handle;
+use tokio::task::JoinSet;
+use tower_http::normalize_path::NormalizePath;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+
+use crate::config::webserver::WebserverConfig;
+use crate::datastore::Datastore;
+use crate::env::RealFs;
+use crate::env::fs::replace_file;
+use crate::objects::first_start::{self, First, FirstPassword};
+use crate::objects::ids::Ids;
+use crate::objects::sessions::{Session, SigningKey};
+use crate::objects::store::Author;
+use crate::objects::{CommitError, Store, StoreError, Writes};
+use crate::replica::ReplicaOptions;
+use crate::replica::service::{Service, ServiceError};
+
+use super::api::system::JSON_BYTES_MAX;
+use super::app::{App, AppRef};
+use super::limiter::Limiter;
+use super::{headers, routes, standalone, sweeper, tls};
+
+/// A client that sends nothing for this long while its request is awaited is cut off.
+const SLOW_CLIENT: Duration = Duration::from_secs(30);
+/// Requests under way are given this long when the process stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Where the first password is kept.
+pub const PASSWORD_FILE: &str = "initial-admin-password";
+
+/// Why a webserver does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WebserverError {
+    /// The replica.
+    #[error(transparent)]
+    Replica(#[from] ServiceError),
+    /// Its own log.
+    #[error("the log of this webserver's own: {0}")]
+    OwnLog(String),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] tls::CertificateError),
+    /// The network.
+    #[error(
+        "cannot listen on {address}: {source}; is another process using it, or is the port below 1024? choose another one with --listen"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Reading the state.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Writing what a webserver needs.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// A running webserver.
+pub struct Webserver {
+    app: AppRef,
+    service: Service,
+    own_log: Option<Datastore>,
+    handle: Handle<SocketAddr>,
+    address: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
+    move |source| WebserverError::Io { what: what.to_string(), source }
+}
+
+fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
+    let file = config.data_dir.join("webserver-uuid");
+    if let Some(text) = &config.uuid {
+        let wrong = |error: uuid::Error| io("Webserver-UUID")(std::io::Error::other(error.to_string()));
+        return uuid::Uuid::parse_str(text).map_err(wrong);
+    }
+    if let Some(uuid) = std::fs::read_to_string(&file).ok().and_then(|text| uuid::Uuid::parse_str(text.trim()).ok()) {
+        return Ok(uuid);
+    }
+    let uuid = uuid::Uuid::new_v4();
+    replace_file(&RealFs, &file, format!("{uuid}\n").as_bytes()).map_err(io(file.display()))?;
+    Ok(uuid)
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, WebserverError> {
+    let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { address, source })?;
+    listener.set_nonblocking(true).map_err(io("the listener"))?;
+    Ok(listener)
+}
+
+impl Webserver {
+    /// Starts a webserver. Runs within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the directory is in use or damaged, the address is taken or the certificate cannot be used.
+    pub async fn start(config: WebserverConfig) -> Result<Webserver, WebserverError> {
+        let data_dir = config.data_dir.clone();
+        std::fs::create_dir_all(&data_dir).map_err(io(data_dir.display()))?;
+        let own_log = match standalone::is_wanted(&data_dir, &config.datastores) {
+            true => Some(standalone::start(&data_dir).await?),
+            false => None,
+        };
+        let datastores = match &own_log {
+            Some(datastore) => vec![datastore.address().to_string()],
+            None => config.datastores.clone(),
+        };
+        let options = ReplicaOptions {
+            cache_bytes: config.cache_bytes,
+            external_addr: config.external_addr.clone(),
+            heartbeat_ms: config.update_interval_s * 1000,
+            ..ReplicaOptions::default()
+        };
+        let service = Service::start(&data_dir, datastores, options).await?;
+        let uuid = own_uuid(&config)?;
+        let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
+        let store = Store::new(service.replica.clone(), &via);
+        let key = own_key(&store).await?;
+        if !config.persist_logins {
+            end_own_sessions(&store).await?;
+        }
+        let window = Duration::from_secs(config.login_window_s);
+        let app = Arc::new(App {
+            ids: Ids::open(&data_dir),
+            uuid,
+            key,
+            limiter: Limiter::new(config.login_failures, window),
+            started: Instant::now(),
+            extending: std::sync::Mutex::default(),
+            stands_alone: own_log.is_some(),
+            store,
+            config,
+        });
+        let mut webserver = Webserver {
+            service,
+            own_log,
+            handle: Handle::new(),
+            address: app.config.listen_address(),
+            tasks: JoinSet::new(),
+            app,
+        };
+        webserver.listen()?;
+        webserver.tasks.spawn(sweeper::run(AppRef::clone(&webserver.app)));
+        webserver.tasks.spawn(first_administrator(AppRef::clone(&webserver.app)));
+        Ok(webserver)
+    }
+
+    fn listen(&mut self) -> Result<(), WebserverError> {
+        let config = &self.app.config;
+        let listener = bind(self.address)?;
+        self.address = listener.local_addr().map_err(io("the listener"))?;
+        let router = routes::router(&self.app)
+            .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+            .layer(RequestBodyTimeoutLayer::new(SLOW_CLIENT))
+            .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), headers::add))
+            .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), note_access))
+            .layer(tower_http::catch_panic::CatchPanicLayer::new());
+        let service = NormalizePath::trim_trailing_slash(router);
+        let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
+        let handle = self.handle.clone();
+        if config.plain_http {
+            let mut server = axum_server::from_tcp(listener).map_err(io("the listener"))?.handle(handle);
+            be_patient(server.http_builder());
+            self.tasks.spawn(ended(async move { server.serve(service).await }));
+            return Ok(());
+        }
+        let files = tls::files(config)?;
+        let settings = files.load()?;
+        self.tasks.spawn(files.follow(settings.clone()));
+        let server = axum_server::tls_rustls::from_tcp_rustls(listener, settings).map_err(io("the listener"))?;
+        let mut server = server.handle(handle);
+        be_patient(server.http_builder());
+        self.tasks.spawn(ended(async move { server.serve(service).await }));
+        if !config.no_redirect {
+            self.redirect();
+        }
+        Ok(())
+    }
+
+    /// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
+    fn redirect(&mut self) {
+        let address = SocketAddr::new(self.address.ip(), self.app.config.redirect_port);
+        let listener = match bind(address) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(%error, "plain HTTP is not redirected; set Web-Redirect-Port or Disable-HTTP-Redirector");
+                return;
+            }
+        };
+        let port = self.address.port();
+        let answer = move |request: Request| async move {
+            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let name = match host.rsplit_once(':') {
+                Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => name,
+                _ => host,
+            };
+            let valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-[]:".contains(&b));
+            if !valid {
+                return StatusCode::BAD_REQUEST.into_response();
+            }
+            let path = request.uri().path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
+            let port = if port == 443 { String::new() } else { format!(":{port}") };
+            (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("https://{name}{port}{path}"))])
+                .into_response()
+        };
+        let service = axum::Router::new().fallback(answer).into_make_service();
+        let Ok(server) = axum_server::from_tcp(listener) else { return };
+        let mut server = server.handle(self.handle.clone());
+        be_patient(server.http_builder());
+        self.tasks.spawn(ended(async move { server.serve(service).await }));
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address for a browser.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.app.config.plain_http { "http" } else { "https" };
+        let host = match self.address.ip() {
+            ip if ip.is_unspecified() => "localhost".to_owned(),
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            ip => ip.to_string(),
+        };
+        format!("{scheme}://{host}:{}", self.address.port())
+    }
+
+    /// One line for people and for the service manager.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{}, {}", self.url(), self.service.summary())
+    }
+
+    /// Stops listening, lets requests under way end, closes the replica.
+    pub async fn stop(mut self) {
+        self.handle.graceful_shutdown(Some(DRAIN));
+        let drained = async {
+            while self.handle.connection_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
+        self.tasks.shutdown().await;
+        self.service.stop().await;
+        if let Some(own_log) = self.own_log {
+            own_log.stop().await;
+        }
+    }
+}
+
+fn be_patient(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
+    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(SLOW_CLIENT);
+    builder.http2().timer(hyper_util::rt::TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
+}
+
+async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the listener ended");
+    }
+}
+
+async fn note_access(State(app): State<AppRef>, request: Request, next: Next) -> Response {
+    if app.config.no_access_log {
+        return next.run(request).await;
+    }
+    let started = Instant::now();
+    // The query may hold what is nobody's business.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let from = super::guard::address(request.extensions());
+    let response = next.run(request).await;
+    let (status, micros) = (response.status().as_u16(), started.elapsed().as_micros());
+    tracing::debug!(target: "gravwell::access", %from, %method, path, status, micros);
+    response
+}
+
+async fn own_key(store: &Store) -> Result<SigningKey, WebserverError> {
+    if let Some(key) = App::find_key(store)? {
+        return Ok(key);
+    }
+    let key = SigningKey::generate(store.via()).map_err(io("randomness"))?;
+    let mut writes = Writes::new();
+    writes.create(&key, "")?;
+    store.commit(&Author::default(), "make a key to sign logins with", writes).await?;
+    Ok(key)
+}
+
+/// `Persist-Web-Logins=false`: what was begun at this webserver ends with its process.
+async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
+    let mut writes = Writes::new();
+    for session in store.list::<Session>("")? {
+        if session.value.webserver == store.via() {
+            writes.delete::<Session>(&format!("{}/{}", session.value.uid, session.value.id))?;
+        }
+    }
+    if !writes.is_empty() {
+        store.commit(&Author::default(), "end the logins of the former process", writes).await?;
+    }
+    Ok(())
+}
+
+/// Makes the first administrator as soon as it is known that there is none: only the datastore can say so.
+async fn first_administrator(app: AppRef) {
+    let wanted = if app.config.default_password { FirstPassword::WellKnown } else { FirstPassword::Random };
+    let file = app.config.data_dir.join(PASSWORD_FILE);
+    loop {
+        let status = app.store.replica().status();
+        if status.connected && status.lag_ops == 0 && status.generation.0 > 0 {
+            match first_start::ensure(&app.store, &wanted).await {
+                Ok(First::Exists) => return,
+                Ok(First::Made { password, is_decided: true }) => {
+                    announce(&file, &wanted, &password);
+                    return;
+                }
+                // Undecided: the next round sees what became of it.
+                Ok(First::Made { password, is_decided: false }) => {
+                    announce(&file, &wanted, &password);
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the first administrator could not be made yet"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
+    if *wanted == FirstPassword::WellKnown {
+        tracing::warn!("the first administrator has the well-known password: change it before anybody else can log in");
+        return;
+    }
+    let written = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, format!("{password}\n").as_bytes()));
+    println!(
+        "First administrator: {} with the password {password}, to be changed at the first login.",
+        first_start::NAME
+    );
+    match written {
+        Ok(()) => println!("It is kept in {} until then.", file.display()),
+        Err(error) => tracing::warn!(%error, file = %file.display(), "the password could not be kept: note it now"),
+    }
+}

@@ -1,0 +1,40 @@
+//! A webserver without a datastore keeps a log of its own, so that it is a fleet of one: the same code, the same
+//! guarantees, and a directory that can become a datastore's when the fleet grows.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use crate::config::datastore::DatastoreConfig;
+use crate::datastore::Datastore;
+use crate::env::{Clock, SystemClock};
+use crate::model::MemberName;
+use crate::transport::join;
+use crate::trust::{Identity, Role, Token};
+
+use super::server::WebserverError;
+
+/// Directory of the log within the webserver's.
+pub(super) const DIRECTORY: &str = "own-log";
+/// Life of the token with which the webserver joins its own log.
+const TOKEN_S: u64 = 60;
+
+/// Whether the webserver in `data_dir` is to keep a log of its own.
+pub(super) fn is_wanted(data_dir: &Path, datastores: &[String]) -> bool {
+    datastores.is_empty() && (data_dir.join(DIRECTORY).exists() || !Identity::exists(data_dir))
+}
+
+/// Starts the log and makes the webserver its member.
+pub(super) async fn start(data_dir: &Path) -> Result<Datastore, WebserverError> {
+    let failed = |error: String| WebserverError::OwnLog(error);
+    let mut config = DatastoreConfig::for_dir(&data_dir.join(DIRECTORY));
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    (config.listen, config.port) = (Some(local.ip()), 0);
+    let datastore = Datastore::start(config).await.map_err(|error| failed(error.to_string()))?;
+    if !Identity::exists(data_dir) {
+        let name = MemberName::new("webserver").map_err(|error| failed(error.to_string()))?;
+        let invitation = datastore.invite(&name, Role::Webserver, TOKEN_S).map_err(failed)?;
+        let token: Token = invitation.token.parse().map_err(|error| failed(format!("{error}")))?;
+        join::join(data_dir, &token, SystemClock.now_ms()).await.map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(datastore)
+}

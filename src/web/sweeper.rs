@@ -1,0 +1,122 @@
+//! What a webserver does by itself: tells people of rejected changes, leases numbers, clears away what has ended.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::model::TxnId;
+use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
+use crate::objects::store::Author;
+use crate::objects::{CommitError, Moment, Stored, Writes, contents};
+use crate::protocol::outbox::RejectedTxn;
+
+use super::app::AppRef;
+
+/// Leases are looked at this often.
+const LEASES_EVERY: Duration = Duration::from_secs(5);
+/// What has ended is cleared away this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// A rejection lives as a notification for this long; on the page of rejections it stays until somebody decides.
+const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
+
+/// Runs until the task is dropped.
+pub(super) async fn run(app: AppRef) {
+    tokio::join!(tell_of_rejections(&app), lease(&app), sweep(&app));
+}
+
+async fn lease(app: &AppRef) {
+    loop {
+        if let Err(error) = app.ids.refill(&app.store).await {
+            tracing::debug!(%error, "no numbers were leased; trying again");
+        }
+        let wait = if app.ids.is_stocked() { LEASES_EVERY } else { Duration::from_millis(100) };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn tell_of_rejections(app: &AppRef) {
+    let mut changed = app.store.replica().watch_outbox();
+    let mut told: HashSet<TxnId> = HashSet::new();
+    loop {
+        changed.borrow_and_update();
+        let rejected = app.store.replica().rejected();
+        let listed: HashSet<TxnId> = rejected.iter().map(|rejected| rejected.txn.id).collect();
+        told.retain(|id| listed.contains(id));
+        for rejection in rejected {
+            let id = rejection.txn.id;
+            if told.contains(&id) || app.store.is_attended(id) {
+                continue;
+            }
+            match tell(app, &rejection).await {
+                Ok(()) => drop(told.insert(id)),
+                Err(error) => tracing::warn!(%error, "somebody could not be told of a rejected change yet"),
+            }
+        }
+        // A maker that was attended may leave without having been told.
+        let waited = tokio::time::timeout(Duration::from_secs(2), changed.changed()).await;
+        if matches!(waited, Ok(Err(_))) {
+            return;
+        }
+    }
+}
+
+/// What a rejection of one transaction is called: the same on every start, so that it is told once.
+fn number_of(id: TxnId) -> u64 {
+    let mut bytes = id.origin.0.to_vec();
+    bytes.extend(id.counter.0.to_be_bytes());
+    let hash = blake3::hash(&bytes);
+    let first = hash.as_bytes().first_chunk::<8>().copied().unwrap_or_default();
+    (u64::from_le_bytes(first) >> 11).max(1)
+}
+
+async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> {
+    let id = number_of(rejection.txn.id);
+    let author = Author::of(&rejection.txn.note).filter(|author| author.uid != 0);
+    let Some(author) = author else {
+        tracing::warn!(reason = %rejection.reason, "a change of this webserver's own was rejected");
+        return Ok(());
+    };
+    if app.store.has::<Notification>(&id.to_string())? {
+        return Ok(());
+    }
+    let sent = Moment::now();
+    let notification = Notification {
+        id,
+        uid: author.uid,
+        kind: REJECTED,
+        sent,
+        expires: sent.plus(REJECTION_LIFE_S),
+        msg: format!("Not done: {}. {}", author.what, rejection.reason),
+        origin: app.uuid,
+        level: "error".into(),
+        link: "/#/rejected".into(),
+        ..Notification::default()
+    };
+    let mut writes = Writes::new();
+    writes.set(&notification)?;
+    app.store.commit(&Author::default(), "tell of a rejected change", writes).await.map(drop)
+}
+
+async fn sweep(app: &AppRef) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        if let Err(error) = sweep_once(app).await {
+            tracing::debug!(%error, "not everything that has ended was cleared away");
+        }
+    }
+}
+
+async fn sweep_once(app: &AppRef) -> Result<(), CommitError> {
+    let mut writes = Writes::new();
+    for record in notifications::ended(&app.store, app.uuid)? {
+        writes.delete::<Notification>(&record.value.key())?;
+    }
+    if !writes.is_empty() {
+        app.store.commit(&Author::default(), "clear away notifications that have ended", writes).await?;
+    }
+    for content in contents::abandoned(&app.store)? {
+        if let Some(writes) = contents::removal(&app.store, &content)? {
+            app.store.commit(&Author::default(), "take away contents of a broken upload", writes).await?;
+        }
+    }
+    Ok(())
+}
