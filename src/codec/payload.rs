@@ -183,6 +183,22 @@ pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, 
     Ok((entries, chain))
 }
 
+/// Decodes frames that need not follow each other, as they answer a question; checks checksums only.
+///
+/// # Errors
+/// At the first frame that is damaged.
+pub fn decode_loose_frames(bytes: &Bytes) -> Result<Vec<Entry>, DecodeError> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = bytes.slice(at..);
+        let (header, payload) = decode_frame(&rest)?;
+        at += payload.end;
+        entries.push(decode_entry(&header, &rest.slice(payload))?);
+    }
+    Ok(entries)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;

@@ -12,9 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::codec::admin::{AdminError, Request};
-use crate::codec::frame::decode_frame;
 use crate::codec::message::{self, Kind, Open, Row};
-use crate::codec::payload::decode_entry;
+use crate::codec::payload::decode_loose_frames;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::DirectoryError;
@@ -274,13 +273,5 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
 
 /// Decodes the frames of a piece, without their chain.
 pub(super) fn entries(frames: &Bytes) -> Result<Vec<Entry>, CtlError> {
-    let mut entries = Vec::new();
-    let mut at = 0;
-    while at < frames.len() {
-        let rest = frames.slice(at..);
-        let (header, payload) = decode_frame(&rest).map_err(damaged)?;
-        at += payload.end;
-        entries.push(decode_entry(&header, &rest.slice(payload)).map_err(damaged)?);
-    }
-    Ok(entries)
+    decode_loose_frames(frames).map_err(damaged)
 }

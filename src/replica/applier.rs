@@ -1,6 +1,7 @@
 //! The single writer of a replica's state: applies runs, settles the outbox, compares digests, swaps states.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,9 @@ impl Applier {
     }
 
     fn announce(&self, entries: &[Entry]) {
+        if self.shared.entries.receiver_count() > 0 {
+            let _ = self.shared.entries.send(Arc::new(entries.to_vec()));
+        }
         if self.shared.changes.receiver_count() == 0 {
             return;
         }

@@ -318,6 +318,12 @@ impl Replica {
         self.shared.changes.subscribe()
     }
 
+    /// Entries of the log from now on, in runs, as they are applied here. A receiver that falls too far behind is told so.
+    #[must_use]
+    pub fn watch_entries(&self) -> broadcast::Receiver<Arc<Vec<crate::model::Entry>>> {
+        self.shared.entries.subscribe()
+    }
+
     /// Waits until the state has reached `seq`; `false` when `timeout` ran out first.
     pub async fn barrier(&self, seq: Seq, timeout: Duration) -> bool {
         let mut applied = self.shared.applied.subscribe();

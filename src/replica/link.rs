@@ -1,7 +1,7 @@
 //! The connection to the datastore: connects for ever, greets, follows the tail, pushes the outbox, reports progress.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -195,6 +195,7 @@ impl Linker {
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
         wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
         self.shared.update_link(|link| link.connected = true);
+        *self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         let heard = Notify::new();
         tracing::info!(member = welcome.member, seq = %position.seq, head = %welcome.head, "connected");
         tokio::select! {

@@ -20,6 +20,7 @@
 
 pub mod admin;
 mod applier;
+mod ask;
 pub mod directory;
 mod handle;
 mod link;
@@ -32,6 +33,7 @@ mod shared;
 pub mod stepped;
 mod view;
 
+pub use ask::{AskError, Reply};
 pub use handle::{OpenError, Replica, ReplicaOptions};
 pub use link::{ConnectError, Connector, Pending};
 pub use outbox_writer::{Draft, SubmitError};

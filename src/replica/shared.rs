@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::{broadcast, watch};
 
 use crate::codec::message::{Progress, Welcome};
-use crate::model::{Collection, Key, Limits, Position, Seq, Verdict};
+use crate::model::{Collection, Entry, Key, Limits, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::Outbox;
@@ -82,6 +82,10 @@ pub(super) struct Shared {
     /// Rises with every change of the outbox.
     pub outbox_changed: watch::Sender<u64>,
     pub changes: broadcast::Sender<Change>,
+    /// Entries as they are applied.
+    pub entries: broadcast::Sender<Arc<Vec<Entry>>>,
+    /// The connection to the datastore while there is one.
+    pub connection: Mutex<Option<quinn::Connection>>,
     /// The state differs from the datastore's: fetch a snapshot.
     pub resync_wanted: AtomicBool,
     pub started: Instant,
@@ -102,6 +106,8 @@ impl Shared {
             durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,
             outbox_changed: watch::channel(0).0,
             changes: broadcast::channel(16 << 10).0,
+            entries: broadcast::channel(64).0,
+            connection: Mutex::default(),
             resync_wanted: AtomicBool::new(false),
             started: Instant::now(),
         }

@@ -112,6 +112,15 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
     Ok(Some(Caller { person, user, session: Some(session), token: None, all: false, from }))
 }
 
+/// Whether somebody who was let in may go on: the session exists, and the user is who they were.
+pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
+    let Some(session) = &caller.session else { return false };
+    let live = store.get::<Session>(&format!("{}/{}", caller.uid(), session.value.id));
+    let is_live = live.is_ok_and(|live| live.is_some_and(|live| !live.value.expires.is_past()));
+    let person = known(store, caller.uid());
+    is_live && person.is_ok_and(|found| found.is_some_and(|(person, _)| person.admin == caller.person.admin))
+}
+
 fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
     let key = uid.to_string();
     let Some(user) = store.get::<User>(&key)? else { return Ok(None) };

@@ -10,6 +10,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::api;
 use super::app::AppRef;
+use super::assets;
 use super::error::ApiError;
 use super::guard::{self, Need};
 
@@ -63,6 +64,10 @@ pub(super) fn table() -> Vec<Route> {
         api::tokens::routes(),
         api::notifications::routes(),
         api::system::routes(),
+        api::fleet::routes(),
+        api::live::routes(),
+        api::rejections::routes(),
+        api::openapi::routes(),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -76,10 +81,9 @@ pub(super) fn router(app: &AppRef) -> Router {
         let is_bulk = STREAMED.contains(&path);
         router = router.route(path, if is_bulk { handler.layer(DefaultBodyLimit::disable()) } else { handler });
     }
-    let nowhere = || async { ApiError::not_found("such path; /api/openapi.json lists what there is") };
     let wrong_method =
         || async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not serve this method") };
-    router.fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(AppRef::clone(app))
+    router.fallback(assets::serve).method_not_allowed_fallback(wrong_method).with_state(AppRef::clone(app))
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Handlers: one file per section of the API.
 
 pub(super) mod dashboards;
+pub(super) mod fleet;
 pub(super) mod groups;
 pub(super) mod history;
+pub(super) mod live;
 pub(super) mod login;
 pub(super) mod notifications;
+pub(super) mod openapi;
 pub(super) mod preferences;
+pub(super) mod rejections;
 pub(super) mod resources;
 pub(super) mod system;
 pub(super) mod tokens;

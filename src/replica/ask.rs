@@ -1,0 +1,85 @@
+//! Asking the datastore over the connection that a replica has.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::codec::admin::{AdminError, Request};
+use crate::codec::message::{Kind, Open};
+use crate::codec::payload::decode_loose_frames;
+use crate::model::Entry;
+use crate::transport::wire;
+
+use super::Replica;
+
+/// Longest wait for a whole answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest answer: it is held whole in memory.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No connection.
+    #[error("the datastore is away")]
+    Away,
+    /// The connection broke, or nothing came.
+    #[error("the datastore did not answer: {0}")]
+    Silent(String),
+    /// The datastore refused.
+    #[error("{0}")]
+    Refused(String),
+    /// More than can be held.
+    #[error("the answer has more than {ANSWER_BYTES_MAX} bytes: ask for less")]
+    TooLarge,
+}
+
+/// What the datastore answered.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Items, as JSON.
+    pub items: Vec<Bytes>,
+    /// Entries of the log.
+    pub entries: Vec<Entry>,
+}
+
+impl Replica {
+    /// Asks the datastore and waits for its whole answer.
+    ///
+    /// # Errors
+    /// When it is away, silent or refuses, or the answer is too large.
+    pub async fn ask_datastore(&self, request: &Request) -> Result<Reply, AskError> {
+        let connection = self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connection = connection.filter(|connection| self.is_connected() && connection.close_reason().is_none());
+        let connection = connection.ok_or(AskError::Away)?;
+        let asked = tokio::time::timeout(PATIENCE, ask(&connection, request)).await;
+        asked.map_err(|_| AskError::Silent(format!("within {PATIENCE:?}")))?
+    }
+}
+
+async fn ask(connection: &quinn::Connection, request: &Request) -> Result<Reply, AskError> {
+    let silent = |error: &dyn std::fmt::Display| AskError::Silent(error.to_string());
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| silent(&error))?;
+    wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| silent(&error))?;
+    wire::send_json(&mut send, Kind::AdminRequest, request).await.map_err(|error| silent(&error))?;
+    let (mut reply, mut size) = (Reply::default(), 0);
+    loop {
+        let message = wire::read(&mut receive).await.map_err(|error| silent(&error))?;
+        let (kind, body) = message.ok_or_else(|| silent(&"the stream ended"))?;
+        size += body.len();
+        if size > ANSWER_BYTES_MAX {
+            return Err(AskError::TooLarge);
+        }
+        match kind {
+            Kind::AdminItem => reply.items.push(body),
+            Kind::Frames => reply.entries.extend(decode_loose_frames(&body).map_err(|error| silent(&error))?),
+            Kind::AdminEnd => return Ok(reply),
+            Kind::AdminError => {
+                let error: AdminError = serde_json::from_slice(&body).map_err(|error| silent(&error))?;
+                return Err(AskError::Refused(error.message));
+            }
+            other => return Err(silent(&format!("an unexpected message {other:?}"))),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What happens, as it happens: for pages that show it, and for administrators who look at the log.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::Stream;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::codec::admin::Request;
+use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};
+use crate::objects::Moment;
+use crate::objects::kinds::{Exposure, KINDS, exposure};
+use crate::objects::store::Author;
+use crate::replica::{AskError, Change};
+use crate::web::app::AppRef;
+use crate::web::caller::{self, Caller};
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::Wishes;
+use crate::web::routes::{Route, get};
+
+/// Changes that come within this time are told together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Whether a stream's reader is still allowed to read is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Values longer than this are not shown, only measured.
+const SHOWN_BYTES_MAX: usize = 256 << 10;
+/// Entries that are given at once unless told otherwise, and at most.
+const ENTRIES: usize = 100;
+const ENTRIES_MAX: usize = 1000;
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, Session};
+    vec![
+        get(
+            "/api/events",
+            Session,
+            "Streams the names of collections as they change, and the state of the webserver.",
+            events,
+        ),
+        get("/api/log/live", Admin, "Streams the entries of the log as they are applied.", live),
+        get("/api/log", Admin, "Gives the latest entries of the log, newest first.", latest),
+        get("/api/log/collections", Admin, "Lists the collections and what they hold.", collections),
+        get("/api/log/object/{collection}/{*key}", Admin, "Gives what became of one object, newest first.", object),
+    ]
+}
+
+/// State of a stream for one reader.
+struct Watch<T: Clone> {
+    app: AppRef,
+    caller: Caller,
+    receiver: Receiver<T>,
+    told: Value,
+}
+
+impl<T: Clone> Watch<T> {
+    fn may_go_on(&self) -> bool {
+        caller::is_still_known(&self.app.store, &self.caller)
+    }
+}
+
+fn status(app: &AppRef) -> Value {
+    let replica = app.store.replica();
+    json!({
+        "Connected": replica.is_connected(),
+        "Outbox": replica.outbox_depth(),
+        "Rejected": replica.rejected().len(),
+    })
+}
+
+fn collection_of(change: &Change) -> Option<&Collection> {
+    match change {
+        Change::Put { collection, .. } | Change::Deleted { collection, .. } | Change::Overlay { collection, .. } => {
+            Some(collection)
+        }
+        Change::Replaced { .. } => None,
+    }
+}
+
+async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let receiver = app.store.replica().watch();
+    let watch = Watch { app, caller, receiver, told: Value::Null };
+    let stream = futures_util::stream::unfold(watch, |mut watch| async move {
+        loop {
+            let now = status(&watch.app);
+            if now != watch.told {
+                watch.told = now.clone();
+                return Some((Ok(Event::default().event("status").data(now.to_string())), watch));
+            }
+            match tokio::time::timeout(LOOK_EVERY, watch.receiver.recv()).await {
+                Ok(Err(RecvError::Closed)) => return None,
+                Ok(Err(RecvError::Lagged(_))) => return Some((Ok(everything()), watch)),
+                Ok(Ok(change)) => return Some((Ok(gathered(change, &mut watch.receiver).await), watch)),
+                Err(_) if !watch.may_go_on() => return None,
+                Err(_) => {}
+            }
+        }
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default())
+}
+
+fn everything() -> Event {
+    let all: Vec<&str> = KINDS.iter().map(|kind| kind.collection).collect();
+    Event::default().event("changed").data(json!({ "Collections": all }).to_string())
+}
+
+async fn gathered(first: Change, receiver: &mut Receiver<Change>) -> Event {
+    let mut collections = BTreeSet::new();
+    let until = tokio::time::Instant::now() + GATHER;
+    let mut next = Some(first);
+    while let Some(change) = next {
+        match collection_of(&change) {
+            Some(collection) => drop(collections.insert(collection.clone())),
+            None => return everything(),
+        }
+        next = match tokio::time::timeout_at(until, receiver.recv()).await {
+            Ok(Ok(change)) => Some(change),
+            Ok(Err(RecvError::Lagged(_))) => return everything(),
+            Ok(Err(RecvError::Closed)) | Err(_) => None,
+        };
+    }
+    let names: Vec<&str> = collections.iter().map(Collection::as_str).collect();
+    Event::default().event("changed").data(json!({ "Collections": names }).to_string())
+}
+
+/// A value as it may be shown: of what is open, and not too long; of everything else its size.
+fn shown_value(collection: &Collection, value: &[u8]) -> Value {
+    let size = json!({ "Bytes": value.len() });
+    if exposure(collection.as_str()) != Exposure::Open || value.len() > SHOWN_BYTES_MAX {
+        return size;
+    }
+    // As text, so that the digits of numbers stay as they are.
+    match serde_json::from_slice::<&RawValue>(value) {
+        Ok(raw) => json!({ "Bytes": value.len(), "Json": raw.get() }),
+        Err(_) => size,
+    }
+}
+
+fn shown_op(op: &Op) -> Value {
+    let kind = if matches!(op, Op::Put { .. }) { "put" } else { "delete" };
+    // Names of what is secret may themselves tell something, so only their owner is shown.
+    let key = match exposure(op.collection().as_str()) {
+        Exposure::Secret => op.key().as_str().split('/').next().unwrap_or_default(),
+        Exposure::Open | Exposure::Personal => op.key().as_str(),
+    };
+    let mut shown = json!({ "Op": kind, "Collection": op.collection(), "Key": key });
+    if let Some(value) = op.value() {
+        shown["Value"] = shown_value(op.collection(), value);
+    }
+    shown
+}
+
+fn shown_author(txn: &Txn) -> Value {
+    match Author::of(&txn.note) {
+        Some(author) => json!({
+            "UID": author.uid,
+            "User": author.user,
+            "From": author.from,
+            "Via": author.via,
+            "What": author.what,
+        }),
+        None => Value::Null,
+    }
+}
+
+/// An entry as the page of the log shows it; `None` when nothing of it concerns `collection`.
+fn shown(entry: &Entry, collection: Option<&str>) -> Option<Value> {
+    let head =
+        |entry: &Entry| json!({ "Seq": entry.seq, "Time": Moment::from_ms(entry.time_ms), "Member": entry.member });
+    let mut body = head(entry);
+    match &entry.body {
+        EntryBody::Commit(txn) => {
+            let fits = |op: &&Op| collection.is_none_or(|wanted| op.collection().as_str() == wanted);
+            let ops: Vec<Value> = txn.ops.iter().filter(fits).map(shown_op).collect();
+            if ops.is_empty() && collection.is_some() {
+                return None;
+            }
+            body["Author"] = shown_author(txn);
+            body["Ops"] = ops.into();
+        }
+        EntryBody::Reject { reason, .. } if collection.is_none() => body["Rejected"] = reason.to_string().into(),
+        EntryBody::Unknown { kind, .. } if collection.is_none() => body["Unknown"] = (*kind).into(),
+        EntryBody::Reject { .. } | EntryBody::Unknown { .. } => return None,
+    }
+    Some(body)
+}
+
+async fn live(
+    State(app): State<AppRef>,
+    caller: Caller,
+    wishes: Wishes,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let receiver = app.store.replica().watch_entries();
+    let watch = Watch { app, caller, receiver, told: Value::Null };
+    let collection = wishes.collection.filter(|name| !name.is_empty());
+    let state = (watch, collection, Vec::<Value>::new());
+    let stream = futures_util::stream::unfold(state, |(mut watch, collection, mut waiting)| async move {
+        loop {
+            if let Some(entry) = waiting.pop() {
+                let event = Event::default().event("entry").data(entry.to_string());
+                return Some((Ok(event), (watch, collection, waiting)));
+            }
+            match tokio::time::timeout(LOOK_EVERY, watch.receiver.recv()).await {
+                Ok(Err(RecvError::Closed)) => return None,
+                Ok(Err(RecvError::Lagged(runs))) => {
+                    let event = Event::default().event("gap").data(json!({ "Runs": runs }).to_string());
+                    return Some((Ok(event), (watch, collection, waiting)));
+                }
+                Ok(Ok(run)) => {
+                    let run: Arc<Vec<Entry>> = run;
+                    waiting = run.iter().rev().filter_map(|entry| shown(entry, collection.as_deref())).collect();
+                }
+                Err(_) if !watch.may_go_on() => return None,
+                Err(_) => {}
+            }
+        }
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default())
+}
+
+fn unanswered(error: AskError) -> ApiError {
+    match error {
+        AskError::Away | AskError::Silent(_) => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("the log is kept by the datastore: {error}"))
+        }
+        AskError::Refused(_) | AskError::TooLarge => ApiError::conflict(error),
+    }
+}
+
+async fn latest(State(app): State<AppRef>, wishes: Wishes) -> ApiResult<Json<Value>> {
+    let limit = wishes.limit.unwrap_or(ENTRIES).clamp(1, ENTRIES_MAX);
+    let replica = app.store.replica();
+    let end = wishes.end.map_or(u64::MAX, |end| end as u64).min(replica.status().head.0);
+    let from = Seq(end.saturating_sub(limit as u64));
+    let request = Request::Tail { from, to: Some(Seq(end)), follow: false };
+    let reply = replica.ask_datastore(&request).await.map_err(unanswered)?;
+    let within = reply.entries.iter().rev().filter(|entry| entry.seq.0 <= end);
+    Ok(Json(within.filter_map(|entry| shown(entry, wishes.collection.as_deref())).take(limit).collect()))
+}
+
+async fn collections() -> Json<Value> {
+    let described = |kind: &crate::objects::kinds::Kind| json!({ "Collection": kind.collection, "Holds": kind.holds, "Exposure": format!("{:?}", kind.exposure) });
+    Json(KINDS.iter().map(described).collect())
+}
+
+async fn object(State(app): State<AppRef>, Path((collection, key)): Path<(String, String)>) -> ApiResult<Json<Value>> {
+    if exposure(&collection) != Exposure::Open {
+        return Err(ApiError::forbidden(format!("what {collection} holds is not shown")));
+    }
+    let request = Request::History {
+        collection: Collection::new(collection).map_err(ApiError::bad)?,
+        key: Key::new(key).map_err(ApiError::bad)?,
+    };
+    let reply = app.store.replica().ask_datastore(&request).await.map_err(unanswered)?;
+    Ok(Json(reply.entries.iter().rev().filter_map(|entry| shown(entry, None)).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_and_personal_affairs_are_not_shown() {
+        let collection = |name: &str| Collection::new(name).expect("name");
+        let op = |name: &str, key: &str| Op::Put {
+            collection: collection(name),
+            key: Key::new(key).expect("key"),
+            value: r#"{"hash":"$argon2id$x","n":9007199254740993}"#.into(),
+        };
+        let secret = shown_op(&op("sessions", "7/abcdef")).to_string();
+        assert!(!secret.contains("abcdef") && !secret.contains("argon2"), "{secret}");
+        for name in ["passwords", "tokens", "signing-keys", "preferences", "history", "chunks", "of-a-later-version"] {
+            let shown = shown_op(&op(name, "7")).to_string();
+            assert!(!shown.contains("argon2"), "{shown}");
+        }
+        let open = shown_op(&op("dashboards", "7"));
+        assert!(open["Value"]["Json"].as_str().expect("text").contains("9007199254740993"));
+    }
+}

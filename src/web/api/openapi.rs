@@ -1,0 +1,105 @@
+//! The description of the API, made from the table of routes.
+
+use axum::Json;
+use serde_json::{Map, Value, json};
+
+use crate::web::guard::Need;
+use crate::web::routes::{self, Route, get};
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    vec![get("/api/openapi.json", Need::Nobody, "Describes this API.", description)]
+}
+
+async fn description() -> Json<Value> {
+    Json(document())
+}
+
+fn names_in(path: &str) -> impl Iterator<Item = &str> {
+    path.split('{').skip(1).filter_map(|rest| rest.split('}').next()).map(|name| name.trim_start_matches('*'))
+}
+
+fn whom(need: Need) -> String {
+    let of = |capability: Option<&str>| {
+        capability.map_or_else(String::new, |name| format!(" A token needs the capability {name}."))
+    };
+    match need {
+        Need::Nobody => "Open to everybody.".into(),
+        Need::User(capability) => format!("For every user.{}", of(capability)),
+        Need::Session => "For every user with a session; not for tokens.".into(),
+        Need::Admin => "For administrators with a session.".into(),
+        Need::SelfOrAdmin(capability) => format!("For the user concerned and administrators.{}", of(capability)),
+        Need::MemberOrAdmin(capability) => format!("For members of the group and administrators.{}", of(capability)),
+    }
+}
+
+/// OpenAPI 3.1.
+pub(in crate::web) fn document() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for Route { method, path, need, does, .. } in routes::table() {
+        let parameters: Vec<Value> = names_in(path)
+            .map(|name| {
+                let kind = if ["uid", "gid"].contains(&name) { "integer" } else { "string" };
+                json!({ "name": name, "in": "path", "required": true, "schema": { "type": kind } })
+            })
+            .collect();
+        let mut responses = json!({ "200": { "description": "Done; a JSON value or the contents asked for." } });
+        if need != Need::Nobody {
+            responses["401"] = json!({ "$ref": "#/components/responses/Unknown" });
+            responses["403"] = json!({ "$ref": "#/components/responses/Refused" });
+        }
+        let mut operation = json!({
+            "summary": does,
+            "description": whom(need),
+            "tags": [path.trim_start_matches("/api/").split('/').next().unwrap_or("api")],
+            "parameters": parameters,
+            "responses": responses,
+        });
+        operation["security"] = match need {
+            Need::Nobody => json!([]),
+            Need::Session | Need::Admin => json!([{ "session": [] }]),
+            _ => json!([{ "session": [] }, { "token": [] }]),
+        };
+        let path = path.replace("{*", "{");
+        let entry = paths.entry(path).or_insert_with(|| json!({}));
+        entry[method.as_str().to_lowercase()] = operation;
+    }
+    let error = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } });
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Gravwell webserver", "version": env!("CARGO_PKG_VERSION"), "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" } },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "session": { "type": "http", "scheme": "bearer" },
+                "token": { "type": "apiKey", "in": "header", "name": "Gravwell-Token" },
+            },
+            "schemas": {
+                "Error": {
+                    "type": "object",
+                    "required": ["Error"],
+                    "properties": { "Error": { "type": "string" }, "Cap": { "type": "string" } },
+                },
+            },
+            "responses": {
+                "Unknown": { "description": "No session, or one that is over.", "content": error },
+                "Refused": { "description": "Known, but not allowed.", "content": error },
+            },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described() {
+        let document = document();
+        for Route { method, path, .. } in routes::table() {
+            let operation = &document["paths"][path.replace("{*", "{")][method.as_str().to_lowercase()];
+            assert!(operation["summary"].is_string(), "{method} {path}");
+            let named = operation["parameters"].as_array().expect("parameters").len();
+            assert_eq!(named, path.matches('{').count(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The interface's files, from the program itself or, if the configuration names a directory, from there.
+
+use std::borrow::Cow;
+use std::path::{Component, Path, PathBuf};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rust_embed::RustEmbed;
+
+use super::app::AppRef;
+use super::error::ApiError;
+
+#[derive(RustEmbed)]
+#[folder = "src/web/ui/"]
+struct Files;
+
+/// What is served at the root.
+const START: &str = "index.html";
+
+fn kind(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("json" | "webmanifest") => "application/json",
+        Some("txt") => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+/// A file of a directory, if the path stays within it.
+async fn read(directory: &Path, path: &str) -> Option<Vec<u8>> {
+    let relative = PathBuf::from(path);
+    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    // A link must not lead out of the directory either.
+    let root = tokio::fs::canonicalize(directory).await.ok()?;
+    let file = tokio::fs::canonicalize(root.join(relative)).await.ok()?;
+    if !file.starts_with(&root) {
+        return None;
+    }
+    tokio::fs::read(file).await.ok()
+}
+
+fn answer(path: &str, contents: Cow<'static, [u8]>, headers: &HeaderMap) -> Response {
+    let tag = format!("\"{}\"", &blake3::hash(&contents).to_hex()[..32]);
+    let fixed = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        return (StatusCode::NOT_MODIFIED, fixed).into_response();
+    }
+    (fixed, [(header::CONTENT_TYPE, kind(path))], Body::from(contents.into_owned())).into_response()
+}
+
+/// Whatever is not part of the API.
+pub(super) async fn serve(State(app): State<AppRef>, request: Request) -> Response {
+    let path = request.uri().path();
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    if path.starts_with("/api/") || !is_read {
+        return ApiError::not_found("such path; /api/openapi.json lists what there is").into_response();
+    }
+    let name = match path.trim_start_matches('/') {
+        "" => START,
+        name => name,
+    };
+    let given = match app.config.web_files.as_deref().filter(|directory| directory.join(START).exists()) {
+        Some(directory) => read(directory, name).await.map(Cow::Owned),
+        None => Files::get(name).map(|file| file.data),
+    };
+    match given {
+        Some(contents) => answer(name, contents, request.headers()),
+        None => (StatusCode::NOT_FOUND, "There is no such page.").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_outside_the_directory_is_served() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let inside = temp.path().join("www");
+        std::fs::create_dir(&inside).expect("creates");
+        std::fs::write(inside.join("a.js"), "1").expect("writes");
+        std::fs::write(temp.path().join("secret"), "2").expect("writes");
+        std::os::unix::fs::symlink(temp.path().join("secret"), inside.join("link")).expect("links");
+        assert_eq!(read(&inside, "a.js").await.as_deref(), Some(b"1".as_slice()));
+        for path in ["../secret", "/etc/passwd", "a/../../secret", "link", "", "missing"] {
+            assert_eq!(read(&inside, path).await, None, "{path}");
+        }
+    }
+}
