@@ -142,6 +142,30 @@ fn name(collection: &Collection, key: &Key) -> String {
     format!("\"collection\":{},\"key\":{}", quoted(collection.as_str()), quoted(key.as_str()))
 }
 
+/// Reads one line of `export`.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn parse_object_line(line: &str) -> Result<(Collection, Key, Bytes), BadLine> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Object {
+        collection: Collection,
+        key: Key,
+        value: Option<Box<RawValue>>,
+        bytes: Option<Base64>,
+    }
+    if line.len() > LINE_BYTES_MAX {
+        return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
+    }
+    let Object { collection, key, value, bytes } =
+        serde_json::from_str(line).map_err(|error| BadLine(error.to_string()))?;
+    match op(OpForm::Put { collection, key, value, bytes })? {
+        Op::Put { collection, key, value } => Ok((collection, key, value)),
+        Op::Delete { .. } => Err(BadLine("an object has a value".into())),
+    }
+}
+
 /// One object as `export` prints it.
 #[must_use]
 pub fn object_line(collection: &Collection, key: &Key, value: &[u8]) -> String {

@@ -6,6 +6,7 @@
 //! undo each other.
 
 pub mod accounts;
+pub mod backup;
 pub mod contents;
 pub mod dashboards;
 pub mod first_start;
@@ -19,6 +20,7 @@ pub mod passwords;
 pub mod preferences;
 pub mod record;
 pub mod resources;
+pub mod sealed;
 pub mod sessions;
 pub mod sharing;
 pub mod store;

@@ -105,6 +105,12 @@ impl Writes {
         Writes::default()
     }
 
+    /// Operations as they are, without conditions.
+    #[must_use]
+    pub fn of(ops: Vec<Op>) -> Writes {
+        Writes { ops, conditions: Vec::new() }
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

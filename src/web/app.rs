@@ -24,6 +24,10 @@ pub(super) struct App {
     pub started: Instant,
     /// Whether it keeps a log of its own.
     pub stands_alone: bool,
+    /// Whether a backup or restore is under way.
+    pub backup: Mutex<bool>,
+    /// Whether a restore is changing everything.
+    pub restoring: Mutex<bool>,
     /// Sessions whose life is being written anew.
     pub extending: Mutex<HashSet<String>>,
 }

@@ -67,6 +67,7 @@ pub(super) fn table() -> Vec<Route> {
         api::fleet::routes(),
         api::live::routes(),
         api::rejections::routes(),
+        api::backup::routes(),
         api::openapi::routes(),
     ];
     parts.into_iter().flatten().collect()

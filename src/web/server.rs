@@ -149,6 +149,8 @@ impl Webserver {
             key,
             limiter: Limiter::new(config.login_failures, window),
             started: Instant::now(),
+            backup: std::sync::Mutex::default(),
+            restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
             stands_alone: own_log.is_some(),
             store,

@@ -107,6 +107,12 @@ async fn log_in(
     headers: HeaderMap,
     body: Bytes,
 ) -> ApiResult<Response> {
+    if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        return Err(refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "a backup is being restored: try again when it has ended",
+        ));
+    }
     let Credentials { user, pass } = credentials(&headers, &body)?;
     let uid = users::by_name(&app.store, &user)?;
     match app.limiter.judge(&user, from) {

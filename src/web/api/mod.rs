@@ -1,5 +1,6 @@
 //! Handlers: one file per section of the API.
 
+pub(super) mod backup;
 pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;

@@ -1,0 +1,176 @@
+//! A stream of bytes under a password: XChaCha20-Poly1305 in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár:
+//! Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015), its key made by Argon2id.
+//!
+//! ```text
+//! magic (16 bytes) | salt (16) | nonce (19) | frames: up to 64 KiB, each followed by its tag (16)
+//! ```
+//!
+//! The last frame is sealed as such, so a file that is cut short is noticed, as is every changed byte.
+
+use std::io::{self, Read, Write};
+
+use aead_stream::{DecryptorBE32, EncryptorBE32};
+use argon2::{Algorithm, Argon2, Params, Version};
+use chacha20poly1305::XChaCha20Poly1305;
+
+use super::sessions::random;
+
+/// First bytes of a sealed stream.
+pub const MAGIC: &[u8; 16] = b"gravbak sealed 1";
+const FRAME_BYTES: usize = 64 << 10;
+const TAG_BYTES: usize = 16;
+const MEMORY_KIB: u32 = 64 * 1024;
+
+fn key(password: &str, salt: &[u8; 16]) -> io::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    let params = Params::new(MEMORY_KIB, 3, 1, None).map_err(|error| io::Error::other(error.to_string()))?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let made = argon2.hash_password_into(password.as_bytes(), salt, &mut key);
+    made.map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(key)
+}
+
+/// Seals what is written to it.
+pub struct Sealer<W: Write> {
+    inner: W,
+    stream: Option<EncryptorBE32<XChaCha20Poly1305>>,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Sealer<W> {
+    /// Writes the head.
+    ///
+    /// # Errors
+    /// When there is no randomness or memory, or writing fails.
+    pub fn new(mut inner: W, password: &str) -> io::Result<Sealer<W>> {
+        let (salt, nonce) = (random::<16>()?, random::<19>()?);
+        inner.write_all(MAGIC)?;
+        inner.write_all(&salt)?;
+        inner.write_all(&nonce)?;
+        let stream = EncryptorBE32::new(&key(password, &salt)?.into(), &nonce.into());
+        Ok(Sealer { inner, stream: Some(stream), buffer: Vec::with_capacity(FRAME_BYTES) })
+    }
+
+    /// Writes the last frame.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn finish(mut self) -> io::Result<W> {
+        let stream = self.stream.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let sealed = stream.encrypt_last(self.buffer.as_slice()).map_err(|_| io::Error::other("sealing failed"))?;
+        self.inner.write_all(&sealed)?;
+        self.inner.flush()?;
+        Ok(self.inner)
+    }
+}
+
+impl<W: Write> Write for Sealer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A full frame is kept until more comes: the last one is sealed differently.
+        if self.buffer.len() == FRAME_BYTES {
+            let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+            let sealed = stream.encrypt_next(self.buffer.as_slice()).map_err(|_| io::Error::other("sealing failed"))?;
+            self.inner.write_all(&sealed)?;
+            self.buffer.clear();
+        }
+        let taken = bytes.len().min(FRAME_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Opens what was sealed.
+pub struct Unsealer<R: Read> {
+    inner: R,
+    stream: Option<DecryptorBE32<XChaCha20Poly1305>>,
+    /// A sealed frame that was read ahead, to know whether it is the last.
+    ahead: Vec<u8>,
+    open: Vec<u8>,
+    at: usize,
+}
+
+fn wrong() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the password is wrong, or the file was damaged or cut short")
+}
+
+impl<R: Read> Unsealer<R> {
+    /// Reads the head after [`MAGIC`].
+    ///
+    /// # Errors
+    /// When the head is cut short, or there is no memory.
+    pub fn new(mut inner: R, password: &str) -> io::Result<Unsealer<R>> {
+        let (mut salt, mut nonce) = ([0; 16], [0; 19]);
+        inner.read_exact(&mut salt)?;
+        inner.read_exact(&mut nonce)?;
+        let stream = DecryptorBE32::new(&key(password, &salt)?.into(), &nonce.into());
+        let ahead = read_frame(&mut inner)?;
+        Ok(Unsealer { inner, stream: Some(stream), ahead, open: Vec::new(), at: 0 })
+    }
+}
+
+fn read_frame(inner: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    inner.take((FRAME_BYTES + TAG_BYTES) as u64).read_to_end(&mut frame)?;
+    Ok(frame)
+}
+
+impl<R: Read> Read for Unsealer<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.open.len() && self.stream.is_some() {
+            let next = read_frame(&mut self.inner)?;
+            let sealed = std::mem::replace(&mut self.ahead, next);
+            self.at = 0;
+            if self.ahead.is_empty() {
+                let stream = self.stream.take().ok_or_else(wrong)?;
+                self.open = stream.decrypt_last(sealed.as_slice()).map_err(|_| wrong())?;
+            } else {
+                let stream = self.stream.as_mut().ok_or_else(wrong)?;
+                self.open = stream.decrypt_next(sealed.as_slice()).map_err(|_| wrong())?;
+            }
+        }
+        let given = to.len().min(self.open.len() - self.at);
+        to[..given].copy_from_slice(&self.open[self.at..self.at + given]);
+        self.at += given;
+        Ok(given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seal(bytes: &[u8]) -> Vec<u8> {
+        let mut sealer = Sealer::new(Vec::new(), "secret").expect("begins");
+        sealer.write_all(bytes).expect("writes");
+        sealer.finish().expect("finishes")
+    }
+
+    fn open(sealed: &[u8], password: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        Unsealer::new(&sealed[MAGIC.len()..], password)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn what_was_sealed_comes_back_and_nothing_else_passes() {
+        for size in [0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES] {
+            let bytes: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).expect("byte")).collect();
+            let sealed = seal(&bytes);
+            assert_eq!(open(&sealed, "secret").expect("opens"), bytes, "{size}");
+            assert!(open(&sealed, "Secret").is_err());
+            assert!(open(&sealed[..sealed.len() - 1], "secret").is_err(), "{size}: cut short");
+        }
+        let mut sealed = seal(&[7; 2 * FRAME_BYTES]);
+        // A whole frame is missing at the end.
+        assert!(open(&sealed[..sealed.len() - FRAME_BYTES - TAG_BYTES], "secret").is_err());
+        for at in [16, 32, 60, 70_000] {
+            sealed[at] ^= 1;
+            assert!(open(&sealed, "secret").is_err(), "byte {at}");
+            sealed[at] ^= 1;
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Backup of everything, and its restore.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Multipart, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use crate::model::Op;
+use crate::objects::backup::{self, BackupError, Source};
+use crate::objects::sealed::{MAGIC, Sealer, Unsealer};
+use crate::objects::sessions::Session;
+use crate::objects::store::Author;
+use crate::objects::{Committed, Moment, Stored, Writes};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::{Wishes, is_on};
+use crate::web::routes::{Route, get, post};
+
+/// Bytes that are handed to the client at a time.
+const PIECE_BYTES: usize = 256 << 10;
+/// Bytes and operations of one transaction of a restore.
+const TXN_BYTES: usize = 1 << 20;
+const TXN_OPS: usize = 2000;
+/// Largest backup that is restored while the datastore is away: it waits in memory.
+const OFFLINE_BYTES_MAX: u64 = 64 << 20;
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    vec![
+        get("/api/backup", Need::Admin, "Streams a backup of everything; the header Password encrypts it.", download),
+        post(
+            "/api/backup",
+            Need::Admin,
+            "Restores a backup: everything becomes what it was, and all sessions end.",
+            restore,
+        ),
+    ]
+}
+
+/// Holds the turn of a backup or restore: one at a time.
+struct Turn(AppRef);
+
+/// Keeps logins away while everything changes.
+struct Restoring<'a>(&'a Mutex<bool>);
+
+impl<'a> Restoring<'a> {
+    fn begin(restoring: &'a Mutex<bool>) -> Restoring<'a> {
+        *restoring.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        Restoring(restoring)
+    }
+}
+
+impl Drop for Restoring<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+}
+
+impl Turn {
+    fn take(app: &AppRef) -> ApiResult<Turn> {
+        let mut busy = app.backup.lock().unwrap_or_else(PoisonError::into_inner);
+        if *busy {
+            return Err(ApiError::conflict("another backup or restore is under way: wait until it has ended"));
+        }
+        *busy = true;
+        Ok(Turn(AppRef::clone(app)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.backup.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+}
+
+/// Writes into a channel, whose other end is the client.
+struct Sender(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Sender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_all(source: &Source, without_secrets: bool, password: &str, to: Sender) -> Result<u64, BackupError> {
+    let mut to = BufWriter::with_capacity(PIECE_BYTES, to);
+    if password.is_empty() {
+        return source.write(without_secrets, &mut to);
+    }
+    let mut sealer = Sealer::new(to, password)?;
+    let objects = source.write(without_secrets, &mut sealer)?;
+    sealer.finish()?;
+    Ok(objects)
+}
+
+async fn download(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    wishes: Wishes,
+) -> ApiResult<Response> {
+    let turn = Turn::take(&app)?;
+    let password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let without_secrets = is_on(wishes.omit_sensitive.as_deref());
+    let source = Source::of(app.store.replica()).map_err(ApiError::internal)?;
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        match write_all(&source, without_secrets, &password, Sender(sender.clone())) {
+            Ok(objects) => tracing::info!(user = caller.user, objects, "a backup was made"),
+            Err(error) => {
+                tracing::warn!(%error, "a backup was not completed");
+                // The client must not take a part for the whole.
+                let _ = sender.blocking_send(Err(io::Error::other("the backup was not completed")));
+            }
+        }
+    });
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    let now = Moment::now().text();
+    let day = now.split('T').next().unwrap_or_default();
+    let name = format!("attachment; filename=\"gravwell-{day}.gravbak\"");
+    let head = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_DISPOSITION, name)];
+    Ok((head, Body::from_stream(stream)).into_response())
+}
+
+/// A file that goes when it is no longer needed.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Takes the form's parts: the file goes to the disk.
+async fn receive(data_dir: &Path, mut form: Multipart) -> ApiResult<(Temporary, String)> {
+    let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
+    let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
+    let (mut file, mut password) = (None, String::new());
+    while let Some(mut field) = form.next_field().await.map_err(wrong)? {
+        match field.name() {
+            Some("backup") => {
+                let kept = Temporary(path.clone());
+                let mut options = tokio::fs::OpenOptions::new();
+                let mut to = options.create(true).write(true).truncate(true).mode(0o600).open(&path).await?;
+                while let Some(bytes) = field.chunk().await.map_err(wrong)? {
+                    to.write_all(&bytes).await?;
+                }
+                to.flush().await?;
+                file = Some(kept);
+            }
+            Some("password") => {
+                while let Some(bytes) = field.chunk().await.map_err(wrong)? {
+                    if password.len() + bytes.len() > 4096 {
+                        return Err(ApiError::bad("the password is too long"));
+                    }
+                    password.push_str(std::str::from_utf8(&bytes).map_err(ApiError::bad)?);
+                }
+            }
+            _ => {}
+        }
+    }
+    let file = file.ok_or_else(|| ApiError::bad("the form has no part called backup"))?;
+    Ok((file, password))
+}
+
+/// The backup's lines, opened with the password if it is sealed.
+fn open(path: &Path, password: &str) -> Result<Box<dyn BufRead>, BackupError> {
+    let mut file = File::open(path)?;
+    let mut first = [0; MAGIC.len()];
+    let is_sealed = file.read_exact(&mut first).is_ok() && first == *MAGIC;
+    if !is_sealed {
+        file.rewind()?;
+        return Ok(Box::new(BufReader::new(file)));
+    }
+    if password.is_empty() {
+        return Err(BackupError::Line { line: 1, reason: "the backup is encrypted: give its password".into() });
+    }
+    Ok(Box::new(BufReader::new(Unsealer::new(BufReader::new(file), password)?)))
+}
+
+async fn restore(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    form: Multipart,
+) -> ApiResult<Json<Value>> {
+    let _turn = Turn::take(&app)?;
+    let (file, mut password) = receive(&app.config.data_dir, form).await?;
+    if password.is_empty() {
+        password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    }
+    let (path, secret) = (file.0.clone(), password.clone());
+    let unfit = |error: BackupError| match error {
+        BackupError::Io(error) if error.kind() == io::ErrorKind::InvalidData => ApiError::bad(error),
+        BackupError::Line { .. } => ApiError::bad(format!("the backup was not restored, nothing was changed: {error}")),
+        error => ApiError::internal(error),
+    };
+    let examined = tokio::task::spawn_blocking(move || backup::read(&mut open(&path, &secret)?, |_| Ok(())));
+    let examined = examined.await.map_err(ApiError::internal)?.map_err(unfit)?;
+    if examined.bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
+        let message =
+            format!("the datastore is away: backups above {OFFLINE_BYTES_MAX} bytes can be restored when it is back");
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    }
+    tracing::warn!(user = caller.user, objects = examined.objects, "restoring a backup");
+    let _restoring = Restoring::begin(&app.restoring);
+    let (batches, mut ready) = mpsc::channel::<Vec<Op>>(2);
+    let (path, objects) = (file.0.clone(), examined.objects);
+    let replica = app.store.replica().clone();
+    let producing = tokio::task::spawn_blocking(move || {
+        let mut batch = Batch { ops: Vec::new(), bytes: 0, to: batches };
+        // Deletions first: a name that moves to another user is free before it is taken.
+        for row in replica.state().snapshot()?.objects() {
+            let (collection, key, _) = row?;
+            if examined.lacks(&collection, &key) {
+                batch.push(Op::Delete { collection, key })?;
+            }
+        }
+        backup::read(&mut open(&path, &password)?, |op| batch.push(op))?;
+        batch.send()?;
+        Ok::<_, BackupError>(())
+    });
+    let author = caller.author();
+    let mut undecided = false;
+    while let Some(ops) = ready.recv().await {
+        undecided |= matches!(commit(&app, &author, ops).await?, Committed::Pending(_));
+    }
+    producing.await.map_err(ApiError::internal)?.map_err(unfit)?;
+    end_all_sessions(&app, &author).await?;
+    drop(file);
+    Ok(Json(json!({ "Objects": objects, "Synced": !undecided })))
+}
+
+/// Operations on their way into a transaction.
+struct Batch {
+    ops: Vec<Op>,
+    bytes: usize,
+    to: mpsc::Sender<Vec<Op>>,
+}
+
+impl Batch {
+    fn push(&mut self, op: Op) -> io::Result<()> {
+        self.bytes += op.key().len() + op.value().map_or(0, Bytes::len);
+        self.ops.push(op);
+        if self.bytes >= TXN_BYTES || self.ops.len() >= TXN_OPS { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        self.bytes = 0;
+        let ops = std::mem::take(&mut self.ops);
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.to.blocking_send(ops).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Committed> {
+    Ok(app.store.commit(author, "restore a backup", Writes::of(ops)).await?)
+}
+
+async fn end_all_sessions(app: &AppRef, author: &Author) -> ApiResult<()> {
+    let mut writes = Writes::new();
+    for session in app.store.list::<Session>("")? {
+        writes.delete::<Session>(&session.value.key())?;
+    }
+    if !writes.is_empty() {
+        app.store.commit(author, "end all sessions after a restore", writes).await?;
+    }
+    Ok(())
+}
