@@ -3,7 +3,8 @@
 //! The floors, from the ground to the roof; each uses only those below it:
 //!
 //! ```text
-//! roof        ctl                     the commands of gravwell-logctl; the datastore's process
+//! roof        ctl                     the commands of gravwell-logctl; the processes
+//! webserver   web, objects            HTTP and the interface | typed objects over the log
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
 //! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O

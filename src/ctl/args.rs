@@ -98,6 +98,9 @@ pub enum Command {
         /// As of this sequence instead of now (datastore only).
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         at: Option<Seq>,
+        /// Print what webservers keep secret, too: hashes of passwords and tokens, logins, signing keys.
+        #[arg(long)]
+        with_secrets: bool,
     },
     /// Check every checksum, the chain and the digests; on a running datastore also what its members report.
     Verify,

@@ -6,6 +6,7 @@ use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, 
 use crate::codec::jsonl::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
+use crate::objects::kinds;
 
 use super::client::{Client, Piece, entries};
 use super::output::{Output, or_dash, size};
@@ -308,14 +309,16 @@ fn record_entry(record: &RecordInfo) -> Result<String, CtlError> {
 }
 
 /// `export`
-pub(super) async fn export(dir: &Path, at: Option<Seq>) -> CtlResult {
+pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> CtlResult {
     let client = Client::open(dir).await?;
     let mut output = Output::new();
     let result = client
         .each(&Request::Export { at }, |piece| {
             let Piece::Rows(rows) = piece else { return Ok(()) };
             for row in &rows {
-                if let Row::Object { collection, key, value, .. } = row {
+                if let Row::Object { collection, key, value, .. } = row
+                    && (with_secrets || !kinds::is_secret(collection.as_str()))
+                {
                     output.line(&object_line(collection, key, value))?;
                 }
             }

@@ -70,7 +70,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Tail { from, to, follow } => inspect::tail(dir, json, from, to, follow).await,
         Command::History { collection, key } => inspect::history(dir, json, collection, key).await,
         Command::DumpRecord { seq } => inspect::record(dir, json, seq).await,
-        Command::Export { at } => inspect::export(dir, at).await,
+        Command::Export { at, with_secrets } => inspect::export(dir, at, with_secrets).await,
         Command::Verify => maintain::verify(dir, json).await,
         Command::Repair(repair) => repair::run(dir, json, repair).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,

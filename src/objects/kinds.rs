@@ -54,3 +54,9 @@ pub const KINDS: &[Kind] = &[
 pub fn exposure(collection: &str) -> Exposure {
     KINDS.iter().find(|kind| kind.collection == collection).map_or(Exposure::Secret, |kind| kind.exposure)
 }
+
+/// Whether a collection is one of those that are kept secret.
+#[must_use]
+pub fn is_secret(collection: &str) -> bool {
+    KINDS.iter().any(|kind| kind.collection == collection && kind.exposure == Exposure::Secret)
+}

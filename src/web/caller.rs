@@ -135,7 +135,9 @@ fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn headers(pairs: Pairs<'_>) -> HeaderMap {
         let pairs = pairs.iter().map(|(name, value)| {
             let name = header::HeaderName::from_bytes(name.as_bytes()).expect("name");
             (name, value.parse().expect("value"))
@@ -145,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_token_is_found_where_clients_put_it() {
-        let cases: [(&[(&str, &str)], Option<&str>, bool); 5] = [
+        let cases: [(Pairs<'_>, Option<&str>, bool); 5] = [
             (&[("authorization", "Bearer a.b.c"), ("cookie", "token=x")], Some("a.b.c"), false),
             (&[("sec-websocket-protocol", "a.b.c")], Some("a.b.c"), false),
             (&[("cookie", "sticky=1; token=x")], Some("x"), true),
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn another_site_cannot_make_a_browser_change_anything() {
-        let cases: [(Method, &[(&str, &str)], bool); 7] = [
+        let cases: [(Method, Pairs<'_>, bool); 7] = [
             (Method::GET, &[("sec-fetch-site", "cross-site")], true),
             (Method::POST, &[("sec-fetch-site", "same-origin")], true),
             (Method::POST, &[("sec-fetch-site", "cross-site")], false),

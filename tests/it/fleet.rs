@@ -18,6 +18,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Starts a program of the caller's making.
+    pub fn begin(command: Command, log: &Path) -> Process {
+        Process::start(command, log)
+    }
+
     fn start(mut command: Command, log: &Path) -> Process {
         let log = File::options().create(true).append(true).open(log).expect("log file");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starts");
@@ -125,6 +130,15 @@ impl Fleet {
     pub fn replica_with(&self, name: &str, options: &[&str]) -> Process {
         let mut command = self.command(name, &["replica"]);
         command.args(options);
+        Process::start(command, &self.dir(&format!("{name}.log")))
+    }
+
+    /// Starts a webserver over plain HTTP without waiting for it; the first administrator is admin/changeme.
+    pub fn spawn_webserver(&self, name: &str, address: SocketAddr, options: &[&str]) -> Process {
+        let mut command = self.program(name, env!("CARGO_BIN_EXE_gravwell_webserver"));
+        command
+            .args(["--listen", &address.to_string(), "--insecure-disable-https", "--default-password"])
+            .args(options);
         Process::start(command, &self.dir(&format!("{name}.log")))
     }
 

@@ -16,3 +16,4 @@ mod repair;
 mod state_damage;
 mod trust;
 mod verdicts;
+mod web;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Multipart, Path, State};
+use axum::extract::{FromRequest, Multipart, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -272,7 +272,7 @@ async fn upload(
     caller: Caller,
     Path(guid): Path<String>,
     headers: HeaderMap,
-    mut form: Multipart,
+    request: Request,
 ) -> ApiResult<Response> {
     let resource = owned(&app, &caller, &guid)?.value;
     // The form's own bytes are few; what cannot fit is refused before it is read.
@@ -280,6 +280,8 @@ async fn upload(
     if announced.is_some_and(|announced| announced > app.config.resource_bytes_max.saturating_add(64 << 10)) {
         return Err(too_large(&app));
     }
+    let form = Multipart::from_request(request, &app).await;
+    let mut form = form.map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
     let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
     let mut part = loop {
         match form.next_field().await.map_err(wrong)? {

@@ -19,6 +19,7 @@ use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
+use crate::web::server::PASSWORD_FILE;
 
 /// Longest name.
 const NAME_CHARS_MAX: usize = 128;
@@ -287,6 +288,9 @@ async fn change_password(
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
     writes.set(&Password { uid, hash, changed: Moment::now(), must_change: false })?;
     app.store.commit(&caller.author(), &format!("change the password of {}", user.user), writes).await?;
+    if uid == FIRST {
+        let _ = tokio::fs::remove_file(app.config.data_dir.join(PASSWORD_FILE)).await;
+    }
     Ok(DONE)
 }
 

@@ -1,0 +1,110 @@
+//! Webservers as their users and clients see them.
+
+mod accounts;
+mod client;
+mod contents;
+mod disconnected;
+mod permissions;
+mod sharing;
+mod transport;
+
+use std::net::{SocketAddr, TcpListener};
+
+use client::Client;
+
+use crate::fleet::{Fleet, Process};
+
+/// An address that is free now.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("address")
+}
+
+/// A webserver with its process and address.
+struct Web {
+    name: &'static str,
+    address: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Web {
+    /// Starts a webserver that has joined the fleet.
+    fn start(fleet: &Fleet, name: &'static str, options: &[&str]) -> Web {
+        let mut web = Web { name, address: free_address(), process: None };
+        web.restart(fleet, options);
+        web
+    }
+
+    fn restart(&mut self, fleet: &Fleet, options: &[&str]) {
+        self.process = Some(fleet.spawn_webserver(self.name, self.address, options));
+        let client = self.nobody();
+        fleet.wait(&format!("{} answers", self.name), || client.answers());
+    }
+
+    fn stop(&mut self) {
+        self.process.take().expect("runs").terminate();
+    }
+
+    fn kill(&mut self) {
+        self.process.take().expect("runs").kill();
+    }
+
+    fn nobody(&self) -> Client {
+        Client::new(format!("http://{}", self.address))
+    }
+
+    #[track_caller]
+    fn login(&self, user: &str, password: &str) -> Client {
+        let client = self.nobody();
+        let answer = client.post("/api/login", &serde_json::json!({ "User": user, "Pass": password }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        client.with("Authorization", &format!("Bearer {}", answer.json()["JWT"].as_str().expect("JWT")))
+    }
+
+    /// The first administrator, as soon as there is one.
+    #[track_caller]
+    fn admin(&self, fleet: &Fleet) -> Client {
+        let client = self.nobody();
+        let credentials = serde_json::json!({ "User": "admin", "Pass": "changeme" });
+        fleet.wait("the first administrator exists", || client.post("/api/login", &credentials).status == 200);
+        self.login("admin", "changeme")
+    }
+}
+
+/// A datastore and two webservers, with an administrator logged in at both.
+struct Site {
+    fleet: Fleet,
+    datastore: Option<Process>,
+    a: Web,
+    b: Web,
+}
+
+impl Site {
+    fn new() -> Site {
+        let fleet = Fleet::new();
+        let datastore = Some(fleet.datastore());
+        fleet.enroll("a", "webserver");
+        fleet.enroll("b", "webserver");
+        let (a, b) = (Web::start(&fleet, "a", &[]), Web::start(&fleet, "b", &[]));
+        Site { fleet, datastore, a, b }
+    }
+
+    fn admins(&self) -> (Client, Client) {
+        (self.a.admin(&self.fleet), self.b.admin(&self.fleet))
+    }
+
+    fn stop_datastore(&mut self) {
+        self.datastore.take().expect("runs").terminate();
+        for name in ["a", "b"] {
+            self.fleet.wait("the webservers notice", || self.fleet.status(name)["connected"] == false);
+        }
+    }
+
+    fn start_datastore(&mut self) {
+        self.datastore = Some(self.fleet.datastore());
+    }
+
+    /// Until both have everything.
+    fn converges(&self) -> String {
+        self.fleet.converges(&["a", "b"])
+    }
+}

@@ -1,0 +1,187 @@
+//! Dashboards and resources between owners, groups and everybody; compare-and-set; reading one's own writes.
+
+use serde_json::json;
+
+use super::{Site, Web};
+use crate::fleet::Fleet;
+
+#[test]
+fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
+    for name in ["owner", "member", "stranger"] {
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "p" }));
+        if name == "member" {
+            admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
+        }
+    }
+    let [owner, member, stranger] = ["owner", "member", "stranger"].map(|name| web.login(name, "p"));
+    let data = r#"{"tiles":[{"id":9007199254740991,"x":1.50}],"later":{"deep":[null]},"version":3}"#;
+    let id = owner.send_text(
+        "POST",
+        "/api/dashboards",
+        "application/json",
+        &format!(r#"{{"Name":"d","Description":null,"Labels":["l"],"UID":1,"Data":{data}}}"#),
+    );
+    assert_eq!(id.status, 200, "{}", id.text());
+    let path = format!("/api/dashboards/{}", id.text());
+    let shown = owner.get(&path);
+    assert!(shown.text().contains(data), "as it came: {}", shown.text());
+    let shown = shown.json();
+    assert!(shown["UID"] != 1 && shown["Description"] == "" && shown["Labels"] == json!(["l"]), "{shown}");
+    assert_eq!(
+        owner.ok("GET", &format!("/api/dashboards/{}", shown["GUID"].as_str().expect("GUID")))["ID"],
+        shown["ID"]
+    );
+    let sees = |client: &super::Client| {
+        (client.get(&path).status, client.ok("GET", "/api/dashboards").as_array().map(Vec::len))
+    };
+    assert_eq!((sees(&member), sees(&admin)), ((404, Some(0)), (200, Some(0))));
+    assert_eq!(admin.ok("GET", "/api/dashboards?admin=true").as_array().map(Vec::len), Some(1));
+    assert_eq!(stranger.ok("GET", "/api/dashboards?admin=true"), json!([]));
+    owner.changed(&path, &json!({ "GIDs": [gid] }));
+    assert_eq!((sees(&member), sees(&stranger)), ((200, Some(1)), (404, Some(0))));
+    assert_eq!(member.put(&path, &json!({ "Name": "x" })).status, 403);
+    owner.changed(&path, &json!({ "WriteAccess": { "Global": false, "GIDs": [gid] } }));
+    assert_eq!(
+        member.changed(&path, &json!({ "Name": "y", "GIDs": [] }))["GIDs"],
+        json!([gid]),
+        "sharing stays the owner's"
+    );
+    assert_eq!(member.delete(&path).status, 403);
+    assert_eq!(owner.put(&path, &json!({ "Global": true })).status, 403);
+    admin.changed(&path, &json!({ "Global": true }));
+    assert_eq!(sees(&stranger), (200, Some(1)));
+    let copy = stranger.ok("GET", &format!("{path}/clone"));
+    let copied = stranger.ok("GET", &format!("/api/dashboards/{copy}"));
+    assert!(copied["Global"] == false && copied["GIDs"] == json!([]) && copied["GUID"] != shown["GUID"], "{copied}");
+    assert!(stranger.get(&format!("/api/dashboards/{copy}")).text().contains(data));
+    assert_eq!(owner.ok("DELETE", &path), json!(null));
+    assert_eq!(owner.get(&path).status, 404);
+    assert_eq!(owner.get("/api/dashboards/non-existent").status, 404);
+}
+
+#[test]
+fn w10_only_who_knows_the_latest_version_changes_it() {
+    let site = Site::new();
+    let (a, b) = site.admins();
+    let id = a.made("/api/dashboards", &json!({ "Name": "d" }));
+    let path = format!("/api/dashboards/{id}");
+    let first = a.get(&path);
+    let tag = first.header("etag").expect("a tag").to_owned();
+    let position = first.header("gravwell-position").expect("a position").to_owned();
+    // Whoever is moved to the other webserver reads what they wrote.
+    let moved = b.with("Gravwell-Wait-For", &position);
+    assert_eq!(moved.get(&path).header("etag"), Some(tag.as_str()));
+    let put = |client: &super::Client, tag: &str, name: &str| {
+        client.with("If-Match", tag).put(&path, &json!({ "Name": name })).status
+    };
+    assert_eq!((put(&moved, &tag, "one"), put(&a, &tag, "two")), (200, 412));
+    assert_eq!(a.with("If-Match", &tag).delete(&path).status, 412);
+    assert_eq!(a.with("If-None-Match", &tag).get(&path).status, 200);
+    let now = a.get(&path);
+    assert_eq!(
+        (now.json()["Name"].as_str(), a.with("If-None-Match", now.header("etag").expect("tag")).get(&path).status),
+        (Some("one"), 304)
+    );
+    assert_eq!(put(&a, now.header("etag").expect("tag"), "three"), 200);
+    for nonsense in ["x", "1.2", "0000.1.5"] {
+        let answer = a.with("Gravwell-Wait-For", nonsense).get(&path);
+        assert!([400, 409].contains(&answer.status), "{nonsense}: {}", answer.text());
+    }
+}
+
+#[test]
+fn w11_a_name_means_the_nearest_resource() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
+    let bob = web.login("bob", "p");
+    let make = |client: &super::Client, body: serde_json::Value| client.made("/api/resources", &body)["GUID"].clone();
+    let look = |name: &str| bob.get(&format!("/api/resources/lookup/{name}"));
+    assert_eq!(look("x").status, 404);
+    make(&admin, json!({ "ResourceName": "x" }));
+    assert_eq!(look("x").status, 404, "another's own");
+    let global = make(&admin, json!({ "ResourceName": "x", "Global": true }));
+    assert_eq!(look("x").json(), global);
+    let group = make(&admin, json!({ "ResourceName": "x", "GroupACL": [gid] }));
+    assert_eq!(look("x").json(), group);
+    let own = make(&bob, json!({ "ResourceName": "x" }));
+    assert_eq!(look("x").json(), own);
+    assert_eq!(
+        (look("GLOBAL:x").json(), look("group=g:x").json(), look("user=bob:x").json()),
+        (global.clone(), group, own)
+    );
+    assert_eq!(look(global.as_str().expect("GUID")).json(), global);
+    assert_eq!(
+        bob.put(&format!("/api/resources/{}", global.as_str().expect("GUID")), &json!({ "Description": "mine" }))
+            .status,
+        403
+    );
+    assert_eq!(bob.post("/api/resources", &json!({ "ResourceName": "y", "Global": true })).status, 403);
+}
+
+#[test]
+fn w12_histories_are_trimmed_searched_and_cleared_by_name() {
+    let site = Site::new();
+    let (a, b) = site.admins();
+    for number in 0..103 {
+        let via = if number % 2 == 0 { &a } else { &b };
+        via.made("/api/searchhistory", &json!({ "UserQuery": format!("tag=x {number}") }));
+    }
+    let text = site.converges();
+    let kept = a.ok("GET", "/api/searchhistory");
+    let kept = kept.as_array().expect("list");
+    assert!((100..=101).contains(&kept.len()), "{}", kept.len());
+    assert_eq!((kept[0]["UserQuery"].as_str(), text.matches("\"history\"").count()), (Some("tag=x 102"), kept.len()));
+    assert_eq!(b.ok("GET", "/api/searchhistory").as_array(), Some(kept));
+    assert_eq!(a.ok("GET", "/api/searchhistory?refine=101").as_array().map(Vec::len), Some(1));
+    assert_eq!(a.ok("GET", "/api/searchhistory?start=1&end=3")[0]["UserQuery"], "tag=x 101");
+    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let bob = site.a.login("bob", "p");
+    assert_eq!(bob.get("/api/searchhistory/user/1").status, 403);
+    bob.made("/api/searchhistory", &json!({ "UserQuery": "tag=y" }));
+    assert_eq!(a.ok("GET", "/api/searchhistory?admin=true").as_array().map(Vec::len), Some(kept.len() + 1));
+    assert_eq!(a.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(kept.len()), "one's own, unless asked");
+    a.ok("DELETE", "/api/searchhistory");
+    a.ok("DELETE", &format!("/api/searchhistory/user/{uid}"));
+    assert!(!site.converges().contains("\"history\""));
+}
+
+#[test]
+fn w13_notifications_reach_whom_they_are_for_on_every_webserver() {
+    let site = Site::new();
+    let (a, b) = site.admins();
+    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let bob = site.a.login("bob", "p");
+    assert_eq!(bob.ok("GET", "/api/notifications"), json!({}));
+    a.made("/api/notifications/targeted", &json!({ "UID": uid, "Msg": "one", "Type": 7 }));
+    a.made("/api/notifications/targeted", &json!({ "UID": uid, "Msg": "two", "Type": 7 }));
+    a.made("/api/notifications/broadcast", &json!({ "Msg": "all", "Level": "warn" }));
+    bob.made("/api/notifications/targeted/self", &json!({ "Msg": "self", "UID": 0, "GID": 0, "Broadcast": false }));
+    let messages = |client: &super::Client| {
+        let all = client.ok("GET", "/api/notifications");
+        let mut messages: Vec<String> = all
+            .as_object()
+            .expect("object")
+            .values()
+            .map(|one| one["Msg"].as_str().expect("text").to_owned())
+            .collect();
+        messages.sort();
+        messages
+    };
+    assert_eq!(messages(&bob), ["all", "self", "two"]);
+    site.fleet.wait("b has them, too", || messages(&b) == ["all"]);
+    let all = bob.ok("GET", "/api/notifications");
+    let (id, _) = all.as_object().expect("object").iter().find(|(_, one)| one["Msg"] == "self").expect("there");
+    bob.changed(&format!("/api/notifications/{id}"), &json!({ "IgnoreUntil": "2999-01-01T00:00:00Z" }));
+    assert_eq!(messages(&bob), ["all", "two"]);
+    assert_eq!(bob.ok("GET", "/api/notifications?after=2999-01-01T00:00:00-06"), json!({}));
+    assert_eq!(bob.delete(&format!("/api/notifications/{id}")).status, 200);
+    assert_eq!(bob.post("/api/notifications/broadcast", &json!({ "Msg": "x" })).status, 403);
+}

@@ -1,0 +1,180 @@
+//! HTTPS, redirects, headers, live streams, and what must never be shown.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Site, Web, free_address};
+use crate::fleet::{Fleet, Process};
+
+fn curl(arguments: &[&str]) -> String {
+    let output = Command::new("curl").args(["-sS", "-m", "20"]).args(arguments).output().expect("curl");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
+    let fleet = Fleet::new();
+    let (address, plain) = (free_address(), free_address());
+    let config = fleet.write_file("gravwell.conf", &format!("[Global]\nWeb-Redirect-Port={}\n", plain.port()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell_webserver"));
+    command.arg("--data-dir").arg(fleet.dir("a")).arg("--config").arg(&config);
+    command.args(["--listen", &address.to_string(), "--default-password"]);
+    let _process = Process::begin(command, &fleet.dir("a.log"));
+    let made = fleet.dir("a").join("tls/cert.pem");
+    let url = format!("https://localhost:{}/api/version", address.port());
+    fleet.wait("it answers", || made.exists() && curl(&["-k", &url]).contains("\"Major\":0"));
+    let trusted = curl(&["--cacert", made.to_str().expect("path"), "-i", "--http2", &url]);
+    assert!(trusted.starts_with("HTTP/2 200") && trusted.contains("strict-transport-security"), "{trusted}");
+    assert!(!curl(&[&url]).contains("Major"), "nobody trusts it unasked");
+    let moved = curl(&["-i", &format!("http://localhost:{}/api/users?x=1", plain.port())]);
+    assert!(
+        moved.starts_with("HTTP/1.1 308")
+            && moved.contains(&format!("location: https://localhost:{}/api/users?x=1", address.port())),
+        "{moved}"
+    );
+    let odd = curl(&["-i", "-H", "Host: evil.example/x?y", &format!("http://localhost:{}/", plain.port())]);
+    assert!(odd.starts_with("HTTP/1.1 400"), "{odd}");
+
+    // Another certificate in its place is used without a restart; nonsense is not.
+    let other = Fleet::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell_webserver"));
+    command.arg("--data-dir").arg(other.dir("a")).args(["--listen", &free_address().to_string(), "--no-redirect"]);
+    let second = Process::begin(command, &other.dir("a.log"));
+    other.wait("it made a certificate", || other.dir("a").join("tls/cert.pem").exists());
+    second.terminate();
+    std::fs::write(&made, "nonsense").expect("writes");
+    fleet.wait("it says that it cannot use that", || fleet.log_of("a").contains("the old one stays"));
+    assert!(curl(&["-k", &url]).contains("Major"));
+    for file in ["key.pem", "cert.pem"] {
+        std::fs::copy(other.dir("a").join("tls").join(file), fleet.dir("a").join("tls").join(file)).expect("copies");
+    }
+    fleet.wait("it uses the new one", || curl(&["--cacert", made.to_str().expect("path"), &url]).contains("Major"));
+}
+
+#[test]
+fn w21_every_answer_is_guarded_and_other_sites_cannot_write() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    for path in ["/", "/api/version", "/api/nowhere", "/nowhere"] {
+        let answer = web.nobody().get(path);
+        for (name, value) in
+            [("x-content-type-options", "nosniff"), ("x-frame-options", "deny"), ("referrer-policy", "no-referrer")]
+        {
+            assert_eq!(answer.header(name), Some(value), "{path}");
+        }
+        let policy = answer.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    }
+    let cookie = web.nobody().with("Cookie", &format!("sticky=x; token={}", admin.token()));
+    assert_eq!(cookie.get("/api/users").status, 200);
+    let group = json!({ "Name": "g" });
+    assert_eq!(cookie.post("/api/groups", &group).status, 401);
+    assert_eq!(cookie.with("Sec-Fetch-Site", "cross-site").post("/api/groups", &group).status, 401);
+    assert_eq!(cookie.with("Origin", "https://evil.example").post("/api/groups", &group).status, 401);
+    assert_eq!(cookie.with("Sec-Fetch-Site", "same-origin").post("/api/groups", &group).status, 200);
+    for path in ["/../Cargo.toml", "/%2e%2e/Cargo.toml", "/..%2fCargo.toml"] {
+        assert!([400, 404].contains(&web.nobody().get(path).status), "{path}");
+    }
+    let huge = "x".repeat(33 << 20);
+    assert_eq!(admin.send_text("POST", "/api/groups", "application/json", &huge).status, 413);
+    assert_eq!(admin.send_text("POST", "/api/groups", "application/json", "{").status, 400);
+    assert_eq!(admin.call("PATCH", "/api/groups").status, 405);
+}
+
+/// Lines of a stream until one fits.
+fn read_until(web: &Web, path: &str, token: &str, act: impl FnOnce(), fits: impl Fn(&str) -> bool) -> String {
+    let mut stream = TcpStream::connect(web.address).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("sets");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: token={token}\r\n\r\n", web.address);
+    stream.write_all(request.as_bytes()).expect("writes");
+    let mut lines = BufReader::new(stream).lines();
+    let mut seen = String::new();
+    let mut next = || lines.next().expect("goes on").expect("reads");
+    while !next().contains("event-stream") {}
+    std::thread::sleep(Duration::from_millis(200));
+    act();
+    loop {
+        let line = next();
+        seen += &line;
+        seen.push('\n');
+        if fits(&line) {
+            return seen;
+        }
+    }
+}
+
+#[test]
+fn w22_what_happens_is_shown_as_it_happens_and_secrets_never() {
+    let site = Site::new();
+    let (a, b) = site.admins();
+    let act = || {
+        a.made("/api/users", &json!({ "User": "bob", "Pass": "geheim" }));
+        a.changed("/api/users/1/preferences", &json!({ "private": "matter" }));
+        let token = a.made("/api/tokens", &json!({ "name": "t", "capabilities": [] }));
+        a.ok("DELETE", &format!("/api/tokens/{}", token["id"].as_str().expect("id")));
+        let id = a.made("/api/dashboards", &json!({ "Name": "shown", "Data": { "n": 1 } }));
+        a.ok("DELETE", &format!("/api/dashboards/{id}"));
+    };
+    let is_last = |line: &str| line.contains("delete dashboard");
+    let seen = read_until(&site.b, "/api/log/live", b.token(), act, is_last);
+    assert!(seen.contains("create user bob") && seen.contains("shown") && seen.contains("\"delete\""), "{seen}");
+    for secret in ["geheim", "argon2", "matter", "hash"] {
+        assert!(!seen.contains(secret), "{secret} in {seen}");
+    }
+    let names = read_until(
+        &site.b,
+        "/api/events",
+        b.token(),
+        || drop(a.made("/api/groups", &json!({ "Name": "g" }))),
+        |line| line.contains("groups"),
+    );
+    assert!(names.contains("\"Connected\":true"), "{names}");
+    let log = b.ok("GET", "/api/log?limit=500").to_string();
+    let object = b.ok("GET", "/api/log/object/users/2");
+    assert_eq!(object[0]["Author"]["What"], "create user bob");
+    assert_eq!(b.get("/api/log/object/passwords/2").status, 403);
+    let export = site.fleet.ok("a", &["export"]);
+    for secret in ["geheim", "argon2"] {
+        assert!(!log.contains(secret) && !export.contains(secret), "{secret}");
+        assert!(!site.fleet.log_of("a").contains(secret) && !site.fleet.log_of("b").contains(secret));
+    }
+    assert!(site.fleet.ok("a", &["export", "--with-secrets"]).contains("argon2id"));
+    // A stream ends with the session of who reads it.
+    let mut stream = TcpStream::connect(site.b.address).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("sets");
+    let request = format!("GET /api/events HTTP/1.1\r\nHost: x\r\nCookie: token={}\r\n\r\n", b.token());
+    stream.write_all(request.as_bytes()).expect("writes");
+    b.call("PUT", "/api/logout");
+    let mut rest = String::new();
+    BufReader::new(stream).take(1 << 20).read_line(&mut rest).expect("reads");
+}
+
+#[test]
+fn w23_a_slow_client_is_cut_off_and_a_stop_lets_requests_end() {
+    let fleet = Fleet::new();
+    let mut web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let made = admin.made("/api/resources", &json!({ "ResourceName": "r" }));
+    let raw = format!("/api/resources/{}/raw", made["GUID"].as_str().expect("GUID"));
+    let body = vec![7_u8; 8 << 20];
+    assert_eq!(admin.upload("PUT", &raw, "file", body.as_slice()).status, 200);
+    let mut stream = TcpStream::connect(web.address).expect("connects");
+    let request =
+        format!("GET {raw} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: token={}\r\n\r\n", admin.token());
+    stream.write_all(request.as_bytes()).expect("writes");
+    let mut first = [0; 1024];
+    stream.read_exact(&mut first).expect("reads");
+    let reader = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).map(|length| length + 1024)
+    });
+    web.stop();
+    let length = reader.join().expect("ends").expect("reads");
+    assert!(length > body.len(), "{length}");
+}
