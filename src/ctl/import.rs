@@ -41,6 +41,12 @@ const MESSAGES_MAX: u64 = 20;
 struct Record {
     origin: Origin,
     file: PathBuf,
+    /// Last transaction whose outcome was reported.
+    #[serde(default)]
+    heard: OriginCounter,
+    /// Rejections among those.
+    #[serde(default)]
+    rejected: u64,
 }
 
 #[derive(Default, Serialize)]
@@ -57,6 +63,45 @@ struct Source {
     file: Option<File>,
     record: Option<PathBuf>,
     origin: Origin,
+    path: PathBuf,
+    /// Last transaction whose outcome was reported.
+    heard: AtomicU64,
+    /// Rejections among those.
+    rejected: AtomicU64,
+    /// Up to here the datastore need not remember rejections any more: they were reported, and that is written down.
+    settled: Arc<AtomicU64>,
+}
+
+/// Rejections after which it is written down how far they were reported.
+const SAVE_EVERY: u64 = 1024;
+
+impl Source {
+    fn new(file: Option<File>, record: Option<PathBuf>, known: Record) -> Source {
+        let Record { origin, file: path, heard, rejected } = known;
+        let (heard, settled) = (heard.0.into(), Arc::new(heard.0.into()));
+        Source { file, record, origin, path, heard, rejected: rejected.into(), settled }
+    }
+
+    /// An outcome was reported.
+    fn note(&self, counter: OriginCounter, is_rejection: bool) -> Result<(), CtlError> {
+        self.heard.store(counter.0, Ordering::Relaxed);
+        if is_rejection && (self.rejected.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(SAVE_EVERY) {
+            return self.save();
+        }
+        Ok(())
+    }
+
+    /// Writes down how far outcomes were reported.
+    fn save(&self) -> Result<(), CtlError> {
+        let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
+        if let Some(record) = &self.record {
+            let rejected = self.rejected.load(Ordering::Relaxed);
+            let known = Record { origin: self.origin, file: self.path.clone(), heard, rejected };
+            replace_file(record, &serde_json::to_vec(&known).map_err(CtlError::new)?).map_err(CtlError::new)?;
+        }
+        self.settled.store(heard.0, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 /// Runs an import.
@@ -66,8 +111,6 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     let bar = progress_bar(total);
     let mut summary;
     let mut down_since: Option<Instant> = None;
-    // What was decided and reported before the process went away.
-    let mut rejected = 0;
     let bad_reported = Arc::new(AtomicU64::new(0));
     let client = loop {
         summary = Summary::default();
@@ -86,7 +129,6 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
         match attempt.await {
             Ok(client) => break client,
             Err((error, is_gone)) => {
-                rejected += summary.rejected;
                 if summary.committed + summary.queued > 0 {
                     down_since = None;
                 }
@@ -95,6 +137,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
                 let may_retry = (is_gone || is_starting) && source.file.is_some();
                 if !may_retry || since.elapsed() > Duration::from_secs(args.retry_for) {
                     bar.abandon();
+                    source.save()?;
                     let hint = if source.record.is_some() { "; run the same command again to resume" } else { "" };
                     return Err(CtlError { message: format!("{}{hint}", error.message), exit: error.exit });
                 }
@@ -102,7 +145,8 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
             }
         }
     };
-    summary.rejected += rejected;
+    // Those of earlier attempts, too.
+    summary.rejected = source.rejected.load(Ordering::Relaxed);
     let waited = if args.no_wait { Ok(()) } else { drain(&client).await };
     bar.finish_and_clear();
     client.close().await;
@@ -127,7 +171,8 @@ fn progress_bar(total: u64) -> ProgressBar {
 
 fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if path == Path::new("-") {
-        return Ok(Source { file: None, record: None, origin: new_origin()? });
+        let known = Record { origin: new_origin()?, file: path.to_owned(), heard: OriginCounter(0), rejected: 0 };
+        return Ok(Source::new(None, None, known));
     }
     let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", path.display()));
     let mut file = File::open(path).map_err(named)?;
@@ -137,19 +182,19 @@ fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     std::fs::create_dir_all(&imports).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
     let record = imports.join(format!("{}.json", &hasher.finalize().to_hex()[..32]));
     let known = std::fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-    let origin = match known {
+    let known = match known {
         Some(known) => {
             eprintln!("resuming the interrupted import of {}", known.file.display());
-            known.origin
+            known
         }
         None => {
-            let fresh = Record { origin: new_origin()?, file: path.to_owned() };
-            let text = serde_json::to_vec(&fresh).map_err(CtlError::new)?;
-            replace_file(&record, &text).map_err(CtlError::new)?;
-            fresh.origin
+            let origin = new_origin()?;
+            Record { origin, file: path.to_owned(), heard: OriginCounter(0), rejected: 0 }
         }
     };
-    Ok(Source { file: Some(file), record: Some(record), origin })
+    let source = Source::new(Some(file), Some(record), known);
+    source.save()?;
+    Ok(source)
 }
 
 /// The flag of an error says that the process went away and may come back.
@@ -178,7 +223,10 @@ async fn send(
         }
     };
     let bad_reported = Arc::clone(bad_reported);
-    let parsing = tokio::task::spawn_blocking(move || parse(reader, origin, known.taken, &bad_reported, &chunks));
+    // What was taken but not heard of is sent again, and answered again: a rejection among it is still to be reported.
+    let taken = known.taken.min(OriginCounter(source.heard.load(Ordering::Relaxed)));
+    let settled = Arc::clone(&source.settled);
+    let parsing = tokio::task::spawn_blocking(move || parse(reader, (origin, taken), &settled, &bad_reported, &chunks));
     let (window, mut in_flight) = mpsc::channel::<(OriginCounter, u64)>(WINDOW);
     let sending = async {
         while let Some(chunk) = ready.recv().await {
@@ -202,7 +250,9 @@ async fn send(
             if outcome.id.counter != counter {
                 return Err((CtlError::new("the answers came out of order"), false));
             }
+            let is_rejection = matches!(outcome.fate, Fate::Rejected(..));
             take_in(outcome.fate, line, summary, &mut spoken)?;
+            source.note(counter, is_rejection).map_err(|error| (error, false))?;
             let count = summary.committed + summary.queued + summary.rejected;
             if count.is_multiple_of(1024) {
                 let rate = count * 1000 / u64::try_from(started.elapsed().as_millis()).unwrap_or(1).max(1);
@@ -253,8 +303,8 @@ type Parsed = Result<(u64, u64, u64), CtlError>;
 /// Reads lines and makes messages of them; returns the numbers of lines, bad lines, and lines taken before.
 fn parse(
     mut reader: Box<dyn BufRead + Send>,
-    origin: Origin,
-    taken: OriginCounter,
+    (origin, taken): (Origin, OriginCounter),
+    settled: &AtomicU64,
     bad_reported: &AtomicU64,
     chunks: &mpsc::Sender<Chunk>,
 ) -> Parsed {
@@ -289,7 +339,8 @@ fn parse(
                     continue;
                 }
                 let id = TxnId { origin, counter };
-                let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note.clone(), conditions, ops };
+                let settled = OriginCounter(settled.load(Ordering::Relaxed));
+                let txn = Txn { id, settled, time_ms: 0, note: note.clone(), conditions, ops };
                 let start = messages.len();
                 messages.resize(start + message::HEADER_BYTES, 0);
                 encode_txn(&txn, &mut messages);

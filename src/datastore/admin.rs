@@ -404,12 +404,14 @@ where
     W: AsyncWrite + Unpin,
 {
     let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
+    let unanswered = tokio::sync::Semaphore::new(super::push::UNANSWERED_MAX);
     let take_in = async {
         while let Some((kind, body)) = wire::read(receive).await? {
             if kind != Kind::Push {
                 return Err(refuse(format!("expected a transaction, found a message {kind:?}")));
             }
             let txn = decode_txn(&body).map_err(refuse)?;
+            unanswered.acquire().await.map_err(refuse)?.forget();
             propose(shared, &caller.name, txn, &reply).await.map_err(refuse)?;
         }
         drop(reply);
@@ -422,6 +424,7 @@ where
                 wait_applied(shared, *seq).await;
             }
             wire::send(send, Kind::Outcome, &outcome).await?;
+            unanswered.add_permits(1);
         }
         Ok(())
     };

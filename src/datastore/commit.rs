@@ -85,7 +85,10 @@ impl Committer {
                 match runtime.block_on(async { tokio::time::timeout(IDLE_AFTER, requests.recv()).await }) {
                     Ok(request) => request,
                     Err(_) => {
-                        if let Err(error) = self.ledger.log().idle() {
+                        // On a full disk the head file lags, which only makes the next start look at more.
+                        if let Err(error) = self.ledger.log().idle()
+                            && !crate::env::fs::is_full(&error.source)
+                        {
                             stop_process(&Fatal::of("the head file cannot be written")(error));
                         }
                         idle = true;

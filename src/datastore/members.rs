@@ -47,6 +47,9 @@ impl Redeem for Members {
         let (certificate, role) = registry
             .redeem(&self.authority, name, secret, request_der, self.certificate_days, now_ms())
             .map_err(|error| error.to_string())?;
+        drop(registry);
+        // A former holder of the name, with a former role, goes.
+        self.close(name, "it was enrolled anew; join with a token");
         tracing::info!(member = %name, %role, "joined");
         Ok((certificate, self.authority.certificate().to_vec(), role))
     }
@@ -178,11 +181,14 @@ impl Members {
             let done = if remove { registry.remove(name, now_ms()) } else { registry.revoke(name, now_ms()) };
             done.map_err(|error| error.to_string())?;
         }
-        for present in self.presences().present.values().filter(|present| present.member == *name) {
-            let reason = format!("{name} was revoked; ask an administrator for a new token");
-            present.connection.close(CLOSE_REVOKED.into(), reason.as_bytes());
-        }
+        self.close(name, "it was revoked; ask an administrator for a new token");
         Ok(())
+    }
+
+    fn close(&self, name: &MemberName, why: &str) {
+        for present in self.presences().present.values().filter(|present| present.member == *name) {
+            present.connection.close(CLOSE_REVOKED.into(), format!("{name}: {why}").as_bytes());
+        }
     }
 
     /// A new certificate for a connected member.

@@ -1,6 +1,6 @@
 //! One push stream: transactions in, outcomes out, in order.
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused};
 use crate::codec::txn::decode_txn;
@@ -10,6 +10,9 @@ use crate::transport::wire::{self, WireError};
 use super::commit::propose;
 use super::shared::SharedRef;
 
+/// Transactions of one stream whose outcomes have not been written: more than any client of ours has under way.
+pub(super) const UNANSWERED_MAX: usize = 16 << 10;
+
 /// Serves a push stream until the client finishes it.
 pub(super) async fn serve(
     shared: &SharedRef,
@@ -18,6 +21,7 @@ pub(super) async fn serve(
     receive: &mut quinn::RecvStream,
 ) -> Result<(), WireError> {
     let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
+    let unanswered = Semaphore::new(UNANSWERED_MAX);
     let take_in = async {
         while let Some((kind, body)) = wire::read(receive).await? {
             if kind != Kind::Push {
@@ -28,6 +32,8 @@ pub(super) async fn serve(
                 Refused { code, message: format!("a pushed transaction does not decode: {error}") }
             })?;
             refuse_reserved(txn.id.origin)?;
+            // Whoever does not read the answers is not read either.
+            unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
             propose(shared, member, txn, &reply).await?;
         }
         drop(reply);
@@ -38,12 +44,15 @@ pub(super) async fn serve(
         while let Some(outcome) = outcomes.recv().await {
             chunk.clear();
             chunk.extend(message::encode(Kind::Outcome, &outcome));
+            let mut answered = 1;
             while chunk.len() < 32 << 10
                 && let Ok(outcome) = outcomes.try_recv()
             {
                 chunk.extend(message::encode(Kind::Outcome, &outcome));
+                answered += 1;
             }
             tokio::io::AsyncWriteExt::write_all(send, &chunk).await?;
+            unanswered.add_permits(answered);
         }
         Ok(())
     };

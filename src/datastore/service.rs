@@ -23,7 +23,7 @@ use super::ledger::Ledger;
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::session::Session;
-use super::shared::{Shared, SharedRef, new_ring, now_ms, queue_permits, snapshot_permits};
+use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
 use super::{admin, compaction, inspect};
 
 /// Proposals that may wait for the commit thread.
@@ -177,6 +177,7 @@ impl Datastore {
             compaction: compaction_sender,
             members,
             snapshots: snapshot_permits(),
+            joins: join_permits(),
             queue_bytes: queue_permits(),
             limits,
             disk_free: u64::MAX.into(),
@@ -345,6 +346,9 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
 
 async fn serve(shared: SharedRef, connection: quinn::Connection) {
     if endpoint::is_join(&connection) {
+        let Ok(_turn) = shared.joins.try_acquire() else {
+            return connection.close(3u32.into(), b"too many join at this moment; try again");
+        };
         if let Err(error) = join::serve(&connection, &shared.members).await {
             tracing::warn!(%error, address = %connection.remote_address(), "a join was refused");
         }
@@ -359,7 +363,8 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
                 connection.close(3u32.into(), b"too many members are connected; try later");
                 return;
             }
-            Session { shared, connection, member, role }.run().await;
+            let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
+            Session { shared, connection, member, role }.run(&certificate).await;
         }
         Err(reason) => {
             tracing::warn!(reason, address = %connection.remote_address(), "a connection was refused");

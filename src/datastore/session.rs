@@ -32,8 +32,13 @@ pub(super) struct Session {
 
 impl Session {
     /// Serves the connection until it ends.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self, certificate: &[u8]) {
         let presence = self.shared.members.arrive(&self.member, self.role, &self.connection);
+        // Whoever was cut off between the look at the certificate and here was not among those whose connection was closed.
+        if self.shared.members.authorise(certificate) != Ok((self.member.clone(), self.role)) {
+            self.connection.close(CLOSE_REFUSED.into(), b"the member was cut off");
+            return self.shared.members.leave(presence);
+        }
         telemetry::metrics::subscribers(self.shared.members.connected());
         let mut stopping = self.shared.stopping.subscribe();
         let result = tokio::select! {

@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub commit: mpsc::Sender<commit::Request>,
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
+    /// Joins that may be served at the same time.
+    pub joins: Semaphore,
     pub snapshots: Arc<Semaphore>,
     /// Bounds the bytes that wait for the commit thread.
     pub queue_bytes: Arc<Semaphore>,
@@ -61,6 +63,10 @@ pub(super) fn new_ring() -> RwLock<Ring> {
 
 pub(super) fn snapshot_permits() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(SNAPSHOTS_MAX))
+}
+
+pub(super) fn join_permits() -> Semaphore {
+    Semaphore::new(crate::transport::join::AT_ONCE)
 }
 
 pub(super) fn queue_permits() -> Arc<Semaphore> {

@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 use crate::codec::message::{self, Kind, Row, SnapshotBegin, SnapshotEnd};
+use crate::model::OriginRow;
 use crate::planted::{self, Bug};
 use crate::state::{StateError, StateMeta, StateSnapshot};
 use crate::transport::wire::{self, WireError};
@@ -11,6 +12,8 @@ use super::shared::SharedRef;
 
 /// Rows are sent in messages of about this size.
 const BATCH_BYTES: usize = 256 << 10;
+/// Bytes of a row besides what it holds, roughly.
+const ROW_BYTES: usize = 64;
 /// Messages that may wait for the network.
 const BATCHES_WAITING: usize = 4;
 
@@ -90,6 +93,48 @@ pub fn rows_of(snapshot: &StateSnapshot) -> impl Iterator<Item = Result<(Row, us
             (Row::Object { collection, key, version, time_ms, value }, bytes)
         })
     });
-    let origins = snapshot.origins().map(|row| row.map(|(origin, row)| (Row::Origin { origin, row }, 64)));
-    objects.chain(origins.filter(|_| !planted::is(Bug::SnapshotWithoutOrigins)))
+    let origins = snapshot.origins().filter(|_| !planted::is(Bug::SnapshotWithoutOrigins));
+    objects.chain(origins.flat_map(|row| match row {
+        Ok((origin, row)) => {
+            parts_of(row).into_iter().map(|(row, size)| Ok((Row::Origin { origin, row }, size))).collect()
+        }
+        Err(error) => vec![Err(error)],
+    }))
+}
+
+/// A row in parts that fit into messages: each has some of the rejections, in their order.
+fn parts_of(row: OriginRow) -> Vec<(OriginRow, usize)> {
+    let OriginRow { last_counter, last_seq, rejected } = row;
+    let empty = || OriginRow { last_counter, last_seq, rejected: Vec::new() };
+    let mut parts = vec![(empty(), ROW_BYTES)];
+    for rejection in rejected {
+        let size = ROW_BYTES + rejection.2.to_string().len();
+        if parts.last().is_some_and(|(_, bytes)| bytes + size > BATCH_BYTES) {
+            parts.push((empty(), ROW_BYTES));
+        }
+        if let Some((part, bytes)) = parts.last_mut() {
+            part.rejected.push(rejection);
+            *bytes += size;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{OriginCounter, Reason, Seq};
+
+    #[test]
+    fn a_row_with_many_rejections_goes_in_parts_that_fit() {
+        let reason = Reason::LimitExceeded { message: "x".repeat(1000) };
+        let rejected: Vec<_> = (1..=2000).map(|n| (OriginCounter(n), Seq(n), reason.clone())).collect();
+        let row = OriginRow { last_counter: OriginCounter(3000), last_seq: Seq(9), rejected };
+        let parts = parts_of(row.clone());
+        assert!(parts.len() > 7, "{}", parts.len());
+        assert!(parts.iter().all(|(part, bytes)| *bytes <= BATCH_BYTES && part.last_counter == row.last_counter));
+        let joined: Vec<_> = parts.into_iter().flat_map(|(part, _)| part.rejected).collect();
+        assert_eq!(joined, row.rejected);
+        assert_eq!(parts_of(OriginRow::default()).len(), 1);
+    }
 }

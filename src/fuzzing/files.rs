@@ -47,6 +47,10 @@ impl Home for Homeless {
         Err("nowhere".into())
     }
 
+    fn is_current(&self, _: &Path) -> bool {
+        false
+    }
+
     fn remove_others(&mut self, _: &Path) -> Result<(), String> {
         Err("nowhere".into())
     }

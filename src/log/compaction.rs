@@ -354,20 +354,25 @@ impl<I: LivenessIndex> Compaction<I> {
         let (seq, complete) = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                let shared = self.reader.shared();
-                // If this fails, opening the log removes it.
-                let _ = shared.fs.remove(&shared.dir.join(&output.name));
+                self.discard(&output.name);
                 return Err(error);
             }
         };
         self.phase = if complete {
-            let segment = output.finish()?;
+            let name = output.name.clone();
+            let segment = output.finish().inspect_err(|_| self.discard(&name))?;
             self.swap(&range, segment)?;
             Phase::Rewrite { group: group + 1, output: None }
         } else {
             Phase::Rewrite { group, output: Some(output) }
         };
         Ok(seq)
+    }
+
+    /// Removes what did not become a segment. If this fails, opening the log removes it.
+    fn discard(&self, name: &str) {
+        let shared = self.reader.shared();
+        let _ = shared.fs.remove(&shared.dir.join(name));
     }
 
     fn begin_output(&mut self, range: &Range<usize>) -> Result<Output, CompactionError> {
@@ -430,8 +435,10 @@ impl<I: LivenessIndex> Compaction<I> {
         let dir = &shared.dir;
         let unfinished = dir.join(segment.name.clone() + UNFINISHED);
         let (name, bytes) = (segment.name.clone(), segment.file_bytes().unwrap_or(0));
-        shared.fs.rename(&unfinished, &dir.join(&name)).map_err(IoFailure::at("rename", &name))?;
-        shared.fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+        if let Err(error) = shared.fs.rename(&unfinished, &dir.join(&name)) {
+            let _ = shared.fs.remove(&unfinished);
+            return Err(IoFailure::at("rename", &name)(error).into());
+        }
         let (first, last) = (segment.first(), segment.header.covered_last);
         {
             let mut state = shared.write();
@@ -441,6 +448,9 @@ impl<I: LivenessIndex> Compaction<I> {
             segments.splice(start..end, [Arc::new(segment)]);
             state.segments = Arc::new(segments);
         }
+        // The new segment is in use from the rename on, so that what is done next builds on what the directory holds; the
+        // old files stay until it is durable, at the latest until the next start.
+        shared.fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
         for old in &self.segments[range.clone()] {
             if old.name != name {
                 shared.fs.remove(&dir.join(&old.name)).map_err(IoFailure::at("remove", &old.name))?;

@@ -103,7 +103,7 @@ impl Journal {
         if !exists(FILE)? {
             let mut id = [0; 16];
             SystemEntropy.fill(&mut id).map_err(IoFailure::at("draw random bytes for", FILE))?;
-            return Ok((write_new(fs, dir, LogId(id), &[])?, Vec::new()));
+            return Ok((write_new(fs, dir, LogId(id))?, Vec::new()));
         }
         let file = fs.open(&dir.join(FILE)).map_err(IoFailure::at("open", FILE))?;
         let read = || IoFailure::at("read", FILE);
@@ -226,17 +226,33 @@ impl Journal {
     /// When a record is not fit for a journal or the new file cannot be written.
     pub fn replace_with(&mut self, records: &[JournalEntry]) -> Result<(), JournalError> {
         self.sync()?;
-        match write_new(Arc::clone(&self.fs), &self.dir, self.log_id, records) {
-            Ok(journal) => {
-                *self = journal;
-                Ok(())
-            }
+        let (bytes, seq, chain) = contents(self.log_id, records)?;
+        let (path, beside) = (self.dir.join(FILE), self.dir.join(format!("{FILE}{UNFINISHED}")));
+        let prepared = self.fs.create(&beside).and_then(|file| {
+            file.write_at(&bytes, 0)?;
+            file.sync_data()?;
+            Ok(file)
+        });
+        let file = match prepared {
+            Ok(file) => file,
             Err(error) => {
-                // Had the rename happened without being durable, writing on to the old file would lose records.
-                self.poisoned = self.fs.remove(&self.dir.join(format!("{FILE}{UNFINISHED}"))).is_err();
-                Err(error)
+                // The old file is in use as before; what is left beside it is overwritten the next time.
+                let _ = self.fs.remove(&beside);
+                return Err(IoFailure::at("write", FILE)(error).into());
             }
+        };
+        if let Err(error) = self.fs.rename(&beside, &path) {
+            // Had it happened all the same, writing on to the old file would lose records.
+            self.poisoned = self.fs.remove(&beside).is_err();
+            return Err(IoFailure::at("rename", FILE)(error).into());
         }
+        if let Err(error) = self.fs.sync_dir(&self.dir) {
+            self.poisoned = true;
+            return Err(IoFailure::at("sync", FILE)(error).into());
+        }
+        (self.file, self.seq, self.chain, self.end) = (file, seq, chain, bytes.len() as u64);
+        self.mark();
+        Ok(())
     }
 }
 
@@ -256,8 +272,8 @@ fn encode_all(
     Ok((seq, chain))
 }
 
-/// Makes the file with these records, beside the old one first.
-fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[JournalEntry]) -> Result<Journal, JournalError> {
+/// The bytes of a file with these records, and where its chain ends.
+fn contents(log_id: LogId, records: &[JournalEntry]) -> Result<(Vec<u8>, Seq, Chain), JournalError> {
     let header = FileHeader {
         flags: FLAG_JOURNAL,
         log_id,
@@ -273,6 +289,12 @@ fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId, records: &[JournalEntry
     for record in records.chunks(piece) {
         (seq, chain) = encode_all(record, seq, chain, &mut bytes)?;
     }
+    Ok((bytes, seq, chain))
+}
+
+/// Makes a new file.
+fn write_new(fs: Arc<dyn Fs>, dir: &Path, log_id: LogId) -> Result<Journal, JournalError> {
+    let (bytes, seq, chain) = contents(log_id, &[])?;
     let path = dir.join(FILE);
     crate::env::fs::replace_file(&*fs, &path, &bytes).map_err(IoFailure::at("write", FILE))?;
     let file = fs.open(&path).map_err(IoFailure::at("open", FILE))?;

@@ -457,6 +457,10 @@ pub(super) fn carry_out(
         Some(slot) => HeadFile::open(&*fs, dir, slot).map_err(IoFailure::at("open", HEAD))?,
         None => HeadFile::create(&*fs, dir, new_slot()?).map_err(IoFailure::at("create", HEAD))?,
     };
+    // What covers others may be in place in memory only.
+    if plan.actions.iter().any(|action| matches!(action, RecoveryAction::RemoveCovered { .. })) {
+        fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+    }
     for action in &plan.actions {
         carry_out_one(action, &*fs, dir, &mut report)?;
     }
@@ -499,7 +503,13 @@ pub(super) fn carry_out(
     let shared = Shared::new(fs, dir.to_owned(), options.reserve_bytes, state, head);
     // Both slots anew: what was read of them may be in memory only, too.
     let (generation, lineage) = (shared.read().generation, shared.read().lineage.clone());
-    shared.set_lineage(generation, lineage).map_err(IoFailure::at("write", HEAD))?;
+    match shared.set_lineage(generation, lineage.clone()) {
+        Err(error) if crate::env::fs::is_full(&error) && shared.fs.remove(&shared.dir.join(RESERVE)).is_ok() => {
+            shared.set_lineage(generation, lineage)
+        }
+        written => written,
+    }
+    .map_err(IoFailure::at("write", HEAD))?;
     Ok((shared, report))
 }
 

@@ -372,18 +372,79 @@ pub struct OriginRow {
 impl OriginRow {
     /// Takes in the outcome of one transaction of this origin. The only place that changes a row, so that every
     /// replica comes to the same row from the same entries.
-    pub fn record(&mut self, seq: Seq, counter: OriginCounter, settled: OriginCounter, rejected: Option<Reason>) {
-        self.rejected.retain(|(old, ..)| *old > settled);
+    pub fn record(
+        &mut self,
+        seq: Seq,
+        counter: OriginCounter,
+        settled: OriginCounter,
+        rejected: Option<Reason>,
+    ) -> RowChange {
+        let done = self.rejected.partition_point(|(old, ..)| *old <= settled);
+        let change = RowChange {
+            last_counter: self.last_counter,
+            last_seq: self.last_seq,
+            settled: self.rejected.drain(..done).collect(),
+            was_rejected: rejected.is_some(),
+        };
         self.last_counter = self.last_counter.max(counter);
         self.last_seq = seq;
         if let Some(reason) = rejected {
             self.rejected.push((counter, seq, reason));
         }
+        change
+    }
+
+    /// Takes the latest change back.
+    pub fn undo(&mut self, change: RowChange) {
+        if change.was_rejected {
+            self.rejected.pop();
+        }
+        self.rejected.splice(..0, change.settled);
+        (self.last_counter, self.last_seq) = (change.last_counter, change.last_seq);
     }
 
     /// The recorded rejection of `counter`, if there is one.
     #[must_use]
     pub fn rejection(&self, counter: OriginCounter) -> Option<(Seq, &Reason)> {
-        self.rejected.iter().find(|(c, ..)| *c == counter).map(|(_, seq, reason)| (*seq, reason))
+        let at = self.rejected.binary_search_by_key(&counter, |(counter, ..)| *counter).ok()?;
+        self.rejected.get(at).map(|(_, seq, reason)| (*seq, reason))
+    }
+}
+
+/// What one outcome changed in a row, so that it can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowChange {
+    last_counter: OriginCounter,
+    last_seq: Seq,
+    settled: Vec<(OriginCounter, Seq, Reason)>,
+    was_rejected: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is recorded can be taken back, step by step.
+        #[test]
+        fn a_row_can_be_taken_back(steps in proptest::collection::vec((any::<bool>(), 0_u64..40), 0..40)) {
+            let mut row = OriginRow::default();
+            let mut past = Vec::new();
+            for (number, (is_rejected, settled)) in (1..).zip(steps) {
+                let before = row.clone();
+                let reason = is_rejected.then_some(Reason::IdentityReused);
+                let settled = OriginCounter(settled.min(number - 1));
+                let change = row.record(Seq(number), OriginCounter(number), settled, reason);
+                prop_assert!(row.rejected.iter().all(|(counter, ..)| *counter > settled));
+                prop_assert_eq!(row.rejection(OriginCounter(number)).is_some(), is_rejected);
+                past.push((before, change));
+            }
+            for (before, change) in past.into_iter().rev() {
+                row.undo(change);
+                prop_assert_eq!(&row, &before);
+            }
+        }
     }
 }

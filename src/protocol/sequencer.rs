@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::model::txn::RowChange;
 use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, OriginRow, Reason,
     Seq, Txn,
@@ -39,7 +40,8 @@ pub enum Decision {
 
 #[derive(Debug)]
 enum Undo {
-    Row(Origin, Option<OriginRow>),
+    /// The origin was not known before: `None`.
+    Row(Origin, Option<RowChange>),
     Pending(Collection, Key, Option<(Seq, Option<Seq>)>),
 }
 
@@ -113,9 +115,9 @@ impl Sequencer {
         let seq = self.head.next();
         self.head = seq;
         self.time_ms = self.time_ms.max(now_ms);
-        let old_row = self.rows.get(&id.origin).cloned();
-        self.rows.entry(id.origin).or_default().record(seq, id.counter, settled, refused.clone());
-        self.staged.push(Undo::Row(id.origin, old_row));
+        let is_known = self.rows.contains_key(&id.origin);
+        let change = self.rows.entry(id.origin).or_default().record(seq, id.counter, settled, refused.clone());
+        self.staged.push(Undo::Row(id.origin, is_known.then_some(change)));
         let body = match refused {
             Some(reason) => EntryBody::Reject { id, settled, reason },
             None => {
@@ -169,8 +171,10 @@ impl Sequencer {
     pub fn undo(&mut self) {
         while let Some(step) = self.staged.pop() {
             match step {
-                Undo::Row(origin, Some(row)) => {
-                    self.rows.insert(origin, row);
+                Undo::Row(origin, Some(change)) => {
+                    if let Some(row) = self.rows.get_mut(&origin) {
+                        row.undo(change);
+                    }
                 }
                 Undo::Row(origin, None) => {
                     self.rows.remove(&origin);

@@ -83,7 +83,7 @@ impl Applier {
                 }
             }
             Request::Swap(state, path, reply) => {
-                let _ = reply.send(self.swap(state, path));
+                let _ = reply.send(self.swap(state, path)?);
             }
         }
         Ok(())
@@ -94,12 +94,12 @@ impl Applier {
             return Ok(());
         }
         let state = self.shared.state();
-        let Run { entries, chain } = run;
-        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
-        // A block that was under way when the state was swapped is older than the new state.
-        if state.meta().is_some_and(|meta| meta.seq >= last) {
-            return Ok(());
+        let Run { mut entries, chain } = run;
+        // What was under way when the state was swapped, or waited here over a reconnect, comes twice.
+        if let Some(meta) = state.meta() {
+            entries.retain(|entry| entry.seq > meta.seq);
         }
+        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
         if let Err(error) = state.apply(&entries, chain) {
             return self.failed(&error);
         }
@@ -202,33 +202,48 @@ impl Applier {
         }
     }
 
-    fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<(), String> {
-        state.persist().map_err(|error| error.to_string())?;
-        self.home.make_current(&path)?;
-        let meta = state.meta().ok_or("the fetched state has no position")?;
+    /// The inner error: nothing has changed.
+    fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), String>, Fatal> {
+        if let Err(error) = state.persist() {
+            return Ok(Err(error.to_string()));
+        }
+        let Some(meta) = state.meta() else { return Ok(Err("the fetched state has no position".into())) };
+        if let Err(error) = self.home.make_current(&path) {
+            // Which of the two the next start would open is not known to be what is served here.
+            let is_named = self.home.is_current(&path);
+            return if is_named {
+                Err(Fatal::of("a state was put in place, but not durably")(error))
+            } else {
+                Ok(Err(error))
+            };
+        }
         self.follower = follower_of(&state);
         self.shared.replace_state(state.clone());
         if planted::is(Bug::SnapshotForgetsOutbox) {
             *self.shared.outbox_mut() = crate::protocol::outbox::Outbox::default();
         }
+        self.shared.set_problem("");
+        self.shared.resync_wanted.store(false, Ordering::Release);
         let origins: Vec<Origin> = self.shared.outbox().origins();
         let mut decided = Vec::new();
         for origin in origins {
             match state.origin(origin) {
                 Ok(Some(row)) => decided.extend(self.shared.outbox_mut().handle_row(origin, &row)),
                 Ok(None) => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => self.shared.want_resync(format!("{error}; fetching the state anew")),
             }
         }
         self.settle(decided);
-        self.shared.set_problem("");
-        self.shared.resync_wanted.store(false, Ordering::Release);
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
-        // Readers that still hold the old state keep its files open; the directory goes all the same.
-        self.home.remove_others(&path)
+        // Readers that still hold the old state keep its files open; the directory goes all the same. What cannot be
+        // removed now is removed at the next start.
+        if let Err(error) = self.home.remove_others(&path) {
+            tracing::warn!(error, "a former state could not be removed");
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -237,4 +252,86 @@ fn follower_of(state: &StateStore) -> Follower {
         || Follower::new(Seq::ZERO, crate::model::Digest::ZERO),
         |meta| Follower::new(meta.seq, meta.digest),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{
+        Chain, Collection, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Txn, TxnId,
+    };
+    use crate::protocol::outbox::Outbox;
+
+    /// A place for states that fails as told.
+    #[derive(Default)]
+    struct Failing {
+        swap: bool,
+        is_named: bool,
+    }
+
+    impl Home for Failing {
+        fn make_current(&mut self, _: &std::path::Path) -> Result<(), String> {
+            if self.swap { Err("the directory was not synced".into()) } else { Ok(()) }
+        }
+
+        fn is_current(&self, _: &std::path::Path) -> bool {
+            self.is_named
+        }
+
+        fn remove_others(&mut self, _: &std::path::Path) -> Result<(), String> {
+            Err("somebody is in it".into())
+        }
+    }
+
+    fn state() -> StateStore {
+        let state = StateStore::in_memory();
+        let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
+        state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
+        state
+    }
+
+    fn entry(seq: u64) -> Entry {
+        let op = Op::Put {
+            collection: Collection::new("c").expect("name"),
+            key: Key::new(seq.to_string()).expect("key"),
+            value: Bytes::from_static(b"1"),
+        };
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(seq) };
+        let txn =
+            Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op] };
+        Entry { seq: Seq(seq), time_ms: seq, member: MemberName::new("m").expect("name"), body: EntryBody::Commit(txn) }
+    }
+
+    fn applier(home: Failing) -> (Applier, SharedRef) {
+        let shared = Arc::new(super::super::shared::Shared::new(state(), Outbox::default()));
+        (Applier::new(Arc::clone(&shared), Box::new(home), mpsc::channel(8).0), shared)
+    }
+
+    #[test]
+    fn p02_runs_that_overlap_after_a_reconnect_are_no_reason_to_begin_anew() {
+        let (mut applier, shared) = applier(Failing::default());
+        for run in [1..=2, 2..=4, 3..=4, 5..=5] {
+            let entries = run.map(entry).collect();
+            applier.handle(Request::Run(Run { entries, chain: Chain::default() })).expect("applies");
+        }
+        assert_eq!(*shared.applied.borrow(), Seq(5));
+        assert!(!shared.resync_wanted.load(Ordering::Acquire), "{}", shared.problem());
+    }
+
+    #[test]
+    fn p10_a_swap_happens_wholly_or_not_and_what_is_unknown_stops_the_process() {
+        let swap = |home: Failing| {
+            let (mut applier, shared) = applier(home);
+            let (reply, mut answer) = oneshot::channel();
+            let stopped = applier.handle(Request::Swap(state(), PathBuf::from("side"), reply)).is_err();
+            shared.resync_wanted.load(Ordering::Acquire);
+            (stopped, answer.try_recv().ok().map(|answer| answer.is_ok()))
+        };
+        // A former state that cannot be removed is no failure of the swap.
+        assert_eq!(swap(Failing { swap: false, is_named: true }), (false, Some(true)));
+        assert_eq!(swap(Failing { swap: true, is_named: false }), (false, Some(false)));
+        assert_eq!(swap(Failing { swap: true, is_named: true }), (true, None));
+    }
 }

@@ -17,6 +17,9 @@ pub trait Home: Send {
     /// When the storage refuses; the former one stays current then.
     fn make_current(&mut self, path: &Path) -> Result<(), String>;
 
+    /// Whether the state in `path` is the one that the next start would open.
+    fn is_current(&self, path: &Path) -> bool;
+
     /// Removes every state but the one in `keep`.
     ///
     /// # Errors
@@ -27,6 +30,10 @@ pub trait Home: Send {
 impl Home for Directory {
     fn make_current(&mut self, path: &Path) -> Result<(), String> {
         Directory::make_current(self, path).map_err(|error| error.to_string())
+    }
+
+    fn is_current(&self, path: &Path) -> bool {
+        names(&self.path, path)
     }
 
     fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
@@ -93,7 +100,8 @@ impl Directory {
     /// Makes `state` the current one, atomically and durably.
     ///
     /// # Errors
-    /// When the operating system refuses; the former one stays current then.
+    /// When the operating system refuses. The former one stays current then, unless all but the last sync was done: ask
+    /// [`Home::is_current`].
     pub fn make_current(&self, state: &Path) -> Result<(), DirectoryError> {
         let name = state.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let line = format!("{name} {}\n", checksum(name));
@@ -110,6 +118,12 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Whether `current` in the directory `home` names the state in `path`.
+pub(super) fn names(home: &Path, path: &Path) -> bool {
+    let named = fs::read_to_string(home.join("current")).ok().and_then(|line| parse_current(&line));
+    named.is_some_and(|name| home.join(name) == path)
 }
 
 /// A new, empty state directory in a replica's directory at `path`.

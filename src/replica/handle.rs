@@ -124,7 +124,7 @@ fn open_state(directory: &Directory, options: &ReplicaOptions) -> Result<StateSt
     let path = directory.current_state()?;
     match open_sound(&path, options.cache_bytes) {
         Ok(state) => Ok(state),
-        Err(error @ StateError::Locked { .. }) => Err(error.into()),
+        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => Err(error.into()),
         Err(error) if !options.mends => Err(OpenError::Damaged { path, reason: error.to_string() }),
         Err(error) => discard_state(directory, options.cache_bytes, &error.to_string()),
     }

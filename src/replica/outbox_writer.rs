@@ -3,7 +3,7 @@
 //! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -225,6 +225,8 @@ impl OutboxWriter {
             frames.push((KIND_REJECTED, to_bytes(note)));
         }
         let mut closed = Vec::new();
+        // Rejections that a request of this batch has dealt with.
+        let mut dealt_with: HashSet<TxnId> = HashSet::new();
         let mut twins = Vec::new();
         // Conditions see the transactions before them in the same batch.
         let mut staged = Outbox::default();
@@ -247,7 +249,7 @@ impl OutboxWriter {
                     }
                 }
                 Request::Dismiss(id, reply) => {
-                    if self.shared.outbox().rejected().contains_key(&id) {
+                    if self.shared.outbox().rejected().contains_key(&id) && dealt_with.insert(id) {
                         frames.push((KIND_CLOSED, to_bytes(&id)));
                         closed.push((id, reply));
                     } else {
@@ -256,7 +258,7 @@ impl OutboxWriter {
                 }
                 Request::Retry(id, reply) => {
                     let found = self.shared.outbox().rejected().get(&id).map(|rejected| Arc::clone(&rejected.txn));
-                    let Some(old) = found else {
+                    let Some(old) = found.filter(|_| !dealt_with.contains(&id)) else {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                         continue;
                     };
@@ -268,6 +270,7 @@ impl OutboxWriter {
                     };
                     match self.stage(draft, &mut staged) {
                         Ok(Staged::New(txn)) => {
+                            dealt_with.insert(id);
                             frames.push((KIND_TXN, encoded(&txn)));
                             frames.push((KIND_CLOSED, to_bytes(&id)));
                             accepted.push((txn, Some(id), reply));
@@ -559,5 +562,32 @@ mod tests {
             assert_eq!(receipt.stage(), Stage::Durable);
         }
         assert_eq!((writer.journal.records(), shared.outbox().depth()), (1, 1));
+    }
+
+    #[test]
+    fn p06_a_rejection_is_dealt_with_once_even_by_two_in_one_batch() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default()));
+        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
+        let txn =
+            Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op] };
+        let rejected = RejectedTxn { txn: Arc::new(txn), seq: Seq(1), reason: Reason::IdentityReused };
+        shared.outbox_mut().restore_rejected(rejected);
+        let mut answers = Vec::new();
+        let mut retry = || {
+            let (reply, answer) = oneshot::channel();
+            answers.push(answer);
+            Request::Retry(id, reply)
+        };
+        let (first, second) = (retry(), retry());
+        let (reply, mut dismissed) = oneshot::channel();
+        writer.handle(vec![first, second, Request::Dismiss(id, reply)]).expect("written");
+        let taken: Vec<bool> = answers.iter_mut().map(|answer| answer.try_recv().expect("answered").is_ok()).collect();
+        assert_eq!((taken, shared.outbox().depth()), (vec![true, false], 1));
+        assert!(matches!(dismissed.try_recv().expect("answered"), Err(SubmitError::NotRejected(_))));
     }
 }

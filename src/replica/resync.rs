@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::{self, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
+use crate::model::{Origin, OriginRow};
 use crate::state::{Loader, Object, StateStore, Target};
 use crate::transport::wire::{self, WireError};
 
@@ -30,6 +31,8 @@ pub struct Loading {
     loader: Loader,
     target: Target,
     rows: u64,
+    /// An origin's row whose further parts may follow.
+    origin: Option<(Origin, OriginRow)>,
 }
 
 impl Loading {
@@ -48,7 +51,7 @@ impl Loading {
             time_ms: begin.time_ms,
             digest: Some(begin.position.digest),
         };
-        Ok(Loading { loader, target, rows: 0 })
+        Ok(Loading { loader, target, rows: 0, origin: None })
     }
 
     /// Takes in rows.
@@ -62,18 +65,44 @@ impl Loading {
                 Row::Object { collection, key, version, time_ms, value } => {
                     self.loader.object(&collection, &key, &Object { version, time_ms, value })
                 }
-                Row::Origin { origin, row } => self.loader.origin(origin, &row),
+                Row::Origin { origin, row } => {
+                    self.part(origin, row)?;
+                    Ok(())
+                }
             };
             result.map_err(|error| error.to_string())?;
         }
         Ok(())
     }
 
+    /// A long row comes in parts, one after another.
+    fn part(&mut self, origin: Origin, row: OriginRow) -> Result<(), String> {
+        match &mut self.origin {
+            Some((open, whole)) if *open == origin => {
+                whole.rejected.extend(row.rejected);
+                Ok(())
+            }
+            _ => {
+                self.flush_origin()?;
+                self.origin = Some((origin, row));
+                Ok(())
+            }
+        }
+    }
+
+    fn flush_origin(&mut self) -> Result<(), String> {
+        match self.origin.take() {
+            Some((origin, row)) => self.loader.origin(origin, &row).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that what came is whole and what it should be.
     ///
     /// # Errors
     /// Says what is wrong.
-    pub fn finish(self, end: &SnapshotEnd) -> Result<StateStore, String> {
+    pub fn finish(mut self, end: &SnapshotEnd) -> Result<StateStore, String> {
+        self.flush_origin()?;
         if Some(end.digest) != self.target.digest {
             return Err("the digests at its begin and end differ".into());
         }
@@ -88,7 +117,7 @@ impl Loading {
 pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Result<(), LinkError> {
     let side = directory::new_state_in(&linker.directory).map_err(|error| LinkError::Resync(error.to_string()))?;
     let fetched = fetch_into(linker, connection, &side).await;
-    if fetched.is_err() {
+    if fetched.is_err() && !directory::names(&linker.directory, &side) {
         // What remains of it is removed at the next start at the latest.
         let _ = tokio::fs::remove_dir_all(&side).await;
     }

@@ -13,6 +13,14 @@ pub enum StateError {
         /// Directory of the state.
         dir: PathBuf,
     },
+    /// The system does not give what opening needs; the state may be sound.
+    #[error("the state in {} cannot be opened ({cause}): it may be sound; give the process what it lacks and start it again", dir.display())]
+    Unavailable {
+        /// Directory of the state.
+        dir: PathBuf,
+        /// The system's words.
+        cause: String,
+    },
     /// The engine cannot make sense of its files.
     #[error("the state in {} cannot be opened ({cause}): it must be rebuilt", dir.display())]
     Unreadable {
@@ -96,9 +104,10 @@ impl StateError {
             | StateError::DigestMismatch { .. }
             | StateError::Unfinished
             | StateError::Uninitialised => Remedy::Rebuild,
-            StateError::Locked { .. } | StateError::AlreadyInitialised { .. } | StateError::OutOfOrder { .. } => {
-                Remedy::Refused
-            }
+            StateError::Locked { .. }
+            | StateError::Unavailable { .. }
+            | StateError::AlreadyInitialised { .. }
+            | StateError::OutOfOrder { .. } => Remedy::Refused,
         }
     }
 }

@@ -55,10 +55,28 @@ impl FjallEngine {
         match opened {
             Ok(Ok(engine)) => Ok(engine),
             Ok(Err(::fjall::Error::Locked)) => Err(StateError::Locked { dir: dir.to_path_buf() }),
+            Ok(Err(error)) if is_want(&error) => {
+                Err(StateError::Unavailable { dir: dir.to_path_buf(), cause: error.to_string() })
+            }
             Ok(Err(error)) => Err(unreadable(error.to_string())),
             Err(_) => Err(unreadable("the storage engine panicked on its files".into())),
         }
     }
+}
+
+/// Whether an error says that the process lacks something, and nothing of the files: descriptors, memory, rights, space.
+fn is_want(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{OutOfMemory, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+            // Too many open files, of the process or of the system.
+            let is_full = matches!(io.raw_os_error(), Some(23 | 24));
+            return is_full || matches!(io.kind(), OutOfMemory | PermissionDenied | ReadOnlyFilesystem | StorageFull);
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Damaged files can make fjall panic; opening is where such a panic can still be told from a bug of ours.

@@ -13,6 +13,10 @@ use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
 use super::endpoint::{self, ConnectError};
 use super::wire::{self, WireError};
 
+/// Largest request of somebody who has not said who they are.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Joins served at the same time.
+pub const AT_ONCE: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize)]
@@ -50,8 +54,8 @@ pub trait Redeem: Sync {
 pub async fn serve(connection: &quinn::Connection, redeemer: &dyn Redeem) -> Result<(), WireError> {
     let work = async {
         let (mut send, mut receive) = connection.accept_bi().await.map_err(std::io::Error::other)?;
-        let _: Open = wire::expect(&mut receive, Kind::Open).await?;
-        let request: Request = wire::expect(&mut receive, Kind::Renew).await?;
+        let _: Open = wire::expect_at_most(&mut receive, Kind::Open, REQUEST_BYTES_MAX).await?;
+        let request: Request = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
         let result = redeemer.redeem(&request.name, &request.secret, &request.request_der);
         let answer = match result {
             Ok((certificate_der, authority_der, role)) => {

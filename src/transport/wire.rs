@@ -29,12 +29,23 @@ pub enum WireError {
 /// # Errors
 /// When the stream breaks or the message is malformed.
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, Bytes)>, WireError> {
+    read_at_most(stream, MESSAGE_BYTES_MAX).await
+}
+
+/// [`read`] with a bound of the caller's, for those who have not said who they are.
+///
+/// # Errors
+/// See [`read`].
+pub async fn read_at_most<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    bytes_max: usize,
+) -> Result<Option<(Kind, Bytes)>, WireError> {
     let mut header = [0; HEADER_BYTES];
     if stream.read(&mut header[..1]).await? == 0 {
         return Ok(None);
     }
     stream.read_exact(&mut header[1..]).await?;
-    let (kind, length) = message::decode_header(header, MESSAGE_BYTES_MAX)?;
+    let (kind, length) = message::decode_header(header, bytes_max)?;
     // The buffer grows with what really arrives, not with what the header promises.
     let mut body = BytesMut::with_capacity(length.min(1 << 16));
     while body.len() < length {
@@ -52,7 +63,19 @@ pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, 
 /// # Errors
 /// When another kind comes (a refusal is passed on as such), or as [`read`].
 pub async fn expect<T: DeserializeOwned, R: AsyncRead + Unpin>(stream: &mut R, kind: Kind) -> Result<T, WireError> {
-    let (found, body) = read(stream).await?.ok_or(WireError::Closed)?;
+    expect_at_most(stream, kind, MESSAGE_BYTES_MAX).await
+}
+
+/// [`expect`] with a bound of the caller's.
+///
+/// # Errors
+/// See [`expect`].
+pub async fn expect_at_most<T: DeserializeOwned, R: AsyncRead + Unpin>(
+    stream: &mut R,
+    kind: Kind,
+    bytes_max: usize,
+) -> Result<T, WireError> {
+    let (found, body) = read_at_most(stream, bytes_max).await?.ok_or(WireError::Closed)?;
     if found == Kind::Refused && kind != Kind::Refused {
         let refused: Refused = message::decode(found, &body)?;
         return Err(refused.into());

@@ -251,6 +251,8 @@ impl Registry {
                 member.invite = Some(invite);
                 if member.state == MemberState::Revoked {
                     member.state = MemberState::Invited;
+                    // Whoever was cut off stays so until the token is redeemed.
+                    member.certificates.clear();
                 }
             }
             None => {
@@ -360,6 +362,9 @@ impl Registry {
         let member = self.contents.members.get_mut(&name).ok_or(Refusal::Unknown)?;
         if member.state == MemberState::Revoked && !planted::is(Bug::KeepRevoked) {
             return Err(Refusal::Revoked(name));
+        }
+        if member.state == MemberState::Invited {
+            return Err(Refusal::Unknown);
         }
         let Some(at) = member.certificates.iter().position(|certificate| certificate.fingerprint == print) else {
             return Err(Refusal::Unknown);
@@ -475,6 +480,21 @@ mod tests {
         assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Revoked(name())));
         again.remove(&name(), NOW).expect("removes");
         assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Unknown));
+    }
+
+    #[test]
+    fn p11_an_invitation_does_not_revive_a_revoked_certificate() {
+        let (temp, authority, mut registry) = open();
+        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
+        let (stolen, _) = registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
+        registry.revoke(&name(), NOW).expect("revokes");
+        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites again");
+        assert_eq!(registry.authorise(&stolen, NOW), Err(Refusal::Unknown));
+        let mut again = Registry::open(temp.path(), NOW).expect("reopens");
+        assert_eq!(again.authorise(&stolen, NOW), Err(Refusal::Unknown));
+        let (fresh, _) = again.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
+        assert!(again.authorise(&fresh, NOW).is_ok());
+        assert_eq!(again.authorise(&stolen, NOW), Err(Refusal::Unknown));
     }
 
     #[test]

@@ -87,6 +87,10 @@ impl Home for States {
         Ok(())
     }
 
+    fn is_current(&self, path: &Path) -> bool {
+        self.places().current.as_deref() == Some(path)
+    }
+
     fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
         self.places().states.retain(|path, _| path == keep);
         Ok(())
