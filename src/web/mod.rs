@@ -1,6 +1,6 @@
 //! The webserver: the REST API of existing clients, and an interface for browsers, over a replica.
 //!
-//! Every request passes [`guard`], which establishes who calls and whether the route's row in [`routes`] lets them; what a
+//! Every request passes the guard, which establishes who calls and whether the route's row in the table lets them; what a
 //! handler then does with an object that has an owner is decided by [`crate::objects::sharing`]. Nothing else decides.
 
 mod api;
