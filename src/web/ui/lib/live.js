@@ -1,0 +1,70 @@
+// Reading from the webserver, again whenever it says that something changed.
+import { useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
+import { get } from './api.js';
+import { onChanged } from './events.js';
+
+/** Changes in quick succession cause one read. */
+const GATHER_MS = 60;
+/** What was read last, by path, so that a page that is opened again does not begin empty. */
+const known = new Map();
+
+/** Forgets what was read: it belonged to whoever was signed in. */
+export function forget() {
+  known.clear();
+}
+
+/**
+ * Reads `path` (null: nothing) now and whenever one of `collections` changes, or every `everyMs`.
+ * Returns { data, error, reload }; `data` stays while it is read again. `read` may replace how it is read.
+ */
+export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
+  const [state, setState] = useState({ path, data: known.get(path), error: null });
+  const reload = useRef(() => {});
+  useEffect(() => {
+    let isGone = false;
+    let isReading = false;
+    let isStale = false;
+    let timer = 0;
+    const load = async () => {
+      if (path === null) return;
+      if (isReading) {
+        isStale = true;
+        return;
+      }
+      isReading = true;
+      let next;
+      try {
+        const data = await read(path);
+        known.set(path, data);
+        next = { path, data, error: null };
+      } catch (error) {
+        next = { path, data: error.status === 404 ? undefined : known.get(path), error };
+      }
+      isReading = false;
+      if (isGone) return;
+      setState(next);
+      if (isStale) {
+        isStale = false;
+        load();
+      }
+    };
+    reload.current = load;
+    setState({ path, data: known.get(path), error: null });
+    load();
+    const stop = onChanged((changed) => {
+      if (changed !== null && !collections.some((name) => changed.has(name))) return;
+      clearTimeout(timer);
+      timer = setTimeout(load, GATHER_MS);
+    });
+    const interval = everyMs ? setInterval(() => document.hidden || load(), everyMs) : 0;
+    return () => {
+      isGone = true;
+      stop();
+      clearTimeout(timer);
+      clearInterval(interval);
+    };
+  }, [path, everyMs]);
+  // Between a new path and its effect, the state is still the old path's.
+  const own = state.path === path ? state : { data: known.get(path), error: null };
+  return { data: own.data, error: own.error, reload: () => reload.current() };
+}
