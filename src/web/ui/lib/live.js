@@ -38,7 +38,8 @@ export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
         known.set(path, data);
         next = { path, data, error: null };
       } catch (error) {
-        next = { path, data: error.status === 404 ? undefined : known.get(path), error };
+        if (error.status === 404) known.delete(path);
+        next = { path, data: known.get(path), error };
       }
       isReading = false;
       if (isGone) return;
