@@ -19,35 +19,34 @@ export function forget() {
  */
 export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
   const [state, setState] = useState({ path, data: known.get(path), error: null });
-  const reload = useRef(() => {});
+  const reload = useRef(() => Promise.resolve());
   useEffect(() => {
     let isGone = false;
-    let isReading = false;
+    let running = null;
     let isStale = false;
     let timer = 0;
-    const load = async () => {
-      if (path === null) return;
-      if (isReading) {
-        isStale = true;
-        return;
-      }
-      isReading = true;
+    const once = async () => {
+      isStale = false;
       let next;
       try {
         const data = await read(path);
-        known.set(path, data);
+        if (!isGone) known.set(path, data);
         next = { path, data, error: null };
       } catch (error) {
         if (error.status === 404) known.delete(path);
         next = { path, data: known.get(path), error };
       }
-      isReading = false;
-      if (isGone) return;
-      setState(next);
-      if (isStale) {
-        isStale = false;
-        load();
-      }
+      if (!isGone) setState(next);
+    };
+    // Resolves once what was true when it was called is shown.
+    const load = () => {
+      if (path === null || isGone) return Promise.resolve();
+      isStale = true;
+      running ??= (async () => {
+        while (isStale && !isGone) await once();
+        running = null;
+      })();
+      return running;
     };
     reload.current = load;
     setState({ path, data: known.get(path), error: null });
@@ -68,4 +67,18 @@ export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
   // Between a new path and its effect, the state is still the old path's.
   const own = state.path === path ? state : { data: known.get(path), error: null };
   return { data: own.data, error: own.error, reload: () => reload.current() };
+}
+
+/**
+ * For controls that count at once: shows what was chosen until `action(chosen)` is over and `value` tells the outcome.
+ * Returns [shown, choose].
+ */
+export function useImmediate(value, action) {
+  const [chosen, setChosen] = useState(null);
+  const choose = async (wanted) => {
+    setChosen({ wanted });
+    await action(wanted);
+    setChosen(null);
+  };
+  return [chosen ? chosen.wanted : value, choose];
 }

@@ -1,6 +1,7 @@
 // One user, as administrators see them.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post, put, remove } from '../lib/api.js';
+import { useImmediate } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
 import { Sessions } from '../lib/sessions.js';
 import { UserForm, useUser } from '../lib/user-form.js';
@@ -49,9 +50,15 @@ function Memberships({ user, reload }) {
       if (joined.length > 0) await post(`/api/users/${user.UID}/group`, { GIDs: joined });
       for (const gid of left) await remove(`/api/users/${user.UID}/group/${gid}`);
     });
-    reload();
+    await reload();
   };
-  return html`<${Picker} label="Groups" test="group" value=${own} onValue=${change} options=${groupOptions} none="There are no groups yet." />`;
+  const [shown, choose] = useImmediate(own, change);
+  return html`<${Picker} label="Groups" test="group" value=${shown} onValue=${choose} options=${groupOptions} none="There are no groups yet." />`;
+}
+
+function Role({ user, reload, disabled }) {
+  const [shown, choose] = useImmediate(user.Admin, (on) => toggleAdmin(user, on).then(reload));
+  return html`<${Check} name="Admin" label="Administrator" hint="may see and change everything" value=${shown} disabled=${disabled} onValue=${choose} />`;
 }
 
 export function User({ me, uid }) {
@@ -74,7 +81,7 @@ export function User({ me, uid }) {
           <section class="card">
             <h2>Rights and access</h2>
             <div class="fields">
-              <${Check} name="Admin" label="Administrator" hint="may see and change everything" value=${user.Admin} disabled=${isOwn} onValue=${(on) => toggleAdmin(user, on).then(live.reload)} />
+              <${Role} user=${user} reload=${live.reload} disabled=${isOwn} />
               <${Memberships} user=${user} reload=${live.reload} />
             </div>
             <${Facts} of=${[['Number', user.UID], ['Last seen', html`<${Time} at=${user.TS} />`]]} />
