@@ -68,12 +68,14 @@ export function Fleet() {
   const live = useLive('/api/fleet', ['users', 'dashboards', 'resources', 'preferences', 'sessions', 'history'], { everyMs: REFRESH_MS });
   const fleet = live.data;
   const head = fleet?.Datastore?.Head;
-  const lag = (member) => (head === undefined ? '–' : number(Math.max(0, head - member.Applied)));
+  // What a member last told the datastore; of itself this webserver knows better.
+  const applied = (member) => (member.Name === fleet.Webserver.Name ? Math.max(member.Applied, fleet.Webserver.Seq) : member.Applied);
+  const lag = (member) => (head === undefined ? '–' : number(Math.max(0, head - applied(member))));
   const columns = [
     { title: 'Member', cell: (member) => html`<b>${member.Name}</b> ${member.Name === fleet.Webserver.Name && html`<${Badge}>this one<//>`}` },
     { title: 'Role', cell: (member) => member.Role },
     { title: 'External address', cell: (member) => member.ExternalAddr || '–' },
-    { title: 'Applied', kind: 'number', cell: (member) => number(member.Applied) },
+    { title: 'Applied', kind: 'number', cell: (member) => number(applied(member)) },
     { title: 'Lag', kind: 'number', cell: lag },
     { title: 'Outbox', kind: 'number', cell: (member) => number(member.Outbox) },
     { title: 'Rejected', kind: 'number', cell: (member) => (member.Rejected > 0 ? html`<${Badge} kind="error">${member.Rejected}<//>` : '0') },

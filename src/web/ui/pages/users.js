@@ -44,7 +44,7 @@ export function Users({ me }) {
     { title: 'User', cell: name },
     { title: 'Name', cell: (user) => user.Name.trim() || '–' },
     { title: 'E-mail', cell: (user) => user.Email.trim() || '–' },
-    { title: 'Groups', cell: (user) => user.Groups.map((group) => html`<${Badge} key=${group.GID}>${group.Name}<//> `) },
+    { title: 'Groups', cell: (user) => (user.Groups.length > 0 ? html`<span class="badges">${user.Groups.map((group) => html`<${Badge} key=${group.GID}>${group.Name}<//>`)}</span>` : '–') },
     {
       title: 'State',
       cell: (user) => html`<span class="badges">
