@@ -5,6 +5,7 @@ import * as session from './lib/session.js';
 import { onChanged } from './lib/events.js';
 import { Confirm, Toasts } from './lib/ui.js';
 import { USERS } from './lib/people.js';
+import { Uploads } from './lib/uploads.js';
 import { useWatched } from './lib/value.js';
 import { pageOf } from './routes.js';
 import { MustChange } from './pages/must-change.js';
@@ -62,7 +63,8 @@ function App() {
   else if (failure) {
     shown = html`<div class="empty" role="alert"><p>${failure}</p><button onClick=${load}>Try again</button></div>`;
   }
-  return html`${shown}<${Confirm} /><${Toasts} />`;
+  return html`${shown}<${Confirm} />
+    <div class="corner"><${Uploads} /><${Toasts} /></div>`;
 }
 
 render(html`<${App} />`, document.getElementById('app'));

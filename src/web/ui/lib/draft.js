@@ -5,6 +5,14 @@ import { Dialog } from './dialog.js';
 
 const same = (left, right) => JSON.stringify(left) === JSON.stringify(right);
 
+/** Drafts of pages that were left without saving, by the path of their object. */
+const left = new Map();
+
+/** Forgets them: they belonged to whoever was signed in. */
+export function forgetDrafts() {
+  left.clear();
+}
+
 /** What to think of the object as it was just read. */
 function merged(state, { fields, etag }) {
   const fresh = { base: fields, mine: fields, etag, theirs: null, kept: state?.kept ?? null };
@@ -15,15 +23,27 @@ function merged(state, { fields, etag }) {
 }
 
 /**
- * Keeps a draft of `loaded` ({ fields, etag }, or undefined until it is read). Returns null until then, else
- * { fields, set(changes), base, isDirty, save(send), bar }: `send(fields, base, etag)` stores and resolves to the object
- * as it is now ({ fields, etag }); `again()` reads it. `bar` is to be shown above the form.
+ * Keeps a draft of the object at `path`, of which `loaded` is { fields, etag }, or undefined until it is read. Returns null
+ * until then, else { fields, base, isDirty, set(changes), save(send), bar, discard }: `send(fields, base, etag)` stores and
+ * resolves to the object as it is now ({ fields, etag }), as `again()` does, which reads it. `bar` belongs above the form,
+ * `discard` beside its buttons.
  */
-export function useDraft(loaded, again) {
-  const [state, setState] = useState(null);
+export function useDraft(path, loaded, again) {
+  const [state, setState] = useState(left.get(path) ?? null);
+  const isDirty = state !== null && !same(state.mine, state.base);
   useEffect(() => {
     if (loaded) setState((before) => merged(before, loaded));
   }, [loaded?.etag, loaded && JSON.stringify(loaded.fields)]);
+  useEffect(() => {
+    if (isDirty) left.set(path, state);
+    else left.delete(path);
+  }, [path, state]);
+  useEffect(() => {
+    if (!isDirty) return undefined;
+    const warn = (event) => event.preventDefault();
+    addEventListener('beforeunload', warn);
+    return () => removeEventListener('beforeunload', warn);
+  }, [isDirty]);
   if (state === null) return null;
 
   const store = async (from, send) => {
@@ -46,9 +66,11 @@ export function useDraft(loaded, again) {
   return {
     fields: state.mine,
     base: state.base,
-    isDirty: !same(state.mine, state.base),
+    isDirty,
     set: (changes) => setState((before) => ({ ...before, mine: { ...before.mine, ...changes } })),
     save,
+    discard:
+      isDirty && html`<button type="button" data-test="discard" onClick=${() => setState({ ...state, mine: state.base })}>Undo what I typed</button>`,
     bar: html`<${Bar} state=${state} setState=${setState} />`,
   };
 }

@@ -154,3 +154,10 @@ export function spliced(fields, raw) {
   for (const [name, text] of Object.entries(raw)) parts.push(`${JSON.stringify(name)}:${text}`);
   return `{${parts.join(',')}}`;
 }
+
+/** Indented, with the members of the outermost object by name: their order means nothing, but would look like a change. */
+export function comparable(text) {
+  if (!text.trim().startsWith('{')) return indented(text);
+  const byName = [...members(text)].sort(([one], [other]) => (one < other ? -1 : 1));
+  return indented(`{${byName.map(([name, raw]) => `${JSON.stringify(name)}:${raw}`).join(',')}}`);
+}

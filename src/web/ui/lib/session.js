@@ -1,5 +1,6 @@
 // Who is signed in, and the theme that this person likes.
 import * as api from './api.js';
+import { forgetDrafts } from './draft.js';
 import * as events from './events.js';
 import * as json from './json.js';
 import { forget } from './live.js';
@@ -62,6 +63,7 @@ async function begin(user) {
 function end() {
   events.stop();
   forget();
+  forgetDrafts();
   me.set(null);
 }
 

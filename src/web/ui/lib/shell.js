@@ -5,7 +5,6 @@ import { useLive } from './live.js';
 import { signOut } from './session.js';
 import { attempt } from './toast.js';
 import { Badge } from './ui.js';
-import { Uploads } from './uploads.js';
 import { useWatched } from './value.js';
 
 const SECTIONS = [
@@ -85,7 +84,6 @@ export function Shell({ me, current, children }) {
     </nav>
     <div class="content">
       <${Banners} now=${now} />
-      <${Uploads} />
       ${children}
     </div>
   </div>`;

@@ -13,7 +13,8 @@
 //   data-test="pending"                               badge of what the datastore does not have yet
 //   data-test="banner-cut-off" "banner-unreachable"   the datastore, or the webserver, is away
 //   data-test="badge-rejected"                        number of rejected changes
-//   data-test="conflict" "keep-mine" "take-theirs" "bring-back"   somebody else changed what is being edited
+//   data-test="conflict" "keep-mine" "take-theirs" "bring-back" "gone"   somebody else changed what is being edited
+//   data-test="discard"                               takes back what was typed
 //   data-test="everybody"                             the administrators' switch to everybody's objects
 //   data-test="toast" "failure" "empty"               messages
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';

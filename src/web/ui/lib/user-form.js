@@ -20,7 +20,7 @@ export const useUser = (uid) => useLive(`/api/users/${uid}`, USERS, { read: read
 
 export function UserForm({ loaded }) {
   const path = `/api/users/${loaded.user.UID}`;
-  const draft = useDraft(loaded, () => readUser(path));
+  const draft = useDraft(path, loaded, () => readUser(path));
   const [failure, setFailure] = useState('');
   if (draft === null) return null;
   const { User, Name, Email } = draft.fields;
@@ -46,6 +46,9 @@ export function UserForm({ loaded }) {
       <${Field} name="Email" label="E-mail" type="email" value=${Email} onValue=${(value) => draft.set({ Email: value })} autocomplete="off" />
     </div>
     ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
-    <button type="submit" class="primary" data-test="save" disabled=${!draft.isDirty}>Save</button>
+    <footer class="form-foot">
+      <button type="submit" class="primary" data-test="save" disabled=${!draft.isDirty}>Save</button>
+      ${draft.discard}
+    </footer>
   </form>`;
 }

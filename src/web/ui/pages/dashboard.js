@@ -11,6 +11,7 @@ import { Area, Check, Facts, Field, Loaded, Page, Pending, Picker, Time, toast }
 import { cloneDashboard, eraseDashboard } from './dashboards.js';
 
 const EMPTY = { Name: '', Description: '', Labels: '', Data: '{}', GIDs: [], Global: false, WriteGIDs: [], WriteGlobal: false };
+const NEW = { fields: EMPTY, etag: null };
 
 /** What can be edited. `Data` is text from beginning to end, so that its numbers stay as they are. */
 function understood({ text, etag }) {
@@ -61,7 +62,7 @@ function Sharing({ me, fields, set, isOwner }) {
   </section>`;
 }
 
-function Form({ me, fields, set, save, canSave, verb, bar, head, mayWrite, isOwner }) {
+function Form({ me, fields, set, save, canSave, verb, bar, discard, head, mayWrite, isOwner }) {
   const problem = useJsonFault(fields.Data, isObject);
   const [failure, setFailure] = useState('');
   const submit = async (event) => {
@@ -96,7 +97,8 @@ function Form({ me, fields, set, save, canSave, verb, bar, head, mayWrite, isOwn
     ${mayWrite &&
     html`<footer class="form-foot">
       <button type="submit" class="primary" data-test="save" disabled=${!canSave || problem !== null}>${verb}</button>
-      ${problem ? html`<span class="hint">The contents are not valid yet.</span>` : canSave && head && html`<span class="hint">Not saved yet.</span>`}
+      ${discard}
+      ${problem && html`<span class="hint">The contents are not valid yet.</span>`}
     </footer>`}
   </form>`;
 }
@@ -112,10 +114,16 @@ function About({ head }) {
 }
 
 function NewDashboard({ me }) {
-  const [fields, setFields] = useState(EMPTY);
-  const set = (changes) => setFields((before) => ({ ...before, ...changes }));
+  // A draft as well, so that it is still there after a look at another page.
+  const draft = useDraft('/api/dashboards/new', NEW, async () => NEW);
+  if (draft === null) return null;
+  const save = () =>
+    draft.save(async (fields) => {
+      await create(fields);
+      return NEW;
+    });
   return html`<${Page} title="New dashboard" back=${{ href: '#/dashboards', text: 'Dashboards' }}>
-    <${Form} me=${me} fields=${fields} set=${set} save=${() => create(fields)} canSave=${true} verb="Create" mayWrite=${true} isOwner=${true} />
+    <${Form} me=${me} fields=${draft.fields} set=${draft.set} save=${save} canSave=${true} verb="Create" discard=${draft.discard} mayWrite=${true} isOwner=${true} />
   <//>`;
 }
 
@@ -133,7 +141,7 @@ export function Dashboard({ me, id }) {
 function Existing({ me, id }) {
   const path = `/api/dashboards/${id}`;
   const live = useLive(path, ['dashboards', 'memberships'], { read });
-  const draft = useDraft(live.data, () => read(path));
+  const draft = useDraft(path, live.data, () => read(path));
   const last = useRef(null);
   if (live.data) last.current = live.data.head;
   const head = last.current;
@@ -155,6 +163,6 @@ function Existing({ me, id }) {
     ${isOwner && html`<button class="danger" data-test="delete" onClick=${erase}>Delete</button>`}`;
   return html`<${Page} title=${head.Name || 'Dashboard'} back=${back} actions=${actions}>
     ${live.error && !isGone && html`<p class="failure" role="alert">${live.error.message}</p>`}
-    <${Form} me=${me} head=${head} fields=${draft.fields} set=${draft.set} save=${save} canSave=${draft.isDirty && !isGone} verb="Save" bar=${isGone ? html`<${Gone} draft=${draft} />` : draft.bar} mayWrite=${isOwner || isWriter} isOwner=${isOwner} />
+    <${Form} me=${me} head=${head} fields=${draft.fields} set=${draft.set} save=${save} canSave=${draft.isDirty && !isGone} verb="Save" discard=${draft.discard} bar=${isGone ? html`<${Gone} draft=${draft} />` : draft.bar} mayWrite=${isOwner || isWriter} isOwner=${isOwner} />
   <//>`;
 }

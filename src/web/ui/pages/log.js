@@ -2,9 +2,11 @@
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { get } from '../lib/api.js';
 import { Entry } from '../lib/entries.js';
+import { standing } from '../lib/events.js';
 import { useLive } from '../lib/live.js';
 import { listen } from '../lib/stream.js';
 import { Choice, Page } from '../lib/ui.js';
+import { useWatched } from '../lib/value.js';
 
 const READ_AT_ONCE = 100;
 const KEPT_MAX = 1000;
@@ -31,8 +33,8 @@ function useLog(collection) {
       if (isGone.current) return;
       setError(null);
       setEntries((before) => merged(before, found));
-      // With a filter, few or no entries of a stretch may fit: only the beginning of the log is the end.
-      setEnd(end !== undefined && end <= READ_AT_ONCE);
+      // With a filter, few or no entries of a stretch may fit: only the beginning of the log is the end then.
+      setEnd(end !== undefined && (end <= READ_AT_ONCE || (found.length === 0 && !collection)));
     } catch (failure) {
       if (!isGone.current) setError(failure);
     }
@@ -54,6 +56,11 @@ function useLog(collection) {
       end();
     };
   }, []);
+  // Older entries come from the datastore.
+  const { Connected } = useWatched(standing);
+  useEffect(() => {
+    if (Connected && error) read();
+  }, [Connected]);
   return { entries, error, isRead, isEnd, read };
 }
 

@@ -1,17 +1,19 @@
 // Everything that became of one object, newest first, with what each write changed.
-import { html } from '../vendor/htm-preact-standalone.module.js';
+import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
 import { Differences } from '../lib/differences.js';
 import { Head } from '../lib/entries.js';
-import { indented } from '../lib/json.js';
+import { standing } from '../lib/events.js';
+import { comparable } from '../lib/json.js';
 import { useLive } from '../lib/live.js';
 import { Badge, Loaded, Page, bytesText } from '../lib/ui.js';
+import { useWatched } from '../lib/value.js';
 
 /** The writes of this object among those of each entry. */
 function versions(entries, collection, key) {
   return entries.flatMap((entry) =>
     (entry.Ops ?? [])
       .filter((op) => op.Collection === collection && op.Key === key)
-      .map((op) => ({ entry, op, isDelete: op.Op === 'delete', text: op.Value?.Json === undefined ? null : indented(op.Value.Json) })),
+      .map((op) => ({ entry, op, isDelete: op.Op === 'delete', text: op.Value?.Json === undefined ? null : comparable(op.Value.Json) })),
   );
 }
 
@@ -39,6 +41,10 @@ export function ObjectHistory({ collection, address }) {
   // The key's slashes separate segments of the path.
   const path = `/api/log/object/${encodeURIComponent(name)}/${key.split('/').map(encodeURIComponent).join('/')}`;
   const live = useLive(path, [name]);
+  const { Connected } = useWatched(standing);
+  useEffect(() => {
+    if (Connected && live.error) live.reload();
+  }, [Connected]);
   const found = versions(live.data ?? [], name, key);
   return html`<${Page} title=${`${name}/${key}`} back=${{ href: '#/log', text: 'Live log' }}>
     ${live.error?.status === 503 && html`<p class="note note-warn">The datastore, which keeps the history, is away. Try again when it is back.</p>`}

@@ -39,7 +39,7 @@ function Theme({ me }) {
 export function Preferences({ me }) {
   const path = preferencesPath(me.UID);
   const live = useLive(path, ['preferences'], { read });
-  const draft = useDraft(live.data, () => read(path));
+  const draft = useDraft(path, live.data, () => read(path));
   const problem = useJsonFault(draft?.fields.Data ?? '{}');
   const [failure, setFailure] = useState('');
   const submit = async (event) => {
@@ -74,6 +74,7 @@ export function Preferences({ me }) {
           ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
           <footer class="form-foot">
             <button type="submit" class="primary" data-test="save" disabled=${!draft.isDirty || problem !== null}>Save</button>
+            ${draft.discard}
             <button type="button" class="danger" data-test="delete" disabled=${live.data?.isNone} onClick=${erase}>Delete</button>
           </footer>
         </form>

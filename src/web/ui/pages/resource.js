@@ -47,14 +47,18 @@ function Form({ me, draft, path, mayWrite }) {
       </div>
     </fieldset>
     ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
-    ${mayWrite && html`<button type="submit" class="primary" data-test="save" disabled=${!draft.isDirty}>Save</button>`}
+    ${mayWrite &&
+    html`<footer class="form-foot">
+      <button type="submit" class="primary" data-test="save" disabled=${!draft.isDirty}>Save</button>
+      ${draft.discard}
+    </footer>`}
   </form>`;
 }
 
 export function Resource({ me, guid }) {
   const path = `/api/resources/${guid}`;
   const live = useLive(path, ['resources', 'memberships'], { read });
-  const draft = useDraft(live.data, () => read(path));
+  const draft = useDraft(path, live.data, () => read(path));
   const people = usePeople();
   const [isCloning, setCloning] = useState(false);
   // Stays when somebody deletes it, so that what was typed can still be read.
