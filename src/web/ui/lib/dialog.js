@@ -7,6 +7,8 @@ export function Dialog({ title, onClose, wide, children }) {
   useEffect(() => {
     const before = document.activeElement;
     if (!element.current.open) element.current.showModal();
+    // Where one goes on typing; what asks before something is destroyed begins with the way back.
+    element.current.querySelector('.fields input, .fields select, .fields textarea, .field input, [data-test="cancel"]')?.focus();
     return () => before?.focus?.();
   }, []);
   const cancelled = (event) => {

@@ -6,6 +6,7 @@
 //     "nav-notifications" "nav-users" "nav-groups" "nav-log" "nav-rejections" "nav-backup" "nav-profile"  navigation
 //   data-test="menu" "bell" "bell-count" "sign-out"   the shell: the menu of narrow screens, notifications, the end
 //   data-test="create-user" "create-group" "create-dashboard" "create-resource" "create-token" "create-notification"
+//   data-test="lock" "unlock" "set-password" "is-locked" "is-admin" "group-NAME"   the page of a user, "is-…" also the list
 //   data-test="field-NAME"                            an input; NAME as the API calls it, e.g. field-Name, field-Data
 //   data-test="save" "delete" "edit" "clone" "cancel" "close" "confirm"   buttons; "confirm" goes on with what was asked
 //   data-test="share-read-NAME" "share-write-NAME"    who may read or change, by the name of the group
@@ -15,6 +16,10 @@
 //   data-test="badge-rejected"                        number of rejected changes
 //   data-test="conflict" "keep-mine" "take-theirs" "bring-back" "gone"   somebody else changed what is being edited
 //   data-test="discard"                               takes back what was typed
+//   data-test="upload" "drop" "file" "download" "preview" "version"   contents of resources
+//   data-test="token-value" "copy" "done"             the value of a token, told once
+//   data-test="entry" (data-seq) "op-put" "op-delete" "pause" "older" "version" (data-kind)   the log
+//   data-test="retry" "restore" "field-word" "theme-dark" "theme-light" "theme-system" "find"   and what their names say
 //   data-test="everybody"                             the administrators' switch to everybody's objects
 //   data-test="toast" "failure" "empty"               messages
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';

@@ -44,7 +44,7 @@ function Restore() {
   const [part, setPart] = useState(null);
   const [failure, setFailure] = useState('');
   const restore = async () => {
-    const text = `${file.name} (${bytesText(file.size)}) takes the place of what all webservers hold. What was changed since that backup was made may be lost, and everybody sees it at once. Download a backup of the present state first.`;
+    const text = `${file.name} (${bytesText(file.size)}) brings back what it holds, on all webservers at once. What was changed since that backup was made may be overwritten. Download a backup of the present state first.`;
     if (!(await confirm({ title: 'Restore this backup?', text, verb: 'Restore', word: 'restore' }))) return;
     setFailure('');
     setPart(0);

@@ -99,7 +99,7 @@ export function Log() {
   const [collection, setCollection] = useState('');
   const isOpen = (name) => kinds.some((kind) => kind.Collection === name && kind.Exposure === 'Open');
   const options = [['', 'All collections'], ...kinds.map((kind) => [kind.Collection, kind.Collection])];
-  const holds = kinds.find((kind) => kind.Collection === collection)?.Holds;
+  const holds = kinds.find((kind) => kind.Collection === collection)?.Holds ?? 'Everything, in the order in which it was decided.';
   return html`<${Page} title="Live log">
     <div class="filters">
       <${Choice} name="collection" label="Collection" value=${collection} options=${options} onValue=${setCollection} hint=${holds} />

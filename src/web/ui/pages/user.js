@@ -89,7 +89,7 @@ export function User({ me, uid }) {
               ${isOwn
                 ? html`<a class="button" href="#/profile">Your password</a>`
                 : html`<button data-test="set-password" onClick=${() => setSetting(true)}>Set password</button>
-                    <button data-test="lock" onClick=${() => toggleLock(user)}>${user.Locked ? 'Unlock' : 'Lock'}</button>
+                    <button data-test=${user.Locked ? 'unlock' : 'lock'} onClick=${() => toggleLock(user).then(live.reload)}>${user.Locked ? 'Unlock' : 'Lock'}</button>
                     <button class="danger" data-test="delete" onClick=${() => erase(user)}>Delete</button>`}
             </div>
           </section>
