@@ -1,0 +1,109 @@
+// What is being typed about an object that others may change at the same time. Nothing that was typed is lost.
+import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
+import { Differences } from './differences.js';
+import { Dialog } from './dialog.js';
+
+const same = (left, right) => JSON.stringify(left) === JSON.stringify(right);
+
+/** Drafts of pages that were left without saving, by the path of their object. */
+const left = new Map();
+
+/** Forgets them: they belonged to whoever was signed in. */
+export function forgetDrafts() {
+  left.clear();
+}
+
+/** What to think of the object as it was just read. */
+function merged(state, { fields, etag }) {
+  const fresh = { base: fields, mine: fields, etag, theirs: null, kept: state?.kept ?? null };
+  if (state === null || same(state.mine, state.base) || same(fields, state.mine)) return fresh;
+  // Only its version is new, say because the datastore has it by now.
+  if (same(fields, state.base)) return { ...state, etag, theirs: null };
+  return { ...state, theirs: { fields, etag } };
+}
+
+/**
+ * Keeps a draft of the object at `path`, of which `loaded` is { fields, etag }, or undefined until it is read. Returns null
+ * until then, else { fields, base, isDirty, set(changes), save(send), bar, discard }: `send(fields, base, etag)` stores and
+ * resolves to the object as it is now ({ fields, etag }), as `again()` does, which reads it. `bar` belongs above the form,
+ * `discard` beside its buttons.
+ */
+export function useDraft(path, loaded, again) {
+  const [state, setState] = useState(left.get(path) ?? null);
+  const isDirty = state !== null && !same(state.mine, state.base);
+  useEffect(() => {
+    if (loaded) setState((before) => merged(before, loaded));
+  }, [loaded?.etag, loaded && JSON.stringify(loaded.fields)]);
+  useEffect(() => {
+    if (isDirty) left.set(path, state);
+    else left.delete(path);
+  }, [path, state]);
+  useEffect(() => {
+    if (!isDirty) return undefined;
+    const warn = (event) => event.preventDefault();
+    addEventListener('beforeunload', warn);
+    return () => removeEventListener('beforeunload', warn);
+  }, [isDirty]);
+  if (state === null) return null;
+
+  const store = async (from, send) => {
+    const stored = await send(from.mine, from.base, from.etag);
+    setState({ base: stored.fields, mine: stored.fields, etag: stored.etag, theirs: null, kept: null });
+  };
+  const save = async (send) => {
+    try {
+      await store(state, send);
+    } catch (error) {
+      if (!error.isConflict) throw error;
+      const newer = merged(state, await again());
+      setState(newer);
+      if (newer.theirs) throw new Error('Somebody else changed this meanwhile. See above; what you typed is still here.');
+      // Nobody did: the version was an older one of the same.
+      if (newer.etag === state.etag) throw error;
+      await store(newer, send);
+    }
+  };
+  return {
+    fields: state.mine,
+    base: state.base,
+    isDirty,
+    set: (changes) => setState((before) => ({ ...before, mine: { ...before.mine, ...changes } })),
+    save,
+    discard:
+      isDirty && html`<button type="button" data-test="discard" onClick=${() => setState({ ...state, mine: state.base })}>Undo what I typed</button>`,
+    bar: html`<${Bar} state=${state} setState=${setState} />`,
+  };
+}
+
+const asText = (fields) =>
+  Object.entries(fields)
+    .map(([name, value]) => `${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .join('\n');
+
+function Bar({ state, setState }) {
+  const [isCompared, setCompared] = useState(false);
+  const { mine, theirs, kept } = state;
+  if (kept) {
+    return html`<div class="note" role="status">
+      <p>This is now as somebody else left it. What you had typed is kept.</p>
+      <div class="actions">
+        <button type="button" data-test="bring-back" onClick=${() => setState({ ...state, mine: kept, kept: null })}>Bring back what I typed</button>
+        <button type="button" class="plain" onClick=${() => setState({ ...state, kept: null })}>Forget it</button>
+      </div>
+    </div>`;
+  }
+  if (!theirs) return null;
+  const fresh = { base: theirs.fields, etag: theirs.etag, theirs: null };
+  return html`<div class="note note-warn" role="alert" data-test="conflict">
+    <p>Somebody else changed this meanwhile. What you typed is still here.</p>
+    <div class="actions">
+      <button type="button" onClick=${() => setCompared(true)}>Compare</button>
+      <button type="button" data-test="take-theirs" onClick=${() => setState({ ...fresh, mine: theirs.fields, kept: mine })}>Load theirs</button>
+      <button type="button" data-test="keep-mine" onClick=${() => setState({ ...fresh, mine, kept: null })}>Keep mine</button>
+    </div>
+    ${isCompared &&
+    html`<${Dialog} title="Theirs compared with yours" wide=${true} onClose=${() => setCompared(false)}>
+      <${Differences} before=${asText(theirs.fields)} after=${asText(mine)} />
+    <//>`}
+  </div>`;
+}

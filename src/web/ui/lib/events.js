@@ -1,0 +1,43 @@
+// What the webserver tells by itself: which collections changed, and how it stands with the datastore.
+import { listen } from './stream.js';
+import { Watched } from './value.js';
+
+const FINE = { Reachable: true, Connected: true, Outbox: 0, Rejected: 0 };
+
+/** How the webserver stands. `Reachable` is about this browser and the webserver, `Connected` about the datastore. */
+export const standing = new Watched(FINE);
+
+const listeners = new Set();
+let end = null;
+
+/** Calls `action` with the set of changed collections, or with null when anything may have changed. */
+export function onChanged(action) {
+  listeners.add(action);
+  return () => listeners.delete(action);
+}
+
+function tell(collections) {
+  for (const listener of [...listeners]) listener(collections);
+}
+
+/** Begins to listen. */
+export function start() {
+  stop();
+  const events = {
+    status: (status) => standing.set({ Reachable: true, ...status }),
+    changed: ({ Collections }) => tell(new Set(Collections)),
+  };
+  end = listen('/api/events', events, {
+    onOpen: (isAgain) => {
+      standing.set({ ...standing.get(), Reachable: true });
+      if (isAgain) tell(null);
+    },
+    onLost: () => standing.set({ ...standing.get(), Reachable: false }),
+  });
+}
+
+export function stop() {
+  end?.();
+  end = null;
+  standing.set(FINE);
+}

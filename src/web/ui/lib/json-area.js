@@ -1,0 +1,33 @@
+// A text area for JSON that says where it is wrong, and leads there.
+import { html, useMemo, useRef } from '../vendor/htm-preact-standalone.module.js';
+import { Area } from './fields.js';
+import { fault, indented } from './json.js';
+
+/** `wrong(text)` may refuse what is JSON but not fit for its purpose. */
+export function useJsonFault(text, wrong = () => '') {
+  return useMemo(() => {
+    const found = fault(text);
+    if (found) return { ...found, text: `Line ${found.line}, column ${found.column}: ${found.message}` };
+    const message = wrong(text);
+    return message ? { at: 0, text: message } : null;
+  }, [text]);
+}
+
+export function JsonArea({ name, label, value, onValue, problem, rows = 20, readonly }) {
+  const area = useRef(null);
+  const show = () => {
+    const { current } = area;
+    current.focus();
+    current.setSelectionRange(problem.at, Math.min(problem.at + 1, value.length));
+    // The browser does not scroll to a selection that a script makes.
+    const line = value.slice(0, problem.at).split('\n').length;
+    current.scrollTop = (current.scrollHeight / value.split('\n').length) * Math.max(0, line - 5);
+  };
+  return html`<div class="json">
+    <${Area} name=${name} label=${label} rows=${rows} code=${true} area=${area} value=${value} onValue=${onValue} error=${problem?.text} readonly=${readonly} autocomplete="off" />
+    <div class="actions">
+      ${problem && html`<button type="button" data-test="show-fault" onClick=${show}>Show where</button>`}
+      ${!problem && !readonly && html`<button type="button" data-test="indent" onClick=${() => onValue(indented(value))}>Indent</button>`}
+    </div>
+  </div>`;
+}

@@ -1,0 +1,163 @@
+// JSON as text: checked, indented and cut out without ever turning a number into a double, which would change big ones.
+
+const DEPTH_MAX = 120;
+const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
+const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
+const WORD = /true|false|null/y;
+const BLANK = /[ \t\r\n]*/y;
+
+class Fault extends Error {
+  constructor(at, message) {
+    super(message);
+    this.at = at;
+  }
+}
+
+/** Walks over the text; calls `visit(kind, start, end, depth)` for every bracket, comma, colon and scalar. */
+class Walk {
+  constructor(text, visit) {
+    this.text = text;
+    this.visit = visit;
+    this.at = 0;
+  }
+
+  match(pattern) {
+    pattern.lastIndex = this.at;
+    const found = pattern.exec(this.text);
+    if (found === null) return false;
+    this.at += found[0].length;
+    return true;
+  }
+
+  blank() {
+    this.match(BLANK);
+  }
+
+  mark(kind, depth) {
+    this.visit(kind, this.at, this.at + 1, depth);
+    this.at += 1;
+  }
+
+  fail(message) {
+    throw new Fault(this.at, this.at >= this.text.length ? 'The text ends too early.' : message);
+  }
+
+  document() {
+    this.blank();
+    this.value(0);
+    this.blank();
+    if (this.at < this.text.length) this.fail('There is something after the end.');
+  }
+
+  scalar(pattern, kind, depth, wrong) {
+    const start = this.at;
+    if (!this.match(pattern)) this.fail(wrong);
+    this.visit(kind, start, this.at, depth);
+  }
+
+  value(depth) {
+    if (depth > DEPTH_MAX) this.fail('This is nested too deeply.');
+    const next = this.text[this.at];
+    if (next === '{') this.sequence('}', depth, () => this.pair(depth + 1));
+    else if (next === '[') this.sequence(']', depth, () => this.value(depth + 1));
+    else if (next === '"') this.scalar(STRING, 'string', depth, 'This string has no end, or a character that must be escaped.');
+    else if (next === '-' || (next >= '0' && next <= '9')) this.scalar(NUMBER, 'number', depth, 'This is not a number.');
+    else this.scalar(WORD, 'word', depth, 'A value is expected here: a string in double quotes, a number, {, [, true, false or null.');
+  }
+
+  pair(depth) {
+    if (this.text[this.at] !== '"') this.fail('A name in double quotes is expected here.');
+    this.scalar(STRING, 'name', depth, 'This name has no end, or a character that must be escaped.');
+    this.blank();
+    if (this.text[this.at] !== ':') this.fail('A colon is expected here.');
+    this.mark('colon', depth);
+    this.blank();
+    this.value(depth);
+  }
+
+  sequence(end, depth, item) {
+    this.mark('open', depth);
+    this.blank();
+    if (this.text[this.at] !== end) {
+      for (;;) {
+        item();
+        this.blank();
+        if (this.text[this.at] !== ',') break;
+        this.mark('comma', depth + 1);
+        this.blank();
+      }
+    }
+    if (this.text[this.at] !== end) this.fail(`A comma or ${end} is expected here.`);
+    this.mark('close', depth);
+  }
+}
+
+/** Null if the text is JSON; else { message, at, line, column }. */
+export function fault(text) {
+  try {
+    new Walk(text, () => {}).document();
+    return null;
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    const before = text.slice(0, error.at).split('\n');
+    return { message: error.message, at: error.at, line: before.length, column: before[before.length - 1].length + 1 };
+  }
+}
+
+/** The same JSON with two blanks of indent; text that is not JSON stays as it is. */
+export function indented(text) {
+  const parts = [];
+  let last = '';
+  const line = (depth) => parts.push('\n', '  '.repeat(depth));
+  try {
+    new Walk(text, (kind, start, end, depth) => {
+      const token = text.slice(start, end);
+      if (kind === 'close') {
+        if (last !== 'open') line(depth);
+      } else if (last === 'open' || last === 'comma') {
+        line(depth);
+      }
+      parts.push(token);
+      if (kind === 'colon') parts.push(' ');
+      last = kind;
+    }).document();
+  } catch (error) {
+    if (error instanceof Fault) return text;
+    throw error;
+  }
+  return parts.join('');
+}
+
+/** The members of the outermost object as a map from name to raw text; empty if the text is not an object. */
+export function members(text) {
+  const found = new Map();
+  let begin = -1;
+  let name = null;
+  const visit = (kind, start, end, depth) => {
+    const isOuter = depth === 1;
+    if (kind === 'name' && isOuter) name = JSON.parse(text.slice(start, end));
+    else if (kind === 'colon' && isOuter) begin = end;
+    else if (name !== null && ((kind === 'comma' && isOuter) || (kind === 'close' && depth === 0))) {
+      found.set(name, text.slice(begin, start).trim());
+      name = null;
+    }
+  };
+  new Walk(text, visit).document();
+  return found;
+}
+
+/** The text of an object: `fields` as ordinary values, `raw` as JSON text that is taken over digit by digit. */
+export function spliced(fields, raw) {
+  const parts = Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`);
+  for (const [name, text] of Object.entries(raw)) parts.push(`${JSON.stringify(name)}:${text}`);
+  return `{${parts.join(',')}}`;
+}
+
+/** Indented, with the members of the outermost object by name: their order means nothing, but would look like a change. */
+export function comparable(text) {
+  if (!text.trim().startsWith('{')) return indented(text);
+  const byName = [...members(text)].sort(([one], [other]) => (one < other ? -1 : 1));
+  return indented(`{${byName.map(([name, raw]) => `${JSON.stringify(name)}:${raw}`).join(',')}}`);
+}

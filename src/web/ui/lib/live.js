@@ -1,0 +1,84 @@
+// Reading from the webserver, again whenever it says that something changed.
+import { useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
+import { get } from './api.js';
+import { onChanged } from './events.js';
+
+/** Changes in quick succession cause one read. */
+const GATHER_MS = 60;
+/** What was read last, by path, so that a page that is opened again does not begin empty. */
+const known = new Map();
+
+/** Forgets what was read: it belonged to whoever was signed in. */
+export function forget() {
+  known.clear();
+}
+
+/**
+ * Reads `path` (null: nothing) now and whenever one of `collections` changes, or every `everyMs`.
+ * Returns { data, error, reload }; `data` stays while it is read again. `read` may replace how it is read.
+ */
+export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
+  const [state, setState] = useState({ path, data: known.get(path), error: null });
+  const reload = useRef(() => Promise.resolve());
+  useEffect(() => {
+    let isGone = false;
+    let running = null;
+    let isStale = false;
+    let timer = 0;
+    const once = async () => {
+      isStale = false;
+      let next;
+      try {
+        const data = await read(path);
+        if (!isGone) known.set(path, data);
+        next = { path, data, error: null };
+      } catch (error) {
+        if (error.status === 404) known.delete(path);
+        next = { path, data: known.get(path), error };
+      }
+      if (!isGone) setState(next);
+    };
+    // Resolves once what was true when it was called is shown.
+    const load = () => {
+      if (path === null || isGone) return Promise.resolve();
+      isStale = true;
+      running ??= (async () => {
+        while (isStale && !isGone) await once();
+        running = null;
+      })();
+      return running;
+    };
+    reload.current = load;
+    setState({ path, data: known.get(path), error: null });
+    load();
+    const stop = onChanged((changed) => {
+      if (changed !== null && !collections.some((name) => changed.has(name))) return;
+      clearTimeout(timer);
+      timer = setTimeout(load, GATHER_MS);
+    });
+    const interval = everyMs ? setInterval(() => document.hidden || load(), everyMs) : 0;
+    return () => {
+      isGone = true;
+      stop();
+      clearTimeout(timer);
+      clearInterval(interval);
+    };
+  }, [path, everyMs]);
+  // Between a new path and its effect, the state is still the old path's.
+  const own = state.path === path ? state : { data: known.get(path), error: null };
+  return { data: own.data, error: own.error, reload: () => reload.current() };
+}
+
+/**
+ * For controls that count at once: shows what was chosen until `action(chosen)` is over and `value` tells the outcome.
+ * Returns [shown, choose].
+ */
+export function useImmediate(value, action) {
+  const [chosen, setChosen] = useState(null);
+  const choose = async (wanted) => {
+    setChosen({ wanted });
+    await action(wanted);
+    setChosen(null);
+  };
+  return [chosen ? chosen.wanted : value, choose];
+}

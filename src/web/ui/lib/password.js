@@ -1,0 +1,38 @@
+// The form for one's own password.
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
+import { put } from './api.js';
+import { Field } from './fields.js';
+
+/** `onDone` is called once the password is changed. */
+export function OwnPassword({ uid, onDone }) {
+  const empty = { OrigPass: '', NewPass: '', Repeated: '' };
+  const [typed, setTyped] = useState(empty);
+  const [failure, setFailure] = useState('');
+  const [busy, setBusy] = useState(false);
+  const set = (name) => (value) => setTyped((before) => ({ ...before, [name]: value }));
+  const { OrigPass, NewPass, Repeated } = typed;
+  const differs = Repeated !== '' && Repeated !== NewPass;
+  const submit = async (event) => {
+    event.preventDefault();
+    if (Repeated !== NewPass) return;
+    setBusy(true);
+    setFailure('');
+    try {
+      await put(`/api/users/${uid}/pwd`, { OrigPass, NewPass });
+      setTyped(empty);
+      await onDone();
+    } catch (error) {
+      setFailure(error.message);
+    }
+    setBusy(false);
+  };
+  return html`<form onSubmit=${submit}>
+    <div class="fields">
+      <${Field} name="OrigPass" label="Present password" type="password" value=${OrigPass} onValue=${set('OrigPass')} required autocomplete="current-password" />
+      <${Field} name="NewPass" label="New password" type="password" value=${NewPass} onValue=${set('NewPass')} required autocomplete="new-password" />
+      <${Field} name="Repeated" label="New password again" type="password" value=${Repeated} onValue=${set('Repeated')} required autocomplete="new-password" error=${differs ? 'The two differ.' : ''} />
+    </div>
+    ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
+    <button type="submit" class="primary" data-test="save-password" disabled=${busy || differs}>Change password</button>
+  </form>`;
+}

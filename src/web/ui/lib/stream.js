@@ -1,0 +1,72 @@
+// A stream of server-sent events that comes back by itself.
+import { get } from './api.js';
+
+const RETRY_FIRST_MS = 500;
+const RETRY_LAST_MS = 8_000;
+/** A page that nobody sees gives its connection back: browsers allow few per host without HTTP/2. */
+const HIDDEN_MS = 60_000;
+
+/**
+ * Listens at `url`. `events`: what to do with the parsed data of each kind of event; `onOpen(isAgain)`: what was missed
+ * meanwhile is not told again; `onLost`: the webserver does not answer. Returns a function that ends it.
+ */
+export function listen(url, events, { onOpen = () => {}, onLost = () => {} } = {}) {
+  let source = null;
+  let timer = 0;
+  let retryMs = RETRY_FIRST_MS;
+  let isAgain = false;
+  let isOver = false;
+
+  const close = () => {
+    clearTimeout(timer);
+    source?.close();
+    source = null;
+  };
+  const later = () => {
+    timer = setTimeout(again, retryMs);
+    retryMs = Math.min(retryMs * 2, RETRY_LAST_MS);
+  };
+  const open = () => {
+    close();
+    source = new EventSource(url);
+    source.onopen = () => {
+      retryMs = RETRY_FIRST_MS;
+      onOpen(isAgain);
+      isAgain = true;
+    };
+    for (const [name, act] of Object.entries(events)) {
+      source.addEventListener(name, (event) => act(JSON.parse(event.data)));
+    }
+    // The browser's own way to reconnect gives up on some errors.
+    source.onerror = () => {
+      close();
+      later();
+    };
+  };
+  // An event source does not say why it ended. Asking who one is does, and leads to the sign-in if the session is over.
+  const again = async () => {
+    try {
+      await get('/api/info/whoami');
+    } catch (error) {
+      if (isOver || error.status === 401) return;
+      onLost();
+      later();
+      return;
+    }
+    if (!isOver && source === null) open();
+  };
+  let hiddenTimer = 0;
+  const look = () => {
+    clearTimeout(hiddenTimer);
+    if (document.hidden) hiddenTimer = setTimeout(close, HIDDEN_MS);
+    else if (source === null) open();
+  };
+  document.addEventListener('visibilitychange', look);
+  open();
+  return () => {
+    isOver = true;
+    document.removeEventListener('visibilitychange', look);
+    clearTimeout(hiddenTimer);
+    close();
+  };
+}

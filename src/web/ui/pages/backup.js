@@ -1,0 +1,82 @@
+// A copy of everything, and the way back.
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
+import { save, upload } from '../lib/api.js';
+import { DropZone } from '../lib/uploads.js';
+import { Check, Field, Page, bytesText, confirm, toast } from '../lib/ui.js';
+
+const address = (omit) => `/api/backup?omit_sensitive=${omit}`;
+
+function Download() {
+  const [omit, setOmit] = useState(false);
+  const [password, setPassword] = useState('');
+  const [busy, setBusy] = useState(false);
+  const [failure, setFailure] = useState('');
+  const encrypted = async () => {
+    setBusy(true);
+    setFailure('');
+    try {
+      await save(address(omit), { Password: password }, 'gravwell-backup');
+      toast('The backup was downloaded.');
+    } catch (error) {
+      setFailure(error.message);
+    }
+    setBusy(false);
+  };
+  // Headers carry only these letters.
+  const isOdd = /[^\x20-\x7e]/.test(password);
+  return html`<section class="card">
+    <h2>Download</h2>
+    <div class="fields">
+      <${Check} name="omit_sensitive" label="Leave secrets out" hint="passwords, tokens, sessions and keys" value=${omit} onValue=${setOmit} />
+      <${Field} name="Password" label="Password" type="password" value=${password} onValue=${setPassword} autocomplete="new-password" hint="Encrypts the backup. Without this password nobody can read it again. Empty: not encrypted." error=${isOdd ? 'Use only letters of the English alphabet, digits, blanks and signs.' : ''} />
+    </div>
+    ${!omit && !password && html`<p class="note note-warn">A backup with secrets and without a password must be kept as safe as the webservers themselves.</p>`}
+    ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
+    ${password
+      ? html`<button class="primary" data-test="download" disabled=${busy || isOdd} onClick=${encrypted}>${busy ? 'Downloading …' : 'Download'}</button>`
+      : html`<a class="button primary" data-test="download" href=${address(omit)} download>Download</a>`}
+  </section>`;
+}
+
+function Restore() {
+  const [file, setFile] = useState(null);
+  const [password, setPassword] = useState('');
+  const [part, setPart] = useState(null);
+  const [failure, setFailure] = useState('');
+  const restore = async () => {
+    const text = `${file.name} (${bytesText(file.size)}) brings back what it holds, on all webservers at once. What was changed since that backup was made may be overwritten. Download a backup of the present state first.`;
+    if (!(await confirm({ title: 'Restore this backup?', text, verb: 'Restore', word: 'restore' }))) return;
+    setFailure('');
+    setPart(0);
+    const form = new FormData();
+    // The password first: whoever reads the form as it arrives needs it before the file.
+    if (password) form.append('password', password);
+    form.append('backup', file);
+    try {
+      await upload('POST', '/api/backup', form, setPart).done;
+      toast('The backup was restored.');
+      setFile(null);
+    } catch (error) {
+      setFailure(error.message);
+    }
+    setPart(null);
+  };
+  const isBusy = part !== null;
+  return html`<section class="card">
+    <h2>Restore</h2>
+    <div class="fields">
+      <${DropZone} onFile=${setFile} text=${file ? `${file.name}, ${bytesText(file.size)}` : 'No backup is chosen yet.'} />
+      <${Field} name="RestorePassword" label="Password of the backup" type="password" value=${password} onValue=${setPassword} autocomplete="off" hint="Only if it is encrypted." />
+    </div>
+    ${failure && html`<p class="failure" role="alert" data-test="failure-restore">${failure}</p>`}
+    ${isBusy && html`<div class="upload"><span>${part < 1 ? 'Uploading' : 'Restoring'}</span><progress max="1" value=${part} aria-label="Restoring"></progress></div>`}
+    <button class="danger" data-test="restore" disabled=${!file || isBusy} onClick=${restore}>Restore …</button>
+  </section>`;
+}
+
+export function Backup() {
+  return html`<${Page} title="Backup">
+    <p class="prose">A backup holds users, groups, dashboards, resources with their contents, preferences, search histories and notifications of all webservers.</p>
+    <div class="cards"><${Download} /><${Restore} /></div>
+  <//>`;
+}

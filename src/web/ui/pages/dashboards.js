@@ -1,0 +1,71 @@
+// The dashboards that one may see.
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
+import { get, remove } from '../lib/api.js';
+import { useEverybody } from '../lib/everybody.js';
+import { useLive } from '../lib/live.js';
+import { usePeople } from '../lib/people.js';
+import { Badge, Loaded, Page, Pending, Table, Time, attempt, confirm } from '../lib/ui.js';
+
+export async function eraseDashboard(dashboard, options) {
+  const text = `${dashboard.Name || 'It'} is deleted from all webservers, for everybody who sees it. This cannot be undone.`;
+  if (!(await confirm({ title: `Delete dashboard ${dashboard.Name}?`, text }))) return false;
+  return attempt(() => remove(`/api/dashboards/${dashboard.ID}`, options), `Dashboard ${dashboard.Name} was deleted.`);
+}
+
+export async function cloneDashboard(dashboard) {
+  let id;
+  const done = await attempt(async () => {
+    id = await get(`/api/dashboards/${dashboard.ID}/clone`);
+  }, `A copy of ${dashboard.Name} was made; it is yours.`);
+  if (done) location.hash = `#/dashboards/${id}`;
+}
+
+function Audience({ of, people }) {
+  const groups = [...new Set([...of.GIDs, ...(of.WriteAccess.GIDs ?? [])])];
+  if (!of.Global && !of.WriteAccess.Global && groups.length === 0) return html`<span class="faint">nobody</span>`;
+  const mayWrite = (gid) => of.WriteAccess.GIDs?.includes(gid);
+  return html`<span class="badges">
+    ${(of.Global || of.WriteAccess.Global) && html`<${Badge} kind="info">everyone${of.WriteAccess.Global ? ', may change' : ''}<//>`}
+    ${groups.map((gid) => html`<${Badge} key=${gid}>${people.group(gid)}${mayWrite(gid) ? ', may change' : ''}<//>`)}
+  </span>`;
+}
+
+export function Dashboards({ me }) {
+  const [query, everybody] = useEverybody(me);
+  const live = useLive(`/api/dashboards${query}`, ['dashboards', 'memberships']);
+  const people = usePeople();
+  const [part, setPart] = useState('');
+  const wanted = part.trim().toLowerCase();
+  const fits = (one) => [one.Name, one.Description, ...one.Labels].some((text) => text.toLowerCase().includes(wanted));
+  const rows = (live.data ?? []).filter(fits);
+  const mayDelete = (dashboard) => me.Admin || dashboard.UID === me.UID;
+  const columns = [
+    {
+      title: 'Dashboard',
+      kind: 'wide',
+      cell: (one) => html`<a href=${`#/dashboards/${one.ID}`} data-test="edit"><b>${one.Name || '(no name)'}</b></a> <${Pending} of=${one} />
+        ${one.Description && html`<p class="hint clipped">${one.Description}</p>`}
+        ${one.Labels.map((label) => html`<${Badge} key=${label}>${label}<//> `)}`,
+    },
+    { title: 'Owner', cell: (one) => people.user(one.UID) },
+    { title: 'Shared with', cell: (one) => html`<${Audience} of=${one} people=${people} />` },
+    { title: 'Updated', cell: (one) => html`<${Time} at=${one.Updated} />` },
+    {
+      title: 'Actions',
+      kind: 'actions',
+      cell: (one) => html`<button data-test="clone" onClick=${() => cloneDashboard(one)}>Clone</button>
+        ${mayDelete(one) && html`<button class="danger" data-test="delete" onClick=${() => eraseDashboard(one)}>Delete</button>`}`,
+    },
+  ];
+  const create = html`<a class="button primary" href="#/dashboards/new" data-test="create-dashboard">New dashboard</a>`;
+  const empty = wanted ? 'No dashboard fits.' : 'There are no dashboards yet. Create the first one with New dashboard.';
+  return html`<${Page} title="Dashboards" actions=${create}>
+    <${Loaded} live=${live}>
+      <div class="filters">
+        <input type="search" data-test="find" aria-label="Find dashboards" placeholder="Find by name, description or label" value=${part} onInput=${(event) => setPart(event.target.value)} />
+        ${everybody}
+      </div>
+      <${Table} label="Dashboards" columns=${columns} rows=${rows} keyOf=${(one) => one.ID} nameOf=${(one) => one.Name} empty=${empty} />
+    <//>
+  <//>`;
+}

@@ -1,0 +1,104 @@
+// How webserver, datastore and members stand.
+import { html } from '../vendor/htm-preact-standalone.module.js';
+import { standing } from '../lib/events.js';
+import { useLive } from '../lib/live.js';
+import { Badge, Bytes, Facts, Loaded, Page, Table, Time, spanText } from '../lib/ui.js';
+import { useWatched } from '../lib/value.js';
+
+const REFRESH_MS = 2_000;
+const number = (value) => (value === null || value === undefined ? '–' : Number(value).toLocaleString('en'));
+const short = (text) => (text ? html`<code title=${text}>${text.slice(0, 12)}</code>` : '–');
+
+function Health({ healthy, problem }) {
+  return healthy ? html`<${Badge} kind="good">healthy<//>` : html`<${Badge} kind="error" title=${problem}>unhealthy<//>`;
+}
+
+function Webserver({ of }) {
+  return html`<section class="card" data-test="webserver">
+    <header class="card-head"><h2>This webserver</h2><${Health} healthy=${of.Healthy} problem=${of.Problem} /></header>
+    ${of.Problem && html`<p class="failure" role="alert">${of.Problem} ${of.Remedy}</p>`}
+    ${of.Trouble && html`<p class="hint">${of.Trouble}</p>`}
+    <${Facts} of=${[
+      ['Name', of.Name],
+      ['External address', of.ExternalAddr || 'not set (External-Addr)'],
+      ['Datastore', of.Connected ? 'connected' : 'cut off'],
+      ['Applied position', number(of.Seq)],
+      ['Behind', `${number(of.LagOps)} operations`],
+      ['Waiting to be sent', number(of.Outbox)],
+      ['Rejected', number(of.Rejected)],
+      ['Objects', number(of.Objects)],
+      ['State digest', short(of.Digest)],
+      ['Up for', spanText(of.UptimeMs)],
+      ['Software', `gravwell ${of.Version}${of.StandsAlone ? ', stands alone' : ''}`],
+    ]} />
+  </section>`;
+}
+
+function Datastore({ of, own }) {
+  if (!of) {
+    return html`<section class="card" data-test="datastore">
+      <header class="card-head"><h2>Datastore</h2><${Badge} kind="warn">away<//></header>
+      <p class="prose">It does not answer. This webserver goes on with what it has; its changes are sent when the datastore is back.</p>
+    </section>`;
+  }
+  // A digest can only be compared at the same position.
+  const isSame = of.Seq === own.Seq ? (of.Digest === own.Digest ? ', same as here' : ', differs from here') : '';
+  return html`<section class="card" data-test="datastore">
+    <header class="card-head"><h2>Datastore</h2><${Health} healthy=${of.Healthy} problem=${of.Problem} /></header>
+    ${of.Problem && html`<p class="failure" role="alert">${of.Problem}</p>`}
+    <${Facts} of=${[
+      of.Address && ['Address', of.Address],
+      ['Head of the log', number(of.Head)],
+      ['Oldest position kept', number(of.Floor)],
+      ['Generation', number(of.Generation)],
+      ['Members connected', number(of.Subscribers)],
+      ['Objects', number(of.Objects)],
+      ['State digest', html`${short(of.Digest)}${isSame}`],
+      ['Log', html`<${Bytes} of=${of.LogBytes} />`],
+      ['Free disk', html`<${Bytes} of=${of.DiskFreeBytes} />`],
+      ['Up for', spanText(of.UptimeMs)],
+      ['Software', `gravwell ${of.Version}`],
+    ]} />
+  </section>`;
+}
+
+export function Fleet() {
+  const now = useWatched(standing);
+  // Positions move with every write, so any collection concerns this page: the short interval covers them all.
+  const live = useLive('/api/fleet', ['users', 'dashboards', 'resources', 'preferences', 'sessions', 'history'], { everyMs: REFRESH_MS });
+  const fleet = live.data;
+  const head = fleet?.Datastore?.Head;
+  // What a member last told the datastore; of itself this webserver knows better.
+  const applied = (member) => (member.Name === fleet.Webserver.Name ? Math.max(member.Applied, fleet.Webserver.Seq) : member.Applied);
+  const lag = (member) => (head === undefined ? '–' : number(Math.max(0, head - applied(member))));
+  const columns = [
+    { title: 'Member', cell: (member) => html`<b>${member.Name}</b> ${member.Name === fleet.Webserver.Name && html`<${Badge}>this one<//>`}` },
+    { title: 'Role', cell: (member) => member.Role },
+    { title: 'External address', cell: (member) => member.ExternalAddr || '–' },
+    { title: 'Applied', kind: 'number', cell: (member) => number(applied(member)) },
+    { title: 'Lag', kind: 'number', cell: lag },
+    { title: 'Outbox', kind: 'number', cell: (member) => number(member.Outbox) },
+    { title: 'Rejected', kind: 'number', cell: (member) => (member.Rejected > 0 ? html`<${Badge} kind="error">${member.Rejected}<//>` : '0') },
+    { title: 'Health', cell: (member) => html`<${Health} healthy=${!member.Unhealthy} problem=${member.Unhealthy} />` },
+    { title: 'Software', cell: (member) => member.Software },
+    { title: 'Connected', cell: (member) => html`<${Time} at=${member.SinceMs} />` },
+  ];
+  return html`<${Page} title="Fleet">
+    <${Loaded} live=${live}>
+      ${fleet &&
+      html`<div class="cards">
+          <${Webserver} of=${{ ...fleet.Webserver, Outbox: now.Outbox, Rejected: now.Rejected }} />
+          <${Datastore} of=${fleet.Datastore} own=${fleet.Webserver} />
+        </div>
+        <h2>Members</h2>
+        <${Table}
+          label="Members"
+          columns=${columns}
+          rows=${fleet.Members}
+          keyOf=${(member) => `${member.Name} ${member.SinceMs}`}
+          nameOf=${(member) => member.Name}
+          empty=${fleet.Datastore ? 'No member is connected to the datastore.' : 'Who is connected is known only to the datastore, which is away.'}
+        />`}
+    <//>
+  <//>`;
+}

@@ -1,0 +1,19 @@
+// The only thing that can be done with a password that was meant for the first sign-in only.
+import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
+import { OwnPassword } from '../lib/password.js';
+import { load, signOut } from '../lib/session.js';
+import { attempt } from '../lib/ui.js';
+
+export function MustChange({ me }) {
+  useEffect(() => {
+    document.title = 'Change your password – Gravwell';
+  }, []);
+  return html`<main class="door">
+    <div class="card">
+      <h1>Change your password</h1>
+      <p class="prose">The password of <b>${me.User}</b> must be changed before anything else can be done.</p>
+      <${OwnPassword} uid=${me.UID} onDone=${load} />
+      <button class="plain" data-test="sign-out" onClick=${() => attempt(signOut)}>Sign out</button>
+    </div>
+  </main>`;
+}

@@ -1,0 +1,46 @@
+// Changes that were made at this webserver and then refused: nobody's work disappears without a word.
+import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
+import { post, remove } from '../lib/api.js';
+import { standing } from '../lib/events.js';
+import { useLive } from '../lib/live.js';
+import { useWatched } from '../lib/value.js';
+import { Badge, Loaded, Page, Table, Time, attempt, confirm } from '../lib/ui.js';
+
+const address = (one) => `/api/rejections/${encodeURIComponent(one.ID)}`;
+
+async function dismiss(one) {
+  const text = 'The change is forgotten. What it would have written is lost unless you make it again.';
+  return (await confirm({ title: 'Dismiss this change?', text, verb: 'Dismiss' })) && attempt(() => remove(address(one)), 'The change was dismissed.');
+}
+
+export function Rejections({ me }) {
+  const live = useLive('/api/rejections', []);
+  const { Rejected } = useWatched(standing);
+  // Not a collection: its number is told with the webserver's standing.
+  useEffect(() => {
+    live.reload();
+  }, [Rejected]);
+  const then = (done) => done.then(live.reload);
+  const columns = [
+    { title: 'Change', kind: 'wide', cell: (one) => html`<b>${one.What || 'change'}</b><p class="hint">${one.Ops.map((op, at) => html`<${Badge} key=${at} kind=${op.Op === 'delete' ? 'error' : ''}>${op.Op} ${op.Collection}<//> `)}</p>` },
+    { title: 'Why it was refused', kind: 'wide', cell: (one) => one.Reason },
+    { title: 'Made by', cell: (one) => `${one.User || 'the webserver'}${one.From ? ` from ${one.From}` : ''}` },
+    { title: 'Made at', cell: (one) => one.Webserver },
+    { title: 'Made', cell: (one) => html`<${Time} at=${one.Made} />` },
+    {
+      title: 'Actions',
+      kind: 'actions',
+      cell: (one) => html`<button data-test="retry" onClick=${() => then(attempt(() => post(`${address(one)}/retry`), 'The change was sent again.'))}>Try again</button>
+        <button class="danger" data-test="delete" onClick=${() => then(dismiss(one))}>Dismiss</button>`,
+    },
+  ];
+  return html`<${Page} title="Rejected changes">
+    <p class="prose">
+      Changes that were made here while the datastore was away, and that did not fit any more when they reached it.
+      ${me.Admin ? ' You see those of all users of this webserver.' : ' You see your own, made at this webserver.'}
+    </p>
+    <${Loaded} live=${live}>
+      <${Table} label="Rejected changes" columns=${columns} rows=${live.data ?? []} keyOf=${(one) => one.ID} nameOf=${(one) => one.What} empty="No change was rejected. There is nothing to do." />
+    <//>
+  <//>`;
+}

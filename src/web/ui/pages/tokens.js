@@ -1,0 +1,109 @@
+// API tokens: secrets with which programs act as their owner.
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
+import { patch, post, put, remove } from '../lib/api.js';
+import { useEverybody } from '../lib/everybody.js';
+import { useLive } from '../lib/live.js';
+import { usePeople } from '../lib/people.js';
+import { Area, Badge, Dialog, Field, FormDialog, Loaded, Page, Picker, Table, Time, attempt, confirm, isNever, toast } from '../lib/ui.js';
+
+const NEVER = '0001-01-01T00:00:00Z';
+
+/** A time as the browser's own input for times wants it: local, without a zone. */
+function asLocal(time) {
+  if (isNever(time)) return '';
+  const date = new Date(time);
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}
+
+const asTime = (local) => (local ? new Date(local).toISOString() : NEVER);
+const isOver = (token) => !isNever(token.expiresAt) && new Date(token.expiresAt) < new Date();
+
+function TokenForm({ token, onSecret, onClose }) {
+  const known = useLive('/api/tokens/capabilities', []).data ?? [];
+  const [typed, setTyped] = useState({
+    name: token?.name ?? '',
+    description: token?.description ?? '',
+    expiresAt: asLocal(token?.expiresAt),
+    capabilities: token?.capabilities ?? [],
+  });
+  const set = (name) => (value) => setTyped((before) => ({ ...before, [name]: value }));
+  const action = async () => {
+    // A time that was not touched keeps its seconds.
+    const isSame = token && typed.expiresAt === asLocal(token.expiresAt);
+    const body = { ...typed, expiresAt: isSame ? token.expiresAt : asTime(typed.expiresAt) };
+    if (token) {
+      await put(`/api/tokens/${token.id}`, body);
+      toast('Saved.');
+    } else {
+      onSecret(await post('/api/tokens', body));
+    }
+  };
+  return html`<${FormDialog} title=${token ? `Token ${token.name}` : 'New token'} verb=${token ? 'Save' : 'Create'} wide=${true} action=${action} onClose=${onClose}>
+    <${Field} name="name" label="Name" value=${typed.name} onValue=${set('name')} required autocomplete="off" />
+    <${Area} name="description" label="Description" rows="2" value=${typed.description} onValue=${set('description')} />
+    <${Field} name="expiresAt" label="Ends" type="datetime-local" value=${typed.expiresAt} onValue=${set('expiresAt')} hint="Empty: never." />
+    <${Picker} label="What it may do" test="capability" value=${typed.capabilities} onValue=${set('capabilities')} options=${known.map((name) => [name, name])} />
+  <//>`;
+}
+
+/** The value is told this once; the webserver keeps only a hash of it. */
+function Secret({ token, onClose }) {
+  const copy = () => attempt(() => navigator.clipboard.writeText(token.token), 'Copied.');
+  return html`<${Dialog} title=${`Value of ${token.name}`} onClose=${onClose}>
+    <p class="prose">Copy it now: it is not shown again, and nobody can look it up later.</p>
+    <pre class="code secret" tabindex="0" data-test="token-value">${token.token}</pre>
+    <p class="hint">Programs send it in the header <code>Gravwell-Token</code>.</p>
+    <footer>
+      ${navigator.clipboard && html`<button data-test="copy" onClick=${copy}>Copy</button>`}
+      <button class="primary" data-test="done" onClick=${onClose}>I have it</button>
+    </footer>
+  <//>`;
+}
+
+export function Tokens({ me }) {
+  const [query, everybody] = useEverybody(me);
+  const live = useLive(`/api/tokens${query}`, ['tokens']);
+  const people = usePeople();
+  const [edited, setEdited] = useState(null);
+  const [secret, setSecret] = useState(null);
+  const renew = async (token) => {
+    const text = 'It gets a new value; programs that use the present one are refused from then on.';
+    if (!(await confirm({ title: `Renew token ${token.name}?`, text, verb: 'Renew' }))) return;
+    await attempt(async () => setSecret(await patch(`/api/tokens/${token.id}`, { expiresAt: isOver(token) ? NEVER : token.expiresAt })));
+  };
+  const erase = async (token) => {
+    const text = 'Programs that use it are refused on all webservers. This cannot be undone.';
+    if (await confirm({ title: `Delete token ${token.name}?`, text })) await attempt(() => remove(`/api/tokens/${token.id}`), `Token ${token.name} was deleted.`);
+  };
+  const columns = [
+    { title: 'Token', kind: 'wide', cell: (token) => html`<b>${token.name || '(no name)'}</b>${token.description && html`<p class="hint">${token.description}</p>`}` },
+    { title: 'Owner', cell: (token) => people.user(token.uid) },
+    {
+      title: 'May do',
+      cell: (token) =>
+        token.capabilities.length > 4
+          ? html`<span title=${token.capabilities.join(', ')}>${token.capabilities.length} capabilities</span>`
+          : token.capabilities.length > 0
+            ? token.capabilities.map((name) => html`<${Badge} key=${name}>${name}<//> `)
+            : html`<span class="faint">nothing</span>`,
+    },
+    { title: 'Created', cell: (token) => html`<${Time} at=${token.createdAt} />` },
+    { title: 'Ends', cell: (token) => html`<${Time} at=${token.expiresAt} /> ${isOver(token) && html`<${Badge} kind="error">over<//>`}` },
+    {
+      title: 'Actions',
+      kind: 'actions',
+      cell: (token) => html`<button data-test="edit" onClick=${() => setEdited(token)}>Edit</button>
+        <button data-test="renew" onClick=${() => renew(token)}>Renew</button>
+        <button class="danger" data-test="delete" onClick=${() => erase(token)}>Delete</button>`,
+    },
+  ];
+  const actions = html`<button class="primary" data-test="create-token" onClick=${() => setEdited({})}>New token</button>`;
+  return html`<${Page} title="API tokens" actions=${actions}>
+    <${Loaded} live=${live}>
+      ${everybody && html`<div class="filters">${everybody}</div>`}
+      <${Table} label="API tokens" columns=${columns} rows=${live.data ?? []} keyOf=${(token) => token.id} nameOf=${(token) => token.name} empty="There are no tokens yet. Create one with New token, for a program that is to act for you." />
+    <//>
+    ${edited && html`<${TokenForm} token=${edited.id ? edited : undefined} onSecret=${setSecret} onClose=${() => setEdited(null)} />`}
+    ${secret && html`<${Secret} token=${secret} onClose=${() => setSecret(null)} />`}
+  <//>`;
+}

@@ -1,0 +1,102 @@
+// One user, as administrators see them.
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
+import { post, put, remove } from '../lib/api.js';
+import { useImmediate } from '../lib/live.js';
+import { usePeople } from '../lib/people.js';
+import { Sessions } from '../lib/sessions.js';
+import { UserForm, useUser } from '../lib/user-form.js';
+import { Badge, Check, Facts, Field, FormDialog, Loaded, Page, Pending, Picker, Time, attempt, confirm, toast } from '../lib/ui.js';
+
+function SetPassword({ user, onClose }) {
+  const [pass, setPass] = useState('');
+  const action = async () => {
+    await put(`/api/users/${user.UID}/pwd`, { NewPass: pass });
+    toast(`The password of ${user.User} was set; their sessions are over.`);
+  };
+  return html`<${FormDialog} title=${`Password of ${user.User}`} verb="Set password" action=${action} onClose=${onClose}>
+    <${Field} name="NewPass" label="New password" type="password" value=${pass} onValue=${setPass} required autocomplete="new-password" hint="All sessions of this user end." />
+  <//>`;
+}
+
+async function toggleAdmin(user, on) {
+  const path = `/api/users/${user.UID}/admin`;
+  await attempt(() => (on ? put(path) : remove(path)), on ? `${user.User} is an administrator now.` : `${user.User} is no administrator any more.`);
+}
+
+async function toggleLock(user) {
+  const path = `/api/users/${user.UID}/lock`;
+  if (user.Locked) {
+    await attempt(() => remove(path), `${user.User} may sign in again.`);
+    return;
+  }
+  const text = `${user.User} is put out of all sessions and cannot sign in until unlocked. Nothing of theirs is deleted.`;
+  if (await confirm({ title: `Lock ${user.User}?`, text, verb: 'Lock' })) await attempt(() => put(path), `${user.User} is locked.`);
+}
+
+async function erase(user) {
+  const text = `${user.User} is deleted from all webservers, with memberships, preferences, search history, tokens and sessions. This cannot be undone.`;
+  if (!(await confirm({ title: `Delete ${user.User}?`, text }))) return;
+  if (await attempt(() => remove(`/api/users/${user.UID}`), `User ${user.User} was deleted.`)) location.hash = '#/users';
+}
+
+/** Memberships count at once, each by itself, so that two administrators do not overwrite each other's. */
+function Memberships({ user, reload }) {
+  const { groupOptions } = usePeople();
+  const own = user.Groups.map((group) => group.GID);
+  const change = async (gids) => {
+    const joined = gids.filter((gid) => !own.includes(gid));
+    const left = own.filter((gid) => !gids.includes(gid));
+    await attempt(async () => {
+      if (joined.length > 0) await post(`/api/users/${user.UID}/group`, { GIDs: joined });
+      for (const gid of left) await remove(`/api/users/${user.UID}/group/${gid}`);
+    });
+    await reload();
+  };
+  const [shown, choose] = useImmediate(own, change);
+  return html`<${Picker} label="Groups" test="group" value=${shown} onValue=${choose} options=${groupOptions} none="There are no groups yet." />`;
+}
+
+function Role({ user, reload, disabled }) {
+  const [shown, choose] = useImmediate(user.Admin, (on) => toggleAdmin(user, on).then(reload));
+  return html`<${Check} name="Admin" label="Administrator" hint="may see and change everything" value=${shown} disabled=${disabled} onValue=${choose} />`;
+}
+
+export function User({ me, uid }) {
+  const live = useUser(uid);
+  const [isSetting, setSetting] = useState(false);
+  const loaded = live.data;
+  const user = loaded?.user;
+  const isOwn = me.UID === Number(uid);
+  return html`<${Page} title=${user?.User ?? `User ${uid}`} back=${{ href: '#/users', text: 'Users' }}>
+    <${Loaded} live=${live}>
+      ${user &&
+      html`<div class="cards">
+          <section class="card">
+            <header class="card-head">
+              <h2>Who it is</h2>
+              <span class="badges">${user.Locked && html`<${Badge} kind="error" test="is-locked">locked<//>`}<${Pending} of=${user} /></span>
+            </header>
+            <${UserForm} loaded=${loaded} />
+          </section>
+          <section class="card">
+            <h2>Rights and access</h2>
+            <div class="fields">
+              <${Role} user=${user} reload=${live.reload} disabled=${isOwn} />
+              <${Memberships} user=${user} reload=${live.reload} />
+            </div>
+            <${Facts} of=${[['Number', user.UID], ['Last seen', html`<${Time} at=${user.TS} />`]]} />
+            <div class="actions">
+              ${isOwn
+                ? html`<a class="button" href="#/profile">Your password</a>`
+                : html`<button data-test="set-password" onClick=${() => setSetting(true)}>Set password</button>
+                    <button data-test=${user.Locked ? 'unlock' : 'lock'} onClick=${() => toggleLock(user).then(live.reload)}>${user.Locked ? 'Unlock' : 'Lock'}</button>
+                    <button class="danger" data-test="delete" onClick=${() => erase(user)}>Delete</button>`}
+            </div>
+          </section>
+        </div>
+        <h2>Sessions</h2>
+        <${Sessions} uid=${uid} />`}
+    <//>
+    ${isSetting && html`<${SetPassword} user=${user} onClose=${() => setSetting(false)} />`}
+  <//>`;
+}
