@@ -130,3 +130,40 @@ fn links_in_documents_lead_somewhere() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The interface is made of files that the program serves: each refers to files that exist, and to nothing elsewhere.
+#[test]
+fn the_interface_is_whole_and_needs_nobody_else() {
+    let folder = root().join("src/web/ui");
+    let mut wrong = Vec::new();
+    let mut sources = files(&folder, "js");
+    sources.extend(files(&folder, "html"));
+    sources.extend(files(&folder, "css"));
+    assert!(sources.len() > 20, "{}", sources.len());
+    for file in sources {
+        let text = fs::read_to_string(&file).expect("reads");
+        let name = file.strip_prefix(&folder).expect("within").display();
+        let imports = text.split("from '").chain(text.split("import('")).skip(1);
+        for path in imports.filter_map(|rest| rest.split('\'').next()).filter(|path| path.starts_with('.')) {
+            if !file.parent().expect("parent").join(path).exists() {
+                wrong.push(format!("{name}: {path} does not exist"));
+            }
+        }
+        let attributes = text.split("src=\"").skip(1).chain(text.split("href=\"").skip(1));
+        for path in attributes.filter_map(|rest| rest.split('"').next()).filter(|path| path.starts_with('/')) {
+            if !path.starts_with("/api/") && !folder.join(path.trim_start_matches('/')).exists() && path != "/" {
+                wrong.push(format!("{name}: {path} does not exist"));
+            }
+        }
+        for word in ["eval(", "new Function", "innerHTML", "document.write"] {
+            if text.contains(word) && !name.to_string().starts_with("vendor") {
+                wrong.push(format!("{name}: {word}"));
+            }
+        }
+        let hosts = ["http://", "https://"].iter().flat_map(|scheme| text.split(scheme).skip(1));
+        for host in hosts.filter(|host| !host.starts_with("www.w3.org/")) {
+            wrong.push(format!("{name}: refers to {}", host.chars().take(40).collect::<String>()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -70,6 +70,10 @@ fn w21_every_answer_is_guarded_and_other_sites_cannot_write() {
         let policy = answer.header("content-security-policy").expect("a policy");
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     }
+    let page = web.nobody().get("/");
+    assert!(page.text().contains("<script type=\"module\" src=\""), "{}", page.text());
+    assert_eq!(web.nobody().with("If-None-Match", page.header("etag").expect("a tag")).get("/").status, 304);
+    assert_eq!(web.nobody().get("/app.js").header("content-type"), Some("text/javascript; charset=utf-8"));
     let cookie = web.nobody().with("Cookie", &format!("sticky=x; token={}", admin.token()));
     assert_eq!(cookie.get("/api/users").status, 200);
     let group = json!({ "Name": "g" });
