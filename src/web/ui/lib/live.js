@@ -5,6 +5,9 @@ import { onChanged } from './events.js';
 
 /** Changes in quick succession cause one read. */
 const GATHER_MS = 60;
+/** What failed because somebody did not answer is read again after this long. */
+const AGAIN_MS = 3_000;
+const isPassing = (error) => error.status === 0 || error.status >= 502;
 /** What was read last, by path, so that a page that is opened again does not begin empty. */
 const known = new Map();
 
@@ -35,6 +38,10 @@ export function useLive(path, collections, { everyMs = 0, read = get } = {}) {
       } catch (error) {
         if (error.status === 404) known.delete(path);
         next = { path, data: known.get(path), error };
+        if (isPassing(error) && !isGone) {
+          clearTimeout(timer);
+          timer = setTimeout(load, AGAIN_MS);
+        }
       }
       if (!isGone) setState(next);
     };

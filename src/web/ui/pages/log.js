@@ -10,6 +10,7 @@ import { useWatched } from '../lib/value.js';
 
 const READ_AT_ONCE = 100;
 const KEPT_MAX = 1000;
+const AGAIN_MS = 3_000;
 
 const query = (collection) => (collection ? `&collection=${encodeURIComponent(collection)}` : '');
 
@@ -56,15 +57,17 @@ function useLog(collection) {
       end();
     };
   }, []);
-  // Older entries come from the datastore.
-  const { Connected } = useWatched(standing);
+  // Older entries come from the datastore: if it does not answer, it is asked again until it does.
   useEffect(() => {
-    if (Connected && error) read();
-  }, [Connected]);
+    if (error?.status !== 503 && error?.status !== 0) return undefined;
+    const timer = setTimeout(() => read(), AGAIN_MS);
+    return () => clearTimeout(timer);
+  }, [error]);
   return { entries, error, isRead, isEnd, read };
 }
 
 function Entries({ collection, isOpen }) {
+  const { Connected } = useWatched(standing);
   const { entries, error, isRead, isEnd, read } = useLog(collection);
   const [held, setHeld] = useState(null);
   const [reached, setReached] = useState(null);
@@ -86,7 +89,7 @@ function Entries({ collection, isOpen }) {
       </span>
     </div>
     ${error && html`<p class="failure" role="alert" data-test="failure">
-      ${error.status === 503 ? 'The datastore is away: older entries cannot be read now. What this webserver applies still appears here.' : error.message}
+      ${error.status === 503 && !Connected ? 'The datastore is away: older entries cannot be read now. What this webserver applies still appears here.' : error.message}
     </p>`}
     ${shown.length === 0 && isRead && !error && html`<div class="empty" data-test="empty">${collection ? `Nothing of ${collection} among the latest entries. Older ones can be read below.` : 'The log is empty.'}</div>`}
     <ol class="entries" data-test="entries">${shown.map((entry) => html`<${Entry} key=${entry.Seq} entry=${entry} isOpen=${isOpen} />`)}</ol>

@@ -1,5 +1,5 @@
 // Everything that became of one object, newest first, with what each write changed.
-import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
+import { html } from '../vendor/htm-preact-standalone.module.js';
 import { Differences } from '../lib/differences.js';
 import { Head } from '../lib/entries.js';
 import { standing } from '../lib/events.js';
@@ -42,12 +42,10 @@ export function ObjectHistory({ collection, address }) {
   const path = `/api/log/object/${encodeURIComponent(name)}/${key.split('/').map(encodeURIComponent).join('/')}`;
   const live = useLive(path, [name]);
   const { Connected } = useWatched(standing);
-  useEffect(() => {
-    if (Connected && live.error) live.reload();
-  }, [Connected]);
   const found = versions(live.data ?? [], name, key);
   return html`<${Page} title=${`${name}/${key}`} back=${{ href: '#/log', text: 'Live log' }}>
-    ${live.error?.status === 503 && html`<p class="note note-warn">The datastore, which keeps the history, is away. Try again when it is back.</p>`}
+    ${live.error?.status === 503 &&
+    html`<p class="note note-warn">${Connected ? 'The datastore did not answer in time; it is asked again.' : 'The datastore, which keeps the history, is away. It is asked again by itself.'}</p>`}
     <${Loaded} live=${live}>
       ${found.length === 0 && html`<div class="empty" data-test="empty">The log does not hold this object any more: what was deleted or written over long ago is compacted away.</div>`}
       <ol class="entries">
