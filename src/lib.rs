@@ -31,6 +31,7 @@ pub mod protocol;
 pub mod replica;
 pub mod state;
 pub mod telemetry;
+pub mod transfer;
 pub mod transport;
 pub mod trust;
 pub mod web;

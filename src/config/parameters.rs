@@ -23,6 +23,8 @@ pub const DATASTORE: &[&str] = &[
     "Datastore-Max-Txn-KB",
     "Datastore-Max-Subscribers",
     "Datastore-Certificate-Days",
+    "Chunk-Grace-Hours",
+    "Chunk-Bandwidth-Limit",
     "Datastore-Insecure-Disable-TLS",
     "Datastore-Insecure-Skip-TLS-Verify",
     "Log-Level",
@@ -36,6 +38,8 @@ const WEBSERVER: &[&str] = &[
     "Webserver-Cache-MB",
     "Peer-Listen-Address",
     "Peer-Port",
+    "Resource-Fetch",
+    "Resource-Cache-Max-MB",
     "Initial-Admin-Default-Password",
 ];
 

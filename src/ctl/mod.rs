@@ -4,6 +4,7 @@ pub mod args;
 mod bench;
 mod bench_push;
 mod bench_raw;
+mod blobs;
 mod cable;
 mod client;
 pub mod datastore;
@@ -74,6 +75,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Verify => maintain::verify(dir, json).await,
         Command::Repair(repair) => repair::run(dir, json, repair).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
+        Command::Blobs { action } => blobs::run(dir, json, action).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,
         Command::Import(import) => import::run(dir, json, import).await,

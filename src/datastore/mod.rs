@@ -10,6 +10,7 @@ pub mod admin;
 mod applier;
 pub mod commit;
 mod compaction;
+mod contents;
 mod feed;
 pub mod greeting;
 pub mod horizon;

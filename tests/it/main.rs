@@ -14,6 +14,7 @@ mod offline;
 mod peers;
 mod proxy;
 mod repair;
+mod resources;
 mod state_damage;
 mod trust;
 mod verdicts;
