@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts, Path, Request, State};
 use axum::http::Extensions;
 use axum::http::request::Parts;
@@ -20,9 +19,6 @@ use super::caller::{self, Caller};
 use super::error::{ApiError, ApiResult};
 use super::input::is_on;
 use super::position;
-
-/// A refused body up to this size is read and thrown away.
-const DRAINED_BYTES_MAX: usize = 64 << 10;
 
 /// Whom a route serves. A name is that of the capability which a token must have; tokens never pass as administrators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +52,8 @@ pub(super) async fn check(State((app, need)): State<(AppRef, Need)>, request: Re
     let (mut parts, body) = request.into_parts();
     match admit(&app, need, &mut parts).await {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(error) => {
-            drain(body).await;
-            error.into_response()
-        }
+        Err(error) => error.into_response(),
     }
-}
-
-/// Reads the rest of a small body that nobody wants, so that the connection can be used again.
-async fn drain(body: Body) {
-    let reading = axum::body::to_bytes(body, DRAINED_BYTES_MAX);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), reading).await;
 }
 
 async fn admit(app: &AppRef, need: Need, parts: &mut Parts) -> ApiResult<()> {

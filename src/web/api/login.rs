@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -105,7 +104,7 @@ async fn log_in(
     State(app): State<AppRef>,
     Extension(guard::From(from)): Extension<guard::From>,
     headers: HeaderMap,
-    body: Bytes,
+    input::Raw(body): input::Raw,
 ) -> ApiResult<Response> {
     if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(refused(
