@@ -5,6 +5,7 @@ mod client;
 mod contents;
 mod disconnected;
 mod permissions;
+mod security;
 mod sharing;
 mod transport;
 
