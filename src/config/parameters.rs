@@ -35,6 +35,8 @@ const WEBSERVER: &[&str] = &[
     "Webserver-Metrics-Address",
     "Webserver-Trusted-Proxy",
     "Webserver-Cache-MB",
+    "Peer-Listen-Address",
+    "Peer-Port",
     "Initial-Admin-Default-Password",
 ];
 
