@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::network::Network;
 use super::{ConfigError, Configured, Source};
 
 /// Where data goes unless told otherwise.
@@ -52,6 +53,8 @@ pub struct WebserverConfig {
     pub no_redirect: bool,
     /// `Web-Redirect-Port`: where plain HTTP is answered with the way to HTTPS.
     pub redirect_port: u16,
+    /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
@@ -80,6 +83,8 @@ pub struct WebserverConfig {
     pub domain: i16,
     /// `Render-Store-Limit`, in MiB.
     pub render_store_limit: u64,
+    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
+    pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
     pub no_tile_proxy: bool,
     /// `Map-Tile-Server`.
@@ -118,6 +123,7 @@ impl WebserverConfig {
             plain_http: false,
             no_redirect: false,
             redirect_port: 80,
+            trusted_proxies: Vec::new(),
             allow_origin: None,
             may_be_framed: false,
             content_security_policy: None,
@@ -132,6 +138,7 @@ impl WebserverConfig {
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
+            capability_control: false,
             no_tile_proxy: false,
             tile_server: String::new(),
             no_popups: false,
@@ -238,6 +245,12 @@ impl Configured for WebserverConfig {
             "insecure-disable-https" => self.plain_http = source.boolean()?,
             "disable-http-redirector" => self.no_redirect = source.boolean()?,
             "web-redirect-port" => self.redirect_port = source.port()?,
+            "webserver-trusted-proxy" => match text(source)? {
+                None => self.trusted_proxies.clear(),
+                Some(network) => {
+                    self.trusted_proxies.push(network.parse().map_err(|error: String| source.wrong(error))?)
+                }
+            },
             "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
             "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
             "webserver-content-security-policy" => self.content_security_policy = text(source)?,
@@ -252,6 +265,7 @@ impl Configured for WebserverConfig {
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
+            "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,

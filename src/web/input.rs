@@ -21,7 +21,7 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
 
     async fn from_request(request: Request, state: &S) -> ApiResult<Raw> {
         let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-            let is_slow = std::error::Error::source(&rejection).is_some_and(|cause| is_timeout(cause));
+            let is_slow = std::error::Error::source(&rejection).is_some_and(is_timeout);
             let status = if is_slow { StatusCode::REQUEST_TIMEOUT } else { rejection.status() };
             ApiError::new(status, rejection.body_text())
         });

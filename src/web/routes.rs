@@ -65,6 +65,7 @@ pub(super) fn table() -> Vec<Route> {
         api::history::routes(),
         api::resources::routes(),
         api::tokens::routes(),
+        api::capabilities::routes(),
         api::notifications::routes(),
         api::system::routes(),
         api::fleet::routes(),

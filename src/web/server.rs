@@ -240,7 +240,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     let started = Instant::now();
     // The query may hold what is nobody's business.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let from = super::guard::address(request.extensions());
+    let from = super::guard::address(&app, request.extensions(), request.headers());
     let response = next.run(request).await;
     let (status, micros) = (response.status().as_u16(), started.elapsed().as_micros());
     tracing::debug!(target: "gravwell::access", %from, %method, path, status, micros);
