@@ -120,6 +120,13 @@ pub enum Request {
         /// Which; `None`: all.
         id: Option<TxnId>,
     },
+    /// [`GenerationInfo`] items: how the log's generations came about, oldest first.
+    Generations,
+    /// One [`EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
+    Escrow {
+        /// Stamp of the copy that the member has.
+        known: Option<String>,
+    },
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -187,6 +194,9 @@ pub struct Status {
     pub address: String,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// On a replica: changes that a former history had and the log has not, set aside for a person.
+    #[serde(default)]
+    pub quarantined: u64,
 }
 
 /// One enrolled member.
@@ -395,6 +405,53 @@ pub struct PendingInfo {
     pub time_ms: u64,
     /// The transaction in the form of `import`.
     pub txn: serde_json::Value,
+}
+
+/// How a generation of the log began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Beginning {
+    /// With the log itself.
+    Created,
+    /// A damaged log was repaired, and acknowledged transactions were lost.
+    Repaired,
+    /// The log was lost, and was built anew from a member.
+    Recovered,
+    /// An earlier state was restored from a backup, on purpose.
+    Restored,
+}
+
+impl std::fmt::Display for Beginning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Beginning::Created => "created",
+            Beginning::Repaired => "repaired",
+            Beginning::Recovered => "recovered",
+            Beginning::Restored => "restored",
+        })
+    }
+}
+
+/// One generation of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationInfo {
+    /// Its number.
+    pub generation: Generation,
+    /// Last sequence that it shares with the one before.
+    pub shared_to: Seq,
+    /// How it began.
+    pub beginning: Beginning,
+    /// When it began, milliseconds since 1970-01-01 UTC; 0 when unknown.
+    pub time_ms: u64,
+}
+
+/// The sealed authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EscrowInfo {
+    /// Changes with the register of members.
+    pub stamp: String,
+    /// The text of the file; absent when the member has it already.
+    pub text: Option<String>,
 }
 
 /// An item of the outbox.

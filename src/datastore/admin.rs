@@ -5,7 +5,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{
-    CollectionInfo, CompactReport, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
+    CollectionInfo, CompactReport, EscrowInfo, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
 };
 use crate::codec::message::{Fate, Kind, Outcome, Row};
 use crate::codec::payload::encode_entry;
@@ -18,6 +18,7 @@ use crate::trust::Role;
 
 use super::commit::{propose, wait_applied};
 use super::compaction;
+use super::generations;
 use super::inspect;
 use super::shared::SharedRef;
 
@@ -84,7 +85,13 @@ where
 fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
     let for_all = matches!(
         request,
-        Request::Status | Request::Presence | Request::Collections | Request::Tail { .. } | Request::History { .. }
+        Request::Status
+            | Request::Presence
+            | Request::Collections
+            | Request::Tail { .. }
+            | Request::History { .. }
+            | Request::Generations
+            | Request::Escrow { .. }
     );
     if caller.role == Role::Admin || for_all {
         return Ok(());
@@ -118,6 +125,17 @@ async fn answer_to<W: AsyncWrite + Unpin>(
                 answer.item(&CollectionInfo { collection: collection.to_string(), objects, bytes, digest }).await?;
             }
             Ok(())
+        }
+        Request::Generations => {
+            for generation in generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage()) {
+                answer.item(&generation).await?;
+            }
+            Ok(())
+        }
+        Request::Escrow { known } => {
+            let trust = super::service::trust_dir(&shared.path);
+            let (stamp, text) = shared.members.escrow(&trust, known.as_deref()).map_err(refuse)?;
+            answer.item(&EscrowInfo { stamp, text }).await
         }
         Request::Segments => {
             for segment in inspect::segments(&shared.log) {

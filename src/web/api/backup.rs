@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::model::Op;
 use crate::objects::backup::{self, BackupError, Source};
-use crate::objects::sealed::{MAGIC, Sealer, Unsealer};
+use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Stored, Writes};
