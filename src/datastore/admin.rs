@@ -5,7 +5,8 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{
-    CollectionInfo, CompactReport, EscrowInfo, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
+    CollectionInfo, CompactReport, EscrowInfo, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request,
+    VerifyReport,
 };
 use crate::codec::message::{Fate, Kind, Outcome, Row};
 use crate::codec::payload::encode_entry;

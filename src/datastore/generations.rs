@@ -79,7 +79,8 @@ mod tests {
     fn a_generation_whose_reason_is_not_known_is_left_out() {
         let temp = tempfile::tempdir().expect("temp dir");
         let log = LogId([1; 16]);
-        let entry = |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
         let lineage = [entry(1, 0), entry(2, 7), entry(3, 9)];
         note(temp.path(), log, lineage[1], Beginning::Recovered, 5).expect("writes");
         let begun = |log| list(temp.path(), log, &lineage).iter().map(|info| info.beginning).collect::<Vec<_>>();

@@ -200,13 +200,18 @@ impl Members {
     }
 
     /// The authority and the register, sealed for a member to keep; `None` when it has them as they are.
-    pub(super) fn escrow(&self, trust: &std::path::Path, known: Option<&str>) -> Result<(String, Option<String>), String> {
+    pub(super) fn escrow(
+        &self,
+        trust: &std::path::Path,
+        known: Option<&str>,
+    ) -> Result<(String, Option<String>), String> {
         let mut registry = self.registry();
         let stamp = registry.stamp();
         if known == Some(stamp.as_str()) {
             return Ok((stamp, None));
         }
-        let escrow = Escrow::seal(trust, &self.authority, &mut registry, now_ms()).map_err(|error| error.to_string())?;
+        let escrow =
+            Escrow::seal(trust, &self.authority, &mut registry, now_ms()).map_err(|error| error.to_string())?;
         let text = escrow.to_text().map_err(|error| error.to_string())?;
         Ok((stamp, Some(text)))
     }

@@ -11,6 +11,7 @@ mod applier;
 pub mod commit;
 mod compaction;
 mod feed;
+pub mod gather;
 pub mod generations;
 pub mod greeting;
 pub mod horizon;

@@ -16,7 +16,8 @@ pub fn from_register(mode: Recovery, head: Seq, registry: &Registry) -> Option<S
     if mode == Recovery::Off || head > Seq::ZERO {
         return None;
     }
-    let furthest = registry.members().filter_map(|member| Some((member.applied?, member))).max_by_key(|(seq, _)| *seq)?;
+    let furthest =
+        registry.members().filter_map(|member| Some((member.applied?, member))).max_by_key(|(seq, _)| *seq)?;
     let (seq, member) = furthest;
     (seq > Seq::ZERO).then(|| format!("its log is empty, but member {} has applied sequence {seq}", member.name))
 }

@@ -162,7 +162,8 @@ impl Outbox {
     pub fn all_origins(&self) -> Vec<Origin> {
         let kept = self.kept.iter().map(|kept| kept.txn.id.origin);
         let rejected = self.rejected.keys().map(|id| id.origin);
-        let all: std::collections::BTreeSet<Origin> = self.by_origin.keys().copied().chain(kept).chain(rejected).collect();
+        let all: std::collections::BTreeSet<Origin> =
+            self.by_origin.keys().copied().chain(kept).chain(rejected).collect();
         all.into_iter().collect()
     }
 

@@ -179,8 +179,8 @@ impl Replica {
             Err(RestoreError::State(error)) => {
                 drop(state);
                 let state = discard_state(&directory, options.cache_bytes, &error.to_string())?;
-                let (outbox, to_note) = outbox_writer::restore(&entries, &state, Outbox::keeping())
-                    .map_err(unreadable(&directory))?;
+                let (outbox, to_note) =
+                    outbox_writer::restore(&entries, &state, Outbox::keeping()).map_err(unreadable(&directory))?;
                 (state, outbox, to_note)
             }
             Err(error) => return Err(unreadable(&directory)(error)),

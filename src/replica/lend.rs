@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
-use crate::transport::wire::{self, WireError};
 use crate::transport::state_stream;
+use crate::transport::wire::{self, WireError};
 
 use super::shared::SharedRef;
 

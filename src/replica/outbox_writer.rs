@@ -102,7 +102,11 @@ pub(super) enum Request {
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// The log has decided less than it had: see [`Outbox::requeue`].
-    Requeue { decided: BTreeMap<Origin, OriginCounter>, again: bool, reply: oneshot::Sender<Result<(), String>> },
+    Requeue {
+        decided: BTreeMap<Origin, OriginCounter>,
+        again: bool,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
 }
 
 /// Largest number of pending transactions.

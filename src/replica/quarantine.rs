@@ -139,8 +139,12 @@ impl Set {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let number = files(replica)?.iter().filter_map(|path| number(path)).max().unwrap_or(0) + 1;
         let path = directory.join(format!("{number:04}.jsonl"));
-        let file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path.with_extension("next"))?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path.with_extension("next"))?;
         let mut writing = Writing { path, out: BufWriter::new(file), hasher: blake3::Hasher::new(), changes: 0 };
         let head = Head {
             version: VERSION,
@@ -242,7 +246,8 @@ pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
             }
             Some(set) => {
                 if let Ok(Tail { end }) = serde_json::from_str::<Tail>(text) {
-                    let whole = end.changes == changes.len() as u64 && end.blake3 == hasher.finalize().to_hex().as_str();
+                    let whole =
+                        end.changes == changes.len() as u64 && end.blake3 == hasher.finalize().to_hex().as_str();
                     return if whole { Ok((set.clone(), changes)) } else { Err(named(&"its checksum does not match")) };
                 }
                 changes.push(Change::parse(text).map_err(|error| named(&error))?);

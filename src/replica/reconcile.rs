@@ -68,7 +68,8 @@ async fn reason(connection: &quinn::Connection, mine: &Position, welcome: &Welco
     let known: Vec<GenerationInfo> = reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
     let mut is_restore = false;
     for entry in welcome.lineage.iter().filter(|entry| entry.generation > mine.generation) {
-        let info = known.iter().find(|info| info.generation == entry.generation && info.shared_to == entry.shared_to)?;
+        let info =
+            known.iter().find(|info| info.generation == entry.generation && info.shared_to == entry.shared_to)?;
         is_restore |= info.beginning == Beginning::Restored;
     }
     Some(is_restore)
@@ -185,7 +186,8 @@ mod tests {
             chain: Chain::default(),
             digest: Digest::ZERO,
         };
-        let entry = |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
         let mut welcome = Welcome {
             version: 1,
             software: String::new(),

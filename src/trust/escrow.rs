@@ -116,12 +116,7 @@ impl Escrow {
     ///
     /// # Errors
     /// When a file cannot be read, or there is no randomness.
-    pub fn seal(
-        dir: &Path,
-        authority: &Authority,
-        register: &mut Registry,
-        now_ms: u64,
-    ) -> Result<Escrow, TrustError> {
+    pub fn seal(dir: &Path, authority: &Authority, register: &mut Registry, now_ms: u64) -> Result<Escrow, TrustError> {
         let key = RecoveryKey::open_or_create(dir)?;
         let stamp = register.stamp();
         let mut files = BTreeMap::new();
@@ -259,7 +254,9 @@ mod tests {
         for at in (0..text.len() - 1).step_by(11) {
             let mut bad = text.clone().into_bytes();
             bad[at] ^= 1;
-            assert!(String::from_utf8(bad).is_err() || Escrow::from_text(&text.replacen(&text[at..=at], "~", 1)).is_err());
+            assert!(
+                String::from_utf8(bad).is_err() || Escrow::from_text(&text.replacen(&text[at..=at], "~", 1)).is_err()
+            );
         }
         let read = Escrow::from_text(&text).expect("reads");
         read.restore(&key, &new, NOW).expect("restores");

@@ -12,6 +12,7 @@ mod load;
 mod model;
 mod offline;
 mod proxy;
+mod recover;
 mod repair;
 mod state_damage;
 mod trust;
