@@ -127,6 +127,11 @@ pub enum Request {
         /// Stamp of the copy that the member has.
         known: Option<String>,
     },
+    /// One [`CopyBegin`], then the bytes of the segments in order, in pieces: of each what the caller lacks.
+    Copy {
+        /// What the caller has of which segments, of the same log and generation.
+        have: Vec<CopyHave>,
+    },
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -443,6 +448,59 @@ pub struct GenerationInfo {
     pub beginning: Beginning,
     /// When it began, milliseconds since 1970-01-01 UTC; 0 when unknown.
     pub time_ms: u64,
+}
+
+/// What somebody who copies a log has of one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyHave {
+    /// Hash of its file header.
+    pub header: String,
+    /// Hash of header and footer; empty when it was open.
+    pub mark: String,
+    /// Bytes from its beginning that need not be sent again, if it has only grown.
+    pub bytes: u64,
+}
+
+/// A log as of one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopyBegin {
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// How that descends.
+    pub lineage: Vec<crate::model::LineageEntry>,
+    /// How the generations began.
+    pub generations: Vec<GenerationInfo>,
+    /// Lowest sequence from which every record is there.
+    pub horizon: Seq,
+    /// Last sequence.
+    pub seq: Seq,
+    /// Chain there, hexadecimal.
+    pub chain: String,
+    /// When the last record was committed, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// A sequence at or shortly before the last, and the digest of the state there.
+    pub checkpoint: ExportEnd,
+    /// The authority and the register of members, sealed under the recovery key.
+    pub escrow: String,
+    /// The segments, oldest first.
+    pub segments: Vec<CopySegment>,
+}
+
+/// One segment of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySegment {
+    /// Name of its file.
+    pub name: String,
+    /// How much of the file counts.
+    pub bytes: u64,
+    /// Hash of its file header.
+    pub header: String,
+    /// Hash of header and footer; empty when it is open.
+    pub mark: String,
+    /// Bytes before this are not sent: the caller has them.
+    pub sent_from: u64,
 }
 
 /// The sealed authority.

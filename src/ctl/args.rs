@@ -261,6 +261,9 @@ pub struct Recover {
     /// How long to listen. It ends earlier when every enrolled member was heard.
     #[arg(long, default_value_t = 60, value_name = "S")]
     pub wait: u64,
+    /// Stop listening when this many were heard [default: all that are enrolled].
+    #[arg(long, value_name = "N")]
+    pub expect: Option<usize>,
     /// Rebuild from this one instead of the most advanced.
     #[arg(long, value_name = "NAME")]
     pub member: Option<String>,

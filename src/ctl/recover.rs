@@ -65,7 +65,8 @@ pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
             args.wait
         );
         let wait = Duration::from_secs(args.wait);
-        let found = gather::gather(&config, &trust.path, wait, &mut announce).await.map_err(CtlError::new)?;
+        let found = gather::gather(&config, &trust.path, wait, args.expect, &mut announce).await;
+        let found = found.map_err(CtlError::new)?;
         offers.extend(found.offers());
         gathered = Some(found);
     }

@@ -19,6 +19,7 @@ use crate::trust::Role;
 
 use super::commit::{propose, wait_applied};
 use super::compaction;
+use super::copy;
 use super::generations;
 use super::inspect;
 use super::shared::SharedRef;
@@ -138,6 +139,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             let (stamp, text) = shared.members.escrow(&trust, known.as_deref()).map_err(refuse)?;
             answer.item(&EscrowInfo { stamp, text }).await
         }
+        Request::Copy { have } => copy::serve(shared, &have, answer).await,
         Request::Segments => {
             for segment in inspect::segments(&shared.log) {
                 answer.item(&segment).await?;
@@ -225,7 +227,7 @@ pub(super) fn unreadable(error: ReadError) -> Failure {
     }
 }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(refuse)
 }
 

@@ -72,7 +72,7 @@ pub struct Gathered {
 }
 
 /// Listens where the datastore would, with the authority and register in the directory `trust`, until every enrolled member
-/// that holds a state was heard or `wait` is over. `tell` is told of each.
+/// that holds a state (or `expect` of them) was heard, or `wait` is over. `tell` is told of each.
 ///
 /// # Errors
 /// When nothing can be listened on.
@@ -80,6 +80,7 @@ pub async fn gather(
     config: &DatastoreConfig,
     trust: &Path,
     wait: Duration,
+    expect: Option<usize>,
     tell: &mut dyn FnMut(&Offer),
 ) -> Result<Gathered, GatherError> {
     let now_ms = super::shared::now_ms();
@@ -87,7 +88,7 @@ pub async fn gather(
     let registry = Registry::open(trust, now_ms)?;
     let is_expected =
         |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role != Role::Admin;
-    let expected = registry.members().filter(is_expected).count();
+    let expected = expect.unwrap_or_else(|| registry.members().filter(is_expected).count());
     let address = config.listen_address();
     let server = tls::server_config(&authority, &config.server_names, now_ms)?;
     let endpoint = endpoint::server(address, server, &authority.reset_key())

@@ -107,6 +107,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::Compact { .. }
         | Request::Generations
         | Request::Escrow { .. }
+        | Request::Copy { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
             Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))

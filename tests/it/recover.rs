@@ -31,7 +31,6 @@ fn recover(fleet: &Fleet, flags: &[&str]) -> Value {
     let output = fleet.run("d", &[&["recover", "--listen", &listen, "--json"], flags].concat());
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{errors}\n{}", fleet.log_of("a"));
-    eprintln!("{errors} {}", fleet.log_of("c"));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
@@ -67,8 +66,8 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     assert_eq!(without_key.status.code(), Some(1));
     let text = String::from_utf8_lossy(&without_key.stderr).into_owned();
     assert!(text.contains("--recovery-key") && text.contains("--new-authority"), "{text}");
-    // The stopped member is enrolled, too, so that waiting for it takes all the time that there is.
-    let flags = ["--authority", &authority, "--recovery-key", &key, "--wait", "12"];
+    // The stopped member is enrolled, too: it need not be waited for.
+    let flags = ["--authority", &authority, "--recovery-key", &key, "--expect", "3"];
     let rehearsal = recover(&fleet, &[&flags[..], &["--dry-run"]].concat());
     assert_eq!((&rehearsal["dry_run"], rehearsal["offers"].as_array().unwrap().len()), (&true.into(), 3));
     assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust").exists(), "a rehearsal leaves nothing");
@@ -125,7 +124,7 @@ fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
     destroy(&fleet, datastore);
 
     let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
-    let report = recover(&fleet, &["--authority", &authority, "--recovery-key", &key, "--wait", "8"]);
+    let report = recover(&fleet, &["--authority", &authority, "--recovery-key", &key, "--expect", "2"]);
     assert!(report["log"]["head"].as_u64() < was_at.as_u64());
     assert_eq!(report["unheard"], serde_json::json!(["e"]));
     let _datastore = fleet.datastore();
