@@ -21,7 +21,6 @@ pub mod passwords;
 pub mod preferences;
 pub mod record;
 pub mod resources;
-pub mod sealed;
 pub mod sessions;
 pub mod sharing;
 pub mod store;
