@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["transport"],
     &["replica", "datastore"],
     &["objects"],
+    &["search"],
     &["web"],
     &["ctl"],
 ];
