@@ -8,7 +8,7 @@
 //!             search                  queries, sources, results
 //!             objects                 typed objects over the log
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
-//! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
+//! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
 //! storage     log | state             segments on disk | the state they add up to, in fjall
 //! bytes       codec                   frames, payloads, messages, JSON lines
@@ -26,6 +26,7 @@ pub mod fuzzing;
 pub mod log;
 pub mod model;
 pub mod objects;
+pub mod peer;
 pub mod planted;
 pub mod protocol;
 pub mod replica;

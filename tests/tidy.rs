@@ -14,6 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["protocol"],
     &["trust"],
     &["transport"],
+    &["peer"],
     &["replica", "datastore"],
     &["objects"],
     &["search"],

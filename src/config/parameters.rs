@@ -34,6 +34,8 @@ const WEBSERVER: &[&str] = &[
     "Web-Redirect-Port",
     "Webserver-Metrics-Address",
     "Webserver-Cache-MB",
+    "Peer-Listen-Address",
+    "Peer-Port",
     "Initial-Admin-Default-Password",
 ];
 

@@ -38,6 +38,10 @@ pub struct WebserverConfig {
     pub port: u16,
     /// `Web-Listen-Address`; `None`: all addresses.
     pub listen: Option<IpAddr>,
+    /// `Peer-Listen-Address`: where to listen to other members; `None`: all addresses.
+    pub peer_listen: Option<IpAddr>,
+    /// `Peer-Port` (UDP); 0: any that is free, which members learn from the datastore.
+    pub peer_port: u16,
     /// `Certificate-File`; without one, a certificate is made.
     pub certificate: Option<PathBuf>,
     /// `Key-File`.
@@ -107,6 +111,8 @@ impl WebserverConfig {
             update_interval_s: 5,
             port: 443,
             listen: None,
+            peer_listen: None,
+            peer_port: 0,
             certificate: None,
             key: None,
             plain_http: false,
@@ -141,12 +147,13 @@ impl WebserverConfig {
     /// Where to listen: all addresses unless told otherwise.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
-        let all = if Path::new("/proc/net/if_inet6").exists() {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        } else {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        };
-        SocketAddr::new(self.listen.unwrap_or(all), self.port)
+        SocketAddr::new(self.listen.unwrap_or_else(all_addresses), self.port)
+    }
+
+    /// Where to listen to other members: all addresses unless told otherwise.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.peer_listen.unwrap_or_else(all_addresses), self.peer_port)
     }
 
     /// Checks that the settings fit together.
@@ -176,6 +183,14 @@ impl WebserverConfig {
             }
         }
         Ok(())
+    }
+}
+
+fn all_addresses() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 }
 
@@ -216,6 +231,8 @@ impl Configured for WebserverConfig {
             "datastore-update-interval" => self.update_interval_s = source.number(1..=3600)?,
             "web-port" => self.port = source.port()?,
             "web-listen-address" => self.listen = source.ip("Web-Port")?,
+            "peer-listen-address" => self.peer_listen = source.ip("Peer-Port")?,
+            "peer-port" => self.peer_port = u16::try_from(source.number(0..=65_535)?).unwrap_or(0),
             "certificate-file" => self.certificate = path(source)?,
             "key-file" => self.key = path(source)?,
             "insecure-disable-https" => self.plain_http = source.boolean()?,

@@ -185,6 +185,12 @@ impl Identity {
             .map_err(|error| self.damaged(&error))
     }
 
+    /// Secret from which this member makes the tokens that tell peers of an earlier life that it was restarted.
+    #[must_use]
+    pub fn reset_key(&self) -> [u8; 32] {
+        blake3::derive_key("gravwell member stateless reset v1", self.file.key_pem.as_bytes())
+    }
+
     /// Whether two thirds of the certificate's life are over.
     ///
     /// # Errors

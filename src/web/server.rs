@@ -26,7 +26,7 @@ use crate::objects::sessions::{Session, SigningKey};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
-use crate::replica::service::{Service, ServiceError};
+use crate::replica::service::{PeerListening, Service, ServiceError};
 
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
@@ -134,7 +134,8 @@ impl Webserver {
             heartbeat_ms: config.update_interval_s * 1000,
             ..ReplicaOptions::default()
         };
-        let service = Service::start(&data_dir, datastores, options).await?;
+        let peers = if own_log.is_some() { PeerListening::Apart } else { PeerListening::On(config.peer_address()) };
+        let service = Service::start(&data_dir, datastores, options, peers).await?;
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let store = Store::new(service.replica.clone(), &via);
