@@ -348,7 +348,11 @@ fn read_stage(text: &str, range: std::ops::Range<usize>, query: &mut Query) -> R
     let trimmed = part.trim();
     let at = range.start + (part.len() - part.trim_start().len());
     if trimmed.is_empty() {
-        return Err(QueryError::at(text, at, "a filter is missing here: write one after the bar, or remove the bar"));
+        return Err(QueryError::at(
+            text,
+            range.start,
+            "a filter is missing here: write one after the bar, or remove the bar",
+        ));
     }
     let Some((word, rest)) = own_stage(trimmed) else {
         if let Some(Stage::Filter { code, .. }) = query.stages.last_mut() {

@@ -14,6 +14,7 @@ mod input;
 mod limiter;
 mod position;
 mod routes;
+mod searching;
 pub mod server;
 mod standalone;
 mod sweeper;

@@ -4,7 +4,9 @@ mod accounts;
 mod client;
 mod contents;
 mod disconnected;
+mod journals;
 mod permissions;
+mod searches;
 mod sharing;
 mod transport;
 
