@@ -68,6 +68,36 @@ impl Indexer {
     }
 }
 
+impl Indexer {
+    async fn entries(&self, range: Range, out: &mut Output) -> Result<(), String> {
+        let since = range.since.max(0) / 1000;
+        let begin = format!("entries=t={since:x}");
+        let headers = [("Accept", "application/json"), ("Range", begin.as_str())];
+        let mut answer = http::get(&self.uri, &headers, &self.tls, self.patience).await?;
+        let (mut lines, mut looked_at) = (Lines::default(), 0);
+        while let Some(bytes) = answer.next().await? {
+            lines.add(&bytes)?;
+            while let Some(line) = lines.next(&mut looked_at) {
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                let time = time_of(&line)?;
+                if time >= range.until {
+                    return Ok(());
+                }
+                // Clocks that were set back leave entries out of order: those before are passed over.
+                if time >= range.since && out.push(time, line)? {
+                    out.flush().await?;
+                }
+            }
+        }
+        match lines.rest.trim_ascii().is_empty() {
+            true => Ok(()),
+            false => Err("the last entry is cut off".into()),
+        }
+    }
+}
+
 fn text_with_port(uri: &Uri) -> String {
     format!("{}://{}:19531/entries", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default())
 }
@@ -125,34 +155,9 @@ impl Source for Indexer {
 
     fn tell(self: Box<Self>, range: Range, mut out: Output) -> Telling {
         Box::pin(async move {
-            let since = range.since.max(0) / 1000;
-            let begin = format!("entries=t={since:x}");
-            let headers = [("Accept", "application/json"), ("Range", begin.as_str())];
-            let mut answer = http::get(&self.uri, &headers, &self.tls, self.patience).await?;
-            let (mut lines, mut looked_at) = (Lines::default(), 0);
-            while let Some(bytes) = answer.next().await? {
-                lines.add(&bytes)?;
-                while let Some(line) = lines.next(&mut looked_at) {
-                    if line.trim_ascii().is_empty() {
-                        continue;
-                    }
-                    let time = time_of(&line)?;
-                    // Clocks that were set back leave entries out of order: those before are passed over.
-                    if time >= range.until {
-                        return out.flush().await;
-                    }
-                    if time >= range.since && out.push(time, line)? {
-                        out.flush().await?;
-                    }
-                }
-            }
-            match lines.rest.trim_ascii().is_empty() {
-                true => out.flush().await,
-                false => {
-                    out.flush().await?;
-                    Err("the last entry is cut off".into())
-                }
-            }
+            let told = self.entries(range, &mut out).await;
+            // What came before a failure is given all the same.
+            out.flush().await.and(told)
         })
     }
 }

@@ -137,12 +137,13 @@ impl Rows {
             true => out.flush_blocking(),
             false => Ok(()),
         };
-        match form {
-            Form::Csv => csv_rows(reader, row)?,
-            Form::Json => lines(reader, true, row)?,
-            Form::Text => lines(reader, false, row)?,
-        }
-        out.flush_blocking()
+        let read = match form {
+            Form::Csv => csv_rows(reader, row),
+            Form::Json => lines(reader, true, row),
+            Form::Text => lines(reader, false, row),
+        };
+        // What came before a mistake is given all the same.
+        out.flush_blocking().and(read)
     }
 }
 

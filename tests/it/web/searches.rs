@@ -142,7 +142,9 @@ fn s2_mistakes_are_told_where_they_are_and_runaways_are_ended() {
         assert_eq!(details["Progress"], state, "{query}: {details}");
         assert!(details["Reason"].as_str().expect("text").contains(reason), "{query}: {details}");
     }
-    assert_eq!(ended(&admin, &launch(&admin, "tag=resource:broken.json"))["ItemCount"], 1);
+    let part = ended(&admin, &launch(&admin, "tag=resource:broken.json"));
+    assert_eq!((&part["ItemCount"], &part["Progress"]), (&json!(1), &json!("failed")), "{part}");
+    assert!(part["Error"].as_str().expect("text").contains("line 2 is not JSON"), "{part}");
     let wrong = ended(&admin, &launch(&admin, "tag=resource:numbers | .n | .x"));
     assert!(wrong["Progress"] == "done" && wrong["Warnings"].to_string().contains("failed on 10 rows"), "{wrong}");
 
