@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["peer"],
     &["replica", "datastore"],
     &["objects"],
+    &["search"],
     &["web"],
     &["ctl"],
 ];

@@ -40,6 +40,11 @@ const WEBSERVER: &[&str] = &[
     "Peer-Listen-Address",
     "Peer-Port",
     "Initial-Admin-Default-Password",
+    "Indexer-CA-File",
+    "Indexer-Timeout",
+    "Search-Max-Seconds",
+    "Search-Max-Per-User",
+    "Search-Keep-Hours",
 ];
 
 /// Parameters of other processes, in `[Global]`.
