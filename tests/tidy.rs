@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["trust"],
     &["transport"],
     &["replica", "datastore"],
-    &["objects"],
+    &["objects", "balance"],
     &["web"],
     &["ctl"],
 ];

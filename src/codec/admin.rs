@@ -120,6 +120,8 @@ pub enum Request {
         /// Which; `None`: all.
         id: Option<TxnId>,
     },
+    /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
+    Upstream,
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -187,6 +189,9 @@ pub struct Status {
     pub address: String,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
+    #[serde(default)]
+    pub clock_ms: u64,
 }
 
 /// One enrolled member.
@@ -210,6 +215,9 @@ pub struct MemberInfo {
     pub counts: bool,
     /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
     pub expires_ms: Option<u64>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default)]
+    pub external_addr: Option<String>,
 }
 
 /// One connected member.

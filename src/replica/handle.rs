@@ -446,6 +446,7 @@ impl Replica {
             version: env!("CARGO_PKG_VERSION").into(),
             address: link.address,
             uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             ..Status::default()
         }
     }

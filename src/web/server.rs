@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::ServiceExt;
@@ -12,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum_server::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -86,6 +88,8 @@ pub struct Webserver {
     handle: Handle<SocketAddr>,
     address: SocketAddr,
     tasks: JoinSet<()>,
+    /// Asks for the certificate's files to be read again.
+    reread: Arc<Notify>,
 }
 
 fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
@@ -152,6 +156,7 @@ impl Webserver {
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
+            is_draining: AtomicBool::new(false),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -162,6 +167,7 @@ impl Webserver {
             handle: Handle::new(),
             address: app.config.listen_address(),
             tasks: JoinSet::new(),
+            reread: Arc::new(Notify::new()),
             app,
         };
         webserver.listen()?;
@@ -191,7 +197,7 @@ impl Webserver {
         }
         let files = tls::files(config)?;
         let settings = files.load()?;
-        self.tasks.spawn(files.follow(settings.clone()));
+        self.tasks.spawn(files.follow(settings.clone(), Arc::clone(&self.reread)));
         let server = axum_server::tls_rustls::from_tcp_rustls(listener, settings).map_err(io("the listener"))?;
         let mut server = server.handle(handle);
         be_patient(server.http_builder());
@@ -259,8 +265,15 @@ impl Webserver {
         format!("{}, {}", self.url(), self.service.summary())
     }
 
-    /// Stops listening, lets requests under way end, closes the replica.
+    /// Reads the certificate's files again now, as SIGHUP asks for.
+    pub fn reload(&self) {
+        self.reread.notify_one();
+    }
+
+    /// Tells balancers to go elsewhere, stops listening, lets requests under way end, closes the replica.
     pub async fn stop(mut self) {
+        self.app.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(self.app.config.drain_s)).await;
         self.handle.graceful_shutdown(Some(DRAIN));
         let drained = async {
             while self.handle.connection_count() > 0 {

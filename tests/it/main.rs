@@ -11,6 +11,7 @@ mod hosts;
 mod load;
 mod model;
 mod offline;
+mod operate;
 mod proxy;
 mod repair;
 mod state_damage;

@@ -1,7 +1,7 @@
 //! Webservers as their users and clients see them.
 
 mod accounts;
-mod client;
+pub mod client;
 mod contents;
 mod disconnected;
 mod permissions;
@@ -15,7 +15,7 @@ use client::Client;
 use crate::fleet::{Fleet, Process};
 
 /// An address that is free now.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("address")
 }
 
