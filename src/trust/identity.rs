@@ -197,6 +197,16 @@ impl Identity {
         blake3::derive_key("gravwell member stateless reset v1", self.file.key_pem.as_bytes())
     }
 
+    /// End of the certificate's life, milliseconds since 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// When the certificate does not decode.
+    pub fn expires_ms(&self) -> Result<u64, TrustError> {
+        let certificate = self.certificate()?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| self.damaged(&error))?;
+        Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000))
+    }
+
     /// Whether two thirds of the certificate's life are over.
     ///
     /// # Errors
