@@ -20,6 +20,7 @@ pub mod notifications;
 pub mod passwords;
 pub mod preferences;
 pub mod record;
+pub mod refusals;
 pub mod resources;
 pub mod sealed;
 pub mod sessions;
