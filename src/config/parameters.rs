@@ -23,6 +23,8 @@ pub const DATASTORE: &[&str] = &[
     "Datastore-Max-Txn-KB",
     "Datastore-Max-Subscribers",
     "Datastore-Certificate-Days",
+    "Datastore-Recovery",
+    "Datastore-Archive",
     "Datastore-Insecure-Disable-TLS",
     "Datastore-Insecure-Skip-TLS-Verify",
     "Log-Level",

@@ -22,7 +22,6 @@ pub mod preferences;
 pub mod record;
 pub mod refusals;
 pub mod resources;
-pub mod sealed;
 pub mod sessions;
 pub mod sharing;
 pub mod store;

@@ -13,6 +13,7 @@ mod model;
 mod offline;
 mod peers;
 mod proxy;
+mod recover;
 mod repair;
 mod state_damage;
 mod trust;
