@@ -21,6 +21,7 @@ pub mod notifications;
 pub mod passwords;
 pub mod preferences;
 pub mod record;
+pub mod refusals;
 pub mod resources;
 pub mod searches;
 pub mod sessions;
