@@ -10,13 +10,14 @@
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
 //! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
-//! storage     log | state             segments on disk | the state they add up to, in fjall
+//! storage     log | state | chunks    segments on disk | the state they add up to, in fjall | large contents
 //! bytes       codec                   frames, payloads, messages, JSON lines
 //! ground      model, env, config, telemetry
 //! ```
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+pub mod chunks;
 pub mod codec;
 pub mod config;
 pub mod ctl;

@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["env", "config"],
     &["telemetry"],
     &["codec"],
-    &["log", "state"],
+    &["log", "state", "chunks"],
     &["protocol"],
     &["trust"],
     &["transport"],

@@ -33,6 +33,7 @@ const WEBSERVER: &[&str] = &[
     "Webserver-Data-Dir",
     "Web-Redirect-Port",
     "Webserver-Metrics-Address",
+    "Webserver-Trusted-Proxy",
     "Webserver-Cache-MB",
     "Peer-Listen-Address",
     "Peer-Port",

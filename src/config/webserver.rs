@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::network::Network;
 use super::{ConfigError, Configured, Source};
 
 /// Where data goes unless told otherwise.
@@ -52,6 +53,8 @@ pub struct WebserverConfig {
     pub no_redirect: bool,
     /// `Web-Redirect-Port`: where plain HTTP is answered with the way to HTTPS.
     pub redirect_port: u16,
+    /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
@@ -94,6 +97,8 @@ pub struct WebserverConfig {
     pub searches_per_user: usize,
     /// `Search-Keep-Hours`: how long results are kept that are not saved, in seconds.
     pub search_keep_s: u64,
+    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
+    pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
     pub no_tile_proxy: bool,
     /// `Map-Tile-Server`.
@@ -132,6 +137,7 @@ impl WebserverConfig {
             plain_http: false,
             no_redirect: false,
             redirect_port: 80,
+            trusted_proxies: Vec::new(),
             allow_origin: None,
             may_be_framed: false,
             content_security_policy: None,
@@ -153,6 +159,7 @@ impl WebserverConfig {
             search_seconds_max: 600,
             searches_per_user: 8,
             search_keep_s: 24 * 3600,
+            capability_control: false,
             no_tile_proxy: false,
             tile_server: String::new(),
             no_popups: false,
@@ -259,6 +266,12 @@ impl Configured for WebserverConfig {
             "insecure-disable-https" => self.plain_http = source.boolean()?,
             "disable-http-redirector" => self.no_redirect = source.boolean()?,
             "web-redirect-port" => self.redirect_port = source.port()?,
+            "webserver-trusted-proxy" => match text(source)? {
+                None => self.trusted_proxies.clear(),
+                Some(network) => {
+                    self.trusted_proxies.push(network.parse().map_err(|error: String| source.wrong(error))?)
+                }
+            },
             "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
             "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
             "webserver-content-security-policy" => self.content_security_policy = text(source)?,
@@ -285,6 +298,7 @@ impl Configured for WebserverConfig {
             "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
             "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
+            "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,
