@@ -83,8 +83,6 @@ pub struct WebserverConfig {
     pub domain: i16,
     /// `Render-Store-Limit`, in MiB.
     pub render_store_limit: u64,
-    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
-    pub capability_control: bool,
     /// `Render-Store`: where results of searches are kept; `None`: in the data directory.
     pub render_store: Option<PathBuf>,
     /// `Remote-Indexers`: hosts whose journals are searched, as `journal:https://host:19531`.
@@ -99,6 +97,8 @@ pub struct WebserverConfig {
     pub searches_per_user: usize,
     /// `Search-Keep-Hours`: how long results are kept that are not saved, in seconds.
     pub search_keep_s: u64,
+    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
+    pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
     pub no_tile_proxy: bool,
     /// `Map-Tile-Server`.
@@ -158,7 +158,6 @@ impl WebserverConfig {
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
-            capability_control: false,
             render_store: None,
             indexers: Vec::new(),
             indexer_authority: None,
@@ -166,6 +165,7 @@ impl WebserverConfig {
             search_seconds_max: 600,
             searches_per_user: 8,
             search_keep_s: 24 * 3600,
+            capability_control: false,
             no_tile_proxy: false,
             tile_server: String::new(),
             no_popups: false,
@@ -295,7 +295,6 @@ impl Configured for WebserverConfig {
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
-            "enable-cbac" => self.capability_control = source.boolean()?,
             "render-store" => self.render_store = path(source)?,
             "remote-indexers" => match text(source)? {
                 None => self.indexers.clear(),
@@ -308,6 +307,7 @@ impl Configured for WebserverConfig {
             "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
             "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
+            "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,
