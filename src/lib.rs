@@ -6,9 +6,9 @@
 //! roof        ctl                     the commands of gravwell-logctl; the processes
 //! webserver   web, objects, balance   HTTP and the interface | typed objects over the log | load balancers
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
-//! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
+//! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
-//! storage     log | state             segments on disk | the state they add up to, in fjall
+//! storage     log | state | chunks    segments on disk | the state they add up to, in fjall | large contents
 //! bytes       codec                   frames, payloads, messages, JSON lines
 //! ground      model, env, config, telemetry
 //! ```
@@ -16,6 +16,7 @@
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
 pub mod balance;
+pub mod chunks;
 pub mod codec;
 pub mod config;
 pub mod ctl;
@@ -25,6 +26,7 @@ pub mod fuzzing;
 pub mod log;
 pub mod model;
 pub mod objects;
+pub mod peer;
 pub mod planted;
 pub mod protocol;
 pub mod replica;

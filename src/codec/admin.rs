@@ -239,6 +239,9 @@ pub struct PresenceInfo {
     pub rejected: u64,
     /// Why it does not serve; absent when it does.
     pub unhealthy: Option<String>,
+    /// Where it listens to other members.
+    #[serde(default)]
+    pub peer_addresses: Vec<String>,
     /// Software it runs.
     pub software: String,
     /// Since when, milliseconds since 1970-01-01 UTC.

@@ -36,7 +36,10 @@ pub const WEBSERVER: &[&str] = &[
     "Webserver-Ready-Max-Lag-Ops",
     "Webserver-Ready-Max-Cut-Off-Seconds",
     "Webserver-Drain-Seconds",
+    "Webserver-Trusted-Proxy",
     "Webserver-Cache-MB",
+    "Peer-Listen-Address",
+    "Peer-Port",
     "Initial-Admin-Default-Password",
 ];
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::network::Network;
 use super::{ConfigError, Configured, Source};
 
 /// Where data goes unless told otherwise.
@@ -38,6 +39,10 @@ pub struct WebserverConfig {
     pub port: u16,
     /// `Web-Listen-Address`; `None`: all addresses.
     pub listen: Option<IpAddr>,
+    /// `Peer-Listen-Address`: where to listen to other members; `None`: all addresses.
+    pub peer_listen: Option<IpAddr>,
+    /// `Peer-Port` (UDP); 0: any that is free, which members learn from the datastore.
+    pub peer_port: u16,
     /// `Certificate-File`; without one, a certificate is made.
     pub certificate: Option<PathBuf>,
     /// `Key-File`.
@@ -48,6 +53,8 @@ pub struct WebserverConfig {
     pub no_redirect: bool,
     /// `Web-Redirect-Port`: where plain HTTP is answered with the way to HTTPS.
     pub redirect_port: u16,
+    /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
@@ -76,6 +83,8 @@ pub struct WebserverConfig {
     pub domain: i16,
     /// `Render-Store-Limit`, in MiB.
     pub render_store_limit: u64,
+    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
+    pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
     pub no_tile_proxy: bool,
     /// `Map-Tile-Server`.
@@ -113,11 +122,14 @@ impl WebserverConfig {
             update_interval_s: 5,
             port: 443,
             listen: None,
+            peer_listen: None,
+            peer_port: 0,
             certificate: None,
             key: None,
             plain_http: false,
             no_redirect: false,
             redirect_port: 80,
+            trusted_proxies: Vec::new(),
             allow_origin: None,
             may_be_framed: false,
             content_security_policy: None,
@@ -132,6 +144,7 @@ impl WebserverConfig {
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
+            capability_control: false,
             no_tile_proxy: false,
             tile_server: String::new(),
             no_popups: false,
@@ -150,12 +163,13 @@ impl WebserverConfig {
     /// Where to listen: all addresses unless told otherwise.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
-        let all = if Path::new("/proc/net/if_inet6").exists() {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        } else {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        };
-        SocketAddr::new(self.listen.unwrap_or(all), self.port)
+        SocketAddr::new(self.listen.unwrap_or_else(all_addresses), self.port)
+    }
+
+    /// Where to listen to other members: all addresses unless told otherwise.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.peer_listen.unwrap_or_else(all_addresses), self.peer_port)
     }
 
     /// Checks that the settings fit together.
@@ -185,6 +199,14 @@ impl WebserverConfig {
             }
         }
         Ok(())
+    }
+}
+
+fn all_addresses() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 }
 
@@ -225,11 +247,19 @@ impl Configured for WebserverConfig {
             "datastore-update-interval" => self.update_interval_s = source.number(1..=3600)?,
             "web-port" => self.port = source.port()?,
             "web-listen-address" => self.listen = source.ip("Web-Port")?,
+            "peer-listen-address" => self.peer_listen = source.ip("Peer-Port")?,
+            "peer-port" => self.peer_port = u16::try_from(source.number(0..=65_535)?).unwrap_or(0),
             "certificate-file" => self.certificate = path(source)?,
             "key-file" => self.key = path(source)?,
             "insecure-disable-https" => self.plain_http = source.boolean()?,
             "disable-http-redirector" => self.no_redirect = source.boolean()?,
             "web-redirect-port" => self.redirect_port = source.port()?,
+            "webserver-trusted-proxy" => match text(source)? {
+                None => self.trusted_proxies.clear(),
+                Some(network) => {
+                    self.trusted_proxies.push(network.parse().map_err(|error: String| source.wrong(error))?)
+                }
+            },
             "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
             "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
             "webserver-content-security-policy" => self.content_security_policy = text(source)?,
@@ -244,6 +274,7 @@ impl Configured for WebserverConfig {
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
+            "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,

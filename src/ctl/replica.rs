@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::replica::ReplicaOptions;
-use crate::replica::service::Service;
+use crate::replica::service::{PeerListening, Service};
 use crate::telemetry::{logging, notify};
 
 use super::args::Replica;
@@ -14,7 +14,8 @@ use super::{CtlError, CtlResult, datastore, monitor};
 pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     let _level = logging::start(&args.log_level, logging::LogFormat::Text);
     let options = ReplicaOptions { external_addr: args.external_addr, ..ReplicaOptions::default() };
-    let service = Service::start(dir, args.datastores, options).await.map_err(CtlError::new)?;
+    // Without a webserver there is nothing to ask it for.
+    let service = Service::start(dir, args.datastores, options, PeerListening::Apart).await.map_err(CtlError::new)?;
     let _monitor = match args.metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;

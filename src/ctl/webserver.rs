@@ -50,6 +50,9 @@ pub struct WebserverArgs {
     /// Where other webservers and load balancers reach this one.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
+    /// Where to listen to other webservers (UDP) [default: all addresses, any free port].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub peer_listen: Option<SocketAddr>,
     /// Certificate in PEM form [default: one is made].
     #[arg(long, value_name = "FILE", requires = "key")]
     pub certificate: Option<PathBuf>,
@@ -86,6 +89,9 @@ impl WebserverArgs {
         }
         if let Some(listen) = self.listen {
             (config.listen, config.port) = (Some(listen.ip()), listen.port());
+        }
+        if let Some(listen) = self.peer_listen {
+            (config.peer_listen, config.peer_port) = (Some(listen.ip()), listen.port());
         }
         if !self.datastores.is_empty() {
             config.datastores = self.datastores;

@@ -42,6 +42,8 @@ pub const KINDS: &[Kind] = &[
     kind("resources", Exposure::Open, "<guid>: metadata of a resource"),
     kind("contents", Exposure::Open, "<id>: size, hashes and users of a content"),
     kind("chunks", Exposure::Personal, "<content id>/<number>: a piece of a content"),
+    kind("capabilities", Exposure::Open, "user/<uid> or group/<gid>: capabilities that were granted"),
+    kind("tag-access", Exposure::Open, "user/<uid> or group/<gid>: tags that may be searched"),
     kind("tokens", Exposure::Secret, "<uid>/<uuid>: an API token, its value hashed"),
     kind("sessions", Exposure::Secret, "<uid>/<id>: a login"),
     kind("signing-keys", Exposure::Secret, "<id>: key with which a webserver signs logins"),

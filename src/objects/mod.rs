@@ -7,6 +7,7 @@
 
 pub mod accounts;
 pub mod backup;
+pub mod capabilities;
 pub mod contents;
 pub mod dashboards;
 pub mod first_start;

@@ -195,6 +195,12 @@ impl Identity {
         Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000))
     }
 
+    /// Secret from which this member makes the tokens that tell peers of an earlier life that it was restarted.
+    #[must_use]
+    pub fn reset_key(&self) -> [u8; 32] {
+        blake3::derive_key("gravwell member stateless reset v1", self.file.key_pem.as_bytes())
+    }
+
     /// Whether two thirds of the certificate's life are over.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
-use super::{Authority, Fingerprint, Role, TrustError, fingerprint, summed};
+use super::{Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, summed};
 use crate::model::{MemberName, Seq};
 use crate::planted::{self, Bug};
 
@@ -221,6 +221,24 @@ impl Registry {
     /// When the file cannot be written.
     pub fn save(&mut self, now_ms: u64) -> Result<(), TrustError> {
         if self.is_dirty { self.write(now_ms) } else { Ok(()) }
+    }
+
+    /// The members that may speak with others, with the certificates that count as theirs and no addresses.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        let certificate = |known: &Certificate| RosterCertificate {
+            fingerprint: known.fingerprint.clone(),
+            expires_ms: known.expires_ms,
+        };
+        let member = |member: &Member| RosterMember {
+            name: member.name.clone(),
+            role: member.role,
+            certificates: member.certificates.iter().map(certificate).collect(),
+            peer_addresses: Vec::new(),
+            external_addr: None,
+        };
+        let enrolled = self.members().filter(|member| member.state == MemberState::Enrolled);
+        Roster { members: enrolled.map(member).collect() }
     }
 
     /// The members by name.

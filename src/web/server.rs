@@ -1,6 +1,6 @@
 //! The webserver as a process: starts every part in order, serves until told to stop, drains.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use axum::ServiceExt;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum_server::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -28,15 +27,15 @@ use crate::objects::sessions::{Session, SigningKey};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
-use crate::replica::service::{Service, ServiceError};
+use crate::replica::service::{PeerListening, Service, ServiceError};
 
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::limiter::Limiter;
-use super::{headers, routes, standalone, sweeper, tls};
+use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
-const SLOW_CLIENT: Duration = Duration::from_secs(30);
+pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
 /// Requests under way are given this long when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Where the first password is kept.
@@ -92,7 +91,7 @@ pub struct Webserver {
     reread: Arc<Notify>,
 }
 
-fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
+pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
     move |source| WebserverError::Io { what: what.to_string(), source }
 }
 
@@ -108,12 +107,6 @@ fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
     let uuid = uuid::Uuid::new_v4();
     replace_file(&RealFs, &file, format!("{uuid}\n").as_bytes()).map_err(io(file.display()))?;
     Ok(uuid)
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener, WebserverError> {
-    let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { address, source })?;
-    listener.set_nonblocking(true).map_err(io("the listener"))?;
-    Ok(listener)
 }
 
 impl Webserver {
@@ -138,7 +131,8 @@ impl Webserver {
             heartbeat_ms: config.update_interval_s * 1000,
             ..ReplicaOptions::default()
         };
-        let service = Service::start(&data_dir, datastores, options).await?;
+        let peers = if own_log.is_some() { PeerListening::Apart } else { PeerListening::On(config.peer_address()) };
+        let service = Service::start(&data_dir, datastores, options, peers).await?;
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let store = Store::new(service.replica.clone(), &via);
@@ -177,68 +171,31 @@ impl Webserver {
     }
 
     fn listen(&mut self) -> Result<(), WebserverError> {
-        let config = &self.app.config;
-        let listener = bind(self.address)?;
+        let listener = listener::bind(self.address)?;
         self.address = listener.local_addr().map_err(io("the listener"))?;
         let router = routes::router(&self.app)
             .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
             .layer(RequestBodyTimeoutLayer::new(SLOW_CLIENT))
+            .layer(middleware::from_fn(leftover::settle))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), headers::add))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), note_access))
             .layer(tower_http::catch_panic::CatchPanicLayer::new());
         let service = NormalizePath::trim_trailing_slash(router);
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
-        let handle = self.handle.clone();
+        let config = &self.app.config;
         if config.plain_http {
-            let mut server = axum_server::from_tcp(listener).map_err(io("the listener"))?.handle(handle);
-            be_patient(server.http_builder());
-            self.tasks.spawn(ended(async move { server.serve(service).await }));
+            self.tasks.spawn(listener::ended(listener::plain(listener, &self.handle)?.serve(service)));
             return Ok(());
         }
         let files = tls::files(config)?;
         let settings = files.load()?;
         self.tasks.spawn(files.follow(settings.clone(), Arc::clone(&self.reread)));
-        let server = axum_server::tls_rustls::from_tcp_rustls(listener, settings).map_err(io("the listener"))?;
-        let mut server = server.handle(handle);
-        be_patient(server.http_builder());
-        self.tasks.spawn(ended(async move { server.serve(service).await }));
+        self.tasks.spawn(listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service)));
         if !config.no_redirect {
-            self.redirect();
+            let address = SocketAddr::new(self.address.ip(), config.redirect_port);
+            self.tasks.spawn(listener::redirect(address, self.address.port(), self.handle.clone()));
         }
         Ok(())
-    }
-
-    /// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
-    fn redirect(&mut self) {
-        let address = SocketAddr::new(self.address.ip(), self.app.config.redirect_port);
-        let listener = match bind(address) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::warn!(%error, "plain HTTP is not redirected; set Web-Redirect-Port or Disable-HTTP-Redirector");
-                return;
-            }
-        };
-        let port = self.address.port();
-        let answer = move |request: Request| async move {
-            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let name = match host.rsplit_once(':') {
-                Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => name,
-                _ => host,
-            };
-            let valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-[]:".contains(&b));
-            if !valid {
-                return StatusCode::BAD_REQUEST.into_response();
-            }
-            let path = request.uri().path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
-            let port = if port == 443 { String::new() } else { format!(":{port}") };
-            (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("https://{name}{port}{path}"))])
-                .into_response()
-        };
-        let service = axum::Router::new().fallback(answer).into_make_service();
-        let Ok(server) = axum_server::from_tcp(listener) else { return };
-        let mut server = server.handle(self.handle.clone());
-        be_patient(server.http_builder());
-        self.tasks.spawn(ended(async move { server.serve(service).await }));
     }
 
     /// Where it listens.
@@ -289,17 +246,6 @@ impl Webserver {
     }
 }
 
-fn be_patient(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
-    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(SLOW_CLIENT);
-    builder.http2().timer(hyper_util::rt::TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
-}
-
-async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the listener ended");
-    }
-}
-
 async fn note_access(State(app): State<AppRef>, request: Request, next: Next) -> Response {
     if app.config.no_access_log {
         return next.run(request).await;
@@ -307,7 +253,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     let started = Instant::now();
     // The query may hold what is nobody's business.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let from = super::guard::address(request.extensions());
+    let from = super::guard::address(&app, request.extensions(), request.headers());
     let response = next.run(request).await;
     let (status, micros) = (response.status().as_u16(), started.elapsed().as_micros());
     tracing::debug!(target: "gravwell::access", %from, %method, path, status, micros);

@@ -12,6 +12,7 @@ mod load;
 mod model;
 mod offline;
 mod operate;
+mod peers;
 mod proxy;
 mod repair;
 mod state_damage;

@@ -1,6 +1,7 @@
 //! Handlers: one file per section of the API.
 
 pub(super) mod backup;
+pub(super) mod capabilities;
 pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;

@@ -75,7 +75,7 @@ fn is_distributed(app: &AppRef) -> bool {
 async fn deployment(State(app): State<AppRef>) -> Json<Value> {
     Json(json!({
         "Distributed": is_distributed(&app),
-        "CBACEnabled": false,
+        "CBACEnabled": app.config.capability_control,
         "DefaultLanguage": app.config.language,
         "AIEnabled": false,
         "AIProcessor": "",

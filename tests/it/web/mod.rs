@@ -1,10 +1,13 @@
 //! Webservers as their users and clients see them.
 
 mod accounts;
+mod browser;
 pub mod client;
 mod contents;
 mod disconnected;
+mod driver;
 mod permissions;
+mod security;
 mod sharing;
 mod transport;
 
