@@ -184,11 +184,16 @@ impl Shared {
     /// Removes a pack in which nothing is found any more; tells its length.
     fn remove_pack(&self, number: u32) -> Result<u64, ChunkError> {
         let (pack, table) = (pack_name(number), table_name(number));
+        // The index first: one without its pack says that the pack was lost.
+        match self.fs.remove(&self.dir.join(&table)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ChunkError::io("remove", &table)(error));
+            }
+            _ => {}
+        }
         self.fs.remove(&self.dir.join(&pack)).map_err(ChunkError::io("remove", &pack))?;
         self.files.forget(number);
         let known = self.packs.lock().remove(&number);
-        // One that stays is removed at the next opening.
-        let _ = self.fs.remove(&self.dir.join(table));
         Ok(known.map_or(0, |pack| pack.bytes))
     }
 
@@ -300,6 +305,14 @@ impl Shared {
     /// The pack that took what was kept is finished, or removed when it took nothing.
     fn end_output(&self, output: Option<OpenPack>) {
         let Some(pack) = output else { return };
-        self.finish_pack(&pack);
+        let number = pack.header.number;
+        let is_empty = self.packs.lock().get(&number).is_some_and(|pack| pack.chunks == 0);
+        if is_empty {
+            // One that stays is removed by the next collection.
+            self.packs.lock().entry(number).and_modify(|pack| pack.is_done = true);
+            let _ = self.remove_pack(number);
+        } else {
+            self.finish_pack(&pack);
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::format::{
 };
 use super::index::{Index, Place};
 use super::pack::{Files, OpenPack, Pack, Packs, locked};
-use super::scan::{Scanned, scan};
+use super::scan::scan;
 use super::store::{ChunkStore, Shared, Writer};
 use super::sync::Syncing;
 use crate::env::clock::Clock;
@@ -64,13 +64,27 @@ pub(super) fn open(
         damaged: Mutex::default(),
         collecting: Mutex::default(),
     };
-    let mut writer = Writer { next: packs.last().map_or(1, |last| last.saturating_add(1)), ..Writer::default() };
+    bury(&shared, &packs, &tables, &mut report)?;
+    let last = packs.last().max(tables.last());
+    let mut writer = Writer { next: last.map_or(1, |last| last.saturating_add(1)), ..Writer::default() };
     for number in &packs {
+        if is_stillborn(&shared, *number, tables.contains(number))? {
+            shared.fs.remove(&dir.join(pack_name(*number))).map_err(ChunkError::io("remove", pack_name(*number)))?;
+            report.removed.push(pack_name(*number));
+            continue;
+        }
         let found = examine(&shared, *number, tables.contains(number), &mut report)?;
         let is_last = packs.last() == Some(number);
         writer.active = take_in(&shared, found, is_last)?;
     }
-    // Names of packs whose directory was not synced before a crash of the process alone.
+    for damage in &report.damages {
+        if let (Some(id), Some(Name::Pack(number))) = (damage.id, Name::parse(&damage.file))
+            && shared.index.get(&id).is_none()
+        {
+            locked(&shared.damaged).insert(id, number);
+        }
+    }
+    // What was made or removed may not be durable if only the process ended.
     shared.fs.sync_dir(dir).map_err(ChunkError::io("sync", dir.display()))?;
     report.packs = packs.len() as u64;
     *locked(&shared.writer) = writer;
@@ -84,35 +98,55 @@ fn tidy(fs: &dyn Fs, dir: &Path, report: &mut OpenReport) -> Result<(BTreeSet<u3
     fs.create_dir_all(dir).map_err(ChunkError::io("create", dir.display()))?;
     let names = fs.list(dir).map_err(ChunkError::io("list", dir.display()))?;
     let (mut packs, mut tables) = (BTreeSet::new(), BTreeSet::new());
-    for name in &names {
-        match Name::parse(name) {
+    for name in names {
+        match Name::parse(&name) {
             Some(Name::Pack(number)) => drop(packs.insert(number)),
             Some(Name::Table(number)) => drop(tables.insert(number)),
+            None if name.strip_suffix(UNFINISHED).and_then(Name::parse).is_some() => {
+                fs.remove(&dir.join(&name)).map_err(ChunkError::io("remove", &name))?;
+                report.removed.push(name);
+            }
             None => {}
         }
     }
-    let orphan = |name: &String| match Name::parse(name) {
-        Some(Name::Table(number)) => !packs.contains(&number),
-        Some(Name::Pack(_)) => false,
-        None => name.strip_suffix(UNFINISHED).and_then(Name::parse).is_some(),
-    };
-    for name in names.iter().filter(|name| orphan(name)) {
-        fs.remove(&dir.join(name)).map_err(ChunkError::io("remove", name))?;
-        report.removed.push(name.clone());
-    }
-    if !report.removed.is_empty() {
-        // The number of a pack may be given again: its old index must be gone for good by then.
-        fs.sync_dir(dir).map_err(ChunkError::io("sync", dir.display()))?;
-    }
-    tables.retain(|number| packs.contains(number));
     Ok((packs, tables))
+}
+
+/// Names what was in packs of which only the index is left, and removes that.
+fn bury(
+    shared: &Shared,
+    packs: &BTreeSet<u32>,
+    tables: &BTreeSet<u32>,
+    report: &mut OpenReport,
+) -> Result<(), ChunkError> {
+    for number in tables.difference(packs) {
+        let (pack, table) = (pack_name(*number), table_name(*number));
+        // A pack is removed after its index, so this one was not removed by us.
+        let damage = |id, offset| Damage { id, file: pack.clone(), offset, what: "the file is missing".into() };
+        report.damages.push(damage(None, 0));
+        let rows = load_table(shared, *number, 0).map(|table| table.rows).unwrap_or_default();
+        report.damages.extend(rows.iter().map(|row| damage(Some(row.id), u64::from(row.offset))));
+        shared.fs.remove(&shared.dir.join(&table)).map_err(ChunkError::io("remove", &table))?;
+        report.removed.push(table);
+    }
+    Ok(())
+}
+
+/// Whether a pack was made but never held anything.
+fn is_stillborn(shared: &Shared, number: u32, has_table: bool) -> Result<bool, ChunkError> {
+    let name = pack_name(number);
+    let file = shared.fs.open(&shared.dir.join(&name)).map_err(ChunkError::io("open", &name))?;
+    let length = file.len().map_err(ChunkError::io("read", &name))?;
+    Ok(!has_table && length <= PACK_HEADER_BYTES as u64)
 }
 
 /// A pack as it was found.
 struct Found {
     number: u32,
     file: Arc<dyn File>,
-    header: Option<PackHeader>,
+    header: PackHeader,
+    /// Whether the header has to be written again.
+    is_headless: bool,
     length: u64,
     /// What the index covers.
     covered: u64,
@@ -131,7 +165,7 @@ fn examine(shared: &Shared, number: u32, has_table: bool, report: &mut OpenRepor
     let table = if has_table { read_table(shared, number, header.as_ref().ok(), length, report) } else { None };
     let covered = table.as_ref().map_or(PACK_HEADER_BYTES as u64, |table| table.covered);
     let mut rows = table.as_ref().map(|table| table.rows.clone()).unwrap_or_default();
-    if covered > length {
+    if table.is_some() && covered > length {
         let what = format!("the file ends there, but {covered} bytes of it were durable");
         report.damages.push(Damage { id: None, file: name.clone(), offset: length, what });
         rows.retain(|row| {
@@ -144,20 +178,15 @@ fn examine(shared: &Shared, number: u32, has_table: bool, report: &mut OpenRepor
             is_there
         });
     }
-    let scanned = match scan(&*file, number, covered.min(length), length) {
-        Ok(scanned) => scanned,
-        Err(error) => {
-            let what = format!("cannot be read from there on: {error}");
-            report.damages.push(Damage { id: None, file: name.clone(), offset: covered, what });
-            Scanned { end: covered.min(length), ..Scanned::default() }
-        }
-    };
+    let scanned = scan(&*file, number, covered.min(length), length);
     if let Err(what) = &header {
         let damage = Damage { id: None, file: name.clone(), offset: 0, what: what.clone() };
         let was_durable = table.is_some() || has_table;
         if was_durable { report.damages.push(damage) } else { report.unfinished.push(damage) }
     }
-    let has_gaps = scanned.gaps.iter().any(|gap| gap.offset < scanned.end) || covered > length || header.is_err();
+    let has_gaps = scanned.gaps.iter().any(|gap| gap.offset < scanned.end)
+        || (table.is_some() && covered > length)
+        || header.is_err();
     for gap in scanned.gaps {
         let what = format!("{} ({} bytes)", gap.what, gap.bytes);
         let damage = Damage { id: gap.id, file: name.clone(), offset: gap.offset, what };
@@ -165,7 +194,10 @@ fn examine(shared: &Shared, number: u32, has_table: bool, report: &mut OpenRepor
     }
     rows.extend(scanned.rows);
     let covered = if table.is_some() { covered } else { 0 };
-    Ok(Found { number, file, header: header.ok(), length, covered, rows, end: scanned.end, has_gaps })
+    let is_headless = header.is_err();
+    let known = header.ok().or(table.map(|table| table.pack));
+    let header = known.unwrap_or_else(|| PackHeader { number, created_ms: shared.clock.now_ms() });
+    Ok(Found { number, file, header, is_headless, length, covered, rows, end: scanned.end, has_gaps })
 }
 
 pub(super) fn read_header(file: &dyn File, number: u32) -> Result<PackHeader, String> {
@@ -224,12 +256,15 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
     if goes_on && found.end < found.length {
         found.file.set_len(found.end).map_err(ChunkError::io("cut", &name))?;
     }
-    let has_news = found.covered < found.end || (goes_on && found.end < found.length);
+    if found.is_headless {
+        found.file.write_at(&found.header.encode(), 0).map_err(ChunkError::io("write", &name))?;
+    }
+    let has_news = found.is_headless || found.covered < found.end || (goes_on && found.end < found.length);
     if has_news {
         // After a failed sync what is read may be in memory only: it is written again before anything builds on it.
         write_again(&*found.file, found.end.min(found.length)).map_err(ChunkError::io("sync", &name))?;
     }
-    let header = found.header.unwrap_or(PackHeader { number: found.number, created_ms: 0 });
+    let header = found.header;
     let bytes = if goes_on { found.end } else { found.length };
     let is_tabled = found.covered == found.length && !found.has_gaps;
     let rows = if goes_on || !is_tabled { Some(found.rows.clone()) } else { None };
@@ -242,7 +277,8 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
         return Ok(Some(OpenPack { header, file: found.file, end: found.end, durable: found.end }));
     }
     if !is_tabled {
-        shared.write_table(header, found.end, true);
+        // What is no frame is no news the next time.
+        shared.write_table(header, found.length, true);
     }
     Ok(None)
 }

@@ -1,4 +1,5 @@
-//! Reading a pack frame by frame, when there is no index to tell what is in it. Never writes.
+//! Reading a pack frame by frame, when there is no index to tell what is in it. Never writes, and never gives up: what
+//! cannot be read is a gap.
 
 use std::io;
 
@@ -8,6 +9,8 @@ use crate::model::ChunkId;
 
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
+/// What is stepped over where a medium gives nothing.
+const UNREADABLE_BYTES: u64 = 4 << 10;
 
 /// What is in a range of a pack.
 #[derive(Debug, Default)]
@@ -33,12 +36,12 @@ pub(super) struct Gap {
 }
 
 /// Reads the frames of a pack between two offsets; steps over what is none.
-pub(super) fn scan(file: &dyn File, pack: u32, from: u64, to: u64) -> io::Result<Scanned> {
+pub(super) fn scan(file: &dyn File, pack: u32, from: u64, to: u64) -> Scanned {
     let mut window = Window { file, to, start: 0, bytes: Vec::new() };
     let mut scanned = Scanned { end: from, ..Scanned::default() };
     let mut at = from;
     while at < to {
-        match frame(&mut window, pack, at)? {
+        match frame(&mut window, pack, at) {
             Ok(header) => {
                 for gap in &mut scanned.gaps {
                     gap.was_durable |= gap.offset < u64::from(header.durable);
@@ -51,7 +54,7 @@ pub(super) fn scan(file: &dyn File, pack: u32, from: u64, to: u64) -> io::Result
             Err(bad) => {
                 let next = match bad.header {
                     Some(header) => at + header.frame_bytes(),
-                    None => find(&mut window, pack, at + 1)?,
+                    None => find(&mut window, pack, at + 1),
                 };
                 let id = bad.header.map(|header| header.id);
                 scanned.gaps.push(Gap { offset: at, bytes: next - at, was_durable: false, id, what: bad.what });
@@ -59,7 +62,7 @@ pub(super) fn scan(file: &dyn File, pack: u32, from: u64, to: u64) -> io::Result
             }
         }
     }
-    Ok(scanned)
+    scanned
 }
 
 /// Not an intact frame; with its header when that is intact and its end lies within the pack.
@@ -68,45 +71,45 @@ struct Bad {
     what: String,
 }
 
-fn frame(window: &mut Window<'_>, pack: u32, at: u64) -> io::Result<Result<FrameHeader, Bad>> {
-    let bad = |what: String| Ok(Err(Bad { header: None, what }));
-    let head = window.get(at, FRAME_HEADER_BYTES as u64)?;
-    let header = match FrameHeader::decode(head) {
-        Ok(header) => header,
-        Err(error) => return bad(error.to_string()),
-    };
+fn frame(window: &mut Window<'_>, pack: u32, at: u64) -> Result<FrameHeader, Bad> {
+    let bad = |what: String| Bad { header: None, what };
+    let head = window.get(at, FRAME_HEADER_BYTES as u64).map_err(|error| bad(format!("cannot be read: {error}")))?;
+    let header = FrameHeader::decode(head).map_err(|error| bad(error.to_string()))?;
     if header.pack != pack {
-        return bad(format!("a frame of pack {}", header.pack));
+        return Err(bad(format!("a frame of pack {}", header.pack)));
     }
-    let stored = window.get(at + FRAME_HEADER_BYTES as u64, u64::from(header.stored))?;
-    if stored.len() as u64 != u64::from(header.stored) {
-        return bad(format!("{} of {} bytes of a chunk", stored.len(), header.stored));
+    if at + header.frame_bytes() > window.to {
+        return Err(bad(format!("a chunk of {} bytes that ends behind the file", header.stored)));
     }
+    let lost = |what: String| Bad { header: Some(header), what };
+    let stored = window.get(at + FRAME_HEADER_BYTES as u64, u64::from(header.stored));
+    let stored = stored.map_err(|error| lost(format!("cannot be read: {error}")))?;
     let computed = crc32c::crc32c(stored);
     if computed != header.stored_crc {
-        let what = format!("checksum of a chunk: expected {:08x}, found {computed:08x}", header.stored_crc);
-        return Ok(Err(Bad { header: Some(header), what }));
+        return Err(lost(format!("checksum of a chunk: expected {:08x}, found {computed:08x}", header.stored_crc)));
     }
-    Ok(Ok(header))
+    Ok(header)
 }
 
 /// The next offset, from `at` on, at which an intact frame begins; the end when there is none.
-fn find(window: &mut Window<'_>, pack: u32, mut at: u64) -> io::Result<u64> {
+fn find(window: &mut Window<'_>, pack: u32, mut at: u64) -> u64 {
     while at < window.to {
-        let ahead = window.get(at, WINDOW_BYTES)?;
+        let Ok(ahead) = window.get(at, WINDOW_BYTES) else {
+            at += UNREADABLE_BYTES;
+            continue;
+        };
         let Some(found) = ahead.windows(FRAME_MAGIC.len()).position(|four| four == FRAME_MAGIC) else {
             // The magic may lie across the end of what was looked at.
-            let passed = (ahead.len() as u64).saturating_sub(FRAME_MAGIC.len() as u64 - 1).max(1);
-            at += passed;
+            at += (ahead.len() as u64).saturating_sub(FRAME_MAGIC.len() as u64 - 1).max(1);
             continue;
         };
         at += found as u64;
-        if frame(window, pack, at)?.is_ok() {
-            return Ok(at);
+        if frame(window, pack, at).is_ok() {
+            return at;
         }
         at += 1;
     }
-    Ok(window.to)
+    window.to
 }
 
 /// A stretch of the file in memory.
@@ -123,12 +126,21 @@ impl Window<'_> {
         let end = (offset + length).min(self.to);
         let held = self.start..self.start + self.bytes.len() as u64;
         if offset < held.start || end > held.end {
-            let length = WINDOW_BYTES.max(length).min(self.to.saturating_sub(offset));
-            self.bytes.resize(usize::try_from(length).unwrap_or(0), 0);
-            self.start = offset;
-            read_exact_at(self.file, &mut self.bytes, offset)?;
+            // A bad place further on must not hide what is in front of it.
+            self.load(offset, WINDOW_BYTES.max(length)).or_else(|_| self.load(offset, length))?;
         }
         let within = |at: u64| usize::try_from(at.saturating_sub(self.start)).unwrap_or(usize::MAX);
         Ok(self.bytes.get(within(offset)..within(end)).unwrap_or_default())
+    }
+
+    fn load(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let length = length.min(self.to.saturating_sub(offset));
+        self.start = offset;
+        self.bytes.resize(usize::try_from(length).unwrap_or(0), 0);
+        let read = read_exact_at(self.file, &mut self.bytes, offset);
+        if read.is_err() {
+            self.bytes.clear();
+        }
+        read
     }
 }

@@ -227,7 +227,7 @@ impl Upload {
             .await?;
         self.hand_over(1).await;
         let Upload { writer, ahead, base, size, webserver, .. } = self;
-        ahead.finish().await;
+        ahead.finish(&index).await;
         let gone = || UploadError::Io(std::io::Error::other("the contents were not kept"));
         let Writer { md5, blake3, parts, .. } = writer.ok_or_else(gone)?;
         let content = Content {
@@ -304,6 +304,40 @@ impl Reader {
     }
 }
 
+/// Reads a content from its beginning; for threads that may wait and belong to a runtime, as those of `spawn_blocking` do.
+///
+/// # Errors
+/// When there is no such content, or its lists cannot be had. What is missing later is told by the reader.
+pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use<>, UploadError> {
+    let runtime = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
+    let missing = || UploadError::Io(std::io::Error::other(format!("the content {id} is missing")));
+    let content = store.get::<Content>(id)?.ok_or_else(missing)?.value;
+    let opening = Reader::open(kept(store)?, &content, 0, content.size);
+    let reader = runtime.block_on(opening).map_err(std::io::Error::other)?;
+    Ok(Waiting { reader, runtime, piece: Bytes::new() })
+}
+
+/// A [`Reader`] for threads that may wait.
+struct Waiting {
+    reader: Reader,
+    runtime: tokio::runtime::Handle,
+    piece: Bytes,
+}
+
+impl std::io::Read for Waiting {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.runtime.block_on(self.reader.next()).map_err(std::io::Error::other)? {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let length = self.piece.len().min(to.len());
+        to[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
+    }
+}
+
 /// Lets another resource name a content that exists: rewrites the object, so that a removal under way is refused.
 ///
 /// # Errors
@@ -321,6 +355,9 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
     if store.list::<Resource>("")?.iter().any(|resource| resource.value.content == id) {
         return Ok(None);
     }
+    if super::searches::named_contents(store)?.contains(id) {
+        return Ok(None);
+    }
     let mut writes = Writes::new();
     writes.unchanged(&head, "")?;
     writes.require::<Content>(id, "")?;
@@ -333,8 +370,9 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
 /// # Errors
 /// When the state is damaged.
 pub fn abandoned(store: &Store) -> Result<Vec<String>, StoreError> {
-    let named: std::collections::HashSet<String> =
+    let mut named: std::collections::HashSet<String> =
         store.list::<Resource>("")?.into_iter().map(|resource| resource.value.content).collect();
+    named.extend(super::searches::named_contents(store)?);
     let is_left = |content: &Content| {
         let after = if content.webserver == store.via() { UNNAMED_S } else { ABANDONED_S };
         !named.contains(&content.id) && content.created.plus(after).is_past()

@@ -7,6 +7,7 @@ use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
 use crate::codec::txn::encode_txn;
 use crate::model::{Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
+use crate::telemetry;
 
 use super::gate::{Gate, Passage};
 use super::outbox::{Outbox, Place};
@@ -69,6 +70,7 @@ impl Pusher {
             Passage::Forsaken => Kind::PushForsaken,
         };
         self.sent = Some(place);
+        telemetry::journey::pushed(txn.id);
         body.clear();
         encode_txn(&txn, body);
         self.sizes.push_back(body.len());

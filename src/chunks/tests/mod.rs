@@ -1,11 +1,13 @@
 //! The store as a whole, on a file system in memory.
 
+mod crash;
 mod delta;
+mod rot;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::*;
@@ -47,31 +49,39 @@ impl Fixture {
     }
 }
 
-/// Chunk number `n`: incompressible if `n` is even.
-fn raw(n: u64) -> Vec<u8> {
-    let mut random = SmallRandom(n);
-    let bytes = 300 + random.below(900);
-    if n.is_multiple_of(2) {
-        (0..bytes).map(|_| random.next_u64() as u8).collect()
-    } else {
-        format!("row {n}, ").repeat(bytes / 4).into_bytes()
-    }
+/// Chunks by number: incompressible if even.
+static CHUNKS: LazyLock<Vec<(ChunkId, Vec<u8>)>> = LazyLock::new(|| {
+    let chunk = |n: u64| {
+        let mut random = SmallRandom(n);
+        let bytes = 300 + random.below(900);
+        let raw = if n.is_multiple_of(2) {
+            (0..bytes).map(|_| random.next_u64() as u8).collect()
+        } else {
+            format!("row {n}, ").repeat(bytes / 4).into_bytes()
+        };
+        (ChunkId::of(&raw), raw)
+    };
+    (0..400).map(chunk).collect()
+});
+
+fn raw(n: u64) -> &'static [u8] {
+    &CHUNKS[n as usize].1
 }
 
 fn id(n: u64) -> ChunkId {
-    ChunkId::of(&raw(n))
+    CHUNKS[n as usize].0
 }
 
 fn write(store: &ChunkStore, numbers: impl IntoIterator<Item = u64>) {
     for n in numbers {
-        store.write(&id(n), &raw(n)).expect("writes");
+        store.write(&id(n), raw(n)).expect("writes");
     }
     store.sync().expect("syncs");
 }
 
 fn check(store: &ChunkStore, there: impl IntoIterator<Item = u64>, gone: impl IntoIterator<Item = u64>) {
     for n in there {
-        assert_eq!(store.read(&id(n)).expect("reads").as_deref(), Some(&raw(n)[..]), "{n}");
+        assert_eq!(store.read(&id(n)).expect("reads").as_deref(), Some(raw(n)), "{n}");
     }
     for n in gone {
         assert!(!store.contains(&id(n)) && store.read(&id(n)).expect("reads").is_none(), "{n}");
@@ -84,7 +94,7 @@ fn what_is_written_is_there_after_opening_again() {
     let (store, report) = fixture.open();
     assert_eq!(report, OpenReport::default());
     write(&store, 0..50);
-    assert!(!store.write(&id(3), &raw(3)).expect("is there"), "kept once");
+    assert!(!store.write(&id(3), raw(3)).expect("is there"), "kept once");
     check(&store, 0..50, 50..52);
     let before = store.stats();
     assert!(before.packs > 2 && before.stored_bytes < before.raw_bytes && before.chunks == 50, "{before:?}");

@@ -6,14 +6,14 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::chunks::{CHUNK_BYTES_MAX, Part};
-use crate::codec::chunks::Want;
-use crate::codec::content;
+use crate::chunks::Part;
+use crate::codec::chunks::{NAMES_MAX, Want};
+use crate::codec::content::{self, ContentHead};
 use crate::model::{ChunkId, Txn};
 use crate::transfer::TransferError;
 
+use super::Contents;
 use super::sources::{AT_ONCE, GROUP};
-use super::{Contents, pair};
 
 /// What came of sending the chunks that a transaction names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,31 +31,58 @@ impl Contents {
     /// When the connection breaks; what has arrived need not be sent again.
     pub(in crate::replica) async fn deliver(&self, txn: &Txn) -> Result<Delivery, TransferError> {
         for head in content::heads_of(txn) {
-            let mut bases: Option<HashMap<ChunkId, Vec<ChunkId>>> = None;
-            loop {
-                let mut stream = self.inner.datastore_stream(&self.shared).await?;
-                let lacking = stream.ask(&head.index, true).await?;
-                drop(stream);
-                if lacking.ids.is_empty() {
-                    break;
-                }
-                let bases = match &mut bases {
-                    Some(bases) => bases,
-                    None => bases.insert(self.bases_for(&head).await),
-                };
-                let want = |id: ChunkId| Want { id, bases: bases.get(&id).cloned().unwrap_or_default() };
-                let lost = self.send_all(lacking.ids.into_iter().map(want).collect()).await?;
-                if !lost.is_empty() {
-                    // Another member may have what was damaged here.
-                    let wants = lost.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
-                    let lost = self.inner.bring(&self.shared, wants, true).await;
-                    if !lost.is_empty() {
-                        return Ok(Delivery::Lost(lost));
-                    }
-                }
+            match self.deliver_content(&head).await? {
+                Delivery::Complete => {}
+                lost @ Delivery::Lost(_) => return Ok(lost),
             }
         }
         Ok(Delivery::Complete)
+    }
+
+    async fn deliver_content(&self, head: &ContentHead) -> Result<Delivery, TransferError> {
+        let mut bases: Option<HashMap<ChunkId, Vec<ChunkId>>> = None;
+        loop {
+            let mut stream = self.inner.datastore_stream(&self.shared).await?;
+            let lacking = stream.ask(&head.index, true).await?;
+            drop(stream);
+            if lacking.ids.is_empty() {
+                return Ok(Delivery::Complete);
+            }
+            // What an absent list names is known here: its chunks are asked after by name, so that all go at once.
+            let mut wanted = lacking.ids;
+            if lacking.more {
+                wanted = self.offered(head, wanted).await?;
+            }
+            let bases = match &mut bases {
+                Some(bases) => bases,
+                None => bases.insert(self.bases_for(head).await),
+            };
+            let want = |id: ChunkId| Want { id, bases: bases.get(&id).cloned().unwrap_or_default() };
+            let lost = self.send_all(wanted.into_iter().map(want).collect()).await?;
+            if !lost.is_empty() {
+                // Another member may have what was damaged here.
+                let wants = lost.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
+                let lost = self.inner.bring(&self.shared, wants, true).await;
+                if !lost.is_empty() {
+                    return Ok(Delivery::Lost(lost));
+                }
+            }
+        }
+    }
+
+    /// Those chunks of a content that the datastore lacks, lists last: until a list is there, nothing is known to be complete.
+    async fn offered(&self, head: &ContentHead, lacking: Vec<ChunkId>) -> Result<Vec<ChunkId>, TransferError> {
+        let parts = self.parts_here(head.index.clone()).await;
+        let mut seen: HashSet<ChunkId> = head.index.iter().copied().collect();
+        let ids: Vec<ChunkId> = parts.iter().map(|part| part.id).filter(|id| seen.insert(*id)).collect();
+        let mut wanted = Vec::new();
+        for some in ids.chunks(NAMES_MAX) {
+            let mut stream = self.inner.datastore_stream(&self.shared).await?;
+            wanted.extend(stream.ask(some, false).await?.ids);
+        }
+        let mut known: HashSet<ChunkId> = wanted.iter().copied().collect();
+        wanted.extend(lacking.into_iter().filter(|id| known.insert(*id)));
+        Ok(wanted)
     }
 
     /// Sends chunks, several groups at a time; returns those that are not here.
@@ -72,17 +99,22 @@ impl Contents {
     }
 
     /// Sends those of `ids` that the datastore lacks.
-    async fn offer(&self, ids: Vec<ChunkId>, bases: HashMap<ChunkId, Vec<ChunkId>>) -> Result<(), TransferError> {
+    async fn offer(&self, ids: Vec<ChunkId>) -> Result<(), TransferError> {
         let mut stream = self.inner.datastore_stream(&self.shared).await?;
         let lacking = stream.ask(&ids, false).await?;
-        let want = |id: ChunkId| Want { id, bases: bases.get(&id).cloned().unwrap_or_default() };
+        let want = |id: ChunkId| Want { id, bases: Vec::new() };
         stream.send(lacking.ids.into_iter().map(want).collect()).await.map(|_| ())
     }
 }
 
 /// Sends the chunks of a content while it is being written, so that little is left when it is complete. When the
 /// datastore goes away it stops; the gate sends the rest later.
+///
+/// A content that takes the place of another is sent when it is complete: only then is it known which chunks correspond, and
+/// the differences are little.
 pub struct Ahead {
+    contents: Contents,
+    base: Vec<ChunkId>,
     parts: Option<mpsc::Sender<Vec<Part>>>,
     task: JoinHandle<()>,
 }
@@ -91,12 +123,14 @@ impl Ahead {
     pub(super) fn begin(contents: Contents, base: Vec<ChunkId>) -> Ahead {
         // What waits in the channel is in the store; only its names are in memory.
         let (parts, queue) = mpsc::channel(4);
+        let sender = contents.clone();
+        let parts = base.is_empty().then_some(parts);
         let task = tokio::spawn(async move {
-            if let Err(error) = send_ahead(&contents, base, queue).await {
+            if let Err(error) = send_ahead(&sender, queue).await {
                 tracing::debug!(%error, "chunks are not sent ahead; they are sent before they are named");
             }
         });
-        Ahead { parts: Some(parts), task }
+        Ahead { contents, base, parts, task }
     }
 
     /// Hands over the next chunks, which are in the store. Waits while much is under way.
@@ -108,10 +142,14 @@ impl Ahead {
         }
     }
 
-    /// Waits until everything has been sent, or sending has stopped.
-    pub async fn finish(mut self) {
+    /// Waits until everything of the content with these lists has been sent, or the datastore is away.
+    pub async fn finish(mut self, index: &[ChunkId]) {
         self.parts = None;
         let _ = (&mut self.task).await;
+        let head = ContentHead { size: 0, index: index.to_vec(), base: std::mem::take(&mut self.base) };
+        if let Err(error) = self.contents.deliver_content(&head).await {
+            tracing::debug!(%error, "chunks were not sent ahead; they are sent before they are named");
+        }
     }
 }
 
@@ -121,42 +159,21 @@ impl Drop for Ahead {
     }
 }
 
-async fn send_ahead(
-    contents: &Contents,
-    base: Vec<ChunkId>,
-    mut queue: mpsc::Receiver<Vec<Part>>,
-) -> Result<(), TransferError> {
-    let old = contents.parts_here(base).await;
-    let (mut all, mut offered) = (Vec::new(), HashSet::new());
+async fn send_ahead(contents: &Contents, mut queue: mpsc::Receiver<Vec<Part>>) -> Result<(), TransferError> {
+    let mut offered = HashSet::new();
     let mut under_way = tokio::task::JoinSet::new();
     while let Some(parts) = queue.recv().await {
-        all.extend_from_slice(&parts);
         let ids: Vec<ChunkId> = parts.iter().map(|part| part.id).filter(|id| offered.insert(*id)).collect();
-        let bases = pair_so_far(&old, &all);
         while under_way.len() >= AT_ONCE {
             if let Some(ended) = under_way.join_next().await {
                 ended.map_err(|error| TransferError::Away(error.to_string()))??;
             }
         }
         let contents = contents.clone();
-        under_way.spawn(async move { contents.offer(ids, bases).await });
+        under_way.spawn(async move { contents.offer(ids).await });
     }
     while let Some(ended) = under_way.join_next().await {
         ended.map_err(|error| TransferError::Away(error.to_string()))??;
     }
     Ok(())
-}
-
-/// Pairs the beginning of a new content with the old one, of which only as much is looked at as corresponds.
-fn pair_so_far(old: &[Part], new: &[Part]) -> HashMap<ChunkId, Vec<ChunkId>> {
-    if old.is_empty() {
-        return HashMap::new();
-    }
-    let mut left: u64 = new.iter().map(|part| u64::from(part.bytes)).sum::<u64>() + CHUNK_BYTES_MAX as u64;
-    let reach = old.iter().take_while(|part| {
-        let is_within = left > 0;
-        left = left.saturating_sub(u64::from(part.bytes));
-        is_within
-    });
-    pair(&old[..reach.count()], new)
 }

@@ -1,10 +1,15 @@
 //! Webservers as their users and clients see them.
 
 mod accounts;
+mod browser;
 pub mod client;
 mod contents;
 mod disconnected;
+mod driver;
+mod journals;
 mod permissions;
+mod searches;
+mod security;
 mod sharing;
 mod transport;
 
