@@ -405,6 +405,9 @@ pub struct Replica {
     /// Address of the datastore instead of the one in the token; may be repeated.
     #[arg(long = "datastore", value_name = "HOST:PORT")]
     pub datastores: Vec<String>,
+    /// Keep the contents of resources, too, as webservers do.
+    #[arg(long)]
+    pub resources: bool,
     /// Where other webservers reach this one, for `presence`.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
@@ -634,6 +637,9 @@ pub struct Bench {
     /// Also measure an idle datastore with this many connected replicas.
     #[arg(long, value_name = "N")]
     pub idle: Option<usize>,
+    /// Measure only this: contents of so many MiB from a member over the datastore to another.
+    #[arg(long, value_name = "MIB")]
+    pub resource_mb: Option<u64>,
     /// Put data here instead of in a temporary directory, to measure that disk.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

@@ -5,6 +5,7 @@ mod authority;
 mod bench;
 mod bench_push;
 mod bench_raw;
+mod bench_resource;
 mod blobs;
 mod cable;
 mod cert;
