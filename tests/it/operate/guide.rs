@@ -183,6 +183,8 @@ impl Stage {
         }
         text = text.replace("datastore.example.net", "127.0.0.1").replace("192.0.2.10", "127.0.0.1");
         text = text.replace("127.0.0.1:9407", &self.metrics.to_string());
+        // Nobody waits here for a balancer.
+        text = text.replace("Drain-Seconds=5", "Drain-Seconds=1");
         // A port of its own for the metrics of each webserver, and one for the balancer.
         text = text.replace("Metrics-Address=9408", &format!("Metrics-Address={}", free_address().port()));
         if host == "balancer" {
