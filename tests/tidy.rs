@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["peer"],
     &["replica", "datastore"],
     &["objects", "balance"],
+    &["search"],
     &["web"],
     &["ctl"],
 ];

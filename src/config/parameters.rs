@@ -23,6 +23,8 @@ pub const DATASTORE: &[&str] = &[
     "Datastore-Max-Txn-KB",
     "Datastore-Max-Subscribers",
     "Datastore-Certificate-Days",
+    "Datastore-Recovery",
+    "Datastore-Archive",
     "Datastore-Insecure-Disable-TLS",
     "Datastore-Insecure-Skip-TLS-Verify",
     "Log-Level",
@@ -41,6 +43,11 @@ pub const WEBSERVER: &[&str] = &[
     "Peer-Listen-Address",
     "Peer-Port",
     "Initial-Admin-Default-Password",
+    "Indexer-CA-File",
+    "Indexer-Timeout",
+    "Search-Max-Seconds",
+    "Search-Max-Per-User",
+    "Search-Keep-Hours",
 ];
 
 /// Parameters of other processes, in `[Global]`.

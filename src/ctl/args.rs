@@ -113,6 +113,32 @@ pub enum Command {
     /// be lost, nothing is changed, and the answer says what, and which member to ask. The damaged log is kept beside
     /// the new one as log.damaged-N.
     Repair(Repair),
+    /// Rebuild a datastore that has lost its disk from its members.
+    ///
+    /// Members keep connecting to their datastore's address; this command listens there, asks each what it has, shows it,
+    /// fetches the state of the most advanced one, verifies it and makes it the base of a new log. Stopped members, or
+    /// copies of their directories, can be named with --from instead. The log keeps its identity and begins a new
+    /// generation. Members at or behind the chosen position go on as if nothing had happened; one that has more, and comes
+    /// back later, pushes its own transactions again and sets everything else aside (see `quarantine`).
+    ///
+    /// The authority's key, by which members' certificates stay good, comes from a sealed copy that every member keeps; it
+    /// opens with the key that `authority recovery-key` printed. Without that key: --new-authority.
+    Recover(Recover),
+    /// What brings the datastore's authority back when its disk does not.
+    Authority {
+        /// What to do.
+        #[command(subcommand)]
+        action: AuthorityAction,
+    },
+    /// Changes of a former history that the log has not, set aside on this replica when it came back to a log that was
+    /// recovered or restored without them.
+    Quarantine {
+        /// What to do with them; default: list.
+        #[command(subcommand)]
+        action: Option<QuarantineAction>,
+    },
+    /// The generations of the log: how each began, and what it shares with the one before.
+    Generations,
     /// Drop superseded operations that every member has passed, and give their disk space back.
     Compact {
         /// Only say what would be done.
@@ -253,6 +279,86 @@ pub struct Repair {
     /// Go on although acknowledged transactions are lost, in a new generation. Members that hold them say so.
     #[arg(long)]
     pub accept_loss: bool,
+}
+
+/// Arguments of `recover`.
+#[derive(Debug, clap::Args)]
+pub struct Recover {
+    /// Data directory of a stopped member, or a copy of one; may be repeated. Then nobody is listened to, unless --listen
+    /// says so.
+    #[arg(long, value_name = "MEMBER_DIR")]
+    pub from: Vec<PathBuf>,
+    /// Where to listen for members [default: as the datastore is configured, if no --from is given].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// How long to listen. It ends earlier when every enrolled member was heard.
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    pub wait: u64,
+    /// Stop listening when this many were heard [default: all that are enrolled].
+    #[arg(long, value_name = "N")]
+    pub expect: Option<usize>,
+    /// Rebuild from this one instead of the most advanced.
+    #[arg(long, value_name = "NAME")]
+    pub member: Option<String>,
+    /// A sealed copy of the authority: the file identity/escrow of any member, or one that `authority backup` wrote; may be
+    /// repeated, and the newest counts.
+    #[arg(long, value_name = "FILE")]
+    pub authority: Vec<PathBuf>,
+    /// The key that `authority recovery-key` printed.
+    #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
+    pub recovery_key: Option<String>,
+    /// A file with that key.
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
+    pub recovery_key_file: Option<PathBuf>,
+    /// Begin with a new authority: every member has to join again, with its state and outbox kept.
+    #[arg(long)]
+    pub new_authority: bool,
+    /// Configuration file of the datastore.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Only say what each member has and what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to do about the authority.
+#[derive(Debug, Subcommand)]
+pub enum AuthorityAction {
+    /// Print the key that opens every sealed copy of the authority. Write it down, away from this host.
+    RecoveryKey,
+    /// Write a sealed copy of the authority and the register of members to a file. Every member keeps one as well.
+    Backup {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// What to do with what was set aside.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineAction {
+    /// List the files, with what each is about.
+    List,
+    /// Print the changes of one file, and how each compares with the present state.
+    Show {
+        /// Its number.
+        number: u64,
+    },
+    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed since.
+    Apply {
+        /// Its number.
+        number: u64,
+        /// Also where the object was changed since.
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove one file.
+    Drop {
+        /// Its number.
+        number: u64,
+    },
 }
 
 /// Arguments of `import`.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::datastore::DatastoreConfig;
+use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::config::{ConfigError, Warning};
 use crate::datastore::{Datastore, DatastoreError};
 use crate::telemetry::{logging, notify};
@@ -90,6 +90,13 @@ pub struct DatastoreArgs {
     /// Largest transaction, in KiB.
     #[arg(long, value_name = "KIB")]
     pub max_txn_kb: Option<usize>,
+    /// What to do without a log: refuse writes while members know of one (auto), wait for a recovery (wait), or begin anew
+    /// (off).
+    #[arg(long, value_name = "MODE")]
+    pub recovery: Option<Recovery>,
+    /// Make backups continuously into this directory or S3 bucket.
+    #[arg(long, value_name = "DIR|URL")]
+    pub archive: Option<String>,
     /// Data directory.
     #[arg(skip)]
     pub data_dir: Option<PathBuf>,
@@ -118,6 +125,10 @@ impl DatastoreArgs {
         set(&mut config.key_bytes_max, self.max_key_bytes);
         set(&mut config.value_bytes_max, self.max_value_kb.map(|kb| kb << 10));
         set(&mut config.txn_bytes_max, self.max_txn_kb.map(|kb| kb << 10));
+        set(&mut config.recovery, self.recovery);
+        if self.archive.is_some() {
+            config.archive = self.archive;
+        }
     }
 }
 
@@ -136,6 +147,34 @@ pub async fn stop_signal() {
     }
 }
 
+/// Waits, when the configuration wants it, until a recovery or a restore has made a log. False: told to stop.
+async fn wait_for_log(config: &DatastoreConfig) -> bool {
+    let has_log = || config.data_dir.join(crate::log::repair::LOG).exists();
+    if config.recovery != Recovery::Wait || has_log() {
+        return true;
+    }
+    let dir = config.data_dir.display();
+    let what = format!(
+        "there is no log in {dir}, and Datastore-Recovery=wait: nothing is served, and nothing is created, until \
+         `gravwell-logctl --data-dir {dir} recover` has fetched it from the members, or `restore` from a backup; to begin \
+         with an empty one, start with --recovery off"
+    );
+    tracing::warn!("{what}");
+    notify::ready(&what);
+    let mut stop = std::pin::pin!(stop_signal());
+    loop {
+        tokio::select! {
+            () = &mut stop => return false,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                notify::watchdog();
+                if has_log() {
+                    return true;
+                }
+            }
+        }
+    }
+}
+
 /// Runs a datastore until it is told to stop.
 ///
 /// # Errors
@@ -146,6 +185,9 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = config.metrics;
+    if !wait_for_log(&config).await {
+        return Ok(());
+    }
     let datastore = Datastore::start(config).await?;
     let _monitor = match metrics {
         Some(address) => {

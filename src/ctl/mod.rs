@@ -1,6 +1,7 @@
 //! `gravwell-logctl`: one file per group of commands, one way to reach a directory whether or not a process runs on it.
 
 pub mod args;
+mod authority;
 mod bench;
 mod bench_push;
 mod bench_raw;
@@ -24,9 +25,12 @@ mod monitor;
 mod outbox;
 mod output;
 pub mod owner;
+mod quarantine;
+mod recover;
 mod repair;
 mod replica;
 mod top;
+mod transact;
 pub mod webserver;
 mod write;
 
@@ -82,6 +86,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Export { at, with_secrets } => inspect::export(dir, at, with_secrets).await,
         Command::Verify => maintain::verify(dir, json).await,
         Command::Repair(repair) => repair::run(dir, json, repair).await,
+        Command::Recover(recover) => recover::run(dir, json, recover).await,
+        Command::Authority { action } => authority::run(dir, json, action).await,
+        Command::Quarantine { action } => quarantine::run(dir, json, action).await,
+        Command::Generations => inspect::generations(dir, json).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,

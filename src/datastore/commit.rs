@@ -169,7 +169,11 @@ impl Committer {
             replies.push(reply);
             shares.push(_share);
         }
-        let admit = |txn: &Txn| admit(txn, free, min);
+        let recovery = self.shared.recovery();
+        let admit = |txn: &Txn| match recovery.as_str() {
+            "" => admit(txn, free, min),
+            evidence => Err(super::recovery::refusal(evidence)),
+        };
         let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
         match self.ledger.commit(txns, &admit, &disk_full, applied, now_ms(), &mut outlet) {
             Ok(Batch::Done) => {}

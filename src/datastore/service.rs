@@ -25,7 +25,7 @@ use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
-use super::{admin, compaction, inspect};
+use super::{admin, compaction, inspect, recovery};
 
 /// Proposals that may wait for the commit thread.
 const COMMIT_QUEUE: usize = 8192;
@@ -183,6 +183,7 @@ impl Datastore {
         let reader = log.reader();
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
+        let evidence = recovery::from_register(config.recovery, head, &registry);
         let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
         let shared = Arc::new(Shared {
             path,
@@ -201,12 +202,14 @@ impl Datastore {
             limits,
             disk_free: u64::MAX.into(),
             write_refusal: std::sync::Mutex::default(),
+            recovery: std::sync::Mutex::default(),
             address,
             started: Instant::now(),
             stopping: watch::channel(false).0,
             local: local_name(),
             config,
         });
+        shared.wait_for_recovery(evidence);
         let mut threads = Vec::new();
         let runtime = tokio::runtime::Handle::current();
         let applier = Applier { shared: Arc::clone(&shared), committed };
@@ -276,6 +279,10 @@ impl Datastore {
     #[must_use]
     pub fn summary(&self) -> String {
         let shared = &self.shared;
+        let recovery = shared.recovery();
+        if !recovery.is_empty() {
+            return format!("waits to be recovered: {recovery}");
+        }
         let refusal = shared.refusal();
         let writes = if refusal.is_empty() { String::new() } else { format!(", writes refused: {refusal}") };
         format!(

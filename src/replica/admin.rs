@@ -113,6 +113,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::History { .. }
         | Request::Record { .. }
         | Request::Compact { .. }
+        | Request::Generations
+        | Request::Escrow { .. }
+        | Request::Copy { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
             Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))

@@ -68,6 +68,12 @@ impl Identity {
         data_dir.join("identity")
     }
 
+    /// File of the sealed copy of the authority that the member keeps for its datastore.
+    #[must_use]
+    pub fn escrow(data_dir: &Path) -> PathBuf {
+        Self::dir(data_dir).join("escrow")
+    }
+
     /// Whether a data directory has one.
     #[must_use]
     pub fn exists(data_dir: &Path) -> bool {

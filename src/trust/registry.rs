@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
-use super::{Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, summed};
+use super::{
+    Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
+};
 use crate::model::{MemberName, Seq};
 use crate::planted::{self, Bug};
 
@@ -140,10 +142,6 @@ pub struct Registry {
     is_dirty: bool,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Registry {
     /// Opens the register in `dir`; a missing one is empty.
     ///
@@ -239,6 +237,17 @@ impl Registry {
         };
         let enrolled = self.members().filter(|member| member.state == MemberState::Enrolled);
         Roster { members: enrolled.map(member).collect() }
+    }
+
+    /// Changes whenever somebody is invited, enrolled, renewed or cut off; not with positions.
+    #[must_use]
+    pub fn stamp(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for member in self.members() {
+            let lasting = Member { applied: None, last_seen_ms: None, ..member.clone() };
+            hasher.update(format!("{lasting:?}").as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
     }
 
     /// The members by name.

@@ -10,12 +10,18 @@ use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
 use crate::objects::sessions::SigningKey;
 use crate::objects::{Store, StoreError};
+use crate::peer::Peers;
+use crate::search::searches::Searches;
 
 use super::limiter::Limiter;
 
 /// A running webserver.
 pub(super) struct App {
     pub store: Store,
+    /// Searches that run here, and those whose results are here.
+    pub searches: Arc<Searches>,
+    /// Other members; `None` when it stands alone.
+    pub peers: Option<Peers>,
     pub ids: Ids,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,

@@ -14,6 +14,7 @@ mod offline;
 mod operate;
 mod peers;
 mod proxy;
+mod recover;
 mod repair;
 mod state_damage;
 mod trust;

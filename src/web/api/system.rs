@@ -1,4 +1,4 @@
-//! Settings, deployment, health, and what little of the searches' part clients ask for at every start.
+//! Settings, deployment, health.
 
 use std::sync::atomic::Ordering;
 
@@ -33,8 +33,6 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/deployment", Admin, "Tells how this webserver is deployed.", deployment),
         get("/api/distributed", User(None), "Tells whether this webserver belongs to a fleet.", distributed),
         get("/api/language", Nobody, "Tells the default language.", language),
-        get("/api/tags", User(None), "Lists the tags that can be searched.", || async { Json(json!([])) }),
-        get("/api/searchctrl", User(None), "Lists searches that are kept.", || async { Json(json!([])) }),
         get("/api/stats/ping", User(Some("SystemInfoRead")), "Tells which parts answer.", ping),
         get("/api/logging", Admin, "Tells the level of logging.", logging),
         put("/api/logging", Admin, "Accepts a level of logging; the configuration decides.", set_logging),
