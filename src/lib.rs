@@ -5,6 +5,7 @@
 //! ```text
 //! roof        ctl                     the commands of gravwell-logctl; the processes
 //! webserver   web, objects            HTTP and the interface | typed objects over the log
+//! keeping     backup                  pieces and manifests in a directory or an S3 bucket, and the way back
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
 //! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
@@ -15,6 +16,7 @@
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+pub mod backup;
 pub mod codec;
 pub mod config;
 pub mod ctl;

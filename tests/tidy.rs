@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["trust"],
     &["transport"],
     &["replica", "datastore"],
+    &["backup"],
     &["objects"],
     &["web"],
     &["ctl"],

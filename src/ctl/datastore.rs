@@ -183,12 +183,14 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     if !wait_for_log(&config).await {
         return Ok(());
     }
+    let (dir, archive) = (config.data_dir.clone(), config.archive.clone());
     let datastore = Datastore::start(config).await?;
     if let Some(address) = metrics {
         exporter::start(address).map_err(|error| RunError::Metrics { address, reason: error.to_string() })?;
     }
     tracing::info!(address = %datastore.address(), "{}", datastore.summary());
     notify::ready(&datastore.summary());
+    let archiving = archive.map(|place| tokio::spawn(super::backup::archive(dir, place)));
     let period = notify::watchdog_period().unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5));
     let mut stop = std::pin::pin!(stop_signal());
     loop {
@@ -203,6 +205,9 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     }
     notify::stopping();
     tracing::info!("stopping");
+    if let Some(archiving) = archiving {
+        archiving.abort();
+    }
     datastore.stop().await;
     Ok(())
 }

@@ -4,6 +4,7 @@ mod accounts;
 mod client;
 mod contents;
 mod disconnected;
+mod migration;
 mod permissions;
 mod sharing;
 mod transport;
