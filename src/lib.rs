@@ -4,12 +4,14 @@
 //!
 //! ```text
 //! roof        ctl                     the commands of gravwell-logctl; the processes
-//! webserver   web, objects            HTTP and the interface | typed objects over the log
+//! webserver   web                     HTTP and the interface
+//!             search                  queries, sources, results
+//!             objects, balance        typed objects over the log | load balancers
 //! keeping     backup                  pieces and manifests in a directory or an S3 bucket, and the way back
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
-//! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
+//! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
-//! storage     log | state             segments on disk | the state they add up to, in fjall
+//! storage     log | state | chunks    segments on disk | the state they add up to, in fjall | large contents
 //! bytes       codec                   frames, payloads, messages, JSON lines
 //! ground      model, env, config, telemetry
 //! ```
@@ -17,6 +19,8 @@
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
 pub mod backup;
+pub mod balance;
+pub mod chunks;
 pub mod codec;
 pub mod config;
 pub mod ctl;
@@ -26,9 +30,11 @@ pub mod fuzzing;
 pub mod log;
 pub mod model;
 pub mod objects;
+pub mod peer;
 pub mod planted;
 pub mod protocol;
 pub mod replica;
+pub mod search;
 pub mod state;
 pub mod telemetry;
 pub mod transport;

@@ -134,6 +134,8 @@ pub enum Request {
         /// What the caller has of which segments.
         have: Vec<CopyHave>,
     },
+    /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
+    Upstream,
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -204,6 +206,9 @@ pub struct Status {
     /// On a replica: changes that a former history had and the log has not, set aside for a person.
     #[serde(default)]
     pub quarantined: u64,
+    /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
+    #[serde(default)]
+    pub clock_ms: u64,
 }
 
 /// One enrolled member.
@@ -227,6 +232,9 @@ pub struct MemberInfo {
     pub counts: bool,
     /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
     pub expires_ms: Option<u64>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default)]
+    pub external_addr: Option<String>,
 }
 
 /// One connected member.
@@ -248,6 +256,9 @@ pub struct PresenceInfo {
     pub rejected: u64,
     /// Why it does not serve; absent when it does.
     pub unhealthy: Option<String>,
+    /// Where it listens to other members.
+    #[serde(default)]
+    pub peer_addresses: Vec<String>,
     /// Software it runs.
     pub software: String,
     /// Since when, milliseconds since 1970-01-01 UTC.

@@ -3,6 +3,7 @@
 //! A value in the file wins over the environment; flags, which the command line applies afterwards, win over both.
 
 pub mod datastore;
+pub mod network;
 pub mod parameters;
 mod setting;
 pub mod syntax;

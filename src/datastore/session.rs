@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{interval, timeout};
 
-use crate::codec::message::{self, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Subscribe, Welcome};
+use crate::codec::message::{
+    self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Subscribe, Welcome,
+};
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
@@ -110,6 +112,12 @@ impl Session {
                 Ok(())
             }
             Open::Tail => Err(refused(RefusalCode::Protocol, "a tail is opened by the datastore").into()),
+            Open::Chunks | Open::Search => {
+                let refused = refused(RefusalCode::Forbidden, "the datastore does not serve this");
+                wire::send(&mut send, Kind::Refused, &refused).await?;
+                let _ = send.finish();
+                Ok(())
+            }
         }
     }
 
@@ -143,6 +151,8 @@ impl Session {
             telemetry::metrics::verdict(bad);
             tracing::warn!(member = %self.member, verdict = %bad, "a member's position does not fit");
         }
+        let mut roster = self.shared.members.watch_roster();
+        roster.mark_changed();
         let mut heartbeats = interval(Duration::from_millis(welcome.heartbeat_ms));
         let mut tail = std::pin::pin!(futures_pending());
         let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
@@ -154,6 +164,10 @@ impl Session {
                 _ = heartbeats.tick() => {
                     let (head, floor) = (self.shared.head(), self.shared.floor());
                     wire::send(send, Kind::Heartbeat, &Heartbeat { head, floor, time_ms: now_ms() }).await?;
+                }
+                Ok(()) = roster.changed() => {
+                    let roster = roster.borrow_and_update().clone();
+                    wire::send_raw(send, Kind::Roster, &roster).await?;
                 }
                 Some(from) = subscription.recv() => {
                     may_follow(&welcome, from, self.shared.head())?;
@@ -190,8 +204,12 @@ impl Session {
         receive: &mut quinn::RecvStream,
         wanted: tokio::sync::mpsc::Sender<Seq>,
     ) -> Result<(), WireError> {
-        while let Some((kind, body)) = wire::read(receive).await? {
+        while let Some((kind, body)) = wire::read_known(receive).await? {
             match kind {
+                Kind::Announce => {
+                    let announce: Announce = message::decode(kind, &body)?;
+                    self.shared.members.announce(presence, &announce, self.connection.remote_address().ip());
+                }
                 Kind::Subscribe => {
                     let subscribe: Subscribe = message::decode(kind, &body)?;
                     let _ = wanted.send(subscribe.from).await;

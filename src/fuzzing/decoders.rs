@@ -8,7 +8,7 @@ use crate::codec::message::Kind;
 use crate::codec::{admin, block, frame, jsonl, message, payload, txn};
 use crate::config::syntax;
 use crate::log::format;
-use crate::trust::Token;
+use crate::trust::{Roster, Token};
 
 /// Frames and payloads; what decodes encodes to something that decodes to the same.
 pub fn record(bytes: &[u8]) {
@@ -76,6 +76,8 @@ pub fn messages(bytes: &[u8]) {
             Kind::Rows => again::<Vec<message::Row>>(kind, body),
             Kind::SnapshotEnd => again::<message::SnapshotEnd>(kind, body),
             Kind::AdminRequest => admin(body),
+            Kind::Announce => again::<message::Announce>(kind, body),
+            Kind::Roster => roster(body),
             Kind::Renew | Kind::Renewed | Kind::AdminItem | Kind::AdminEnd | Kind::AdminError => {}
         }
     }
@@ -85,6 +87,13 @@ fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: Ki
     let Ok(first) = message::decode::<T>(kind, body) else { return };
     let encoded = message::encode(kind, &first);
     assert_eq!(message::decode::<T>(kind, &encoded[message::HEADER_BYTES..]).as_ref(), Ok(&first));
+}
+
+/// Rosters; one that is read is written as one that reads the same.
+pub fn roster(bytes: &[u8]) {
+    if let Ok(roster) = Roster::decode(bytes) {
+        assert_eq!(Roster::decode(&roster.encode()).as_ref(), Ok(&roster));
+    }
 }
 
 /// Requests of the tool and what answers hold; what is read is written as something that reads the same.

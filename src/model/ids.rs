@@ -119,6 +119,61 @@ id128! {
     Origin
 }
 
+/// Name of a chunk of contents: the BLAKE3 hash of its raw bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkId(pub [u8; 32]);
+
+impl ChunkId {
+    /// The name of these bytes.
+    #[must_use]
+    pub fn of(raw: &[u8]) -> ChunkId {
+        ChunkId(*blake3::hash(raw).as_bytes())
+    }
+}
+
+impl Serialize for ChunkId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+    }
+}
+
+impl<'de> Deserialize<'de> for ChunkId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        } else {
+            <[u8; 32]>::deserialize(deserializer).map(ChunkId)
+        }
+    }
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ChunkId {
+    type Err = BadChunkId;
+
+    fn from_str(text: &str) -> Result<Self, BadChunkId> {
+        hex_bytes::<32>(text).map(ChunkId).ok_or_else(|| BadChunkId { text: text.into() })
+    }
+}
+
+/// A name of a chunk that is not 64 hexadecimal digits.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{text}` is not the name of a chunk: expected 64 hexadecimal digits")]
+pub struct BadChunkId {
+    text: String,
+}
+
 /// An identifier that is not 32 hexadecimal digits.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not an identifier: expected 32 hexadecimal digits")]
@@ -210,6 +265,17 @@ mod tests {
         assert_eq!(id.to_string().parse::<LogId>(), Ok(id));
         assert!("ab".parse::<LogId>().is_err());
         assert!("zz".repeat(16).parse::<LogId>().is_err());
+    }
+
+    #[test]
+    fn names_of_chunks_survive_text_and_bytes() {
+        let id = ChunkId::of(b"contents");
+        assert_eq!(id.to_string().parse::<ChunkId>(), Ok(id));
+        assert!("ab".parse::<ChunkId>().is_err());
+        let bytes = postcard::to_allocvec(&id).expect("encodes");
+        assert_eq!((bytes.len(), postcard::from_bytes(&bytes)), (32, Ok(id)));
+        let text = serde_json::to_string(&id).expect("encodes");
+        assert_eq!(serde_json::from_str::<ChunkId>(&text).expect("decodes"), id);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod position;
 pub mod txn;
 
 pub use digest::{Digest, DigestSet};
-pub use ids::{Generation, LogId, MemberName, Origin, OriginCounter, Seq};
+pub use ids::{ChunkId, Generation, LogId, MemberName, Origin, OriginCounter, Seq};
 pub use limits::Limits;
 pub use position::{Chain, Lineage, LineageEntry, Position, Verdict};
 pub use txn::{Collection, Condition, Entry, EntryBody, Key, Op, OriginRow, Reason, Txn, TxnId};

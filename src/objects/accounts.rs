@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::capabilities::{Grants, Holder, TagGrants};
 use super::groups::{Group, GroupName};
 use super::history::Entry;
 use super::passwords::Password;
@@ -100,6 +101,8 @@ pub fn delete_user(store: &Store, user: &User) -> Result<Writes, StoreError> {
     writes.delete::<Admin>(&key)?;
     writes.delete::<Lock>(&key)?;
     writes.delete::<Password>(&key)?;
+    writes.delete::<Grants>(&Holder::User(uid).key())?;
+    writes.delete::<TagGrants>(&Holder::User(uid).key())?;
     delete_all::<Membership>(store, uid, &mut writes)?;
     delete_all::<Preference>(store, uid, &mut writes)?;
     delete_all::<Session>(store, uid, &mut writes)?;
@@ -160,6 +163,8 @@ pub fn delete_group(store: &Store, group: &Group) -> Result<Writes, StoreError> 
     writes.require::<Group>(&group.key(), "the group was deleted already")?;
     writes.delete::<Group>(&group.key())?;
     writes.delete::<GroupName>(&GroupName::of(&group.name, group.gid).key())?;
+    writes.delete::<Grants>(&Holder::Group(group.gid).key())?;
+    writes.delete::<TagGrants>(&Holder::Group(group.gid).key())?;
     for uid in users::members_of(store, group.gid)? {
         writes.delete::<Membership>(&Membership { uid, gid: group.gid }.key())?;
     }

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::codec::message::{
-    self, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN, Welcome,
+    self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
+    Welcome,
 };
 use crate::model::{Chain, Limits, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
@@ -18,6 +19,7 @@ use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
+use crate::trust::Roster;
 
 use super::shared::SharedRef;
 use super::{applier, lend, outbox_writer, push, reconcile, resync};
@@ -91,6 +93,14 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Called on every good connection, for housekeeping such as renewing the certificate.
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()>;
+
+    /// Where other members reach this one; `None` when they do not.
+    fn announcement(&self) -> Option<Announce> {
+        None
+    }
+
+    /// The datastore said who the members are.
+    fn on_roster(&self, _roster: Roster) {}
 }
 
 pub(super) struct Linker {
@@ -199,6 +209,9 @@ impl Linker {
             resync::fetch(self, connection).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
+        if let Some(announce) = self.connector.announcement() {
+            wire::send(&mut send, Kind::Announce, &announce).await?;
+        }
         wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
         self.shared.update_link(|link| link.connected = true);
         *self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
@@ -297,8 +310,12 @@ impl Linker {
         heard: &Notify,
     ) -> Result<std::convert::Infallible, LinkError> {
         loop {
-            let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+            let (kind, body) = wire::read_known(receive).await?.ok_or(WireError::Closed)?;
             match kind {
+                Kind::Roster => match Roster::decode(&body) {
+                    Ok(roster) => self.connector.on_roster(roster),
+                    Err(error) => tracing::warn!(error, "the datastore sent a roster that is not understood"),
+                },
                 Kind::Heartbeat => {
                     let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
                     self.shared.update_link(|link| {

@@ -1,16 +1,18 @@
 //! A replica as a process of its own, without a webserver around it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::codec::admin::{EscrowInfo, Request};
-use crate::codec::message::{Kind, Open};
+use crate::codec::message::{Announce, Kind, Open};
 use crate::env::{Clock, SystemClock};
+use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::{local, wire};
-use crate::trust::{Escrow, Identity, NewKey, TrustError, tls};
+use crate::trust::{Escrow, Identity, NewKey, Roster, TrustError, tls};
 
 use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin, ask};
 
@@ -44,13 +46,21 @@ pub struct MemberConnector {
     data_dir: PathBuf,
     addresses: Vec<String>,
     endpoint: Mutex<Option<ClientEndpoint>>,
+    peers: Option<Peers>,
 }
 
 impl MemberConnector {
     /// Uses the identity in `data_dir`; `addresses` replace those of the identity unless empty.
     #[must_use]
     pub fn new(data_dir: &Path, addresses: Vec<String>) -> MemberConnector {
-        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint: Mutex::default() }
+        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint: Mutex::default(), peers: None }
+    }
+
+    /// Tells the datastore where `peers` listen, and them who the members are.
+    #[must_use]
+    pub fn with_peers(mut self, peers: Peers) -> MemberConnector {
+        self.peers = Some(peers);
+        self
     }
 
     fn endpoint(&self, identity: &Identity) -> Result<ClientEndpoint, String> {
@@ -135,6 +145,7 @@ impl MemberConnector {
                 identity.renew(&certificate, &key).map_err(text)?;
                 // The next connection uses the new certificate.
                 *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)?;
                 Ok(true)
             }
             Some((kind, _)) => Err(format!("the datastore answered with {kind:?}")),
@@ -148,6 +159,16 @@ impl Connector for MemberConnector {
         Box::pin(self.try_all())
     }
 
+    fn announcement(&self) -> Option<Announce> {
+        self.peers.as_ref().and_then(Peers::announcement)
+    }
+
+    fn on_roster(&self, roster: Roster) {
+        if let Some(peers) = &self.peers {
+            peers.take_roster(roster);
+        }
+    }
+
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
         Box::pin(async move {
             tokio::join!(self.keep_renewed(&connection), self.keep_escrow(&connection));
@@ -155,10 +176,44 @@ impl Connector for MemberConnector {
     }
 }
 
+/// How a replica deals with other members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerListening {
+    /// Not at all.
+    Apart,
+    /// It connects to others, which do not connect to it.
+    Outgoing,
+    /// It listens to others here.
+    On(SocketAddr),
+}
+
+impl PeerListening {
+    fn address(self) -> Option<SocketAddr> {
+        match self {
+            PeerListening::On(address) => Some(address),
+            PeerListening::Apart | PeerListening::Outgoing => None,
+        }
+    }
+}
+
+/// The host in `External-Addr`, which may carry a scheme and a port.
+fn host_of(external_addr: Option<&str>) -> Vec<String> {
+    let Some(text) = external_addr else { return Vec::new() };
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let text = text.split('/').next().unwrap_or_default();
+    let host = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => text.rsplit_once(':').map_or(text, |(host, _)| host),
+    };
+    if host.is_empty() { Vec::new() } else { vec![host.to_owned()] }
+}
+
 /// A running replica with its local socket.
 pub struct Service {
     /// The replica.
     pub replica: Replica,
+    /// Its dealings with other members; `None` without an identity, or when none are wanted.
+    pub peers: Option<Peers>,
     listener: tokio::task::JoinHandle<()>,
 }
 
@@ -166,25 +221,34 @@ impl Service {
     /// Opens `data_dir`, connects when it has an identity, and serves the local socket.
     ///
     /// # Errors
-    /// When the directory is in use or its outbox damaged.
+    /// When the directory is in use, its outbox damaged, or the address for other members taken.
     pub async fn start(
         data_dir: &Path,
         addresses: Vec<String>,
         options: ReplicaOptions,
+        listening: PeerListening,
     ) -> Result<Service, ServiceError> {
+        let external_addr = options.external_addr.clone();
         let (path, opening) = (data_dir.to_owned(), options);
         let replica = tokio::task::spawn_blocking(move || Replica::open(&path, opening))
             .await
             .map_err(|error| ServiceError::Io { what: "opening", source: std::io::Error::other(error) })??;
         let socket = local::listen(data_dir).map_err(|source| ServiceError::Io { what: "the local socket", source })?;
+        let mut peers = None;
         if Identity::exists(data_dir) {
             Identity::load(data_dir)?;
-            replica.connect(Arc::new(MemberConnector::new(data_dir, addresses)));
+            let mut connector = MemberConnector::new(data_dir, addresses);
+            if listening != PeerListening::Apart {
+                let begun = Peers::start(data_dir, listening.address(), host_of(external_addr.as_deref()))?;
+                connector = connector.with_peers(begun.clone());
+                peers = Some(begun);
+            }
+            replica.connect(Arc::new(connector));
         } else {
             tracing::warn!("no identity: working offline; join with `gravwell-logctl --data-dir DIR join TOKEN`");
         }
         let listener = tokio::spawn(admin::listen(replica.clone(), socket));
-        Ok(Service { replica, listener })
+        Ok(Service { replica, peers, listener })
     }
 
     /// One line for people and for the service manager.
@@ -199,6 +263,28 @@ impl Service {
     pub async fn stop(self) {
         notify::stopping();
         self.listener.abort();
+        if let Some(peers) = &self.peers {
+            peers.close();
+        }
         self.replica.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_external_address() {
+        let cases = [
+            ("web1.example.com:443", "web1.example.com"),
+            ("https://web1:8443/x", "web1"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("[fd00::1]:443", "fd00::1"),
+        ];
+        for (text, host) in cases {
+            assert_eq!(host_of(Some(text)), [host], "{text}");
+        }
+        assert!(host_of(None).is_empty() && host_of(Some(":443")).is_empty());
     }
 }

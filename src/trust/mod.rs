@@ -8,6 +8,7 @@ mod authority;
 mod escrow;
 mod identity;
 mod registry;
+mod roster;
 mod summed;
 pub mod tls;
 mod token;
@@ -23,7 +24,8 @@ use crate::planted::{self, Bug};
 pub use authority::Authority;
 pub use escrow::{Escrow, RecoveryKey};
 pub use identity::{Identity, NewKey};
-pub use registry::{Member, MemberState, Registry};
+pub use registry::{Member, MemberState, Refusal, Registry};
+pub use roster::{Roster, RosterCertificate, RosterMember};
 pub use token::{BadToken, Token};
 
 /// What a member may do.

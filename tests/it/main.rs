@@ -12,6 +12,8 @@ mod hosts;
 mod load;
 mod model;
 mod offline;
+mod operate;
+mod peers;
 mod proxy;
 mod recover;
 mod repair;

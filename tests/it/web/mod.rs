@@ -1,11 +1,16 @@
 //! Webservers as their users and clients see them.
 
 mod accounts;
-mod client;
+mod browser;
+pub mod client;
 mod contents;
 mod disconnected;
+mod driver;
+mod journals;
 mod migration;
 mod permissions;
+mod searches;
+mod security;
 mod sharing;
 mod transport;
 
@@ -16,7 +21,7 @@ use client::Client;
 use crate::fleet::{Fleet, Process};
 
 /// An address that is free now.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("address")
 }
 

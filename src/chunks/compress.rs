@@ -1,0 +1,112 @@
+//! Compression where it helps.
+
+use std::sync::{Mutex, PoisonError};
+
+use zstd::bulk::{Compressor, Decompressor};
+
+use super::format::Encoding;
+
+/// Level 1 is faster than most disks on text.
+const LEVEL: i32 = 1;
+/// Of a chunk so much is tried first: most contents that do not shrink show it here, at a sixteenth of the cost.
+const SAMPLE_BYTES: usize = 4 << 10;
+/// Contexts kept for use again: as many as threads write at the same time, within reason.
+const KEPT_MAX: usize = 8;
+
+/// Contexts of the compressor are large, so they are used again.
+#[derive(Default)]
+pub(super) struct Codec {
+    compressors: Mutex<Vec<Compressor<'static>>>,
+    decompressors: Mutex<Vec<Decompressor<'static>>>,
+}
+
+fn take<T>(kept: &Mutex<Vec<T>>) -> Option<T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+fn give_back<T>(kept: &Mutex<Vec<T>>, one: T) {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() < KEPT_MAX {
+        kept.push(one);
+    }
+}
+
+impl Codec {
+    /// Appends the stored form of a chunk to `out`: compressed if that saves an eighth at least, else as it is.
+    pub fn store(&self, raw: &[u8], out: &mut Vec<u8>) -> Encoding {
+        let start = out.len();
+        let mut compressor = match take(&self.compressors).map_or_else(|| Compressor::new(LEVEL), Ok) {
+            Ok(compressor) => compressor,
+            // Without memory for it nothing is compressed.
+            Err(_) => {
+                out.extend_from_slice(raw);
+                return Encoding::Raw;
+            }
+        };
+        let mut squeeze = |bytes: &[u8], out: &mut Vec<u8>| {
+            out.resize(start + bytes.len() - bytes.len() / 8, 0);
+            // It fails when there is not enough room, that is, when too little is saved.
+            let stored = compressor.compress_to_buffer(bytes, &mut out[start..]);
+            stored.map(|length| out.truncate(start + length)).is_ok()
+        };
+        let shrinks = (raw.len() <= 2 * SAMPLE_BYTES || squeeze(&raw[..SAMPLE_BYTES], out)) && squeeze(raw, out);
+        give_back(&self.compressors, compressor);
+        if shrinks {
+            return Encoding::Zstd;
+        }
+        out.truncate(start);
+        out.extend_from_slice(raw);
+        Encoding::Raw
+    }
+
+    /// Inverse of [`Codec::store`]; says what is wrong.
+    pub fn restore(&self, encoding: Encoding, stored: Vec<u8>, raw_bytes: usize) -> Result<Vec<u8>, String> {
+        let raw = match encoding {
+            Encoding::Raw => stored,
+            Encoding::Zstd => {
+                let decompressor = take(&self.decompressors).map_or_else(Decompressor::new, Ok);
+                let mut decompressor = decompressor.map_err(|error| error.to_string())?;
+                let mut raw = vec![0; raw_bytes];
+                let outcome = decompressor.decompress_to_buffer(&stored, &mut raw[..]);
+                give_back(&self.decompressors, decompressor);
+                raw.truncate(outcome.map_err(|error| format!("cannot be decompressed: {error}"))?);
+                raw
+            }
+        };
+        if raw.len() == raw_bytes { Ok(raw) } else { Err(format!("{} bytes instead of {raw_bytes}", raw.len())) }
+    }
+}
+
+impl std::fmt::Debug for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Codec")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::memory::SmallRandom;
+
+    #[test]
+    fn what_shrinks_is_compressed_and_comes_back() {
+        let codec = Codec::default();
+        let mut random = SmallRandom(1);
+        let noise: Vec<u8> = (0..40_000).map(|_| random.next_u64() as u8).collect();
+        let text = b"a row of a table, much like the next one\n".repeat(1000);
+        let short = b"short";
+        for (raw, expected) in
+            [(&noise[..], Encoding::Raw), (&text, Encoding::Zstd), (short, Encoding::Raw), (&[], Encoding::Raw)]
+        {
+            let mut out = b"before".to_vec();
+            assert_eq!(codec.store(raw, &mut out), expected);
+            let stored = out.split_off(6);
+            assert_eq!(out, b"before");
+            assert!(stored.len() <= raw.len());
+            assert_eq!(codec.restore(expected, stored.clone(), raw.len()).expect("comes back"), raw);
+            if !raw.is_empty() {
+                assert!(codec.restore(expected, stored, raw.len() - 1).is_err(), "bounded");
+            }
+        }
+    }
+}

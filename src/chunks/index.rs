@@ -1,0 +1,107 @@
+//! Where each chunk is: all in memory, in shards, so that whoever goes through all of it holds up nobody for long.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::format::{Row, frame_bytes};
+use crate::model::ChunkId;
+
+/// Shards by the first byte of the name, which is as good as random.
+const SHARDS: usize = 256;
+
+/// Where the frame of a chunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub pack: u32,
+    pub offset: u32,
+    pub stored: u32,
+    pub raw: u32,
+}
+
+impl Place {
+    pub fn of(pack: u32, row: &Row) -> Place {
+        Place { pack, offset: row.offset, stored: row.stored, raw: row.raw }
+    }
+
+    pub fn frame_bytes(&self) -> u64 {
+        frame_bytes(self.stored)
+    }
+}
+
+/// What is known of a chunk, in 52 bytes with its name.
+#[derive(Debug)]
+struct Entry {
+    place: Place,
+    /// Seconds since 1970 at which it was written or asked for last.
+    touched: AtomicU32,
+}
+
+type Shard = HashMap<ChunkId, Entry>;
+
+#[derive(Debug)]
+pub(super) struct Index {
+    shards: Vec<RwLock<Shard>>,
+}
+
+impl Index {
+    pub fn new() -> Index {
+        Index { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    }
+
+    fn read(&self, id: &ChunkId) -> RwLockReadGuard<'_, Shard> {
+        self.shards[usize::from(id.0[0])].read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, id: &ChunkId) -> RwLockWriteGuard<'_, Shard> {
+        self.shards[usize::from(id.0[0])].write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, id: &ChunkId) -> Option<Place> {
+        self.read(id).get(id).map(|entry| entry.place)
+    }
+
+    /// Renews the time of a chunk; whether it is there.
+    pub fn touch(&self, id: &ChunkId, now_s: u32) -> bool {
+        self.read(id).get(id).map(|entry| entry.touched.fetch_max(now_s, Ordering::Relaxed)).is_some()
+    }
+
+    /// Puts a chunk at a place; tells where it was before.
+    pub fn insert(&self, id: ChunkId, place: Place, now_s: u32) -> Option<Place> {
+        let entry = Entry { place, touched: AtomicU32::new(now_s) };
+        self.write(&id).insert(id, entry).map(|before| before.place)
+    }
+
+    /// Forgets a chunk if it is still at this place.
+    pub fn remove_from(&self, id: &ChunkId, place: Place) -> bool {
+        let mut shard = self.write(id);
+        let is_there = shard.get(id).is_some_and(|entry| entry.place == place);
+        is_there && shard.remove(id).is_some()
+    }
+
+    /// Moves a chunk if it is still at this place.
+    pub fn relocate(&self, id: &ChunkId, from: Place, to: Place) -> bool {
+        let mut shard = self.write(id);
+        let entry = shard.get_mut(id).filter(|entry| entry.place == from);
+        entry.map(|entry| entry.place = to).is_some()
+    }
+
+    /// Goes through all chunks, one shard at a time; forgets those for which `keep` says so.
+    pub fn retain(&self, mut keep: impl FnMut(&ChunkId, Place, u32) -> bool) {
+        for shard in &self.shards {
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|id, entry| keep(id, entry.place, entry.touched.load(Ordering::Relaxed)));
+            if shard.capacity() > 4 * shard.len() {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Goes through all chunks, one shard at a time.
+    pub fn each(&self, mut see: impl FnMut(&ChunkId, Place, u32)) {
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            shard.iter().for_each(|(id, entry)| see(id, entry.place, entry.touched.load(Ordering::Relaxed)));
+        }
+    }
+}

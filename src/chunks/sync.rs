@@ -1,0 +1,120 @@
+//! Making durable: one sync for all who wait.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::error::ChunkError;
+use super::format::{PackHeader, Table, frame_bytes, pack_name, table_name};
+use super::pack::{OpenPack, locked};
+use super::store::{ChunkStore, Shared};
+use crate::env::fs::replace_file;
+
+/// How far syncing has come, counted in chunks written since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct Syncing {
+    durable: u64,
+    is_running: bool,
+}
+
+impl ChunkStore {
+    /// Makes everything durable that was written before the call. Callers that come while a sync runs share the next one.
+    ///
+    /// # Errors
+    /// When syncing fails, now or before: what is on the disk is unknown then, the store takes no more chunks, and the
+    /// process should be started again.
+    pub fn sync(&self) -> Result<(), ChunkError> {
+        let shared = &self.shared;
+        let target = locked(&shared.writer).written;
+        let mut syncing = locked(&shared.syncing);
+        loop {
+            shared.healthy()?;
+            if syncing.durable >= target {
+                return Ok(());
+            }
+            if !syncing.is_running {
+                break;
+            }
+            syncing = shared.synced.wait(syncing).unwrap_or_else(PoisonError::into_inner);
+        }
+        syncing.is_running = true;
+        drop(syncing);
+        let outcome = shared.sync_packs();
+        let mut syncing = locked(&shared.syncing);
+        syncing.is_running = false;
+        let outcome = outcome.map(|durable| syncing.durable = syncing.durable.max(durable));
+        if outcome.is_err() {
+            shared.poisoned.store(true, Ordering::SeqCst);
+        }
+        drop(syncing);
+        shared.synced.notify_all();
+        outcome
+    }
+
+    /// Makes everything durable and writes the index of the pack that is written now, so that the next opening need not
+    /// read it. For an orderly end; nothing depends on it.
+    ///
+    /// # Errors
+    /// See [`ChunkStore::sync`].
+    pub fn checkpoint(&self) -> Result<(), ChunkError> {
+        self.sync()?;
+        let active = locked(&self.shared.writer).active.clone();
+        if let Some(pack) = active {
+            self.shared.write_table(pack.header, pack.durable, false);
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Syncs all packs that were written; tells how many chunks are durable now.
+    fn sync_packs(&self) -> Result<u64, ChunkError> {
+        let (written, finished, active, directory_changed) = {
+            let mut writer = locked(&self.writer);
+            let changed = std::mem::take(&mut writer.directory_changed);
+            (writer.written, writer.finished.clone(), writer.active.clone(), changed)
+        };
+        if directory_changed {
+            self.fs.sync_dir(&self.dir).map_err(ChunkError::io("sync", self.dir.display()))?;
+        }
+        for pack in finished.iter().chain(&active) {
+            if pack.end > pack.durable {
+                pack.file.sync_data().map_err(ChunkError::io("sync", pack_name(pack.header.number)))?;
+            }
+        }
+        {
+            let mut writer = locked(&self.writer);
+            let synced = |pack: &OpenPack| finished.iter().any(|done| done.header.number == pack.header.number);
+            writer.finished.retain(|pack| !synced(pack));
+            if let (Some(pack), Some(durable)) = (&mut writer.active, &active)
+                && pack.header.number == durable.header.number
+            {
+                pack.durable = durable.end;
+            }
+        }
+        finished.iter().for_each(|pack| self.finish_pack(pack));
+        Ok(written)
+    }
+
+    /// A pack is durable and full.
+    pub fn finish_pack(&self, pack: &OpenPack) {
+        self.write_table(pack.header, pack.end, true);
+    }
+
+    /// Writes the index of a pack up to what is durable. Where that fails the pack is read through at the next opening.
+    pub fn write_table(&self, header: PackHeader, covered: u64, is_done: bool) {
+        let rows = {
+            let mut packs = self.packs.lock();
+            let Some(pack) = packs.get_mut(&header.number) else { return };
+            pack.is_done |= is_done;
+            let Some(rows) = &pack.rows else { return };
+            let durable = |end: u64| end <= covered;
+            rows.iter().filter(|row| durable(u64::from(row.offset) + frame_bytes(row.stored))).copied().collect()
+        };
+        let table = Table { pack: header, covered, rows };
+        let path = self.dir.join(table_name(header.number));
+        let written = replace_file(&*self.fs, &path, &table.encode());
+        if let (true, true, Some(pack)) = (is_done, written.is_ok(), self.packs.lock().get_mut(&header.number)) {
+            pack.rows = None;
+        }
+    }
+}

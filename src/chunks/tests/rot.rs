@@ -1,0 +1,138 @@
+//! Every bit of every file is flipped, every file is cut and removed: what is read is what was written, or the damage is
+//! named, and writing again heals it. A sample by default; `GRAVWELL_BIT_ROT=all` flips every bit.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::chunks::format::{Name, TABLE_HEADER_BYTES};
+use crate::env::fs::Fs as _;
+use crate::env::memory::Survival;
+
+const COUNT: u64 = 26;
+
+fn dir() -> &'static Path {
+    Path::new("/chunks")
+}
+
+/// Finished packs, one that was rewritten, and one that is being written, up to a checkpoint and behind it.
+fn image() -> MemoryFs {
+    let fixture = Fixture::new();
+    let (store, _) = fixture.open();
+    write(&store, 100..112);
+    write(&store, 0..8);
+    store.evict(&(100..112).map(id).collect::<Vec<_>>()).expect("evicts");
+    write(&store, 112..116);
+    write(&store, 8..23);
+    // Too little for rewriting anything.
+    store.evict(&(112..114).map(id).collect::<Vec<_>>()).expect("evicts");
+    store.checkpoint().expect("checkpoint");
+    write(&store, 23..25);
+    write(&store, 25..COUNT);
+    assert_eq!((store.stats().chunks, store.stats().garbage_bytes > 0), (COUNT + 2, true));
+    let names = fixture.fs.list(dir()).expect("lists");
+    assert!(names.len() >= 6, "{names:?}");
+    fixture.fs.crash(Survival::Everything, 0)
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    changes: u64,
+    identical: u64,
+    named: u64,
+}
+
+/// Opens a changed store; whatever is not as it was must be named with the file.
+fn judge(fs: &MemoryFs, file: &str, totals: &mut Totals, context: &str) {
+    totals.changes += 1;
+    let opened = ChunkStore::open(dir(), Arc::new(fs.clone()), Arc::new(Hand::default()), options());
+    let (store, report) = opened.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let mut named: Vec<Damage> = [report.damages.clone(), report.unfinished.clone()].concat();
+    let mut lost = Vec::new();
+    for n in 0..COUNT {
+        match store.read(&id(n)) {
+            Ok(Some(found)) => assert_eq!(&found[..], raw(n), "{context}: served damaged"),
+            Ok(None) => lost.push(n),
+            Err(ChunkError::Damaged { id, file, offset, what }) => {
+                assert!(!store.contains(&id), "{context}: damaged, so missing");
+                named.push(Damage { id: Some(id), file, offset, what });
+                lost.push(n);
+            }
+            Err(error) => panic!("{context}: {error}"),
+        }
+    }
+    named.extend(store.verify(&mut |_, _| {}).expect("verifies"));
+    assert!(lost.is_empty() || !named.is_empty(), "{context}: {lost:?} lost in silence");
+    let other = |damage: &&Damage| Name::parse(&damage.file).map(number) != Name::parse(file).map(number);
+    assert_eq!(named.iter().find(other), None, "{context}");
+    if matches!(Name::parse(file), Some(Name::Table(_))) {
+        assert!(lost.is_empty(), "{context}: a damaged index loses nothing, but {lost:?}: {report:?}");
+    }
+    if named.is_empty() {
+        totals.identical += 1
+    } else {
+        totals.named += 1
+    }
+    // Fetched again from a member.
+    write(&store, lost);
+    check(&store, 0..COUNT, []);
+    drop(store);
+    let again = ChunkStore::open(dir(), Arc::new(fs.clone()), Arc::new(Hand::default()), options());
+    let (store, _) = again.unwrap_or_else(|error| panic!("{context}: {error}"));
+    check(&store, 0..COUNT, []);
+}
+
+fn number(name: Name) -> u32 {
+    match name {
+        Name::Pack(number) | Name::Table(number) => number,
+    }
+}
+
+fn is_full() -> bool {
+    std::env::var("GRAVWELL_BIT_ROT").is_ok_and(|value| value == "all")
+}
+
+fn copy(image: &MemoryFs) -> MemoryFs {
+    image.crash(Survival::Everything, 0)
+}
+
+fn lengths(image: &MemoryFs) -> BTreeMap<String, u64> {
+    let names = image.list(dir()).expect("lists");
+    let length = |name: &String| image.contents(&dir().join(name)).expect("reads").len() as u64;
+    names.into_iter().map(|name| (name.clone(), length(&name))).collect()
+}
+
+#[test]
+fn p10_no_bit_of_a_chunk_store_changes_unseen() {
+    let (image, mut totals) = (image(), Totals::default());
+    for (name, length) in lengths(&image) {
+        let step = if is_full() { 1 } else { 1 + length / 160 };
+        let near = (0..length.min(TABLE_HEADER_BYTES as u64 + 70)).step_by(if is_full() { 1 } else { 3 });
+        for at in (0..length).step_by(step as usize).chain(near) {
+            let bits = if is_full() { 0..8 } else { (at % 8) as u8..(at % 8) as u8 + 1 };
+            for bit in bits {
+                let fs = copy(&image);
+                fs.flip_bit(&dir().join(&name), at, bit).expect("flips");
+                judge(&fs, &name, &mut totals, &format!("{name} byte {at} bit {bit}"));
+            }
+        }
+    }
+    println!("chunks, bits flipped: {totals:?}");
+    assert!(totals.named > totals.changes / 2, "{totals:?}");
+}
+
+#[test]
+fn p10_no_file_of_a_chunk_store_is_cut_or_removed_unseen() {
+    let (image, mut totals) = (image(), Totals::default());
+    for (name, length) in lengths(&image) {
+        let step = if is_full() { 1 } else { 1 + length / 40 };
+        for at in (0..length).step_by(step as usize) {
+            let fs = copy(&image);
+            fs.open(&dir().join(&name)).and_then(|file| file.set_len(at)).expect("cuts");
+            judge(&fs, &name, &mut totals, &format!("{name} cut at {at}"));
+        }
+        let fs = copy(&image);
+        fs.remove(&dir().join(&name)).expect("removes");
+        judge(&fs, &name, &mut totals, &format!("{name} removed"));
+    }
+    println!("chunks, files cut: {totals:?}");
+}

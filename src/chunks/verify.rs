@@ -1,0 +1,80 @@
+//! Reading everything that is kept, and comparing it with its names.
+
+use super::error::{ChunkError, Damage};
+use super::format::{PackHeader, pack_name, table_name};
+use super::index::Place;
+use super::pack::locked;
+use super::recovery::{load_table, read_header};
+use super::store::{ChunkStore, Fault, Shared};
+
+impl ChunkStore {
+    /// Reads every chunk and compares it with its name. What is damaged is named, and counts as missing from now on.
+    /// `progress` is told how many bytes of how many are done. Reading and writing go on meanwhile; collecting waits.
+    ///
+    /// # Errors
+    /// When a file cannot be opened for another reason than damage.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Damage>, ChunkError> {
+        let shared = &self.shared;
+        let _one = locked(&shared.collecting);
+        let packs: Vec<(u32, u64)> = shared.packs.lock().iter().map(|(number, pack)| (*number, pack.bytes)).collect();
+        let total = packs.iter().map(|(_, bytes)| bytes).sum();
+        let (mut done, mut damages) = (0, Vec::new());
+        for (number, bytes) in packs {
+            let mut at = done;
+            damages.extend(self.verify_files(number, bytes));
+            for row in shared.rows(number) {
+                let place = Place::of(number, &row);
+                // Superseded and forgotten frames are garbage.
+                if shared.index.get(&row.id) != Some(place) {
+                    continue;
+                }
+                match shared.read_frame(&row.id, place) {
+                    Ok(_) => {}
+                    Err(Fault::Io(error)) => return Err(error),
+                    Err(Fault::Damaged(what)) => damages.extend(shared.lose(&row.id, place, what)),
+                }
+                at += place.frame_bytes();
+                progress(at.min(total), total);
+            }
+            done += bytes;
+            progress(done, total);
+        }
+        Ok(damages)
+    }
+
+    /// What is wrong with the header and the index of a pack. An index that is of no use is made again.
+    fn verify_files(&self, number: u32, bytes: u64) -> Vec<Damage> {
+        let shared = &self.shared;
+        let mut damages = Vec::new();
+        if let Err(what) = shared.read_header(number) {
+            damages.push(Damage { id: None, file: pack_name(number), offset: 0, what });
+        }
+        let is_tabled = shared.packs.lock().get(&number).is_some_and(|pack| pack.is_done && pack.rows.is_none());
+        if is_tabled && let Err(what) = load_table(shared, number, bytes) {
+            damages.push(Damage { id: None, file: table_name(number), offset: 0, what });
+            shared.remake_table(number);
+        }
+        damages
+    }
+}
+
+impl Shared {
+    fn read_header(&self, number: u32) -> Result<(), String> {
+        let file = self.files.get(number).map_err(|error| format!("cannot be opened: {error}"))?;
+        read_header(&*file, number).map(|_| ())
+    }
+
+    /// Writes the index of a finished pack again, from memory.
+    fn remake_table(&self, number: u32) {
+        let rows = self.rows(number);
+        let header = match self.packs.lock().get_mut(&number) {
+            Some(pack) => {
+                pack.rows = Some(rows);
+                PackHeader { number, created_ms: pack.created_ms }
+            }
+            None => return,
+        };
+        let bytes = self.packs.lock().get(&number).map_or(0, |pack| pack.bytes);
+        self.write_table(header, bytes, true);
+    }
+}
