@@ -21,6 +21,7 @@ mod quarantine;
 mod recover;
 mod repair;
 mod replica;
+mod rest;
 mod transact;
 pub mod webserver;
 mod write;
@@ -93,6 +94,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Datastore(mut datastore) => {
             datastore.data_dir = Some(data_dir);
             datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
+        }
+        Command::Webserver(mut webserver) => {
+            webserver.data_dir = Some(data_dir);
+            webserver::run(webserver).await.map_err(CtlError::new)
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
         Command::Demo(demo) => demo::run(demo).await,
