@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! roof        ctl                     the commands of gravwell-logctl; the processes
-//! webserver   web, objects            HTTP and the interface | typed objects over the log
+//! webserver   web                     HTTP and the interface
+//!             search                  queries, sources, results
+//!             objects, balance        typed objects over the log | load balancers
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
 //! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
@@ -15,6 +17,7 @@
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+pub mod balance;
 pub mod chunks;
 pub mod codec;
 pub mod config;
@@ -29,6 +32,7 @@ pub mod peer;
 pub mod planted;
 pub mod protocol;
 pub mod replica;
+pub mod search;
 pub mod state;
 pub mod telemetry;
 pub mod transport;

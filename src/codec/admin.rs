@@ -132,6 +132,8 @@ pub enum Request {
         /// What the caller has of which segments, of the same log and generation.
         have: Vec<CopyHave>,
     },
+    /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
+    Upstream,
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -202,6 +204,9 @@ pub struct Status {
     /// On a replica: changes that a former history had and the log has not, set aside for a person.
     #[serde(default)]
     pub quarantined: u64,
+    /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
+    #[serde(default)]
+    pub clock_ms: u64,
 }
 
 /// One enrolled member.
@@ -225,6 +230,9 @@ pub struct MemberInfo {
     pub counts: bool,
     /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
     pub expires_ms: Option<u64>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default)]
+    pub external_addr: Option<String>,
 }
 
 /// One connected member.

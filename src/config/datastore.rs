@@ -184,8 +184,9 @@ impl DatastoreConfig {
             addresses.push(listening.to_string());
             return addresses;
         }
-        if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
-            addresses.push(with_port(host.trim()));
+        // Not from /proc, of which a hardened service sees only its own processes.
+        if let Ok(host) = rustix::system::uname().nodename().to_str() {
+            addresses.push(with_port(host));
         }
         addresses.push(with_port("127.0.0.1"));
         addresses

@@ -83,6 +83,20 @@ pub struct WebserverConfig {
     pub domain: i16,
     /// `Render-Store-Limit`, in MiB.
     pub render_store_limit: u64,
+    /// `Render-Store`: where results of searches are kept; `None`: in the data directory.
+    pub render_store: Option<PathBuf>,
+    /// `Remote-Indexers`: hosts whose journals are searched, as `journal:https://host:19531`.
+    pub indexers: Vec<String>,
+    /// `Indexer-CA-File`: whose certificates indexers have, in PEM form; `None`: the authority of the datastore.
+    pub indexer_authority: Option<PathBuf>,
+    /// `Indexer-Timeout`: longest wait for an indexer, in seconds.
+    pub indexer_timeout_s: u64,
+    /// `Search-Max-Seconds`: longest run of a search, in seconds.
+    pub search_seconds_max: u64,
+    /// `Search-Max-Per-User`: searches of one user that run at the same time.
+    pub searches_per_user: usize,
+    /// `Search-Keep-Hours`: how long results are kept that are not saved, in seconds.
+    pub search_keep_s: u64,
     /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
     pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
@@ -93,6 +107,12 @@ pub struct WebserverConfig {
     pub no_popups: bool,
     /// `Webserver-Metrics-Address`: Prometheus endpoint; `None`: none.
     pub metrics: Option<SocketAddr>,
+    /// `Webserver-Ready-Max-Lag-Ops`: further behind the datastore it is not ready for balancers.
+    pub ready_lag_ops_max: u64,
+    /// `Webserver-Ready-Max-Cut-Off-Seconds`: longer without the datastore it is not ready; 0: however long.
+    pub ready_cut_off_s_max: u64,
+    /// `Webserver-Drain-Seconds`: told to stop, it goes on serving so long, no longer ready.
+    pub drain_s: u64,
     /// `Webserver-Cache-MB`: memory for cached state, in bytes.
     pub cache_bytes: u64,
     /// `Initial-Admin-Default-Password`: the first administrator has the well-known password.
@@ -138,11 +158,21 @@ impl WebserverConfig {
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
+            render_store: None,
+            indexers: Vec::new(),
+            indexer_authority: None,
+            indexer_timeout_s: 15,
+            search_seconds_max: 600,
+            searches_per_user: 8,
+            search_keep_s: 24 * 3600,
             capability_control: false,
             no_tile_proxy: false,
             tile_server: String::new(),
             no_popups: false,
             metrics: None,
+            ready_lag_ops_max: 10_000,
+            ready_cut_off_s_max: 0,
+            drain_s: 0,
             cache_bytes: 64 << 20,
             default_password: false,
             log_level: "info".into(),
@@ -265,11 +295,26 @@ impl Configured for WebserverConfig {
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
+            "render-store" => self.render_store = path(source)?,
+            "remote-indexers" => match text(source)? {
+                None => self.indexers.clear(),
+                Some(address) if address.starts_with("journal:") => self.indexers.push(address),
+                // Indexers of other kinds are other processes' business.
+                Some(_) => {}
+            },
+            "indexer-ca-file" => self.indexer_authority = path(source)?,
+            "indexer-timeout" => self.indexer_timeout_s = source.number(1..=3600)?,
+            "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
+            "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
+            "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
             "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,
             "webserver-metrics-address" => self.metrics = source.socket()?,
+            "webserver-ready-max-lag-ops" => self.ready_lag_ops_max = source.number(0..=u64::MAX)?,
+            "webserver-ready-max-cut-off-seconds" => self.ready_cut_off_s_max = source.number(0..=31_536_000)?,
+            "webserver-drain-seconds" => self.drain_s = source.number(0..=300)?,
             "webserver-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
             "initial-admin-default-password" => self.default_password = source.boolean()?,
             "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,

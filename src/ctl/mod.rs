@@ -6,22 +6,31 @@ mod bench;
 mod bench_push;
 mod bench_raw;
 mod cable;
+mod cert;
 mod client;
 pub mod datastore;
+mod debug_bundle;
 mod demo;
 mod demo_table;
+mod doctor;
 mod fleet;
+mod hangup;
 mod import;
 mod inspect;
+mod lb;
 mod maintain;
+mod man;
 mod members;
+mod monitor;
 mod outbox;
 mod output;
+pub mod owner;
 mod quarantine;
 mod recover;
 mod repair;
 mod replica;
 mod rest;
+mod top;
 mod transact;
 pub mod webserver;
 mod write;
@@ -100,8 +109,14 @@ async fn dispatch(args: Args) -> CtlResult {
             webserver::run(webserver).await.map_err(CtlError::new)
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
+        Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,
+        Command::Lb(lb) => lb::run(dir, json, lb).await,
+        Command::Cert { action } => cert::run(json, action),
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(bench) => bench::run(json, bench).await,
+        Command::DebugBundle(bundle) => debug_bundle::run(dir, json, bundle).await,
+        Command::Top(top) => top::run(dir, json, top).await,
+        Command::Man { out } => man::run(json, &out),
         Command::Completions { shell } => {
             let mut command = <Args as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "gravwell-logctl", &mut std::io::stdout());

@@ -107,7 +107,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
     match request {
-        Request::Status => answer.item(&inspect::status(shared)).await,
+        Request::Status | Request::Upstream => answer.item(&inspect::status(shared)).await,
         Request::Members => {
             for member in shared.members.list(shared.head()) {
                 answer.item(&member).await?;

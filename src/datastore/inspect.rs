@@ -47,6 +47,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         version: env!("CARGO_PKG_VERSION").into(),
         address: shared.address.to_string(),
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        clock_ms: super::shared::now_ms(),
         ..Status::default()
     }
 }

@@ -175,10 +175,14 @@ impl Members {
     }
 
     pub(super) fn greet(&self, id: PresenceId, hello: &Hello) {
-        if let Some(present) = self.presences().present.get_mut(&id) {
+        let member = {
+            let mut presences = self.presences();
+            let Some(present) = presences.present.get_mut(&id) else { return };
             present.info.external_addr.clone_from(&hello.external_addr);
             present.info.software.clone_from(&hello.software);
-        }
+            present.member.clone()
+        };
+        self.registry().note_address(&member, hello.external_addr.as_deref());
     }
 
     pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq) {
@@ -228,6 +232,7 @@ impl Members {
             last_seen_ms: member.last_seen_ms,
             counts: registry.counts(member, now, self.retention_ms),
             expires_ms: member.certificate_expires_ms(),
+            external_addr: member.external_addr.clone(),
         };
         registry.members().map(info).collect()
     }

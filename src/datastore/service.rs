@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::codec::admin::{MemberInfo, PresenceInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::log::RecoveryReport;
@@ -93,6 +94,24 @@ pub struct Datastore {
     /// What recovery found at the start.
     pub recovery: RecoveryReport,
     _lock: std::fs::File,
+}
+
+/// A datastore's members.
+#[derive(Clone)]
+pub struct Roster(SharedRef);
+
+impl Roster {
+    /// Everybody who is enrolled, invited or revoked.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberInfo> {
+        self.0.members.list(self.0.head())
+    }
+
+    /// Who is connected now.
+    #[must_use]
+    pub fn presence(&self) -> Vec<PresenceInfo> {
+        self.0.members.presence()
+    }
 }
 
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> DatastoreError {
@@ -273,6 +292,32 @@ impl Datastore {
             shared.floor(),
             shared.members.connected()
         )
+    }
+
+    /// Its members, to be asked while it runs.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster(Arc::clone(&self.shared))
+    }
+
+    /// Signs a certificate of its own anew, for the names that are configured now. Members notice nothing.
+    ///
+    /// # Errors
+    /// When it cannot be made; the one in use stays.
+    pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
+        let Some(endpoint) = &self.endpoint else { return Ok(()) };
+        let config = self.shared.members.server_config(names).map_err(|error| error.to_string())?;
+        endpoint.replace_certificate(config).map_err(|error| error.to_string())
+    }
+
+    /// Whether the thread that commits answers within `patience`: the one without which the process is of no use.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asking = async {
+            self.shared.commit.send(commit::Request::Ping(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(patience, asking).await.is_ok_and(|answer| answer.is_some())
     }
 
     /// Brings gauges up to date; called now and then.

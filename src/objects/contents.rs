@@ -260,6 +260,36 @@ pub fn piece(store: &Store, id: &str, number: u64) -> Result<Option<Bytes>, Stor
     Ok(store.replica().get(&collection, &key)?.map(|object| object.value))
 }
 
+/// Reads a content from its beginning, piece by piece; for threads that may wait.
+///
+/// # Errors
+/// When there is no such content, or the state is damaged. What goes missing meanwhile is told by the reader.
+pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use<>, StoreError> {
+    let head = store.get::<Content>(id)?.map(|record| record.value);
+    let missing = || StoreError::BadKey(format!("the content {id} is missing"));
+    Ok(Reader { store: store.clone(), head: head.ok_or_else(missing)?, next: 0, piece: Bytes::new() })
+}
+
+struct Reader {
+    store: Store,
+    head: Content,
+    next: u64,
+    piece: Bytes,
+}
+
+impl std::io::Read for Reader {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        while self.piece.is_empty() && self.next < self.head.pieces {
+            let found = piece(&self.store, &self.head.id, self.next).map_err(std::io::Error::other)?;
+            self.piece = found.ok_or_else(|| std::io::Error::other("the contents were replaced meanwhile"))?;
+            self.next += 1;
+        }
+        let length = self.piece.len().min(to.len());
+        to[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
+    }
+}
+
 /// Lets another resource name a content that exists: rewrites the head, so that a removal under way is refused.
 ///
 /// # Errors
@@ -277,6 +307,9 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
     if store.list::<Resource>("")?.iter().any(|resource| resource.value.content == id) {
         return Ok(None);
     }
+    if super::searches::named_contents(store)?.contains(id) {
+        return Ok(None);
+    }
     let mut writes = Writes::new();
     writes.unchanged(&head, "")?;
     writes.require::<Content>(id, "")?;
@@ -292,8 +325,9 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
 /// # Errors
 /// When the state is damaged.
 pub fn abandoned(store: &Store) -> Result<Vec<String>, StoreError> {
-    let named: std::collections::HashSet<String> =
+    let mut named: std::collections::HashSet<String> =
         store.list::<Resource>("")?.into_iter().map(|resource| resource.value.content).collect();
+    named.extend(super::searches::named_contents(store)?);
     let is_left = |content: &Content| {
         let after = if content.webserver == store.via() { UNNAMED_S } else { ABANDONED_S };
         !named.contains(&content.id) && content.created.plus(after).is_past()

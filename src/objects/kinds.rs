@@ -39,6 +39,7 @@ pub const KINDS: &[Kind] = &[
     kind("preferences", Exposure::Personal, "<uid>/<name>: preferences of a user"),
     kind("dashboards", Exposure::Open, "<id>: a dashboard"),
     kind("history", Exposure::Personal, "<uid>/<time>-<random>: one search of a user"),
+    kind("searches", Exposure::Personal, "<id>: a search, how far it is, and which webserver has its results"),
     kind("resources", Exposure::Open, "<guid>: metadata of a resource"),
     kind("contents", Exposure::Open, "<id>: size, hashes and users of a content"),
     kind("chunks", Exposure::Personal, "<content id>/<number>: a piece of a content"),

@@ -450,6 +450,7 @@ impl Replica {
             address: link.address,
             uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
+            clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             ..Status::default()
         }
     }

@@ -19,6 +19,7 @@ use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
 use crate::state::{StateError, StateStore};
+use crate::telemetry;
 
 use super::receipts::{Receipt, Receipts, Stage};
 use super::shared::{Change, SharedRef, stop_process};
@@ -357,6 +358,7 @@ impl OutboxWriter {
                 }
                 changes.extend(touched(&txn).map(|(collection, key)| (collection.clone(), key.clone())));
                 let receipt = self.shared.receipts.issue(txn.id);
+                telemetry::journey::submitted(txn.id);
                 outbox.insert(txn);
                 replies.push(Reply::Accepted(receipt, reply));
             }

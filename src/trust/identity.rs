@@ -191,6 +191,16 @@ impl Identity {
             .map_err(|error| self.damaged(&error))
     }
 
+    /// End of the certificate's life, milliseconds since 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// When the certificate does not decode.
+    pub fn expires_ms(&self) -> Result<u64, TrustError> {
+        let certificate = self.certificate()?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| self.damaged(&error))?;
+        Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000))
+    }
+
     /// Secret from which this member makes the tokens that tell peers of an earlier life that it was restarted.
     #[must_use]
     pub fn reset_key(&self) -> [u8; 32] {

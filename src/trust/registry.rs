@@ -74,6 +74,9 @@ pub struct Member {
     /// Current certificate, and the one before until the current one has been used.
     certificates: Vec<Certificate>,
     invite: Option<Invite>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_addr: Option<String>,
 }
 
 impl Member {
@@ -293,6 +296,7 @@ impl Registry {
                     revoked_ms: None,
                     certificates: Vec::new(),
                     invite: Some(invite),
+                    external_addr: None,
                 };
                 self.contents.members.insert(name.clone(), member);
             }
@@ -437,6 +441,15 @@ impl Registry {
         member.last_seen_ms = Some(now_ms);
         self.is_dirty = true;
         member.applied.replace(applied).is_none() && !planted::is(Bug::FirstPositionLazy)
+    }
+
+    /// Notes where a member says that it is reached. Written lazily, as positions are: it says so again.
+    pub fn note_address(&mut self, name: &MemberName, external_addr: Option<&str>) {
+        let Some(member) = self.contents.members.get_mut(name) else { return };
+        if member.external_addr.as_deref() != external_addr {
+            member.external_addr = external_addr.map(str::to_owned);
+            self.is_dirty = true;
+        }
     }
 
     /// Whether a member holds the floor back.

@@ -1,6 +1,7 @@
 //! What all requests share.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -9,12 +10,18 @@ use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
 use crate::objects::sessions::SigningKey;
 use crate::objects::{Store, StoreError};
+use crate::peer::Peers;
+use crate::search::searches::Searches;
 
 use super::limiter::Limiter;
 
 /// A running webserver.
 pub(super) struct App {
     pub store: Store,
+    /// Searches that run here, and those whose results are here.
+    pub searches: Arc<Searches>,
+    /// Other members; `None` when it stands alone.
+    pub peers: Option<Peers>,
     pub ids: Ids,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
@@ -30,6 +37,8 @@ pub(super) struct App {
     pub restoring: Mutex<bool>,
     /// Sessions whose life is being written anew.
     pub extending: Mutex<HashSet<String>>,
+    /// Whether it was told to stop.
+    pub is_draining: AtomicBool,
 }
 
 /// Handle to it.

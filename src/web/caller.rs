@@ -140,7 +140,8 @@ pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
     is_live && person.is_ok_and(|found| found.is_some_and(|(person, _)| person.admin == caller.person.admin))
 }
 
-fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
+/// A user who exists and is not locked, as an administrator or not and with groups, and the name.
+pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
     let key = uid.to_string();
     let Some(user) = store.get::<User>(&key)? else { return Ok(None) };
     if store.has::<Lock>(&key)? {

@@ -52,6 +52,14 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the webserver failed to do this; its log says why")
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Adds a member to the body.
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> ApiError {
         self.besides.insert(name.into(), value.into());

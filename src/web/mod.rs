@@ -17,6 +17,7 @@ mod lingering;
 mod listener;
 mod position;
 mod routes;
+mod searching;
 pub mod server;
 mod standalone;
 mod sweeper;

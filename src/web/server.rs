@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::ServiceExt;
@@ -11,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum_server::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -27,9 +29,14 @@ use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
 use crate::replica::service::{PeerListening, Service, ServiceError};
 
+use crate::codec::message::Open;
+use crate::search::searches::{Options, Searches};
+use crate::search::source::{Indexer, http};
+
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::limiter::Limiter;
+use super::searching::Asked;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
@@ -85,10 +92,31 @@ pub struct Webserver {
     handle: Handle<SocketAddr>,
     address: SocketAddr,
     tasks: JoinSet<()>,
+    /// Asks for the certificate's files to be read again.
+    reread: Arc<Notify>,
 }
 
 pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
     move |source| WebserverError::Io { what: what.to_string(), source }
+}
+
+fn search_options(config: &WebserverConfig) -> Result<Options, WebserverError> {
+    let wrong =
+        |what: &str, error: String| WebserverError::Io { what: what.into(), source: std::io::Error::other(error) };
+    let tls = http::trust(&config.data_dir, config.indexer_authority.as_deref());
+    let tls = tls.map_err(|error| wrong("Indexer-CA-File", error))?;
+    let patience = Duration::from_secs(config.indexer_timeout_s);
+    let indexers = config.indexers.iter().map(|text| Indexer::parse(text, &tls, patience));
+    let indexers = indexers.collect::<Result<_, _>>().map_err(|error| wrong("Remote-Indexers", error))?;
+    Ok(Options {
+        dir: config.render_store.clone().unwrap_or_else(|| config.data_dir.join("searches")),
+        bytes_max: config.render_store_limit.saturating_mul(1 << 20),
+        run_seconds: config.search_seconds_max,
+        per_user_max: config.searches_per_user,
+        keep_s: config.search_keep_s,
+        history_max: config.history_max,
+        indexers: Arc::new(indexers),
+    })
 }
 
 fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
@@ -137,7 +165,10 @@ impl Webserver {
             end_own_sessions(&store).await?;
         }
         let window = Duration::from_secs(config.login_window_s);
+        let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
         let app = Arc::new(App {
+            searches: Arc::new(searches),
+            peers: service.peers.clone(),
             ids: Ids::open(&data_dir),
             uuid,
             key,
@@ -146,6 +177,7 @@ impl Webserver {
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
+            is_draining: AtomicBool::new(false),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -156,9 +188,13 @@ impl Webserver {
             handle: Handle::new(),
             address: app.config.listen_address(),
             tasks: JoinSet::new(),
+            reread: Arc::new(Notify::new()),
             app,
         };
         webserver.listen()?;
+        if let Some(peers) = &webserver.service.peers {
+            peers.serve(Open::Search, Arc::new(Asked(Arc::downgrade(&webserver.app))));
+        }
         webserver.tasks.spawn(sweeper::run(AppRef::clone(&webserver.app)));
         webserver.tasks.spawn(first_administrator(AppRef::clone(&webserver.app)));
         Ok(webserver)
@@ -183,7 +219,7 @@ impl Webserver {
         }
         let files = tls::files(config)?;
         let settings = files.load()?;
-        self.tasks.spawn(files.follow(settings.clone()));
+        self.tasks.spawn(files.follow(settings.clone(), Arc::clone(&self.reread)));
         self.tasks.spawn(listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service)));
         if !config.no_redirect {
             let address = SocketAddr::new(self.address.ip(), config.redirect_port);
@@ -216,9 +252,17 @@ impl Webserver {
         format!("{}, {}", self.url(), self.service.summary())
     }
 
-    /// Stops listening, lets requests under way end, closes the replica.
+    /// Reads the certificate's files again now, as SIGHUP asks for.
+    pub fn reload(&self) {
+        self.reread.notify_one();
+    }
+
+    /// Tells balancers to go elsewhere, stops listening, lets requests under way end, closes the replica.
     pub async fn stop(mut self) {
+        self.app.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(self.app.config.drain_s)).await;
         self.handle.graceful_shutdown(Some(DRAIN));
+        self.app.searches.shut_down().await;
         let drained = async {
             while self.handle.connection_count() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;

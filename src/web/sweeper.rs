@@ -15,12 +15,14 @@ use super::app::AppRef;
 const LEASES_EVERY: Duration = Duration::from_secs(5);
 /// What has ended is cleared away this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Searches are looked at this often.
+const SEARCHES_EVERY: Duration = Duration::from_secs(30);
 /// A rejection lives as a notification for this long; on the page of rejections it stays until somebody decides.
 const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
 
 /// Runs until the task is dropped.
 pub(super) async fn run(app: AppRef) {
-    tokio::join!(tell_of_rejections(&app), lease(&app), sweep(&app));
+    tokio::join!(tell_of_rejections(&app), lease(&app), sweep(&app), sweep_searches(&app), app.searches.follow());
 }
 
 async fn lease(app: &AppRef) {
@@ -98,6 +100,19 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
     let mut writes = Writes::new();
     writes.set(&notification)?;
     app.store.commit(&Author::default(), "tell of a rejected change", writes).await.map(drop)
+}
+
+async fn sweep_searches(app: &AppRef) {
+    loop {
+        let swept = async {
+            app.searches.note_interrupted().await?;
+            app.searches.sweep().await
+        };
+        if let Err(error) = swept.await {
+            tracing::debug!(%error, "not every search that has ended was cleared away");
+        }
+        tokio::time::sleep(SEARCHES_EVERY).await;
+    }
 }
 
 async fn sweep(app: &AppRef) {

@@ -11,6 +11,7 @@ mod hosts;
 mod load;
 mod model;
 mod offline;
+mod operate;
 mod peers;
 mod proxy;
 mod recover;

@@ -2,11 +2,13 @@
 
 mod accounts;
 mod browser;
-mod client;
+pub mod client;
 mod contents;
 mod disconnected;
 mod driver;
+mod journals;
 mod permissions;
+mod searches;
 mod security;
 mod sharing;
 mod transport;
@@ -18,7 +20,7 @@ use client::Client;
 use crate::fleet::{Fleet, Process};
 
 /// An address that is free now.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("address")
 }
 

@@ -116,13 +116,35 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/distributed", "umatT"),
     ("GET", "/api/language", "numatT"),
     ("GET", "/api/tags", "umatT"),
-    ("GET", "/api/searchctrl", "umatT"),
+    ("POST", "/api/parse", "umaT"),
+    ("POST", "/api/search/direct", "umaT"),
+    ("GET", "/api/ws/search", "umaT"),
+    ("GET", "/api/searchctrl", "umaT"),
+    ("GET", "/api/searchctrl/all", "a"),
+    ("GET", "/api/searchctrl/details", "umaT"),
+    ("POST", "/api/searchctrl/launch", "umaT"),
+    ("GET", "/api/searchctrl/{id}", "ma"),
+    ("DELETE", "/api/searchctrl/{id}", "ma"),
+    ("GET", "/api/searchctrl/{id}/details", "ma"),
+    ("GET", "/api/searchctrl/{id}/attach", "ma"),
+    ("PUT", "/api/searchctrl/{id}/ping", "ma"),
+    ("PUT", "/api/searchctrl/{id}/detach", "ma"),
+    ("PATCH", "/api/searchctrl/{id}/background", "ma"),
+    ("PATCH", "/api/searchctrl/{id}/save", "ma"),
+    ("PUT", "/api/searchctrl/{id}/stop", "ma"),
+    ("PUT", "/api/searchctrl/{id}/group", "ma"),
+    ("PUT", "/api/searchctrl/{id}/groups", "ma"),
+    ("PUT", "/api/searchctrl/{id}/global", "a"),
+    ("GET", "/api/searchctrl/{id}/rows", "ma"),
+    ("GET", "/api/searchctrl/{id}/stats/overview", "ma"),
+    ("GET", "/api/searchctrl/{id}/download/{format}", "ma"),
     ("GET", "/api/stats/ping", "umaT"),
     ("GET", "/api/logging", "a"),
     ("PUT", "/api/logging", "a"),
     ("POST", "/api/logging/{level}", "a"),
     ("GET", "/license/status", "numatT"),
     ("GET", "/api/health", "numatT"),
+    ("GET", "/api/ready", "numatT"),
     ("GET", "/api/fleet", "umaT"),
     ("GET", "/api/events", "uma"),
     ("GET", "/api/log/live", "a"),
@@ -140,7 +162,7 @@ const LETTERS: &str = "numatT";
 /// Streams that do not end by themselves: only refusals are looked at.
 const ENDLESS: [&str; 2] = ["/api/events", "/api/log/live"];
 /// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
-const HIDDEN: [&str; 3] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}"];
+const HIDDEN: [&str; 4] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}", "/api/searchctrl/{id}"];
 
 struct Stage {
     web: Web,
@@ -157,6 +179,7 @@ struct Things {
     dashboard: String,
     resource: String,
     token: String,
+    search: String,
     bare: Client,
 }
 
@@ -173,10 +196,12 @@ impl Stage {
         let dashboard = text(member.made("/api/dashboards", &json!({ "Name": "d" })));
         let resource =
             text(member.made("/api/resources", &json!({ "ResourceName": format!("r{number}") }))["GUID"].clone());
+        let wish = json!({ "SearchString": format!("tag=resource:r{number} | limit 1"), "NoHistory": true });
+        let search = text(member.made("/api/searchctrl/launch", &wish)["SearchID"].clone());
         let made = member.made("/api/tokens", &json!({ "name": "bare", "capabilities": [] }));
         let token = text(made["id"].clone());
         let bare = self.web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
-        Things { uid, gid, member, dashboard, resource, token, bare }
+        Things { uid, gid, member, dashboard, resource, token, search, bare }
     }
 }
 
@@ -225,7 +250,11 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 't' => things.bare.clone(),
                 _ => strong.clone(),
             };
-            let id = if path.contains("/tokens/") { things.token.clone() } else { things.dashboard.clone() };
+            let id = match *path {
+                path if path.contains("/tokens/") => things.token.clone(),
+                path if path.contains("/searchctrl/") => things.search.clone(),
+                _ => things.dashboard.clone(),
+            };
             let concrete = path
                 .replace("{uid}", &things.uid.to_string())
                 .replace("{gid}", &things.gid.to_string())
@@ -233,6 +262,7 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 .replace("{guid}", &things.resource)
                 .replace("{name}", &format!("r{}", stage.number))
                 .replace("{level}", "info")
+                .replace("{format}", "text")
                 .replace("{collection}", "users")
                 .replace("{key}", "1");
             let is_let_in = letters.contains(letter);
