@@ -240,6 +240,9 @@ pub enum Command {
     /// Run a datastore until interrupted: the same as `gravwell_datastore`.
     #[command(hide = true)]
     Datastore(super::datastore::DatastoreArgs),
+    /// Run a webserver until interrupted: the same as `gravwell_webserver`.
+    #[command(hide = true)]
+    Webserver(super::webserver::WebserverArgs),
     /// The transactions of a replica that wait or were rejected.
     Outbox {
         /// What to do with them; default: list.
@@ -766,7 +769,7 @@ pub struct Demo {
     #[arg(long)]
     pub keep: bool,
     /// Rows of the table to use.
-    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub rows: usize,
 }
 

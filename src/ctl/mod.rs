@@ -12,6 +12,7 @@ mod client;
 pub mod datastore;
 mod debug_bundle;
 mod demo;
+mod demo_client;
 mod demo_table;
 mod diff;
 mod doctor;
@@ -112,6 +113,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Datastore(mut datastore) => {
             datastore.data_dir = Some(data_dir);
             datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
+        }
+        Command::Webserver(mut webserver) => {
+            webserver.data_dir = Some(data_dir);
+            webserver::run(webserver).await.map_err(CtlError::new)
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
         Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,
