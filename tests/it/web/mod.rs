@@ -8,6 +8,7 @@ mod disconnected;
 mod driver;
 mod journals;
 mod permissions;
+mod search_peers;
 mod searches;
 mod security;
 mod sharing;
