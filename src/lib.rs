@@ -6,7 +6,7 @@
 //! roof        ctl                     the commands of gravwell-logctl; the processes
 //! webserver   web                     HTTP and the interface
 //!             search                  queries, sources, results
-//!             objects                 typed objects over the log
+//!             objects, balance        typed objects over the log | load balancers
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
 //! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
@@ -17,6 +17,7 @@
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+pub mod balance;
 pub mod chunks;
 pub mod codec;
 pub mod config;

@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["transport"],
     &["peer"],
     &["replica", "datastore"],
-    &["objects"],
+    &["objects", "balance"],
     &["search"],
     &["web"],
     &["ctl"],

@@ -120,6 +120,20 @@ pub enum Request {
         /// Which; `None`: all.
         id: Option<TxnId>,
     },
+    /// [`GenerationInfo`] items: how the log's generations came about, oldest first.
+    Generations,
+    /// One [`EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
+    Escrow {
+        /// Stamp of the copy that the member has.
+        known: Option<String>,
+    },
+    /// One [`CopyBegin`], then the bytes of the segments in order, in pieces: of each what the caller lacks.
+    Copy {
+        /// What the caller has of which segments, of the same log and generation.
+        have: Vec<CopyHave>,
+    },
+    /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
+    Upstream,
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -187,6 +201,12 @@ pub struct Status {
     pub address: String,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// On a replica: changes that a former history had and the log has not, set aside for a person.
+    #[serde(default)]
+    pub quarantined: u64,
+    /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
+    #[serde(default)]
+    pub clock_ms: u64,
 }
 
 /// One enrolled member.
@@ -210,6 +230,9 @@ pub struct MemberInfo {
     pub counts: bool,
     /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
     pub expires_ms: Option<u64>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default)]
+    pub external_addr: Option<String>,
 }
 
 /// One connected member.
@@ -398,6 +421,106 @@ pub struct PendingInfo {
     pub time_ms: u64,
     /// The transaction in the form of `import`.
     pub txn: serde_json::Value,
+}
+
+/// How a generation of the log began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Beginning {
+    /// With the log itself.
+    Created,
+    /// A damaged log was repaired, and acknowledged transactions were lost.
+    Repaired,
+    /// The log was lost, and was built anew from a member.
+    Recovered,
+    /// An earlier state was restored from a backup, on purpose.
+    Restored,
+}
+
+impl std::fmt::Display for Beginning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Beginning::Created => "created",
+            Beginning::Repaired => "repaired",
+            Beginning::Recovered => "recovered",
+            Beginning::Restored => "restored",
+        })
+    }
+}
+
+/// One generation of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationInfo {
+    /// Its number.
+    pub generation: Generation,
+    /// Last sequence that it shares with the one before.
+    pub shared_to: Seq,
+    /// How it began.
+    pub beginning: Beginning,
+    /// When it began, milliseconds since 1970-01-01 UTC; 0 when unknown.
+    pub time_ms: u64,
+}
+
+/// What somebody who copies a log has of one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyHave {
+    /// Hash of its file header.
+    pub header: String,
+    /// Hash of header and footer; empty when it was open.
+    pub mark: String,
+    /// Bytes from its beginning that need not be sent again, if it has only grown.
+    pub bytes: u64,
+}
+
+/// A log as of one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopyBegin {
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// How that descends.
+    pub lineage: Vec<crate::model::LineageEntry>,
+    /// How the generations began.
+    pub generations: Vec<GenerationInfo>,
+    /// Lowest sequence from which every record is there.
+    pub horizon: Seq,
+    /// Last sequence.
+    pub seq: Seq,
+    /// Chain there, hexadecimal.
+    pub chain: String,
+    /// When the last record was committed, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// A sequence at or shortly before the last, and the digest of the state there.
+    pub checkpoint: ExportEnd,
+    /// The authority and the register of members, sealed under the recovery key.
+    pub escrow: String,
+    /// The segments, oldest first.
+    pub segments: Vec<CopySegment>,
+}
+
+/// One segment of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySegment {
+    /// Name of its file.
+    pub name: String,
+    /// How much of the file counts.
+    pub bytes: u64,
+    /// Hash of its file header.
+    pub header: String,
+    /// Hash of header and footer; empty when it is open.
+    pub mark: String,
+    /// Bytes before this are not sent: the caller has them.
+    pub sent_from: u64,
+}
+
+/// The sealed authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EscrowInfo {
+    /// Changes with the register of members.
+    pub stamp: String,
+    /// The text of the file; absent when the member has it already.
+    pub text: Option<String>,
 }
 
 /// An item of the outbox.

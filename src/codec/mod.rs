@@ -7,4 +7,5 @@ pub mod frame;
 pub mod jsonl;
 pub mod message;
 pub mod payload;
+pub mod sealed;
 pub mod txn;

@@ -1,7 +1,7 @@
 //! One setting as it was found, and its value as a number, a switch, an address.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::ConfigError;
@@ -72,9 +72,12 @@ impl Source {
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
     }
 
-    /// An address with a port; empty: none.
+    /// An address with a port; empty: none. A port alone is one of this host, for itself.
     pub(super) fn socket(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let text = self.text()?;
+        if let Ok(port) = text.parse::<u16>() {
+            return Ok(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        }
         let wrong = |_| self.wrong(format!("`{text}` is not an address with a port, such as 127.0.0.1:9407"));
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
     }

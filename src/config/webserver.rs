@@ -107,6 +107,12 @@ pub struct WebserverConfig {
     pub no_popups: bool,
     /// `Webserver-Metrics-Address`: Prometheus endpoint; `None`: none.
     pub metrics: Option<SocketAddr>,
+    /// `Webserver-Ready-Max-Lag-Ops`: further behind the datastore it is not ready for balancers.
+    pub ready_lag_ops_max: u64,
+    /// `Webserver-Ready-Max-Cut-Off-Seconds`: longer without the datastore it is not ready; 0: however long.
+    pub ready_cut_off_s_max: u64,
+    /// `Webserver-Drain-Seconds`: told to stop, it goes on serving so long, no longer ready.
+    pub drain_s: u64,
     /// `Webserver-Cache-MB`: memory for cached state, in bytes.
     pub cache_bytes: u64,
     /// `Initial-Admin-Default-Password`: the first administrator has the well-known password.
@@ -164,6 +170,9 @@ impl WebserverConfig {
             tile_server: String::new(),
             no_popups: false,
             metrics: None,
+            ready_lag_ops_max: 10_000,
+            ready_cut_off_s_max: 0,
+            drain_s: 0,
             cache_bytes: 64 << 20,
             default_password: false,
             log_level: "info".into(),
@@ -303,6 +312,9 @@ impl Configured for WebserverConfig {
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,
             "webserver-metrics-address" => self.metrics = source.socket()?,
+            "webserver-ready-max-lag-ops" => self.ready_lag_ops_max = source.number(0..=u64::MAX)?,
+            "webserver-ready-max-cut-off-seconds" => self.ready_cut_off_s_max = source.number(0..=31_536_000)?,
+            "webserver-drain-seconds" => self.drain_s = source.number(0..=300)?,
             "webserver-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
             "initial-admin-default-password" => self.default_password = source.boolean()?,
             "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,

@@ -228,8 +228,13 @@ fn administrator(directory: &Path) -> Result<Option<Identity>, CtlError> {
     Ok(Some(identity).filter(|identity| identity.role() == Role::Admin))
 }
 
-/// Connects to an administrator's datastore.
-async fn dial(directory: &Path, identity: &Identity) -> Result<quinn::Connection, CtlError> {
+/// Whether somebody answers for a directory: a process on it, or the datastore that an administrator's identity belongs to.
+pub(super) async fn is_served(directory: &Path) -> bool {
+    matches!(administrator(directory), Ok(Some(_))) || connect(directory).await.is_ok()
+}
+
+/// Connects to the datastore of a member.
+pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn::Connection, CtlError> {
     let connector = MemberConnector::new(directory, identity.addresses().to_vec());
     let dialing = tokio::time::timeout(STARTING, connector.connect());
     let (connection, _) = dialing.await.map_err(|_| failed("the datastore does not answer"))?.map_err(failed)?;

@@ -1,23 +1,36 @@
 //! `gravwell-logctl`: one file per group of commands, one way to reach a directory whether or not a process runs on it.
 
 pub mod args;
+mod authority;
 mod bench;
 mod bench_push;
 mod bench_raw;
 mod cable;
+mod cert;
 mod client;
 pub mod datastore;
+mod debug_bundle;
 mod demo;
 mod demo_table;
+mod doctor;
 mod fleet;
+mod hangup;
 mod import;
 mod inspect;
+mod lb;
 mod maintain;
+mod man;
 mod members;
+mod monitor;
 mod outbox;
 mod output;
+pub mod owner;
+mod quarantine;
+mod recover;
 mod repair;
 mod replica;
+mod top;
+mod transact;
 pub mod webserver;
 mod write;
 
@@ -73,6 +86,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Export { at, with_secrets } => inspect::export(dir, at, with_secrets).await,
         Command::Verify => maintain::verify(dir, json).await,
         Command::Repair(repair) => repair::run(dir, json, repair).await,
+        Command::Recover(recover) => recover::run(dir, json, recover).await,
+        Command::Authority { action } => authority::run(dir, json, action).await,
+        Command::Quarantine { action } => quarantine::run(dir, json, action).await,
+        Command::Generations => inspect::generations(dir, json).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,
@@ -87,8 +104,14 @@ async fn dispatch(args: Args) -> CtlResult {
             datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
+        Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,
+        Command::Lb(lb) => lb::run(dir, json, lb).await,
+        Command::Cert { action } => cert::run(json, action),
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(bench) => bench::run(json, bench).await,
+        Command::DebugBundle(bundle) => debug_bundle::run(dir, json, bundle).await,
+        Command::Top(top) => top::run(dir, json, top).await,
+        Command::Man { out } => man::run(json, &out),
         Command::Completions { shell } => {
             let mut command = <Args as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "gravwell-logctl", &mut std::io::stdout());

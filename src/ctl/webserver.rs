@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::config::webserver::WebserverConfig;
-use crate::telemetry::{exporter, logging, notify};
+use crate::config::{ConfigError, Warning};
+use crate::telemetry::{logging, notify};
 use crate::web::server::{Webserver, WebserverError};
 
-use super::datastore::stop_signal;
+use super::datastore::{REPORT_EVERY, stop_signal};
+use super::hangup::Hangup;
+use super::monitor;
 
 /// Why the process ends badly.
 #[derive(Debug, thiserror::Error)]
@@ -113,24 +115,31 @@ impl WebserverArgs {
 /// # Errors
 /// When the configuration is wrong or the webserver cannot start.
 pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
-    let (mut config, warnings) = crate::config::load::<WebserverConfig>(args.config.as_deref())?;
-    let format = args.log_format;
-    args.apply(&mut config);
-    config.check()?;
-    logging::start(&config.log_level, format);
+    let mut hangup = Hangup::listen();
+    let (config, warnings) = settings(&args)?;
+    let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = config.metrics;
     let webserver = Webserver::start(config).await?;
-    if let Some(address) = metrics {
-        exporter::start(address).map_err(|error| RunError::Metrics { address, reason: error.to_string() })?;
-    }
+    let _monitor = match metrics {
+        Some(address) => {
+            let started = monitor::start(address, None).await;
+            Some(started.map_err(|reason| RunError::Metrics { address, reason })?)
+        }
+        None => None,
+    };
     tracing::info!("{}", webserver.summary());
     notify::ready(&webserver.summary());
-    let period = notify::watchdog_period().unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5));
+    let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     let mut stop = std::pin::pin!(stop_signal());
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = hangup.heard() => {
+                notify::reloading();
+                reload(&args, &level, &webserver);
+                notify::ready(&webserver.summary());
+            }
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&webserver.summary());
@@ -141,4 +150,24 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     tracing::info!("stopping");
     webserver.stop().await;
     Ok(())
+}
+
+fn settings(args: &WebserverArgs) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {
+    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
+    args.clone().apply(&mut config);
+    config.check()?;
+    Ok((config, warnings))
+}
+
+/// SIGHUP: the level of logging and the certificate's files are read anew; everything else needs a restart.
+fn reload(args: &WebserverArgs, level: &logging::Level, webserver: &Webserver) {
+    webserver.reload();
+    match settings(args) {
+        Ok((config, warnings)) => {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            level.set(&config.log_level);
+            tracing::info!(level = config.log_level, "the configuration was read again");
+        }
+        Err(error) => tracing::error!(%error, "the configuration cannot be used; everything stays as it was"),
+    }
 }

@@ -5,7 +5,8 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{
-    CollectionInfo, CompactReport, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
+    CollectionInfo, CompactReport, EscrowInfo, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request,
+    VerifyReport,
 };
 use crate::codec::message::{Fate, Kind, Outcome, Row};
 use crate::codec::payload::encode_entry;
@@ -18,6 +19,8 @@ use crate::trust::Role;
 
 use super::commit::{propose, wait_applied};
 use super::compaction;
+use super::copy;
+use super::generations;
 use super::inspect;
 use super::shared::SharedRef;
 
@@ -84,7 +87,13 @@ where
 fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
     let for_all = matches!(
         request,
-        Request::Status | Request::Presence | Request::Collections | Request::Tail { .. } | Request::History { .. }
+        Request::Status
+            | Request::Presence
+            | Request::Collections
+            | Request::Tail { .. }
+            | Request::History { .. }
+            | Request::Generations
+            | Request::Escrow { .. }
     );
     if caller.role == Role::Admin || for_all {
         return Ok(());
@@ -98,7 +107,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
     match request {
-        Request::Status => answer.item(&inspect::status(shared)).await,
+        Request::Status | Request::Upstream => answer.item(&inspect::status(shared)).await,
         Request::Members => {
             for member in shared.members.list(shared.head()) {
                 answer.item(&member).await?;
@@ -119,6 +128,18 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
             Ok(())
         }
+        Request::Generations => {
+            for generation in generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage()) {
+                answer.item(&generation).await?;
+            }
+            Ok(())
+        }
+        Request::Escrow { known } => {
+            let trust = super::service::trust_dir(&shared.path);
+            let (stamp, text) = shared.members.escrow(&trust, known.as_deref()).map_err(refuse)?;
+            answer.item(&EscrowInfo { stamp, text }).await
+        }
+        Request::Copy { have } => copy::serve(shared, &have, answer).await,
         Request::Segments => {
             for segment in inspect::segments(&shared.log) {
                 answer.item(&segment).await?;
@@ -206,7 +227,7 @@ pub(super) fn unreadable(error: ReadError) -> Failure {
     }
 }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(refuse)
 }
 

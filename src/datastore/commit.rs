@@ -57,6 +57,8 @@ pub(super) enum Request {
     Commit(Proposal),
     /// Closes the open segment, so that compaction can take it.
     Seal(oneshot::Sender<Result<Seq, String>>),
+    /// Is answered when its turn comes, which shows that the thread lives.
+    Ping(oneshot::Sender<()>),
     /// Writes what is pending and closes the log.
     Stop(oneshot::Sender<()>),
 }
@@ -104,6 +106,7 @@ impl Committer {
                     }
                 }
                 Some(Request::Seal(reply)) => self.seal(reply),
+                Some(Request::Ping(reply)) => drop(reply.send(())),
                 Some(Request::Stop(reply)) => return self.stop(reply),
                 None => return drop(self.ledger.into_log().close()),
             }
@@ -146,6 +149,7 @@ impl Committer {
         self.commit(batch);
         match after {
             Some(Request::Seal(reply)) => self.seal(reply),
+            Some(Request::Ping(reply)) => drop(reply.send(())),
             Some(Request::Stop(reply)) => return Some(reply),
             _ => {}
         }
@@ -165,7 +169,11 @@ impl Committer {
             replies.push(reply);
             shares.push(_share);
         }
-        let admit = |txn: &Txn| admit(txn, free, min);
+        let recovery = self.shared.recovery();
+        let admit = |txn: &Txn| match recovery.as_str() {
+            "" => admit(txn, free, min),
+            evidence => Err(super::recovery::refusal(evidence)),
+        };
         let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
         match self.ledger.commit(txns, &admit, &disk_full, applied, now_ms(), &mut outlet) {
             Ok(Batch::Done) => {}
@@ -209,6 +217,7 @@ impl Outlet for Publisher<'_> {
     }
 
     fn index(&mut self, committed: Committed) {
+        telemetry::journey::committed(&committed.entries);
         if self.applier.send(committed).is_err() {
             stop_process(&Fatal { what: "the state index is gone", cause: "its thread ended".into() });
         }

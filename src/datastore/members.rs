@@ -11,7 +11,7 @@ use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Seq};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Registry, Role, Token, TrustError, tls};
+use crate::trust::{Authority, Escrow, Registry, Role, Token, TrustError, tls};
 
 use super::shared::now_ms;
 
@@ -175,10 +175,14 @@ impl Members {
     }
 
     pub(super) fn greet(&self, id: PresenceId, hello: &Hello) {
-        if let Some(present) = self.presences().present.get_mut(&id) {
+        let member = {
+            let mut presences = self.presences();
+            let Some(present) = presences.present.get_mut(&id) else { return };
             present.info.external_addr.clone_from(&hello.external_addr);
             present.info.software.clone_from(&hello.software);
-        }
+            present.member.clone()
+        };
+        self.registry().note_address(&member, hello.external_addr.as_deref());
     }
 
     pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq) {
@@ -228,6 +232,7 @@ impl Members {
             last_seen_ms: member.last_seen_ms,
             counts: registry.counts(member, now, self.retention_ms),
             expires_ms: member.certificate_expires_ms(),
+            external_addr: member.external_addr.clone(),
         };
         registry.members().map(info).collect()
     }
@@ -272,6 +277,23 @@ impl Members {
         let renewed = self.registry().renew(&self.authority, member, request, self.certificate_days, now_ms());
         self.publish_roster();
         renewed.map_err(|error| error.to_string())
+    }
+
+    /// The authority and the register, sealed for a member to keep; `None` when it has them as they are.
+    pub(super) fn escrow(
+        &self,
+        trust: &std::path::Path,
+        known: Option<&str>,
+    ) -> Result<(String, Option<String>), String> {
+        let mut registry = self.registry();
+        let stamp = registry.stamp();
+        if known == Some(stamp.as_str()) {
+            return Ok((stamp, None));
+        }
+        let escrow =
+            Escrow::seal(trust, &self.authority, &mut registry, now_ms()).map_err(|error| error.to_string())?;
+        let text = escrow.to_text().map_err(|error| error.to_string())?;
+        Ok((stamp, Some(text)))
     }
 
     /// TLS settings with a fresh certificate of the datastore's own.

@@ -5,6 +5,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused};
 use crate::codec::txn::decode_txn;
 use crate::model::{MemberName, Origin};
+use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 
 use super::commit::propose;
@@ -32,6 +33,7 @@ pub(super) async fn serve(
                 Refused { code, message: format!("a pushed transaction does not decode: {error}") }
             })?;
             refuse_reserved(txn.id.origin)?;
+            telemetry::journey::received(txn.id, member);
             // Whoever does not read the answers is not read either.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
             propose(shared, member, txn, &reply).await?;

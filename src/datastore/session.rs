@@ -16,7 +16,7 @@ use super::feed::{self, FeedEnd};
 use super::greeting::{Greeter, may_follow, refused};
 use super::members::PresenceId;
 use super::shared::{SharedRef, now_ms};
-use super::{admin, push, snapshot};
+use super::{admin, push, recovery, snapshot};
 
 /// Longest wait for a client's greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,6 +143,9 @@ impl Session {
         let hello: Hello = wire::expect(receive, Kind::Hello).await?;
         let welcome = self.welcome(&hello)?;
         self.shared.members.greet(presence, &hello);
+        let (mode, head) = (self.shared.config.recovery, self.shared.head());
+        let evidence = recovery::from_position(mode, head, self.member.as_str(), hello.position.as_ref());
+        self.shared.wait_for_recovery(evidence);
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);

@@ -3,6 +3,7 @@
 //!
 //! The same functions run under `cargo fuzz` and, over mutated seeds, in `tests/fuzz_smoke.rs`.
 
+pub mod chunks;
 pub mod decoders;
 pub mod files;
 pub mod outbox;
@@ -32,6 +33,10 @@ pub const TARGETS: &[Target] = &[
     ("outbox", outbox::run),
     ("follower", tail::follower),
     ("ring", tail::ring),
+    ("pack", chunks::pack),
+    ("pack_index", chunks::pack_index),
+    ("index_chunk", chunks::index_chunk),
+    ("delta", chunks::delta_of_a_chunk),
 ];
 
 /// Runs one target.

@@ -6,6 +6,7 @@ use crate::codec::message::{Fate, Outcome};
 use crate::codec::txn::encode_txn;
 use crate::model::{Seq, TxnId};
 use crate::planted::{self, Bug};
+use crate::telemetry;
 
 use super::outbox::{Outbox, Place};
 
@@ -49,6 +50,7 @@ impl Pusher {
         }
         let Some((place, txn)) = outbox.next_after(self.sent) else { return false };
         self.sent = Some(place);
+        telemetry::journey::pushed(txn.id);
         body.clear();
         encode_txn(&txn, body);
         self.sizes.push_back(body.len());

@@ -98,6 +98,14 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::OriginStatus { origin } => answer.item(&replica.origin(origin).map_err(damaged)?).await,
         Request::Barrier { seq, timeout_ms } => barrier(replica, seq, timeout_ms, answer).await,
         Request::Verify => verify(replica, answer).await,
+        Request::Upstream => {
+            let reply = replica.ask_datastore(&Request::Status).await.map_err(refuse)?;
+            let items = reply.items.iter().map(|item| serde_json::from_slice::<serde_json::Value>(item));
+            for item in items.collect::<Result<Vec<_>, _>>().map_err(refuse)? {
+                answer.item(&item).await?;
+            }
+            Ok(())
+        }
         Request::Members
         | Request::Presence
         | Request::Segments
@@ -105,6 +113,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::History { .. }
         | Request::Record { .. }
         | Request::Compact { .. }
+        | Request::Generations
+        | Request::Escrow { .. }
+        | Request::Copy { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
             Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))

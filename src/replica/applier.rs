@@ -103,6 +103,7 @@ impl Applier {
         if let Err(error) = state.apply(&entries, chain) {
             return self.failed(&error);
         }
+        telemetry::journey::applied(&entries);
         self.unpersisted_since.get_or_insert_with(Instant::now);
         let decided = {
             let mut outbox = self.shared.outbox_mut();

@@ -10,13 +10,14 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::codec::admin::{OriginInfo, Status};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
-use crate::protocol::outbox::RejectedTxn;
+use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
 use super::directory::Directory;
 use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
+use super::quarantine;
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
 use super::view::{Object, ReadError};
@@ -173,12 +174,13 @@ impl Replica {
         let directory = Directory::open(path, options.patience)?;
         let state = open_state(&directory, &options)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
-        let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state) {
+        let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state, Outbox::keeping()) {
             Ok((outbox, to_note)) => (state, outbox, to_note),
             Err(RestoreError::State(error)) => {
                 drop(state);
                 let state = discard_state(&directory, options.cache_bytes, &error.to_string())?;
-                let (outbox, to_note) = outbox_writer::restore(&entries, &state).map_err(unreadable(&directory))?;
+                let (outbox, to_note) =
+                    outbox_writer::restore(&entries, &state, Outbox::keeping()).map_err(unreadable(&directory))?;
                 (state, outbox, to_note)
             }
             Err(error) => return Err(unreadable(&directory)(error)),
@@ -210,6 +212,7 @@ impl Replica {
         let linker = Linker {
             shared: Arc::clone(&self.shared),
             applier: self.applier.clone(),
+            outbox: self.outbox.clone(),
             connector,
             external_addr: self.options.external_addr.clone(),
             directory: self.path.clone(),
@@ -446,6 +449,8 @@ impl Replica {
             version: env!("CARGO_PKG_VERSION").into(),
             address: link.address,
             uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
+            clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             ..Status::default()
         }
     }

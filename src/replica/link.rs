@@ -13,7 +13,7 @@ use crate::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
-use crate::model::{Chain, Limits, Seq, Verdict};
+use crate::model::{Chain, Limits, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
@@ -22,7 +22,7 @@ use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
 
 use super::shared::SharedRef;
-use super::{applier, push, resync};
+use super::{applier, lend, outbox_writer, push, reconcile, resync};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,6 +106,7 @@ pub trait Connector: Send + Sync + 'static {
 pub(super) struct Linker {
     pub shared: SharedRef,
     pub applier: mpsc::Sender<applier::Request>,
+    pub outbox: mpsc::Sender<outbox_writer::Request>,
     pub connector: Arc<dyn Connector>,
     pub external_addr: Option<String>,
     pub directory: std::path::PathBuf,
@@ -191,8 +192,13 @@ impl Linker {
             (link.head, link.horizon) = (welcome.head, welcome.horizon);
             link.trouble.clear();
         });
-        if let NextStep::Refuse(verdict) = step {
+        if let NextStep::Refuse(verdict) = step
+            && !self.reconciles(connection, mine.as_ref(), &welcome).await?
+        {
             self.shared.set_problem(format!("the datastore is {verdict}: {}", verdict.remedy()));
+            if verdict == Verdict::Empty {
+                lend::serve(&self.shared, connection).await;
+            }
             return Err(LinkError::Diverged(verdict));
         }
         if !self.shared.resync_wanted.load(Ordering::Acquire) {
@@ -222,6 +228,22 @@ impl Linker {
                 std::future::pending().await
             } => never,
         }
+    }
+
+    /// A log that went on without this member's last entries, for a known reason, is followed all the same.
+    async fn reconciles(
+        &self,
+        connection: &quinn::Connection,
+        mine: Option<&Position>,
+        welcome: &Welcome,
+    ) -> Result<bool, LinkError> {
+        let Some(mine) = mine else { return Ok(false) };
+        let Some(shared_to) = reconcile::left_at(mine, welcome) else { return Ok(false) };
+        let reconciled = reconcile::run(self, connection, mine, shared_to, welcome).await?;
+        if reconciled {
+            self.shared.update_link(|link| link.verdict = Some(Verdict::Behind));
+        }
+        Ok(reconciled)
     }
 
     fn unreachable(&self, error: ConnectError) -> LinkError {
@@ -300,6 +322,7 @@ impl Linker {
                         link.head = link.head.max(heartbeat.head);
                         link.floor = heartbeat.floor;
                     });
+                    self.shared.outbox_mut().forget_passed(heartbeat.floor);
                     heard.notify_one();
                 }
                 Kind::Compacted => {

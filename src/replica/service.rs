@@ -5,18 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::codec::admin::{EscrowInfo, Request};
 use crate::codec::message::{Announce, Kind, Open};
 use crate::env::{Clock, SystemClock};
 use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::{local, wire};
-use crate::trust::{Identity, NewKey, Roster, TrustError, tls};
+use crate::trust::{Escrow, Identity, NewKey, Roster, TrustError, tls};
 
-use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
+use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin, ask};
 
 /// A connected member looks at its certificate this often.
 const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
+
+/// And this often at whether the sealed copy of the authority is still the newest.
+const ESCROW_EVERY: Duration = Duration::from_secs(15);
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +84,8 @@ impl MemberConnector {
                 Ok(connection) => return Ok((connection, address.clone())),
                 Err(error) => {
                     let is_foreign = matches!(error, endpoint::ConnectError::Foreign { .. });
+                    // Perhaps the member has joined anew in the meantime, and has another identity now.
+                    *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     // That another datastore answers says more than that nobody answers elsewhere.
                     if is_foreign || !last.is_foreign {
                         last = ConnectError { message: error.to_string(), is_foreign };
@@ -88,6 +94,37 @@ impl MemberConnector {
             }
         }
         Err(last)
+    }
+
+    async fn keep_renewed(&self, connection: &quinn::Connection) {
+        loop {
+            match self.renew(connection).await {
+                Ok(true) => tracing::info!("the certificate was renewed"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(error, "the certificate was not renewed; trying again"),
+            }
+            tokio::time::sleep(RENEWAL_EVERY).await;
+        }
+    }
+
+    /// Keeps a sealed copy of the datastore's authority, so that it comes back even when its disk does not.
+    async fn keep_escrow(&self, connection: &quinn::Connection) {
+        loop {
+            if let Err(error) = self.fetch_escrow(connection).await {
+                // A datastore of an earlier version has none to give.
+                tracing::debug!(error, "no sealed copy of the authority");
+            }
+            tokio::time::sleep(ESCROW_EVERY).await;
+        }
+    }
+
+    async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<(), String> {
+        let path = Identity::escrow(&self.data_dir);
+        let known = Escrow::load(&path).ok().map(|escrow| escrow.stamp);
+        let reply = ask::ask(connection, &Request::Escrow { known }).await.map_err(|error| error.to_string())?;
+        let info: Option<EscrowInfo> = reply.items.first().and_then(|item| serde_json::from_slice(item).ok());
+        let Some(text) = info.and_then(|info| info.text) else { return Ok(()) };
+        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())
     }
 
     async fn renew(&self, connection: &quinn::Connection) -> Result<bool, String> {
@@ -134,14 +171,7 @@ impl Connector for MemberConnector {
 
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
         Box::pin(async move {
-            loop {
-                match self.renew(&connection).await {
-                    Ok(true) => tracing::info!("the certificate was renewed"),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(error, "the certificate was not renewed; trying again"),
-                }
-                tokio::time::sleep(RENEWAL_EVERY).await;
-            }
+            tokio::join!(self.keep_renewed(&connection), self.keep_escrow(&connection));
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::env::{Clock, Entropy};
 use crate::log::journal::Journal;
 use crate::model::{Collection, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::RejectedTxn;
+use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::protocol::push::Pusher;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::Run;
@@ -58,10 +58,10 @@ impl Stepped {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Stepped, String> {
-        let mut restored = outbox_writer::restore(&entries, &state);
+        let mut restored = outbox_writer::restore(&entries, &state, Outbox::default());
         if let Err(RestoreError::State(_)) = restored {
             state = fresh()?;
-            restored = outbox_writer::restore(&entries, &state);
+            restored = outbox_writer::restore(&entries, &state, Outbox::default());
         }
         let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(state, outbox));

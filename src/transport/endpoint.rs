@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::trust::tls::{ALPN_JOIN, SERVER_NAME};
 
 /// Asked of the operating system for each socket; what was granted is reported.
-const UDP_BUFFER_BYTES: usize = 4 << 20;
+/// Size of the UDP buffers that are asked for, each way.
+pub const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// A connection on which nothing is heard for this long is given up.
 const IDLE_TIMEOUT_MS: u32 = 12_000;
 /// Longer than the usual rhythm of heartbeats, which then serve as well.

@@ -1,6 +1,7 @@
 //! What all requests share.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -36,6 +37,8 @@ pub(super) struct App {
     pub restoring: Mutex<bool>,
     /// Sessions whose life is being written anew.
     pub extending: Mutex<HashSet<String>>,
+    /// Whether it was told to stop.
+    pub is_draining: AtomicBool,
 }
 
 /// Handle to it.

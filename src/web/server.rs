@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::ServiceExt;
@@ -11,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum_server::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -90,6 +92,8 @@ pub struct Webserver {
     handle: Handle<SocketAddr>,
     address: SocketAddr,
     tasks: JoinSet<()>,
+    /// Asks for the certificate's files to be read again.
+    reread: Arc<Notify>,
 }
 
 pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
@@ -174,6 +178,7 @@ impl Webserver {
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
+            is_draining: AtomicBool::new(false),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -184,6 +189,7 @@ impl Webserver {
             handle: Handle::new(),
             address: app.config.listen_address(),
             tasks: JoinSet::new(),
+            reread: Arc::new(Notify::new()),
             app,
         };
         webserver.listen()?;
@@ -214,7 +220,7 @@ impl Webserver {
         }
         let files = tls::files(config)?;
         let settings = files.load()?;
-        self.tasks.spawn(files.follow(settings.clone()));
+        self.tasks.spawn(files.follow(settings.clone(), Arc::clone(&self.reread)));
         self.tasks.spawn(listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service)));
         if !config.no_redirect {
             let address = SocketAddr::new(self.address.ip(), config.redirect_port);
@@ -247,8 +253,15 @@ impl Webserver {
         format!("{}, {}", self.url(), self.service.summary())
     }
 
-    /// Stops listening, lets requests under way end, closes the replica.
+    /// Reads the certificate's files again now, as SIGHUP asks for.
+    pub fn reload(&self) {
+        self.reread.notify_one();
+    }
+
+    /// Tells balancers to go elsewhere, stops listening, lets requests under way end, closes the replica.
     pub async fn stop(mut self) {
+        self.app.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(self.app.config.drain_s)).await;
         self.handle.graceful_shutdown(Some(DRAIN));
         self.app.searches.shut_down().await;
         let drained = async {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::TxnId;
 use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Moment, Stored, Writes, contents};
+use crate::objects::{CommitError, Moment, Stored, Writes, contents, refusals};
 use crate::protocol::outbox::RejectedTxn;
 
 use super::app::AppRef;
@@ -87,10 +87,14 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         kind: REJECTED,
         sent,
         expires: sent.plus(REJECTION_LIFE_S),
-        msg: format!("Not done: {}. {}", author.what, rejection.reason),
+        msg: format!(
+            "Not done: {}: {}.",
+            author.what,
+            refusals::explained(&rejection.txn.conditions, &rejection.reason)
+        ),
         origin: app.uuid,
         level: "error".into(),
-        link: "/#/rejected".into(),
+        link: "/#/rejections".into(),
         ..Notification::default()
     };
     let mut writes = Writes::new();

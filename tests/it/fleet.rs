@@ -49,6 +49,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// As by the service manager when its settings are to be read again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// How it ended, when it has.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("waits")

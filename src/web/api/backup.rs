@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
+use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
 use crate::model::Op;
 use crate::objects::backup::{self, BackupError, Source};
-use crate::objects::sealed::{MAGIC, Sealer, Unsealer};
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Stored, Writes};

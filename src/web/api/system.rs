@@ -1,13 +1,17 @@
 //! Settings, deployment, health.
 
+use std::sync::atomic::Ordering;
+
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
+use crate::codec::admin::Status;
 use crate::objects::Moment;
-use crate::web::app::AppRef;
+use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
@@ -16,6 +20,10 @@ use crate::web::routes::{Route, get, post, put};
 
 /// Largest JSON body.
 pub(in crate::web) const JSON_BYTES_MAX: usize = 32 << 20;
+/// After a start, a datastore that does not answer is waited for this long.
+const HEARING_MS_MAX: u64 = 10_000;
+/// A lag that is as long as the process has lived, but for this much, means that it was never level.
+const ROUNDING_MS: u64 = 100;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -31,6 +39,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         post("/api/logging/{level}", Admin, "Writes a line into the log.", write_log),
         get("/license/status", Nobody, "Says that no licence is needed.", licence),
         get("/api/health", Nobody, "Says that the webserver lives.", || async { DONE }),
+        get("/api/ready", Nobody, "Says whether a balancer should send requests here; 503 when not.", ready),
     ]
 }
 
@@ -113,6 +122,44 @@ async fn write_log(
         _ => return Err(ApiError::not_found(format!("level {level}: use one of {LEVELS:?}"))),
     }
     Ok(Json(true))
+}
+
+/// What keeps a webserver from being ready for requests; nothing when it is.
+pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
+    let cut_off_ms_max = app.config.ready_cut_off_s_max.saturating_mul(1000);
+    if app.is_draining.load(Ordering::Relaxed) {
+        return Some("it is stopping".into());
+    }
+    if !status.healthy {
+        return Some(status.problem.clone());
+    }
+    if status.generation.0 == 0 {
+        return Some("it has never met its datastore".into());
+    }
+    let was_never_level = status.lag_ms.saturating_add(ROUNDING_MS) >= status.uptime_ms;
+    if !status.connected && was_never_level && status.uptime_ms < HEARING_MS_MAX {
+        return Some("it has just started and has not heard from its datastore yet".into());
+    }
+    if status.lag_ops > app.config.ready_lag_ops_max {
+        return Some(format!("it is {} transactions behind", status.lag_ops));
+    }
+    if !status.connected && cut_off_ms_max > 0 && status.lag_ms > cut_off_ms_max {
+        return Some(format!("it has been cut off for {} s", status.lag_ms / 1000));
+    }
+    None
+}
+
+async fn ready(State(app): State<AppRef>) -> (StatusCode, Json<Value>) {
+    let status = app.store.replica().status();
+    let hindrance = hindrance(&app, &status);
+    let code = if hindrance.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = json!({
+        "Ready": hindrance.is_none(),
+        "Reason": hindrance.unwrap_or_default(),
+        "Connected": status.connected,
+        "LagOps": status.lag_ops,
+    });
+    (code, Json(answer))
 }
 
 async fn licence() -> Json<Value> {

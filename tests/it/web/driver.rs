@@ -201,10 +201,11 @@ impl Browser {
         base64::engine::general_purpose::STANDARD.decode(data).expect("base64")
     }
 
-    /// What the page complained about.
+    /// What the page complained about; that a webserver refused something is no fault of the page.
     pub fn complaints(&self) -> Vec<String> {
         let entries = self.send("se/log", &json!({ "type": "browser" })).expect("a log");
         let messages = entries.as_array().into_iter().flatten().filter(|entry| entry["level"] == "SEVERE");
-        messages.map(|entry| entry["message"].to_string()).collect()
+        let messages = messages.map(|entry| entry["message"].to_string());
+        messages.filter(|message| !message.contains("Failed to load resource")).collect()
     }
 }

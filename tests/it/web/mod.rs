@@ -2,7 +2,7 @@
 
 mod accounts;
 mod browser;
-mod client;
+pub mod client;
 mod contents;
 mod disconnected;
 mod driver;
@@ -21,7 +21,7 @@ use client::Client;
 use crate::fleet::{Fleet, Process};
 
 /// An address that is free now.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("address")
 }
 

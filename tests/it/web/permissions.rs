@@ -144,6 +144,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/logging/{level}", "a"),
     ("GET", "/license/status", "numatT"),
     ("GET", "/api/health", "numatT"),
+    ("GET", "/api/ready", "numatT"),
     ("GET", "/api/fleet", "umaT"),
     ("GET", "/api/events", "uma"),
     ("GET", "/api/log/live", "a"),

@@ -1,0 +1,345 @@
+//! Three ways to keep chunks, on the same data: `cargo bench --bench chunks [-- MIB]`; and how fast a stream is cut,
+//! named and kept.
+//!
+//! Each way runs in a process of its own, so that memory can be told apart. Chunks come half from noise and half from
+//! rows of a table; every way writes and syncs 16 MiB at a time, as an upload does.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+use gravwell::chunks::{ChunkStore, Cutter, StoreOptions};
+use gravwell::env::memory::SmallRandom;
+use gravwell::env::{RealFs, SystemClock};
+use gravwell::model::ChunkId;
+
+const CHUNK: usize = 64 << 10;
+const SYNC_EVERY: usize = (16 << 20) / CHUNK;
+/// Chunks of the measurement of memory.
+const SMALL: u64 = 300_000;
+
+/// One way to keep chunks.
+trait Way {
+    fn open(dir: &Path) -> Self;
+    fn write(&self, id: &ChunkId, raw: &[u8]);
+    fn sync(&mut self);
+    fn read(&self, id: &ChunkId) -> Vec<u8>;
+    fn remove(&mut self, gone: &[ChunkId], live: HashSet<ChunkId>);
+}
+
+struct Packs(ChunkStore);
+
+impl Way for Packs {
+    fn open(dir: &Path) -> Self {
+        let (fs, clock) = (Arc::new(RealFs), Arc::new(SystemClock));
+        Packs(ChunkStore::open(dir, fs, clock, StoreOptions::default()).expect("opens").0)
+    }
+
+    fn write(&self, id: &ChunkId, raw: &[u8]) {
+        self.0.write(id, raw).expect("writes");
+    }
+
+    fn sync(&mut self) {
+        self.0.sync().expect("syncs");
+    }
+
+    fn read(&self, id: &ChunkId) -> Vec<u8> {
+        self.0.read(id).expect("reads").expect("there").to_vec()
+    }
+
+    fn remove(&mut self, _: &[ChunkId], live: HashSet<ChunkId>) {
+        self.0.collect(&live, Duration::ZERO, false).expect("collects");
+    }
+}
+
+struct Fjall(Database, Keyspace);
+
+impl Way for Fjall {
+    fn open(dir: &Path) -> Self {
+        let database = Database::builder(dir).cache_size(32 << 20).worker_threads(2).open().expect("opens");
+        let options = || KeyspaceCreateOptions::default().with_kv_separation(Some(KvSeparationOptions::default()));
+        let rows = database.keyspace("chunks", options).expect("opens");
+        Fjall(database, rows)
+    }
+
+    fn write(&self, id: &ChunkId, raw: &[u8]) {
+        assert_eq!(ChunkId::of(raw), *id);
+        self.1.insert(id.0, raw).expect("writes");
+    }
+
+    fn sync(&mut self) {
+        self.0.persist(PersistMode::SyncData).expect("syncs");
+    }
+
+    fn read(&self, id: &ChunkId) -> Vec<u8> {
+        let raw = self.1.get(id.0).expect("reads").expect("there").to_vec();
+        assert_eq!(ChunkId::of(&raw), *id);
+        raw
+    }
+
+    fn remove(&mut self, gone: &[ChunkId], _: HashSet<ChunkId>) {
+        gone.iter().for_each(|id| self.1.remove(id.0).expect("removes"));
+        self.1.rotate_memtable_and_wait().expect("flushes");
+        self.1.major_compact().expect("compacts");
+        self.sync();
+    }
+}
+
+struct Files(PathBuf, Vec<(fs::File, ChunkId)>);
+
+impl Files {
+    fn path(&self, id: &ChunkId) -> PathBuf {
+        let name = id.to_string();
+        self.0.join(&name[..2]).join(name)
+    }
+}
+
+impl Way for Files {
+    fn open(dir: &Path) -> Self {
+        (0..=255u8).for_each(|n| fs::create_dir_all(dir.join(format!("{n:02x}"))).expect("creates"));
+        // What is there has to be known.
+        let names = (0..=255u8).flat_map(|n| fs::read_dir(dir.join(format!("{n:02x}"))).expect("lists"));
+        let known: HashSet<_> = names.map(|entry| entry.expect("entry").file_name()).collect();
+        std::mem::forget(known);
+        Files(dir.to_owned(), Vec::new())
+    }
+
+    fn write(&self, id: &ChunkId, raw: &[u8]) {
+        assert_eq!(ChunkId::of(raw), *id);
+        let path = self.path(id);
+        fs::write(path.with_extension("tmp"), raw).expect("writes");
+    }
+
+    fn sync(&mut self) {
+        let mut changed = Vec::new();
+        for n in 0..=255u8 {
+            let dir = self.0.join(format!("{n:02x}"));
+            let mut any = false;
+            for entry in fs::read_dir(&dir).expect("lists") {
+                let path = entry.expect("entry").path();
+                if path.extension().is_some() {
+                    fs::File::open(&path).and_then(|file| file.sync_data()).expect("syncs");
+                    fs::rename(&path, path.with_extension("")).expect("renames");
+                    any = true;
+                }
+            }
+            changed.extend(any.then_some(dir));
+        }
+        changed.iter().for_each(|dir| fs::File::open(dir).and_then(|dir| dir.sync_all()).expect("syncs"));
+        self.1.clear();
+    }
+
+    fn read(&self, id: &ChunkId) -> Vec<u8> {
+        let raw = fs::read(self.path(id)).expect("reads");
+        assert_eq!(ChunkId::of(&raw), *id);
+        raw
+    }
+
+    fn remove(&mut self, gone: &[ChunkId], _: HashSet<ChunkId>) {
+        gone.iter().for_each(|id| fs::remove_file(self.path(id)).expect("removes"));
+        self.sync();
+    }
+}
+
+fn fill(random: &mut SmallRandom, raw: &mut Vec<u8>, bytes: usize, is_noise: bool) {
+    raw.clear();
+    while raw.len() < bytes {
+        let number = random.next_u64();
+        if is_noise {
+            raw.extend_from_slice(&number.to_le_bytes());
+        } else {
+            let (host, seen) = (number % 90_000, number >> 44);
+            let net = host % 251;
+            writeln!(raw, "{number:016x},10.1.{net},host-{host:05}.example.com,active,\"seen {seen} times\"")
+                .expect("memory takes it");
+        }
+    }
+    raw.truncate(bytes);
+}
+
+fn disk_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry"));
+    entries
+        .map(|entry| {
+            let meta = entry.metadata().expect("metadata");
+            if meta.is_dir() { disk_bytes(&entry.path()) } else { meta.blocks() * 512 }
+        })
+        .sum()
+}
+
+/// Anonymous memory of this process.
+fn memory_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("reads");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+fn rate(bytes: usize, since: Instant) -> f64 {
+    bytes as f64 / 1e6 / since.elapsed().as_secs_f64()
+}
+
+fn measure<W: Way>(name: &str, mib: usize) {
+    let home = tempfile::tempdir_in(".").expect("dir");
+    let dir = home.path().join("store");
+    let count = (mib << 20) / CHUNK;
+    let mut random = SmallRandom(11);
+    let mut ids = Vec::new();
+    let mut raw = Vec::new();
+    let mut way = W::open(&dir);
+    let mut writing = Duration::ZERO;
+    for n in 0..count {
+        fill(&mut random, &mut raw, CHUNK, n % 2 == 0);
+        let id = ChunkId::of(&raw);
+        ids.push(id);
+        let began = Instant::now();
+        way.write(&id, &raw);
+        if n % SYNC_EVERY == SYNC_EVERY - 1 || n == count - 1 {
+            way.sync();
+        }
+        writing += began.elapsed();
+    }
+    let written = (mib << 20) as f64 / 1e6 / writing.as_secs_f64();
+    drop(way);
+    let began = Instant::now();
+    let mut way = W::open(&dir);
+    let opened = began.elapsed();
+    let began = Instant::now();
+    let reads = count.min(8192);
+    for _ in 0..reads {
+        assert_eq!(way.read(&ids[random.below(count)]).len(), CHUNK);
+    }
+    let read = rate(reads * CHUNK, began);
+    let space = disk_bytes(&dir) as f64 / (mib << 20) as f64;
+    let (gone, live): (Vec<_>, Vec<_>) = ids.iter().enumerate().partition(|(n, _)| n % 4 != 0);
+    let ids_of = |list: Vec<(usize, &ChunkId)>| list.into_iter().map(|(_, id)| *id).collect::<Vec<_>>();
+    let (gone, live) = (ids_of(gone), ids_of(live));
+    let began = Instant::now();
+    way.remove(&gone, live.iter().copied().collect());
+    let removed = began.elapsed();
+    let after = disk_bytes(&dir) as f64 / (mib << 20) as f64;
+    live.iter().step_by(7).for_each(|id| drop(way.read(id)));
+    drop(way);
+    fs::remove_dir_all(&dir).expect("removes");
+    let (bytes, reopened) = memory::<W>(&dir);
+    println!(
+        "| {name} | {written:.0} MB/s | {read:.0} MB/s | {:.0} ms | {space:.2} | {after:.2} in {:.1} s | {bytes} | \
+         {:.0} ms |",
+        opened.as_secs_f64() * 1e3,
+        removed.as_secs_f64(),
+        reopened.as_secs_f64() * 1e3,
+    );
+}
+
+/// What a chunk takes in memory, and how long opening takes with many of them.
+fn memory<W: Way>(dir: &Path) -> (String, Duration) {
+    if std::any::type_name::<W>().ends_with("Files") {
+        return ("(names)".into(), Duration::ZERO);
+    }
+    let mut way = W::open(dir);
+    for n in 0..SMALL {
+        let raw = n.to_le_bytes().repeat(13);
+        way.write(&ChunkId::of(&raw), &raw);
+    }
+    way.sync();
+    drop(way);
+    let before = memory_bytes();
+    let began = Instant::now();
+    let way = W::open(dir);
+    let opened = began.elapsed();
+    let bytes = memory_bytes().saturating_sub(before) as f64 / SMALL as f64;
+    drop(way);
+    (format!("{bytes:.0} B"), opened)
+}
+
+/// A content from its bytes to durable chunks.
+fn stream(mib: usize, is_noise: bool) {
+    let home = tempfile::tempdir_in(".").expect("dir");
+    let store = Packs::open(home.path()).0;
+    let (mut piece, mut random) = (Vec::new(), SmallRandom(5));
+    let (mut spent, mut cutting, mut naming, mut disk) = (Duration::ZERO, 0f64, Duration::ZERO, Duration::ZERO);
+    let mut unsynced = 0;
+    let mut cutter = Cutter::new();
+    for _ in 0..mib {
+        fill(&mut random, &mut piece, 1 << 20, is_noise);
+        let began = Instant::now();
+        let mut keeping = Duration::ZERO;
+        let mut keep = |raw: &[u8]| {
+            let began = Instant::now();
+            let id = ChunkId::of(raw);
+            naming += began.elapsed();
+            store.write(&id, raw).expect("writes");
+            unsynced += raw.len();
+            if unsynced >= 32 << 20 {
+                let began = Instant::now();
+                store.sync().expect("syncs");
+                disk += began.elapsed();
+                unsynced = 0;
+            }
+            keeping += began.elapsed();
+            Ok::<(), Infallible>(())
+        };
+        cutter.push(&piece, &mut keep).expect("never fails");
+        spent += began.elapsed();
+        cutting += (began.elapsed() - keeping).as_secs_f64();
+    }
+    let began = Instant::now();
+    cutter.finish(|raw| store.write(&ChunkId::of(raw), raw).map(|_| ())).expect("writes");
+    store.sync().expect("syncs");
+    spent += began.elapsed();
+    println!(
+        "{mib} MiB of {}: {:.0} MB/s durable; cutting {cutting:.2} s, naming {:.2} s, syncs {:.2} s of {:.2} s; stored \
+         {:.2}, memory {} MiB",
+        if is_noise { "noise" } else { "rows" },
+        (mib << 20) as f64 / 1e6 / spent.as_secs_f64(),
+        naming.as_secs_f64(),
+        disk.as_secs_f64(),
+        spent.as_secs_f64(),
+        store.stats().file_bytes as f64 / store.stats().raw_bytes as f64,
+        memory_bytes() >> 20,
+    );
+}
+
+/// What the disk gives, at best.
+fn raw_disk(mib: usize) {
+    let home = tempfile::tempdir_in(".").expect("dir");
+    let mut file = fs::File::create(home.path().join("raw")).expect("creates");
+    let (mut piece, mut random) = (Vec::new(), SmallRandom(6));
+    fill(&mut random, &mut piece, 1 << 20, true);
+    let began = Instant::now();
+    for n in 0..mib {
+        file.write_all(&piece).expect("writes");
+        if n % 32 == 31 {
+            file.sync_data().expect("syncs");
+        }
+    }
+    file.sync_data().expect("syncs");
+    println!("raw disk, {mib} MiB written and synced by 32 MiB: {:.0} MB/s", rate(mib << 20, began));
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let mib = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(256);
+    match args.first().map(String::as_str) {
+        Some("packs") => measure::<Packs>("packs", mib),
+        Some("fjall") => measure::<Fjall>("fjall, values apart", mib),
+        Some("files") => measure::<Files>("a file per chunk", mib),
+        Some("noise") => stream(mib, true),
+        Some("rows") => stream(mib, false),
+        Some("disk") => raw_disk(mib),
+        _ => {
+            println!("| way | write, synced | read, verified | open | disk | after 3/4 removed | memory | open |");
+            for way in ["packs", "fjall", "files", "disk", "noise", "rows"] {
+                let program = std::env::current_exe().expect("a path");
+                let ended = Command::new(program).args([way, &mib.to_string()]).status().expect("runs");
+                assert!(ended.success(), "{way}");
+            }
+        }
+    }
+}
