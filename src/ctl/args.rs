@@ -186,6 +186,12 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         history_ops: Option<u64>,
     },
+    /// The contents of resources and the chunks that they consist of, at a datastore or a webserver.
+    Blobs {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: BlobAction,
+    },
     /// Write one object.
     Put(Put),
     /// Delete one object. Deleting what is absent is allowed.
@@ -609,6 +615,32 @@ pub enum OutboxAction {
         /// All of them.
         #[arg(long, conflicts_with = "id")]
         all: bool,
+    },
+}
+
+/// What to do with chunks.
+#[derive(Debug, Subcommand)]
+pub enum BlobAction {
+    /// The contents with their size, chunks and resources, and what is missing of them here.
+    List,
+    /// How much there is, how much it takes on disk, how much of that is of no use.
+    Stats,
+    /// Read every chunk and compare it with its name.
+    ///
+    /// A running process fetches what is damaged again from a member that has it, and says so. Exits with 3 when something
+    /// is missing in the end, with the resources concerned.
+    Verify,
+    /// Remove chunks that nothing names, as the running process does by itself every hour.
+    ///
+    /// Chunks are kept for a grace period after they were last written or asked for, because a transaction that names them may
+    /// be on its way, and because a backup or an earlier state of the log may name them.
+    Gc {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Grace period in seconds instead of the configured one (`Chunk-Grace-Hours`); at least 60 while a process runs.
+        #[arg(long, value_name = "S")]
+        grace: Option<u64>,
     },
 }
 

@@ -27,6 +27,7 @@ use crate::objects::sessions::{Session, SigningKey};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
+use crate::replica::contents::{ContentsOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
 
 use crate::codec::message::Open;
@@ -133,6 +134,18 @@ fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
     Ok(uuid)
 }
 
+/// How contents are kept. A webserver with a log of its own shares the chunks of that, so that each is kept once.
+fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
+    let fetching = if config.fetches_on_demand {
+        Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
+    } else {
+        Fetching::Eager
+    };
+    let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
+    let store = own_log.map(Datastore::chunk_store);
+    ContentsOptions { store, fetching, grace, bytes_per_s: config.chunk_bytes_per_s }
+}
+
 impl Webserver {
     /// Starts a webserver. Runs within a tokio runtime.
     ///
@@ -149,7 +162,9 @@ impl Webserver {
             Some(datastore) => vec![datastore.address().to_string()],
             None => config.datastores.clone(),
         };
+        let contents = contents_options(&config, own_log.as_ref());
         let options = ReplicaOptions {
+            contents: Some(contents),
             cache_bytes: config.cache_bytes,
             external_addr: config.external_addr.clone(),
             heartbeat_ms: config.update_interval_s * 1000,
