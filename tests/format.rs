@@ -64,6 +64,7 @@ fn make_backup(place: &Path, passphrase: Option<&str>) {
         checkpoint: ExportEnd { seq: copy.seq, digest: state.meta().expect("a position").digest },
         escrow: String::new(),
         segments: segments.collect(),
+        chunks: vec![],
     };
     repository.put_manifest(&manifest).expect("stores");
 }
