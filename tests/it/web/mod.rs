@@ -7,6 +7,7 @@ mod contents;
 mod disconnected;
 mod driver;
 mod journals;
+mod migration;
 mod permissions;
 mod search_peers;
 mod searches;
