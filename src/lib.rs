@@ -7,6 +7,7 @@
 //! webserver   web                     HTTP and the interface
 //!             search                  queries, sources, results
 //!             objects, balance        typed objects over the log | load balancers
+//! keeping     backup                  pieces and manifests in a directory or an S3 bucket, and the way back
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
 //! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
@@ -17,6 +18,7 @@
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+pub mod backup;
 pub mod balance;
 pub mod chunks;
 pub mod codec;

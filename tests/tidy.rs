@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["transport"],
     &["peer"],
     &["replica", "datastore"],
+    &["backup"],
     &["objects", "balance"],
     &["search"],
     &["web"],

@@ -129,7 +129,9 @@ pub enum Request {
     },
     /// One [`CopyBegin`], then the bytes of the segments in order, in pieces: of each what the caller lacks.
     Copy {
-        /// What the caller has of which segments, of the same log and generation.
+        /// Log and generation of what the caller has; of others nothing counts.
+        of: Option<(LogId, Generation)>,
+        /// What the caller has of which segments.
         have: Vec<CopyHave>,
     },
     /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.

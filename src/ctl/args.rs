@@ -137,6 +137,44 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<QuarantineAction>,
     },
+    /// Backups of a datastore, online: in a directory, or in an S3-compatible store.
+    Backup {
+        /// What to do.
+        #[command(subcommand)]
+        action: BackupAction,
+    },
+    /// Make a backup a stopped datastore's log, as of its end or any sequence or time that it covers.
+    ///
+    /// What is restored is verified to the last byte and added up before it takes its place; a log that is there already is
+    /// kept beside it. The log goes on in a new generation. Members that have more follow it: what they had beyond it is set
+    /// aside (see `quarantine`), because going back was the purpose.
+    Restore(BackupRestore),
+    /// Write an object as it was at an earlier sequence, or delete it if it was not there then: an ordinary transaction, on
+    /// the condition that nobody changes the object meanwhile.
+    Revert {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// As of this sequence.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        to: Seq,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print what differs between the whole state at two sequences. Exits with 1 when something does.
+    Diff {
+        /// The earlier sequence.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        from: Seq,
+        /// The later sequence; default: now.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        to: Option<Seq>,
+        /// Print the values, too.
+        #[arg(long)]
+        values: bool,
+    },
     /// The generations of the log: how each began, and what it shares with the one before.
     Generations,
     /// Drop superseded operations that every member has passed, and give their disk space back.
@@ -166,6 +204,13 @@ pub enum Command {
     /// "if":[{"absent":{"collection":"c","key":"k"}}]}. An interrupted import of a file goes on where it stopped when
     /// the same command is given again; nothing is committed twice.
     Import(Import),
+    /// Bring users, groups, preferences, dashboards, resources and search histories over from an existing Gravwell webserver,
+    /// through its public API.
+    ///
+    /// Everything is created through the API of a webserver here, in the name of its owner; search histories, which the API
+    /// does not take, go into the log of --data-dir. Users and groups that exist here under the same name are taken for the
+    /// same. The same command goes on where it stopped. Passwords cannot be had: set new ones.
+    ImportGravwell(ImportGravwell),
     /// Wait until a sequence is applied; without one, until the outbox has drained.
     Barrier {
         /// The sequence.
@@ -324,6 +369,100 @@ pub struct Recover {
     pub dry_run: bool,
 }
 
+/// Where backups are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BackupPlace {
+    /// A directory, or s3://bucket/prefix. For S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for stores that
+    /// are not Amazon's, AWS_ENDPOINT_URL are read from the environment.
+    #[arg(value_name = "DIR|URL")]
+    pub place: String,
+    /// File with the passphrase of an encrypted repository; given with the first backup, it makes one.
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The passphrase.
+    #[arg(skip = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok())]
+    pub passphrase: Option<String>,
+}
+
+/// What to do with backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupAction {
+    /// Make a backup while the datastore runs: consistent, and of what the last one lacks only.
+    Create {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+        /// Go on for ever, with a backup whenever something was committed: any moment can be restored then.
+        #[arg(long)]
+        follow: bool,
+        /// Seconds between two backups with --follow.
+        #[arg(long, default_value_t = 60, value_name = "S")]
+        every: u64,
+    },
+    /// List the backups, and the sequences that can be restored.
+    List {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+    },
+    /// Test-restore the newest backup, or others, in a directory of its own: every byte is read, checked and added up.
+    Verify {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+        /// This one.
+        #[arg(long, value_name = "BACKUP")]
+        id: Option<String>,
+        /// All of them.
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        /// Where there is room for it [default: the system's temporary directory].
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+    },
+    /// Remove old backups, and what only they needed.
+    Prune {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+        /// Keep the newest so many.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        keep_last: usize,
+        /// Keep the newest of each of the last so many days.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        keep_daily: usize,
+        /// Keep the newest of each of the last so many weeks.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        keep_weekly: usize,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+pub struct BackupRestore {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "it would become the command's help")]
+    pub place: BackupPlace,
+    /// Which backup [default: the newest that covers --at].
+    #[arg(long, value_name = "BACKUP")]
+    pub backup: Option<String>,
+    /// Restore the state as of this sequence, or of this time (2026-11-25T22:35:13Z), instead of the backup's end.
+    #[arg(long, value_name = "SEQ|TIME", value_parser = super::backup::end)]
+    pub at: Option<crate::log::copy::End>,
+    /// Put the log that is there aside.
+    #[arg(long)]
+    pub replace: bool,
+    /// The key that `authority recovery-key` printed: brings the authority back where there is none.
+    #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
+    pub recovery_key: Option<String>,
+    /// Restore elsewhere, verify, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// What to do about the authority.
 #[derive(Debug, Subcommand)]
 pub enum AuthorityAction {
@@ -375,6 +514,44 @@ pub struct Import {
     /// Return when everything is durable here, without waiting for the datastore.
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// Arguments of `import-gravwell`.
+#[derive(Debug, clap::Args)]
+pub struct ImportGravwell {
+    /// The existing webserver, https://host.
+    #[arg(value_name = "URL")]
+    pub source: String,
+    /// File with an API token of the source: brings over what its owner may see.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
+    /// An administrator of the source: brings over everything.
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub user: Option<String>,
+    /// File with that administrator's password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The webserver here, https://host.
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// An administrator here.
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub to_user: String,
+    /// File with that administrator's password.
+    #[arg(long, value_name = "FILE")]
+    pub to_password_file: PathBuf,
+    /// What was brought over; the same file lets the command go on where it stopped.
+    #[arg(long, value_name = "FILE", default_value = "import-gravwell.json")]
+    pub state: PathBuf,
+    /// Certificates that the webservers' certificates are checked against.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Do not check certificates.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+    /// Only say what would be created.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `enroll`.

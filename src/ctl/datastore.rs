@@ -188,6 +188,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     if !wait_for_log(&config).await {
         return Ok(());
     }
+    let (dir, archive) = (config.data_dir.clone(), config.archive.clone());
     let datastore = Datastore::start(config).await?;
     let _monitor = match metrics {
         Some(address) => {
@@ -198,6 +199,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     };
     tracing::info!(address = %datastore.address(), "{}", datastore.summary());
     notify::ready(&datastore.summary());
+    let archiving = archive.map(|place| tokio::spawn(super::backup::archive(dir, place)));
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     let mut stop = std::pin::pin!(stop_signal());
     loop {
@@ -220,6 +222,9 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     }
     notify::stopping();
     tracing::info!("stopping");
+    if let Some(archiving) = archiving {
+        archiving.abort();
+    }
     datastore.stop().await;
     Ok(())
 }

@@ -19,9 +19,9 @@ use crate::objects::first_start::{NAME, WELL_KNOWN};
 use super::args::Demo;
 use super::cable::Cable;
 use super::client::{Client, Piece, entries};
+use super::demo_client::Rest;
 use super::demo_table::{self, Table};
 use super::fleet::{Fleet, duration, quantile, wait_for};
-use super::rest::Rest;
 use super::{CtlError, CtlResult, datastore};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -422,7 +422,7 @@ impl Stage {
     }
 }
 
-fn undecided_of(answer: &super::rest::Answer) -> u64 {
+fn undecided_of(answer: &super::demo_client::Answer) -> u64 {
     let header = answer.headers.get("gravwell-undecided").and_then(|value| value.to_str().ok());
     header.and_then(|value| value.parse().ok()).unwrap_or(0)
 }

@@ -22,6 +22,11 @@ fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// A bar over bytes, on a terminal.
+pub(super) fn bytes_bar() -> ProgressBar {
+    bar()
+}
+
 fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_message(progress.stage.clone());
     bar.set_length(progress.total);

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod authority;
+mod backup;
 mod bench;
 mod bench_push;
 mod bench_raw;
@@ -11,7 +12,9 @@ mod client;
 pub mod datastore;
 mod debug_bundle;
 mod demo;
+mod demo_client;
 mod demo_table;
+mod diff;
 mod doctor;
 mod fleet;
 mod hangup;
@@ -21,6 +24,7 @@ mod lb;
 mod maintain;
 mod man;
 mod members;
+mod migrate;
 mod monitor;
 mod outbox;
 mod output;
@@ -30,6 +34,7 @@ mod recover;
 mod repair;
 mod replica;
 mod rest;
+mod revert;
 mod top;
 mod transact;
 pub mod webserver;
@@ -90,6 +95,11 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Recover(recover) => recover::run(dir, json, recover).await,
         Command::Authority { action } => authority::run(dir, json, action).await,
         Command::Quarantine { action } => quarantine::run(dir, json, action).await,
+        Command::Backup { action } => backup::run(dir, json, action).await,
+        Command::Restore(restore) => backup::restore(dir, json, restore).await,
+        Command::Revert { collection, key, to, dry_run } => revert::run(dir, json, collection, key, to, dry_run).await,
+        Command::Diff { from, to, values } => diff::run(dir, json, from, to, values).await,
+        Command::ImportGravwell(import) => migrate::run(dir, json, import).await,
         Command::Generations => inspect::generations(dir, json).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
         Command::Put(put) => write::put(dir, json, put).await,

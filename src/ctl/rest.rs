@@ -1,140 +1,146 @@
-//! A client of the REST API on loopback, for the demonstration.
+//! A client of the webserver's API, ours or the original one, for what `import-gravwell` needs.
 
-use std::net::SocketAddr;
+use std::io::{Cursor, Read};
+use std::path::Path;
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{HeaderMap, Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
 use super::CtlError;
 
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Largest answer.
-const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// Longest wait for one answer; contents may be large.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Largest JSON answer.
+const JSON_BYTES_MAX: u64 = 256 << 20;
 
-/// One connection to a webserver, with the login of somebody.
+/// A webserver, as somebody.
+#[derive(Clone)]
 pub(super) struct Rest {
-    name: String,
-    address: SocketAddr,
-    token: String,
-    connection: Option<SendRequest<Body>>,
+    agent: ureq::Agent,
+    url: String,
+    header: (&'static str, String),
 }
 
-/// An answer.
-pub(super) struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+/// How a webserver's certificate is checked.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trusting<'a> {
+    /// Not at all.
+    pub insecure: bool,
+    /// Against the certificates in this file.
+    pub ca: Option<&'a Path>,
 }
 
-impl Answer {
-    /// The JSON in it.
-    pub(super) fn json(&self) -> Result<Value, CtlError> {
-        serde_json::from_slice(&self.body).map_err(CtlError::new)
+fn agent(trusting: &Trusting<'_>) -> Result<ureq::Agent, CtlError> {
+    let mut tls = ureq::tls::TlsConfig::builder().disable_verification(trusting.insecure);
+    if let Some(path) = trusting.ca {
+        let named = |what: &dyn std::fmt::Display| CtlError::new(format!("{}: {what}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| named(&error))?;
+        let found = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+            Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        });
+        let found: Vec<_> = found.collect();
+        if found.is_empty() {
+            return Err(named(&"there is no certificate in it"));
+        }
+        tls = tls.root_certs(ureq::tls::RootCerts::new_with_certs(&found));
     }
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .http_status_as_error(false)
+        .tls_config(tls.build())
+        .build();
+    Ok(config.into())
 }
 
 impl Rest {
-    /// Logs in.
-    pub(super) async fn log_in(name: &str, address: SocketAddr, user: &str, password: &str) -> Result<Rest, CtlError> {
-        let mut rest = Rest { name: name.to_owned(), address, token: String::new(), connection: None };
-        let answer = rest.post("/api/login", &json!({ "User": user, "Pass": password })).await?;
-        let token = answer["JWT"].as_str().ok_or_else(|| CtlError::new(format!("{name}: no login: {answer}")))?;
-        token.clone_into(&mut rest.token);
+    /// With an API token: what its owner may see.
+    pub(super) fn with_token(url: &str, token: &str, trusting: &Trusting<'_>) -> Result<Rest, CtlError> {
+        let header = ("Gravwell-Token", token.trim().to_owned());
+        Ok(Rest { agent: agent(trusting)?, url: url.trim_end_matches('/').to_owned(), header })
+    }
+
+    /// With name and password.
+    pub(super) fn login(url: &str, user: &str, password: &str, trusting: &Trusting<'_>) -> Result<Rest, CtlError> {
+        let mut rest = Rest::with_token(url, "", trusting)?;
+        let answer = rest.send("POST", "/api/login", &json!({ "User": user, "Pass": password }))?;
+        let jwt = answer["JWT"].as_str().filter(|jwt| !jwt.is_empty());
+        let jwt = jwt.ok_or_else(|| CtlError::new(format!("{url} did not let {user} in: {}", answer["Reason"])))?;
+        rest.header = ("Authorization", format!("Bearer {jwt}"));
         Ok(rest)
     }
 
-    /// Another connection, with the same login: at the same webserver, or at another one.
-    pub(super) fn again(&self, name: &str, address: SocketAddr) -> Rest {
-        Rest { name: name.to_owned(), address, token: self.token.clone(), connection: None }
+    /// The same webserver, as another user; administrators only.
+    pub(super) fn become_user(&self, uid: i64) -> Result<Rest, CtlError> {
+        let answer = self.get(&format!("/api/users/su/{uid}"))?;
+        let jwt = answer["JWT"].as_str().ok_or_else(|| CtlError::new("no session as another user was given"))?;
+        Ok(Rest { header: ("Authorization", format!("Bearer {jwt}")), ..self.clone() })
     }
 
-    /// Where it leads.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+    fn failed(&self, path: &str, what: impl std::fmt::Display) -> CtlError {
+        CtlError::new(format!("{}{path}: {what}", self.url))
     }
 
-    async fn connected(&mut self) -> Result<&mut SendRequest<Body>, CtlError> {
-        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
-            let stream = TcpStream::connect(self.address).await.map_err(CtlError::new)?;
-            stream.set_nodelay(true).map_err(CtlError::new)?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(CtlError::new)?;
-            tokio::spawn(connection);
-            self.connection = Some(sender);
-        }
-        self.connection.as_mut().ok_or_else(|| CtlError::new("no connection"))
-    }
-
-    async fn send(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> Result<Answer, CtlError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, self.address.to_string())
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .header(header::CONTENT_TYPE, kind)
-            .body(Body::from(body))
-            .map_err(CtlError::new)?;
-        let sender = self.connected().await?;
-        sender.ready().await.map_err(CtlError::new)?;
-        let response = sender.send_request(request).await.map_err(CtlError::new)?;
-        let (head, body) = response.into_parts();
-        let body = axum::body::to_bytes(Body::new(body), ANSWER_BYTES_MAX).await.map_err(CtlError::new)?;
-        Ok(Answer { status: head.status, headers: head.headers, body })
-    }
-
-    /// Any answer, also a refusal.
-    pub(super) async fn ask(
-        &mut self,
-        method: Method,
+    fn json(
+        &self,
         path: &str,
-        kind: &str,
-        body: Bytes,
-    ) -> Result<Answer, CtlError> {
-        let what = format!("{}: {method} {path}", self.name);
-        let answer = tokio::time::timeout(PATIENCE, self.send(method, path, kind, body)).await;
-        answer.map_err(|_| CtlError::new(format!("{what}: no answer within {PATIENCE:?}")))?
-    }
-
-    /// A good answer, or an error that says what the webserver said.
-    pub(super) async fn call(&mut self, method: Method, path: &str, body: &Value) -> Result<Answer, CtlError> {
-        let text = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let what = format!("{}: {method} {path}", self.name);
-        let answer = self.ask(method, path, "application/json", text).await?;
-        if answer.status.is_success() {
-            return Ok(answer);
+        result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, CtlError> {
+        let mut response = result.map_err(|error| self.failed(path, error))?;
+        let status = response.status();
+        let body = response.body_mut().with_config().limit(JSON_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| self.failed(path, error))?;
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+            return Err(self.failed(path, format!("{status}: {text}")));
         }
-        Err(CtlError::new(format!("{what}: {}: {}", answer.status, String::from_utf8_lossy(&answer.body))))
+        Ok(serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    /// Reads.
-    pub(super) async fn get(&mut self, path: &str) -> Result<Value, CtlError> {
-        self.call(Method::GET, path, &Value::Null).await?.json()
+    pub(super) fn get(&self, path: &str) -> Result<Value, CtlError> {
+        let (name, value) = &self.header;
+        self.json(path, self.agent.get(format!("{}{path}", self.url)).header(*name, value).call())
     }
 
-    /// Creates.
-    pub(super) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, CtlError> {
-        self.call(Method::POST, path, body).await?.json()
-    }
-
-    /// Stores the contents of a resource.
-    pub(super) async fn upload(&mut self, guid: &str, contents: &[u8]) -> Result<Value, CtlError> {
-        const EDGE: &str = "an-edge-that-no-table-holds";
-        let mut form = format!("--{EDGE}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"table\"\r\n\r\n");
-        form.reserve(contents.len());
-        let mut form = form.into_bytes();
-        form.extend(contents);
-        form.extend(format!("\r\n--{EDGE}--\r\n").into_bytes());
-        let (path, kind) = (format!("/api/resources/{guid}/raw"), format!("multipart/form-data; boundary={EDGE}"));
-        let answer = self.ask(Method::PUT, &path, &kind, form.into()).await?;
-        if answer.status.is_success() {
-            return answer.json();
+    /// Items of a list; `null` is an empty one.
+    pub(super) fn list(&self, path: &str) -> Result<Vec<Value>, CtlError> {
+        match self.get(path)? {
+            Value::Array(items) => Ok(items),
+            Value::Null => Ok(Vec::new()),
+            _ => Err(self.failed(path, "the answer is not a list")),
         }
-        Err(CtlError::new(format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body))))
+    }
+
+    pub(super) fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, CtlError> {
+        let (name, value) = &self.header;
+        let url = format!("{}{path}", self.url);
+        let request = if method == "POST" { self.agent.post(url) } else { self.agent.put(url) };
+        self.json(path, request.header(*name, value).send_json(body))
+    }
+
+    /// Contents of a resource, as a stream.
+    pub(super) fn raw(&self, path: &str) -> Result<impl Read + use<>, CtlError> {
+        let (name, value) = &self.header;
+        let sent = self.agent.get(format!("{}{path}", self.url)).header(*name, value).call();
+        let response = sent.map_err(|error| self.failed(path, error))?;
+        if !response.status().is_success() {
+            return Err(self.failed(path, response.status()));
+        }
+        Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// Sends contents as the one part of a form.
+    pub(super) fn put_raw(&self, path: &str, contents: impl Read) -> Result<(), CtlError> {
+        const BOUNDARY: &str = "gravwell-import-5f1c7c9a41b84b0e";
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        let tail = format!("\r\n--{BOUNDARY}--\r\n");
+        let mut body = Cursor::new(head).chain(contents).chain(Cursor::new(tail));
+        let (name, value) = &self.header;
+        let request = self.agent.put(format!("{}{path}", self.url)).header(*name, value);
+        let request = request.header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"));
+        self.json(path, request.send(ureq::SendBody::from_reader(&mut body))).map(drop)
     }
 }

@@ -4,6 +4,7 @@ use tokio::io::AsyncWrite;
 
 use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
 use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
+use crate::model::{Generation, LogId};
 use crate::transport::answer::{Answer, Failure, damaged, refuse};
 
 use super::admin::off_thread;
@@ -26,6 +27,7 @@ fn known(segment: &SegmentCopy, have: &[CopyHave]) -> u64 {
 
 pub(super) async fn serve<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
+    of: Option<(LogId, Generation)>,
     have: &[CopyHave],
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
@@ -35,6 +37,8 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
         None => return Err(damaged("the state index has no position")),
     };
     let copy: LogCopy = shared.log.copy();
+    // Another log, or another generation, may begin with the same bytes and go on with others.
+    let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
     let trust = service::trust_dir(&shared.path);
     let escrow = shared.members.escrow(&trust, None).map_err(refuse)?.1.unwrap_or_default();
     let segments = copy.segments.iter().map(|segment| CopySegment {

@@ -166,15 +166,10 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
         }
         (last, is_over) = cut_segment(fs, dir, name, end, last)?;
     }
-    let wanted = match end {
+    match end {
         End::Seq(seq) if last.0 < seq => return Err(CutError::Beyond { last: last.0, wanted: seq }),
-        End::Seq(seq) => seq.to_string(),
-        End::Time(_) => "that time".to_owned(),
-    };
-    if last.0 < cut.horizon
-        || (is_over && last.0 == cut.horizon && matches!(end, End::Time(_))) && cut.horizon > Seq::ZERO
-    {
-        return Err(CutError::BelowHorizon { horizon: cut.horizon, wanted });
+        End::Seq(seq) if seq < cut.horizon => return Err(below_horizon(cut.horizon, seq)),
+        _ => {}
     }
     let mut lineage = cut.lineage;
     if lineage.len() >= super::format::LINEAGE_MAX {
@@ -193,6 +188,10 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     HeadFile::create(fs, dir, slot).map_err(IoFailure::at("write", super::directory::HEAD))?;
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
     Ok(last)
+}
+
+fn below_horizon(horizon: Seq, wanted: impl std::fmt::Display) -> CutError {
+    CutError::BelowHorizon { horizon, wanted: wanted.to_string() }
 }
 
 /// Cuts one file behind `end` when it reaches beyond; says where it ends then, and whether the end was in it.
@@ -214,8 +213,10 @@ fn cut_segment(
         // Nothing is cut off what lies below the horizon.
         let footer = super::segment::read_footer(&*file, frames_end).map_err(IoFailure::at("read", name))?;
         let footer = footer.map_err(|error| damaged(&error))?;
-        let is_over = matches!(end, End::Time(time) if footer.time_last > time);
-        return Ok(((footer.last, footer.chain_after), is_over));
+        if matches!(end, End::Time(time) if footer.time_last > time) {
+            return Err(below_horizon(footer.last, "that time"));
+        }
+        return Ok(((footer.last, footer.chain_after), false));
     }
     let mut cursor = FrameCursor::new(Arc::clone(&file), HEADER_BYTES as u64, frames_end);
     let mut last = before;

@@ -118,6 +118,7 @@ fn search_options(config: &WebserverConfig) -> Result<Options, WebserverError> {
         per_user_max: config.searches_per_user,
         keep_s: config.search_keep_s,
         history_max: config.history_max,
+        tags_are_granted: config.capability_control,
         indexers: Arc::new(indexers),
     })
 }

@@ -20,6 +20,7 @@ use super::query::{Query, QueryError, Word};
 use super::row::{ROW_BYTES_MAX, Row};
 use super::stages::{Failure, Rows};
 use crate::objects::Store;
+use crate::objects::capabilities::means_tag;
 use crate::objects::sharing::Person;
 
 pub use journal::Indexer;
@@ -170,6 +171,14 @@ pub struct Surroundings {
     pub person: Person,
     /// The configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
+    /// Patterns of the tags of indexers that the person may search; `None`: all.
+    pub granted: Option<Vec<String>>,
+}
+
+impl Surroundings {
+    fn may_search(&self, tag: &str) -> bool {
+        self.granted.as_ref().is_none_or(|granted| granted.iter().any(|pattern| means_tag(pattern, tag)))
+    }
 }
 
 /// The sources that a query names, each with the place of its tag. Looks for everything that can be refused before it begins.
@@ -187,7 +196,12 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Vec<(u16, Box<dyn So
         } else {
             let found: Vec<&Indexer> = around.indexers.iter().filter(|indexer| indexer.tag() == tag.name).collect();
             if found.is_empty() {
-                return Err(wrong(unknown(&tag.name, around)));
+                // Clients know this sentence.
+                let message = format!("Could not match tag spec {} against any known tags", tag.name);
+                return Err(wrong(message));
+            }
+            if !around.may_search(&tag.name) {
+                return Err(wrong(format!("the tag {} was not granted to you: ask an administrator", tag.name)));
             }
             for indexer in found {
                 sources.push((number, Box::new(indexer.clone())));
@@ -197,16 +211,11 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Vec<(u16, Box<dyn So
     Ok(sources)
 }
 
-/// Clients know this sentence.
-fn unknown(name: &str, around: &Surroundings) -> String {
-    let known = tags(around).join(", ");
-    format!("Could not match tag spec {name} against any known tags: {known}")
-}
-
 /// The tags that a person may search, without resources.
 #[must_use]
 pub fn tags(around: &Surroundings) -> Vec<String> {
-    let mut tags: Vec<String> = around.indexers.iter().map(|indexer| indexer.tag().to_owned()).collect();
+    let mut tags: Vec<String> =
+        around.indexers.iter().map(|indexer| indexer.tag().to_owned()).filter(|tag| around.may_search(tag)).collect();
     if around.person.admin {
         tags.push("audit".into());
     }

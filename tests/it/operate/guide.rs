@@ -51,7 +51,7 @@ start() {
   setsid "${words[@]}" >>"$ROOT/run/$1.log" 2>&1 </dev/null &
   echo $! >"$ROOT/run/$1.pid"
   case "$1" in
-    gravwell_datastore) wait_for gravwell-logctl --data-dir "$ROOT/var/lib/gravwell-datastore" status ;;
+    gravwell_datastore) wait_for test -S "$ROOT/var/lib/gravwell-datastore/ctl.sock" ;;
     gravwell_webserver) wait_for test -S "$ROOT/var/lib/gravwell-webserver/ctl.sock" ;;
     gravwell_balancer) wait_for test -s "$ROOT/run/nginx.pid" ;;
   esac
@@ -181,8 +181,10 @@ impl Stage {
             text = text.replace(&format!("https://{name}/"), &format!("https://{}/", address(host)));
             text = text.replace(&format!("{name}:443"), &address(host)).replace(name, "127.0.0.1");
         }
-        text = text.replace("datastore.example.net", "127.0.0.1");
+        text = text.replace("datastore.example.net", "127.0.0.1").replace("192.0.2.10", "127.0.0.1");
         text = text.replace("127.0.0.1:9407", &self.metrics.to_string());
+        // Nobody waits here for a balancer.
+        text = text.replace("Drain-Seconds=5", "Drain-Seconds=1");
         // A port of its own for the metrics of each webserver, and one for the balancer.
         text = text.replace("Metrics-Address=9408", &format!("Metrics-Address={}", free_address().port()));
         if host == "balancer" {
