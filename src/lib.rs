@@ -4,9 +4,12 @@
 //!
 //! ```text
 //! roof        ctl                     the commands of gravwell-logctl; the processes
-//! webserver   web, objects            HTTP and the interface | typed objects over the log
+//! webserver   web                     HTTP and the interface
+//!             search                  queries, sources, results
+//!             objects, balance        typed objects over the log | load balancers
+//! keeping     backup                  pieces and manifests in a directory or an S3 bucket, and the way back
 //! services    replica | datastore     a copy that works cut off | the sequencer with its log
-//! shells      trust, transport        authority, tokens, members | QUIC, streams, local socket
+//! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
 //! storage     log | state | chunks    segments on disk | the state they add up to, in fjall | large contents
 //! bytes       codec                   frames, payloads, messages, JSON lines
@@ -15,6 +18,8 @@
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+pub mod backup;
+pub mod balance;
 pub mod chunks;
 pub mod codec;
 pub mod config;
@@ -25,11 +30,14 @@ pub mod fuzzing;
 pub mod log;
 pub mod model;
 pub mod objects;
+pub mod peer;
 pub mod planted;
 pub mod protocol;
 pub mod replica;
+pub mod search;
 pub mod state;
 pub mod telemetry;
+pub mod transfer;
 pub mod transport;
 pub mod trust;
 pub mod web;

@@ -14,8 +14,11 @@ const FLOORS: &[&[&str]] = &[
     &["protocol"],
     &["trust"],
     &["transport"],
+    &["peer", "transfer"],
     &["replica", "datastore"],
-    &["objects"],
+    &["backup"],
+    &["objects", "balance"],
+    &["search"],
     &["web"],
     &["ctl"],
 ];

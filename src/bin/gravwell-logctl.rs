@@ -5,7 +5,18 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::args::Args;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    gravwell::ctl::run(Args::parse()).await
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // Before there are threads: this may replace the process.
+    if let Err(error) = gravwell::ctl::owner::act_as_owner(&args) {
+        eprintln!("gravwell-logctl: {error}");
+        return ExitCode::FAILURE;
+    }
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(gravwell::ctl::run(args)),
+        Err(error) => {
+            eprintln!("gravwell-logctl: starting: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

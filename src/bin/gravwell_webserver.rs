@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gravwell::ctl::webserver::{WebserverArgs, run};
+use gravwell::search::worker;
 
 /// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
 #[derive(Debug, Parser)]
@@ -17,8 +18,13 @@ struct Args {
     webserver: WebserverArgs,
 }
 
+fn main() -> ExitCode {
+    // A webserver starts itself again to run a filter of a search; that must come before everything else.
+    worker::run_if_asked().unwrap_or_else(serve)
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn serve() -> ExitCode {
     let Args { data_dir, mut webserver } = Args::parse();
     webserver.data_dir = data_dir;
     match run(webserver).await {

@@ -9,7 +9,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId};
+use crate::model::{
+    ChunkId, Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId,
+};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +122,40 @@ pub enum Request {
         /// Which; `None`: all.
         id: Option<TxnId>,
     },
+    /// [`BlobInfo`] items, one for each content.
+    BlobList,
+    /// One [`BlobStats`].
+    BlobStats,
+    /// [`Progress`] items, then one [`BlobReport`].
+    BlobVerify,
+    /// One [`BlobCollection`].
+    BlobCollect {
+        /// Only say what would be done.
+        dry_run: bool,
+        /// Grace period in seconds instead of the configured one.
+        grace_s: Option<u64>,
+    },
+    /// [`GenerationInfo`] items: how the log's generations came about, oldest first.
+    Generations,
+    /// One [`EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
+    Escrow {
+        /// Stamp of the copy that the member has.
+        known: Option<String>,
+    },
+    /// One [`CopyBegin`], then the bytes of the segments in order, in pieces: of each what the caller lacks.
+    Copy {
+        /// Log and generation of what the caller has; of others nothing counts.
+        of: Option<(LogId, Generation)>,
+        /// What the caller has of which segments.
+        have: Vec<CopyHave>,
+    },
+    /// The bytes of chunks, in the order asked for, each in a message of its own.
+    CopyChunks {
+        /// Which.
+        ids: Vec<ChunkId>,
+    },
+    /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
+    Upstream,
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -187,6 +223,90 @@ pub struct Status {
     pub address: String,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// On a replica: changes that a former history had and the log has not, set aside for a person.
+    #[serde(default)]
+    pub quarantined: u64,
+    /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
+    #[serde(default)]
+    pub clock_ms: u64,
+}
+
+/// One content with its chunks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// Name of the content.
+    pub content: String,
+    /// Names of the resources that name it.
+    pub resources: Vec<String>,
+    /// Bytes.
+    pub size: u64,
+    /// Chunks, as far as known: lists that are missing do not tell.
+    pub chunks: u64,
+    /// Chunks that are not here.
+    pub missing: u64,
+    /// Names of some of them.
+    pub missing_ids: Vec<String>,
+    /// Whether it is known that no member that could be asked has them.
+    pub lost: bool,
+}
+
+/// The chunk store as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStats {
+    /// Contents that the state names.
+    pub contents: u64,
+    /// Bytes of all contents, each counted as often as it is named.
+    pub content_bytes: u64,
+    /// Contents of which chunks are not here.
+    pub incomplete: u64,
+    /// Chunks in the store.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+    /// Their bytes as they are kept.
+    pub stored_bytes: u64,
+    /// Files.
+    pub packs: u64,
+    /// Bytes of the files.
+    pub file_bytes: u64,
+    /// Bytes of the files that are of no use until they are collected.
+    pub garbage_bytes: u64,
+    /// Chunks found damaged and not replaced yet.
+    pub damaged: u64,
+}
+
+/// What a verification of all chunks found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobReport {
+    /// Whether everything that is named is here and sound.
+    pub ok: bool,
+    /// Chunks checked.
+    pub chunks: u64,
+    /// Places that are damaged. What was there is fetched again from a member that has it.
+    pub damages: Vec<String>,
+    /// Chunks that were fetched again before this answer.
+    pub healed: u64,
+    /// Contents that are not complete.
+    pub incomplete: Vec<BlobInfo>,
+}
+
+/// What a collection of chunks did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobCollection {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// Chunks that the state names.
+    pub live: u64,
+    /// Chunks removed.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+    /// Chunks that nothing names and that were written or asked for too short a time ago.
+    pub kept_in_grace: u64,
+    /// Bytes of disk given back.
+    pub freed_bytes: u64,
+    /// Why something was left for the next time; empty when nothing was.
+    pub postponed: String,
 }
 
 /// One enrolled member.
@@ -210,6 +330,9 @@ pub struct MemberInfo {
     pub counts: bool,
     /// End of its certificate's life, milliseconds since 1970-01-01 UTC.
     pub expires_ms: Option<u64>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default)]
+    pub external_addr: Option<String>,
 }
 
 /// One connected member.
@@ -231,6 +354,9 @@ pub struct PresenceInfo {
     pub rejected: u64,
     /// Why it does not serve; absent when it does.
     pub unhealthy: Option<String>,
+    /// Where it listens to other members.
+    #[serde(default)]
+    pub peer_addresses: Vec<String>,
     /// Software it runs.
     pub software: String,
     /// Since when, milliseconds since 1970-01-01 UTC.
@@ -395,6 +521,109 @@ pub struct PendingInfo {
     pub time_ms: u64,
     /// The transaction in the form of `import`.
     pub txn: serde_json::Value,
+}
+
+/// How a generation of the log began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Beginning {
+    /// With the log itself.
+    Created,
+    /// A damaged log was repaired, and acknowledged transactions were lost.
+    Repaired,
+    /// The log was lost, and was built anew from a member.
+    Recovered,
+    /// An earlier state was restored from a backup, on purpose.
+    Restored,
+}
+
+impl std::fmt::Display for Beginning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Beginning::Created => "created",
+            Beginning::Repaired => "repaired",
+            Beginning::Recovered => "recovered",
+            Beginning::Restored => "restored",
+        })
+    }
+}
+
+/// One generation of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationInfo {
+    /// Its number.
+    pub generation: Generation,
+    /// Last sequence that it shares with the one before.
+    pub shared_to: Seq,
+    /// How it began.
+    pub beginning: Beginning,
+    /// When it began, milliseconds since 1970-01-01 UTC; 0 when unknown.
+    pub time_ms: u64,
+}
+
+/// What somebody who copies a log has of one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyHave {
+    /// Hash of its file header.
+    pub header: String,
+    /// Hash of header and footer; empty when it was open.
+    pub mark: String,
+    /// Bytes from its beginning that need not be sent again, if it has only grown.
+    pub bytes: u64,
+}
+
+/// A log as of one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CopyBegin {
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// How that descends.
+    pub lineage: Vec<crate::model::LineageEntry>,
+    /// How the generations began.
+    pub generations: Vec<GenerationInfo>,
+    /// Lowest sequence from which every record is there.
+    pub horizon: Seq,
+    /// Last sequence.
+    pub seq: Seq,
+    /// Chain there, hexadecimal.
+    pub chain: String,
+    /// When the last record was committed, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// A sequence at or shortly before the last, and the digest of the state there.
+    pub checkpoint: ExportEnd,
+    /// The authority and the register of members, sealed under the recovery key.
+    pub escrow: String,
+    /// The segments, oldest first.
+    pub segments: Vec<CopySegment>,
+    /// Chunks of contents that are kept beside the log.
+    #[serde(default)]
+    pub chunks: Vec<ChunkId>,
+}
+
+/// One segment of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySegment {
+    /// Name of its file.
+    pub name: String,
+    /// How much of the file counts.
+    pub bytes: u64,
+    /// Hash of its file header.
+    pub header: String,
+    /// Hash of header and footer; empty when it is open.
+    pub mark: String,
+    /// Bytes before this are not sent: the caller has them.
+    pub sent_from: u64,
+}
+
+/// The sealed authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EscrowInfo {
+    /// Changes with the register of members.
+    pub stamp: String,
+    /// The text of the file; absent when the member has it already.
+    pub text: Option<String>,
 }
 
 /// An item of the outbox.

@@ -66,10 +66,31 @@ pub enum Kind {
     AdminEnd = 20,
     /// Administration: the request failed, JSON.
     AdminError = 21,
+    /// Client, control stream: [`Announce`].
+    Announce = 22,
+    /// Server, control stream: who may speak with whom, JSON as [`crate::trust::Roster`] writes it.
+    Roster = 23,
+    /// Client, chunk stream: [`super::chunks::Asked`].
+    ChunksAsked = 24,
+    /// Server, chunk stream: [`super::chunks::Lacking`].
+    ChunksLacking = 25,
+    /// Client, chunk stream: [`super::chunks::Wanted`].
+    ChunksWanted = 26,
+    /// Chunk stream, both ways: a chunk as [`super::chunks::encode_chunk`] writes it.
+    Chunk = 27,
+    /// Server, chunk stream: a wanted chunk is not there; its name.
+    ChunkAbsent = 28,
+    /// Client, chunk stream: make durable what I have sent.
+    ChunksSent = 29,
+    /// Server, chunk stream: [`super::chunks::Kept`].
+    ChunksKept = 30,
+    /// Client, push stream: as [`Kind::Push`], but chunks that it names are lost here. When the datastore lacks them as
+    /// well, it rejects the transaction instead of waiting for them.
+    PushForsaken = 31,
 }
 
 impl Kind {
-    const ALL: [Kind; 21] = [
+    const ALL: [Kind; 31] = [
         Kind::Open,
         Kind::Hello,
         Kind::Welcome,
@@ -91,6 +112,16 @@ impl Kind {
         Kind::AdminItem,
         Kind::AdminEnd,
         Kind::AdminError,
+        Kind::Announce,
+        Kind::Roster,
+        Kind::ChunksAsked,
+        Kind::ChunksLacking,
+        Kind::ChunksWanted,
+        Kind::Chunk,
+        Kind::ChunkAbsent,
+        Kind::ChunksSent,
+        Kind::ChunksKept,
+        Kind::PushForsaken,
     ];
 
     /// The kind of a byte on the wire.
@@ -101,7 +132,7 @@ impl Kind {
 }
 
 /// What a stream is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Open {
     /// Both ways, one per connection, opened by the client first.
     Control,
@@ -115,6 +146,10 @@ pub enum Open {
     Renew,
     /// Both ways: one administrative request.
     Admin,
+    /// Both ways, to the datastore and between members: chunks of contents.
+    Chunks,
+    /// Both ways, between members: searches.
+    Search,
 }
 
 /// A client introduces itself.
@@ -130,6 +165,15 @@ pub struct Hello {
     pub position: Option<Position>,
     /// Where other webservers reach it.
     pub external_addr: Option<String>,
+}
+
+/// Where other members reach a client, said after [`Hello`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announce {
+    /// UDP port on which it listens to other members.
+    pub port: u16,
+    /// Names and addresses of its host, best first. The datastore adds the address from which the client reaches it.
+    pub hosts: Vec<String>,
 }
 
 /// A server's answer to [`Hello`].
@@ -186,6 +230,8 @@ pub enum RefusalCode {
     Diverged,
     /// The server failed; its log says more.
     Internal,
+    /// Chunks that a transaction names are not at the datastore: send them first.
+    ChunksMissing,
 }
 
 /// A refusal with its reason.
@@ -391,13 +437,24 @@ fn finish_header(message: &mut [u8]) {
 /// # Errors
 /// When the length is out of bounds or the kind is unknown.
 pub fn decode_header(header: [u8; HEADER_BYTES], body_bytes_max: usize) -> Result<(Kind, usize), BadMessage> {
+    let (kind, length) = decode_any_header(header, body_bytes_max)?;
+    Ok((kind.ok_or(BadMessage::UnknownKind(header[4]))?, length))
+}
+
+/// [`decode_header`] where a newer version may say more: `None` for a kind that is not known.
+///
+/// # Errors
+/// When the length is out of bounds.
+pub fn decode_any_header(
+    header: [u8; HEADER_BYTES],
+    body_bytes_max: usize,
+) -> Result<(Option<Kind>, usize), BadMessage> {
     let [a, b, c, d, kind] = header;
     let found = u32::from_le_bytes([a, b, c, d]) as usize;
     if found == 0 || found - 1 > body_bytes_max {
         return Err(BadMessage::Length { found, max: body_bytes_max + 1 });
     }
-    let kind = Kind::from_byte(kind).ok_or(BadMessage::UnknownKind(kind))?;
-    Ok((kind, found - 1))
+    Ok((Kind::from_byte(kind), found - 1))
 }
 
 /// Decodes a postcard body that fills `body`.

@@ -2,9 +2,12 @@
 
 pub mod admin;
 pub mod block;
+pub mod chunks;
+pub mod content;
 pub mod error;
 pub mod frame;
 pub mod jsonl;
 pub mod message;
 pub mod payload;
+pub mod sealed;
 pub mod txn;

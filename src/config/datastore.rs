@@ -9,6 +9,18 @@ use crate::model::Limits;
 /// Where data goes unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/datastore";
 
+/// What a datastore does that finds itself without a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Recovery {
+    /// Refuses writes when its members know of a log that it has not.
+    #[default]
+    Auto,
+    /// Also waits, when there is no log at all, until one was recovered or restored.
+    Wait,
+    /// Begins anew, whatever its members hold.
+    Off,
+}
+
 /// Settings of a datastore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatastoreConfig {
@@ -44,10 +56,18 @@ pub struct DatastoreConfig {
     pub update_interval_s: u64,
     /// Life of members' certificates.
     pub certificate_days: u32,
+    /// `Datastore-Recovery`: what to do without a log.
+    pub recovery: Recovery,
+    /// `Datastore-Archive`: where backups are made continuously; `None`: nowhere.
+    pub archive: Option<String>,
     /// Most connected members.
     pub subscribers_max: u64,
     /// Memory for cached state.
     pub cache_bytes: u64,
+    /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
+    pub chunk_grace_hours: u64,
+    /// `Chunk-Bandwidth-Limit`: most bytes of chunks sent in a second; 0: no bound.
+    pub chunk_bytes_per_s: u64,
     /// Longest key.
     pub key_bytes_max: usize,
     /// Largest inline value.
@@ -90,12 +110,23 @@ impl Configured for DatastoreConfig {
             "datastore-min-free-mb" => self.min_free_bytes = source.mebibytes(0..=1 << 30)?,
             "datastore-reserve-mb" => self.reserve_bytes = source.mebibytes(0..=1 << 20)?,
             "datastore-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
+            "chunk-grace-hours" => self.chunk_grace_hours = source.number(1..=1_000_000)?,
+            "chunk-bandwidth-limit" => self.chunk_bytes_per_s = source.bandwidth()?,
             "datastore-max-key-bytes" => self.key_bytes_max = size(source.number(1..=1 << 20)?),
             "datastore-max-value-kb" => self.value_bytes_max = size(source.number(1..=1 << 20)? << 10),
             "datastore-max-txn-kb" => self.txn_bytes_max = size(source.number(1..=1 << 20)? << 10),
             "datastore-max-subscribers" => self.subscribers_max = source.number(1..=1 << 20)?,
             "datastore-certificate-days" => {
                 self.certificate_days = u32::try_from(source.number(1..=36_500)?).unwrap_or(90);
+            }
+            "datastore-archive" => self.archive = Some(source.text()?.to_owned()),
+            "datastore-recovery" => {
+                self.recovery = match source.text()?.to_ascii_lowercase().as_str() {
+                    "auto" => Recovery::Auto,
+                    "wait" => Recovery::Wait,
+                    "off" => Recovery::Off,
+                    other => return Err(source.wrong(format!("`{other}` is none of auto, wait, off"))),
+                };
             }
             "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,
             "log-level" => self.log_level = source.log_level()?,
@@ -127,8 +158,12 @@ impl DatastoreConfig {
             retention_hours: 168,
             update_interval_s: 5,
             certificate_days: 90,
+            recovery: Recovery::Auto,
+            archive: None,
             subscribers_max: 1000,
             cache_bytes: 64 << 20,
+            chunk_grace_hours: 24,
+            chunk_bytes_per_s: 0,
             key_bytes_max: limits.key_bytes_max,
             value_bytes_max: limits.value_bytes_max,
             txn_bytes_max: limits.txn_bytes_max,
@@ -157,8 +192,9 @@ impl DatastoreConfig {
             addresses.push(listening.to_string());
             return addresses;
         }
-        if let Ok(host) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
-            addresses.push(with_port(host.trim()));
+        // Not from /proc, of which a hardened service sees only its own processes.
+        if let Ok(host) = rustix::system::uname().nodename().to_str() {
+            addresses.push(with_port(host));
         }
         addresses.push(with_port("127.0.0.1"));
         addresses

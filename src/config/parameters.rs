@@ -23,18 +23,35 @@ pub const DATASTORE: &[&str] = &[
     "Datastore-Max-Txn-KB",
     "Datastore-Max-Subscribers",
     "Datastore-Certificate-Days",
+    "Chunk-Grace-Hours",
+    "Chunk-Bandwidth-Limit",
+    "Datastore-Recovery",
+    "Datastore-Archive",
     "Datastore-Insecure-Disable-TLS",
     "Datastore-Insecure-Skip-TLS-Verify",
     "Log-Level",
 ];
 
 /// Parameters of the webserver that are ours alone, in `[Global]`.
-const WEBSERVER: &[&str] = &[
+pub const WEBSERVER: &[&str] = &[
     "Webserver-Data-Dir",
     "Web-Redirect-Port",
     "Webserver-Metrics-Address",
+    "Webserver-Ready-Max-Lag-Ops",
+    "Webserver-Ready-Max-Cut-Off-Seconds",
+    "Webserver-Drain-Seconds",
+    "Webserver-Trusted-Proxy",
     "Webserver-Cache-MB",
+    "Peer-Listen-Address",
+    "Peer-Port",
+    "Resource-Fetch",
+    "Resource-Cache-Max-MB",
     "Initial-Admin-Default-Password",
+    "Indexer-CA-File",
+    "Indexer-Timeout",
+    "Search-Max-Seconds",
+    "Search-Max-Per-User",
+    "Search-Keep-Hours",
 ];
 
 /// Parameters of other processes, in `[Global]`.
@@ -164,6 +181,16 @@ fn among(names: &[&str], name: &str) -> bool {
 #[must_use]
 pub fn is_foreign_section(section: &str) -> bool {
     among(SECTIONS, section)
+}
+
+/// Whether everybody may see a parameter's value: those of the datastore and the webserver, unless the name says otherwise.
+#[must_use]
+pub fn is_open(name: &str) -> bool {
+    const SHARED: &[&str] =
+        &["Datastore", "External-Addr", "Certificate-File", "Key-File", "Web-Port", "Web-Listen-Address"];
+    const DELICATE: [&str; 5] = ["secret", "password", "passphrase", "auth", "credential"];
+    let is_delicate = DELICATE.iter().any(|word| name.to_ascii_lowercase().contains(word));
+    !is_delicate && [DATASTORE, WEBSERVER, SHARED].iter().any(|names| among(names, name))
 }
 
 /// Whether somebody knows a parameter of `[Global]`.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::network::Network;
 use super::{ConfigError, Configured, Source};
 
 /// Where data goes unless told otherwise.
@@ -38,6 +39,10 @@ pub struct WebserverConfig {
     pub port: u16,
     /// `Web-Listen-Address`; `None`: all addresses.
     pub listen: Option<IpAddr>,
+    /// `Peer-Listen-Address`: where to listen to other members; `None`: all addresses.
+    pub peer_listen: Option<IpAddr>,
+    /// `Peer-Port` (UDP); 0: any that is free, which members learn from the datastore.
+    pub peer_port: u16,
     /// `Certificate-File`; without one, a certificate is made.
     pub certificate: Option<PathBuf>,
     /// `Key-File`.
@@ -48,6 +53,8 @@ pub struct WebserverConfig {
     pub no_redirect: bool,
     /// `Web-Redirect-Port`: where plain HTTP is answered with the way to HTTPS.
     pub redirect_port: u16,
+    /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
@@ -70,12 +77,36 @@ pub struct WebserverConfig {
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
     pub resource_bytes_max: u64,
+    /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
+    pub fetches_on_demand: bool,
+    /// `Resource-Cache-Max-MB`: most bytes of contents that are kept when they are fetched on demand; 0: no bound.
+    pub resource_cache_bytes_max: u64,
+    /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
+    pub chunk_grace_hours: u64,
+    /// `Chunk-Bandwidth-Limit`: most bytes of chunks sent in a second; 0: no bound.
+    pub chunk_bytes_per_s: u64,
     /// `Webserver-UUID`; made and kept in the data directory when missing.
     pub uuid: Option<String>,
     /// `Webserver-Domain`.
     pub domain: i16,
     /// `Render-Store-Limit`, in MiB.
     pub render_store_limit: u64,
+    /// `Render-Store`: where results of searches are kept; `None`: in the data directory.
+    pub render_store: Option<PathBuf>,
+    /// `Remote-Indexers`: hosts whose journals are searched, as `journal:https://host:19531`.
+    pub indexers: Vec<String>,
+    /// `Indexer-CA-File`: whose certificates indexers have, in PEM form; `None`: the authority of the datastore.
+    pub indexer_authority: Option<PathBuf>,
+    /// `Indexer-Timeout`: longest wait for an indexer, in seconds.
+    pub indexer_timeout_s: u64,
+    /// `Search-Max-Seconds`: longest run of a search, in seconds.
+    pub search_seconds_max: u64,
+    /// `Search-Max-Per-User`: searches of one user that run at the same time.
+    pub searches_per_user: usize,
+    /// `Search-Keep-Hours`: how long results are kept that are not saved, in seconds.
+    pub search_keep_s: u64,
+    /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
+    pub capability_control: bool,
     /// `Disable-Map-Tile-Server-Proxy`.
     pub no_tile_proxy: bool,
     /// `Map-Tile-Server`.
@@ -84,6 +115,12 @@ pub struct WebserverConfig {
     pub no_popups: bool,
     /// `Webserver-Metrics-Address`: Prometheus endpoint; `None`: none.
     pub metrics: Option<SocketAddr>,
+    /// `Webserver-Ready-Max-Lag-Ops`: further behind the datastore it is not ready for balancers.
+    pub ready_lag_ops_max: u64,
+    /// `Webserver-Ready-Max-Cut-Off-Seconds`: longer without the datastore it is not ready; 0: however long.
+    pub ready_cut_off_s_max: u64,
+    /// `Webserver-Drain-Seconds`: told to stop, it goes on serving so long, no longer ready.
+    pub drain_s: u64,
     /// `Webserver-Cache-MB`: memory for cached state, in bytes.
     pub cache_bytes: u64,
     /// `Initial-Admin-Default-Password`: the first administrator has the well-known password.
@@ -107,11 +144,14 @@ impl WebserverConfig {
             update_interval_s: 5,
             port: 443,
             listen: None,
+            peer_listen: None,
+            peer_port: 0,
             certificate: None,
             key: None,
             plain_http: false,
             no_redirect: false,
             redirect_port: 80,
+            trusted_proxies: Vec::new(),
             allow_origin: None,
             may_be_framed: false,
             content_security_policy: None,
@@ -123,13 +163,28 @@ impl WebserverConfig {
             login_window_s: 5 * 60,
             history_max: 100,
             resource_bytes_max: 512 << 20,
+            fetches_on_demand: false,
+            resource_cache_bytes_max: 0,
+            chunk_grace_hours: 24,
+            chunk_bytes_per_s: 0,
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
+            render_store: None,
+            indexers: Vec::new(),
+            indexer_authority: None,
+            indexer_timeout_s: 15,
+            search_seconds_max: 600,
+            searches_per_user: 8,
+            search_keep_s: 24 * 3600,
+            capability_control: false,
             no_tile_proxy: false,
             tile_server: String::new(),
             no_popups: false,
             metrics: None,
+            ready_lag_ops_max: 10_000,
+            ready_cut_off_s_max: 0,
+            drain_s: 0,
             cache_bytes: 64 << 20,
             default_password: false,
             log_level: "info".into(),
@@ -141,12 +196,13 @@ impl WebserverConfig {
     /// Where to listen: all addresses unless told otherwise.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
-        let all = if Path::new("/proc/net/if_inet6").exists() {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        } else {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        };
-        SocketAddr::new(self.listen.unwrap_or(all), self.port)
+        SocketAddr::new(self.listen.unwrap_or_else(all_addresses), self.port)
+    }
+
+    /// Where to listen to other members: all addresses unless told otherwise.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.peer_listen.unwrap_or_else(all_addresses), self.peer_port)
     }
 
     /// Checks that the settings fit together.
@@ -176,6 +232,14 @@ impl WebserverConfig {
             }
         }
         Ok(())
+    }
+}
+
+fn all_addresses() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 }
 
@@ -216,11 +280,19 @@ impl Configured for WebserverConfig {
             "datastore-update-interval" => self.update_interval_s = source.number(1..=3600)?,
             "web-port" => self.port = source.port()?,
             "web-listen-address" => self.listen = source.ip("Web-Port")?,
+            "peer-listen-address" => self.peer_listen = source.ip("Peer-Port")?,
+            "peer-port" => self.peer_port = u16::try_from(source.number(0..=65_535)?).unwrap_or(0),
             "certificate-file" => self.certificate = path(source)?,
             "key-file" => self.key = path(source)?,
             "insecure-disable-https" => self.plain_http = source.boolean()?,
             "disable-http-redirector" => self.no_redirect = source.boolean()?,
             "web-redirect-port" => self.redirect_port = source.port()?,
+            "webserver-trusted-proxy" => match text(source)? {
+                None => self.trusted_proxies.clear(),
+                Some(network) => {
+                    self.trusted_proxies.push(network.parse().map_err(|error: String| source.wrong(error))?)
+                }
+            },
             "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
             "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
             "webserver-content-security-policy" => self.content_security_policy = text(source)?,
@@ -232,13 +304,39 @@ impl Configured for WebserverConfig {
             "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,
             "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
             "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
+            "resource-fetch" => {
+                self.fetches_on_demand = match source.text()?.to_ascii_lowercase().as_str() {
+                    "eager" => false,
+                    "on-demand" => true,
+                    other => return Err(source.wrong(format!("`{other}` is not known: use eager or on-demand"))),
+                }
+            }
+            "resource-cache-max-mb" => self.resource_cache_bytes_max = source.mebibytes(0..=1 << 30)?,
+            "chunk-grace-hours" => self.chunk_grace_hours = source.number(1..=1_000_000)?,
+            "chunk-bandwidth-limit" => self.chunk_bytes_per_s = source.bandwidth()?,
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
+            "render-store" => self.render_store = path(source)?,
+            "remote-indexers" => match text(source)? {
+                None => self.indexers.clear(),
+                Some(address) if address.starts_with("journal:") => self.indexers.push(address),
+                // Indexers of other kinds are other processes' business.
+                Some(_) => {}
+            },
+            "indexer-ca-file" => self.indexer_authority = path(source)?,
+            "indexer-timeout" => self.indexer_timeout_s = source.number(1..=3600)?,
+            "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
+            "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
+            "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
+            "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
             "disable-feature-popups" => self.no_popups = source.boolean()?,
             "webserver-metrics-address" => self.metrics = source.socket()?,
+            "webserver-ready-max-lag-ops" => self.ready_lag_ops_max = source.number(0..=u64::MAX)?,
+            "webserver-ready-max-cut-off-seconds" => self.ready_cut_off_s_max = source.number(0..=31_536_000)?,
+            "webserver-drain-seconds" => self.drain_s = source.number(0..=300)?,
             "webserver-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
             "initial-admin-default-password" => self.default_password = source.boolean()?,
             "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,

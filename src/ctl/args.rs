@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::balance::{Choice, Format, Hop};
 use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
 
 /// Inspect, verify, compact and repair a replicated operation log, and administer its members.
 ///
 /// Every command works on the data directory of a datastore or of a replica. When a process runs there, the command
-/// asks that process through its local socket; when none runs, the command opens the files itself.
+/// asks that process through its local socket; when none runs, the command opens the files itself. Root acts as the
+/// owner of the directory, so that no file in it comes to belong to root.
 ///
 /// Exit codes: 0 fine; 1 refused or failed; 2 usage; 3 damage or divergence found.
 #[derive(Debug, Parser)]
@@ -111,6 +113,70 @@ pub enum Command {
     /// be lost, nothing is changed, and the answer says what, and which member to ask. The damaged log is kept beside
     /// the new one as log.damaged-N.
     Repair(Repair),
+    /// Rebuild a datastore that has lost its disk from its members.
+    ///
+    /// Members keep connecting to their datastore's address; this command listens there, asks each what it has, shows it,
+    /// fetches the state of the most advanced one, verifies it and makes it the base of a new log. Stopped members, or
+    /// copies of their directories, can be named with --from instead. The log keeps its identity and begins a new
+    /// generation. Members at or behind the chosen position go on as if nothing had happened; one that has more, and comes
+    /// back later, pushes its own transactions again and sets everything else aside (see `quarantine`).
+    ///
+    /// The authority's key, by which members' certificates stay good, comes from a sealed copy that every member keeps; it
+    /// opens with the key that `authority recovery-key` printed. Without that key: --new-authority.
+    Recover(Recover),
+    /// What brings the datastore's authority back when its disk does not.
+    Authority {
+        /// What to do.
+        #[command(subcommand)]
+        action: AuthorityAction,
+    },
+    /// Changes of a former history that the log has not, set aside on this replica when it came back to a log that was
+    /// recovered or restored without them.
+    Quarantine {
+        /// What to do with them; default: list.
+        #[command(subcommand)]
+        action: Option<QuarantineAction>,
+    },
+    /// Backups of a datastore, online: in a directory, or in an S3-compatible store.
+    Backup {
+        /// What to do.
+        #[command(subcommand)]
+        action: BackupAction,
+    },
+    /// Make a backup a stopped datastore's log, as of its end or any sequence or time that it covers.
+    ///
+    /// What is restored is verified to the last byte and added up before it takes its place; a log that is there already is
+    /// kept beside it. The log goes on in a new generation. Members that have more follow it: what they had beyond it is set
+    /// aside (see `quarantine`), because going back was the purpose.
+    Restore(BackupRestore),
+    /// Write an object as it was at an earlier sequence, or delete it if it was not there then: an ordinary transaction, on
+    /// the condition that nobody changes the object meanwhile.
+    Revert {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// As of this sequence.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        to: Seq,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print what differs between the whole state at two sequences. Exits with 1 when something does.
+    Diff {
+        /// The earlier sequence.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        from: Seq,
+        /// The later sequence; default: now.
+        #[arg(long, value_name = "SEQ", value_parser = seq)]
+        to: Option<Seq>,
+        /// Print the values, too.
+        #[arg(long)]
+        values: bool,
+    },
+    /// The generations of the log: how each began, and what it shares with the one before.
+    Generations,
     /// Drop superseded operations that every member has passed, and give their disk space back.
     Compact {
         /// Only say what would be done.
@@ -119,6 +185,12 @@ pub enum Command {
         /// Keep this many transactions of history instead of the configured window.
         #[arg(long, value_name = "N")]
         history_ops: Option<u64>,
+    },
+    /// The contents of resources and the chunks that they consist of, at a datastore or a webserver.
+    Blobs {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: BlobAction,
     },
     /// Write one object.
     Put(Put),
@@ -138,6 +210,13 @@ pub enum Command {
     /// "if":[{"absent":{"collection":"c","key":"k"}}]}. An interrupted import of a file goes on where it stopped when
     /// the same command is given again; nothing is committed twice.
     Import(Import),
+    /// Bring users, groups, preferences, dashboards, resources and search histories over from an existing Gravwell webserver,
+    /// through its public API.
+    ///
+    /// Everything is created through the API of a webserver here, in the name of its owner; search histories, which the API
+    /// does not take, go into the log of --data-dir. Users and groups that exist here under the same name are taken for the
+    /// same. The same command goes on where it stopped. Passwords cannot be had: set new ones.
+    ImportGravwell(ImportGravwell),
     /// Wait until a sequence is applied; without one, until the outbox has drained.
     Barrier {
         /// The sequence.
@@ -167,11 +246,39 @@ pub enum Command {
     /// Run a datastore until interrupted: the same as `gravwell_datastore`.
     #[command(hide = true)]
     Datastore(super::datastore::DatastoreArgs),
+    /// Run a webserver until interrupted: the same as `gravwell_webserver`.
+    #[command(hide = true)]
+    Webserver(super::webserver::WebserverArgs),
     /// The transactions of a replica that wait or were rejected.
     Outbox {
         /// What to do with them; default: list.
         #[command(subcommand)]
         action: Option<OutboxAction>,
+    },
+    /// Look at configuration, certificates, clocks, UDP buffers, disk space, permissions, reachability and versions.
+    ///
+    /// Every finding comes with its remedy. Exits with 1 when there is a problem, with 3 when histories have diverged;
+    /// warnings alone are 0. Nothing is changed.
+    Doctor(Doctor),
+    /// Show the fleet as it stands, live: the datastore, and every member with its position, lag, outbox and health.
+    Top(Top),
+    /// Put what somebody who helps needs to see into one tar file: state, settings, files, findings, metrics, logs.
+    ///
+    /// No object, key, password or token is in it: settings that may be secret are named without their values, and lines of
+    /// logs that speak of what is delicate are left out.
+    DebugBundle(DebugBundle),
+    /// Make the configuration of a load balancer from the list of webservers, and keep it fresh.
+    ///
+    /// Webservers are listed with their External-Addr until they are revoked; whether one answers is for the balancer's
+    /// health check (/api/ready) to find out. Nothing is taken out because the datastore cannot be asked.
+    ///
+    /// Traefik and Prometheus can also ask the datastore themselves: see --metrics of gravwell_datastore.
+    Lb(Lb),
+    /// Make certificates for webservers and balancers, or look at them.
+    Cert {
+        /// What to do.
+        #[command(subcommand)]
+        action: CertAction,
     },
     /// See the whole system work: a datastore and two replicas on this machine, real data, a cut, a proof.
     Demo(Demo),
@@ -181,6 +288,12 @@ pub enum Command {
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all programs and commands.
+    Man {
+        /// Directory for the files.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
 }
 
@@ -222,6 +335,180 @@ pub struct Repair {
     pub accept_loss: bool,
 }
 
+/// Arguments of `recover`.
+#[derive(Debug, clap::Args)]
+pub struct Recover {
+    /// Data directory of a stopped member, or a copy of one; may be repeated. Then nobody is listened to, unless --listen
+    /// says so.
+    #[arg(long, value_name = "MEMBER_DIR")]
+    pub from: Vec<PathBuf>,
+    /// Where to listen for members [default: as the datastore is configured, if no --from is given].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// How long to listen. It ends earlier when every enrolled member was heard.
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    pub wait: u64,
+    /// Stop listening when this many were heard [default: all that are enrolled].
+    #[arg(long, value_name = "N")]
+    pub expect: Option<usize>,
+    /// Rebuild from this one instead of the most advanced.
+    #[arg(long, value_name = "NAME")]
+    pub member: Option<String>,
+    /// A sealed copy of the authority: the file identity/escrow of any member, or one that `authority backup` wrote; may be
+    /// repeated, and the newest counts.
+    #[arg(long, value_name = "FILE")]
+    pub authority: Vec<PathBuf>,
+    /// The key that `authority recovery-key` printed.
+    #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
+    pub recovery_key: Option<String>,
+    /// A file with that key.
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
+    pub recovery_key_file: Option<PathBuf>,
+    /// Begin with a new authority: every member has to join again, with its state and outbox kept.
+    #[arg(long)]
+    pub new_authority: bool,
+    /// Configuration file of the datastore.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Only say what each member has and what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Where backups are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BackupPlace {
+    /// A directory, or s3://bucket/prefix. For S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for stores that
+    /// are not Amazon's, AWS_ENDPOINT_URL are read from the environment.
+    #[arg(value_name = "DIR|URL")]
+    pub place: String,
+    /// File with the passphrase of an encrypted repository; given with the first backup, it makes one.
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The passphrase.
+    #[arg(skip = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok())]
+    pub passphrase: Option<String>,
+}
+
+/// What to do with backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupAction {
+    /// Make a backup while the datastore runs: consistent, and of what the last one lacks only.
+    Create {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+        /// Go on for ever, with a backup whenever something was committed: any moment can be restored then.
+        #[arg(long)]
+        follow: bool,
+        /// Seconds between two backups with --follow.
+        #[arg(long, default_value_t = 60, value_name = "S")]
+        every: u64,
+    },
+    /// List the backups, and the sequences that can be restored.
+    List {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+    },
+    /// Test-restore the newest backup, or others, in a directory of its own: every byte is read, checked and added up.
+    Verify {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+        /// This one.
+        #[arg(long, value_name = "BACKUP")]
+        id: Option<String>,
+        /// All of them.
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        /// Where there is room for it [default: the system's temporary directory].
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+    },
+    /// Remove old backups, and what only they needed.
+    Prune {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "it would become the command's help")]
+        place: BackupPlace,
+        /// Keep the newest so many.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        keep_last: usize,
+        /// Keep the newest of each of the last so many days.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        keep_daily: usize,
+        /// Keep the newest of each of the last so many weeks.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        keep_weekly: usize,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+pub struct BackupRestore {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "it would become the command's help")]
+    pub place: BackupPlace,
+    /// Which backup [default: the newest that covers --at].
+    #[arg(long, value_name = "BACKUP")]
+    pub backup: Option<String>,
+    /// Restore the state as of this sequence, or of this time (2026-11-25T22:35:13Z), instead of the backup's end.
+    #[arg(long, value_name = "SEQ|TIME", value_parser = super::backup::end)]
+    pub at: Option<crate::log::copy::End>,
+    /// Put the log that is there aside.
+    #[arg(long)]
+    pub replace: bool,
+    /// The key that `authority recovery-key` printed: brings the authority back where there is none.
+    #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
+    pub recovery_key: Option<String>,
+    /// Restore elsewhere, verify, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to do about the authority.
+#[derive(Debug, Subcommand)]
+pub enum AuthorityAction {
+    /// Print the key that opens every sealed copy of the authority. Write it down, away from this host.
+    RecoveryKey,
+    /// Write a sealed copy of the authority and the register of members to a file. Every member keeps one as well.
+    Backup {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// What to do with what was set aside.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineAction {
+    /// List the files, with what each is about.
+    List,
+    /// Print the changes of one file, and how each compares with the present state.
+    Show {
+        /// Its number.
+        number: u64,
+    },
+    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed since.
+    Apply {
+        /// Its number.
+        number: u64,
+        /// Also where the object was changed since.
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove one file.
+    Drop {
+        /// Its number.
+        number: u64,
+    },
+}
+
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub struct Import {
@@ -233,6 +520,44 @@ pub struct Import {
     /// Return when everything is durable here, without waiting for the datastore.
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// Arguments of `import-gravwell`.
+#[derive(Debug, clap::Args)]
+pub struct ImportGravwell {
+    /// The existing webserver, https://host.
+    #[arg(value_name = "URL")]
+    pub source: String,
+    /// File with an API token of the source: brings over what its owner may see.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
+    /// An administrator of the source: brings over everything.
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub user: Option<String>,
+    /// File with that administrator's password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The webserver here, https://host.
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// An administrator here.
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub to_user: String,
+    /// File with that administrator's password.
+    #[arg(long, value_name = "FILE")]
+    pub to_password_file: PathBuf,
+    /// What was brought over; the same file lets the command go on where it stopped.
+    #[arg(long, value_name = "FILE", default_value = "import-gravwell.json")]
+    pub state: PathBuf,
+    /// Certificates that the webservers' certificates are checked against.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Do not check certificates.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+    /// Only say what would be created.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `enroll`.
@@ -260,6 +585,9 @@ pub struct Replica {
     /// Address of the datastore instead of the one in the token; may be repeated.
     #[arg(long = "datastore", value_name = "HOST:PORT")]
     pub datastores: Vec<String>,
+    /// Keep the contents of resources, too, as webservers do.
+    #[arg(long)]
+    pub resources: bool,
     /// Where other webservers reach this one, for `presence`.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
@@ -296,6 +624,179 @@ pub enum OutboxAction {
     },
 }
 
+/// What to do with chunks.
+#[derive(Debug, Subcommand)]
+pub enum BlobAction {
+    /// The contents with their size, chunks and resources, and what is missing of them here.
+    List,
+    /// How much there is, how much it takes on disk, how much of that is of no use.
+    Stats,
+    /// Read every chunk and compare it with its name.
+    ///
+    /// A running process fetches what is damaged again from a member that has it, and says so. Exits with 3 when something
+    /// is missing in the end, with the resources concerned.
+    Verify,
+    /// Remove chunks that nothing names, as the running process does by itself every hour.
+    ///
+    /// Chunks are kept for a grace period after they were last written or asked for, because a transaction that names them may
+    /// be on its way, and because a backup or an earlier state of the log may name them.
+    Gc {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Grace period in seconds instead of the configured one (`Chunk-Grace-Hours`); at least 60 while a process runs.
+        #[arg(long, value_name = "S")]
+        grace: Option<u64>,
+    },
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Configuration file [default: /opt/gravwell/etc/gravwell.conf, when it exists].
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    /// Print it once and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between looks.
+    #[arg(long, default_value_t = 2, value_name = "S", conflicts_with = "once")]
+    pub interval: u64,
+}
+
+/// Arguments of `debug-bundle`.
+#[derive(Debug, clap::Args)]
+pub struct DebugBundle {
+    /// The file to make [default: gravwell-debug-TIME.tar].
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Configuration file [default: /opt/gravwell/etc/gravwell.conf].
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A log to put in beside the journal; may be repeated.
+    #[arg(long = "log", value_name = "FILE")]
+    pub logs: Vec<PathBuf>,
+}
+
+/// Arguments of `lb`.
+#[derive(Debug, clap::Args)]
+pub struct Lb {
+    /// For whom: traefik, nginx, haproxy or prometheus.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Format,
+    /// Write this file, whole or not at all, instead of printing.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Go on until interrupted, and write the file whenever it would change.
+    #[arg(long, requires = "output")]
+    pub watch: bool,
+    /// Run this command after the file has changed; it is tried again until it succeeds.
+    #[arg(long, value_name = "COMMAND", requires = "output")]
+    pub exec: Option<String>,
+    /// Seconds between looks at the members.
+    #[arg(long, default_value_t = 5, value_name = "S", requires = "watch")]
+    pub interval: u64,
+    /// How the balancer reaches webservers: https, https-unverified (any certificate will do) or http.
+    #[arg(long, default_value_t = Hop::Https, value_name = "HOW")]
+    pub backend: Hop,
+    /// Authority that signed the webservers' certificates, on the balancer's host [default: whom its system trusts].
+    #[arg(long, value_name = "FILE")]
+    pub backend_ca: Option<PathBuf>,
+    /// Name for which the webservers' certificates are checked [default: the host of each; with nginx
+    /// webserver.gravwell.internal, which `cert server --ca` puts into every certificate].
+    #[arg(long, value_name = "HOST")]
+    pub backend_name: Option<String>,
+    /// Where browsers connect [default: :443 with a certificate, :80 without].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Certificate for browsers, on the balancer's host; for haproxy with its key in the same file.
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+    /// Its key, for nginx.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Traefik's entry point.
+    #[arg(long, default_value = "websecure", value_name = "NAME")]
+    pub entry_point: String,
+    /// Traefik's rule for the router.
+    #[arg(long, default_value = "PathPrefix(`/`)", value_name = "RULE")]
+    pub rule: String,
+    /// Port of the webservers' metrics, for prometheus.
+    #[arg(long, default_value_t = 9408, value_name = "PORT")]
+    pub metrics_port: u16,
+}
+
+impl Lb {
+    /// What the configuration is made with.
+    #[must_use]
+    pub fn choice(&self) -> Choice {
+        Choice {
+            backend: self.backend,
+            backend_ca: self.backend_ca.clone(),
+            backend_name: self.backend_name.clone(),
+            listen: self.listen.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            entry_point: self.entry_point.clone(),
+            rule: self.rule.clone(),
+            metrics_port: self.metrics_port,
+        }
+    }
+}
+
+/// What to do with certificates.
+#[derive(Debug, Subcommand)]
+pub enum CertAction {
+    /// Make an authority that signs the certificates of your webservers: ca.pem and ca-key.pem.
+    Ca {
+        /// Directory for the files.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Its name.
+        #[arg(long, default_value = "Gravwell webservers", value_name = "TEXT")]
+        name: String,
+        /// Life in days.
+        #[arg(long, default_value_t = 3650, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+        /// Replace what is there. Every certificate that it signed is worthless then.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Make a certificate for a webserver or balancer: cert.pem, key.pem, and bundle.pem with both for haproxy.
+    Server(CertServer),
+    /// Show whose a certificate is, for which names, and how long it lives.
+    Show {
+        /// Files in PEM form.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Arguments of `cert server`.
+#[derive(Debug, clap::Args)]
+pub struct CertServer {
+    /// Host name or address that it is good for; may be repeated.
+    #[arg(long = "name", required = true, value_name = "HOST")]
+    pub names: Vec<String>,
+    /// Directory for the files.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Directory of the authority that signs it [default: it signs itself, and browsers ask].
+    #[arg(long, value_name = "DIR")]
+    pub ca: Option<PathBuf>,
+    /// Life in days.
+    #[arg(long, default_value_t = 397, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: u32,
+    /// Replace what is there.
+    #[arg(long)]
+    pub replace: bool,
+}
+
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
@@ -303,7 +804,7 @@ pub struct Demo {
     #[arg(long)]
     pub keep: bool,
     /// Rows of the table to use.
-    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub rows: usize,
 }
 
@@ -316,6 +817,9 @@ pub struct Bench {
     /// Also measure an idle datastore with this many connected replicas.
     #[arg(long, value_name = "N")]
     pub idle: Option<usize>,
+    /// Measure only this: contents of so many MiB from a member over the datastore to another.
+    #[arg(long, value_name = "MIB")]
+    pub resource_mb: Option<u64>,
     /// Put data here instead of in a temporary directory, to measure that disk.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

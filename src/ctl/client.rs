@@ -18,6 +18,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::DirectoryError;
 use crate::model::Entry;
+use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Connector, Replica, ReplicaOptions};
 use crate::transport::{local, wire};
@@ -27,6 +28,8 @@ use super::CtlError;
 
 /// A process that holds the directory but does not answer yet is given this long.
 const STARTING: Duration = Duration::from_secs(15);
+/// A task that has answered is given this long to end.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 type Reader = Box<dyn AsyncRead + Unpin + Send>;
 type Writer = Box<dyn AsyncWrite + Unpin + Send>;
@@ -37,7 +40,7 @@ enum Server {
     Process,
     /// The datastore that an administrator's identity belongs to.
     Remote(quinn::Connection),
-    Replica(Replica),
+    Replica(Box<Replica>),
     Datastore(std::sync::Arc<Datastore>),
 }
 
@@ -180,9 +183,15 @@ impl Client {
             Server::Process => {}
             Server::Remote(connection) => connection.close(0u32.into(), b"done"),
             Server::Replica(replica) => replica.close().await,
-            Server::Datastore(datastore) => {
-                if let Some(datastore) = std::sync::Arc::into_inner(datastore) {
-                    datastore.stop().await;
+            Server::Datastore(mut datastore) => {
+                // The task of the last request lets go of it a moment after its answer.
+                let asked = Instant::now();
+                while asked.elapsed() < LETTING_GO {
+                    match std::sync::Arc::try_unwrap(datastore) {
+                        Ok(datastore) => return datastore.stop().await,
+                        Err(shared) => datastore = shared,
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
         }
@@ -228,8 +237,13 @@ fn administrator(directory: &Path) -> Result<Option<Identity>, CtlError> {
     Ok(Some(identity).filter(|identity| identity.role() == Role::Admin))
 }
 
-/// Connects to an administrator's datastore.
-async fn dial(directory: &Path, identity: &Identity) -> Result<quinn::Connection, CtlError> {
+/// Whether somebody answers for a directory: a process on it, or the datastore that an administrator's identity belongs to.
+pub(super) async fn is_served(directory: &Path) -> bool {
+    matches!(administrator(directory), Ok(Some(_))) || connect(directory).await.is_ok()
+}
+
+/// Connects to the datastore of a member.
+pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn::Connection, CtlError> {
     let connector = MemberConnector::new(directory, identity.addresses().to_vec());
     let dialing = tokio::time::timeout(STARTING, connector.connect());
     let (connection, _) = dialing.await.map_err(|_| failed("the datastore does not answer"))?.map_err(failed)?;
@@ -243,11 +257,13 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
-            let options = ReplicaOptions { patience: Duration::ZERO, mends: false, ..ReplicaOptions::default() };
+            let has_contents = path.join(CHUNKS).is_dir();
+            let (patience, contents) = (Duration::ZERO, has_contents.then(ContentsOptions::default));
+            let options = ReplicaOptions { patience, contents, mends: false, ..ReplicaOptions::default() };
             Replica::open(&path, options)
         });
         return match opening.await.map_err(|error| (failed(error), false))? {
-            Ok(replica) => Ok(Server::Replica(replica)),
+            Ok(replica) => Ok(Server::Replica(Box::new(replica))),
             Err(error @ replica::OpenError::Directory(DirectoryError::InUse { .. })) => Err((failed(error), true)),
             Err(
                 error @ (replica::OpenError::Damaged { .. }

@@ -4,9 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::datastore::DatastoreConfig;
+use crate::config::datastore::{DatastoreConfig, Recovery};
+use crate::config::{ConfigError, Warning};
 use crate::datastore::{Datastore, DatastoreError};
-use crate::telemetry::{exporter, logging, notify};
+use crate::telemetry::{logging, notify};
+
+use super::hangup::Hangup;
+use super::monitor;
+
+/// The service manager hears of the process at least this often.
+pub(super) const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the process ends badly.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +60,7 @@ pub struct DatastoreArgs {
     /// Name or address under which members reach this datastore; may be repeated.
     #[arg(long = "advertise", value_name = "HOST")]
     pub advertise: Vec<String>,
-    /// Prometheus endpoint [default: none].
+    /// Serve /metrics, and /traefik and /prometheus with the list of webservers, here [default: nowhere].
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
     /// error, warn, info, debug or trace.
@@ -83,6 +90,13 @@ pub struct DatastoreArgs {
     /// Largest transaction, in KiB.
     #[arg(long, value_name = "KIB")]
     pub max_txn_kb: Option<usize>,
+    /// What to do without a log: refuse writes while members know of one (auto), wait for a recovery (wait), or begin anew
+    /// (off).
+    #[arg(long, value_name = "MODE")]
+    pub recovery: Option<Recovery>,
+    /// Make backups continuously into this directory or S3 bucket.
+    #[arg(long, value_name = "DIR|URL")]
+    pub archive: Option<String>,
     /// Data directory.
     #[arg(skip)]
     pub data_dir: Option<PathBuf>,
@@ -111,6 +125,10 @@ impl DatastoreArgs {
         set(&mut config.key_bytes_max, self.max_key_bytes);
         set(&mut config.value_bytes_max, self.max_value_kb.map(|kb| kb << 10));
         set(&mut config.txn_bytes_max, self.max_txn_kb.map(|kb| kb << 10));
+        set(&mut config.recovery, self.recovery);
+        if self.archive.is_some() {
+            config.archive = self.archive;
+        }
     }
 }
 
@@ -129,31 +147,74 @@ pub async fn stop_signal() {
     }
 }
 
+/// Waits, when the configuration wants it, until a recovery or a restore has made a log. False: told to stop.
+async fn wait_for_log(config: &DatastoreConfig) -> bool {
+    let has_log = || config.data_dir.join(crate::log::repair::LOG).exists();
+    if config.recovery != Recovery::Wait || has_log() {
+        return true;
+    }
+    let dir = config.data_dir.display();
+    let what = format!(
+        "there is no log in {dir}, and Datastore-Recovery=wait: nothing is served, and nothing is created, until \
+         `gravwell-logctl --data-dir {dir} recover` has fetched it from the members, or `restore` from a backup; to begin \
+         with an empty one, start with --recovery off"
+    );
+    tracing::warn!("{what}");
+    notify::ready(&what);
+    let mut stop = std::pin::pin!(stop_signal());
+    loop {
+        tokio::select! {
+            () = &mut stop => return false,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                notify::watchdog();
+                if has_log() {
+                    return true;
+                }
+            }
+        }
+    }
+}
+
 /// Runs a datastore until it is told to stop.
 ///
 /// # Errors
 /// When the configuration is wrong or the datastore cannot start.
 pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
-    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
-    let format = args.log_format;
-    args.apply(&mut config);
-    config.check()?;
-    logging::start(&config.log_level, format);
+    let mut hangup = Hangup::listen();
+    let (config, warnings) = settings(&args)?;
+    let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = config.metrics;
-    let datastore = Datastore::start(config).await?;
-    if let Some(address) = metrics {
-        exporter::start(address).map_err(|error| RunError::Metrics { address, reason: error.to_string() })?;
+    if !wait_for_log(&config).await {
+        return Ok(());
     }
+    let (dir, archive) = (config.data_dir.clone(), config.archive.clone());
+    let datastore = Datastore::start(config).await?;
+    let _monitor = match metrics {
+        Some(address) => {
+            let started = monitor::start(address, Some(datastore.roster())).await;
+            Some(started.map_err(|reason| RunError::Metrics { address, reason })?)
+        }
+        None => None,
+    };
     tracing::info!(address = %datastore.address(), "{}", datastore.summary());
     notify::ready(&datastore.summary());
-    let period = notify::watchdog_period().unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5));
+    let archiving = archive.map(|place| tokio::spawn(super::backup::archive(dir, place)));
+    let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     let mut stop = std::pin::pin!(stop_signal());
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = hangup.heard() => {
+                notify::reloading();
+                reload(&args, &level, &datastore);
+                notify::ready(&datastore.summary());
+            }
             () = tokio::time::sleep(period) => {
-                notify::watchdog();
+                // A process that cannot commit any more is worth restarting.
+                if datastore.is_alive(period).await {
+                    notify::watchdog();
+                }
                 notify::status(&datastore.summary());
                 datastore.measure();
             }
@@ -161,6 +222,30 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     }
     notify::stopping();
     tracing::info!("stopping");
+    if let Some(archiving) = archiving {
+        archiving.abort();
+    }
     datastore.stop().await;
     Ok(())
+}
+
+fn settings(args: &DatastoreArgs) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {
+    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
+    args.clone().apply(&mut config);
+    config.check()?;
+    Ok((config, warnings))
+}
+
+/// SIGHUP: the level of logging and the names in the datastore's certificate are taken anew; everything else needs a restart.
+fn reload(args: &DatastoreArgs, level: &logging::Level, datastore: &Datastore) {
+    let (config, warnings) = match settings(args) {
+        Ok(read) => read,
+        Err(error) => return tracing::error!(%error, "the configuration cannot be used; everything stays as it was"),
+    };
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    level.set(&config.log_level);
+    match datastore.renew_certificate(&config.server_names) {
+        Ok(()) => tracing::info!(level = config.log_level, "the configuration was read again"),
+        Err(error) => tracing::error!(error, "the datastore's certificate was not renewed"),
+    }
 }

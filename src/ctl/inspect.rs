@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status};
+use crate::codec::admin::{
+    CollectionInfo, GenerationInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status,
+};
 use crate::codec::jsonl::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
@@ -50,6 +52,9 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
             line("because", status.trouble.clone())?;
         }
         line("outbox", format!("{} waiting, {} rejected", status.outbox, status.rejected))?;
+        if status.quarantined > 0 {
+            line("set aside", format!("{} sets of changes, see `quarantine list`", status.quarantined))?;
+        }
     } else {
         line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;
         line("disk", format!("log {}, free {}", size(status.log_bytes), size(status.disk_free_bytes)))?;
@@ -328,6 +333,19 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
     output.flush()?;
     client.close().await;
     result
+}
+
+/// `generations`
+pub(super) async fn generations(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let found: Result<Vec<GenerationInfo>, _> = client.items(&Request::Generations).await;
+    client.close().await;
+    let mut output = Output::new();
+    output.list(json, &found?, &["GENERATION", "BEGAN", "SHARED TO", "AT"], |info| {
+        let at = if info.time_ms == 0 { "unknown".to_owned() } else { timestamp(info.time_ms) };
+        vec![info.generation.to_string(), info.beginning.to_string(), info.shared_to.to_string(), at]
+    })?;
+    output.flush()
 }
 
 /// `barrier`

@@ -22,6 +22,11 @@ fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// A bar over bytes, on a terminal.
+pub(super) fn bytes_bar() -> ProgressBar {
+    bar()
+}
+
 fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_message(progress.stage.clone());
     bar.set_length(progress.total);
@@ -29,7 +34,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 }
 
 /// Sends a request, shows its progress, and returns the report at its end.
-async fn with_progress<T: DeserializeOwned>(client: Client, request: &Request) -> Result<T, CtlError> {
+pub(super) async fn with_progress<T: DeserializeOwned>(client: Client, request: &Request) -> Result<T, CtlError> {
     let bar = bar();
     let mut report: Option<T> = None;
     let result = client

@@ -1,23 +1,44 @@
 //! `gravwell-logctl`: one file per group of commands, one way to reach a directory whether or not a process runs on it.
 
 pub mod args;
+mod authority;
+mod backup;
 mod bench;
 mod bench_push;
 mod bench_raw;
+mod bench_resource;
+mod blobs;
 mod cable;
+mod cert;
 mod client;
 pub mod datastore;
+mod debug_bundle;
 mod demo;
+mod demo_client;
 mod demo_table;
+mod diff;
+mod doctor;
 mod fleet;
+mod hangup;
 mod import;
 mod inspect;
+mod lb;
 mod maintain;
+mod man;
 mod members;
+mod migrate;
+mod monitor;
 mod outbox;
 mod output;
+pub mod owner;
+mod quarantine;
+mod recover;
 mod repair;
 mod replica;
+mod rest;
+mod revert;
+mod top;
+mod transact;
 pub mod webserver;
 mod write;
 
@@ -73,7 +94,17 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Export { at, with_secrets } => inspect::export(dir, at, with_secrets).await,
         Command::Verify => maintain::verify(dir, json).await,
         Command::Repair(repair) => repair::run(dir, json, repair).await,
+        Command::Recover(recover) => recover::run(dir, json, recover).await,
+        Command::Authority { action } => authority::run(dir, json, action).await,
+        Command::Quarantine { action } => quarantine::run(dir, json, action).await,
+        Command::Backup { action } => backup::run(dir, json, action).await,
+        Command::Restore(restore) => backup::restore(dir, json, restore).await,
+        Command::Revert { collection, key, to, dry_run } => revert::run(dir, json, collection, key, to, dry_run).await,
+        Command::Diff { from, to, values } => diff::run(dir, json, from, to, values).await,
+        Command::ImportGravwell(import) => migrate::run(dir, json, import).await,
+        Command::Generations => inspect::generations(dir, json).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
+        Command::Blobs { action } => blobs::run(dir, json, action).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,
         Command::Import(import) => import::run(dir, json, import).await,
@@ -86,9 +117,19 @@ async fn dispatch(args: Args) -> CtlResult {
             datastore.data_dir = Some(data_dir);
             datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
         }
+        Command::Webserver(mut webserver) => {
+            webserver.data_dir = Some(data_dir);
+            webserver::run(webserver).await.map_err(CtlError::new)
+        }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
+        Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,
+        Command::Lb(lb) => lb::run(dir, json, lb).await,
+        Command::Cert { action } => cert::run(json, action),
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(bench) => bench::run(json, bench).await,
+        Command::DebugBundle(bundle) => debug_bundle::run(dir, json, bundle).await,
+        Command::Top(top) => top::run(dir, json, top).await,
+        Command::Man { out } => man::run(json, &out),
         Command::Completions { shell } => {
             let mut command = <Args as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "gravwell-logctl", &mut std::io::stdout());

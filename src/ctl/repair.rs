@@ -26,20 +26,25 @@ pub(super) async fn run(dir: &Path, json: bool, args: Repair) -> CtlResult {
 fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     // Claiming a directory would make one; here both must be what they are said to be.
     role(dir, "datastore", "--data-dir")?;
-    role(&args.from, "replica", "--from")?;
-    let _member = data_dir::claim(&args.from, "replica", Duration::ZERO).map_err(|error| match error {
+    let _member = claim_member(&args.from)?;
+    let state = StateStore::open(&state_of(&args.from)?, CACHE_BYTES)
+        .map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
+    let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss, ..RepairOptions::default() };
+    let mut tell = |what: &str| eprintln!("{what}");
+    repair(dir, &DatastoreConfig::for_dir(dir), &state, options, &mut tell).map_err(CtlError::new)
+}
+
+/// Holds a member's directory, so that nothing runs on it meanwhile.
+pub(super) fn claim_member(from: &Path) -> Result<std::fs::File, CtlError> {
+    role(from, "replica", "--from")?;
+    data_dir::claim(from, "replica", Duration::ZERO).map_err(|error| match error {
         DirectoryError::InUse { path } => CtlError::new(format!(
             "{} is in use by a running member: stop it for as long as this takes, or give a copy of its directory that \
              was made while it was stopped",
             path.display()
         )),
         other => CtlError::new(other),
-    })?;
-    let state = StateStore::open(&state_of(&args.from)?, CACHE_BYTES)
-        .map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
-    let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss };
-    let mut tell = |what: &str| eprintln!("{what}");
-    repair(dir, &DatastoreConfig::for_dir(dir), &state, options, &mut tell).map_err(CtlError::new)
+    })
 }
 
 fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
@@ -51,7 +56,7 @@ fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
 }
 
 /// The state that a member's directory names as current; nothing in the directory is changed.
-fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
+pub(super) fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
     let named = std::fs::read_to_string(member.join("current")).unwrap_or_default();
     let name = named.split_whitespace().next().unwrap_or_default();
     let state = member.join(name);

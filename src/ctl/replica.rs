@@ -4,20 +4,28 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::replica::ReplicaOptions;
-use crate::replica::service::Service;
-use crate::telemetry::{exporter, logging, notify};
+use crate::replica::contents::ContentsOptions;
+use crate::replica::service::{PeerListening, Service};
+use crate::telemetry::{logging, notify};
 
 use super::args::Replica;
-use super::{CtlError, CtlResult, datastore};
+use super::{CtlError, CtlResult, datastore, monitor};
 
 /// Runs until interrupted.
 pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
-    logging::start(&args.log_level, logging::LogFormat::Text);
-    let options = ReplicaOptions { external_addr: args.external_addr, ..ReplicaOptions::default() };
-    let service = Service::start(dir, args.datastores, options).await.map_err(CtlError::new)?;
-    if let Some(address) = args.metrics {
-        exporter::start(address).map_err(|error| CtlError::new(format!("metrics on {address}: {error}")))?;
-    }
+    let _level = logging::start(&args.log_level, logging::LogFormat::Text);
+    let contents = args.resources.then(ContentsOptions::default);
+    let options = ReplicaOptions { external_addr: args.external_addr, contents, ..ReplicaOptions::default() };
+    // Without a webserver there is nothing that others would ask it for.
+    let peers = if args.resources { PeerListening::Outgoing } else { PeerListening::Apart };
+    let service = Service::start(dir, args.datastores, options, peers).await.map_err(CtlError::new)?;
+    let _monitor = match args.metrics {
+        Some(address) => {
+            let started = monitor::start(address, None).await;
+            Some(started.map_err(|error| CtlError::new(format!("metrics on {address}: {error}")))?)
+        }
+        None => None,
+    };
     notify::ready(&service.summary());
     let period = notify::watchdog_period().unwrap_or(Duration::from_secs(10)).min(Duration::from_secs(10));
     let mut stop = std::pin::pin!(datastore::stop_signal());

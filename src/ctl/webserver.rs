@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::config::webserver::WebserverConfig;
-use crate::telemetry::{exporter, logging, notify};
+use crate::config::{ConfigError, Warning};
+use crate::telemetry::{logging, notify};
+use crate::web::orders::Order;
 use crate::web::server::{Webserver, WebserverError};
 
-use super::datastore::stop_signal;
+use super::datastore::{REPORT_EVERY, stop_signal};
+use super::hangup::Hangup;
+use super::monitor;
 
 /// Why the process ends badly.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,9 @@ pub struct WebserverArgs {
     /// Where other webservers and load balancers reach this one.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
+    /// Where to listen to other webservers (UDP) [default: all addresses, any free port].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub peer_listen: Option<SocketAddr>,
     /// Certificate in PEM form [default: one is made].
     #[arg(long, value_name = "FILE", requires = "key")]
     pub certificate: Option<PathBuf>,
@@ -85,6 +91,9 @@ impl WebserverArgs {
         if let Some(listen) = self.listen {
             (config.listen, config.port) = (Some(listen.ip()), listen.port());
         }
+        if let Some(listen) = self.peer_listen {
+            (config.peer_listen, config.peer_port) = (Some(listen.ip()), listen.port());
+        }
         if !self.datastores.is_empty() {
             config.datastores = self.datastores;
         }
@@ -107,24 +116,35 @@ impl WebserverArgs {
 /// # Errors
 /// When the configuration is wrong or the webserver cannot start.
 pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
-    let (mut config, warnings) = crate::config::load::<WebserverConfig>(args.config.as_deref())?;
-    let format = args.log_format;
-    args.apply(&mut config);
-    config.check()?;
-    logging::start(&config.log_level, format);
+    let mut hangup = Hangup::listen();
+    let (config, warnings) = settings(&args)?;
+    let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = config.metrics;
-    let webserver = Webserver::start(config).await?;
-    if let Some(address) = metrics {
-        exporter::start(address).map_err(|error| RunError::Metrics { address, reason: error.to_string() })?;
-    }
+    let mut webserver = Webserver::start(config).await?;
+    let _monitor = match metrics {
+        Some(address) => {
+            let started = monitor::start(address, None).await;
+            Some(started.map_err(|reason| RunError::Metrics { address, reason })?)
+        }
+        None => None,
+    };
     tracing::info!("{}", webserver.summary());
     notify::ready(&webserver.summary());
-    let period = notify::watchdog_period().unwrap_or(Duration::from_secs(5)).min(Duration::from_secs(5));
+    let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     let mut stop = std::pin::pin!(stop_signal());
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = hangup.heard() => {
+                notify::reloading();
+                reload(&args, &level, &webserver);
+                notify::ready(&webserver.summary());
+            }
+            order = webserver.order() => match order {
+                Order::LogLevel(filter) => level.set(&filter),
+                Order::Restart => webserver = restarted(&args, webserver).await?,
+            },
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&webserver.summary());
@@ -135,4 +155,47 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     tracing::info!("stopping");
     webserver.stop().await;
     Ok(())
+}
+
+/// Ends a webserver and starts one with the configuration as it is now, within the same process. One that cannot be used
+/// ends nothing.
+async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserver, RunError> {
+    let (config, warnings) = match settings(args) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(%error, "not restarted: the configuration cannot be used");
+            return Ok(webserver);
+        }
+    };
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    notify::reloading();
+    // The address stays the same, so that clients find it again.
+    let address = webserver.address();
+    webserver.stop().await;
+    let listen = if config.port == 0 { (Some(address.ip()), address.port()) } else { (config.listen, config.port) };
+    let config = WebserverConfig { listen: listen.0, port: listen.1, ..config };
+    let webserver = Webserver::start(config).await?;
+    tracing::info!("{}", webserver.summary());
+    notify::ready(&webserver.summary());
+    Ok(webserver)
+}
+
+fn settings(args: &WebserverArgs) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {
+    let (mut config, warnings) = crate::config::load(args.config.as_deref())?;
+    args.clone().apply(&mut config);
+    config.check()?;
+    Ok((config, warnings))
+}
+
+/// SIGHUP: the level of logging and the certificate's files are read anew; everything else needs a restart.
+fn reload(args: &WebserverArgs, level: &logging::Level, webserver: &Webserver) {
+    webserver.reload();
+    match settings(args) {
+        Ok((config, warnings)) => {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            level.set(&config.log_level);
+            tracing::info!(level = config.log_level, "the configuration was read again");
+        }
+        Err(error) => tracing::error!(%error, "the configuration cannot be used; everything stays as it was"),
+    }
 }

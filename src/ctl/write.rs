@@ -4,19 +4,16 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
 
 use crate::codec::admin::{Request, Status};
 use crate::codec::jsonl::parse_value;
-use crate::codec::message::{self, Fate, Kind, Outcome};
-use crate::codec::txn::encode_txn;
-use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
-use crate::transport::wire;
+use crate::codec::message::Fate;
+use crate::model::{Collection, Condition, Key, Op, Origin, Seq};
 
 use super::args::Put;
 use super::client::Client;
 use super::output::Output;
-use super::{CtlError, CtlResult};
+use super::{CtlError, CtlResult, transact};
 
 /// Largest value that is read from a file.
 const VALUE_BYTES_MAX: u64 = crate::model::limits::HARD.value_bytes_max as u64;
@@ -80,20 +77,12 @@ async fn submit(dir: &Path, json: bool, op: Op, conditions: Vec<Condition>, no_w
     let status: Status = client.item(&Request::Status).await?;
     // A replica that is cut off would keep us waiting; the transaction is as safe in its outbox.
     let wait = !no_wait && (status.role == "datastore" || status.connected);
-    let id = TxnId { origin: new_origin()?, counter: OriginCounter(1) };
-    let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note(), conditions, ops: vec![op] };
-    let mut call = client.call(&Request::Submit { wait }).await?;
-    let mut body = Vec::new();
-    encode_txn(&txn, &mut body);
-    call.write.write_all(&message::encode_raw(Kind::Push, &body)).await.map_err(CtlError::new)?;
-    let outcome: Outcome = wire::expect(&mut call.read, Kind::Outcome).await.map_err(CtlError::new)?;
-    call.write.shutdown().await.map_err(CtlError::new)?;
-    drop(call);
+    let fate = transact::submit(&client, vec![op], conditions, wait).await;
     client.close().await;
-    report(json, outcome.fate)
+    report(json, fate?)
 }
 
-fn report(json: bool, fate: Fate) -> CtlResult {
+pub(super) fn report(json: bool, fate: Fate) -> CtlResult {
     let mut output = Output::new();
     let done = |output: &mut Output, state: &str, seq: Option<Seq>, text: String| {
         if json { output.json(&serde_json::json!({ "state": state, "seq": seq })) } else { output.line(&text) }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::{Outcome, RefusalCode, Refused};
-use crate::model::{MemberName, Op, Seq, Txn};
+use crate::model::{MemberName, Op, Reason, Seq, Txn};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
 use crate::telemetry;
 
-use super::ledger::{Batch, Committed, Ledger, Outlet, SealError};
+use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Submission};
 use super::shared::{SharedRef, now_ms};
 
 /// Most transactions and bytes in one batch.
@@ -33,6 +33,7 @@ const DISK_EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Proposal {
     pub member: MemberName,
     pub txn: Txn,
+    pub objection: Option<Reason>,
     pub reply: mpsc::UnboundedSender<Outcome>,
     /// Its share of [`QUEUE_BYTES_MAX`], given back when the proposal is dropped.
     _share: tokio::sync::OwnedSemaphorePermit,
@@ -43,13 +44,14 @@ pub(super) async fn propose(
     shared: &SharedRef,
     member: &MemberName,
     txn: Txn,
+    objection: Option<Reason>,
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
     let stopping = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
     let bytes = txn.bytes_estimate().min(QUEUE_BYTES_MAX);
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let share = Arc::clone(&shared.queue_bytes).acquire_many_owned(bytes).await.map_err(|_| stopping())?;
-    let proposal = Proposal { member: member.clone(), txn, reply: reply.clone(), _share: share };
+    let proposal = Proposal { member: member.clone(), txn, objection, reply: reply.clone(), _share: share };
     shared.commit.send(Request::Commit(proposal)).await.map_err(|_| stopping())
 }
 
@@ -57,6 +59,8 @@ pub(super) enum Request {
     Commit(Proposal),
     /// Closes the open segment, so that compaction can take it.
     Seal(oneshot::Sender<Result<Seq, String>>),
+    /// Is answered when its turn comes, which shows that the thread lives.
+    Ping(oneshot::Sender<()>),
     /// Writes what is pending and closes the log.
     Stop(oneshot::Sender<()>),
 }
@@ -104,6 +108,7 @@ impl Committer {
                     }
                 }
                 Some(Request::Seal(reply)) => self.seal(reply),
+                Some(Request::Ping(reply)) => drop(reply.send(())),
                 Some(Request::Stop(reply)) => return self.stop(reply),
                 None => return drop(self.ledger.into_log().close()),
             }
@@ -146,6 +151,7 @@ impl Committer {
         self.commit(batch);
         match after {
             Some(Request::Seal(reply)) => self.seal(reply),
+            Some(Request::Ping(reply)) => drop(reply.send(())),
             Some(Request::Stop(reply)) => return Some(reply),
             _ => {}
         }
@@ -160,12 +166,16 @@ impl Committer {
         let mut replies = Vec::with_capacity(batch.len());
         let mut shares = Vec::with_capacity(batch.len());
         let mut txns = Vec::with_capacity(batch.len());
-        for Proposal { member, txn, reply, _share } in batch {
-            txns.push((member, txn));
+        for Proposal { member, txn, objection, reply, _share } in batch {
+            txns.push(Submission { member, txn, objection });
             replies.push(reply);
             shares.push(_share);
         }
-        let admit = |txn: &Txn| admit(txn, free, min);
+        let recovery = self.shared.recovery();
+        let admit = |txn: &Txn| match recovery.as_str() {
+            "" => admit(txn, free, min),
+            evidence => Err(super::recovery::refusal(evidence)),
+        };
         let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
         match self.ledger.commit(txns, &admit, &disk_full, applied, now_ms(), &mut outlet) {
             Ok(Batch::Done) => {}
@@ -209,6 +219,7 @@ impl Outlet for Publisher<'_> {
     }
 
     fn index(&mut self, committed: Committed) {
+        telemetry::journey::committed(&committed.entries);
         if self.applier.send(committed).is_err() {
             stop_process(&Fatal { what: "the state index is gone", cause: "its thread ended".into() });
         }

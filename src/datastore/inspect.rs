@@ -18,7 +18,12 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let head = shared.head();
     let meta = shared.state.meta();
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
-    let refusal = shared.refusal();
+    let (refusal, recovery) = (shared.refusal(), shared.recovery());
+    let (problem, remedy) = match (recovery.is_empty(), refusal.is_empty()) {
+        (false, _) => (format!("the datastore waits to be recovered: {recovery}"), super::recovery::REMEDY),
+        (true, false) => (refusal, "free some disk space, or compact"),
+        (true, true) => (String::new(), ""),
+    };
     Status {
         role: "datastore".into(),
         running: true,
@@ -36,12 +41,13 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
         log_bytes: shared.log.segments().iter().map(|segment| segment.bytes).sum(),
         disk_free_bytes: super::commit::free_space(&shared.path).unwrap_or_default(),
-        healthy: refusal.is_empty(),
-        remedy: if refusal.is_empty() { String::new() } else { "free some disk space, or compact".into() },
-        problem: refusal,
+        healthy: problem.is_empty(),
+        remedy: remedy.into(),
+        problem,
         version: env!("CARGO_PKG_VERSION").into(),
         address: shared.address.to_string(),
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        clock_ms: super::shared::now_ms(),
         ..Status::default()
     }
 }

@@ -1,14 +1,19 @@
 //! Members as the datastore knows them: the registry on disk, and who is connected now.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use tokio::sync::watch;
+
 use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
-use crate::codec::message::{Hello, Progress};
+use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Seq};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Registry, Role, Token, TrustError, tls};
+use crate::trust::{Authority, Escrow, Registry, Role, Token, TrustError, tls};
 
+use super::contents::Connected;
 use super::shared::now_ms;
 
 /// One connection.
@@ -18,6 +23,8 @@ struct Present {
     info: PresenceInfo,
     member: MemberName,
     connection: quinn::Connection,
+    /// It carries nothing but chunks, and says nothing of its own about who is present.
+    is_bulk: bool,
 }
 
 #[derive(Default)]
@@ -26,11 +33,27 @@ struct Presences {
     present: BTreeMap<PresenceId, Present>,
 }
 
+/// Where others reach a member.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Reachable {
+    peer_addresses: Vec<String>,
+    external_addr: Option<String>,
+}
+
+/// Hosts that a member may announce.
+const HOSTS_MAX: usize = 8;
+/// Longest name of a host, as DNS has it.
+const HOST_BYTES_MAX: usize = 255;
+
 /// Registry, authority and presence.
 pub(super) struct Members {
     authority: Authority,
     registry: Mutex<Registry>,
     presences: Mutex<Presences>,
+    /// Where members said that others reach them, kept over their absences.
+    reachable: Mutex<BTreeMap<MemberName, Reachable>>,
+    /// What members are told of each other, encoded.
+    roster: watch::Sender<Bytes>,
     retention_ms: u64,
     addresses: Vec<String>,
     certificate_days: u32,
@@ -48,6 +71,7 @@ impl Redeem for Members {
             .redeem(&self.authority, name, secret, request_der, self.certificate_days, now_ms())
             .map_err(|error| error.to_string())?;
         drop(registry);
+        self.publish_roster();
         // A former holder of the name, with a former role, goes.
         self.close(name, "it was enrolled anew; join with a token");
         tracing::info!(member = %name, %role, "joined");
@@ -66,8 +90,59 @@ impl Members {
         addresses: Vec<String>,
         certificate_days: u32,
     ) -> Members {
-        let (registry, presences) = (Mutex::new(registry), Mutex::default());
-        Members { authority, registry, presences, retention_ms, addresses, certificate_days }
+        let (registry, presences, reachable) = (Mutex::new(registry), Mutex::default(), Mutex::default());
+        let roster = watch::channel(Bytes::new()).0;
+        let members =
+            Members { authority, registry, presences, reachable, roster, retention_ms, addresses, certificate_days };
+        members.publish_roster();
+        members
+    }
+
+    /// The roster and its changes.
+    pub(super) fn watch_roster(&self) -> watch::Receiver<Bytes> {
+        self.roster.subscribe()
+    }
+
+    /// Tells all members who the members are, when that has changed.
+    fn publish_roster(&self) {
+        let mut roster = self.registry().roster();
+        let reachable = self.reachable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for member in &mut roster.members {
+            let Some(Reachable { peer_addresses, external_addr }) = reachable.get(&member.name) else { continue };
+            member.peer_addresses.clone_from(peer_addresses);
+            member.external_addr.clone_from(external_addr);
+        }
+        let encoded = Bytes::from(roster.encode());
+        self.roster.send_if_modified(|known| {
+            let is_new = *known != encoded;
+            *known = encoded;
+            is_new
+        });
+    }
+
+    /// A member says where others reach it; `seen` is where its connection comes from.
+    pub(super) fn announce(&self, id: PresenceId, announce: &Announce, seen: IpAddr) {
+        let with_port = |host: &str| {
+            if host.contains(':') { format!("[{host}]:{}", announce.port) } else { format!("{host}:{}", announce.port) }
+        };
+        let good = announce.hosts.iter().filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX);
+        let mut peer_addresses: Vec<String> = good.take(HOSTS_MAX).map(|host| with_port(host)).collect();
+        let seen = with_port(&seen.to_canonical().to_string());
+        if !peer_addresses.contains(&seen) {
+            peer_addresses.push(seen);
+        }
+        if announce.port == 0 {
+            peer_addresses.clear();
+        }
+        let (member, external_addr) = {
+            let mut presences = self.presences();
+            let Some(present) = presences.present.get_mut(&id) else { return };
+            present.info.peer_addresses.clone_from(&peer_addresses);
+            (present.member.clone(), present.info.external_addr.clone())
+        };
+        let now = Reachable { peer_addresses, external_addr };
+        self.reachable.lock().unwrap_or_else(PoisonError::into_inner).insert(member, now);
+        self.publish_roster();
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -80,10 +155,19 @@ impl Members {
 
     /// Who holds this certificate, if it is good.
     pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), String> {
-        self.registry().authorise(certificate, now_ms()).map_err(|refusal| refusal.to_string())
+        let authorised = self.registry().authorise(certificate, now_ms()).map_err(|refusal| refusal.to_string());
+        // The first use of a renewed certificate ends the life of the one before.
+        self.publish_roster();
+        authorised
     }
 
-    pub(super) fn arrive(&self, member: &MemberName, role: Role, connection: &quinn::Connection) -> PresenceId {
+    pub(super) fn arrive(
+        &self,
+        member: &MemberName,
+        role: Role,
+        connection: &quinn::Connection,
+        is_bulk: bool,
+    ) -> PresenceId {
         let info = PresenceInfo {
             name: member.to_string(),
             role: role.to_string(),
@@ -95,15 +179,19 @@ impl Members {
         let id = presences.next;
         presences.next += 1;
         let connection = connection.clone();
-        presences.present.insert(id, Present { info, member: member.clone(), connection });
+        presences.present.insert(id, Present { info, member: member.clone(), connection, is_bulk });
         id
     }
 
     pub(super) fn greet(&self, id: PresenceId, hello: &Hello) {
-        if let Some(present) = self.presences().present.get_mut(&id) {
+        let member = {
+            let mut presences = self.presences();
+            let Some(present) = presences.present.get_mut(&id) else { return };
             present.info.external_addr.clone_from(&hello.external_addr);
             present.info.software.clone_from(&hello.software);
-        }
+            present.member.clone()
+        };
+        self.registry().note_address(&member, hello.external_addr.as_deref());
     }
 
     pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq) {
@@ -128,11 +216,19 @@ impl Members {
     }
 
     pub(super) fn connected(&self) -> u64 {
-        self.presences().present.len() as u64
+        self.presences().present.values().filter(|present| !present.is_bulk).count() as u64
+    }
+
+    /// Connected members that may hold contents, with the connections over which they can be asked.
+    pub(super) fn connections(&self) -> Vec<Connected> {
+        let presences = self.presences();
+        let main = presences.present.values().filter(|present| !present.is_bulk);
+        main.map(|present| (present.member.clone(), present.connection.clone())).collect()
     }
 
     pub(super) fn presence(&self) -> Vec<PresenceInfo> {
-        self.presences().present.values().map(|present| present.info.clone()).collect()
+        let presences = self.presences();
+        presences.present.values().filter(|present| !present.is_bulk).map(|present| present.info.clone()).collect()
     }
 
     pub(super) fn floor(&self, head: Seq) -> Seq {
@@ -153,6 +249,7 @@ impl Members {
             last_seen_ms: member.last_seen_ms,
             counts: registry.counts(member, now, self.retention_ms),
             expires_ms: member.certificate_expires_ms(),
+            external_addr: member.external_addr.clone(),
         };
         registry.members().map(info).collect()
     }
@@ -181,6 +278,7 @@ impl Members {
             let done = if remove { registry.remove(name, now_ms()) } else { registry.revoke(name, now_ms()) };
             done.map_err(|error| error.to_string())?;
         }
+        self.publish_roster();
         self.close(name, "it was revoked; ask an administrator for a new token");
         Ok(())
     }
@@ -193,10 +291,26 @@ impl Members {
 
     /// A new certificate for a connected member.
     pub(super) fn renew(&self, member: &MemberName, request: &[u8]) -> Result<Vec<u8>, String> {
+        let renewed = self.registry().renew(&self.authority, member, request, self.certificate_days, now_ms());
+        self.publish_roster();
+        renewed.map_err(|error| error.to_string())
+    }
+
+    /// The authority and the register, sealed for a member to keep; `None` when it has them as they are.
+    pub(super) fn escrow(
+        &self,
+        trust: &std::path::Path,
+        known: Option<&str>,
+    ) -> Result<(String, Option<String>), String> {
         let mut registry = self.registry();
-        registry
-            .renew(&self.authority, member, request, self.certificate_days, now_ms())
-            .map_err(|error| error.to_string())
+        let stamp = registry.stamp();
+        if known == Some(stamp.as_str()) {
+            return Ok((stamp, None));
+        }
+        let escrow =
+            Escrow::seal(trust, &self.authority, &mut registry, now_ms()).map_err(|error| error.to_string())?;
+        let text = escrow.to_text().map_err(|error| error.to_string())?;
+        Ok((stamp, Some(text)))
     }
 
     /// TLS settings with a fresh certificate of the datastore's own.

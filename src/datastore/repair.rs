@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::codec::admin::Finding;
+use crate::codec::admin::{Beginning, Finding};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::real::RealFs;
@@ -21,6 +21,7 @@ use crate::state::rebuild::{self, RebuildError};
 use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
 use crate::trust::{Member, Registry};
 
+use super::generations;
 use super::open::{OpenError, log_options};
 
 /// Why a datastore is not repaired. Nothing was changed then.
@@ -51,6 +52,17 @@ pub enum RepairError {
     /// Acknowledged transactions would be lost.
     #[error("{}", loss(.0))]
     Loss(Box<RepairReport>),
+    /// There is a log to be repaired.
+    #[error(
+        "{path} holds a log up to sequence {known}: it is not replaced; if it is damaged, use `repair`, and if it is not this \
+         fleet's, move it away first", path = path.display()
+    )]
+    NotEmpty {
+        /// Where.
+        path: PathBuf,
+        /// Greatest sequence of which there is a trace.
+        known: Seq,
+    },
     /// Something cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
@@ -82,6 +94,8 @@ pub struct RepairOptions {
     pub dry_run: bool,
     /// Lose acknowledged transactions when there is no other way; a new generation begins then.
     pub accept_loss: bool,
+    /// Nothing is left of the old log, and what lies in its place does not count.
+    pub log_is_lost: bool,
 }
 
 /// What was done, or would be.
@@ -156,9 +170,13 @@ pub fn repair(
     })?;
     repair::finish_swap(&RealFs, path)?;
     progress("examining the log");
-    let old = salvage(&RealFs, &path.join(LOG), &mut |_, _| {})?;
+    let examined = if options.log_is_lost { "log.lost" } else { LOG };
+    let old = salvage(&RealFs, &path.join(examined), &mut |_, _| {})?;
     let mut report = RepairReport { dry_run: options.dry_run, head_before: old.known, ..RepairReport::default() };
-    let traces = Traces::of(path, config);
+    let mut traces = Traces::of(path, config);
+    if options.log_is_lost {
+        traces.index = None;
+    }
     progress("checking the member's state");
     let (snapshot, meta) = sound(member)?;
     let (generation, lineage) = descent(&old, &meta, traces.index.as_deref())?;
@@ -184,7 +202,7 @@ pub fn repair(
     (report.base, report.digest, report.carried, report.head) = (meta.seq, meta.digest, reach.carried, reach.head);
     let mut start =
         Start { log_id: meta.log_id, generation, lineage, seq: meta.seq, chain: meta.chain, time_ms: meta.time_ms };
-    judge(&mut report, &mut start, &old, &traces, options)?;
+    let is_raised = judge(&mut report, &mut start, &old, &traces, options)?;
     if options.dry_run {
         return Ok(report);
     }
@@ -192,9 +210,20 @@ pub fn repair(
     build(path, config, &start, &snapshot, &old, reach)?;
     progress("checking the new log");
     check(path, config, &start, &meta, reach)?;
+    if is_raised {
+        note_generation(path, &start, options)?;
+    }
     report.kept = repair::swap(&RealFs, path)?;
     report.repaired = true;
     Ok(report)
+}
+
+/// Records why a generation begins, before it does: a note of one that does not exist says nothing.
+fn note_generation(path: &Path, start: &Start, options: RepairOptions) -> Result<(), RepairError> {
+    let Some(entry) = start.lineage.last() else { return Ok(()) };
+    let beginning = if options.log_is_lost { Beginning::Recovered } else { Beginning::Repaired };
+    let now_ms = super::shared::now_ms();
+    generations::note(path, start.log_id, *entry, beginning, now_ms).map_err(RepairError::Directory)
 }
 
 /// The member's state, read to its last row.
@@ -259,20 +288,20 @@ fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(
     Ok(())
 }
 
-/// Whether something acknowledged would be lost, and whether that is allowed.
+/// Whether something acknowledged would be lost, and whether that is allowed. True: a new generation begins.
 fn judge(
     report: &mut RepairReport,
     start: &mut Start,
     old: &Salvage,
     traces: &Traces,
     options: RepairOptions,
-) -> Result<(), RepairError> {
+) -> Result<bool, RepairError> {
     report.generation = start.generation;
     let known = report.head_before.unwrap_or_default();
     // Without a single trace of the log itself nothing can be said about where it ended.
     let complete = known <= report.head && old.known.is_some();
     if complete {
-        return Ok(());
+        return Ok(false);
     }
     report.lost = (known > report.head).then_some((report.head.next(), known));
     report.ask = traces.members.iter().map(|(name, applied)| format!("{name} at {applied}")).collect();
@@ -285,7 +314,7 @@ fn judge(
     start.generation = Generation(start.generation.0 + 1);
     start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });
     report.generation = start.generation;
-    Ok(())
+    Ok(true)
 }
 
 /// Removes what an earlier attempt left, then builds the log in `log.new`.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::chunks::ChunkStore;
+use crate::codec::admin::{MemberInfo, PresenceInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::log::RecoveryReport;
@@ -19,12 +21,13 @@ use crate::trust::{Authority, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::commit::{self, Committer};
+use super::contents::{self, Contents};
 use super::ledger::Ledger;
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
-use super::{admin, compaction, inspect};
+use super::{admin, compaction, inspect, recovery};
 
 /// Proposals that may wait for the commit thread.
 const COMMIT_QUEUE: usize = 8192;
@@ -95,6 +98,24 @@ pub struct Datastore {
     _lock: std::fs::File,
 }
 
+/// A datastore's members.
+#[derive(Clone)]
+pub struct Roster(SharedRef);
+
+impl Roster {
+    /// Everybody who is enrolled, invited or revoked.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberInfo> {
+        self.0.members.list(self.0.head())
+    }
+
+    /// Who is connected now.
+    #[must_use]
+    pub fn presence(&self) -> Vec<PresenceInfo> {
+        self.0.members.presence()
+    }
+}
+
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> DatastoreError {
     move |source| DatastoreError::Io { what, source }
 }
@@ -127,7 +148,10 @@ impl Datastore {
         inspect::remove_past(&path);
         let opened = {
             let (path, config) = (path.clone(), config.clone());
-            let opening = move || open::open(&path, &config, &mut |what| tracing::info!(what, "opening"));
+            let opening = move || {
+                let opened = open::open(&path, &config, &mut |what| tracing::info!(what, "opening"))?;
+                Ok::<_, OpenError>((opened, open::open_chunks(&path)?))
+            };
             tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other).map_err(io("opening"))??
         };
         let authority = Authority::open_or_create(&path.join("trust"), now_ms())?;
@@ -148,7 +172,7 @@ impl Datastore {
     fn run(
         config: DatastoreConfig,
         path: PathBuf,
-        opened: Opened,
+        (opened, chunks): (Opened, ChunkStore),
         authority: Authority,
         registry: Registry,
         endpoint: Option<ServerEndpoint>,
@@ -164,9 +188,13 @@ impl Datastore {
         let reader = log.reader();
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
+        let evidence = recovery::from_register(config.recovery, head, &registry);
         let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
+        let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
+        let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
         let shared = Arc::new(Shared {
             path,
+            contents,
             log: reader,
             state,
             ring: new_ring(),
@@ -182,12 +210,14 @@ impl Datastore {
             limits,
             disk_free: u64::MAX.into(),
             write_refusal: std::sync::Mutex::default(),
+            recovery: std::sync::Mutex::default(),
             address,
             started: Instant::now(),
             stopping: watch::channel(false).0,
             local: local_name(),
             config,
         });
+        shared.wait_for_recovery(evidence);
         let mut threads = Vec::new();
         let runtime = tokio::runtime::Handle::current();
         let applier = Applier { shared: Arc::clone(&shared), committed };
@@ -215,6 +245,7 @@ impl Datastore {
             }),
         )?);
         let mut tasks = tokio::task::JoinSet::new();
+        let listens = endpoint.is_some();
         if let Some(endpoint) = &endpoint {
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
             tasks.spawn(admin::listen(Arc::clone(&shared), socket));
@@ -222,6 +253,9 @@ impl Datastore {
             tasks.spawn(renew_certificate(Arc::clone(&shared), endpoint.clone()));
         }
         tasks.spawn(save_members(Arc::clone(&shared)));
+        if listens {
+            tasks.spawn(contents::run(Arc::clone(&shared)));
+        }
         Ok(Datastore { shared, endpoint, threads, tasks, recovery, _lock: lock })
     }
 
@@ -247,6 +281,12 @@ impl Datastore {
         invited.map_err(|error| error.to_string())
     }
 
+    /// The chunks that it keeps, for a webserver that keeps its log within its own process.
+    #[must_use]
+    pub fn chunk_store(&self) -> ChunkStore {
+        self.shared.contents.store.clone()
+    }
+
     /// Address on which it listens.
     #[must_use]
     pub fn address(&self) -> std::net::SocketAddr {
@@ -257,6 +297,10 @@ impl Datastore {
     #[must_use]
     pub fn summary(&self) -> String {
         let shared = &self.shared;
+        let recovery = shared.recovery();
+        if !recovery.is_empty() {
+            return format!("waits to be recovered: {recovery}");
+        }
         let refusal = shared.refusal();
         let writes = if refusal.is_empty() { String::new() } else { format!(", writes refused: {refusal}") };
         format!(
@@ -266,6 +310,32 @@ impl Datastore {
             shared.floor(),
             shared.members.connected()
         )
+    }
+
+    /// Its members, to be asked while it runs.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster(Arc::clone(&self.shared))
+    }
+
+    /// Signs a certificate of its own anew, for the names that are configured now. Members notice nothing.
+    ///
+    /// # Errors
+    /// When it cannot be made; the one in use stays.
+    pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
+        let Some(endpoint) = &self.endpoint else { return Ok(()) };
+        let config = self.shared.members.server_config(names).map_err(|error| error.to_string())?;
+        endpoint.replace_certificate(config).map_err(|error| error.to_string())
+    }
+
+    /// Whether the thread that commits answers within `patience`: the one without which the process is of no use.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asking = async {
+            self.shared.commit.send(commit::Request::Ping(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(patience, asking).await.is_ok_and(|answer| answer.is_some())
     }
 
     /// Brings gauges up to date; called now and then.

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use tokio::time::{interval, timeout};
 
-use crate::codec::message::{self, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Subscribe, Welcome};
+use crate::codec::message::{
+    self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Subscribe, Welcome,
+};
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
+use crate::transport::endpoint;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -14,7 +17,7 @@ use super::feed::{self, FeedEnd};
 use super::greeting::{Greeter, may_follow, refused};
 use super::members::PresenceId;
 use super::shared::{SharedRef, now_ms};
-use super::{admin, push, snapshot};
+use super::{admin, push, recovery, snapshot};
 
 /// Longest wait for a client's greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +36,8 @@ pub(super) struct Session {
 impl Session {
     /// Serves the connection until it ends.
     pub(super) async fn run(self, certificate: &[u8]) {
-        let presence = self.shared.members.arrive(&self.member, self.role, &self.connection);
+        let is_bulk = endpoint::is_bulk(&self.connection);
+        let presence = self.shared.members.arrive(&self.member, self.role, &self.connection, is_bulk);
         // Whoever was cut off between the look at the certificate and here was not among those whose connection was closed.
         if self.shared.members.authorise(certificate) != Ok((self.member.clone(), self.role)) {
             self.connection.close(CLOSE_REFUSED.into(), b"the member was cut off");
@@ -42,7 +46,7 @@ impl Session {
         telemetry::metrics::subscribers(self.shared.members.connected());
         let mut stopping = self.shared.stopping.subscribe();
         let result = tokio::select! {
-            result = self.accept_streams(presence) => result,
+            result = self.accept_streams(presence, is_bulk) => result,
             _ = stopping.wait_for(|stopping| *stopping) => {
                 Err(refused(RefusalCode::Stopping, "the datastore is stopping").into())
             }
@@ -62,7 +66,7 @@ impl Session {
         telemetry::metrics::subscribers(self.shared.members.connected());
     }
 
-    async fn accept_streams(&self, presence: PresenceId) -> Result<(), WireError> {
+    async fn accept_streams(&self, presence: PresenceId, is_bulk: bool) -> Result<(), WireError> {
         let mut streams = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -73,7 +77,8 @@ impl Session {
                 }
                 Some(ended) = streams.join_next() => match ended {
                     Ok(Ok(())) => {}
-                    Ok(Err(WireError::Refused(refused))) => return Err(refused.into()),
+                    // On a connection for chunks every stream stands for itself.
+                    Ok(Err(WireError::Refused(refused))) if !is_bulk => return Err(refused.into()),
                     Ok(Err(error)) => tracing::debug!(member = %self.member, %error, "stream ended"),
                     Err(error) => tracing::error!(member = %self.member, %error, "a stream's task failed"),
                 },
@@ -110,6 +115,15 @@ impl Session {
                 Ok(())
             }
             Open::Tail => Err(refused(RefusalCode::Protocol, "a tail is opened by the datastore").into()),
+            Open::Chunks if self.role != Role::Admin => {
+                self.shared.contents.serve(self.role.may_write(), &mut send, &mut receive).await
+            }
+            Open::Chunks | Open::Search => {
+                let refused = refused(RefusalCode::Forbidden, "the datastore does not serve this");
+                wire::send(&mut send, Kind::Refused, &refused).await?;
+                let _ = send.finish();
+                Ok(())
+            }
         }
     }
 
@@ -135,11 +149,16 @@ impl Session {
         let hello: Hello = wire::expect(receive, Kind::Hello).await?;
         let welcome = self.welcome(&hello)?;
         self.shared.members.greet(presence, &hello);
+        let (mode, head) = (self.shared.config.recovery, self.shared.head());
+        let evidence = recovery::from_position(mode, head, self.member.as_str(), hello.position.as_ref());
+        self.shared.wait_for_recovery(evidence);
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);
             tracing::warn!(member = %self.member, verdict = %bad, "a member's position does not fit");
         }
+        let mut roster = self.shared.members.watch_roster();
+        roster.mark_changed();
         let mut heartbeats = interval(Duration::from_millis(welcome.heartbeat_ms));
         let mut tail = std::pin::pin!(futures_pending());
         let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
@@ -151,6 +170,10 @@ impl Session {
                 _ = heartbeats.tick() => {
                     let (head, floor) = (self.shared.head(), self.shared.floor());
                     wire::send(send, Kind::Heartbeat, &Heartbeat { head, floor, time_ms: now_ms() }).await?;
+                }
+                Ok(()) = roster.changed() => {
+                    let roster = roster.borrow_and_update().clone();
+                    wire::send_raw(send, Kind::Roster, &roster).await?;
                 }
                 Some(from) = subscription.recv() => {
                     may_follow(&welcome, from, self.shared.head())?;
@@ -187,8 +210,12 @@ impl Session {
         receive: &mut quinn::RecvStream,
         wanted: tokio::sync::mpsc::Sender<Seq>,
     ) -> Result<(), WireError> {
-        while let Some((kind, body)) = wire::read(receive).await? {
+        while let Some((kind, body)) = wire::read_known(receive).await? {
             match kind {
+                Kind::Announce => {
+                    let announce: Announce = message::decode(kind, &body)?;
+                    self.shared.members.announce(presence, &announce, self.connection.remote_address().ip());
+                }
                 Kind::Subscribe => {
                     let subscribe: Subscribe = message::decode(kind, &body)?;
                     let _ = wanted.send(subscribe.from).await;

@@ -16,6 +16,7 @@ use crate::state::StateStore;
 
 use super::commit;
 use super::compaction;
+use super::contents::Contents;
 use super::members::Members;
 
 /// Memory for recent batches.
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub commit: mpsc::Sender<commit::Request>,
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
+    pub contents: Contents,
     /// Joins that may be served at the same time.
     pub joins: Semaphore,
     pub snapshots: Arc<Semaphore>,
@@ -48,6 +50,8 @@ pub(super) struct Shared {
     pub disk_free: AtomicU64,
     /// Why writes are refused; empty when they are not.
     pub write_refusal: Mutex<String>,
+    /// Why the datastore waits to be recovered; empty when it does not.
+    pub recovery: Mutex<String>,
     pub address: std::net::SocketAddr,
     pub started: Instant,
     pub stopping: watch::Sender<bool>,
@@ -84,6 +88,20 @@ impl Shared {
 
     pub(super) fn refusal(&self) -> String {
         self.write_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn recovery(&self) -> String {
+        self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes no writes from now on, when there is evidence of a log that was lost.
+    pub(super) fn wait_for_recovery(&self, evidence: Option<String>) {
+        let Some(evidence) = evidence else { return };
+        let mut recovery = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        if recovery.is_empty() {
+            tracing::error!(remedy = super::recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
+            *recovery = evidence;
+        }
     }
 
     pub(super) fn set_refusal(&self, why: &str) {

@@ -4,6 +4,7 @@
 //! pipeline (the one owner of [`Log`]), subscribers and tools ([`LogReader`]) and one background compaction.
 
 pub mod compaction;
+pub mod copy;
 mod cursor;
 pub mod directory;
 pub mod error;

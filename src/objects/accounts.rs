@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
+use super::capabilities::{Grants, Holder, TagGrants};
 use super::groups::{Group, GroupName};
 use super::history::Entry;
 use super::passwords::Password;
 use super::preferences::Preference;
 use super::record::Stored;
+use super::searches::Search;
 use super::sessions::Session;
 use super::tokens::Token;
 use super::users::{self, Admin, Lock, Membership, User, UserName};
@@ -100,11 +102,18 @@ pub fn delete_user(store: &Store, user: &User) -> Result<Writes, StoreError> {
     writes.delete::<Admin>(&key)?;
     writes.delete::<Lock>(&key)?;
     writes.delete::<Password>(&key)?;
+    writes.delete::<Grants>(&Holder::User(uid).key())?;
+    writes.delete::<TagGrants>(&Holder::User(uid).key())?;
     delete_all::<Membership>(store, uid, &mut writes)?;
     delete_all::<Preference>(store, uid, &mut writes)?;
     delete_all::<Session>(store, uid, &mut writes)?;
     delete_all::<Token>(store, uid, &mut writes)?;
     delete_all::<Entry>(store, uid, &mut writes)?;
+    for search in store.list::<Search>("")?.into_iter().map(|record| record.value) {
+        if search.uid == uid && !search.global && search.gids.is_empty() {
+            writes.delete::<Search>(&search.id)?;
+        }
+    }
     Ok(writes)
 }
 
@@ -160,6 +169,8 @@ pub fn delete_group(store: &Store, group: &Group) -> Result<Writes, StoreError> 
     writes.require::<Group>(&group.key(), "the group was deleted already")?;
     writes.delete::<Group>(&group.key())?;
     writes.delete::<GroupName>(&GroupName::of(&group.name, group.gid).key())?;
+    writes.delete::<Grants>(&Holder::Group(group.gid).key())?;
+    writes.delete::<TagGrants>(&Holder::Group(group.gid).key())?;
     for uid in users::members_of(store, group.gid)? {
         writes.delete::<Membership>(&Membership { uid, gid: group.gid }.key())?;
     }

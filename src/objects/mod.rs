@@ -7,8 +7,10 @@
 
 pub mod accounts;
 pub mod backup;
+pub mod capabilities;
 pub mod contents;
 pub mod dashboards;
+pub mod exposed;
 pub mod first_start;
 pub mod groups;
 pub mod history;
@@ -19,8 +21,9 @@ pub mod notifications;
 pub mod passwords;
 pub mod preferences;
 pub mod record;
+pub mod refusals;
 pub mod resources;
-pub mod sealed;
+pub mod searches;
 pub mod sessions;
 pub mod sharing;
 pub mod store;

@@ -33,6 +33,19 @@ impl Moment {
         u64::try_from(self.0.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
     }
 
+    /// From nanoseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn from_ns(ns: i64) -> Moment {
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(ns)).map_or(Moment::NEVER, Moment)
+    }
+
+    /// Nanoseconds since 1970-01-01 UTC; the nearest that there are for what lies beyond the years 1678 to 2262.
+    #[must_use]
+    pub fn ns(self) -> i64 {
+        let ns = self.0.unix_timestamp_nanos();
+        i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
+    }
+
     /// Whether this is "never".
     #[must_use]
     pub fn is_never(self) -> bool {

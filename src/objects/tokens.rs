@@ -10,60 +10,6 @@ use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
 use super::{Moment, Record, Store, StoreError};
 
-/// Names of what a token may allow.
-pub const CAPABILITIES: &[&str] = &[
-    "Search",
-    "Download",
-    "SaveSearch",
-    "AttachSearch",
-    "BackgroundSearch",
-    "SetSearchGroup",
-    "SearchHistory",
-    "SearchGroupHistory",
-    "SearchAllHistory",
-    "DashboardRead",
-    "DashboardWrite",
-    "ResourceRead",
-    "ResourceWrite",
-    "TemplateRead",
-    "TemplateWrite",
-    "PivotRead",
-    "PivotWrite",
-    "MacroRead",
-    "MacroWrite",
-    "LibraryRead",
-    "LibraryWrite",
-    "ExtractorRead",
-    "ExtractorWrite",
-    "UserFileRead",
-    "UserFileWrite",
-    "KitRead",
-    "KitWrite",
-    "KitBuild",
-    "KitDownload",
-    "ScheduleRead",
-    "ScheduleWrite",
-    "SOARLibs",
-    "SOAREmail",
-    "PlaybookRead",
-    "PlaybookWrite",
-    "LicenseRead",
-    "Stats",
-    "Ingest",
-    "ListUsers",
-    "ListGroups",
-    "ListGroupMembers",
-    "NotificationRead",
-    "NotificationWrite",
-    "SystemInfoRead",
-    "TokenRead",
-    "TokenWrite",
-    "SecretRead",
-    "SecretWrite",
-    "AlertRead",
-    "AlertWrite",
-];
-
 /// A token, without its value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Token {
@@ -102,12 +48,6 @@ impl Token {
     pub fn allows(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|own| own.eq_ignore_ascii_case(capability))
     }
-}
-
-/// The name of a capability as it is known, if it is.
-#[must_use]
-pub fn capability(name: &str) -> Option<&'static str> {
-    CAPABILITIES.iter().find(|known| known.eq_ignore_ascii_case(name)).copied()
 }
 
 /// A new value for a token, and its hash: user and name of the token, so that it can be found, and a secret.
@@ -161,6 +101,5 @@ mod tests {
         let (value, hashed) = new_value(7, uuid::Uuid::new_v4()).expect("value");
         assert_eq!((value.len(), hashed), (52, hash(&value)));
         assert!(value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
-        assert_eq!((CAPABILITIES.len(), capability("dashboardread")), (50, Some("DashboardRead")));
     }
 }

@@ -46,6 +46,20 @@ pub enum Overlaid {
     Deleted,
 }
 
+/// An own transaction that was committed, kept until every member that counts has it: were the datastore rebuilt from a
+/// member that is behind it, it would be pushed again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The transaction.
+    pub txn: Arc<Txn>,
+    /// Its sequence, or a later one.
+    pub seq: Seq,
+}
+
+/// Most transactions that are kept, and most bytes of them. Beyond it the oldest go.
+const KEPT_TXNS_MAX: usize = 4096;
+const KEPT_BYTES_MAX: usize = 8 << 20;
+
 type Layer = BTreeMap<Place, Option<Bytes>>;
 
 /// Pending and rejected transactions with their overlay.
@@ -58,9 +72,101 @@ pub struct Outbox {
     rejected: BTreeMap<TxnId, RejectedTxn>,
     next_place: Place,
     pending_bytes: usize,
+    keeps: bool,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
 }
 
 impl Outbox {
+    /// One that keeps committed transactions for a while.
+    #[must_use]
+    pub fn keeping() -> Outbox {
+        Outbox { keeps: true, ..Outbox::default() }
+    }
+
+    /// The committed transactions that are kept, oldest first.
+    pub fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.kept.iter()
+    }
+
+    /// Estimated bytes of what is kept.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Every member that counts has durably applied everything up to `floor`.
+    pub fn forget_passed(&mut self, floor: Seq) {
+        while self.kept.front().is_some_and(|kept| kept.seq <= floor) {
+            self.forget_oldest();
+        }
+    }
+
+    fn keep(&mut self, txn: Arc<Txn>, seq: Seq) {
+        if !self.keeps {
+            return;
+        }
+        self.kept_bytes += txn.bytes_estimate();
+        self.kept.push_back(Kept { txn, seq });
+        while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(kept) = self.kept.pop_front() {
+            self.kept_bytes -= kept.txn.bytes_estimate();
+        }
+    }
+
+    /// Continues a log that has decided less than this outbox has seen decided: up to `decided` of each origin. What was
+    /// kept waits again, when `again` says so; a counter that nothing is left of is filled by a transaction without
+    /// operations. A rejection that the log does not know gets the identity that `fresh` gives: it stays on the list, and
+    /// its old identity belongs to what fills its place.
+    pub fn requeue(
+        &mut self,
+        decided: &BTreeMap<Origin, OriginCounter>,
+        again: bool,
+        mut fresh: impl FnMut() -> TxnId,
+    ) {
+        let decided_of = |origin: &Origin| decided.get(origin).copied().unwrap_or_default();
+        let kept = std::mem::take(&mut self.kept).into_iter().map(|kept| kept.txn).filter(|_| again);
+        self.kept_bytes = 0;
+        let pending = std::mem::take(&mut self.pending).into_values();
+        let waiting: Vec<Arc<Txn>> =
+            kept.chain(pending).filter(|txn| txn.id.counter > decided_of(&txn.id.origin)).collect();
+        self.by_origin.clear();
+        self.overlay.clear();
+        self.pending_bytes = 0;
+        for (id, rejected) in std::mem::take(&mut self.rejected) {
+            let id = if id.counter > decided_of(&id.origin) { fresh() } else { id };
+            let txn = Arc::new(Txn { id, ..(*rejected.txn).clone() });
+            self.rejected.insert(id, RejectedTxn { txn, ..rejected });
+        }
+        let mut last: BTreeMap<Origin, OriginCounter> = BTreeMap::new();
+        for txn in waiting {
+            let last = last.entry(txn.id.origin).or_insert_with(|| decided_of(&txn.id.origin));
+            while last.next() < txn.id.counter {
+                *last = last.next();
+                let id = TxnId { counter: *last, ..txn.id };
+                let (settled, time_ms, note) = (OriginCounter(0), txn.time_ms, Bytes::new());
+                self.insert(Arc::new(Txn { id, settled, time_ms, note, conditions: Vec::new(), ops: Vec::new() }));
+            }
+            *last = txn.id.counter;
+            self.insert(txn);
+        }
+    }
+
+    /// Origins that have pending, kept or rejected transactions.
+    #[must_use]
+    pub fn all_origins(&self) -> Vec<Origin> {
+        let kept = self.kept.iter().map(|kept| kept.txn.id.origin);
+        let rejected = self.rejected.keys().map(|id| id.origin);
+        let all: std::collections::BTreeSet<Origin> =
+            self.by_origin.keys().copied().chain(kept).chain(rejected).collect();
+        all.into_iter().collect()
+    }
+
     /// Number of pending transactions.
     #[must_use]
     pub fn depth(&self) -> usize {
@@ -185,7 +291,10 @@ impl Outbox {
                     self.rejected.insert(id, RejectedTxn { txn, seq, reason: reason.clone() });
                     Decided::Rejected(id, seq, reason)
                 }
-                None => Decided::Committed(id, seq),
+                None => {
+                    self.keep(txn, seq);
+                    Decided::Committed(id, seq)
+                }
             });
         }
         decided

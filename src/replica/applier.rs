@@ -103,6 +103,7 @@ impl Applier {
         if let Err(error) = state.apply(&entries, chain) {
             return self.failed(&error);
         }
+        telemetry::journey::applied(&entries);
         self.unpersisted_since.get_or_insert_with(Instant::now);
         let decided = {
             let mut outbox = self.shared.outbox_mut();
@@ -305,7 +306,7 @@ mod tests {
     }
 
     fn applier(home: Failing) -> (Applier, SharedRef) {
-        let shared = Arc::new(super::super::shared::Shared::new(state(), Outbox::default()));
+        let shared = Arc::new(super::super::shared::Shared::new(state(), Outbox::default(), None));
         (Applier::new(Arc::clone(&shared), Box::new(home), mpsc::channel(8).0), shared)
     }
 

@@ -58,7 +58,7 @@ impl Replica {
     }
 }
 
-async fn ask(connection: &quinn::Connection, request: &Request) -> Result<Reply, AskError> {
+pub(super) async fn ask(connection: &quinn::Connection, request: &Request) -> Result<Reply, AskError> {
     let silent = |error: &dyn std::fmt::Display| AskError::Silent(error.to_string());
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| silent(&error))?;
     wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| silent(&error))?;

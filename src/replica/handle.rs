@@ -10,13 +10,15 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::codec::admin::{OriginInfo, Status};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
-use crate::protocol::outbox::RejectedTxn;
+use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
+use super::contents::{self, Contents, ContentsOptions};
 use super::directory::Directory;
 use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
+use super::quarantine;
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
 use super::view::{Object, ReadError};
@@ -41,6 +43,8 @@ pub struct ReplicaOptions {
     pub heartbeat_ms: u64,
     /// Bounds of transactions until the datastore has named its own.
     pub limits: Limits,
+    /// How contents are kept; `None`: not at all, so that none can be written or read here.
+    pub contents: Option<ContentsOptions>,
     /// Whether a damaged state is discarded, to be fetched anew. A tool that only looks leaves it as it is.
     pub mends: bool,
 }
@@ -53,6 +57,7 @@ impl Default for ReplicaOptions {
             patience: PATIENCE,
             heartbeat_ms: 5000,
             limits: Limits::default(),
+            contents: None,
             mends: true,
         }
     }
@@ -86,6 +91,9 @@ pub enum OpenError {
     /// The state, even after it was discarded.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The chunk store.
+    #[error("the chunk store: {0}")]
+    Chunks(#[from] crate::chunks::ChunkError),
     /// No tokio runtime.
     #[error("a replica is opened within a tokio runtime")]
     NoRuntime,
@@ -110,12 +118,16 @@ pub struct Replica {
 #[derive(Default)]
 struct Life {
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
         if let Some(link) = self.link.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             link.abort();
+        }
+        if let Some(contents) = self.contents.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            contents.abort();
         }
     }
 }
@@ -173,17 +185,25 @@ impl Replica {
         let directory = Directory::open(path, options.patience)?;
         let state = open_state(&directory, &options)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
-        let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state) {
+        let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state, Outbox::keeping()) {
             Ok((outbox, to_note)) => (state, outbox, to_note),
             Err(RestoreError::State(error)) => {
                 drop(state);
                 let state = discard_state(&directory, options.cache_bytes, &error.to_string())?;
-                let (outbox, to_note) = outbox_writer::restore(&entries, &state).map_err(unreadable(&directory))?;
+                let (outbox, to_note) =
+                    outbox_writer::restore(&entries, &state, Outbox::keeping()).map_err(unreadable(&directory))?;
                 (state, outbox, to_note)
             }
             Err(error) => return Err(unreadable(&directory)(error)),
         };
-        let shared = Arc::new(Shared::new(state, outbox));
+        let contents = match &options.contents {
+            None => None,
+            Some(wanted) => {
+                let store = wanted.store.clone().map_or_else(|| contents::open_store(path), Ok)?;
+                Some(Arc::new(contents::Inner::new(wanted, store)))
+            }
+        };
+        let shared = Arc::new(Shared::new(state, outbox, contents));
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = options.limits.clone();
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
@@ -207,9 +227,15 @@ impl Replica {
 
     /// Keeps the replica connected from now on, through any number of failures.
     pub fn connect(&self, connector: Arc<dyn Connector>) {
+        if let Some(contents) = self.contents() {
+            contents.inner.set_connector(Arc::clone(&connector));
+            let mut task = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner);
+            task.get_or_insert_with(|| tokio::spawn(contents::fetch(contents)));
+        }
         let linker = Linker {
             shared: Arc::clone(&self.shared),
             applier: self.applier.clone(),
+            outbox: self.outbox.clone(),
             connector,
             external_addr: self.options.external_addr.clone(),
             directory: self.path.clone(),
@@ -220,6 +246,13 @@ impl Replica {
         if let Some(former) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {
             former.abort();
         }
+    }
+
+    /// The contents that it keeps; `None` when it keeps none.
+    #[must_use]
+    pub fn contents(&self) -> Option<Contents> {
+        let inner = self.shared.contents.clone()?;
+        Some(Contents { inner, shared: Arc::clone(&self.shared) })
     }
 
     /// Goes offline. Everything goes on working; nothing is pushed or received.
@@ -233,6 +266,10 @@ impl Replica {
     /// Disconnects and makes the state durable. Nothing would be lost without it; the next start is quicker with it.
     pub async fn close(&self) {
         self.disconnect();
+        let contents = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(contents) = contents {
+            contents.abort();
+        }
         let state = self.shared.state();
         let persisting = tokio::task::spawn_blocking(move || state.persist());
         if let Ok(Err(error)) = persisting.await {
@@ -446,6 +483,8 @@ impl Replica {
             version: env!("CARGO_PKG_VERSION").into(),
             address: link.address,
             uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
+            clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             ..Status::default()
         }
     }

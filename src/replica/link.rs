@@ -10,17 +10,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::codec::message::{
-    self, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN, Welcome,
+    self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
+    Welcome,
 };
-use crate::model::{Chain, Limits, Seq, Verdict};
+use crate::model::{Chain, Limits, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
+use crate::trust::Roster;
 
 use super::shared::SharedRef;
-use super::{applier, push, resync};
+use super::{applier, lend, outbox_writer, push, reconcile, resync};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,11 +93,26 @@ pub trait Connector: Send + Sync + 'static {
 
     /// Called on every good connection, for housekeeping such as renewing the certificate.
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()>;
+
+    /// Opens a second connection, for chunks.
+    fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
+        let message = "chunks are not sent over this connection".to_owned();
+        Box::pin(async move { Err(ConnectError { message, is_foreign: false }) })
+    }
+
+    /// Where other members reach this one; `None` when they do not.
+    fn announcement(&self) -> Option<Announce> {
+        None
+    }
+
+    /// The datastore said who the members are.
+    fn on_roster(&self, _roster: Roster) {}
 }
 
 pub(super) struct Linker {
     pub shared: SharedRef,
     pub applier: mpsc::Sender<applier::Request>,
+    pub outbox: mpsc::Sender<outbox_writer::Request>,
     pub connector: Arc<dyn Connector>,
     pub external_addr: Option<String>,
     pub directory: std::path::PathBuf,
@@ -119,6 +136,7 @@ impl Linker {
                 link.connected = false;
                 link.trouble = error.to_string();
             });
+            self.shared.gate().handle_disconnected();
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
@@ -181,8 +199,13 @@ impl Linker {
             (link.head, link.horizon) = (welcome.head, welcome.horizon);
             link.trouble.clear();
         });
-        if let NextStep::Refuse(verdict) = step {
+        if let NextStep::Refuse(verdict) = step
+            && !self.reconciles(connection, mine.as_ref(), &welcome).await?
+        {
             self.shared.set_problem(format!("the datastore is {verdict}: {}", verdict.remedy()));
+            if verdict == Verdict::Empty {
+                lend::serve(&self.shared, connection).await;
+            }
             return Err(LinkError::Diverged(verdict));
         }
         if !self.shared.resync_wanted.load(Ordering::Acquire) {
@@ -193,6 +216,9 @@ impl Linker {
             resync::fetch(self, connection).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
+        if let Some(announce) = self.connector.announcement() {
+            wire::send(&mut send, Kind::Announce, &announce).await?;
+        }
         wire::send(&mut send, Kind::Subscribe, &Subscribe { from: position.seq }).await?;
         self.shared.update_link(|link| link.connected = true);
         *self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
@@ -204,11 +230,50 @@ impl Linker {
             result = self.report(&mut send, welcome.heartbeat_ms, &heard) => result,
             result = push::run(&self.shared, connection), if welcome.role != "reader" => result,
             result = self.watch_for_resync() => result,
+            result = self.give_chunks(connection), if self.shared.contents.is_some() => result,
             never = async {
                 self.connector.on_connected(connection.clone()).await;
                 std::future::pending().await
             } => never,
         }
+    }
+
+    /// Serves streams on which the datastore asks for chunks that it has lost.
+    async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
+        let Some(contents) = &self.shared.contents else { return std::future::pending().await };
+        let server = contents.server();
+        let mut streams = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = connection.accept_bi() => {
+                    let (mut send, mut receive) = stream?;
+                    let server = server.clone();
+                    streams.spawn(async move {
+                        let open = timeout(SETUP_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
+                        if matches!(open, Ok(Ok(Open::Chunks))) {
+                            let _ = server.serve(&mut send, &mut receive).await;
+                        }
+                    });
+                }
+                Some(_) = streams.join_next() => {}
+            }
+        }
+    }
+
+    /// A log that went on without this member's last entries, for a known reason, is followed all the same.
+    async fn reconciles(
+        &self,
+        connection: &quinn::Connection,
+        mine: Option<&Position>,
+        welcome: &Welcome,
+    ) -> Result<bool, LinkError> {
+        let Some(mine) = mine else { return Ok(false) };
+        let Some(shared_to) = reconcile::left_at(mine, welcome) else { return Ok(false) };
+        let reconciled = reconcile::run(self, connection, mine, shared_to, welcome).await?;
+        if reconciled {
+            self.shared.update_link(|link| link.verdict = Some(Verdict::Behind));
+        }
+        Ok(reconciled)
     }
 
     fn unreachable(&self, error: ConnectError) -> LinkError {
@@ -275,14 +340,19 @@ impl Linker {
         heard: &Notify,
     ) -> Result<std::convert::Infallible, LinkError> {
         loop {
-            let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+            let (kind, body) = wire::read_known(receive).await?.ok_or(WireError::Closed)?;
             match kind {
+                Kind::Roster => match Roster::decode(&body) {
+                    Ok(roster) => self.connector.on_roster(roster),
+                    Err(error) => tracing::warn!(error, "the datastore sent a roster that is not understood"),
+                },
                 Kind::Heartbeat => {
                     let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
                     self.shared.update_link(|link| {
                         link.head = link.head.max(heartbeat.head);
                         link.floor = heartbeat.floor;
                     });
+                    self.shared.outbox_mut().forget_passed(heartbeat.floor);
                     heard.notify_one();
                 }
                 Kind::Compacted => {

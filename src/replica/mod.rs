@@ -21,12 +21,16 @@
 pub mod admin;
 mod applier;
 mod ask;
+pub mod contents;
 pub mod directory;
 mod handle;
+mod lend;
 mod link;
 mod outbox_writer;
 mod push;
+pub mod quarantine;
 mod receipts;
+mod reconcile;
 pub mod resync;
 pub mod service;
 mod shared;

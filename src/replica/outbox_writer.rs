@@ -3,7 +3,7 @@
 //! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
 use crate::state::{StateError, StateStore};
+use crate::telemetry;
 
 use super::receipts::{Receipt, Receipts, Stage};
 use super::shared::{Change, SharedRef, stop_process};
@@ -101,6 +102,12 @@ pub(super) enum Request {
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, oneshot::Sender<Result<Receipt, SubmitError>>),
+    /// The log has decided less than it had: see [`Outbox::requeue`].
+    Requeue {
+        decided: BTreeMap<Origin, OriginCounter>,
+        again: bool,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
 }
 
 /// Largest number of pending transactions.
@@ -137,6 +144,7 @@ fn decoded<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, RestoreE
 pub(super) fn restore(
     entries: &[(u8, Vec<u8>)],
     state: &StateStore,
+    mut outbox: Outbox,
 ) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
     let mut order: Vec<TxnId> = Vec::new();
     let mut txns: HashMap<TxnId, Arc<Txn>> = HashMap::new();
@@ -159,7 +167,6 @@ pub(super) fn restore(
             other => return Err(RestoreError::Journal(format!("kind {other} is not known to this version"))),
         }
     }
-    let mut outbox = Outbox::default();
     for id in order {
         let Some(txn) = txns.remove(&id) else { continue };
         match rejected.remove(&id) {
@@ -217,6 +224,18 @@ impl OutboxWriter {
     }
 
     pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
+        let (requeues, batch): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|request| matches!(request, Request::Requeue { .. }));
+        self.take_in(batch)?;
+        for request in requeues {
+            if let Request::Requeue { decided, again, reply } = request {
+                let _ = reply.send(self.requeue(&decided, again));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
         let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut accepted = Vec::new();
         // What could not be written before goes first: the origin says of rejections only that they are written up to one.
@@ -241,6 +260,8 @@ impl OutboxWriter {
                     Ok(Staged::Twin(id)) => twins.push((id, reply)),
                     Err(error) => drop(reply.send(Err(error))),
                 },
+                // Dealt with after the batch.
+                Request::Requeue { .. } => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         let note = RejectedV1 { id: txn.id, seq, reason };
@@ -337,6 +358,7 @@ impl OutboxWriter {
                 }
                 changes.extend(touched(&txn).map(|(collection, key)| (collection.clone(), key.clone())));
                 let receipt = self.shared.receipts.issue(txn.id);
+                telemetry::journey::submitted(txn.id);
                 outbox.insert(txn);
                 replies.push(Reply::Accepted(receipt, reply));
             }
@@ -476,24 +498,48 @@ impl OutboxWriter {
         Ok(Receipts::decided(id, stage))
     }
 
+    /// What the journal has to hold.
+    fn live_frames(&self) -> Vec<(u8, Vec<u8>)> {
+        let outbox = self.shared.outbox();
+        let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
+            let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
+            [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
+        });
+        let kept = outbox.kept().map(|kept| (KIND_TXN, encoded(&kept.txn)));
+        let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
+        rejected.chain(kept).chain(pending).collect()
+    }
+
+    fn requeue(&mut self, decided: &BTreeMap<Origin, OriginCounter>, again: bool) -> Result<(), String> {
+        let mut random = Ok(());
+        {
+            let mut outbox = self.shared.outbox_mut();
+            let entropy = &self.entropy;
+            outbox.requeue(decided, again, || {
+                let mut origin = [0; 16];
+                if let Err(error) = entropy.fill(&mut origin) {
+                    random = Err(error.to_string());
+                }
+                TxnId { origin: Origin(origin), counter: OriginCounter(1) }
+            });
+        }
+        random?;
+        let frames = self.live_frames();
+        self.journal.replace_with(&frames).map_err(|error| error.to_string())?;
+        self.shared.note_outbox_change();
+        Ok(())
+    }
+
     pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
         let live: u64 = {
             let outbox = self.shared.outbox();
             let rejected: usize = outbox.rejected().values().map(|rejected| rejected.txn.bytes_estimate()).sum();
-            (outbox.pending_bytes() + rejected) as u64
+            (outbox.pending_bytes() + outbox.kept_bytes() + rejected) as u64
         };
         if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
             return;
         }
-        let frames = {
-            let outbox = self.shared.outbox();
-            let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
-                let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
-                [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
-            });
-            let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
-            rejected.chain(pending).collect::<Vec<_>>()
-        };
+        let frames = self.live_frames();
         // What the new journal lacks was decided by the state, which may be in memory only: without this a power cut would
         // hide an accepted transaction until the datastore is reached again.
         if !planted::is(Bug::RewriteBeforePersist)
@@ -544,7 +590,7 @@ mod tests {
     fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default()));
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
         let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
         let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
@@ -568,7 +614,7 @@ mod tests {
     fn p06_a_rejection_is_dealt_with_once_even_by_two_in_one_batch() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default()));
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
         let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
         let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };

@@ -1,20 +1,26 @@
 //! A replica as a process of its own, without a webserver around it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::codec::message::{Kind, Open};
+use crate::codec::admin::{EscrowInfo, Request};
+use crate::codec::message::{Announce, Kind, Open};
 use crate::env::{Clock, SystemClock};
+use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::{local, wire};
-use crate::trust::{Identity, NewKey, TrustError, tls};
+use crate::trust::{Escrow, Identity, NewKey, Roster, TrustError, tls};
 
-use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
+use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin, ask};
 
 /// A connected member looks at its certificate this often.
 const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
+
+/// And this often at whether the sealed copy of the authority is still the newest.
+const ESCROW_EVERY: Duration = Duration::from_secs(15);
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,29 +46,41 @@ pub struct MemberConnector {
     data_dir: PathBuf,
     addresses: Vec<String>,
     endpoint: Mutex<Option<ClientEndpoint>>,
+    bulk_endpoint: Mutex<Option<ClientEndpoint>>,
+    peers: Option<Peers>,
 }
 
 impl MemberConnector {
     /// Uses the identity in `data_dir`; `addresses` replace those of the identity unless empty.
     #[must_use]
     pub fn new(data_dir: &Path, addresses: Vec<String>) -> MemberConnector {
-        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint: Mutex::default() }
+        let (endpoint, bulk_endpoint) = (Mutex::default(), Mutex::default());
+        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint, bulk_endpoint, peers: None }
     }
 
-    fn endpoint(&self, identity: &Identity) -> Result<ClientEndpoint, String> {
-        let mut cached = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Tells the datastore where `peers` listen, and them who the members are.
+    #[must_use]
+    pub fn with_peers(mut self, peers: Peers) -> MemberConnector {
+        self.peers = Some(peers);
+        self
+    }
+
+    fn endpoint(&self, identity: &Identity, is_bulk: bool) -> Result<ClientEndpoint, String> {
+        let cached = if is_bulk { &self.bulk_endpoint } else { &self.endpoint };
+        let mut cached = cached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = &*cached {
             return Ok(endpoint.clone());
         }
-        let config = tls::member_config(identity).map_err(|error| error.to_string())?;
-        let endpoint = endpoint::client(config).map_err(|error| error.to_string())?;
-        Ok(cached.insert(endpoint).clone())
+        let protocol = if is_bulk { tls::ALPN_CHUNKS } else { tls::ALPN_LOG };
+        let config = tls::member_config(identity, protocol).map_err(|error| error.to_string())?;
+        let endpoint = if is_bulk { endpoint::bulk_client(config) } else { endpoint::client(config) };
+        Ok(cached.insert(endpoint.map_err(|error| error.to_string())?).clone())
     }
 
-    async fn try_all(&self) -> Result<(quinn::Connection, String), ConnectError> {
+    async fn try_all(&self, is_bulk: bool) -> Result<(quinn::Connection, String), ConnectError> {
         let plain = |message: String| ConnectError { message, is_foreign: false };
         let identity = Identity::load(&self.data_dir).map_err(|error| plain(error.to_string()))?;
-        let endpoint = self.endpoint(&identity).map_err(plain)?;
+        let endpoint = self.endpoint(&identity, is_bulk).map_err(plain)?;
         let addresses = if self.addresses.is_empty() { identity.addresses() } else { &self.addresses };
         let mut last = plain("the identity names no address of a datastore".into());
         for address in addresses {
@@ -70,6 +88,8 @@ impl MemberConnector {
                 Ok(connection) => return Ok((connection, address.clone())),
                 Err(error) => {
                     let is_foreign = matches!(error, endpoint::ConnectError::Foreign { .. });
+                    // Perhaps the member has joined anew in the meantime, and has another identity now.
+                    *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     // That another datastore answers says more than that nobody answers elsewhere.
                     if is_foreign || !last.is_foreign {
                         last = ConnectError { message: error.to_string(), is_foreign };
@@ -78,6 +98,37 @@ impl MemberConnector {
             }
         }
         Err(last)
+    }
+
+    async fn keep_renewed(&self, connection: &quinn::Connection) {
+        loop {
+            match self.renew(connection).await {
+                Ok(true) => tracing::info!("the certificate was renewed"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(error, "the certificate was not renewed; trying again"),
+            }
+            tokio::time::sleep(RENEWAL_EVERY).await;
+        }
+    }
+
+    /// Keeps a sealed copy of the datastore's authority, so that it comes back even when its disk does not.
+    async fn keep_escrow(&self, connection: &quinn::Connection) {
+        loop {
+            if let Err(error) = self.fetch_escrow(connection).await {
+                // A datastore of an earlier version has none to give.
+                tracing::debug!(error, "no sealed copy of the authority");
+            }
+            tokio::time::sleep(ESCROW_EVERY).await;
+        }
+    }
+
+    async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<(), String> {
+        let path = Identity::escrow(&self.data_dir);
+        let known = Escrow::load(&path).ok().map(|escrow| escrow.stamp);
+        let reply = ask::ask(connection, &Request::Escrow { known }).await.map_err(|error| error.to_string())?;
+        let info: Option<EscrowInfo> = reply.items.first().and_then(|item| serde_json::from_slice(item).ok());
+        let Some(text) = info.and_then(|info| info.text) else { return Ok(()) };
+        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())
     }
 
     async fn renew(&self, connection: &quinn::Connection) -> Result<bool, String> {
@@ -98,6 +149,8 @@ impl MemberConnector {
                 identity.renew(&certificate, &key).map_err(text)?;
                 // The next connection uses the new certificate.
                 *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *self.bulk_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)?;
                 Ok(true)
             }
             Some((kind, _)) => Err(format!("the datastore answered with {kind:?}")),
@@ -108,27 +161,68 @@ impl MemberConnector {
 
 impl Connector for MemberConnector {
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
-        Box::pin(self.try_all())
+        Box::pin(self.try_all(false))
+    }
+
+    fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
+        Box::pin(async { Ok(self.try_all(true).await?.0) })
+    }
+
+    fn announcement(&self) -> Option<Announce> {
+        self.peers.as_ref().and_then(Peers::announcement)
+    }
+
+    fn on_roster(&self, roster: Roster) {
+        if let Some(peers) = &self.peers {
+            peers.take_roster(roster);
+        }
     }
 
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
         Box::pin(async move {
-            loop {
-                match self.renew(&connection).await {
-                    Ok(true) => tracing::info!("the certificate was renewed"),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(error, "the certificate was not renewed; trying again"),
-                }
-                tokio::time::sleep(RENEWAL_EVERY).await;
-            }
+            tokio::join!(self.keep_renewed(&connection), self.keep_escrow(&connection));
         })
     }
+}
+
+/// How a replica deals with other members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerListening {
+    /// Not at all.
+    Apart,
+    /// It connects to others, which do not connect to it.
+    Outgoing,
+    /// It listens to others here.
+    On(SocketAddr),
+}
+
+impl PeerListening {
+    fn address(self) -> Option<SocketAddr> {
+        match self {
+            PeerListening::On(address) => Some(address),
+            PeerListening::Apart | PeerListening::Outgoing => None,
+        }
+    }
+}
+
+/// The host in `External-Addr`, which may carry a scheme and a port.
+fn host_of(external_addr: Option<&str>) -> Vec<String> {
+    let Some(text) = external_addr else { return Vec::new() };
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let text = text.split('/').next().unwrap_or_default();
+    let host = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => text.rsplit_once(':').map_or(text, |(host, _)| host),
+    };
+    if host.is_empty() { Vec::new() } else { vec![host.to_owned()] }
 }
 
 /// A running replica with its local socket.
 pub struct Service {
     /// The replica.
     pub replica: Replica,
+    /// Its dealings with other members; `None` without an identity, or when none are wanted.
+    pub peers: Option<Peers>,
     listener: tokio::task::JoinHandle<()>,
 }
 
@@ -136,25 +230,37 @@ impl Service {
     /// Opens `data_dir`, connects when it has an identity, and serves the local socket.
     ///
     /// # Errors
-    /// When the directory is in use or its outbox damaged.
+    /// When the directory is in use, its outbox damaged, or the address for other members taken.
     pub async fn start(
         data_dir: &Path,
         addresses: Vec<String>,
         options: ReplicaOptions,
+        listening: PeerListening,
     ) -> Result<Service, ServiceError> {
+        let external_addr = options.external_addr.clone();
         let (path, opening) = (data_dir.to_owned(), options);
         let replica = tokio::task::spawn_blocking(move || Replica::open(&path, opening))
             .await
             .map_err(|error| ServiceError::Io { what: "opening", source: std::io::Error::other(error) })??;
         let socket = local::listen(data_dir).map_err(|source| ServiceError::Io { what: "the local socket", source })?;
+        let mut peers = None;
         if Identity::exists(data_dir) {
             Identity::load(data_dir)?;
-            replica.connect(Arc::new(MemberConnector::new(data_dir, addresses)));
+            let mut connector = MemberConnector::new(data_dir, addresses);
+            if listening != PeerListening::Apart {
+                let begun = Peers::start(data_dir, listening.address(), host_of(external_addr.as_deref()))?;
+                if let Some(contents) = replica.contents() {
+                    contents.attach(&begun);
+                }
+                connector = connector.with_peers(begun.clone());
+                peers = Some(begun);
+            }
+            replica.connect(Arc::new(connector));
         } else {
             tracing::warn!("no identity: working offline; join with `gravwell-logctl --data-dir DIR join TOKEN`");
         }
         let listener = tokio::spawn(admin::listen(replica.clone(), socket));
-        Ok(Service { replica, listener })
+        Ok(Service { replica, peers, listener })
     }
 
     /// One line for people and for the service manager.
@@ -169,6 +275,28 @@ impl Service {
     pub async fn stop(self) {
         notify::stopping();
         self.listener.abort();
+        if let Some(peers) = &self.peers {
+            peers.close();
+        }
         self.replica.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_external_address() {
+        let cases = [
+            ("web1.example.com:443", "web1.example.com"),
+            ("https://web1:8443/x", "web1"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("[fd00::1]:443", "fd00::1"),
+        ];
+        for (text, host) in cases {
+            assert_eq!(host_of(Some(text)), [host], "{text}");
+        }
+        assert!(host_of(None).is_empty() && host_of(Some(":443")).is_empty());
     }
 }

@@ -1,8 +1,11 @@
 //! Structured logs on standard error.
 
+use std::io::IsTerminal;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Error as ReloadError;
 
 /// Form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,15 +29,44 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Starts logging; a second call changes nothing. `level` is one of error, warn, info, debug, trace, in any case.
-pub fn start(level: &str, format: LogFormat) {
-    let filter = EnvFilter::try_from_env("GRAVWELL_LOG").unwrap_or_else(|_| {
+/// The level of a process's log, which can be changed while it runs.
+#[derive(Clone)]
+pub struct Level(Arc<dyn Fn(EnvFilter) -> Result<(), ReloadError> + Send + Sync>);
+
+impl Level {
+    /// Takes another level from now on. `GRAVWELL_LOG` in the environment still wins.
+    pub fn set(&self, level: &str) {
+        if let Err(error) = (self.0)(filter(level)) {
+            tracing::warn!(%error, "the level of logging was not changed");
+        }
+    }
+}
+
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::try_from_env("GRAVWELL_LOG").unwrap_or_else(|_| {
         let level = level.to_ascii_lowercase();
         EnvFilter::new(format!("warn,gravwell={level}"))
-    });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
+    })
+}
+
+/// Starts logging; a second call changes nothing. `level` is one of error, warn, info, debug, trace, in any case.
+pub fn start(level: &str, format: LogFormat) -> Level {
+    // Colours are for terminals, not for journals.
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(is_terminal);
+    // Two forms are two types, which the handle's user need not know.
+    match format {
+        LogFormat::Text => {
+            let builder = builder.with_env_filter(filter(level)).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Level(Arc::new(move |filter| handle.reload(filter)))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_env_filter(filter(level)).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Level(Arc::new(move |filter| handle.reload(filter)))
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Metrics, structured logs, and what the service manager is told.
 
 pub mod exporter;
+pub mod journey;
 pub mod logging;
 pub mod metrics;
 pub mod notify;

@@ -15,6 +15,14 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// The service reads its settings again; [`ready`] says when it has.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "the service manager was not notified"),
+    }
+}
+
 /// One line about how things stand.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);

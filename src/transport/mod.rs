@@ -4,4 +4,5 @@ pub mod answer;
 pub mod endpoint;
 pub mod join;
 pub mod local;
+pub mod state_stream;
 pub mod wire;

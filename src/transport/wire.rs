@@ -32,6 +32,20 @@ pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, 
     read_at_most(stream, MESSAGE_BYTES_MAX).await
 }
 
+/// [`read`] on a stream where a newer version may say more: messages of unknown kinds are passed over.
+///
+/// # Errors
+/// See [`read`].
+pub async fn read_known<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, Bytes)>, WireError> {
+    loop {
+        match read_any(stream, MESSAGE_BYTES_MAX).await? {
+            None => return Ok(None),
+            Some((Ok(kind), body)) => return Ok(Some((kind, body))),
+            Some((Err(unknown), _)) => tracing::debug!(%unknown, "passed over"),
+        }
+    }
+}
+
 /// [`read`] with a bound of the caller's, for those who have not said who they are.
 ///
 /// # Errors
@@ -40,12 +54,22 @@ pub async fn read_at_most<R: AsyncRead + Unpin>(
     stream: &mut R,
     bytes_max: usize,
 ) -> Result<Option<(Kind, Bytes)>, WireError> {
+    match read_any(stream, bytes_max).await? {
+        None => Ok(None),
+        Some((kind, body)) => Ok(Some((kind?, body))),
+    }
+}
+
+type Message = (Result<Kind, BadMessage>, Bytes);
+
+async fn read_any<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Result<Option<Message>, WireError> {
     let mut header = [0; HEADER_BYTES];
     if stream.read(&mut header[..1]).await? == 0 {
         return Ok(None);
     }
     stream.read_exact(&mut header[1..]).await?;
-    let (kind, length) = message::decode_header(header, bytes_max)?;
+    let (kind, length) = message::decode_any_header(header, bytes_max)?;
+    let kind = kind.ok_or(BadMessage::UnknownKind(header[4]));
     // The buffer grows with what really arrives, not with what the header promises.
     let mut body = BytesMut::with_capacity(length.min(1 << 16));
     while body.len() < length {
@@ -132,4 +156,22 @@ pub async fn send_json<T: Serialize, W: AsyncWrite + Unpin>(
 ) -> Result<(), WireError> {
     let body = serde_json::to_vec(body).map_err(std::io::Error::other)?;
     send_raw(stream, kind, &body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::message::Subscribe;
+    use crate::model::Seq;
+
+    #[tokio::test]
+    async fn p12_what_a_newer_version_says_besides_is_passed_over() {
+        let mut bytes = vec![4, 0, 0, 0, 250, 1, 2, 3];
+        bytes.extend(message::encode(Kind::Subscribe, &Subscribe { from: Seq(7) }));
+        assert!(read(&mut bytes.as_slice()).await.is_err());
+        let mut stream = bytes.as_slice();
+        let (kind, body) = read_known(&mut stream).await.expect("reads").expect("a message");
+        assert_eq!(message::decode::<Subscribe>(kind, &body).expect("decodes").from, Seq(7));
+        assert!(read_known(&mut stream).await.expect("ends").is_none());
+    }
 }

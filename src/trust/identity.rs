@@ -68,6 +68,12 @@ impl Identity {
         data_dir.join("identity")
     }
 
+    /// File of the sealed copy of the authority that the member keeps for its datastore.
+    #[must_use]
+    pub fn escrow(data_dir: &Path) -> PathBuf {
+        Self::dir(data_dir).join("escrow")
+    }
+
     /// Whether a data directory has one.
     #[must_use]
     pub fn exists(data_dir: &Path) -> bool {
@@ -183,6 +189,22 @@ impl Identity {
         PrivatePkcs8KeyDer::from_pem_slice(self.file.key_pem.as_bytes())
             .map(PrivateKeyDer::from)
             .map_err(|error| self.damaged(&error))
+    }
+
+    /// End of the certificate's life, milliseconds since 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// When the certificate does not decode.
+    pub fn expires_ms(&self) -> Result<u64, TrustError> {
+        let certificate = self.certificate()?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| self.damaged(&error))?;
+        Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000))
+    }
+
+    /// Secret from which this member makes the tokens that tell peers of an earlier life that it was restarted.
+    #[must_use]
+    pub fn reset_key(&self) -> [u8; 32] {
+        blake3::derive_key("gravwell member stateless reset v1", self.file.key_pem.as_bytes())
     }
 
     /// Whether two thirds of the certificate's life are over.

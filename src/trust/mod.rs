@@ -5,8 +5,10 @@
 //! is refused, however long it would still be valid.
 
 mod authority;
+mod escrow;
 mod identity;
 mod registry;
+mod roster;
 mod summed;
 pub mod tls;
 mod token;
@@ -20,8 +22,10 @@ use serde::{Deserialize, Serialize};
 use crate::planted::{self, Bug};
 
 pub use authority::Authority;
+pub use escrow::{Escrow, RecoveryKey};
 pub use identity::{Identity, NewKey};
-pub use registry::{Member, MemberState, Registry};
+pub use registry::{Member, MemberState, Refusal, Registry};
+pub use roster::{Roster, RosterCertificate, RosterMember};
 pub use token::{BadToken, Token};
 
 /// What a member may do.
@@ -79,6 +83,10 @@ pub type Fingerprint = [u8; 32];
 #[must_use]
 pub fn fingerprint(certificate_der: &[u8]) -> Fingerprint {
     *blake3::hash(certificate_der).as_bytes()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why something of trust fails.

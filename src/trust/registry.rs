@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
-use super::{Authority, Fingerprint, Role, TrustError, fingerprint, summed};
+use super::{
+    Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
+};
 use crate::model::{MemberName, Seq};
 use crate::planted::{self, Bug};
 
@@ -72,6 +74,9 @@ pub struct Member {
     /// Current certificate, and the one before until the current one has been used.
     certificates: Vec<Certificate>,
     invite: Option<Invite>,
+    /// Where other webservers and balancers reach it, as it last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_addr: Option<String>,
 }
 
 impl Member {
@@ -135,10 +140,6 @@ pub struct Registry {
     away: Away,
     by_fingerprint: BTreeMap<String, MemberName>,
     is_dirty: bool,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Registry {
@@ -220,6 +221,35 @@ impl Registry {
         if self.is_dirty { self.write(now_ms) } else { Ok(()) }
     }
 
+    /// The members that may speak with others, with the certificates that count as theirs and no addresses.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        let certificate = |known: &Certificate| RosterCertificate {
+            fingerprint: known.fingerprint.clone(),
+            expires_ms: known.expires_ms,
+        };
+        let member = |member: &Member| RosterMember {
+            name: member.name.clone(),
+            role: member.role,
+            certificates: member.certificates.iter().map(certificate).collect(),
+            peer_addresses: Vec::new(),
+            external_addr: None,
+        };
+        let enrolled = self.members().filter(|member| member.state == MemberState::Enrolled);
+        Roster { members: enrolled.map(member).collect() }
+    }
+
+    /// Changes whenever somebody is invited, enrolled, renewed or cut off; not with positions.
+    #[must_use]
+    pub fn stamp(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for member in self.members() {
+            let lasting = Member { applied: None, last_seen_ms: None, ..member.clone() };
+            hasher.update(format!("{lasting:?}").as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     /// The members by name.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.contents.members.values()
@@ -266,6 +296,7 @@ impl Registry {
                     revoked_ms: None,
                     certificates: Vec::new(),
                     invite: Some(invite),
+                    external_addr: None,
                 };
                 self.contents.members.insert(name.clone(), member);
             }
@@ -410,6 +441,15 @@ impl Registry {
         member.last_seen_ms = Some(now_ms);
         self.is_dirty = true;
         member.applied.replace(applied).is_none() && !planted::is(Bug::FirstPositionLazy)
+    }
+
+    /// Notes where a member says that it is reached. Written lazily, as positions are: it says so again.
+    pub fn note_address(&mut self, name: &MemberName, external_addr: Option<&str>) {
+        let Some(member) = self.contents.members.get_mut(name) else { return };
+        if member.external_addr.as_deref() != external_addr {
+            member.external_addr = external_addr.map(str::to_owned);
+            self.is_dirty = true;
+        }
     }
 
     /// Whether a member holds the floor back.

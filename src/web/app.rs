@@ -1,6 +1,7 @@
 //! What all requests share.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -9,18 +10,26 @@ use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
 use crate::objects::sessions::SigningKey;
 use crate::objects::{Store, StoreError};
+use crate::peer::Peers;
+use crate::search::searches::Searches;
 
 use super::limiter::Limiter;
+use super::orders::Orders;
 
 /// A running webserver.
 pub(super) struct App {
     pub store: Store,
+    /// Searches that run here, and those whose results are here.
+    pub searches: Arc<Searches>,
+    /// Other members; `None` when it stands alone.
+    pub peers: Option<Peers>,
     pub ids: Ids,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
     /// With what this webserver signs.
     pub key: SigningKey,
     pub limiter: Limiter,
+    pub orders: Orders,
     pub started: Instant,
     /// Whether it keeps a log of its own.
     pub stands_alone: bool,
@@ -30,6 +39,8 @@ pub(super) struct App {
     pub restoring: Mutex<bool>,
     /// Sessions whose life is being written anew.
     pub extending: Mutex<HashSet<String>>,
+    /// Whether it was told to stop.
+    pub is_draining: AtomicBool,
 }
 
 /// Handle to it.

@@ -1,5 +1,6 @@
 //! Who calls: a session, a token, or nobody.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
@@ -25,6 +26,8 @@ pub(super) struct Caller {
     pub user: String,
     pub session: Option<Record<Session>>,
     pub token: Option<Token>,
+    /// Capabilities that were granted, where only these count.
+    pub granted: Option<HashSet<String>>,
     /// Whether an administrator asks for everybody's objects.
     pub all: bool,
     pub from: IpAddr,
@@ -44,9 +47,10 @@ impl Caller {
         self.person.admin || self.person.uid == uid
     }
 
-    /// Whether the caller's token, if there is one, allows something.
+    /// Whether the caller has a capability: their token, if there is one, and what was granted, where that counts.
     pub(super) fn has(&self, capability: &str) -> bool {
         self.token.as_ref().is_none_or(|token| token.allows(capability))
+            && self.granted.as_ref().is_none_or(|granted| granted.contains(capability))
     }
 }
 
@@ -88,6 +92,13 @@ fn is_own_page(method: &Method, headers: &HeaderMap) -> bool {
     origin.is_some() && origin == text(header::HOST)
 }
 
+/// Whether a browser says that a page from elsewhere asks: it is to be given no cookie, or it could put somebody under
+/// a login of its choosing.
+pub(super) fn is_foreign_page(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    site.is_some_and(|site| !["same-origin", "none"].contains(&site))
+}
+
 /// Who sends a request. What is decided here is looked up anew for every request, so that a logout, a lock or a deleted user
 /// counts from the moment this webserver has it.
 pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from: IpAddr) -> ApiResult<Option<Caller>> {
@@ -97,7 +108,15 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
         let Some((person, user)) = known(store, token.value.uid)? else { return Ok(None) };
         // A token never opens what is for administrators.
         let person = Person { admin: false, ..person };
-        return Ok(Some(Caller { person, user, session: None, token: Some(token.value), all: false, from }));
+        return Ok(Some(Caller {
+            person,
+            user,
+            session: None,
+            token: Some(token.value),
+            granted: None,
+            all: false,
+            from,
+        }));
     }
     let (Some(token), is_cookie) = presented(headers) else { return Ok(None) };
     if is_cookie && !is_own_page(method, headers) {
@@ -109,7 +128,7 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
         return Ok(None);
     }
     let Some((person, user)) = known(store, claims.uid)? else { return Ok(None) };
-    Ok(Some(Caller { person, user, session: Some(session), token: None, all: false, from }))
+    Ok(Some(Caller { person, user, session: Some(session), token: None, granted: None, all: false, from }))
 }
 
 /// Whether somebody who was let in may go on: the session exists, and the user is who they were.
@@ -121,7 +140,8 @@ pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
     is_live && person.is_ok_and(|found| found.is_some_and(|(person, _)| person.admin == caller.person.admin))
 }
 
-fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
+/// A user who exists and is not locked, as an administrator or not and with groups, and the name.
+pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
     let key = uid.to_string();
     let Some(user) = store.get::<User>(&key)? else { return Ok(None) };
     if store.has::<Lock>(&key)? {

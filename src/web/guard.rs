@@ -3,26 +3,24 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts, Path, Request, State};
-use axum::http::Extensions;
 use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::objects::Moment;
+use crate::objects::capabilities;
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
+use crate::objects::users::Admin;
 use crate::objects::{Store, Writes};
 
-use super::app::AppRef;
+use super::app::{App, AppRef};
 use super::caller::{self, Caller};
 use super::error::{ApiError, ApiResult};
 use super::input::is_on;
 use super::position;
-
-/// A refused body up to this size is read and thrown away.
-const DRAINED_BYTES_MAX: usize = 64 << 10;
 
 /// Whom a route serves. A name is that of the capability which a token must have; tokens never pass as administrators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +43,22 @@ pub(super) enum Need {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct From(pub IpAddr);
 
-/// The address from which a request came.
-pub(super) fn address(extensions: &Extensions) -> IpAddr {
+/// The address from which a request came: that of the connection, or, through balancers that are trusted, the last one that
+/// is not theirs.
+pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
     let connection = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    connection.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ip| ip.to_canonical())
+    let mut address = connection.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ip| ip.to_canonical());
+    let is_trusted = |address: IpAddr| app.config.trusted_proxies.iter().any(|proxy| proxy.contains(address));
+    let lines = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+    for name in named.into_iter().rev() {
+        if !is_trusted(address) {
+            break;
+        }
+        let Ok(before) = name.trim().parse::<IpAddr>() else { break };
+        address = before.to_canonical();
+    }
+    address
 }
 
 /// Lets a request in, or says why not.
@@ -56,27 +66,22 @@ pub(super) async fn check(State((app, need)): State<(AppRef, Need)>, request: Re
     let (mut parts, body) = request.into_parts();
     match admit(&app, need, &mut parts).await {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(error) => {
-            drain(body).await;
-            error.into_response()
-        }
+        Err(error) => error.into_response(),
     }
-}
-
-/// Reads the rest of a small body that nobody wants, so that the connection can be used again.
-async fn drain(body: Body) {
-    let reading = axum::body::to_bytes(body, DRAINED_BYTES_MAX);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), reading).await;
 }
 
 async fn admit(app: &AppRef, need: Need, parts: &mut Parts) -> ApiResult<()> {
     let path = Path::<HashMap<String, String>>::from_request_parts(parts, &()).await;
     let path = path.map(|Path(path)| path).unwrap_or_default();
-    let from = address(&parts.extensions);
+    let from = address(app, &parts.extensions, &parts.headers);
     position::wait(&app.store, &parts.headers).await?;
     let mut caller = caller::identify(&app.store, &parts.method, &parts.headers, from)?;
     if let Some(caller) = &mut caller {
         caller.all = caller.person.admin && wants_all(parts.uri.query());
+        let is_limited = app.config.capability_control && !app.store.has::<Admin>(&caller.uid().to_string())?;
+        if is_limited {
+            caller.granted = Some(capabilities::of_person(&app.store, &caller.person)?);
+        }
     }
     allow(&app.store, need, caller.as_ref(), &path, parts.uri.path())?;
     if let Some(caller) = caller {
@@ -127,7 +132,8 @@ fn allow(
         Need::Nobody | Need::Admin | Need::Session => None,
     };
     if let Some(capability) = capability.filter(|capability| !caller.has(capability)) {
-        let message = format!("the token does not have the capability {capability}");
+        let whose = if caller.token.is_some() { "the token does" } else { "you do" };
+        let message = format!("{whose} not have the capability {capability}");
         return Err(ApiError::forbidden(message).with("Cap", capability));
     }
     let is_allowed = match need {

@@ -1,9 +1,9 @@
 //! Headers of every answer.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use super::app::AppRef;
 use super::position;
@@ -16,7 +16,12 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// Adds what every answer carries.
 pub(super) async fn add(State(app): State<AppRef>, request: Request, next: Next) -> Response {
     let is_api = request.uri().path().starts_with("/api/");
-    let mut response = next.run(request).await;
+    let is_asked_beforehand = app.config.allow_origin.is_some()
+        && request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    // A browser that asks whether a page from elsewhere may call has no session to show yet.
+    let mut response =
+        if is_asked_beforehand { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
     let headers = response.headers_mut();
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -37,9 +42,11 @@ pub(super) async fn add(State(app): State<AppRef>, request: Request, next: Next)
         set(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         set(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "Authorization, Content-Type, Gravwell-Token, Gravwell-Wait-For, If-Match",
+            "Authorization, Content-Type, Gravwell-Token, Gravwell-Wait-For, If-Match, If-None-Match, Password",
         );
         set(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE");
+        set(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Content-Disposition, ETag, Gravwell-Position, Gravwell-Undecided");
+        set(header::ACCESS_CONTROL_MAX_AGE, "600");
     }
     if is_api {
         set(header::CACHE_CONTROL, "no-store");

@@ -5,12 +5,34 @@ use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, ApiResult};
+
+/// A body as it is.
+pub(super) struct Raw(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Raw> {
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            let is_slow = std::error::Error::source(&rejection).is_some_and(is_timeout);
+            let status = if is_slow { StatusCode::REQUEST_TIMEOUT } else { rejection.status() };
+            ApiError::new(status, rejection.body_text())
+        });
+        body.map(Raw)
+    }
+}
+
+/// Whether a client that sends too slowly is at the bottom of an error.
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<tower_http::timeout::TimeoutError>() || error.source().is_some_and(is_timeout)
+}
 
 /// A JSON body whose names are read without regard to case: `T` names its fields in lower case.
 pub(super) struct Input<T>(pub T);
@@ -33,10 +55,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> ApiResult<Input<T>> {
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
-        read(&body).map(Input)
+        read(&Raw::from_request(request, state).await?.0).map(Input)
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Failures of one address, of whatever names, are allowed this many times as often as those of one name.
 const ADDRESS_FACTOR: u32 = 10;
@@ -32,8 +34,13 @@ pub(super) enum Attempt {
     AddressLocked,
 }
 
+/// The right to be judged, tried and noted.
+pub(super) struct Turn(#[expect(dead_code, reason = "held for its end")] Option<OwnedSemaphorePermit>);
+
 /// Counts failures within a window.
 pub(super) struct Limiter {
+    /// Attempts that are judged and not noted yet: as many as may go beyond the count.
+    turns: Arc<Semaphore>,
     count_max: u32,
     window: Duration,
     failures: Mutex<HashMap<Who, Failures>>,
@@ -42,11 +49,19 @@ pub(super) struct Limiter {
 impl Limiter {
     /// Allows `count_max` failures of a name within `window`; 0 in either: no limit.
     pub(super) fn new(count_max: u32, window: Duration) -> Limiter {
-        Limiter { count_max, window, failures: Mutex::default() }
+        Limiter { turns: Arc::new(Semaphore::new(1)), count_max, window, failures: Mutex::default() }
     }
 
     fn is_off(&self) -> bool {
         self.count_max == 0 || self.window.is_zero()
+    }
+
+    /// Waits until an attempt may be made.
+    pub(super) async fn turn(&self) -> Turn {
+        if self.is_off() {
+            return Turn(None);
+        }
+        Turn(Arc::clone(&self.turns).acquire_owned().await.ok())
     }
 
     /// Judges an attempt before the password is looked at.

@@ -17,6 +17,9 @@ use super::guard::{self, Need};
 /// Paths whose bodies are streamed and bounded by their handlers.
 const STREAMED: [&str; 2] = ["/api/resources/{guid}/raw", "/api/backup"];
 
+/// Largest body that is taken from somebody whom nobody knows yet.
+const STRANGERS_BYTES_MAX: usize = 64 << 10;
+
 /// One row.
 pub(super) struct Route {
     pub method: Method,
@@ -60,8 +63,12 @@ pub(super) fn table() -> Vec<Route> {
         api::preferences::routes(),
         api::dashboards::routes(),
         api::history::routes(),
+        api::searchctrl::routes(),
+        api::queries::routes(),
+        api::search_socket::routes(),
         api::resources::routes(),
         api::tokens::routes(),
+        api::capabilities::routes(),
         api::notifications::routes(),
         api::system::routes(),
         api::fleet::routes(),
@@ -79,8 +86,12 @@ pub(super) fn router(app: &AppRef) -> Router {
     for Route { path, need, handler, .. } in table() {
         let state = (AppRef::clone(app), need);
         let handler = handler.layer(middleware::from_fn_with_state(state, guard::check));
-        let is_bulk = STREAMED.contains(&path);
-        router = router.route(path, if is_bulk { handler.layer(DefaultBodyLimit::disable()) } else { handler });
+        let handler = match need {
+            Need::Nobody => handler.layer(DefaultBodyLimit::max(STRANGERS_BYTES_MAX)),
+            _ if STREAMED.contains(&path) => handler.layer(DefaultBodyLimit::disable()),
+            _ => handler,
+        };
+        router = router.route(path, handler);
     }
     let wrong_method =
         || async { ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not serve this method") };

@@ -1,17 +1,19 @@
 //! The webserver as a process: starts every part in order, serves until told to stop, drains.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::ServiceExt;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum_server::Handle;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -26,15 +28,22 @@ use crate::objects::sessions::{Session, SigningKey};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
-use crate::replica::service::{Service, ServiceError};
+use crate::replica::contents::{ContentsOptions, Fetching};
+use crate::replica::service::{PeerListening, Service, ServiceError};
+
+use crate::codec::message::Open;
+use crate::search::searches::{Options, Searches};
+use crate::search::source::{Indexer, http};
 
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::limiter::Limiter;
-use super::{headers, routes, standalone, sweeper, tls};
+use super::orders::{Order, Orders};
+use super::searching::Asked;
+use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
-const SLOW_CLIENT: Duration = Duration::from_secs(30);
+pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
 /// Requests under way are given this long when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Where the first password is kept.
@@ -86,10 +95,33 @@ pub struct Webserver {
     handle: Handle<SocketAddr>,
     address: SocketAddr,
     tasks: JoinSet<()>,
+    /// Asks for the certificate's files to be read again.
+    reread: Arc<Notify>,
+    orders: Receiver<Order>,
 }
 
-fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
+pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
     move |source| WebserverError::Io { what: what.to_string(), source }
+}
+
+fn search_options(config: &WebserverConfig) -> Result<Options, WebserverError> {
+    let wrong =
+        |what: &str, error: String| WebserverError::Io { what: what.into(), source: std::io::Error::other(error) };
+    let tls = http::trust(&config.data_dir, config.indexer_authority.as_deref());
+    let tls = tls.map_err(|error| wrong("Indexer-CA-File", error))?;
+    let patience = Duration::from_secs(config.indexer_timeout_s);
+    let indexers = config.indexers.iter().map(|text| Indexer::parse(text, &tls, patience));
+    let indexers = indexers.collect::<Result<_, _>>().map_err(|error| wrong("Remote-Indexers", error))?;
+    Ok(Options {
+        dir: config.render_store.clone().unwrap_or_else(|| config.data_dir.join("searches")),
+        bytes_max: config.render_store_limit.saturating_mul(1 << 20),
+        run_seconds: config.search_seconds_max,
+        per_user_max: config.searches_per_user,
+        keep_s: config.search_keep_s,
+        history_max: config.history_max,
+        tags_are_granted: config.capability_control,
+        indexers: Arc::new(indexers),
+    })
 }
 
 fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
@@ -106,10 +138,16 @@ fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
     Ok(uuid)
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, WebserverError> {
-    let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { address, source })?;
-    listener.set_nonblocking(true).map_err(io("the listener"))?;
-    Ok(listener)
+/// How contents are kept. A webserver with a log of its own shares the chunks of that, so that each is kept once.
+fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
+    let fetching = if config.fetches_on_demand {
+        Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
+    } else {
+        Fetching::Eager
+    };
+    let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
+    let store = own_log.map(Datastore::chunk_store);
+    ContentsOptions { store, fetching, grace, bytes_per_s: config.chunk_bytes_per_s }
 }
 
 impl Webserver {
@@ -128,13 +166,16 @@ impl Webserver {
             Some(datastore) => vec![datastore.address().to_string()],
             None => config.datastores.clone(),
         };
+        let contents = contents_options(&config, own_log.as_ref());
         let options = ReplicaOptions {
+            contents: Some(contents),
             cache_bytes: config.cache_bytes,
             external_addr: config.external_addr.clone(),
             heartbeat_ms: config.update_interval_s * 1000,
             ..ReplicaOptions::default()
         };
-        let service = Service::start(&data_dir, datastores, options).await?;
+        let peers = if own_log.is_some() { PeerListening::Apart } else { PeerListening::On(config.peer_address()) };
+        let service = Service::start(&data_dir, datastores, options, peers).await?;
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let store = Store::new(service.replica.clone(), &via);
@@ -143,7 +184,12 @@ impl Webserver {
             end_own_sessions(&store).await?;
         }
         let window = Duration::from_secs(config.login_window_s);
+        let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
+        let (orders_given, orders) = Orders::new(&config.log_level);
         let app = Arc::new(App {
+            orders: orders_given,
+            searches: Arc::new(searches),
+            peers: service.peers.clone(),
             ids: Ids::open(&data_dir),
             uuid,
             key,
@@ -152,6 +198,7 @@ impl Webserver {
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
+            is_draining: AtomicBool::new(false),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -162,77 +209,45 @@ impl Webserver {
             handle: Handle::new(),
             address: app.config.listen_address(),
             tasks: JoinSet::new(),
+            reread: Arc::new(Notify::new()),
+            orders,
             app,
         };
         webserver.listen()?;
+        if let Some(peers) = &webserver.service.peers {
+            peers.serve(Open::Search, Arc::new(Asked(Arc::downgrade(&webserver.app))));
+        }
         webserver.tasks.spawn(sweeper::run(AppRef::clone(&webserver.app)));
         webserver.tasks.spawn(first_administrator(AppRef::clone(&webserver.app)));
         Ok(webserver)
     }
 
     fn listen(&mut self) -> Result<(), WebserverError> {
-        let config = &self.app.config;
-        let listener = bind(self.address)?;
+        let listener = listener::bind(self.address)?;
         self.address = listener.local_addr().map_err(io("the listener"))?;
         let router = routes::router(&self.app)
             .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
             .layer(RequestBodyTimeoutLayer::new(SLOW_CLIENT))
+            .layer(middleware::from_fn(leftover::settle))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), headers::add))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), note_access))
             .layer(tower_http::catch_panic::CatchPanicLayer::new());
         let service = NormalizePath::trim_trailing_slash(router);
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
-        let handle = self.handle.clone();
+        let config = &self.app.config;
         if config.plain_http {
-            let mut server = axum_server::from_tcp(listener).map_err(io("the listener"))?.handle(handle);
-            be_patient(server.http_builder());
-            self.tasks.spawn(ended(async move { server.serve(service).await }));
+            self.tasks.spawn(listener::ended(listener::plain(listener, &self.handle)?.serve(service)));
             return Ok(());
         }
         let files = tls::files(config)?;
         let settings = files.load()?;
-        self.tasks.spawn(files.follow(settings.clone()));
-        let server = axum_server::tls_rustls::from_tcp_rustls(listener, settings).map_err(io("the listener"))?;
-        let mut server = server.handle(handle);
-        be_patient(server.http_builder());
-        self.tasks.spawn(ended(async move { server.serve(service).await }));
+        self.tasks.spawn(files.follow(settings.clone(), Arc::clone(&self.reread)));
+        self.tasks.spawn(listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service)));
         if !config.no_redirect {
-            self.redirect();
+            let address = SocketAddr::new(self.address.ip(), config.redirect_port);
+            self.tasks.spawn(listener::redirect(address, self.address.port(), self.handle.clone()));
         }
         Ok(())
-    }
-
-    /// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
-    fn redirect(&mut self) {
-        let address = SocketAddr::new(self.address.ip(), self.app.config.redirect_port);
-        let listener = match bind(address) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::warn!(%error, "plain HTTP is not redirected; set Web-Redirect-Port or Disable-HTTP-Redirector");
-                return;
-            }
-        };
-        let port = self.address.port();
-        let answer = move |request: Request| async move {
-            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let name = match host.rsplit_once(':') {
-                Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => name,
-                _ => host,
-            };
-            let valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-[]:".contains(&b));
-            if !valid {
-                return StatusCode::BAD_REQUEST.into_response();
-            }
-            let path = request.uri().path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
-            let port = if port == 443 { String::new() } else { format!(":{port}") };
-            (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("https://{name}{port}{path}"))])
-                .into_response()
-        };
-        let service = axum::Router::new().fallback(answer).into_make_service();
-        let Ok(server) = axum_server::from_tcp(listener) else { return };
-        let mut server = server.handle(self.handle.clone());
-        be_patient(server.http_builder());
-        self.tasks.spawn(ended(async move { server.serve(service).await }));
     }
 
     /// Where it listens.
@@ -259,9 +274,26 @@ impl Webserver {
         format!("{}, {}", self.url(), self.service.summary())
     }
 
-    /// Stops listening, lets requests under way end, closes the replica.
+    /// Waits for what an administrator orders through the API.
+    pub async fn order(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
+            // The other end lives as long as this does.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads the certificate's files again now, as SIGHUP asks for.
+    pub fn reload(&self) {
+        self.reread.notify_one();
+    }
+
+    /// Tells balancers to go elsewhere, stops listening, lets requests under way end, closes the replica.
     pub async fn stop(mut self) {
+        self.app.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(self.app.config.drain_s)).await;
         self.handle.graceful_shutdown(Some(DRAIN));
+        self.app.searches.shut_down().await;
         let drained = async {
             while self.handle.connection_count() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -276,17 +308,6 @@ impl Webserver {
     }
 }
 
-fn be_patient(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
-    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(SLOW_CLIENT);
-    builder.http2().timer(hyper_util::rt::TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
-}
-
-async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the listener ended");
-    }
-}
-
 async fn note_access(State(app): State<AppRef>, request: Request, next: Next) -> Response {
     if app.config.no_access_log {
         return next.run(request).await;
@@ -294,7 +315,7 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     let started = Instant::now();
     // The query may hold what is nobody's business.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let from = super::guard::address(request.extensions());
+    let from = super::guard::address(&app, request.extensions(), request.headers());
     let response = next.run(request).await;
     let (status, micros) = (response.status().as_u16(), started.elapsed().as_micros());
     tracing::debug!(target: "gravwell::access", %from, %method, path, status, micros);

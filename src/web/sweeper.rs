@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::TxnId;
 use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Moment, Stored, Writes, contents};
+use crate::objects::{CommitError, Moment, Stored, Writes, contents, refusals};
 use crate::protocol::outbox::RejectedTxn;
 
 use super::app::AppRef;
@@ -15,12 +15,14 @@ use super::app::AppRef;
 const LEASES_EVERY: Duration = Duration::from_secs(5);
 /// What has ended is cleared away this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Searches are looked at this often.
+const SEARCHES_EVERY: Duration = Duration::from_secs(30);
 /// A rejection lives as a notification for this long; on the page of rejections it stays until somebody decides.
 const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
 
 /// Runs until the task is dropped.
 pub(super) async fn run(app: AppRef) {
-    tokio::join!(tell_of_rejections(&app), lease(&app), sweep(&app));
+    tokio::join!(tell_of_rejections(&app), lease(&app), sweep(&app), sweep_searches(&app), app.searches.follow());
 }
 
 async fn lease(app: &AppRef) {
@@ -85,15 +87,32 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         kind: REJECTED,
         sent,
         expires: sent.plus(REJECTION_LIFE_S),
-        msg: format!("Not done: {}. {}", author.what, rejection.reason),
+        msg: format!(
+            "Not done: {}: {}.",
+            author.what,
+            refusals::explained(&rejection.txn.conditions, &rejection.reason)
+        ),
         origin: app.uuid,
         level: "error".into(),
-        link: "/#/rejected".into(),
+        link: "/#/rejections".into(),
         ..Notification::default()
     };
     let mut writes = Writes::new();
     writes.set(&notification)?;
     app.store.commit(&Author::default(), "tell of a rejected change", writes).await.map(drop)
+}
+
+async fn sweep_searches(app: &AppRef) {
+    loop {
+        let swept = async {
+            app.searches.note_interrupted().await?;
+            app.searches.sweep().await
+        };
+        if let Err(error) = swept.await {
+            tracing::debug!(%error, "not every search that has ended was cleared away");
+        }
+        tokio::time::sleep(SEARCHES_EVERY).await;
+    }
 }
 
 async fn sweep(app: &AppRef) {

@@ -12,6 +12,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 
 use crate::config::webserver::WebserverConfig;
 use crate::env::RealFs;
@@ -67,8 +68,8 @@ pub(super) fn files(config: &WebserverConfig) -> Result<Files, CertificateError>
 
 fn names(config: &WebserverConfig) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
-    if let Ok(host) = fs::read_to_string("/proc/sys/kernel/hostname") {
-        names.push(host.trim().to_owned());
+    if let Ok(host) = rustix::system::uname().nodename().to_str() {
+        names.push(host.to_owned());
     }
     if let Some(address) = &config.external_addr {
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
@@ -138,13 +139,14 @@ impl Files {
         Ok(RustlsConfig::from_config(self.read()?))
     }
 
-    /// Reads the files again whenever they change, until the task is dropped. What cannot be used is left unused.
-    pub(super) async fn follow(self, settings: RustlsConfig) {
+    /// Reads the files again whenever they change, and when `reread` asks for it, until the task is dropped. What cannot be
+    /// used is left unused.
+    pub(super) async fn follow(self, settings: RustlsConfig, reread: Arc<Notify>) {
         let mut known = self.changed();
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            let is_asked = tokio::time::timeout(LOOK_EVERY, reread.notified()).await.is_ok();
             let now = self.changed();
-            if now == known {
+            if now == known && !is_asked {
                 continue;
             }
             match self.read() {

@@ -49,6 +49,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// As by the service manager when its settings are to be read again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// How it ended, when it has.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("waits")
@@ -307,4 +312,10 @@ impl History {
         };
         self.live.iter().map(line).collect()
     }
+}
+
+/// Whether a program of the host that a test needs must be there, as continuous integration says; otherwise the test is
+/// skipped visibly without it.
+pub fn tools_are_required() -> bool {
+    std::env::var("GRAVWELL_TOOLS").is_ok_and(|wanted| wanted == "required")
 }

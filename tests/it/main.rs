@@ -1,6 +1,7 @@
 //! Real processes, real QUIC: one file per journey, named by the promises that it shows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod backup;
 mod compaction;
 mod convergence;
 mod crash;
@@ -11,8 +12,12 @@ mod hosts;
 mod load;
 mod model;
 mod offline;
+mod operate;
+mod peers;
 mod proxy;
+mod recover;
 mod repair;
+mod resources;
 mod state_damage;
 mod trust;
 mod verdicts;

@@ -10,16 +10,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::codec::admin::Request;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};
-use crate::objects::Moment;
 use crate::objects::kinds::{Exposure, KINDS, exposure};
 use crate::objects::store::Author;
+use crate::objects::{Moment, exposed};
 use crate::replica::{AskError, Change};
 use crate::web::app::AppRef;
 use crate::web::caller::{self, Caller};
@@ -32,8 +31,6 @@ use crate::web::routes::{Route, get};
 const GATHER: Duration = Duration::from_millis(10);
 /// Whether a stream's reader is still allowed to read is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Values longer than this are not shown, only measured.
-const SHOWN_BYTES_MAX: usize = 256 << 10;
 /// Entries that are given at once unless told otherwise, and at most.
 const ENTRIES: usize = 100;
 const ENTRIES_MAX: usize = 1000;
@@ -132,29 +129,16 @@ async fn gathered(first: Change, receiver: &mut Receiver<Change>) -> Event {
     Event::default().event("changed").data(json!({ "Collections": names }).to_string())
 }
 
-/// A value as it may be shown: of what is open, and not too long; of everything else its size.
-fn shown_value(collection: &Collection, value: &[u8]) -> Value {
-    let size = json!({ "Bytes": value.len() });
-    if exposure(collection.as_str()) != Exposure::Open || value.len() > SHOWN_BYTES_MAX {
-        return size;
-    }
-    // As text, so that the digits of numbers stay as they are.
-    match serde_json::from_slice::<&RawValue>(value) {
-        Ok(raw) => json!({ "Bytes": value.len(), "Json": raw.get() }),
-        Err(_) => size,
-    }
-}
-
 fn shown_op(op: &Op) -> Value {
     let kind = if matches!(op, Op::Put { .. }) { "put" } else { "delete" };
-    // Names of what is secret may themselves tell something, so only their owner is shown.
-    let key = match exposure(op.collection().as_str()) {
-        Exposure::Secret => op.key().as_str().split('/').next().unwrap_or_default(),
-        Exposure::Open | Exposure::Personal => op.key().as_str(),
-    };
-    let mut shown = json!({ "Op": kind, "Collection": op.collection(), "Key": key });
+    let mut shown =
+        json!({ "Op": kind, "Collection": op.collection(), "Key": exposed::key(op.collection(), op.key()) });
     if let Some(value) = op.value() {
-        shown["Value"] = shown_value(op.collection(), value);
+        shown["Value"] = match exposed::value(op.collection(), value) {
+            // As text, so that the digits of numbers stay as they are.
+            Some(raw) => json!({ "Bytes": value.len(), "Json": raw.get() }),
+            None => json!({ "Bytes": value.len() }),
+        };
     }
     shown
 }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,11 +18,11 @@ use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Moment, Writes, accounts};
 use crate::web::app::{App, AppRef};
-use crate::web::caller::{COOKIE, Caller};
+use crate::web::caller::{self, COOKIE, Caller};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{self, Need};
 use crate::web::input;
-use crate::web::limiter::Attempt;
+use crate::web::limiter::{self, Attempt};
 use crate::web::routes::{Route, delete, get, post, put};
 
 /// Life of a token for one download.
@@ -34,7 +33,7 @@ const THROTTLE: Duration = Duration::from_secs(2);
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, Nobody, SelfOrAdmin, Session, User};
     vec![
-        get("/api/test", Nobody, "Says that the webserver lives.", || async { DONE }),
+        get("/api/test", Nobody, "Says that the webserver lives and serves sound data.", test),
         get("/api/testauth", User(None), "Says that the caller is known.", || async { DONE }),
         get("/api/version", Nobody, "Tells the versions of API and program.", version),
         post("/api/login", Nobody, "Logs in with a name and a password, as a form or as JSON.", log_in),
@@ -47,6 +46,15 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/users/{uid}/sessions", SelfOrAdmin(None), "Lists the sessions of a user.", sessions),
         get("/api/users/su/{uid}", Admin, "Begins a session as another user.", become_user),
     ]
+}
+
+/// Being cut off is no fault: what is served is sound, if not the newest.
+async fn test(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+    let status = app.store.replica().status();
+    if status.healthy {
+        return Ok(DONE);
+    }
+    Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, status.problem))
 }
 
 async fn version() -> Json<Value> {
@@ -101,11 +109,32 @@ fn refused(status: StatusCode, reason: &str) -> ApiError {
         .with("MFASetupRequired", false)
 }
 
+/// Waits for the turn of an attempt to prove who one is; says why there is none. Judged and noted within one turn, attempts
+/// that are made at the same time cannot slip past the count together.
+pub(super) async fn admitted(
+    app: &App,
+    user: &str,
+    uid: Option<i32>,
+    from: IpAddr,
+) -> Result<limiter::Turn, &'static str> {
+    let judge = || match app.limiter.judge(user, from) {
+        Attempt::NameLocked if uid != Some(FIRST) => Err("too many failed logins with this name: try again later"),
+        Attempt::AddressLocked => Err("too many failed logins from this address: try again later"),
+        attempt => Ok(attempt),
+    };
+    if judge()? == Attempt::NameLocked {
+        tokio::time::sleep(THROTTLE).await;
+    }
+    let turn = app.limiter.turn().await;
+    judge()?;
+    Ok(turn)
+}
+
 async fn log_in(
     State(app): State<AppRef>,
     Extension(guard::From(from)): Extension<guard::From>,
     headers: HeaderMap,
-    body: Bytes,
+    input::Raw(body): input::Raw,
 ) -> ApiResult<Response> {
     if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(refused(
@@ -115,16 +144,7 @@ async fn log_in(
     }
     let Credentials { user, pass } = credentials(&headers, &body)?;
     let uid = users::by_name(&app.store, &user)?;
-    match app.limiter.judge(&user, from) {
-        Attempt::Allowed => {}
-        Attempt::NameLocked if uid == Some(FIRST) => tokio::time::sleep(THROTTLE).await,
-        Attempt::NameLocked => {
-            return Err(refused(StatusCode::LOCKED, "too many failed logins with this name: try again later"));
-        }
-        Attempt::AddressLocked => {
-            return Err(refused(StatusCode::LOCKED, "too many failed logins from this address: try again later"));
-        }
-    }
+    let turn = admitted(&app, &user, uid, from).await.map_err(|reason| refused(StatusCode::LOCKED, reason))?;
     let password = match uid {
         Some(uid) => app.store.get::<Password>(&uid.to_string())?.map(|record| record.value),
         None => None,
@@ -132,6 +152,7 @@ async fn log_in(
     let must_change = password.as_ref().is_some_and(|password| password.must_change);
     let fits = passwords::verify(&pass, password.map(|password| password.hash)).await?;
     app.limiter.note(&user, from, fits);
+    drop(turn);
     let Some(uid) = uid.filter(|_| fits) else {
         tracing::warn!(%from, "a login failed");
         return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
@@ -177,10 +198,10 @@ async fn begin_session(
         }
     }
     app.store.commit(author, "log in", writes).await?;
-    answer(app, &claims, must_change)
+    answer(app, headers, &claims, must_change)
 }
 
-fn answer(app: &App, claims: &Claims, must_change: bool) -> ApiResult<Response> {
+fn answer(app: &App, headers: &HeaderMap, claims: &Claims, must_change: bool) -> ApiResult<Response> {
     let token = claims.signed(&app.key).ok_or_else(|| ApiError::internal("the signing key is damaged"))?;
     let admin = app.store.has::<Admin>(&claims.uid.to_string())?;
     let mut body = json!({ "LoginStatus": true, "JWT": token, "MFARequired": false, "MFASetupRequired": false });
@@ -193,7 +214,7 @@ fn answer(app: &App, claims: &Claims, must_change: bool) -> ApiResult<Response> 
     let mut response = Json(body).into_response();
     let secure = if app.config.plain_http { "" } else { "; Secure" };
     let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}");
-    if !claims.temporary {
+    if !claims.temporary && !caller::is_foreign_page(headers) {
         let cookie = HeaderValue::from_str(&cookie).map_err(ApiError::internal)?;
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
@@ -211,7 +232,7 @@ fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
     Ok(claims)
 }
 
-async fn refresh(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
     let expires = Moment::now().plus(app.config.session_timeout_s);
     let mut session = caller.session.clone().ok_or_else(ApiError::unknown)?;
     session.value.expires = expires;
@@ -219,13 +240,13 @@ async fn refresh(State(app): State<AppRef>, caller: Caller) -> ApiResult<Respons
     let mut writes = Writes::new();
     writes.update(&session, "the session was ended")?;
     app.store.commit(&caller.author(), "refresh a session", writes).await?;
-    answer(&app, &claims_of(&caller, expires)?, false)
+    answer(&app, &headers, &claims_of(&caller, expires)?, false)
 }
 
-async fn temporary(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
     let mut claims = claims_of(&caller, Moment::now().plus(TEMPORARY_S))?;
     claims.temporary = true;
-    answer(&app, &claims, false)
+    answer(&app, &headers, &claims, false)
 }
 
 fn without_cookie() -> Response {

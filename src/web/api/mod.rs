@@ -1,6 +1,7 @@
 //! Handlers: one file per section of the API.
 
 pub(super) mod backup;
+pub(super) mod capabilities;
 pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;
@@ -10,8 +11,11 @@ pub(super) mod login;
 pub(super) mod notifications;
 pub(super) mod openapi;
 pub(super) mod preferences;
+pub(super) mod queries;
 pub(super) mod rejections;
 pub(super) mod resources;
+pub(super) mod search_socket;
+pub(super) mod searchctrl;
 pub(super) mod system;
 pub(super) mod tokens;
 pub(super) mod users;

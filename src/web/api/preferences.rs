@@ -1,7 +1,6 @@
 //! Preferences of users.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +18,7 @@ use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
+use crate::web::input::Raw;
 use crate::web::routes::{Route, delete, get, put};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -46,7 +46,12 @@ async fn show(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Resp
     })
 }
 
-async fn store(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>, body: Bytes) -> ApiResult<Json<Value>> {
+async fn store(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    Raw(body): Raw,
+) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     let data: Box<RawValue> =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences are JSON: {error}")))?;

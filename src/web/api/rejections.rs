@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use crate::model::{Origin, OriginCounter, TxnId};
+use crate::objects::refusals;
 use crate::objects::store::Author;
 use crate::protocol::outbox::RejectedTxn;
 use crate::web::app::AppRef;
@@ -50,7 +51,8 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
         json!({
             "ID": name(rejected.txn.id),
             "Seq": rejected.seq,
-            "Reason": rejected.reason.to_string(),
+            "Reason": refusals::explained(&rejected.txn.conditions, &rejected.reason),
+            "Detail": rejected.reason.to_string(),
             "What": author.what,
             "UID": author.uid,
             "User": author.user,

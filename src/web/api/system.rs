@@ -1,21 +1,30 @@
-//! Settings, deployment, health, and what little of the searches' part clients ask for at every start.
+//! Settings, deployment, health.
+
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
+use crate::codec::admin::Status;
 use crate::objects::Moment;
-use crate::web::app::AppRef;
+use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
 use crate::web::input::Input;
+use crate::web::orders::Orders;
 use crate::web::routes::{Route, get, post, put};
 
 /// Largest JSON body.
 pub(in crate::web) const JSON_BYTES_MAX: usize = 32 << 20;
+/// After a start, a datastore that does not answer is waited for this long.
+const HEARING_MS_MAX: u64 = 10_000;
+/// A lag that is as long as the process has lived, but for this much, means that it was never level.
+const ROUNDING_MS: u64 = 100;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -25,14 +34,19 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/deployment", Admin, "Tells how this webserver is deployed.", deployment),
         get("/api/distributed", User(None), "Tells whether this webserver belongs to a fleet.", distributed),
         get("/api/language", Nobody, "Tells the default language.", language),
-        get("/api/tags", User(None), "Lists the tags that can be searched.", || async { Json(json!([])) }),
-        get("/api/searchctrl", User(None), "Lists searches that are kept.", || async { Json(json!([])) }),
         get("/api/stats/ping", User(Some("SystemInfoRead")), "Tells which parts answer.", ping),
         get("/api/logging", Admin, "Tells the level of logging.", logging),
-        put("/api/logging", Admin, "Accepts a level of logging; the configuration decides.", set_logging),
+        put(
+            "/api/logging",
+            Admin,
+            "Sets the level of logging until the process ends or reads its configuration.",
+            set_logging,
+        ),
         post("/api/logging/{level}", Admin, "Writes a line into the log.", write_log),
+        post("/api/restart/webserver", Admin, "Restarts this webserver; requests under way are answered.", restart),
         get("/license/status", Nobody, "Says that no licence is needed.", licence),
         get("/api/health", Nobody, "Says that the webserver lives.", || async { DONE }),
+        get("/api/ready", Nobody, "Says whether a balancer should send requests here; 503 when not.", ready),
     ]
 }
 
@@ -66,7 +80,7 @@ fn is_distributed(app: &AppRef) -> bool {
 async fn deployment(State(app): State<AppRef>) -> Json<Value> {
     Json(json!({
         "Distributed": is_distributed(&app),
-        "CBACEnabled": false,
+        "CBACEnabled": app.config.capability_control,
         "DefaultLanguage": app.config.language,
         "AIEnabled": false,
         "AIProcessor": "",
@@ -88,12 +102,33 @@ async fn ping(State(app): State<AppRef>) -> Json<Value> {
 }
 
 async fn logging(State(app): State<AppRef>) -> Json<Value> {
-    let levels = ["Off", "Error", "Warn", "Info", "Web Access"];
-    Json(json!({ "Levels": levels, "Current": app.config.log_level }))
+    Json(json!({ "Levels": Orders::levels(), "Current": app.orders.level() }))
 }
 
-async fn set_logging() -> ApiResult<Json<Value>> {
-    Err(ApiError::conflict("the level of logging is set by Log-Level in the configuration"))
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Level {
+    level: String,
+}
+
+async fn set_logging(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Input(Level { level }): Input<Level>,
+) -> ApiResult<Json<Value>> {
+    if !app.orders.set_level(&level) {
+        return Err(ApiError::bad(format!("{level:?} is not a level: use one of {:?}", Orders::levels())));
+    }
+    tracing::warn!(user = caller.user, level, "the level of logging was changed");
+    Ok(DONE)
+}
+
+async fn restart(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    if !app.orders.restart() {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is under way already"));
+    }
+    tracing::warn!(user = caller.user, "a restart was ordered");
+    Ok(DONE)
 }
 
 #[derive(Default, Deserialize)]
@@ -115,6 +150,44 @@ async fn write_log(
         _ => return Err(ApiError::not_found(format!("level {level}: use one of {LEVELS:?}"))),
     }
     Ok(Json(true))
+}
+
+/// What keeps a webserver from being ready for requests; nothing when it is.
+pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
+    let cut_off_ms_max = app.config.ready_cut_off_s_max.saturating_mul(1000);
+    if app.is_draining.load(Ordering::Relaxed) {
+        return Some("it is stopping".into());
+    }
+    if !status.healthy {
+        return Some(status.problem.clone());
+    }
+    if status.generation.0 == 0 {
+        return Some("it has never met its datastore".into());
+    }
+    let was_never_level = status.lag_ms.saturating_add(ROUNDING_MS) >= status.uptime_ms;
+    if !status.connected && was_never_level && status.uptime_ms < HEARING_MS_MAX {
+        return Some("it has just started and has not heard from its datastore yet".into());
+    }
+    if status.lag_ops > app.config.ready_lag_ops_max {
+        return Some(format!("it is {} transactions behind", status.lag_ops));
+    }
+    if !status.connected && cut_off_ms_max > 0 && status.lag_ms > cut_off_ms_max {
+        return Some(format!("it has been cut off for {} s", status.lag_ms / 1000));
+    }
+    None
+}
+
+async fn ready(State(app): State<AppRef>) -> (StatusCode, Json<Value>) {
+    let status = app.store.replica().status();
+    let hindrance = hindrance(&app, &status);
+    let code = if hindrance.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = json!({
+        "Ready": hindrance.is_none(),
+        "Reason": hindrance.unwrap_or_default(),
+        "Connected": status.connected,
+        "LagOps": status.lag_ops,
+    });
+    (code, Json(answer))
 }
 
 async fn licence() -> Json<Value> {

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
-use crate::objects::tokens::{self, CAPABILITIES, Token};
+use crate::objects::capabilities::{self, ALL};
+use crate::objects::tokens::{self, Token};
 use crate::objects::users::User;
 use crate::objects::{Moment, Record, Stored, Writes, accounts};
 use crate::web::app::AppRef;
@@ -18,6 +19,8 @@ use crate::web::routes::{Route, delete, get, patch, post, put};
 
 const READ: Need = Need::User(Some("TokenRead"));
 const WRITE: Need = Need::User(Some("TokenWrite"));
+/// Not listed: clients of earlier years refuse a list with a name that they do not know.
+const UNKNOWN_TO_OLD_CLIENTS: &str = "LogbotAI";
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
@@ -32,7 +35,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
 }
 
 async fn capabilities() -> Json<Value> {
-    Json(json!(CAPABILITIES))
+    let known = |name: &&str| *name != UNKNOWN_TO_OLD_CLIENTS;
+    Json(json!(ALL.iter().map(|capability| capability.name).filter(known).collect::<Vec<_>>()))
 }
 
 /// A token as clients know it.
@@ -67,7 +71,7 @@ struct Fields {
 impl Fields {
     fn capabilities(&self, caller: &Caller) -> ApiResult<Vec<String>> {
         let named = self.capabilities.iter().flatten().map(|name| {
-            let known = tokens::capability(name);
+            let known = capabilities::named(name).map(|capability| capability.name);
             let known = known
                 .ok_or_else(|| ApiError::bad(format!("{name:?} is not a capability: GET /api/tokens/capabilities")))?;
             // A token must not beget a stronger one.

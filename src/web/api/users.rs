@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::groups::group_details;
-use super::{DONE, match_version};
+use super::{DONE, login, match_version};
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions::Session;
@@ -270,8 +270,10 @@ async fn change_password(
     if uid == caller.uid() {
         let must_change = kept.as_ref().is_some_and(|password| password.must_change);
         let hash = kept.map(|password| password.hash);
+        let turn = login::admitted(&app, &user.user, Some(uid), caller.from).await.map_err(ApiError::forbidden)?;
         let fits = passwords::verify(&given.origpass, hash).await?;
         app.limiter.note(&user.user, caller.from, fits);
+        drop(turn);
         // Not 401: clients would take that for the end of their session.
         if !fits {
             return Err(ApiError::forbidden("the old password is wrong"));

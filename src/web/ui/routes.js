@@ -14,6 +14,8 @@ import { Profile } from './pages/profile.js';
 import { Rejections } from './pages/rejections.js';
 import { Resource } from './pages/resource.js';
 import { Resources } from './pages/resources.js';
+import { Search } from './pages/search.js';
+import { Searches } from './pages/searches.js';
 import { Tokens } from './pages/tokens.js';
 import { User } from './pages/user.js';
 import { Users } from './pages/users.js';
@@ -30,6 +32,9 @@ const ROUTES = [
   [/^\/resources$/, Resources, 'resources'],
   [/^\/resources\/(?<guid>[\w-]+)$/, Resource, 'resources'],
   [/^\/preferences$/, Preferences, 'preferences'],
+  [/^\/search$/, Search, 'search'],
+  [/^\/search\/(?<id>\d+)$/, Search, 'search'],
+  [/^\/searches$/, Searches, 'searches'],
   [/^\/history$/, History, 'history'],
   [/^\/log$/, Log, 'log', true],
   [/^\/log\/(?<collection>[^/]+)\/(?<address>.+)$/, ObjectHistory, 'log', true],

@@ -87,9 +87,21 @@ impl Client {
         Answer { status, headers, body }
     }
 
+    /// Deletes, if somebody is there to be told.
+    pub fn try_delete(&self, path: &str) {
+        let _ = self.send("DELETE", path, None, SendBody::none());
+    }
+
     /// Whether anybody answers.
     pub fn answers(&self) -> bool {
         self.send("GET", "/api/version", None, SendBody::none()).is_ok_and(|response| response.status() == 200)
+    }
+
+    /// The status and body of an answer, or what went wrong on the way.
+    pub fn try_get(&self, path: &str) -> Result<(u16, String), String> {
+        let response = self.send("GET", path, None, SendBody::none()).map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        Ok((status, response.into_body().read_to_string().map_err(|error| error.to_string())?))
     }
 
     #[track_caller]

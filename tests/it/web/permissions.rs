@@ -83,6 +83,19 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/resources/{guid}/clone", "ma"),
     // A name means one's own, one's group's or everybody's, to administrators, too.
     ("GET", "/api/resources/lookup/{name}", "m"),
+    ("GET", "/api/info/capabilities", "umatT"),
+    ("GET", "/api/info/capabilities/templates", "umatT"),
+    ("GET", "/api/info/capabilities/my", "umatT"),
+    ("GET", "/api/info/capabilities/why", "umatT"),
+    ("GET", "/api/users/{uid}/capabilities", "a"),
+    ("PUT", "/api/users/{uid}/capabilities", "a"),
+    ("GET", "/api/users/{uid}/capabilities/why", "a"),
+    ("GET", "/api/groups/{gid}/capabilities", "a"),
+    ("PUT", "/api/groups/{gid}/capabilities", "a"),
+    ("GET", "/api/users/{uid}/tags", "a"),
+    ("PUT", "/api/users/{uid}/tags", "a"),
+    ("GET", "/api/groups/{gid}/tags", "a"),
+    ("PUT", "/api/groups/{gid}/tags", "a"),
     ("GET", "/api/tokens/capabilities", "umatT"),
     ("GET", "/api/tokens", "umaT"),
     ("POST", "/api/tokens", "umaT"),
@@ -103,13 +116,36 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/distributed", "umatT"),
     ("GET", "/api/language", "numatT"),
     ("GET", "/api/tags", "umatT"),
-    ("GET", "/api/searchctrl", "umatT"),
+    ("POST", "/api/parse", "umaT"),
+    ("POST", "/api/search/direct", "umaT"),
+    ("GET", "/api/ws/search", "umaT"),
+    ("GET", "/api/searchctrl", "umaT"),
+    ("GET", "/api/searchctrl/all", "a"),
+    ("GET", "/api/searchctrl/details", "umaT"),
+    ("POST", "/api/searchctrl/launch", "umaT"),
+    ("GET", "/api/searchctrl/{id}", "ma"),
+    ("DELETE", "/api/searchctrl/{id}", "ma"),
+    ("GET", "/api/searchctrl/{id}/details", "ma"),
+    ("GET", "/api/searchctrl/{id}/attach", "ma"),
+    ("PUT", "/api/searchctrl/{id}/ping", "ma"),
+    ("PUT", "/api/searchctrl/{id}/detach", "ma"),
+    ("PATCH", "/api/searchctrl/{id}/background", "ma"),
+    ("PATCH", "/api/searchctrl/{id}/save", "ma"),
+    ("PUT", "/api/searchctrl/{id}/stop", "ma"),
+    ("PUT", "/api/searchctrl/{id}/group", "ma"),
+    ("PUT", "/api/searchctrl/{id}/groups", "ma"),
+    ("PUT", "/api/searchctrl/{id}/global", "a"),
+    ("GET", "/api/searchctrl/{id}/rows", "ma"),
+    ("GET", "/api/searchctrl/{id}/stats/overview", "ma"),
+    ("GET", "/api/searchctrl/{id}/download/{format}", "ma"),
     ("GET", "/api/stats/ping", "umaT"),
     ("GET", "/api/logging", "a"),
     ("PUT", "/api/logging", "a"),
     ("POST", "/api/logging/{level}", "a"),
+    ("POST", "/api/restart/webserver", "a"),
     ("GET", "/license/status", "numatT"),
     ("GET", "/api/health", "numatT"),
+    ("GET", "/api/ready", "numatT"),
     ("GET", "/api/fleet", "umaT"),
     ("GET", "/api/events", "uma"),
     ("GET", "/api/log/live", "a"),
@@ -124,10 +160,10 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/openapi.json", "numatT"),
 ];
 const LETTERS: &str = "numatT";
-/// Streams that do not end by themselves: only refusals are looked at.
-const ENDLESS: [&str; 2] = ["/api/events", "/api/log/live"];
+/// Streams that do not end by themselves, and what ends the webserver: only refusals are looked at.
+const ENDLESS: [&str; 3] = ["/api/events", "/api/log/live", "/api/restart/webserver"];
 /// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
-const HIDDEN: [&str; 3] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}"];
+const HIDDEN: [&str; 4] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}", "/api/searchctrl/{id}"];
 
 struct Stage {
     web: Web,
@@ -144,6 +180,7 @@ struct Things {
     dashboard: String,
     resource: String,
     token: String,
+    search: String,
     bare: Client,
 }
 
@@ -160,10 +197,12 @@ impl Stage {
         let dashboard = text(member.made("/api/dashboards", &json!({ "Name": "d" })));
         let resource =
             text(member.made("/api/resources", &json!({ "ResourceName": format!("r{number}") }))["GUID"].clone());
+        let wish = json!({ "SearchString": format!("tag=resource:r{number} | limit 1"), "NoHistory": true });
+        let search = text(member.made("/api/searchctrl/launch", &wish)["SearchID"].clone());
         let made = member.made("/api/tokens", &json!({ "name": "bare", "capabilities": [] }));
         let token = text(made["id"].clone());
         let bare = self.web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
-        Things { uid, gid, member, dashboard, resource, token, bare }
+        Things { uid, gid, member, dashboard, resource, token, search, bare }
     }
 }
 
@@ -212,7 +251,11 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 't' => things.bare.clone(),
                 _ => strong.clone(),
             };
-            let id = if path.contains("/tokens/") { things.token.clone() } else { things.dashboard.clone() };
+            let id = match *path {
+                path if path.contains("/tokens/") => things.token.clone(),
+                path if path.contains("/searchctrl/") => things.search.clone(),
+                _ => things.dashboard.clone(),
+            };
             let concrete = path
                 .replace("{uid}", &things.uid.to_string())
                 .replace("{gid}", &things.gid.to_string())
@@ -220,6 +263,7 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 .replace("{guid}", &things.resource)
                 .replace("{name}", &format!("r{}", stage.number))
                 .replace("{level}", "info")
+                .replace("{format}", "text")
                 .replace("{collection}", "users")
                 .replace("{key}", "1");
             let is_let_in = letters.contains(letter);

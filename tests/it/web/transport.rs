@@ -182,3 +182,46 @@ fn w23_a_slow_client_is_cut_off_and_a_stop_lets_requests_end() {
     let length = reader.join().expect("ends").expect("reads");
     assert!(length > body.len(), "{length}");
 }
+
+/// Sends the head of a request and then a body, without looking at what comes back; then reads the answer.
+fn send_blindly(web: &Web, head: &str, announced: usize, sent: usize) -> String {
+    let mut stream = TcpStream::connect(web.address).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("sets");
+    let head = format!("{head} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n");
+    let head = format!("{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("writes");
+    for _ in 0..sent >> 20 {
+        stream.write_all(&[7; 1 << 20]).expect("the server goes on taking what it does not want");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("reads");
+    answer
+}
+
+#[test]
+fn w24_a_refusal_reaches_a_client_that_is_still_sending() {
+    let fleet = Fleet::new();
+    let config = fleet.write_file("gravwell.conf", "[Global]\nResource-Max-Size=1000000\n");
+    let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    let made = admin.made("/api/resources", &json!({ "ResourceName": "r" }));
+    let raw = format!("/api/resources/{}/raw", made["GUID"].as_str().expect("GUID"));
+    let cookie = format!("?x HTTP/1.1\r\nCookie: token={}\r\nSec-Fetch-Site: same-origin\r\nX: ", admin.token());
+    let cases = [
+        (format!("PUT {raw}"), 32 << 20, "HTTP/1.1 401"),
+        (format!("PUT {raw}{cookie}"), 32 << 20, "HTTP/1.1 413"),
+        ("POST /api/backup".into(), 32 << 20, "HTTP/1.1 401"),
+        ("POST /api/nowhere".into(), 32 << 20, "HTTP/1.1 404"),
+        ("POST /api/login".into(), 40 << 20, "HTTP/1.1 413"),
+        // Announced far too large: refused without waiting for the rest.
+        (format!("PUT {raw}{cookie}"), 40 << 30, "HTTP/1.1 413"),
+    ];
+    for (head, announced, wanted) in cases {
+        let answer = send_blindly(&web, &head, announced, announced.min(32 << 20));
+        let (first, headers) = answer.split_once("\r\n").expect("a head");
+        assert!(first.starts_with(wanted) && headers.contains("connection: close"), "{head}: {answer}");
+    }
+    // A short body that is refused costs nobody the connection.
+    let answer = admin.send_text("PUT", "/api/users/1/admin", "text/plain", &"x".repeat(1000));
+    assert_eq!(answer.header("connection"), None);
+}

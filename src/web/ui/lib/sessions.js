@@ -3,11 +3,21 @@ import { html } from '../vendor/htm-preact-standalone.module.js';
 import { useLive } from './live.js';
 import { Loaded, Pending, Table, Time } from './ui.js';
 
+// Every browser claims to be most of the others; the first of these that fits is what it is.
+const BROWSERS = [['Edg/', 'Edge'], ['OPR/', 'Opera'], ['Firefox/', 'Firefox'], ['HeadlessChrome/', 'Chrome'], ['Chrome/', 'Chrome'], ['Safari/', 'Safari']];
+const SYSTEMS = [['Android', 'Android'], ['iPhone', 'iPhone'], ['iPad', 'iPad'], ['Windows', 'Windows'], ['Mac OS', 'macOS'], ['Linux', 'Linux']];
+
+function nameOf(agent) {
+  const fits = ([mark]) => agent.includes(mark);
+  const [browser, system] = [BROWSERS.find(fits), SYSTEMS.find(fits)];
+  return browser && system ? `${browser[1]} on ${system[1]}` : agent;
+}
+
 export function Sessions({ uid }) {
   const live = useLive(`/api/users/${uid}/sessions`, ['sessions']);
   const columns = [
     { title: 'From', cell: (session) => html`${session.Origin} <${Pending} of=${session} />` },
-    { title: 'Browser', kind: 'wide', cell: (session) => session.Agent || '–' },
+    { title: 'With', kind: 'wide', cell: (session) => (session.Agent ? html`<span title=${session.Agent}>${nameOf(session.Agent)}</span>` : '–') },
     { title: 'Webserver', cell: (session) => session.Webserver },
     { title: 'Began', cell: (session) => html`<${Time} at=${session.Created} />` },
     { title: 'Last seen', cell: (session) => html`<${Time} at=${session.LastHit} />` },

@@ -9,7 +9,8 @@ import { useWatched } from './value.js';
 
 const SECTIONS = [
   { title: 'Overview', links: [['fleet', 'Fleet']] },
-  { title: 'Content', links: [['dashboards', 'Dashboards'], ['resources', 'Resources'], ['history', 'Search history']] },
+  { title: 'Searching', links: [['search', 'Search'], ['searches', 'Searches'], ['history', 'Search history']] },
+  { title: 'Content', links: [['dashboards', 'Dashboards'], ['resources', 'Resources']] },
   { title: 'People', links: [['users', 'Users'], ['groups', 'Groups']] },
   {
     title: 'Yours',

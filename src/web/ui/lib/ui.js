@@ -20,6 +20,9 @@
 //   data-test="token-value" "copy" "done"             the value of a token, told once
 //   data-test="entry" (data-seq) "op-put" "op-delete" "pause" "older" "version" (data-kind)   the log
 //   data-test="retry" "restore" "field-word" "theme-dark" "theme-light" "theme-system" "find"   and what their names say
+//   data-test="field-query" "run" "mistake" "help" "search-state" "query" "row-count" "holder" "reason" "warning"   a search
+//   data-test="stop" "background" "save-search" "share" "again" "download-text" "download-json" "download-csv"   what is done with it
+//   data-test="histogram" "all-times" "result-row" "previous" "range" "next"   its rows
 //   data-test="everybody"                             the administrators' switch to everybody's objects
 //   data-test="toast" "failure" "empty"               messages
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';

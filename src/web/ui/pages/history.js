@@ -4,6 +4,7 @@ import { remove } from '../lib/api.js';
 import { useEverybody } from '../lib/everybody.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
+import { askAgain } from '../lib/query.js';
 import { Badge, Loaded, Page, Pending, Table, Time, attempt, confirm } from '../lib/ui.js';
 
 const TYPING_MS = 250;
@@ -43,6 +44,7 @@ export function History({ me }) {
       },
     },
     { title: 'Launched', cell: (entry) => html`<${Time} at=${entry.Launched} />` },
+    { title: 'Actions', kind: 'actions', cell: (entry) => html`<button data-test="again" onClick=${() => askAgain(entry.UserQuery)}>Run again</button>` },
   ];
   const actions = html`<button class="danger" data-test="delete" disabled=${(live.data ?? []).length === 0} onClick=${clear}>Clear your history</button>`;
   const empty = refine ? 'No search contains that.' : 'There are no searches yet. They appear here as soon as one is launched on any webserver.';

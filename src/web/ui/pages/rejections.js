@@ -23,7 +23,7 @@ export function Rejections({ me }) {
   const then = (done) => done.then(live.reload);
   const columns = [
     { title: 'Change', kind: 'wide', cell: (one) => html`<b>${one.What || 'change'}</b><p class="hint">${one.Ops.map((op, at) => html`<${Badge} key=${at} kind=${op.Op === 'delete' ? 'error' : ''}>${op.Op} ${op.Collection}<//> `)}</p>` },
-    { title: 'Why it was refused', kind: 'wide', cell: (one) => one.Reason },
+    { title: 'Why it was refused', kind: 'wide', cell: (one) => html`<span title=${one.Detail}>${one.Reason}</span>` },
     { title: 'Made by', cell: (one) => `${one.User || 'the webserver'}${one.From ? ` from ${one.From}` : ''}` },
     { title: 'Made at', cell: (one) => one.Webserver },
     { title: 'Made', cell: (one) => html`<${Time} at=${one.Made} />` },

@@ -1,8 +1,10 @@
-//! A stream of bytes under a password: XChaCha20-Poly1305 in the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár:
-//! Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015), its key made by Argon2id.
+//! A stream of bytes under a password or a key: XChaCha20-Poly1305 in the STREAM construction (Hoang, Reyhanitabar,
+//! Rogaway, Vizár: Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance, 2015). A password becomes a key by
+//! Argon2id.
 //!
 //! ```text
-//! magic (16 bytes) | salt (16) | nonce (19) | frames: up to 64 KiB, each followed by its tag (16)
+//! under a password:  magic (16 bytes) | salt (16) | nonce (19) | frames: up to 64 KiB, each followed by its tag (16)
+//! under a key:                                      nonce (19) | frames
 //! ```
 //!
 //! The last frame is sealed as such, so a file that is cut short is noticed, as is every changed byte.
@@ -13,15 +15,23 @@ use aead_stream::{DecryptorBE32, EncryptorBE32};
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::XChaCha20Poly1305;
 
-use super::sessions::random;
-
 /// First bytes of a sealed stream.
 pub const MAGIC: &[u8; 16] = b"gravbak sealed 1";
 const FRAME_BYTES: usize = 64 << 10;
 const TAG_BYTES: usize = 16;
 const MEMORY_KIB: u32 = 64 * 1024;
 
-fn key(password: &str, salt: &[u8; 16]) -> io::Result<[u8; 32]> {
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// Makes a key of a password: slow and in 64 MiB of memory, so that passwords cannot be tried quickly.
+///
+/// # Errors
+/// When there is no memory.
+pub fn key_of(password: &str, salt: &[u8; 16]) -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
     let params = Params::new(MEMORY_KIB, 3, 1, None).map_err(|error| io::Error::other(error.to_string()))?;
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -47,7 +57,18 @@ impl<W: Write> Sealer<W> {
         inner.write_all(MAGIC)?;
         inner.write_all(&salt)?;
         inner.write_all(&nonce)?;
-        let stream = EncryptorBE32::new(&key(password, &salt)?.into(), &nonce.into());
+        let stream = EncryptorBE32::new(&key_of(password, &salt)?.into(), &nonce.into());
+        Ok(Sealer { inner, stream: Some(stream), buffer: Vec::with_capacity(FRAME_BYTES) })
+    }
+
+    /// Writes the head of a stream under a key.
+    ///
+    /// # Errors
+    /// When there is no randomness, or writing fails.
+    pub fn with_key(mut inner: W, key: &[u8; 32]) -> io::Result<Sealer<W>> {
+        let nonce = random::<19>()?;
+        inner.write_all(&nonce)?;
+        let stream = EncryptorBE32::new(key.into(), &nonce.into());
         Ok(Sealer { inner, stream: Some(stream), buffer: Vec::with_capacity(FRAME_BYTES) })
     }
 
@@ -106,7 +127,19 @@ impl<R: Read> Unsealer<R> {
         let (mut salt, mut nonce) = ([0; 16], [0; 19]);
         inner.read_exact(&mut salt)?;
         inner.read_exact(&mut nonce)?;
-        let stream = DecryptorBE32::new(&key(password, &salt)?.into(), &nonce.into());
+        let stream = DecryptorBE32::new(&key_of(password, &salt)?.into(), &nonce.into());
+        let ahead = read_frame(&mut inner)?;
+        Ok(Unsealer { inner, stream: Some(stream), ahead, open: Vec::new(), at: 0 })
+    }
+
+    /// Reads the head of a stream under a key.
+    ///
+    /// # Errors
+    /// When the head is cut short.
+    pub fn with_key(mut inner: R, key: &[u8; 32]) -> io::Result<Unsealer<R>> {
+        let mut nonce = [0; 19];
+        inner.read_exact(&mut nonce)?;
+        let stream = DecryptorBE32::new(key.into(), &nonce.into());
         let ahead = read_frame(&mut inner)?;
         Ok(Unsealer { inner, stream: Some(stream), ahead, open: Vec::new(), at: 0 })
     }
@@ -137,6 +170,26 @@ impl<R: Read> Read for Unsealer<R> {
         self.at += given;
         Ok(given)
     }
+}
+
+/// Seals a few bytes under a key.
+///
+/// # Errors
+/// When there is no randomness.
+pub fn seal_bytes(key: &[u8; 32], bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut sealer = Sealer::with_key(Vec::with_capacity(bytes.len() + FRAME_BYTES / 64), key)?;
+    sealer.write_all(bytes)?;
+    sealer.finish()
+}
+
+/// Opens what [`seal_bytes`] sealed.
+///
+/// # Errors
+/// When the key is another one, or a byte was changed.
+pub fn open_bytes(key: &[u8; 32], sealed: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(sealed.len());
+    Unsealer::with_key(sealed, key)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -171,6 +224,18 @@ mod tests {
             sealed[at] ^= 1;
             assert!(open(&sealed, "secret").is_err(), "byte {at}");
             sealed[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_key_opens_what_it_sealed_and_no_other_does() {
+        for size in [0, 10, FRAME_BYTES, FRAME_BYTES + 1] {
+            let bytes = vec![5; size];
+            let sealed = seal_bytes(&[1; 32], &bytes).expect("seals");
+            assert_eq!(open_bytes(&[1; 32], &sealed).expect("opens"), bytes);
+            assert!(open_bytes(&[2; 32], &sealed).is_err());
+            assert!(open_bytes(&[1; 32], &sealed[..sealed.len() - 1]).is_err());
+            assert!(open_bytes(&[1; 32], &sealed[..10]).is_err());
         }
     }
 }

@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# The life of the packages: install, use, upgrade with data, remove, purge.
+#
+# Runs as root in a copy of this machine that is thrown away: an overlay over /. With GRAVWELL_DEB_ROOT=DIR in a Debian system that
+# was made there before, for instance by debootstrap. Where nothing can be mounted, and GRAVWELL_DEB_HERE=yes says that this
+# machine itself is thrown away afterwards, on the machine. Otherwise it says so and does nothing.
+#
+#   packaging/test-deb.sh [--binaries DIR]
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+binaries=()
+[ "${1:-}" = --binaries ] && binaries=(--binaries "$(cd "$2" && pwd)")
+
+if [ "${GRAVWELL_DEB_INSIDE:-}" != yes ]; then
+  work="$(mktemp -d)"
+  root=
+  cleanup() {
+    for dir in run dev proc; do [ -z "$root" ] || umount -R "$root/$dir" 2>/dev/null || true; done
+    umount "$work/layers/root" 2>/dev/null || true
+    umount -l "$work/layers" 2>/dev/null || true
+    rm -rf --one-file-system "$work"
+  }
+  trap cleanup EXIT
+  version="$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -1)"
+  # Nobody keeps these packages, so no time is spent on making them small.
+  export GRAVWELL_DEB_COMPRESSION=none
+  "$here/build-deb.sh" "${binaries[@]}" --version "$version~before" --out "$work/deb/old"
+  "$here/build-deb.sh" "${binaries[@]}" --out "$work/deb/new"
+  cp "$here/test-deb.sh" "$here/../docs/operating.md" "$work/deb/"
+  inside=(env GRAVWELL_DEB_INSIDE=yes "GRAVWELL_VERSION=$version")
+  mkdir "$work/layers"
+  if [ -n "${GRAVWELL_DEB_ROOT:-}" ]; then
+    root="$GRAVWELL_DEB_ROOT"
+  elif mount -t tmpfs tmpfs "$work/layers" 2>/dev/null && mkdir -p "$work"/layers/{upper,work,root} &&
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$work/layers/upper,workdir=$work/layers/work" "$work/layers/root" 2>/dev/null; then
+    root="$work/layers/root"
+  elif [ "${GRAVWELL_DEB_HERE:-}" = yes ]; then
+    rm -rf /tmp/deb && cp -r "$work/deb" /tmp/deb
+    "${inside[@]}" bash /tmp/deb/test-deb.sh
+    exit
+  else
+    echo "SKIPPED: nothing can be mounted here; say GRAVWELL_DEB_ROOT=DIR, or GRAVWELL_DEB_HERE=yes" >&2
+    exit 0
+  fi
+  for dir in proc dev; do mount --rbind "/$dir" "$root/$dir" && mount --make-rslave "$root/$dir"; done
+  # Nobody's service manager is told of any of this.
+  mount -t tmpfs tmpfs "$root/run"
+  rm -rf "$root/tmp/deb" && cp -r "$work/deb" "$root/tmp/deb"
+  chroot "$root" "${inside[@]}" bash /tmp/deb/test-deb.sh
+  exit
+fi
+
+cd /tmp/deb
+step() { printf '\n-- %s\n' "$*"; }
+fail() { echo "FAILED: $*" >&2; exit 1; }
+have() { for file in "$@"; do [ -e "$file" ] || fail "$file is not there"; done; }
+gone() { for file in "$@"; do [ ! -e "$file" ] || fail "$file is still there"; done; }
+state() { dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$1" 2>/dev/null || echo absent; }
+D=/opt/gravwell/datastore
+W=/opt/gravwell/webserver
+pids=()
+stop_all() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" || true; done; pids=(); }
+trap stop_all EXIT
+wait_for() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done; fail "not within 30 s: $*"; }
+exec_of() { sed -n 's/^ExecStart=//p' "/usr/lib/systemd/system/$1.service"; }
+# What the unit says, as the user whom it names.
+start() {
+  cat >/opt/gravwell/etc/gravwell.conf.d/test.conf <<END
+[Global]
+Datastore-Listen-Address=127.0.0.1
+Datastore-Port=39405
+Web-Listen-Address=127.0.0.1
+Web-Port=38443
+Disable-HTTP-Redirector=true
+END
+  chgrp gravwell /opt/gravwell/etc/gravwell.conf.d/test.conf
+  # shellcheck disable=SC2046
+  setpriv --reuid gravwell --regid gravwell --clear-groups $(exec_of "$1") >>"/tmp/deb/$1.log" 2>&1 &
+  pids+=($!)
+}
+
+apt() {
+  [ "$1" = install ] || command apt "$@"
+  shift
+  dpkg --install "$@"
+}
+
+step "install"
+cd old
+# The lines of the guide.
+eval "$(sed -n '/^```sh packages$/,/^```$/p' ../operating.md | grep '^apt install' | sort -u)"
+cd ..
+for name in gravwell-tools gravwell-datastore gravwell-webserver; do
+  [ "$(state $name)" = "ii  $GRAVWELL_VERSION~before" ] || fail "$name: $(state $name)"
+done
+have /usr/bin/gravwell{_datastore,_webserver,-logctl} /opt/gravwell/etc/gravwell.conf
+have /usr/share/man/man1/gravwell{_datastore,_webserver,-logctl,-logctl-enroll}.1.gz
+have /usr/share/bash-completion/completions/gravwell-logctl /usr/lib/sysctl.d/60-gravwell.conf
+bash -n /usr/share/bash-completion/completions/gravwell-logctl
+id gravwell >/dev/null || fail "no user"
+[ "$(stat -Lc '%U %a' $D)" = "gravwell 700" ] || fail "$(stat -Lc '%U %a' $D)"
+[ "$(stat -c '%U:%G %a' /opt/gravwell/etc/gravwell.conf)" = "root:gravwell 640" ] || fail "the configuration is open to others"
+have /usr/lib/systemd/system/gravwell_datastore.service /usr/lib/systemd/system/gravwell_webserver.service
+gone /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
+SYSTEMD_OFFLINE=1 systemctl enable gravwell_datastore gravwell_webserver
+have /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
+
+step "use"
+start gravwell_datastore
+wait_for test -S $D/ctl.sock
+gravwell-logctl enroll web1 >web1.token
+gravwell-logctl --data-dir $W join - <web1.token
+# Root gave that command, and yet nothing belongs to root.
+[ -z "$(find -L $W $D ! -user gravwell)" ] || fail "belongs to another: $(find -L $W $D ! -user gravwell)"
+start gravwell_webserver
+wait_for gravwell-logctl --data-dir $W barrier
+gravwell-logctl --data-dir $W put notes first --value '{"kept":"over the upgrade"}'
+wait_for test -s $W/initial-admin-password
+
+step "upgrade from the version before, with data and a changed configuration"
+echo "# a line of the operator's own" >>/opt/gravwell/etc/gravwell.conf
+stop_all
+before="$(gravwell-logctl export | sha256sum)"
+dpkg --install --force-confdef --force-confold new/*.deb
+for name in gravwell-tools gravwell-datastore gravwell-webserver; do
+  [ "$(state $name)" = "ii  $GRAVWELL_VERSION" ] || fail "$name: $(state $name)"
+done
+grep -q "a line of the operator's own" /opt/gravwell/etc/gravwell.conf || fail "the configuration was overwritten"
+have /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
+start gravwell_datastore
+wait_for test -S $D/ctl.sock
+[ "$(gravwell-logctl export | sha256sum)" = "$before" ] || fail "the data is not what it was"
+start gravwell_webserver
+wait_for gravwell-logctl --data-dir $W barrier
+gravwell-logctl --data-dir $W get notes first | grep -q "over the upgrade"
+gravwell-logctl verify
+
+step "remove"
+stop_all
+dpkg --remove gravwell-webserver gravwell-datastore gravwell-tools
+gone /usr/bin/gravwell_datastore /usr/bin/gravwell-logctl /usr/lib/systemd/system/gravwell_webserver.service
+gone /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
+have /opt/gravwell/etc/gravwell.conf /var/lib/gravwell-datastore/log /var/lib/gravwell-webserver
+
+step "purge"
+dpkg --purge gravwell-webserver gravwell-datastore gravwell-tools
+gone /opt/gravwell/etc/gravwell.conf
+[ "$(state gravwell-datastore)" = absent ] || fail "$(state gravwell-datastore)"
+# Absence never deletes anything, and neither does this.
+have /var/lib/gravwell-datastore/log /var/lib/gravwell-webserver
+step "the life cycle of the packages is as it should be"

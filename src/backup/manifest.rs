@@ -1,0 +1,112 @@
+//! What one backup consists of.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
+use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
+
+/// Version of this form.
+pub const VERSION: u32 = 1;
+/// Segments are cut into pieces of this size, from their beginning.
+pub const PIECE_BYTES: u64 = 1 << 20;
+
+/// One backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this form.
+    #[serde(rename = "gravwell-backup-manifest")]
+    pub version: u32,
+    /// Name of the backup.
+    pub id: String,
+    /// When it was made, milliseconds since 1970-01-01 UTC.
+    pub made_ms: u64,
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// How that descends.
+    pub lineage: Vec<LineageEntry>,
+    /// How the generations began.
+    pub generations: Vec<GenerationInfo>,
+    /// Lowest sequence that can be restored from it.
+    pub horizon: Seq,
+    /// Last sequence.
+    pub seq: Seq,
+    /// Chain there, hexadecimal.
+    pub chain: String,
+    /// Commit time of the last record.
+    pub time_ms: u64,
+    /// A sequence at or before the last, and the digest of the state there.
+    pub checkpoint: ExportEnd,
+    /// The authority and the register of members, sealed under the recovery key; empty when there was none.
+    pub escrow: String,
+    /// The segments, oldest first.
+    pub segments: Vec<Segment>,
+    /// Chunks of contents that were kept beside the log, each with the piece that holds it.
+    #[serde(default)]
+    pub chunks: Vec<(ChunkId, String)>,
+}
+
+/// One segment file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Its name.
+    pub name: String,
+    /// How much of it counts.
+    pub bytes: u64,
+    /// Hash of its header.
+    pub header: String,
+    /// Hash of header and footer; empty when it was open.
+    pub mark: String,
+    /// Its pieces in order, by name.
+    pub pieces: Vec<String>,
+}
+
+impl Manifest {
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Names of all pieces.
+    pub fn pieces(&self) -> impl Iterator<Item = &str> {
+        let of_log = self.segments.iter().flat_map(|segment| segment.pieces.iter().map(String::as_str));
+        of_log.chain(self.chunks.iter().map(|(_, piece)| piece.as_str()))
+    }
+
+    /// Checks what the rest of the program relies on.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!("it has version {}; this program reads {VERSION}", self.version));
+        }
+        for Segment { name, bytes, pieces, .. } in &self.segments {
+            if crate::log::directory::SegmentName::parse(name).is_none() {
+                return Err(format!("`{name}` is not a segment's name"));
+            }
+            if bytes.div_ceil(PIECE_BYTES) != pieces.len() as u64 {
+                return Err(format!("{name} has {bytes} bytes, but {} pieces", pieces.len()));
+            }
+        }
+        let is_name = |piece: &str| piece.len() == 64 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let Some(piece) = self.pieces().find(|piece| !is_name(piece)) {
+            return Err(format!("`{piece}` is not a piece's name"));
+        }
+        if self.horizon > self.seq || self.checkpoint.seq > self.seq {
+            return Err(format!(
+                "horizon {} or checkpoint {} lie beyond {}",
+                self.horizon, self.checkpoint.seq, self.seq
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether generation 2 of it was begun by a restore, and so on: how the last generation began.
+    #[must_use]
+    pub fn beginning(&self) -> Option<Beginning> {
+        self.generations.iter().find(|info| info.generation == self.generation).map(|info| info.beginning)
+    }
+}

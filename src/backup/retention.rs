@@ -1,0 +1,96 @@
+//! Which backups are kept, and what goes with those that are not.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::manifest::Manifest;
+use super::repository::{Repository, RepositoryError};
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// What is kept. A backup that any rule keeps is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many.
+    pub last: usize,
+    /// The newest of each of the last so many days that have one.
+    pub daily: usize,
+    /// The newest of each of the last so many weeks that have one.
+    pub weekly: usize,
+}
+
+/// What was removed, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Backups that stay.
+    pub kept: Vec<String>,
+    /// Backups that went.
+    pub removed: Vec<String>,
+    /// Pieces that went with them.
+    pub pieces: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether this was a rehearsal.
+    pub dry_run: bool,
+}
+
+/// Names of those that are kept. `made` gives name and time of each, oldest first.
+#[must_use]
+pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
+    let mut kept: BTreeSet<String> = made.iter().rev().take(keep.last).map(|(id, _)| id.clone()).collect();
+    for (count, period) in [(keep.daily, DAY_MS), (keep.weekly, 7 * DAY_MS)] {
+        let mut seen = BTreeSet::new();
+        for (id, made_ms) in made.iter().rev() {
+            if seen.len() >= count && !seen.contains(&(made_ms / period)) {
+                break;
+            }
+            if seen.insert(made_ms / period) && seen.len() <= count {
+                kept.insert(id.clone());
+            }
+        }
+    }
+    kept
+}
+
+/// Removes every backup that `keep` does not keep, then every piece that no backup needs any more.
+///
+/// # Errors
+/// When nothing would be kept, a manifest is damaged, or the store fails. What was not removed then goes the next time.
+pub fn prune(repository: &Repository, keep: Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
+    let manifests = repository.manifests()?;
+    let made: Vec<_> = manifests.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
+    let kept = kept(&made, keep);
+    if kept.is_empty() && !made.is_empty() {
+        let what = "that would remove every backup: keep at least one, with --keep-last, --keep-daily or --keep-weekly";
+        return Err(RepositoryError::NoSuch(what.into()));
+    }
+    let (stay, go): (Vec<Manifest>, Vec<Manifest>) =
+        manifests.into_iter().partition(|manifest| kept.contains(&manifest.id));
+    let names = |manifests: &[Manifest]| manifests.iter().map(|manifest| manifest.id.clone()).collect();
+    let mut pruned = Pruned { kept: names(&stay), removed: names(&go), dry_run, ..Pruned::default() };
+    if dry_run {
+        return Ok(pruned);
+    }
+    for manifest in &go {
+        repository.remove_manifest(&manifest.id)?;
+    }
+    let used: BTreeSet<String> = stay.iter().flat_map(Manifest::pieces).map(str::to_owned).collect();
+    (pruned.pieces, pruned.bytes) = repository.sweep(&used)?;
+    Ok(pruned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_each_period_stay() {
+        let made: Vec<_> = (0..40u64).map(|n| (format!("{n:02}"), 20_000 * DAY_MS + n * DAY_MS / 2)).collect();
+        let names = |keep| kept(&made, keep).into_iter().collect::<Vec<_>>();
+        assert_eq!(names(Keep { last: 2, ..Keep::default() }), ["38", "39"]);
+        assert_eq!(names(Keep { daily: 3, ..Keep::default() }), ["35", "37", "39"]);
+        assert_eq!(names(Keep { last: 1, daily: 1, weekly: 2 }).len(), 2);
+        assert!(names(Keep::default()).is_empty());
+    }
+}

@@ -1,0 +1,87 @@
+//! nginx: one upstream, chosen by a consistent hash of a cookie that each browser is given at its first visit.
+//!
+//! nginx itself asks nobody for health; it notices a server that refuses or breaks off, goes on to the next one, and leaves it
+//! alone for a while. Requests that may not be repeated are repeated only when nothing of them had been sent.
+
+use std::fmt::Write;
+
+use super::{Backend, COOKIE, Choice, Hop, SHARED_NAME};
+
+/// Where nginx finds the authorities that Debian's system trusts.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
+    let mut text = String::new();
+    let secure = if choice.is_secure() { "; Secure" } else { "" };
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "# Made by gravwell-logctl lb; changes are lost.\n\
+         map $cookie_{COOKIE} $gravwell_key {{\n    default $cookie_{COOKIE};\n    \"\" $request_id;\n}}\n\
+         map $cookie_{COOKIE} $gravwell_cookie {{\n    default \"\";\n    \
+         \"\" \"{COOKIE}=$request_id; Path=/; HttpOnly; SameSite=Lax{secure}\";\n}}\n\
+         map $http_upgrade $gravwell_connection {{\n    default upgrade;\n    \"\" \"\";\n}}\n\
+         upstream gravwell {{\n    hash $gravwell_key consistent;\n"
+    );
+    // When nobody calls himself healthy, everybody is asked all the same.
+    let is_any_healthy = backends.iter().any(|backend| backend.unhealthy.is_none());
+    for backend in backends {
+        let state = if backend.unhealthy.is_some() && is_any_healthy { " down" } else { "" };
+        let _ =
+            writeln!(text, "    server {} max_fails=1 fail_timeout=5s{state}; # {}", backend.address(), backend.name);
+    }
+    if backends.is_empty() {
+        text += "    server 127.0.0.1:9 down; # no webserver has said its External-Addr yet\n";
+    }
+    let _ = write!(text, "    keepalive 32;\n}}\nserver {{\n{}", listen(choice));
+    let scheme = if choice.backend == Hop::Http { "http" } else { "https" };
+    let _ = write!(
+        text,
+        "    server_name _;\n    client_max_body_size 0;\n    location / {{\n        proxy_pass {scheme}://gravwell;\n{}\
+        \x20       proxy_http_version 1.1;\n\
+        \x20       proxy_set_header Host $http_host;\n\
+        \x20       proxy_set_header Connection $gravwell_connection;\n\
+        \x20       proxy_set_header Upgrade $http_upgrade;\n\
+        \x20       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+        \x20       proxy_set_header X-Forwarded-Proto $scheme;\n\
+        \x20       add_header Set-Cookie $gravwell_cookie always;\n\
+        \x20       proxy_connect_timeout 2s;\n\
+        \x20       proxy_read_timeout 1h;\n\
+        \x20       proxy_buffering off;\n\
+        \x20       proxy_request_buffering off;\n\
+        \x20       proxy_next_upstream error timeout;\n\
+        \x20       proxy_next_upstream_tries 3;\n    }}\n}}\n",
+        verification(choice)
+    );
+    text
+}
+
+fn listen(choice: &Choice) -> String {
+    let listen = choice.listen();
+    let listen = listen.strip_prefix(':').unwrap_or(&listen);
+    match (&choice.certificate, &choice.key) {
+        (Some(certificate), Some(key)) => format!(
+            "    listen {listen} ssl http2;\n    ssl_certificate {};\n    ssl_certificate_key {};\n    \
+             ssl_protocols TLSv1.2 TLSv1.3;\n",
+            certificate.display(),
+            key.display()
+        ),
+        _ => format!("    listen {listen};\n"),
+    }
+}
+
+fn verification(choice: &Choice) -> String {
+    match choice.backend {
+        Hop::Http => String::new(),
+        Hop::HttpsUnverified => "        proxy_ssl_verify off;\n".into(),
+        Hop::Https => {
+            let ca = choice.backend_ca.as_ref().map_or_else(|| SYSTEM_CA.to_owned(), |ca| ca.display().to_string());
+            // nginx checks the certificates of all servers of an upstream for one name.
+            let name = choice.backend_name.as_deref().unwrap_or(SHARED_NAME);
+            format!(
+                "        proxy_ssl_verify on;\n        proxy_ssl_trusted_certificate {ca};\n        \
+                 proxy_ssl_name {name};\n        proxy_ssl_server_name on;\n"
+            )
+        }
+    }
+}

@@ -1,0 +1,234 @@
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::*;
+
+fn member(name: &str, address: Option<&str>) -> MemberInfo {
+    MemberInfo {
+        name: name.into(),
+        role: "webserver".into(),
+        state: "enrolled".into(),
+        counts: true,
+        external_addr: address.map(str::to_owned),
+        ..MemberInfo::default()
+    }
+}
+
+fn two() -> Vec<Backend> {
+    let members = [member("web1", Some("web1.example.net:443")), member("web2", Some("[fd00::2]:8443"))];
+    let (found, left_out) = backends(&members, &[]);
+    assert!(left_out.is_empty(), "{left_out:?}");
+    found
+}
+
+#[test]
+fn who_is_away_stays_and_who_was_revoked_goes() {
+    let mut members =
+        vec![member("b", Some("b:1")), member("a", Some("a:1")), member("gone", Some("g:1")), member("r", Some("r:1"))];
+    members[2].state = "revoked".into();
+    members[3].role = "reader".into();
+    members.push(MemberInfo { counts: false, ..member("forgotten", Some("f:1")) });
+    members.push(MemberInfo { counts: false, connected: true, ..member("new", Some("n:1")) });
+    members.push(member("mute", None));
+    let presence = [PresenceInfo {
+        name: "b".into(),
+        external_addr: Some("b.elsewhere:2".into()),
+        unhealthy: Some("it differs".into()),
+        ..PresenceInfo::default()
+    }];
+    let (found, left_out) = backends(&members, &presence);
+    let addresses: Vec<String> = found.iter().map(Backend::address).collect();
+    assert_eq!(addresses, ["a:1", "b.elsewhere:2", "n:1"]);
+    assert_eq!(found[1].unhealthy.as_deref(), Some("it differs"));
+    assert!(left_out.len() == 1 && left_out[0].starts_with("mute says no External-Addr"), "{left_out:?}");
+}
+
+#[test]
+fn an_address_is_a_host_and_a_port_and_nothing_else() {
+    let good =
+        [("web1", ("web1", 443)), ("10.0.0.1:80", ("10.0.0.1", 80)), ("[::1]:9", ("::1", 9)), ("::1", ("::1", 443))];
+    for (text, (host, port)) in good {
+        assert_eq!(host_and_port(text), Ok((host.to_owned(), port)), "{text}");
+    }
+    let bad = [
+        "", "a:0", "a:x", "a b:1", "a;:1", "a\n:1", "a{}:1", "a/b:1", "-a:1", "a..b:1", "[::1:9", "::g", "a:1:2",
+        "a:65536",
+    ];
+    for text in bad {
+        assert!(host_and_port(text).is_err(), "{text}");
+    }
+    // What cannot stand in a file is named, and the others are served.
+    let (found, left_out) = backends(&[member("a", Some("a:1; } server {")), member("b", Some("b:1"))], &[]);
+    assert_eq!((found.len(), left_out.len()), (1, 1));
+}
+
+/// The part of Traefik 3's dynamic configuration that is used here, as its reference documents it: every member that an
+/// object may have, with the type of its value. `*` stands for names of one's own choice.
+const TRAEFIK: &[(&str, &[(&str, &str)])] = &[
+    ("", &[("http", "object")]),
+    (
+        "http",
+        &[("routers", "object"), ("services", "object"), ("middlewares", "object"), ("serversTransports", "object")],
+    ),
+    ("http.routers", &[("*", "object")]),
+    (
+        "http.routers.*",
+        &[
+            ("entryPoints", "array"),
+            ("middlewares", "array"),
+            ("service", "string"),
+            ("rule", "string"),
+            ("ruleSyntax", "string"),
+            ("priority", "number"),
+            ("tls", "object"),
+        ],
+    ),
+    ("http.routers.*.tls", &[("options", "string"), ("certResolver", "string"), ("domains", "array")]),
+    ("http.middlewares", &[("*", "object")]),
+    ("http.middlewares.*", &[("retry", "object")]),
+    ("http.middlewares.*.retry", &[("attempts", "number"), ("initialInterval", "duration")]),
+    ("http.services", &[("*", "object")]),
+    ("http.services.*", &[("loadBalancer", "object")]),
+    (
+        "http.services.*.loadBalancer",
+        &[
+            ("servers", "array"),
+            ("sticky", "object"),
+            ("healthCheck", "object"),
+            ("passHostHeader", "boolean"),
+            ("responseForwarding", "object"),
+            ("serversTransport", "string"),
+        ],
+    ),
+    ("http.services.*.loadBalancer.servers", &[("url", "string"), ("weight", "number"), ("preservePath", "boolean")]),
+    ("http.services.*.loadBalancer.sticky", &[("cookie", "object")]),
+    (
+        "http.services.*.loadBalancer.sticky.cookie",
+        &[
+            ("name", "string"),
+            ("secure", "boolean"),
+            ("httpOnly", "boolean"),
+            ("sameSite", "string"),
+            ("maxAge", "number"),
+        ],
+    ),
+    (
+        "http.services.*.loadBalancer.healthCheck",
+        &[
+            ("path", "string"),
+            ("interval", "duration"),
+            ("timeout", "duration"),
+            ("scheme", "string"),
+            ("method", "string"),
+            ("hostname", "string"),
+            ("port", "number"),
+            ("headers", "object"),
+            ("followRedirects", "boolean"),
+        ],
+    ),
+    ("http.services.*.loadBalancer.responseForwarding", &[("flushInterval", "duration")]),
+    ("http.serversTransports", &[("*", "object")]),
+    (
+        "http.serversTransports.*",
+        &[
+            ("serverName", "string"),
+            ("insecureSkipVerify", "boolean"),
+            ("rootCAs", "array"),
+            ("disableHTTP2", "boolean"),
+        ],
+    ),
+];
+
+fn check(path: &str, value: &Value) {
+    let schema: BTreeMap<&str, &[(&str, &str)]> = TRAEFIK.iter().copied().collect();
+    match value {
+        Value::Object(object) => {
+            let allowed = schema.get(path).unwrap_or_else(|| panic!("{path} is not in the schema"));
+            for (name, value) in object {
+                let row = allowed.iter().find(|(known, _)| known == name || *known == "*");
+                let (known, kind) = row.unwrap_or_else(|| panic!("{path}: {name} is not in the schema"));
+                let fits = match *kind {
+                    "object" => value.is_object(),
+                    "array" => value.as_array().is_some_and(|items| !items.is_empty()),
+                    "string" => value.is_string(),
+                    "number" => value.is_number(),
+                    "boolean" => value.is_boolean(),
+                    // As Go reads durations.
+                    _ => value.as_str().is_some_and(|text| {
+                        let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
+                        digits.parse::<u32>().is_ok() && ["ms", "s", "m"].contains(&&text[digits.len()..])
+                    }),
+                };
+                assert!(fits, "{path}.{name} is no {kind}: {value}");
+                let next = if path.is_empty() { (*known).to_owned() } else { format!("{path}.{known}") };
+                check(&next, value);
+            }
+        }
+        Value::Array(items) => items.iter().filter(|item| item.is_object()).for_each(|item| check(path, item)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_document_for_traefik_keeps_to_its_schema() {
+    let choices = [
+        Choice::default(),
+        Choice { backend: Hop::Http, entry_point: "web".into(), ..Choice::default() },
+        Choice { backend_ca: Some("/etc/ca.pem".into()), backend_name: Some("web".into()), ..Choice::default() },
+        Choice { backend: Hop::HttpsUnverified, ..Choice::default() },
+    ];
+    for choice in &choices {
+        let document: Value = serde_json::from_str(&render(Format::Traefik, &two(), choice)).expect("JSON");
+        check("", &document);
+        let http = &document["http"];
+        let router = &http["routers"]["gravwell"];
+        let service = &http["services"][router["service"].as_str().expect("service")]["loadBalancer"];
+        let scheme = if choice.backend == Hop::Http { "http" } else { "https" };
+        assert_eq!(service["servers"][0]["url"], format!("{scheme}://web1.example.net:443"));
+        assert_eq!(service["servers"][1]["url"], format!("{scheme}://[fd00::2]:8443"));
+        for middleware in router["middlewares"].as_array().expect("middlewares") {
+            assert!(http["middlewares"][middleware.as_str().expect("name")].is_object());
+        }
+        if let Some(transport) = service["serversTransport"].as_str() {
+            let transport = &http["serversTransports"][transport];
+            assert_eq!(transport["insecureSkipVerify"] == true, choice.backend == Hop::HttpsUnverified, "{transport}");
+        }
+    }
+    assert_eq!(render(Format::Traefik, &[], &Choice::default()), "{}\n");
+}
+
+#[test]
+#[should_panic(expected = "healthChek is not in the schema")]
+fn the_check_of_the_schema_can_fail() {
+    check("http.services.*.loadBalancer", &serde_json::json!({ "healthChek": {} }));
+}
+
+#[test]
+fn targets_for_prometheus() {
+    let text = render(Format::Prometheus, &two(), &Choice::default());
+    let groups: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(groups[1]["targets"][0], "[fd00::2]:9408");
+    assert_eq!(groups[0]["labels"]["member"], "web1");
+}
+
+#[test]
+fn an_unhealthy_webserver_is_left_out_by_nginx_unless_all_are() {
+    let mut backends = two();
+    backends[0].unhealthy = Some("differs".into());
+    assert_eq!(render(Format::Nginx, &backends, &Choice::default()).matches(" down;").count(), 1);
+    backends[1].unhealthy = Some("differs".into());
+    assert_eq!(render(Format::Nginx, &backends, &Choice::default()).matches(" down;").count(), 0);
+}
+
+#[test]
+fn choices_cannot_break_out_of_a_file() {
+    for file in ["/etc/a;b", "/etc/a b", "/etc/\n", ""] {
+        let choice = Choice { certificate: Some(file.into()), key: Some("/k".into()), ..Choice::default() };
+        assert!(choice.check(Format::Nginx).is_err(), "{file}");
+    }
+    let choice = Choice { listen: Some(":80; }".into()), ..Choice::default() };
+    assert!(choice.check(Format::Nginx).is_err());
+    let half = Choice { certificate: Some("/c".into()), ..Choice::default() };
+    assert!(half.check(Format::Nginx).is_err() && half.check(Format::Haproxy).is_ok());
+}

@@ -1,0 +1,229 @@
+//! `cert`: certificates for webservers and balancers, of one's own making.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::balance::SHARED_NAME;
+use crate::codec::jsonl::timestamp;
+
+use super::args::{CertAction, CertServer};
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// Clocks of others may be this much behind.
+const CLOCK_SLACK: Duration = Duration::hours(1);
+const CA_CERTIFICATE: &str = "ca.pem";
+const CA_KEY: &str = "ca-key.pem";
+
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Shown {
+    /// File that it is in.
+    pub file: PathBuf,
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// Names and addresses that it is good for.
+    pub names: Vec<String>,
+    /// End of its life, milliseconds since 1970-01-01 UTC.
+    pub expires_ms: u64,
+}
+
+fn failed(error: rcgen::Error) -> CtlError {
+    CtlError::new(format!("no certificate could be made: {error}"))
+}
+
+fn named(path: &Path) -> impl Fn(std::io::Error) -> CtlError {
+    let path = path.to_owned();
+    move |error| CtlError::new(format!("{}: {error}", path.display()))
+}
+
+/// Runs one of the commands.
+pub(super) fn run(json: bool, action: CertAction) -> CtlResult {
+    let made = match action {
+        CertAction::Ca { out, name, days, replace } => vec![authority(&out, &name, days, replace)?],
+        CertAction::Server(server) => vec![server_certificate(&server)?],
+        CertAction::Show { files } => files.iter().map(|file| show(file)).collect::<Result<Vec<_>, _>>()?,
+    };
+    Output::new().list(json, &made, &["FILE", "SUBJECT", "ISSUER", "EXPIRES", "NAMES"], |shown| {
+        let file = shown.file.display().to_string();
+        vec![file, shown.subject.clone(), shown.issuer.clone(), timestamp(shown.expires_ms), shown.names.join(" ")]
+    })
+}
+
+fn authority(out: &Path, name: &str, days: u32, replace: bool) -> Result<Shown, CtlError> {
+    let (certificate_file, key_file) = (out.join(CA_CERTIFICATE), out.join(CA_KEY));
+    refuse_existing(&[&certificate_file, &key_file], replace)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    live(&mut params, days);
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    fs::create_dir_all(out).map_err(named(out))?;
+    write(&key_file, &key.serialize_pem(), 0o600)?;
+    write(&certificate_file, &certificate.pem(), 0o644)?;
+    show(&certificate_file)
+}
+
+fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
+    let file = |name: &str| server.out.join(name);
+    let (certificate_file, key_file, bundle_file) = (file("cert.pem"), file("key.pem"), file("bundle.pem"));
+    refuse_existing(&[&certificate_file, &key_file, &bundle_file], server.replace)?;
+    let mut names = server.names.clone();
+    if server.ca.is_some() && !names.iter().any(|name| name == SHARED_NAME) {
+        names.push(SHARED_NAME.to_owned());
+    }
+    if let Some(name) = names.iter().find(|name| !is_name(name)) {
+        let message = format!("`{name}` is neither a host name nor an address: give it without scheme and port");
+        return Err(CtlError { message, exit: 2 });
+    }
+    let mut params = CertificateParams::new(names.clone()).map_err(failed)?;
+    let first = names.first().cloned().unwrap_or_default();
+    params.distinguished_name.push(DnType::CommonName, first);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = server.ca.is_some();
+    live(&mut params, server.days);
+    let key = KeyPair::generate().map_err(failed)?;
+    let chain = match &server.ca {
+        None => params.self_signed(&key).map_err(failed)?.pem(),
+        Some(ca) => {
+            let ca_certificate =
+                fs::read_to_string(ca.join(CA_CERTIFICATE)).map_err(named(&ca.join(CA_CERTIFICATE)))?;
+            let ca_key = fs::read_to_string(ca.join(CA_KEY)).map_err(named(&ca.join(CA_KEY)))?;
+            let wrong = |error: rcgen::Error| CtlError::new(format!("the authority in {}: {error}", ca.display()));
+            let ca_key = KeyPair::from_pem(&ca_key).map_err(wrong)?;
+            let issuer = Issuer::from_ca_cert_pem(&ca_certificate, ca_key).map_err(wrong)?;
+            params.signed_by(&key, &issuer).map_err(failed)?.pem() + &ca_certificate
+        }
+    };
+    fs::create_dir_all(&server.out).map_err(named(&server.out))?;
+    write(&key_file, &key.serialize_pem(), 0o600)?;
+    write(&bundle_file, &(chain.clone() + &key.serialize_pem()), 0o600)?;
+    write(&certificate_file, &chain, 0o644)?;
+    show(&certificate_file)
+}
+
+fn is_name(name: &str) -> bool {
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let host = name.strip_prefix("*.").unwrap_or(name);
+    name.parse::<std::net::IpAddr>().is_ok() || (host.len() <= 253 && host.split('.').all(is_label))
+}
+
+fn live(params: &mut CertificateParams, days: u32) {
+    params.not_before = OffsetDateTime::now_utc() - CLOCK_SLACK;
+    params.not_after = OffsetDateTime::now_utc() + Duration::days(i64::from(days));
+}
+
+/// An authority that is replaced takes every certificate that it signed with it: never unasked.
+fn refuse_existing(files: &[&Path], replace: bool) -> CtlResult {
+    match files.iter().find(|file| file.exists()) {
+        Some(file) if !replace => {
+            Err(CtlError::new(format!("{} exists: say --replace, or write elsewhere with --out", file.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A file that has its mode before it has its contents, and is whole under its name.
+fn write(path: &Path, contents: &str, mode: u32) -> CtlResult {
+    let beside = path.with_extension("pem.tmp");
+    let _ = fs::remove_file(&beside);
+    let written = fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(mode)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(contents.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(named(&beside))?;
+    fs::rename(&beside, path).map_err(named(path))
+}
+
+/// What the first certificate of a file says.
+pub(super) fn show(file: &Path) -> Result<Shown, CtlError> {
+    let pem = fs::read(file).map_err(named(file))?;
+    let wrong = |what: String| CtlError::new(format!("{}: {what}", file.display()));
+    let der = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(format!("no certificate: {error}")))?;
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| wrong(error.to_string()))?;
+    let names = parsed.subject_alternative_name().ok().flatten().map(|found| &found.value.general_names);
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => address(bytes),
+        _ => None,
+    };
+    Ok(Shown {
+        file: file.to_owned(),
+        subject: parsed.subject().to_string(),
+        issuer: parsed.issuer().to_string(),
+        names: names.into_iter().flatten().filter_map(text).collect(),
+        expires_ms: u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000),
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(four).to_string());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|bytes| std::net::Ipv6Addr::from(bytes).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn server(dir: &Path, ca: Option<PathBuf>, names: &[&str]) -> CertServer {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        CertServer { names, out: dir.to_owned(), ca, days: 30, replace: false }
+    }
+
+    #[test]
+    fn an_authority_and_what_it_signs() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let ca = temp.path().join("ca");
+        let made = authority(&ca, "our authority", 3650, false).expect("makes");
+        assert_eq!(made.subject, "CN=our authority");
+        assert!(authority(&ca, "again", 1, false).is_err(), "never replaced unasked");
+        let out = temp.path().join("web1");
+        let shown =
+            server_certificate(&server(&out, Some(ca.clone()), &["web1.example.net", "10.0.0.5"])).expect("signs");
+        assert_eq!(shown.issuer, "CN=our authority");
+        assert_eq!(shown.names, ["web1.example.net", "10.0.0.5", SHARED_NAME]);
+        for (file, mode) in [("key.pem", 0o600), ("bundle.pem", 0o600), ("cert.pem", 0o644)] {
+            let found = fs::metadata(out.join(file)).expect("exists").permissions().mode();
+            assert_eq!(found & 0o777, mode, "{file}");
+        }
+        // What was signed is verified by who signed it, as a balancer does.
+        let root = CertificateDer::from_pem_file(ca.join(CA_CERTIFICATE)).expect("reads");
+        let chain: Vec<_> = CertificateDer::pem_file_iter(out.join("cert.pem")).expect("reads").flatten().collect();
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("parses");
+        let (_, root) = X509Certificate::from_der(&root).expect("parses");
+        leaf.verify_signature(Some(root.public_key())).expect("fits");
+        assert_eq!(chain.len(), 2);
+    }
+
+    #[test]
+    fn names_are_names() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        for name in ["https://a", "a:443", "a b", ""] {
+            assert!(server_certificate(&server(temp.path(), None, &[name])).is_err(), "{name}");
+        }
+        let shown = server_certificate(&server(temp.path(), None, &["*.example.net", "::1"])).expect("makes");
+        assert_eq!(shown.names, ["*.example.net", "::1"]);
+        assert!(server_certificate(&server(temp.path(), None, &["a"])).is_err(), "never replaced unasked");
+    }
+}

@@ -1,0 +1,201 @@
+//! The process, its datastore or its members: health, reachability, clocks, versions.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::balance;
+use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
+use crate::ctl::client::{self, Client};
+use crate::trust::Identity;
+
+use super::{Findings, Subject, now_ms};
+
+/// Clocks may differ by this much before it is worth a word.
+const SKEW_MS_MAX: u64 = 2_000;
+/// How long a webserver may take to take a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
+    if !client::is_served(subject.dir).await {
+        return not_running(subject, findings).await;
+    }
+    let client = match Client::open(subject.dir).await {
+        Ok(client) => client,
+        Err(error) => return findings.problem("process", error, "look at its log: journalctl -u UNIT"),
+    };
+    match client.item::<Status>(&Request::Status).await {
+        Ok(status) => {
+            process(&status, findings);
+            if status.role == "replica" {
+                datastore(&client, &status, findings).await;
+                if let Some(address) = &subject.webserver.external_addr {
+                    reach("External-Addr", address, findings).await;
+                }
+            } else {
+                members(&client, findings).await;
+            }
+        }
+        Err(error) => findings.problem("process", error, "look at its log: journalctl -u UNIT"),
+    }
+    client.close().await;
+}
+
+async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
+    let unit = if Identity::exists(subject.dir) { "gravwell_webserver" } else { "gravwell_datastore" };
+    let found = format!("none runs on {}", subject.dir.display());
+    findings.problem("process", found, format!("systemctl start {unit}; if it does not start, journalctl -u {unit}"));
+    let Ok(identity) = Identity::load(subject.dir) else { return };
+    match client::dial(subject.dir, &identity).await {
+        Ok(connection) => {
+            findings.good("datastore", format!("{} answers and knows this member", connection.remote_address()));
+            connection.close(0u32.into(), b"done");
+        }
+        Err(error) => findings.problem("datastore", error, "see that it runs, and that UDP port 9405 is open to it"),
+    }
+}
+
+fn process(status: &Status, findings: &mut Findings) {
+    const SUBJECT: &str = "process";
+    let Status { role, seq, head, version, .. } = status;
+    if status.healthy {
+        findings.good(SUBJECT, format!("{role} {version} at sequence {seq} of {head}"));
+    } else {
+        findings.is_damage |= status.verdict == "Forked";
+        let remedy = if status.remedy.is_empty() { "look at its log: journalctl -u UNIT" } else { &status.remedy };
+        findings.problem(SUBJECT, &status.problem, remedy);
+    }
+    if version != OWN_VERSION {
+        let found = format!("the process is {version}, gravwell-logctl is {OWN_VERSION}");
+        findings.warning("versions", found, "restart the process, so that it is what is installed");
+    }
+    if status.rejected > 0 {
+        let found = format!("{} transactions were rejected and wait for a person", status.rejected);
+        findings.warning("outbox", found, "look at them: gravwell-logctl outbox; then retry or dismiss them");
+    }
+}
+
+/// A replica's datastore.
+async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
+    const SUBJECT: &str = "datastore";
+    if !status.connected {
+        let trouble = if status.trouble.is_empty() { "it does not answer" } else { &status.trouble };
+        let found = format!("not connected: {trouble}; {} transactions wait", status.outbox);
+        let remedy = if status.remedy.is_empty() {
+            "see that it runs, and that UDP port 9405 is open to it"
+        } else {
+            &status.remedy
+        };
+        return findings.problem(SUBJECT, found, remedy);
+    }
+    let asked_ms = now_ms();
+    let upstream: Status = match client.item(&Request::Upstream).await {
+        Ok(upstream) => upstream,
+        Err(error) => return findings.warning(SUBJECT, error, "ask again; if it stays, look at the datastore's log"),
+    };
+    let answered_ms = now_ms();
+    findings.good(SUBJECT, format!("connected to {}, {} entries behind", status.address, status.lag_ops));
+    if !upstream.healthy {
+        findings.problem(SUBJECT, upstream.problem, upstream.remedy);
+    }
+    compare_versions("the datastore", &upstream.version, findings);
+    if upstream.clock_ms == 0 {
+        return;
+    }
+    let skew = upstream.clock_ms.abs_diff(asked_ms.midpoint(answered_ms));
+    let slack = (answered_ms - asked_ms) / 2;
+    if skew > SKEW_MS_MAX.saturating_add(slack) {
+        let found = format!("differs from the datastore's by {:.1} s", seconds(skew));
+        findings.warning("clock", found, "see that a time service runs on both machines");
+    } else {
+        findings.good("clock", format!("within {:.1} s of the datastore's", seconds(skew + slack)));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rounded for display anyway")]
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn compare_versions(who: &str, version: &str, findings: &mut Findings) {
+    if !version.is_empty() && version != OWN_VERSION {
+        let found = format!("{who} is {version}, this is {OWN_VERSION}");
+        findings.warning("versions", found, "finish the upgrade: neighbouring versions work together, others need not");
+    }
+}
+
+/// A datastore's members.
+async fn members(client: &Client, findings: &mut Findings) {
+    const SUBJECT: &str = "members";
+    let answers = async {
+        let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
+        Ok::<_, crate::ctl::CtlError>((members, client.items::<PresenceInfo>(&Request::Presence).await?))
+    };
+    let (members, presence) = match answers.await {
+        Ok(answers) => answers,
+        Err(error) => return findings.problem(SUBJECT, error, "look at the datastore's log"),
+    };
+    let enrolled: Vec<&MemberInfo> = members.iter().filter(|m| m.state == "enrolled" && m.role != "admin").collect();
+    let away: Vec<&str> = enrolled.iter().filter(|m| !m.connected).map(|m| m.name.as_str()).collect();
+    if away.is_empty() {
+        findings.good(SUBJECT, format!("{} enrolled, all connected", enrolled.len()));
+    } else {
+        let found = format!("{} of {} are away: {}", away.len(), enrolled.len(), away.join(", "));
+        findings.warning(SUBJECT, found, "see that they run and reach UDP port 9405; revoke who never comes back");
+    }
+    for member in &enrolled {
+        let days = member.expires_ms.map(|expires_ms| super::days_until(expires_ms, now_ms()));
+        if let Some(days) = days.filter(|days| *days < 14) {
+            let found = format!("the certificate of {} ends in {days} days", member.name);
+            findings.warning("certificate", found, "let it connect: it renews itself; else enroll it anew (--replace)");
+        }
+    }
+    for present in &presence {
+        if let Some(unhealthy) = &present.unhealthy {
+            findings.problem(
+                SUBJECT,
+                format!("{}: {unhealthy}", present.name),
+                "look at `gravwell-logctl status` there",
+            );
+        }
+        if present.rejected > 0 {
+            let found = format!("{}: {} rejected transactions wait for a person", present.name, present.rejected);
+            findings.warning("outbox", found, "look at them there: gravwell-logctl outbox");
+        }
+        compare_versions(&present.name, present.software.rsplit(' ').next().unwrap_or_default(), findings);
+    }
+    let (backends, left_out) = balance::backends(&members, &presence);
+    left_out.iter().for_each(|what| findings.warning("External-Addr", what, "balancers leave it out until then"));
+    for backend in backends {
+        reach("External-Addr", &backend.address(), findings).await;
+    }
+}
+
+/// Whether anybody takes calls at an address.
+async fn reach(subject: &'static str, address: &str, findings: &mut Findings) {
+    let calling = {
+        let address = address.to_owned();
+        tokio::task::spawn_blocking(move || call(&address))
+    };
+    match calling.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(()) => findings.good(subject, format!("{address} takes calls from here")),
+        Err(error) => findings.warning(
+            subject,
+            format!("{address}: {error}"),
+            "see that the webserver runs there, that the name resolves and that the port is open",
+        ),
+    }
+}
+
+fn call(address: &str) -> Result<(), String> {
+    let (host, port) = balance::host_and_port(address)?;
+    let found = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut last = "the name has no address".to_owned();
+    for address in found {
+        match TcpStream::connect_timeout(&address, CALL_TIMEOUT) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}

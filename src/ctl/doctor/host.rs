@@ -1,0 +1,162 @@
+//! The machine: buffers, space, permissions, clock.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::ctl::output::size;
+use crate::transport::endpoint::UDP_BUFFER_BYTES;
+
+use super::{Findings, Subject};
+
+/// Files that are looked at for their owner; beyond, the answer is about the first so many.
+const FILES_MAX: usize = 10_000;
+/// Files that only their owner may read, relative to a data directory.
+const PRIVATE: [&str; 6] = [
+    "trust/ca.key",
+    "trust/members.json",
+    "identity/identity.json",
+    "tls/key.pem",
+    "initial-admin-password",
+    "ctl.sock",
+];
+
+pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
+    buffers(findings);
+    space(subject, findings);
+    permissions(subject.dir, findings);
+    clock(findings);
+}
+
+fn buffers(findings: &mut Findings) {
+    const SUBJECT: &str = "UDP buffers";
+    let wanted = u64::try_from(UDP_BUFFER_BYTES).unwrap_or(u64::MAX);
+    let granted = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let (Some(receive), Some(send)) = (granted("rmem_max"), granted("wmem_max")) else {
+        return findings.warning(SUBJECT, "the kernel does not tell its limits", "look at net.core.rmem_max yourself");
+    };
+    if receive >= wanted && send >= wanted {
+        return findings.good(SUBJECT, format!("up to {} and {} are granted", size(receive), size(send)));
+    }
+    findings.warning(
+        SUBJECT,
+        format!(
+            "the kernel grants {} for receiving and {} for sending; {} are wanted",
+            size(receive),
+            size(send),
+            size(wanted)
+        ),
+        "install packaging/60-gravwell.conf as /etc/sysctl.d/60-gravwell.conf, then `sysctl --system`",
+    );
+}
+
+fn space(subject: &Subject<'_>, findings: &mut Findings) {
+    const SUBJECT: &str = "disk";
+    let dir = subject.dir;
+    let stat = match rustix::fs::statvfs(dir) {
+        Ok(stat) => stat,
+        Err(error) => {
+            return findings.problem(
+                SUBJECT,
+                format!("{}: {error}", dir.display()),
+                "say where the data is: --data-dir",
+            );
+        }
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let total = stat.f_blocks.saturating_mul(stat.f_frsize).max(1);
+    let inodes_are_short = stat.f_files > 0 && stat.f_favail < stat.f_files / 100;
+    let found = format!("{} of {} free for {}", size(free), size(total), dir.display());
+    if free < subject.datastore.min_free_bytes {
+        findings.problem(
+            SUBJECT,
+            found,
+            "free some space: writes are refused until then; deletes and compaction go on",
+        );
+    } else if free < total / 20 || free < subject.datastore.min_free_bytes.saturating_mul(4) {
+        findings.warning(SUBJECT, found, "free some space, or `gravwell-logctl compact`");
+    } else if inodes_are_short {
+        findings.warning(SUBJECT, format!("{found}, but few files more can be made"), "remove some files");
+    } else {
+        findings.good(SUBJECT, found);
+    }
+}
+
+fn permissions(dir: &Path, findings: &mut Findings) {
+    const SUBJECT: &str = "permissions";
+    let Ok(meta) = fs::metadata(dir) else { return };
+    let before = findings.list.len();
+    let shown = dir.display();
+    let exposed = |mode: u32, mask: u32| mode & mask != 0;
+    if exposed(meta.mode(), 0o077) {
+        let found = format!("{shown} is open to others ({:o})", meta.mode() & 0o777);
+        findings.warning(SUBJECT, found, format!("chmod 700 {shown}"));
+    }
+    for name in PRIVATE {
+        let path = dir.join(name);
+        let Ok(mode) = fs::metadata(&path).map(|meta| meta.permissions().mode()) else { continue };
+        if exposed(mode, 0o077) && exposed(meta.mode(), 0o077) {
+            let path = path.display();
+            findings.problem(
+                SUBJECT,
+                format!("{path} is open to others ({:o})", mode & 0o777),
+                format!("chmod 600 {path}"),
+            );
+        }
+    }
+    if let Some(path) = foreign(dir, meta.uid()) {
+        let owner = meta.uid();
+        findings.problem(
+            SUBJECT,
+            format!("{} does not belong to the owner of {shown}", path.display()),
+            format!("chown -R --reference={shown} {shown} (user {owner}); a command was run here as somebody else"),
+        );
+    }
+    let caller = rustix::process::geteuid().as_raw();
+    if caller != meta.uid() && caller != 0 {
+        let found = format!("{shown} belongs to user {}, you are user {caller}", meta.uid());
+        findings.warning(SUBJECT, found, "run gravwell-logctl as its owner: `sudo -u gravwell gravwell-logctl ...`");
+    }
+    if findings.list.len() == before {
+        findings.good(SUBJECT, format!("{shown} and what is in it belong to user {}", meta.uid()));
+    }
+}
+
+/// The first file that does not belong to `owner`.
+fn foreign(dir: &Path, owner: u32) -> Option<PathBuf> {
+    let mut waiting = vec![dir.to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(&dir).ok()?.filter_map(Result::ok) {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.uid() != owner {
+                return Some(entry.path());
+            }
+            seen += 1;
+            if seen > FILES_MAX {
+                return None;
+            }
+            if meta.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    None
+}
+
+/// Whether something keeps the clock right. Nothing breaks when it is wrong, but certificates and histories carry its time.
+fn clock(findings: &mut Findings) {
+    const SUBJECT: &str = "clock";
+    let marks = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
+    match marks.iter().find(|mark| Path::new(mark).exists()) {
+        Some(mark) => findings.good(SUBJECT, format!("kept by a time service ({mark})")),
+        None => findings.warning(
+            SUBJECT,
+            "no time service was found",
+            "install systemd-timesyncd or chrony, unless the machine's host keeps its clock",
+        ),
+    }
+}

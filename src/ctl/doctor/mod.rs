@@ -1,0 +1,165 @@
+//! `doctor`: looks at everything that an operator would look at, and says of each finding what to do.
+
+mod certificates;
+mod fleet;
+mod host;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::config::datastore::DatastoreConfig;
+use crate::config::webserver::WebserverConfig;
+use crate::config::{self, ConfigError, Configured, DEFAULT_FILE, Warning};
+
+use super::args::Doctor;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// As it should be.
+    Good,
+    /// Works, but will not always, or not as well as it could.
+    Warning,
+    /// Does not work.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finding {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// How it is.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty when it is as it should be.
+    pub remedy: String,
+}
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    list: Vec<Finding>,
+    /// Whether histories have diverged or data is damaged.
+    is_damage: bool,
+}
+
+impl Findings {
+    fn add(&mut self, subject: &'static str, level: Level, found: impl ToString, remedy: impl ToString) {
+        self.list.push(Finding { subject, level, found: found.to_string(), remedy: remedy.to_string() });
+    }
+
+    fn good(&mut self, subject: &'static str, found: impl ToString) {
+        self.add(subject, Level::Good, found, "");
+    }
+
+    fn warning(&mut self, subject: &'static str, found: impl ToString, remedy: impl ToString) {
+        self.add(subject, Level::Warning, found, remedy);
+    }
+
+    fn problem(&mut self, subject: &'static str, found: impl ToString, remedy: impl ToString) {
+        self.add(subject, Level::Problem, found, remedy);
+    }
+
+    /// All of them as one JSON object.
+    pub(super) fn text(&self) -> String {
+        format!("{}\n", serde_json::json!({ "worst": self.worst(), "findings": self.list }))
+    }
+
+    fn worst(&self) -> Level {
+        self.list.iter().map(|finding| finding.level).max().unwrap_or(Level::Good)
+    }
+}
+
+/// What is looked at.
+pub(super) struct Subject<'a> {
+    dir: &'a Path,
+    datastore: DatastoreConfig,
+    webserver: WebserverConfig,
+}
+
+/// `doctor`
+pub(super) async fn run(dir: &Path, json: bool, args: Doctor) -> CtlResult {
+    let findings = examine(dir, args.config.as_deref()).await;
+    let mut output = Output::new();
+    if json {
+        output.bytes(findings.text().as_bytes())?;
+    } else {
+        for Finding { subject, level, found, remedy } in &findings.list {
+            let mark = match level {
+                Level::Good => "good   ",
+                Level::Warning => "warning",
+                Level::Problem => "PROBLEM",
+            };
+            output.line(&format!("{mark}  {subject}: {found}"))?;
+            if !remedy.is_empty() {
+                output.line(&format!("         do: {remedy}"))?;
+            }
+        }
+    }
+    output.flush()?;
+    if findings.worst() < Level::Problem {
+        return Ok(());
+    }
+    Err(CtlError { message: String::new(), exit: if findings.is_damage { 3 } else { 1 } })
+}
+
+/// Looks at everything; what cannot be looked at is a finding, too.
+pub(super) async fn examine(dir: &Path, file: Option<&Path>) -> Findings {
+    let mut findings = Findings::default();
+    let datastore = configuration::<DatastoreConfig>(file, DatastoreConfig::check, &mut findings);
+    let webserver = configuration::<WebserverConfig>(file, WebserverConfig::check, &mut findings);
+    let subject = Subject { dir, datastore, webserver };
+    host::examine(&subject, &mut findings);
+    certificates::examine(&subject, &mut findings);
+    fleet::examine(&subject, &mut findings).await;
+    findings
+}
+
+/// The settings of a process, or the defaults when they cannot be used.
+fn configuration<C: Configured>(
+    file: Option<&Path>,
+    check: impl Fn(&C) -> Result<(), ConfigError>,
+    findings: &mut Findings,
+) -> C {
+    const SUBJECT: &str = "configuration";
+    let loaded = config::load::<C>(file).and_then(|(config, warnings)| check(&config).map(|()| (config, warnings)));
+    match loaded {
+        Ok((config, warnings)) => {
+            let has_been_said = |text: &str| findings.list.iter().any(|finding| finding.found == text);
+            let new: Vec<Warning> = warnings.into_iter().filter(|warning| !has_been_said(&warning.0)).collect();
+            new.iter().for_each(|warning| findings.warning(SUBJECT, warning, "correct the line, or remove it"));
+            let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
+            let found = if path.exists() { path.display().to_string() } else { "none: the defaults count".into() };
+            if new.is_empty() && !has_been_said_in(findings, &found) {
+                findings.good(SUBJECT, found);
+            }
+            config
+        }
+        Err(error) => {
+            if !has_been_said_in(findings, &error.to_string()) {
+                findings.problem(SUBJECT, error, "correct it; `systemctl reload` or `restart` then takes it");
+            }
+            C::defaults()
+        }
+    }
+}
+
+fn has_been_said_in(findings: &Findings, text: &str) -> bool {
+    findings.list.iter().any(|finding| finding.found == text)
+}
+
+/// Days from now until a moment.
+fn days_until(expires_ms: u64, now_ms: u64) -> i64 {
+    let [expires, now] = [expires_ms, now_ms].map(|ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX));
+    (expires - now) / (24 * 3600)
+}
+
+fn now_ms() -> u64 {
+    crate::env::Clock::now_ms(&crate::env::SystemClock)
+}

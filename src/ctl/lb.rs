@@ -1,0 +1,159 @@
+//! `lb`: configuration of load balancers, once or kept fresh.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::balance::{self, Backend, Choice, Format};
+use crate::codec::admin::{MemberInfo, PresenceInfo, Request};
+use crate::env::RealFs;
+use crate::env::fs::replace_file;
+
+use super::args::Lb;
+use super::client::Client;
+use super::datastore::stop_signal;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// The balancer's command is given this long.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Prints or writes the configuration; with `--watch` again and again, whenever it changes.
+pub(super) async fn run(dir: &Path, json: bool, args: Lb) -> CtlResult {
+    let choice = args.choice();
+    choice.check(args.format).map_err(|message| CtlError { message, exit: 2 })?;
+    let Some(file) = args.output.as_deref().map(std::path::absolute).transpose().map_err(CtlError::new)? else {
+        let (backends, left_out) = ask(dir).await?;
+        report(&left_out);
+        return print(json, &args, &backends, &choice);
+    };
+    let mut keeper = Keeper { format: args.format, choice, file, exec: args.exec, is_pending: false };
+    if !args.watch {
+        let (backends, left_out) = ask(dir).await?;
+        report(&left_out);
+        return keeper.keep(&backends).await.map(|_| ()).map_err(CtlError::new);
+    }
+    watch(dir, &mut keeper, Duration::from_secs(args.interval.max(1))).await
+}
+
+fn print(json: bool, args: &Lb, backends: &[Backend], choice: &Choice) -> CtlResult {
+    let text = balance::render(args.format, backends, choice);
+    let mut output = Output::new();
+    if json {
+        let names: Vec<_> = backends
+            .iter()
+            .map(|b| serde_json::json!({ "name": b.name, "address": b.address(), "unhealthy": b.unhealthy }))
+            .collect();
+        output.json(&serde_json::json!({ "backends": names, "configuration": text }))?;
+    } else {
+        output.bytes(text.as_bytes())?;
+    }
+    output.flush()
+}
+
+fn report(left_out: &[String]) {
+    left_out.iter().for_each(|what| eprintln!("gravwell-logctl: {what}"));
+}
+
+async fn ask(dir: &Path) -> Result<(Vec<Backend>, Vec<String>), CtlError> {
+    let client = Client::open(dir).await?;
+    let asked = async {
+        let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
+        let presence: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
+        Ok(balance::backends(&members, &presence))
+    };
+    let answer = asked.await;
+    client.close().await;
+    answer
+}
+
+async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult {
+    let mut stop = std::pin::pin!(stop_signal());
+    let mut said = Vec::new();
+    let mut trouble = String::new();
+    crate::telemetry::notify::ready("watching the members");
+    loop {
+        let now = match ask(dir).await {
+            Ok((backends, left_out)) => {
+                if left_out != said {
+                    report(&left_out);
+                    said = left_out;
+                }
+                keeper.keep(&backends).await.err().unwrap_or_default()
+            }
+            // Nothing is known, so nothing is changed.
+            Err(error) => format!("{error}; the configuration stays as it is"),
+        };
+        if now != trouble && !now.is_empty() {
+            eprintln!("gravwell-logctl: {now}");
+        }
+        trouble = now;
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+struct Keeper {
+    format: Format,
+    choice: Choice,
+    file: PathBuf,
+    exec: Option<String>,
+    /// Whether the balancer has not been told of what the file holds.
+    is_pending: bool,
+}
+
+impl Keeper {
+    /// Writes the file when it would change, whole or not at all, and tells the balancer.
+    async fn keep(&mut self, backends: &[Backend]) -> Result<(), String> {
+        let text = balance::render(self.format, backends, &self.choice);
+        let named = |error: std::io::Error| format!("{}: {error}", self.file.display());
+        if std::fs::read_to_string(&self.file).ok().as_deref() != Some(text.as_str()) {
+            if backends.is_empty() && self.file.exists() {
+                return Err("no webserver has said its External-Addr; the file stays as it is".into());
+            }
+            replace_file(&RealFs, &self.file, text.as_bytes()).map_err(named)?;
+            // It holds no secret, and balancers do not read it as the user who writes it.
+            std::fs::set_permissions(&self.file, std::fs::Permissions::from_mode(0o644)).map_err(named)?;
+            self.is_pending = true;
+            let names: Vec<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
+            eprintln!("gravwell-logctl: {} now lists {}", self.file.display(), names.join(", "));
+        }
+        let Some(exec) = self.exec.as_ref().filter(|_| self.is_pending) else { return Ok(()) };
+        tell(exec).await?;
+        self.is_pending = false;
+        Ok(())
+    }
+}
+
+/// Runs the command that makes the balancer read its file again.
+async fn tell(command: &str) -> Result<(), String> {
+    let again = "; it is tried again";
+    let mut child = tokio::task::spawn_blocking({
+        let command = command.to_owned();
+        move || {
+            let _ = std::io::stdout().flush();
+            std::process::Command::new("/bin/sh").args(["-c", &command]).stdin(Stdio::null()).spawn()
+        }
+    })
+    .await
+    .map_err(|error| error.to_string())?
+    .map_err(|error| format!("`{command}`: {error}{again}"))?;
+    let started = std::time::Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("`{command}` ended with {status}{again}")),
+            Err(error) => return Err(format!("`{command}`: {error}{again}")),
+            Ok(None) if started.elapsed() > EXEC_TIMEOUT => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("`{command}` did not end within {EXEC_TIMEOUT:?}{again}"));
+            }
+            Ok(None) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

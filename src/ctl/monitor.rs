@@ -1,0 +1,71 @@
+//! A small HTTP listener for those who watch a process: metrics, and on a datastore what balancers and Prometheus need to
+//! know of its members. It has no authentication; it is meant for loopback or a network of its own.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::balance::{self, Choice, Format};
+use crate::datastore::service::Roster;
+use crate::telemetry::exporter::{self, Exporter};
+
+/// Media type of the text form of metrics.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The listener; it ends when this is dropped.
+pub(super) struct Monitor {
+    _tasks: JoinSet<()>,
+}
+
+/// Records metrics and serves them at `address`; with a roster, the members as well.
+///
+/// # Errors
+/// Says why it cannot.
+pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result<Monitor, String> {
+    let listener = TcpListener::bind(address).await.map_err(|error| error.to_string())?;
+    let exporter = exporter::start().map_err(|error| error.to_string())?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(exporter.clone().keep_up());
+    let mut router = Router::new().route("/metrics", get(metrics)).with_state(exporter);
+    if let Some(roster) = roster {
+        let members = Router::new().route("/traefik", get(traefik)).route("/prometheus", get(prometheus));
+        router = router.merge(members.with_state(roster));
+    }
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "whoever reaches this address sees metrics and names of members");
+    }
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the listener for metrics ended");
+        }
+    });
+    Ok(Monitor { _tasks: tasks })
+}
+
+async fn metrics(State(exporter): State<Exporter>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], exporter.text()).into_response()
+}
+
+async fn traefik(State(roster): State<Roster>, choice: Query<Choice>) -> Response {
+    document(Format::Traefik, &roster, &choice)
+}
+
+async fn prometheus(State(roster): State<Roster>, choice: Query<Choice>) -> Response {
+    document(Format::Prometheus, &roster, &choice)
+}
+
+fn document(format: Format, roster: &Roster, choice: &Choice) -> Response {
+    if let Err(wrong) = choice.check(format) {
+        return (StatusCode::BAD_REQUEST, wrong).into_response();
+    }
+    let (backends, left_out) = balance::backends(&roster.members(), &roster.presence());
+    left_out.iter().for_each(|what| tracing::debug!(what, "left out of what balancers are told"));
+    let text = balance::render(format, &backends, choice);
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}

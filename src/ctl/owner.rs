@@ -1,0 +1,42 @@
+//! A command that root gives acts as the owner of the data directory: a file that belonged to root would keep the service
+//! from starting.
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command as Process;
+
+use super::args::{Args, Command};
+
+/// Starts this program again as the data directory's owner, when root runs it and the owner is somebody else. What is on
+/// standard input and output stays; files that are named on the command line must be open to the owner.
+///
+/// # Errors
+/// When the program cannot be started again. It does not return when it was.
+pub fn act_as_owner(args: &Args) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() || !opens_data(&args.command) {
+        return Ok(());
+    }
+    let Ok(owner) = std::fs::metadata(&args.data_dir) else { return Ok(()) };
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut again = Process::new(program);
+    again.args(std::env::args_os().skip(1)).uid(owner.uid()).gid(owner.gid());
+    Err(format!("acting as user {}, who owns {}: {}", owner.uid(), args.data_dir.display(), again.exec()))
+}
+
+/// Whether a command may write into the data directory. The others look at the machine, or write elsewhere.
+fn opens_data(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Bench(_)
+            | Command::Cert { .. }
+            | Command::Completions { .. }
+            | Command::DebugBundle(_)
+            | Command::Demo(_)
+            | Command::Doctor(_)
+            | Command::Lb(_)
+            | Command::Man { .. }
+    )
+}

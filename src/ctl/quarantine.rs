@@ -1,0 +1,207 @@
+//! `quarantine`: what a replica had beyond the log that it came back to.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::codec::admin::{Request, Status};
+use crate::codec::jsonl::timestamp;
+use crate::codec::message::{Fate, Row};
+use crate::model::{Condition, Op, Seq};
+use crate::replica::quarantine::{Change, Set, files, read};
+
+use super::args::QuarantineAction;
+use super::client::{Client, Piece};
+use super::output::{Output, size};
+use super::{CtlError, CtlResult, transact};
+
+/// `quarantine`
+pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>) -> CtlResult {
+    match action.unwrap_or(QuarantineAction::List) {
+        QuarantineAction::List => list(dir, json),
+        QuarantineAction::Show { number } => show(dir, json, number).await,
+        QuarantineAction::Apply { number, force, dry_run } => apply(dir, json, number, force, dry_run).await,
+        QuarantineAction::Drop { number } => {
+            let path = file(dir, number)?;
+            std::fs::remove_file(&path).map_err(CtlError::new)?;
+            done(json, "dropped", &format!("{} is removed", path.display()))
+        }
+    }
+}
+
+fn file(dir: &Path, number: u64) -> Result<PathBuf, CtlError> {
+    let name = format!("{number:04}.jsonl");
+    let found = files(dir).map_err(CtlError::new)?.into_iter().find(|path| path.ends_with(&name));
+    found.ok_or_else(|| CtlError::new(format!("there is no set {number}; `quarantine list` lists them")))
+}
+
+fn load(path: &Path) -> Result<(Set, Vec<Change>), CtlError> {
+    read(path).map_err(|message| CtlError { message, exit: 3 })
+}
+
+fn done(json: bool, state: &str, text: &str) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        output.json(&serde_json::json!({ "state": state }))?
+    } else {
+        output.line(text)?
+    }
+    output.flush()
+}
+
+fn list(dir: &Path, json: bool) -> CtlResult {
+    let mut rows = Vec::new();
+    for path in files(dir).map_err(CtlError::new)? {
+        let (set, changes) = load(&path)?;
+        let number: u64 = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).unwrap_or_default();
+        rows.push(serde_json::json!({
+            "number": number, "changes": changes.len(), "shared_to": set.shared_to, "seq": set.seq,
+            "generation": set.generation, "left_by": set.left_by, "restore": set.is_restore, "file": path,
+        }));
+    }
+    let mut output = Output::new();
+    output.list(json, &rows, &["NUMBER", "CHANGES", "SHARED TO", "WAS AT", "LEFT BY GENERATION", "FILE"], |row| {
+        ["number", "changes", "shared_to", "seq", "left_by", "file"]
+            .map(|name| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned))
+            .into()
+    })?;
+    output.flush()
+}
+
+/// What the present state has in the place of a change: its version, and whether it is what the change made.
+struct Present {
+    version: Option<Seq>,
+    is_same: bool,
+}
+
+async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> {
+    let request = Request::Get { collection: change.collection.clone(), key: change.key.clone(), at: None };
+    let mut found = None;
+    client
+        .each(&request, |piece| {
+            if let Piece::Rows(rows) = piece {
+                found = rows.into_iter().next();
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(match found {
+        Some(Row::Object { version, value, .. }) => {
+            Present { version: Some(version), is_same: change.value.as_ref() == Some(&value) }
+        }
+        _ => Present { version: None, is_same: change.value.is_none() },
+    })
+}
+
+fn is_changed_since(set: &Set, present: &Present) -> bool {
+    present.version.is_some_and(|version| version > set.shared_to)
+}
+
+async fn show(dir: &Path, json: bool, number: u64) -> CtlResult {
+    let (set, changes) = load(&file(dir, number)?)?;
+    let client = Client::open(dir).await?;
+    let mut output = Output::new();
+    for change in &changes {
+        let present = present(&client, change).await?;
+        let now = match (&present, is_changed_since(&set, &present)) {
+            (Present { is_same: true, .. }, _) => "as here already",
+            (_, true) => "changed since",
+            (Present { version: None, .. }, _) => "absent",
+            _ => "as it was before",
+        };
+        if json {
+            let value = change.value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned());
+            output.json(&serde_json::json!({
+                "seq": change.seq, "time_ms": change.time_ms, "collection": change.collection, "key": change.key,
+                "delete": change.value.is_none(), "value": value, "now": now,
+            }))?;
+        } else {
+            let when = change.time_ms.map_or_else(|| "unknown".to_owned(), timestamp);
+            let what =
+                change.value.as_ref().map_or("delete".to_owned(), |value| format!("put {}", size(value.len() as u64)));
+            output.line(&format!("{when}  {}/{}  {what}  now: {now}", change.collection, change.key))?;
+        }
+    }
+    client.close().await;
+    output.flush()
+}
+
+async fn apply(dir: &Path, json: bool, number: u64, force: bool, dry_run: bool) -> CtlResult {
+    let path = file(dir, number)?;
+    let (set, changes) = load(&path)?;
+    let mut groups: BTreeMap<(u64, usize), Vec<Change>> = BTreeMap::new();
+    for (place, change) in changes.into_iter().enumerate() {
+        // What was written together is written together again; of deletions that is not known.
+        let group = change.seq.map_or((u64::MAX, place), |seq| (seq.0, 0));
+        groups.entry(group).or_default().push(change);
+    }
+    let client = Client::open(dir).await?;
+    let status: Status = client.item(&Request::Status).await?;
+    let wait = status.role == "datastore" || status.connected;
+    let (mut applied, mut same, mut left) = (0, 0, Vec::new());
+    for group in groups.into_values() {
+        match apply_group(&client, &set, &group, force, dry_run, wait).await? {
+            Applied::Yes => applied += 1,
+            Applied::Same => same += 1,
+            Applied::No(why) => left.push(why),
+        }
+    }
+    client.close().await;
+    if left.is_empty() && !dry_run {
+        std::fs::rename(&path, path.with_extension("applied")).map_err(CtlError::new)?;
+    }
+    let mut output = Output::new();
+    if json {
+        output.json(&serde_json::json!({ "applied": applied, "same": same, "left": left, "dry_run": dry_run }))?;
+    } else {
+        let verb = if dry_run { "would be applied" } else { "applied" };
+        left.iter().try_for_each(|why| output.line(&format!("left: {why}")))?;
+        output.line(&format!("{applied} transactions {verb}, {same} were there already, {} left", left.len()))?;
+    }
+    output.flush()?;
+    if left.is_empty() { Ok(()) } else { Err(CtlError { message: String::new(), exit: 1 }) }
+}
+
+enum Applied {
+    Yes,
+    Same,
+    No(String),
+}
+
+async fn apply_group(
+    client: &Client,
+    set: &Set,
+    group: &[Change],
+    force: bool,
+    dry_run: bool,
+    wait: bool,
+) -> Result<Applied, CtlError> {
+    let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
+    for change in group {
+        let (collection, key) = (change.collection.clone(), change.key.clone());
+        let present = present(client, change).await?;
+        if present.is_same {
+            continue;
+        }
+        if is_changed_since(set, &present) && !force {
+            return Ok(Applied::No(format!("{collection}/{key} was changed since")));
+        }
+        conditions.push(match present.version {
+            Some(version) => Condition::Version { collection, key, version },
+            None => Condition::Absent { collection, key },
+        });
+        ops.push(change.op());
+    }
+    if ops.is_empty() {
+        return Ok(Applied::Same);
+    }
+    if dry_run {
+        return Ok(Applied::Yes);
+    }
+    let name = format!("{}/{}", group[0].collection, group[0].key);
+    Ok(match transact::submit(client, ops, conditions, wait).await? {
+        Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => Applied::Yes,
+        Fate::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
+        Fate::Gap(_) => Applied::No(format!("{name}: out of order")),
+        Fate::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
+    })
+}

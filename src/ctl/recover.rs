@@ -1,0 +1,248 @@
+//! `recover`: a datastore that has lost its disk, rebuilt from its members.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::codec::jsonl::timestamp;
+use crate::config::datastore::DatastoreConfig;
+use crate::datastore::gather::{self, Gathered};
+use crate::datastore::recover::{Offer, check_empty, choose, recover, side};
+use crate::datastore::repair::RepairReport;
+use crate::datastore::service::trust_dir;
+use crate::env::{Clock, SystemClock, data_dir};
+use crate::state::StateStore;
+use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry};
+
+use super::args::Recover;
+use super::output::Output;
+use super::repair::{claim_member, state_of};
+use super::{CtlError, CtlResult};
+
+/// The state is read once, from one end to the other.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// What was found and done.
+#[derive(Serialize)]
+struct Report {
+    dry_run: bool,
+    /// How members' certificates stay good.
+    authority: &'static str,
+    offers: Vec<Offer>,
+    chosen: String,
+    log: RepairReport,
+    /// Enrolled members that were not heard of.
+    unheard: Vec<String>,
+}
+
+/// A member's directory, opened.
+struct Source {
+    state: Option<StateStore>,
+    _lock: std::fs::File,
+}
+
+/// `recover`
+pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
+    let config = configured(dir, &args)?;
+    let lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(|error| {
+        CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
+    })?;
+    check_empty(dir).map_err(CtlError::new)?;
+    let (trust, authority) = trust(dir, &args)?;
+    let (mut offers, mut sources) = (Vec::new(), Vec::new());
+    for from in &args.from {
+        let (offer, source) = open(from)?;
+        announce(&offer);
+        offers.push(offer);
+        sources.push(source);
+    }
+    let mut gathered = None;
+    if args.from.is_empty() || args.listen.is_some() {
+        eprintln!(
+            "listening on {} for up to {} s, for members to say what they have",
+            config.listen_address(),
+            args.wait
+        );
+        let wait = Duration::from_secs(args.wait);
+        let found = gather::gather(&config, &trust.path, wait, args.expect, &mut announce).await;
+        let found = found.map_err(CtlError::new)?;
+        offers.extend(found.offers());
+        gathered = Some(found);
+    }
+    let chosen = pick(&offers, args.member.as_deref())?;
+    let name = offers[chosen].name.clone();
+    eprintln!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
+    let state = match sources.get_mut(chosen).and_then(|source| source.state.take()) {
+        Some(state) => state,
+        None => fetch(dir, &mut gathered, &name).await?,
+    };
+    if let Some(gathered) = gathered {
+        gathered.close().await;
+    }
+    drop(lock);
+    let unheard = trust.unheard(&offers);
+    let path = dir.to_owned();
+    let dry_run = args.dry_run;
+    let work = move || recover(&path, &config, &state, dry_run, &mut |what| eprintln!("{what}"));
+    let log = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?.map_err(CtlError::new);
+    let _ = std::fs::remove_dir_all(side(dir));
+    let log = log?;
+    drop(trust);
+    print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard })
+}
+
+fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
+    let (mut config, _): (DatastoreConfig, _) = crate::config::load(args.config.as_deref()).map_err(CtlError::new)?;
+    dir.clone_into(&mut config.data_dir);
+    if let Some(listen) = args.listen {
+        (config.listen, config.port) = (Some(listen.ip()), listen.port());
+    }
+    Ok(config)
+}
+
+/// Where the authority is for now.
+struct Trust {
+    path: PathBuf,
+    /// A rehearsal leaves nothing behind.
+    is_temporary: bool,
+}
+
+impl Drop for Trust {
+    fn drop(&mut self) {
+        if self.is_temporary {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Trust {
+    /// Enrolled members that are not among the offers.
+    fn unheard(&self, offers: &[Offer]) -> Vec<String> {
+        let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return Vec::new() };
+        let enrolled = registry.members().filter(|member| member.state == MemberState::Enrolled);
+        let names = enrolled.map(|member| member.name.to_string());
+        names.filter(|name| !offers.iter().any(|offer| offer.name == *name)).collect()
+    }
+}
+
+/// The authority: the one that is still here, or one from a sealed copy, or, when that is wanted, a new one.
+fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> {
+    let here = trust_dir(dir);
+    if here.join("ca.key").exists() {
+        return Ok((Trust { path: here, is_temporary: false }, "kept"));
+    }
+    let path = if args.dry_run { dir.join("trust.rehearsal") } else { here };
+    let found = Trust { path, is_temporary: args.dry_run };
+    if args.new_authority {
+        return Ok((found, "new"));
+    }
+    let newest = newest_escrow(args)?;
+    let (escrow, key) = newest.zip(recovery_key(args)?).ok_or_else(|| {
+        CtlError::new(
+            "the authority's key is gone with the disk. Either give --recovery-key and a sealed copy of the authority: a \
+             member's directory with --from, or its file identity/escrow (or what `authority backup` wrote) with \
+             --authority. Or say --new-authority; then every member has to join again with a new token, and keeps its \
+             state and its outbox",
+        )
+    })?;
+    escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
+    eprintln!("the authority is back, from a copy of {}", timestamp(escrow.made_ms));
+    Ok((found, "restored"))
+}
+
+fn newest_escrow(args: &Recover) -> Result<Option<Escrow>, CtlError> {
+    let mut found = Vec::new();
+    for path in &args.authority {
+        found.push(Escrow::load(path).map_err(CtlError::new)?);
+    }
+    found.extend(args.from.iter().filter_map(|dir| Escrow::load(&Identity::escrow(dir)).ok()));
+    Ok(found.into_iter().max_by_key(|escrow| escrow.made_ms))
+}
+
+fn recovery_key(args: &Recover) -> Result<Option<RecoveryKey>, CtlError> {
+    let text = match (&args.recovery_key, &args.recovery_key_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(file)) => {
+            std::fs::read_to_string(file).map_err(|error| CtlError::new(format!("{}: {error}", file.display())))?
+        }
+        (None, None) => return Ok(None),
+    };
+    text.trim().parse().map(Some).map_err(CtlError::new)
+}
+
+/// Opens a member's directory and reads its state to the last row.
+fn open(from: &Path) -> Result<(Offer, Source), CtlError> {
+    let lock = claim_member(from)?;
+    let name = Identity::load(from).map_or_else(|_| from.display().to_string(), |identity| identity.name().to_string());
+    let state = StateStore::open(&state_of(from)?, CACHE_BYTES).map_err(CtlError::new)?;
+    let meta = state.meta().ok_or_else(|| CtlError::new(format!("{} has no state yet", from.display())))?;
+    let mut offer = Offer::of(&name, &meta);
+    offer.unfit = match state.check() {
+        Ok(report) => report.damage.first().map(|damage| format!("its state is damaged: {damage}")),
+        Err(error) => Some(format!("its state cannot be read: {error}")),
+    };
+    Ok((offer, Source { state: Some(state), _lock: lock }))
+}
+
+fn announce(offer: &Offer) {
+    let unfit = offer.unfit.as_ref().map_or(String::new(), |reason| format!("; no source: {reason}"));
+    eprintln!(
+        "{}: sequence {}, generation {}, {} objects, last change {}, digest {}{unfit}",
+        offer.name,
+        offer.seq,
+        offer.generation,
+        offer.objects,
+        timestamp(offer.time_ms),
+        offer.digest
+    );
+}
+
+fn pick(offers: &[Offer], member: Option<&str>) -> Result<usize, CtlError> {
+    let Some(name) = member else { return choose(offers).map_err(CtlError::new) };
+    let found = offers.iter().position(|offer| offer.name == name && offer.unfit.is_none());
+    found.ok_or_else(|| CtlError::new(format!("{name} is not among those that can be a source")))
+}
+
+async fn fetch(dir: &Path, gathered: &mut Option<Gathered>, name: &str) -> Result<StateStore, CtlError> {
+    let side = side(dir);
+    let _ = std::fs::remove_dir_all(&side);
+    std::fs::create_dir_all(&side).map_err(CtlError::new)?;
+    let gathered = gathered.as_mut().ok_or_else(|| CtlError::new("the chosen state is not at hand"))?;
+    gathered.fetch(name, &side, CACHE_BYTES).await.map_err(CtlError::new)
+}
+
+fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        output.json(report)?;
+        return output.flush();
+    }
+    let log = &report.log;
+    output.line(&format!("log: up to sequence {}, generation {}, digest {}", log.head, log.generation, log.digest))?;
+    if let Some((first, last)) = log.lost {
+        output.line(&format!(
+            "sequences {first} to {last} were with {}, who has not been heard: when it comes back, its own are pushed again, \
+             and the rest is set aside there (`gravwell-logctl quarantine list`)",
+            log.ask.first().map_or("a member", String::as_str)
+        ))?;
+    }
+    for name in &report.unheard {
+        output.line(&format!("not heard: {name}; it goes on by itself when it comes back"))?;
+    }
+    let dir = dir.display();
+    if report.dry_run {
+        output.line("dry run: nothing was changed")?;
+        return output.flush();
+    }
+    output.line(&format!("recovered: start the datastore on {dir}, then take a backup"))?;
+    if report.authority == "new" {
+        output.line("the authority is new: for each member, with the datastore running,")?;
+        output.line(&format!("  gravwell-logctl --data-dir {dir} enroll NAME     and on the member's host"))?;
+        output.line("  gravwell-logctl --data-dir MEMBER_DIR join TOKEN")?;
+    } else {
+        output
+            .line("check `members`: who was revoked after the copy of the authority was made is to be revoked again")?;
+    }
+    output.flush()
+}

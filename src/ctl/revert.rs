@@ -1,0 +1,67 @@
+//! `revert`: one object as it was.
+
+use std::path::Path;
+
+use crate::codec::admin::Request;
+use crate::codec::message::Row;
+use crate::model::{Collection, Condition, Key, Op, Seq};
+
+use super::client::{Client, Piece};
+use super::output::Output;
+use super::{CtlError, CtlResult, transact, write};
+
+async fn object(client: &Client, collection: &Collection, key: &Key, at: Option<Seq>) -> Result<Option<Row>, CtlError> {
+    let request = Request::Get { collection: collection.clone(), key: key.clone(), at };
+    let mut found = None;
+    client
+        .each(&request, |piece| {
+            if let Piece::Rows(rows) = piece {
+                found = rows.into_iter().next();
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(found)
+}
+
+/// `revert`
+pub(super) async fn run(dir: &Path, json: bool, collection: Collection, key: Key, to: Seq, dry_run: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let then = object(&client, &collection, &key, Some(to)).await?;
+    let now = object(&client, &collection, &key, None).await?;
+    let (then, now) = (then.map(parts), now.map(parts));
+    let same = then.as_ref().map(|(_, value)| value) == now.as_ref().map(|(_, value)| value);
+    if same || dry_run {
+        client.close().await;
+        let what = match (same, &then) {
+            (true, _) => "nothing to do: it is as it was then",
+            (false, Some(_)) => "dry run: its value of then would be written",
+            (false, None) => "dry run: it would be deleted, for it was not there then",
+        };
+        let mut output = Output::new();
+        if json {
+            output.json(&serde_json::json!({ "state": if same { "same" } else { "dry_run" } }))?;
+        } else {
+            output.line(what)?;
+        }
+        return output.flush();
+    }
+    let condition = match now {
+        Some((version, _)) => Condition::Version { collection: collection.clone(), key: key.clone(), version },
+        None => Condition::Absent { collection: collection.clone(), key: key.clone() },
+    };
+    let op = match then {
+        Some((_, value)) => Op::Put { collection, key, value },
+        None => Op::Delete { collection, key },
+    };
+    let fate = transact::submit(&client, vec![op], vec![condition], true).await;
+    client.close().await;
+    write::report(json, fate?)
+}
+
+fn parts(row: Row) -> (Seq, bytes::Bytes) {
+    match row {
+        Row::Object { version, value, .. } => (version, value),
+        Row::Origin { .. } => (Seq::ZERO, bytes::Bytes::new()),
+    }
+}

@@ -1,0 +1,175 @@
+//! `top`: the fleet as it stands, again and again.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use console::{Term, style};
+use serde::Serialize;
+
+use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
+use crate::codec::jsonl::timestamp;
+use crate::model::Seq;
+
+use super::args::Top;
+use super::client::Client;
+use super::datastore::stop_signal;
+use super::output::{Output, or_dash, size};
+use super::{CtlError, CtlResult};
+
+/// The fleet at one moment.
+#[derive(Debug, Serialize)]
+struct View {
+    time: String,
+    datastore: Status,
+    /// Transactions per second since the last look; absent at the first.
+    rate: Option<f64>,
+    members: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    role: String,
+    /// `good`, `away`, or what is wrong.
+    health: String,
+    external_addr: Option<String>,
+    applied: Option<Seq>,
+    lag_ops: Option<u64>,
+    outbox: Option<u64>,
+    rejected: Option<u64>,
+    software: String,
+    holds_floor: bool,
+}
+
+/// Shows it until interrupted; once, when told so or when nobody sits before it.
+pub(super) async fn run(dir: &Path, json: bool, args: Top) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let term = Term::stdout();
+    if args.once {
+        let view = look(&client, None).await;
+        client.close().await;
+        return print(json, &view?, None);
+    }
+    let live = (!json && term.is_term()).then_some(&term);
+    let shown = show(&client, json, live, Duration::from_secs(args.interval.max(1))).await;
+    if let Some(term) = live {
+        let _ = term.show_cursor();
+    }
+    client.close().await;
+    shown
+}
+
+async fn show(client: &Client, json: bool, live: Option<&Term>, interval: Duration) -> CtlResult {
+    let mut stop = std::pin::pin!(stop_signal());
+    let mut last: Option<(Instant, Seq)> = None;
+    if let Some(term) = live {
+        let _ = term.hide_cursor();
+        let _ = term.clear_screen();
+    }
+    loop {
+        let view = look(client, last).await?;
+        last = Some((Instant::now(), view.datastore.head));
+        print(json, &view, live)?;
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+async fn look(client: &Client, last: Option<(Instant, Seq)>) -> Result<View, CtlError> {
+    let datastore: Status = client.item(&Request::Status).await?;
+    if datastore.role != "datastore" {
+        return Err(CtlError::new(
+            "this is a replica: look at the fleet from the datastore's or an administrator's --data-dir",
+        ));
+    }
+    let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
+    let presence: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = last.map(|(then, head)| datastore.head.since(head) as f64 / then.elapsed().as_secs_f64().max(0.001));
+    let members = members.iter().filter(|member| member.role != "admin").map(|member| row(member, &presence)).collect();
+    let time = timestamp(crate::env::Clock::now_ms(&crate::env::SystemClock));
+    Ok(View { time, datastore, rate, members })
+}
+
+fn row(member: &MemberInfo, presence: &[PresenceInfo]) -> Row {
+    let present = presence.iter().find(|present| present.name == member.name);
+    let health = match present {
+        _ if member.state != "enrolled" => member.state.clone(),
+        None => "away".to_owned(),
+        Some(present) => present.unhealthy.clone().unwrap_or_else(|| "good".into()),
+    };
+    let external = present.and_then(|present| present.external_addr.clone());
+    Row {
+        name: member.name.clone(),
+        role: member.role.clone(),
+        health,
+        external_addr: external.or_else(|| member.external_addr.clone()),
+        applied: member.applied,
+        lag_ops: member.lag_ops,
+        outbox: present.map(|present| present.outbox),
+        rejected: present.map(|present| present.rejected),
+        software: present.map(|present| present.software.clone()).unwrap_or_default(),
+        holds_floor: member.counts,
+    }
+}
+
+fn print(json: bool, view: &View, live: Option<&Term>) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        output.json(view)?;
+        return output.flush();
+    }
+    if let Some(term) = live {
+        // Overwriting instead of clearing: nothing flickers.
+        let _ = term.move_cursor_to(0, 0);
+    }
+    let width = live.map_or(usize::MAX, |term| usize::from(term.size().1));
+    for line in lines(view) {
+        let line = console::truncate_str(&line, width, "…");
+        let end = if live.is_some() { "\x1b[K" } else { "" };
+        output.line(&format!("{line}{end}"))?;
+    }
+    if live.is_some() {
+        output.bytes(b"\x1b[J")?;
+    }
+    output.flush()
+}
+
+fn lines(view: &View) -> Vec<String> {
+    let View { time, datastore, rate, members } = view;
+    let health = if datastore.healthy { style("good").green() } else { style(datastore.problem.as_str()).red() };
+    let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.1} transactions/s"));
+    let Status { head, horizon, floor, subscribers, objects, log_bytes, disk_free_bytes, .. } = datastore;
+    let heading = format!(
+        "{:<16} {:<10} {:>10} {:>8} {:>7} {:>8}  {:<10} EXTERNAL",
+        "NAME", "ROLE", "APPLIED", "LAG", "OUTBOX", "REJECTED", "HEALTH"
+    );
+    let mut lines = vec![
+        format!("{time}  datastore {} ({}): {health}", datastore.address, datastore.version),
+        format!("head {head}, horizon {horizon}, floor {floor}{rate}; {subscribers} connected, {objects} objects"),
+        format!("log {}, free {}", size(*log_bytes), size(*disk_free_bytes)),
+        String::new(),
+        style(heading).bold().to_string(),
+    ];
+    for row in members {
+        let padded = format!("{:<10}", row.health);
+        let health = match row.health.as_str() {
+            "good" => style(padded).green(),
+            "away" => style(padded).yellow(),
+            _ => style(padded).red(),
+        };
+        lines.push(format!(
+            "{:<16} {:<10} {:>10} {:>8} {:>7} {:>8}  {health} {}",
+            row.name,
+            row.role,
+            or_dash(row.applied),
+            or_dash(row.lag_ops),
+            or_dash(row.outbox),
+            or_dash(row.rejected),
+            or_dash(row.external_addr.as_deref()),
+        ));
+    }
+    lines
+}

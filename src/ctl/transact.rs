@@ -1,0 +1,31 @@
+//! One transaction of this tool's own, and what became of it.
+
+use tokio::io::AsyncWriteExt;
+
+use crate::codec::admin::Request;
+use crate::codec::message::{self, Fate, Kind, Outcome};
+use crate::codec::txn::encode_txn;
+use crate::model::{Condition, Op, OriginCounter, Txn, TxnId};
+use crate::transport::wire;
+
+use super::CtlError;
+use super::client::Client;
+use super::write::{new_origin, note};
+
+/// Submits operations under conditions; waits for the decision when `wait` says so.
+pub(super) async fn submit(
+    client: &Client,
+    ops: Vec<Op>,
+    conditions: Vec<Condition>,
+    wait: bool,
+) -> Result<Fate, CtlError> {
+    let id = TxnId { origin: new_origin()?, counter: OriginCounter(1) };
+    let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note(), conditions, ops };
+    let mut call = client.call(&Request::Submit { wait }).await?;
+    let mut body = Vec::new();
+    encode_txn(&txn, &mut body);
+    call.write.write_all(&message::encode_raw(Kind::Push, &body)).await.map_err(CtlError::new)?;
+    let outcome: Outcome = wire::expect(&mut call.read, Kind::Outcome).await.map_err(CtlError::new)?;
+    call.write.shutdown().await.map_err(CtlError::new)?;
+    Ok(outcome.fate)
+}

@@ -1,0 +1,108 @@
+//! Giving away a consistent copy of the log, while it is written and compacted.
+
+use tokio::io::AsyncWrite;
+
+use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
+use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
+use crate::model::{ChunkId, Generation, LogId};
+use crate::transport::answer::{Answer, Failure, damaged, refuse};
+
+use super::admin::off_thread;
+use super::shared::SharedRef;
+use super::{generations, service};
+
+/// Bytes are sent in messages of this size.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// How much of a segment the caller has already.
+fn known(segment: &SegmentCopy, have: &[CopyHave]) -> u64 {
+    let same = |have: &&CopyHave| !have.mark.is_empty() && have.mark == segment.mark;
+    if have.iter().any(|have| same(&have)) {
+        return segment.bytes;
+    }
+    // What is not compacted has only grown since.
+    let begun = have.iter().filter(|have| !segment.is_compacted && have.header == segment.header);
+    begun.map(|have| have.bytes.min(segment.bytes)).max().unwrap_or(0)
+}
+
+/// Every chunk that is here, durable. The log is copied first, so what it names is among them.
+async fn chunks(shared: &SharedRef) -> Result<Vec<ChunkId>, Failure> {
+    let store = shared.contents.store.clone();
+    let listed = off_thread(move || store.sync().map(|()| store.ids())).await?;
+    let mut ids = listed.map_err(damaged)?;
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Gives chunks away.
+pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    ids: &[ChunkId],
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    for id in ids {
+        let (store, id) = (shared.contents.store.clone(), *id);
+        let chunk = off_thread(move || store.read(&id)).await?.map_err(damaged)?;
+        let chunk = chunk.ok_or_else(|| refuse(format!("chunk {id} was removed meanwhile: try again")))?;
+        answer.frames(&chunk).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn serve<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    of: Option<(LogId, Generation)>,
+    have: &[CopyHave],
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    // The state first: the log that is copied afterwards reaches at least as far.
+    let checkpoint = match shared.state.meta() {
+        Some(meta) => ExportEnd { seq: meta.seq, digest: meta.digest },
+        None => return Err(damaged("the state index has no position")),
+    };
+    let copy: LogCopy = shared.log.copy();
+    // Another log, or another generation, may begin with the same bytes and go on with others.
+    let chunks = chunks(shared).await?;
+    let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
+    let trust = service::trust_dir(&shared.path);
+    let escrow = shared.members.escrow(&trust, None).map_err(refuse)?.1.unwrap_or_default();
+    let segments = copy.segments.iter().map(|segment| CopySegment {
+        name: segment.name.clone(),
+        bytes: segment.bytes,
+        header: segment.header.clone(),
+        mark: segment.mark.clone(),
+        sent_from: known(segment, have),
+    });
+    let begin = CopyBegin {
+        log_id: copy.log_id,
+        generation: copy.generation,
+        generations: generations::list(&shared.path, copy.log_id, &copy.lineage),
+        lineage: copy.lineage.clone(),
+        horizon: copy.horizon,
+        seq: copy.seq,
+        chain: chain_text(&copy.chain),
+        time_ms: shared.log.last_time_ms(),
+        checkpoint,
+        escrow,
+        segments: segments.collect(),
+        chunks,
+    };
+    answer.item(&begin).await?;
+    for (segment, announced) in copy.segments.into_iter().zip(&begin.segments) {
+        let (mut segment, mut at) = (segment, announced.sent_from);
+        while at < segment.bytes {
+            let length = usize::try_from(PIECE_BYTES.min(segment.bytes - at)).unwrap_or(0);
+            let bytes;
+            (segment, bytes) = off_thread(move || {
+                let mut bytes = vec![0; length];
+                let read = segment.read(&mut bytes, at).map(|()| bytes);
+                (segment, read)
+            })
+            .await?;
+            let bytes = bytes.map_err(damaged)?;
+            answer.frames(&bytes).await?;
+            at += bytes.len() as u64;
+        }
+    }
+    Ok(())
+}

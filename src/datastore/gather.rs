@@ -1,0 +1,259 @@
+//! Asking the members what they have, while there is no log.
+//!
+//! Members keep connecting to their datastore's address. Here they meet one that is empty and says so; they refuse it, change
+//! nothing, and lend it their state when it asks. Each is asked at once for the head of its state; of the chosen one the rest
+//! is read, too.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
+use crate::config::datastore::DatastoreConfig;
+use crate::env::{Entropy, SystemEntropy};
+use crate::model::{Digest, Generation, LogId, MemberName, Seq, Verdict};
+use crate::protocol::session::common_version;
+use crate::state::StateStore;
+use crate::transport::endpoint::{self, ServerEndpoint};
+use crate::transport::state_stream::{self, ReceiveError};
+use crate::transport::wire;
+use crate::trust::{Authority, MemberState, Registry, Role, TrustError, tls};
+
+use super::recover::Offer;
+
+/// Longest wait for one answer of a member.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Why members cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GatherError {
+    /// The authority or the register.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The socket.
+    #[error("cannot listen on {address}: {source}; is the datastore still running? stop it first")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no randomness.
+    #[error(transparent)]
+    Random(std::io::Error),
+    /// The chosen member's state did not come.
+    #[error("the state of {name} did not come whole: {reason}; try again")]
+    Fetch {
+        /// The member.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A member that has said what it has.
+struct Heard {
+    offer: Offer,
+    connection: quinn::Connection,
+    /// The rest of its state, when it lends it.
+    rest: Option<(SnapshotBegin, quinn::RecvStream)>,
+    /// Control and request streams, held open.
+    _streams: Vec<quinn::SendStream>,
+}
+
+/// The members that were heard.
+pub struct Gathered {
+    heard: BTreeMap<String, Heard>,
+    endpoint: ServerEndpoint,
+}
+
+/// Listens where the datastore would, with the authority and register in the directory `trust`, until every enrolled member
+/// that holds a state (or `expect` of them) was heard, or `wait` is over. `tell` is told of each.
+///
+/// # Errors
+/// When nothing can be listened on.
+pub async fn gather(
+    config: &DatastoreConfig,
+    trust: &Path,
+    wait: Duration,
+    expect: Option<usize>,
+    tell: &mut dyn FnMut(&Offer),
+) -> Result<Gathered, GatherError> {
+    let now_ms = super::shared::now_ms();
+    let authority = Authority::open_or_create(trust, now_ms)?;
+    let registry = Registry::open(trust, now_ms)?;
+    let is_expected =
+        |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role != Role::Admin;
+    let expected = expect.unwrap_or_else(|| registry.members().filter(is_expected).count());
+    let address = config.listen_address();
+    let server = tls::server_config(&authority, &config.server_names, now_ms)?;
+    let endpoint = endpoint::server(address, server, &authority.reset_key())
+        .map_err(|source| GatherError::Listen { address, source })?;
+    let mut log_id = [0; 16];
+    SystemEntropy.fill(&mut log_id).map_err(GatherError::Random)?;
+    let registry = Arc::new(Mutex::new(registry));
+    let mut heard = BTreeMap::new();
+    let mut greeting = JoinSet::new();
+    let deadline = Instant::now() + wait;
+    while heard.len() < expected {
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => break,
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { break };
+                let registry = Arc::clone(&registry);
+                greeting.spawn(async move { greet(incoming, &registry, LogId(log_id)).await });
+            }
+            Some(greeted) = greeting.join_next() => match greeted {
+                Ok(Ok(member)) => {
+                    tell(&member.offer);
+                    heard.insert(member.offer.name.clone(), member);
+                }
+                Ok(Err(reason)) => tracing::debug!(reason, "a connection came to nothing"),
+                Err(error) => tracing::debug!(%error, "a greeting failed"),
+            }
+        }
+    }
+    Ok(Gathered { heard, endpoint })
+}
+
+async fn greet(incoming: quinn::Incoming, registry: &Mutex<Registry>, log_id: LogId) -> Result<Heard, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let connection = timeout(ANSWER, incoming).await.map_err(|error| text(&error))?.map_err(|error| text(&error))?;
+    let refuse = |reason: String| {
+        connection.close(3u32.into(), reason.as_bytes());
+        reason
+    };
+    if endpoint::is_join(&connection) {
+        return Err(refuse("the datastore is being recovered: join when it serves again".into()));
+    }
+    let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
+    let authorised = {
+        let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.authorise(&certificate, super::shared::now_ms())
+    };
+    let (name, role) = authorised.map_err(|refusal| refuse(refusal.to_string()))?;
+    if role == Role::Admin {
+        return Err(refuse("the datastore is being recovered: try again when it serves".into()));
+    }
+    let asked = async {
+        let (mut send, mut receive) = control(&connection).await?;
+        ask(&connection, &name, role, &mut send, &mut receive, log_id).await.map(|heard| (heard, send))
+    };
+    let (mut heard, send) = timeout(3 * ANSWER, asked).await.map_err(|error| refuse(text(&error)))?.map_err(refuse)?;
+    heard._streams.push(send);
+    Ok(heard)
+}
+
+/// The control stream, which the member opens first.
+async fn control(connection: &quinn::Connection) -> Result<(quinn::SendStream, quinn::RecvStream), String> {
+    let (send, mut receive) = connection.accept_bi().await.map_err(|error| error.to_string())?;
+    match wire::expect::<Open, _>(&mut receive, Kind::Open).await {
+        Ok(Open::Control) => Ok((send, receive)),
+        Ok(_) => Err("the datastore is being recovered".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn ask(
+    connection: &quinn::Connection,
+    name: &MemberName,
+    role: Role,
+    send: &mut quinn::SendStream,
+    receive: &mut quinn::RecvStream,
+    log_id: LogId,
+) -> Result<Heard, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let hello: Hello = wire::expect(receive, Kind::Hello).await.map_err(|error| text(&error))?;
+    let position = hello.position.ok_or("the datastore is being recovered, and this member has nothing yet")?;
+    let limits = crate::model::Limits::default();
+    let welcome = Welcome {
+        version: common_version(&hello).map_err(|refused| text(&refused))?,
+        software: format!("gravwell {}", env!("CARGO_PKG_VERSION")),
+        member: name.to_string(),
+        role: role.to_string(),
+        log_id,
+        generation: Generation(1),
+        lineage: Vec::new(),
+        head: Seq::ZERO,
+        horizon: Seq::ZERO,
+        verdict: Some(Verdict::Empty),
+        heartbeat_ms: 5000,
+        txn_bytes_max: limits.txn_bytes_max as u64,
+        value_bytes_max: limits.value_bytes_max as u64,
+        key_bytes_max: limits.key_bytes_max as u64,
+    };
+    wire::send(send, Kind::Welcome, &welcome).await.map_err(|error| text(&error))?;
+    let mut offer = Offer {
+        name: name.to_string(),
+        log_id: position.log_id,
+        generation: position.generation,
+        lineage: Vec::new(),
+        seq: position.seq,
+        digest: position.digest,
+        time_ms: 0,
+        objects: 0,
+        unfit: None,
+    };
+    let lent = timeout(ANSWER, borrow(connection)).await.unwrap_or_else(|_| Err("it does not answer".into()));
+    let (rest, streams) = match lent {
+        Ok((begin, send, receive)) => {
+            (offer.lineage, offer.time_ms, offer.objects) = (begin.lineage.clone(), begin.time_ms, begin.objects);
+            (offer.seq, offer.digest, offer.generation) =
+                (begin.position.seq, begin.position.digest, begin.position.generation);
+            (Some((begin, receive)), vec![send])
+        }
+        Err(reason) => {
+            let how = "stop it and name its directory with --from";
+            offer.unfit = Some(format!("it does not lend its state ({reason}): upgrade it, or {how}"));
+            (None, Vec::new())
+        }
+    };
+    Ok(Heard { offer, connection: connection.clone(), rest, _streams: streams })
+}
+
+async fn borrow(
+    connection: &quinn::Connection,
+) -> Result<(SnapshotBegin, quinn::SendStream, quinn::RecvStream), String> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
+    wire::send(&mut send, Kind::Open, &Open::Snapshot).await.map_err(|error| error.to_string())?;
+    let begin = wire::expect(&mut receive, Kind::SnapshotBegin).await.map_err(|error| error.to_string())?;
+    Ok((begin, send, receive))
+}
+
+impl Gathered {
+    /// What each member offers.
+    #[must_use]
+    pub fn offers(&self) -> Vec<Offer> {
+        self.heard.values().map(|heard| heard.offer.clone()).collect()
+    }
+
+    /// Fetches the state of one member into the new directory `side`.
+    ///
+    /// # Errors
+    /// When it does not come whole.
+    pub async fn fetch(&mut self, name: &str, side: &Path, cache_bytes: u64) -> Result<StateStore, GatherError> {
+        let failed = |reason: String| GatherError::Fetch { name: name.to_owned(), reason };
+        let rest = self.heard.get_mut(name).and_then(|heard| heard.rest.take());
+        let (begin, mut receive) = rest.ok_or_else(|| failed("it lends nothing".into()))?;
+        let announced: Digest = begin.position.digest;
+        let fetched = state_stream::receive(&mut receive, begin, side, cache_bytes).await;
+        let state = fetched.map_err(|error: ReceiveError| failed(error.to_string()))?;
+        match state.meta() {
+            Some(meta) if meta.digest == announced => Ok(state),
+            _ => Err(failed("its digest is another one than it announced".into())),
+        }
+    }
+
+    /// Lets the members go.
+    pub async fn close(self) {
+        for heard in self.heard.values() {
+            heard.connection.close(0u32.into(), b"the datastore is being recovered");
+        }
+        self.endpoint.close(b"the datastore is being recovered");
+        let _ = timeout_at(Instant::now() + Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}

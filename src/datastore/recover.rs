@@ -1,0 +1,166 @@
+//! A datastore whose log is gone, rebuilt from the members: what each has, which one is furthest, and the new log.
+//!
+//! The log goes on under its own identity in a new generation that shares everything up to the chosen member's position:
+//! whether anything beyond was acknowledged cannot be known any more. Members at or behind that position go on as if nothing
+//! had happened. One that has more comes back by itself: see `replica/reconcile.rs`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::datastore::DatastoreConfig;
+use crate::env::real::RealFs;
+use crate::log::repair::LOG;
+use crate::log::salvage::salvage;
+use crate::model::{Digest, Generation, LineageEntry, LogId, Seq};
+use crate::state::{StateMeta, StateStore};
+
+use super::repair::{RepairError, RepairOptions, RepairReport, repair};
+
+/// What a member has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Offer {
+    /// The member, or the directory.
+    pub name: String,
+    /// Which log.
+    pub log_id: LogId,
+    /// Which generation of it.
+    pub generation: Generation,
+    /// How that descends.
+    #[serde(skip)]
+    pub lineage: Vec<LineageEntry>,
+    /// Its position.
+    pub seq: Seq,
+    /// The digest of its state.
+    pub digest: Digest,
+    /// When its last entry was committed, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// Objects in its state.
+    pub objects: u64,
+    /// Why it is no source; absent when it is one.
+    pub unfit: Option<String>,
+}
+
+impl Offer {
+    /// What a state offers.
+    #[must_use]
+    pub fn of(name: &str, meta: &Arc<StateMeta>) -> Offer {
+        Offer {
+            name: name.to_owned(),
+            log_id: meta.log_id,
+            generation: meta.generation,
+            lineage: meta.lineage.clone(),
+            seq: meta.seq,
+            digest: meta.digest,
+            time_ms: meta.time_ms,
+            objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
+            unfit: None,
+        }
+    }
+}
+
+/// Why there is nothing to rebuild the log from.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoSource {
+    /// Nobody has anything.
+    #[error("no member with a state was found: name member directories with --from, or wait longer with --wait")]
+    Nobody,
+    /// Members of several logs.
+    #[error("the members belong to different logs ({0}): choose with --member, or name only the right ones")]
+    SeveralLogs(String),
+    /// Equal positions, different states.
+    #[error("{0} and {1} are both at sequence {2} with different digests: one of them is wrong; choose with --member")]
+    Disagree(String, String, Seq),
+}
+
+/// Which offer is the most advanced one.
+///
+/// # Errors
+/// When there is none, or they contradict each other.
+pub fn choose(offers: &[Offer]) -> Result<usize, NoSource> {
+    let fit: Vec<(usize, &Offer)> =
+        offers.iter().enumerate().filter(|(_, offer)| offer.unfit.is_none() && offer.seq > Seq::ZERO).collect();
+    let &(best, first) = fit
+        .iter()
+        .max_by_key(|(index, offer)| (offer.generation, offer.seq, std::cmp::Reverse(*index)))
+        .ok_or(NoSource::Nobody)?;
+    if let Some((_, other)) = fit.iter().find(|(_, offer)| offer.log_id != first.log_id) {
+        let named = |offer: &Offer| format!("{}: {}", offer.name, offer.log_id);
+        return Err(NoSource::SeveralLogs(format!("{}, {}", named(first), named(other))));
+    }
+    let twin = |offer: &Offer| offer.seq == first.seq && offer.generation == first.generation;
+    if let Some((_, other)) = fit.iter().find(|(_, offer)| twin(offer) && offer.digest != first.digest) {
+        return Err(NoSource::Disagree(first.name.clone(), other.name.clone(), first.seq));
+    }
+    Ok(best)
+}
+
+/// Whether a recovery may replace what lies in the data directory `path`.
+///
+/// # Errors
+/// When there is a log that holds something, or may: that one is repaired, not replaced.
+pub fn check_empty(path: &Path) -> Result<(), RepairError> {
+    let log = path.join(LOG);
+    if !log.exists() {
+        return Ok(());
+    }
+    let found = salvage(&RealFs, &log, &mut |_, _| {})?;
+    match found.known {
+        Some(known) if known > Seq::ZERO => Err(RepairError::NotEmpty { path: log, known }),
+        _ => Ok(()),
+    }
+}
+
+/// Builds the log anew in the data directory `path` from a member's state.
+///
+/// # Errors
+/// When the state is not sound, or the new log cannot be written. Nothing was changed then.
+pub fn recover(
+    path: &Path,
+    config: &DatastoreConfig,
+    member: &StateStore,
+    dry_run: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<RepairReport, RepairError> {
+    check_empty(path)?;
+    let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true };
+    repair(path, config, member, options, progress)
+}
+
+/// Directory in which a member's state is put while the log is built.
+#[must_use]
+pub fn side(path: &Path) -> PathBuf {
+    path.join("state.recover")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(name: &str, log: u8, generation: u32, seq: u64, digest: u8) -> Offer {
+        Offer {
+            name: name.into(),
+            log_id: LogId([log; 16]),
+            generation: Generation(generation),
+            lineage: Vec::new(),
+            seq: Seq(seq),
+            digest: Digest::from_bytes([digest; 32]),
+            time_ms: 0,
+            objects: 0,
+            unfit: None,
+        }
+    }
+
+    #[test]
+    fn p05_the_most_advanced_member_is_chosen_and_contradictions_are_named() {
+        let damaged = Offer { unfit: Some("damaged".into()), ..offer("d", 1, 1, 99, 9) };
+        let offers = [offer("a", 1, 1, 5, 5), offer("b", 1, 1, 9, 9), offer("c", 1, 1, 9, 9), damaged];
+        assert_eq!(choose(&offers), Ok(1));
+        assert_eq!(choose(&[offer("a", 1, 1, 50, 5), offer("b", 1, 2, 9, 9)]), Ok(1), "the newer generation");
+        assert_eq!(choose(&[]), Err(NoSource::Nobody));
+        assert_eq!(choose(&[offer("a", 1, 1, 0, 0)]), Err(NoSource::Nobody));
+        assert!(matches!(choose(&[offer("a", 1, 1, 5, 5), offer("b", 2, 1, 9, 9)]), Err(NoSource::SeveralLogs(_))));
+        assert!(matches!(choose(&[offer("a", 1, 1, 9, 5), offer("b", 1, 1, 9, 9)]), Err(NoSource::Disagree(..))));
+    }
+}

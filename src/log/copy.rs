@@ -1,0 +1,254 @@
+//! A consistent copy of a log while it is written and compacted: the files of one moment, and how much of each counts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::LogReader;
+use super::cursor::FrameCursor;
+use super::directory::SegmentName;
+use super::error::{Damage, IoFailure};
+use super::format::{FOOTER_BYTES, FileHeader, HEADER_BYTES, HeadSlot};
+use super::head::HeadFile;
+use super::segment::{Segment, hex, read_header};
+use crate::codec::frame::CHAIN_START;
+use crate::codec::payload::peek_time;
+use crate::env::fs::{Fs, read_exact_at};
+use crate::model::{Chain, Generation, Lineage, LogId, Seq};
+
+/// A log as of one moment. Compaction may replace the files; what is held open here stays readable.
+pub struct LogCopy {
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// How that descends.
+    pub lineage: Lineage,
+    /// Lowest sequence from which every record is there.
+    pub horizon: Seq,
+    /// Last durable sequence.
+    pub seq: Seq,
+    /// Chain there.
+    pub chain: Chain,
+    /// The segments, oldest first.
+    pub segments: Vec<SegmentCopy>,
+}
+
+/// One segment file of a copy.
+pub struct SegmentCopy {
+    /// Name of the file.
+    pub name: String,
+    /// How much of it counts.
+    pub bytes: u64,
+    /// Tells two files apart that begin differently: a hash of the file header.
+    pub header: String,
+    /// Tells two closed files apart: a hash of header and footer, which holds the chain. Empty while it is open.
+    pub mark: String,
+    /// Whether compaction has been here. What has not been compacted only grows.
+    pub is_compacted: bool,
+    segment: Arc<Segment>,
+}
+
+impl SegmentCopy {
+    /// Reads `bytes.len()` bytes at `offset`, within [`SegmentCopy::bytes`].
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoFailure> {
+        read_exact_at(&*self.segment.file, bytes, offset).map_err(IoFailure::at("read", &self.name))
+    }
+}
+
+fn short_hash(parts: &[&[u8]]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+impl LogReader {
+    /// The log as of now.
+    #[must_use]
+    pub fn copy(&self) -> LogCopy {
+        // Generation and lineage change only while the log is not open to anyone else.
+        let view = self.view();
+        let segments = view.segments.iter().map(|segment| {
+            let header = segment.header.encode();
+            let mark = segment.footer.map_or_else(String::new, |footer| short_hash(&[&header, &footer.encode()]));
+            SegmentCopy {
+                name: segment.name.clone(),
+                bytes: segment.file_bytes().unwrap_or(view.tip.end),
+                header: short_hash(&[&header]),
+                mark,
+                is_compacted: segment.header.is_compacted(),
+                segment: Arc::clone(segment),
+            }
+        });
+        LogCopy {
+            log_id: self.log_id(),
+            generation: self.generation(),
+            lineage: self.lineage(),
+            horizon: view.horizon,
+            seq: view.tip.seq,
+            chain: view.tip.chain,
+            segments: segments.collect(),
+        }
+    }
+}
+
+/// Where a copied log is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At this sequence.
+    Seq(Seq),
+    /// At the last record that was committed at or before this time, milliseconds since 1970-01-01 UTC.
+    Time(u64),
+}
+
+/// Why copied files do not become a log.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+    /// A file is not what it should be.
+    #[error("{0}")]
+    Damaged(Damage),
+    /// The end lies where not every record is there.
+    #[error("every record is there only from sequence {horizon} on: {wanted} cannot be restored from this backup")]
+    BelowHorizon {
+        /// Where records begin to be complete.
+        horizon: Seq,
+        /// What was wanted.
+        wanted: String,
+    },
+    /// The end lies beyond the last record.
+    #[error("the files end at sequence {last}: {wanted} is not in them")]
+    Beyond {
+        /// Last sequence.
+        last: Seq,
+        /// What was wanted.
+        wanted: Seq,
+    },
+    /// The lineage is full.
+    #[error("a log has at most {} generations", super::format::LINEAGE_MAX)]
+    LineageFull,
+}
+
+/// What is known of the log that the files in a directory make up.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// Which log.
+    pub log_id: LogId,
+    /// Its new generation.
+    pub generation: Generation,
+    /// How that descends, but for its own entry, which is added.
+    pub lineage: Lineage,
+    /// Its horizon.
+    pub horizon: Seq,
+}
+
+/// Makes the segment files in `dir` a log that ends at `end`, in a new generation; durable when it returns. Files behind the
+/// end are removed, the one that holds it is cut. Returns the last sequence, with the chain there.
+///
+/// # Errors
+/// When a file is damaged, or the end is not among the records. The directory means nothing then.
+pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), CutError> {
+    let files = fs.list(dir).map_err(IoFailure::at("list", dir.display()))?;
+    let mut names: Vec<SegmentName> = files.iter().filter_map(|file| SegmentName::parse(file)).collect();
+    names.sort();
+    let mut last = (Seq::ZERO, CHAIN_START);
+    let mut is_over = false;
+    for name in names {
+        if is_over || matches!(end, End::Seq(seq) if name.first > seq && name.first > Seq(1)) {
+            fs.remove(&dir.join(name.to_string())).map_err(IoFailure::at("remove", name))?;
+            continue;
+        }
+        (last, is_over) = cut_segment(fs, dir, name, end, last)?;
+    }
+    match end {
+        End::Seq(seq) if last.0 < seq => return Err(CutError::Beyond { last: last.0, wanted: seq }),
+        End::Seq(seq) if seq < cut.horizon => return Err(below_horizon(cut.horizon, seq)),
+        _ => {}
+    }
+    let mut lineage = cut.lineage;
+    if lineage.len() >= super::format::LINEAGE_MAX {
+        return Err(CutError::LineageFull);
+    }
+    lineage.push(crate::model::LineageEntry { generation: cut.generation, shared_to: last.0 });
+    let slot = HeadSlot {
+        counter: 1,
+        log_id: cut.log_id,
+        generation: cut.generation,
+        seq: last.0,
+        chain: last.1,
+        horizon: cut.horizon,
+        lineage,
+    };
+    HeadFile::create(fs, dir, slot).map_err(IoFailure::at("write", super::directory::HEAD))?;
+    fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
+    Ok(last)
+}
+
+fn below_horizon(horizon: Seq, wanted: impl std::fmt::Display) -> CutError {
+    CutError::BelowHorizon { horizon, wanted: wanted.to_string() }
+}
+
+/// Cuts one file behind `end` when it reaches beyond; says where it ends then, and whether the end was in it.
+fn cut_segment(
+    fs: &dyn Fs,
+    dir: &Path,
+    name: SegmentName,
+    end: End,
+    before: (Seq, Chain),
+) -> Result<((Seq, Chain), bool), CutError> {
+    let path = dir.join(name.to_string());
+    let file = fs.open(&path).map_err(IoFailure::at("open", name))?;
+    let length = file.len().map_err(IoFailure::at("measure", name))?;
+    let damaged = |error: &_| CutError::Damaged(Damage::decode(&name.to_string(), 0, error));
+    let header: FileHeader =
+        read_header(&*file).map_err(IoFailure::at("read", name))?.map_err(|error| damaged(&error))?;
+    let frames_end = if name.last.is_some() { length.saturating_sub(FOOTER_BYTES as u64) } else { length };
+    if header.is_compacted() {
+        // Nothing is cut off what lies below the horizon.
+        let footer = super::segment::read_footer(&*file, frames_end).map_err(IoFailure::at("read", name))?;
+        let footer = footer.map_err(|error| damaged(&error))?;
+        if matches!(end, End::Time(time) if footer.time_last > time) {
+            return Err(below_horizon(footer.last, "that time"));
+        }
+        return Ok(((footer.last, footer.chain_after), false));
+    }
+    let mut cursor = FrameCursor::new(Arc::clone(&file), HEADER_BYTES as u64, frames_end);
+    let mut last = before;
+    let mut at = HEADER_BYTES as u64;
+    let is_over = loop {
+        let raw = match cursor.next().map_err(IoFailure::at("read", name))? {
+            Ok(None) => break false,
+            Ok(Some(raw)) => raw,
+            Err(error) => return Err(CutError::Damaged(Damage::decode(&name.to_string(), cursor.offset(), &error))),
+        };
+        let is_behind = match end {
+            End::Seq(seq) => raw.header.seq > seq,
+            End::Time(time) => peek_time(&raw.header, &raw.payload()).is_some_and(|made| made > time),
+        };
+        if is_behind {
+            break true;
+        }
+        (last, at) = ((raw.header.seq, raw.header.chain), raw.end());
+    };
+    if !is_over {
+        return Ok((last, matches!(end, End::Seq(seq) if last.0 >= seq)));
+    }
+    file.set_len(at).and_then(|()| file.sync_data()).map_err(IoFailure::at("cut", name))?;
+    if name.last.is_some() {
+        let open = SegmentName { last: None, ..name };
+        fs.rename(&path, &dir.join(open.to_string())).map_err(IoFailure::at("rename", name))?;
+    }
+    Ok((last, true))
+}
+
+/// A chain as text.
+#[must_use]
+pub fn chain_text(chain: &Chain) -> String {
+    hex(chain)
+}

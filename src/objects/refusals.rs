@@ -1,0 +1,66 @@
+//! What a refused change means to people.
+
+use crate::model::{Condition, Reason};
+
+/// What an object of a collection is called, in the singular.
+fn thing(collection: &str) -> &'static str {
+    match collection {
+        "users" | "user-names" => "user",
+        "groups" | "group-names" => "group",
+        "dashboards" => "dashboard",
+        "resources" => "resource",
+        "tokens" => "token",
+        "notifications" => "notification",
+        "sessions" => "session",
+        "contents" | "chunks" => "contents of the resource",
+        _ => "object",
+    }
+}
+
+/// Why a transaction with these conditions was refused, in words for whoever made it.
+#[must_use]
+pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
+    let Reason::ConditionFailed { condition, .. } = reason else { return reason.to_string() };
+    let meant = conditions.iter().find(|known| known.to_string() == *condition);
+    match meant {
+        Some(Condition::Absent { collection, key }) => match collection.as_str() {
+            "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
+            name => format!("the number or name {key} was given to another {} first", thing(name)),
+        },
+        Some(Condition::Present { collection, .. }) => {
+            format!("the {} was deleted meanwhile, or never came to be", thing(collection.as_str()))
+        }
+        Some(Condition::Version { collection, .. }) => {
+            format!("the {} was changed by somebody else meanwhile", thing(collection.as_str()))
+        }
+        None => reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Collection, Key, Seq};
+
+    #[test]
+    fn people_are_told_in_their_own_words() {
+        let place = |collection: &str, key: &str| {
+            (Collection::new(collection).expect("collection"), Key::new(key).expect("key"))
+        };
+        let absent = |(collection, key)| Condition::Absent { collection, key };
+        let present = |(collection, key)| Condition::Present { collection, key };
+        let version = |(collection, key)| Condition::Version { collection, key, version: Seq(3) };
+        let cases = [
+            (absent(place("user-names", "carol")), "there is already a user called carol"),
+            (absent(place("users", "7")), "the number or name 7 was given to another user first"),
+            (present(place("groups", "7")), "the group was deleted meanwhile, or never came to be"),
+            (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),
+        ];
+        for (condition, wanted) in cases {
+            let reason = Reason::ConditionFailed { condition: condition.to_string(), found: None };
+            assert_eq!(explained(&[condition], &reason), wanted);
+        }
+        let limit = Reason::LimitExceeded { message: "too large".into() };
+        assert_eq!(explained(&[], &limit), "too large");
+    }
+}

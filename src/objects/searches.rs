@@ -1,0 +1,153 @@
+//! Searches as everybody knows them: who searched for what, how far it is, and which webserver has the results.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::record::Stored;
+use super::sharing::{Audience, Shared, null_is_empty};
+use super::{Moment, Store, StoreError};
+
+/// How far a search is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It runs.
+    #[default]
+    Running,
+    /// It has all results.
+    Done,
+    /// Somebody or a bound ended it; what it had found is kept.
+    Stopped,
+    /// It could not go on; what it had found is kept.
+    Failed,
+    /// Its webserver ended while it ran; what it had found is kept.
+    Interrupted,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One search.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Search {
+    /// Name: decimal digits.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Owner.
+    #[serde(rename = "UID")]
+    pub uid: i32,
+    /// Groups that may read it.
+    #[serde(rename = "GIDs", default, deserialize_with = "null_is_empty")]
+    pub gids: Vec<i32>,
+    /// Whether everybody may read it.
+    #[serde(default)]
+    pub global: bool,
+    /// What was typed.
+    pub user_query: String,
+    /// Tags of the query; rows name them by place.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Columns, if the query says so.
+    #[serde(default)]
+    pub columns: Option<Vec<String>>,
+    /// First time.
+    pub start_range: Moment,
+    /// First time after it.
+    pub end_range: Moment,
+    /// When it began.
+    pub started: Moment,
+    /// When this was last written.
+    pub updated: Moment,
+    /// How long it ran, in milliseconds.
+    #[serde(default)]
+    pub duration_ms: u64,
+    /// How far it is.
+    #[serde(default)]
+    pub state: State,
+    /// Rows found.
+    #[serde(default)]
+    pub rows: u64,
+    /// Bytes of the results.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Rows looked at.
+    #[serde(default)]
+    pub rows_in: u64,
+    /// Whether results were left out because there is a limit.
+    #[serde(default)]
+    pub over_limit: bool,
+    /// Why it failed or was ended.
+    #[serde(default)]
+    pub error: String,
+    /// What a reader of the results should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// The webserver that has the results.
+    pub webserver: String,
+    /// Whether it goes on when nobody looks.
+    #[serde(default)]
+    pub background: bool,
+    /// The content with the results, once it was saved: then every webserver has them.
+    #[serde(default)]
+    pub content: String,
+    /// When it is cleared away; never, if it was saved so.
+    #[serde(default)]
+    pub expires: Moment,
+    /// Whether it is left out of the history.
+    #[serde(default)]
+    pub no_history: bool,
+    /// Name for people.
+    #[serde(default)]
+    pub name: String,
+    /// Notes of people.
+    #[serde(default)]
+    pub notes: String,
+    /// How it was begun: manual, dashboard and so on.
+    #[serde(default)]
+    pub method: String,
+    /// What began it.
+    #[serde(default)]
+    pub reference: String,
+    /// Whatever a client wants kept.
+    #[serde(default)]
+    pub metadata: Option<Box<RawValue>>,
+}
+
+impl Stored for Search {
+    const COLLECTION: &'static str = "searches";
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl Shared for Search {
+    fn owner(&self) -> i32 {
+        self.uid
+    }
+    fn readers(&self) -> Audience {
+        Audience { global: self.global, groups: self.gids.clone() }
+    }
+    fn writers(&self) -> Audience {
+        Audience::default()
+    }
+}
+
+impl Search {
+    /// Whether its results are kept for good.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        !self.content.is_empty()
+    }
+}
+
+/// Contents that searches name.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn named_contents(store: &Store) -> Result<HashSet<String>, StoreError> {
+    let searches = store.list::<Search>("")?.into_iter().map(|record| record.value.content);
+    Ok(searches.filter(|content| !content.is_empty()).collect())
+}

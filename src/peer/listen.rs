@@ -1,0 +1,118 @@
+//! Members that connect to this one, and what serves their streams.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::model::MemberName;
+use crate::transport::endpoint::ServerEndpoint;
+use crate::transport::wire::{self, WireError};
+use crate::trust::Role;
+
+use super::peers::{CLOSE_REVOKED, Inner};
+
+/// Longest wait for what a stream is for.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections from others at the same time.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// The member at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Name.
+    pub name: MemberName,
+    /// Role.
+    pub role: Role,
+}
+
+/// A handler at work.
+pub type Serving<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), WireError>> + Send + 'a>>;
+
+/// Serves the streams of one kind.
+pub trait Handler: Send + Sync + 'static {
+    /// Whether members of this role may open such streams.
+    fn allows(&self, role: Role) -> bool;
+
+    /// Serves one stream, whose opening has been read.
+    fn serve(&self, peer: Peer, send: quinn::SendStream, receive: quinn::RecvStream) -> Serving<'_>;
+}
+
+/// Accepts connections until the endpoint is closed.
+pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
+    let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Some(incoming) = server.accept().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let Ok(turn) = Arc::clone(&turns).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        tokio::spawn(async move {
+            match incoming.await {
+                Ok(connection) => connected(inner, &connection).await,
+                Err(error) => tracing::debug!(%error, "a member's handshake failed"),
+            }
+            drop(turn);
+        });
+    }
+}
+
+async fn connected(inner: Arc<Inner>, connection: &quinn::Connection) {
+    let (name, role, listed) = match inner.admit(connection) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tracing::warn!(%refusal, address = %connection.remote_address(), "a member's connection was refused");
+            return connection.close(CLOSE_REVOKED.into(), refusal.to_string().as_bytes());
+        }
+    };
+    let peer = Peer { name, role };
+    // What lives as long as the connection must not keep this member's endpoint open.
+    let weak = Arc::downgrade(&inner);
+    drop(inner);
+    serve_streams(&weak, &peer, connection).await;
+    drop(listed);
+}
+
+/// Serves the streams that the other side of a connection opens.
+pub(super) async fn serve_streams(inner: &Weak<Inner>, peer: &Peer, connection: &quinn::Connection) {
+    let mut streams = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_bi() => {
+                let Ok((send, receive)) = stream else { return };
+                let Some(inner) = inner.upgrade() else { return };
+                streams.spawn(serve(inner, peer.clone(), send, receive));
+            }
+            Some(ended) = streams.join_next() => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(member = %peer.name, %error, "a member's stream ended"),
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => tracing::error!(member = %peer.name, %error, "a stream's task failed"),
+            },
+        }
+    }
+}
+
+async fn serve(
+    inner: Arc<Inner>,
+    peer: Peer,
+    mut send: quinn::SendStream,
+    mut receive: quinn::RecvStream,
+) -> Result<(), WireError> {
+    let open = timeout(OPEN_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open));
+    let open = open.await.map_err(|_| WireError::Closed)??;
+    let refusal = match inner.handler(open) {
+        Some(handler) if handler.allows(peer.role) => {
+            drop(inner);
+            return handler.serve(peer, send, receive).await;
+        }
+        Some(_) => format!("{} is a {}, which may not ask for this", peer.name, peer.role),
+        None => format!("{} does not serve this", inner.me()),
+    };
+    let refused = Refused { code: RefusalCode::Forbidden, message: refusal };
+    wire::send(&mut send, Kind::Refused, &refused).await?;
+    let _ = send.finish();
+    Ok(())
+}

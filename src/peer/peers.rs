@@ -1,0 +1,252 @@
+//! What all parts of a member's dealings with others share.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use tokio::sync::watch;
+
+use crate::codec::message::{Announce, Open};
+use crate::env::{Clock, SystemClock};
+use crate::model::MemberName;
+use crate::transport::endpoint::{self, ClientEndpoint, ServerEndpoint};
+use crate::trust::{Fingerprint, Identity, Refusal, Role, Roster, TrustError, tls};
+
+use super::dial::Slot;
+use super::listen::{Handler, accept};
+
+/// Close code for a member that is no longer in the roster.
+pub(super) const CLOSE_REVOKED: u32 = 2;
+
+/// One live connection, whoever began it.
+struct Live {
+    /// Whose it is; `None` until its certificate was found in the roster.
+    member: Option<MemberName>,
+    certificate: Fingerprint,
+    connection: quinn::Connection,
+}
+
+#[derive(Default)]
+struct Lives {
+    next: u64,
+    open: HashMap<u64, Live>,
+}
+
+pub(super) struct Inner {
+    data_dir: PathBuf,
+    me: MemberName,
+    roster: watch::Sender<Arc<Roster>>,
+    handlers: RwLock<HashMap<Open, Arc<dyn Handler>>>,
+    server: Option<ServerEndpoint>,
+    client: Mutex<Option<ClientEndpoint>>,
+    announce: Announce,
+    lives: Mutex<Lives>,
+    pub(super) slots: Mutex<HashMap<MemberName, Arc<Slot>>>,
+}
+
+/// A member's connections to other members. Cheap to clone; the last clone closes them.
+#[derive(Clone)]
+pub struct Peers {
+    pub(super) inner: Arc<Inner>,
+}
+
+/// Takes a connection off the list of live ones, however its task ends.
+pub(super) struct Listed(Weak<Inner>, u64);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.lives().open.remove(&self.1);
+        }
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    SystemClock.now_ms()
+}
+
+impl Inner {
+    fn lives(&self) -> MutexGuard<'_, Lives> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn me(&self) -> &MemberName {
+        &self.me
+    }
+
+    pub(super) fn roster(&self) -> Arc<Roster> {
+        self.roster.borrow().clone()
+    }
+
+    /// Whose connection this is. It is on the list, and closed when its certificate no longer counts, until the returned
+    /// value is dropped.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        connection: &quinn::Connection,
+    ) -> Result<(MemberName, Role, Listed), Refusal> {
+        let der = endpoint::peer_certificate(connection).unwrap_or_default();
+        let certificate = crate::trust::fingerprint(&der);
+        let listed = {
+            let mut lives = self.lives();
+            let id = lives.next;
+            lives.next += 1;
+            lives.open.insert(id, Live { member: None, certificate, connection: connection.clone() });
+            Listed(Arc::downgrade(self), id)
+        };
+        // After it is on the list, so that a roster that comes now does not miss it.
+        let (name, role) = self.roster().authorise_print(&certificate, now_ms())?;
+        if let Some(live) = self.lives().open.get_mut(&listed.1) {
+            live.member = Some(name.clone());
+        }
+        Ok((name, role, listed))
+    }
+
+    /// A connection that a member has made to this one. It may have moved to another address since the roster was made.
+    pub(super) fn connection_from(&self, member: &MemberName) -> Option<quinn::Connection> {
+        let lives = self.lives();
+        let mut its = lives.open.values().filter(|live| live.member.as_ref() == Some(member));
+        its.find(|live| live.connection.close_reason().is_none()).map(|live| live.connection.clone())
+    }
+
+    pub(super) fn handler(&self, open: Open) -> Option<Arc<dyn Handler>> {
+        self.handlers.read().unwrap_or_else(PoisonError::into_inner).get(&open).cloned()
+    }
+
+    pub(super) fn client(&self) -> Result<ClientEndpoint, String> {
+        let mut cached = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(endpoint) = &*cached {
+            return Ok(endpoint.clone());
+        }
+        let identity = Identity::load(&self.data_dir).map_err(|error| error.to_string())?;
+        let config = tls::peer_client_config(&identity).map_err(|error| error.to_string())?;
+        let endpoint = endpoint::client(config).map_err(|error| error.to_string())?;
+        Ok(cached.insert(endpoint).clone())
+    }
+
+    fn close_unlisted(&self) {
+        let (roster, now) = (self.roster(), now_ms());
+        for live in self.lives().open.values() {
+            if let Err(refusal) = roster.authorise_print(&live.certificate, now) {
+                live.connection.close(CLOSE_REVOKED.into(), refusal.to_string().as_bytes());
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.close(b"the member is stopping");
+        }
+    }
+}
+
+impl Peers {
+    /// Begins with the roster that the data directory holds. With an address it listens there, otherwise it only connects
+    /// to others. Runs within a tokio runtime. `hosts` are names and addresses of this host for others, best first.
+    ///
+    /// # Errors
+    /// When the identity cannot be read, or the address is taken.
+    pub fn start(data_dir: &Path, listen: Option<SocketAddr>, hosts: Vec<String>) -> Result<Peers, TrustError> {
+        let identity = Identity::load(data_dir)?;
+        let server = match listen {
+            None => None,
+            Some(address) => {
+                let failed = |error: std::io::Error| {
+                    TrustError::Refused(format!(
+                        "cannot listen on {address} (UDP) to other members: {error}; choose another Peer-Port"
+                    ))
+                };
+                let tls = tls::peer_server_config(&identity)?;
+                Some(endpoint::server(address, tls, &identity.reset_key()).map_err(failed)?)
+            }
+        };
+        let port = server.as_ref().and_then(|server| server.local_addr().ok()).map_or(0, |address| address.port());
+        let mut hosts = hosts;
+        if let Some(address) = listen.filter(|address| !address.ip().is_unspecified()) {
+            hosts.insert(0, address.ip().to_string());
+        }
+        let inner = Arc::new(Inner {
+            data_dir: data_dir.to_owned(),
+            me: identity.name().clone(),
+            roster: watch::channel(Arc::new(Roster::load(data_dir))).0,
+            handlers: RwLock::default(),
+            client: Mutex::default(),
+            announce: Announce { port, hosts },
+            lives: Mutex::default(),
+            slots: Mutex::default(),
+            server: server.clone(),
+        });
+        if let Some(server) = server {
+            tokio::spawn(accept(Arc::downgrade(&inner), server));
+        }
+        Ok(Peers { inner })
+    }
+
+    /// Serves streams of one kind by `handler` from now on.
+    pub fn serve(&self, open: Open, handler: Arc<dyn Handler>) {
+        self.inner.handlers.write().unwrap_or_else(PoisonError::into_inner).insert(open, handler);
+    }
+
+    /// What the datastore is told, for the rosters of others; `None` when this member does not listen.
+    #[must_use]
+    pub fn announcement(&self) -> Option<Announce> {
+        self.inner.server.as_ref().map(|_| self.inner.announce.clone())
+    }
+
+    /// The members as the datastore last said.
+    #[must_use]
+    pub fn roster(&self) -> Arc<Roster> {
+        self.inner.roster()
+    }
+
+    /// The roster and its changes.
+    #[must_use]
+    pub fn watch_roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.inner.roster.subscribe()
+    }
+
+    /// Takes over a roster from the datastore: keeps it on the disk and closes the connections of whoever is no longer in it.
+    pub fn take_roster(&self, mut roster: Roster) {
+        roster.remember_addresses(&self.inner.roster());
+        if roster == *self.inner.roster() {
+            return;
+        }
+        if let Err(error) = roster.keep(&self.inner.data_dir) {
+            tracing::warn!(%error, "the roster was not kept: after a restart, members are not found until the datastore is back");
+        }
+        self.inner.roster.send_replace(Arc::new(roster));
+        self.inner.close_unlisted();
+    }
+
+    /// The identity was renewed: new connections use it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn take_identity(&self) -> Result<(), TrustError> {
+        let identity = Identity::load(&self.inner.data_dir)?;
+        if let Some(server) = &self.inner.server {
+            let replaced = server.replace_certificate(tls::peer_server_config(&identity)?);
+            replaced.map_err(|error| TrustError::Certificate(error.to_string()))?;
+        }
+        *self.inner.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// Closes every connection and stops listening.
+    pub fn close(&self) {
+        if let Some(server) = &self.inner.server {
+            server.close(b"the member is stopping");
+        }
+        for live in self.inner.lives().open.values() {
+            live.connection.close(0u32.into(), b"the member is stopping");
+        }
+    }
+
+    /// Name of this member.
+    #[must_use]
+    pub fn me(&self) -> &MemberName {
+        self.inner.me()
+    }
+}

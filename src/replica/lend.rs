@@ -1,0 +1,44 @@
+//! Lending the state to a datastore that has lost its log.
+//!
+//! A datastore without entries is refused like any other that does not fit: nothing local changes. But it has proved with
+//! its certificate that it is this member's own, so it may read what the member has, in order to be rebuilt.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::transport::state_stream;
+use crate::transport::wire::{self, WireError};
+
+use super::shared::SharedRef;
+
+/// How long an empty datastore may take to ask.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves requests for the state until the datastore closes the connection or asks for nothing more.
+pub(super) async fn serve(shared: &SharedRef, connection: &quinn::Connection) {
+    while let Ok(Ok((mut send, mut receive))) = timeout(PATIENCE, connection.accept_bi()).await {
+        if let Err(error) = answer(shared, &mut send, &mut receive).await {
+            tracing::debug!(%error, "lending the state ended early");
+        }
+    }
+}
+
+async fn answer(
+    shared: &SharedRef,
+    send: &mut quinn::SendStream,
+    receive: &mut quinn::RecvStream,
+) -> Result<(), WireError> {
+    match wire::expect::<Open, _>(receive, Kind::Open).await? {
+        Open::Snapshot => {
+            let snapshot = shared.state().snapshot().map_err(std::io::Error::other)?;
+            tracing::info!("the datastore is empty and asks for the state of this member");
+            state_stream::send(snapshot, send).await
+        }
+        other => {
+            let message = format!("a member does not serve {other:?}");
+            wire::send(send, Kind::Refused, &Refused { code: RefusalCode::Protocol, message }).await
+        }
+    }
+}

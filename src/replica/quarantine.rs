@@ -1,0 +1,305 @@
+//! Changes of a former history that the log has not, set aside in files for a person.
+//!
+//! One file per time that a member was left behind, `quarantine/<number>.jsonl`, for its owner alone:
+//!
+//! ```text
+//! {"gravwell-quarantine":1,"log":"…","generation":1,"left_by":2,"shared_to":480,"seq":500,"digest":"…","restore":false}
+//! {"seq":491,"time":1764102913000,"op":{"put":{"collection":"c","key":"k","value":1}}}
+//! {"seq":null,"time":null,"op":{"delete":{"collection":"c","key":"k2"}}}
+//! {"end":{"changes":2,"blake3":"…"}}
+//! ```
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line, txn_line};
+use crate::model::{Collection, Digest, Generation, Key, LogId, Op, Seq};
+
+/// Directory within a replica's.
+const DIRECTORY: &str = "quarantine";
+const VERSION: u32 = 1;
+
+/// What a file is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// The log.
+    pub log_id: LogId,
+    /// Generation of the history that was left.
+    pub generation: Generation,
+    /// Generation that left it.
+    pub left_by: Generation,
+    /// Last sequence that both share.
+    pub shared_to: Seq,
+    /// Where the member was.
+    pub seq: Seq,
+    /// Digest of its state there.
+    pub digest: Digest,
+    /// Whether an earlier state was restored on purpose.
+    pub is_restore: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    #[serde(rename = "gravwell-quarantine")]
+    version: u32,
+    log: LogId,
+    generation: Generation,
+    left_by: Generation,
+    shared_to: Seq,
+    seq: Seq,
+    digest: Digest,
+    restore: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Tail {
+    end: End,
+}
+
+#[derive(Serialize, Deserialize)]
+struct End {
+    changes: u64,
+    blake3: String,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Sequence at which it was made; `None` for a deletion, of which only the effect is known.
+    pub seq: Option<Seq>,
+    /// When, milliseconds since 1970-01-01 UTC.
+    pub time_ms: Option<u64>,
+    /// Where.
+    pub collection: Collection,
+    /// Which.
+    pub key: Key,
+    /// The value; `None`: it was deleted.
+    pub value: Option<Bytes>,
+}
+
+impl Change {
+    /// As an operation.
+    #[must_use]
+    pub fn op(&self) -> Op {
+        let (collection, key) = (self.collection.clone(), self.key.clone());
+        match &self.value {
+            Some(value) => Op::Put { collection, key, value: value.clone() },
+            None => Op::Delete { collection, key },
+        }
+    }
+
+    fn line(&self) -> String {
+        let number = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
+        let txn = txn_line(&[self.op()], &[]);
+        let op = txn.strip_prefix("{\"ops\":[").and_then(|rest| rest.strip_suffix("]}")).unwrap_or_default();
+        format!("{{\"seq\":{},\"time\":{},\"op\":{op}}}", number(self.seq.map(|seq| seq.0)), number(self.time_ms))
+    }
+
+    fn parse(line: &str) -> Result<Change, String> {
+        #[derive(Deserialize)]
+        struct Line<'a> {
+            seq: Option<Seq>,
+            time: Option<u64>,
+            #[serde(borrow)]
+            op: &'a serde_json::value::RawValue,
+        }
+        let Line { seq, time, op } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let (ops, _) = parse_line(&format!("{{\"ops\":[{}]}}", op.get())).map_err(|error| error.to_string())?;
+        let op = ops.into_iter().next().ok_or("a change without an operation")?;
+        let (collection, key, value) = (op.collection().clone(), op.key().clone(), op.value().cloned());
+        Ok(Change { seq, time_ms: time, collection, key, value })
+    }
+}
+
+/// A file that is being written.
+pub(super) struct Writing {
+    path: PathBuf,
+    out: BufWriter<fs::File>,
+    hasher: blake3::Hasher,
+    changes: u64,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub changes: u64,
+    /// Name of the file; empty when there was nothing to write.
+    pub file: String,
+}
+
+impl Set {
+    /// Begins a file in the replica's directory.
+    pub(super) fn create(&self, replica: &Path) -> io::Result<Writing> {
+        let directory = replica.join(DIRECTORY);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let number = files(replica)?.iter().filter_map(|path| number(path)).max().unwrap_or(0) + 1;
+        let path = directory.join(format!("{number:04}.jsonl"));
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path.with_extension("next"))?;
+        let mut writing = Writing { path, out: BufWriter::new(file), hasher: blake3::Hasher::new(), changes: 0 };
+        let head = Head {
+            version: VERSION,
+            log: self.log_id,
+            generation: self.generation,
+            left_by: self.left_by,
+            shared_to: self.shared_to,
+            seq: self.seq,
+            digest: self.digest,
+            restore: self.is_restore,
+        };
+        writing.line(&serde_json::to_string(&head)?)?;
+        Ok(writing)
+    }
+}
+
+impl Writing {
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        self.hasher.update(line.as_bytes()).update(b"\n");
+        writeln!(self.out, "{line}")
+    }
+
+    pub(super) fn write(&mut self, change: &Change) -> io::Result<()> {
+        self.changes += 1;
+        self.line(&change.line())
+    }
+
+    /// Makes the file durable under its name; one without changes is removed.
+    pub(super) fn finish(mut self) -> io::Result<Written> {
+        let unfinished = self.path.with_extension("next");
+        if self.changes == 0 {
+            fs::remove_file(&unfinished)?;
+            return Ok(Written::default());
+        }
+        let end = End { changes: self.changes, blake3: self.hasher.finalize().to_hex().to_string() };
+        writeln!(self.out, "{}", serde_json::to_string(&Tail { end })?)?;
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &self.path)?;
+        fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(Written { changes: self.changes, file: self.path.display().to_string() })
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_suffix(".jsonl")?.parse().ok()
+}
+
+/// The files of the replica in `replica`, oldest first.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn files(replica: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(replica.join(DIRECTORY)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let paths = entries.collect::<io::Result<Vec<_>>>()?.into_iter().map(|entry| entry.path());
+    let mut files: Vec<_> = paths.filter(|path| number(path).is_some()).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Reads a file to its end, which proves that it is whole.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
+    let named = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let file = fs::File::open(path).map_err(|error| named(&error))?;
+    let mut reader = BufReader::new(file);
+    let mut hasher = blake3::Hasher::new();
+    let mut set: Option<Set> = None;
+    let mut changes = Vec::new();
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let mut limited = io::Read::take(&mut reader, LINE_BYTES_MAX as u64 + 256);
+        if limited.read_line(&mut line).map_err(|error| named(&error))? == 0 {
+            return Err(named(&"it is cut short"));
+        }
+        let text = line.trim_end_matches('\n');
+        match &set {
+            None => {
+                let head: Head = serde_json::from_str(text).map_err(|error| named(&error))?;
+                if head.version != VERSION {
+                    return Err(named(&format!("version {} is not known", head.version)));
+                }
+                set = Some(Set {
+                    log_id: head.log,
+                    generation: head.generation,
+                    left_by: head.left_by,
+                    shared_to: head.shared_to,
+                    seq: head.seq,
+                    digest: head.digest,
+                    is_restore: head.restore,
+                });
+            }
+            Some(set) => {
+                if let Ok(Tail { end }) = serde_json::from_str::<Tail>(text) {
+                    let whole =
+                        end.changes == changes.len() as u64 && end.blake3 == hasher.finalize().to_hex().as_str();
+                    return if whole { Ok((set.clone(), changes)) } else { Err(named(&"its checksum does not match")) };
+                }
+                changes.push(Change::parse(text).map_err(|error| named(&error))?);
+            }
+        }
+        hasher.update(line.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p10_what_was_set_aside_is_read_whole_or_not_at_all() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let set = Set {
+            log_id: LogId([1; 16]),
+            generation: Generation(1),
+            left_by: Generation(2),
+            shared_to: Seq(5),
+            seq: Seq(9),
+            digest: Digest::ZERO,
+            is_restore: false,
+        };
+        let change = |seq: Option<u64>, key: &str, value: Option<&'static [u8]>| Change {
+            seq: seq.map(Seq),
+            time_ms: seq,
+            collection: Collection::new("c").expect("name"),
+            key: Key::new(key).expect("key"),
+            value: value.map(Bytes::from_static),
+        };
+        let changes = [
+            change(Some(7), "json", Some(br#"{"a":1}"#)),
+            change(Some(8), "bytes \"é\"", Some(&[0, 255, 10])),
+            change(None, "gone", None),
+        ];
+        assert_eq!(set.create(temp.path()).expect("begins").finish().expect("ends").changes, 0);
+        assert!(files(temp.path()).expect("lists").is_empty(), "nothing to set aside, no file");
+        let mut writing = set.create(temp.path()).expect("begins");
+        changes.iter().for_each(|change| writing.write(change).expect("writes"));
+        writing.finish().expect("ends");
+        let path = files(temp.path()).expect("lists").pop().expect("a file");
+        assert_eq!(read(&path).expect("reads"), (set, changes.to_vec()));
+        let good = fs::read(&path).expect("reads");
+        for at in 0..good.len() - 1 {
+            fs::write(&path, &good[..at]).expect("writes");
+            assert!(read(&path).is_err(), "cut at {at}");
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).expect("writes");
+            assert!(read(&path).is_err(), "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Runs a query: sources, stages and the file of results as one chain, on threads that may wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::{Control, Stopped};
+use super::filter::Runner;
+use super::query::{Query, Stage};
+use super::results::{Summary, Writer};
+use super::source::{self, Range, Sources, Words};
+use super::stages::{self, Failure, Rows};
+
+/// Rows are shown to readers after this long at the latest, while more come.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
+
+/// A query that is about to run.
+pub struct Job {
+    /// The query.
+    pub query: Query,
+    /// Where its rows come from.
+    pub sources: Sources,
+    /// The stretch of time.
+    pub range: Range,
+    /// Its switches.
+    pub control: Arc<Control>,
+    /// How filters are run.
+    pub runner: Runner,
+    /// Where results go.
+    pub writer: Writer,
+    /// Most bytes of results.
+    pub bytes_max: u64,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything was found.
+    Complete,
+    /// A bound or a person ended it.
+    Stopped,
+    /// It could not go on.
+    Failed,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// Why it was stopped or failed.
+    pub reason: String,
+    /// Whether results were left out because there were too many.
+    pub over_limit: bool,
+    /// What was written.
+    pub summary: Summary,
+}
+
+fn chain(job: Job) -> Result<(Rows, Writer), Failure> {
+    let Job { query, sources, range, control, runner, writer, .. } = job;
+    let words = Words::new(&query.words).map_err(Failure::Broken)?;
+    let mut rows = source::merged(sources, range, &words, &control);
+    let mut stages = query.stages.into_iter().peekable();
+    while let Some(stage) = stages.next() {
+        rows = match stage {
+            Stage::Filter { code, .. } => runner.run(&code, rows, &control)?,
+            Stage::Count { by } => stages::counted(rows, by),
+            Stage::Sort { by, descending } => {
+                let limit = match stages.peek() {
+                    Some(Stage::Limit(limit)) => Some(*limit),
+                    _ => None,
+                };
+                stages::sorted(rows, by, descending, limit)
+            }
+            Stage::Limit(limit) => stages::limited(rows, limit),
+            Stage::Table(fields) => stages::tabled(rows, fields),
+        };
+    }
+    Ok((rows, writer))
+}
+
+/// Writes rows until there are none, too many, or no more wanted; `true` when there were too many.
+fn write(rows: Rows, writer: &mut Writer, bytes_max: u64) -> Result<bool, Failure> {
+    let disk = |error: std::io::Error| Failure::Broken(format!("the results cannot be written: {error}"));
+    let mut shown = Instant::now();
+    for row in rows {
+        let row = row?;
+        if writer.bytes() + row.data.len() as u64 > bytes_max {
+            return Ok(true);
+        }
+        writer.push(&row).map_err(disk)?;
+        if shown.elapsed() >= SHOW_EVERY {
+            writer.flush().map_err(disk)?;
+            shown = Instant::now();
+        }
+    }
+    Ok(false)
+}
+
+/// Runs a query to its end. Blocks; wants a runtime around for its sources.
+#[must_use]
+pub fn run(job: Job) -> Outcome {
+    let (control, bytes_max) = (Arc::clone(&job.control), job.bytes_max);
+    let fallback = job.writer.results();
+    let (written, summary) = match chain(job) {
+        Err(failure) => (Err(failure), Ok(Summary::default())),
+        Ok((rows, mut writer)) => {
+            let written = write(rows, &mut writer, bytes_max);
+            // Whoever still works for it need not.
+            control.end();
+            (written, writer.finish())
+        }
+    };
+    control.end();
+    let rows = fallback.progress().rows;
+    let summary = summary.map_err(|error| format!("the results cannot be written: {error}"));
+    let (summary, trouble) = match summary {
+        Ok(summary) => (summary, String::new()),
+        Err(trouble) => (Summary { rows, ..Summary::default() }, trouble),
+    };
+    let (end, reason, over_limit) = match (written, control.stopped()) {
+        (_, Some(Stopped::ByUser)) => (End::Stopped, "stopped by a user".into(), false),
+        (_, Some(Stopped::TooLong(reason))) => (End::Stopped, reason, false),
+        (_, Some(Stopped::Shutdown)) => (End::Stopped, "the webserver was stopped".into(), false),
+        (Ok(true), None) => {
+            let reason =
+                format!("there are more results than may be kept: {} MiB (Render-Store-Limit)", bytes_max >> 20);
+            (End::Complete, reason, true)
+        }
+        (Ok(false), None) if trouble.is_empty() => (End::Complete, String::new(), false),
+        (Ok(false), None) => (End::Failed, trouble, false),
+        (Err(failure), None) => (End::Failed, failure.to_string(), false),
+    };
+    Outcome { end, reason, over_limit, summary }
+}

@@ -1,0 +1,515 @@
+//! The language of queries: `tag=audit,journal since=-1h until=now "words" -without | FILTER`.
+//!
+//! What stands before the first bar chooses rows; what follows are stages. A stage that begins with `count`, `sort`, `limit`
+//! or `table` is ours; everything else is jq, which keeps its own bars: neighbouring parts of jq are one filter. Whoever
+//! means jq's own `sort` writes `(sort)`. Errors name the column.
+
+use crate::objects::Moment;
+
+/// Longest query, in bytes.
+pub const QUERY_BYTES_MAX: usize = 16 << 10;
+/// Most tags of a query.
+const TAGS_MAX: usize = 32;
+/// Most words of a query.
+const WORDS_MAX: usize = 32;
+/// Most stages of a query: each filter is a process.
+const STAGES_MAX: usize = 16;
+/// Rows that `limit` may ask for.
+const LIMIT_MAX: u64 = 1 << 40;
+
+/// What is wrong with a query, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {message}")]
+pub struct QueryError {
+    /// Character of the query, from 1.
+    pub column: usize,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl QueryError {
+    /// An error at a byte of the query.
+    #[must_use]
+    pub fn at(text: &str, byte: usize, message: impl Into<String>) -> QueryError {
+        let before = text.char_indices().take_while(|(at, _)| *at < byte).count();
+        QueryError { column: before + 1, message: message.into() }
+    }
+}
+
+/// A tag with its place in the query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Name, as it was written.
+    pub name: String,
+    /// Byte of the query where it begins.
+    pub at: usize,
+}
+
+/// A word that rows must contain, or must not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The word.
+    pub text: String,
+    /// Whether rows with it are left out.
+    pub is_excluded: bool,
+}
+
+/// A member of a row: names from outside to inside.
+pub type Field = Vec<String>;
+
+/// What is done with the rows that were chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// jq, with the byte of the query where it begins.
+    Filter {
+        /// The filter.
+        code: String,
+        /// Where it begins.
+        at: usize,
+    },
+    /// Counts rows, or rows of equal fields.
+    Count {
+        /// The fields; none: all rows.
+        by: Vec<Field>,
+    },
+    /// Orders rows.
+    Sort {
+        /// The fields; none: by time.
+        by: Vec<Field>,
+        /// Whether the greatest come first.
+        descending: bool,
+    },
+    /// Lets the first rows through.
+    Limit(u64),
+    /// Shows these fields as columns.
+    Table(Vec<Field>),
+}
+
+/// A query that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// As it was written.
+    pub text: String,
+    /// Where rows come from.
+    pub tags: Vec<Tag>,
+    /// First time, if the query says so.
+    pub since: Option<Moment>,
+    /// First time that is left out, if the query says so.
+    pub until: Option<Moment>,
+    /// Words.
+    pub words: Vec<Word>,
+    /// Stages, in order.
+    pub stages: Vec<Stage>,
+}
+
+impl Query {
+    /// Columns, if the last stage that decides it is `table` or `count`.
+    #[must_use]
+    pub fn columns(&self) -> Option<Vec<String>> {
+        for stage in self.stages.iter().rev() {
+            match stage {
+                Stage::Table(fields) => return Some(fields.iter().map(|field| field.join(".")).collect()),
+                Stage::Count { by } => {
+                    let names = by.iter().map(|field| field.join("."));
+                    return Some(names.chain(["count".to_owned()]).collect());
+                }
+                Stage::Sort { .. } | Stage::Limit(_) => {}
+                Stage::Filter { .. } => return None,
+            }
+        }
+        None
+    }
+
+    /// How the results are shown by clients that ask for a renderer.
+    #[must_use]
+    pub fn renderer(&self) -> &'static str {
+        if self.columns().is_some() { "table" } else { "text" }
+    }
+}
+
+/// Reads a query; relative times count from `now`.
+///
+/// # Errors
+/// Names the column and what to write instead.
+pub fn parse(text: &str, now: Moment) -> Result<Query, QueryError> {
+    if text.len() > QUERY_BYTES_MAX {
+        return Err(QueryError::at(text, 0, format!("a query may have {QUERY_BYTES_MAX} bytes")));
+    }
+    let parts = split(text)?;
+    let mut query = Query {
+        text: text.to_owned(),
+        tags: Vec::new(),
+        since: None,
+        until: None,
+        words: Vec::new(),
+        stages: Vec::new(),
+    };
+    let (head, stages) = parts.split_first().map_or((0..0, &[][..]), |(head, stages)| (head.clone(), stages));
+    read_head(text, head, now, &mut query)?;
+    for part in stages {
+        read_stage(text, part.clone(), &mut query)?;
+    }
+    if query.stages.len() > STAGES_MAX {
+        return Err(QueryError::at(text, 0, format!("a query may have {STAGES_MAX} stages")));
+    }
+    if let (Some(since), Some(until)) = (query.since, query.until)
+        && since >= until
+    {
+        return Err(QueryError::at(text, 0, "since= must lie before until="));
+    }
+    Ok(query)
+}
+
+/// Places of the parts between bars that stand outside quotation marks and brackets.
+fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
+    let (mut parts, mut begin) = (Vec::new(), 0);
+    let mut open: Vec<(char, usize)> = Vec::new();
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let in_text = open.last().is_some_and(|(kind, _)| *kind == '"');
+        match c {
+            '\\' if in_text => match chars.next() {
+                Some((at, '(')) => open.push(('(', at)),
+                Some(_) => {}
+                None => break,
+            },
+            '"' if in_text => drop(open.pop()),
+            _ if in_text => {}
+            '"' => open.push(('"', at)),
+            // A comment of jq ends with its line.
+            '#' if !parts.is_empty() => while chars.next_if(|(_, c)| *c != '\n').is_some() {},
+            '(' | '[' | '{' => open.push((c, at)),
+            ')' | ']' | '}' => {
+                let wanted = match c {
+                    ')' => '(',
+                    ']' => '[',
+                    _ => '{',
+                };
+                if open.pop().is_none_or(|(kind, _)| kind != wanted) {
+                    return Err(QueryError::at(text, at, format!("{c} closes nothing: remove it, or open it before")));
+                }
+            }
+            // jq's `|=` is one sign.
+            '|' if open.is_empty() && chars.peek().is_none_or(|(_, next)| *next != '=') => {
+                parts.push(begin..at);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if let Some((kind, at)) = open.first() {
+        return Err(QueryError::at(text, *at, format!("{kind} is not closed")));
+    }
+    parts.push(begin..text.len());
+    Ok(parts)
+}
+
+/// A token of the part before the first bar.
+struct Token {
+    at: usize,
+    text: String,
+    is_quoted: bool,
+    is_excluded: bool,
+}
+
+fn tokens(text: &str, range: std::ops::Range<usize>) -> Vec<Token> {
+    let mut found = Vec::new();
+    let mut chars = text[range.clone()].char_indices().map(|(at, c)| (at + range.start, c)).peekable();
+    while let Some((at, c)) = chars.peek().copied() {
+        if c.is_whitespace() {
+            chars.next();
+            continue;
+        }
+        let is_excluded = c == '-' && {
+            chars.next();
+            true
+        };
+        let is_quoted = chars.next_if(|(_, c)| *c == '"').is_some();
+        let mut token = String::new();
+        if is_quoted {
+            while let Some((_, c)) = chars.next() {
+                match c {
+                    '"' => break,
+                    '\\' => token.extend(chars.next().map(|(_, c)| c)),
+                    c => token.push(c),
+                }
+            }
+        } else {
+            let mut in_text = false;
+            while let Some((_, c)) = chars.next_if(|(_, c)| in_text || !c.is_whitespace()) {
+                if c == '"' { in_text = !in_text } else { token.push(c) }
+            }
+        }
+        found.push(Token { at, text: token, is_quoted, is_excluded });
+    }
+    found
+}
+
+fn read_head(text: &str, range: std::ops::Range<usize>, now: Moment, query: &mut Query) -> Result<(), QueryError> {
+    for token in tokens(text, range) {
+        let wrong = |message: String| QueryError::at(text, token.at, message);
+        let pair = token.text.split_once('=').filter(|_| !token.is_quoted && !token.is_excluded);
+        match pair {
+            Some(("tag", names)) => read_tags(text, token.at, names, query)?,
+            Some(("since", time)) => query.since = Some(read_time(time, now).map_err(wrong)?),
+            Some(("until", time)) => query.until = Some(read_time(time, now).map_err(wrong)?),
+            Some((name @ ("tags" | "start" | "end" | "from" | "to"), _)) => {
+                return Err(wrong(format!(
+                    "{name}= is not known here: write tag=, since= or until=, or quote the words"
+                )));
+            }
+            _ if token.text.is_empty() => return Err(wrong("a word is missing here".into())),
+            _ => query.words.push(Word { text: token.text, is_excluded: token.is_excluded }),
+        }
+    }
+    if query.words.len() > WORDS_MAX {
+        return Err(QueryError::at(text, 0, format!("a query may have {WORDS_MAX} words: use a filter")));
+    }
+    if query.tags.is_empty() {
+        return Err(QueryError::at(text, 0, "say where to search: tag=audit, tag=journal, tag=resource:NAME"));
+    }
+    Ok(())
+}
+
+fn read_tags(text: &str, at: usize, names: &str, query: &mut Query) -> Result<(), QueryError> {
+    let mut begin = at + "tag=".len();
+    for name in names.split(',') {
+        if name.is_empty() {
+            return Err(QueryError::at(text, begin, "a tag is missing here"));
+        }
+        if !query.tags.iter().any(|tag| tag.name == name) {
+            query.tags.push(Tag { name: name.to_owned(), at: begin });
+        }
+        begin += name.len() + 1;
+    }
+    if query.tags.len() > TAGS_MAX {
+        return Err(QueryError::at(text, at, format!("a query may have {TAGS_MAX} tags")));
+    }
+    Ok(())
+}
+
+/// A time: `now`, `-1h30m`, `2026-01-31`, or RFC 3339.
+///
+/// # Errors
+/// Says what to write.
+pub fn read_time(text: &str, now: Moment) -> Result<Moment, String> {
+    let wrong =
+        || format!("{text:?} is not a time: write now, -90s, -15m, -1h, -7d, 2026-01-31 or 2026-01-31T12:00:00Z");
+    if text == "now" {
+        return Ok(now);
+    }
+    if let Some(span) = text.strip_prefix('-') {
+        let ns = read_span(span).ok_or_else(wrong)?;
+        return Ok(Moment::from_ns(now.ns().saturating_sub(ns)));
+    }
+    let is_day = text.len() == 10;
+    let parsed = if is_day { Moment::parse(&format!("{text}T00:00:00Z")) } else { Moment::parse(text) };
+    parsed.ok_or_else(wrong)
+}
+
+/// Nanoseconds of a span such as `1h30m`, `7d` or `150ms`.
+#[must_use]
+pub fn read_span(text: &str) -> Option<i64> {
+    let (mut total, mut rest) = (0f64, text);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit] {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => return None,
+        };
+        total += number * seconds;
+        rest = &rest[unit..];
+    }
+    // A thousand years are enough for anybody.
+    (total <= 3.2e10).then_some(total * 1e9).map(|ns| ns as i64)
+}
+
+/// The stage of ours with which a part begins, and the rest.
+fn own_stage(part: &str) -> Option<(&str, &str)> {
+    let word = ["count", "sort", "limit", "table"].into_iter().find(|word| part.starts_with(word))?;
+    let rest = &part[word.len()..];
+    let is_whole = rest.is_empty() || rest.starts_with(char::is_whitespace);
+    (is_whole && !rest.trim_start().starts_with('(')).then_some((word, rest))
+}
+
+fn read_stage(text: &str, range: std::ops::Range<usize>, query: &mut Query) -> Result<(), QueryError> {
+    let part = &text[range.clone()];
+    let trimmed = part.trim();
+    let at = range.start + (part.len() - part.trim_start().len());
+    if trimmed.is_empty() {
+        return Err(QueryError::at(
+            text,
+            range.start,
+            "a filter is missing here: write one after the bar, or remove the bar",
+        ));
+    }
+    let Some((word, rest)) = own_stage(trimmed) else {
+        if let Some(Stage::Filter { code, .. }) = query.stages.last_mut() {
+            // From the beginning of the first part to the end of this one, so that columns stay what they are.
+            code.push('|');
+            code.push_str(part);
+        } else {
+            query.stages.push(Stage::Filter { code: text[at..range.end].to_owned(), at });
+        }
+        return Ok(());
+    };
+    let wrong = |message: String| QueryError::at(text, at, message);
+    let words: Vec<&str> = rest.split([' ', '\t', '\n', ',']).filter(|word| !word.is_empty()).collect();
+    query.stages.push(match word {
+        "limit" => {
+            let number = words.first().and_then(|word| word.parse().ok()).filter(|n| (1..=LIMIT_MAX).contains(n));
+            let number = number.filter(|_| words.len() == 1);
+            Stage::Limit(number.ok_or_else(|| wrong("write limit and a number of rows: limit 100".into()))?)
+        }
+        "table" => Stage::Table(
+            fields(&words)
+                .filter(|fields| !fields.is_empty())
+                .ok_or_else(|| wrong("write table and the fields to show: table user what".into()))?,
+        ),
+        "count" => match words.split_first() {
+            None => Stage::Count { by: Vec::new() },
+            Some((&"by", names)) if !names.is_empty() => Stage::Count {
+                by: fields(names).ok_or_else(|| wrong("a field is a name, or names with dots between: a.b".into()))?,
+            },
+            Some(_) => return Err(wrong("write count, or count by and fields: count by user".into())),
+        },
+        _ => read_sort(&words).ok_or_else(|| {
+            wrong(
+                "write sort by and fields, and desc for the greatest first: sort by count desc; jq's own is (sort)"
+                    .into(),
+            )
+        })?,
+    });
+    Ok(())
+}
+
+fn read_sort(words: &[&str]) -> Option<Stage> {
+    let (descending, words) = match words.split_last() {
+        Some((&"desc", rest)) => (true, rest),
+        Some((&"asc", rest)) => (false, rest),
+        _ => (false, words),
+    };
+    match words.split_first() {
+        None if descending => Some(Stage::Sort { by: Vec::new(), descending }),
+        Some((&"by", ["time"])) => Some(Stage::Sort { by: Vec::new(), descending }),
+        Some((&"by", names)) if !names.is_empty() => Some(Stage::Sort { by: fields(names)?, descending }),
+        _ => None,
+    }
+}
+
+fn fields(words: &[&str]) -> Option<Vec<Field>> {
+    let field = |word: &&str| {
+        let names: Field = word.trim_start_matches('.').split('.').map(str::to_owned).collect();
+        (!names.iter().any(String::is_empty)).then_some(names)
+    };
+    words.iter().map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Moment {
+        Moment::parse("2026-01-31T12:00:00Z").expect("a time")
+    }
+
+    fn field(text: &str) -> Field {
+        text.split('.').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_whole_query() {
+        let text = r#"tag=audit,resource:"my users.csv" since=-1h until=now "two words" -cron x=1 | .a |= 1 | select(.b | test("|")) | count by .a.b, c | sort by count desc | limit 3"#;
+        let query = parse(text, now()).expect("parses");
+        let names: Vec<&str> = query.tags.iter().map(|tag| tag.name.as_str()).collect();
+        assert_eq!(names, ["audit", "resource:my users.csv"]);
+        assert_eq!(query.since.expect("since").text(), "2026-01-31T11:00:00Z");
+        assert_eq!(query.until, Some(now()));
+        let word = |text: &str, is_excluded| Word { text: text.into(), is_excluded };
+        assert_eq!(query.words, [word("two words", false), word("cron", true), word("x=1", false)]);
+        let [Stage::Filter { code, at }, rest @ ..] = &query.stages[..] else { panic!("{query:?}") };
+        assert_eq!(code.trim(), r#".a |= 1 | select(.b | test("|"))"#);
+        assert!(text[*at..].starts_with(".a |= 1"));
+        assert_eq!(
+            rest,
+            [
+                Stage::Count { by: vec![field("a.b"), field("c")] },
+                Stage::Sort { by: vec![field("count")], descending: true },
+                Stage::Limit(3)
+            ]
+        );
+        assert_eq!(query.columns().expect("columns"), ["a.b", "c", "count"]);
+    }
+
+    #[test]
+    fn ours_and_jqs_are_told_apart() {
+        let stages = |text: &str| parse(&format!("tag=a | {text}"), now()).expect(text).stages;
+        let is_filter = |text: &str| matches!(stages(text)[..], [Stage::Filter { .. }]);
+        for jq in [
+            "(sort)",
+            "limit(3; .[])",
+            "limit (3; .[])",
+            "counter",
+            "table_of(.)",
+            "# count | sort\n.",
+            "\"a\\(1 | 2)|\"",
+        ] {
+            assert!(is_filter(jq), "{jq}: {:?}", stages(jq));
+        }
+        assert_eq!(stages("count"), [Stage::Count { by: vec![] }]);
+        assert_eq!(stages("sort desc"), [Stage::Sort { by: vec![], descending: true }]);
+        assert_eq!(stages("sort by time"), [Stage::Sort { by: vec![], descending: false }]);
+        assert_eq!(stages(". | limit 1 | . as $x | $x").len(), 3);
+    }
+
+    #[test]
+    fn errors_name_the_column() {
+        let cases = [
+            ("", 1, "say where to search"),
+            ("word", 1, "say where to search"),
+            ("tag=a,,b", 7, "a tag is missing"),
+            ("tag=a since=yesterday", 7, "is not a time"),
+            ("tag=a since=-1x", 7, "is not a time"),
+            ("tag=a since=now until=-1h", 1, "must lie before"),
+            ("tag=a end=now", 7, "is not known here"),
+            ("tag=a |", 8, "a filter is missing"),
+            ("tag=a | | .", 8, "a filter is missing"),
+            ("tag=a | .[", 10, "[ is not closed"),
+            ("tag=ä | .]", 10, "] closes nothing"),
+            ("tag=a \"x", 7, "\" is not closed"),
+            ("tag=a | limit none", 9, "limit 100"),
+            ("tag=a | limit 0", 9, "limit 100"),
+            ("tag=a | count user", 9, "count by"),
+            ("tag=a | sort user", 9, "(sort)"),
+            ("tag=a | table", 9, "table user"),
+            ("tag=a | table a..b", 9, "table user"),
+            ("tag=a -", 7, "a word is missing"),
+        ];
+        for (text, column, message) in cases {
+            let error = parse(text, now()).expect_err(text);
+            assert!(error.column == column && error.message.contains(message), "{text}: {error}");
+        }
+        assert!(parse(&"x".repeat(QUERY_BYTES_MAX + 1), now()).is_err());
+    }
+
+    #[test]
+    fn spans() {
+        assert_eq!(read_span("1h30m"), Some(5_400_000_000_000));
+        assert_eq!(read_span("1.5s"), Some(1_500_000_000));
+        assert_eq!(read_span("150ms"), Some(150_000_000));
+        for bad in ["", "h", "1", "1y", "-1h", "1h-", "9999999999999w", "."] {
+            assert_eq!(read_span(bad), None, "{bad}");
+        }
+    }
+}

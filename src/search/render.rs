@@ -1,0 +1,303 @@
+//! Results as text, JSON and CSV, block by block.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::results::{Results, ResultsError};
+use super::row::{Row, cell};
+use crate::objects::Moment;
+
+/// Columns that are found by looking at all rows.
+const COLUMNS_MAX: usize = 500;
+
+/// A form in which results are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A line a row: texts as they are, everything else as JSON.
+    Text,
+    /// A list of objects with time, tag and data.
+    Json,
+    /// A line a row, with a head.
+    Csv,
+    /// The file of results itself.
+    Archive,
+}
+
+impl Format {
+    /// Names that clients use.
+    pub const NAMES: [&'static str; 4] = ["text", "json", "csv", "archive"];
+
+    /// The form of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Format> {
+        match name.to_ascii_lowercase().as_str() {
+            "text" => Some(Format::Text),
+            "json" => Some(Format::Json),
+            "csv" => Some(Format::Csv),
+            "archive" => Some(Format::Archive),
+            _ => None,
+        }
+    }
+
+    /// Its kind for clients.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; charset=utf-8",
+            Format::Json => "application/json",
+            Format::Csv => "text/csv; charset=utf-8",
+            Format::Archive => "application/octet-stream",
+        }
+    }
+
+    /// End of the file's name.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Format::Text => "txt",
+            Format::Json => "json",
+            Format::Csv => "csv",
+            Format::Archive => "gwresult",
+        }
+    }
+}
+
+/// What is known of results besides their rows.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Names of tags, by place.
+    pub tags: Vec<String>,
+    /// Columns, if the query says so.
+    pub columns: Option<Vec<String>>,
+    /// Rows outside are left out, in nanoseconds.
+    pub range: Option<(i64, i64)>,
+}
+
+/// Writes results of one form, block by block.
+pub struct Rendering {
+    results: Arc<Results>,
+    about: About,
+    format: Format,
+    columns: Vec<String>,
+    next: usize,
+    is_first: bool,
+}
+
+/// How far a rendering is.
+pub enum Step {
+    /// The next bytes.
+    Bytes(Vec<u8>),
+    /// The next block is not written yet.
+    Wait,
+    /// All is given.
+    End,
+}
+
+fn wanted(about: &About, row: &Row) -> bool {
+    about.range.is_none_or(|(since, until)| (since..until).contains(&row.time))
+}
+
+/// Columns of rows that do not come as a table: all names of fields, in order of the alphabet.
+fn find_columns(results: &Results) -> Result<Vec<String>, ResultsError> {
+    let (mut names, mut number) = (BTreeSet::new(), 0);
+    while let Some(rows) = results.block(number)? {
+        number += 1;
+        for row in rows {
+            match serde_json::from_slice::<Map<String, Value>>(&row.data) {
+                Ok(fields) => names.extend(fields.into_iter().map(|(name, _)| name)),
+                Err(_) => drop(names.insert(String::new())),
+            }
+            if names.len() > COLUMNS_MAX {
+                return Err(std::io::Error::other(format!(
+                    "rows have more than {COLUMNS_MAX} different fields: choose some with | table"
+                ))
+                .into());
+            }
+        }
+    }
+    Ok(names.into_iter().collect())
+}
+
+fn quoted(text: &str, line: &mut String) {
+    if text.contains(['"', ',', '\n', '\r']) {
+        line.push('"');
+        line.push_str(&text.replace('"', "\"\""));
+        line.push('"');
+    } else {
+        line.push_str(text);
+    }
+}
+
+fn csv_line<'a>(cells: impl Iterator<Item = std::borrow::Cow<'a, str>>, to: &mut Vec<u8>) {
+    let mut line = String::new();
+    for (number, text) in cells.enumerate() {
+        if number > 0 {
+            line.push(',');
+        }
+        quoted(&text, &mut line);
+    }
+    line.push_str("\r\n");
+    to.extend_from_slice(line.as_bytes());
+}
+
+/// A row of JSON as a line of text.
+#[must_use]
+pub fn text_of(data: &[u8]) -> Vec<u8> {
+    match data.first() {
+        Some(b'"') => serde_json::from_slice::<String>(data).map_or_else(|_| data.to_vec(), String::into_bytes),
+        _ => data.to_vec(),
+    }
+}
+
+/// Cells of a row, by the names of columns.
+#[must_use]
+pub fn cells(row: &Row, columns: &[String]) -> Vec<String> {
+    match serde_json::from_slice::<Value>(&row.data) {
+        Ok(Value::Object(fields)) => {
+            columns.iter().map(|name| fields.get(name).map_or_else(String::new, cell)).collect()
+        }
+        Ok(other) => columns.iter().map(|name| if name.is_empty() { cell(&other) } else { String::new() }).collect(),
+        Err(_) => vec![String::new(); columns.len()],
+    }
+}
+
+impl Rendering {
+    /// Begins; for CSV without columns of its own, only when the results are complete, because all rows are looked at
+    /// first: see [`Rendering::must_be_complete`]. Blocks.
+    ///
+    /// # Errors
+    /// When the results are damaged.
+    pub fn new(results: Arc<Results>, about: About, format: Format) -> Result<Rendering, ResultsError> {
+        let columns = match (&about.columns, format) {
+            (Some(columns), _) => columns.clone(),
+            (None, Format::Csv) => find_columns(&results)?,
+            (None, _) => Vec::new(),
+        };
+        Ok(Rendering { results, about, format, columns, next: 0, is_first: true })
+    }
+
+    /// Whether a form can be given only once there are all rows.
+    #[must_use]
+    pub fn must_be_complete(about: &About, format: Format) -> bool {
+        format == Format::Archive || (format == Format::Csv && about.columns.is_none())
+    }
+
+    /// The next bytes. Blocks.
+    ///
+    /// # Errors
+    /// When the results are damaged.
+    pub fn step(&mut self) -> Result<Step, ResultsError> {
+        let mut out = Vec::new();
+        if self.next == 0 && self.is_first {
+            self.begin(&mut out);
+        }
+        let is_finished = self.results.progress().is_finished;
+        match self.results.block(self.next)? {
+            Some(rows) => {
+                self.next += 1;
+                let about = &self.about;
+                let rows: Vec<Row> = rows.into_iter().filter(|row| wanted(about, row)).collect();
+                rows.iter().for_each(|row| self.row(row, &mut out));
+                Ok(Step::Bytes(out))
+            }
+            None if !is_finished => Ok(if out.is_empty() { Step::Wait } else { Step::Bytes(out) }),
+            None if self.next == usize::MAX => Ok(Step::End),
+            None => {
+                self.next = usize::MAX;
+                if self.format == Format::Json {
+                    out.extend_from_slice(if self.is_first { b"[]\n" } else { b"\n]\n" });
+                }
+                Ok(Step::Bytes(out))
+            }
+        }
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        if self.format == Format::Csv {
+            let own = ["timestamp", "tag"].into_iter().filter(|_| self.about.columns.is_none());
+            let name = |name: &'_ String| if name.is_empty() { "data".to_owned() } else { name.clone() };
+            let columns = self.columns.iter().map(name).map(std::borrow::Cow::Owned);
+            csv_line(own.map(std::borrow::Cow::Borrowed).chain(columns), out);
+            self.is_first = false;
+        }
+    }
+
+    fn tag(&self, row: &Row) -> &str {
+        self.about.tags.get(usize::from(row.tag)).map_or("", String::as_str)
+    }
+
+    fn row(&mut self, row: &Row, out: &mut Vec<u8>) {
+        match self.format {
+            Format::Text | Format::Archive => {
+                out.extend(text_of(&row.data));
+                out.push(b'\n');
+            }
+            Format::Json => {
+                out.extend_from_slice(if self.is_first { b"[\n" } else { b",\n" });
+                let (time, tag) = (Moment::from_ns(row.time).text(), Value::from(self.tag(row)));
+                out.extend_from_slice(format!("{{\"TS\":\"{time}\",\"Tag\":{tag},\"Data\":").as_bytes());
+                out.extend_from_slice(&row.data);
+                out.push(b'}');
+            }
+            Format::Csv => {
+                let own = match self.about.columns {
+                    Some(_) => Vec::new(),
+                    None => vec![Moment::from_ns(row.time).text(), self.tag(row).to_owned()],
+                };
+                csv_line(own.into_iter().chain(cells(row, &self.columns)).map(std::borrow::Cow::Owned), out);
+            }
+        }
+        self.is_first = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::search::results::Writer;
+
+    fn rendered(rows: &[&str], columns: Option<&[&str]>, format: Format) -> String {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let mut writer = Writer::create(&temp.path().join("r"), (0, 1)).expect("creates");
+        for (time, row) in (0i64..).zip(rows) {
+            let data = Bytes::copy_from_slice(row.as_bytes());
+            writer.push(&Row { time: time * 1_000_000_000, tag: 0, data }).expect("writes");
+        }
+        let results = writer.results();
+        writer.finish().expect("finishes");
+        let columns = columns.map(|columns| columns.iter().map(|&name| name.to_owned()).collect());
+        let about = About { tags: vec!["a".into()], columns, range: None };
+        let mut rendering = Rendering::new(results, about, format).expect("begins");
+        let mut all = Vec::new();
+        loop {
+            match rendering.step().expect("renders") {
+                Step::Bytes(bytes) => all.extend(bytes),
+                Step::Wait => panic!("nothing to wait for"),
+                Step::End => return String::from_utf8(all).expect("text"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_form() {
+        let rows = [r#"{"n":1.50,"t":"a \"b\", c"}"#, "\"a\\nb\"", r#"{"x":[null]}"#];
+        assert_eq!(rendered(&rows, None, Format::Text), format!("{}\na\nb\n{}\n", rows[0], rows[2]));
+        let json = rendered(&rows, None, Format::Json);
+        assert!(json.starts_with("[\n{\"TS\":\"1970-01-01T00:00:00Z\",\"Tag\":\"a\",\"Data\":{\"n\":1.50,"), "{json}");
+        assert_eq!(serde_json::from_str::<Vec<Value>>(&json).expect("JSON")[1]["Data"], "a\nb");
+        let csv = rendered(&rows, None, Format::Csv);
+        assert_eq!(
+            csv,
+            "timestamp,tag,data,n,t,x\r\n1970-01-01T00:00:00Z,a,,1.5,\"a \"\"b\"\", c\",\r\n\
+             1970-01-01T00:00:01Z,a,\"a\nb\",,,\r\n1970-01-01T00:00:02Z,a,,,,[null]\r\n"
+        );
+        assert_eq!(rendered(&rows, Some(&["t", "no"]), Format::Csv), "t,no\r\n\"a \"\"b\"\", c\",\r\n,\r\n,\r\n");
+        assert_eq!(rendered(&[], None, Format::Json), "[]\n");
+        assert_eq!(rendered(&[], Some(&["t"]), Format::Csv), "t\r\n");
+        assert_eq!(rendered(&[], None, Format::Text), "");
+    }
+}

@@ -1,0 +1,311 @@
+//! A whole state on a stream: sent row by row as of one instant, and loaded into a new state that counts only when it adds
+//! up to the digest announced.
+//!
+//! The datastore sends its state to a member that cannot be served a tail; a member lends its own to a datastore that has
+//! lost its log.
+
+use std::path::Path;
+
+use tokio::sync::mpsc;
+
+use crate::codec::message::{self, BadMessage, Kind, Row, SnapshotBegin, SnapshotEnd};
+use crate::model::{Origin, OriginRow};
+use crate::planted::{self, Bug};
+use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target};
+
+use super::wire::{self, WireError};
+
+/// Rows are sent in messages of about this size.
+const BATCH_BYTES: usize = 256 << 10;
+/// Bytes of a row besides what it holds, roughly.
+const ROW_BYTES: usize = 64;
+/// Messages that may wait for the network.
+const BATCHES_WAITING: usize = 4;
+/// Pieces that may wait for the disk.
+const PIECES_WAITING: usize = 4;
+
+/// Sends a state; ends the stream.
+///
+/// # Errors
+/// When the state cannot be read or the stream breaks.
+pub async fn send(snapshot: StateSnapshot, send: &mut quinn::SendStream) -> Result<(), WireError> {
+    let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
+    wire::send(send, Kind::SnapshotBegin, &begin(&meta)).await?;
+    let (batches, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(BATCHES_WAITING);
+    let reading = tokio::task::spawn_blocking(move || read(&snapshot, &batches));
+    let mut rows = 0;
+    while let Some((count, batch)) = ready.recv().await {
+        rows += count;
+        tokio::io::AsyncWriteExt::write_all(send, &batch).await?;
+    }
+    reading.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
+    wire::send(send, Kind::SnapshotEnd, &end(&meta, rows)).await?;
+    send.finish().map_err(std::io::Error::other)?;
+    Ok(())
+}
+
+/// Why a state that was sent is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The stream.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// What came, or where it should go.
+    #[error("{0}")]
+    Load(String),
+}
+
+/// Loads the state that follows `begin` on a stream into the new directory `path`.
+///
+/// # Errors
+/// When the stream breaks or what came is not what was announced. The directory is to be removed then.
+pub async fn receive(
+    stream: &mut quinn::RecvStream,
+    begin: SnapshotBegin,
+    path: &Path,
+    cache_bytes: u64,
+) -> Result<StateStore, ReceiveError> {
+    let (pieces, incoming) = mpsc::channel::<Piece>(PIECES_WAITING);
+    let path = path.to_owned();
+    let loading = tokio::task::spawn_blocking(move || load(&path, cache_bytes, &begin, incoming));
+    let received = receive_pieces(stream, &pieces).await;
+    drop(pieces);
+    let loaded = loading.await.map_err(|error| ReceiveError::Load(error.to_string()))?;
+    received?;
+    loaded.map_err(ReceiveError::Load)
+}
+
+/// A part of a snapshot after its beginning.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Some rows.
+    Rows(Vec<Row>),
+    /// The end.
+    End(SnapshotEnd),
+}
+
+/// A snapshot on its way into a new state.
+pub struct Loading {
+    loader: Loader,
+    target: Target,
+    rows: u64,
+    /// An origin's row whose further parts may follow.
+    origin: Option<(Origin, OriginRow)>,
+}
+
+impl Loading {
+    /// Begins to fill `store`, which is new.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn begin(store: &StateStore, begin: &SnapshotBegin) -> Result<Loading, String> {
+        let loader = store.loader().map_err(|error| error.to_string())?;
+        let target = Target {
+            log_id: begin.position.log_id,
+            generation: begin.position.generation,
+            lineage: begin.lineage.clone(),
+            seq: begin.position.seq,
+            chain: begin.position.chain,
+            time_ms: begin.time_ms,
+            digest: Some(begin.position.digest),
+        };
+        Ok(Loading { loader, target, rows: 0, origin: None })
+    }
+
+    /// Takes in rows.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn rows(&mut self, rows: Vec<Row>) -> Result<(), String> {
+        for row in rows {
+            self.rows += 1;
+            let result = match row {
+                Row::Object { collection, key, version, time_ms, value } => {
+                    self.loader.object(&collection, &key, &Object { version, time_ms, value })
+                }
+                Row::Origin { origin, row } => {
+                    self.part(origin, row)?;
+                    Ok(())
+                }
+            };
+            result.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// A long row comes in parts, one after another.
+    fn part(&mut self, origin: Origin, row: OriginRow) -> Result<(), String> {
+        match &mut self.origin {
+            Some((open, whole)) if *open == origin => {
+                whole.rejected.extend(row.rejected);
+                Ok(())
+            }
+            _ => {
+                self.flush_origin()?;
+                self.origin = Some((origin, row));
+                Ok(())
+            }
+        }
+    }
+
+    fn flush_origin(&mut self) -> Result<(), String> {
+        match self.origin.take() {
+            Some((origin, row)) => self.loader.origin(origin, &row).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that what came is whole and what it should be.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn finish(mut self, end: &SnapshotEnd) -> Result<StateStore, String> {
+        self.flush_origin()?;
+        if Some(end.digest) != self.target.digest {
+            return Err("the digests at its begin and end differ".into());
+        }
+        if end.rows != self.rows {
+            return Err(format!("{} rows were sent, {} arrived", end.rows, self.rows));
+        }
+        self.loader.finish(self.target).map_err(|error| error.to_string())
+    }
+}
+
+/// Passes pieces on until the last one, or until the loader has given up.
+async fn receive_pieces(receive: &mut quinn::RecvStream, pieces: &mpsc::Sender<Piece>) -> Result<(), WireError> {
+    loop {
+        let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+        let piece = match kind {
+            Kind::Rows => Piece::Rows(message::decode(kind, &body)?),
+            Kind::SnapshotEnd => Piece::End(message::decode(kind, &body)?),
+            Kind::Refused => {
+                let refused: message::Refused = message::decode(kind, &body)?;
+                return Err(refused.into());
+            }
+            found => {
+                let expected = "Rows or SnapshotEnd";
+                return Err(BadMessage::Unexpected { expected, found }.into());
+            }
+        };
+        let is_last = matches!(piece, Piece::End(_));
+        if pieces.send(piece).await.is_err() || is_last {
+            return Ok(());
+        }
+    }
+}
+
+fn load(
+    path: &Path,
+    cache_bytes: u64,
+    begin: &SnapshotBegin,
+    mut incoming: mpsc::Receiver<Piece>,
+) -> Result<StateStore, String> {
+    let store = StateStore::open(path, cache_bytes).map_err(|error| error.to_string())?;
+    let mut loading = Loading::begin(&store, begin)?;
+    while let Some(piece) = incoming.blocking_recv() {
+        match piece {
+            Piece::Rows(rows) => loading.rows(rows)?,
+            Piece::End(end) => return loading.finish(&end),
+        }
+    }
+    Err("it broke off".into())
+}
+
+fn read(snapshot: &StateSnapshot, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Result<(), StateError> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut bytes = 0;
+    let give = |rows: &mut Vec<Row>| {
+        let count = rows.len() as u64;
+        let sent = batches.blocking_send((count, message::encode(Kind::Rows, rows))).is_ok();
+        rows.clear();
+        sent
+    };
+    for row in rows_of(snapshot) {
+        let (row, size) = row?;
+        rows.push(row);
+        bytes += size;
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            if !give(&mut rows) {
+                return Ok(());
+            }
+        }
+    }
+    if !rows.is_empty() {
+        give(&mut rows);
+    }
+    Ok(())
+}
+
+/// What a snapshot says of itself first.
+#[must_use]
+pub fn begin(meta: &StateMeta) -> SnapshotBegin {
+    SnapshotBegin {
+        position: meta.position(),
+        lineage: meta.lineage.clone(),
+        time_ms: meta.time_ms,
+        objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
+        bytes: meta.digests.collections.values().map(|sum| sum.bytes).sum(),
+    }
+}
+
+/// What a snapshot says of itself last, so that one that broke off is never taken for a whole one.
+#[must_use]
+pub fn end(meta: &StateMeta, rows: u64) -> SnapshotEnd {
+    SnapshotEnd { rows, digest: meta.digest, chain: meta.chain }
+}
+
+/// The rows of a snapshot, each with about its size in bytes.
+pub fn rows_of(snapshot: &StateSnapshot) -> impl Iterator<Item = Result<(Row, usize), StateError>> + Send + use<> {
+    let objects = snapshot.objects().map(|row| {
+        row.map(|(collection, key, object)| {
+            let bytes = key.len() + object.value.len() + 64;
+            let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            (Row::Object { collection, key, version, time_ms, value }, bytes)
+        })
+    });
+    let origins = snapshot.origins().filter(|_| !planted::is(Bug::SnapshotWithoutOrigins));
+    objects.chain(origins.flat_map(|row| match row {
+        Ok((origin, row)) => {
+            parts_of(row).into_iter().map(|(row, size)| Ok((Row::Origin { origin, row }, size))).collect()
+        }
+        Err(error) => vec![Err(error)],
+    }))
+}
+
+/// A row in parts that fit into messages: each has some of the rejections, in their order.
+fn parts_of(row: OriginRow) -> Vec<(OriginRow, usize)> {
+    let OriginRow { last_counter, last_seq, rejected } = row;
+    let empty = || OriginRow { last_counter, last_seq, rejected: Vec::new() };
+    let mut parts = vec![(empty(), ROW_BYTES)];
+    for rejection in rejected {
+        let size = ROW_BYTES + rejection.2.to_string().len();
+        if parts.last().is_some_and(|(_, bytes)| bytes + size > BATCH_BYTES) {
+            parts.push((empty(), ROW_BYTES));
+        }
+        if let Some((part, bytes)) = parts.last_mut() {
+            part.rejected.push(rejection);
+            *bytes += size;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{OriginCounter, Reason, Seq};
+
+    #[test]
+    fn a_row_with_many_rejections_goes_in_parts_that_fit() {
+        let reason = Reason::LimitExceeded { message: "x".repeat(1000) };
+        let rejected: Vec<_> = (1..=2000).map(|n| (OriginCounter(n), Seq(n), reason.clone())).collect();
+        let row = OriginRow { last_counter: OriginCounter(3000), last_seq: Seq(9), rejected };
+        let parts = parts_of(row.clone());
+        assert!(parts.len() > 7, "{}", parts.len());
+        assert!(parts.iter().all(|(part, bytes)| *bytes <= BATCH_BYTES && part.last_counter == row.last_counter));
+        let joined: Vec<_> = parts.into_iter().flat_map(|(part, _)| part.rejected).collect();
+        assert_eq!(joined, row.rejected);
+        assert_eq!(parts_of(OriginRow::default()).len(), 1);
+    }
+}

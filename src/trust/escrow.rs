@@ -1,0 +1,281 @@
+//! The authority in the keeping of its members: sealed under a key that only the operator has.
+//!
+//! A datastore's disk holds the only copy of its authority's key. So it hands every member a copy, with the register of
+//! members, sealed under the *recovery key*: 32 random bytes in `trust/recovery.key`, which the operator writes down. A
+//! member can do nothing with its copy; with the recovery key any single copy brings the authority back, and every
+//! member's certificate stays good. Whoever can read `recovery.key` on the datastore can read the authority's key beside
+//! it, so keeping it there gives nothing away.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+
+use super::authority::{private_dir, read_private, write_private};
+use super::{Authority, Registry, TrustError, registry, summed};
+use crate::codec::sealed::{open_bytes, seal_bytes};
+
+const KEY_FILE: &str = "recovery.key";
+const PREFIX: &str = "gwr1.";
+const CHECK_BYTES: usize = 4;
+const VERSION: u32 = 1;
+/// Longest escrow that is read.
+pub const ESCROW_BYTES_MAX: u64 = 64 << 20;
+
+/// What opens an escrow. Text form: `gwr1.`, then base64url of the key and the first 4 bytes of its BLAKE3 hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RecoveryKey([u8; 32]);
+
+impl fmt::Debug for RecoveryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecoveryKey(hidden)")
+    }
+}
+
+impl fmt::Display for RecoveryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = self.0.to_vec();
+        bytes.extend_from_slice(&blake3::hash(&self.0).as_bytes()[..CHECK_BYTES]);
+        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+impl FromStr for RecoveryKey {
+    type Err = TrustError;
+
+    fn from_str(text: &str) -> Result<RecoveryKey, TrustError> {
+        let wrong = || {
+            let what = format!("this is not a whole recovery key: one starts with `{PREFIX}`; copy it again");
+            TrustError::Refused(what)
+        };
+        let body = text.trim().strip_prefix(PREFIX).filter(|body| body.len() < 100).ok_or_else(wrong)?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| wrong())?;
+        let (key, check) = bytes.split_at_checked(32).ok_or_else(wrong)?;
+        let key: [u8; 32] = key.try_into().map_err(|_| wrong())?;
+        if blake3::hash(&key).as_bytes()[..CHECK_BYTES] != *check {
+            return Err(wrong());
+        }
+        Ok(RecoveryKey(key))
+    }
+}
+
+impl RecoveryKey {
+    /// The key of the datastore whose trust directory is `dir`, made when there is none yet.
+    ///
+    /// # Errors
+    /// When the file is damaged or readable by others, or there is no randomness.
+    pub fn open_or_create(dir: &Path) -> Result<RecoveryKey, TrustError> {
+        let path = dir.join(KEY_FILE);
+        if path.exists() {
+            let damaged = |error: TrustError| TrustError::Damaged { path: path.clone(), what: error.to_string() };
+            return read_private(&path)?.parse().map_err(damaged);
+        }
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|error| TrustError::Refused(error.to_string()))?;
+        let key = RecoveryKey(bytes);
+        private_dir(dir)?;
+        key.write(dir)?;
+        Ok(key)
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), TrustError> {
+        write_private(&dir.join(KEY_FILE), format!("{self}\n").as_bytes())
+    }
+}
+
+/// What is sealed.
+#[derive(Clone, Serialize, Deserialize)]
+struct Contents {
+    files: BTreeMap<String, String>,
+}
+
+/// A sealed copy of an authority with its register. What it says in the clear only helps to choose among several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Escrow {
+    /// Version of this form.
+    #[serde(rename = "gravwell-escrow")]
+    version: u32,
+    /// When it was made: milliseconds since 1970-01-01 UTC.
+    pub made_ms: u64,
+    /// Fingerprint of the authority's certificate, hexadecimal.
+    pub authority: String,
+    /// Changes whenever somebody is enrolled, renewed or cut off.
+    pub stamp: String,
+    sealed: String,
+}
+
+/// The files that make up the trust of a datastore.
+const FILES: [&str; 3] = ["ca.pem", registry::FILE, "ca.key"];
+
+impl Escrow {
+    /// Seals what is in the trust directory `dir`, with the register as it stands in memory.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or there is no randomness.
+    pub fn seal(dir: &Path, authority: &Authority, register: &mut Registry, now_ms: u64) -> Result<Escrow, TrustError> {
+        let key = RecoveryKey::open_or_create(dir)?;
+        let stamp = register.stamp();
+        let mut files = BTreeMap::new();
+        for name in FILES {
+            let text = if name == registry::FILE { register.text(now_ms)? } else { read(&dir.join(name))? };
+            files.insert(name.to_owned(), text);
+        }
+        let refused = |error: &dyn fmt::Display| TrustError::Refused(error.to_string());
+        let contents = serde_json::to_vec(&Contents { files }).map_err(|error| refused(&error))?;
+        let sealed = seal_bytes(&key.0, &contents).map_err(|error| refused(&error))?;
+        let authority = super::hex(&authority.fingerprint());
+        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed: STANDARD.encode(sealed) })
+    }
+
+    /// The text of a file that holds it.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn to_text(&self) -> Result<String, TrustError> {
+        let body = serde_json::to_string(self).map_err(|error| TrustError::Refused(error.to_string()))?;
+        Ok(summed::seal(&body))
+    }
+
+    /// Reads [`Escrow::to_text`].
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn from_text(text: &str) -> Result<Escrow, String> {
+        let escrow: Escrow = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
+        if escrow.version != VERSION {
+            return Err(format!("it has version {}; this program reads {VERSION}", escrow.version));
+        }
+        Ok(escrow)
+    }
+
+    /// Reads one from a file.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn load(path: &Path) -> Result<Escrow, TrustError> {
+        let length = std::fs::metadata(path).map_err(|source| io(path, source))?.len();
+        let damaged = |what| TrustError::Damaged { path: path.to_owned(), what };
+        if length > ESCROW_BYTES_MAX {
+            return Err(damaged(format!("it has {length} bytes")));
+        }
+        Escrow::from_text(&read(path)?).map_err(damaged)
+    }
+
+    /// Writes it where only the owner may read it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), TrustError> {
+        write_private(path, self.to_text()?.as_bytes())
+    }
+
+    /// Opens it, and puts authority and register into the trust directory `dir`, which has none.
+    ///
+    /// # Errors
+    /// When the key does not fit, there is an authority already, or a file cannot be written.
+    pub fn restore(&self, key: &RecoveryKey, dir: &Path, now_ms: u64) -> Result<(), TrustError> {
+        let files = self.open(key)?;
+        if dir.join("ca.key").exists() {
+            let what = format!("{} has an authority already: it is never replaced", dir.display());
+            return Err(TrustError::Refused(what));
+        }
+        private_dir(dir)?;
+        key.write(dir)?;
+        // The authority's key comes last: without it nothing counts, and the next attempt begins anew.
+        let staged = dir.join("incoming");
+        private_dir(&staged)?;
+        for name in FILES {
+            write_private(&staged.join(name), files.get(name).map(String::as_bytes).unwrap_or_default())?;
+        }
+        Registry::open(&staged, now_ms)?;
+        Authority::open_or_create(&staged, now_ms)?;
+        for name in FILES {
+            write_private(&dir.join(name), files.get(name).map(String::as_bytes).unwrap_or_default())?;
+        }
+        std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
+    }
+
+    /// Whether `key` opens it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self, key: &RecoveryKey) -> Result<(), TrustError> {
+        self.open(key).map(drop)
+    }
+
+    fn open(&self, key: &RecoveryKey) -> Result<BTreeMap<String, String>, TrustError> {
+        let wrong = || TrustError::Refused("the recovery key does not open this copy of the authority".into());
+        let sealed = STANDARD.decode(&self.sealed).map_err(|_| wrong())?;
+        let bytes = open_bytes(&key.0, &sealed).map_err(|_| wrong())?;
+        let Contents { files } = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+        match FILES.iter().find(|name| !files.contains_key(**name)) {
+            Some(name) => Err(TrustError::Refused(format!("this copy of the authority lacks {name}"))),
+            None => Ok(files),
+        }
+    }
+}
+
+fn io(path: &Path, source: std::io::Error) -> TrustError {
+    TrustError::Io { path: path.to_owned(), source }
+}
+
+fn read(path: &Path) -> Result<String, TrustError> {
+    std::fs::read_to_string(path).map_err(|source| io(path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MemberName;
+    use crate::trust::Role;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn p11_an_authority_comes_back_from_an_escrow_with_the_key_and_never_without() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (old, new) = (temp.path().join("old"), temp.path().join("new"));
+        let authority = Authority::open_or_create(&old, NOW).expect("authority");
+        let mut register = Registry::open(&old, NOW).expect("register");
+        let name = MemberName::new("web1").expect("name");
+        register.invite(&name, Role::Reader, 1000, NOW, false).expect("invites");
+        let escrow = Escrow::seal(&old, &authority, &mut register, NOW).expect("seals");
+        let key = RecoveryKey::open_or_create(&old).expect("key");
+        assert_eq!(key.to_string().parse::<RecoveryKey>().expect("parses"), key);
+        let other: RecoveryKey = RecoveryKey([7; 32]).to_string().parse().expect("parses");
+        assert!(escrow.restore(&other, &new, NOW).is_err());
+        assert!(!new.join("ca.key").exists(), "nothing was written");
+        let text = escrow.to_text().expect("text");
+        assert!(!text.contains("PRIVATE"), "the key is not in the clear");
+        for at in (0..text.len() - 1).step_by(11) {
+            let mut bad = text.clone().into_bytes();
+            bad[at] ^= 1;
+            assert!(
+                String::from_utf8(bad).is_err() || Escrow::from_text(&text.replacen(&text[at..=at], "~", 1)).is_err()
+            );
+        }
+        let read = Escrow::from_text(&text).expect("reads");
+        read.restore(&key, &new, NOW).expect("restores");
+        assert_eq!(Authority::open_or_create(&new, NOW).expect("opens").fingerprint(), authority.fingerprint());
+        let back = Registry::open(&new, NOW).expect("opens");
+        assert_eq!((back.members().count(), back.stamp()), (1, register.stamp()));
+        assert_eq!(RecoveryKey::open_or_create(&new).expect("key"), key);
+        assert!(read.restore(&key, &new, NOW).is_err(), "an authority is never replaced");
+    }
+
+    #[test]
+    fn a_recovery_key_that_was_copied_wrong_is_no_key() {
+        let text = RecoveryKey([9; 32]).to_string();
+        for at in PREFIX.len()..text.len() {
+            let mut altered = text.clone().into_bytes();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            let parsed = String::from_utf8(altered).expect("text").parse::<RecoveryKey>();
+            assert!(parsed.is_err() || parsed.is_ok_and(|key| key == RecoveryKey([9; 32])), "{at}");
+            assert!(text[..at].parse::<RecoveryKey>().is_err());
+        }
+    }
+}

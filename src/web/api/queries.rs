@@ -1,0 +1,169 @@
+//! Queries that are only looked at, queries whose results are given at once, and the tags that there are.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::searchctrl::file;
+use crate::objects::Moment;
+use crate::search::query::{self, QueryError, read_span};
+use crate::search::render::Format;
+use crate::search::searches::Launch;
+use crate::search::source;
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input;
+use crate::web::routes::{Route, get, post};
+use crate::web::searching::{Answer, Deed, Who, perform};
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::User;
+    vec![
+        get("/api/tags", User(None), "Lists the tags that can be searched.", tags),
+        post("/api/parse", User(Some("Search")), "Tells whether a query is understood.", parse),
+        post("/api/search/direct", User(Some("Search")), "Runs a query and streams its results.", direct),
+    ]
+}
+
+async fn tags(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    Ok(Json(json!(source::tags(&app.searches.around(&caller.person)?))))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(in crate::web) struct Parse {
+    searchstring: String,
+    sequence: u64,
+}
+
+/// What is said of a query.
+pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> Value {
+    let Parse { searchstring: text, sequence } = wish;
+    let checked = app.searches.check(&caller.person, &text).await;
+    let mut answer = json!({
+        "Sequence": sequence,
+        "GoodQuery": checked.is_ok(),
+        "ParsedQuery": text,
+        "RawQuery": text,
+        "ModuleIndex": 0,
+        "CollapsingIndex": -1,
+        "TimeZoomDisabled": true,
+        "Tags": null,
+        "ModuleHints": [],
+    });
+    match checked {
+        Ok(query) => {
+            answer["RenderModule"] = query.renderer().into();
+            answer["Tags"] = query.tags.iter().map(|tag| tag.name.as_str()).collect();
+        }
+        Err(QueryError { column, message }) => {
+            answer["ParseError"] = message.into();
+            answer["Column"] = column.into();
+        }
+    }
+    answer
+}
+
+/// What a request says of one thing: in a header, in its URL, or in its body.
+struct Said {
+    headers: HeaderMap,
+    url: HashMap<String, String>,
+    body: HashMap<String, Value>,
+}
+
+impl Said {
+    fn new(headers: HeaderMap, url: HashMap<String, String>, body: &[u8]) -> ApiResult<Said> {
+        Ok(Said { headers, url, body: input::read(body)? })
+    }
+
+    fn of(&self, name: &str, in_body: &str) -> Option<String> {
+        let header = self.headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        let body = self.body.get(in_body).and_then(Value::as_str);
+        let said = header.or(self.url.get(name).map(String::as_str)).or(body);
+        said.filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+}
+
+async fn parse(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    Query(url): Query<HashMap<String, String>>,
+    body: Bytes,
+) -> ApiResult<Json<Value>> {
+    let wish: Parse = input::read(&body)?;
+    let said = Said::new(headers, url, b"")?;
+    let searchstring = said.of("query", "").unwrap_or(wish.searchstring);
+    Ok(Json(judged(&app, &caller, Parse { searchstring, sequence: wish.sequence }).await))
+}
+
+fn range(said: &Said) -> ApiResult<(Option<Moment>, Option<Moment>)> {
+    let now = Moment::now();
+    let time = |text: Option<String>| text.map(|text| query::read_time(&text, now).map_err(ApiError::bad)).transpose();
+    let (start, end) = (time(said.of("start", "searchstart"))?, time(said.of("end", "searchend"))?);
+    let Some(duration) = said.of("duration", "duration") else { return Ok((start, end)) };
+    let wrong = || ApiError::bad(format!("duration: {duration:?} is not a span of time: write 1h or 30m"));
+    let span = read_span(duration.trim_start_matches('-')).ok_or_else(wrong)?;
+    let end = end.unwrap_or(now);
+    Ok((Some(Moment::from_ns(end.ns().saturating_sub(span))), Some(end)))
+}
+
+async fn direct(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    Query(url): Query<HashMap<String, String>>,
+    body: Bytes,
+) -> ApiResult<Response> {
+    let said = Said::new(headers, url, &body)?;
+    let query = said.of("query", "searchstring").ok_or_else(|| ApiError::bad("query is missing"))?;
+    let format = said.of("format", "format").ok_or_else(|| ApiError::bad("format is missing: text, json or csv"))?;
+    if Format::named(&format).is_none() {
+        return Err(ApiError::bad(format!("there is no format {format:?}: use one of {}", Format::NAMES.join(", "))));
+    }
+    let (since, until) = range(&said)?;
+    let parsed = query::parse(&query, Moment::now())?;
+    if (since.is_none() || until.is_none()) && (parsed.since.is_none() || parsed.until.is_none()) {
+        return Err(ApiError::bad("say when: start and end, or duration, or since= and until= in the query"));
+    }
+    let launch = Launch { query, since, until, is_passing: true, method: "directquery".into(), ..Launch::default() };
+    let live = app.searches.launch(&caller.person, &caller.author(), launch).await?;
+    let search = live.search();
+    let forgetting = Forgetting { app: AppRef::clone(&app), id: search.id.clone() };
+    let deed = Deed::Download { format, since: None, until: None };
+    // Mistakes that show at once are told as such, not as an empty file.
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(300), live.ended()).await;
+    let standing = live.search();
+    if standing.state == crate::objects::searches::State::Failed && standing.rows == 0 {
+        return Err(ApiError::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, standing.error));
+    }
+    let Answer::File { kind, name, body } = perform(&app, &Who::from(&caller), search, deed).await? else {
+        return Err(ApiError::internal("a download without a file"));
+    };
+    use futures_util::StreamExt as _;
+    let body = Box::pin(body.map(move |item| {
+        let _until_all_is_given = &forgetting;
+        item
+    }));
+    Ok(file(Answer::File { kind, name, body }))
+}
+
+/// Forgets a search when its results have been given, or nobody wants them any more.
+struct Forgetting {
+    app: AppRef,
+    id: String,
+}
+
+impl Drop for Forgetting {
+    fn drop(&mut self) {
+        self.app.searches.forget(&self.id);
+    }
+}

@@ -1,0 +1,506 @@
+//! Searches that are kept: listed, looked at, downloaded, shared, saved, ended.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::DONE;
+use crate::objects::groups::Group;
+use crate::objects::searches::{Search, State as Progress};
+use crate::objects::sharing::Shared;
+use crate::objects::{Moment, Record};
+use crate::search::render::Format;
+use crate::search::searches::Launch;
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::{self, Input};
+use crate::web::routes::{Route, delete, get, patch, post, put};
+use crate::web::searching::{self, Answer, Deed, Who};
+
+/// A client touches its view of a search at least this often, in seconds; here nothing depends on it.
+const REFRESH_S: u32 = 30;
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, User};
+    let attach = User(Some("AttachSearch"));
+    vec![
+        get("/api/searchctrl", attach, "Lists the searches that the caller may see.", list),
+        get("/api/searchctrl/all", Admin, "Lists everybody's searches.", list_all),
+        get(
+            "/api/searchctrl/details",
+            attach,
+            "Lists the searches that the caller may see, with details.",
+            list_details,
+        ),
+        post("/api/searchctrl/launch", User(Some("Search")), "Begins a search.", launch),
+        get("/api/searchctrl/{id}", attach, "Tells how a search stands.", show),
+        delete("/api/searchctrl/{id}", attach, "Deletes a search and its results.", remove),
+        get("/api/searchctrl/{id}/details", attach, "Tells about a search, with details.", details),
+        get("/api/searchctrl/{id}/attach", attach, "Gives what is needed to look at a search.", attached),
+        put("/api/searchctrl/{id}/ping", attach, "Says that somebody looks at a search.", ping),
+        put("/api/searchctrl/{id}/detach", attach, "Says that nobody looks at a search any more.", detach),
+        patch(
+            "/api/searchctrl/{id}/background",
+            User(Some("BackgroundSearch")),
+            "Lets a search go on by itself.",
+            background,
+        ),
+        patch(
+            "/api/searchctrl/{id}/save",
+            User(Some("SaveSearch")),
+            "Keeps results for good, at every webserver.",
+            save,
+        ),
+        put("/api/searchctrl/{id}/stop", attach, "Ends a search; what it has found is kept.", stop),
+        put("/api/searchctrl/{id}/group", User(Some("SetSearchGroup")), "Shares a search with one group.", set_group),
+        put("/api/searchctrl/{id}/groups", User(Some("SetSearchGroup")), "Shares a search with groups.", set_groups),
+        put("/api/searchctrl/{id}/global", Admin, "Shares a search with everybody.", set_global),
+        get("/api/searchctrl/{id}/rows", attach, "Gives some rows of the results.", rows),
+        get(
+            "/api/searchctrl/{id}/stats/overview",
+            attach,
+            "Gives how many rows lie in which stretch of time.",
+            overview,
+        ),
+        get(
+            "/api/searchctrl/{id}/download/{format}",
+            User(Some("Download")),
+            "Streams the results: text, json, csv or archive.",
+            download,
+        ),
+    ]
+}
+
+/// How a search stands, in the words of clients.
+fn state(search: &Search) -> String {
+    let mut words = vec![if search.state == Progress::Running { "ACTIVE" } else { "DORMANT" }];
+    words.extend(search.background.then_some("BACKGROUNDED"));
+    words.extend(search.is_saved().then_some("SAVED"));
+    words.join("/")
+}
+
+fn launch_info(search: &Search) -> Value {
+    json!({
+        "method": search.method,
+        "reference": search.reference,
+        "started": search.started,
+        "expires": search.expires,
+    })
+}
+
+fn import() -> Value {
+    json!({ "Imported": false, "Time": Moment::NEVER, "BatchName": "", "BatchInfo": "" })
+}
+
+/// What is in both forms.
+fn common(search: &Search) -> Value {
+    json!({
+        "ID": search.id,
+        "UID": search.uid,
+        "GID": search.gids.first().copied().unwrap_or(0),
+        "GIDs": search.gids,
+        "Global": search.global,
+        "UserQuery": search.user_query,
+        "EffectiveQuery": search.user_query,
+        "StartRange": search.start_range,
+        "EndRange": search.end_range,
+        "NoHistory": search.no_history,
+        "Import": import(),
+        "LaunchInfo": launch_info(search),
+        "State": state(search),
+        "Webserver": search.webserver,
+        "Progress": search.state,
+        "ItemCount": search.rows,
+        "Name": search.name,
+    })
+}
+
+fn joined(mut a: Value, b: Value) -> Value {
+    if let (Value::Object(a), Value::Object(b)) = (&mut a, b) {
+        a.extend(b);
+    }
+    a
+}
+
+fn status(search: &Search) -> Value {
+    let error = (search.state == Progress::Failed).then(|| json!({ "Error": search.error }));
+    let status = json!({ "AttachedClients": 0, "StoredData": search.bytes });
+    joined(joined(common(search), status), error.unwrap_or_default())
+}
+
+/// A search with everything that is known of it.
+pub(in crate::web) fn info(search: &Search) -> Value {
+    let end = if search.state == Progress::Running { Moment::now() } else { search.updated };
+    let details = json!({
+        "Descending": false,
+        "Started": search.started,
+        "LastUpdate": end,
+        "Duration": format!("{}ms", search.duration_ms),
+        "StoreSize": search.bytes,
+        "IndexSize": 0,
+        "ItemCount": search.rows,
+        "InputCount": search.rows_in,
+        "TimeZoomDisabled": true,
+        "QueryTimeSpecified": search.user_query.contains("since=") || search.user_query.contains("until="),
+        "RenderDownloadFormats": Format::NAMES,
+        "Metadata": metadata(search),
+        "CollapsingIndex": -1,
+        "Background": search.background,
+        "MinZoomWindow": 1,
+        "Tags": search.tags,
+        "Columns": search.columns,
+        "Preview": false,
+        "OverLimit": search.over_limit,
+        "Reason": search.error,
+        "Warnings": search.warnings,
+        "Notes": search.notes,
+        "Saved": search.is_saved(),
+    });
+    let error = (search.state == Progress::Failed).then(|| json!({ "Error": search.error }));
+    joined(joined(common(search), details), error.unwrap_or_default())
+}
+
+fn metadata(search: &Search) -> Value {
+    let kept = search.metadata.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok());
+    kept.unwrap_or_else(|| json!({ "name": search.name, "notes": search.notes }))
+}
+
+fn visible(app: &AppRef, caller: &Caller, all: bool) -> ApiResult<Vec<Search>> {
+    let mut records: Vec<Record<Search>> = app.store.list("")?;
+    records.retain(|record| all || record.value.is_listed_for(&caller.person));
+    records.sort_by(|a, b| b.value.started.cmp(&a.value.started).then_with(|| a.value.id.cmp(&b.value.id)));
+    Ok(records.into_iter().map(|record| app.searches.current(record.value)).collect())
+}
+
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    Ok(Json(visible(&app, &caller, caller.all)?.iter().map(status).collect()))
+}
+
+async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    Ok(Json(visible(&app, &caller, true)?.iter().map(status).collect()))
+}
+
+async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    Ok(Json(visible(&app, &caller, caller.all)?.iter().map(info).collect()))
+}
+
+/// What clients say when they begin a search.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(in crate::web) struct Start {
+    searchstring: String,
+    searchstart: Moment,
+    searchend: Moment,
+    background: bool,
+    nohistory: bool,
+    metadata: Option<Box<serde_json::value::RawValue>>,
+    name: String,
+    launchinfo: Option<Begun>,
+    gids: Vec<i32>,
+    global: bool,
+    filters: Vec<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Begun {
+    method: String,
+    reference: String,
+}
+
+impl Start {
+    pub(in crate::web) fn launch(self) -> ApiResult<Launch> {
+        if !self.filters.is_empty() {
+            return Err(ApiError::bad(
+                "Filters are not known here: write them into the query, as in | select(.x == 1)",
+            ));
+        }
+        let begun = self.launchinfo.unwrap_or_default();
+        let given = |time: Moment| (!time.is_never()).then_some(time);
+        Ok(Launch {
+            query: self.searchstring,
+            since: given(self.searchstart),
+            until: given(self.searchend),
+            background: self.background,
+            no_history: self.nohistory,
+            is_passing: false,
+            gids: self.gids,
+            global: self.global,
+            name: self.name,
+            method: if begun.method.is_empty() { "manual".into() } else { begun.method },
+            reference: begun.reference,
+            metadata: self.metadata,
+        })
+    }
+}
+
+fn launched(search: &Search) -> Value {
+    json!({
+        "SearchSessionID": uuid::Uuid::new_v4(),
+        "RefreshInterval": REFRESH_S,
+        "SearchID": search.id,
+        "RenderModule": renderer(search),
+        "RenderCmd": renderer(search),
+        "Info": info(search),
+    })
+}
+
+/// How clients are to show the results.
+pub(in crate::web) fn renderer(search: &Search) -> &'static str {
+    if search.columns.is_some() { "table" } else { "text" }
+}
+
+async fn launch(State(app): State<AppRef>, caller: Caller, Input(start): Input<Start>) -> ApiResult<Json<Value>> {
+    let live = app.searches.launch(&caller.person, &caller.author(), start.launch()?).await?;
+    Ok(Json(launched(&live.search())))
+}
+
+/// The search as it stands where its results are; when that webserver is away, as it was last told of.
+async fn standing(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<(Search, Value)> {
+    let who = Who::from(caller);
+    let search = searching::found(app, &who, id)?;
+    if search.state != Progress::Running && !app.searches.is_here(&search) {
+        return Ok((search, Value::Null));
+    }
+    let answer = searching::anywhere(app, &who, id, Deed::Status).await.map(Answer::value);
+    let told = answer.ok().and_then(|mut value| {
+        let search = serde_json::from_value::<Search>(value["Search"].take()).ok()?;
+        Some((search, value["Histogram"].take()))
+    });
+    Ok(told.unwrap_or((search, Value::Null)))
+}
+
+async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    Ok(Json(status(&standing(&app, &caller, &id).await?.0)))
+}
+
+async fn details(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    Ok(Json(info(&standing(&app, &caller, &id).await?.0)))
+}
+
+async fn attached(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    Ok(Json(launched(&standing(&app, &caller, &id).await?.0)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Interval {
+    interval: u32,
+}
+
+async fn ping(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(wish): Input<Interval>,
+) -> ApiResult<Json<Value>> {
+    searching::found(&app, &Who::from(&caller), &id)?;
+    Ok(Json(json!({ "Interval": if wish.interval == 0 { REFRESH_S } else { wish.interval } })))
+}
+
+async fn detach(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    searching::found(&app, &Who::from(&caller), &id)?;
+    Ok(DONE)
+}
+
+async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let search = searching::owned(&app, &Who::from(&caller), &id)?;
+    app.searches.remove(&caller.author(), &search).await?;
+    Ok(DONE)
+}
+
+async fn background(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let search = searching::owned(&app, &Who::from(&caller), &id)?;
+    if search.state != Progress::Running && !search.background {
+        return Err(ApiError::conflict("the search has ended already: save it to keep its results"));
+    }
+    let expires = search.started.plus(app.config.search_keep_s.saturating_mul(7));
+    let set = |search: &mut Search| (search.background, search.expires) = (true, expires.max(search.expires));
+    app.searches.rewrite(&caller.author(), &id, "let a search go on by itself", set).await?;
+    Ok(DONE)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Patch {
+    method: Option<String>,
+    reference: Option<String>,
+    started: Option<Moment>,
+    expires: Moment,
+    name: Option<String>,
+    notes: Option<String>,
+}
+
+async fn save(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> ApiResult<Json<Value>> {
+    let Patch { method, reference, started, expires, name, notes } = input::read(&body)?;
+    let saving = searching::Saving { expires, started, method, reference, name, notes };
+    let deed = Deed::Save(Box::new(saving));
+    let mut saved = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value();
+    let search = serde_json::from_value::<Search>(saved["Search"].take()).map_err(ApiError::internal)?;
+    Ok(Json(info(&search)))
+}
+
+async fn stop(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let search = searching::owned(&app, &Who::from(&caller), &id)?;
+    // What has ended needs no stop, wherever it is.
+    if search.state == Progress::Running {
+        searching::anywhere(&app, &Who::from(&caller), &id, Deed::Stop).await?;
+    }
+    Ok(DONE)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Sharing {
+    gid: i32,
+    gids: Vec<i32>,
+    global: bool,
+}
+
+async fn share(app: &AppRef, caller: &Caller, id: &str, gids: Vec<i32>) -> ApiResult<Json<Value>> {
+    searching::owned(app, &Who::from(caller), id)?;
+    for gid in &gids {
+        if !caller.person.admin && !caller.person.groups.contains(gid) {
+            return Err(ApiError::forbidden("a search can be shared with groups of which one is a member"));
+        }
+        if !app.store.has::<Group>(&gid.to_string())? {
+            return Err(ApiError::not_found(format!("group {gid}")));
+        }
+    }
+    let set = |search: &mut Search| search.gids.clone_from(&gids);
+    let search = app.searches.rewrite(&caller.author(), id, "share a search", set).await?;
+    Ok(Json(info(&search)))
+}
+
+async fn set_group(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(sharing): Input<Sharing>,
+) -> ApiResult<Json<Value>> {
+    let gids = if sharing.gid == 0 { Vec::new() } else { vec![sharing.gid] };
+    share(&app, &caller, &id, gids).await
+}
+
+async fn set_groups(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(sharing): Input<Sharing>,
+) -> ApiResult<Json<Value>> {
+    share(&app, &caller, &id, sharing.gids).await
+}
+
+async fn set_global(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(sharing): Input<Sharing>,
+) -> ApiResult<Json<Value>> {
+    searching::owned(&app, &Who::from(&caller), &id)?;
+    let set = |search: &mut Search| search.global = sharing.global;
+    app.searches.rewrite(&caller.author(), &id, "share a search with everybody", set).await?;
+    Ok(DONE)
+}
+
+/// Which rows.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Page {
+    first: u64,
+    count: Option<usize>,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+fn time(text: Option<&str>) -> ApiResult<Option<Moment>> {
+    let text = text.filter(|text| !text.is_empty());
+    let parsed = text.map(|text| Moment::parse(text).ok_or_else(|| ApiError::bad(format!("{text:?} is not a time"))));
+    Ok(parsed.transpose()?.filter(|time| !time.is_never()))
+}
+
+async fn rows(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Query(page): Query<Page>,
+) -> ApiResult<Json<Value>> {
+    let (since, until) = (time(page.since.as_deref())?, time(page.until.as_deref())?);
+    let deed = Deed::Rows { first: page.first, count: page.count.unwrap_or(100), since, until };
+    Ok(Json(searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value()))
+}
+
+async fn overview(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    let told = searching::anywhere(&app, &Who::from(&caller), &id, Deed::Status).await?.value();
+    let search = serde_json::from_value::<Search>(told["Search"].clone()).map_err(ApiError::internal)?;
+    let counts: Vec<u64> = serde_json::from_value(told["Histogram"].clone()).unwrap_or_default();
+    let (since, until) = (search.start_range.ns(), search.end_range.ns());
+    let width = (until - since) / i64::try_from(counts.len().max(1)).unwrap_or(1);
+    let stats: Vec<Value> = (0i64..)
+        .zip(&counts)
+        .map(|(number, count)| json!({ "Count": count, "Bytes": 0, "TS": Moment::from_ns(since + number * width) }))
+        .collect();
+    Ok(Json(json!({
+        "SearchPosition": search.end_range,
+        "Finished": search.state != Progress::Running,
+        "OverLimit": search.over_limit,
+        "LimitDroppedRange": { "StartTS": Moment::NEVER, "EndTS": Moment::NEVER },
+        "Warning": search.warnings.join("; "),
+        "EntryCountValid": true,
+        "Stats": stats,
+    })))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Between {
+    #[serde(rename = "StartTS")]
+    start: Option<String>,
+    #[serde(rename = "EndTS")]
+    end: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct BetweenBody {
+    startts: Option<String>,
+    endts: Option<String>,
+}
+
+async fn download(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path((id, format)): Path<(String, String)>,
+    Query(between): Query<Between>,
+    body: Bytes,
+) -> ApiResult<Response> {
+    let said: BetweenBody = input::read(&body)?;
+    let since = time(between.start.or(said.startts).as_deref())?;
+    let until = time(between.end.or(said.endts).as_deref())?;
+    let deed = Deed::Download { format, since, until };
+    let answer = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?;
+    Ok(file(answer))
+}
+
+/// A file as an answer.
+pub(in crate::web) fn file(answer: Answer) -> Response {
+    match answer {
+        Answer::Value(value) => Json(value).into_response(),
+        Answer::File { kind, name, body } => {
+            let disposition = format!("attachment; filename=\"{name}\"");
+            let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, disposition)];
+            (headers, Body::from_stream(body)).into_response()
+        }
+    }
+}

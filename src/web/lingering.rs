@@ -1,0 +1,211 @@
+//! Closing a connection so that the client gets to read the last answer.
+//!
+//! A request that is refused before its body has been read leaves bytes under way. Closing the socket on them makes the
+//! kernel reset the connection, and what the client finds is an error of its own sending instead of the answer. So the
+//! sending side is closed first, and what still arrives is thrown away for a while. This sits below TLS and HTTP: it
+//! serves every refusal of every route.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::http::Request;
+use axum_server::accept::Accept;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+use tower_service::Service;
+
+/// Bytes that are thrown away at most.
+const BYTES_MAX: u64 = 64 << 20;
+/// Time that is spent on it at most.
+const TIME_MAX: Duration = Duration::from_secs(30);
+/// A client that sends nothing for this long has read what it wanted to.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Says that a body of this connection was left unread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Puts [`Lingering`] around accepted connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Acceptor;
+
+impl<S> Accept<TcpStream, S> for Acceptor {
+    type Stream = Lingering;
+    type Service = Marked<S>;
+    type Future = std::future::Ready<io::Result<(Lingering, Marked<S>)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let unread = Unread::default();
+        let lingering = Lingering { stream, unread: unread.clone(), ending: None };
+        // Answers are whole when they are written: waiting for more only delays them.
+        let ready = lingering.stream.set_nodelay(true);
+        std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread })))
+    }
+}
+
+/// Gives every request of a connection the means to say that its body was left unread.
+#[derive(Clone, Debug)]
+pub(super) struct Marked<S> {
+    inner: S,
+    unread: Unread,
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        request.extensions_mut().insert(self.unread.clone());
+        self.inner.call(request)
+    }
+}
+
+/// The end of a connection: until when, and how much more.
+#[derive(Debug)]
+struct Ending {
+    until: Instant,
+    wake: Pin<Box<Sleep>>,
+    bytes_left: u64,
+}
+
+/// A connection that outlives its last answer while the client still sends.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    stream: TcpStream,
+    unread: Unread,
+    ending: Option<Ending>,
+}
+
+impl Lingering {
+    /// Throws away what arrives, until the client has ended or a bound is reached.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
+        let mut space = [0; 16 << 10];
+        loop {
+            let mut piece = ReadBuf::new(&mut space);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut piece) {
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
+                    ending.bytes_left = ending.bytes_left.saturating_sub(piece.filled().len() as u64);
+                    if ending.bytes_left == 0 || Instant::now() >= ending.until {
+                        return Poll::Ready(());
+                    }
+                    ending.wake.as_mut().reset(ending.until.min(Instant::now() + SILENCE_MAX));
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                // Nothing is under way, and nothing was left: no need to wait for the client.
+                Poll::Pending if ending.bytes_left == BYTES_MAX && !self.unread.0.load(Ordering::Relaxed) => {
+                    return Poll::Ready(());
+                }
+                Poll::Pending => return ending.wake.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ending.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            let (until, wake) = (Instant::now() + TIME_MAX, Box::pin(sleep(SILENCE_MAX)));
+            self.ending = Some(Ending { until, wake, bytes_left: BYTES_MAX });
+        }
+        self.poll_discard(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Lingering) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (lingering, _) = Acceptor.accept(accepted.expect("accepts").0, ()).await.expect("ready");
+        (client.expect("connects"), lingering)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_still_sends_gets_to_read_the_answer() {
+        let (mut client, mut server) = pair().await;
+        server.unread.note();
+        let serving = tokio::spawn(async move {
+            server.write_all(b"refused").await.expect("answers");
+            server.shutdown().await.expect("ends");
+        });
+        client.write_all(&vec![7; 8 << 20]).await.expect("sends all of it");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("reads");
+        assert_eq!(answer, "refused");
+        drop(client);
+        serving.await.expect("ended");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_without_end_is_cut_off() {
+        let (mut client, mut server) = pair().await;
+        server.unread.note();
+        let serving = tokio::spawn(async move {
+            server.shutdown().await.expect("ends");
+        });
+        let mut sent = 0_u64;
+        while client.write_all(&[7; 64 << 10]).await.is_ok() {
+            sent += 64 << 10;
+            assert!(sent < 4 * BYTES_MAX, "it goes on reading");
+        }
+        serving.await.expect("ended");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_client_that_has_nothing_under_way() {
+        let (_client, mut server) = pair().await;
+        let ended = futures_util::FutureExt::now_or_never(server.shutdown());
+        ended.expect("at once").expect("ends");
+    }
+}

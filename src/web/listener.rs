@@ -1,0 +1,85 @@
+//! Listeners: HTTPS, or plain HTTP where the configuration says so, and the way from one to the other.
+
+use std::net::{SocketAddr, TcpListener};
+
+use axum::extract::Request;
+use axum::http::uri::PathAndQuery;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{Handle, Server};
+use hyper_util::rt::TokioTimer;
+
+use super::lingering::Acceptor;
+use super::server::{SLOW_CLIENT, WebserverError, io};
+
+/// Takes an address.
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, WebserverError> {
+    let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { address, source })?;
+    listener.set_nonblocking(true).map_err(io("the listener"))?;
+    Ok(listener)
+}
+
+fn patient(listener: TcpListener, handle: &Handle<SocketAddr>) -> Result<Server<SocketAddr>, WebserverError> {
+    let mut server = axum_server::from_tcp(listener).map_err(io("the listener"))?.handle(handle.clone());
+    let builder = server.http_builder();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
+    Ok(server)
+}
+
+/// A server of plain HTTP.
+pub(super) fn plain(
+    listener: TcpListener,
+    handle: &Handle<SocketAddr>,
+) -> Result<Server<SocketAddr, Acceptor>, WebserverError> {
+    Ok(patient(listener, handle)?.acceptor(Acceptor))
+}
+
+/// A server of HTTPS.
+pub(super) fn secure(
+    listener: TcpListener,
+    settings: RustlsConfig,
+    handle: &Handle<SocketAddr>,
+) -> Result<Server<SocketAddr, RustlsAcceptor<Acceptor>>, WebserverError> {
+    let acceptor = RustlsAcceptor::new(settings).acceptor(Acceptor);
+    Ok(patient(listener, handle)?.acceptor(acceptor))
+}
+
+/// Says in the log why a listener ended before its handle said so.
+pub(super) async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the listener ended");
+    }
+}
+
+/// The place at HTTPS that a plain request is sent to, if its `Host` can be one.
+fn moved(request: &Request, port: u16) -> Option<String> {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-[]:".contains(&b));
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    is_name.then(|| format!("https://{name}{port}{path}"))
+}
+
+/// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
+pub(super) async fn redirect(address: SocketAddr, port: u16, handle: Handle<SocketAddr>) {
+    let server = match bind(address).and_then(|listener| plain(listener, &handle)) {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::warn!(%error, "plain HTTP is not redirected; set Web-Redirect-Port or Disable-HTTP-Redirector");
+            return;
+        }
+    };
+    let answer = move |request: Request| async move {
+        match moved(&request, port) {
+            Some(place) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, place)]).into_response(),
+            None => StatusCode::BAD_REQUEST.into_response(),
+        }
+    };
+    ended(server.serve(axum::Router::new().fallback(answer).into_make_service())).await;
+}

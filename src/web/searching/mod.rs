@@ -1,0 +1,53 @@
+//! Doing something with a search, wherever its results are: here, or at another webserver, which is asked and checks for
+//! itself whether the user may.
+
+mod body;
+mod peer;
+mod perform;
+
+pub(super) use peer::Asked;
+pub(super) use perform::{Answer, Deed, PAGE_ROWS_MAX, Saving, Who, perform};
+
+use crate::objects::searches::Search;
+use crate::objects::sharing::Shared;
+use crate::objects::store::Author;
+
+use super::app::AppRef;
+use super::caller::Caller;
+use super::error::{ApiError, ApiResult};
+
+/// A search that the caller may read.
+pub(super) fn found(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
+    let record = app.store.get::<Search>(id)?.map(|record| record.value);
+    let readable = record.filter(|search| search.is_readable_by(&who.person));
+    readable.ok_or_else(|| ApiError::not_found(format!("search {id} that you may see")))
+}
+
+/// A search that the caller may change.
+pub(super) fn owned(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
+    let search = found(app, who, id)?;
+    if search.is_owned_by(&who.person) {
+        return Ok(search);
+    }
+    Err(ApiError::forbidden("only the owner and administrators may do this with a search"))
+}
+
+impl From<&Caller> for Who {
+    fn from(caller: &Caller) -> Who {
+        Who { person: caller.person.clone(), author: caller.author() }
+    }
+}
+
+/// Does something with a search: here if its results are, else where they are.
+pub(super) async fn anywhere(app: &AppRef, who: &Who, id: &str, deed: Deed) -> ApiResult<Answer> {
+    let search = if deed.is_change() { owned(app, who, id)? } else { found(app, who, id)? };
+    if app.searches.is_here(&search) {
+        return perform(app, who, search, deed).await;
+    }
+    peer::ask(app, who, &search, deed).await
+}
+
+/// Author of what is done at this webserver for somebody at another one.
+fn author_via(uid: i32, user: String, from: &str) -> Author {
+    Author { uid, user, from: from.to_owned(), ..Author::default() }
+}

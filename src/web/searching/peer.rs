@@ -1,0 +1,210 @@
+//! Asking the webserver that has the results, and answering such questions.
+//!
+//! Who asks is known by its certificate, and only webservers are heard. For whom it asks is what it says, and this webserver
+//! looks that user up for itself: whether they exist, are locked, and may see the search by the state that it has.
+//!
+//! After the opening: the question (length u32, JSON); back come a head (length u32, JSON) and, for a file, pieces (length
+//! u32, bytes) up to an empty one. A file that ends otherwise is a part, and whoever asked learns so.
+
+use std::io;
+use std::sync::Weak;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+use super::body::{Bytestream, stream_of};
+use super::perform::{Answer, Deed, Who, perform};
+use super::{author_via, found, owned};
+use crate::codec::message::Open;
+use crate::model::{MemberName, Seq};
+use crate::objects::searches::Search;
+use crate::peer::{Handler, Peer, Serving};
+use crate::trust::Role;
+use crate::web::app::{App, AppRef};
+use crate::web::caller;
+use crate::web::error::{ApiError, ApiResult};
+
+/// Largest question and head.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Largest piece of a file.
+const PIECE_BYTES_MAX: usize = 16 << 20;
+/// Longest wait for the head of an answer: whoever was killed is not noticed at once.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The same, when results are saved.
+const PATIENCE_SAVING: Duration = Duration::from_secs(300);
+/// A webserver that has answered keeps the stream open for this long until the answer was taken.
+const LINGER: Duration = Duration::from_secs(300);
+/// Longest wait for a question.
+const QUESTION: Duration = Duration::from_secs(10);
+/// Longest wait until what the asker has seen is here.
+const CATCH_UP: Duration = Duration::from_secs(3);
+
+/// What is asked.
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    /// For whom.
+    uid: i32,
+    /// Whether as an administrator; the other side decides whether the user is one.
+    as_admin: bool,
+    /// Address of the client.
+    from: String,
+    /// Which search.
+    search: String,
+    /// What.
+    deed: Deed,
+    /// What the asker has seen of the log.
+    seen: Seq,
+}
+
+/// How it is answered.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    status: u16,
+    error: String,
+    value: Value,
+    file: Option<(String, String)>,
+}
+
+async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), value: &T) -> io::Result<()> {
+    write_piece(to, &serde_json::to_vec(value)?).await
+}
+
+async fn write_piece(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    to.write_all(&length.to_le_bytes()).await?;
+    to.write_all(bytes).await
+}
+
+async fn read_piece(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Bytes> {
+    let length = from.read_u32_le().await? as usize;
+    if length > bytes_max {
+        return Err(io::Error::other("a message is longer than messages are"));
+    }
+    // The buffer grows with what really arrives.
+    let mut bytes = Vec::with_capacity(length.min(64 << 10));
+    (&mut *from).take(length as u64).read_to_end(&mut bytes).await?;
+    if bytes.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes.into()) }
+}
+
+async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
+    Ok(serde_json::from_slice(&read_piece(from, MESSAGE_BYTES_MAX).await?)?)
+}
+
+fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
+    let name = &search.webserver;
+    let message = format!(
+        "the results of this search are kept by webserver {name}, which cannot be reached: {reason}; \
+         try again when it is back, and save what must stay"
+    );
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("Webserver", name.as_str())
+}
+
+/// Asks the webserver that has the results.
+pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) -> ApiResult<Answer> {
+    let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
+    let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
+    let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
+    let patience = if matches!(deed, Deed::Save(_)) { PATIENCE_SAVING } else { PATIENCE };
+    let question = Question {
+        uid: who.person.uid,
+        as_admin: who.person.admin,
+        from: who.author.from.clone(),
+        search: search.id.clone(),
+        deed,
+        seen: app.store.replica().status().seq,
+    };
+    let asked = async {
+        write(&mut stream.send, &question).await?;
+        read::<Head>(&mut stream.receive).await
+    };
+    let head = tokio::time::timeout(patience, asked).await.map_err(|_| away(search, "it does not answer"))?;
+    let head = head.map_err(|error| away(search, error))?;
+    if !head.error.is_empty() {
+        let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        return Err(ApiError::new(status, head.error));
+    }
+    let Some((kind, name)) = head.file else { return Ok(Answer::Value(head.value)) };
+    let (to, receiver) = mpsc::channel(4);
+    let holder = search.webserver.clone();
+    tokio::spawn(async move {
+        loop {
+            let piece = tokio::select! {
+                piece = read_piece(&mut stream.receive, PIECE_BYTES_MAX) => piece,
+                () = to.closed() => return,
+            };
+            let item = match piece {
+                Ok(piece) if piece.is_empty() => return,
+                Ok(piece) => Ok(piece),
+                Err(error) => Err(io::Error::other(format!("webserver {holder} broke off: {error}"))),
+            };
+            let is_last = item.is_err();
+            if to.send(item).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Ok(Answer::File { kind, name, body: stream_of(receiver) })
+}
+
+/// Answers questions of other webservers.
+pub(in crate::web) struct Asked(pub Weak<App>);
+
+impl Asked {
+    async fn answer(&self, question: Question) -> ApiResult<Answer> {
+        let app = self.0.upgrade().ok_or_else(|| ApiError::internal("the webserver stops"))?;
+        app.store.replica().barrier(question.seen, CATCH_UP).await;
+        let known = caller::known(&app.store, question.uid)?;
+        let (mut person, user) =
+            known.ok_or_else(|| ApiError::forbidden("the user is not known here, or is locked"))?;
+        person.admin &= question.as_admin;
+        let who = Who { author: author_via(person.uid, user, &question.from), person };
+        let search = match question.deed.is_change() {
+            true => owned(&app, &who, &question.search)?,
+            false => found(&app, &who, &question.search)?,
+        };
+        // Whatever is not here is not fetched from a third: questions travel one step.
+        if !app.searches.is_here(&search) {
+            return Err(ApiError::conflict(format!("the results are not here but at webserver {}", search.webserver)));
+        }
+        perform(&app, &who, search, question.deed).await
+    }
+}
+
+impl Handler for Asked {
+    fn allows(&self, role: Role) -> bool {
+        role == Role::Webserver
+    }
+
+    fn serve(&self, _: Peer, mut send: quinn::SendStream, mut receive: quinn::RecvStream) -> Serving<'_> {
+        Box::pin(async move {
+            let question = tokio::time::timeout(QUESTION, read::<Question>(&mut receive)).await;
+            let question = question.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            let mut head = Head { status: 200, error: String::new(), value: Value::Null, file: None };
+            let mut file: Option<Bytestream> = None;
+            match self.answer(question).await {
+                Err(error) => (head.status, head.error) = (error.status().as_u16(), error.message().to_owned()),
+                Ok(Answer::Value(value)) => head.value = value,
+                Ok(Answer::File { kind, name, body }) => (head.file, file) = (Some((kind, name)), Some(body)),
+            }
+            write(&mut send, &head).await?;
+            if let Some(mut body) = file {
+                while let Some(piece) = body.next().await {
+                    // Broken off without an end: whoever asked sees that it is a part.
+                    write_piece(&mut send, &piece?).await?;
+                }
+                write_piece(&mut send, &[]).await?;
+            }
+            let _ = send.finish();
+            // The answer is on its way; whoever asked closes the stream.
+            let _ = tokio::time::timeout(LINGER, send.stopped()).await;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! What is done with a search where its results are.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::body::{Bytestream, rendered};
+use crate::objects::Moment;
+use crate::objects::searches::Search;
+use crate::objects::sharing::Person;
+use crate::objects::store::Author;
+use crate::search::render::{About, Format};
+use crate::search::results::Results;
+use crate::search::row::Row;
+use crate::web::app::AppRef;
+use crate::web::error::{ApiError, ApiResult};
+
+/// Rows of a page at most.
+pub(in crate::web) const PAGE_ROWS_MAX: usize = 4096;
+/// Bytes of a page, roughly.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// For whom something is done.
+#[derive(Clone, Debug)]
+pub(in crate::web) struct Who {
+    pub person: Person,
+    pub author: Author,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::web) enum Deed {
+    /// The search as it stands.
+    Status,
+    /// Some rows.
+    Rows { first: u64, count: usize, since: Option<Moment>, until: Option<Moment> },
+    /// All rows in a form.
+    Download { format: String, since: Option<Moment>, until: Option<Moment> },
+    /// End it.
+    Stop,
+    /// Keep its results for good.
+    Save(Box<Saving>),
+}
+
+/// How results are saved.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(in crate::web) struct Saving {
+    pub expires: Moment,
+    pub started: Option<Moment>,
+    pub method: Option<String>,
+    pub reference: Option<String>,
+    pub name: Option<String>,
+    pub notes: Option<String>,
+}
+
+impl Deed {
+    /// Whether only the owner may do it.
+    pub(in crate::web) fn is_change(&self) -> bool {
+        matches!(self, Deed::Stop | Deed::Save(_))
+    }
+}
+
+/// What came of it.
+pub(in crate::web) enum Answer {
+    /// A value of JSON.
+    Value(Value),
+    /// A file.
+    File { kind: String, name: String, body: Bytestream },
+}
+
+impl Answer {
+    /// The value; what is a file has none.
+    pub(in crate::web) fn value(self) -> Value {
+        match self {
+            Answer::Value(value) => value,
+            Answer::File { .. } => Value::Null,
+        }
+    }
+}
+
+/// The results of a search that are here.
+pub(in crate::web) async fn results_here(app: &AppRef, search: &Search) -> ApiResult<Arc<Results>> {
+    Ok(app.searches.results(search).await?)
+}
+
+/// Does something with a search whose results are here.
+pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, deed: Deed) -> ApiResult<Answer> {
+    match deed {
+        Deed::Status => {
+            let results = results_here(app, &search).await.ok();
+            let search = app.searches.current(search);
+            let histogram = results.map(|results| results.histogram()).unwrap_or_default();
+            Ok(Answer::Value(json!({ "Search": search, "Histogram": histogram })))
+        }
+        Deed::Rows { first, count, since, until } => {
+            let results = results_here(app, &search).await?;
+            let count = count.min(PAGE_ROWS_MAX);
+            let range = since.zip(until).map(|(since, until)| (since.ns(), until.ns()));
+            let page = tokio::task::spawn_blocking(move || page(&results, first, count, range)).await;
+            let (rows, total, is_finished) = page.map_err(ApiError::internal)??;
+            let rows: Vec<Value> = rows.iter().map(|row| shown(&search, row)).collect();
+            Ok(Answer::Value(json!({ "First": first, "Rows": rows, "Total": total, "Finished": is_finished })))
+        }
+        Deed::Download { format, since, until } => {
+            let unsupported =
+                || ApiError::bad(format!("there is no format {format:?}: use one of {}", Format::NAMES.join(", ")));
+            let format = Format::named(&format).ok_or_else(unsupported)?;
+            let results = results_here(app, &search).await?;
+            let range = match (since, until) {
+                (None, None) => None,
+                (since, until) => Some((since.map_or(i64::MIN, Moment::ns), until.map_or(i64::MAX, Moment::ns))),
+            };
+            let about = About { tags: search.tags.clone(), columns: search.columns.clone(), range };
+            let name = format!("search-{}.{}", search.id, format.suffix());
+            let body = rendered(results, about, format);
+            Ok(Answer::File { kind: format.content_type().into(), name, body })
+        }
+        Deed::Stop => {
+            app.searches.stop(&search.id).await;
+            Ok(Answer::Value(Value::Null))
+        }
+        Deed::Save(saving) => {
+            let set = |search: &mut Search| apply(&saving, search);
+            let saved = app.searches.save(&who.author, &search, saving.expires, set).await?;
+            Ok(Answer::Value(json!({ "Search": saved })))
+        }
+    }
+}
+
+fn apply(saving: &Saving, search: &mut Search) {
+    let set = |from: &Option<String>, to: &mut String| {
+        if let Some(text) = from.as_ref().filter(|text| !text.is_empty()) {
+            to.clone_from(text);
+        }
+    };
+    set(&saving.method, &mut search.method);
+    set(&saving.reference, &mut search.reference);
+    set(&saving.name, &mut search.name);
+    set(&saving.notes, &mut search.notes);
+    if search.started.is_never() {
+        search.started = saving.started.unwrap_or_default();
+    }
+}
+
+type Page = (Vec<Row>, u64, bool);
+
+/// Rows by their numbers; with a range, by their numbers among the rows of the range.
+fn page(results: &Results, first: u64, count: usize, range: Option<(i64, i64)>) -> ApiResult<Page> {
+    let wrong = |error: crate::search::results::ResultsError| ApiError::internal(error);
+    let progress = results.progress();
+    let Some((since, until)) = range else {
+        let rows = results.page(first, count, PAGE_BYTES_MAX).map_err(wrong)?;
+        return Ok((rows, progress.rows, progress.is_finished));
+    };
+    let (mut rows, mut passed, mut bytes) = (Vec::new(), 0, 0);
+    for number in (0..progress.blocks).filter(|number| results.may_hold(*number, since, until)) {
+        for row in results.block(number).map_err(wrong)?.unwrap_or_default() {
+            if !(since..until).contains(&row.time) {
+                continue;
+            }
+            if passed >= first && rows.len() < count && bytes < PAGE_BYTES_MAX {
+                bytes += row.data.len();
+                rows.push(row);
+            }
+            passed += 1;
+        }
+    }
+    Ok((rows, passed, progress.is_finished))
+}
+
+fn shown(search: &Search, row: &Row) -> Value {
+    let tag = search.tags.get(usize::from(row.tag)).map_or("", String::as_str);
+    // As text, so that the digits of numbers stay as they are.
+    let text = serde_json::from_slice::<&RawValue>(&row.data).map_or("null", RawValue::get);
+    json!({ "TS": Moment::from_ns(row.time), "Tag": tag, "Json": text })
+}
+
+impl From<crate::search::searches::SearchError> for ApiError {
+    fn from(error: crate::search::searches::SearchError) -> ApiError {
+        use crate::search::searches::SearchError;
+        match error {
+            SearchError::Query(error) => error.into(),
+            SearchError::TooMany(_) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error),
+            SearchError::Forbidden(reason) => ApiError::forbidden(reason),
+            SearchError::Conflict(reason) => ApiError::conflict(reason),
+            SearchError::Io(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
+            SearchError::Results(error) => ApiError::internal(error),
+            SearchError::Commit(error) => error.into(),
+            SearchError::Upload(error) => error.into(),
+        }
+    }
+}
+
+impl From<crate::search::query::QueryError> for ApiError {
+    fn from(error: crate::search::query::QueryError) -> ApiError {
+        ApiError::bad(&error).with("Column", error.column)
+    }
+}

@@ -1,0 +1,73 @@
+// What belongs to queries wherever they are shown: what is being asked, ranges of time, mistakes in place, help.
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
+import { useLive } from './live.js';
+import { Watched } from './value.js';
+
+/** What is in the form of the search page; other pages put a query there to run it again. */
+export const asked = new Watched({ query: '', range: '3600' });
+
+/** Seconds back from now, as the form has them. */
+export const RANGES = [
+  ['900', 'Last 15 minutes'],
+  ['3600', 'Last hour'],
+  ['86400', 'Last day'],
+  ['604800', 'Last 7 days'],
+  ['2592000', 'Last 30 days'],
+  ['all', 'All time'],
+];
+
+/** A range as requests have it. What the query itself says wins. */
+export function rangeOf(range) {
+  const end = new Date();
+  const start = range === 'all' ? new Date(0) : new Date(end.getTime() - Number(range) * 1000);
+  return { SearchStart: start.toISOString(), SearchEnd: end.toISOString() };
+}
+
+/** Puts a query into the form and shows it. */
+export function askAgain(query) {
+  asked.set({ ...asked.get(), query });
+  location.hash = '#/search';
+}
+
+/** The line of the query that a mistake is in, with a mark below it. */
+export function Mistake({ query, of }) {
+  if (!of) return html`<p class="mistake" id="query-mistake" aria-live="polite"></p>`;
+  const before = Array.from(query).slice(0, (of.column ?? 1) - 1).join('').split('\n');
+  const line = query.split('\n')[before.length - 1] ?? '';
+  const mark = `${' '.repeat(Array.from(before[before.length - 1]).length)}▲`;
+  return html`<div class="mistake" id="query-mistake" role="alert" data-test="mistake">
+    ${of.column && html`<pre class="code" aria-hidden="true">${line}${'\n'}${mark}</pre>`}
+    <p class="failure">${of.column ? `Column ${of.column}: ` : ''}${of.message}</p>
+  </div>`;
+}
+
+const EXAMPLES = [
+  ['tag=audit since=-1d | count by user, what', 'who changed what, most frequent first'],
+  ['tag=audit since=-7d | select(.op == "delete") | table time user collection key', 'what was deleted, as a table'],
+  ['tag=journal since=-15m "failed" -cron', 'entries of journals with one word and without another'],
+  ['tag=journal since=-1h | select((.PRIORITY // "7" | tonumber) <= 3) | count by _HOSTNAME', 'errors by host'],
+  ['tag=resource:NAME | sort by n desc | limit 10', 'rows of a resource'],
+];
+
+export function Help({ onUse }) {
+  const [isOpen, setOpen] = useState(false);
+  const tags = useLive('/api/tags', ['admins', 'memberships']).data ?? [];
+  const resources = useLive('/api/resources', ['resources', 'memberships']).data ?? [];
+  const named = (name) => (/[\s,"|]/.test(name) ? `"${name}"` : name);
+  return html`<details class="help" open=${isOpen} onToggle=${(event) => setOpen(event.target.open)} data-test="help">
+    <summary>How to ask</summary>
+    ${isOpen &&
+    html`<p>
+        Before the first bar: where (<code>tag=</code>, several with commas), when (<code>since=-1h</code> <code>until=now</code>, also dates), words that rows
+        must have, and <code>-words</code> that they must not. After it: filters in the language of jq, one row at a time, and the stages${' '}
+        <code>count</code>, <code>count by FIELD</code>, <code>sort by FIELD desc</code>, <code>limit N</code>, <code>table FIELD …</code>. Ctrl+Enter searches.
+      </p>
+      <ul class="examples">
+        ${EXAMPLES.map(([query, text]) => html`<li key=${query}><button type="button" class="plain" onClick=${() => onUse(query)}><code>${query}</code></button> <span class="hint">${text}</span></li>`)}
+      </ul>
+      <p>
+        Tags here: ${tags.map((tag) => html`<code key=${tag}>${tag}</code> `)}
+        ${resources.slice(0, 20).map((one) => html`<code key=${one.GUID}>resource:${named(one.ResourceName)}</code> `)}
+      </p>`}
+  </details>`;
+}

@@ -1,0 +1,281 @@
+//! Backups: made under load, restored to any moment, verified, refused when damaged; and undoing without one.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::fleet::{Dice, Fleet, History, Process, from_env};
+
+fn json(fleet: &Fleet, name: &str, arguments: &[&str]) -> Value {
+    let text = fleet.ok(name, &[arguments, &["--json"]].concat());
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// A datastore with small segments, a member, and a place for backups.
+fn fleet() -> (Fleet, Process, Process, String) {
+    let mut fleet = Fleet::new();
+    fleet.datastore_flags = ["--segment-mb", "1", "--history-ops", "100000"].map(String::from).into();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    let place = fleet.dir("backups").to_str().unwrap().to_owned();
+    (fleet, datastore, a, place)
+}
+
+fn head(fleet: &Fleet) -> u64 {
+    fleet.status("d")["head"].as_u64().unwrap()
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// The states at three moments, restored from `place`, are what `export --at` printed then.
+fn moments_are_restored(fleet: &Fleet, place: &str, moments: &[(u64, String)]) {
+    for (seq, export) in moments {
+        let name = format!("restored-{seq}");
+        let restored = json(fleet, &name, &["restore", place, "--at", &seq.to_string()]);
+        assert_eq!(restored["seq"], *seq);
+        assert_eq!(&fleet.export(&name), export, "as of {seq}");
+        assert_eq!(fleet.status(&name)["generation"], 2);
+        fleet.ok(&name, &["verify"]);
+    }
+}
+
+#[test]
+fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
+    let (fleet, _datastore, _a, place) = fleet();
+    let history = History::new(21, from_env("GRAVWELL_BACKUP_OPS", 6_000), 900);
+    let file = fleet.write_file("in.jsonl", &history.lines);
+    fleet.ok("a", &["put", "c", "first", "--value", "1"]);
+    let mut import = fleet.command("a", &["import", file.to_str().unwrap()]).spawn().expect("starts");
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made.push(json(&fleet, "d", &["backup", "create", &place]));
+    }
+    assert!(import.wait().expect("waits").success());
+    fleet.converges(&["a"]);
+    made.push(json(&fleet, "d", &["backup", "create", &place]));
+    fleet.ok("a", &["put", "c", "last", "--value", "1"]);
+    made.push(json(&fleet, "d", &["backup", "create", &place]));
+    let last = made.last().unwrap();
+    assert!(last["new_bytes"].as_u64() < last["bytes"].as_u64(), "it is incremental: {last}");
+    assert_eq!(json(&fleet, "d", &["backup", "create", &place])["is_new"], false);
+
+    let mut dice = Dice::new(from_env("GRAVWELL_SEED", 21));
+    let moments: Vec<(u64, String)> = (0..3)
+        .map(|_| 1 + dice.below(head(&fleet)))
+        .map(|seq| (seq, fleet.ok("d", &["export", "--at", &seq.to_string()])))
+        .collect();
+    // What the log forgets, the backups do not.
+    fleet.ok("d", &["compact", "--history-ops", "0"]);
+    let after = json(&fleet, "d", &["backup", "create", &place]);
+    assert!(after["horizon"].as_u64() > Some(0), "{after}");
+    moments_are_restored(&fleet, &place, &moments);
+    let verified = fleet.ok("d", &["backup", "verify", &place, "--all", "--json"]);
+    let digests: Vec<Value> = verified.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(digests.len(), made.len() - made.iter().filter(|made| made["is_new"] == false).count() + 1);
+    assert_eq!(digests.last().unwrap()["digest"], fleet.status("d")["digest"]);
+    assert_eq!(fleet.export("d"), fleet.export("a"));
+
+    // Only the last is kept; it is whole, and the moments before its horizon are not covered any more.
+    let rehearsed = json(&fleet, "d", &["backup", "prune", &place, "--keep-last", "1", "--dry-run"]);
+    let pruned = json(&fleet, "d", &["backup", "prune", &place, "--keep-last", "1"]);
+    assert_eq!(rehearsed["removed"], pruned["removed"]);
+    assert!(pruned["pieces"].as_u64() > Some(0));
+    fleet.ok("d", &["backup", "verify", &place]);
+    let refused = fleet.run("late", &["restore", &place, "--at", "1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("what can be restored"), "{refused:?}");
+    assert_eq!(fleet.run("d", &["backup", "prune", &place]).status.code(), Some(1), "nothing to keep is refused");
+
+    // A damaged piece is named, and nothing is put in place.
+    let pieces = files(&fleet.dir("backups/pieces"));
+    let piece = &pieces[dice.below(pieces.len() as u64) as usize];
+    let mut bytes = std::fs::read(piece).expect("reads");
+    let at = dice.below(bytes.len() as u64) as usize;
+    bytes[at] ^= 1;
+    std::fs::write(piece, bytes).expect("writes");
+    let name = piece.file_name().unwrap().to_str().unwrap();
+    for arguments in [&["backup", "verify", &place][..], &["restore", &place]] {
+        let refused = fleet.run("damaged", arguments);
+        assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(name), "{refused:?}");
+    }
+    assert!(!fleet.dir("damaged/log").exists());
+}
+
+#[test]
+fn p05_a_restore_in_place_is_followed_by_its_members_which_set_aside_what_they_had() {
+    let (fleet, datastore, _a, place) = fleet();
+    fleet.ok("a", &["put", "c", "x", "--value", "1"]);
+    fleet.ok("a", &["put", "c", "z", "--value", "1"]);
+    let (good, seq) = (fleet.converges(&["a"]), head(&fleet).to_string());
+    fleet.ok("a", &["put", "c", "x", "--value", "2"]);
+    fleet.ok("a", &["delete", "c", "z"]);
+    fleet.ok("d", &["put", "c", "y", "--value", "3"]);
+    fleet.converges(&["a"]);
+    fleet.ok("d", &["backup", "create", &place]);
+    let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
+    let running = fleet.run("d", &["restore", &place, "--at", &seq, "--replace"]);
+    assert!(String::from_utf8_lossy(&running.stderr).contains("while it is stopped"), "{running:?}");
+    datastore.terminate();
+    let refused = fleet.run("d", &["restore", &place, "--at", &seq]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--replace"), "{refused:?}");
+    fleet.ok("d", &["restore", &place, "--at", &seq, "--dry-run", "--replace"]);
+    fleet.ok("a", &["put", "c", "pending", "--value", "4", "--no-wait"]);
+    fleet.ok("d", &["restore", &place, "--at", &seq, "--replace"]);
+
+    let datastore = fleet.datastore();
+    fleet.wait("a follows", || fleet.status("a")["generation"] == 2 && fleet.status("a")["connected"] == true);
+    let now = fleet.converges(&["a"]);
+    assert_eq!(
+        now.lines().filter(|line| !line.contains("\"pending\"")).collect::<Vec<_>>(),
+        good.lines().collect::<Vec<_>>()
+    );
+    assert!(now.contains("\"pending\""), "what was not decided is pushed");
+    let set = fleet.ok("a", &["quarantine", "list", "--json"]);
+    let set: Value = serde_json::from_str(&set).expect("one set");
+    assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &3.into()));
+    assert!(fleet.ok("d", &["generations"]).contains("restored"));
+
+    // The same on a new host: the authority comes out of the backup.
+    fleet.ok("d", &["backup", "create", &place]);
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    let restored = json(&fleet, "d", &["restore", &place, "--recovery-key", &key]);
+    assert_eq!(restored["authority"], "restored");
+    let _datastore = fleet.datastore();
+    fleet.wait("a follows", || fleet.status("a")["generation"] == 3 && fleet.status("a")["connected"] == true);
+    assert_eq!(fleet.converges(&["a"]), now);
+    fleet.ok("a", &["put", "c", "after", "--value", "1"]);
+    fleet.ok("d", &["verify"]);
+}
+
+#[test]
+fn p11_an_encrypted_backup_opens_with_its_passphrase_only() {
+    let (fleet, _datastore, _a, place) = fleet();
+    let secret = "a-value-that-nobody-may-read";
+    fleet.ok("a", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
+    let export = fleet.converges(&["a"]);
+    let (right, wrong) = (fleet.write_file("right", "correct horse\n"), fleet.write_file("wrong", "battery\n"));
+    let (right, wrong) = (right.to_str().unwrap(), wrong.to_str().unwrap());
+    fleet.ok("d", &["backup", "create", &place, "--passphrase-file", right]);
+    for file in files(Path::new(&place)) {
+        let bytes = std::fs::read(&file).expect("reads");
+        let is_in = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+        assert!(!is_in(secret.as_bytes()) && !is_in(b"seg-"), "{}", file.display());
+    }
+    for flags in [&["--passphrase-file", wrong][..], &[]] {
+        let refused = fleet.run("r", &[&["restore", &place], flags].concat());
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("passphrase"), "{refused:?}");
+    }
+    fleet.ok("r", &["restore", &place, "--passphrase-file", right]);
+    assert_eq!(fleet.export("r"), export);
+}
+
+#[test]
+fn an_archive_follows_the_datastore_by_itself() {
+    let mut fleet = Fleet::new();
+    let place = fleet.dir("archive").to_str().unwrap().to_owned();
+    fleet.datastore_flags = ["--archive", &place].map(String::from).into();
+    let _datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    fleet.wait("the archive begins", || fleet.run("x", &["backup", "list", &place]).status.success());
+    let mut follower = fleet.command("d", &["backup", "create", &place, "--follow", "--every", "1"]);
+    let _follower = Process::begin(
+        {
+            follower.env("RUST_LOG", "off");
+            follower
+        },
+        &fleet.dir("follow.log"),
+    );
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    let export = fleet.converges(&["a"]);
+    let head = head(&fleet);
+    fleet.wait("the archive has it", || {
+        let list = fleet.ok("x", &["backup", "list", &place, "--json"]);
+        list.lines().any(|line| line.contains(&format!("\"to\":{head}")))
+    });
+    fleet.ok("r", &["restore", &place]);
+    assert_eq!(fleet.export("r"), export);
+}
+
+#[test]
+fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
+    let (fleet, _datastore, _a, _) = fleet();
+    fleet.ok("a", &["put", "c", "changed", "--value", "{\"n\":1}"]);
+    fleet.ok("a", &["put", "c", "gone", "--value", "1"]);
+    fleet.ok("a", &["put", "c", "stays", "--value", "1"]);
+    fleet.converges(&["a"]);
+    let then = head(&fleet).to_string();
+    fleet.ok("a", &["put", "c", "changed", "--value", "{\"n\":2}"]);
+    fleet.ok("a", &["delete", "c", "gone"]);
+    fleet.ok("a", &["put", "b", "new", "--value", "1"]);
+    fleet.ok("a", &["put", "passwords", "1", "--value", "\"hash\""]);
+    fleet.converges(&["a"]);
+    let differs = fleet.run("d", &["diff", "--from", &then, "--values", "--json"]);
+    assert_eq!(differs.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&differs.stdout).into_owned();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let found: Vec<_> =
+        lines.iter().map(|line| (line["change"].as_str().unwrap(), line["key"].as_str().unwrap())).collect();
+    assert_eq!(found, [("added", "new"), ("changed", "changed"), ("removed", "gone"), ("added", "1")]);
+    assert_eq!((&lines[1]["from"]["value"]["n"], &lines[1]["to"]["value"]["n"]), (&1.into(), &2.into()));
+    assert!(!text.contains("hash"), "secrets are not printed");
+    let same = fleet.run("d", &["diff", "--from", &then, "--to", &then]);
+    assert_eq!(same.status.code(), Some(0));
+
+    for key in ["changed", "gone"] {
+        fleet.ok("d", &["revert", "c", key, "--to", &then, "--dry-run"]);
+        fleet.ok("d", &["revert", "c", key, "--to", &then]);
+    }
+    fleet.ok("d", &["revert", "b", "new", "--to", &then]);
+    assert!(fleet.ok("d", &["revert", "b", "new", "--to", &then]).contains("nothing to do"));
+    fleet.converges(&["a"]);
+    assert_eq!(fleet.ok("a", &["get", "c", "changed"]).trim(), "{\"n\":1}");
+    assert_eq!(fleet.ok("a", &["get", "c", "gone"]).trim(), "1");
+    assert_eq!(fleet.run("a", &["get", "b", "new"]).status.code(), Some(1));
+}
+
+/// Needs an S3-compatible server: `docs/testing.md` says how to start one.
+#[test]
+fn backups_in_an_s3_store_are_as_good_as_in_a_directory() {
+    let Ok(endpoint) = std::env::var("GRAVWELL_S3_ENDPOINT") else {
+        return eprintln!("SKIPPED: GRAVWELL_S3_ENDPOINT names no S3-compatible server");
+    };
+    let (fleet, _datastore, _a, _) = fleet();
+    let bucket = format!("gravwell-test-{}", std::process::id());
+    ureq::put(format!("{endpoint}/{bucket}")).send_empty().expect("makes a bucket");
+    let place = format!("s3://{bucket}/fleet/one");
+    let run = |name: &str, arguments: &[&str]| {
+        let mut command = fleet.command(name, arguments);
+        command
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test");
+        command.output().expect("runs")
+    };
+    let ok = |name: &str, arguments: &[&str]| {
+        let output = run(name, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let file = fleet.write_file("in.jsonl", &History::new(22, 3_000, 400).lines);
+    fleet.ok("a", &["import", file.to_str().unwrap()]);
+    fleet.converges(&["a"]);
+    ok("d", &["backup", "create", &place]);
+    let moment = head(&fleet).to_string();
+    let then = fleet.export("d");
+    fleet.ok("a", &["put", "c", "later", "--value", "1"]);
+    ok("d", &["backup", "create", &place]);
+    assert_eq!(ok("d", &["backup", "list", &place, "--json"]).lines().count(), 2);
+    ok("d", &["backup", "verify", &place, "--all"]);
+    ok("r", &["restore", &place, "--at", &moment]);
+    assert_eq!(fleet.export("r"), then);
+    ok("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    ok("d", &["backup", "verify", &place]);
+    let wrong = run("d", &["backup", "list", "s3://no-such-bucket/x"]);
+    assert_eq!(wrong.status.code(), Some(1));
+}

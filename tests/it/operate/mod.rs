@@ -1,0 +1,19 @@
+//! What an operator has around the processes: the service manager, balancers, packages, the guide.
+
+mod balancers;
+mod guide;
+mod observe;
+mod service;
+
+use std::process::Command;
+
+/// Whether a program of the host is there. Without it a test is skipped visibly, or fails where all tools are required.
+pub fn has(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().expect("sh");
+    if found.status.success() {
+        return true;
+    }
+    assert!(!crate::fleet::tools_are_required(), "{program} is not installed");
+    eprintln!("SKIPPED: {program} is not installed");
+    false
+}

@@ -1,0 +1,265 @@
+//! A datastore whose disk is gone, rebuilt from its members.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::fleet::{Dice, Fleet, History, Process, from_env};
+
+fn key_of(fleet: &Fleet) -> String {
+    fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned()
+}
+
+/// Large values: half a megabyte each, all different.
+fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
+    let mut dice = Dice::new(megabytes);
+    let mut lines = String::new();
+    for number in 0..2 * megabytes {
+        let text: String = (0..32 << 10).map(|_| format!("{:016x}", dice.below(u64::MAX))).collect();
+        let put = format!(r#"{{"put":{{"collection":"large","key":"{number}","value":"{text}"}}}}"#);
+        lines += &format!("{{\"ops\":[{put}]}}\n");
+    }
+    let file = fleet.write_file("large.jsonl", &lines);
+    fleet.ok(member, &["import", file.to_str().unwrap()]);
+}
+
+/// The file in which a member keeps the sealed authority, once it is there.
+fn escrow(fleet: &Fleet, member: &str) -> String {
+    let file = fleet.dir(member).join("identity/escrow");
+    fleet.wait("the member keeps the authority", || file.exists());
+    file.to_str().unwrap().to_owned()
+}
+
+fn import(fleet: &Fleet, member: &str, history: &History) {
+    let file = fleet.write_file("in.jsonl", &history.lines);
+    fleet.ok(member, &["import", file.to_str().unwrap()]);
+}
+
+fn destroy(fleet: &Fleet, datastore: Process) {
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+}
+
+/// Recovers over the network; returns the report.
+fn recover(fleet: &Fleet, flags: &[&str]) -> Value {
+    let listen = fleet.listen.to_string();
+    let output = fleet.run("d", &[&["recover", "--listen", &listen, "--json"], flags].concat());
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}\n{}", fleet.log_of("a"));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (_a, _b, stopped) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
+    fleet.ok("a", &["put", "c", "early", "--value", "1"]);
+    fleet.converges(&["e"]);
+    stopped.terminate();
+    let _c = fleet.member("c");
+    import(&fleet, "a", &History::new(11, from_env("GRAVWELL_RECOVER_OPS", 2_000), 900));
+    import_large(&fleet, "a", from_env("GRAVWELL_RECOVER_MB", 4));
+    let refused = fleet.run("b", &["put", "c", "early", "--value", "2", "--if-absent"]);
+    assert_eq!(refused.status.code(), Some(1));
+    fleet.converges(&["a", "b", "c"]);
+    let (key, authority) = (key_of(&fleet), escrow(&fleet, "c"));
+    let before = fleet.status("d");
+    destroy(&fleet, datastore);
+    // Everything goes on while the datastore is away, deletes included.
+    fleet.ok("a", &["put", "c", "while-away", "--value", "1", "--no-wait"]);
+    fleet.ok("b", &["delete", "c", "early", "--no-wait"]);
+    let expected = {
+        let mut lines: Vec<String> = fleet.export("c").lines().map(str::to_owned).collect();
+        lines.retain(|line| !line.contains("\"key\":\"early\""));
+        lines.push(r#"{"collection":"c","key":"while-away","value":1}"#.to_owned());
+        lines.sort();
+        lines
+    };
+
+    let listen = fleet.listen.to_string();
+    let without_key = fleet.run("d", &["recover", "--listen", &listen, "--authority", &authority]);
+    assert_eq!(without_key.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&without_key.stderr).into_owned();
+    assert!(text.contains("--recovery-key") && text.contains("--new-authority"), "{text}");
+    // The stopped member is enrolled, too: it need not be waited for.
+    let flags = ["--authority", &authority, "--recovery-key", &key, "--expect", "3"];
+    let rehearsal = recover(&fleet, &[&flags[..], &["--dry-run"]].concat());
+    assert_eq!((&rehearsal["dry_run"], rehearsal["offers"].as_array().unwrap().len()), (&true.into(), 3));
+    assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust").exists(), "a rehearsal leaves nothing");
+    let started = Instant::now();
+    let report = recover(&fleet, &flags);
+    let recovered = started.elapsed();
+    assert_eq!((&report["log"]["head"], &report["log"]["digest"]), (&before["head"], &before["digest"]));
+    assert_eq!(report["unheard"], serde_json::json!(["e"]));
+
+    let _datastore = fleet.datastore();
+    for member in ["a", "b", "c"] {
+        fleet.wait_connected(member);
+    }
+    let export = fleet.converges(&["a", "b", "c"]);
+    eprintln!("recovered after {recovered:?}, everybody level after {:?}", started.elapsed());
+    assert_eq!(export.lines().collect::<Vec<_>>(), expected);
+    assert_eq!((&fleet.status("d")["log_id"], &fleet.status("d")["generation"]), (&before["log_id"], &2.into()));
+    let _stopped = fleet.replica("e");
+    fleet.wait_connected("e");
+    assert_eq!(fleet.converges(&["e"]), export);
+    assert!(!fleet.dir("e/quarantine").exists(), "it was behind: there is nothing to set aside");
+    fleet.ok("d", &["verify"]);
+    assert!(fleet.ok("d", &["generations"]).contains("recovered"));
+    fleet.ok("e", &["put", "c", "after", "--value", "1"]);
+    fleet.ok("d", &["compact", "--history-ops", "0"]);
+    fleet.ok("d", &["verify"]);
+    fleet.converges(&["a", "b", "c", "e"]);
+    assert_eq!(key_of(&fleet), key, "the recovery key stays");
+    // There is a log now: it is not replaced.
+    drop(_datastore);
+    let again = fleet.run("d", &["recover", "--listen", &listen, "--wait", "1"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("not replaced"), "{again:?}");
+}
+
+#[test]
+fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b, e) = (fleet.member("a"), fleet.member("b"), fleet.member("e"));
+    import(&fleet, "a", &History::new(12, 500, 200));
+    fleet.ok("a", &["put", "c", "to-go", "--value", "1"]);
+    fleet.converges(&["a", "b", "e"]);
+    a.terminate();
+    b.terminate();
+    // Only the datastore and e have these; some are e's own, others are not.
+    fleet.ok("e", &["put", "c", "own", "--value", "\"e\""]);
+    let refused = fleet.run("e", &["put", "c", "own", "--value", "2", "--if-absent"]);
+    assert_eq!(refused.status.code(), Some(1));
+    fleet.ok("e", &["put", "c", "own-too", "--value", "3"]);
+    fleet.ok("d", &["put", "c", "others", "--value", "4"]);
+    fleet.ok("d", &["put", "c", "contested", "--value", "5"]);
+    fleet.ok("d", &["delete", "c", "to-go"]);
+    fleet.converges(&["e"]);
+    let was_at = fleet.status("e")["seq"].clone();
+    let (key, authority) = (key_of(&fleet), escrow(&fleet, "e"));
+    e.terminate();
+    destroy(&fleet, datastore);
+
+    let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
+    let report = recover(&fleet, &["--authority", &authority, "--recovery-key", &key, "--expect", "2"]);
+    assert!(report["log"]["head"].as_u64() < was_at.as_u64());
+    assert_eq!(report["unheard"], serde_json::json!(["e"]));
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    fleet.ok("a", &["put", "c", "contested", "--value", "6"]);
+    fleet.ok("b", &["put", "c", "new", "--value", "7"]);
+    fleet.converges(&["a", "b"]);
+
+    let _e = fleet.replica("e");
+    fleet.wait_connected("e");
+    fleet.converges(&["a", "b", "e"]);
+    let get = |key: &str| {
+        let output = fleet.run("a", &["get", "c", key]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    assert_eq!(
+        (get("own").as_deref(), get("own-too").as_deref()),
+        (Some("\"e\""), Some("3")),
+        "its own are pushed again"
+    );
+    assert_eq!((get("others"), get("contested").as_deref()), (None, Some("6")), "nothing is merged blindly");
+    assert_eq!((get("to-go").as_deref(), get("new").as_deref()), (Some("1"), Some("7")));
+    assert_eq!(fleet.status("e")["quarantined"], 1);
+
+    let shown = fleet.ok("e", &["quarantine", "show", "1"]);
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    for (key, now) in [("others", "absent"), ("contested", "changed since"), ("to-go", "as it was before")] {
+        assert!(shown.lines().any(|line| line.contains(&format!("c/{key} ")) && line.contains(now)), "{key}: {shown}");
+    }
+    let applied = fleet.run("e", &["quarantine", "apply", "1", "--json"]);
+    assert_eq!(applied.status.code(), Some(1), "something was left");
+    let applied: Value = serde_json::from_slice(&applied.stdout).expect("JSON");
+    assert_eq!((&applied["applied"], applied["left"].as_array().unwrap().len()), (&2.into(), 1));
+    fleet.converges(&["a", "b", "e"]);
+    assert_eq!((get("others").as_deref(), get("contested").as_deref(), get("to-go")), (Some("4"), Some("6"), None));
+    fleet.ok("e", &["quarantine", "drop", "1"]);
+    assert_eq!(fleet.status("e")["quarantined"], 0);
+    // What was pushed again is not pushed a second time after a restart.
+    let head = fleet.status("d")["head"].clone();
+    drop(_e);
+    let _e = fleet.replica("e");
+    fleet.wait_connected("e");
+    fleet.converges(&["e"]);
+    assert_eq!(fleet.status("d")["head"], head);
+}
+
+#[test]
+fn p05_a_log_that_is_lost_alone_is_waited_for_and_rebuilt_from_directories() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    import(&fleet, "a", &History::new(13, 300, 100));
+    let export = fleet.converges(&["a", "b"]);
+    datastore.terminate();
+    for part in ["log", "state"] {
+        std::fs::remove_dir_all(fleet.dir("d").join(part)).expect("wipes");
+    }
+    // It knows from its register that it had more, and takes nothing in.
+    let waiting = fleet.datastore();
+    // A member that connects says so, too.
+    let says = || fleet.status("d")["remedy"].as_str().is_some_and(|remedy| remedy.contains("recover"));
+    fleet.wait("it says that it waits to be recovered", says);
+    let refused = fleet.run("d", &["put", "c", "k", "--value", "1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("waits to be recovered"), "{refused:?}");
+    assert_eq!(fleet.status("d")["head"], 0);
+    waiting.terminate();
+    a.terminate();
+    b.terminate();
+    let (a, b) = (fleet.dir("a"), fleet.dir("b"));
+    fleet.ok("d", &["recover", "--from", a.to_str().unwrap(), "--from", b.to_str().unwrap()]);
+    let _running = (fleet.datastore(), fleet.replica("a"), fleet.replica("b"));
+    fleet.wait_connected("a");
+    assert_eq!(fleet.converges(&["a", "b"]), export);
+}
+
+#[test]
+fn p11_without_the_recovery_key_members_join_again_and_keep_everything() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    import(&fleet, "a", &History::new(14, 300, 100));
+    fleet.converges(&["a"]);
+    destroy(&fleet, datastore);
+    fleet.ok("a", &["put", "c", "pending", "--value", "1", "--no-wait"]);
+    a.terminate();
+    let from = fleet.dir("a");
+    fleet.ok("d", &["recover", "--new-authority", "--from", from.to_str().unwrap()]);
+    let _datastore = fleet.datastore();
+    let a = fleet.replica("a");
+    fleet.wait("a says that the authority is another one", || fleet.status("a")["verdict"] == "Foreign");
+    fleet.enroll("a", "webserver");
+    // The running process takes its new identity up by itself.
+    fleet.wait_connected("a");
+    assert!(fleet.converges(&["a"]).contains("\"pending\""));
+    drop(a);
+}
+
+#[test]
+fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
+    let mut fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    let export = fleet.converges(&["a"]);
+    let (key, authority) = (key_of(&fleet), escrow(&fleet, "a"));
+    destroy(&fleet, datastore);
+    a.terminate();
+    fleet.datastore_flags = vec!["--recovery".into(), "wait".into()];
+    let _datastore = fleet.spawn_datastore();
+    fleet.wait("it says that it waits", || fleet.log_of("d").contains("Datastore-Recovery=wait"));
+    assert!(!fleet.dir("d/trust").exists() && !fleet.dir("d/log").exists());
+    let from = fleet.dir("a");
+    let flags = ["recover", "--from", from.to_str().unwrap(), "--authority", &authority, "--recovery-key", &key];
+    fleet.ok("d", &flags);
+    fleet.wait("it goes on by itself", || fleet.status("d")["running"] == true);
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    assert_eq!(fleet.converges(&["a"]), export);
+}

@@ -1,0 +1,405 @@
+//! The interface as people use it: what is done in a browser at one webserver is seen in another browser at another one,
+//! on a page that is open and is not loaded again.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::driver::{Browser, Driver};
+use super::{Site, Web};
+
+/// Where pictures of all pages go, if anywhere: `GRAVWELL_PICTURES=directory`.
+const PICTURES: &str = "GRAVWELL_PICTURES";
+
+/// The row of a table, as the interface names it.
+fn row(name: &str) -> String {
+    format!("[data-test=\"row-{name}\"]")
+}
+
+fn test(name: &str) -> String {
+    format!("[data-test=\"{name}\"]")
+}
+
+/// A button within a row.
+fn within(name: &str, button: &str) -> String {
+    format!("{} {}", row(name), test(button))
+}
+
+impl Browser {
+    #[track_caller]
+    fn sign_in(&self, web: &Web, user: &str, password: &str) {
+        self.open(&format!("http://{}/", web.address));
+        self.fill(&test("user"), user);
+        self.fill(&test("pass"), password);
+        self.click(&test("sign-in"));
+        self.sees(&test("sign-out"), "Sign out");
+        // Loading the page anew would lose it.
+        self.run("window.sinceSignIn = true");
+    }
+
+    #[track_caller]
+    fn was_never_loaded_again(&self) {
+        assert_eq!(self.run("return window.sinceSignIn === true"), true);
+        assert_eq!(self.complaints(), Vec::<String>::new());
+    }
+
+    #[track_caller]
+    fn save(&self) {
+        self.click(&test("save"));
+    }
+
+    #[track_caller]
+    fn delete(&self, name: &str) {
+        self.click(&within(name, "delete"));
+        self.click(&test("confirm"));
+    }
+}
+
+struct Two {
+    site: Site,
+    a: Browser,
+    b: Browser,
+    _driver: Driver,
+}
+
+impl Two {
+    /// Two browsers, signed in at two webservers.
+    fn start() -> Option<Two> {
+        let driver = Driver::start()?;
+        let site = Site::new();
+        site.admins();
+        let (a, b) = (driver.browser(&site.fleet.dir("browser-a")), driver.browser(&site.fleet.dir("browser-b")));
+        a.sign_in(&site.a, "admin", "changeme");
+        b.sign_in(&site.b, "admin", "changeme");
+        Some(Two { site, a, b, _driver: driver })
+    }
+
+    fn go(&self, place: &str) {
+        self.a.go(place);
+        self.b.go(place);
+    }
+
+    fn file(&self, name: &str, contents: &str) -> PathBuf {
+        self.site.fleet.write_file(name, contents)
+    }
+}
+
+fn people(two: &Two) {
+    let Two { a, b, .. } = two;
+    two.go("/groups");
+    a.click(&test("create-group"));
+    a.fill(&test("field-Name"), "readers");
+    a.save();
+    b.sees(&row("readers"), "readers");
+    two.go("/users");
+    a.click(&test("create-user"));
+    a.fill(&test("field-User"), "bob");
+    a.fill(&test("field-Pass"), "a long password");
+    a.click(&test("group-readers"));
+    a.save();
+    b.sees(&row("bob"), "readers");
+    a.click(&within("bob", "edit"));
+    a.fill(&test("field-Name"), "Bob Builder");
+    a.save();
+    b.sees(&row("bob"), "Bob Builder");
+    a.click(&test("lock"));
+    a.click(&test("confirm"));
+    b.sees(&within("bob", "is-locked"), "locked");
+    a.click(&test("unlock"));
+    b.misses(&within("bob", "is-locked"));
+    two.go("/groups");
+    a.click(&within("readers", "edit"));
+    a.fill(&test("field-Desc"), "those who read");
+    a.save();
+    b.sees(&row("readers"), "those who read");
+}
+
+fn dashboards(two: &Two) {
+    let Two { a, b, .. } = two;
+    two.go("/dashboards");
+    b.sees(&test("empty"), "no dashboards");
+    a.click(&test("create-dashboard"));
+    a.fill(&test("field-Name"), "errors");
+    a.fill(&test("field-Data"), r#"{"tiles": [{"id": 9007199254740991}]}"#);
+    a.save();
+    b.sees(&row("errors"), "errors");
+    b.click(&within("errors", "edit"));
+    b.sees(&test("field-Name"), "");
+    a.fill(&test("field-Description"), "what went wrong");
+    a.click(&test("share-read-readers"));
+    a.save();
+    a.sees(&test("toast"), "Saved");
+    let typed = |browser: &Browser| browser.run("return document.querySelector('[name=Description]')?.value ?? ''");
+    two.site.fleet.wait("the open form follows", || typed(b) == "what went wrong");
+    let data = b.run("return document.querySelector('[name=Data]').value");
+    assert!(data.as_str().expect("text").contains("9007199254740991"), "{data}");
+    b.go("/dashboards");
+    b.sees(&row("errors"), "readers");
+    a.go("/dashboards");
+    a.click(&within("errors", "clone"));
+    a.sees("h1", "errors");
+    two.site
+        .fleet
+        .wait("the copy is listed, too", || b.run("return document.querySelectorAll('tbody tr').length") == 2);
+    a.click(&test("delete"));
+    a.click(&test("confirm"));
+    two.site.fleet.wait("one is gone", || b.run("return document.querySelectorAll('tbody tr').length") == 1);
+    a.delete("errors");
+    b.sees(&test("empty"), "no dashboards");
+}
+
+fn resources(two: &Two) {
+    let Two { a, b, .. } = two;
+    let (first, second) = (two.file("first.csv", "a,b\n1,2\n"), two.file("second.csv", "a,b\n1,2\n3,4\n"));
+    two.go("/resources");
+    a.click(&test("create-resource"));
+    a.fill(&test("field-ResourceName"), "table");
+    a.attach("dialog input[type=file]", &first);
+    a.save();
+    b.sees(&row("table"), "8 B");
+    b.click(&within("table", "edit"));
+    b.sees("pre", "1,2");
+    a.click(&within("table", "edit"));
+    a.attach("input[type=file]", &second);
+    b.sees("pre", "3,4");
+    b.sees(&test("version"), "2");
+    a.click(&test("share-read-readers"));
+    a.fill(&test("field-Description"), "numbers");
+    a.save();
+    b.go("/resources");
+    b.sees(&row("table"), "readers");
+    a.go("/resources");
+    a.delete("table");
+    b.sees(&test("empty"), "no resources");
+}
+
+fn searching(two: &Two) {
+    let Two { site, a, b, .. } = two;
+    let query = "tag=audit bob | table user op collection";
+    a.go("/search");
+    a.fill(&test("field-query"), "tag=audit | nonsense");
+    a.sees(&test("mistake"), "Column 13");
+    a.fill(&test("field-query"), query);
+    a.click(&test("run"));
+    a.sees(&test("search-state"), "done");
+    a.sees(&test("result-row"), "admin");
+    b.go("/searches");
+    b.sees(&row(query), "done");
+    b.click(&within(query, "open"));
+    b.sees(&test("holder"), "a");
+    b.sees(&test("result-row"), "admin");
+    b.sees(".histogram-ends", "20");
+    b.click(&test("save-search"));
+    a.sees(".facts", "at every webserver");
+    a.click(&test("share"));
+    a.click(&test("share-read-readers"));
+    a.save();
+    two.go("/history");
+    b.click(&within(query, "again"));
+    let typed = || b.run("return document.querySelector('#query')?.value ?? ''");
+    site.fleet.wait("the query is in the form again", || typed() == query);
+    two.go("/searches");
+    b.delete(query);
+    a.misses(&row(query));
+}
+
+fn own_things(two: &Two) {
+    let Two { site, a, b, .. } = two;
+    two.go("/tokens");
+    a.click(&test("create-token"));
+    a.fill(&test("field-name"), "script");
+    a.click(&test("capability-ResourceRead"));
+    a.save();
+    a.click(&test("done"));
+    b.sees(&row("script"), "ResourceRead");
+    a.click(&within("script", "edit"));
+    a.fill(&test("field-description"), "reads tables");
+    a.save();
+    b.sees(&row("script"), "reads tables");
+    a.delete("script");
+    b.sees(&test("empty"), "no tokens");
+
+    two.go("/preferences");
+    a.fill(&test("field-Data"), r#"{"favourite": "blue"}"#);
+    a.save();
+    let shown = || b.run("return document.querySelector('[name=Data]')?.value ?? ''").to_string();
+    site.fleet.wait("the other browser has them", || shown().contains("blue"));
+    a.click(&test("theme-dark"));
+    site.fleet.wait("so is the other one", || b.run("return document.documentElement.dataset.theme") == "dark");
+    a.click(&test("delete"));
+    a.click(&test("confirm"));
+    site.fleet.wait("they are gone there, too", || !shown().contains("blue"));
+
+    two.go("/notifications");
+    a.click(&test("create-notification"));
+    a.fill(&test("field-Msg"), "lunch");
+    a.save();
+    b.sees(&row("lunch"), "lunch");
+    b.sees(&test("bell-count"), "1");
+    a.click(&within("lunch", "delete"));
+    b.misses(&row("lunch"));
+    b.misses(&test("bell-count"));
+
+    two.go("/history");
+    // Searches are launched by programs.
+    let admin = site.a.login("admin", "changeme");
+    admin.made("/api/searchhistory", &json!({ "UserQuery": "tag=web error" }));
+    b.sees(&row("tag=web error"), "tag=web error");
+    a.sees(&row("tag=web error"), "tag=web error");
+    a.click(&test("delete"));
+    a.click(&test("confirm"));
+    b.misses(&row("tag=web error"));
+}
+
+fn endings(two: &Two) {
+    let Two { site, a, b, .. } = two;
+    two.go("/log");
+    b.sees("main", "delete dashboard errors");
+    two.go("/groups");
+    a.delete("readers");
+    b.misses(&row("readers"));
+    two.go("/users");
+    a.click(&within("bob", "edit"));
+    a.click(&test("delete"));
+    a.click(&test("confirm"));
+    b.misses(&row("bob"));
+    two.go("/fleet");
+    b.sees("main", "same as here");
+    b.sees("header", "In step");
+    for browser in [a, b] {
+        browser.was_never_loaded_again();
+    }
+    // A session that ends anywhere ends here, on the open page.
+    assert_eq!(site.a.login("admin", "changeme").call("DELETE", "/api/logout").status, 200);
+    b.sees(&test("sign-in"), "Sign in");
+}
+
+#[test]
+fn w29_what_is_done_in_one_browser_is_seen_in_the_other() {
+    let Some(two) = Two::start() else { return };
+    people(&two);
+    dashboards(&two);
+    resources(&two);
+    searching(&two);
+    own_things(&two);
+    endings(&two);
+}
+
+#[test]
+fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
+    let Some(mut two) = Two::start() else { return };
+    two.go("/users");
+    two.site.stop_datastore();
+    for browser in [&two.a, &two.b] {
+        browser.sees(&test("banner-cut-off"), "Cut off");
+        browser.click(&test("create-user"));
+        browser.fill(&test("field-User"), "carol");
+        browser.fill(&test("field-Pass"), "a long password");
+        browser.save();
+        browser.sees(&within("carol", "pending"), "pending");
+    }
+    two.site.start_datastore();
+    let fleet = &two.site.fleet;
+    let is_told = |browser: &Browser| browser.text(&test("badge-rejected")) == "1";
+    fleet.wait("one of them is told", || is_told(&two.a) || is_told(&two.b));
+    two.site.converges();
+    let (refused, accepted) = if is_told(&two.a) { (&two.a, &two.b) } else { (&two.b, &two.a) };
+    assert!(!is_told(accepted));
+    for browser in [refused, accepted] {
+        browser.misses(&test("banner-cut-off"));
+        browser.sees(&row("carol"), "carol");
+        browser.misses(&within("carol", "pending"));
+    }
+    refused.sees(&test("bell-count"), "1");
+    refused.go("/notifications");
+    refused.sees("tbody", "create user carol");
+    refused.go("/rejections");
+    refused.sees(&row("create user carol"), "already a user called carol");
+    refused.click(&within("create user carol", "delete"));
+    refused.click(&test("confirm"));
+    refused.sees(&test("empty"), "nothing to do");
+    refused.misses(&test("badge-rejected"));
+    for browser in [&two.a, &two.b] {
+        browser.was_never_loaded_again();
+    }
+}
+
+/// Pictures of every page, for eyes: light, dark and as on a phone.
+#[test]
+fn w31_pictures_of_every_page() {
+    let Some(directory) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
+    let Some(two) = Two::start() else { return };
+    std::fs::create_dir_all(&directory).expect("creates");
+    let admin = two.site.a.login("admin", "changeme");
+    let uid = admin
+        .made("/api/users", &json!({ "User": "bob", "Pass": "p", "Name": "Bob Builder", "Email": "bob@example.com" }));
+    let gid =
+        admin.made("/api/groups", &json!({ "Name": "network operations", "Desc": "those who watch the routers" }));
+    admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
+    let data = json!({ "tiles": [{ "id": 1, "title": "Errors by host" }], "timeframe": { "durationString": "PT1H" } });
+    let dashboard = admin.made("/api/dashboards", &json!({ "Name": "Errors of the last hour", "Description": "All that went wrong", "Labels": ["web", "prod"], "GIDs": [gid], "Global": true, "Data": data }));
+    admin.made("/api/dashboards", &json!({ "Name": "Logins", "Data": {} }));
+    let resource = admin.made("/api/resources", &json!({ "ResourceName": "asn.csv", "Description": "Networks and their owners", "GroupACL": [gid], "Labels": ["lookup"] }));
+    let guid = resource["GUID"].as_str().expect("GUID");
+    admin.upload(
+        "PUT",
+        &format!("/api/resources/{guid}/raw"),
+        "file",
+        b"asn,owner\n64500,Example\n64501,Other\n".as_slice(),
+    );
+    admin.made("/api/tokens", &json!({ "name": "nightly report", "description": "reads dashboards", "capabilities": ["DashboardRead", "ResourceRead"] }));
+    admin.made("/api/notifications/broadcast", &json!({ "Msg": "Maintenance at noon", "Level": "warn" }));
+    admin.made("/api/searchhistory", &json!({ "UserQuery": "tag=web grep error | count by host | table host count" }));
+    let query = json!({ "SearchString": "tag=audit | {user, what, op, collection, key}" });
+    let search = admin.made("/api/searchctrl/launch", &query)["SearchID"].clone();
+    let search = search.as_str().expect("an id");
+    admin.changed("/api/users/1/preferences", &json!({ "timezone": "UTC" }));
+    two.site.converges();
+    let pages = [
+        ("fleet", "/fleet".to_owned()),
+        ("search", "/search".into()),
+        ("results", format!("/search/{search}")),
+        ("searches", "/searches".into()),
+        ("users", "/users".into()),
+        ("user", format!("/users/{uid}")),
+        ("groups", "/groups".into()),
+        ("dashboards", "/dashboards".into()),
+        ("dashboard", format!("/dashboards/{dashboard}")),
+        ("resources", "/resources".into()),
+        ("resource", format!("/resources/{guid}")),
+        ("history", "/history".into()),
+        ("profile", "/profile".into()),
+        ("preferences", "/preferences".into()),
+        ("tokens", "/tokens".into()),
+        ("notifications", "/notifications".into()),
+        ("log", "/log".into()),
+        ("object", format!("/log/dashboards/{dashboard}")),
+        ("rejections", "/rejections".into()),
+        ("backup", "/backup".into()),
+        ("missing", "/nowhere".into()),
+    ];
+    let keep = |name: &str| {
+        // Whatever slides in has settled, and every answer is there.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::fs::write(directory.join(format!("{name}.png")), two.b.picture()).expect("writes");
+    };
+    for (look, theme, width, height) in
+        [("light", "light", 1280, 900), ("dark", "dark", 1280, 900), ("phone", "light", 390, 844)]
+    {
+        two.b.resize(width, height);
+        two.b.go("/preferences");
+        two.b.click(&test(&format!("theme-{theme}")));
+        for (name, place) in &pages {
+            two.b.go(place);
+            keep(&format!("{name}-{look}"));
+        }
+        two.b.go("/users");
+        two.b.click(&test("create-user"));
+        keep(&format!("dialog-{look}"));
+        two.b.click(&test("cancel"));
+    }
+    two.b.click(&test("sign-out"));
+    keep("sign-in-phone");
+    two.b.resize(1280, 900);
+    keep("sign-in-light");
+}

@@ -1,0 +1,79 @@
+//! Bringing over what an existing webserver has; the source is one of ours.
+
+use serde_json::{Value, json};
+
+use super::Web;
+use crate::fleet::Fleet;
+
+#[test]
+fn everything_is_brought_over_once_and_the_rest_is_reported() {
+    let (old, new) = (Fleet::new(), Fleet::new());
+    let source = Web::start(&old, "source", &[]);
+    let _datastore = new.datastore();
+    new.enroll("a", "webserver");
+    let target = Web::start(&new, "a", &[]);
+    let admin = source.login("admin", "changeme");
+    let made = |answer: super::client::Answer| {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let gid = made(admin.post("/api/groups", &json!({ "Name": "ops", "Desc": "d" })));
+    let ann = json!({ "User": "ann", "Pass": "Secret-123", "Name": "Ann", "Email": "ann@x.net", "Admin": false });
+    let uid = made(admin.post("/api/users", &ann)).as_i64().unwrap();
+    made(admin.post(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] })));
+    made(admin.put(&format!("/api/users/{uid}/preferences"), &json!({ "theme": "dark" })));
+    let as_ann = source.login("ann", "Secret-123");
+    let data = json!({ "tiles": [1, 2], "big": 12_345_678_901_234_567_890_u64 });
+    let dashboard = json!({ "Name": "errors", "Description": "x", "Data": data, "GIDs": [gid], "Global": false });
+    made(as_ann.post("/api/dashboards", &dashboard));
+    let resource = made(as_ann.post("/api/resources", &json!({ "ResourceName": "table", "Description": "r" })));
+    let contents: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+    let raw = format!("/api/resources/{}/raw", resource["GUID"].as_str().unwrap());
+    assert_eq!(as_ann.upload("PUT", &raw, "file", contents.as_slice()).status, 200);
+    // The API takes no searches; one is in the log of the source.
+    let search = json!({
+        "ID": "0123456789ab-00000000", "UID": uid, "GID": 0, "GIDs": [], "Global": false, "UserQuery": "tag=syslog",
+        "EffectiveQuery": "tag=syslog text", "Launched": "2026-11-25T22:35:13Z",
+    });
+    old.ok("source", &["put", "history", &format!("{uid}/0123456789ab-00000000"), "--value", &search.to_string()]);
+
+    let password = new.write_file("password", "changeme\n");
+    let (password, state) = (password.to_str().unwrap(), new.dir("state.json"));
+    let (from, to) = (format!("http://{}", source.address), format!("http://{}", target.address));
+    let run = |flags: &[&str]| -> Value {
+        let arguments = [
+            &["import-gravwell", &from, "--user", "admin", "--password-file", password, "--to", &to][..],
+            &["--to-password-file", password, "--state", state.to_str().unwrap(), "--json"],
+            flags,
+        ];
+        serde_json::from_str(&new.ok("a", &arguments.concat())).expect("JSON")
+    };
+    let rehearsal = run(&["--dry-run"]);
+    assert_eq!((&rehearsal["created"]["users"], &rehearsal["created"]["resources"]), (&1.into(), &1.into()));
+    assert_eq!(target.login("admin", "changeme").get("/api/users").json().as_array().unwrap().len(), 1);
+    let report = run(&[]);
+    for kind in ["users", "groups", "memberships", "preferences", "dashboards", "resources", "searches"] {
+        assert_eq!(report["created"][kind], 1, "{kind}: {report}");
+    }
+    assert!(report["left"][0].as_str().unwrap().contains("passwords"), "{report}");
+    let again = run(&[]);
+    assert!(again["created"].as_object().unwrap().values().all(|count| count == 0), "{again}");
+
+    let admin = target.login("admin", "changeme");
+    let users = admin.get("/api/users").json();
+    let ann = users.as_array().unwrap().iter().find(|user| user["User"] == "ann").expect("ann").clone();
+    let uid = ann["UID"].as_i64().unwrap();
+    assert_eq!((&ann["Email"], &ann["Groups"][0]["Name"]), (&"ann@x.net".into(), &"ops".into()));
+    made(admin.put(&format!("/api/users/{uid}/pwd"), &json!({ "NewPass": "Other-456" })));
+    let as_ann = target.login("ann", "Other-456");
+    assert_eq!(as_ann.get(&format!("/api/users/{uid}/preferences")).json()["theme"], "dark");
+    let dashboards = as_ann.get("/api/dashboards").json();
+    assert_eq!((&dashboards[0]["Name"], &dashboards[0]["UID"]), (&"errors".into(), &uid.into()));
+    assert_eq!(dashboards[0]["Data"]["tiles"], json!([1, 2]));
+    let resources = as_ann.get("/api/resources").json();
+    assert_eq!((&resources[0]["ResourceName"], &resources[0]["UID"]), (&"table".into(), &uid.into()));
+    let raw = format!("/api/resources/{}/raw", resources[0]["GUID"].as_str().unwrap());
+    assert_eq!(as_ann.get(&raw).body, contents);
+    let history = as_ann.get(&format!("/api/searchhistory/user/{uid}")).json();
+    assert_eq!((&history[0]["UserQuery"], &history[0]["UID"]), (&"tag=syslog".into(), &uid.into()));
+}

@@ -1,0 +1,113 @@
+//! What lies around the programs says the same as they do: settings, metrics, dashboard, alerts, packages.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use gravwell::config::datastore::DatastoreConfig;
+use gravwell::config::webserver::WebserverConfig;
+use gravwell::config::{Configured, load_with, parameters};
+use gravwell::telemetry::metrics::{MetricKind, TABLE};
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
+}
+
+/// Names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let names =
+        words.filter(|word| word.starts_with("gravwell_") && !word.ends_with("store") && !word.ends_with("server"));
+    names.map(str::to_owned).collect()
+}
+
+/// As Prometheus knows it: histograms come in parts.
+fn is_known(name: &str) -> bool {
+    TABLE.iter().any(|(known, kind, ..)| match kind {
+        MetricKind::Histogram => ["_bucket", "_sum", "_count"].iter().any(|part| name == format!("{known}{part}")),
+        MetricKind::Counter | MetricKind::Gauge => name == *known,
+    })
+}
+
+#[test]
+fn the_guide_lists_every_metric_as_it_is() {
+    let guide = read("docs/operating.md");
+    let (_, section) = guide.split_once("## Metrics").expect("the section");
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| `gravwell_")).collect();
+    let wanted = TABLE.iter().map(|(name, kind, unit, help)| {
+        let (kind, unit) = (format!("{kind:?}").to_lowercase(), format!("{unit:?}").to_lowercase());
+        format!("| `{name}` | {kind} | {unit} | {help} |")
+    });
+    assert_eq!(rows, wanted.collect::<Vec<_>>());
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_exist() {
+    for file in ["packaging/monitoring/alerts.yml", "packaging/monitoring/dashboard.json"] {
+        let text = read(file);
+        let expressions = text.lines().filter(|line| line.contains("expr"));
+        let names: BTreeSet<String> = expressions.flat_map(metrics_in).collect();
+        assert!(names.len() >= 8, "{file}: {names:?}");
+        for name in &names {
+            assert!(is_known(name), "{file}: {name}");
+        }
+        if file.ends_with("json") {
+            let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let shown: Vec<&str> = TABLE
+                .iter()
+                .map(|(name, ..)| *name)
+                .filter(|name| !names.iter().any(|shown| shown.starts_with(name)))
+                .collect();
+            assert!(shown.is_empty(), "the dashboard does not show {shown:?}");
+            assert!(dashboard["panels"].as_array().expect("panels").len() > 10);
+        }
+    }
+    let alerts = read("packaging/monitoring/alerts.yml");
+    let (rules, actions) = (alerts.matches("- alert:").count(), alerts.matches("action:").count());
+    assert!(rules > 5 && rules == actions, "every alert says what to do: {rules}, {actions}");
+}
+
+/// Parameters of other Gravwell processes, which the file leaves to their own documentation.
+fn settings_of(file: &str) -> BTreeSet<String> {
+    let lines = file.lines().map(|line| line.trim_start_matches('#'));
+    let names = lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().to_owned());
+    names.filter(|name| !name.contains(' ') && parameters::is_known(name)).collect()
+}
+
+#[test]
+fn the_configuration_names_every_parameter_with_its_default() {
+    let file = read("packaging/gravwell.conf");
+    let named = settings_of(&file);
+    for parameter in parameters::DATASTORE.iter().chain(parameters::WEBSERVER) {
+        let is_refused = parameter.starts_with("Datastore-Insecure");
+        assert!(is_refused || named.contains(*parameter), "{parameter} is not in gravwell.conf");
+    }
+    // As it is, and with every comment that shows a default taken as a setting, it is the defaults.
+    let temp = tempfile::tempdir().expect("temp dir");
+    let shown: String = file
+        .lines()
+        .map(|line| {
+            let setting = line.trim_start_matches('#');
+            let is_default = line.starts_with('#') && !line.starts_with("# ") && !setting.contains("example");
+            format!("{}\n", if is_default { setting } else { line })
+        })
+        .collect();
+    for text in [file, shown] {
+        let path = temp.path().join("gravwell.conf");
+        std::fs::write(&path, text).expect("writes");
+        let (datastore, warnings) = load_with::<DatastoreConfig>(Some(&path), &|_| None).expect("loads");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(datastore, DatastoreConfig::defaults());
+        let (webserver, warnings) = load_with::<WebserverConfig>(Some(&path), &|_| None).expect("loads");
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(webserver, WebserverConfig::defaults());
+    }
+}
+
+#[test]
+fn the_guide_names_the_exposure_that_the_units_have() {
+    let guide = read("docs/operating.md");
+    for unit in ["datastore", "webserver", "balancer"] {
+        assert!(guide.contains(&format!("| `gravwell_{unit}.service` |")), "{unit}");
+    }
+}
