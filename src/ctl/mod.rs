@@ -6,12 +6,15 @@ mod backup;
 mod bench;
 mod bench_push;
 mod bench_raw;
+mod bench_resource;
+mod blobs;
 mod cable;
 mod cert;
 mod client;
 pub mod datastore;
 mod debug_bundle;
 mod demo;
+mod demo_client;
 mod demo_table;
 mod diff;
 mod doctor;
@@ -101,6 +104,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::ImportGravwell(import) => migrate::run(dir, json, import).await,
         Command::Generations => inspect::generations(dir, json).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
+        Command::Blobs { action } => blobs::run(dir, json, action).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,
         Command::Import(import) => import::run(dir, json, import).await,
@@ -112,6 +116,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Datastore(mut datastore) => {
             datastore.data_dir = Some(data_dir);
             datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
+        }
+        Command::Webserver(mut webserver) => {
+            webserver.data_dir = Some(data_dir);
+            webserver::run(webserver).await.map_err(CtlError::new)
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
         Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,

@@ -50,7 +50,8 @@ pub(super) fn text(client: &Client, query: &str) -> String {
 }
 
 pub(super) fn numbers(count: usize) -> String {
-    let line = |n: usize| format!("{{\"n\":{n},\"kind\":\"{}\"}}\n", if n % 3 == 0 { "fizz" } else { "plain" });
+    let line =
+        |n: usize| format!("{{\"n\":{n},\"kind\":\"{}\"}}\n", if n.is_multiple_of(3) { "fizz" } else { "plain" });
     (1..=count).map(line).collect()
 }
 
