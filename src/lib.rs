@@ -37,6 +37,7 @@ pub mod replica;
 pub mod search;
 pub mod state;
 pub mod telemetry;
+pub mod transfer;
 pub mod transport;
 pub mod trust;
 pub mod web;

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["protocol"],
     &["trust"],
     &["transport"],
-    &["peer"],
+    &["peer", "transfer"],
     &["replica", "datastore"],
     &["backup"],
     &["objects", "balance"],

@@ -9,7 +9,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId};
+use crate::model::{
+    ChunkId, Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId,
+};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +122,19 @@ pub enum Request {
         /// Which; `None`: all.
         id: Option<TxnId>,
     },
+    /// [`BlobInfo`] items, one for each content.
+    BlobList,
+    /// One [`BlobStats`].
+    BlobStats,
+    /// [`Progress`] items, then one [`BlobReport`].
+    BlobVerify,
+    /// One [`BlobCollection`].
+    BlobCollect {
+        /// Only say what would be done.
+        dry_run: bool,
+        /// Grace period in seconds instead of the configured one.
+        grace_s: Option<u64>,
+    },
     /// [`GenerationInfo`] items: how the log's generations came about, oldest first.
     Generations,
     /// One [`EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
@@ -133,6 +148,11 @@ pub enum Request {
         of: Option<(LogId, Generation)>,
         /// What the caller has of which segments.
         have: Vec<CopyHave>,
+    },
+    /// The bytes of chunks, in the order asked for, each in a message of its own.
+    CopyChunks {
+        /// Which.
+        ids: Vec<ChunkId>,
     },
     /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
     Upstream,
@@ -209,6 +229,84 @@ pub struct Status {
     /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
     #[serde(default)]
     pub clock_ms: u64,
+}
+
+/// One content with its chunks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// Name of the content.
+    pub content: String,
+    /// Names of the resources that name it.
+    pub resources: Vec<String>,
+    /// Bytes.
+    pub size: u64,
+    /// Chunks, as far as known: lists that are missing do not tell.
+    pub chunks: u64,
+    /// Chunks that are not here.
+    pub missing: u64,
+    /// Names of some of them.
+    pub missing_ids: Vec<String>,
+    /// Whether it is known that no member that could be asked has them.
+    pub lost: bool,
+}
+
+/// The chunk store as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStats {
+    /// Contents that the state names.
+    pub contents: u64,
+    /// Bytes of all contents, each counted as often as it is named.
+    pub content_bytes: u64,
+    /// Contents of which chunks are not here.
+    pub incomplete: u64,
+    /// Chunks in the store.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+    /// Their bytes as they are kept.
+    pub stored_bytes: u64,
+    /// Files.
+    pub packs: u64,
+    /// Bytes of the files.
+    pub file_bytes: u64,
+    /// Bytes of the files that are of no use until they are collected.
+    pub garbage_bytes: u64,
+    /// Chunks found damaged and not replaced yet.
+    pub damaged: u64,
+}
+
+/// What a verification of all chunks found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobReport {
+    /// Whether everything that is named is here and sound.
+    pub ok: bool,
+    /// Chunks checked.
+    pub chunks: u64,
+    /// Places that are damaged. What was there is fetched again from a member that has it.
+    pub damages: Vec<String>,
+    /// Chunks that were fetched again before this answer.
+    pub healed: u64,
+    /// Contents that are not complete.
+    pub incomplete: Vec<BlobInfo>,
+}
+
+/// What a collection of chunks did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobCollection {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// Chunks that the state names.
+    pub live: u64,
+    /// Chunks removed.
+    pub chunks: u64,
+    /// Their bytes before compression.
+    pub raw_bytes: u64,
+    /// Chunks that nothing names and that were written or asked for too short a time ago.
+    pub kept_in_grace: u64,
+    /// Bytes of disk given back.
+    pub freed_bytes: u64,
+    /// Why something was left for the next time; empty when nothing was.
+    pub postponed: String,
 }
 
 /// One enrolled member.
@@ -499,6 +597,9 @@ pub struct CopyBegin {
     pub escrow: String,
     /// The segments, oldest first.
     pub segments: Vec<CopySegment>,
+    /// Chunks of contents that are kept beside the log.
+    #[serde(default)]
+    pub chunks: Vec<ChunkId>,
 }
 
 /// One segment of a copy.

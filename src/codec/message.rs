@@ -70,10 +70,27 @@ pub enum Kind {
     Announce = 22,
     /// Server, control stream: who may speak with whom, JSON as [`crate::trust::Roster`] writes it.
     Roster = 23,
+    /// Client, chunk stream: [`super::chunks::Asked`].
+    ChunksAsked = 24,
+    /// Server, chunk stream: [`super::chunks::Lacking`].
+    ChunksLacking = 25,
+    /// Client, chunk stream: [`super::chunks::Wanted`].
+    ChunksWanted = 26,
+    /// Chunk stream, both ways: a chunk as [`super::chunks::encode_chunk`] writes it.
+    Chunk = 27,
+    /// Server, chunk stream: a wanted chunk is not there; its name.
+    ChunkAbsent = 28,
+    /// Client, chunk stream: make durable what I have sent.
+    ChunksSent = 29,
+    /// Server, chunk stream: [`super::chunks::Kept`].
+    ChunksKept = 30,
+    /// Client, push stream: as [`Kind::Push`], but chunks that it names are lost here. When the datastore lacks them as
+    /// well, it rejects the transaction instead of waiting for them.
+    PushForsaken = 31,
 }
 
 impl Kind {
-    const ALL: [Kind; 23] = [
+    const ALL: [Kind; 31] = [
         Kind::Open,
         Kind::Hello,
         Kind::Welcome,
@@ -97,6 +114,14 @@ impl Kind {
         Kind::AdminError,
         Kind::Announce,
         Kind::Roster,
+        Kind::ChunksAsked,
+        Kind::ChunksLacking,
+        Kind::ChunksWanted,
+        Kind::Chunk,
+        Kind::ChunkAbsent,
+        Kind::ChunksSent,
+        Kind::ChunksKept,
+        Kind::PushForsaken,
     ];
 
     /// The kind of a byte on the wire.
@@ -205,6 +230,8 @@ pub enum RefusalCode {
     Diverged,
     /// The server failed; its log says more.
     Internal,
+    /// Chunks that a transaction names are not at the datastore: send them first.
+    ChunksMissing,
 }
 
 /// A refusal with its reason.

@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod block;
+pub mod chunks;
+pub mod content;
 pub mod error;
 pub mod frame;
 pub mod jsonl;

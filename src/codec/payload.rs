@@ -235,6 +235,7 @@ mod tests {
             ".*".prop_map(|message| Reason::LimitExceeded { message }),
             ".*".prop_map(|message| Reason::Forbidden { message }),
             Just(Reason::IdentityReused),
+            ".*".prop_map(|message| Reason::ChunksLost { message }),
         ]
     }
 

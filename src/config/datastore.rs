@@ -64,6 +64,10 @@ pub struct DatastoreConfig {
     pub subscribers_max: u64,
     /// Memory for cached state.
     pub cache_bytes: u64,
+    /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
+    pub chunk_grace_hours: u64,
+    /// `Chunk-Bandwidth-Limit`: most bytes of chunks sent in a second; 0: no bound.
+    pub chunk_bytes_per_s: u64,
     /// Longest key.
     pub key_bytes_max: usize,
     /// Largest inline value.
@@ -106,6 +110,8 @@ impl Configured for DatastoreConfig {
             "datastore-min-free-mb" => self.min_free_bytes = source.mebibytes(0..=1 << 30)?,
             "datastore-reserve-mb" => self.reserve_bytes = source.mebibytes(0..=1 << 20)?,
             "datastore-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
+            "chunk-grace-hours" => self.chunk_grace_hours = source.number(1..=1_000_000)?,
+            "chunk-bandwidth-limit" => self.chunk_bytes_per_s = source.bandwidth()?,
             "datastore-max-key-bytes" => self.key_bytes_max = size(source.number(1..=1 << 20)?),
             "datastore-max-value-kb" => self.value_bytes_max = size(source.number(1..=1 << 20)? << 10),
             "datastore-max-txn-kb" => self.txn_bytes_max = size(source.number(1..=1 << 20)? << 10),
@@ -156,6 +162,8 @@ impl DatastoreConfig {
             archive: None,
             subscribers_max: 1000,
             cache_bytes: 64 << 20,
+            chunk_grace_hours: 24,
+            chunk_bytes_per_s: 0,
             key_bytes_max: limits.key_bytes_max,
             value_bytes_max: limits.value_bytes_max,
             txn_bytes_max: limits.txn_bytes_max,

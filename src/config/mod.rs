@@ -207,10 +207,20 @@ mod tests {
             ("[Global]\n\nDatastore-Insecure-Disable-TLS=true\n", "line 3, column 1"),
             ("[Global]\nLog-Level=loud\n", "use ERROR, WARN"),
             ("[Global]\nDatastore-Listen-Address=here\n", "is not an IP address"),
+            ("[Global]\nChunk-Bandwidth-Limit=fast\n", "write 10Mbit"),
+            ("[Global]\nChunk-Bandwidth-Limit=10 furlongs\n", "write 10Mbit"),
         ];
         for (text, what) in cases {
             let error = load_text(text, &[]).expect_err(text).to_string();
             assert!(error.contains(what) && error.contains("gravwell.conf"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_bandwidth_has_a_unit() {
+        for (text, bytes) in [("0", 0), ("1000", 1000), ("8Kbit", 1000), ("10 Mbit", 1_250_000), ("2MB", 2 << 20)] {
+            let (config, _) = load_text(&format!("[Global]\nChunk-Bandwidth-Limit={text}\n"), &[]).expect(text);
+            assert_eq!(config.chunk_bytes_per_s, bytes, "{text}");
         }
     }
 

@@ -52,6 +52,26 @@ impl Source {
         Ok(self.number(range)? << 20)
     }
 
+    /// A bandwidth such as `10Mbit` or `500KB`, in bytes a second; 0: no bound.
+    pub(super) fn bandwidth(&self) -> Result<u64, ConfigError> {
+        let text = self.text()?.trim();
+        let wrong = || self.wrong(format!("`{text}` is not a bandwidth: write 10Mbit, 500KB, 2MB or 0, a second"));
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let (factor, divisor) = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => (1, 1),
+            "kb" => (1 << 10, 1),
+            "mb" => (1 << 20, 1),
+            "gb" => (1 << 30, 1),
+            "kbit" => (1_000, 8),
+            "mbit" => (1_000_000, 8),
+            "gbit" => (1_000_000_000, 8),
+            _ => return Err(wrong()),
+        };
+        Ok(number.saturating_mul(factor) / divisor)
+    }
+
     pub(super) fn port(&self) -> Result<u16, ConfigError> {
         Ok(u16::try_from(self.number(1..=65_535)?).unwrap_or(u16::MAX))
     }

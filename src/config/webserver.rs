@@ -77,6 +77,14 @@ pub struct WebserverConfig {
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
     pub resource_bytes_max: u64,
+    /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
+    pub fetches_on_demand: bool,
+    /// `Resource-Cache-Max-MB`: most bytes of contents that are kept when they are fetched on demand; 0: no bound.
+    pub resource_cache_bytes_max: u64,
+    /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
+    pub chunk_grace_hours: u64,
+    /// `Chunk-Bandwidth-Limit`: most bytes of chunks sent in a second; 0: no bound.
+    pub chunk_bytes_per_s: u64,
     /// `Webserver-UUID`; made and kept in the data directory when missing.
     pub uuid: Option<String>,
     /// `Webserver-Domain`.
@@ -155,6 +163,10 @@ impl WebserverConfig {
             login_window_s: 5 * 60,
             history_max: 100,
             resource_bytes_max: 512 << 20,
+            fetches_on_demand: false,
+            resource_cache_bytes_max: 0,
+            chunk_grace_hours: 24,
+            chunk_bytes_per_s: 0,
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
@@ -292,6 +304,16 @@ impl Configured for WebserverConfig {
             "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,
             "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
             "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
+            "resource-fetch" => {
+                self.fetches_on_demand = match source.text()?.to_ascii_lowercase().as_str() {
+                    "eager" => false,
+                    "on-demand" => true,
+                    other => return Err(source.wrong(format!("`{other}` is not known: use eager or on-demand"))),
+                }
+            }
+            "resource-cache-max-mb" => self.resource_cache_bytes_max = source.mebibytes(0..=1 << 30)?,
+            "chunk-grace-hours" => self.chunk_grace_hours = source.number(1..=1_000_000)?,
+            "chunk-bandwidth-limit" => self.chunk_bytes_per_s = source.bandwidth()?,
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,

@@ -186,6 +186,12 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         history_ops: Option<u64>,
     },
+    /// The contents of resources and the chunks that they consist of, at a datastore or a webserver.
+    Blobs {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: BlobAction,
+    },
     /// Write one object.
     Put(Put),
     /// Delete one object. Deleting what is absent is allowed.
@@ -579,6 +585,9 @@ pub struct Replica {
     /// Address of the datastore instead of the one in the token; may be repeated.
     #[arg(long = "datastore", value_name = "HOST:PORT")]
     pub datastores: Vec<String>,
+    /// Keep the contents of resources, too, as webservers do.
+    #[arg(long)]
+    pub resources: bool,
     /// Where other webservers reach this one, for `presence`.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
@@ -612,6 +621,32 @@ pub enum OutboxAction {
         /// All of them.
         #[arg(long, conflicts_with = "id")]
         all: bool,
+    },
+}
+
+/// What to do with chunks.
+#[derive(Debug, Subcommand)]
+pub enum BlobAction {
+    /// The contents with their size, chunks and resources, and what is missing of them here.
+    List,
+    /// How much there is, how much it takes on disk, how much of that is of no use.
+    Stats,
+    /// Read every chunk and compare it with its name.
+    ///
+    /// A running process fetches what is damaged again from a member that has it, and says so. Exits with 3 when something
+    /// is missing in the end, with the resources concerned.
+    Verify,
+    /// Remove chunks that nothing names, as the running process does by itself every hour.
+    ///
+    /// Chunks are kept for a grace period after they were last written or asked for, because a transaction that names them may
+    /// be on its way, and because a backup or an earlier state of the log may name them.
+    Gc {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Grace period in seconds instead of the configured one (`Chunk-Grace-Hours`); at least 60 while a process runs.
+        #[arg(long, value_name = "S")]
+        grace: Option<u64>,
     },
 }
 
@@ -782,6 +817,9 @@ pub struct Bench {
     /// Also measure an idle datastore with this many connected replicas.
     #[arg(long, value_name = "N")]
     pub idle: Option<usize>,
+    /// Measure only this: contents of so many MiB from a member over the datastore to another.
+    #[arg(long, value_name = "MIB")]
+    pub resource_mb: Option<u64>,
     /// Put data here instead of in a temporary directory, to measure that disk.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

@@ -32,7 +32,7 @@ impl Pusher {
     /// Connects with the identity in `dir`.
     pub(super) async fn connect(dir: &Path, address: &str) -> Result<Pusher, CtlError> {
         let identity = Identity::load(dir).map_err(CtlError::new)?;
-        let config = tls::member_config(&identity).map_err(CtlError::new)?;
+        let config = tls::member_config(&identity, tls::ALPN_LOG).map_err(CtlError::new)?;
         let client = endpoint::client(config).map_err(CtlError::new)?;
         let connection = client.connect(address).await.map_err(CtlError::new)?;
         let (mut send, receive) = connection.open_bi().await.map_err(CtlError::new)?;

@@ -18,6 +18,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::DirectoryError;
 use crate::model::Entry;
+use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Connector, Replica, ReplicaOptions};
 use crate::transport::{local, wire};
@@ -39,7 +40,7 @@ enum Server {
     Process,
     /// The datastore that an administrator's identity belongs to.
     Remote(quinn::Connection),
-    Replica(Replica),
+    Replica(Box<Replica>),
     Datastore(std::sync::Arc<Datastore>),
 }
 
@@ -256,11 +257,13 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
-            let options = ReplicaOptions { patience: Duration::ZERO, mends: false, ..ReplicaOptions::default() };
+            let has_contents = path.join(CHUNKS).is_dir();
+            let (patience, contents) = (Duration::ZERO, has_contents.then(ContentsOptions::default));
+            let options = ReplicaOptions { patience, contents, mends: false, ..ReplicaOptions::default() };
             Replica::open(&path, options)
         });
         return match opening.await.map_err(|error| (failed(error), false))? {
-            Ok(replica) => Ok(Server::Replica(replica)),
+            Ok(replica) => Ok(Server::Replica(Box::new(replica))),
             Err(error @ replica::OpenError::Directory(DirectoryError::InUse { .. })) => Err((failed(error), true)),
             Err(
                 error @ (replica::OpenError::Damaged { .. }

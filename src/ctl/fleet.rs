@@ -138,7 +138,8 @@ impl Fleet {
         self.answer(name).await
     }
 
-    async fn answer(&mut self, name: &str) -> Result<Client, CtlError> {
+    /// Waits until a process that was begun answers.
+    pub(super) async fn answer(&mut self, name: &str) -> Result<Client, CtlError> {
         let (dir, started) = (self.dir(name), Instant::now());
         while started.elapsed() < START_TIMEOUT {
             if self.has_ended(name)? {

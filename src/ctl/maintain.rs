@@ -34,7 +34,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 }
 
 /// Sends a request, shows its progress, and returns the report at its end.
-async fn with_progress<T: DeserializeOwned>(client: Client, request: &Request) -> Result<T, CtlError> {
+pub(super) async fn with_progress<T: DeserializeOwned>(client: Client, request: &Request) -> Result<T, CtlError> {
     let bar = bar();
     let mut report: Option<T> = None;
     let result = client

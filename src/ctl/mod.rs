@@ -6,6 +6,8 @@ mod backup;
 mod bench;
 mod bench_push;
 mod bench_raw;
+mod bench_resource;
+mod blobs;
 mod cable;
 mod cert;
 mod client;
@@ -102,6 +104,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::ImportGravwell(import) => migrate::run(dir, json, import).await,
         Command::Generations => inspect::generations(dir, json).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
+        Command::Blobs { action } => blobs::run(dir, json, action).await,
         Command::Put(put) => write::put(dir, json, put).await,
         Command::Delete { collection, key, no_wait } => write::delete(dir, json, collection, key, no_wait).await,
         Command::Import(import) => import::run(dir, json, import).await,

@@ -1,5 +1,7 @@
 //! Administration of the datastore, through its local socket or from an administrator's connection.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -17,12 +19,9 @@ use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse}
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
-use super::commit::{propose, wait_applied};
-use super::compaction;
-use super::copy;
-use super::generations;
-use super::inspect;
+use super::commit::wait_applied;
 use super::shared::SharedRef;
+use super::{compaction, contents, copy, generations, inspect, push};
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -139,6 +138,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             let (stamp, text) = shared.members.escrow(&trust, known.as_deref()).map_err(refuse)?;
             answer.item(&EscrowInfo { stamp, text }).await
         }
+        Request::CopyChunks { ids } => copy::serve_chunks(shared, &ids, answer).await,
         Request::Copy { of, have } => copy::serve(shared, of, &have, answer).await,
         Request::Segments => {
             for segment in inspect::segments(&shared.log) {
@@ -204,6 +204,34 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Revoke { name, remove } => {
             shared.members.revoke(&name, remove).map_err(refuse)?;
             answer.item(&serde_json::json!({ "name": name, "removed": remove })).await
+        }
+        Request::BlobList => {
+            let (all, store) = (contents::all(shared).map_err(damaged)?, shared.contents.store.clone());
+            let mut infos = off_thread(move || all.examine_all(&store)).await?;
+            contents::mark_lost(shared, &mut infos);
+            for info in infos {
+                answer.item(&info).await?;
+            }
+            Ok(())
+        }
+        Request::BlobStats => {
+            let (all, store) = (contents::all(shared).map_err(damaged)?, shared.contents.store.clone());
+            answer.item(&off_thread(move || all.stats(&store)).await?).await
+        }
+        Request::BlobVerify => {
+            let (progress, mut told) = mpsc::channel::<Progress>(16);
+            let verifying = tokio::spawn({
+                let shared = Arc::clone(shared);
+                async move { contents::verify(&shared, progress).await }
+            });
+            while let Some(progress) = told.recv().await {
+                answer.item(&progress).await?;
+            }
+            answer.item(&verifying.await.map_err(refuse)?.map_err(refuse)?).await
+        }
+        Request::BlobCollect { dry_run, grace_s } => {
+            let grace = grace_s.map(std::time::Duration::from_secs);
+            answer.item(&contents::collect(shared, grace, dry_run).await.map_err(refuse)?).await
         }
         Request::Barrier { seq, timeout_ms } => {
             let seq = seq.unwrap_or_else(|| shared.head());
@@ -433,7 +461,7 @@ where
             }
             let txn = decode_txn(&body).map_err(refuse)?;
             unanswered.acquire().await.map_err(refuse)?.forget();
-            propose(shared, &caller.name, txn, &reply).await.map_err(refuse)?;
+            push::submit(shared, &caller.name, txn, false, &reply).await.map_err(refuse)?;
         }
         drop(reply);
         Ok(())

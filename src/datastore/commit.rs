@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::{Outcome, RefusalCode, Refused};
-use crate::model::{MemberName, Op, Seq, Txn};
+use crate::model::{MemberName, Op, Reason, Seq, Txn};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
 use crate::telemetry;
 
-use super::ledger::{Batch, Committed, Ledger, Outlet, SealError};
+use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Submission};
 use super::shared::{SharedRef, now_ms};
 
 /// Most transactions and bytes in one batch.
@@ -33,6 +33,7 @@ const DISK_EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Proposal {
     pub member: MemberName,
     pub txn: Txn,
+    pub objection: Option<Reason>,
     pub reply: mpsc::UnboundedSender<Outcome>,
     /// Its share of [`QUEUE_BYTES_MAX`], given back when the proposal is dropped.
     _share: tokio::sync::OwnedSemaphorePermit,
@@ -43,13 +44,14 @@ pub(super) async fn propose(
     shared: &SharedRef,
     member: &MemberName,
     txn: Txn,
+    objection: Option<Reason>,
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
     let stopping = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
     let bytes = txn.bytes_estimate().min(QUEUE_BYTES_MAX);
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let share = Arc::clone(&shared.queue_bytes).acquire_many_owned(bytes).await.map_err(|_| stopping())?;
-    let proposal = Proposal { member: member.clone(), txn, reply: reply.clone(), _share: share };
+    let proposal = Proposal { member: member.clone(), txn, objection, reply: reply.clone(), _share: share };
     shared.commit.send(Request::Commit(proposal)).await.map_err(|_| stopping())
 }
 
@@ -164,8 +166,8 @@ impl Committer {
         let mut replies = Vec::with_capacity(batch.len());
         let mut shares = Vec::with_capacity(batch.len());
         let mut txns = Vec::with_capacity(batch.len());
-        for Proposal { member, txn, reply, _share } in batch {
-            txns.push((member, txn));
+        for Proposal { member, txn, objection, reply, _share } in batch {
+            txns.push(Submission { member, txn, objection });
             replies.push(reply);
             shares.push(_share);
         }

@@ -3,7 +3,7 @@
 
 use crate::codec::message::{Bookmark, Fate, Outcome, Refused};
 use crate::log::{AppendError, Log, LogReader};
-use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Seq, Txn};
+use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Reason, Seq, Txn};
 use crate::planted::{self, Bug};
 use crate::protocol::CHECKPOINT_EVERY;
 use crate::protocol::fatal::Fatal;
@@ -19,6 +19,17 @@ pub struct Committed {
     pub entries: Vec<Entry>,
     /// Chain after the last one.
     pub chain: Chain,
+}
+
+/// A transaction to commit.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Who pushed it.
+    pub member: MemberName,
+    /// The transaction.
+    pub txn: Txn,
+    /// Why it is rejected unless it was decided before.
+    pub objection: Option<Reason>,
 }
 
 /// Where a batch goes once it may be seen, in the order of these methods.
@@ -114,7 +125,7 @@ impl Ledger {
     /// Any error means that the process must stop; nothing of the batch was answered or shown then.
     pub fn commit(
         &mut self,
-        batch: Vec<(MemberName, Txn)>,
+        batch: Vec<Submission>,
         admit: &dyn Fn(&Txn) -> Result<(), Refused>,
         deferral: &dyn Fn() -> Refused,
         applied: Seq,
@@ -124,12 +135,12 @@ impl Ledger {
         self.sequencer.applied(applied);
         let mut entries = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
-        for (member, txn) in batch {
+        for Submission { member, txn, objection } in batch {
             let id = txn.id;
             let fate = match admit(&txn) {
                 Err(refused) => Fate::Deferred(refused),
                 Ok(()) => {
-                    let decision = self.sequencer.propose(&member, txn, now_ms, &self.state);
+                    let decision = self.sequencer.propose_unless(&member, txn, objection, now_ms, &self.state);
                     fate_of(decision.map_err(Fatal::of("the state index cannot be read"))?, &mut entries)
                 }
             };

@@ -13,6 +13,7 @@ use crate::model::{MemberName, Seq};
 use crate::transport::join::Redeem;
 use crate::trust::{Authority, Escrow, Registry, Role, Token, TrustError, tls};
 
+use super::contents::Connected;
 use super::shared::now_ms;
 
 /// One connection.
@@ -22,6 +23,8 @@ struct Present {
     info: PresenceInfo,
     member: MemberName,
     connection: quinn::Connection,
+    /// It carries nothing but chunks, and says nothing of its own about who is present.
+    is_bulk: bool,
 }
 
 #[derive(Default)]
@@ -158,7 +161,13 @@ impl Members {
         authorised
     }
 
-    pub(super) fn arrive(&self, member: &MemberName, role: Role, connection: &quinn::Connection) -> PresenceId {
+    pub(super) fn arrive(
+        &self,
+        member: &MemberName,
+        role: Role,
+        connection: &quinn::Connection,
+        is_bulk: bool,
+    ) -> PresenceId {
         let info = PresenceInfo {
             name: member.to_string(),
             role: role.to_string(),
@@ -170,7 +179,7 @@ impl Members {
         let id = presences.next;
         presences.next += 1;
         let connection = connection.clone();
-        presences.present.insert(id, Present { info, member: member.clone(), connection });
+        presences.present.insert(id, Present { info, member: member.clone(), connection, is_bulk });
         id
     }
 
@@ -207,11 +216,19 @@ impl Members {
     }
 
     pub(super) fn connected(&self) -> u64 {
-        self.presences().present.len() as u64
+        self.presences().present.values().filter(|present| !present.is_bulk).count() as u64
+    }
+
+    /// Connected members that may hold contents, with the connections over which they can be asked.
+    pub(super) fn connections(&self) -> Vec<Connected> {
+        let presences = self.presences();
+        let main = presences.present.values().filter(|present| !present.is_bulk);
+        main.map(|present| (present.member.clone(), present.connection.clone())).collect()
     }
 
     pub(super) fn presence(&self) -> Vec<PresenceInfo> {
-        self.presences().present.values().map(|present| present.info.clone()).collect()
+        let presences = self.presences();
+        presences.present.values().filter(|present| !present.is_bulk).map(|present| present.info.clone()).collect()
     }
 
     pub(super) fn floor(&self, head: Seq) -> Seq {

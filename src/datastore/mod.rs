@@ -10,6 +10,7 @@ pub mod admin;
 mod applier;
 pub mod commit;
 mod compaction;
+mod contents;
 mod copy;
 mod feed;
 pub mod gather;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::chunks::{ChunkError, ChunkStore, StoreOptions};
 use crate::config::datastore::DatastoreConfig;
+use crate::env::SystemClock;
 use crate::env::real::RealFs;
 use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
 use crate::model::{Chain, Entry, Seq};
@@ -25,6 +27,9 @@ pub enum OpenError {
     /// The state index, even after it was rebuilt.
     #[error("{0}")]
     State(#[from] StateError),
+    /// The chunk store.
+    #[error("the chunk store: {0}")]
+    Chunks(#[from] ChunkError),
     /// The rebuild failed.
     #[error("rebuilding the state index failed: {0}")]
     Rebuild(String),
@@ -51,6 +56,20 @@ pub struct Opened {
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { path, source }
+}
+
+/// Directory of the chunk store within the data directory.
+pub const CHUNKS: &str = "chunks";
+
+/// Opens the chunk store of a data directory, which this process has claimed.
+///
+/// # Errors
+/// When it cannot be read or written. What is damaged counts as missing, and is fetched again from members.
+pub fn open_chunks(data_dir: &Path) -> Result<ChunkStore, ChunkError> {
+    let (fs, clock) = (Arc::new(RealFs), Arc::new(SystemClock));
+    let (store, report) = ChunkStore::open(&data_dir.join(CHUNKS), fs, clock, StoreOptions::default())?;
+    report.damages.iter().for_each(|damage| tracing::warn!(%damage, "the chunk store"));
+    Ok(store)
 }
 
 /// How the configuration wants its log.

@@ -2,13 +2,14 @@
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::codec::message::{self, BadMessage, Kind, Outcome, RefusalCode, Refused};
+use crate::codec::message::{self, BadMessage, Fate, Kind, Outcome, RefusalCode, Refused};
 use crate::codec::txn::decode_txn;
-use crate::model::{MemberName, Origin};
+use crate::model::{MemberName, Origin, Txn};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 
 use super::commit::propose;
+use super::contents::Judgement;
 use super::shared::SharedRef;
 
 /// Transactions of one stream whose outcomes have not been written: more than any client of ours has under way.
@@ -25,7 +26,7 @@ pub(super) async fn serve(
     let unanswered = Semaphore::new(UNANSWERED_MAX);
     let take_in = async {
         while let Some((kind, body)) = wire::read(receive).await? {
-            if kind != Kind::Push {
+            if !matches!(kind, Kind::Push | Kind::PushForsaken) {
                 return Err(BadMessage::Unexpected { expected: "Push", found: kind }.into());
             }
             let txn = decode_txn(&body).map_err(|error| {
@@ -36,7 +37,7 @@ pub(super) async fn serve(
             telemetry::journey::received(txn.id, member);
             // Whoever does not read the answers is not read either.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
-            propose(shared, member, txn, &reply).await?;
+            submit(shared, member, txn, kind == Kind::PushForsaken, &reply).await?;
         }
         drop(reply);
         Ok(())
@@ -59,6 +60,26 @@ pub(super) async fn serve(
         Ok(())
     };
     tokio::try_join!(take_in, give_out).map(|_| ())
+}
+
+/// Proposes a transaction, unless chunks that it names must be sent first.
+pub(super) async fn submit(
+    shared: &SharedRef,
+    member: &MemberName,
+    txn: Txn,
+    is_forsaken: bool,
+    reply: &mpsc::UnboundedSender<Outcome>,
+) -> Result<(), Refused> {
+    let internal = |message: String| Refused { code: RefusalCode::Internal, message };
+    let objection = match shared.contents.judge(&txn, is_forsaken).await.map_err(internal)? {
+        Judgement::Fine => None,
+        Judgement::Reject(reason) => Some(reason),
+        Judgement::Wait(refused) => {
+            let _ = reply.send(Outcome { id: txn.id, fate: Fate::Deferred(refused) });
+            return Ok(());
+        }
+    };
+    propose(shared, member, txn, objection, reply).await
 }
 
 fn refuse_reserved(origin: Origin) -> Result<(), Refused> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::chunks::ChunkStore;
 use crate::codec::admin::{MemberInfo, PresenceInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
@@ -20,6 +21,7 @@ use crate::trust::{Authority, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::commit::{self, Committer};
+use super::contents::{self, Contents};
 use super::ledger::Ledger;
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
@@ -146,7 +148,10 @@ impl Datastore {
         inspect::remove_past(&path);
         let opened = {
             let (path, config) = (path.clone(), config.clone());
-            let opening = move || open::open(&path, &config, &mut |what| tracing::info!(what, "opening"));
+            let opening = move || {
+                let opened = open::open(&path, &config, &mut |what| tracing::info!(what, "opening"))?;
+                Ok::<_, OpenError>((opened, open::open_chunks(&path)?))
+            };
             tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other).map_err(io("opening"))??
         };
         let authority = Authority::open_or_create(&path.join("trust"), now_ms())?;
@@ -167,7 +172,7 @@ impl Datastore {
     fn run(
         config: DatastoreConfig,
         path: PathBuf,
-        opened: Opened,
+        (opened, chunks): (Opened, ChunkStore),
         authority: Authority,
         registry: Registry,
         endpoint: Option<ServerEndpoint>,
@@ -185,8 +190,11 @@ impl Datastore {
         let addresses = config.advertised(address);
         let evidence = recovery::from_register(config.recovery, head, &registry);
         let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
+        let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
+        let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
         let shared = Arc::new(Shared {
             path,
+            contents,
             log: reader,
             state,
             ring: new_ring(),
@@ -237,6 +245,7 @@ impl Datastore {
             }),
         )?);
         let mut tasks = tokio::task::JoinSet::new();
+        let listens = endpoint.is_some();
         if let Some(endpoint) = &endpoint {
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
             tasks.spawn(admin::listen(Arc::clone(&shared), socket));
@@ -244,6 +253,9 @@ impl Datastore {
             tasks.spawn(renew_certificate(Arc::clone(&shared), endpoint.clone()));
         }
         tasks.spawn(save_members(Arc::clone(&shared)));
+        if listens {
+            tasks.spawn(contents::run(Arc::clone(&shared)));
+        }
         Ok(Datastore { shared, endpoint, threads, tasks, recovery, _lock: lock })
     }
 
@@ -267,6 +279,12 @@ impl Datastore {
     pub fn invite(&self, name: &MemberName, role: Role, ttl_s: u64) -> Result<crate::codec::admin::Invitation, String> {
         let invited = self.shared.members.invite(name, role, ttl_s, vec![self.address().to_string()], false);
         invited.map_err(|error| error.to_string())
+    }
+
+    /// The chunks that it keeps, for a webserver that keeps its log within its own process.
+    #[must_use]
+    pub fn chunk_store(&self) -> ChunkStore {
+        self.shared.contents.store.clone()
     }
 
     /// Address on which it listens.

@@ -9,6 +9,7 @@ use crate::codec::message::{
 };
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
+use crate::transport::endpoint;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -35,7 +36,8 @@ pub(super) struct Session {
 impl Session {
     /// Serves the connection until it ends.
     pub(super) async fn run(self, certificate: &[u8]) {
-        let presence = self.shared.members.arrive(&self.member, self.role, &self.connection);
+        let is_bulk = endpoint::is_bulk(&self.connection);
+        let presence = self.shared.members.arrive(&self.member, self.role, &self.connection, is_bulk);
         // Whoever was cut off between the look at the certificate and here was not among those whose connection was closed.
         if self.shared.members.authorise(certificate) != Ok((self.member.clone(), self.role)) {
             self.connection.close(CLOSE_REFUSED.into(), b"the member was cut off");
@@ -44,7 +46,7 @@ impl Session {
         telemetry::metrics::subscribers(self.shared.members.connected());
         let mut stopping = self.shared.stopping.subscribe();
         let result = tokio::select! {
-            result = self.accept_streams(presence) => result,
+            result = self.accept_streams(presence, is_bulk) => result,
             _ = stopping.wait_for(|stopping| *stopping) => {
                 Err(refused(RefusalCode::Stopping, "the datastore is stopping").into())
             }
@@ -64,7 +66,7 @@ impl Session {
         telemetry::metrics::subscribers(self.shared.members.connected());
     }
 
-    async fn accept_streams(&self, presence: PresenceId) -> Result<(), WireError> {
+    async fn accept_streams(&self, presence: PresenceId, is_bulk: bool) -> Result<(), WireError> {
         let mut streams = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -75,7 +77,8 @@ impl Session {
                 }
                 Some(ended) = streams.join_next() => match ended {
                     Ok(Ok(())) => {}
-                    Ok(Err(WireError::Refused(refused))) => return Err(refused.into()),
+                    // On a connection for chunks every stream stands for itself.
+                    Ok(Err(WireError::Refused(refused))) if !is_bulk => return Err(refused.into()),
                     Ok(Err(error)) => tracing::debug!(member = %self.member, %error, "stream ended"),
                     Err(error) => tracing::error!(member = %self.member, %error, "a stream's task failed"),
                 },
@@ -112,6 +115,9 @@ impl Session {
                 Ok(())
             }
             Open::Tail => Err(refused(RefusalCode::Protocol, "a tail is opened by the datastore").into()),
+            Open::Chunks if self.role != Role::Admin => {
+                self.shared.contents.serve(self.role.may_write(), &mut send, &mut receive).await
+            }
             Open::Chunks | Open::Search => {
                 let refused = refused(RefusalCode::Forbidden, "the datastore does not serve this");
                 wire::send(&mut send, Kind::Refused, &refused).await?;

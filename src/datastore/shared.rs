@@ -16,6 +16,7 @@ use crate::state::StateStore;
 
 use super::commit;
 use super::compaction;
+use super::contents::Contents;
 use super::members::Members;
 
 /// Memory for recent batches.
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub commit: mpsc::Sender<commit::Request>,
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
+    pub contents: Contents,
     /// Joins that may be served at the same time.
     pub joins: Semaphore,
     pub snapshots: Arc<Semaphore>,

@@ -5,9 +5,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::message::Kind;
-use crate::codec::{admin, block, frame, jsonl, message, payload, txn};
+use crate::codec::{admin, block, chunks, frame, jsonl, message, payload, txn};
 use crate::config::syntax;
 use crate::log::format;
+use crate::model::ChunkId;
 use crate::trust::{Roster, Token};
 
 /// Frames and payloads; what decodes encodes to something that decodes to the same.
@@ -70,7 +71,14 @@ pub fn messages(bytes: &[u8]) {
             Kind::Compacted => again::<message::Compacted>(kind, body),
             Kind::Frames => drop(block::decode_block(Bytes::copy_from_slice(body), frame::CHAIN_START)),
             Kind::Bookmark => again::<message::Bookmark>(kind, body),
-            Kind::Push => drop(txn::decode_txn(body)),
+            Kind::Push | Kind::PushForsaken => drop(txn::decode_txn(body)),
+            Kind::ChunksAsked => again::<chunks::Asked>(kind, body),
+            Kind::ChunksLacking => again::<chunks::Lacking>(kind, body),
+            Kind::ChunksWanted => again::<chunks::Wanted>(kind, body),
+            Kind::Chunk => chunk(body),
+            Kind::ChunkAbsent => again::<ChunkId>(kind, body),
+            Kind::ChunksSent => again::<()>(kind, body),
+            Kind::ChunksKept => again::<chunks::Kept>(kind, body),
             Kind::Outcome => again::<message::Outcome>(kind, body),
             Kind::SnapshotBegin => again::<message::SnapshotBegin>(kind, body),
             Kind::Rows => again::<Vec<message::Row>>(kind, body),
@@ -87,6 +95,14 @@ fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: Ki
     let Ok(first) = message::decode::<T>(kind, body) else { return };
     let encoded = message::encode(kind, &first);
     assert_eq!(message::decode::<T>(kind, &encoded[message::HEADER_BYTES..]).as_ref(), Ok(&first));
+}
+
+/// Chunks on the wire; one that is read is written as the same bytes.
+fn chunk(bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    if let Ok(sent) = chunks::decode_chunk(&body) {
+        assert_eq!(chunks::encode_chunk(&sent)[message::HEADER_BYTES..], body);
+    }
 }
 
 /// Rosters; one that is read is written as one that reads the same.

@@ -7,8 +7,9 @@ use super::steps::{Steps, names};
 use crate::codec::message::{Fate, Outcome};
 use crate::codec::txn::decode_txn;
 use crate::model::{Collection, EntryBody, Key, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
+use crate::protocol::gate::Gate;
 use crate::protocol::outbox::{Decided, Outbox, Overlaid};
-use crate::protocol::push::{Heard, Pusher};
+use crate::protocol::push::{Heard, Next, Pusher};
 
 /// Pending and rejected transactions, oldest first, and what the state knows.
 #[derive(Default)]
@@ -153,7 +154,7 @@ struct Stream {
 impl Stream {
     fn push(&mut self, outbox: &Outbox, model: &Model) {
         let mut body = Vec::new();
-        if !self.pusher.next(outbox, &mut body) {
+        if !matches!(self.pusher.next(outbox, &Gate::default(), &mut body), Next::Send(_)) {
             let all = model.pending.iter().all(|txn| self.pushed.contains(&txn.id));
             return assert!(all || self.pusher.is_full(), "something was left out");
         }
@@ -173,7 +174,7 @@ impl Stream {
             _ => Fate::Committed(Seq(1)),
         };
         match self.pusher.handle_outcome(Outcome { id, fate }) {
-            Heard::Pause(_) => *self = Stream::default(),
+            Heard::Pause(_) | Heard::ChunksMissing(..) => *self = Stream::default(),
             Heard::Acknowledged(of, _) | Heard::Decided(of) => assert_eq!(of, id),
         }
     }

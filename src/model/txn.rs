@@ -293,6 +293,11 @@ pub enum Reason {
     },
     /// Another transaction was committed under the same identity.
     IdentityReused,
+    /// Chunks that it names are lost: neither the member nor the datastore has them.
+    ChunksLost {
+        /// Says which.
+        message: String,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -304,7 +309,9 @@ impl fmt::Display for Reason {
             Reason::ConditionFailed { condition, found: Some(version) } => {
                 write!(f, "condition failed: expected {condition}, but the object has version {version}")
             }
-            Reason::LimitExceeded { message } | Reason::Forbidden { message } => f.write_str(message),
+            Reason::LimitExceeded { message } | Reason::Forbidden { message } | Reason::ChunksLost { message } => {
+                f.write_str(message)
+            }
             Reason::IdentityReused => f.write_str("another transaction was committed under the same identity"),
         }
     }

@@ -3,21 +3,30 @@
 //!
 //! ```text
 //! {"gravwell-backup":1,"created":"…","log":"…","seq":17,"omitted":["sessions", …]}
+//! {"chunk":"5c1a…","data":"…"}
 //! {"collection":"users","key":"1","value":{…}}
-//! {"end":{"objects":1,"blake3":"…"}}
+//! {"end":{"objects":1,"chunks":1,"blake3":"…"}}
 //! ```
+//!
+//! The chunks of which contents consist come first, each once, in base64: a restore has them before an object names them.
+//! Contents of which a chunk cannot be had are left out, and said to be.
 //!
 //! What the `omitted` collections hold is not in it, and is left alone by a restore.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, BufRead, Write};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::chunks::CHUNK_BYTES_MAX;
+use crate::codec::content::{self, ContentHead};
 use crate::codec::jsonl::{LINE_BYTES_MAX, object_line, parse_object_line};
-use crate::model::{Collection, Key, Op, Txn};
+use crate::model::{ChunkId, Collection, Key, Op, Txn};
 use crate::replica::Replica;
+use crate::replica::contents::Contents;
 use crate::state::StateSnapshot;
 
 use super::Moment;
@@ -29,6 +38,8 @@ const NEVER: [&str; 4] = ["sessions", "signing-keys", "id-leases", "notification
 /// Not in a backup without secrets.
 const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
 const VERSION: u32 = 1;
+/// Chunks that are fetched together when the first of them is not here.
+const READ_AHEAD: usize = 16;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -48,7 +59,15 @@ struct Tail {
 #[derive(Serialize, Deserialize)]
 struct End {
     objects: u64,
+    #[serde(default)]
+    chunks: u64,
     blake3: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChunkLine {
+    chunk: ChunkId,
+    data: String,
 }
 
 /// Why a file is not a backup that can be restored.
@@ -74,6 +93,18 @@ pub enum BackupError {
 pub struct Source {
     snapshot: StateSnapshot,
     undecided: BTreeMap<(Collection, Key), Option<Bytes>>,
+    contents: Option<(Contents, tokio::runtime::Handle)>,
+}
+
+/// What a backup came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Objects.
+    pub objects: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Contents that were left out, because chunks of them cannot be had.
+    pub left_out: Vec<String>,
 }
 
 impl Source {
@@ -92,14 +123,82 @@ impl Source {
                 lay_over(&mut undecided, &txn);
             }
         }
-        Ok(Source { snapshot, undecided })
+        // Only within a runtime can chunks be fetched that are not here.
+        let contents = replica.contents().zip(tokio::runtime::Handle::try_current().ok());
+        Ok(Source { snapshot, undecided, contents })
+    }
+
+    /// Writes the chunks of all contents, each once.
+    fn write_chunks(
+        &self,
+        line: &mut impl FnMut(String) -> io::Result<()>,
+        written: &mut Written,
+    ) -> Result<(), BackupError> {
+        let collection = Collection::new(content::COLLECTION).map_err(io::Error::other)?;
+        let mut seen = HashSet::new();
+        let mut heads: BTreeMap<Key, ContentHead> = BTreeMap::new();
+        for row in self.snapshot.scan(&collection, "", std::ops::Bound::Unbounded) {
+            let (key, object) = row?;
+            heads.insert(key, content::head_of(&object.value));
+        }
+        for ((of, key), value) in &self.undecided {
+            match value.as_ref().filter(|_| *of == collection) {
+                Some(value) => drop(heads.insert(key.clone(), content::head_of(value))),
+                None if *of == collection => drop(heads.remove(key)),
+                None => {}
+            }
+        }
+        for (key, head) in heads {
+            if let Err(error) = self.write_content(&head, &mut seen, line, &mut written.chunks)? {
+                tracing::warn!(content = %key, error, "contents are left out of the backup");
+                written.left_out.push(key.as_str().to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The inner error: a chunk cannot be had.
+    fn write_content(
+        &self,
+        head: &ContentHead,
+        seen: &mut HashSet<ChunkId>,
+        line: &mut impl FnMut(String) -> io::Result<()>,
+        chunks: &mut u64,
+    ) -> Result<Result<(), String>, BackupError> {
+        if head.index.is_empty() {
+            return Ok(Ok(()));
+        }
+        let Some((contents, runtime)) = &self.contents else {
+            return Ok(Err("this replica keeps no contents".into()));
+        };
+        let parts = match runtime.block_on(contents.parts(&head.index)) {
+            Ok(parts) => parts,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let ids: Vec<ChunkId> = head.index.iter().copied().chain(parts.iter().map(|part| part.id)).collect();
+        for (at, id) in ids.iter().enumerate() {
+            if seen.contains(id) {
+                continue;
+            }
+            let ahead = &ids[at..ids.len().min(at + READ_AHEAD)];
+            match runtime.block_on(contents.read_ahead(ahead)) {
+                Ok(raw) => {
+                    let text = ChunkLine { chunk: *id, data: STANDARD.encode(raw) };
+                    line(serde_json::to_string(&text).map_err(io::Error::other)?)?;
+                    seen.insert(*id);
+                    *chunks += 1;
+                }
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// Writes the backup.
     ///
     /// # Errors
     /// When the state is damaged or writing fails.
-    pub fn write(&self, without_secrets: bool, to: &mut impl Write) -> Result<u64, BackupError> {
+    pub fn write(&self, without_secrets: bool, to: &mut impl Write) -> Result<Written, BackupError> {
         let mut omitted: Vec<String> = NEVER.iter().map(|name| (*name).to_owned()).collect();
         if without_secrets {
             omitted.extend(SENSITIVE.iter().map(|name| (*name).to_owned()));
@@ -113,33 +212,39 @@ impl Source {
             omitted: omitted.clone(),
         };
         let mut hash = blake3::Hasher::new();
-        let mut objects = 0;
+        let mut written = Written::default();
         let mut line = |text: String| {
             hash.update(text.as_bytes());
             hash.update(b"\n");
             to.write_all(text.as_bytes()).and_then(|()| to.write_all(b"\n"))
         };
         line(serde_json::to_string(&head).map_err(io::Error::other)?)?;
-        let is_kept = |collection: &Collection| !omitted.iter().any(|name| name == collection.as_str());
+        self.write_chunks(&mut line, &mut written)?;
+        let is_left_out = |at: &(Collection, Key)| {
+            at.0.as_str() == content::COLLECTION && written.left_out.iter().any(|key| key == at.1.as_str())
+        };
+        let is_kept = |at: &(Collection, Key)| !omitted.iter().any(|name| name == at.0.as_str()) && !is_left_out(at);
+        let mut objects = 0;
         for row in self.snapshot.objects() {
             let (collection, key, object) = row?;
             let at = (collection, key);
-            if is_kept(&at.0) && !self.undecided.contains_key(&at) {
+            if is_kept(&at) && !self.undecided.contains_key(&at) {
                 line(object_line(&at.0, &at.1, &object.value))?;
                 objects += 1;
             }
         }
-        for ((collection, key), value) in &self.undecided {
-            if let Some(value) = value.as_ref().filter(|_| is_kept(collection)) {
-                line(object_line(collection, key, value))?;
+        for (at, value) in &self.undecided {
+            if let Some(value) = value.as_ref().filter(|_| is_kept(at)) {
+                line(object_line(&at.0, &at.1, value))?;
                 objects += 1;
             }
         }
-        let end = Tail { end: End { objects, blake3: hash.finalize().to_hex().to_string() } };
+        written.objects = objects;
+        let end = Tail { end: End { objects, chunks: written.chunks, blake3: hash.finalize().to_hex().to_string() } };
         to.write_all(serde_json::to_string(&end).map_err(io::Error::other)?.as_bytes())?;
         to.write_all(b"\n")?;
         to.flush()?;
-        Ok(objects)
+        Ok(written)
     }
 }
 
@@ -153,8 +258,8 @@ fn lay_over(undecided: &mut BTreeMap<(Collection, Key), Option<Bytes>>, txn: &Tx
 pub struct Examined {
     /// Objects in it.
     pub objects: u64,
-    /// Bytes of it.
-    pub bytes: u64,
+    /// Bytes of its objects, as they are written in it.
+    pub object_bytes: u64,
     keys: BTreeSet<(Collection, Key)>,
     omitted: Vec<String>,
 }
@@ -168,12 +273,21 @@ impl Examined {
     }
 }
 
-/// Reads a backup to its end, and gives each object to `take`.
+/// What a backup holds, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A chunk; its bytes are those of its name.
+    Chunk(ChunkId, Vec<u8>),
+    /// An object.
+    Object(Op),
+}
+
+/// Reads a backup to its end, and gives everything in it to `take`.
 ///
 /// # Errors
 /// When it is not whole, not sound, or would leave nobody who can log in as an administrator.
-pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Op) -> io::Result<()>) -> Result<Examined, BackupError> {
-    let mut lines = Lines { from, number: 0, bytes: 0, text: String::new() };
+pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()>) -> Result<Examined, BackupError> {
+    let mut lines = Lines { from, number: 0, text: String::new() };
     let mut hash = blake3::Hasher::new();
     let head: Head = {
         let text = lines.next()?.ok_or_else(|| wrong(1, "the file is empty"))?;
@@ -187,24 +301,33 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Op) -> io::Result<()>)
             format!("version {} of backups is not known to this webserver: use a newer one", head.version),
         ));
     }
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut chunks, mut object_bytes) = (BTreeSet::new(), 0, 0);
     loop {
         let number = lines.number + 1;
         let text = lines.next()?.ok_or_else(|| wrong(number, "the file is cut short"))?;
         if text.starts_with("{\"end\":") {
             let Tail { end } = serde_json::from_str(text).map_err(|error| wrong(number, error))?;
-            if end.objects != keys.len() as u64 || end.blake3 != hash.finalize().to_hex().to_string() {
+            if (end.objects, end.chunks) != (keys.len() as u64, chunks)
+                || end.blake3 != hash.finalize().to_hex().to_string()
+            {
                 return Err(wrong(number, "the contents are not what they were when the backup was made"));
             }
             break;
         }
         hash.update(text.as_bytes());
         hash.update(b"\n");
+        if text.starts_with("{\"chunk\":") {
+            let (id, raw) = chunk(text).map_err(|error| wrong(number, error))?;
+            chunks += 1;
+            take(Item::Chunk(id, raw))?;
+            continue;
+        }
         let (collection, key, value) = parse_object_line(text).map_err(|error| wrong(number, error))?;
+        object_bytes += text.len() as u64;
         if !keys.insert((collection.clone(), key.clone())) {
             return Err(wrong(number, format!("{collection}/{key} is there twice")));
         }
-        take(Op::Put { collection, key, value })?;
+        take(Item::Object(Op::Put { collection, key, value }))?;
     }
     let number = lines.number;
     if lines.next()?.is_some() {
@@ -218,7 +341,16 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Op) -> io::Result<()>)
             "the first administrator is missing: nobody could administer what would be restored",
         ));
     }
-    Ok(Examined { objects: keys.len() as u64, bytes: lines.bytes, keys, omitted: head.omitted })
+    Ok(Examined { objects: keys.len() as u64, object_bytes, keys, omitted: head.omitted })
+}
+
+fn chunk(text: &str) -> Result<(ChunkId, Vec<u8>), String> {
+    let ChunkLine { chunk, data } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let raw = STANDARD.decode(data).map_err(|error| error.to_string())?;
+    if raw.len() > CHUNK_BYTES_MAX || ChunkId::of(&raw) != chunk {
+        return Err(format!("the bytes are not those of chunk {chunk}"));
+    }
+    Ok((chunk, raw))
 }
 
 fn wrong(line: u64, reason: impl std::fmt::Display) -> BackupError {
@@ -228,7 +360,6 @@ fn wrong(line: u64, reason: impl std::fmt::Display) -> BackupError {
 struct Lines<'a, R> {
     from: &'a mut R,
     number: u64,
-    bytes: u64,
     text: String,
 }
 
@@ -238,7 +369,6 @@ impl<R: BufRead> Lines<'_, R> {
         self.number += 1;
         let bound = LINE_BYTES_MAX as u64;
         let read = io::Read::take(&mut *self.from, bound).read_line(&mut self.text)?;
-        self.bytes += read as u64;
         if read == 0 {
             return Ok(None);
         }

@@ -1,288 +1,336 @@
-//! What resources hold, in pieces that fit into the log.
+//! What resources hold: contents of any size, cut into chunks that lie beside the log.
 //!
-//! A content is written piece by piece, never whole in memory: a head that says what it is, then pieces, then the
-//! transaction that makes a resource name it. A content never changes; a resource with new contents names a new one.
+//! An object says what a content is and names the lists of its chunks. It is written once, together with what names it, after
+//! all its chunks are durable here; see [`crate::replica::contents`] for how they reach the others. A content never changes; a
+//! resource with new contents names a new one.
 //!
-//! Whoever takes a content away requires its head to be as it was when nothing named it; whoever makes a second resource
-//! name it rewrites the head. So of a clone and a removal that meet, one is refused: nothing is named that is gone.
-
-use std::collections::VecDeque;
+//! Whoever takes a content away requires its object to be as it was when nothing named it; whoever makes a second resource
+//! name it rewrites the object. So of a clone and a removal that meet, one is refused: nothing is named that is gone.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
-use crate::model::{Collection, Key, Op};
-use crate::replica::{Draft, Receipt, Stage, SubmitError};
+use crate::chunks::{ChunkError, ChunkStore, Cutter, PARTS_MAX, Part, encode_index};
+use crate::model::ChunkId;
+use crate::replica::contents::{Ahead, Contents, ContentsError};
 
 use super::record::Stored;
 use super::resources::Resource;
 use super::sessions::{hex, random};
-use super::store::Author;
-use super::{CommitError, Moment, Record, Store, StoreError, Writes};
+use super::{Moment, Record, Store, StoreError, Writes};
 
-/// Bytes of a piece: well below the largest value that a datastore accepts by default.
-pub const PIECE_BYTES: usize = 512 << 10;
-/// Pieces under way to the datastore at the same time.
-const WINDOW: usize = 16;
-/// Pieces that wait in the outbox while the datastore is away: they are in memory.
-const WINDOW_OFFLINE: usize = 128;
+/// Bytes that are gathered before they are cut and written.
+const GATHER_BYTES: usize = 1 << 20;
+/// Chunks that are handed over for sending at a time.
+const AHEAD_PARTS: usize = 48;
 /// A content that nothing names is taken away by another webserver than its maker only after this long.
 const ABANDONED_S: u64 = 30 * 24 * 3600;
-/// A content that nothing names is taken away by its maker after this long: its upload may still be going on.
+/// A content that nothing names is taken away by its maker after this long.
 const UNNAMED_S: u64 = 24 * 3600;
 
-/// Head of a content.
+/// A content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Content {
     /// Name.
     pub id: String,
-    /// Bytes; 0 until it is complete.
+    /// Bytes.
     pub size: u64,
-    /// Pieces; 0 until it is complete.
-    pub pieces: u64,
-    /// Bytes of every piece but the last.
-    pub piece_bytes: u64,
+    /// Chunks.
+    pub parts: u64,
+    /// The lists of its chunks, which are chunks themselves.
+    pub index: Vec<ChunkId>,
+    /// The lists of the content that it replaced: whoever has that is sent the difference.
+    #[serde(default)]
+    pub base: Vec<ChunkId>,
     /// MD5 in base64, as clients expect it.
     pub md5: String,
     /// BLAKE3 in hexadecimal.
     pub blake3: String,
-    /// When it was begun.
+    /// When it was written.
     pub created: Moment,
     /// Who wrote it.
     pub webserver: String,
 }
 
 impl Stored for Content {
-    const COLLECTION: &'static str = "contents";
+    const COLLECTION: &'static str = crate::codec::content::COLLECTION;
     fn key(&self) -> String {
         self.id.clone()
     }
 }
 
-/// Pieces are bytes, not JSON.
-#[derive(Serialize, Deserialize)]
-struct Piece {}
-
-impl Stored for Piece {
-    const COLLECTION: &'static str = "chunks";
-    fn key(&self) -> String {
-        String::new()
-    }
-}
-
-fn piece_key(id: &str, number: u64) -> String {
-    format!("{id}/{number:08x}")
-}
-
-/// Why a content could not be written.
+/// Why a content could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// The datastore is away, and too much waits for it already.
-    #[error("the datastore is away: contents above {limit} bytes can be uploaded when it is back")]
-    Away {
-        /// Largest content while cut off.
-        limit: usize,
-    },
-    /// A transaction was refused.
+    /// The replica keeps none.
+    #[error("this replica keeps no contents")]
+    None,
+    /// The chunk store.
     #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// The replica.
+    Chunks(#[from] ChunkError),
+    /// Reading or writing the object.
     #[error(transparent)]
-    Submit(#[from] SubmitError),
-    /// The datastore rejected a piece.
-    #[error("the datastore rejected a piece: {0}")]
-    Rejected(String),
-    /// No randomness.
+    Store(#[from] StoreError),
+    /// No randomness, or the process is stopping.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-impl From<StoreError> for UploadError {
-    fn from(error: StoreError) -> Self {
-        UploadError::Commit(error.into())
+/// The contents that a store's replica keeps.
+///
+/// # Errors
+/// When it keeps none.
+pub fn kept(store: &Store) -> Result<Contents, UploadError> {
+    store.replica().contents().ok_or(UploadError::None)
+}
+
+/// What cuts, hashes and keeps; it moves to a thread for each piece of work.
+struct Writer {
+    store: ChunkStore,
+    cutter: Cutter,
+    md5: Md5,
+    blake3: blake3::Hasher,
+    parts: Vec<Part>,
+}
+
+impl Writer {
+    fn keep(store: &ChunkStore, parts: &mut Vec<Part>, raw: &[u8]) -> Result<(), ChunkError> {
+        let id = ChunkId::of(raw);
+        store.write(&id, raw)?;
+        parts.push(Part { id, bytes: u32::try_from(raw.len()).unwrap_or(u32::MAX) });
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
+        self.md5.update(bytes);
+        self.blake3.update(bytes);
+        let Writer { store, cutter, parts, .. } = self;
+        cutter.push(bytes, &mut |raw| Writer::keep(store, parts, raw))
+    }
+
+    /// Writes what is left and the lists, and makes everything durable.
+    fn finish(&mut self) -> Result<Vec<ChunkId>, ChunkError> {
+        let Writer { store, parts, .. } = self;
+        std::mem::take(&mut self.cutter).finish(|raw| Writer::keep(store, parts, raw))?;
+        let mut index = Vec::new();
+        for list in parts.chunks(PARTS_MAX) {
+            let raw = encode_index(list);
+            let id = ChunkId::of(&raw);
+            store.write(&id, &raw)?;
+            index.push(id);
+        }
+        store.sync()?;
+        Ok(index)
     }
 }
 
-/// A content that is being written.
-pub struct Upload<'a> {
-    store: &'a Store,
-    author: Author,
-    head: Content,
+/// A content that is being written. Nothing of it is in the log before it is complete.
+pub struct Upload {
+    writer: Option<Writer>,
     buffer: BytesMut,
-    md5: Md5,
-    blake3: blake3::Hasher,
-    under_way: VecDeque<oneshot::Receiver<Result<Receipt, SubmitError>>>,
-    receipts: VecDeque<Receipt>,
+    size: u64,
+    base: Vec<ChunkId>,
+    ahead: Ahead,
+    handed_over: usize,
+    webserver: String,
 }
 
-impl<'a> Upload<'a> {
-    /// Begins a content.
+impl Upload {
+    /// Begins a content that replaces the content named `former`, if there is one.
     ///
     /// # Errors
-    /// When the outbox does not take it.
-    pub async fn begin(store: &'a Store, author: &Author) -> Result<Upload<'a>, UploadError> {
-        let head = Content {
-            id: hex(&random::<16>()?),
-            size: 0,
-            pieces: 0,
-            piece_bytes: PIECE_BYTES as u64,
-            md5: String::new(),
-            blake3: String::new(),
-            created: Moment::now(),
-            webserver: store.via().to_owned(),
-        };
-        let mut writes = Writes::new();
-        writes.create(&head, "")?;
-        store.commit(author, "begin a content", writes).await?;
-        Ok(Upload {
-            store,
-            author: author.clone(),
-            head,
-            buffer: BytesMut::with_capacity(PIECE_BYTES),
+    /// When the replica keeps no contents, or the state is damaged.
+    pub fn begin(store: &Store, former: &str) -> Result<Upload, UploadError> {
+        let contents = kept(store)?;
+        let former = if former.is_empty() { None } else { store.get::<Content>(former)? };
+        let base = former.map(|record| record.value.index).unwrap_or_default();
+        let writer = Writer {
+            store: contents.store().clone(),
+            cutter: Cutter::new(),
             md5: Md5::new(),
             blake3: blake3::Hasher::new(),
-            under_way: VecDeque::new(),
-            receipts: VecDeque::new(),
+            parts: Vec::new(),
+        };
+        Ok(Upload {
+            writer: Some(writer),
+            buffer: BytesMut::with_capacity(GATHER_BYTES),
+            size: 0,
+            ahead: contents.ahead(base.clone()),
+            base,
+            handed_over: 0,
+            webserver: store.via().to_owned(),
         })
     }
 
     /// Bytes so far.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.head.size
+        self.size
     }
 
     /// Takes the next bytes; waits when too much is under way.
     ///
     /// # Errors
-    /// When the outbox or the datastore does not take them.
-    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), UploadError> {
-        self.head.size += bytes.len() as u64;
-        self.md5.update(bytes);
-        self.blake3.update(bytes);
-        while !bytes.is_empty() {
-            let room = PIECE_BYTES - self.buffer.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.buffer.extend_from_slice(now);
-            bytes = later;
-            if self.buffer.len() == PIECE_BYTES {
-                self.send_piece().await?;
-            }
+    /// When they cannot be kept.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        self.size += bytes.len() as u64;
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < GATHER_BYTES {
+            return Ok(());
         }
+        let gathered = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(GATHER_BYTES)).freeze();
+        self.work(move |writer| writer.take(&gathered)).await?;
+        self.hand_over(AHEAD_PARTS).await;
         Ok(())
     }
 
-    async fn send_piece(&mut self) -> Result<(), UploadError> {
-        let collection = Collection::new(Piece::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let key =
-            Key::new(piece_key(&self.head.id, self.head.pieces)).map_err(|e| StoreError::BadKey(e.to_string()))?;
-        let value = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PIECE_BYTES)).freeze();
-        let note =
-            Author { what: "a piece of a content".into(), via: self.head.webserver.clone(), ..self.author.clone() };
-        let note = Bytes::from(serde_json::to_vec(&note).map_err(StoreError::Write)?);
-        let draft = Draft { ops: vec![Op::Put { collection, key, value }], note, ..Draft::default() };
-        self.under_way.push_back(self.store.replica().submit_pipelined(draft).await?);
-        self.head.pieces += 1;
-        while self.under_way.len() + self.receipts.len() > WINDOW {
-            if !self.settle_one().await? {
-                break;
-            }
-        }
-        Ok(())
+    async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Writer) -> Result<T, ChunkError> + Send + 'static,
+    ) -> Result<T, UploadError> {
+        let stopped = || UploadError::Io(std::io::Error::other("an earlier part of the contents was not kept"));
+        let mut writer = self.writer.take().ok_or_else(stopped)?;
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work(&mut writer);
+            (writer, done)
+        });
+        let (writer, done) = working.await.map_err(std::io::Error::other)?;
+        self.writer = Some(writer);
+        Ok(done?)
     }
 
-    /// Waits for the oldest piece; `false` when the datastore is away and there is room to go on.
-    async fn settle_one(&mut self) -> Result<bool, UploadError> {
-        if let Some(answer) = self.under_way.pop_front() {
-            self.receipts.push_back(answer.await.map_err(|_| SubmitError::Closed)??);
-            return Ok(true);
-        }
-        let waiting = self.receipts.len();
-        let Some(receipt) = self.receipts.front_mut() else { return Ok(false) };
-        let mut changed = self.store.replica().watch_outbox();
-        loop {
-            if receipt.stage().is_final() {
-                break;
-            }
-            if !self.store.replica().is_connected() {
-                if waiting < WINDOW_OFFLINE {
-                    return Ok(false);
-                }
-                return Err(UploadError::Away { limit: WINDOW_OFFLINE * PIECE_BYTES });
-            }
-            tokio::select! {
-                _ = receipt.decided() => {}
-                _ = changed.changed() => {}
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
-            }
-        }
-        let stage = receipt.stage();
-        self.receipts.pop_front();
-        match stage {
-            Stage::Rejected(_, reason) => Err(UploadError::Rejected(reason.to_string())),
-            Stage::Acknowledged(_) | Stage::Durable => Ok(true),
+    /// Hands chunks over for sending when there are enough of them.
+    async fn hand_over(&mut self, least: usize) {
+        let Some(writer) = &self.writer else { return };
+        if writer.parts.len() - self.handed_over >= least.max(1) {
+            let new = writer.parts[self.handed_over..].to_vec();
+            self.handed_over = writer.parts.len();
+            self.ahead.push(new).await;
         }
     }
 
-    /// Completes the content: what is left is handed over and the head is written, to be committed together with what
-    /// names it.
+    /// Completes the content: everything is durable here, and sent as far as the datastore is there. The object is written by
+    /// the transaction that names it.
     ///
     /// # Errors
-    /// When the outbox or the datastore does not take the last pieces.
+    /// When it cannot be kept.
     pub async fn finish(mut self, writes: &mut Writes) -> Result<Content, UploadError> {
-        if !self.buffer.is_empty() {
-            self.send_piece().await?;
-        }
-        while !(self.under_way.is_empty() && self.receipts.is_empty()) {
-            if !self.settle_one().await? {
-                break;
-            }
-        }
-        self.head.md5 = STANDARD.encode(self.md5.finalize());
-        self.head.blake3 = self.blake3.finalize().to_hex().to_string();
-        writes.require::<Content>(&self.head.id, "the content was taken away meanwhile: upload it again")?;
-        writes.set(&self.head)?;
-        Ok(self.head)
+        let rest = std::mem::take(&mut self.buffer).freeze();
+        let index = self
+            .work(move |writer| {
+                writer.take(&rest)?;
+                writer.finish()
+            })
+            .await?;
+        self.hand_over(1).await;
+        let Upload { writer, ahead, base, size, webserver, .. } = self;
+        ahead.finish(&index).await;
+        let gone = || UploadError::Io(std::io::Error::other("the contents were not kept"));
+        let Writer { md5, blake3, parts, .. } = writer.ok_or_else(gone)?;
+        let content = Content {
+            id: hex(&random::<16>()?),
+            size,
+            parts: parts.len() as u64,
+            index,
+            base,
+            md5: STANDARD.encode(md5.finalize()),
+            blake3: blake3.finalize().to_hex().to_string(),
+            created: Moment::now(),
+            webserver,
+        };
+        writes.create(&content, "the contents exist already: try again")?;
+        Ok(content)
     }
 }
 
-/// Piece `number` of a content.
-///
-/// # Errors
-/// When the state is damaged.
-pub fn piece(store: &Store, id: &str, number: u64) -> Result<Option<Bytes>, StoreError> {
-    let collection = Collection::new(Piece::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-    let key = Key::new(piece_key(id, number)).map_err(|error| StoreError::BadKey(error.to_string()))?;
-    Ok(store.replica().get(&collection, &key)?.map(|object| object.value))
+/// Reads a content from some place on, a chunk at a time.
+pub struct Reader {
+    contents: Contents,
+    parts: std::vec::IntoIter<Part>,
+    skip: usize,
+    left: u64,
 }
 
-/// Reads a content from its beginning, piece by piece; for threads that may wait.
-///
-/// # Errors
-/// When there is no such content, or the state is damaged. What goes missing meanwhile is told by the reader.
-pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use<>, StoreError> {
-    let head = store.get::<Content>(id)?.map(|record| record.value);
-    let missing = || StoreError::BadKey(format!("the content {id} is missing"));
-    Ok(Reader { store: store.clone(), head: head.ok_or_else(missing)?, next: 0, piece: Bytes::new() })
+/// Chunks that are fetched together when the first of them is not here.
+const READ_AHEAD: usize = 16;
+
+impl Reader {
+    /// Reads `length` bytes from `from` on.
+    ///
+    /// # Errors
+    /// When the lists of its chunks are not here and cannot be fetched.
+    pub async fn open(contents: Contents, content: &Content, from: u64, length: u64) -> Result<Reader, ContentsError> {
+        let parts = contents.parts(&content.index).await?;
+        let total: u64 = parts.iter().map(|part| u64::from(part.bytes)).sum();
+        if total != content.size {
+            let said = content.size;
+            return Err(ContentsError::Malformed(format!("a content of {said} bytes has chunks of {total} bytes")));
+        }
+        let mut skipped = 0;
+        let before = parts.iter().take_while(|part| {
+            let ends = skipped + u64::from(part.bytes);
+            let is_before = ends <= from;
+            skipped = if is_before { ends } else { skipped };
+            is_before
+        });
+        let first = before.count();
+        let skip = usize::try_from(from.saturating_sub(skipped)).unwrap_or(usize::MAX);
+        let parts = parts.get(first..).unwrap_or_default().to_vec().into_iter();
+        Ok(Reader { contents, parts, skip, left: length.min(total.saturating_sub(from)) })
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When a chunk is not here and nobody who answers has it.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ContentsError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let ids: Vec<ChunkId> = self.parts.as_slice().iter().take(READ_AHEAD).map(|part| part.id).collect();
+        let Some(part) = self.parts.next() else { return Ok(None) };
+        let raw = self.contents.read_ahead(&ids).await?;
+        if raw.len() != part.bytes as usize {
+            return Err(ContentsError::Malformed(format!("chunk {} has another length than its list says", part.id)));
+        }
+        let start = std::mem::take(&mut self.skip).min(raw.len());
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let end = raw.len().min(start.saturating_add(room));
+        self.left -= (end - start) as u64;
+        Ok(Some(raw.slice(start..end)))
+    }
 }
 
-struct Reader {
-    store: Store,
-    head: Content,
-    next: u64,
+/// Reads a content from its beginning; for threads that may wait and belong to a runtime, as those of `spawn_blocking` do.
+///
+/// # Errors
+/// When there is no such content, or its lists cannot be had. What is missing later is told by the reader.
+pub fn reader(store: &Store, id: &str) -> Result<impl std::io::Read + Send + use<>, UploadError> {
+    let runtime = tokio::runtime::Handle::try_current().map_err(std::io::Error::other)?;
+    let missing = || UploadError::Io(std::io::Error::other(format!("the content {id} is missing")));
+    let content = store.get::<Content>(id)?.ok_or_else(missing)?.value;
+    let opening = Reader::open(kept(store)?, &content, 0, content.size);
+    let reader = runtime.block_on(opening).map_err(std::io::Error::other)?;
+    Ok(Waiting { reader, runtime, piece: Bytes::new() })
+}
+
+/// A [`Reader`] for threads that may wait.
+struct Waiting {
+    reader: Reader,
+    runtime: tokio::runtime::Handle,
     piece: Bytes,
 }
 
-impl std::io::Read for Reader {
+impl std::io::Read for Waiting {
     fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
-        while self.piece.is_empty() && self.next < self.head.pieces {
-            let found = piece(&self.store, &self.head.id, self.next).map_err(std::io::Error::other)?;
-            self.piece = found.ok_or_else(|| std::io::Error::other("the contents were replaced meanwhile"))?;
-            self.next += 1;
+        while self.piece.is_empty() {
+            match self.runtime.block_on(self.reader.next()).map_err(std::io::Error::other)? {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
         }
         let length = self.piece.len().min(to.len());
         to[..length].copy_from_slice(&self.piece.split_to(length));
@@ -290,15 +338,15 @@ impl std::io::Read for Reader {
     }
 }
 
-/// Lets another resource name a content that exists: rewrites the head, so that a removal under way is refused.
+/// Lets another resource name a content that exists: rewrites the object, so that a removal under way is refused.
 ///
 /// # Errors
-/// When the head cannot be written.
+/// When the object cannot be written.
 pub fn name_again(record: &Record<Content>, writes: &mut Writes) -> Result<(), StoreError> {
     writes.update(record, "the contents were replaced meanwhile: try again")
 }
 
-/// What takes a content away, if nothing names it any more.
+/// What takes a content away, if nothing names it any more. Its chunks are collected later.
 ///
 /// # Errors
 /// When the state is damaged.
@@ -313,14 +361,11 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
     let mut writes = Writes::new();
     writes.unchanged(&head, "")?;
     writes.require::<Content>(id, "")?;
-    for key in store.keys::<Piece>(&format!("{id}/"))? {
-        writes.delete::<Piece>(&key)?;
-    }
     writes.delete::<Content>(id)?;
     Ok(Some(writes))
 }
 
-/// Contents that an upload left behind when it broke off.
+/// Contents that nothing names and that were not taken away when that began.
 ///
 /// # Errors
 /// When the state is damaged.

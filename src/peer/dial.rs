@@ -86,6 +86,14 @@ pub struct PeerStream {
     _used: Arc<()>,
 }
 
+impl PeerStream {
+    /// The stream's halves, and what must live as long as they are used.
+    #[must_use]
+    pub fn into_parts(self) -> (quinn::SendStream, quinn::RecvStream, Arc<()>) {
+        (self.send, self.receive, self._used)
+    }
+}
+
 impl Peers {
     /// Opens a stream to a member, over the connection that exists or over a new one. The stream's opening has been written.
     ///

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod fatal;
 pub mod feed;
+pub mod gate;
 pub mod outbox;
 pub mod push;
 pub mod sequencer;

@@ -1,13 +1,15 @@
 //! Pushing an outbox: pipelined within a window, in order, again and again until the state has decided.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::codec::message::{Fate, Outcome};
+use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
 use crate::codec::txn::encode_txn;
-use crate::model::{Seq, TxnId};
+use crate::model::{Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::telemetry;
 
+use super::gate::{Gate, Passage};
 use super::outbox::{Outbox, Place};
 
 /// Most transactions and bytes sent but not answered.
@@ -31,6 +33,19 @@ pub enum Heard {
     Decided(TxnId),
     /// Not taken: give this stream up, pause, and begin again with the oldest transaction.
     Pause(String),
+    /// Not taken, because chunks that it names are not at the datastore: tell the gate, then as [`Heard::Pause`].
+    ChunksMissing(TxnId, String),
+}
+
+/// What to do for the next transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// There is none, or the window is full.
+    Nothing,
+    /// Send it as a message of this kind; it is in the given buffer.
+    Send(Kind),
+    /// It waits at the gate: see to it that its chunks are sent.
+    Held(Arc<Txn>),
 }
 
 impl Pusher {
@@ -40,22 +55,27 @@ impl Pusher {
         self.sizes.len() >= WINDOW_TXNS || self.bytes >= WINDOW_BYTES
     }
 
-    /// Encodes the next transaction to send into `body`; `false` when there is none, or the window is full.
-    pub fn next(&mut self, outbox: &Outbox, body: &mut Vec<u8>) -> bool {
+    /// Encodes the next transaction to send into `body`.
+    pub fn next(&mut self, outbox: &Outbox, gate: &Gate, body: &mut Vec<u8>) -> Next {
         if self.is_full() {
-            return false;
+            return Next::Nothing;
         }
         if planted::is(Bug::SkipFirstPending) && self.sent.is_none() && outbox.depth() > 1 {
             self.sent = outbox.next_after(None).map(|(place, _)| place);
         }
-        let Some((place, txn)) = outbox.next_after(self.sent) else { return false };
+        let Some((place, txn)) = outbox.next_after(self.sent) else { return Next::Nothing };
+        let kind = match gate.passage(&txn) {
+            Passage::Held => return Next::Held(txn),
+            Passage::Open => Kind::Push,
+            Passage::Forsaken => Kind::PushForsaken,
+        };
         self.sent = Some(place);
         telemetry::journey::pushed(txn.id);
         body.clear();
         encode_txn(&txn, body);
         self.sizes.push_back(body.len());
         self.bytes += body.len();
-        true
+        Next::Send(kind)
     }
 
     /// Takes in the answer to the oldest transaction under way.
@@ -66,6 +86,9 @@ impl Pusher {
             Fate::Rejected(..) | Fate::Decided(_) | Fate::Queued => Heard::Decided(outcome.id),
             Fate::Gap(expected) => {
                 Heard::Pause(format!("transaction {} came out of order: expected {expected}", outcome.id.counter))
+            }
+            Fate::Deferred(refused) if refused.code == RefusalCode::ChunksMissing => {
+                Heard::ChunksMissing(outcome.id, refused.message)
             }
             Fate::Deferred(refused) => Heard::Pause(refused.message),
         }

@@ -80,8 +80,7 @@ impl Sequencer {
         self.rows.get(&origin).map_or(OriginCounter(0), |row| row.last_counter)
     }
 
-    /// Decides about `txn`, pushed by `member` at `now_ms`. `forbidden` carries the reason when the member may not
-    /// write at all.
+    /// Decides about `txn`, pushed by `member` at `now_ms`.
     ///
     /// # Errors
     /// When the index cannot be read; nothing is staged then.
@@ -89,6 +88,21 @@ impl Sequencer {
         &mut self,
         member: &MemberName,
         txn: Txn,
+        now_ms: u64,
+        versions: &V,
+    ) -> Result<Decision, V::Error> {
+        self.propose_unless(member, txn, None, now_ms, versions)
+    }
+
+    /// [`Sequencer::propose`] of a transaction that is rejected for this reason unless it was decided before.
+    ///
+    /// # Errors
+    /// When the index cannot be read; nothing is staged then.
+    pub fn propose_unless<V: Versions>(
+        &mut self,
+        member: &MemberName,
+        txn: Txn,
+        objection: Option<Reason>,
         now_ms: u64,
         versions: &V,
     ) -> Result<Decision, V::Error> {
@@ -107,7 +121,10 @@ impl Sequencer {
         if id.counter != last.next() && !(planted::is(Bug::DoubleApply) && id.counter <= last) {
             return Ok(Decision::Gap(last.next()));
         }
-        let refused = self.refusal(&txn, versions)?;
+        let refused = match objection {
+            Some(reason) => Some(reason),
+            None => self.refusal(&txn, versions)?,
+        };
         if let Some(reason) = refused.clone().filter(|_| planted::is(Bug::RejectWithoutTrace)) {
             return Ok(Decision::Rejected(self.head, reason));
         }

@@ -16,6 +16,7 @@ use crate::model::{Collection, Key, Seq, TxnId};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::wire::{self, WireError};
 
+use super::contents::Contents;
 use super::{Draft, Receipt, Replica, Stage, SubmitError};
 
 /// Serves the local socket until the task is dropped.
@@ -98,6 +99,12 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::OriginStatus { origin } => answer.item(&replica.origin(origin).map_err(damaged)?).await,
         Request::Barrier { seq, timeout_ms } => barrier(replica, seq, timeout_ms, answer).await,
         Request::Verify => verify(replica, answer).await,
+        Request::BlobList | Request::BlobStats | Request::BlobVerify | Request::BlobCollect { .. } => {
+            let contents = replica.contents();
+            let contents =
+                contents.ok_or_else(|| refuse("this replica keeps no contents: ask a webserver or the datastore"))?;
+            blobs(&contents, request, answer).await
+        }
         Request::Upstream => {
             let reply = replica.ask_datastore(&Request::Status).await.map_err(refuse)?;
             let items = reply.items.iter().map(|item| serde_json::from_slice::<serde_json::Value>(item));
@@ -116,6 +123,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::Generations
         | Request::Escrow { .. }
         | Request::Copy { .. }
+        | Request::CopyChunks { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
             Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))
@@ -239,6 +247,41 @@ async fn verify<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_
     answer
         .item(&VerifyReport { ok, records: report.rows, seq: status.seq, digest, findings, ..VerifyReport::default() })
         .await
+}
+
+async fn blobs<W: AsyncWrite + Unpin>(
+    contents: &Contents,
+    request: Request,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    match request {
+        Request::BlobList => {
+            let (all, store) = (contents.all().map_err(damaged)?, contents.store().clone());
+            let infos = tokio::task::spawn_blocking(move || all.examine_all(&store)).await.map_err(refuse)?;
+            let asked = contents.incomplete();
+            for mut info in infos {
+                info.lost = asked.get(&info.content).copied().unwrap_or(false);
+                answer.item(&info).await?;
+            }
+            Ok(())
+        }
+        Request::BlobVerify => {
+            let (progress, mut told) = mpsc::channel(16);
+            let verifying = tokio::spawn({
+                let contents = contents.clone();
+                async move { contents.verify(progress).await }
+            });
+            while let Some(progress) = told.recv().await {
+                answer.item(&progress).await?;
+            }
+            answer.item(&verifying.await.map_err(refuse)?.map_err(refuse)?).await
+        }
+        Request::BlobCollect { dry_run, grace_s } => {
+            let grace = grace_s.map(Duration::from_secs);
+            answer.item(&contents.collect(grace, dry_run).await.map_err(refuse)?).await
+        }
+        _ => answer.item(&contents.stats().await.map_err(refuse)?).await,
+    }
 }
 
 async fn submit<R, W>(replica: &Replica, wait: bool, receive: &mut R, send: &mut W) -> Result<(), Failure>

@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn applier(home: Failing) -> (Applier, SharedRef) {
-        let shared = Arc::new(super::super::shared::Shared::new(state(), Outbox::default()));
+        let shared = Arc::new(super::super::shared::Shared::new(state(), Outbox::default(), None));
         (Applier::new(Arc::clone(&shared), Box::new(home), mpsc::channel(8).0), shared)
     }
 

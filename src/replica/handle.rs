@@ -14,6 +14,7 @@ use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
+use super::contents::{self, Contents, ContentsOptions};
 use super::directory::Directory;
 use super::link::{Connector, Linker};
 use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
@@ -42,6 +43,8 @@ pub struct ReplicaOptions {
     pub heartbeat_ms: u64,
     /// Bounds of transactions until the datastore has named its own.
     pub limits: Limits,
+    /// How contents are kept; `None`: not at all, so that none can be written or read here.
+    pub contents: Option<ContentsOptions>,
     /// Whether a damaged state is discarded, to be fetched anew. A tool that only looks leaves it as it is.
     pub mends: bool,
 }
@@ -54,6 +57,7 @@ impl Default for ReplicaOptions {
             patience: PATIENCE,
             heartbeat_ms: 5000,
             limits: Limits::default(),
+            contents: None,
             mends: true,
         }
     }
@@ -87,6 +91,9 @@ pub enum OpenError {
     /// The state, even after it was discarded.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The chunk store.
+    #[error("the chunk store: {0}")]
+    Chunks(#[from] crate::chunks::ChunkError),
     /// No tokio runtime.
     #[error("a replica is opened within a tokio runtime")]
     NoRuntime,
@@ -111,12 +118,16 @@ pub struct Replica {
 #[derive(Default)]
 struct Life {
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
         if let Some(link) = self.link.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             link.abort();
+        }
+        if let Some(contents) = self.contents.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            contents.abort();
         }
     }
 }
@@ -185,7 +196,14 @@ impl Replica {
             }
             Err(error) => return Err(unreadable(&directory)(error)),
         };
-        let shared = Arc::new(Shared::new(state, outbox));
+        let contents = match &options.contents {
+            None => None,
+            Some(wanted) => {
+                let store = wanted.store.clone().map_or_else(|| contents::open_store(path), Ok)?;
+                Some(Arc::new(contents::Inner::new(wanted, store)))
+            }
+        };
+        let shared = Arc::new(Shared::new(state, outbox, contents));
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = options.limits.clone();
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
@@ -209,6 +227,11 @@ impl Replica {
 
     /// Keeps the replica connected from now on, through any number of failures.
     pub fn connect(&self, connector: Arc<dyn Connector>) {
+        if let Some(contents) = self.contents() {
+            contents.inner.set_connector(Arc::clone(&connector));
+            let mut task = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner);
+            task.get_or_insert_with(|| tokio::spawn(contents::fetch(contents)));
+        }
         let linker = Linker {
             shared: Arc::clone(&self.shared),
             applier: self.applier.clone(),
@@ -225,6 +248,13 @@ impl Replica {
         }
     }
 
+    /// The contents that it keeps; `None` when it keeps none.
+    #[must_use]
+    pub fn contents(&self) -> Option<Contents> {
+        let inner = self.shared.contents.clone()?;
+        Some(Contents { inner, shared: Arc::clone(&self.shared) })
+    }
+
     /// Goes offline. Everything goes on working; nothing is pushed or received.
     pub fn disconnect(&self) {
         if let Some(link) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -236,6 +266,10 @@ impl Replica {
     /// Disconnects and makes the state durable. Nothing would be lost without it; the next start is quicker with it.
     pub async fn close(&self) {
         self.disconnect();
+        let contents = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(contents) = contents {
+            contents.abort();
+        }
         let state = self.shared.state();
         let persisting = tokio::task::spawn_blocking(move || state.persist());
         if let Ok(Err(error)) = persisting.await {

@@ -94,6 +94,12 @@ pub trait Connector: Send + Sync + 'static {
     /// Called on every good connection, for housekeeping such as renewing the certificate.
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()>;
 
+    /// Opens a second connection, for chunks.
+    fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
+        let message = "chunks are not sent over this connection".to_owned();
+        Box::pin(async move { Err(ConnectError { message, is_foreign: false }) })
+    }
+
     /// Where other members reach this one; `None` when they do not.
     fn announcement(&self) -> Option<Announce> {
         None
@@ -130,6 +136,7 @@ impl Linker {
                 link.connected = false;
                 link.trouble = error.to_string();
             });
+            self.shared.gate().handle_disconnected();
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
@@ -223,10 +230,33 @@ impl Linker {
             result = self.report(&mut send, welcome.heartbeat_ms, &heard) => result,
             result = push::run(&self.shared, connection), if welcome.role != "reader" => result,
             result = self.watch_for_resync() => result,
+            result = self.give_chunks(connection), if self.shared.contents.is_some() => result,
             never = async {
                 self.connector.on_connected(connection.clone()).await;
                 std::future::pending().await
             } => never,
+        }
+    }
+
+    /// Serves streams on which the datastore asks for chunks that it has lost.
+    async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
+        let Some(contents) = &self.shared.contents else { return std::future::pending().await };
+        let server = contents.server();
+        let mut streams = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = connection.accept_bi() => {
+                    let (mut send, mut receive) = stream?;
+                    let server = server.clone();
+                    streams.spawn(async move {
+                        let open = timeout(SETUP_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
+                        if matches!(open, Ok(Ok(Open::Chunks))) {
+                            let _ = server.serve(&mut send, &mut receive).await;
+                        }
+                    });
+                }
+                Some(_) = streams.join_next() => {}
+            }
         }
     }
 

@@ -21,6 +21,7 @@
 pub mod admin;
 mod applier;
 mod ask;
+pub mod contents;
 pub mod directory;
 mod handle;
 mod lend;

@@ -590,7 +590,7 @@ mod tests {
     fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default()));
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
         let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
         let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
@@ -614,7 +614,7 @@ mod tests {
     fn p06_a_rejection_is_dealt_with_once_even_by_two_in_one_batch() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default()));
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
         let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
         let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };

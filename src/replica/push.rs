@@ -1,15 +1,17 @@
 //! The push stream: sends what the outbox holds and listens to the answers.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::codec::message::{self, Kind, Open, Outcome};
-use crate::protocol::push::Pusher;
+use crate::model::Txn;
+use crate::protocol::push::{Next, Pusher};
 use crate::transport::wire::{self, WireError};
 
+use super::contents::{Contents, Delivery};
 use super::link::LinkError;
 use super::shared::SharedRef;
 
@@ -17,6 +19,9 @@ use super::shared::SharedRef;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Pause after the datastore could not take a transaction.
 const DEFERRED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause after chunks could not be sent.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 struct Window {
@@ -56,12 +61,27 @@ async fn push(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window)
     loop {
         changed.borrow_and_update();
         chunk.clear();
-        while chunk.len() < CHUNK_BYTES && window.pusher().next(&shared.outbox(), &mut body) {
-            chunk.extend_from_slice(&message::header(Kind::Push, body.len()));
-            chunk.extend_from_slice(&body);
+        let mut held = None;
+        while chunk.len() < CHUNK_BYTES {
+            let next = window.pusher().next(&shared.outbox(), &shared.gate(), &mut body);
+            match next {
+                Next::Nothing => break,
+                Next::Held(txn) => {
+                    held = Some(txn);
+                    break;
+                }
+                Next::Send(kind) => {
+                    chunk.extend_from_slice(&message::header(kind, body.len()));
+                    chunk.extend_from_slice(&body);
+                }
+            }
         }
         if !chunk.is_empty() {
             tokio::io::AsyncWriteExt::write_all(send, &chunk).await.map_err(WireError::from)?;
+            continue;
+        }
+        if let Some(txn) = held {
+            open_gate(shared, &txn).await;
             continue;
         }
         let is_full = window.pusher().is_full();
@@ -69,6 +89,26 @@ async fn push(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window)
             window.room.notified().await;
         } else {
             changed.changed().await.map_err(|_| LinkError::Closing)?;
+        }
+    }
+}
+
+/// Sends the chunks that a transaction names, for as long as the connection lasts.
+async fn open_gate(shared: &SharedRef, txn: &Txn) {
+    let Some(inner) = shared.contents.clone() else { return shared.gate().handle_sent(txn.id) };
+    let contents = Contents { inner, shared: Arc::clone(shared) };
+    loop {
+        match contents.deliver(txn).await {
+            Ok(Delivery::Complete) => return shared.gate().handle_sent(txn.id),
+            Ok(Delivery::Lost(ids)) => {
+                let first = ids.first().map_or_else(String::new, ToString::to_string);
+                tracing::error!(lost = ids.len(), first, "a change names chunks that are lost: it will be rejected");
+                return shared.gate().handle_lost(txn.id);
+            }
+            Err(error) => {
+                tracing::info!(%error, "chunks were not sent; trying again");
+                sleep(RETRY_PAUSE).await;
+            }
         }
     }
 }

@@ -46,6 +46,7 @@ pub struct MemberConnector {
     data_dir: PathBuf,
     addresses: Vec<String>,
     endpoint: Mutex<Option<ClientEndpoint>>,
+    bulk_endpoint: Mutex<Option<ClientEndpoint>>,
     peers: Option<Peers>,
 }
 
@@ -53,7 +54,8 @@ impl MemberConnector {
     /// Uses the identity in `data_dir`; `addresses` replace those of the identity unless empty.
     #[must_use]
     pub fn new(data_dir: &Path, addresses: Vec<String>) -> MemberConnector {
-        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint: Mutex::default(), peers: None }
+        let (endpoint, bulk_endpoint) = (Mutex::default(), Mutex::default());
+        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint, bulk_endpoint, peers: None }
     }
 
     /// Tells the datastore where `peers` listen, and them who the members are.
@@ -63,20 +65,22 @@ impl MemberConnector {
         self
     }
 
-    fn endpoint(&self, identity: &Identity) -> Result<ClientEndpoint, String> {
-        let mut cached = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+    fn endpoint(&self, identity: &Identity, is_bulk: bool) -> Result<ClientEndpoint, String> {
+        let cached = if is_bulk { &self.bulk_endpoint } else { &self.endpoint };
+        let mut cached = cached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = &*cached {
             return Ok(endpoint.clone());
         }
-        let config = tls::member_config(identity).map_err(|error| error.to_string())?;
-        let endpoint = endpoint::client(config).map_err(|error| error.to_string())?;
-        Ok(cached.insert(endpoint).clone())
+        let protocol = if is_bulk { tls::ALPN_CHUNKS } else { tls::ALPN_LOG };
+        let config = tls::member_config(identity, protocol).map_err(|error| error.to_string())?;
+        let endpoint = if is_bulk { endpoint::bulk_client(config) } else { endpoint::client(config) };
+        Ok(cached.insert(endpoint.map_err(|error| error.to_string())?).clone())
     }
 
-    async fn try_all(&self) -> Result<(quinn::Connection, String), ConnectError> {
+    async fn try_all(&self, is_bulk: bool) -> Result<(quinn::Connection, String), ConnectError> {
         let plain = |message: String| ConnectError { message, is_foreign: false };
         let identity = Identity::load(&self.data_dir).map_err(|error| plain(error.to_string()))?;
-        let endpoint = self.endpoint(&identity).map_err(plain)?;
+        let endpoint = self.endpoint(&identity, is_bulk).map_err(plain)?;
         let addresses = if self.addresses.is_empty() { identity.addresses() } else { &self.addresses };
         let mut last = plain("the identity names no address of a datastore".into());
         for address in addresses {
@@ -145,6 +149,7 @@ impl MemberConnector {
                 identity.renew(&certificate, &key).map_err(text)?;
                 // The next connection uses the new certificate.
                 *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *self.bulk_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)?;
                 Ok(true)
             }
@@ -156,7 +161,11 @@ impl MemberConnector {
 
 impl Connector for MemberConnector {
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
-        Box::pin(self.try_all())
+        Box::pin(self.try_all(false))
+    }
+
+    fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
+        Box::pin(async { Ok(self.try_all(true).await?.0) })
     }
 
     fn announcement(&self) -> Option<Announce> {
@@ -240,6 +249,9 @@ impl Service {
             let mut connector = MemberConnector::new(data_dir, addresses);
             if listening != PeerListening::Apart {
                 let begun = Peers::start(data_dir, listening.address(), host_of(external_addr.as_deref()))?;
+                if let Some(contents) = replica.contents() {
+                    contents.attach(&begun);
+                }
                 connector = connector.with_peers(begun.clone());
                 peers = Some(begun);
             }

@@ -10,10 +10,12 @@ use crate::codec::message::{Progress, Welcome};
 use crate::model::{Collection, Entry, Key, Limits, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
+use crate::protocol::gate::Gate;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::push::Heard;
 use crate::state::StateStore;
 
+use super::contents;
 use super::receipts::{Receipts, Stage};
 
 /// One thing that happened to the replica's view, for watchers.
@@ -88,11 +90,15 @@ pub(super) struct Shared {
     pub connection: Mutex<Option<quinn::Connection>>,
     /// The state differs from the datastore's: fetch a snapshot.
     pub resync_wanted: AtomicBool,
+    /// The contents that are kept here.
+    pub contents: Option<Arc<contents::Inner>>,
+    gate: Mutex<Gate>,
     pub started: Instant,
 }
 
 impl Shared {
-    pub(super) fn new(state: StateStore, outbox: Outbox) -> Shared {
+    pub(super) fn new(state: StateStore, outbox: Outbox, contents: Option<Arc<contents::Inner>>) -> Shared {
+        let gate = Mutex::new(Gate::new(contents.is_some()));
         let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
         Shared {
             state: RwLock::new(state),
@@ -109,6 +115,8 @@ impl Shared {
             entries: broadcast::channel(64).0,
             connection: Mutex::default(),
             resync_wanted: AtomicBool::new(false),
+            contents,
+            gate,
             started: Instant::now(),
         }
     }
@@ -127,6 +135,11 @@ impl Shared {
 
     pub(super) fn outbox_mut(&self) -> RwLockWriteGuard<'_, Outbox> {
         self.outbox.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What may be pushed.
+    pub(super) fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn note_outbox_change(&self) {
@@ -197,6 +210,10 @@ impl Shared {
             }
             Heard::Decided(_) => None,
             Heard::Pause(reason) => Some(reason),
+            Heard::ChunksMissing(id, reason) => {
+                self.gate().handle_missing(id);
+                Some(reason)
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::log::journal::Journal;
 use crate::model::{Collection, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Outbox, RejectedTxn};
-use crate::protocol::push::Pusher;
+use crate::protocol::push::{Next, Pusher};
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::Run;
 use crate::state::StateStore;
@@ -64,7 +64,7 @@ impl Stepped {
             restored = outbox_writer::restore(&entries, &state, Outbox::default());
         }
         let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
-        let shared = Arc::new(Shared::new(state, outbox));
+        let shared = Arc::new(Shared::new(state, outbox, None));
         let (sender, notes) = mpsc::channel(4096);
         if !to_note.is_empty() {
             let _ = sender.try_send(outbox_writer::Request::Note(to_note));
@@ -189,7 +189,8 @@ impl Stepped {
     /// The next transaction to push.
     pub fn next_push(&self, pusher: &mut Pusher) -> Option<Bytes> {
         let mut body = Vec::new();
-        pusher.next(&self.shared.outbox(), &mut body).then(|| body.into())
+        let next = pusher.next(&self.shared.outbox(), &self.shared.gate(), &mut body);
+        matches!(next, Next::Send(_)).then(|| body.into())
     }
 
     /// Takes in an answer; the reason to pause when there is one.

@@ -561,7 +561,7 @@ impl Searches {
             return Ok(self.rewrite(author, &search.id, "save a search", set).await?);
         }
         let results = self.results(search).await?;
-        let mut upload = Upload::begin(&self.store, author).await?;
+        let mut upload = Upload::begin(&self.store, "")?;
         let mut file = std::fs::File::open(results.path())?;
         loop {
             let read = tokio::task::spawn_blocking(move || {

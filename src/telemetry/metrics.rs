@@ -38,6 +38,20 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ("gravwell_verdicts_total", MetricKind::Counter, Unit::Count, "Positions that did not fit, by verdict"),
     ("gravwell_disk_free_bytes", MetricKind::Gauge, Unit::Bytes, "Free space on the data directory's file system"),
     ("gravwell_outbox_depth", MetricKind::Gauge, Unit::Count, "Transactions waiting in a replica's outbox"),
+    ("gravwell_chunks_sent_total", MetricKind::Counter, Unit::Count, "Chunks sent to members, by form: whole or delta"),
+    ("gravwell_chunk_bytes_sent_total", MetricKind::Counter, Unit::Bytes, "What they came to on the wire"),
+    ("gravwell_chunks_received_total", MetricKind::Counter, Unit::Count, "Chunks received, by whether they were known"),
+    ("gravwell_chunk_bytes_received_total", MetricKind::Counter, Unit::Bytes, "What they came to on the wire"),
+    ("gravwell_chunks_missing", MetricKind::Gauge, Unit::Count, "Chunks that are named and not here"),
+    ("gravwell_chunks_lost", MetricKind::Gauge, Unit::Count, "Chunks that are named and that no member has"),
+    (
+        "gravwell_chunks_healed_total",
+        MetricKind::Counter,
+        Unit::Count,
+        "Damaged or missing chunks that were fetched again",
+    ),
+    ("gravwell_chunks_collected_total", MetricKind::Counter, Unit::Count, "Chunks that nothing named and were removed"),
+    ("gravwell_chunk_store_bytes", MetricKind::Gauge, Unit::Bytes, "Size of the chunk store on disk"),
     ("gravwell_rejected_pending", MetricKind::Gauge, Unit::Count, "Rejected transactions waiting for a person"),
 ];
 
@@ -78,6 +92,7 @@ pub fn rejections(reason: &Reason) {
         Reason::LimitExceeded { .. } => "limit",
         Reason::Forbidden { .. } => "forbidden",
         Reason::IdentityReused => "identity",
+        Reason::ChunksLost { .. } => "chunks",
     };
     counter!("gravwell_rejections_total", "reason" => label).increment(1);
 }
@@ -132,4 +147,39 @@ pub fn disk_free(bytes: u64) {
 pub fn outbox(depth: u64, rejected: u64) {
     set("gravwell_outbox_depth", depth);
     set("gravwell_rejected_pending", rejected);
+}
+
+/// A chunk was sent.
+pub fn chunk_sent(bytes: usize, is_delta: bool) {
+    let form = if is_delta { "delta" } else { "whole" };
+    counter!("gravwell_chunks_sent_total", "form" => form).increment(1);
+    counter!("gravwell_chunk_bytes_sent_total").increment(bytes as u64);
+}
+
+/// A chunk was received.
+pub fn chunk_received(bytes: usize, was_known: bool) {
+    let known = if was_known { "yes" } else { "no" };
+    counter!("gravwell_chunks_received_total", "known" => known).increment(1);
+    counter!("gravwell_chunk_bytes_received_total").increment(bytes as u64);
+}
+
+/// Contents were compared with the chunks that are here.
+pub fn chunks_missing(missing: u64, lost: u64) {
+    set("gravwell_chunks_missing", missing);
+    set("gravwell_chunks_lost", lost);
+}
+
+/// Damaged or missing chunks were fetched again.
+pub fn chunks_healed(chunks: u64) {
+    counter!("gravwell_chunks_healed_total").increment(chunks);
+}
+
+/// Chunks were collected.
+pub fn chunks_collected(chunks: u64) {
+    counter!("gravwell_chunks_collected_total").increment(chunks);
+}
+
+/// The chunk store was measured.
+pub fn chunk_store(bytes: u64) {
+    set("gravwell_chunk_store_bytes", bytes);
 }

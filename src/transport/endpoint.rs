@@ -9,7 +9,7 @@ use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::trust::tls::{ALPN_JOIN, SERVER_NAME};
+use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
 
 /// Asked of the operating system for each socket; what was granted is reported.
 /// Size of the UDP buffers that are asked for, each way.
@@ -21,18 +21,24 @@ const KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
+/// Of a connection that carries bulk.
+const BULK_WINDOW: u32 = 4 << 20;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
 fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
+    transport_of(keep_alive, RECEIVE_WINDOW)
+}
+
+fn transport_of(keep_alive: Option<Duration>, receive_window: u32) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(keep_alive)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .send_window(SEND_WINDOW)
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))
+        .receive_window(VarInt::from_u32(receive_window))
+        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW.min(receive_window)))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
         .datagram_receive_buffer_size(None);
@@ -182,6 +188,17 @@ pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?, config })
 }
 
+/// Makes a client's endpoint for connections that carry bulk: with little of it under way at any moment, so that what
+/// matters need not queue behind it in sockets.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
+    let mut made = client(tls)?;
+    made.config.transport_config(transport_of(Some(KEEP_ALIVE), BULK_WINDOW));
+    Ok(made)
+}
+
 impl ClientEndpoint {
     /// Connects to `address`, a `host:port`.
     ///
@@ -220,11 +237,21 @@ impl ClientEndpoint {
     }
 }
 
+fn speaks(connection: &quinn::Connection, wanted: &[u8]) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == wanted)
+}
+
 /// Whether a connection speaks the join protocol.
 #[must_use]
 pub fn is_join(connection: &quinn::Connection) -> bool {
-    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == ALPN_JOIN)
+    speaks(connection, ALPN_JOIN)
+}
+
+/// Whether a connection carries nothing but chunks.
+#[must_use]
+pub fn is_bulk(connection: &quinn::Connection) -> bool {
+    speaks(connection, ALPN_CHUNKS)
 }
 
 /// The certificate that the other side has proved to hold.

@@ -18,6 +18,8 @@ use super::{Authority, Fingerprint, Identity, TrustError, fingerprint};
 
 /// Protocol of members, with certificates on both sides.
 pub const ALPN_LOG: &[u8] = b"gravwell-log/1";
+/// Protocol of a member's connection that carries nothing but chunks.
+pub const ALPN_CHUNKS: &[u8] = b"gravwell-chunks/1";
 /// Protocol between members, with certificates on both sides.
 pub const ALPN_PEER: &[u8] = b"gravwell-peer/1";
 /// Protocol of those who have a token but no certificate yet.
@@ -47,23 +49,23 @@ pub fn server_config(authority: &Authority, names: &[String], now_ms: u64) -> Re
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN_LOG.to_vec(), ALPN_JOIN.to_vec()];
+    config.alpn_protocols = vec![ALPN_LOG.to_vec(), ALPN_CHUNKS.to_vec(), ALPN_JOIN.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     Ok(config)
 }
 
-/// A member's side.
+/// A member's side, for one of the protocols.
 ///
 /// # Errors
 /// When the identity does not decode.
-pub fn member_config(identity: &Identity) -> Result<ClientConfig, TrustError> {
+pub fn member_config(identity: &Identity, protocol: &[u8]) -> Result<ClientConfig, TrustError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(identity.authority()?)?)
         .with_client_auth_cert(vec![identity.certificate()?], identity.key()?)?;
-    config.alpn_protocols = vec![ALPN_LOG.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     Ok(config)

@@ -4,10 +4,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use crate::chunks::ChunkError;
 use crate::objects::contents::UploadError;
 use crate::objects::passwords::HashError;
 use crate::objects::{CommitError, StoreError};
 use crate::replica::SubmitError;
+use crate::replica::contents::ContentsError;
 
 /// A refused or failed request.
 #[derive(Debug)]
@@ -109,11 +111,31 @@ impl From<CommitError> for ApiError {
 impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         match error {
-            UploadError::Away { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
-            UploadError::Commit(error) => error.into(),
-            UploadError::Submit(error) => error.into(),
-            UploadError::Rejected(reason) => ApiError::conflict(reason),
+            UploadError::Chunks(error) => error.into(),
+            UploadError::Store(error) => error.into(),
             UploadError::Io(error) => ApiError::internal(error),
+            UploadError::None => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<ChunkError> for ApiError {
+    fn from(error: ChunkError) -> Self {
+        match error {
+            ChunkError::Full { .. } => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<ContentsError> for ApiError {
+    fn from(error: ContentsError) -> Self {
+        match error {
+            ContentsError::Missing(_) | ContentsError::Stopping => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
+            }
+            ContentsError::Store(error) => error.into(),
+            ContentsError::Malformed(_) => ApiError::internal(error),
         }
     }
 }

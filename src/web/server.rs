@@ -13,6 +13,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum_server::Handle;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -27,6 +28,7 @@ use crate::objects::sessions::{Session, SigningKey};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
+use crate::replica::contents::{ContentsOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
 
 use crate::codec::message::Open;
@@ -36,6 +38,7 @@ use crate::search::source::{Indexer, http};
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::limiter::Limiter;
+use super::orders::{Order, Orders};
 use super::searching::Asked;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
@@ -94,6 +97,7 @@ pub struct Webserver {
     tasks: JoinSet<()>,
     /// Asks for the certificate's files to be read again.
     reread: Arc<Notify>,
+    orders: Receiver<Order>,
 }
 
 pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
@@ -134,6 +138,18 @@ fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
     Ok(uuid)
 }
 
+/// How contents are kept. A webserver with a log of its own shares the chunks of that, so that each is kept once.
+fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
+    let fetching = if config.fetches_on_demand {
+        Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
+    } else {
+        Fetching::Eager
+    };
+    let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
+    let store = own_log.map(Datastore::chunk_store);
+    ContentsOptions { store, fetching, grace, bytes_per_s: config.chunk_bytes_per_s }
+}
+
 impl Webserver {
     /// Starts a webserver. Runs within a tokio runtime.
     ///
@@ -150,7 +166,9 @@ impl Webserver {
             Some(datastore) => vec![datastore.address().to_string()],
             None => config.datastores.clone(),
         };
+        let contents = contents_options(&config, own_log.as_ref());
         let options = ReplicaOptions {
+            contents: Some(contents),
             cache_bytes: config.cache_bytes,
             external_addr: config.external_addr.clone(),
             heartbeat_ms: config.update_interval_s * 1000,
@@ -167,7 +185,9 @@ impl Webserver {
         }
         let window = Duration::from_secs(config.login_window_s);
         let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
+        let (orders_given, orders) = Orders::new(&config.log_level);
         let app = Arc::new(App {
+            orders: orders_given,
             searches: Arc::new(searches),
             peers: service.peers.clone(),
             ids: Ids::open(&data_dir),
@@ -190,6 +210,7 @@ impl Webserver {
             address: app.config.listen_address(),
             tasks: JoinSet::new(),
             reread: Arc::new(Notify::new()),
+            orders,
             app,
         };
         webserver.listen()?;
@@ -251,6 +272,15 @@ impl Webserver {
     #[must_use]
     pub fn summary(&self) -> String {
         format!("{}, {}", self.url(), self.service.summary())
+    }
+
+    /// Waits for what an administrator orders through the API.
+    pub async fn order(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
+            // The other end lives as long as this does.
+            None => std::future::pending().await,
+        }
     }
 
     /// Reads the certificate's files again now, as SIGHUP asks for.

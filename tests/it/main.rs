@@ -17,6 +17,7 @@ mod peers;
 mod proxy;
 mod recover;
 mod repair;
+mod resources;
 mod state_damage;
 mod trust;
 mod verdicts;

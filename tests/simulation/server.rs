@@ -3,7 +3,7 @@
 use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
 use gravwell::codec::txn::decode_txn;
 use gravwell::datastore::greeting::{Greeter, may_follow, refused};
-use gravwell::datastore::ledger::{self, Batch, SealError};
+use gravwell::datastore::ledger::{self, Batch, SealError, Submission};
 use gravwell::datastore::{commit, horizon, snapshot};
 use gravwell::env::Fs;
 use gravwell::env::memory::Survival;
@@ -248,7 +248,9 @@ impl World {
             return Ok(());
         }
         let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
-        let txns = batch.into_iter().map(|proposal| (proposal.member, proposal.txn)).collect();
+        let submission =
+            |proposal: Proposal| Submission { member: proposal.member, txn: proposal.txn, objection: None };
+        let txns = batch.into_iter().map(submission).collect();
         let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
         let admit = |txn: &gravwell::model::Txn| commit::admit(txn, free, MIN_FREE);
         let mut released = Released::default();

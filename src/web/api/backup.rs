@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
 use crate::model::Op;
-use crate::objects::backup::{self, BackupError, Source};
+use crate::objects::backup::{self, BackupError, Item, Source, Written};
+use crate::objects::contents;
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Stored, Writes};
@@ -98,15 +99,15 @@ impl Write for Sender {
     }
 }
 
-fn write_all(source: &Source, without_secrets: bool, password: &str, to: Sender) -> Result<u64, BackupError> {
+fn write_all(source: &Source, without_secrets: bool, password: &str, to: Sender) -> Result<Written, BackupError> {
     let mut to = BufWriter::with_capacity(PIECE_BYTES, to);
     if password.is_empty() {
         return source.write(without_secrets, &mut to);
     }
     let mut sealer = Sealer::new(to, password)?;
-    let objects = source.write(without_secrets, &mut sealer)?;
+    let written = source.write(without_secrets, &mut sealer)?;
     sealer.finish()?;
-    Ok(objects)
+    Ok(written)
 }
 
 async fn download(
@@ -123,7 +124,10 @@ async fn download(
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
         match write_all(&source, without_secrets, &password, Sender(sender.clone())) {
-            Ok(objects) => tracing::info!(user = caller.user, objects, "a backup was made"),
+            Ok(Written { objects, chunks, left_out }) => {
+                let left_out = left_out.len();
+                tracing::info!(user = caller.user, objects, chunks, left_out, "a backup was made");
+            }
             Err(error) => {
                 tracing::warn!(%error, "a backup was not completed");
                 // The client must not take a part for the whole.
@@ -216,7 +220,7 @@ async fn restore(
     };
     let examined = tokio::task::spawn_blocking(move || backup::read(&mut open(&path, &secret)?, |_| Ok(())));
     let examined = examined.await.map_err(ApiError::internal)?.map_err(unfit)?;
-    if examined.bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
+    if examined.object_bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
         let message =
             format!("the datastore is away: backups above {OFFLINE_BYTES_MAX} bytes can be restored when it is back");
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
@@ -226,6 +230,7 @@ async fn restore(
     let (batches, mut ready) = mpsc::channel::<Vec<Op>>(2);
     let (path, objects) = (file.0.clone(), examined.objects);
     let replica = app.store.replica().clone();
+    let chunks = contents::kept(&app.store)?.store().clone();
     let producing = tokio::task::spawn_blocking(move || {
         let mut batch = Batch { ops: Vec::new(), bytes: 0, to: batches };
         // Deletions first: a name that moves to another user is free before it is taken.
@@ -235,7 +240,16 @@ async fn restore(
                 batch.push(Op::Delete { collection, key })?;
             }
         }
-        backup::read(&mut open(&path, &password)?, |op| batch.push(op))?;
+        let mut is_durable = false;
+        backup::read(&mut open(&path, &password)?, |item| match item {
+            Item::Chunk(id, raw) => chunks.write(&id, &raw).map(|_| ()).map_err(io::Error::other),
+            Item::Object(op) => {
+                if !std::mem::replace(&mut is_durable, true) {
+                    chunks.sync().map_err(io::Error::other)?;
+                }
+                batch.push(op)
+            }
+        })?;
         batch.send()?;
         Ok::<_, BackupError>(())
     });

@@ -1,25 +1,21 @@
 //! Resources: metadata, and contents that stream in both directions.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{FromRequest, Multipart, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::Stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{DONE, match_version};
-use crate::objects::contents::{self, Content, PIECE_BYTES, Upload};
+use crate::objects::contents::{self, Content, Reader, Upload};
 use crate::objects::resources::{self, Resource};
 use crate::objects::sharing::Shared;
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, Store, Stored, Writes, accounts};
+use crate::objects::{Moment, Record, Stored, Writes, accounts};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -32,6 +28,7 @@ const WRITE: Need = Need::User(Some("ResourceWrite"));
 /// Bytes of a preview unless told otherwise, and the least that can be asked for.
 const PREVIEW_BYTES: usize = 512;
 const PREVIEW_BYTES_MIN: usize = 128;
+const PREVIEW_BYTES_MAX: usize = 512 << 10;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
@@ -209,33 +206,6 @@ async fn take_away(app: &AppRef, caller: &Caller, content: &str) {
     }
 }
 
-/// Pieces of a content, read one at a time while the client takes them.
-struct Pieces {
-    store: Store,
-    content: Content,
-    next: u64,
-}
-
-impl Stream for Pieces {
-    type Item = Result<Bytes, std::io::Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.next >= self.content.pieces {
-            return Poll::Ready(None);
-        }
-        let number = self.next;
-        self.next += 1;
-        let wanted = self.content.piece_bytes.min(self.content.size - number * self.content.piece_bytes);
-        let piece = contents::piece(&self.store, &self.content.id, number);
-        Poll::Ready(Some(match piece {
-            Ok(Some(piece)) if piece.len() as u64 == wanted => Ok(piece),
-            // The connection breaks off, so that nobody takes a part for the whole.
-            Ok(_) => Err(std::io::Error::other("the contents were replaced meanwhile")),
-            Err(error) => Err(std::io::Error::other(error.to_string())),
-        }))
-    }
-}
-
 fn content_of(app: &AppRef, resource: &Resource) -> ApiResult<Option<Content>> {
     if resource.content.is_empty() {
         return Ok(None);
@@ -245,21 +215,97 @@ fn content_of(app: &AppRef, resource: &Resource) -> ApiResult<Option<Content>> {
     content.map(|record| Some(record.value)).ok_or_else(missing)
 }
 
-async fn download(State(app): State<AppRef>, caller: Caller, Path(guid): Path<String>) -> ApiResult<Response> {
+/// Which bytes of a content a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All.
+    Whole,
+    /// From the first of these to the last.
+    Part(u64, u64),
+    /// None that there are.
+    Outside,
+}
+
+/// Reads `Range`. What is not understood, and more than one range, is as if it were not there.
+fn extent(range: Option<&str>, size: u64) -> Extent {
+    let Some(spec) = range.and_then(|range| range.trim().strip_prefix("bytes=")) else { return Extent::Whole };
+    let Some((from, to)) = spec.trim().split_once('-').filter(|(_, to)| !to.contains(',')) else {
+        return Extent::Whole;
+    };
+    match (from.trim().parse::<u64>(), to.trim().parse::<u64>()) {
+        (Ok(from), _) if from >= size => Extent::Outside,
+        (Ok(from), Ok(to)) if from <= to => Extent::Part(from, to.min(size - 1)),
+        (Ok(from), Err(_)) if to.trim().is_empty() => Extent::Part(from, size - 1),
+        (Err(_), Ok(last)) if from.trim().is_empty() => match last.min(size) {
+            0 => Extent::Outside,
+            last => Extent::Part(size - last, size - 1),
+        },
+        _ => Extent::Whole,
+    }
+}
+
+/// What is left of a content, read while the client takes it.
+fn stream(reader: Reader) -> Body {
+    Body::from_stream(futures_util::stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
+            Ok(None) => None,
+            // The connection breaks off, so that nobody takes a part for the whole.
+            Err(error) => {
+                tracing::warn!(%error, "contents could not be read to their end");
+                Some((Err(std::io::Error::other(error)), None))
+            }
+        }
+    }))
+}
+
+fn attachment(resource: &Resource) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' };
+    let name: String = resource.resource_name.chars().map(plain).collect();
+    format!("attachment; filename=\"{name}\"")
+}
+
+async fn download(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(guid): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
     let resource = found(&app, &caller, &guid)?.value;
     let kind = (header::CONTENT_TYPE, "application/octet-stream".to_owned());
-    let name: String = resource
-        .resource_name
-        .chars()
-        .map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' })
-        .collect();
-    let disposition = (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""));
+    let disposition = (header::CONTENT_DISPOSITION, attachment(&resource));
     let Some(content) = content_of(&app, &resource)? else {
         return Ok(([kind, disposition], Body::empty()).into_response());
     };
-    let length = (header::CONTENT_LENGTH, content.size.to_string());
-    let pieces = Pieces { store: app.store.clone(), content, next: 0 };
-    Ok(([kind, disposition, length], Body::from_stream(pieces)).into_response())
+    let tag = format!("\"{}\"", content.blake3);
+    let told = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let same = [(header::ETAG, tag.clone()), (header::ACCEPT_RANGES, "bytes".to_owned())];
+    if told(header::IF_NONE_MATCH).is_some_and(|known| known.trim() == "*" || known.contains(&tag)) {
+        return Ok((StatusCode::NOT_MODIFIED, same).into_response());
+    }
+    // A part of another content is of no use to whoever has the rest of this one.
+    let range = told(header::RANGE).filter(|_| told(header::IF_RANGE).is_none_or(|known| known.trim() == tag));
+    let (status, from, length, place) = match extent(range, content.size) {
+        Extent::Whole => (StatusCode::OK, 0, content.size, None),
+        Extent::Part(from, to) => {
+            let place = format!("bytes {from}-{to}/{}", content.size);
+            (StatusCode::PARTIAL_CONTENT, from, to - from + 1, Some(place))
+        }
+        Extent::Outside => {
+            let place = (header::CONTENT_RANGE, format!("bytes */{}", content.size));
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, same, [place]).into_response());
+        }
+    };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        stream(Reader::open(contents::kept(&app.store)?, &content, from, length).await?)
+    };
+    let length = (header::CONTENT_LENGTH, length.to_string());
+    let place = place.map(|place| [(header::CONTENT_RANGE, place)]);
+    Ok((status, [kind, disposition, length], same, AppendHeaders(place.into_iter().flatten()), body).into_response())
 }
 
 fn too_large(app: &AppRef) -> ApiError {
@@ -291,7 +337,7 @@ async fn upload(
         }
     };
     let author = caller.author();
-    let mut upload = Upload::begin(&app.store, &author).await?;
+    let mut upload = Upload::begin(&app.store, &resource.content)?;
     while let Some(bytes) = part.chunk().await.map_err(wrong)? {
         if upload.size() + bytes.len() as u64 > app.config.resource_bytes_max {
             return Err(too_large(&app));
@@ -336,13 +382,16 @@ async fn preview(
     wishes: Wishes,
 ) -> ApiResult<Json<Value>> {
     let resource = found(&app, &caller, &guid)?.value;
-    let wanted = wishes.bytes.filter(|bytes| *bytes >= PREVIEW_BYTES_MIN).unwrap_or(PREVIEW_BYTES).min(PIECE_BYTES);
-    let first = match content_of(&app, &resource)? {
-        Some(content) if content.pieces > 0 => contents::piece(&app.store, &content.id, 0)?.unwrap_or_default(),
-        _ => Bytes::new(),
-    };
-    let body = &first[..first.len().min(wanted)];
-    Ok(Json(json!({ "ContentType": sniff(body), "Body": STANDARD.encode(body) })))
+    let wanted = wishes.bytes.filter(|bytes| *bytes >= PREVIEW_BYTES_MIN).unwrap_or(PREVIEW_BYTES);
+    let wanted = wanted.min(PREVIEW_BYTES_MAX);
+    let mut body = Vec::new();
+    if let Some(content) = content_of(&app, &resource)? {
+        let mut reader = Reader::open(contents::kept(&app.store)?, &content, 0, wanted as u64).await?;
+        while let Some(bytes) = reader.next().await? {
+            body.extend_from_slice(&bytes);
+        }
+    }
+    Ok(Json(json!({ "ContentType": sniff(&body), "Body": STANDARD.encode(&body) })))
 }
 
 #[derive(Default, Deserialize)]
@@ -386,6 +435,28 @@ async fn look_up(State(app): State<AppRef>, caller: Caller, Path(name): Path<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_those_of_the_content() {
+        let cases = [
+            (None, Extent::Whole),
+            (Some("bytes=0-0"), Extent::Part(0, 0)),
+            (Some("bytes=10-"), Extent::Part(10, 99)),
+            (Some("bytes=10-1000"), Extent::Part(10, 99)),
+            (Some("bytes=-5"), Extent::Part(95, 99)),
+            (Some("bytes=-500"), Extent::Part(0, 99)),
+            (Some("bytes=-0"), Extent::Outside),
+            (Some("bytes=100-"), Extent::Outside),
+            (Some("bytes=7-3"), Extent::Whole),
+            (Some("bytes=0-1,5-6"), Extent::Whole),
+            (Some("lines=1-2"), Extent::Whole),
+            (Some("bytes=x-y"), Extent::Whole),
+        ];
+        for (range, wanted) in cases {
+            assert_eq!(extent(range, 100), wanted, "{range:?}");
+        }
+        assert_eq!((extent(Some("bytes=0-"), 0), extent(Some("bytes=-1"), 0)), (Extent::Outside, Extent::Outside));
+    }
 
     #[test]
     fn contents_are_told_apart() {

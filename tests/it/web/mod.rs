@@ -27,31 +27,31 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// A webserver with its process and address.
-struct Web {
-    name: &'static str,
+pub struct Web {
+    pub name: &'static str,
     address: SocketAddr,
     process: Option<Process>,
 }
 
 impl Web {
     /// Starts a webserver that has joined the fleet.
-    fn start(fleet: &Fleet, name: &'static str, options: &[&str]) -> Web {
+    pub fn start(fleet: &Fleet, name: &'static str, options: &[&str]) -> Web {
         let mut web = Web { name, address: free_address(), process: None };
         web.restart(fleet, options);
         web
     }
 
-    fn restart(&mut self, fleet: &Fleet, options: &[&str]) {
+    pub fn restart(&mut self, fleet: &Fleet, options: &[&str]) {
         self.process = Some(fleet.spawn_webserver(self.name, self.address, options));
         let client = self.nobody();
         fleet.wait(&format!("{} answers", self.name), || client.answers());
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.process.take().expect("runs").terminate();
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process.take().expect("runs").kill();
     }
 
@@ -60,7 +60,7 @@ impl Web {
     }
 
     #[track_caller]
-    fn login(&self, user: &str, password: &str) -> Client {
+    pub fn login(&self, user: &str, password: &str) -> Client {
         let client = self.nobody();
         let answer = client.post("/api/login", &serde_json::json!({ "User": user, "Pass": password }));
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -69,7 +69,7 @@ impl Web {
 
     /// The first administrator, as soon as there is one.
     #[track_caller]
-    fn admin(&self, fleet: &Fleet) -> Client {
+    pub fn admin(&self, fleet: &Fleet) -> Client {
         let client = self.nobody();
         let credentials = serde_json::json!({ "User": "admin", "Pass": "changeme" });
         fleet.wait("the first administrator exists", || client.post("/api/login", &credentials).status == 200);

@@ -142,6 +142,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/logging", "a"),
     ("PUT", "/api/logging", "a"),
     ("POST", "/api/logging/{level}", "a"),
+    ("POST", "/api/restart/webserver", "a"),
     ("GET", "/license/status", "numatT"),
     ("GET", "/api/health", "numatT"),
     ("GET", "/api/ready", "numatT"),
@@ -159,8 +160,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/openapi.json", "numatT"),
 ];
 const LETTERS: &str = "numatT";
-/// Streams that do not end by themselves: only refusals are looked at.
-const ENDLESS: [&str; 2] = ["/api/events", "/api/log/live"];
+/// Streams that do not end by themselves, and what ends the webserver: only refusals are looked at.
+const ENDLESS: [&str; 3] = ["/api/events", "/api/log/live", "/api/restart/webserver"];
 /// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
 const HIDDEN: [&str; 4] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}", "/api/searchctrl/{id}"];
 

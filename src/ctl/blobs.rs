@@ -1,0 +1,130 @@
+//! `blobs`: the chunks of contents, at a datastore or a webserver.
+
+use std::path::Path;
+
+use crate::codec::admin::{BlobCollection, BlobInfo, BlobReport, BlobStats, Request};
+
+use super::args::BlobAction;
+use super::client::Client;
+use super::maintain::with_progress;
+use super::output::{Output, size};
+use super::{CtlError, CtlResult};
+
+/// Runs one of the actions.
+pub(super) async fn run(dir: &Path, json: bool, action: BlobAction) -> CtlResult {
+    let client = Client::open(dir).await?;
+    match action {
+        BlobAction::List => list(client, json).await,
+        BlobAction::Stats => stats(client, json).await,
+        BlobAction::Verify => verify(client, json).await,
+        BlobAction::Gc { dry_run, grace } => collect(client, json, dry_run, grace).await,
+    }
+}
+
+fn named(info: &BlobInfo) -> String {
+    if info.resources.is_empty() { "no resource".into() } else { info.resources.join(", ") }
+}
+
+async fn list(client: Client, json: bool) -> CtlResult {
+    let infos: Vec<BlobInfo> = client.items(&Request::BlobList).await?;
+    client.close().await;
+    let mut output = Output::new();
+    for info in &infos {
+        if json {
+            output.json(info)?;
+            continue;
+        }
+        let state = match (info.missing, info.lost) {
+            (0, _) => "complete".to_owned(),
+            (missing, true) => format!("{missing} chunks are missing, and no member that answers has them"),
+            (missing, false) => format!("{missing} chunks are missing here"),
+        };
+        let bytes = size(info.size);
+        output.line(&format!(
+            "{}  {bytes:>10}  {:>7} chunks  {state}  ({})",
+            info.content,
+            info.chunks,
+            named(info)
+        ))?;
+    }
+    output.flush()
+}
+
+async fn stats(client: Client, json: bool) -> CtlResult {
+    let stats: BlobStats = client.item(&Request::BlobStats).await?;
+    client.close().await;
+    let mut output = Output::new();
+    if json {
+        output.json(&stats)?;
+    } else {
+        let BlobStats { contents, incomplete, chunks, packs, damaged, .. } = stats;
+        output.line(&format!("{contents} contents of {}, {incomplete} incomplete", size(stats.content_bytes)))?;
+        output.line(&format!(
+            "{chunks} chunks of {}, kept as {}, {damaged} damaged",
+            size(stats.raw_bytes),
+            size(stats.stored_bytes)
+        ))?;
+        output.line(&format!(
+            "{packs} files of {}, {} of no use",
+            size(stats.file_bytes),
+            size(stats.garbage_bytes)
+        ))?;
+    }
+    output.flush()
+}
+
+async fn verify(client: Client, json: bool) -> CtlResult {
+    let report: BlobReport = with_progress(client, &Request::BlobVerify).await?;
+    let mut output = Output::new();
+    if json {
+        output.json(&report)?;
+    } else {
+        output.line(&format!("{} chunks checked", report.chunks))?;
+        for damage in &report.damages {
+            output.line(&format!("DAMAGE {damage}"))?;
+        }
+        if report.healed > 0 {
+            output.line(&format!("{} chunks were fetched again from members", report.healed))?;
+        }
+        for info in &report.incomplete {
+            let ids = info.missing_ids.join(" ");
+            output.line(&format!("MISSING {} chunks of {} ({}): {ids}", info.missing, info.content, named(info)))?;
+        }
+        output.line(match (report.ok, report.incomplete.iter().any(|info| info.lost)) {
+            (true, _) => "all is well",
+            (false, false) => "chunks are missing here; a running process fetches them from members that have them",
+            (false, true) => "chunks are missing that no member that answers has: upload these resources again",
+        })?;
+    }
+    output.flush()?;
+    if report.ok { Ok(()) } else { Err(CtlError { message: String::new(), exit: 3 }) }
+}
+
+async fn collect(client: Client, json: bool, dry_run: bool, grace: Option<u64>) -> CtlResult {
+    // What is being uploaded is named a moment later; where no process runs, nothing is.
+    if client.is_running() && grace.is_some_and(|grace| grace < GRACE_MIN_S) && !dry_run {
+        client.close().await;
+        return Err(CtlError::new(format!(
+            "while a process runs, chunks may be on their way to being named: use a --grace of at least {GRACE_MIN_S} \
+             seconds, or stop it first"
+        )));
+    }
+    let report: BlobCollection = client.item(&Request::BlobCollect { dry_run, grace_s: grace }).await?;
+    client.close().await;
+    let mut output = Output::new();
+    if json {
+        output.json(&report)?;
+    } else {
+        let verb = if dry_run { "would be" } else { "were" };
+        output.line(&format!("{} chunks of {} {verb} removed", report.chunks, size(report.raw_bytes)))?;
+        output.line(&format!("{} are named, {} are too young", report.live, report.kept_in_grace))?;
+        output.line(&format!("{} {verb} given back", size(report.freed_bytes)))?;
+        if !report.postponed.is_empty() {
+            output.line(&format!("left for the next time: {}", report.postponed))?;
+        }
+    }
+    output.flush()
+}
+
+/// Shortest grace period while a process runs.
+const GRACE_MIN_S: u64 = 60;

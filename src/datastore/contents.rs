@@ -1,0 +1,311 @@
+//! Contents at the datastore: no transaction that names chunks is committed before they are durable here, members are
+//! served chunks and asked for those that are lost, and what nothing names is collected.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, timeout};
+
+use crate::chunks::ChunkStore;
+use crate::codec::admin::{BlobCollection, BlobReport, Progress};
+use crate::codec::chunks::Want;
+use crate::codec::content;
+use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::model::{ChunkId, Collection, MemberName, Reason, Txn};
+use crate::state::StateError;
+use crate::telemetry::metrics;
+use crate::transfer::check::{Checked, lacking};
+use crate::transfer::{ChunkStream, Limiter, Server, TransferError, inventory};
+use crate::transport::wire::{self, WireError};
+
+use super::shared::SharedRef;
+
+/// What nothing names is collected this often.
+const COLLECT_EVERY: Duration = Duration::from_secs(3600);
+/// Everything is compared this often, even when nothing is known to be missing.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// What nobody had is asked for again after this long.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+/// A member that does not open a stream within this time is passed over.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Chunks asked for at a time.
+const GROUP: usize = 64;
+/// Every chunk is read once in about this time.
+const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// At most so often.
+const SCRUB_PAUSE_MIN: Duration = Duration::from_millis(31);
+/// A verification waits this long for what is fetched again.
+const HEALING: Duration = Duration::from_secs(20);
+
+/// The contents of a datastore.
+pub(super) struct Contents {
+    pub store: ChunkStore,
+    limiter: Limiter,
+    grace: Duration,
+    wake: Notify,
+    missed: mpsc::Sender<ChunkId>,
+    missed_here: Mutex<Option<mpsc::Receiver<ChunkId>>>,
+    /// Contents that are not complete, and whether everybody connected was asked in vain.
+    incomplete: Mutex<BTreeMap<String, bool>>,
+}
+
+/// What the chunks that a transaction names mean for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// They are here, and durable.
+    Fine,
+    /// Some must be sent first.
+    Wait(Refused),
+    /// They can never be here.
+    Reject(Reason),
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+}
+
+impl Contents {
+    pub(super) fn new(store: ChunkStore, bytes_per_s: u64, grace: Duration) -> Contents {
+        let (missed, missed_here) = mpsc::channel(64);
+        Contents {
+            store,
+            limiter: Limiter::new(bytes_per_s),
+            grace,
+            wake: Notify::new(),
+            missed,
+            missed_here: Mutex::new(Some(missed_here)),
+            incomplete: Mutex::default(),
+        }
+    }
+
+    /// Serves a chunk stream.
+    pub(super) async fn serve(
+        &self,
+        takes: bool,
+        send: &mut quinn::SendStream,
+        receive: &mut quinn::RecvStream,
+    ) -> Result<(), WireError> {
+        let (store, limiter, missed) = (self.store.clone(), self.limiter.clone(), self.missed.clone());
+        Server { store, limiter, takes, missed }.serve(send, receive).await
+    }
+
+    /// Judges a transaction by the chunks that it names. Those that are here begin their grace period anew, so none of them
+    /// is collected before the transaction is committed. `is_forsaken`: the member has lost what is missing.
+    pub(super) async fn judge(&self, txn: &Txn, is_forsaken: bool) -> Result<Judgement, String> {
+        let index: Vec<ChunkId> = content::heads_of(txn).into_iter().flat_map(|head| head.index).collect();
+        if index.is_empty() {
+            return Ok(Judgement::Fine);
+        }
+        let store = self.store.clone();
+        let checking = move || {
+            let checked = lacking(&store, &index, true);
+            // What was written a moment ago by another one may not be durable yet.
+            store.sync().map(|()| checked).map_err(|error| error.to_string())
+        };
+        let Checked { lacking, malformed } = blocking(checking).await??;
+        if let Some(id) = malformed {
+            let message = format!("chunk {id} is named as a list of chunks and is none");
+            return Ok(Judgement::Reject(Reason::ChunksLost { message }));
+        }
+        let Some(first) = lacking.ids.first() else { return Ok(Judgement::Fine) };
+        let count = lacking.ids.len();
+        if is_forsaken {
+            let message = format!(
+                "{count} chunks of the contents are lost, {first} first: neither the webserver nor the datastore has them; \
+                 upload the contents again"
+            );
+            return Ok(Judgement::Reject(Reason::ChunksLost { message }));
+        }
+        let message = format!("{count} chunks are not at the datastore, {first} first: send them before naming them");
+        Ok(Judgement::Wait(Refused { code: RefusalCode::ChunksMissing, message }))
+    }
+}
+
+/// The contents in the state.
+pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, StateError> {
+    let mut all = inventory::Contents::default();
+    let snapshot = shared.state.snapshot()?;
+    if let Ok(collection) = Collection::new(content::COLLECTION) {
+        for row in snapshot.scan(&collection, "", std::ops::Bound::Unbounded) {
+            let (key, object) = row?;
+            all.add(key.as_str(), &object.value);
+        }
+    }
+    if let Ok(collection) = Collection::new(content::RESOURCES) {
+        for row in snapshot.scan(&collection, "", std::ops::Bound::Unbounded) {
+            all.add_resource(&row?.1.value);
+        }
+    }
+    Ok(all)
+}
+
+/// Runs until the task is dropped.
+pub(super) async fn run(shared: SharedRef) {
+    let missed = shared.contents.missed_here.lock().unwrap_or_else(PoisonError::into_inner).take();
+    tokio::join!(heal(&shared), listen(&shared, missed), collect_at_times(&shared), scrub(&shared));
+}
+
+async fn listen(shared: &SharedRef, missed: Option<mpsc::Receiver<ChunkId>>) {
+    let Some(mut missed) = missed else { return };
+    while missed.recv().await.is_some() {
+        shared.contents.wake.notify_one();
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn collect_at_times(shared: &SharedRef) {
+    loop {
+        sleep(COLLECT_EVERY).await;
+        match collect(shared, None, false).await {
+            Ok(done) if done.chunks > 0 => {
+                tracing::info!(
+                    chunks = done.chunks,
+                    freed = done.freed_bytes,
+                    "chunks that nothing names were removed"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error, "chunks that nothing names stay for now"),
+        }
+    }
+}
+
+/// Removes chunks that nothing in the state names; `grace` instead of the configured one.
+pub(super) async fn collect(
+    shared: &SharedRef,
+    grace: Option<Duration>,
+    dry_run: bool,
+) -> Result<BlobCollection, String> {
+    let (all, store) = (all(shared).map_err(|error| error.to_string())?, shared.contents.store.clone());
+    let grace = grace.unwrap_or(shared.contents.grace);
+    blocking(move || all.collect(&store, grace, dry_run)).await?
+}
+
+async fn scrub(shared: &SharedRef) {
+    loop {
+        let ids = shared.contents.store.ids();
+        let spread = SCRUB_EVERY / u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1);
+        let pause = spread.clamp(SCRUB_PAUSE_MIN, Duration::from_secs(60));
+        for id in ids {
+            sleep(pause).await;
+            let store = shared.contents.store.clone();
+            if let Ok(Err(error)) = blocking(move || store.read(&id)).await {
+                tracing::warn!(%error, "damage was found; it is fetched again from a member");
+                shared.contents.wake.notify_one();
+            }
+        }
+        sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// Compares the contents of the state with the store, and asks members for what is missing.
+async fn heal(shared: &SharedRef) {
+    loop {
+        let lost = look(shared).await;
+        let pause = if lost == 0 { LOOK_EVERY } else { RETRY_EVERY };
+        let _ = timeout(pause, shared.contents.wake.notified()).await;
+    }
+}
+
+async fn look(shared: &SharedRef) -> u64 {
+    let contents = &shared.contents;
+    metrics::chunk_store(contents.store.stats().file_bytes);
+    let Ok(all) = all(shared) else { return 0 };
+    let (mut incomplete, mut lost) = (BTreeMap::new(), 0);
+    for (key, head) in &all.heads {
+        // First the lists, then what they name.
+        for _ in 0..2 {
+            let (store, index) = (contents.store.clone(), head.index.clone());
+            let Ok(Checked { lacking, .. }) = blocking(move || lacking(&store, &index, true)).await else { break };
+            if lacking.ids.is_empty() {
+                break;
+            }
+            let wanted = lacking.ids.len();
+            let absent = bring(shared, lacking.ids).await;
+            metrics::chunks_healed((wanted - absent.len()) as u64);
+            if let Some(first) = absent.first() {
+                lost += absent.len() as u64;
+                incomplete.insert(key.clone(), true);
+                let known = contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key);
+                if !known {
+                    let (concerned, count) = (all.label(key), absent.len());
+                    tracing::error!(concerned, count, %first, "chunks are lost: no connected member has them");
+                }
+                break;
+            }
+            tracing::info!(concerned = all.label(key), chunks = wanted, "chunks were fetched again from members");
+        }
+    }
+    metrics::chunks_missing(lost, lost);
+    *contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner) = incomplete;
+    lost
+}
+
+/// Asks connected members for chunks, one after the other; returns those that none has.
+async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> Vec<ChunkId> {
+    let mut left = ids;
+    for (member, connection) in shared.members.connections() {
+        if left.is_empty() {
+            break;
+        }
+        if let Err(error) = fetch_from(shared, &connection, &left).await {
+            tracing::debug!(%member, %error, "chunks do not come from a member");
+        }
+        left.retain(|id| !shared.contents.store.contains(id));
+    }
+    let store = shared.contents.store.clone();
+    if let Ok(Err(error)) = blocking(move || store.sync()).await {
+        tracing::error!(%error, "chunks were not made durable");
+    }
+    left
+}
+
+async fn fetch_from(shared: &SharedRef, connection: &quinn::Connection, ids: &[ChunkId]) -> Result<(), TransferError> {
+    let opening = async {
+        let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+        wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
+        Ok::<_, WireError>((send, receive))
+    };
+    let (send, receive) = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| TransferError::Silent)??;
+    let contents = &shared.contents;
+    let mut stream = ChunkStream::new(send, receive, contents.store.clone(), contents.limiter.clone(), ());
+    for group in ids.chunks(GROUP) {
+        let wants = group.iter().map(|id| Want { id: *id, bases: Vec::new() }).collect();
+        stream.fetch(wants, false).await?;
+    }
+    Ok(())
+}
+
+/// Reads every chunk, has what is damaged fetched again, and says what is not complete in the end.
+pub(super) async fn verify(shared: &SharedRef, progress: mpsc::Sender<Progress>) -> Result<BlobReport, String> {
+    let store = shared.contents.store.clone();
+    let verifying = move || {
+        store.verify(&mut |done, total| {
+            let _ = progress.try_send(Progress { stage: "chunks".into(), done, total });
+        })
+    };
+    let found = blocking(verifying).await?.map_err(|error| error.to_string())?;
+    let damages = found.iter().map(ToString::to_string).collect();
+    let before: Vec<ChunkId> = found.iter().filter_map(|damage| damage.id).collect();
+    if timeout(HEALING, look(shared)).await.is_err() {
+        shared.contents.wake.notify_one();
+    }
+    let healed = before.iter().filter(|id| shared.contents.store.contains(id)).count() as u64;
+    let (all, store) = (all(shared).map_err(|error| error.to_string())?, shared.contents.store.clone());
+    let mut incomplete = blocking(move || all.examine_all(&store)).await?;
+    incomplete.retain(|info| info.missing > 0);
+    mark_lost(shared, &mut incomplete);
+    let chunks = shared.contents.store.stats().chunks;
+    Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
+}
+
+/// Notes which contents are known to be lost.
+pub(super) fn mark_lost(shared: &SharedRef, infos: &mut [crate::codec::admin::BlobInfo]) {
+    let asked = shared.contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner);
+    infos.iter_mut().for_each(|info| info.lost = asked.get(&info.content).copied().unwrap_or(false));
+}
+
+/// A member that other members may be served by.
+pub(super) type Connected = (MemberName, quinn::Connection);

@@ -1,0 +1,115 @@
+//! From whom chunks come: the datastore while it is there, and other members.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::codec::chunks::Want;
+use crate::codec::message::{Kind, Open};
+use crate::model::{ChunkId, MemberName};
+use crate::transfer::{ChunkStream, TransferError};
+use crate::transport::wire::{self, WireError};
+use crate::trust::Role;
+
+use super::super::shared::SharedRef;
+use super::{Inner, locked};
+
+/// Chunks that are asked for at a time: a few megabytes.
+pub(super) const GROUP: usize = 48;
+/// Groups under way at the same time.
+pub(super) const AT_ONCE: usize = 3;
+/// Longest wait for the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Inner {
+    /// A chunk stream to the datastore, on the connection that carries nothing else.
+    pub(super) async fn datastore_stream(&self, shared: &SharedRef) -> Result<ChunkStream, TransferError> {
+        let away = |reason: String| TransferError::Away(reason);
+        if !shared.link().connected {
+            return Err(away("the datastore is away".into()));
+        }
+        let connection = {
+            let mut bulk = self.bulk.lock().await;
+            match bulk.as_ref().filter(|connection| connection.close_reason().is_none()) {
+                Some(connection) => connection.clone(),
+                None => {
+                    let connector = locked(&self.connector).clone().ok_or_else(|| away("not connected".into()))?;
+                    let connecting = timeout(CONNECT_TIMEOUT, connector.connect_bulk()).await;
+                    let connected = connecting.map_err(|_| away("the datastore does not answer".into()))?;
+                    bulk.insert(connected.map_err(|error| away(error.to_string()))?).clone()
+                }
+            }
+        };
+        let opening = async {
+            let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+            wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
+            Ok::<_, WireError>((send, receive))
+        };
+        let opened = timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| away("no stream is to be had".into()))?;
+        let (send, receive) = opened?;
+        Ok(ChunkStream::new(send, receive, self.store.clone(), self.limiter.clone(), ()))
+    }
+
+    async fn peer_stream(&self, member: &MemberName) -> Result<ChunkStream, TransferError> {
+        let peers = locked(&self.peers).clone().ok_or_else(|| TransferError::Away("no other members".into()))?;
+        let opened = peers.open(member, Open::Chunks).await;
+        let opened = opened.map_err(|error| TransferError::Away(error.to_string()))?;
+        let (send, receive, kept) = opened.into_parts();
+        Ok(ChunkStream::new(send, receive, self.store.clone(), self.limiter.clone(), kept))
+    }
+
+    /// Other members that may have chunks, beginning with another one each time.
+    fn givers(&self, turn: usize) -> Vec<MemberName> {
+        let Some(peers) = locked(&self.peers).clone() else { return Vec::new() };
+        let roster = peers.roster();
+        let holds = |role| matches!(role, Role::Webserver | Role::Reader);
+        let others = roster.members.iter().filter(|member| member.name != *peers.me() && holds(member.role));
+        let mut names: Vec<MemberName> =
+            others.filter(|member| !member.peer_addresses.is_empty()).map(|member| member.name.clone()).collect();
+        let places = names.len().max(1);
+        names.rotate_left(turn % places);
+        names
+    }
+
+    /// Fetches chunks, several groups at a time; returns those that nobody who answers has.
+    pub(super) async fn bring(&self, shared: &SharedRef, wants: Vec<Want>, is_urgent: bool) -> Vec<ChunkId> {
+        let groups: Vec<Vec<Want>> = wants.chunks(GROUP).map(<[Want]>::to_vec).collect();
+        let fetching = futures_util::stream::iter(groups.into_iter().enumerate())
+            .map(|(turn, group)| self.bring_group(shared, group, turn, is_urgent))
+            .buffer_unordered(AT_ONCE);
+        fetching.concat().await
+    }
+
+    async fn bring_group(&self, shared: &SharedRef, group: Vec<Want>, turn: usize, is_urgent: bool) -> Vec<ChunkId> {
+        let mut left = group;
+        if let Err(error) = self.fetch_from(self.datastore_stream(shared).await, &mut left, is_urgent).await {
+            tracing::debug!(%error, "chunks do not come from the datastore");
+        }
+        for member in self.givers(turn) {
+            if left.is_empty() {
+                break;
+            }
+            if let Err(error) = self.fetch_from(self.peer_stream(&member).await, &mut left, is_urgent).await {
+                tracing::debug!(%member, %error, "chunks do not come from a member");
+            }
+        }
+        left.into_iter().map(|want| want.id).collect()
+    }
+
+    /// Fetches what is `left` over one stream; what has come is taken out.
+    async fn fetch_from(
+        &self,
+        stream: Result<ChunkStream, TransferError>,
+        left: &mut Vec<Want>,
+        is_urgent: bool,
+    ) -> Result<(), TransferError> {
+        left.retain(|want| !self.store.contains(&want.id));
+        if left.is_empty() {
+            return Ok(());
+        }
+        let fetched = stream?.fetch(left.clone(), is_urgent).await;
+        left.retain(|want| !self.store.contains(&want.id));
+        fetched.map(|_| ())
+    }
+}

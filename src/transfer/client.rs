@@ -1,0 +1,184 @@
+//! The asking end of a chunk stream.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use crate::chunks::{ChunkError, ChunkStore};
+use crate::codec::chunks::{Asked, BODY_BYTES_MAX, Kept, Lacking, Sent, Want, Wanted, decode_chunk, encode_chunk};
+use crate::codec::message::{self, BadMessage, Kind, Refused};
+use crate::model::ChunkId;
+use crate::telemetry::metrics;
+use crate::transport::wire::{self, WireError};
+
+use super::Limiter;
+use super::resolve;
+use super::serve::{Arrived, blocking};
+
+/// Nothing heard for this long is the end of a stream. Longer than a lower bound of the bandwidth needs for a message.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Priority among the streams of a connection: behind operations.
+const PRIORITY: i32 = -2;
+
+/// Why a transfer broke off. What has arrived is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The stream, or the other side refuses.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The own store.
+    #[error(transparent)]
+    Store(#[from] ChunkError),
+    /// Nothing came.
+    #[error("nothing was heard for {} s", PATIENCE.as_secs())]
+    Silent,
+    /// There is nobody to ask.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// An open chunk stream.
+pub struct ChunkStream {
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+    store: ChunkStore,
+    limiter: Limiter,
+    /// Whatever must live as long as the stream.
+    _kept: Box<dyn std::any::Any + Send>,
+}
+
+impl ChunkStream {
+    /// Uses a stream whose opening has been written. `kept` lives as long as the stream.
+    pub fn new(
+        send: quinn::SendStream,
+        receive: quinn::RecvStream,
+        store: ChunkStore,
+        limiter: Limiter,
+        kept: impl Send + 'static,
+    ) -> ChunkStream {
+        let _ = send.set_priority(PRIORITY);
+        ChunkStream { send, receive, store, limiter, _kept: Box::new(kept) }
+    }
+
+    async fn hear(&mut self) -> Result<(Kind, Bytes), TransferError> {
+        let read = timeout(PATIENCE, wire::read_at_most(&mut self.receive, BODY_BYTES_MAX)).await;
+        let (kind, body) = read.map_err(|_| TransferError::Silent)??.ok_or(WireError::Closed)?;
+        if kind == Kind::Refused {
+            let refused: Refused = message::decode(kind, &body).map_err(WireError::from)?;
+            return Err(WireError::from(refused).into());
+        }
+        Ok((kind, body))
+    }
+
+    /// Which chunks the other side lacks.
+    ///
+    /// # Errors
+    /// When the stream breaks.
+    pub async fn ask(&mut self, ids: &[ChunkId], are_indexes: bool) -> Result<Lacking, TransferError> {
+        let asked = Asked { ids: ids.to_vec(), are_indexes };
+        wire::send(&mut self.send, Kind::ChunksAsked, &asked).await?;
+        match self.hear().await? {
+            (kind @ Kind::ChunksLacking, body) => Ok(message::decode(kind, &body).map_err(WireError::from)?),
+            (found, _) => Err(unexpected("ChunksLacking", found)),
+        }
+    }
+
+    /// Sends chunks and waits until they are durable on the other side. Returns those that are not here.
+    ///
+    /// # Errors
+    /// When the stream breaks, the other side cannot keep them, or the own store fails.
+    pub async fn send(&mut self, chunks: Vec<Want>) -> Result<Vec<ChunkId>, TransferError> {
+        let mut lost = Vec::new();
+        self.send_each(chunks, &mut lost).await?;
+        let refused = self.settle().await?;
+        if !refused.is_empty() {
+            let whole = refused.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
+            self.send_each(whole, &mut lost).await?;
+            self.settle().await?;
+        }
+        Ok(lost)
+    }
+
+    async fn send_each(&mut self, chunks: Vec<Want>, lost: &mut Vec<ChunkId>) -> Result<(), TransferError> {
+        for Want { id, bases } in chunks {
+            let store = self.store.clone();
+            match blocking(move || resolve::outgoing(&store, id, &bases)).await?? {
+                Some(sent) => self.send_one(&sent).await?,
+                None => lost.push(id),
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_one(&mut self, sent: &Sent) -> Result<(), TransferError> {
+        let message = encode_chunk(sent);
+        self.limiter.pass(message.len()).await;
+        metrics::chunk_sent(message.len(), !sent.bases.is_empty());
+        let written = timeout(PATIENCE, self.send.write_chunk(Bytes::from(message))).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            // The other side said why before it stopped reading.
+            Ok(Err(quinn::WriteError::Stopped(_))) => Err(self.hear().await.err().unwrap_or(TransferError::Silent)),
+            Ok(Err(error)) => Err(WireError::from(std::io::Error::from(error)).into()),
+            Err(_) => Err(TransferError::Silent),
+        }
+    }
+
+    async fn settle(&mut self) -> Result<Vec<ChunkId>, TransferError> {
+        wire::send(&mut self.send, Kind::ChunksSent, &()).await?;
+        match self.hear().await? {
+            (kind @ Kind::ChunksKept, body) => {
+                let Kept { refused } = message::decode(kind, &body).map_err(WireError::from)?;
+                Ok(refused)
+            }
+            (found, _) => Err(unexpected("ChunksKept", found)),
+        }
+    }
+
+    /// Fetches chunks and keeps them; they are durable after the store's next sync. Returns those that the other side does
+    /// not have.
+    ///
+    /// # Errors
+    /// When the stream breaks, what comes is not what its name says, or the own store fails.
+    pub async fn fetch(&mut self, chunks: Vec<Want>, is_urgent: bool) -> Result<Vec<ChunkId>, TransferError> {
+        let mut absent = Vec::new();
+        let unresolved = self.fetch_each(chunks, is_urgent, &mut absent).await?;
+        if !unresolved.is_empty() {
+            let whole = unresolved.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
+            self.fetch_each(whole, is_urgent, &mut absent).await?;
+        }
+        Ok(absent)
+    }
+
+    async fn fetch_each(
+        &mut self,
+        chunks: Vec<Want>,
+        is_urgent: bool,
+        absent: &mut Vec<ChunkId>,
+    ) -> Result<Vec<ChunkId>, TransferError> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|want| want.id).collect();
+        wire::send(&mut self.send, Kind::ChunksWanted, &Wanted { is_urgent, chunks }).await?;
+        let mut arrived = Arrived::default();
+        for id in ids {
+            match self.hear().await? {
+                (Kind::Chunk, body) => {
+                    let sent = decode_chunk(&body).map_err(WireError::from)?;
+                    if sent.id != id {
+                        let reason = format!("chunk {} came instead of {id}", sent.id);
+                        return Err(WireError::from(BadMessage::Body { kind: Kind::Chunk, reason }).into());
+                    }
+                    arrived.take(sent, &self.store).await?;
+                }
+                (Kind::ChunkAbsent, _) => absent.push(id),
+                (found, _) => return Err(unexpected("Chunk or ChunkAbsent", found)),
+            }
+        }
+        arrived.keep(&self.store).await?;
+        Ok(arrived.unresolved)
+    }
+}
+
+fn unexpected(expected: &'static str, found: Kind) -> TransferError {
+    WireError::from(BadMessage::Unexpected { expected, found }).into()
+}

@@ -1,0 +1,61 @@
+//! A chunk as it is sent and as it is kept: whole, or as the difference from others.
+
+use bytes::Bytes;
+
+use crate::chunks::{CHUNK_BYTES_MAX, ChunkError, ChunkStore, delta};
+use crate::codec::chunks::Sent;
+use crate::model::ChunkId;
+
+/// What became of a chunk that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// It was written.
+    New,
+    /// It was there already.
+    Known,
+    /// The difference could not be resolved: it must come whole.
+    Unresolved,
+}
+
+fn read_all(store: &ChunkStore, ids: &[ChunkId]) -> Option<Vec<Bytes>> {
+    ids.iter().map(|id| store.read(id).ok().flatten()).collect()
+}
+
+/// A chunk on its way out, as the difference from `bases` where that pays; `None` when it is not here.
+pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Result<Option<Sent>, ChunkError> {
+    let bytes = match store.read(&id) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) | Err(ChunkError::Damaged { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !bases.is_empty()
+        && let Some(read) = read_all(store, bases)
+    {
+        let read: Vec<&[u8]> = read.iter().map(Bytes::as_ref).collect();
+        if let Some(difference) = delta::encode(&bytes, &read) {
+            return Ok(Some(Sent { id, bases: bases.to_vec(), bytes: difference.into() }));
+        }
+    }
+    Ok(Some(Sent { id, bases: Vec::new(), bytes }))
+}
+
+/// Keeps a chunk that arrived.
+///
+/// # Errors
+/// When it is not what its name says, or cannot be written.
+pub(super) fn incoming(store: &ChunkStore, sent: &Sent) -> Result<Arrival, ChunkError> {
+    let arrived = |is_new: bool| if is_new { Arrival::New } else { Arrival::Known };
+    if sent.bases.is_empty() {
+        return store.write(&sent.id, &sent.bytes).map(arrived);
+    }
+    let Some(bases) = read_all(store, &sent.bases) else { return Ok(Arrival::Unresolved) };
+    let bases: Vec<&[u8]> = bases.iter().map(Bytes::as_ref).collect();
+    match delta::decode(&sent.bytes, &bases, CHUNK_BYTES_MAX) {
+        Ok(raw) => match store.write(&sent.id, &raw) {
+            Ok(is_new) => Ok(arrived(is_new)),
+            Err(ChunkError::Mismatch { .. }) => Ok(Arrival::Unresolved),
+            Err(error) => Err(error),
+        },
+        Err(_) => Ok(Arrival::Unresolved),
+    }
+}

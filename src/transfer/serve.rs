@@ -1,0 +1,171 @@
+//! The serving end of a chunk stream.
+
+use bytes::Bytes;
+
+use crate::chunks::{ChunkError, ChunkStore};
+use crate::codec::chunks::{
+    Asked, BODY_BYTES_MAX, Kept, NAMES_MAX, Sent, WANTED_MAX, Wanted, decode_chunk, encode_absent, encode_chunk,
+};
+use crate::codec::message::{self, Kind, RefusalCode, Refused};
+use crate::model::ChunkId;
+use crate::telemetry::metrics;
+use crate::transport::wire::{self, WireError};
+
+use super::Limiter;
+use super::check::lacking;
+use super::resolve::{self, Arrival};
+
+/// Chunks that arrived are written in batches of about this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+/// Priority of a stream on which somebody waits, and of others, among the streams of a connection.
+const PRIORITY_URGENT: i32 = -1;
+const PRIORITY: i32 = -2;
+
+/// Serves chunk streams from a store.
+#[derive(Clone)]
+pub struct Server {
+    /// The store.
+    pub store: ChunkStore,
+    /// Bounds what is sent.
+    pub limiter: Limiter,
+    /// Whether clients may send chunks.
+    pub takes: bool,
+    /// Told of every chunk that was wanted and is not here.
+    pub missed: tokio::sync::mpsc::Sender<ChunkId>,
+}
+
+fn refused(code: RefusalCode, message: impl std::fmt::Display) -> WireError {
+    Refused { code, message: message.to_string() }.into()
+}
+
+/// What clients are told of a failing store.
+fn failed(error: &ChunkError) -> WireError {
+    let code = match error {
+        ChunkError::Full { .. } => RefusalCode::DiskFull,
+        ChunkError::Mismatch { .. } | ChunkError::TooLong { .. } => RefusalCode::Protocol,
+        _ => RefusalCode::Internal,
+    };
+    refused(code, error)
+}
+
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, WireError> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?)
+}
+
+impl Server {
+    /// Serves a stream until the client finishes it. A refusal has been sent when it is returned.
+    ///
+    /// # Errors
+    /// When the stream breaks, or a request is refused.
+    pub async fn serve(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
+        let _ = send.set_priority(PRIORITY);
+        let result = self.answer(send, receive).await;
+        if let Err(WireError::Refused(refused)) = &result {
+            wire::send(send, Kind::Refused, refused).await?;
+        }
+        let _ = send.finish();
+        result
+    }
+
+    async fn answer(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
+        let mut arrived = Arrived::default();
+        while let Some((kind, body)) = wire::read_at_most(receive, BODY_BYTES_MAX).await? {
+            match kind {
+                Kind::ChunksAsked => {
+                    let Asked { ids, are_indexes } = message::decode(kind, &body)?;
+                    if ids.len() > NAMES_MAX {
+                        return Err(refused(RefusalCode::Protocol, format!("at most {NAMES_MAX} names at a time")));
+                    }
+                    arrived.keep(&self.store).await?;
+                    let store = self.store.clone();
+                    let checked = blocking(move || lacking(&store, &ids, are_indexes)).await?;
+                    wire::send(send, Kind::ChunksLacking, &checked.lacking).await?;
+                }
+                Kind::ChunksWanted => self.give(message::decode(kind, &body)?, send).await?,
+                Kind::Chunk | Kind::ChunksSent if !self.takes => {
+                    return Err(refused(RefusalCode::Forbidden, "chunks are not taken here"));
+                }
+                Kind::Chunk => arrived.take(decode_chunk(&body)?, &self.store).await?,
+                Kind::ChunksSent => {
+                    arrived.keep(&self.store).await?;
+                    let store = self.store.clone();
+                    blocking(move || store.sync()).await?.map_err(|error| failed(&error))?;
+                    let refused = std::mem::take(&mut arrived.unresolved);
+                    wire::send(send, Kind::ChunksKept, &Kept { refused }).await?;
+                }
+                found => {
+                    let expected = "a request of a chunk stream";
+                    return Err(message::BadMessage::Unexpected { expected, found }.into());
+                }
+            }
+        }
+        // What came without being asked after is kept as well: it need not come again.
+        arrived.keep(&self.store).await
+    }
+
+    async fn give(&self, wanted: Wanted, send: &mut quinn::SendStream) -> Result<(), WireError> {
+        if wanted.chunks.len() > WANTED_MAX {
+            return Err(refused(RefusalCode::Protocol, format!("at most {WANTED_MAX} chunks at a time")));
+        }
+        let _ = send.set_priority(if wanted.is_urgent { PRIORITY_URGENT } else { PRIORITY });
+        for want in wanted.chunks {
+            let (store, id) = (self.store.clone(), want.id);
+            let read = blocking(move || resolve::outgoing(&store, id, &want.bases)).await?;
+            match read.map_err(|error| failed(&error))? {
+                Some(sent) => self.send_chunk(&sent, send).await?,
+                None => {
+                    let _ = self.missed.try_send(id);
+                    send.write_all(&encode_absent(&id)).await.map_err(std::io::Error::from)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(&self, sent: &Sent, send: &mut quinn::SendStream) -> Result<(), WireError> {
+        let message = encode_chunk(sent);
+        self.limiter.pass(message.len()).await;
+        metrics::chunk_sent(message.len(), !sent.bases.is_empty());
+        send.write_chunk(Bytes::from(message)).await.map_err(std::io::Error::from)?;
+        Ok(())
+    }
+}
+
+/// Chunks that have arrived and are not written yet.
+#[derive(Default)]
+pub(super) struct Arrived {
+    batch: Vec<Sent>,
+    bytes: usize,
+    /// Those that must come whole.
+    pub(super) unresolved: Vec<ChunkId>,
+}
+
+impl Arrived {
+    pub(super) async fn take(&mut self, sent: Sent, store: &ChunkStore) -> Result<(), WireError> {
+        self.bytes += sent.bytes.len();
+        self.batch.push(sent);
+        if self.bytes < BATCH_BYTES { Ok(()) } else { self.keep(store).await }
+    }
+
+    /// Writes what has arrived.
+    pub(super) async fn keep(&mut self, store: &ChunkStore) -> Result<(), WireError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        let (batch, store) = (std::mem::take(&mut self.batch), store.clone());
+        let written = blocking(move || {
+            let mut unresolved = Vec::new();
+            for sent in &batch {
+                let arrival = resolve::incoming(&store, sent)?;
+                metrics::chunk_received(sent.bytes.len(), arrival == Arrival::Known);
+                if arrival == Arrival::Unresolved {
+                    unresolved.push(sent.id);
+                }
+            }
+            Ok::<_, ChunkError>(unresolved)
+        });
+        self.unresolved.extend(written.await?.map_err(|error| failed(&error))?);
+        Ok(())
+    }
+}

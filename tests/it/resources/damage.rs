@@ -1,0 +1,56 @@
+//! Bytes that flip on a disk: found, fetched again from whoever has them, named when nobody has.
+
+use serde_json::json;
+
+use super::{Farm, Resource, noise};
+
+#[test]
+fn r06_damage_is_healed_from_members_and_named_when_it_is_everywhere() {
+    let farm = Farm::new("", &[("a", ""), ("b", "")]);
+    let (web_a, web_b) = (farm.start("a"), farm.start("b"));
+    let (a, b) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet));
+    let (first, second) = (noise(5, 4 << 20), noise(6, 300_000));
+    let (large, small) = (Resource::new(&a, "the large one"), Resource::new(&a, "the small one"));
+    large.store(&a, &first);
+    farm.fleet.converges(&["a", "b"]);
+    farm.complete("b");
+
+    for name in ["b", "d"] {
+        farm.damage(name, 50, 200_000);
+        let (code, report) = farm.blobs(name, &["verify"]);
+        let report = &report[0];
+        assert!(code == 0 && report["ok"] == true, "{name}: {report}");
+        assert!(!report["damages"].as_array().expect("a list").is_empty(), "{name}: found and named");
+        assert!(report["healed"].as_u64().expect("a number") > 0, "{name}: {report}");
+        assert_eq!(farm.blobs(name, &["verify"]).1[0]["damages"], json!([]), "{name}: nothing is left of it");
+    }
+    large.holds(&b, &first);
+
+    // Found by reading as well.
+    farm.damage("b", 20, 200_000);
+    large.holds(&b, &first);
+
+    for name in ["a", "b", "d"] {
+        farm.damage(name, 1, usize::MAX);
+    }
+    let mut named = Vec::new();
+    for name in ["a", "b", "d"] {
+        let (code, report) = farm.blobs(name, &["verify"]);
+        if code == 3 {
+            let lost = report[0]["incomplete"].as_array().expect("a list").clone();
+            assert_eq!((lost.len(), &lost[0]["resources"]), (1, &json!(["the large one"])), "{name}: {lost:?}");
+            assert!(!lost[0]["missing_ids"].as_array().expect("names").is_empty());
+            named.push(name);
+        }
+    }
+    assert!(named.contains(&"d"), "what nobody has is named: {named:?}");
+    // Everything else keeps working, and whoever has the contents can bring them back.
+    small.store(&a, &second);
+    farm.fleet.converges(&["a", "b"]);
+    small.holds(&b, &second);
+    large.store(&a, &first);
+    farm.fleet.converges(&["a", "b"]);
+    farm.complete("d");
+    farm.complete("b");
+    large.holds(&b, &first);
+}

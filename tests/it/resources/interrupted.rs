@@ -1,0 +1,58 @@
+//! Processes that are killed in the middle of a transfer.
+
+use std::time::Duration;
+
+use super::{Farm, Resource, noise};
+use crate::fleet::from_env;
+
+/// What may be sent again for each process that is killed: what was under way and not yet written.
+const UNDER_WAY: u64 = 6 << 20;
+
+/// `GRAVWELL_KILLS` kills of each party; the contents grow with them.
+#[test]
+fn r05_a_transfer_goes_on_where_it_was() {
+    let kills = from_env("GRAVWELL_KILLS", 1);
+    let bytes = 12 << 20;
+    let limit = "Chunk-Bandwidth-Limit=8MB";
+    let mut farm = Farm::new(limit, &[("a", limit), ("b", "")]);
+    let mut a = farm.start("a");
+    let mut b = farm.start("b");
+    let admin = a.admin(&farm.fleet);
+    farm.fleet.converges(&["a", "b"]);
+    for round in 0..kills {
+        // All is at A before anything of it travels.
+        farm.stop_datastore(&["a"]);
+        let contents = noise(100 + round, bytes);
+        let resource = Resource::new(&admin, &format!("r{round}"));
+        resource.store(&admin, &contents);
+        // A is killed while it sends.
+        let mut sent = 0;
+        let before = farm.sent("a");
+        farm.start_datastore();
+        farm.fleet.wait("a third is sent", || farm.sent("a") - before > bytes as u64 / 3);
+        sent += farm.sent("a") - before;
+        a.kill();
+        farm.restart(&mut a);
+        // The datastore is killed while it receives.
+        farm.fleet.wait("another third is sent", || farm.sent("a") > bytes as u64 / 3);
+        farm.kill_datastore();
+        farm.start_datastore();
+        // The other one is killed while it fetches.
+        farm.fleet.wait("it is sent on", || farm.received("b") > bytes as u64 / 4);
+        let fetched = farm.received("b");
+        b.kill();
+        farm.restart(&mut b);
+        farm.fleet.converges(&["a", "b"]);
+        farm.complete("b");
+        sent += farm.sent("a");
+        let received = fetched + farm.received("b");
+        println!("round {round}: {bytes} bytes; A sent {sent}, B received {received}");
+        // Names and lists come on top.
+        assert!(sent < bytes as u64 + 2 * UNDER_WAY + (1 << 20), "{sent}");
+        assert!(received < bytes as u64 + UNDER_WAY + (1 << 20), "{received}");
+        let admin = b.login("admin", "changeme");
+        resource.holds(&admin, &contents);
+        assert_eq!(farm.blobs("d", &["verify"]).0, 0);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,65 @@
+//! What is collected, what never is, and what becomes of a change whose chunks are lost.
+
+use serde_json::json;
+
+use super::{Farm, Resource, noise};
+
+#[test]
+fn r07_only_what_nothing_names_is_collected() {
+    let mut farm = Farm::new("", &[("a", "")]);
+    let mut web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    let (kept, gone) = (noise(7, 1 << 20), noise(8, 2 << 20));
+    let (stays, goes) = (Resource::new(&admin, "stays"), Resource::new(&admin, "goes"));
+    stays.store(&admin, &kept);
+    goes.store(&admin, &gone);
+    admin.ok("DELETE", &goes.path);
+    farm.fleet.converges(&["a"]);
+    let (_, report) = farm.blobs("d", &["gc"]);
+    assert_eq!(report[0]["chunks"], 0, "{report:?}");
+    assert!(report[0]["kept_in_grace"].as_u64().expect("a number") > 10, "{report:?}");
+    assert_eq!(farm.blobs("d", &["gc", "--grace", "0"]).0, 1, "not while something may be on its way");
+
+    // An upload that only this webserver knows of.
+    farm.stop_datastore(&["a"]);
+    let offline = Resource::new(&admin, "offline");
+    let pending = noise(9, 1 << 20);
+    offline.store(&admin, &pending);
+    web.stop();
+    for name in ["d", "a"] {
+        let (_, plan) = farm.blobs(name, &["gc", "--grace", "0", "--dry-run"]);
+        let (code, report) = farm.blobs(name, &["gc", "--grace", "0"]);
+        assert_eq!((code, &plan[0]["chunks"]), (0, &report[0]["chunks"]), "{name}");
+        assert!(report[0]["chunks"].as_u64().expect("a number") > 10, "{name}: {report:?}");
+        assert_eq!(farm.blobs(name, &["verify"]).0, 0, "{name}");
+    }
+    farm.start_datastore();
+    farm.restart(&mut web);
+    let admin = web.login("admin", "changeme");
+    farm.fleet.converges(&["a"]);
+    stays.holds(&admin, &kept);
+    offline.holds(&admin, &pending);
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0);
+}
+
+#[test]
+fn r08_a_change_whose_chunks_are_lost_is_rejected_and_holds_nothing_up() {
+    let mut farm = Farm::new("", &[("a", "")]);
+    let mut web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    let resource = Resource::new(&admin, "r");
+    farm.fleet.converges(&["a"]);
+    farm.stop_datastore(&["a"]);
+    resource.store(&admin, &noise(10, 1 << 20));
+    let dashboard = admin.made("/api/dashboards", &json!({ "Name": "made after it" }));
+    web.stop();
+    std::fs::remove_dir_all(farm.fleet.dir("a").join("chunks")).expect("removes");
+    farm.start_datastore();
+    farm.restart(&mut web);
+    farm.fleet.converges(&["a"]);
+    let rejected = farm.fleet.ok("a", &["outbox", "--json"]);
+    assert!(rejected.contains("upload the contents again"), "{rejected}");
+    let admin = web.login("admin", "changeme");
+    assert_eq!(admin.ok("GET", &resource.path)["Size"], 0, "as if it had not been uploaded");
+    assert_eq!(admin.get(&format!("/api/dashboards/{dashboard}")).status, 200);
+}
