@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
-use crate::model::{Generation, LineageEntry, LogId, Seq};
+use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
 
 /// Version of this form.
 pub const VERSION: u32 = 1;
@@ -42,6 +42,9 @@ pub struct Manifest {
     pub escrow: String,
     /// The segments, oldest first.
     pub segments: Vec<Segment>,
+    /// Chunks of contents that were kept beside the log, each with the piece that holds it.
+    #[serde(default)]
+    pub chunks: Vec<(ChunkId, String)>,
 }
 
 /// One segment file.
@@ -68,7 +71,8 @@ impl Manifest {
 
     /// Names of all pieces.
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().flat_map(|segment| segment.pieces.iter().map(String::as_str))
+        let of_log = self.segments.iter().flat_map(|segment| segment.pieces.iter().map(String::as_str));
+        of_log.chain(self.chunks.iter().map(|(_, piece)| piece.as_str()))
     }
 
     /// Checks what the rest of the program relies on.
@@ -86,10 +90,10 @@ impl Manifest {
             if bytes.div_ceil(PIECE_BYTES) != pieces.len() as u64 {
                 return Err(format!("{name} has {bytes} bytes, but {} pieces", pieces.len()));
             }
-            let is_name = |piece: &String| piece.len() == 64 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if let Some(piece) = pieces.iter().find(|piece| !is_name(piece)) {
-                return Err(format!("`{piece}` is not a piece's name"));
-            }
+        }
+        let is_name = |piece: &str| piece.len() == 64 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let Some(piece) = self.pieces().find(|piece| !is_name(piece)) {
+            return Err(format!("`{piece}` is not a piece's name"));
         }
         if self.horizon > self.seq || self.checkpoint.seq > self.seq {
             return Err(format!(

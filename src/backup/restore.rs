@@ -1,5 +1,6 @@
 //! A backup made a datastore's log again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::env::{Clock, RealFs, SystemClock};
 use crate::log::copy::{Cut, CutError, End, cut};
 use crate::log::repair::{LOG, NEW, swap};
 use crate::log::{IoFailure, Log};
-use crate::model::{Digest, Generation, LineageEntry, Seq};
+use crate::model::{ChunkId, Digest, Generation, LineageEntry, Seq};
 use crate::state::StateStore;
 use crate::trust::{Escrow, RecoveryKey, TrustError};
 
@@ -122,6 +123,8 @@ pub struct Wishes<'a> {
     pub recovery_key: Option<&'a RecoveryKey>,
     /// The new generation is above this one.
     pub above: Generation,
+    /// Chunks of contents to bring back, each with the piece that holds it.
+    pub chunks: Option<&'a BTreeMap<ChunkId, String>>,
 }
 
 /// Restores a backup into the data directory `path`, whose lock the caller holds.
@@ -144,6 +147,7 @@ pub fn restore(
     remove(&new)?;
     let generation = Generation(manifest.generation.max(wishes.above).0 + 1);
     let mut restored = rebuild(repository, manifest, &new, config, wishes.end, generation, progress)?;
+    bring_chunks(repository, wishes.chunks, path)?;
     restored.authority = authority(manifest, path, wishes.recovery_key)?;
     let entry = LineageEntry { generation, shared_to: restored.seq };
     for info in &manifest.generations {
@@ -172,7 +176,35 @@ pub fn rehearse(
     let generation = Generation(manifest.generation.0 + 1);
     let restored = rebuild(repository, manifest, &new, config, end, generation, progress);
     remove(&new)?;
-    restored
+    let restored = restored?;
+    for (id, piece) in &manifest.chunks {
+        chunk(repository, *id, piece)?;
+    }
+    Ok(restored)
+}
+
+/// The bytes of a chunk, compared with its name.
+fn chunk(repository: &Repository, id: ChunkId, piece: &str) -> Result<Vec<u8>, RestoreError> {
+    let bytes = repository.piece(piece)?;
+    if ChunkId::of(&bytes) == id {
+        return Ok(bytes);
+    }
+    Err(RestoreError::Wrong(format!("piece {piece} does not hold chunk {id}")))
+}
+
+/// Writes the chunks that the store beside the log lacks; durable when it returns.
+fn bring_chunks(
+    repository: &Repository,
+    chunks: Option<&BTreeMap<ChunkId, String>>,
+    path: &Path,
+) -> Result<(), RestoreError> {
+    let Some(chunks) = chunks.filter(|chunks| !chunks.is_empty()) else { return Ok(()) };
+    let failed = |error: crate::chunks::ChunkError| RestoreError::Wrong(format!("the chunk store: {error}"));
+    let store = open::open_chunks(path).map_err(failed)?;
+    for (id, piece) in chunks.iter().filter(|(id, _)| !store.contains(id)) {
+        store.write(id, &chunk(repository, *id, piece)?).map_err(failed)?;
+    }
+    store.sync().map_err(failed)
 }
 
 fn rebuild(

@@ -9,7 +9,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId};
+use crate::model::{
+    ChunkId, Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId,
+};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,6 +148,11 @@ pub enum Request {
         of: Option<(LogId, Generation)>,
         /// What the caller has of which segments.
         have: Vec<CopyHave>,
+    },
+    /// The bytes of chunks, in the order asked for, each in a message of its own.
+    CopyChunks {
+        /// Which.
+        ids: Vec<ChunkId>,
     },
     /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
     Upstream,
@@ -590,6 +597,9 @@ pub struct CopyBegin {
     pub escrow: String,
     /// The segments, oldest first.
     pub segments: Vec<CopySegment>,
+    /// Chunks of contents that are kept beside the log.
+    #[serde(default)]
+    pub chunks: Vec<ChunkId>,
 }
 
 /// One segment of a copy.

@@ -1,6 +1,6 @@
 //! `backup` and `restore`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::copy::End;
-use crate::model::{Generation, Seq};
+use crate::model::{ChunkId, Generation, Seq};
 
 use super::args::{BackupAction, BackupPlace, BackupRestore};
 use super::client::{Client, Piece};
@@ -215,8 +215,41 @@ async fn copy(
         }
         segments.push(segment);
     }
+    drop(call);
+    let chunks = copy_chunks(client, &mut storing, earlier.as_ref(), &begin.chunks, &bar).await?;
     bar.finish_and_clear();
-    finish(&storing, earlier.as_ref(), begin, segments)
+    finish(&storing, earlier.as_ref(), begin, segments, chunks)
+}
+
+/// Chunks asked for at a time.
+const CHUNKS_AT_ONCE: usize = 64;
+
+/// Stores the chunks that the last backup lacks.
+async fn copy_chunks(
+    client: &Client,
+    storing: &mut Storing<'_>,
+    earlier: Option<&Manifest>,
+    ids: &[ChunkId],
+    bar: &ProgressBar,
+) -> Result<Vec<(ChunkId, String)>, CtlError> {
+    let mut known: BTreeMap<ChunkId, String> =
+        earlier.into_iter().flat_map(|manifest| manifest.chunks.clone()).collect();
+    let new: Vec<ChunkId> = ids.iter().filter(|id| !known.contains_key(id)).copied().collect();
+    for group in new.chunks(CHUNKS_AT_ONCE) {
+        let mut call = client.call(&Request::CopyChunks { ids: group.to_vec() }).await?;
+        for id in group {
+            let Some(Piece::Frames(bytes)) = call.next().await? else {
+                return Err(CtlError::new("the copy broke off: try again"));
+            };
+            if ChunkId::of(&bytes) != *id {
+                return Err(CtlError { message: format!("chunk {id} is not what its name says"), exit: 3 });
+            }
+            bar.inc_length(bytes.len() as u64);
+            bar.inc(bytes.len() as u64);
+            known.insert(*id, tokio::task::block_in_place(|| storing.store(&bytes))?);
+        }
+    }
+    Ok(ids.iter().filter_map(|id| Some((*id, known.get(id)?.clone()))).collect())
 }
 
 struct Storing<'a> {
@@ -243,6 +276,7 @@ fn finish(
     earlier: Option<&Manifest>,
     begin: CopyBegin,
     segments: Vec<Segment>,
+    chunks: Vec<(ChunkId, String)>,
 ) -> Result<Made, CtlError> {
     let made_ms = SystemClock.now_ms();
     let mut manifest = Manifest {
@@ -260,10 +294,13 @@ fn finish(
         checkpoint: begin.checkpoint,
         escrow: begin.escrow,
         segments,
+        chunks,
     };
     let of_same =
         earlier.filter(|earlier| (earlier.log_id, earlier.generation) == (manifest.log_id, manifest.generation));
-    let is_new = of_same.is_none_or(|earlier| earlier.seq != manifest.seq || earlier.segments != manifest.segments);
+    let is_new = of_same.is_none_or(|earlier| {
+        earlier.seq != manifest.seq || earlier.segments != manifest.segments || earlier.chunks != manifest.chunks
+    });
     if is_new {
         tokio::task::block_in_place(|| storing.repository.put_manifest(&manifest)).map_err(failed)?;
     } else if let Some(earlier) = of_same {
@@ -468,7 +505,11 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
     }
     let key = args.recovery_key.as_deref().map(str::parse).transpose().map_err(CtlError::new)?;
     let above = manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default().max(here(dir));
-    let wishes = Wishes { end: args.at, replace: args.replace, recovery_key: key.as_ref(), above };
+    // What an earlier moment needs may be in earlier backups only; what it does not need is collected in time.
+    let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
+    let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
+    let wishes =
+        Wishes { end: args.at, replace: args.replace, recovery_key: key.as_ref(), above, chunks: Some(&chunks) };
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
     bar.finish_and_clear();
     restored.map_err(not_restored)

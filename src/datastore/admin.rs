@@ -138,6 +138,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             let (stamp, text) = shared.members.escrow(&trust, known.as_deref()).map_err(refuse)?;
             answer.item(&EscrowInfo { stamp, text }).await
         }
+        Request::CopyChunks { ids } => copy::serve_chunks(shared, &ids, answer).await,
         Request::Copy { of, have } => copy::serve(shared, of, &have, answer).await,
         Request::Segments => {
             for segment in inspect::segments(&shared.log) {

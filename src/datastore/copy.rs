@@ -4,7 +4,7 @@ use tokio::io::AsyncWrite;
 
 use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
 use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
-use crate::model::{Generation, LogId};
+use crate::model::{ChunkId, Generation, LogId};
 use crate::transport::answer::{Answer, Failure, damaged, refuse};
 
 use super::admin::off_thread;
@@ -25,6 +25,30 @@ fn known(segment: &SegmentCopy, have: &[CopyHave]) -> u64 {
     begun.map(|have| have.bytes.min(segment.bytes)).max().unwrap_or(0)
 }
 
+/// Every chunk that is here, durable. The log is copied first, so what it names is among them.
+async fn chunks(shared: &SharedRef) -> Result<Vec<ChunkId>, Failure> {
+    let store = shared.contents.store.clone();
+    let listed = off_thread(move || store.sync().map(|()| store.ids())).await?;
+    let mut ids = listed.map_err(damaged)?;
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Gives chunks away.
+pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    ids: &[ChunkId],
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    for id in ids {
+        let (store, id) = (shared.contents.store.clone(), *id);
+        let chunk = off_thread(move || store.read(&id)).await?.map_err(damaged)?;
+        let chunk = chunk.ok_or_else(|| refuse(format!("chunk {id} was removed meanwhile: try again")))?;
+        answer.frames(&chunk).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn serve<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
     of: Option<(LogId, Generation)>,
@@ -38,6 +62,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     };
     let copy: LogCopy = shared.log.copy();
     // Another log, or another generation, may begin with the same bytes and go on with others.
+    let chunks = chunks(shared).await?;
     let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
     let trust = service::trust_dir(&shared.path);
     let escrow = shared.members.escrow(&trust, None).map_err(refuse)?.1.unwrap_or_default();
@@ -60,6 +85,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
         checkpoint,
         escrow,
         segments: segments.collect(),
+        chunks,
     };
     answer.item(&begin).await?;
     for (segment, announced) in copy.segments.into_iter().zip(&begin.segments) {

@@ -123,6 +123,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::Generations
         | Request::Escrow { .. }
         | Request::Copy { .. }
+        | Request::CopyChunks { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
             Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))

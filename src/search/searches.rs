@@ -14,7 +14,7 @@ use super::engine::{self, End, Job, Outcome};
 use super::filter::Runner;
 use super::query::{self, Query, QueryError};
 use super::results::{Results, ResultsError, Writer};
-use super::source::{self, Indexer, Range, Source, Surroundings};
+use super::source::{self, Indexer, Range, Sources, Surroundings};
 use crate::objects::capabilities::tags_of_person;
 use crate::objects::contents::{self, Upload, UploadError};
 use crate::objects::history::{self, Entry};
@@ -187,7 +187,7 @@ pub struct Searches {
 /// A query that may begin.
 struct Prepared {
     query: Query,
-    sources: Vec<(u16, Box<dyn Source>)>,
+    sources: Sources,
     since: Moment,
     until: Moment,
 }

@@ -1,11 +1,26 @@
 //! A datastore whose disk is gone, rebuilt from its members.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
-use crate::fleet::{Fleet, History, Process, from_env};
+use crate::fleet::{Dice, Fleet, History, Process, from_env};
 
 fn key_of(fleet: &Fleet) -> String {
     fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned()
+}
+
+/// Large values: half a megabyte each, all different.
+fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
+    let mut dice = Dice::new(megabytes);
+    let mut lines = String::new();
+    for number in 0..2 * megabytes {
+        let text: String = (0..32 << 10).map(|_| format!("{:016x}", dice.below(u64::MAX))).collect();
+        let put = format!(r#"{{"put":{{"collection":"large","key":"{number}","value":"{text}"}}}}"#);
+        lines += &format!("{{\"ops\":[{put}]}}\n");
+    }
+    let file = fleet.write_file("large.jsonl", &lines);
+    fleet.ok(member, &["import", file.to_str().unwrap()]);
 }
 
 /// The file in which a member keeps the sealed authority, once it is there.
@@ -44,6 +59,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     stopped.terminate();
     let _c = fleet.member("c");
     import(&fleet, "a", &History::new(11, from_env("GRAVWELL_RECOVER_OPS", 2_000), 900));
+    import_large(&fleet, "a", from_env("GRAVWELL_RECOVER_MB", 4));
     let refused = fleet.run("b", &["put", "c", "early", "--value", "2", "--if-absent"]);
     assert_eq!(refused.status.code(), Some(1));
     fleet.converges(&["a", "b", "c"]);
@@ -71,7 +87,9 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
     let rehearsal = recover(&fleet, &[&flags[..], &["--dry-run"]].concat());
     assert_eq!((&rehearsal["dry_run"], rehearsal["offers"].as_array().unwrap().len()), (&true.into(), 3));
     assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust").exists(), "a rehearsal leaves nothing");
+    let started = Instant::now();
     let report = recover(&fleet, &flags);
+    let recovered = started.elapsed();
     assert_eq!((&report["log"]["head"], &report["log"]["digest"]), (&before["head"], &before["digest"]));
     assert_eq!(report["unheard"], serde_json::json!(["e"]));
 
@@ -80,6 +98,7 @@ fn p04_a_destroyed_datastore_is_rebuilt_from_its_members_and_nothing_is_lost() {
         fleet.wait_connected(member);
     }
     let export = fleet.converges(&["a", "b", "c"]);
+    eprintln!("recovered after {recovered:?}, everybody level after {:?}", started.elapsed());
     assert_eq!(export.lines().collect::<Vec<_>>(), expected);
     assert_eq!((&fleet.status("d")["log_id"], &fleet.status("d")["generation"]), (&before["log_id"], &2.into()));
     let _stopped = fleet.replica("e");

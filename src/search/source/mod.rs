@@ -181,12 +181,15 @@ impl Surroundings {
     }
 }
 
+/// Sources, each with the place of its tag in the query.
+pub type Sources = Vec<(u16, Box<dyn Source>)>;
+
 /// The sources that a query names, each with the place of its tag. Looks for everything that can be refused before it begins.
 ///
 /// # Errors
 /// Names the column of a tag that is not known, or not open to the person.
-pub fn open(query: &Query, around: &Surroundings) -> Result<Vec<(u16, Box<dyn Source>)>, QueryError> {
-    let mut sources: Vec<(u16, Box<dyn Source>)> = Vec::new();
+pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError> {
+    let mut sources: Sources = Vec::new();
     for (number, tag) in (0u16..).zip(&query.tags) {
         let wrong = |message: String| QueryError::at(&query.text, tag.at, message);
         if tag.name == "audit" {
@@ -226,7 +229,7 @@ pub fn tags(around: &Surroundings) -> Vec<String> {
 
 /// Begins all sources and merges their rows by time. Sources that fail are named in warnings; when all do, the rows end with
 /// that failure.
-pub fn merged(sources: Vec<(u16, Box<dyn Source>)>, range: Range, words: &Words, control: &Arc<Control>) -> Rows {
+pub fn merged(sources: Sources, range: Range, words: &Words, control: &Arc<Control>) -> Rows {
     let failures: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
     let mut inputs = Vec::with_capacity(sources.len());
     for (tag, source) in sources {

@@ -84,9 +84,8 @@ pub struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.client.delete(&format!("/session/{}", self.session));
-        }
+        // A browser outlives its driver: whatever happened, it must be told to end.
+        self.client.try_delete(&format!("/session/{}", self.session));
     }
 }
 
