@@ -26,12 +26,16 @@ if [ -z "$binaries" ]; then
   binaries="$root/target/release"
 fi
 arch="$(dpkg --print-architecture)"
-# The oldest C library that has every symbol version that the programs ask for.
-glibc="$(cat "$binaries"/gravwell{_datastore,_webserver,-logctl} | grep -aoE 'GLIBC_2\.[0-9]+' | sort -uV | tail -1 | sed 's/GLIBC_//')"
 stage="$(mktemp -d)"
 trap 'rm -rf "$stage"' EXIT
 umask 022
-mkdir -p "$out"
+mkdir -p "$out" "$stage/bin"
+for program in gravwell_datastore gravwell_webserver gravwell-logctl; do
+  install -m 755 "$binaries/$program" "$stage/bin/"
+  strip --strip-unneeded "$stage/bin/$program" 2>/dev/null || true
+done
+# The oldest C library that has every symbol version that the programs ask for.
+glibc="$(cat "$stage"/bin/* | LC_ALL=C grep -aoE 'GLIBC_2\.[0-9]+' | LC_ALL=C sort -uV | tail -1 | sed 's/GLIBC_//')"
 
 # put MODE SOURCE TARGET: into the package that is being made.
 put() { install -D -m "$1" "$2" "$pkg$3"; }
@@ -43,12 +47,10 @@ begin() {
   mkdir -p "$pkg/DEBIAN"
   put 644 "$root/LICENSE" "/usr/share/doc/$name/copyright"
   put 644 "$root/docs/operating.md" "/usr/share/doc/$name/operating.md"
+  put 644 "$root/docs/recovery.md" "/usr/share/doc/$name/recovery.md"
 }
 
-program() {
-  put 755 "$binaries/$1" "/usr/bin/$1"
-  strip --strip-unneeded "$pkg/usr/bin/$1" 2>/dev/null || true
-}
+program() { put 755 "$stage/bin/$1" "/usr/bin/$1"; }
 
 # control DEPENDS DESCRIPTION < long description
 control() {
@@ -66,7 +68,7 @@ control() {
   } >"$pkg/DEBIAN/control"
   (cd "$pkg" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum) >"$pkg/DEBIAN/md5sums"
   chmod 755 "$pkg"
-  dpkg-deb --root-owner-group --build "$pkg" "$out/${name}_${version}_${arch}.deb" >/dev/null
+  dpkg-deb --root-owner-group "-Z${GRAVWELL_DEB_COMPRESSION:-xz}" --build "$pkg" "$out/${name}_${version}_${arch}.deb" >/dev/null
   echo "$out/${name}_${version}_${arch}.deb"
 }
 
@@ -108,12 +110,12 @@ END
 
 begin gravwell-tools
 program gravwell-logctl
-"$binaries/gravwell-logctl" man --out "$stage/man" >/dev/null
+"$stage/bin/gravwell-logctl" man --out "$stage/man" >/dev/null
 for page in "$stage"/man/gravwell-logctl*.1; do compressed "$page" "/usr/share/man/man1/$(basename "$page").gz"; done
 mkdir -p "$pkg"/usr/share/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
-"$binaries/gravwell-logctl" completions bash >"$pkg/usr/share/bash-completion/completions/gravwell-logctl"
-"$binaries/gravwell-logctl" completions zsh >"$pkg/usr/share/zsh/vendor-completions/_gravwell-logctl"
-"$binaries/gravwell-logctl" completions fish >"$pkg/usr/share/fish/vendor_completions.d/gravwell-logctl.fish"
+"$stage/bin/gravwell-logctl" completions bash >"$pkg/usr/share/bash-completion/completions/gravwell-logctl"
+"$stage/bin/gravwell-logctl" completions zsh >"$pkg/usr/share/zsh/vendor-completions/_gravwell-logctl"
+"$stage/bin/gravwell-logctl" completions fish >"$pkg/usr/share/fish/vendor_completions.d/gravwell-logctl.fish"
 put 640 "$here/gravwell.conf" /opt/gravwell/etc/gravwell.conf
 put 644 "$here/60-gravwell.conf" /usr/lib/sysctl.d/60-gravwell.conf
 put 644 "$here/gravwell.sysusers" /usr/lib/sysusers.d/gravwell.conf
@@ -153,6 +155,9 @@ for kind in datastore webserver; do
   program "gravwell_$kind"
   compressed "$stage/man/gravwell_$kind.1" "/usr/share/man/man1/gravwell_$kind.1.gz"
   put 644 "$here/gravwell_$kind.service" "/usr/lib/systemd/system/gravwell_$kind.service"
+  if [ "$kind" = datastore ]; then
+    for unit in service timer; do put 644 "$here/gravwell_backup.$unit" "/usr/lib/systemd/system/gravwell_backup.$unit"; done
+  fi
   put 644 "$here/gravwell-$kind.tmpfiles" "/usr/lib/tmpfiles.d/gravwell-$kind.conf"
   # Where the Gravwell documentation and every default look for it.
   mkdir -p "$pkg/opt/gravwell"

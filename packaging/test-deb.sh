@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The life of the packages: install, use, upgrade with data, remove, purge.
 #
-# Runs as root in a copy of this machine that is thrown away (an overlay over /), or, with GRAVWELL_DEB_ROOT=DIR, in a Debian system
-# that was made there before, for instance by debootstrap. Without either it says so and does nothing.
+# Runs as root in a copy of this machine that is thrown away: an overlay over /. With GRAVWELL_DEB_ROOT=DIR in a Debian system that
+# was made there before, for instance by debootstrap. Where nothing can be mounted, and GRAVWELL_DEB_HERE=yes says that this
+# machine itself is thrown away afterwards, on the machine. Otherwise it says so and does nothing.
 #
 #   packaging/test-deb.sh [--binaries DIR]
 set -euo pipefail
@@ -12,36 +13,41 @@ binaries=()
 
 if [ "${GRAVWELL_DEB_INSIDE:-}" != yes ]; then
   work="$(mktemp -d)"
-  cleanup() { umount -R "$work/root" 2>/dev/null || true; umount "$work" 2>/dev/null || true; rm -rf "$work"; }
+  root=
+  cleanup() {
+    for dir in run dev proc; do [ -z "$root" ] || umount -R "$root/$dir" 2>/dev/null || true; done
+    umount "$work/layers/root" 2>/dev/null || true
+    umount -l "$work/layers" 2>/dev/null || true
+    rm -rf --one-file-system "$work"
+  }
   trap cleanup EXIT
   version="$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -1)"
-  "$here/build-deb.sh" "${binaries[@]}" --version "$version~before" --out "$work/old"
-  "$here/build-deb.sh" "${binaries[@]}" --out "$work/new"
+  # Nobody keeps these packages, so no time is spent on making them small.
+  export GRAVWELL_DEB_COMPRESSION=none
+  "$here/build-deb.sh" "${binaries[@]}" --version "$version~before" --out "$work/deb/old"
+  "$here/build-deb.sh" "${binaries[@]}" --out "$work/deb/new"
+  cp "$here/test-deb.sh" "$here/../docs/operating.md" "$work/deb/"
+  inside=(env GRAVWELL_DEB_INSIDE=yes "GRAVWELL_VERSION=$version")
+  mkdir "$work/layers"
   if [ -n "${GRAVWELL_DEB_ROOT:-}" ]; then
     root="$GRAVWELL_DEB_ROOT"
+  elif mount -t tmpfs tmpfs "$work/layers" 2>/dev/null && mkdir -p "$work"/layers/{upper,work,root} &&
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$work/layers/upper,workdir=$work/layers/work" "$work/layers/root" 2>/dev/null; then
+    root="$work/layers/root"
+  elif [ "${GRAVWELL_DEB_HERE:-}" = yes ]; then
+    rm -rf /tmp/deb && cp -r "$work/deb" /tmp/deb
+    "${inside[@]}" bash /tmp/deb/test-deb.sh
+    exit
   else
-    packages="$(mktemp -d)"
-    cp -r "$work/old" "$work/new" "$packages/"
-    if ! mount -t tmpfs tmpfs "$work" 2>/dev/null; then
-      rm -rf "$packages"
-      [ "${GRAVWELL_TOOLS:-}" = required ] && { echo "nothing can be mounted here" >&2; exit 1; }
-      echo "SKIPPED: nothing can be mounted here; say GRAVWELL_DEB_ROOT=DIR" >&2
-      exit 0
-    fi
-    mkdir -p "$work"/{upper,work,root}
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" "$work/root"
-    mv "$packages/old" "$packages/new" "$work/"
-    rm -rf "$packages"
-    root="$work/root"
+    echo "SKIPPED: nothing can be mounted here; say GRAVWELL_DEB_ROOT=DIR, or GRAVWELL_DEB_HERE=yes" >&2
+    exit 0
   fi
-  for dir in proc dev; do mount --rbind "/$dir" "$root/$dir" 2>/dev/null || true; done
+  for dir in proc dev; do mount --rbind "/$dir" "$root/$dir" && mount --make-rslave "$root/$dir"; done
   # Nobody's service manager is told of any of this.
-  mkdir -p "$root/tmp/deb"
-  cp -r "$work/old" "$work/new" "$here/test-deb.sh" "$here/../docs/operating.md" "$root/tmp/deb/"
   mount -t tmpfs tmpfs "$root/run"
-  status=0
-  chroot "$root" env GRAVWELL_DEB_INSIDE=yes GRAVWELL_VERSION="$version" bash /tmp/deb/test-deb.sh || status=$?
-  exit "$status"
+  rm -rf "$root/tmp/deb" && cp -r "$work/deb" "$root/tmp/deb"
+  chroot "$root" "${inside[@]}" bash /tmp/deb/test-deb.sh
+  exit
 fi
 
 cd /tmp/deb
@@ -50,7 +56,6 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 have() { for file in "$@"; do [ -e "$file" ] || fail "$file is not there"; done; }
 gone() { for file in "$@"; do [ ! -e "$file" ] || fail "$file is still there"; done; }
 state() { dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$1" 2>/dev/null || echo absent; }
-as_user() { setpriv --reuid gravwell --regid gravwell --clear-groups "$@"; }
 D=/opt/gravwell/datastore
 W=/opt/gravwell/webserver
 pids=()
@@ -70,7 +75,7 @@ Disable-HTTP-Redirector=true
 END
   chgrp gravwell /opt/gravwell/etc/gravwell.conf.d/test.conf
   # shellcheck disable=SC2046
-  as_user $(exec_of "$1") >>"/tmp/deb/$1.log" 2>&1 &
+  setpriv --reuid gravwell --regid gravwell --clear-groups $(exec_of "$1") >>"/tmp/deb/$1.log" 2>&1 &
   pids+=($!)
 }
 
@@ -95,14 +100,14 @@ bash -n /usr/share/bash-completion/completions/gravwell-logctl
 id gravwell >/dev/null || fail "no user"
 [ "$(stat -Lc '%U %a' $D)" = "gravwell 700" ] || fail "$(stat -Lc '%U %a' $D)"
 [ "$(stat -c '%U:%G %a' /opt/gravwell/etc/gravwell.conf)" = "root:gravwell 640" ] || fail "the configuration is open to others"
-have /usr/lib/systemd/system/gravwell_datastore.service /usr/lib/systemd/system/gravwell_webserver.service
+have /usr/lib/systemd/system/gravwell_{datastore,webserver,backup}.service /usr/lib/systemd/system/gravwell_backup.timer
 gone /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
 SYSTEMD_OFFLINE=1 systemctl enable gravwell_datastore gravwell_webserver
 have /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
 
 step "use"
 start gravwell_datastore
-wait_for gravwell-logctl status
+wait_for test -S $D/ctl.sock
 gravwell-logctl enroll web1 >web1.token
 gravwell-logctl --data-dir $W join - <web1.token
 # Root gave that command, and yet nothing belongs to root.
@@ -110,11 +115,12 @@ gravwell-logctl --data-dir $W join - <web1.token
 start gravwell_webserver
 wait_for gravwell-logctl --data-dir $W barrier
 gravwell-logctl --data-dir $W put notes first --value '{"kept":"over the upgrade"}'
-before="$(gravwell-logctl export | sha256sum)"
+wait_for test -s $W/initial-admin-password
 
 step "upgrade from the version before, with data and a changed configuration"
 echo "# a line of the operator's own" >>/opt/gravwell/etc/gravwell.conf
 stop_all
+before="$(gravwell-logctl export | sha256sum)"
 dpkg --install --force-confdef --force-confold new/*.deb
 for name in gravwell-tools gravwell-datastore gravwell-webserver; do
   [ "$(state $name)" = "ii  $GRAVWELL_VERSION" ] || fail "$name: $(state $name)"
@@ -122,10 +128,10 @@ done
 grep -q "a line of the operator's own" /opt/gravwell/etc/gravwell.conf || fail "the configuration was overwritten"
 have /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
 start gravwell_datastore
-start gravwell_webserver
-wait_for gravwell-logctl status
-wait_for gravwell-logctl --data-dir $W barrier
+wait_for test -S $D/ctl.sock
 [ "$(gravwell-logctl export | sha256sum)" = "$before" ] || fail "the data is not what it was"
+start gravwell_webserver
+wait_for gravwell-logctl --data-dir $W barrier
 gravwell-logctl --data-dir $W get notes first | grep -q "over the upgrade"
 gravwell-logctl verify
 

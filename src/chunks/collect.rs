@@ -254,11 +254,11 @@ impl Shared {
         }
         for (row, from) in moved {
             let to = Place::of(target.header.number, &row);
-            if self.index.relocate(&row.id, from, to) {
-                self.packs.debit(from);
-                self.packs.credit(to);
-                report.moved_bytes += to.frame_bytes();
-            }
+            // Counted before it can be found, so that whoever loses it there has something to take off.
+            self.packs.credit(to);
+            let was_there = self.index.relocate(&row.id, from, to);
+            self.packs.debit(if was_there { from } else { to });
+            report.moved_bytes += to.frame_bytes();
         }
         // Nothing is added to a finished pack, so nothing can be left in it.
         let is_empty = self.packs.lock().get(&number).is_some_and(|pack| pack.chunks == 0);
@@ -284,7 +284,7 @@ impl Shared {
                 continue;
             }
             let mut frame = match self.read_frame(&row.id, place) {
-                Ok((frame, _)) => frame,
+                Ok(frame) => frame.bytes,
                 Err(Fault::Io(error)) => return Err(error),
                 Err(Fault::Damaged(what)) => {
                     report.damages.extend(self.lose(&row.id, place, what));

@@ -87,6 +87,20 @@ pub struct ChunkStats {
     pub damaged: u64,
 }
 
+/// A frame that was read and checked.
+pub(super) struct Frame {
+    /// Header and stored bytes.
+    pub bytes: Vec<u8>,
+    /// The raw chunk, where it is not what is stored.
+    raw: Option<Vec<u8>>,
+}
+
+impl Frame {
+    fn into_raw(self) -> Bytes {
+        self.raw.map_or_else(|| Bytes::from(self.bytes).slice(FRAME_HEADER_BYTES..), Bytes::from)
+    }
+}
+
 /// Why a frame cannot be read.
 pub(super) enum Fault {
     /// It is not what was written.
@@ -134,7 +148,7 @@ impl ChunkStore {
     pub fn read(&self, id: &ChunkId) -> Result<Option<Bytes>, ChunkError> {
         while let Some(place) = self.shared.index.get(id) {
             match self.shared.read_frame(id, place) {
-                Ok((_, raw)) => return Ok(Some(raw.into())),
+                Ok(frame) => return Ok(Some(frame.into_raw())),
                 Err(Fault::Io(error)) => return Err(error),
                 Err(Fault::Damaged(what)) => {
                     // It may have been moved meanwhile.
@@ -152,14 +166,26 @@ impl ChunkStore {
     /// # Errors
     /// When the bytes are not those of the name, are too many, or cannot be written: see [`ChunkError`].
     pub fn write(&self, id: &ChunkId, raw: &[u8]) -> Result<bool, ChunkError> {
-        let shared = &self.shared;
-        if raw.len() > CHUNK_BYTES_MAX {
-            return Err(ChunkError::TooLong { found: raw.len(), allowed: CHUNK_BYTES_MAX });
-        }
+        bounded(raw)?;
         let found = ChunkId::of(raw);
         if found != *id {
             return Err(ChunkError::Mismatch { id: *id, found, bytes: raw.len() });
         }
+        self.keep(id, raw)
+    }
+
+    /// Names a chunk and keeps it, see [`ChunkStore::write`]: for bytes that come without a name.
+    ///
+    /// # Errors
+    /// See [`ChunkStore::write`].
+    pub fn put(&self, raw: &[u8]) -> Result<(ChunkId, bool), ChunkError> {
+        bounded(raw)?;
+        let id = ChunkId::of(raw);
+        Ok((id, self.keep(&id, raw)?))
+    }
+
+    fn keep(&self, id: &ChunkId, raw: &[u8]) -> Result<bool, ChunkError> {
+        let shared = &self.shared;
         shared.healthy()?;
         if shared.index.touch(id, shared.now_s()) {
             return Ok(false);
@@ -196,6 +222,13 @@ impl ChunkStore {
     }
 }
 
+fn bounded(raw: &[u8]) -> Result<(), ChunkError> {
+    if raw.len() <= CHUNK_BYTES_MAX {
+        return Ok(());
+    }
+    Err(ChunkError::TooLong { found: raw.len(), allowed: CHUNK_BYTES_MAX })
+}
+
 fn header(id: ChunkId, encoding: Encoding, stored: &[u8], raw_bytes: usize) -> FrameHeader {
     FrameHeader {
         encoding,
@@ -230,8 +263,8 @@ impl Shared {
         }
     }
 
-    /// Reads and checks a frame: its whole bytes, and the raw chunk.
-    pub fn read_frame(&self, id: &ChunkId, place: Place) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    /// Reads and checks a frame.
+    pub fn read_frame(&self, id: &ChunkId, place: Place) -> Result<Frame, Fault> {
         let damaged = |what: &dyn std::fmt::Display| Err(Fault::Damaged(what.to_string()));
         let file = match self.files.get(place.pack) {
             Ok(file) => file,
@@ -254,14 +287,14 @@ impl Shared {
         if crc32c::crc32c(stored) != header.stored_crc {
             return damaged(&"its checksum does not match");
         }
-        let raw = match self.codec.restore(header.encoding, stored.to_vec(), header.raw as usize) {
+        let raw = match self.codec.restore(header.encoding, stored, header.raw as usize) {
             Ok(raw) => raw,
             Err(what) => return damaged(&what),
         };
-        if ChunkId::of(&raw) != *id {
+        if ChunkId::of(raw.as_deref().unwrap_or(stored)) != *id {
             return damaged(&"its hash does not match");
         }
-        Ok((frame, raw))
+        Ok(Frame { bytes: frame, raw })
     }
 
     /// Counts a chunk as missing if it is still at this place.

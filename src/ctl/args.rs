@@ -246,6 +246,9 @@ pub enum Command {
     /// Run a datastore until interrupted: the same as `gravwell_datastore`.
     #[command(hide = true)]
     Datastore(super::datastore::DatastoreArgs),
+    /// Run a webserver until interrupted: the same as `gravwell_webserver`.
+    #[command(hide = true)]
+    Webserver(super::webserver::WebserverArgs),
     /// The transactions of a replica that wait or were rejected.
     Outbox {
         /// What to do with them; default: list.
@@ -365,7 +368,7 @@ pub struct Recover {
     #[arg(long)]
     pub new_authority: bool,
     /// Configuration file of the datastore.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Only say what each member has and what would be done.
     #[arg(long)]
@@ -582,6 +585,9 @@ pub struct Replica {
     /// Address of the datastore instead of the one in the token; may be repeated.
     #[arg(long = "datastore", value_name = "HOST:PORT")]
     pub datastores: Vec<String>,
+    /// Keep the contents of resources, too, as webservers do.
+    #[arg(long)]
+    pub resources: bool,
     /// Where other webservers reach this one, for `presence`.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
@@ -798,7 +804,7 @@ pub struct Demo {
     #[arg(long)]
     pub keep: bool,
     /// Rows of the table to use.
-    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub rows: usize,
 }
 
@@ -811,6 +817,9 @@ pub struct Bench {
     /// Also measure an idle datastore with this many connected replicas.
     #[arg(long, value_name = "N")]
     pub idle: Option<usize>,
+    /// Measure only this: contents of so many MiB from a member over the datastore to another.
+    #[arg(long, value_name = "MIB")]
+    pub resource_mb: Option<u64>,
     /// Put data here instead of in a temporary directory, to measure that disk.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

@@ -32,18 +32,18 @@ const IDLE_WATCH: Duration = Duration::from_secs(20);
 
 /// Half of the measurements are below `p50_us`, 99 of 100 below `p99_us`; microseconds.
 #[derive(Clone, Copy, Default, Serialize)]
-struct Spread {
-    p50_us: f64,
-    p99_us: f64,
+pub(super) struct Spread {
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
 }
 
 impl Spread {
-    fn of(mut measured: Vec<Duration>) -> Spread {
+    pub(super) fn of(mut measured: Vec<Duration>) -> Spread {
         let us = |duration: Duration| (duration.as_secs_f64() * 1e7).round() / 10.0;
         Spread { p50_us: us(quantile(&mut measured, 0.5)), p99_us: us(quantile(&mut measured, 0.99)) }
     }
 
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         let text = |us: f64| duration(Duration::from_secs_f64(us / 1e6));
         format!("p50 {}, p99 {}", text(self.p50_us), text(self.p99_us))
     }
@@ -94,6 +94,12 @@ struct Results {
 /// Runs the measurements.
 pub(super) async fn run(json: bool, args: Bench) -> CtlResult {
     let parent = args.dir.as_deref();
+    if let Some(megabytes) = args.resource_mb {
+        return tokio::select! {
+            measured = super::bench_resource::run(json, parent, megabytes.max(1)) => measured,
+            () = datastore::stop_signal() => Err(CtlError::new("interrupted; everything was stopped and removed")),
+        };
+    }
     let results = tokio::select! {
         results = measure(parent, &args) => results?,
         () = datastore::stop_signal() => return Err(CtlError::new("interrupted; everything was stopped and removed")),
@@ -101,7 +107,7 @@ pub(super) async fn run(json: bool, args: Bench) -> CtlResult {
     print(json, &results)
 }
 
-fn tell(what: &str) {
+pub(super) fn tell(what: &str) {
     let _ = writeln!(std::io::stderr(), "measuring {what} …");
 }
 

@@ -88,6 +88,40 @@ pub(super) async fn quic_round_trips(dir: &Path, count: usize) -> Result<Vec<Dur
     Ok(measured)
 }
 
+/// How long so many bytes take on one QUIC stream over loopback.
+pub(super) async fn quic_bulk(dir: &Path, bytes: u64) -> Result<Duration, CtlError> {
+    let now_ms = SystemClock.now_ms();
+    let authority = Authority::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
+    let server_tls = tls::server_config(&authority, &[], now_ms).map_err(CtlError::new)?;
+    let server =
+        endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authority.reset_key()).map_err(CtlError::new)?;
+    let address = server.local_addr().map_err(CtlError::new)?.to_string();
+    let server = Arc::new(server);
+    let taking = tokio::spawn(swallow(Arc::clone(&server)));
+    let client_tls = tls::join_config(authority.fingerprint()).map_err(CtlError::new)?;
+    let client = endpoint::client(client_tls).map_err(CtlError::new)?;
+    let connection = client.connect(&address).await.map_err(CtlError::new)?;
+    let mut send = connection.open_uni().await.map_err(CtlError::new)?;
+    let piece = vec![0x5a; 1 << 20];
+    let began = Instant::now();
+    for _ in 0..bytes >> 20 {
+        send.write_all(&piece).await.map_err(CtlError::new)?;
+    }
+    send.finish().map_err(CtlError::new)?;
+    let _ = taking.await;
+    let took = began.elapsed();
+    connection.close(0u32.into(), b"");
+    server.close(b"");
+    Ok(took)
+}
+
+async fn swallow(server: Arc<endpoint::ServerEndpoint>) -> Option<()> {
+    let connection = server.accept().await?.await.ok()?;
+    let mut receive = connection.accept_uni().await.ok()?;
+    while receive.read_chunk(1 << 20, true).await.ok()?.is_some() {}
+    Some(())
+}
+
 async fn echo(server: Arc<endpoint::ServerEndpoint>) -> Option<()> {
     let connection = server.accept().await?.await.ok()?;
     let (mut send, mut receive) = connection.accept_bi().await.ok()?;

@@ -28,6 +28,8 @@ use super::CtlError;
 
 /// A process that holds the directory but does not answer yet is given this long.
 const STARTING: Duration = Duration::from_secs(15);
+/// A task that has answered is given this long to end.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 type Reader = Box<dyn AsyncRead + Unpin + Send>;
 type Writer = Box<dyn AsyncWrite + Unpin + Send>;
@@ -181,9 +183,15 @@ impl Client {
             Server::Process => {}
             Server::Remote(connection) => connection.close(0u32.into(), b"done"),
             Server::Replica(replica) => replica.close().await,
-            Server::Datastore(datastore) => {
-                if let Some(datastore) = std::sync::Arc::into_inner(datastore) {
-                    datastore.stop().await;
+            Server::Datastore(mut datastore) => {
+                // The task of the last request lets go of it a moment after its answer.
+                let asked = Instant::now();
+                while asked.elapsed() < LETTING_GO {
+                    match std::sync::Arc::try_unwrap(datastore) {
+                        Ok(datastore) => return datastore.stop().await,
+                        Err(shared) => datastore = shared,
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
         }

@@ -1,66 +1,75 @@
 //! `demo`: the whole system on one machine, with real processes, real QUIC and real data, and a proof at the end.
 //!
-//! It keeps a model of its own of what the state must be. What it claims it has compared: with the model, and between
-//! the members. A claim that does not hold ends it with an error.
+//! Everything is done as people and programs do it, through the REST API of two webservers. The demonstration keeps a model
+//! of its own of what they must hold. What it claims it has compared: with the model, and between the members. A claim that
+//! does not hold ends it with an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
 
-use crate::codec::admin::{OutboxItem, Request, Status};
-use crate::codec::jsonl::{object_line, txn_line};
-use crate::codec::message::Fate;
-use crate::model::{Collection, Condition, EntryBody, Key, Op, Seq};
+use crate::codec::admin::{Request, Status};
+use crate::model::{EntryBody, Op, Seq};
+use crate::objects::first_start::{NAME, WELL_KNOWN};
 
 use super::args::Demo;
 use super::cable::Cable;
 use super::client::{Client, Piece, entries};
+use super::demo_client::Rest;
 use super::demo_table::{self, Table};
-use super::fleet::{Draft, Fleet, duration, quantile, submit_all, value_of, wait_for};
+use super::fleet::{Fleet, duration, quantile, wait_for};
 use super::{CtlError, CtlResult, datastore};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Changes that each replica makes at each stage.
+/// Connections that create dashboards at the same time.
+const AT_ONCE: usize = 16;
+/// Changes that each webserver makes at each stage: edits, and deletions.
 const EDITS: usize = 100;
 const DELETIONS: usize = 50;
 const PROBES: usize = 40;
+/// A change must be readable at the other webserver within this time, in the median.
+const PROPAGATION_MAX: Duration = Duration::from_millis(50);
 
 /// Runs the demonstration.
 pub(super) async fn run(args: Demo) -> CtlResult {
-    let table = demo_table::load(args.rows.max(1000))?;
+    let table = demo_table::load(args.rows.max(600))?;
     let mut fleet = Fleet::new(None, "demo")?;
     let result = tokio::select! {
         result = show(&mut fleet, table) => result,
         () = datastore::stop_signal() => Err(CtlError::new("interrupted; everything was stopped and removed")),
     };
-    if result.is_ok() && args.keep {
-        keep_running(&fleet).await;
+    let addresses = result?;
+    if args.keep {
+        keep_running(&fleet, addresses).await;
     }
-    result
-}
-
-async fn show(fleet: &mut Fleet, table: Table) -> CtlResult {
-    let started = Instant::now();
-    let mut stage = start(fleet, table).await?;
-    stage.import(fleet).await?;
-    stage.measure_propagation().await?;
-    stage.change_both("web1 and web2 edit and delete, connected").await?;
-    stage.cut_and_rejoin().await?;
-    stage.prove(fleet).await?;
-    say(&format!("\nAll of it held, in {}.", duration(started.elapsed())));
     Ok(())
 }
 
-async fn keep_running(fleet: &Fleet) {
+async fn show(fleet: &mut Fleet, table: Table) -> Result<[SocketAddr; 2], CtlError> {
+    let started = Instant::now();
+    let mut stage = start(fleet, table).await?;
+    stage.import().await?;
+    stage.measure_propagation().await?;
+    stage.change_both().await?;
+    stage.cut_and_rejoin().await?;
+    stage.prove(fleet).await?;
+    say(&format!("\nAll of it held, in {}.", duration(started.elapsed())));
+    Ok(stage.web.map(|web| web.rest.address()))
+}
+
+async fn keep_running(fleet: &Fleet, [first, second]: [SocketAddr; 2]) {
     let dir = |name| fleet.dir(name).display().to_string();
-    say("\nEverything keeps running until you interrupt it. In another terminal:");
+    say("\nEverything keeps running until you interrupt it. In a browser, best in two windows side by side:");
+    say(&format!("  http://{first}  and  http://{second}   user {NAME}, password {WELL_KNOWN}"));
+    say("In another terminal:");
+    say(&format!("  curl -d 'User={NAME}&Pass={WELL_KNOWN}' http://{first}/api/login"));
     say(&format!("  gravwell-logctl --data-dir {} status", dir("datastore")));
     say(&format!("  gravwell-logctl --data-dir {} members", dir("datastore")));
     say(&format!("  gravwell-logctl --data-dir {} tail --follow", dir("datastore")));
-    say(&format!("  gravwell-logctl --data-dir {} put notes hello --value '\"world\"'", dir("web1")));
-    say(&format!("  gravwell-logctl --data-dir {} get notes hello", dir("web2")));
     datastore::stop_signal().await;
 }
 
@@ -77,22 +86,45 @@ fn claim(holds: bool, what: &str) -> CtlResult {
     Ok(())
 }
 
+/// A webserver: its administration, and its REST API.
+struct Web {
+    name: &'static str,
+    admin: Client,
+    rest: Rest,
+}
+
 /// Members, what they must hold, and the cable that will be cut.
 struct Stage {
     datastore: Client,
-    web: [Client; 2],
+    web: [Web; 2],
     cable: Cable,
-    source: String,
-    collection: Collection,
-    /// What the state must be.
-    model: BTreeMap<(Collection, Key), Bytes>,
-    /// Keys that are still untouched, for the changes to come.
-    untouched: Vec<Key>,
-    deletions: Vec<Key>,
+    table: Table,
+    /// Dashboards by number, as they must be: name, description, contents.
+    model: BTreeMap<u64, (String, String, Value)>,
+    /// Those that nobody has touched yet, for the changes to come.
+    untouched: Vec<u64>,
+    deleted: BTreeSet<u64>,
+}
+
+fn free_address() -> Result<SocketAddr, CtlError> {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(CtlError::new)
+}
+
+async fn start_webserver(fleet: &mut Fleet, name: &'static str, datastore: &str) -> Result<Web, CtlError> {
+    let address = free_address()?;
+    let (listen, started) = (address.to_string(), Instant::now());
+    let admin = fleet.start_webserver(name, &listen, datastore).await?;
+    loop {
+        match Rest::log_in(name, address, NAME, WELL_KNOWN).await {
+            Ok(rest) => return Ok(Web { name, admin, rest }),
+            Err(error) if started.elapsed() > PATIENCE => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
-    say("Starting a datastore and two replicas, each a process of its own, on loopback:");
+    say("Starting a datastore and two webservers, each a process of its own, on loopback:");
     let datastore = fleet.start_datastore(&[]).await?;
     let far = fleet.listen().to_owned();
     say(&format!("  datastore listens on {far}/UDP"));
@@ -100,135 +132,168 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     fleet.enroll(&datastore, "web1").await?;
     fleet.enroll(&datastore, "web2").await?;
     let near = cable.address().to_string();
-    let web = [fleet.start_replica("web1", &far).await?, fleet.start_replica("web2", &near).await?];
-    for client in &web {
-        wait_for(client, "a replica connects", PATIENCE, |status| status.connected).await?;
+    let first = start_webserver(fleet, "web1", &far).await?;
+    let second = start_webserver(fleet, "web2", &near).await?;
+    for web in [&first, &second] {
+        say(&format!("  {}  http://{}  user {NAME}, password {WELL_KNOWN}", web.name, web.rest.address()));
     }
-    say("  web1 and web2 joined with one-time tokens and are connected (mutual TLS over QUIC)");
-    let Table { source, collection, rows } = table;
-    let untouched = rows.keys().cloned().collect();
-    let model = rows.into_iter().map(|(key, value)| ((collection.clone(), key), value)).collect();
-    Ok(Stage { datastore, web, cable, source, collection, model, untouched, deletions: Vec::new() })
+    say("  both joined with one-time tokens and are connected (mutual TLS over QUIC)");
+    let who = first.rest.again("web2", second.rest.address()).get("/api/info/whoami").await?;
+    claim(who["User"] == NAME, "who has logged in at web1 is known at web2")?;
+    let (model, untouched, deleted) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+    Ok(Stage { datastore, web: [first, second], cable, table, model, untouched, deleted })
+}
+
+/// Makes one dashboard; its number.
+async fn create(rest: &mut Rest, name: &str, data: &Value) -> Result<u64, CtlError> {
+    let made = rest.post("/api/dashboards", &json!({ "Name": name, "Data": data })).await?;
+    made.as_u64().ok_or_else(|| CtlError::new(format!("a dashboard's number is {made}")))
 }
 
 impl Stage {
-    fn all(&self) -> [(&'static str, &Client); 3] {
-        [("datastore", &self.datastore), ("web1", &self.web[0]), ("web2", &self.web[1])]
-    }
-
     async fn positions(&self) -> Result<String, CtlError> {
         let mut text = String::new();
-        for (name, client) in self.all() {
+        for (name, client) in
+            [("datastore", &self.datastore), ("web1", &self.web[0].admin), ("web2", &self.web[1].admin)]
+        {
             let Status { seq, outbox, .. } = client.item(&Request::Status).await?;
             text += &format!("  {name} at {seq}");
             if outbox > 0 {
                 text += &format!(" (outbox {outbox})");
             }
         }
-        Ok(text)
+        Ok(text.trim().to_owned())
     }
 
-    async fn import(&mut self, fleet: &mut Fleet) -> CtlResult {
-        say(&format!("\nImporting {}, {} rows, through web1:", self.source, self.model.len()));
-        let file = fleet.dir("table.jsonl");
-        let mut lines = String::new();
-        for ((collection, key), value) in &self.model {
-            let op = Op::Put { collection: collection.clone(), key: key.clone(), value: value.clone() };
-            lines += &txn_line(&[op], &[]);
-            lines.push('\n');
+    async fn import(&mut self) -> CtlResult {
+        say(&format!("\nStoring {} as a resource at web1, and its rows as dashboards:", self.table.source));
+        let mut contents = Vec::new();
+        for (key, value) in &self.table.rows {
+            contents.extend(format!("{key},").into_bytes());
+            contents.extend(value);
+            contents.push(b'\n');
         }
-        std::fs::write(&file, lines).map_err(CtlError::new)?;
+        let (one, other) = self.web.split_at_mut(1);
+        let (one, other) = (&mut one[0].rest, &mut other[0].rest);
+        let made = one.post("/api/resources", &json!({ "ResourceName": self.table.collection })).await?;
+        let guid = made["GUID"].as_str().unwrap_or_default().to_owned();
+        let stored = one.upload(&guid, &contents).await?;
+        let path = format!("/api/resources/{guid}/raw");
+        wait_until("the contents arrive at web2", async || {
+            let there = other.ask(Method::GET, &path, "", bytes::Bytes::new()).await?;
+            Ok(there.status == StatusCode::OK && there.body == contents)
+        })
+        .await?;
+        let (size, hash) = (&stored["Size"], stored["Hash"].as_str().unwrap_or_default().to_owned());
+        claim(*size == contents.len(), &format!("its {size} bytes (MD5 {hash}) come from web2 as they went to web1"))?;
+
         let started = Instant::now();
-        fleet.begin("web1", "import", &["import", &file.display().to_string()])?;
-        while !fleet.has_ended("import")? {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            say(&self.positions().await?);
+        let rows: Vec<(String, Value)> = self
+            .table
+            .rows
+            .iter()
+            .map(|(key, value)| (key.to_string(), serde_json::from_slice(value).unwrap_or_default()))
+            .collect();
+        let mut makers = tokio::task::JoinSet::new();
+        for part in rows.chunks(rows.len().div_ceil(AT_ONCE)) {
+            let (mut rest, part) = (self.web[0].rest.again("web1", self.web[0].rest.address()), part.to_vec());
+            makers.spawn(async move {
+                let mut made = Vec::with_capacity(part.len());
+                for (name, data) in part {
+                    made.push((create(&mut rest, &name, &data).await?, (name, String::new(), data)));
+                }
+                Ok::<_, CtlError>(made)
+            });
+        }
+        while let Some(made) = makers.join_next().await {
+            self.model.extend(made.map_err(CtlError::new)??);
         }
         self.settle().await?;
-        let took = started.elapsed();
+        self.untouched = self.model.keys().copied().collect();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = self.model.len() as f64 / took.as_secs_f64();
-        say(&format!("  committed, durable and applied on all three in {} ({rate:.0} a second)", duration(took)));
+        let rate = self.model.len() as f64 / started.elapsed().as_secs_f64();
+        let took = duration(started.elapsed());
+        say(&format!("  {} dashboards, each durable at the datastore, in {took} ({rate:.0} a second)", rows.len()));
         Ok(())
     }
 
     /// Waits until nothing is on its way any more.
     async fn settle(&self) -> Result<Seq, CtlError> {
-        for client in &self.web {
-            wait_for(client, "the outbox drains", PATIENCE, |status| status.connected && status.outbox == 0).await?;
+        for web in &self.web {
+            let is_level = |status: &Status| status.connected && status.outbox == 0;
+            wait_for(&web.admin, "the outbox drains", PATIENCE, is_level).await?;
         }
         let head = self.datastore.item::<Status>(&Request::Status).await?.head;
-        for (name, client) in self.all() {
-            wait_for(client, &format!("{name} reaches {head}"), PATIENCE, |status| status.seq >= head).await?;
+        for web in &self.web {
+            let what = format!("{} reaches {head}", web.name);
+            wait_for(&web.admin, &what, PATIENCE, |status| status.seq >= head).await?;
         }
         Ok(head)
     }
 
     async fn measure_propagation(&mut self) -> CtlResult {
-        say("\nPropagation, from handing a change to one replica to reading it at the other:");
-        let probes = Collection::new("probes").map_err(CtlError::new)?;
+        say("\nPropagation, from sending a change to one webserver to reading it at the other:");
+        let id = create(&mut self.web[0].rest, "probe", &json!({})).await?;
+        self.settle().await?;
+        let path = format!("/api/dashboards/{id}");
         for (from, to) in [(0, 1), (1, 0)] {
-            let key = Key::new(format!("from-web{}", from + 1)).map_err(CtlError::new)?;
+            let mut reader = self.web[to].rest.again("reader", self.web[to].rest.address());
             let mut measured = Vec::with_capacity(PROBES);
             for number in 0..PROBES {
-                let value = Bytes::from(number.to_string());
-                let op = Op::Put { collection: probes.clone(), key: key.clone(), value: value.clone() };
+                let text = format!("{from} {number}");
+                let change = json!({ "Description": text });
                 let began = Instant::now();
-                let (submitting, seen) = tokio::join!(
-                    submit(&self.web[from], vec![op], Vec::new(), true),
-                    see(&self.web[to], &probes, &key, &value, began)
+                let (written, seen) = tokio::join!(
+                    self.web[from].rest.call(Method::PUT, &path, &change),
+                    see(&mut reader, &path, &text, began)
                 );
-                submitting?;
+                written?;
                 measured.push(seen?);
-                self.model.insert((probes.clone(), key.clone()), value);
+                self.model.insert(id, ("probe".into(), text, json!({})));
             }
             let (p50, p99) = (quantile(&mut measured, 0.5), quantile(&mut measured, 0.99));
-            let (from, to) = (from + 1, to + 1);
-            say(&format!("  web{from} -> datastore -> web{to}: p50 {}, p99 {}", duration(p50), duration(p99)));
+            let (from, to) = (self.web[from].name, self.web[to].name);
+            let what = format!("{from} -> datastore -> {to}: p50 {}, p99 {}", duration(p50), duration(p99));
+            claim(p50 < PROPAGATION_MAX, &what)?;
         }
         Ok(())
     }
 
-    /// Drafts of edits and deletions of rows that nobody has touched yet; the model takes them in.
-    fn draft_changes(&mut self, by: &str) -> Vec<Draft> {
-        let mut drafts = Vec::new();
-        let total = EDITS + DELETIONS;
-        // Spread over the table.
-        let step = (self.untouched.len() / (total + 1)).max(1);
-        let keys: Vec<Key> = self.untouched.iter().skip(step / 2).step_by(step).take(total).cloned().collect();
-        self.untouched.retain(|key| keys.binary_search(key).is_err());
-        for (number, key) in keys.into_iter().enumerate() {
-            let (collection, at) = (self.collection.clone(), (self.collection.clone(), key.clone()));
-            let op = if number % 3 == 2 && self.model.contains_key(&at) {
-                self.model.remove(&at);
-                self.deletions.push(key.clone());
-                Op::Delete { collection, key }
-            } else {
-                let value = Bytes::from(serde_json::json!({ "corrected_by": by, "number": number }).to_string());
-                self.model.insert(at, value.clone());
-                Op::Put { collection, key, value }
-            };
-            drafts.push((vec![op], Vec::new()));
-        }
-        drafts
+    /// Numbers of dashboards that nobody has touched yet: to edit, and to delete.
+    fn choose(&mut self) -> (Vec<u64>, Vec<u64>) {
+        let mut chosen = self.untouched.split_off(self.untouched.len().saturating_sub(EDITS + DELETIONS));
+        let deletions = chosen.split_off(chosen.len().saturating_sub(DELETIONS));
+        (chosen, deletions)
     }
 
-    async fn change_both(&mut self, what: &str) -> CtlResult {
-        let deleted_before = self.deletions.len();
-        let drafts = [self.draft_changes("web1"), self.draft_changes("web2")];
-        let wait = true;
-        let (first, second) =
-            tokio::join!(submit_all(&self.web[0], &drafts[0], wait), submit_all(&self.web[1], &drafts[1], wait));
-        let fates = first?.into_iter().chain(second?).collect::<Vec<_>>();
-        let committed = fates.iter().filter(|fate| matches!(fate, Fate::Committed(_) | Fate::Decided(_))).count();
-        let deleted = self.deletions.len() - deleted_before;
-        say(&format!("\n{what}:"));
-        say(&format!("  {} edits and {deleted} deletions, {committed} committed", fates.len() - deleted));
-        if committed != fates.len() {
-            return Err(CtlError::new(format!("{} changes were not committed", fates.len() - committed)));
+    /// Edits and deletes at one webserver; how many of the changes are not decided yet according to its last answer.
+    async fn change(&mut self, at: usize, by: &str) -> Result<u64, CtlError> {
+        let (edits, deletions) = self.choose();
+        let rest = &mut self.web[at].rest;
+        let mut undecided = 0;
+        for id in edits {
+            let path = format!("/api/dashboards/{id}");
+            let answer = rest.call(Method::PUT, &path, &json!({ "Description": by })).await?;
+            undecided = undecided_of(&answer);
+            if let Some((_, description, _)) = self.model.get_mut(&id) {
+                by.clone_into(description);
+            }
         }
+        for id in deletions {
+            let answer = rest.call(Method::DELETE, &format!("/api/dashboards/{id}"), &Value::Null).await?;
+            undecided = undecided_of(&answer);
+            self.model.remove(&id);
+            self.deleted.insert(id);
+        }
+        Ok(undecided)
+    }
+
+    async fn change_both(&mut self) -> CtlResult {
+        say(&format!("\nweb1 and web2 each edit {EDITS} dashboards and delete {DELETIONS}, connected:"));
+        self.change(0, "changed at web1").await?;
+        self.change(1, "changed at web2").await?;
         let head = self.settle().await?;
-        say(&format!("  {} (head {head})", self.positions().await?.trim()));
+        say(&format!("  {} (head {head})", self.positions().await?));
         Ok(())
     }
 
@@ -236,131 +301,149 @@ impl Stage {
         say("\nCutting web2 off: no datagram passes between it and the datastore any more.");
         self.cable.set_cut(true);
         let cut = Instant::now();
-        let drafts = [self.draft_changes("web1"), self.draft_changes("web2 while cut off")];
-        let offline = submit_all(&self.web[1], &drafts[1], false).await?;
-        submit_all(&self.web[0], &drafts[0], true).await?;
-        // Both write one object, and both want to create one that may exist only once.
-        let names = Collection::new("names").map_err(CtlError::new)?;
-        let shared = Key::new("both-write").map_err(CtlError::new)?;
-        let unique = Key::new("only-once").map_err(CtlError::new)?;
-        let absent = Condition::Absent { collection: names.clone(), key: unique.clone() };
-        for (index, wait) in [(0, true), (1, false)] {
-            let value = Bytes::from(format!("\"web{}\"", index + 1));
-            let put = |key: &Key| Op::Put { collection: names.clone(), key: key.clone(), value: value.clone() };
-            submit(&self.web[index], vec![put(&shared)], Vec::new(), wait).await?;
-            submit(&self.web[index], vec![put(&unique)], vec![absent.clone()], wait).await?;
+        wait_for(&self.web[1].admin, "web2 notices", PATIENCE, |status| !status.connected).await?;
+        say(&format!("  web2 noticed within {} and goes on serving", duration(cut.elapsed())));
+        self.change(0, "changed at web1 meanwhile").await?;
+        let undecided = self.change(1, "changed at web2, cut off").await?;
+        // Both change one dashboard, both make a user of one name, and web2 makes and deletes another one.
+        let both = self.untouched.pop().ok_or_else(|| CtlError::new("no dashboard is left"))?;
+        for web in &mut self.web {
+            let change = json!({ "Description": web.name });
+            web.rest.call(Method::PUT, &format!("/api/dashboards/{both}"), &change).await?;
+            web.rest.post("/api/users", &json!({ "User": "carol", "Pass": "carol's password" })).await?;
         }
-        wait_for(&self.web[1], "web2 notices", PATIENCE, |status| !status.connected).await?;
-        let status: Status = self.web[1].item(&Request::Status).await?;
-        say(&format!(
-            "  web2 noticed within {} and works on: {}",
-            duration(cut.elapsed()),
-            self.positions().await?.trim()
-        ));
-        claim(
-            offline.iter().all(|fate| matches!(fate, Fate::Queued)) && status.outbox == offline.len() as u64 + 2,
-            &format!("{} transactions of web2, deletions included, are durable in its outbox", status.outbox),
-        )?;
-        let own = value_of(&self.web[1], &names, &shared).await?;
-        let others = value_of(&self.web[0], &names, &shared).await?;
-        claim(
-            own.as_deref() == Some(b"\"web2\"".as_slice()) && others.as_deref() == Some(b"\"web1\"".as_slice()),
-            "each side reads its own writes meanwhile",
-        )?;
-        say("\nMending the cable:");
+        let dora = self.web[1].rest.post("/api/users", &json!({ "User": "dora", "Pass": "dora's password" })).await?;
+        self.web[1].rest.call(Method::DELETE, &format!("/api/users/{dora}"), &Value::Null).await?;
+        let changes = (EDITS + DELETIONS) as u64;
+        let what = format!("{undecided} changes of web2, deletions included, are durable there and not decided");
+        claim(undecided == changes, &what)?;
+        let mut read = Vec::new();
+        for web in &mut self.web {
+            read.push(web.rest.get(&format!("/api/dashboards/{both}")).await?["Description"].clone());
+        }
+        claim(read == ["web1", "web2"], "each side reads its own writes meanwhile")?;
+        say(&format!("  {}\n\nMending the cable:", self.positions().await?));
         self.cable.set_cut(false);
         let mended = Instant::now();
         self.settle().await?;
-        say(&format!("  level again after {}: {}", duration(mended.elapsed()), self.positions().await?.trim()));
-        // Without a condition the later sequence wins; with one, who came second was refused.
-        self.model.insert((names.clone(), shared), Bytes::from_static(b"\"web2\""));
-        self.model.insert((names, unique), Bytes::from_static(b"\"web1\""));
+        say(&format!("  level again after {}: {}", duration(mended.elapsed()), self.positions().await?));
+        // Without a condition the later sequence wins.
+        if let Some((_, description, _)) = self.model.get_mut(&both) {
+            "web2".clone_into(description);
+        }
         Ok(())
     }
 
-    async fn prove(&self, fleet: &Fleet) -> CtlResult {
+    async fn prove(&mut self, fleet: &Fleet) -> CtlResult {
         say("\nProof:");
         let mut positions = Vec::new();
-        for (_, client) in self.all() {
+        for client in [&self.datastore, &self.web[0].admin, &self.web[1].admin] {
             let Status { log_id, seq, digest, .. } = client.item(&Request::Status).await?;
             positions.push((log_id, seq, digest));
         }
         let (_, seq, digest) = positions[0];
         let what = format!("all three stand at sequence {seq} with state digest {digest}");
         claim(positions.iter().all(|position| *position == positions[0]), &what)?;
-
-        let expected: String =
-            self.model.iter().map(|((collection, key), value)| object_line(collection, key, value) + "\n").collect();
-        let mut equal = true;
-        for (name, _) in self.all() {
-            equal &= fleet.call(name, &["export"])?.stdout == expected.as_bytes();
+        for web in &mut self.web {
+            let mut found = BTreeMap::new();
+            for one in web.rest.get("/api/dashboards?admin=true").await?.as_array().into_iter().flatten() {
+                let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();
+                found.insert(
+                    one["ID"].as_u64().unwrap_or_default(),
+                    (text("Name"), text("Description"), one["Data"].clone()),
+                );
+            }
+            let what = format!("{} lists exactly the {} dashboards that must be", web.name, self.model.len());
+            claim(found == self.model, &what)?;
         }
-        let what =
-            format!("`export` of all three is byte-identical and is what was put in: {} objects", self.model.len());
-        claim(equal, &what)?;
-
-        let (deleted, rejected) = self.read_log().await?;
-        let mut wanted = self.deletions.clone();
-        wanted.sort();
-        claim(deleted == wanted, &format!("`tail` shows each of the {} deletions as an event", wanted.len()))?;
-        let outbox: Vec<OutboxItem> = self.web[1].items(&Request::Outbox).await?;
-        let reason = outbox.iter().find_map(|item| match item {
-            OutboxItem::Rejected(item) => Some(item.reason.clone()),
-            OutboxItem::Pending(_) => None,
-        });
-        let what = format!("one conflict was rejected, and web2 knows why: {}", reason.as_deref().unwrap_or("-"));
-        claim(rejected == 1 && outbox.len() == 1 && reason.is_some(), &what)?;
+        let mut absent = 0;
+        for web in &mut self.web {
+            for id in &self.deleted {
+                let path = format!("/api/dashboards/{id}");
+                let answer = web.rest.ask(Method::GET, &path, "", bytes::Bytes::new()).await?;
+                absent += usize::from(answer.status == StatusCode::NOT_FOUND);
+            }
+        }
+        let deleted = self.deleted.len();
+        claim(absent == 2 * deleted, &format!("none of the {deleted} deleted dashboards has come back, at either"))?;
+        let events = self.deletions_in_log().await?;
+        claim(events == self.deleted, &format!("the log shows each of the {deleted} deletions as an event"))?;
+        self.prove_conflict().await?;
+        let export = fleet.call("datastore", &["export"])?.stdout;
+        let mut is_equal = !export.is_empty();
+        for web in &self.web {
+            is_equal &= fleet.call(web.name, &["export"])?.stdout == export;
+        }
+        claim(is_equal, &format!("`export` of all three is byte-identical: {} bytes", export.len()))?;
         fleet.call("datastore", &["verify"])?;
         claim(true, "`verify`: every checksum, the chain and the digests recomputed from the log")
     }
 
-    /// Keys deleted according to the log, sorted, and the number of rejections.
-    async fn read_log(&self) -> Result<(Vec<Key>, usize), CtlError> {
-        let (mut deleted, mut rejected) = (Vec::new(), 0);
+    async fn prove_conflict(&mut self) -> CtlResult {
+        let mut names = Vec::new();
+        for web in &mut self.web {
+            let users = web.rest.get("/api/users").await?;
+            let users = users.as_array().into_iter().flatten();
+            names.push(users.map(|user| user["User"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>());
+        }
+        claim(names == [["admin", "carol"], ["admin", "carol"]], "there is one carol, and no dora")?;
+        let refused = self.web[1].rest.get("/api/rejections").await?;
+        let reason = refused[0]["Reason"].as_str().unwrap_or_default().to_owned();
+        let is_one = refused.as_array().map(Vec::len) == Some(1);
+        claim(is_one && refused[0]["What"] == "create user carol", &format!("web2 says why its own is not: {reason}"))?;
+        let rest = &mut self.web[1].rest;
+        wait_until("the notification arrives", async || {
+            Ok(rest.get("/api/notifications").await?.to_string().contains("create user carol"))
+        })
+        .await?;
+        claim(true, "whoever made it has a notification")
+    }
+
+    /// Numbers of the dashboards that the log says were deleted.
+    async fn deletions_in_log(&self) -> Result<BTreeSet<u64>, CtlError> {
+        let mut deleted = BTreeSet::new();
         let request = Request::Tail { from: Seq::ZERO, to: None, follow: false };
         self.datastore
             .each(&request, |piece| {
                 let Piece::Frames(frames) = piece else { return Ok(()) };
                 for entry in entries(&frames)? {
-                    match entry.body {
-                        EntryBody::Commit(txn) => deleted.extend(txn.ops.into_iter().filter_map(|op| match op {
-                            Op::Delete { key, .. } => Some(key),
-                            Op::Put { .. } => None,
-                        })),
-                        EntryBody::Reject { .. } => rejected += 1,
-                        EntryBody::Unknown { .. } => {}
-                    }
+                    let EntryBody::Commit(txn) = entry.body else { continue };
+                    deleted.extend(txn.ops.into_iter().filter_map(|op| match op {
+                        Op::Delete { collection, key } if collection.as_str() == "dashboards" => {
+                            key.as_str().parse::<u64>().ok()
+                        }
+                        _ => None,
+                    }));
                 }
                 Ok(())
             })
             .await?;
-        deleted.sort();
-        Ok((deleted, rejected))
+        Ok(deleted)
     }
 }
 
-async fn submit(client: &Client, ops: Vec<Op>, conditions: Vec<Condition>, wait: bool) -> CtlResult {
-    let fates = submit_all(client, &[(ops, conditions)], wait).await?;
-    match fates.first() {
-        Some(Fate::Rejected(_, reason)) => Err(CtlError::new(format!("rejected: {reason}"))),
-        Some(Fate::Deferred(refused)) => Err(CtlError::new(&refused.message)),
-        _ => Ok(()),
-    }
+fn undecided_of(answer: &super::demo_client::Answer) -> u64 {
+    let header = answer.headers.get("gravwell-undecided").and_then(|value| value.to_str().ok());
+    header.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Reads until `value` is there; the time since `began`.
-async fn see(
-    client: &Client,
-    collection: &Collection,
-    key: &Key,
-    value: &Bytes,
-    began: Instant,
-) -> Result<Duration, CtlError> {
+/// Reads until the dashboard has the description; the time since `began`.
+async fn see(rest: &mut Rest, path: &str, description: &str, began: Instant) -> Result<Duration, CtlError> {
     while began.elapsed() < PATIENCE {
-        if value_of(client, collection, key).await?.as_ref() == Some(value) {
+        if rest.get(path).await?["Description"] == description {
             return Ok(began.elapsed());
         }
-        tokio::task::yield_now().await;
     }
-    Err(CtlError::new(format!("a change of {collection}/{key} did not arrive")))
+    Err(CtlError::new(format!("a change of {path} did not arrive")))
+}
+
+async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool, CtlError>) -> CtlResult {
+    let started = Instant::now();
+    while !is_so().await? {
+        if started.elapsed() > PATIENCE {
+            return Err(CtlError::new(format!("{what}: not within {PATIENCE:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }

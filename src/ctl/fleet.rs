@@ -8,26 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
-
 use crate::codec::admin::{Invitation, Request, Status};
-use crate::codec::message::{self, Fate, Kind, Outcome, Row};
-use crate::codec::txn::encode_txn;
-use crate::model::{Collection, Condition, Key, MemberName, Op, OriginCounter, Txn, TxnId};
-use crate::transport::{local, wire};
+use crate::model::MemberName;
+use crate::transport::local;
 
-use super::client::{Client, Piece};
-use super::write::{new_origin, note};
+use super::client::Client;
 use super::{CtlError, CtlResult};
 
 /// A process is given this long to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A process that was asked to stop is given this long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(6);
-
-/// Operations and conditions of one transaction.
-pub(super) type Draft = (Vec<Op>, Vec<Condition>);
 
 /// Processes and their directories.
 pub(super) struct Fleet {
@@ -132,13 +123,23 @@ impl Fleet {
         self.call(name, &["join", &token]).map(|_| ())
     }
 
-    /// Starts a replica that reaches its datastore at `address`, and waits until it answers.
-    pub(super) async fn start_replica(&mut self, name: &str, address: &str) -> Result<Client, CtlError> {
-        self.begin(name, name, &["replica", "--datastore", address, "--log-level", "warn"])?;
+    /// Starts a webserver that listens at `listen` (plain HTTP) and reaches its datastore at `datastore`, and waits until its
+    /// replica answers.
+    pub(super) async fn start_webserver(
+        &mut self,
+        name: &str,
+        listen: &str,
+        datastore: &str,
+    ) -> Result<Client, CtlError> {
+        let options = ["--insecure-disable-https", "--default-password", "--log-level", "warn"];
+        let mut arguments = vec!["webserver", "--listen", listen, "--external-addr", listen, "--datastore", datastore];
+        arguments.extend(options);
+        self.begin(name, name, &arguments)?;
         self.answer(name).await
     }
 
-    async fn answer(&mut self, name: &str) -> Result<Client, CtlError> {
+    /// Waits until a process that was begun answers.
+    pub(super) async fn answer(&mut self, name: &str) -> Result<Client, CtlError> {
         let (dir, started) = (self.dir(name), Instant::now());
         while started.elapsed() < START_TIMEOUT {
             if self.has_ended(name)? {
@@ -192,52 +193,6 @@ impl Drop for Fleet {
         }
         let _ = std::fs::remove_dir_all(&self.base);
     }
-}
-
-/// Commits transactions through one stream; the outcomes come in their order.
-pub(super) async fn submit_all(client: &Client, drafts: &[Draft], wait: bool) -> Result<Vec<Fate>, CtlError> {
-    let origin = new_origin()?;
-    let call = client.call(&Request::Submit { wait }).await?;
-    let (mut read, mut write) = (call.read, call.write);
-    let sending = async {
-        for (counter, (ops, conditions)) in (1..).zip(drafts) {
-            let id = TxnId { origin, counter: OriginCounter(counter) };
-            let (ops, conditions) = (ops.clone(), conditions.clone());
-            let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: note(), conditions, ops };
-            let mut body = Vec::new();
-            encode_txn(&txn, &mut body);
-            write.write_all(&message::encode_raw(Kind::Push, &body)).await.map_err(CtlError::new)?;
-        }
-        Ok::<_, CtlError>(())
-    };
-    let hearing = async {
-        let mut fates = Vec::with_capacity(drafts.len());
-        while fates.len() < drafts.len() {
-            let outcome: Outcome = wire::expect(&mut read, Kind::Outcome).await.map_err(CtlError::new)?;
-            fates.push(outcome.fate);
-        }
-        Ok(fates)
-    };
-    let ((), fates) = tokio::try_join!(sending, hearing)?;
-    write.shutdown().await.map_err(CtlError::new)?;
-    Ok(fates)
-}
-
-/// The value of an object as `client` sees it now.
-pub(super) async fn value_of(client: &Client, collection: &Collection, key: &Key) -> Result<Option<Bytes>, CtlError> {
-    let mut found = None;
-    let request = Request::Get { collection: collection.clone(), key: key.clone(), at: None };
-    client
-        .each(&request, |piece| {
-            if let Piece::Rows(rows) = piece
-                && let Some(Row::Object { value, .. }) = rows.into_iter().next()
-            {
-                found = Some(value);
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(found)
 }
 
 /// Waits until `is_met` holds for the status of `client`.

@@ -6,6 +6,7 @@ mod backup;
 mod bench;
 mod bench_push;
 mod bench_raw;
+mod bench_resource;
 mod blobs;
 mod cable;
 mod cert;
@@ -13,6 +14,7 @@ mod client;
 pub mod datastore;
 mod debug_bundle;
 mod demo;
+mod demo_client;
 mod demo_table;
 mod diff;
 mod doctor;
@@ -114,6 +116,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Datastore(mut datastore) => {
             datastore.data_dir = Some(data_dir);
             datastore::run(datastore).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
+        }
+        Command::Webserver(mut webserver) => {
+            webserver.data_dir = Some(data_dir);
+            webserver::run(webserver).await.map_err(CtlError::new)
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
         Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,

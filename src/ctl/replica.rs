@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::replica::ReplicaOptions;
+use crate::replica::contents::ContentsOptions;
 use crate::replica::service::{PeerListening, Service};
 use crate::telemetry::{logging, notify};
 
@@ -13,9 +14,11 @@ use super::{CtlError, CtlResult, datastore, monitor};
 /// Runs until interrupted.
 pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     let _level = logging::start(&args.log_level, logging::LogFormat::Text);
-    let options = ReplicaOptions { external_addr: args.external_addr, ..ReplicaOptions::default() };
-    // Without a webserver there is nothing to ask it for.
-    let service = Service::start(dir, args.datastores, options, PeerListening::Apart).await.map_err(CtlError::new)?;
+    let contents = args.resources.then(ContentsOptions::default);
+    let options = ReplicaOptions { external_addr: args.external_addr, contents, ..ReplicaOptions::default() };
+    // Without a webserver there is nothing that others would ask it for.
+    let peers = if args.resources { PeerListening::Outgoing } else { PeerListening::Apart };
+    let service = Service::start(dir, args.datastores, options, peers).await.map_err(CtlError::new)?;
     let _monitor = match args.metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;

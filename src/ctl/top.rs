@@ -143,8 +143,8 @@ fn lines(view: &View) -> Vec<String> {
     let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.1} transactions/s"));
     let Status { head, horizon, floor, subscribers, objects, log_bytes, disk_free_bytes, .. } = datastore;
     let heading = format!(
-        "{:<16} {:<10} {:>10} {:>8} {:>7} {:>8}  {:<24} HEALTH",
-        "NAME", "ROLE", "APPLIED", "LAG", "OUTBOX", "REJECTED", "EXTERNAL"
+        "{:<16} {:<10} {:>10} {:>8} {:>7} {:>8}  {:<10} EXTERNAL",
+        "NAME", "ROLE", "APPLIED", "LAG", "OUTBOX", "REJECTED", "HEALTH"
     );
     let mut lines = vec![
         format!("{time}  datastore {} ({}): {health}", datastore.address, datastore.version),
@@ -154,13 +154,14 @@ fn lines(view: &View) -> Vec<String> {
         style(heading).bold().to_string(),
     ];
     for row in members {
+        let padded = format!("{:<10}", row.health);
         let health = match row.health.as_str() {
-            "good" => style("good").green(),
-            "away" => style("away").yellow(),
-            other => style(other).red(),
+            "good" => style(padded).green(),
+            "away" => style(padded).yellow(),
+            _ => style(padded).red(),
         };
         lines.push(format!(
-            "{:<16} {:<10} {:>10} {:>8} {:>7} {:>8}  {:<24} {health}",
+            "{:<16} {:<10} {:>10} {:>8} {:>7} {:>8}  {health} {}",
             row.name,
             row.role,
             or_dash(row.applied),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::config::webserver::WebserverConfig;
 use crate::config::{ConfigError, Warning};
 use crate::telemetry::{logging, notify};
+use crate::web::orders::Order;
 use crate::web::server::{Webserver, WebserverError};
 
 use super::datastore::{REPORT_EVERY, stop_signal};
@@ -39,7 +40,7 @@ pub enum RunError {
 #[derive(Clone, Debug, clap::Args)]
 pub struct WebserverArgs {
     /// Configuration file, with `FILE.d/*.conf` laid over it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where to listen (TCP) [default: all addresses, port 443].
     #[arg(long, value_name = "ADDR:PORT")]
@@ -120,7 +121,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = config.metrics;
-    let webserver = Webserver::start(config).await?;
+    let mut webserver = Webserver::start(config).await?;
     let _monitor = match metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;
@@ -140,6 +141,10 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
                 reload(&args, &level, &webserver);
                 notify::ready(&webserver.summary());
             }
+            order = webserver.order() => match order {
+                Order::LogLevel(filter) => level.set(&filter),
+                Order::Restart => webserver = restarted(&args, webserver).await?,
+            },
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&webserver.summary());
@@ -150,6 +155,29 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     tracing::info!("stopping");
     webserver.stop().await;
     Ok(())
+}
+
+/// Ends a webserver and starts one with the configuration as it is now, within the same process. One that cannot be used
+/// ends nothing.
+async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserver, RunError> {
+    let (config, warnings) = match settings(args) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(%error, "not restarted: the configuration cannot be used");
+            return Ok(webserver);
+        }
+    };
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    notify::reloading();
+    // The address stays the same, so that clients find it again.
+    let address = webserver.address();
+    webserver.stop().await;
+    let listen = if config.port == 0 { (Some(address.ip()), address.port()) } else { (config.listen, config.port) };
+    let config = WebserverConfig { listen: listen.0, port: listen.1, ..config };
+    let webserver = Webserver::start(config).await?;
+    tracing::info!("{}", webserver.summary());
+    notify::ready(&webserver.summary());
+    Ok(webserver)
 }
 
 fn settings(args: &WebserverArgs) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {

@@ -8,6 +8,7 @@ use super::history::Entry;
 use super::passwords::Password;
 use super::preferences::Preference;
 use super::record::Stored;
+use super::searches::Search;
 use super::sessions::Session;
 use super::tokens::Token;
 use super::users::{self, Admin, Lock, Membership, User, UserName};
@@ -108,6 +109,11 @@ pub fn delete_user(store: &Store, user: &User) -> Result<Writes, StoreError> {
     delete_all::<Session>(store, uid, &mut writes)?;
     delete_all::<Token>(store, uid, &mut writes)?;
     delete_all::<Entry>(store, uid, &mut writes)?;
+    for search in store.list::<Search>("")?.into_iter().map(|record| record.value) {
+        if search.uid == uid && !search.global && search.gids.is_empty() {
+            writes.delete::<Search>(&search.id)?;
+        }
+    }
     Ok(writes)
 }
 

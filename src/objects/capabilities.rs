@@ -167,6 +167,28 @@ pub fn of_person(store: &Store, person: &Person) -> Result<HashSet<String>, Stor
     Ok(granted)
 }
 
+/// Tags, or patterns of tags, that a person was granted, directly or through groups.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn tags_of_person(store: &Store, person: &Person) -> Result<Vec<String>, StoreError> {
+    let holders = std::iter::once(Holder::User(person.uid)).chain(person.groups.iter().copied().map(Holder::Group));
+    let mut granted = Vec::new();
+    for holder in holders {
+        granted.extend(store.get::<TagGrants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default());
+    }
+    Ok(granted)
+}
+
+/// Whether a pattern, in which `*` stands for anything, means a tag.
+#[must_use]
+pub fn means_tag(pattern: &str, tag: &str) -> bool {
+    let Some((begin, rest)) = pattern.split_once('*') else { return pattern == tag };
+    let Some(left) = tag.strip_prefix(begin) else { return false };
+    let mut from = left.char_indices().map(|(at, _)| at).chain([left.len()]);
+    from.any(|at| means_tag(rest, &left[at..]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,5 +201,20 @@ mod tests {
             assert_eq!(named(&capability.name.to_lowercase()).expect("known").number, capability.number);
         }
         assert!(named("nothing").is_none());
+    }
+
+    #[test]
+    fn patterns_of_tags() {
+        for (pattern, tag, wanted) in [
+            ("journal", "journal", true),
+            ("j*", "journal", true),
+            ("*", "x", true),
+            ("*nal", "journal", true),
+            ("j*x", "journal", false),
+            ("", "x", false),
+            ("a*b*c", "aXbYc", true),
+        ] {
+            assert_eq!(means_tag(pattern, tag), wanted, "{pattern} {tag}");
+        }
     }
 }

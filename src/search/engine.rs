@@ -7,7 +7,7 @@ use super::control::{Control, Stopped};
 use super::filter::Runner;
 use super::query::{Query, Stage};
 use super::results::{Summary, Writer};
-use super::source::{self, Range, Source, Words};
+use super::source::{self, Range, Sources, Words};
 use super::stages::{self, Failure, Rows};
 
 /// Rows are shown to readers after this long at the latest, while more come.
@@ -18,7 +18,7 @@ pub struct Job {
     /// The query.
     pub query: Query,
     /// Where its rows come from.
-    pub sources: Vec<(u16, Box<dyn Source>)>,
+    pub sources: Sources,
     /// The stretch of time.
     pub range: Range,
     /// Its switches.

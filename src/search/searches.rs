@@ -14,14 +14,15 @@ use super::engine::{self, End, Job, Outcome};
 use super::filter::Runner;
 use super::query::{self, Query, QueryError};
 use super::results::{Results, ResultsError, Writer};
-use super::source::{self, Indexer, Range, Source, Surroundings};
+use super::source::{self, Indexer, Range, Sources, Surroundings};
+use crate::objects::capabilities::tags_of_person;
 use crate::objects::contents::{self, Upload, UploadError};
 use crate::objects::history::{self, Entry};
 use crate::objects::searches::{Search, State};
 use crate::objects::sessions::random;
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
-use crate::objects::users::User;
+use crate::objects::users::{Admin, User};
 use crate::objects::{CommitError, Moment, Store, StoreError, Writes};
 use crate::replica::Change;
 
@@ -33,6 +34,8 @@ const DEFAULT_RANGE_S: u64 = 3600;
 const UNKNOWN_AFTER: Duration = Duration::from_secs(3600);
 /// Searches of a webserver that does not clear them away itself are cleared away by others after this long.
 const FORSAKEN_S: u64 = 7 * 24 * 3600;
+/// Files of results that are kept open.
+const OPENED_MAX: usize = 64;
 /// Bytes that are read at once to be saved.
 const SAVE_BYTES: usize = 256 << 10;
 
@@ -51,6 +54,8 @@ pub struct Options {
     pub keep_s: u64,
     /// Entries of a user's history.
     pub history_max: usize,
+    /// Whether tags of indexers must have been granted.
+    pub tags_are_granted: bool,
     /// Indexers.
     pub indexers: Arc<Vec<Indexer>>,
 }
@@ -182,7 +187,7 @@ pub struct Searches {
 /// A query that may begin.
 struct Prepared {
     query: Query,
-    sources: Vec<(u16, Box<dyn Source>)>,
+    sources: Sources,
     since: Moment,
     until: Moment,
 }
@@ -216,9 +221,14 @@ impl Searches {
     }
 
     /// What sources need for a person.
-    #[must_use]
-    pub fn around(&self, person: &Person) -> Surroundings {
-        Surroundings { store: self.store.clone(), person: person.clone(), indexers: Arc::clone(&self.options.indexers) }
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn around(&self, person: &Person) -> Result<Surroundings, StoreError> {
+        let is_limited = self.options.tags_are_granted && !self.store.has::<Admin>(&person.uid.to_string())?;
+        let granted = is_limited.then(|| tags_of_person(&self.store, person)).transpose()?;
+        let (store, person) = (self.store.clone(), person.clone());
+        Ok(Surroundings { store, person, indexers: Arc::clone(&self.options.indexers), granted })
     }
 
     fn file(&self, id: &str) -> PathBuf {
@@ -231,7 +241,8 @@ impl Searches {
     /// Names the column.
     pub async fn check(&self, person: &Person, text: &str) -> Result<Query, QueryError> {
         let query = query::parse(text, Moment::now())?;
-        source::open(&query, &self.around(person))?;
+        let around = self.around(person).map_err(|error| QueryError::at(text, 0, error.to_string()))?;
+        source::open(&query, &around)?;
         let (runner, checked) = (self.runner.clone(), query.clone());
         let check = tokio::task::spawn_blocking(move || runner.check(&checked)).await;
         check.map_err(|error| QueryError::at(text, 0, error.to_string()))??;
@@ -240,7 +251,7 @@ impl Searches {
 
     async fn prepare(&self, person: &Person, launch: &Launch) -> Result<Prepared, SearchError> {
         let query = self.check(person, &launch.query).await?;
-        let sources = source::open(&query, &self.around(person))?;
+        let sources = source::open(&query, &self.around(person)?)?;
         let until = query.until.or(launch.until).unwrap_or_else(Moment::now);
         let back = i64::try_from(DEFAULT_RANGE_S * 1_000_000_000).unwrap_or(i64::MAX);
         let since = query.since.or(launch.since).unwrap_or_else(|| Moment::from_ns(until.ns().saturating_sub(back)));
@@ -402,6 +413,10 @@ impl Searches {
             tracing::warn!(%error, id = search.id, "the end of a search could not be told");
         }
         live.done.send_replace(true);
+        // From now on its results are opened when somebody wants them; a passing one is forgotten by whoever asked.
+        if !is_passing {
+            locked(&self.live).remove(&search.id);
+        }
     }
 
     async fn write_ending(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
@@ -507,20 +522,21 @@ impl Searches {
             }
             error => error.into(),
         })?;
-        locked(&self.opened).insert(search.id.clone(), Arc::clone(&opened));
+        let mut kept = locked(&self.opened);
+        // Whoever reads keeps what they read; files are few.
+        if kept.len() >= OPENED_MAX {
+            kept.clear();
+        }
+        kept.insert(search.id.clone(), Arc::clone(&opened));
         Ok(opened)
     }
 
-    /// Stops a search that runs here.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn stop(&self, id: &str) -> Result<(), SearchError> {
-        let live = self.live(id).filter(|live| !*live.done.borrow());
-        let live = live.ok_or_else(|| SearchError::Conflict("the search has ended already".into()))?;
-        live.stop();
-        live.ended().await;
-        Ok(())
+    /// Stops a search that runs here and waits for its end; one that has ended needs no stop.
+    pub async fn stop(&self, id: &str) {
+        if let Some(live) = self.live(id) {
+            live.stop();
+            live.ended().await;
+        }
     }
 
     /// Makes the results of a search of this webserver a content that every webserver has. Waits for its end.

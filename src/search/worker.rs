@@ -61,7 +61,11 @@ pub fn run_if_asked() -> Option<ExitCode> {
     }
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(60);
     let code = arguments.next().unwrap_or_default();
-    Some(match bound(seconds).and_then(|()| run(&code)) {
+    if let Err(error) = bound(seconds) {
+        println!("-0 the bounds of a filter cannot be set: {error}");
+        return Some(ExitCode::FAILURE);
+    }
+    Some(match run(&code) {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads any more, or nobody writes: either way there is nothing to do.
         Err(_) => ExitCode::FAILURE,

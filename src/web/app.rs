@@ -14,6 +14,7 @@ use crate::peer::Peers;
 use crate::search::searches::Searches;
 
 use super::limiter::Limiter;
+use super::orders::Orders;
 
 /// A running webserver.
 pub(super) struct App {
@@ -28,6 +29,7 @@ pub(super) struct App {
     /// With what this webserver signs.
     pub key: SigningKey,
     pub limiter: Limiter,
+    pub orders: Orders,
     pub started: Instant,
     /// Whether it keeps a log of its own.
     pub stands_alone: bool,

@@ -15,6 +15,7 @@ mod leftover;
 mod limiter;
 mod lingering;
 mod listener;
+pub mod orders;
 mod position;
 mod routes;
 mod searching;

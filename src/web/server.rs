@@ -13,6 +13,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum_server::Handle;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tower_http::normalize_path::NormalizePath;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -37,6 +38,7 @@ use crate::search::source::{Indexer, http};
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::limiter::Limiter;
+use super::orders::{Order, Orders};
 use super::searching::Asked;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
@@ -95,6 +97,7 @@ pub struct Webserver {
     tasks: JoinSet<()>,
     /// Asks for the certificate's files to be read again.
     reread: Arc<Notify>,
+    orders: Receiver<Order>,
 }
 
 pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> WebserverError {
@@ -116,6 +119,7 @@ fn search_options(config: &WebserverConfig) -> Result<Options, WebserverError> {
         per_user_max: config.searches_per_user,
         keep_s: config.search_keep_s,
         history_max: config.history_max,
+        tags_are_granted: config.capability_control,
         indexers: Arc::new(indexers),
     })
 }
@@ -181,7 +185,9 @@ impl Webserver {
         }
         let window = Duration::from_secs(config.login_window_s);
         let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
+        let (orders_given, orders) = Orders::new(&config.log_level);
         let app = Arc::new(App {
+            orders: orders_given,
             searches: Arc::new(searches),
             peers: service.peers.clone(),
             ids: Ids::open(&data_dir),
@@ -204,6 +210,7 @@ impl Webserver {
             address: app.config.listen_address(),
             tasks: JoinSet::new(),
             reread: Arc::new(Notify::new()),
+            orders,
             app,
         };
         webserver.listen()?;
@@ -265,6 +272,15 @@ impl Webserver {
     #[must_use]
     pub fn summary(&self) -> String {
         format!("{}, {}", self.url(), self.service.summary())
+    }
+
+    /// Waits for what an administrator orders through the API.
+    pub async fn order(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
+            // The other end lives as long as this does.
+            None => std::future::pending().await,
+        }
     }
 
     /// Reads the certificate's files again now, as SIGHUP asks for.

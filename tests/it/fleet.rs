@@ -313,3 +313,9 @@ impl History {
         self.live.iter().map(line).collect()
     }
 }
+
+/// Whether a program of the host that a test needs must be there, as continuous integration says; otherwise the test is
+/// skipped visibly without it.
+pub fn tools_are_required() -> bool {
+    std::env::var("GRAVWELL_TOOLS").is_ok_and(|wanted| wanted == "required")
+}

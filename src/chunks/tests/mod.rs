@@ -3,6 +3,7 @@
 mod crash;
 mod delta;
 mod rot;
+mod threads;
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -20,6 +20,7 @@ use super::query::{Query, QueryError, Word};
 use super::row::{ROW_BYTES_MAX, Row};
 use super::stages::{Failure, Rows};
 use crate::objects::Store;
+use crate::objects::capabilities::means_tag;
 use crate::objects::sharing::Person;
 
 pub use journal::Indexer;
@@ -170,14 +171,25 @@ pub struct Surroundings {
     pub person: Person,
     /// The configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
+    /// Patterns of the tags of indexers that the person may search; `None`: all.
+    pub granted: Option<Vec<String>>,
 }
+
+impl Surroundings {
+    fn may_search(&self, tag: &str) -> bool {
+        self.granted.as_ref().is_none_or(|granted| granted.iter().any(|pattern| means_tag(pattern, tag)))
+    }
+}
+
+/// Sources, each with the place of its tag in the query.
+pub type Sources = Vec<(u16, Box<dyn Source>)>;
 
 /// The sources that a query names, each with the place of its tag. Looks for everything that can be refused before it begins.
 ///
 /// # Errors
 /// Names the column of a tag that is not known, or not open to the person.
-pub fn open(query: &Query, around: &Surroundings) -> Result<Vec<(u16, Box<dyn Source>)>, QueryError> {
-    let mut sources: Vec<(u16, Box<dyn Source>)> = Vec::new();
+pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError> {
+    let mut sources: Sources = Vec::new();
     for (number, tag) in (0u16..).zip(&query.tags) {
         let wrong = |message: String| QueryError::at(&query.text, tag.at, message);
         if tag.name == "audit" {
@@ -187,7 +199,12 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Vec<(u16, Box<dyn So
         } else {
             let found: Vec<&Indexer> = around.indexers.iter().filter(|indexer| indexer.tag() == tag.name).collect();
             if found.is_empty() {
-                return Err(wrong(unknown(&tag.name, around)));
+                // Clients know this sentence.
+                let message = format!("Could not match tag spec {} against any known tags", tag.name);
+                return Err(wrong(message));
+            }
+            if !around.may_search(&tag.name) {
+                return Err(wrong(format!("the tag {} was not granted to you: ask an administrator", tag.name)));
             }
             for indexer in found {
                 sources.push((number, Box::new(indexer.clone())));
@@ -197,16 +214,11 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Vec<(u16, Box<dyn So
     Ok(sources)
 }
 
-/// Clients know this sentence.
-fn unknown(name: &str, around: &Surroundings) -> String {
-    let known = tags(around).join(", ");
-    format!("Could not match tag spec {name} against any known tags: {known}")
-}
-
 /// The tags that a person may search, without resources.
 #[must_use]
 pub fn tags(around: &Surroundings) -> Vec<String> {
-    let mut tags: Vec<String> = around.indexers.iter().map(|indexer| indexer.tag().to_owned()).collect();
+    let mut tags: Vec<String> =
+        around.indexers.iter().map(|indexer| indexer.tag().to_owned()).filter(|tag| around.may_search(tag)).collect();
     if around.person.admin {
         tags.push("audit".into());
     }
@@ -217,7 +229,7 @@ pub fn tags(around: &Surroundings) -> Vec<String> {
 
 /// Begins all sources and merges their rows by time. Sources that fail are named in warnings; when all do, the rows end with
 /// that failure.
-pub fn merged(sources: Vec<(u16, Box<dyn Source>)>, range: Range, words: &Words, control: &Arc<Control>) -> Rows {
+pub fn merged(sources: Sources, range: Range, words: &Words, control: &Arc<Control>) -> Rows {
     let failures: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
     let mut inputs = Vec::with_capacity(sources.len());
     for (tag, source) in sources {

@@ -65,7 +65,7 @@ fn form(name: &str, begin: &[u8]) -> Form {
 fn csv_rows(reader: impl Read, mut row: impl FnMut(Bytes) -> Result<(), String>) -> Result<(), String> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
     let wrong = |error: csv::Error| format!("not CSV: {error}");
-    let head: Vec<String> = reader.byte_headers().map_err(wrong)?.iter().map(|name| text(name)).collect();
+    let head: Vec<String> = reader.byte_headers().map_err(wrong)?.iter().map(text).collect();
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(wrong)? {
         let mut line = Vec::with_capacity(record.as_slice().len() * 2 + head.len() * 16);

@@ -33,8 +33,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn tags(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
-    Json(json!(source::tags(&app.searches.around(&caller.person))))
+async fn tags(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    Ok(Json(json!(source::tags(&app.searches.around(&caller.person)?))))
 }
 
 #[derive(Default, Deserialize)]

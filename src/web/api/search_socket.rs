@@ -381,7 +381,8 @@ mod tests {
                 .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().expect("value")))
                 .collect()
         };
-        let cases: [(&[(&str, &str)], Option<&str>, bool); 5] = [
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Pairs<'_>, Option<&str>, bool); 5] = [
             (&[("host", "w:1")], None, true),
             (&[("host", "w:1"), ("origin", "wss://W:1")], None, true),
             (&[("host", "w:1"), ("origin", "https://evil")], None, false),

@@ -16,6 +16,7 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
 use crate::web::input::Input;
+use crate::web::orders::Orders;
 use crate::web::routes::{Route, get, post, put};
 
 /// Largest JSON body.
@@ -35,8 +36,14 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/language", Nobody, "Tells the default language.", language),
         get("/api/stats/ping", User(Some("SystemInfoRead")), "Tells which parts answer.", ping),
         get("/api/logging", Admin, "Tells the level of logging.", logging),
-        put("/api/logging", Admin, "Accepts a level of logging; the configuration decides.", set_logging),
+        put(
+            "/api/logging",
+            Admin,
+            "Sets the level of logging until the process ends or reads its configuration.",
+            set_logging,
+        ),
         post("/api/logging/{level}", Admin, "Writes a line into the log.", write_log),
+        post("/api/restart/webserver", Admin, "Restarts this webserver; requests under way are answered.", restart),
         get("/license/status", Nobody, "Says that no licence is needed.", licence),
         get("/api/health", Nobody, "Says that the webserver lives.", || async { DONE }),
         get("/api/ready", Nobody, "Says whether a balancer should send requests here; 503 when not.", ready),
@@ -95,12 +102,33 @@ async fn ping(State(app): State<AppRef>) -> Json<Value> {
 }
 
 async fn logging(State(app): State<AppRef>) -> Json<Value> {
-    let levels = ["Off", "Error", "Warn", "Info", "Web Access"];
-    Json(json!({ "Levels": levels, "Current": app.config.log_level }))
+    Json(json!({ "Levels": Orders::levels(), "Current": app.orders.level() }))
 }
 
-async fn set_logging() -> ApiResult<Json<Value>> {
-    Err(ApiError::conflict("the level of logging is set by Log-Level in the configuration"))
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Level {
+    level: String,
+}
+
+async fn set_logging(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Input(Level { level }): Input<Level>,
+) -> ApiResult<Json<Value>> {
+    if !app.orders.set_level(&level) {
+        return Err(ApiError::bad(format!("{level:?} is not a level: use one of {:?}", Orders::levels())));
+    }
+    tracing::warn!(user = caller.user, level, "the level of logging was changed");
+    Ok(DONE)
+}
+
+async fn restart(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    if !app.orders.restart() {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is under way already"));
+    }
+    tracing::warn!(user = caller.user, "a restart was ordered");
+    Ok(DONE)
 }
 
 #[derive(Default, Deserialize)]

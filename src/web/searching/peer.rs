@@ -35,8 +35,12 @@ use crate::web::error::{ApiError, ApiResult};
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Largest piece of a file.
 const PIECE_BYTES_MAX: usize = 16 << 20;
-/// Longest wait for a head: saving takes long.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest wait for the head of an answer: whoever was killed is not noticed at once.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The same, when results are saved.
+const PATIENCE_SAVING: Duration = Duration::from_secs(300);
+/// A webserver that has answered keeps the stream open for this long until the answer was taken.
+const LINGER: Duration = Duration::from_secs(300);
 /// Longest wait for a question.
 const QUESTION: Duration = Duration::from_secs(10);
 /// Longest wait until what the asker has seen is here.
@@ -107,6 +111,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
+    let patience = if matches!(deed, Deed::Save(_)) { PATIENCE_SAVING } else { PATIENCE };
     let question = Question {
         uid: who.person.uid,
         as_admin: who.person.admin,
@@ -119,7 +124,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
         write(&mut stream.send, &question).await?;
         read::<Head>(&mut stream.receive).await
     };
-    let head = tokio::time::timeout(PATIENCE, asked).await.map_err(|_| away(search, "it does not answer"))?;
+    let head = tokio::time::timeout(patience, asked).await.map_err(|_| away(search, "it does not answer"))?;
     let head = head.map_err(|error| away(search, error))?;
     if !head.error.is_empty() {
         let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -198,7 +203,7 @@ impl Handler for Asked {
             }
             let _ = send.finish();
             // The answer is on its way; whoever asked closes the stream.
-            let _ = tokio::time::timeout(PATIENCE, send.stopped()).await;
+            let _ = tokio::time::timeout(LINGER, send.stopped()).await;
             Ok(())
         })
     }

@@ -119,7 +119,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             Ok(Answer::File { kind: format.content_type().into(), name, body })
         }
         Deed::Stop => {
-            app.searches.stop(&search.id).await?;
+            app.searches.stop(&search.id).await;
             Ok(Answer::Value(Value::Null))
         }
         Deed::Save(saving) => {

@@ -7,14 +7,13 @@ mod service;
 
 use std::process::Command;
 
-/// Whether a program of the host is there. Without it a test is skipped visibly, unless `GRAVWELL_TOOLS=required`, which
-/// continuous integration sets.
+/// Whether a program of the host is there. Without it a test is skipped visibly, or fails where all tools are required.
 pub fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().expect("sh");
     if found.status.success() {
         return true;
     }
-    assert!(std::env::var("GRAVWELL_TOOLS").as_deref() != Ok("required"), "{program} is not installed");
+    assert!(!crate::fleet::tools_are_required(), "{program} is not installed");
     eprintln!("SKIPPED: {program} is not installed");
     false
 }

@@ -112,6 +112,7 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     assert_eq!((code, level_of(&found, "process", "none runs on")), (1, "problem".into()));
     let _datastore = fleet.datastore();
     web.terminate();
+    fleet.wait("the datastore notices", || fleet.ok("d", &["presence", "--json"]).is_empty());
     let (code, found) = doctor(&fleet, "d", &config);
     assert_eq!((code, level_of(&found, "members", "1 of 1 are away: a")), (0, "warning".into()));
     let (code, found) = doctor(&fleet, "a", &config);

@@ -173,6 +173,36 @@ fn resources(two: &Two) {
     b.sees(&test("empty"), "no resources");
 }
 
+fn searching(two: &Two) {
+    let Two { site, a, b, .. } = two;
+    let query = "tag=audit bob | table user op collection";
+    a.go("/search");
+    a.fill(&test("field-query"), "tag=audit | nonsense");
+    a.sees(&test("mistake"), "Column 13");
+    a.fill(&test("field-query"), query);
+    a.click(&test("run"));
+    a.sees(&test("search-state"), "done");
+    a.sees(&test("result-row"), "admin");
+    b.go("/searches");
+    b.sees(&row(query), "done");
+    b.click(&within(query, "open"));
+    b.sees(&test("holder"), "a");
+    b.sees(&test("result-row"), "admin");
+    b.sees(".histogram-ends", "20");
+    b.click(&test("save-search"));
+    a.sees(".facts", "at every webserver");
+    a.click(&test("share"));
+    a.click(&test("share-read-readers"));
+    a.save();
+    two.go("/history");
+    b.click(&within(query, "again"));
+    let typed = || b.run("return document.querySelector('#query')?.value ?? ''");
+    site.fleet.wait("the query is in the form again", || typed() == query);
+    two.go("/searches");
+    b.delete(query);
+    a.misses(&row(query));
+}
+
 fn own_things(two: &Two) {
     let Two { site, a, b, .. } = two;
     two.go("/tokens");
@@ -250,6 +280,7 @@ fn w29_what_is_done_in_one_browser_is_seen_in_the_other() {
     people(&two);
     dashboards(&two);
     resources(&two);
+    searching(&two);
     own_things(&two);
     endings(&two);
 }
@@ -319,10 +350,16 @@ fn w31_pictures_of_every_page() {
     admin.made("/api/tokens", &json!({ "name": "nightly report", "description": "reads dashboards", "capabilities": ["DashboardRead", "ResourceRead"] }));
     admin.made("/api/notifications/broadcast", &json!({ "Msg": "Maintenance at noon", "Level": "warn" }));
     admin.made("/api/searchhistory", &json!({ "UserQuery": "tag=web grep error | count by host | table host count" }));
+    let query = json!({ "SearchString": "tag=audit | {user, what, op, collection, key}" });
+    let search = admin.made("/api/searchctrl/launch", &query)["SearchID"].clone();
+    let search = search.as_str().expect("an id");
     admin.changed("/api/users/1/preferences", &json!({ "timezone": "UTC" }));
     two.site.converges();
     let pages = [
         ("fleet", "/fleet".to_owned()),
+        ("search", "/search".into()),
+        ("results", format!("/search/{search}")),
+        ("searches", "/searches".into()),
         ("users", "/users".into()),
         ("user", format!("/users/{uid}")),
         ("groups", "/groups".into()),

@@ -87,6 +87,11 @@ impl Client {
         Answer { status, headers, body }
     }
 
+    /// Deletes, if somebody is there to be told.
+    pub fn try_delete(&self, path: &str) {
+        let _ = self.send("DELETE", path, None, SendBody::none());
+    }
+
     /// Whether anybody answers.
     pub fn answers(&self) -> bool {
         self.send("GET", "/api/version", None, SendBody::none()).is_ok_and(|response| response.status() == 200)

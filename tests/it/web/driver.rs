@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 
-/// Set where a missing browser is a failure instead of a reason to skip.
-const REQUIRED: &str = "GRAVWELL_BROWSER";
 /// Longest wait for anything on a page.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Name of an element's reference in the protocol.
@@ -32,7 +30,7 @@ impl Driver {
     /// Starts it; `None`, and a line that says so, where there is no browser.
     pub fn start() -> Option<Driver> {
         let (Some(driver), Some(_)) = (program("chromedriver"), program("chromium")) else {
-            assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but there is no Chromium");
+            assert!(!crate::fleet::tools_are_required(), "chromium or chromedriver is not installed");
             eprintln!("SKIPPED: there is no Chromium here; install the packages chromium and chromium-driver");
             return None;
         };
@@ -86,9 +84,8 @@ pub struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.client.delete(&format!("/session/{}", self.session));
-        }
+        // A browser outlives its driver: whatever happened, it must be told to end.
+        self.client.try_delete(&format!("/session/{}", self.session));
     }
 }
 

@@ -20,7 +20,7 @@ fn program(name: &str) -> Option<PathBuf> {
     let found = ["/usr/lib/systemd", "/lib/systemd"].map(|dir| Path::new(dir).join(name));
     let found = found.into_iter().find(|path| path.exists());
     if found.is_none() {
-        assert!(std::env::var_os("GRAVWELL_JOURNALS").is_none(), "{name} is missing: install systemd-journal-remote");
+        assert!(!crate::fleet::tools_are_required(), "{name} is missing: install systemd-journal-remote");
         eprintln!("LEFT OUT: {name} is missing; install systemd-journal-remote");
     }
     found

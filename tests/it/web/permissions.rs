@@ -27,6 +27,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/info/whoami", "umatT"),
     ("GET", "/api/users/{uid}/sessions", "mat"),
     ("GET", "/api/users/su/{uid}", "a"),
+    ("GET", "/api/mfa", "umatT"),
+    ("DELETE", "/api/users/{uid}/mfa/clear", "a"),
     ("GET", "/api/users", "umaT"),
     ("POST", "/api/users", "a"),
     ("GET", "/api/users/{uid}", "mat"),
@@ -142,6 +144,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/logging", "a"),
     ("PUT", "/api/logging", "a"),
     ("POST", "/api/logging/{level}", "a"),
+    ("POST", "/api/restart/webserver", "a"),
     ("GET", "/license/status", "numatT"),
     ("GET", "/api/health", "numatT"),
     ("GET", "/api/ready", "numatT"),
@@ -159,8 +162,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/openapi.json", "numatT"),
 ];
 const LETTERS: &str = "numatT";
-/// Streams that do not end by themselves: only refusals are looked at.
-const ENDLESS: [&str; 2] = ["/api/events", "/api/log/live"];
+/// Streams that do not end by themselves, and what ends the webserver: only refusals are looked at.
+const ENDLESS: [&str; 3] = ["/api/events", "/api/log/live", "/api/restart/webserver"];
 /// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
 const HIDDEN: [&str; 4] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}", "/api/searchctrl/{id}"];
 

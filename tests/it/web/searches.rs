@@ -50,7 +50,8 @@ pub(super) fn text(client: &Client, query: &str) -> String {
 }
 
 pub(super) fn numbers(count: usize) -> String {
-    let line = |n: usize| format!("{{\"n\":{n},\"kind\":\"{}\"}}\n", if n % 3 == 0 { "fizz" } else { "plain" });
+    let line =
+        |n: usize| format!("{{\"n\":{n},\"kind\":\"{}\"}}\n", if n.is_multiple_of(3) { "fizz" } else { "plain" });
     (1..=count).map(line).collect()
 }
 
@@ -197,12 +198,11 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
     assert_eq!(saved.status, 200, "{}", saved.text());
     assert_eq!(saved.json()["Saved"], true);
     site.converges();
-    let before: Vec<Vec<u8>> = formats.iter().map(|format| of(&b, format)).collect();
+    // Nobody has read the saved results there before.
     site.a.kill();
     for (format, wanted) in formats.iter().zip(&at_a) {
         assert!(of(&b, format) == *wanted, "{format} of a saved search without its webserver");
     }
-    assert!(before == at_a);
     let refused = b.get(&format!("{unsaved}/download/text"));
     assert_eq!(refused.status, 503);
     assert!(refused.text().contains("webserver a, which cannot be reached"), "{}", refused.text());

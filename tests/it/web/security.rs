@@ -143,3 +143,27 @@ fn w28_nothing_tells_what_exists() {
     let (known, unknown) = (login("bob"), login("nobody"));
     assert_eq!((known.status, known.text()), (unknown.status, unknown.text()));
 }
+
+#[test]
+fn w32_an_administrator_changes_the_level_of_logging_and_restarts() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    assert_eq!(admin.ok("GET", "/api/logging")["Current"], "Info");
+    assert!(!fleet.log_of("a").contains("/api/testauth"));
+    admin.changed("/api/logging", &json!({ "Level": "Web Access" }));
+    fleet.wait("requests are logged", || {
+        admin.ok("GET", "/api/testauth");
+        fleet.log_of("a").contains("/api/testauth")
+    });
+    assert_eq!(admin.put("/api/logging", &json!({ "Level": "Loud" })).status, 400);
+    let id = admin.made("/api/dashboards", &json!({ "Name": "d" }));
+    admin.made("/api/restart/webserver", &json!({}));
+    fleet.wait("it is restarted", || {
+        let text = fleet.log_of("a");
+        text.contains("a restart was ordered") && text.matches(&format!("http://{}", web.address)).count() == 2
+    });
+    let nobody = web.nobody();
+    fleet.wait("it answers again", || nobody.answers());
+    assert_eq!(admin.ok("GET", &format!("/api/dashboards/{id}"))["Name"], "d", "the login outlives the restart");
+}

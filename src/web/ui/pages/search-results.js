@@ -1,11 +1,11 @@
 // One search: how far it is, when things happened, and its rows.
 import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
-import { get, patch, put, remove } from '../lib/api.js';
+import { patch, put, remove } from '../lib/api.js';
 import { Histogram } from '../lib/histogram.js';
-import { indented, members } from '../lib/json.js';
+import { members } from '../lib/json.js';
 import { useLive } from '../lib/live.js';
 import { usePeople, withGone } from '../lib/people.js';
-import { askAgain } from '../lib/query.js';
+import { askAgain, asked } from '../lib/query.js';
 import { Badge, Bytes, Check, Choice, Facts, FormDialog, Loaded, Picker, Time, attempt, confirm, isNever, spanText } from '../lib/ui.js';
 
 const PAGE_ROWS = 100;
@@ -126,22 +126,22 @@ function AsTable({ search, rows }) {
 }
 
 const AsRaw = ({ rows }) => html`<div class="raw">
-  ${rows.map((row, at) => html`<div class="raw-row" key=${at} data-test="result-row"><span class="stamp">${row.TS.replace('T', ' ').replace('Z', '')}</span><pre class="code">${row.Json.startsWith('"') ? JSON.parse(row.Json) : indented(row.Json)}</pre></div>`)}
+  ${rows.map((row, at) => html`<div class="raw-row" key=${at} data-test="result-row"><span class="stamp">${row.TS.replace('T', ' ').replace('Z', '')}</span><pre class="code">${row.Json.startsWith('"') ? JSON.parse(row.Json) : row.Json}</pre></div>`)}
 </div>`;
 
 function Rows({ search, between, onBetween }) {
   const [first, setFirst] = useState(0);
-  const [look, setLook] = useState(search.Columns ? 'table' : 'raw');
+  const [chosen, setLook] = useState(search.Columns ? 'table' : '');
   const range = between ? `&since=${between[0]}&until=${between[1]}` : '';
   useEffect(() => setFirst(0), [range]);
   const isRunning = search.Progress === 'running';
-  const read = (path) => get(path);
-  const live = useLive(`/api/searchctrl/${search.ID}/rows?first=${first}&count=${PAGE_ROWS}${range}`, [], { everyMs: isRunning ? RUNNING_MS * 2 : 0, read });
+  const live = useLive(`/api/searchctrl/${search.ID}/rows?first=${first}&count=${PAGE_ROWS}${range}`, [], { everyMs: isRunning ? RUNNING_MS * 2 : 0 });
   // The last rows come with the end.
   useEffect(() => {
     live.reload();
   }, [search.Progress]);
   const rows = live.data?.Rows ?? [];
+  const look = chosen || (rows[0]?.Json.startsWith('{') ? 'table' : 'raw');
   const total = live.data?.Total ?? 0;
   const last = first + rows.length;
   return html`<section class="card">
@@ -173,11 +173,13 @@ export function SearchResults({ me, id }) {
   const live = useLive(`${path}/details`, ['searches', 'memberships'], { everyMs: isRunning ? RUNNING_MS : 0 });
   const search = live.data;
   useEffect(() => {
-    if (search) setRunning(search.Progress === 'running');
+    if (!search) return;
+    setRunning(search.Progress === 'running');
+    if (asked.get().query === '') asked.set({ ...asked.get(), query: search.UserQuery });
   }, [search?.Progress]);
   if (!search) return html`<${Loaded} live=${live} />`;
   if (live.error?.status === 404) return html`<div class="empty" role="alert">This search was deleted, or is not shared with you any more.</div>`;
-  return html`<div>
+  return html`<div class="results">
     <${Head} me=${me} search=${search} />
     <${Histogram} search=${search} between=${between} onBetween=${setBetween} />
     <${Rows} search=${search} between=${between} onBetween=${setBetween} />

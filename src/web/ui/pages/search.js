@@ -2,10 +2,11 @@
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
 import { post } from '../lib/api.js';
 import { Help, Mistake, RANGES, asked, rangeOf } from '../lib/query.js';
-import { Choice, Check, Page, attempt } from '../lib/ui.js';
+import { Choice, Check, Page } from '../lib/ui.js';
 import { SearchResults } from './search-results.js';
 
 const TYPING_MS = 400;
+const SAMPLE = 'tag=audit since=-1h "words" -without | select(.op == "delete") | count by user';
 
 /** What the webserver thinks of a query while it is typed; null: nothing yet, or nothing to say. */
 function useVerdict(query) {
@@ -39,6 +40,8 @@ function Form({ onBegun }) {
   const area = useRef(null);
   const verdict = useVerdict(query);
   useEffect(() => asked.set({ query, range }), [query, range]);
+  // A search that is looked at brings its query along, unless something else was typed.
+  useEffect(() => asked.watch((next) => next.query !== '' && setQuery((typed) => typed || next.query)), []);
   useEffect(() => area.current?.focus(), []);
   const begin = async (event) => {
     event?.preventDefault();
@@ -62,7 +65,7 @@ function Form({ onBegun }) {
   return html`<form class="card search-form" onSubmit=${begin}>
     <div class="field">
       <label for="query">Query</label>
-      <textarea id="query" ref=${area} class="code" rows="3" spellcheck="false" autocapitalize="off" data-test="field-query" placeholder="tag=audit since=-1h &quot;words&quot; -without | select(.op == &quot;delete&quot;) | count by user" value=${query} onInput=${changed} onKeyDown=${pressed} aria-describedby="query-mistake" aria-invalid=${refused ?? verdict ? 'true' : undefined}></textarea>
+      <textarea id="query" ref=${area} class="code" rows="3" spellcheck="false" autocapitalize="off" data-test="field-query" placeholder=${SAMPLE} value=${query} onInput=${changed} onKeyDown=${pressed} aria-describedby="query-mistake" aria-invalid=${refused ?? verdict ? 'true' : undefined}></textarea>
       <${Mistake} query=${query} of=${refused ?? verdict} />
     </div>
     <div class="search-controls">
