@@ -27,6 +27,15 @@ const SMALL: u64 = 300_000;
 /// One way to keep chunks.
 trait Way {
     fn open(dir: &Path) -> Self;
+
+    /// Opens it for many small chunks.
+    fn open_small(dir: &Path) -> Self
+    where
+        Self: Sized,
+    {
+        Self::open(dir)
+    }
+
     fn write(&self, id: &ChunkId, raw: &[u8]);
     fn sync(&mut self);
     fn read(&self, id: &ChunkId) -> Vec<u8>;
@@ -35,10 +44,20 @@ trait Way {
 
 struct Packs(ChunkStore);
 
+impl Packs {
+    fn with(dir: &Path, options: StoreOptions) -> Packs {
+        Packs(ChunkStore::open(dir, Arc::new(RealFs), Arc::new(SystemClock), options).expect("opens").0)
+    }
+}
+
 impl Way for Packs {
     fn open(dir: &Path) -> Self {
-        let (fs, clock) = (Arc::new(RealFs), Arc::new(SystemClock));
-        Packs(ChunkStore::open(dir, fs, clock, StoreOptions::default()).expect("opens").0)
+        Packs::with(dir, StoreOptions::default())
+    }
+
+    /// As many chunks to a pack as there are of usual ones.
+    fn open_small(dir: &Path) -> Self {
+        Packs::with(dir, StoreOptions { pack_bytes: 2000 * (104 + 64), ..StoreOptions::default() })
     }
 
     fn write(&self, id: &ChunkId, raw: &[u8]) {
@@ -181,11 +200,21 @@ fn memory_bytes() -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
 }
 
+/// Processor time of this thread: what counts on a machine that others use, too.
+fn processor() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").expect("reads");
+    Duration::from_nanos(stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number"))
+}
+
+fn per_second(bytes: usize, time: Duration) -> f64 {
+    bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9)
+}
+
 fn rate(bytes: usize, since: Instant) -> f64 {
     bytes as f64 / 1e6 / since.elapsed().as_secs_f64()
 }
 
-fn measure<W: Way>(name: &str, mib: usize) {
+fn measure<W: Way>(way_name: &str, name: &str, mib: usize) {
     let home = tempfile::tempdir_in(".").expect("dir");
     let dir = home.path().join("store");
     let count = (mib << 20) / CHUNK;
@@ -193,29 +222,30 @@ fn measure<W: Way>(name: &str, mib: usize) {
     let mut ids = Vec::new();
     let mut raw = Vec::new();
     let mut way = W::open(&dir);
-    let mut writing = Duration::ZERO;
+    let (mut writing, mut working) = (Duration::ZERO, Duration::ZERO);
     for n in 0..count {
         fill(&mut random, &mut raw, CHUNK, n % 2 == 0);
         let id = ChunkId::of(&raw);
         ids.push(id);
-        let began = Instant::now();
+        let (began, worked) = (Instant::now(), processor());
         way.write(&id, &raw);
         if n % SYNC_EVERY == SYNC_EVERY - 1 || n == count - 1 {
             way.sync();
         }
         writing += began.elapsed();
+        working += processor() - worked;
     }
-    let written = (mib << 20) as f64 / 1e6 / writing.as_secs_f64();
+    let (written, work) = (per_second(mib << 20, writing), per_second(mib << 20, working));
     drop(way);
     let began = Instant::now();
     let mut way = W::open(&dir);
     let opened = began.elapsed();
-    let began = Instant::now();
+    let (began, worked) = (Instant::now(), processor());
     let reads = count.min(8192);
     for _ in 0..reads {
         assert_eq!(way.read(&ids[random.below(count)]).len(), CHUNK);
     }
-    let read = rate(reads * CHUNK, began);
+    let (read, reading) = (rate(reads * CHUNK, began), per_second(reads * CHUNK, processor() - worked));
     let space = disk_bytes(&dir) as f64 / (mib << 20) as f64;
     let (gone, live): (Vec<_>, Vec<_>) = ids.iter().enumerate().partition(|(n, _)| n % 4 != 0);
     let ids_of = |list: Vec<(usize, &ChunkId)>| list.into_iter().map(|(_, id)| *id).collect::<Vec<_>>();
@@ -227,35 +257,42 @@ fn measure<W: Way>(name: &str, mib: usize) {
     live.iter().step_by(7).for_each(|id| drop(way.read(id)));
     drop(way);
     fs::remove_dir_all(&dir).expect("removes");
-    let (bytes, reopened) = memory::<W>(&dir);
+    let memory = memory::<W>(way_name, &dir);
     println!(
-        "| {name} | {written:.0} MB/s | {read:.0} MB/s | {:.0} ms | {space:.2} | {after:.2} in {:.1} s | {bytes} | \
-         {:.0} ms |",
+        "| {name} | {written:.0} ({work:.0}) MB/s | {read:.0} ({reading:.0}) MB/s | {:.0} ms | {space:.2} | {after:.2} in \
+         {:.1} s | {memory} |",
         opened.as_secs_f64() * 1e3,
         removed.as_secs_f64(),
-        reopened.as_secs_f64() * 1e3,
     );
 }
 
-/// What a chunk takes in memory, and how long opening takes with many of them.
-fn memory<W: Way>(dir: &Path) -> (String, Duration) {
-    if std::any::type_name::<W>().ends_with("Files") {
-        return ("(names)".into(), Duration::ZERO);
+/// What a chunk takes in memory, and how long opening takes with many of them: in a process that did nothing before.
+fn memory<W: Way>(way_name: &str, dir: &Path) -> String {
+    if way_name == "files" {
+        return "(names only) | ".into();
     }
-    let mut way = W::open(dir);
+    let mut way = W::open_small(dir);
     for n in 0..SMALL {
         let raw = n.to_le_bytes().repeat(13);
         way.write(&ChunkId::of(&raw), &raw);
+        if n % 20_000 == 0 {
+            way.sync();
+        }
     }
     way.sync();
     drop(way);
-    let before = memory_bytes();
-    let began = Instant::now();
-    let way = W::open(dir);
+    let program = std::env::current_exe().expect("a path");
+    let ended = Command::new(program).args(["opened", way_name]).arg(dir).output().expect("runs");
+    String::from_utf8(ended.stdout).expect("text").trim().to_owned()
+}
+
+fn opened<W: Way>(dir: &Path) {
+    let (before, began) = (memory_bytes(), Instant::now());
+    let way = W::open_small(dir);
     let opened = began.elapsed();
     let bytes = memory_bytes().saturating_sub(before) as f64 / SMALL as f64;
+    println!("{bytes:.0} B | {:.0} ms", opened.as_secs_f64() * 1e3);
     drop(way);
-    (format!("{bytes:.0} B"), opened)
 }
 
 /// A content from its bytes to durable chunks.
@@ -263,46 +300,57 @@ fn stream(mib: usize, is_noise: bool) {
     let home = tempfile::tempdir_in(".").expect("dir");
     let store = Packs::open(home.path()).0;
     let (mut piece, mut random) = (Vec::new(), SmallRandom(5));
-    let (mut spent, mut cutting, mut writing, mut disk) = (Duration::ZERO, 0f64, Duration::ZERO, Duration::ZERO);
-    let mut unsynced = 0;
-    let mut cutter = Cutter::new();
+    let (mut spent, mut worked) = (Duration::ZERO, Duration::ZERO);
+    let (mut unsynced, mut cutter) = (0, Cutter::new());
     for _ in 0..mib {
         fill(&mut random, &mut piece, 1 << 20, is_noise);
-        let began = Instant::now();
-        let mut keeping = Duration::ZERO;
+        let (began, before) = (Instant::now(), processor());
         let mut keep = |raw: &[u8]| {
-            let began = Instant::now();
             store.put(raw).expect("writes");
-            writing += began.elapsed();
             unsynced += raw.len();
             if unsynced >= 32 << 20 {
-                let began = Instant::now();
                 store.sync().expect("syncs");
-                disk += began.elapsed();
                 unsynced = 0;
             }
-            keeping += began.elapsed();
             Ok::<(), Infallible>(())
         };
         cutter.push(&piece, &mut keep).expect("never fails");
         spent += began.elapsed();
-        cutting += (began.elapsed() - keeping).as_secs_f64();
+        worked += processor() - before;
     }
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), processor());
     cutter.finish(|raw| store.put(raw).map(|_| ())).expect("writes");
     store.sync().expect("syncs");
     spent += began.elapsed();
+    worked += processor() - before;
     println!(
-        "{mib} MiB of {}: {:.0} MB/s durable; cutting {cutting:.2} s, naming and writing {:.2} s, syncs {:.2} s of {:.2} s; stored \
-         {:.2}, memory {} MiB",
+        "{mib} MiB of {} cut, named, kept and durable: {:.0} MB/s, {:.0} MB per second of one processor; stored {:.2}, \
+         memory {} MiB",
         if is_noise { "noise" } else { "rows" },
-        (mib << 20) as f64 / 1e6 / spent.as_secs_f64(),
-        writing.as_secs_f64(),
-        disk.as_secs_f64(),
-        spent.as_secs_f64(),
+        per_second(mib << 20, spent),
+        per_second(mib << 20, worked),
         store.stats().file_bytes as f64 / store.stats().raw_bytes as f64,
         memory_bytes() >> 20,
     );
+    parts(&random, is_noise);
+}
+
+/// What the steps of it cost.
+fn parts(random: &SmallRandom, is_noise: bool) {
+    const BYTES: usize = 64 << 20;
+    let (mut raw, mut random) = (Vec::new(), random.clone());
+    fill(&mut random, &mut raw, BYTES, is_noise);
+    let mut step = |name: &str, work: &mut dyn FnMut()| {
+        let before = processor();
+        work();
+        print!("{name} {:.0} MB/s, ", per_second(BYTES, processor() - before));
+    };
+    step("cutting", &mut || {
+        let mut cutter = Cutter::new();
+        cutter.push(&raw, &mut |_| Ok::<(), Infallible>(())).expect("never fails");
+    });
+    step("naming", &mut || raw.chunks(CHUNK).for_each(|raw| drop(std::hint::black_box(ChunkId::of(raw)))));
+    println!("of one processor");
 }
 
 /// What the disk gives, at best.
@@ -326,14 +374,20 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let mib = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(256);
     match args.first().map(String::as_str) {
-        Some("packs") => measure::<Packs>("packs", mib),
-        Some("fjall") => measure::<Fjall>("fjall, values apart", mib),
-        Some("files") => measure::<Files>("a file per chunk", mib),
+        Some(name @ "packs") => measure::<Packs>(name, "packs", mib),
+        Some(name @ "fjall") => measure::<Fjall>(name, "fjall, values apart", mib),
+        Some(name @ "files") => measure::<Files>(name, "a file per chunk", mib),
+        Some("opened") => match (args[1].as_str(), Path::new(&args[2])) {
+            ("packs", dir) => opened::<Packs>(dir),
+            (_, dir) => opened::<Fjall>(dir),
+        },
         Some("noise") => stream(mib, true),
         Some("rows") => stream(mib, false),
         Some("disk") => raw_disk(mib),
         _ => {
-            println!("| way | write, synced | read, verified | open | disk | after 3/4 removed | memory | open |");
+            println!(
+                "| way | write, synced | read, verified | open | disk | after 3/4 removed | memory | open, 300,000 |"
+            );
             for way in ["packs", "fjall", "files", "disk", "noise", "rows"] {
                 let program = std::env::current_exe().expect("a path");
                 let ended = Command::new(program).args([way, &mib.to_string()]).status().expect("runs");

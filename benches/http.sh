@@ -3,6 +3,7 @@
 # soon a change at one webserver is readable at another one.
 #
 #   benches/http.sh [SECONDS]        default: 10 for each measurement
+#   GRAVWELL_PROGRAMS=DIR benches/http.sh    with programs that are built already
 #
 # Needs nginx, wrk, curl and python3 (Debian: nginx-light wrk curl python3) and builds the release binaries. Everything runs
 # on loopback, in a temporary directory that is removed at the end. Look at the ratios: figures of one machine mean little.
@@ -12,8 +13,11 @@ seconds="${1:-10}"
 for tool in nginx wrk curl python3; do
   command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install nginx-light wrk curl python3" >&2; exit 2; }
 done
-cargo build --release --locked --bins
-programs=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
+programs="${GRAVWELL_PROGRAMS:-}"
+if [ -z "$programs" ]; then
+  cargo build --release --locked --bins
+  programs=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
+fi
 
 work=$(mktemp -d)
 pids=()
@@ -31,7 +35,7 @@ udp=$(free_port); a=$(free_port); b=$(free_port); static=$(free_port)
 "$programs/gravwell_datastore" --data-dir "$work/d" --listen "127.0.0.1:$udp" --log-level warn & pids+=($!)
 until_ok "$programs/gravwell-logctl" --data-dir "$work/d" status
 for name in a b; do
-  token=$("$programs/gravwell-logctl" --data-dir "$work/d" enroll "$name" --role webserver | head -1)
+  token=$("$programs/gravwell-logctl" --data-dir "$work/d" enroll "$name" --role webserver 2>/dev/null | head -1)
   "$programs/gravwell-logctl" --data-dir "$work/$name" join "$token" >/dev/null
 done
 start() {
@@ -52,8 +56,10 @@ PY
 path="/api/dashboards/$id"
 mkdir -p "$work/static/api/dashboards"
 curl -s -H "Authorization: Bearer $token" "http://127.0.0.1:$a$path" > "$work/static$path"
+# Workers of root's nginx would be another user, who may not read the directory.
+[ "$(id -u)" = 0 ] && as="user root;" || as=""
 cat > "$work/nginx.conf" <<CONF
-worker_processes auto; daemon off; pid $work/nginx.pid; error_log $work/nginx.log;
+$as worker_processes auto; daemon off; pid $work/nginx.pid; error_log $work/nginx.log;
 events { worker_connections 1024; }
 http {
   access_log off; sendfile on; tcp_nodelay on; keepalive_requests 1000000; default_type application/json;

@@ -47,6 +47,7 @@ begin() {
   mkdir -p "$pkg/DEBIAN"
   put 644 "$root/LICENSE" "/usr/share/doc/$name/copyright"
   put 644 "$root/docs/operating.md" "/usr/share/doc/$name/operating.md"
+  put 644 "$root/docs/recovery.md" "/usr/share/doc/$name/recovery.md"
 }
 
 program() { put 755 "$stage/bin/$1" "/usr/bin/$1"; }
@@ -154,6 +155,9 @@ for kind in datastore webserver; do
   program "gravwell_$kind"
   compressed "$stage/man/gravwell_$kind.1" "/usr/share/man/man1/gravwell_$kind.1.gz"
   put 644 "$here/gravwell_$kind.service" "/usr/lib/systemd/system/gravwell_$kind.service"
+  if [ "$kind" = datastore ]; then
+    for unit in service timer; do put 644 "$here/gravwell_backup.$unit" "/usr/lib/systemd/system/gravwell_backup.$unit"; done
+  fi
   put 644 "$here/gravwell-$kind.tmpfiles" "/usr/lib/tmpfiles.d/gravwell-$kind.conf"
   # Where the Gravwell documentation and every default look for it.
   mkdir -p "$pkg/opt/gravwell"

@@ -100,7 +100,7 @@ bash -n /usr/share/bash-completion/completions/gravwell-logctl
 id gravwell >/dev/null || fail "no user"
 [ "$(stat -Lc '%U %a' $D)" = "gravwell 700" ] || fail "$(stat -Lc '%U %a' $D)"
 [ "$(stat -c '%U:%G %a' /opt/gravwell/etc/gravwell.conf)" = "root:gravwell 640" ] || fail "the configuration is open to others"
-have /usr/lib/systemd/system/gravwell_datastore.service /usr/lib/systemd/system/gravwell_webserver.service
+have /usr/lib/systemd/system/gravwell_{datastore,webserver,backup}.service /usr/lib/systemd/system/gravwell_backup.timer
 gone /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service
 SYSTEMD_OFFLINE=1 systemctl enable gravwell_datastore gravwell_webserver
 have /etc/systemd/system/multi-user.target.wants/gravwell_datastore.service

@@ -329,6 +329,10 @@ impl Configured for WebserverConfig {
             "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
             "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
+            // Who asks for a second factor must not be left believing that it is asked for.
+            "mfa-required" if source.boolean()? => {
+                return Err(source.wrong("is not possible: this webserver knows no second factor; take the line out"));
+            }
             "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
@@ -380,6 +384,8 @@ mod tests {
             ("[Global]\nWeb-Port=0\n", "line 2, column 1: Web-Port: 0 is out of range"),
             ("[Password-Control]\nMin-Lenght=8\n", "line 2, column 1: Min-Lenght: is not known in this section"),
             ("[Global]\nDatastore-Insecure-Disable-TLS=true\n", "there is no mode without TLS"),
+            ("[Global]\nMFA-Required=true\n", "MFA-Required: is not possible"),
+            ("[Global]\nWebserver-Trusted-Proxy=10.0.0.0/99\n", "is neither an address nor a network"),
         ];
         for (text, what) in cases {
             let error = load_text(text).expect_err(text).to_string();

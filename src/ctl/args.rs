@@ -368,7 +368,7 @@ pub struct Recover {
     #[arg(long)]
     pub new_authority: bool,
     /// Configuration file of the datastore.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Only say what each member has and what would be done.
     #[arg(long)]

@@ -52,7 +52,7 @@ impl RunError {
 #[derive(Clone, Debug, clap::Args)]
 pub struct DatastoreArgs {
     /// Configuration file, with `FILE.d/*.conf` laid over it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where to listen (UDP) [default: all addresses, port 9405].
     #[arg(long, value_name = "ADDR:PORT")]

@@ -40,7 +40,7 @@ pub enum RunError {
 #[derive(Clone, Debug, clap::Args)]
 pub struct WebserverArgs {
     /// Configuration file, with `FILE.d/*.conf` laid over it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where to listen (TCP) [default: all addresses, port 443].
     #[arg(long, value_name = "ADDR:PORT")]

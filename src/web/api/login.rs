@@ -45,6 +45,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/info/whoami", User(None), "Tells who the caller is.", who_am_i),
         get("/api/users/{uid}/sessions", SelfOrAdmin(None), "Lists the sessions of a user.", sessions),
         get("/api/users/su/{uid}", Admin, "Begins a session as another user.", become_user),
+        get("/api/mfa", User(None), "Tells that no second factor is asked for.", second_factors),
+        delete("/api/users/{uid}/mfa/clear", Admin, "Leaves a user without a second factor.", clear_second_factors),
     ]
 }
 
@@ -315,5 +317,25 @@ async fn become_user(
     if !app.store.has::<User>(&uid.to_string())? {
         return Err(ApiError::not_found(format!("user {uid}")));
     }
-    begin_session(&app, &caller.author(), uid, caller.from, &headers, false).await
+    let mut response = begin_session(&app, &caller.author(), uid, caller.from, &headers, false).await?;
+    // The administrator's browser stays the administrator's.
+    response.headers_mut().remove(header::SET_COOKIE);
+    Ok(response)
+}
+
+/// What clients read about second factors of a user: there are none.
+pub(super) fn no_second_factors() -> Value {
+    json!({
+        "TOTP": { "Enabled": false },
+        "RecoveryCodes": { "Enabled": false, "Remaining": 0, "Generated": Moment::NEVER },
+    })
+}
+
+async fn second_factors() -> Json<Value> {
+    Json(json!({ "UserConfig": no_second_factors(), "MFARequired": false }))
+}
+
+async fn clear_second_factors(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
+    let user = app.store.has::<User>(&uid.to_string())?;
+    user.then_some(DONE).ok_or_else(|| ApiError::not_found(format!("user {uid}")))
 }

@@ -87,10 +87,7 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
         "Admin": admin.is_some(),
         "Locked": lock.is_some(),
         "TS": last,
-        "MFA": {
-            "TOTP": { "Enabled": false },
-            "RecoveryCodes": { "Enabled": false, "Remaining": 0, "Generated": Moment::NEVER },
-        },
+        "MFA": login::no_second_factors(),
         "Synced": synced,
         "SSOUser": false,
         "Groups": groups,

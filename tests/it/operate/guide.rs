@@ -27,6 +27,18 @@ runs() { local pid; pid="$(pid_of "$1")"; [ -n "$pid" ] && kill -0 "$pid" 2>/dev
 wait_for() { for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done; echo "not within a minute: $*" >&2; exit 1; }
 here() { sed -e "s#/opt/gravwell/datastore#$ROOT/var/lib/gravwell-datastore#g; s#/opt/gravwell/webserver#$ROOT/var/lib/gravwell-webserver#g" \
   -e "s#\([ =]\)/\(opt\|var\|etc\)/#\1$ROOT/\2/#g; s#/usr/bin/#$BIN/#g"; }
+# As systemd does: ${NAME} is one word, $NAME is as many as it holds.
+words_of() {
+  words=()
+  local word part
+  for word in $1; do
+    case "$word" in
+      '${'*'}') word="${word#??}"; word="${word%\}}"; words+=("${!word}") ;;
+      '$'*) word="${word#?}"; for part in ${!word}; do words+=("$part"); done ;;
+      *) words+=("$word") ;;
+    esac
+  done
+}
 start() {
   runs "$1" && return 0
   if [ "$1" = nginx ]; then
@@ -34,20 +46,16 @@ start() {
     wait_for test -s "$ROOT/run/nginx.pid"
     return 0
   fi
-  local line; line="$(sed -n 's/^ExecStart=//p' "$UNITS/$1.service" | here)"
-  local env; env="$(sed -n 's/^EnvironmentFile=//p' "$UNITS/$1.service" | sed "s#^/#$ROOT/#")"
-  if [ -n "$env" ]; then
-    while IFS='=' read -r name value; do export "$name=$value"; done <"$env"
+  local file="$UNITS/$1.service" line name value
+  while IFS='=' read -r name value; do export "$name=$value"; done < <(
+    sed -n 's/^Environment=//p' "$file" | tr -d '"' | here
+    for env in $(sed -n 's/^EnvironmentFile=-\?//p' "$file"); do cat "$ROOT$env" 2>/dev/null || true; done
+  )
+  if grep -q '^Type=oneshot' "$file"; then
+    while read -r line; do words_of "$line"; "${words[@]}" </dev/null; done < <(sed -n 's/^ExecStart=//p' "$file" | here)
+    return 0
   fi
-  # As systemd does: ${NAME} is one word, $NAME is as many as it holds.
-  local words=() word
-  for word in $line; do
-    case "$word" in
-      '${'*'}') word="${word#??}"; word="${word%\}}"; words+=("${!word}") ;;
-      '$'*) word="${word#?}"; for part in ${!word}; do words+=("$part"); done ;;
-      *) words+=("$word") ;;
-    esac
-  done
+  words_of "$(sed -n 's/^ExecStart=//p' "$file" | here)"
   setsid "${words[@]}" >>"$ROOT/run/$1.log" 2>&1 </dev/null &
   echo $! >"$ROOT/run/$1.pid"
   case "$1" in
@@ -60,6 +68,8 @@ start() {
 stop() { local pid; pid="$(pid_of "$1")"; [ -n "$pid" ] || return 0; kill "$pid"; wait_for not_there "$pid"; }
 not_there() { ! kill -0 "$1" 2>/dev/null; }
 for unit in "${units[@]}"; do
+  # Nobody waits here for a timer; that it is in order is tested elsewhere.
+  case "$unit" in *.timer) [ -f "$UNITS/$unit" ]; continue ;; esac
   [ "$unit" = nginx ] || [ -f "$UNITS/$unit.service" ] || { echo "no unit $unit" >&2; exit 1; }
   case "$verb" in
     enable) grep -q '^WantedBy=' "$UNITS/$unit.service"; [ -z "$now" ] || start "$unit" ;;

@@ -162,3 +162,28 @@ fn o03_units_are_in_order_and_little_exposed() {
         assert!(rated.status.success(), "{said}");
     }
 }
+
+/// What a unit tells the tool is something that the tool knows.
+#[test]
+fn o04_units_say_what_the_tool_understands() {
+    let mut seen = 0;
+    for unit in units() {
+        let text = std::fs::read_to_string(&unit).expect("reads");
+        for line in text.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/gravwell-logctl ")) {
+            // Variables are the operator's words; those that a command cannot do without are given here.
+            let line = line.replace("${BACKUP_PLACE}", "/place").replace("${BALANCER_RELOAD}", "true");
+            let line = line.replace("$BACKUP_KEEP", "--keep-last 1");
+            let line = line.replace("$BALANCER_OPTIONS", "--format nginx --output /file");
+            let words = std::iter::once("gravwell-logctl").chain(line.split_whitespace());
+            let parsed = <gravwell::ctl::args::Args as clap::Parser>::try_parse_from(words);
+            assert!(
+                parsed.is_ok(),
+                "{}: {line}: {}",
+                unit.display(),
+                parsed.err().map(|e| e.to_string()).unwrap_or_default()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "{seen}");
+}

@@ -27,6 +27,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/info/whoami", "umatT"),
     ("GET", "/api/users/{uid}/sessions", "mat"),
     ("GET", "/api/users/su/{uid}", "a"),
+    ("GET", "/api/mfa", "umatT"),
+    ("DELETE", "/api/users/{uid}/mfa/clear", "a"),
     ("GET", "/api/users", "umaT"),
     ("POST", "/api/users", "a"),
     ("GET", "/api/users/{uid}", "mat"),
