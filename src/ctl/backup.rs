@@ -89,7 +89,10 @@ struct Made {
     backup: String,
     seq: Seq,
     horizon: Seq,
+    /// Bytes of the log.
     bytes: u64,
+    /// Chunks of contents.
+    chunks: u64,
     new_bytes: u64,
     new_pieces: u64,
     /// Whether there was anything new.
@@ -310,6 +313,7 @@ fn finish(
     Ok(Made {
         gap: gap.map(|earlier| (earlier.seq.next(), Seq(manifest.horizon.0 - 1))),
         bytes: manifest.bytes(),
+        chunks: manifest.chunks.len() as u64,
         backup: manifest.id,
         seq: manifest.seq,
         horizon: manifest.horizon,
@@ -327,10 +331,11 @@ fn report(json: bool, made: &Made) -> CtlResult {
     }
     if made.is_new {
         output.line(&format!(
-            "{}: up to sequence {}, {} ({} of them new)",
+            "{}: up to sequence {}, a log of {} and {} chunks of contents; {} new",
             made.backup,
             made.seq,
             size(made.bytes),
+            made.chunks,
             size(made.new_bytes)
         ))?;
     } else {

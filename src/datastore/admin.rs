@@ -14,7 +14,7 @@ use crate::codec::message::{Fate, Kind, Outcome, Row};
 use crate::codec::payload::encode_entry;
 use crate::codec::txn::decode_txn;
 use crate::log::ReadError;
-use crate::model::{Entry, MemberName, Seq};
+use crate::model::{Collection, Entry, Key, MemberName, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
@@ -146,38 +146,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
             Ok(())
         }
-        Request::Get { collection, key, at } => {
-            let row = match at {
-                None => shared.state.get(&collection, &key).map_err(damaged)?.map(|object| {
-                    let (version, time_ms, value) = (object.version, object.time_ms, object.value);
-                    Row::Object { collection, key, version, time_ms, value }
-                }),
-                Some(at) => {
-                    check_reached(shared, at)?;
-                    let log = shared.log.clone();
-                    off_thread(move || inspect::object_at(&log, &collection, &key, at)).await?.map_err(unreadable)?
-                }
-            };
-            match row {
-                Some(row) => answer.rows(&[row]).await,
-                None => Ok(()),
-            }
-        }
-        Request::List { collection, prefix, limit } => {
-            let snapshot = shared.state.snapshot().map_err(damaged)?;
-            let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-            stream_rows(answer, move |give| {
-                for row in snapshot.scan(&collection, &prefix, std::ops::Bound::Unbounded).take(limit) {
-                    let (key, object) = row.map_err(|error| error.to_string())?;
-                    let (version, time_ms, value) = (object.version, object.time_ms, object.value);
-                    if !give(Row::Object { collection: collection.clone(), key, version, time_ms, value }) {
-                        break;
-                    }
-                }
-                Ok(())
-            })
-            .await
-        }
+        Request::Get { collection, key, at } => get(shared, collection, key, at, answer).await,
+        Request::List { collection, prefix, limit } => list(shared, collection, prefix, limit, answer).await,
         Request::Export { at } => export(shared, at, answer).await,
         Request::Tail { from, to, follow } => tail(shared, from, to, follow, answer).await,
         Request::History { collection, key } => {
@@ -290,6 +260,52 @@ where
         answer.rows(&rows).await?;
     }
     producing.await.map_err(refuse)?.map_err(damaged)
+}
+
+async fn get<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    collection: Collection,
+    key: Key,
+    at: Option<Seq>,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let row = match at {
+        None => shared.state.get(&collection, &key).map_err(damaged)?.map(|object| {
+            let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            Row::Object { collection, key, version, time_ms, value }
+        }),
+        Some(at) => {
+            check_reached(shared, at)?;
+            let log = shared.log.clone();
+            off_thread(move || inspect::object_at(&log, &collection, &key, at)).await?.map_err(unreadable)?
+        }
+    };
+    match row {
+        Some(row) => answer.rows(&[row]).await,
+        None => Ok(()),
+    }
+}
+
+async fn list<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    collection: Collection,
+    prefix: String,
+    limit: Option<u64>,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let snapshot = shared.state.snapshot().map_err(damaged)?;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    stream_rows(answer, move |give| {
+        for row in snapshot.scan(&collection, &prefix, std::ops::Bound::Unbounded).take(limit) {
+            let (key, object) = row.map_err(|error| error.to_string())?;
+            let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            if !give(Row::Object { collection: collection.clone(), key, version, time_ms, value }) {
+                break;
+            }
+        }
+        Ok(())
+    })
+    .await
 }
 
 async fn export<W: AsyncWrite + Unpin>(

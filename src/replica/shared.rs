@@ -200,6 +200,9 @@ impl Shared {
 
     /// Passes on what a push was answered; the reason to pause when there is one.
     pub(super) fn handle_answer(&self, heard: Heard) -> Option<String> {
+        if let Heard::Acknowledged(id, _) | Heard::Decided(id) = &heard {
+            self.gate().handle_decided(id.origin, id.counter);
+        }
         match heard {
             Heard::Acknowledged(id, seq) => {
                 self.receipts.settle(id, Stage::Acknowledged(seq));

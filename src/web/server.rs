@@ -140,7 +140,8 @@ fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
 
 /// How contents are kept. A webserver with a log of its own shares the chunks of that, so that each is kept once.
 fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
-    let fetching = if config.fetches_on_demand {
+    // What a log of its own keeps is no cache: there is nobody to fetch it from again.
+    let fetching = if config.fetches_on_demand && own_log.is_none() {
         Fetching::OnDemand { cache_bytes_max: config.resource_cache_bytes_max }
     } else {
         Fetching::Eager
