@@ -119,7 +119,7 @@ impl Configured for DatastoreConfig {
             "datastore-certificate-days" => {
                 self.certificate_days = u32::try_from(source.number(1..=36_500)?).unwrap_or(90);
             }
-            "datastore-archive" => self.archive = Some(source.text()?.to_owned()),
+            "datastore-archive" => self.archive = Some(source.text()?.to_owned()).filter(|place| !place.is_empty()),
             "datastore-recovery" => {
                 self.recovery = match source.text()?.to_ascii_lowercase().as_str() {
                     "auto" => Recovery::Auto,
