@@ -99,10 +99,6 @@ impl Farm {
         self.metric(name, "gravwell_chunk_bytes_received_total")
     }
 
-    fn sent(&self, name: &str) -> u64 {
-        self.metric(name, "gravwell_chunk_bytes_sent_total")
-    }
-
     fn blobs(&self, name: &str, arguments: &[&str]) -> (i32, Vec<Value>) {
         let mut all = vec!["blobs"];
         all.extend(arguments);
