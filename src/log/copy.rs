@@ -205,7 +205,7 @@ fn cut_segment(
     let path = dir.join(name.to_string());
     let file = fs.open(&path).map_err(IoFailure::at("open", name))?;
     let length = file.len().map_err(IoFailure::at("measure", name))?;
-    let damaged = |error: &_| CutError::Damaged(Damage::decode(&name.to_string(), 0, error));
+    let damaged = |error: &_| CutError::Damaged(Damage::decode(name.to_string(), 0, error));
     let header: FileHeader =
         read_header(&*file).map_err(IoFailure::at("read", name))?.map_err(|error| damaged(&error))?;
     let frames_end = if name.last.is_some() { length.saturating_sub(FOOTER_BYTES as u64) } else { length };
@@ -225,7 +225,7 @@ fn cut_segment(
         let raw = match cursor.next().map_err(IoFailure::at("read", name))? {
             Ok(None) => break false,
             Ok(Some(raw)) => raw,
-            Err(error) => return Err(CutError::Damaged(Damage::decode(&name.to_string(), cursor.offset(), &error))),
+            Err(error) => return Err(CutError::Damaged(Damage::decode(name.to_string(), cursor.offset(), &error))),
         };
         let is_behind = match end {
             End::Seq(seq) => raw.header.seq > seq,
