@@ -132,18 +132,24 @@ impl DatastoreArgs {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub async fn stop_signal() {
+/// Waits for SIGTERM or SIGINT; from the call on, neither ends the process by itself.
+pub fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
+    let listen = |kind| {
+        let signal = signal(kind).ok();
+        async move {
+            match signal {
+                Some(mut signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
         }
     };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let (terminate, interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+    async move {
+        tokio::select! {
+            () = terminate => {}
+            () = interrupt => {}
+        }
     }
 }
 
@@ -181,6 +187,7 @@ async fn wait_for_log(config: &DatastoreConfig) -> bool {
 /// When the configuration is wrong or the datastore cannot start.
 pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     let mut hangup = Hangup::listen();
+    let mut stop = std::pin::pin!(stop_signal());
     let (config, warnings) = settings(&args)?;
     let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -201,7 +208,6 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     notify::ready(&datastore.summary());
     let archiving = archive.map(|place| tokio::spawn(super::backup::archive(dir, place)));
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
-    let mut stop = std::pin::pin!(stop_signal());
     loop {
         tokio::select! {
             () = &mut stop => break,

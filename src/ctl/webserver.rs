@@ -117,6 +117,7 @@ impl WebserverArgs {
 /// When the configuration is wrong or the webserver cannot start.
 pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     let mut hangup = Hangup::listen();
+    let mut stop = std::pin::pin!(stop_signal());
     let (config, warnings) = settings(&args)?;
     let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -132,7 +133,6 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     tracing::info!("{}", webserver.summary());
     notify::ready(&webserver.summary());
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
-    let mut stop = std::pin::pin!(stop_signal());
     loop {
         tokio::select! {
             () = &mut stop => break,
