@@ -19,25 +19,30 @@
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
 pub mod backup;
+#[cfg(feature = "programs")]
 pub mod balance;
 pub mod chunks;
 pub mod codec;
 pub mod config;
+#[cfg(feature = "programs")]
 pub mod ctl;
 pub mod datastore;
 pub mod env;
 pub mod fuzzing;
 pub mod log;
 pub mod model;
+#[cfg(feature = "programs")]
 pub mod objects;
 pub mod peer;
 pub mod planted;
 pub mod protocol;
 pub mod replica;
+#[cfg(feature = "programs")]
 pub mod search;
 pub mod state;
 pub mod telemetry;
 pub mod transfer;
 pub mod transport;
 pub mod trust;
+#[cfg(feature = "programs")]
 pub mod web;

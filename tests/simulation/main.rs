@@ -1,8 +1,8 @@
 //! Deterministic simulation: a datastore and two to six replicas from one seed, with every fault that we know of, judged
 //! by an oracle that is written from the promises alone. `docs/testing.md` says how to run more of it.
 //!
-//! `GRAVWELL_SEEDS=5000 cargo test --profile sim --test simulation seeds -- --nocapture`
-//! `GRAVWELL_SEED=17 cargo test --profile sim --test simulation replay -- --nocapture`
+//! `GRAVWELL_SEEDS=5000 cargo test --profile sim --no-default-features --test simulation seeds -- --nocapture`
+//! `GRAVWELL_SEED=17 cargo test --profile sim --no-default-features --test simulation replay -- --nocapture`
 #![allow(missing_docs, reason = "a test")]
 
 mod checks;

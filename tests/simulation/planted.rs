@@ -1,7 +1,7 @@
 //! Does the suite catch what it should? Each deliberate fault is planted in turn, and seeds are run until one of them
 //! breaks a promise.
 //!
-//! `cargo test --profile sim --features planted-bugs --test simulation planted -- --nocapture`
+//! `cargo test --profile sim --no-default-features --features planted-bugs --test simulation planted -- --nocapture`
 
 use gravwell::planted::{Bug, plant};
 
