@@ -8,7 +8,7 @@ use gravwell::planted::{Bug, plant};
 use super::runner;
 
 /// Seeds after which a fault counts as not caught.
-const SEEDS_MAX: u64 = 3000;
+const SEEDS_MAX: u64 = 20_000;
 
 #[test]
 fn planted_bugs_are_caught() {
