@@ -98,8 +98,7 @@ struct Writer {
 
 impl Writer {
     fn keep(store: &ChunkStore, parts: &mut Vec<Part>, raw: &[u8]) -> Result<(), ChunkError> {
-        let id = ChunkId::of(raw);
-        store.write(&id, raw)?;
+        let (id, _) = store.put(raw)?;
         parts.push(Part { id, bytes: u32::try_from(raw.len()).unwrap_or(u32::MAX) });
         Ok(())
     }
@@ -117,9 +116,7 @@ impl Writer {
         std::mem::take(&mut self.cutter).finish(|raw| Writer::keep(store, parts, raw))?;
         let mut index = Vec::new();
         for list in parts.chunks(PARTS_MAX) {
-            let raw = encode_index(list);
-            let id = ChunkId::of(&raw);
-            store.write(&id, &raw)?;
+            let (id, _) = store.put(&encode_index(list))?;
             index.push(id);
         }
         store.sync()?;

@@ -32,6 +32,16 @@ fn value_of(row: &Row) -> Result<Value, Failure> {
     serde_json::from_slice(&row.data).map_err(|error| Failure::Broken(format!("a row is not JSON: {error}")))
 }
 
+/// What a row has in these fields; without fields the row is not even read.
+fn values_of(row: &Row, fields: &[Field]) -> Result<Vec<Value>, Failure> {
+    if fields.is_empty() {
+        return Ok(Vec::new());
+    }
+    let value = value_of(row)?;
+    let part = |field: &Field| value.get(field.join(".")).unwrap_or_else(|| member(&value, field)).clone();
+    Ok(fields.iter().map(part).collect())
+}
+
 fn data_of(value: &Value) -> Bytes {
     value.to_string().into()
 }
@@ -89,15 +99,7 @@ pub fn counted(rows: Rows, by: Vec<Field>) -> Rows {
         let mut groups: HashMap<Vec<Value>, Group> = HashMap::new();
         for row in rows {
             let row = row?;
-            let key = match by.is_empty() {
-                true => Vec::new(),
-                false => {
-                    let value = value_of(&row)?;
-                    let part =
-                        |field: &Field| value.get(field.join(".")).unwrap_or_else(|| member(&value, field)).clone();
-                    by.iter().map(part).collect()
-                }
-            };
+            let key = values_of(&row, &by)?;
             if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
                 return Err(Failure::Broken(format!(
                     "count finds more than {GROUPS_MAX} groups: choose rows first, or coarser fields"
@@ -194,15 +196,7 @@ pub fn sorted(rows: Rows, by: Vec<Field>, descending: bool, limit: Option<u64>) 
         let (mut heap, mut bytes) = (BinaryHeap::new(), 0);
         for (number, row) in (0u64..).zip(rows) {
             let row = row?;
-            let keys = match by.is_empty() {
-                true => Vec::new(),
-                false => {
-                    let value = value_of(&row)?;
-                    let part =
-                        |field: &Field| value.get(field.join(".")).unwrap_or_else(|| member(&value, field)).clone();
-                    by.iter().map(part).collect()
-                }
-            };
+            let keys = values_of(&row, &by)?;
             bytes += cost(&row);
             heap.push(Ranked { keys, number, descending, row });
             if limit.is_some_and(|limit| heap.len() as u64 > limit) {
