@@ -231,7 +231,10 @@ impl Rendering {
     fn row(&mut self, row: &Row, out: &mut Vec<u8>) {
         match self.format {
             Format::Text | Format::Archive => {
-                out.extend(text_of(&row.data));
+                match row.data.first() {
+                    Some(b'"') => out.extend(text_of(&row.data)),
+                    _ => out.extend_from_slice(&row.data),
+                }
                 out.push(b'\n');
             }
             Format::Json => {

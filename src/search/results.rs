@@ -20,13 +20,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::row::{ROW_BYTES_MAX, Row};
+use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, Row};
 
 const MAGIC: &[u8; 8] = b"gwresult";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 16;
 const BLOCK_HEAD_BYTES: usize = 28;
-const ROW_HEAD_BYTES: usize = 14;
 const END: u32 = u32::MAX;
 /// A block is written when it has this many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -188,12 +187,10 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn push(&mut self, row: &Row) -> std::io::Result<()> {
-        let length = u32::try_from(row.data.len()).ok().filter(|_| row.data.len() <= ROW_BYTES_MAX);
-        let length = length.ok_or_else(|| std::io::Error::other("a row is too large"))?;
-        self.body.extend_from_slice(&row.time.to_le_bytes());
-        self.body.extend_from_slice(&row.tag.to_le_bytes());
-        self.body.extend_from_slice(&length.to_le_bytes());
-        self.body.extend_from_slice(&row.data);
+        if row.data.len() > ROW_BYTES_MAX {
+            return Err(std::io::Error::other("a row is too large"));
+        }
+        row.write(&mut self.body);
         self.rows += 1;
         self.times = (self.times.0.min(row.time), self.times.1.max(row.time));
         self.count(row.time);
@@ -201,11 +198,12 @@ impl Writer {
     }
 
     fn count(&mut self, time: i64) {
-        let (since, until) = (i128::from(self.range.0), i128::from(self.range.1));
-        let time = i128::from(time);
+        let (since, until) = self.range;
         if (since..until).contains(&time) {
-            let at = (time - since) * BUCKETS as i128 / (until - since);
-            if let Some(bucket) = usize::try_from(at).ok().and_then(|at| self.histogram.get_mut(at)) {
+            let width = (until.abs_diff(since) / BUCKETS as u64).max(1);
+            let at = usize::try_from(time.abs_diff(since) / width).unwrap_or(usize::MAX);
+            // What is left of the range by division belongs to the last stretch.
+            if let Some(bucket) = self.histogram.get_mut(at.min(BUCKETS - 1)) {
                 *bucket += 1;
             }
         }
@@ -378,16 +376,7 @@ impl Results {
         let mut body = self.body(&block)?;
         let mut rows = Vec::with_capacity((block.rows as usize).min(body.len() / ROW_HEAD_BYTES));
         while !body.is_empty() {
-            if body.len() < ROW_HEAD_BYTES {
-                return Err(damaged());
-            }
-            let head = body.split_to(ROW_HEAD_BYTES);
-            let length = u32_at(&head, 10) as usize;
-            if length > body.len() {
-                return Err(damaged());
-            }
-            let tag = u16::from_le_bytes([head[8], head[9]]);
-            rows.push(Row { time: i64_at(&head, 0), tag, data: body.split_to(length) });
+            rows.push(Row::take(&mut body).ok_or_else(damaged)?);
         }
         if rows.len() == block.rows as usize { Ok(Some(rows)) } else { Err(damaged()) }
     }
