@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, Row};
+use crate::objects::Moment;
 
 const MAGIC: &[u8; 8] = b"gwresult";
 const VERSION: u32 = 1;
@@ -57,6 +58,32 @@ pub struct Summary {
     pub rows: u64,
     /// Rows in equal stretches of the range, first to last.
     pub histogram: Vec<u64>,
+    /// What the search was.
+    #[serde(default)]
+    pub about: About,
+}
+
+/// What a search was, as its results say it wherever they are brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// What was typed.
+    pub query: String,
+    /// What was run, when that is something else.
+    #[serde(default)]
+    pub effective_query: String,
+    /// Names of tags, by place.
+    pub tags: Vec<String>,
+    /// Columns, if the query says so.
+    pub columns: Option<Vec<String>>,
+    /// First time.
+    pub since: Moment,
+    /// First time after it.
+    pub until: Moment,
+    /// When it began.
+    pub started: Moment,
+    /// Name for people.
+    #[serde(default)]
+    pub name: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +168,7 @@ pub struct Writer {
     row: u64,
     range: (i64, i64),
     histogram: Vec<u64>,
+    about: About,
 }
 
 impl Writer {
@@ -167,7 +195,13 @@ impl Writer {
             row: 0,
             range,
             histogram: vec![0; BUCKETS],
+            about: About::default(),
         })
+    }
+
+    /// Says what the search is; it stands at the end of the file.
+    pub fn describe(&mut self, about: About) {
+        self.about = about;
     }
 
     /// The same file, to be read while it grows.
@@ -248,7 +282,7 @@ impl Writer {
     /// When the disk refuses; what is whole stays readable.
     pub fn finish(mut self) -> std::io::Result<Summary> {
         let written = self.flush().and_then(|()| {
-            let summary = Summary { rows: self.row, histogram: self.histogram.clone() };
+            let summary = Summary { rows: self.row, histogram: self.histogram.clone(), about: self.about.clone() };
             let body = serde_json::to_vec(&summary)?;
             let head = block_head(END, (0, 0), &body).ok_or_else(|| std::io::Error::other("too large"))?;
             self.file.write_all(&head)?;

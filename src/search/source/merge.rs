@@ -9,6 +9,7 @@ use super::{Range, Sources, Words};
 use crate::search::control::Control;
 use crate::search::row::Row;
 use crate::search::stages::{Failure, Rows};
+use crate::telemetry::metrics;
 
 /// Begins all sources and merges their rows by time. Sources that fail are named in warnings; when all do, the rows end with
 /// that failure.
@@ -16,7 +17,7 @@ pub fn merged(sources: Sources, range: Range, words: &Words, control: &Arc<Contr
     let failures: Arc<Mutex<Vec<String>>> = Arc::default();
     let mut inputs = Vec::with_capacity(sources.len());
     for (tag, source) in sources {
-        let name = source.name();
+        let (name, label) = (source.name(), source.label());
         let (out, from) = Output::new(words.clone(), Arc::clone(control));
         // The channel ends when it has been noted why.
         let open = out.sender();
@@ -27,6 +28,7 @@ pub fn merged(sources: Sources, range: Range, words: &Words, control: &Arc<Contr
             if let Err(reason) = telling.await
                 && !reason.is_empty()
             {
+                metrics::search_source_failed(label);
                 warned.warn(format!("partial results: {name}: {reason}"));
                 failed.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{name}: {reason}"));
             }

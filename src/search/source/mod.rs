@@ -48,6 +48,11 @@ pub trait Source: Send {
     /// Its name for people, as it stands in warnings about partial results.
     fn name(&self) -> String;
 
+    /// What its failures are counted under: one of few words, so not the name of a resource.
+    fn label(&self) -> String {
+        self.name()
+    }
+
     /// Gives the rows of a range to `out`, oldest first. The task is dropped when nothing more is wanted, so it must not
     /// leave anything behind. What blocks goes to a thread for that. An error ends this source and no other.
     fn tell(self: Box<Self>, range: Range, out: Output) -> Telling;

@@ -153,6 +153,10 @@ impl Source for Rows {
         format!("resource {}", self.resource.resource_name)
     }
 
+    fn label(&self) -> String {
+        "resource".into()
+    }
+
     fn tell(self: Box<Self>, _: Range, mut out: Output) -> Telling {
         Box::pin(async move {
             if self.resource.content.is_empty() {

@@ -105,9 +105,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             Ok(Answer::Value(json!({ "First": first, "Rows": rows, "Total": total, "Finished": is_finished })))
         }
         Deed::Download { format, since, until } => {
-            let unsupported =
-                || ApiError::bad(format!("there is no format {format:?}: use one of {}", Format::NAMES.join(", ")));
-            let format = Format::named(&format).ok_or_else(unsupported)?;
+            let format = Format::wanted(&format).map_err(ApiError::bad)?;
             let results = results_here(app, &search).await?;
             let range = match (since, until) {
                 (None, None) => None,
@@ -187,6 +185,7 @@ impl From<crate::search::searches::SearchError> for ApiError {
             SearchError::Query(error) => error.into(),
             SearchError::TooMany(_) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error),
             SearchError::Forbidden(reason) => ApiError::forbidden(reason),
+            SearchError::Archive(_) => ApiError::bad(error),
             SearchError::Conflict(reason) => ApiError::conflict(reason),
             SearchError::Io(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SearchError::Results(error) => ApiError::internal(error),
