@@ -274,6 +274,10 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
         shared.settle(row.id, Place::of(found.number, row));
     }
     if goes_on {
+        if has_news {
+            // What was made sure of once need not be the next time.
+            shared.write_table(header, found.end, false);
+        }
         return Ok(Some(OpenPack { header, file: found.file, end: found.end, durable: found.end }));
     }
     if !is_tabled {

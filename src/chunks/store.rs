@@ -21,6 +21,10 @@ use crate::env::clock::Clock;
 use crate::env::fs::{Fs, is_full, read_exact_at};
 use crate::model::ChunkId;
 
+/// Whoever writes the last of so many unsynced bytes makes them durable. A log on the same file system would otherwise have
+/// to wait, at its own sync, until all of a large content is on the disk.
+const UNSYNCED_BYTES_MAX: u64 = 16 << 20;
+
 /// A store of chunks in one directory, for one process. Clones are the same store.
 #[derive(Clone, Debug)]
 pub struct ChunkStore {
@@ -64,6 +68,8 @@ pub(super) struct Writer {
     pub directory_changed: bool,
     /// Chunks written since the store was opened.
     pub written: u64,
+    /// Bytes written since a sync was last begun for their number.
+    pub unsynced_bytes: u64,
     /// Number of the next pack. Numbers rise: of two frames of one chunk that in the later pack counts.
     pub next: u32,
 }
@@ -161,7 +167,8 @@ impl ChunkStore {
         Ok(None)
     }
 
-    /// Keeps a chunk; `false` when it was there. It is durable after the next [`ChunkStore::sync`].
+    /// Keeps a chunk; `false` when it was there. It is durable after the next [`ChunkStore::sync`]. Now and then it syncs
+    /// by itself, so that not too much gathers.
     ///
     /// # Errors
     /// When the bytes are not those of the name, are too many, or cannot be written: see [`ChunkError`].
@@ -194,7 +201,11 @@ impl ChunkStore {
         frame.resize(FRAME_HEADER_BYTES, 0);
         let encoding = shared.codec.store(raw, &mut frame);
         let header = header(*id, encoding, &frame[FRAME_HEADER_BYTES..], raw.len());
-        shared.append(header, &mut frame)
+        let is_new = shared.append(header, &mut frame)?;
+        if shared.is_sync_due() {
+            self.sync()?;
+        }
+        Ok(is_new)
     }
 
     /// Names of all chunks, in no order.
@@ -333,6 +344,7 @@ impl Shared {
             Ok(row) => {
                 let end = pack.end;
                 writer.written += 1;
+                writer.unsynced_bytes += frame.len() as u64;
                 if let Some(pack) = self.packs.lock().get_mut(&number) {
                     pack.bytes = end;
                     pack.rows.get_or_insert_default().push(row);
@@ -349,6 +361,16 @@ impl Shared {
                 Err(self.failed("write", number, error))
             }
         }
+    }
+
+    /// Whether so much was written that it should be synced; says so to one of those who ask.
+    fn is_sync_due(&self) -> bool {
+        let mut writer = locked(&self.writer);
+        let is_due = writer.unsynced_bytes >= UNSYNCED_BYTES_MAX;
+        if is_due {
+            writer.unsynced_bytes = 0;
+        }
+        is_due
     }
 
     /// The pack that takes the next frame, a new one when the present one is full.

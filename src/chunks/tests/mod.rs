@@ -164,3 +164,22 @@ fn wrong_bytes_are_refused() {
     assert!(matches!(error, ChunkError::TooLong { .. }), "{error}");
     assert_eq!(store.stats(), ChunkStats::default());
 }
+
+#[test]
+fn a_large_content_does_not_gather_in_memory_unsynced() {
+    let fixture = Fixture::new();
+    let options = StoreOptions { pack_bytes: 64 << 20, ..options() };
+    let clock = Arc::clone(&fixture.clock);
+    let (store, _) =
+        ChunkStore::open(Path::new("/chunks"), Arc::new(fixture.fs.clone()), clock, options).expect("opens");
+    let mut random = SmallRandom(9);
+    for _ in 0..80 {
+        let raw: Vec<u8> = (0..CHUNK_BYTES_MAX / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+        store.put(&raw).expect("writes");
+    }
+    let after = fixture.fs.crash(crate::env::memory::Survival::Nothing, 0);
+    let (store, _) =
+        ChunkStore::open(Path::new("/chunks"), Arc::new(after), Arc::new(Hand::default()), StoreOptions::default())
+            .expect("opens");
+    assert!((64..80).contains(&store.stats().chunks), "16 MiB are synced, {:?}", store.stats());
+}
