@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
+use crate::model::{
+    Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId,
+};
 use crate::planted::{self, Bug};
+
+use super::lanes::Bulk;
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -69,6 +73,7 @@ pub struct Outbox {
     by_origin: BTreeMap<Origin, VecDeque<(OriginCounter, Place)>>,
     taken: HashMap<Origin, OriginCounter>,
     overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
+    bulk: Bulk,
     rejected: BTreeMap<TxnId, RejectedTxn>,
     next_place: Place,
     pending_bytes: usize,
@@ -137,6 +142,7 @@ impl Outbox {
             kept.chain(pending).filter(|txn| txn.id.counter > decided_of(&txn.id.origin)).collect();
         self.by_origin.clear();
         self.overlay.clear();
+        self.bulk = Bulk::default();
         self.pending_bytes = 0;
         for (id, rejected) in std::mem::take(&mut self.rejected) {
             let id = if id.counter > decided_of(&id.origin) { fresh() } else { id };
@@ -196,15 +202,34 @@ impl Outbox {
         self.taken.get(&origin).copied().unwrap_or_default()
     }
 
-    /// The next pending transaction after `place`, to be pushed.
+    /// The next pending transaction of the express lane after `place`, to be pushed.
     #[must_use]
-    pub fn next_after(&self, place: Option<Place>) -> Option<(Place, Arc<Txn>)> {
+    pub fn next_express(&self, place: Option<Place>) -> Option<(Place, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
-        self.pending.range(start..).next().map(|(place, txn)| (*place, Arc::clone(txn)))
+        let mut behind = self.pending.range(start..).filter(|(place, _)| !self.bulk.contains(**place));
+        behind.next().map(|(place, txn)| (*place, txn))
+    }
+
+    /// The pending transactions of the bulk lane after `place`, in order.
+    pub fn bulk_after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, &Arc<Txn>)> {
+        let start = place.map_or(0, |place| place + 1);
+        self.bulk.from(start).filter_map(|place| Some((place, self.pending.get(&place)?)))
+    }
+
+    /// Whether a transaction of these operations and conditions would belong into the bulk lane for what waits there.
+    #[must_use]
+    pub fn waits_for_bulk(&self, ops: &[Op], conditions: &[Condition]) -> bool {
+        self.bulk.concerns(ops, conditions)
     }
 
     /// Takes in a transaction that is durable locally. Counters of one origin must rise.
     pub fn insert(&mut self, txn: Arc<Txn>) -> Place {
+        let is_bulk = self.bulk.takes(&txn);
+        self.insert_in(txn, is_bulk)
+    }
+
+    /// [`Outbox::insert`] into a known lane.
+    pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> Place {
         let place = self.next_place;
         self.next_place += 1;
         let id = txn.id;
@@ -213,6 +238,9 @@ impl Outbox {
         for op in &txn.ops {
             let keys = self.overlay.entry(op.collection().clone()).or_default();
             keys.entry(op.key().clone()).or_default().insert(place, op.value().cloned());
+        }
+        if is_bulk {
+            self.bulk.insert(place, &txn);
         }
         self.pending_bytes += txn.bytes_estimate();
         self.pending.insert(place, txn);
@@ -303,6 +331,7 @@ impl Outbox {
     fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
+        self.bulk.remove(place, &txn);
         for op in &txn.ops {
             if planted::is(Bug::OverlayStays) {
                 break;
@@ -411,7 +440,7 @@ mod tests {
         let decided = outbox.handle_row(Origin([1; 16]), &row);
         assert_eq!(decided.len(), 3);
         assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
-        assert_eq!(outbox.next_after(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+        assert_eq!(outbox.next_express(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
     }
 
     proptest! {

@@ -67,6 +67,7 @@ pub(super) fn table() -> Vec<Route> {
         api::queries::routes(),
         api::search_socket::routes(),
         api::resources::routes(),
+        api::contents::routes(),
         api::tokens::routes(),
         api::capabilities::routes(),
         api::notifications::routes(),

@@ -3,6 +3,7 @@
 mod damage;
 mod interrupted;
 mod journeys;
+mod order;
 mod upkeep;
 
 use std::io::{Read, Write};
