@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::content::{self, ContentHead};
 use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line, txn_line};
 use crate::model::{Collection, Digest, Generation, Key, LogId, Op, Seq};
 
@@ -255,6 +256,20 @@ pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
         }
         hasher.update(line.as_bytes());
     }
+}
+
+/// The contents that changes in the files of the replica in `replica` put: their chunks may exist nowhere else.
+///
+/// # Errors
+/// When a file cannot be read, so that it is not known what it names.
+pub fn heads(replica: &Path) -> Result<Vec<ContentHead>, String> {
+    let mut heads = Vec::new();
+    for path in files(replica).map_err(|error| error.to_string())? {
+        let (_, changes) = read(&path)?;
+        let contents = changes.iter().filter(|change| change.collection.as_str() == content::COLLECTION);
+        heads.extend(contents.filter_map(|change| change.value.as_ref()).map(|value| content::head_of(value)));
+    }
+    Ok(heads)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fleet::{Dice, Fleet, History, Process, from_env};
 
-fn key_of(fleet: &Fleet) -> String {
+pub fn key_of(fleet: &Fleet) -> String {
     fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned()
 }
 
@@ -24,7 +24,7 @@ fn import_large(fleet: &Fleet, member: &str, megabytes: u64) {
 }
 
 /// The file in which a member keeps the sealed authority, once it is there.
-fn escrow(fleet: &Fleet, member: &str) -> String {
+pub fn escrow(fleet: &Fleet, member: &str) -> String {
     let file = fleet.dir(member).join("identity/escrow");
     fleet.wait("the member keeps the authority", || file.exists());
     file.to_str().unwrap().to_owned()
@@ -35,13 +35,13 @@ fn import(fleet: &Fleet, member: &str, history: &History) {
     fleet.ok(member, &["import", file.to_str().unwrap()]);
 }
 
-fn destroy(fleet: &Fleet, datastore: Process) {
+pub fn destroy(fleet: &Fleet, datastore: Process) {
     datastore.kill();
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
 }
 
 /// Recovers over the network; returns the report.
-fn recover(fleet: &Fleet, flags: &[&str]) -> Value {
+pub fn recover(fleet: &Fleet, flags: &[&str]) -> Value {
     let listen = fleet.listen.to_string();
     let output = fleet.run("d", &[&["recover", "--listen", &listen, "--json"], flags].concat());
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();

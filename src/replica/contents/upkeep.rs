@@ -13,8 +13,8 @@ use crate::model::{ChunkId, Collection};
 use crate::telemetry::metrics;
 use crate::transfer::{check, inventory};
 
-use super::super::ReadError;
 use super::super::shared::SharedRef;
+use super::super::{ReadError, quarantine};
 use super::{Contents, Fetching, blocking, locked};
 
 /// What nothing names is collected this often.
@@ -111,8 +111,15 @@ impl Contents {
     /// When it is not known what is named, or the store fails. Nothing is removed then.
     pub async fn collect(&self, grace: Option<Duration>, dry_run: bool) -> Result<BlobCollection, String> {
         let (store, grace) = (self.inner.store.clone(), grace.unwrap_or(self.inner.grace));
-        let all = self.all().map_err(|error| error.to_string())?;
-        let collected = blocking(move || all.collect(&store, grace, dry_run)).await;
+        let (mut all, directory) = (self.all().map_err(|error| error.to_string())?, self.inner.directory.clone());
+        let collecting = move || {
+            // A list that is not here was not here when the change was set aside, and holds nothing.
+            let held = quarantine::heads(&directory)?.into_iter().enumerate();
+            let held = held.filter(|(_, head)| store.missing(&head.index).is_empty());
+            all.heads.extend(held.map(|(number, head)| (format!("quarantine/{number}"), head)));
+            all.collect(&store, grace, dry_run)
+        };
+        let collected = blocking(collecting).await;
         collected.map_err(|error| error.to_string())?
     }
 
@@ -163,16 +170,17 @@ impl Contents {
     }
 
     /// Lets chunks go, those of contents first that were read longest ago, until about `bytes_max` are left. What waits to be
-    /// sent stays, and so do lists.
+    /// sent stays, and so does what was set aside, and lists.
     async fn evict_to(&self, bytes_max: u64) -> Result<(), String> {
         let all = self.all().map_err(|error| error.to_string())?;
         let pending: Vec<_> = self.shared.outbox().pending().cloned().collect();
         let read_at = locked(&self.inner.read_at).clone();
-        let store = self.inner.store.clone();
+        let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
         let evicting = move || {
+            let set_aside = quarantine::heads(&directory)?;
             let of = |index: &[ChunkId]| check::all_parts(&store, index).ok().flatten().unwrap_or_default();
             let mut kept: HashSet<ChunkId> = HashSet::new();
-            for head in pending.iter().flat_map(|txn| content::heads_of(txn)) {
+            for head in pending.iter().flat_map(|txn| content::heads_of(txn)).chain(set_aside) {
                 kept.extend(of(&head.index).iter().map(|part| part.id));
                 kept.extend(head.index);
             }
