@@ -64,6 +64,13 @@ pub struct Kept {
 const KEPT_TXNS_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 8 << 20;
 
+/// Most counters in a row that are filled with nothing.
+const FILLED_MAX: u64 = 1024;
+
+fn nothing(id: TxnId, time_ms: u64) -> Txn {
+    Txn { id, settled: OriginCounter(0), time_ms, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() }
+}
+
 type Layer = BTreeMap<Place, Option<Bytes>>;
 
 /// Pending and rejected transactions with their overlay.
@@ -124,43 +131,45 @@ impl Outbox {
         }
     }
 
-    /// Continues a log that has decided less than this outbox has seen decided: up to `decided` of each origin. What was
-    /// kept waits again, when `again` says so; a counter that nothing is left of is filled by a transaction without
-    /// operations. A rejection that the log does not know gets the identity that `fresh` gives: it stays on the list, and
-    /// its old identity belongs to what fills its place.
-    pub fn requeue(
-        &mut self,
+    /// What this outbox becomes under a log that has decided less than it had: up to `decided` of each origin. `again` waits
+    /// before what is pending. A counter that nothing is left of is filled by a transaction without operations; where so many
+    /// are that filling them makes no sense, what follows goes on under an origin that `fresh` gives. A rejection that the
+    /// log does not know gets such an origin as well: it stays on the list, and its old identity belongs to what fills its
+    /// place.
+    #[must_use]
+    pub fn requeued(
+        &self,
         decided: &BTreeMap<Origin, OriginCounter>,
-        again: bool,
-        mut fresh: impl FnMut() -> TxnId,
-    ) {
+        again: Vec<Arc<Txn>>,
+        mut fresh: impl FnMut() -> Origin,
+    ) -> Outbox {
         let decided_of = |origin: &Origin| decided.get(origin).copied().unwrap_or_default();
-        let kept = std::mem::take(&mut self.kept).into_iter().map(|kept| kept.txn).filter(|_| again);
-        self.kept_bytes = 0;
-        let pending = std::mem::take(&mut self.pending).into_values();
-        let waiting: Vec<Arc<Txn>> =
-            kept.chain(pending).filter(|txn| txn.id.counter > decided_of(&txn.id.origin)).collect();
-        self.by_origin.clear();
-        self.overlay.clear();
-        self.bulk = Bulk::default();
-        self.pending_bytes = 0;
-        for (id, rejected) in std::mem::take(&mut self.rejected) {
-            let id = if id.counter > decided_of(&id.origin) { fresh() } else { id };
-            let txn = Arc::new(Txn { id, ..(*rejected.txn).clone() });
-            self.rejected.insert(id, RejectedTxn { txn, ..rejected });
+        let mut outbox = Outbox { keeps: self.keeps, next_place: self.next_place, ..Outbox::default() };
+        for (id, rejected) in &self.rejected {
+            let is_known = id.counter <= decided_of(&id.origin);
+            let id = if is_known { *id } else { TxnId { origin: fresh(), counter: OriginCounter(1) } };
+            let txn = Arc::new(Txn { id, ..Txn::clone(&rejected.txn) });
+            outbox.restore_rejected(RejectedTxn { txn, ..rejected.clone() });
         }
-        let mut last: BTreeMap<Origin, OriginCounter> = BTreeMap::new();
-        for txn in waiting {
-            let last = last.entry(txn.id.origin).or_insert_with(|| decided_of(&txn.id.origin));
-            while last.next() < txn.id.counter {
-                *last = last.next();
-                let id = TxnId { counter: *last, ..txn.id };
-                let (settled, time_ms, note) = (OriginCounter(0), txn.time_ms, Bytes::new());
-                self.insert(Arc::new(Txn { id, settled, time_ms, note, conditions: Vec::new(), ops: Vec::new() }));
+        let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
+        for txn in again.into_iter().chain(self.pending.values().cloned()) {
+            let (origin, counter) = (txn.id.origin, txn.id.counter);
+            if counter <= decided_of(&origin) {
+                continue;
             }
-            *last = txn.id.counter;
-            self.insert(txn);
+            let last = last.entry(origin).or_insert_with(|| TxnId { origin, counter: decided_of(&origin) });
+            if last.origin == origin && counter.0 - last.counter.0 > FILLED_MAX {
+                *last = TxnId { origin: fresh(), counter: OriginCounter(0) };
+            }
+            while last.origin == origin && last.counter.next() < counter {
+                last.counter = last.counter.next();
+                outbox.insert(Arc::new(nothing(*last, txn.time_ms)));
+            }
+            last.counter = last.counter.next();
+            // What it says of rejections, it says of another history.
+            outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), ..Txn::clone(&txn) }));
         }
+        outbox
     }
 
     /// Origins that have pending, kept or rejected transactions.
@@ -441,6 +450,37 @@ mod tests {
         assert_eq!(decided.len(), 3);
         assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
         assert_eq!(outbox.next_express(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+    }
+
+    #[test]
+    fn p06_what_waits_goes_on_from_what_another_history_has_decided() {
+        let origin = Origin([1; 16]);
+        let mut outbox = Outbox::keeping();
+        for counter in 1..=6 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        let mut row = OriginRow::default();
+        for counter in 1..=4 {
+            row.record(Seq(counter), OriginCounter(counter), OriginCounter(0), None);
+        }
+        outbox.handle_row(origin, &row);
+        let ids = |outbox: &Outbox| outbox.pending().map(|txn| (txn.id.counter.0, txn.ops.len())).collect::<Vec<_>>();
+        let decided = BTreeMap::from([(origin, OriginCounter(2))]);
+        let fresh = || Origin([7; 16]);
+        let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
+        let requeued = outbox.requeued(&decided, kept, fresh);
+        assert_eq!(ids(&requeued), [(3, 1), (4, 1), (5, 1), (6, 1)]);
+        let requeued = outbox.requeued(&decided, Vec::new(), fresh);
+        assert_eq!(ids(&requeued), [(3, 0), (4, 0), (5, 1), (6, 1)], "counters are filled");
+        assert_eq!((requeued.kept().count(), requeued.taken(origin)), (0, OriginCounter(6)));
+        assert_eq!(outbox.requeued(&BTreeMap::new(), Vec::new(), fresh).depth(), 6);
+        outbox = Outbox::keeping();
+        outbox.insert(txn(9000, &[(1, Some(1))]));
+        outbox.insert(txn(9001, &[(1, Some(2))]));
+        let requeued = outbox.requeued(&decided, Vec::new(), fresh);
+        assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "so many that they get another origin");
+        assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
+        assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));
     }
 
     proptest! {

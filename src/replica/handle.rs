@@ -200,7 +200,7 @@ impl Replica {
             None => None,
             Some(wanted) => {
                 let store = wanted.store.clone().map_or_else(|| contents::open_store(path), Ok)?;
-                Some(Arc::new(contents::Inner::new(wanted, store)))
+                Some(Arc::new(contents::Inner::new(wanted, store, path)))
             }
         };
         let shared = Arc::new(Shared::new(state, outbox, contents));

@@ -3,7 +3,7 @@
 //! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -103,12 +103,16 @@ pub(super) enum Request {
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, oneshot::Sender<Result<Receipt, SubmitError>>),
-    /// The log has decided less than it had: see [`Outbox::requeue`].
-    Requeue {
-        decided: BTreeMap<Origin, OriginCounter>,
-        again: bool,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
+    /// The log goes on without what it had decided: everything else waits until the steps end.
+    Exchange(std::sync::mpsc::Receiver<Step>),
+}
+
+/// A step of exchanging the outbox together with the state. When the steps end without [`Step::Install`] nothing has changed.
+pub(super) enum Step {
+    /// Writes the outbox that is to take the place of the present one into the journal.
+    Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
+    /// The state that it belongs to is in place.
+    Install(oneshot::Sender<()>),
 }
 
 /// Largest number of pending transactions.
@@ -234,12 +238,12 @@ impl OutboxWriter {
     }
 
     pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
-        let (requeues, batch): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|request| matches!(request, Request::Requeue { .. }));
+        let (exchanges, batch): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|request| matches!(request, Request::Exchange(_)));
         self.take_in(batch)?;
-        for request in requeues {
-            if let Request::Requeue { decided, again, reply } = request {
-                let _ = reply.send(self.requeue(&decided, again));
+        for request in exchanges {
+            if let Request::Exchange(steps) = request {
+                self.exchange(&steps)?;
             }
         }
         Ok(())
@@ -271,7 +275,7 @@ impl OutboxWriter {
                     Err(error) => drop(reply.send(Err(error))),
                 },
                 // Dealt with after the batch.
-                Request::Requeue { .. } => {}
+                Request::Exchange(_) => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         let note = RejectedV1 { id: txn.id, seq, reason };
@@ -517,34 +521,43 @@ impl OutboxWriter {
 
     /// What the journal has to hold.
     fn live_frames(&self) -> Vec<(u8, Vec<u8>)> {
-        let outbox = self.shared.outbox();
-        let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
-            let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
-            [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
-        });
-        let kept = outbox.kept().map(|kept| (KIND_TXN, encoded(&kept.txn)));
-        let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
-        rejected.chain(kept).chain(pending).collect()
+        frames_of(&self.shared.outbox())
     }
 
-    fn requeue(&mut self, decided: &BTreeMap<Origin, OriginCounter>, again: bool) -> Result<(), String> {
-        let mut random = Ok(());
-        {
-            let mut outbox = self.shared.outbox_mut();
-            let entropy = &self.entropy;
-            outbox.requeue(decided, again, || {
-                let mut origin = [0; 16];
-                if let Err(error) = entropy.fill(&mut origin) {
-                    random = Err(error.to_string());
+    /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
+    /// exchange is made again.
+    fn exchange(&mut self, steps: &std::sync::mpsc::Receiver<Step>) -> Result<(), Fatal> {
+        let mut prepared = None;
+        while let Ok(step) = steps.recv() {
+            match step {
+                Step::Prepare(outbox, reply) => {
+                    let written = self.journal.replace_with(&frames_of(&outbox)).map_err(|error| error.to_string());
+                    prepared = Some(outbox);
+                    let _ = reply.send(written);
                 }
-                TxnId { origin: Origin(origin), counter: OriginCounter(1) }
-            });
+                Step::Install(reply) => {
+                    if let Some(outbox) = prepared.take() {
+                        self.install(*outbox);
+                    }
+                    let _ = reply.send(());
+                    return Ok(());
+                }
+            }
         }
-        random?;
-        let frames = self.live_frames();
-        self.journal.replace_with(&frames).map_err(|error| error.to_string())?;
+        if prepared.is_none() {
+            return Ok(());
+        }
+        let failed = "the outbox journal cannot be written back";
+        self.journal.replace_with(&self.live_frames()).map_err(Fatal::of(failed))
+    }
+
+    /// What was numbered, was numbered in another history.
+    fn install(&mut self, outbox: Outbox) {
+        *self.shared.outbox_mut() = outbox;
+        (self.express, self.bulk) = (Own::default(), Own::default());
+        self.last.clear();
+        self.unwritten.clear();
         self.shared.note_outbox_change();
-        Ok(())
     }
 
     pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
@@ -569,6 +582,17 @@ impl OutboxWriter {
             tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
         }
     }
+}
+
+/// What a journal has to hold for an outbox.
+fn frames_of(outbox: &Outbox) -> Vec<(u8, Vec<u8>)> {
+    let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
+        let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
+        [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
+    });
+    let kept = outbox.kept().map(|kept| (KIND_TXN, encoded(&kept.txn)));
+    let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
+    rejected.chain(kept).chain(pending).collect()
 }
 
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);

@@ -10,7 +10,7 @@ mod sources;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,6 +106,8 @@ pub(super) struct Inner {
     incomplete: Mutex<BTreeMap<String, bool>>,
     /// When contents were last read, by a list of theirs.
     read_at: Mutex<HashMap<ChunkId, Instant>>,
+    /// The replica's directory: what was set aside in it names chunks, too.
+    directory: PathBuf,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,7 +123,7 @@ pub(super) fn open_store(directory: &Path) -> Result<ChunkStore, ChunkError> {
 }
 
 impl Inner {
-    pub(super) fn new(options: &ContentsOptions, store: ChunkStore) -> Inner {
+    pub(super) fn new(options: &ContentsOptions, store: ChunkStore, directory: &Path) -> Inner {
         let (missed, missed_here) = mpsc::channel(64);
         Inner {
             store,
@@ -136,6 +138,7 @@ impl Inner {
             missed_here: Mutex::new(Some(missed_here)),
             incomplete: Mutex::default(),
             read_at: Mutex::default(),
+            directory: directory.to_owned(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! all is read now and then, so that damage is found while others still have what was there.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -16,8 +17,8 @@ use crate::protocol::fatal::Fatal;
 use crate::telemetry::metrics;
 use crate::transfer::{check, inventory};
 
-use super::super::ReadError;
 use super::super::shared::{SharedRef, stop_process};
+use super::super::{ReadError, quarantine};
 use super::{Contents, Fetching, blocking, locked};
 
 /// What nothing names is collected this often.
@@ -125,10 +126,15 @@ impl Contents {
     /// # Errors
     /// When it is not known what is named, or the store fails. Nothing is removed then.
     pub async fn collect(&self, grace: Option<Duration>, dry_run: bool) -> Result<BlobCollection, String> {
-        let store = self.inner.store.clone();
+        let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
         let cutoff = store.cutoff(grace.unwrap_or(self.inner.grace));
-        let all = self.all().map_err(|error| error.to_string())?;
-        let collected = blocking(move || all.collect(&store, cutoff, dry_run)).await;
+        let mut all = self.all().map_err(|error| error.to_string())?;
+        let collecting = move || {
+            let held = set_aside(&store, &directory)?.into_iter().enumerate();
+            all.heads.extend(held.map(|(number, head)| (format!("quarantine/{number}"), head)));
+            all.collect(&store, cutoff, dry_run)
+        };
+        let collected = blocking(collecting).await;
         collected.map_err(|error| error.to_string())?
     }
 
@@ -187,16 +193,19 @@ impl Contents {
     }
 
     /// Lets chunks go until about `bytes_max` are left: what nothing names, then those of the contents that were read longest
-    /// ago. Only what the datastore has is let go; what waits to be sent stays, and so do lists, and what an upload under way
-    /// counts on.
+    /// ago. Only what the datastore has is let go; what waits to be sent stays, and so do lists, what was set aside, and
+    /// what an upload under way counts on.
     async fn evict_to(&self, bytes_max: u64) -> Result<(), String> {
         let cutoff = self.inner.store.cutoff(Duration::ZERO);
         let all = self.all().map_err(|error| error.to_string())?;
         let pending: Vec<_> = self.shared.outbox().pending().cloned().collect();
         let read_at = locked(&self.inner.read_at).clone();
-        let store = self.inner.store.clone();
-        let kept = pending.iter().flat_map(|txn| content::heads_of(txn)).collect();
-        let choosing = blocking(move || candidates(&store, &all, kept, &read_at));
+        let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
+        let choosing = blocking(move || {
+            let mut kept: Vec<ContentHead> = pending.iter().flat_map(|txn| content::heads_of(txn)).collect();
+            kept.extend(set_aside(&store, &directory)?);
+            candidates(&store, &all, kept, &read_at)
+        });
         let candidates = choosing.await.map_err(|error| error.to_string())??;
         for some in candidates.chunks(EVICT_AT_A_TIME) {
             let excess = self.inner.store.stats().stored_bytes.saturating_sub(bytes_max);
@@ -218,6 +227,13 @@ impl Contents {
         }
         Ok(())
     }
+}
+
+/// The contents of changes that were set aside. A list that is not here was not here then, and holds nothing.
+fn set_aside(store: &ChunkStore, directory: &Path) -> Result<Vec<ContentHead>, String> {
+    let mut heads = quarantine::heads(directory)?;
+    heads.retain(|head| store.missing(&head.index).is_empty());
+    Ok(heads)
 }
 
 /// What may be let go, in this order: what nothing names, then the chunks of contents, those first that were read longest ago.

@@ -1,6 +1,7 @@
 //! Contents of resources: what travels, how much of it, and what becomes of it when things break.
 
 mod damage;
+mod disaster;
 mod interrupted;
 mod journeys;
 mod order;
