@@ -145,7 +145,7 @@ pub fn restore(
     }
     let new = path.join(NEW);
     remove(&new)?;
-    let generation = Generation(manifest.generation.max(wishes.above).0 + 1);
+    let generation = generations::after(manifest.generation.max(wishes.above), SystemClock.now_ms());
     let mut restored = rebuild(repository, manifest, &new, config, wishes.end, generation, progress)?;
     bring_chunks(repository, wishes.chunks, path)?;
     restored.authority = authority(manifest, path, wishes.recovery_key)?;

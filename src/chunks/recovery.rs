@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::StoreOptions;
@@ -63,6 +64,8 @@ pub(super) fn open(
         poisoned: false.into(),
         damaged: Mutex::default(),
         collecting: Mutex::default(),
+        held: Mutex::default(),
+        latest: AtomicU32::default(),
     };
     bury(&shared, &packs, &tables, &mut report)?;
     let last = packs.last().max(tables.last());
@@ -274,6 +277,10 @@ fn take_in(shared: &Shared, found: Found, is_last: bool) -> Result<Option<OpenPa
         shared.settle(row.id, Place::of(found.number, row));
     }
     if goes_on {
+        if has_news {
+            // What was made sure of once need not be the next time.
+            shared.write_table(header, found.end, false);
+        }
         return Ok(Some(OpenPack { header, file: found.file, end: found.end, durable: found.end }));
     }
     if !is_tabled {

@@ -1,9 +1,9 @@
 //! The store of chunks: what is there, reading and writing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
@@ -20,6 +20,10 @@ use super::sync::Syncing;
 use crate::env::clock::Clock;
 use crate::env::fs::{Fs, is_full, read_exact_at};
 use crate::model::ChunkId;
+
+/// Whoever writes the last of so many unsynced bytes makes them durable. A log on the same file system would otherwise have
+/// to wait, at its own sync, until all of a large content is on the disk.
+const UNSYNCED_BYTES_MAX: u64 = 16 << 20;
 
 /// A store of chunks in one directory, for one process. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -46,6 +50,10 @@ pub(super) struct Shared {
     pub damaged: Mutex<HashMap<ChunkId, u32>>,
     /// One collection or verification at a time.
     pub collecting: Mutex<()>,
+    /// How many holds began at which second.
+    pub held: Mutex<BTreeMap<u32, usize>>,
+    /// The latest second that was told.
+    pub latest: AtomicU32,
 }
 
 impl std::fmt::Debug for Shared {
@@ -64,6 +72,8 @@ pub(super) struct Writer {
     pub directory_changed: bool,
     /// Chunks written since the store was opened.
     pub written: u64,
+    /// Bytes written since a sync was last begun for their number.
+    pub unsynced_bytes: u64,
     /// Number of the next pack. Numbers rise: of two frames of one chunk that in the later pack counts.
     pub next: u32,
 }
@@ -126,6 +136,20 @@ impl ChunkStore {
         super::recovery::open(dir, fs, clock, options)
     }
 
+    /// Whether the store is in order.
+    ///
+    /// # Errors
+    /// [`ChunkError::Poisoned`] after a failed sync, for good: the process should end.
+    pub fn health(&self) -> Result<(), ChunkError> {
+        self.shared.healthy()
+    }
+
+    /// Bytes that a chunk takes on the disk; 0 when it is not there.
+    #[must_use]
+    pub fn stored_bytes(&self, id: &ChunkId) -> u64 {
+        self.shared.index.get(id).map_or(0, |place| place.frame_bytes())
+    }
+
     /// Whether a chunk is there, without looking at the disk.
     #[must_use]
     pub fn contains(&self, id: &ChunkId) -> bool {
@@ -161,7 +185,8 @@ impl ChunkStore {
         Ok(None)
     }
 
-    /// Keeps a chunk; `false` when it was there. It is durable after the next [`ChunkStore::sync`].
+    /// Keeps a chunk; `false` when it was there. It is durable after the next [`ChunkStore::sync`]. Now and then it syncs
+    /// by itself, so that not too much gathers.
     ///
     /// # Errors
     /// When the bytes are not those of the name, are too many, or cannot be written: see [`ChunkError`].
@@ -194,7 +219,11 @@ impl ChunkStore {
         frame.resize(FRAME_HEADER_BYTES, 0);
         let encoding = shared.codec.store(raw, &mut frame);
         let header = header(*id, encoding, &frame[FRAME_HEADER_BYTES..], raw.len());
-        shared.append(header, &mut frame)
+        let is_new = shared.append(header, &mut frame)?;
+        if shared.is_sync_due() {
+            self.sync()?;
+        }
+        Ok(is_new)
     }
 
     /// Names of all chunks, in no order.
@@ -203,6 +232,13 @@ impl ChunkStore {
         let mut ids = Vec::new();
         self.shared.index.each(|id, _, _| ids.push(*id));
         ids
+    }
+
+    /// How many bytes of chunks fit on the disk before the reserve; `None` when that is not known.
+    #[must_use]
+    pub fn room(&self) -> Option<u64> {
+        let free = self.shared.fs.free_space(&self.shared.dir).ok()?;
+        Some(free.saturating_sub(self.shared.options.reserve_bytes))
     }
 
     /// How much there is.
@@ -242,8 +278,10 @@ fn header(id: ChunkId, encoding: Encoding, stored: &[u8], raw_bytes: usize) -> F
 }
 
 impl Shared {
+    /// Seconds since 1970. It never goes back, so that what is written later is never older.
     pub fn now_s(&self) -> u32 {
-        u32::try_from(self.clock.now_ms() / 1000).unwrap_or(u32::MAX)
+        let now = u32::try_from(self.clock.now_ms() / 1000).unwrap_or(u32::MAX);
+        self.latest.fetch_max(now, Ordering::SeqCst).max(now)
     }
 
     pub fn healthy(&self) -> Result<(), ChunkError> {
@@ -333,6 +371,7 @@ impl Shared {
             Ok(row) => {
                 let end = pack.end;
                 writer.written += 1;
+                writer.unsynced_bytes += frame.len() as u64;
                 if let Some(pack) = self.packs.lock().get_mut(&number) {
                     pack.bytes = end;
                     pack.rows.get_or_insert_default().push(row);
@@ -349,6 +388,16 @@ impl Shared {
                 Err(self.failed("write", number, error))
             }
         }
+    }
+
+    /// Whether so much was written that it should be synced; says so to one of those who ask.
+    fn is_sync_due(&self) -> bool {
+        let mut writer = locked(&self.writer);
+        let is_due = writer.unsynced_bytes >= UNSYNCED_BYTES_MAX;
+        if is_due {
+            writer.unsynced_bytes = 0;
+        }
+        is_due
     }
 
     /// The pack that takes the next frame, a new one when the present one is full.

@@ -71,6 +71,7 @@ impl Shared {
         let (written, finished, active, directory_changed) = {
             let mut writer = locked(&self.writer);
             let changed = std::mem::take(&mut writer.directory_changed);
+            writer.unsynced_bytes = 0;
             (writer.written, writer.finished.clone(), writer.active.clone(), changed)
         };
         if directory_changed {

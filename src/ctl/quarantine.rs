@@ -49,9 +49,15 @@ fn done(json: bool, state: &str, text: &str) -> CtlResult {
 }
 
 fn list(dir: &Path, json: bool) -> CtlResult {
-    let mut rows = Vec::new();
+    let (mut rows, mut damaged) = (Vec::new(), Vec::new());
     for path in files(dir).map_err(CtlError::new)? {
-        let (set, changes) = load(&path)?;
+        let (set, changes) = match load(&path) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                damaged.push(error.message);
+                continue;
+            }
+        };
         let number: u64 = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).unwrap_or_default();
         rows.push(serde_json::json!({
             "number": number, "changes": changes.len(), "shared_to": set.shared_to, "seq": set.seq,
@@ -64,7 +70,8 @@ fn list(dir: &Path, json: bool) -> CtlResult {
             .map(|name| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned))
             .into()
     })?;
-    output.flush()
+    output.flush()?;
+    if damaged.is_empty() { Ok(()) } else { Err(CtlError { message: damaged.join("; "), exit: 3 }) }
 }
 
 /// What the present state has in the place of a change: its version, and whether it is what the change made.

@@ -84,7 +84,8 @@ pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let unheard = trust.unheard(&offers);
     let path = dir.to_owned();
     let dry_run = args.dry_run;
-    let work = move || recover(&path, &config, &state, dry_run, &mut |what| eprintln!("{what}"));
+    let above = offers.iter().map(|offer| offer.generation).max().unwrap_or_default();
+    let work = move || recover(&path, &config, &state, above, dry_run, &mut |what| eprintln!("{what}"));
     let log = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(dir));
     let log = log?;
@@ -147,8 +148,24 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
         )
     })?;
     escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
-    eprintln!("the authority is back, from a copy of {}", timestamp(escrow.made_ms));
+    let age = SystemClock.now_ms().saturating_sub(escrow.made_ms) / 1000;
+    eprintln!(
+        "the authority and the register of members are back, from a copy of {}, {} old: what was changed of members since then \
+         is to be changed again",
+        timestamp(escrow.made_ms),
+        lasting(age)
+    );
     Ok((found, "restored"))
+}
+
+/// How long, for people.
+fn lasting(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 fn newest_escrow(args: &Recover) -> Result<Option<Escrow>, CtlError> {

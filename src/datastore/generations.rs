@@ -15,6 +15,14 @@ use crate::model::{Generation, LineageEntry, LogId, Seq};
 
 const FILE: &str = "generations.json";
 
+/// The generation to begin after those that are known. There may be others, begun elsewhere: it is the second in which it
+/// begins, so none of them has its number, and members tell them apart.
+#[must_use]
+pub fn after(known: Generation, now_ms: u64) -> Generation {
+    let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+    Generation(known.0.saturating_add(1).max(seconds))
+}
+
 #[derive(Default, Serialize, Deserialize)]
 struct File {
     log_id: Option<LogId>,
@@ -74,6 +82,13 @@ pub fn list(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Vec<Generat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p05_generations_that_are_begun_apart_get_different_numbers() {
+        let (early, late) = (after(Generation(1), 1_764_000_000_000), after(Generation(1), 1_764_000_001_000));
+        assert!(Generation(1) < early && early < late);
+        assert_eq!(after(late, 0), Generation(late.0 + 1), "clocks may go wrong");
+    }
 
     #[test]
     fn a_generation_whose_reason_is_not_known_is_left_out() {

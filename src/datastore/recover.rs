@@ -112,7 +112,7 @@ pub fn check_empty(path: &Path) -> Result<(), RepairError> {
     }
 }
 
-/// Builds the log anew in the data directory `path` from a member's state.
+/// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`.
 ///
 /// # Errors
 /// When the state is not sound, or the new log cannot be written. Nothing was changed then.
@@ -120,11 +120,12 @@ pub fn recover(
     path: &Path,
     config: &DatastoreConfig,
     member: &StateStore,
+    above: Generation,
     dry_run: bool,
     progress: &mut dyn FnMut(&str),
 ) -> Result<RepairReport, RepairError> {
     check_empty(path)?;
-    let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true };
+    let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true, above };
     repair(path, config, member, options, progress)
 }
 

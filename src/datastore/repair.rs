@@ -96,6 +96,8 @@ pub struct RepairOptions {
     pub accept_loss: bool,
     /// Nothing is left of the old log, and what lies in its place does not count.
     pub log_is_lost: bool,
+    /// A new generation is above this one.
+    pub above: Generation,
 }
 
 /// What was done, or would be.
@@ -311,7 +313,7 @@ fn judge(
     if start.lineage.len() >= LINEAGE_MAX {
         return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
-    start.generation = Generation(start.generation.0 + 1);
+    start.generation = generations::after(start.generation.max(options.above), super::shared::now_ms());
     start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });
     report.generation = start.generation;
     Ok(true)

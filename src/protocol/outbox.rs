@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
+use crate::model::{
+    Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId,
+};
 use crate::planted::{self, Bug};
+
+use super::lanes::Bulk;
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -60,6 +64,13 @@ pub struct Kept {
 const KEPT_TXNS_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 8 << 20;
 
+/// Most counters in a row that are filled with nothing.
+const FILLED_MAX: u64 = 1024;
+
+fn nothing(id: TxnId, time_ms: u64) -> Txn {
+    Txn { id, settled: OriginCounter(0), time_ms, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() }
+}
+
 type Layer = BTreeMap<Place, Option<Bytes>>;
 
 /// Pending and rejected transactions with their overlay.
@@ -69,6 +80,7 @@ pub struct Outbox {
     by_origin: BTreeMap<Origin, VecDeque<(OriginCounter, Place)>>,
     taken: HashMap<Origin, OriginCounter>,
     overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
+    bulk: Bulk,
     rejected: BTreeMap<TxnId, RejectedTxn>,
     next_place: Place,
     pending_bytes: usize,
@@ -119,42 +131,45 @@ impl Outbox {
         }
     }
 
-    /// Continues a log that has decided less than this outbox has seen decided: up to `decided` of each origin. What was
-    /// kept waits again, when `again` says so; a counter that nothing is left of is filled by a transaction without
-    /// operations. A rejection that the log does not know gets the identity that `fresh` gives: it stays on the list, and
-    /// its old identity belongs to what fills its place.
-    pub fn requeue(
-        &mut self,
+    /// What this outbox becomes under a log that has decided less than it had: up to `decided` of each origin. `again` waits
+    /// before what is pending. A counter that nothing is left of is filled by a transaction without operations; where so many
+    /// are that filling them makes no sense, what follows goes on under an origin that `fresh` gives. A rejection that the
+    /// log does not know gets such an origin as well: it stays on the list, and its old identity belongs to what fills its
+    /// place.
+    #[must_use]
+    pub fn requeued(
+        &self,
         decided: &BTreeMap<Origin, OriginCounter>,
-        again: bool,
-        mut fresh: impl FnMut() -> TxnId,
-    ) {
+        again: Vec<Arc<Txn>>,
+        mut fresh: impl FnMut() -> Origin,
+    ) -> Outbox {
         let decided_of = |origin: &Origin| decided.get(origin).copied().unwrap_or_default();
-        let kept = std::mem::take(&mut self.kept).into_iter().map(|kept| kept.txn).filter(|_| again);
-        self.kept_bytes = 0;
-        let pending = std::mem::take(&mut self.pending).into_values();
-        let waiting: Vec<Arc<Txn>> =
-            kept.chain(pending).filter(|txn| txn.id.counter > decided_of(&txn.id.origin)).collect();
-        self.by_origin.clear();
-        self.overlay.clear();
-        self.pending_bytes = 0;
-        for (id, rejected) in std::mem::take(&mut self.rejected) {
-            let id = if id.counter > decided_of(&id.origin) { fresh() } else { id };
-            let txn = Arc::new(Txn { id, ..(*rejected.txn).clone() });
-            self.rejected.insert(id, RejectedTxn { txn, ..rejected });
+        let mut outbox = Outbox { keeps: self.keeps, next_place: self.next_place, ..Outbox::default() };
+        for (id, rejected) in &self.rejected {
+            let is_known = id.counter <= decided_of(&id.origin);
+            let id = if is_known { *id } else { TxnId { origin: fresh(), counter: OriginCounter(1) } };
+            let txn = Arc::new(Txn { id, ..Txn::clone(&rejected.txn) });
+            outbox.restore_rejected(RejectedTxn { txn, ..rejected.clone() });
         }
-        let mut last: BTreeMap<Origin, OriginCounter> = BTreeMap::new();
-        for txn in waiting {
-            let last = last.entry(txn.id.origin).or_insert_with(|| decided_of(&txn.id.origin));
-            while last.next() < txn.id.counter {
-                *last = last.next();
-                let id = TxnId { counter: *last, ..txn.id };
-                let (settled, time_ms, note) = (OriginCounter(0), txn.time_ms, Bytes::new());
-                self.insert(Arc::new(Txn { id, settled, time_ms, note, conditions: Vec::new(), ops: Vec::new() }));
+        let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
+        for txn in again.into_iter().chain(self.pending.values().cloned()) {
+            let (origin, counter) = (txn.id.origin, txn.id.counter);
+            if counter <= decided_of(&origin) {
+                continue;
             }
-            *last = txn.id.counter;
-            self.insert(txn);
+            let last = last.entry(origin).or_insert_with(|| TxnId { origin, counter: decided_of(&origin) });
+            if last.origin == origin && counter.0 - last.counter.0 > FILLED_MAX {
+                *last = TxnId { origin: fresh(), counter: OriginCounter(0) };
+            }
+            while last.origin == origin && last.counter.next() < counter {
+                last.counter = last.counter.next();
+                outbox.insert(Arc::new(nothing(*last, txn.time_ms)));
+            }
+            last.counter = last.counter.next();
+            // What it says of rejections, it says of another history.
+            outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), ..Txn::clone(&txn) }));
         }
+        outbox
     }
 
     /// Origins that have pending, kept or rejected transactions.
@@ -196,15 +211,34 @@ impl Outbox {
         self.taken.get(&origin).copied().unwrap_or_default()
     }
 
-    /// The next pending transaction after `place`, to be pushed.
+    /// The next pending transaction of the express lane after `place`, to be pushed.
     #[must_use]
-    pub fn next_after(&self, place: Option<Place>) -> Option<(Place, Arc<Txn>)> {
+    pub fn next_express(&self, place: Option<Place>) -> Option<(Place, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
-        self.pending.range(start..).next().map(|(place, txn)| (*place, Arc::clone(txn)))
+        let mut behind = self.pending.range(start..).filter(|(place, _)| !self.bulk.contains(**place));
+        behind.next().map(|(place, txn)| (*place, txn))
+    }
+
+    /// The pending transactions of the bulk lane after `place`, in order.
+    pub fn bulk_after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, &Arc<Txn>)> {
+        let start = place.map_or(0, |place| place + 1);
+        self.bulk.from(start).filter_map(|place| Some((place, self.pending.get(&place)?)))
+    }
+
+    /// Whether a transaction of these operations and conditions would belong into the bulk lane for what waits there.
+    #[must_use]
+    pub fn waits_for_bulk(&self, ops: &[Op], conditions: &[Condition]) -> bool {
+        self.bulk.concerns(ops, conditions)
     }
 
     /// Takes in a transaction that is durable locally. Counters of one origin must rise.
     pub fn insert(&mut self, txn: Arc<Txn>) -> Place {
+        let is_bulk = self.bulk.takes(&txn);
+        self.insert_in(txn, is_bulk)
+    }
+
+    /// [`Outbox::insert`] into a known lane.
+    pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> Place {
         let place = self.next_place;
         self.next_place += 1;
         let id = txn.id;
@@ -213,6 +247,9 @@ impl Outbox {
         for op in &txn.ops {
             let keys = self.overlay.entry(op.collection().clone()).or_default();
             keys.entry(op.key().clone()).or_default().insert(place, op.value().cloned());
+        }
+        if is_bulk {
+            self.bulk.insert(place, &txn);
         }
         self.pending_bytes += txn.bytes_estimate();
         self.pending.insert(place, txn);
@@ -303,6 +340,7 @@ impl Outbox {
     fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
+        self.bulk.remove(place, &txn);
         for op in &txn.ops {
             if planted::is(Bug::OverlayStays) {
                 break;
@@ -411,7 +449,38 @@ mod tests {
         let decided = outbox.handle_row(Origin([1; 16]), &row);
         assert_eq!(decided.len(), 3);
         assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
-        assert_eq!(outbox.next_after(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+        assert_eq!(outbox.next_express(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+    }
+
+    #[test]
+    fn p06_what_waits_goes_on_from_what_another_history_has_decided() {
+        let origin = Origin([1; 16]);
+        let mut outbox = Outbox::keeping();
+        for counter in 1..=6 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        let mut row = OriginRow::default();
+        for counter in 1..=4 {
+            row.record(Seq(counter), OriginCounter(counter), OriginCounter(0), None);
+        }
+        outbox.handle_row(origin, &row);
+        let ids = |outbox: &Outbox| outbox.pending().map(|txn| (txn.id.counter.0, txn.ops.len())).collect::<Vec<_>>();
+        let decided = BTreeMap::from([(origin, OriginCounter(2))]);
+        let fresh = || Origin([7; 16]);
+        let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
+        let requeued = outbox.requeued(&decided, kept, fresh);
+        assert_eq!(ids(&requeued), [(3, 1), (4, 1), (5, 1), (6, 1)]);
+        let requeued = outbox.requeued(&decided, Vec::new(), fresh);
+        assert_eq!(ids(&requeued), [(3, 0), (4, 0), (5, 1), (6, 1)], "counters are filled");
+        assert_eq!((requeued.kept().count(), requeued.taken(origin)), (0, OriginCounter(6)));
+        assert_eq!(outbox.requeued(&BTreeMap::new(), Vec::new(), fresh).depth(), 6);
+        outbox = Outbox::keeping();
+        outbox.insert(txn(9000, &[(1, Some(1))]));
+        outbox.insert(txn(9001, &[(1, Some(2))]));
+        let requeued = outbox.requeued(&decided, Vec::new(), fresh);
+        assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "so many that they get another origin");
+        assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
+        assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));
     }
 
     proptest! {

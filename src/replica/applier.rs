@@ -31,6 +31,8 @@ pub(super) enum Request {
     Bookmark(Bookmark),
     /// A new state in its own directory takes the place of the old one.
     Swap(StateStore, PathBuf, oneshot::Sender<Result<(), String>>),
+    /// Answered when everything before it is done.
+    Barrier(oneshot::Sender<()>),
 }
 
 pub(super) struct Applier {
@@ -85,6 +87,7 @@ impl Applier {
             Request::Swap(state, path, reply) => {
                 let _ = reply.send(self.swap(state, path)?);
             }
+            Request::Barrier(reply) => drop(reply.send(())),
         }
         Ok(())
     }

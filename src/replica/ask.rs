@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::codec::admin::{AdminError, Request};
 use crate::codec::message::{Kind, Open};
 use crate::codec::payload::decode_loose_frames;
-use crate::model::Entry;
+use crate::model::{Entry, Seq};
 use crate::transport::wire;
 
 use super::Replica;
@@ -55,6 +55,34 @@ impl Replica {
         let connection = connection.ok_or(AskError::Away)?;
         let asked = tokio::time::timeout(PATIENCE, ask(&connection, request)).await;
         asked.map_err(|_| AskError::Silent(format!("within {PATIENCE:?}")))?
+    }
+}
+
+/// Gives every entry of the datastore's log after `from`, up to its head.
+pub(super) async fn entries_after(
+    connection: &quinn::Connection,
+    from: Seq,
+    mut give: impl FnMut(Entry),
+) -> Result<(), AskError> {
+    let silent = |error: &dyn std::fmt::Display| AskError::Silent(error.to_string());
+    let request = Request::Tail { from, to: None, follow: false };
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| silent(&error))?;
+    wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| silent(&error))?;
+    wire::send_json(&mut send, Kind::AdminRequest, &request).await.map_err(|error| silent(&error))?;
+    loop {
+        let message = tokio::time::timeout(PATIENCE, wire::read(&mut receive)).await;
+        let message = message.map_err(|error| silent(&error))?.map_err(|error| silent(&error))?;
+        match message.ok_or_else(|| silent(&"the stream ended"))? {
+            (Kind::Frames, body) => {
+                decode_loose_frames(&body).map_err(|error| silent(&error))?.into_iter().for_each(&mut give);
+            }
+            (Kind::AdminEnd, _) => return Ok(()),
+            (Kind::AdminError, body) => {
+                let error: AdminError = serde_json::from_slice(&body).map_err(|error| silent(&error))?;
+                return Err(AskError::Refused(error.message));
+            }
+            (other, _) => return Err(silent(&format!("an unexpected message {other:?}"))),
+        }
     }
 }
 

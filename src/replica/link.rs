@@ -13,7 +13,7 @@ use crate::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
-use crate::model::{Chain, Limits, Position, Seq, Verdict};
+use crate::model::{Chain, Limits, LineageEntry, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
@@ -188,7 +188,13 @@ impl Linker {
         let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
         let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))??;
         let wanted = needs_snapshot || self.shared.resync_wanted.load(Ordering::Acquire);
-        let step = judge(mine.as_ref(), &welcome, wanted);
+        let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+        let is_left = mine.as_ref().is_some_and(|mine| reconcile::is_left(mine, &lineage, &welcome));
+        let step = match judge(mine.as_ref(), &welcome, wanted) {
+            // Positions alone do not show it when two generations were given one number.
+            NextStep::Tail(_) | NextStep::Snapshot if is_left => NextStep::Refuse(Verdict::Forked),
+            step => step,
+        };
         let verdict = match step {
             NextStep::Refuse(verdict) => verdict,
             _ => welcome.verdict.unwrap_or(Verdict::Behind),
@@ -200,7 +206,7 @@ impl Linker {
             link.trouble.clear();
         });
         if let NextStep::Refuse(verdict) = step
-            && !self.reconciles(connection, mine.as_ref(), &welcome).await?
+            && !self.reconciles(connection, mine.as_ref(), &lineage, &welcome).await?
         {
             self.shared.set_problem(format!("the datastore is {verdict}: {}", verdict.remedy()));
             if verdict == Verdict::Empty {
@@ -241,23 +247,7 @@ impl Linker {
     /// Serves streams on which the datastore asks for chunks that it has lost.
     async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
         let Some(contents) = &self.shared.contents else { return std::future::pending().await };
-        let server = contents.server();
-        let mut streams = tokio::task::JoinSet::new();
-        loop {
-            tokio::select! {
-                stream = connection.accept_bi() => {
-                    let (mut send, mut receive) = stream?;
-                    let server = server.clone();
-                    streams.spawn(async move {
-                        let open = timeout(SETUP_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
-                        if matches!(open, Ok(Ok(Open::Chunks))) {
-                            let _ = server.serve(&mut send, &mut receive).await;
-                        }
-                    });
-                }
-                Some(_) = streams.join_next() => {}
-            }
-        }
+        Ok(super::contents::give(&contents.server(), connection).await?)
     }
 
     /// A log that went on without this member's last entries, for a known reason, is followed all the same.
@@ -265,11 +255,11 @@ impl Linker {
         &self,
         connection: &quinn::Connection,
         mine: Option<&Position>,
+        lineage: &[LineageEntry],
         welcome: &Welcome,
     ) -> Result<bool, LinkError> {
         let Some(mine) = mine else { return Ok(false) };
-        let Some(shared_to) = reconcile::left_at(mine, welcome) else { return Ok(false) };
-        let reconciled = reconcile::run(self, connection, mine, shared_to, welcome).await?;
+        let reconciled = reconcile::run(self, connection, mine, lineage, welcome).await?;
         if reconciled {
             self.shared.update_link(|link| link.verdict = Some(Verdict::Behind));
         }

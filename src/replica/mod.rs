@@ -27,6 +27,7 @@ mod handle;
 mod lend;
 mod link;
 mod outbox_writer;
+mod own;
 mod push;
 pub mod quarantine;
 mod receipts;

@@ -3,13 +3,14 @@
 //! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::codec::content;
 use crate::codec::txn::{decode_txn, encode_txn};
 use crate::env::{Clock, Entropy};
 use crate::log::journal::{Journal, JournalError};
@@ -102,12 +103,16 @@ pub(super) enum Request {
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, oneshot::Sender<Result<Receipt, SubmitError>>),
-    /// The log has decided less than it had: see [`Outbox::requeue`].
-    Requeue {
-        decided: BTreeMap<Origin, OriginCounter>,
-        again: bool,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
+    /// The log goes on without what it had decided: everything else waits until the steps end.
+    Exchange(std::sync::mpsc::Receiver<Step>),
+}
+
+/// A step of exchanging the outbox together with the state. When the steps end without [`Step::Install`] nothing has changed.
+pub(super) enum Step {
+    /// Writes the outbox that is to take the place of the present one into the journal.
+    Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
+    /// The state that it belongs to is in place.
+    Install(oneshot::Sender<()>),
 }
 
 /// Largest number of pending transactions.
@@ -118,10 +123,19 @@ pub(super) struct OutboxWriter {
     journal: Journal,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    origin: Option<Origin>,
+    /// Origins of the transactions that are made here: of the express lane, and of the bulk lane.
+    express: Own,
+    bulk: Own,
     last: HashMap<Origin, OriginCounter>,
     /// Rejections that are not in the journal yet, because the disk refused.
     unwritten: Vec<RejectedV1>,
+}
+
+/// An origin of this process, made when it is first needed.
+#[derive(Default)]
+struct Own {
+    origin: Option<Origin>,
+    /// Its rejections up to this counter are in the journal.
     settled: OriginCounter,
 }
 
@@ -202,10 +216,10 @@ impl OutboxWriter {
             journal,
             clock,
             entropy,
-            origin: None,
+            express: Own::default(),
+            bulk: Own::default(),
             last: HashMap::new(),
             unwritten: Vec::new(),
-            settled: OriginCounter(0),
         }
     }
 
@@ -224,12 +238,12 @@ impl OutboxWriter {
     }
 
     pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
-        let (requeues, batch): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|request| matches!(request, Request::Requeue { .. }));
+        let (exchanges, batch): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|request| matches!(request, Request::Exchange(_)));
         self.take_in(batch)?;
-        for request in requeues {
-            if let Request::Requeue { decided, again, reply } = request {
-                let _ = reply.send(self.requeue(&decided, again));
+        for request in exchanges {
+            if let Request::Exchange(steps) = request {
+                self.exchange(&steps)?;
             }
         }
         Ok(())
@@ -261,7 +275,7 @@ impl OutboxWriter {
                     Err(error) => drop(reply.send(Err(error))),
                 },
                 // Dealt with after the batch.
-                Request::Requeue { .. } => {}
+                Request::Exchange(_) => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
                         let note = RejectedV1 { id: txn.id, seq, reason };
@@ -342,8 +356,11 @@ impl OutboxWriter {
     }
 
     fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[RejectedV1], closed: Vec<Closed>) {
-        let own = noted.iter().filter(|note| Some(note.id.origin) == self.origin).map(|note| note.id.counter).max();
-        self.settled = self.settled.max(own.unwrap_or_default());
+        for own in [&mut self.express, &mut self.bulk] {
+            let noted =
+                noted.iter().filter(|note| Some(note.id.origin) == own.origin).map(|note| note.id.counter).max();
+            own.settled = own.settled.max(noted.unwrap_or_default());
+        }
         let mut replies = Vec::new();
         let mut changes = Vec::new();
         {
@@ -384,6 +401,8 @@ impl OutboxWriter {
         if depth >= DEPTH_MAX {
             return Err(SubmitError::Full { depth });
         }
+        let waits = |outbox: &Outbox| outbox.waits_for_bulk(&draft.ops, &draft.conditions);
+        let is_bulk = content::names_chunks(&draft.ops) || waits(staged) || waits(&self.shared.outbox());
         let id = match draft.id {
             Some(id) => {
                 let last = self.last_counter(id.origin)?;
@@ -398,11 +417,12 @@ impl OutboxWriter {
                 id
             }
             None => {
-                let origin = self.own_origin()?;
+                let origin = self.own_origin(is_bulk)?;
                 TxnId { origin, counter: self.last_counter(origin)?.next() }
             }
         };
-        let settled = if draft.id.is_some() { draft.settled } else { self.settled };
+        let own = if is_bulk { &self.bulk } else { &self.express };
+        let settled = if draft.id.is_some() { draft.settled } else { own.settled };
         let settled = if planted::is(Bug::SettledTooEarly) { id.counter } else { settled };
         let time_ms = if draft.time_ms == 0 { self.clock.now_ms() } else { draft.time_ms };
         let Draft { ops, conditions, note, .. } = draft;
@@ -416,7 +436,7 @@ impl OutboxWriter {
             HARD.check(&txn)?;
         }
         let txn = Arc::new(txn);
-        staged.insert(Arc::clone(&txn));
+        staged.insert_in(Arc::clone(&txn), is_bulk);
         self.last.insert(id.origin, id.counter);
         Ok(Staged::New(txn))
     }
@@ -455,13 +475,14 @@ impl OutboxWriter {
         Ok(())
     }
 
-    fn own_origin(&mut self) -> Result<Origin, SubmitError> {
-        if let Some(origin) = self.origin {
+    fn own_origin(&mut self, is_bulk: bool) -> Result<Origin, SubmitError> {
+        let own = if is_bulk { &mut self.bulk } else { &mut self.express };
+        if let Some(origin) = own.origin {
             return Ok(origin);
         }
         let mut bytes = [0; 16];
         self.entropy.fill(&mut bytes).map_err(|error| SubmitError::Disk(error.to_string()))?;
-        self.origin = Some(Origin(bytes));
+        own.origin = Some(Origin(bytes));
         Ok(Origin(bytes))
     }
 
@@ -500,34 +521,43 @@ impl OutboxWriter {
 
     /// What the journal has to hold.
     fn live_frames(&self) -> Vec<(u8, Vec<u8>)> {
-        let outbox = self.shared.outbox();
-        let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
-            let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
-            [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
-        });
-        let kept = outbox.kept().map(|kept| (KIND_TXN, encoded(&kept.txn)));
-        let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
-        rejected.chain(kept).chain(pending).collect()
+        frames_of(&self.shared.outbox())
     }
 
-    fn requeue(&mut self, decided: &BTreeMap<Origin, OriginCounter>, again: bool) -> Result<(), String> {
-        let mut random = Ok(());
-        {
-            let mut outbox = self.shared.outbox_mut();
-            let entropy = &self.entropy;
-            outbox.requeue(decided, again, || {
-                let mut origin = [0; 16];
-                if let Err(error) = entropy.fill(&mut origin) {
-                    random = Err(error.to_string());
+    /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
+    /// exchange is made again.
+    fn exchange(&mut self, steps: &std::sync::mpsc::Receiver<Step>) -> Result<(), Fatal> {
+        let mut prepared = None;
+        while let Ok(step) = steps.recv() {
+            match step {
+                Step::Prepare(outbox, reply) => {
+                    let written = self.journal.replace_with(&frames_of(&outbox)).map_err(|error| error.to_string());
+                    prepared = Some(outbox);
+                    let _ = reply.send(written);
                 }
-                TxnId { origin: Origin(origin), counter: OriginCounter(1) }
-            });
+                Step::Install(reply) => {
+                    if let Some(outbox) = prepared.take() {
+                        self.install(*outbox);
+                    }
+                    let _ = reply.send(());
+                    return Ok(());
+                }
+            }
         }
-        random?;
-        let frames = self.live_frames();
-        self.journal.replace_with(&frames).map_err(|error| error.to_string())?;
+        if prepared.is_none() {
+            return Ok(());
+        }
+        let failed = "the outbox journal cannot be written back";
+        self.journal.replace_with(&self.live_frames()).map_err(Fatal::of(failed))
+    }
+
+    /// What was numbered, was numbered in another history.
+    fn install(&mut self, outbox: Outbox) {
+        *self.shared.outbox_mut() = outbox;
+        (self.express, self.bulk) = (Own::default(), Own::default());
+        self.last.clear();
+        self.unwritten.clear();
         self.shared.note_outbox_change();
-        Ok(())
     }
 
     pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
@@ -552,6 +582,17 @@ impl OutboxWriter {
             tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
         }
     }
+}
+
+/// What a journal has to hold for an outbox.
+fn frames_of(outbox: &Outbox) -> Vec<(u8, Vec<u8>)> {
+    let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
+        let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
+        [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
+    });
+    let kept = outbox.kept().map(|kept| (KIND_TXN, encoded(&kept.txn)));
+    let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
+    rejected.chain(kept).chain(pending).collect()
 }
 
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::content::{self, ContentHead};
 use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line, txn_line};
 use crate::model::{Collection, Digest, Generation, Key, LogId, Op, Seq};
 
@@ -133,12 +134,16 @@ pub(super) struct Written {
 }
 
 impl Set {
-    /// Begins a file in the replica's directory.
+    /// Begins a file in the replica's directory. When what it is about was set aside before, in an attempt that did not come to
+    /// its end, the file takes the place of the former one.
     pub(super) fn create(&self, replica: &Path) -> io::Result<Writing> {
         let directory = replica.join(DIRECTORY);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let number = files(replica)?.iter().filter_map(|path| number(path)).max().unwrap_or(0) + 1;
-        let path = directory.join(format!("{number:04}.jsonl"));
+        let former = files(replica)?.into_iter().find(|path| set_of(path).is_ok_and(|set| set == *self));
+        let path = match former {
+            Some(path) => path,
+            None => directory.join(format!("{:04}.jsonl", last_number(&directory)? + 1)),
+        };
         let file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -189,6 +194,37 @@ impl Writing {
     }
 }
 
+/// Greatest number that was given to a file, whatever became of it.
+fn last_number(directory: &Path) -> io::Result<u64> {
+    let entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+    let numbers = entries.iter().filter_map(|entry| entry.path().file_stem()?.to_str()?.parse().ok());
+    Ok(numbers.max().unwrap_or(0))
+}
+
+/// What a file is about; nothing else of it is read.
+fn set_of(path: &Path) -> Result<Set, String> {
+    let mut line = String::new();
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    io::Read::take(BufReader::new(file), 4096).read_line(&mut line).map_err(|error| error.to_string())?;
+    parse_head(line.trim_end())
+}
+
+fn parse_head(text: &str) -> Result<Set, String> {
+    let head: Head = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if head.version != VERSION {
+        return Err(format!("version {} is not known", head.version));
+    }
+    Ok(Set {
+        log_id: head.log,
+        generation: head.generation,
+        left_by: head.left_by,
+        shared_to: head.shared_to,
+        seq: head.seq,
+        digest: head.digest,
+        is_restore: head.restore,
+    })
+}
+
 fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_suffix(".jsonl")?.parse().ok()
 }
@@ -229,21 +265,7 @@ pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
         }
         let text = line.trim_end_matches('\n');
         match &set {
-            None => {
-                let head: Head = serde_json::from_str(text).map_err(|error| named(&error))?;
-                if head.version != VERSION {
-                    return Err(named(&format!("version {} is not known", head.version)));
-                }
-                set = Some(Set {
-                    log_id: head.log,
-                    generation: head.generation,
-                    left_by: head.left_by,
-                    shared_to: head.shared_to,
-                    seq: head.seq,
-                    digest: head.digest,
-                    is_restore: head.restore,
-                });
-            }
+            None => set = Some(parse_head(text).map_err(|error| named(&error))?),
             Some(set) => {
                 if let Ok(Tail { end }) = serde_json::from_str::<Tail>(text) {
                     let whole =
@@ -255,6 +277,20 @@ pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
         }
         hasher.update(line.as_bytes());
     }
+}
+
+/// The contents that changes in the files of the replica in `replica` put: their chunks may exist nowhere else.
+///
+/// # Errors
+/// When a file cannot be read, so that it is not known what it names.
+pub fn heads(replica: &Path) -> Result<Vec<ContentHead>, String> {
+    let mut heads = Vec::new();
+    for path in files(replica).map_err(|error| error.to_string())? {
+        let (_, changes) = read(&path)?;
+        let contents = changes.iter().filter(|change| change.collection.as_str() == content::COLLECTION);
+        heads.extend(contents.filter_map(|change| change.value.as_ref()).map(|value| content::head_of(value)));
+    }
+    Ok(heads)
 }
 
 #[cfg(test)]
@@ -291,7 +327,19 @@ mod tests {
         changes.iter().for_each(|change| writing.write(change).expect("writes"));
         writing.finish().expect("ends");
         let path = files(temp.path()).expect("lists").pop().expect("a file");
-        assert_eq!(read(&path).expect("reads"), (set, changes.to_vec()));
+        assert_eq!(read(&path).expect("reads"), (set.clone(), changes.to_vec()));
+        // Set aside again after an attempt that failed; then something else, after a person has dealt with the first.
+        let mut again = set.create(temp.path()).expect("begins");
+        changes.iter().for_each(|change| again.write(change).expect("writes"));
+        again.finish().expect("ends");
+        assert_eq!(files(temp.path()).expect("lists"), std::slice::from_ref(&path));
+        fs::rename(&path, path.with_extension("applied")).expect("renames");
+        let mut later = Set { seq: Seq(10), ..set }.create(temp.path()).expect("begins");
+        later.write(&changes[0]).expect("writes");
+        let later = PathBuf::from(later.finish().expect("ends").file);
+        assert!(later.ends_with("0002.jsonl"), "{}", later.display());
+        fs::remove_file(later).expect("removes");
+        fs::rename(path.with_extension("applied"), &path).expect("renames");
         let good = fs::read(&path).expect("reads");
         for at in 0..good.len() - 1 {
             fs::write(&path, &good[..at]).expect("writes");

@@ -3,56 +3,95 @@
 //! When a datastore was rebuilt from a member that was behind, or an earlier state was restored, its log begins a new
 //! generation at a sequence that this member is beyond. What the member has more is not merged, and not lost:
 //!
-//! - own transactions that the new log lacks are pushed again under their own identity, unless an earlier state was
-//!   restored on purpose;
+//! - own transactions that the new log lacks are pushed again under their own identity, unless something came after them
+//!   (see [`super::own`]), or an earlier state was restored on purpose;
 //! - every other change is written to a file in `quarantine/`, durably, for a person to look at.
 //!
-//! Then the new state takes the place of the old one. A crash at any point leaves the old state, which begins all over, or
-//! the new one.
+//! Then outbox and state are exchanged: the outbox in the journal, the state, the outbox in memory, in this order, while
+//! nothing is taken in. A crash at any point leaves the old state, for which all of this is done again with the same
+//! result, or the new one.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
-use crate::model::{Collection, Key, Op, OriginCounter, Position, Seq};
-use crate::protocol::outbox::Kept;
+use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq, Txn};
+use crate::protocol::outbox::Outbox;
 use crate::state::{StateError, StateSnapshot, StateStore};
 
 use super::link::{LinkError, Linker};
+use super::outbox_writer::{self, Step};
+use super::own::{self, Since, Values};
 use super::quarantine::{Change, Set, Written};
-use super::{ask, outbox_writer, resync};
+use super::shared::SharedRef;
+use super::{applier, ask, resync};
 
-/// The sequence up to which the datastore's log is still this member's, when a later generation left it behind.
-pub(super) fn left_at(mine: &Position, welcome: &Welcome) -> Option<Seq> {
-    let later = welcome.lineage.iter().filter(|entry| entry.generation > mine.generation);
-    let shared_to = later.map(|entry| entry.shared_to).min()?;
-    (mine.log_id == welcome.log_id && mine.seq > shared_to).then_some(shared_to)
+/// Where two logs of one origin have gone different ways.
+struct Fork<'a> {
+    shared_to: Seq,
+    /// The generations that only the datastore knows.
+    theirs: Vec<&'a LineageEntry>,
 }
 
-/// Sets aside or queues what the log lacks, and takes its state over. False: it is not known why the log went another way,
-/// so a person has to decide; nothing was changed.
+/// The place up to which the datastore's log is still this member's, when the two have gone different ways and the member is
+/// beyond it. `lineage` is the member's; a generation is the same when its number and its beginning are.
+fn fork<'a>(mine: &Position, lineage: &[LineageEntry], welcome: &'a Welcome) -> Option<Fork<'a>> {
+    let is_unknown = |entry: &&LineageEntry| {
+        if lineage.is_empty() { entry.generation > mine.generation } else { !lineage.contains(entry) }
+    };
+    let theirs: Vec<&LineageEntry> = welcome.lineage.iter().filter(is_unknown).collect();
+    let own = lineage.iter().filter(|entry| !welcome.lineage.contains(entry)).map(|entry| entry.shared_to).min();
+    let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
+    let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
+    // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too.
+    let is_beyond = own.is_some() || mine.seq > shared_to;
+    (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
+}
+
+/// Whether the datastore's log has left this member's, whatever their positions say.
+pub(super) fn is_left(mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
+    fork(mine, lineage, welcome).is_some()
+}
+
+/// Sets aside or queues what the log lacks, and takes its state over. False: the log is not known to have left this one, or
+/// not why, so a person has to decide; nothing was changed.
 pub(super) async fn run(
     linker: &Linker,
     connection: &quinn::Connection,
     mine: &Position,
-    shared_to: Seq,
+    lineage: &[LineageEntry],
     welcome: &Welcome,
 ) -> Result<bool, LinkError> {
-    let Some(is_restore) = reason(connection, mine, welcome).await else { return Ok(false) };
+    let Some(Fork { shared_to, theirs }) = fork(mine, lineage, welcome) else { return Ok(false) };
+    let Some(is_restore) = reason(connection, &theirs).await else { return Ok(false) };
     let side = resync::side(linker)?;
     let reconciled = async {
         let state = resync::fetch_into(linker, connection, &side).await?;
-        let written = set_aside(linker, &state, mine, shared_to, welcome, is_restore).await?;
-        queue(linker, &state, is_restore).await?;
-        resync::swap(linker, state, side.clone()).await?;
-        tracing::warn!(
-            shared_to = %shared_to, was_at = %mine.seq, set_aside = written.changes, file = written.file,
-            "this member had entries that the log has not; its own are pushed again, the rest is set aside: see \
-             `gravwell-logctl quarantine list`"
-        );
-        Ok(())
+        let own = if is_restore { Vec::new() } else { own_since(linker, connection, &state, shared_to).await? };
+        let exchange = Exchange {
+            shared: Arc::clone(&linker.shared),
+            applier: linker.applier.clone(),
+            outbox: linker.outbox.clone(),
+            directory: linker.directory.clone(),
+            set: Set {
+                log_id: mine.log_id,
+                generation: mine.generation,
+                left_by: welcome.generation,
+                shared_to,
+                seq: mine.seq,
+                digest: mine.digest,
+                is_restore,
+            },
+            state,
+            side: side.clone(),
+            own,
+        };
+        // It goes on when the connection breaks: what was begun is brought to an end.
+        tokio::spawn(exchange.run()).await.map_err(|_| LinkError::Closing)?
     };
     let reconciled = reconciled.await;
     if reconciled.is_err() {
@@ -62,12 +101,12 @@ pub(super) async fn run(
 }
 
 /// Whether an earlier state was restored on purpose; `None` when why the log went another way is not known.
-async fn reason(connection: &quinn::Connection, mine: &Position, welcome: &Welcome) -> Option<bool> {
+async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry]) -> Option<bool> {
     let reply = ask::ask(connection, &Request::Generations).await;
     let reply = reply.map_err(|error| tracing::warn!(%error, "the datastore does not say why")).ok()?;
     let known: Vec<GenerationInfo> = reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
     let mut is_restore = false;
-    for entry in welcome.lineage.iter().filter(|entry| entry.generation > mine.generation) {
+    for entry in theirs {
         let info =
             known.iter().find(|info| info.generation == entry.generation && info.shared_to == entry.shared_to)?;
         is_restore |= info.beginning == Beginning::Restored;
@@ -75,71 +114,144 @@ async fn reason(connection: &quinn::Connection, mine: &Position, welcome: &Welco
     Some(is_restore)
 }
 
-/// Counters up to which a state has decided, as seen by an outbox.
-fn decided(state: &StateStore, outbox_origins: &[crate::model::Origin]) -> Result<Decided, StateError> {
+fn failed(error: impl std::fmt::Display) -> LinkError {
+    LinkError::Resync(error.to_string())
+}
+
+/// The own transactions that are pushed again.
+async fn own_since(
+    linker: &Linker,
+    connection: &quinn::Connection,
+    state: &StateStore,
+    shared_to: Seq,
+) -> Result<Vec<Arc<Txn>>, LinkError> {
+    let kept: Vec<Arc<Txn>> = linker.shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect();
+    let decided = decided(state, kept.iter().map(|txn| txn.id.origin)).map_err(failed)?;
+    let lacking = |txn: &Arc<Txn>| decided.get(&txn.id.origin).is_none_or(|counter| txn.id.counter > *counter);
+    let own: Vec<Arc<Txn>> = kept.into_iter().filter(lacking).collect();
+    if own.is_empty() {
+        return Ok(own);
+    }
+    let (old, new) = (linker.shared.state().snapshot().map_err(failed)?, state.snapshot().map_err(failed)?);
+    let mut since = Since::new(&old, &own);
+    let mut unread = None;
+    let read = ask::entries_after(connection, shared_to, |entry| {
+        if let Err(error) = since.take(&entry) {
+            unread = Some(error);
+        }
+    });
+    let read = read.await;
+    if let Some(error) = unread {
+        return Err(failed(error));
+    }
+    if let Err(error) = read {
+        if matches!(error, ask::AskError::Refused(_)) {
+            tracing::warn!(%error, "what others did since is not known, so nothing is pushed again: all is set aside");
+            return Ok(Vec::new());
+        }
+        return Err(failed(error));
+    }
+    let written = std::mem::take(&mut since.written);
+    let choosing = move || own::choose(own, &old, &new, &written, shared_to);
+    tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)
+}
+
+type Decided = BTreeMap<Origin, OriginCounter>;
+
+/// Counters up to which a state has decided.
+fn decided(state: &StateStore, origins: impl Iterator<Item = Origin>) -> Result<Decided, StateError> {
     let mut decided = Decided::new();
-    for origin in outbox_origins {
-        decided.insert(*origin, state.origin(*origin)?.map(|row| row.last_counter).unwrap_or_default());
+    for origin in origins {
+        if let std::collections::btree_map::Entry::Vacant(entry) = decided.entry(origin) {
+            entry.insert(state.origin(origin)?.map(|row| row.last_counter).unwrap_or_default());
+        }
     }
     Ok(decided)
 }
 
-pub(super) type Decided = BTreeMap<crate::model::Origin, OriginCounter>;
-
-async fn set_aside(
-    linker: &Linker,
-    new: &StateStore,
-    mine: &Position,
-    shared_to: Seq,
-    welcome: &Welcome,
-    is_restore: bool,
-) -> Result<Written, LinkError> {
-    let failed = |error: &dyn std::fmt::Display| LinkError::Resync(error.to_string());
-    let kept: Vec<Kept> = if is_restore { Vec::new() } else { linker.shared.outbox().kept().cloned().collect() };
-    let origins: Vec<_> = kept.iter().map(|kept| kept.txn.id.origin).collect();
-    let decided = decided(new, &origins).map_err(|error| failed(&error))?;
-    let old = linker.shared.state().snapshot().map_err(|error| failed(&error))?;
-    let new = new.snapshot().map_err(|error| failed(&error))?;
-    let set = Set {
-        log_id: mine.log_id,
-        generation: mine.generation,
-        left_by: welcome.generation,
-        shared_to,
-        seq: mine.seq,
-        digest: mine.digest,
-        is_restore,
-    };
-    let directory = linker.directory.clone();
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut file = set.create(&directory).map_err(|error| error.to_string())?;
-        let own = own_values(&kept, &decided);
-        differences(&old, &new, shared_to, |change| {
-            let is_queued = own.get(&(change.collection.clone(), change.key.clone())) == Some(&change.value);
-            if is_queued { Ok(()) } else { file.write(&change) }
-        })?;
-        file.finish().map_err(|error| error.to_string())
-    });
-    writing.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+/// Everything that is needed to exchange outbox and state.
+struct Exchange {
+    shared: SharedRef,
+    applier: mpsc::Sender<applier::Request>,
+    outbox: mpsc::Sender<outbox_writer::Request>,
+    directory: PathBuf,
+    set: Set,
+    state: StateStore,
+    side: PathBuf,
+    own: Vec<Arc<Txn>>,
 }
 
-type Named = (Collection, Key);
+impl Exchange {
+    async fn run(self) -> Result<(), LinkError> {
+        // What the former connection brought is applied first: afterwards nobody else changes outbox or state.
+        let (reply, done) = oneshot::channel();
+        self.applier.send(applier::Request::Barrier(reply)).await.map_err(|_| LinkError::Closing)?;
+        done.await.map_err(|_| LinkError::Closing)?;
+        let (steps, receiver) = std::sync::mpsc::channel();
+        let request = outbox_writer::Request::Exchange(receiver);
+        self.outbox.send(request).await.map_err(|_| LinkError::Closing)?;
+        let written = self.set_aside().await?;
+        let (reply, done) = oneshot::channel();
+        steps.send(Step::Prepare(Box::new(self.requeued()?), reply)).map_err(|_| LinkError::Closing)?;
+        done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
+        let (reply, done) = oneshot::channel();
+        let seq = self.state.meta().map(|meta| meta.seq).unwrap_or_default();
+        let swap = applier::Request::Swap(self.state.clone(), self.side.clone(), reply);
+        self.applier.send(swap).await.map_err(|_| LinkError::Closing)?;
+        done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
+        let (reply, done) = oneshot::channel();
+        steps.send(Step::Install(reply)).map_err(|_| LinkError::Closing)?;
+        done.await.map_err(|_| LinkError::Closing)?;
+        let Set { shared_to, seq: was_at, .. } = self.set;
+        tracing::warn!(
+            %shared_to, %was_at, %seq, again = self.own.len(), set_aside = written.changes, file = written.file,
+            "this member had entries that the log has not; its own are pushed again, the rest is set aside: see \
+             `gravwell-logctl quarantine list`"
+        );
+        Ok(())
+    }
 
-/// What the own transactions that are pushed again make of each object.
-fn own_values(kept: &[Kept], decided: &Decided) -> BTreeMap<Named, Option<bytes::Bytes>> {
-    let lacking = |kept: &&Kept| decided.get(&kept.txn.id.origin).is_none_or(|counter| kept.txn.id.counter > *counter);
-    let ops = kept.iter().filter(lacking).flat_map(|kept| &kept.txn.ops);
-    ops.map(|op: &Op| ((op.collection().clone(), op.key().clone()), op.value().cloned())).collect()
+    async fn set_aside(&self) -> Result<Written, LinkError> {
+        let old = self.shared.state().snapshot().map_err(failed)?;
+        let new = self.state.snapshot().map_err(failed)?;
+        let (set, directory, again) = (self.set.clone(), self.directory.clone(), own::values(&self.own));
+        let writing = move || {
+            let mut file = set.create(&directory).map_err(|error| error.to_string())?;
+            differences(&old, &new, set.shared_to, &again, |change| file.write(&change))?;
+            file.finish().map_err(|error| error.to_string())
+        };
+        tokio::task::spawn_blocking(writing).await.map_err(failed)?.map_err(failed)
+    }
+
+    /// The outbox that continues what the state has decided.
+    fn requeued(&self) -> Result<Outbox, LinkError> {
+        let outbox = self.shared.outbox();
+        let decided = decided(&self.state, outbox.all_origins().into_iter()).map_err(failed)?;
+        let mut random = Ok(());
+        let requeued = outbox.requeued(&decided, self.own.clone(), || {
+            let mut origin = [0; 16];
+            if let Err(error) = getrandom::fill(&mut origin) {
+                random = Err(failed(error));
+            }
+            Origin(origin)
+        });
+        random.map(|()| requeued)
+    }
 }
 
-/// Gives every change after `shared_to` that `old` shows and `new` does not.
+/// Gives every change after `shared_to` that `old` shows and `new` does not, unless it is in `again`.
 fn differences(
     old: &StateSnapshot,
     new: &StateSnapshot,
     shared_to: Seq,
+    again: &Values,
     mut give: impl FnMut(Change) -> std::io::Result<()>,
 ) -> Result<(), String> {
     let text = |error: StateError| error.to_string();
-    let mut give = |change| give(change).map_err(|error| error.to_string());
+    let mut give = |change: Change| {
+        let is_again = again.get(&(change.collection.clone(), change.key.clone())) == Some(&change.value);
+        if is_again { Ok(()) } else { give(change).map_err(|error| error.to_string()) }
+    };
     for row in old.objects() {
         let (collection, key, object) = row.map_err(text)?;
         if object.version <= shared_to {
@@ -162,23 +274,13 @@ fn differences(
     Ok(())
 }
 
-/// Makes the outbox one that continues what `state` has decided, durably.
-async fn queue(linker: &Linker, state: &StateStore, is_restore: bool) -> Result<(), LinkError> {
-    let origins = linker.shared.outbox().all_origins();
-    let decided = decided(state, &origins).map_err(|error| LinkError::Resync(error.to_string()))?;
-    let (reply, done) = oneshot::channel();
-    let request = outbox_writer::Request::Requeue { decided, again: !is_restore, reply };
-    linker.outbox.send(request).await.map_err(|_| LinkError::Closing)?;
-    done.await.map_err(|_| LinkError::Closing)?.map_err(LinkError::Resync)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Digest, Generation, LineageEntry, LogId};
+    use crate::model::{Chain, Digest, Generation, LogId};
 
     #[test]
-    fn p05_a_member_is_left_behind_only_by_a_later_generation_of_its_own_log() {
+    fn p05_a_log_that_went_another_way_is_told_by_its_lineage() {
         let mine = |log, generation, seq| Position {
             log_id: LogId([log; 16]),
             generation: Generation(generation),
@@ -204,11 +306,32 @@ mod tests {
             value_bytes_max: 1,
             key_bytes_max: 1,
         };
-        assert_eq!(left_at(&mine(1, 1, 45), &welcome), Some(Seq(40)));
-        assert_eq!(left_at(&mine(1, 1, 40), &welcome), None);
-        assert_eq!(left_at(&mine(1, 3, 99), &welcome), None, "its generation is the last one: it is ahead");
-        assert_eq!(left_at(&mine(2, 1, 45), &welcome), None, "another log");
+        let first = [entry(1, 0)];
+        let left_at = |mine: &Position, lineage: &[LineageEntry], welcome: &Welcome| {
+            fork(mine, lineage, welcome).map(|fork| fork.shared_to.0)
+        };
+        assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), Some(40));
+        assert_eq!(left_at(&mine(1, 1, 45), &[], &welcome), Some(40), "its lineage is not known");
+        assert_eq!(left_at(&mine(1, 1, 40), &first, &welcome), None);
+        assert_eq!(
+            left_at(&mine(1, 3, 99), &welcome.lineage, &welcome),
+            None,
+            "its generation is the last one: it is ahead"
+        );
+        assert_eq!(left_at(&mine(2, 1, 45), &first, &welcome), None, "another log");
+        // The same numbers, given twice.
+        let other = [entry(1, 0), entry(2, 50), entry(3, 45)];
+        assert_eq!(left_at(&mine(1, 3, 55), &other, &welcome), Some(40));
+        // Numbers that grew apart, in both directions.
+        for generation in [9, 2] {
+            let other = [entry(1, 0), entry(generation, 30)];
+            assert_eq!(left_at(&mine(1, generation, 55), &other, &welcome), Some(30));
+            assert_eq!(left_at(&mine(1, generation, 20), &other, &welcome), Some(30));
+        }
+        let mut later = welcome.lineage.clone();
+        later.push(entry(4, 55));
+        assert_eq!(left_at(&mine(1, 4, 58), &later, &welcome), None, "an older copy of the datastore is not followed");
         welcome.lineage.clear();
-        assert_eq!(left_at(&mine(1, 1, 45), &welcome), None);
+        assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), None);
     }
 }

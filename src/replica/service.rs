@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::codec::admin::{EscrowInfo, Request};
 use crate::codec::message::{Announce, Kind, Open};
 use crate::env::{Clock, SystemClock};
@@ -19,7 +21,7 @@ use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions
 /// A connected member looks at its certificate this often.
 const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
 
-/// And this often at whether the sealed copy of the authority is still the newest.
+/// And this often at whether the sealed copy of the authority is still the newest, besides whenever the members change.
 const ESCROW_EVERY: Duration = Duration::from_secs(15);
 
 /// Why the process does not start.
@@ -48,6 +50,8 @@ pub struct MemberConnector {
     endpoint: Mutex<Option<ClientEndpoint>>,
     bulk_endpoint: Mutex<Option<ClientEndpoint>>,
     peers: Option<Peers>,
+    /// The datastore said that its members are others than before.
+    members_changed: Notify,
 }
 
 impl MemberConnector {
@@ -55,7 +59,15 @@ impl MemberConnector {
     #[must_use]
     pub fn new(data_dir: &Path, addresses: Vec<String>) -> MemberConnector {
         let (endpoint, bulk_endpoint) = (Mutex::default(), Mutex::default());
-        MemberConnector { data_dir: data_dir.to_owned(), addresses, endpoint, bulk_endpoint, peers: None }
+        let members_changed = Notify::new();
+        MemberConnector {
+            data_dir: data_dir.to_owned(),
+            addresses,
+            endpoint,
+            bulk_endpoint,
+            peers: None,
+            members_changed,
+        }
     }
 
     /// Tells the datastore where `peers` listen, and them who the members are.
@@ -118,7 +130,7 @@ impl MemberConnector {
                 // A datastore of an earlier version has none to give.
                 tracing::debug!(error, "no sealed copy of the authority");
             }
-            tokio::time::sleep(ESCROW_EVERY).await;
+            let _ = tokio::time::timeout(ESCROW_EVERY, self.members_changed.notified()).await;
         }
     }
 
@@ -173,6 +185,7 @@ impl Connector for MemberConnector {
     }
 
     fn on_roster(&self, roster: Roster) {
+        self.members_changed.notify_one();
         if let Some(peers) = &self.peers {
             peers.take_roster(roster);
         }

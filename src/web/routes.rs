@@ -68,6 +68,7 @@ pub(super) fn table() -> Vec<Route> {
         api::search_socket::routes(),
         api::search_import::routes(),
         api::resources::routes(),
+        api::contents::routes(),
         api::tokens::routes(),
         api::capabilities::routes(),
         api::notifications::routes(),

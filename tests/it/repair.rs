@@ -203,7 +203,8 @@ fn p01_what_would_be_lost_is_named_and_refused_and_can_be_accepted() {
     let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
     fleet.wait_connected("a");
     fleet.wait_connected("b");
-    assert_eq!((&fleet.status("d")["generation"], &fleet.status("d")["log_id"]), (&2.into(), &log_id));
+    let status = fleet.status("d");
+    assert!(status["generation"].as_u64() > Some(1) && status["log_id"] == log_id, "{status}");
     // What a had more was its own: it pushes that again and follows.
     let again = fleet.converges(&["a", "b"]);
     assert_eq!(again, export);

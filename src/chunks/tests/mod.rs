@@ -121,15 +121,15 @@ fn what_nothing_names_is_collected_after_its_grace() {
     write(&store, 0..60);
     let live: HashSet<_> = (0..60).filter(|n| n % 3 == 0).map(id).collect();
     let grace = Duration::from_secs(60);
-    assert_eq!(store.collect(&live, grace, false).expect("collects").kept_in_grace, 40);
+    assert_eq!(store.collect(&live, store.cutoff(grace), false).expect("collects").kept_in_grace, 40);
     fixture.pass(59);
     assert_eq!(store.missing(&[id(1)]), []);
     fixture.pass(2);
-    let counted = store.collect(&live, grace, true).expect("counts");
+    let counted = store.collect(&live, store.cutoff(grace), true).expect("counts");
     assert_eq!((counted.chunks, counted.kept_in_grace), (39, 1));
     check(&store, 0..60, []);
     let before = store.stats();
-    let collected = store.collect(&live, grace, false).expect("collects");
+    let collected = store.collect(&live, store.cutoff(grace), false).expect("collects");
     assert_eq!((collected.chunks, collected.raw_bytes, collected.kept_in_grace), (39, counted.raw_bytes, 1));
     let after = store.stats();
     assert!(after.file_bytes < before.file_bytes * 2 / 3, "{before:?} {after:?}");
@@ -146,12 +146,34 @@ fn a_cache_gives_space_back() {
     let (store, _) = fixture.open();
     write(&store, 0..60);
     let before = store.stats();
-    let evicted = store.evict(&(0..40).map(id).collect::<Vec<_>>()).expect("evicts");
+    let evicted = store.evict(&(0..40).map(id).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)).expect("evicts");
     assert_eq!(evicted.chunks, 40);
     assert!(store.stats().file_bytes < before.file_bytes / 2, "{:?}", store.stats());
     check(&store, 40..60, 0..40);
     write(&store, 0..10);
     check(&store, (0..10).chain(40..60), 10..40);
+}
+
+#[test]
+fn what_somebody_goes_on_to_name_stays_however_long_that_takes() {
+    let fixture = Fixture::new();
+    let (store, _) = fixture.open();
+    write(&store, 0..20);
+    fixture.pass(100);
+    let hold = store.hold();
+    write(&store, 10..30);
+    let (early, all) = (store.hold(), (0..30).map(id).collect::<Vec<_>>());
+    drop(early);
+    fixture.pass(1000);
+    let late = store.hold();
+    let cutoff = store.cutoff(Duration::ZERO);
+    // It was held when the cutoff was taken: what names it may have been overlooked.
+    drop(hold);
+    assert_eq!(store.evict(&all, cutoff).expect("evicts").chunks, 10);
+    assert_eq!(store.collect(&HashSet::new(), cutoff, false).expect("collects").kept_in_grace, 20);
+    check(&store, 10..30, 0..10);
+    drop(late);
+    assert_eq!(store.collect(&HashSet::new(), store.cutoff(Duration::ZERO), false).expect("collects").chunks, 20);
 }
 
 #[test]
@@ -163,4 +185,23 @@ fn wrong_bytes_are_refused() {
     let error = store.write(&ChunkId::of(&long), &long).expect_err("too long");
     assert!(matches!(error, ChunkError::TooLong { .. }), "{error}");
     assert_eq!(store.stats(), ChunkStats::default());
+}
+
+#[test]
+fn a_large_content_does_not_gather_in_memory_unsynced() {
+    let fixture = Fixture::new();
+    let options = StoreOptions { pack_bytes: 64 << 20, ..options() };
+    let clock = Arc::clone(&fixture.clock);
+    let (store, _) =
+        ChunkStore::open(Path::new("/chunks"), Arc::new(fixture.fs.clone()), clock, options).expect("opens");
+    let mut random = SmallRandom(9);
+    for _ in 0..80 {
+        let raw: Vec<u8> = (0..CHUNK_BYTES_MAX / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+        store.put(&raw).expect("writes");
+    }
+    let after = fixture.fs.crash(crate::env::memory::Survival::Nothing, 0);
+    let (store, _) =
+        ChunkStore::open(Path::new("/chunks"), Arc::new(after), Arc::new(Hand::default()), StoreOptions::default())
+            .expect("opens");
+    assert!((64..80).contains(&store.stats().chunks), "16 MiB are synced, {:?}", store.stats());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{SearchError, Searches, locked};
 use crate::objects::contents::{self, Upload};
 use crate::objects::searches::Search;
-use crate::objects::store::Author;
+use crate::objects::store::{Author, Committed};
 use crate::objects::{CommitError, Moment, Writes};
 use crate::search::results::{Results, ResultsError};
 
@@ -158,9 +158,11 @@ impl Searches {
     pub async fn remove(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
         let mut writes = Writes::new();
         writes.delete::<Search>(&search.id)?;
-        self.store.commit(author, "delete a search", writes).await?;
+        let committed = self.store.commit(author, "delete a search", writes).await?;
         self.forget(&search.id);
+        // While it is not decided, it may be rejected, and the contents are needed: the sweeper takes them away later.
         if search.is_saved()
+            && matches!(committed, Committed::At(_))
             && let Some(writes) = contents::removal(&self.store, &search.content)?
             && let Err(error) = self.store.commit(author, "take away contents that nothing names", writes).await
         {

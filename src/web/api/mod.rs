@@ -2,6 +2,7 @@
 
 pub(super) mod backup;
 pub(super) mod capabilities;
+pub(super) mod contents;
 pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;

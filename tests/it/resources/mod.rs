@@ -1,8 +1,10 @@
 //! Contents of resources: what travels, how much of it, and what becomes of it when things break.
 
 mod damage;
+mod disaster;
 mod interrupted;
 mod journeys;
+mod order;
 mod upkeep;
 
 use std::io::{Read, Write};

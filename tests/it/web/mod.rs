@@ -9,6 +9,7 @@ mod driver;
 mod journals;
 mod migration;
 mod permissions;
+mod returned;
 mod search_clients;
 mod search_peers;
 mod searches;

@@ -1,0 +1,142 @@
+//! Contents after a disaster: out of a backup, and out of what members have.
+
+use serde_json::Value;
+
+use super::{Farm, Resource, noise};
+use crate::fleet::Fleet;
+use crate::recover::{destroy, escrow, key_of, recover};
+use crate::web::Web;
+
+fn json(fleet: &Fleet, arguments: &[&str]) -> Value {
+    let text = fleet.ok("d", &[arguments, &["--json"]].concat());
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Chunks in a backup, each with the piece that holds it.
+fn chunks_of(fleet: &Fleet, backup: &Value) -> Vec<(String, String)> {
+    let name = format!("backups/manifests/{}", backup["backup"].as_str().expect("a name"));
+    let text = std::fs::read_to_string(fleet.dir(&name)).expect("a manifest");
+    let manifest: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    serde_json::from_value(manifest["chunks"].clone()).expect("chunks")
+}
+
+#[test]
+fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
+    let mut farm = Farm::new("", &[("a", "")]);
+    let mut web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    let place = farm.fleet.dir("backups").display().to_string();
+    let [stays, replaced, gone] = ["stays", "replaced", "gone"].map(|name| Resource::new(&admin, name));
+    let (kept, former, new, deleted) = (noise(21, 3 << 20), noise(22, 2 << 20), noise(23, 2 << 20), noise(24, 1 << 20));
+    stays.store(&admin, &kept);
+    replaced.store(&admin, &former);
+    gone.store(&admin, &deleted);
+    farm.fleet.converges(&["a"]);
+    let first = json(&farm.fleet, &["backup", "create", &place]);
+    replaced.store(&admin, &new);
+    admin.ok("DELETE", &gone.path);
+    farm.fleet.converges(&["a"]);
+    let second = json(&farm.fleet, &["backup", "create", &place]);
+    let (before, brought) = (first["new_bytes"].as_u64().unwrap(), second["new_bytes"].as_u64().unwrap());
+    assert!(before > 6 << 20 && (2 << 20..3 << 20).contains(&brought), "only what is new: {before}, {brought}");
+    farm.fleet.ok("d", &["backup", "verify", &place, "--all"]);
+
+    let moment = first["seq"].to_string();
+    farm.fleet.ok("past", &["restore", &place, "--at", &moment]);
+    let (code, infos) = farm.blobs("past", &["list"]);
+    let sizes: Vec<u64> = infos.iter().filter_map(|info| info["size"].as_u64()).collect();
+    let wanted = [kept.len(), former.len(), deleted.len()].map(|bytes| bytes as u64);
+    wanted.iter().for_each(|bytes| assert!(sizes.contains(bytes), "{bytes} of {sizes:?}"));
+    assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "as of then: {infos:?}");
+    assert_eq!(farm.blobs("past", &["verify"]).0, 0);
+
+    // Nothing is left but the backup and the key.
+    let key = key_of(&farm.fleet);
+    web.kill();
+    destroy(&farm.fleet, farm.datastore.take().expect("runs"));
+    std::fs::remove_dir_all(farm.fleet.dir("a")).expect("wipes");
+    farm.fleet.ok("d", &["restore", &place, "--recovery-key", &key]);
+    farm.start_datastore();
+    farm.fleet.enroll("n", "webserver");
+    let web = Web::start(&farm.fleet, "n", &[]);
+    let admin = web.admin(&farm.fleet);
+    farm.fleet.converges(&["n"]);
+    farm.complete("n");
+    stays.holds(&admin, &kept);
+    replaced.holds(&admin, &new);
+    assert_eq!(admin.get(&gone.path).status, 404);
+    assert_eq!((farm.blobs("d", &["verify"]).0, farm.blobs("n", &["verify"]).0), (0, 0));
+
+    let chunks = chunks_of(&farm.fleet, &second);
+    let (chunk, piece) = &chunks[chunks.len() / 2];
+    let path = farm.fleet.dir(&format!("backups/pieces/{}/{piece}", &piece[..2]));
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("writes");
+    for arguments in [&["backup", "verify", &place][..], &["restore", &place]] {
+        let refused = farm.fleet.run("damaged", arguments);
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(3), "{text}");
+        assert!(text.contains(piece) && text.contains(chunk), "{text}");
+    }
+    assert!(!farm.fleet.dir("damaged/log").exists());
+}
+
+#[test]
+fn r10_after_a_recovery_contents_come_from_members_even_from_the_one_that_comes_back_last() {
+    let mut farm = Farm::new("", &[("a", ""), ("b", ""), ("e", "")]);
+    let (mut web_a, mut web_b, mut web_e) = (farm.start("a"), farm.start("b"), farm.start("e"));
+    let (a, b, e) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet), web_e.admin(&farm.fleet));
+    let [shared, own, later] = [31, 32, 33].map(|seed| noise(seed, 1 << 20));
+    // So much that collecting it would rewrite the files that hold it.
+    let others = noise(34, 8 << 20);
+    let known = Resource::new(&a, "known to all");
+    known.store(&a, &shared);
+    farm.fleet.converges(&["a", "b", "e"]);
+    ["b", "e"].iter().for_each(|name| farm.complete(name));
+    web_a.stop();
+    // Of these, only b and e know.
+    let [of_e, of_b] = [(&e, "of e"), (&b, "of b")].map(|(client, name)| Resource::new(client, name));
+    of_e.store(&e, &own);
+    of_b.store(&b, &others);
+    farm.fleet.converges(&["b", "e"]);
+    ["b", "e"].iter().for_each(|name| farm.complete(name));
+    let (key, authority) = (key_of(&farm.fleet), escrow(&farm.fleet, "e"));
+    web_e.stop();
+    web_b.kill();
+    std::fs::remove_dir_all(farm.fleet.dir("b")).expect("wipes");
+    destroy(&farm.fleet, farm.datastore.take().expect("runs"));
+
+    farm.restart(&mut web_a);
+    recover(&farm.fleet, &["--authority", &authority, "--recovery-key", &key, "--expect", "1"]);
+    farm.start_datastore();
+    farm.fleet.wait_connected("a");
+    farm.complete("d");
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0, "every chunk that is named came back from a");
+    let a = web_a.admin(&farm.fleet);
+    known.holds(&a, &shared);
+    let new = Resource::new(&a, "made meanwhile");
+    new.store(&a, &later);
+
+    farm.restart(&mut web_e);
+    farm.fleet.wait_connected("e");
+    farm.fleet.converges(&["a", "e"]);
+    ["d", "a", "e"].iter().for_each(|name| farm.complete(name));
+    of_e.holds(&a, &own);
+    let e = web_e.admin(&farm.fleet);
+    new.holds(&e, &later);
+    assert_eq!(a.get(&of_b.path).status, 404, "nothing is merged blindly");
+
+    // What was set aside keeps its chunks, however long a person takes.
+    web_e.stop();
+    assert_eq!(farm.blobs("e", &["gc", "--grace", "0"]).0, 0);
+    farm.restart(&mut web_e);
+    farm.fleet.wait_connected("e");
+    let applied = farm.fleet.run("e", &["quarantine", "apply", "1"]);
+    assert!(applied.status.code().is_some_and(|code| code <= 1), "{applied:?}");
+    farm.fleet.converges(&["a", "e"]);
+    ["d", "a"].iter().for_each(|name| farm.complete(name));
+    of_b.holds(&web_a.admin(&farm.fleet), &others);
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0);
+}

@@ -1,0 +1,60 @@
+//! Webservers that run on while their datastore goes back to an earlier state, or is rebuilt from another member.
+
+use serde_json::json;
+
+use super::Site;
+use crate::recover::{destroy, key_of};
+
+fn follows(site: &Site, former: u64) -> u64 {
+    let generation = |name: &str| site.fleet.status(name)["generation"].as_u64().unwrap_or_default();
+    for name in ["a", "b"] {
+        let is_level = || generation(name) > former && site.fleet.status(name)["connected"] == true;
+        site.fleet.wait(&format!("{name} follows"), is_level);
+    }
+    generation("a")
+}
+
+#[test]
+fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let make = |name: String| a.made("/api/dashboards", &json!({ "Name": name }));
+    let early = make("early".into());
+    site.converges();
+    let seq = site.fleet.status("d")["head"].to_string();
+    let gone: Vec<_> = (0..5).map(|number| make(format!("gone {number}"))).collect();
+    site.converges();
+    let place = site.fleet.dir("backups").display().to_string();
+    site.fleet.ok("d", &["backup", "create", &place]);
+    site.stop_datastore();
+    let waiting = make("made while away".into());
+    site.fleet.ok("d", &["restore", &place, "--at", &seq, "--replace"]);
+    site.start_datastore();
+    let generation = follows(&site, 1);
+    // The same processes write on; nothing waits for ever.
+    let after = make("after the restore".into());
+    let there = b.made("/api/dashboards", &json!({ "Name": "at the other" }));
+    site.converges();
+    let status = |client: &super::Client, id: &serde_json::Value| client.get(&format!("/api/dashboards/{id}")).status;
+    for id in [&early, &waiting, &after, &there] {
+        assert_eq!((status(&a, id), status(&b, id)), (200, 200), "{id}");
+    }
+    gone.iter().for_each(|id| assert_eq!(status(&b, id), 404));
+
+    // The log is rebuilt from b, which has not seen the last of a, and goes on; a has run all the time.
+    let key = key_of(&site.fleet);
+    site.b.stop();
+    let own = make("only at a".into());
+    site.fleet.converges(&["a"]);
+    destroy(&site.fleet, site.datastore.take().expect("runs"));
+    let from = site.fleet.dir("b").display().to_string();
+    site.fleet.ok("d", &["recover", "--from", &from, "--recovery-key", &key]);
+    site.b.restart(&site.fleet, &[]);
+    site.start_datastore();
+    follows(&site, generation);
+    let last = make("after the recovery".into());
+    site.converges();
+    for id in [&own, &last] {
+        assert_eq!((status(&a, id), status(&b, id)), (200, 200), "{id}");
+    }
+}
