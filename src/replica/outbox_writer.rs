@@ -109,7 +109,7 @@ pub(super) enum Request {
 /// A step of exchanging the outbox together with the state. When the steps end without [`Step::Install`] nothing has changed.
 pub(super) enum Step {
     /// Writes the outbox that is to take the place of the present one into the journal.
-    Prepare(Outbox, oneshot::Sender<Result<(), String>>),
+    Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
     /// The state that it belongs to is in place.
     Install(oneshot::Sender<()>),
 }
@@ -520,7 +520,7 @@ impl OutboxWriter {
                 }
                 Step::Install(reply) => {
                     if let Some(outbox) = prepared.take() {
-                        self.install(outbox);
+                        self.install(*outbox);
                     }
                     let _ = reply.send(());
                     return Ok(());

@@ -186,15 +186,15 @@ mod tests {
     fn p04_nothing_that_was_overtaken_is_pushed_again() {
         let shared = [txn(OTHER, 1, &[("k", Some(1))])];
         let put = txn(ME, 1, &[("k", Some(2)), ("l", Some(2))]);
-        assert_eq!(again(&shared, &[put.clone()], &[]), [(1, 2)]);
+        assert_eq!(again(&shared, std::slice::from_ref(&put), &[]), [(1, 2)]);
         // Overtaken in the history that is lost: by a delete, by another value.
         assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", None)])], &[]), []);
         assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", Some(3))])], &[]), []);
         // Overtaken in the log that goes on, also by a delete of what is there no more.
         for later in [Some(9), None] {
             let since = [txn(3, 1, &[("k", later)])];
-            assert_eq!(again(&shared, &[put.clone()], &since), []);
-            assert_eq!(again(&[], &[put.clone()], &since), []);
+            assert_eq!(again(&shared, std::slice::from_ref(&put), &since), []);
+            assert_eq!(again(&[], std::slice::from_ref(&put), &since), []);
         }
         // What was known when the own one was made has not overtaken it.
         let others = txn(OTHER, 2, &[("k", Some(3))]);

@@ -332,7 +332,7 @@ mod tests {
         let mut again = set.create(temp.path()).expect("begins");
         changes.iter().for_each(|change| again.write(change).expect("writes"));
         again.finish().expect("ends");
-        assert_eq!(files(temp.path()).expect("lists"), [path.clone()]);
+        assert_eq!(files(temp.path()).expect("lists"), std::slice::from_ref(&path));
         fs::rename(&path, path.with_extension("applied")).expect("renames");
         let mut later = Set { seq: Seq(10), ..set }.create(temp.path()).expect("begins");
         later.write(&changes[0]).expect("writes");

@@ -192,7 +192,7 @@ impl Exchange {
         self.outbox.send(request).await.map_err(|_| LinkError::Closing)?;
         let written = self.set_aside().await?;
         let (reply, done) = oneshot::channel();
-        steps.send(Step::Prepare(self.requeued()?, reply)).map_err(|_| LinkError::Closing)?;
+        steps.send(Step::Prepare(Box::new(self.requeued()?), reply)).map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
         let (reply, done) = oneshot::channel();
         let seq = self.state.meta().map(|meta| meta.seq).unwrap_or_default();
