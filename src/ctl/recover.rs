@@ -42,8 +42,23 @@ struct Source {
     _lock: std::fs::File,
 }
 
+/// Where a rehearsal has the authority.
+const REHEARSAL: &str = "trust.rehearsal";
+
 /// `recover`
 pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
+    tokio::select! {
+        result = recover_from(dir, json, args) => result,
+        () = super::datastore::stop_signal() => {
+            // What takes the old log's place does so at once, or at the next start: it may be left at any point.
+            let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
+            eprintln!("gravwell-logctl: interrupted");
+            std::process::exit(1);
+        }
+    }
+}
+
+async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let config = configured(dir, &args)?;
     let lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(|error| {
         CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
@@ -133,7 +148,9 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
     if here.join("ca.key").exists() {
         return Ok((Trust { path: here, is_temporary: false }, "kept"));
     }
-    let path = if args.dry_run { dir.join("trust.rehearsal") } else { here };
+    // The last one may not have come to its end.
+    let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
+    let path = if args.dry_run { dir.join(REHEARSAL) } else { here };
     let found = Trust { path, is_temporary: args.dry_run };
     if args.new_authority {
         return Ok((found, "new"));

@@ -4,6 +4,7 @@ mod damage;
 mod disaster;
 mod interrupted;
 mod journeys;
+mod large;
 mod upkeep;
 
 use std::io::{Read, Write};
