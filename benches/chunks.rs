@@ -73,7 +73,7 @@ impl Way for Packs {
     }
 
     fn remove(&mut self, _: &[ChunkId], live: HashSet<ChunkId>) {
-        self.0.collect(&live, Duration::ZERO, false).expect("collects");
+        self.0.collect(&live, self.0.cutoff(Duration::ZERO), false).expect("collects");
     }
 }
 

@@ -3,17 +3,16 @@
 //! What is kept of a pack is copied to a new one, made durable there, found there from then on, and only then is the
 //! old pack removed. A crash in between leaves chunks twice, or forgotten ones that are there again; nothing else.
 
-use std::collections::HashSet;
-use std::time::Duration;
-
 use super::error::{ChunkError, Damage};
 use super::format::{FrameHeader, Row, pack_name, table_name};
+use super::hold::Cutoff;
 use super::index::Place;
 use super::pack::{OpenPack, locked};
 use super::recovery::load_table;
 use super::store::{ChunkStore, Fault, Shared};
 use crate::env::fs::is_full;
 use crate::model::ChunkId;
+use std::collections::HashSet;
 
 /// Packs shorter than this part of a full one are joined when there are some of them.
 const SMALL_PART: u64 = 4;
@@ -44,27 +43,25 @@ pub struct Collected {
 }
 
 impl ChunkStore {
-    /// Removes chunks that are not in `live` and were neither written nor asked for (see [`ChunkStore::missing`]) within
-    /// `grace`, and gives space back. With `dry_run` it only counts. Reading and writing go on meanwhile.
+    /// Removes chunks that are not in `live` and that `cutoff`, taken before `live`, does not spare (see
+    /// [`ChunkStore::cutoff`]), and gives space back. With `dry_run` it only counts. Reading and writing go on meanwhile.
     ///
     /// It needs no more space than the useful part of one pack: packs without any are removed first, then those with
     /// the least are rewritten, one at a time, each removed before the next.
     ///
     /// # Errors
     /// When a file cannot be read or written. A full disk is no error: see [`Collected::postponed`].
-    pub fn collect(&self, live: &HashSet<ChunkId>, grace: Duration, dry_run: bool) -> Result<Collected, ChunkError> {
+    pub fn collect(&self, live: &HashSet<ChunkId>, cutoff: Cutoff, dry_run: bool) -> Result<Collected, ChunkError> {
         let shared = &self.shared;
         let _one = locked(&shared.collecting);
         shared.healthy()?;
-        let (now, mut report) = (shared.now_s(), Collected::default());
-        // Seconds are cut off on both sides.
-        let young = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX).saturating_add(u32::from(!grace.is_zero()));
+        let mut report = Collected::default();
         let mut gone = Vec::new();
         shared.index.retain(|id, place, touched| {
             if live.contains(id) {
                 return true;
             }
-            if now.saturating_sub(touched) < young {
+            if cutoff.spares(touched) {
                 report.kept_in_grace += 1;
                 return true;
             }
@@ -85,18 +82,18 @@ impl ChunkStore {
         Ok(report)
     }
 
-    /// Removes these chunks at once, whatever their age, and gives space back where it pays: for a cache.
+    /// Removes these chunks, except those that `cutoff` spares, and gives space back where it pays: for a cache. `cutoff` is
+    /// taken before it is asked which chunks somebody relies on.
     ///
     /// # Errors
     /// See [`ChunkStore::collect`].
-    pub fn evict(&self, ids: &[ChunkId]) -> Result<Collected, ChunkError> {
+    pub fn evict(&self, ids: &[ChunkId], cutoff: Cutoff) -> Result<Collected, ChunkError> {
         let shared = &self.shared;
         let _one = locked(&shared.collecting);
         shared.healthy()?;
         let mut report = Collected::default();
         for id in ids {
-            let Some(place) = shared.index.get(id) else { continue };
-            if shared.index.remove_from(id, place) {
+            if let Some(place) = shared.index.remove_older(id, cutoff) {
                 shared.packs.debit(place);
                 report.chunks += 1;
                 report.raw_bytes += u64::from(place.raw);

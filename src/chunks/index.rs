@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::format::{Row, frame_bytes};
+use super::hold::Cutoff;
 use crate::model::ChunkId;
 
 /// Shards by the first byte of the name, which is as good as random.
@@ -77,6 +78,13 @@ impl Index {
         let mut shard = self.write(id);
         let is_there = shard.get(id).is_some_and(|entry| entry.place == place);
         is_there && shard.remove(id).is_some()
+    }
+
+    /// Forgets a chunk that the cutoff does not spare; tells where it was.
+    pub fn remove_older(&self, id: &ChunkId, cutoff: Cutoff) -> Option<Place> {
+        let mut shard = self.write(id);
+        let is_older = shard.get(id).is_some_and(|entry| !cutoff.spares(entry.touched.load(Ordering::Relaxed)));
+        if is_older { shard.remove(id).map(|entry| entry.place) } else { None }
     }
 
     /// Moves a chunk if it is still at this place.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::StoreOptions;
@@ -63,6 +64,8 @@ pub(super) fn open(
         poisoned: false.into(),
         damaged: Mutex::default(),
         collecting: Mutex::default(),
+        held: Mutex::default(),
+        latest: AtomicU32::default(),
     };
     bury(&shared, &packs, &tables, &mut report)?;
     let last = packs.last().max(tables.last());

@@ -1,9 +1,9 @@
 //! The store of chunks: what is there, reading and writing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
@@ -50,6 +50,10 @@ pub(super) struct Shared {
     pub damaged: Mutex<HashMap<ChunkId, u32>>,
     /// One collection or verification at a time.
     pub collecting: Mutex<()>,
+    /// How many holds began at which second.
+    pub held: Mutex<BTreeMap<u32, usize>>,
+    /// The latest second that was told.
+    pub latest: AtomicU32,
 }
 
 impl std::fmt::Debug for Shared {
@@ -130,6 +134,20 @@ impl ChunkStore {
     ) -> Result<(ChunkStore, OpenReport), ChunkError> {
         let options = StoreOptions { pack_bytes: options.pack_bytes.clamp(1 << 10, 1 << 30), ..options };
         super::recovery::open(dir, fs, clock, options)
+    }
+
+    /// Whether the store is in order.
+    ///
+    /// # Errors
+    /// [`ChunkError::Poisoned`] after a failed sync, for good: the process should end.
+    pub fn health(&self) -> Result<(), ChunkError> {
+        self.shared.healthy()
+    }
+
+    /// Bytes that a chunk takes on the disk; 0 when it is not there.
+    #[must_use]
+    pub fn stored_bytes(&self, id: &ChunkId) -> u64 {
+        self.shared.index.get(id).map_or(0, |place| place.frame_bytes())
     }
 
     /// Whether a chunk is there, without looking at the disk.
@@ -216,6 +234,13 @@ impl ChunkStore {
         ids
     }
 
+    /// How many bytes of chunks fit on the disk before the reserve; `None` when that is not known.
+    #[must_use]
+    pub fn room(&self) -> Option<u64> {
+        let free = self.shared.fs.free_space(&self.shared.dir).ok()?;
+        Some(free.saturating_sub(self.shared.options.reserve_bytes))
+    }
+
     /// How much there is.
     #[must_use]
     pub fn stats(&self) -> ChunkStats {
@@ -253,8 +278,10 @@ fn header(id: ChunkId, encoding: Encoding, stored: &[u8], raw_bytes: usize) -> F
 }
 
 impl Shared {
+    /// Seconds since 1970. It never goes back, so that what is written later is never older.
     pub fn now_s(&self) -> u32 {
-        u32::try_from(self.clock.now_ms() / 1000).unwrap_or(u32::MAX)
+        let now = u32::try_from(self.clock.now_ms() / 1000).unwrap_or(u32::MAX);
+        self.latest.fetch_max(now, Ordering::SeqCst).max(now)
     }
 
     pub fn healthy(&self) -> Result<(), ChunkError> {

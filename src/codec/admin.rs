@@ -229,6 +229,12 @@ pub struct Status {
     /// The machine's clock, milliseconds since 1970-01-01 UTC; 0: a version that does not say.
     #[serde(default)]
     pub clock_ms: u64,
+    /// Contents of which chunks are not here and should be.
+    #[serde(default)]
+    pub contents_incomplete: u64,
+    /// Those of them of which nobody who answers has the rest.
+    #[serde(default)]
+    pub contents_lost: u64,
 }
 
 /// One content with its chunks.

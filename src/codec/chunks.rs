@@ -76,17 +76,17 @@ pub struct Sent {
 
 const NAME_BYTES: usize = 32;
 
-/// A message with a chunk: name, number of bases as one byte, their names, the bytes.
+/// A message with a chunk: name, number of bases as one byte, their names, the bytes. It comes in two pieces, so that the
+/// bytes need not be copied.
 #[must_use]
-pub fn encode_chunk(sent: &Sent) -> Vec<u8> {
-    let body = NAME_BYTES + 1 + sent.bases.len() * NAME_BYTES + sent.bytes.len();
-    let mut out = Vec::with_capacity(HEADER_BYTES + body);
-    out.extend_from_slice(&header(Kind::Chunk, body));
-    out.extend_from_slice(&sent.id.0);
-    out.push(u8::try_from(sent.bases.len()).unwrap_or(u8::MAX));
-    sent.bases.iter().for_each(|base| out.extend_from_slice(&base.0));
-    out.extend_from_slice(&sent.bytes);
-    out
+pub fn encode_chunk(sent: &Sent) -> [Bytes; 2] {
+    let names = NAME_BYTES + 1 + sent.bases.len() * NAME_BYTES;
+    let mut head = Vec::with_capacity(HEADER_BYTES + names);
+    head.extend_from_slice(&header(Kind::Chunk, names + sent.bytes.len()));
+    head.extend_from_slice(&sent.id.0);
+    head.push(u8::try_from(sent.bases.len()).unwrap_or(u8::MAX));
+    sent.bases.iter().for_each(|base| head.extend_from_slice(&base.0));
+    [head.into(), sent.bytes.clone()]
 }
 
 /// Inverse of [`encode_chunk`], for the body of the message.
@@ -127,7 +127,7 @@ mod tests {
                 bases: (0..bases).map(|base| ChunkId([u8::try_from(base).expect("small"); 32])).collect(),
                 bytes: Bytes::from_static(b"some bytes"),
             };
-            let message = Bytes::from(encode_chunk(&sent));
+            let message = Bytes::from(encode_chunk(&sent).concat());
             let body = message.slice(HEADER_BYTES..);
             assert_eq!(decode_chunk(&body), Ok(sent));
             for cut in 0..=NAME_BYTES + bases * NAME_BYTES {

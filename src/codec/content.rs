@@ -39,7 +39,13 @@ pub struct ContentHead {
 /// Reads an object of the collection. One that is not understood names nothing.
 #[must_use]
 pub fn head_of(value: &[u8]) -> ContentHead {
-    serde_json::from_slice(value).unwrap_or_default()
+    known_head_of(value).unwrap_or_default()
+}
+
+/// Reads an object of the collection; `None` when it is not understood, so that it may name anything.
+#[must_use]
+pub fn known_head_of(value: &[u8]) -> Option<ContentHead> {
+    serde_json::from_slice(value).ok()
 }
 
 /// Reads a resource's label. One that is not understood names nothing.
@@ -51,15 +57,19 @@ pub fn label_of(value: &[u8]) -> ResourceLabel {
 /// The contents that a transaction writes and that name chunks.
 #[must_use]
 pub fn heads_of(txn: &Txn) -> Vec<ContentHead> {
-    let puts = txn.ops.iter().filter(|op| op.collection().as_str() == COLLECTION).filter_map(Op::value);
+    heads_in(&txn.ops)
+}
+
+fn heads_in(ops: &[Op]) -> Vec<ContentHead> {
+    let puts = ops.iter().filter(|op| op.collection().as_str() == COLLECTION).filter_map(Op::value);
     puts.map(|value| head_of(value)).filter(|head| !head.index.is_empty()).collect()
 }
 
-/// Whether a transaction may be committed only when the chunks that it names are at the datastore.
+/// Whether a transaction of these operations may be committed only when the chunks that it names are at the datastore.
 #[must_use]
-pub fn names_chunks(txn: &Txn) -> bool {
+pub fn names_chunks(ops: &[Op]) -> bool {
     // Nearly all transactions are told by the name of the collection alone.
-    txn.ops.iter().any(|op| op.collection().as_str() == COLLECTION) && !heads_of(txn).is_empty()
+    ops.iter().any(|op| op.collection().as_str() == COLLECTION) && !heads_in(ops).is_empty()
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ pub const WEBSERVER: &[&str] = &[
     "Webserver-Cache-MB",
     "Peer-Listen-Address",
     "Peer-Port",
+    "Resource-User-Quota-MB",
     "Resource-Fetch",
     "Resource-Cache-Max-MB",
     "Initial-Admin-Default-Password",

@@ -77,6 +77,8 @@ pub struct WebserverConfig {
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
     pub resource_bytes_max: u64,
+    /// `Resource-User-Quota-MB`: most bytes that the resources of one user may have together; 0: no bound.
+    pub resource_quota_bytes: u64,
     /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
     pub fetches_on_demand: bool,
     /// `Resource-Cache-Max-MB`: most bytes of contents that are kept when they are fetched on demand; 0: no bound.
@@ -163,6 +165,7 @@ impl WebserverConfig {
             login_window_s: 5 * 60,
             history_max: 100,
             resource_bytes_max: 512 << 20,
+            resource_quota_bytes: 0,
             fetches_on_demand: false,
             resource_cache_bytes_max: 0,
             chunk_grace_hours: 24,
@@ -304,6 +307,7 @@ impl Configured for WebserverConfig {
             "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,
             "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
             "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
+            "resource-user-quota-mb" => self.resource_quota_bytes = source.mebibytes(0..=1 << 30)?,
             "resource-fetch" => {
                 self.fetches_on_demand = match source.text()?.to_ascii_lowercase().as_str() {
                     "eager" => false,

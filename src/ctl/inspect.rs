@@ -59,6 +59,11 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
         line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;
         line("disk", format!("log {}, free {}", size(status.log_bytes), size(status.disk_free_bytes)))?;
     }
+    if status.contents_incomplete > 0 {
+        let (all, lost) = (status.contents_incomplete, status.contents_lost);
+        let lost = if lost > 0 { format!(", {lost} of them lost: see `blobs list`") } else { String::new() };
+        line("contents", format!("{all} incomplete here{lost}"))?;
+    }
     line("health", if status.healthy { "good".into() } else { status.problem.clone() })?;
     if !status.remedy.is_empty() {
         line("remedy", status.remedy.clone())?;

@@ -470,6 +470,7 @@ where
 {
     let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
     let unanswered = tokio::sync::Semaphore::new(super::push::UNANSWERED_MAX);
+    let stream = super::ledger::Stream::default();
     let take_in = async {
         while let Some((kind, body)) = wire::read(receive).await? {
             if kind != Kind::Push {
@@ -477,7 +478,7 @@ where
             }
             let txn = decode_txn(&body).map_err(refuse)?;
             unanswered.acquire().await.map_err(refuse)?.forget();
-            push::submit(shared, &caller.name, txn, false, &reply).await.map_err(refuse)?;
+            push::submit(shared, &caller.name, txn, false, &stream, &reply).await.map_err(refuse)?;
         }
         drop(reply);
         Ok(())

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::chunks::Hold;
 use crate::codec::message::{Outcome, RefusalCode, Refused};
 use crate::model::{MemberName, Op, Reason, Seq, Txn};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
 use crate::telemetry;
 
-use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Submission};
+use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Stream, Submission};
 use super::shared::{SharedRef, now_ms};
 
 /// Most transactions and bytes in one batch.
@@ -33,10 +34,19 @@ const DISK_EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Proposal {
     pub member: MemberName,
     pub txn: Txn,
-    pub objection: Option<Reason>,
+    /// Rarely there, so not in the way of those without.
+    pub objection: Option<Box<Reason>>,
+    pub stream: Stream,
     pub reply: mpsc::UnboundedSender<Outcome>,
-    /// Its share of [`QUEUE_BYTES_MAX`], given back when the proposal is dropped.
+    kept: Kept,
+}
+
+/// What a proposal keeps until it is committed.
+struct Kept {
+    /// Its share of [`QUEUE_BYTES_MAX`].
     _share: tokio::sync::OwnedSemaphorePermit,
+    /// The chunks that it names.
+    _hold: Option<Hold>,
 }
 
 /// Hands a transaction to the commit thread; waits while too many bytes are on their way there.
@@ -45,13 +55,18 @@ pub(super) async fn propose(
     member: &MemberName,
     txn: Txn,
     objection: Option<Reason>,
+    hold: Option<Hold>,
+    stream: &Stream,
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
     let stopping = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
     let bytes = txn.bytes_estimate().min(QUEUE_BYTES_MAX);
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let share = Arc::clone(&shared.queue_bytes).acquire_many_owned(bytes).await.map_err(|_| stopping())?;
-    let proposal = Proposal { member: member.clone(), txn, objection, reply: reply.clone(), _share: share };
+    let objection = objection.map(Box::new);
+    let kept = Kept { _share: share, _hold: hold };
+    let (member, stream, reply) = (member.clone(), stream.clone(), reply.clone());
+    let proposal = Proposal { member, txn, objection, stream, reply, kept };
     shared.commit.send(Request::Commit(proposal)).await.map_err(|_| stopping())
 }
 
@@ -164,12 +179,12 @@ impl Committer {
         let (free, min) = (self.shared.disk_free(), self.shared.config.min_free_bytes);
         let applied = *self.shared.applied.borrow();
         let mut replies = Vec::with_capacity(batch.len());
-        let mut shares = Vec::with_capacity(batch.len());
+        let mut kept_all = Vec::with_capacity(batch.len());
         let mut txns = Vec::with_capacity(batch.len());
-        for Proposal { member, txn, objection, reply, _share } in batch {
-            txns.push(Submission { member, txn, objection });
+        for Proposal { member, txn, objection, stream, reply, kept } in batch {
+            txns.push(Submission { member, txn, objection: objection.map(|reason| *reason), stream });
             replies.push(reply);
-            shares.push(_share);
+            kept_all.push(kept);
         }
         let recovery = self.shared.recovery();
         let admit = |txn: &Txn| match recovery.as_str() {

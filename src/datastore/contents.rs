@@ -14,12 +14,14 @@ use crate::codec::chunks::Want;
 use crate::codec::content;
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::{ChunkId, Collection, MemberName, Reason, Txn};
+use crate::protocol::fatal::Fatal;
 use crate::state::StateError;
 use crate::telemetry::metrics;
 use crate::transfer::check::{Checked, lacking};
 use crate::transfer::{ChunkStream, Limiter, Server, TransferError, inventory};
 use crate::transport::wire::{self, WireError};
 
+use super::commit::{stop_process, wait_applied};
 use super::shared::SharedRef;
 
 /// What nothing names is collected this often.
@@ -28,6 +30,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// What nobody had is asked for again after this long.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
+/// A store that has failed is noticed after this long.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
 /// A member that does not open a stream within this time is passed over.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Chunks asked for at a time.
@@ -91,6 +95,14 @@ impl Contents {
         Server { store, limiter, takes, missed }.serve(send, receive).await
     }
 
+    /// Writes down what the next start would otherwise have to read: for an orderly end.
+    pub(super) async fn checkpoint(&self) {
+        let store = self.store.clone();
+        if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
+            tracing::warn!(%error, "the chunk store was not closed cleanly; nothing acknowledged is lost");
+        }
+    }
+
     /// Judges a transaction by the chunks that it names. Those that are here begin their grace period anew, so none of them
     /// is collected before the transaction is committed. `is_forsaken`: the member has lost what is missing.
     pub(super) async fn judge(&self, txn: &Txn, is_forsaken: bool) -> Result<Judgement, String> {
@@ -104,10 +116,12 @@ impl Contents {
             // What was written a moment ago by another one may not be durable yet.
             store.sync().map(|()| checked).map_err(|error| error.to_string())
         };
-        let Checked { lacking, malformed } = blocking(checking).await??;
-        if let Some(id) = malformed {
-            let message = format!("chunk {id} is named as a list of chunks and is none");
-            return Ok(Judgement::Reject(Reason::ChunksLost { message }));
+        let Checked { lacking, malformed, unknown } = blocking(checking).await??;
+        if let Some(error) = malformed {
+            return Ok(Judgement::Reject(Reason::ChunksLost { message: error.to_string() }));
+        }
+        if let Some(error) = unknown {
+            return Err(error.to_string());
         }
         let Some(first) = lacking.ids.first() else { return Ok(Judgement::Fine) };
         let count = lacking.ids.len();
@@ -149,7 +163,22 @@ pub(super) fn are_known(shared: &SharedRef) -> bool {
 /// Runs until the task is dropped.
 pub(super) async fn run(shared: SharedRef) {
     let missed = shared.contents.missed_here.lock().unwrap_or_else(PoisonError::into_inner).take();
-    tokio::join!(heal(&shared), listen(&shared, missed), collect_at_times(&shared), scrub(&shared));
+    tokio::join!(
+        heal(&shared),
+        listen(&shared, missed),
+        collect_at_times(&shared),
+        scrub(&shared),
+        watch_health(&shared)
+    );
+}
+
+/// After a failed sync it is not known what the disk holds: only a new start finds out.
+async fn watch_health(shared: &SharedRef) {
+    loop {
+        sleep(HEALTH_EVERY).await;
+        let failed = |error| stop_process(&Fatal::of("chunks cannot be kept")(error));
+        shared.contents.store.health().unwrap_or_else(failed);
+    }
 }
 
 async fn listen(shared: &SharedRef, missed: Option<mpsc::Receiver<ChunkId>>) {
@@ -183,9 +212,12 @@ pub(super) async fn collect(
     grace: Option<Duration>,
     dry_run: bool,
 ) -> Result<BlobCollection, String> {
-    let (all, store) = (all(shared).map_err(|error| error.to_string())?, shared.contents.store.clone());
-    let grace = grace.unwrap_or(shared.contents.grace);
-    blocking(move || all.collect(&store, grace, dry_run)).await?
+    let store = shared.contents.store.clone();
+    let cutoff = store.cutoff(grace.unwrap_or(shared.contents.grace));
+    // What was committed before names its chunks in the state.
+    wait_applied(shared, shared.head()).await;
+    let all = all(shared).map_err(|error| error.to_string())?;
+    blocking(move || all.collect(&store, cutoff, dry_run)).await?
 }
 
 async fn scrub(shared: &SharedRef) {
@@ -220,32 +252,55 @@ async fn look(shared: &SharedRef) -> u64 {
     let Ok(all) = all(shared) else { return 0 };
     let (mut incomplete, mut lost) = (BTreeMap::new(), 0);
     for (key, head) in &all.heads {
-        // First the lists, then what they name.
-        for _ in 0..2 {
-            let (store, index) = (contents.store.clone(), head.index.clone());
-            let Ok(Checked { lacking, .. }) = blocking(move || lacking(&store, &index, true)).await else { break };
-            if lacking.ids.is_empty() {
-                break;
-            }
-            let wanted = lacking.ids.len();
-            let absent = bring(shared, lacking.ids).await;
-            metrics::chunks_healed((wanted - absent.len()) as u64);
-            if let Some(first) = absent.first() {
-                lost += absent.len() as u64;
-                incomplete.insert(key.clone(), true);
-                let known = contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key);
-                if !known {
-                    let (concerned, count) = (all.label(key), absent.len());
-                    tracing::error!(concerned, count, %first, "chunks are lost: no connected member has them");
-                }
-                break;
-            }
-            tracing::info!(concerned = all.label(key), chunks = wanted, "chunks were fetched again from members");
+        let Some(absent) = heal_content(shared, &all, key, head).await else { continue };
+        lost += absent.count;
+        incomplete.insert(key.clone(), true);
+        let mut known = contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.get(key).is_some_and(|is_lost| *is_lost) {
+            let (concerned, count, first) = (all.label(key), absent.count, absent.first);
+            tracing::error!(concerned, count, %first, "chunks are lost: no connected member has them");
         }
+        known.insert(key.clone(), true);
     }
     metrics::chunks_missing(lost, lost);
     *contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner) = incomplete;
     lost
+}
+
+/// Chunks that no connected member has.
+struct Absent {
+    count: u64,
+    first: ChunkId,
+}
+
+/// Fetches what is missing of one content until nothing is, or nobody has the rest.
+async fn heal_content(
+    shared: &SharedRef,
+    all: &inventory::Contents,
+    key: &str,
+    head: &content::ContentHead,
+) -> Option<Absent> {
+    let contents = &shared.contents;
+    let mut healed = 0;
+    let absent = loop {
+        let (store, index) = (contents.store.clone(), head.index.clone());
+        let Ok(Checked { lacking, .. }) = blocking(move || lacking(&store, &index, true)).await else { break None };
+        if lacking.ids.is_empty() {
+            break None;
+        }
+        contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner).entry(key.to_owned()).or_insert(false);
+        let wanted = lacking.ids.len();
+        let absent = bring(shared, lacking.ids).await;
+        healed += (wanted - absent.len()) as u64;
+        if let Some(first) = absent.first().copied() {
+            break Some(Absent { count: absent.len() as u64, first });
+        }
+    };
+    metrics::chunks_healed(healed);
+    if healed > 0 {
+        tracing::info!(concerned = all.label(key), chunks = healed, "chunks were fetched again from members");
+    }
+    absent
 }
 
 /// Asks connected members for chunks, one after the other; returns those that none has.
@@ -304,6 +359,11 @@ pub(super) async fn verify(shared: &SharedRef, progress: mpsc::Sender<Progress>)
     mark_lost(shared, &mut incomplete);
     let chunks = shared.contents.store.stats().chunks;
     Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
+}
+
+/// Contents that are not complete, and whether everybody connected was asked in vain.
+pub(super) fn incomplete(shared: &SharedRef) -> BTreeMap<String, bool> {
+    shared.contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Notes which contents are known to be lost.

@@ -18,6 +18,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let head = shared.head();
     let meta = shared.state.meta();
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
+    let incomplete = super::contents::incomplete(shared);
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
     let (problem, remedy) = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => (format!("the datastore waits to be recovered: {recovery}"), super::recovery::REMEDY),
@@ -48,6 +49,8 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         address: shared.address.to_string(),
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         clock_ms: super::shared::now_ms(),
+        contents_incomplete: incomplete.len() as u64,
+        contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
         ..Status::default()
     }
 }

@@ -1,7 +1,10 @@
 //! The commit path without threads: sequences a batch, writes it, syncs it, and only then lets anyone see or hear of
 //! it. The commit thread and the applier thread drive it, and so does the simulator.
 
-use crate::codec::message::{Bookmark, Fate, Outcome, Refused};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::codec::message::{Bookmark, Fate, Outcome, RefusalCode, Refused};
 use crate::log::{AppendError, Log, LogReader};
 use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Reason, Seq, Txn};
 use crate::planted::{self, Bug};
@@ -21,6 +24,30 @@ pub struct Committed {
     pub chain: Chain,
 }
 
+/// A stream of transactions that were made one after the other: once one of them is not taken, none behind it is, whatever its
+/// origin, until the maker begins anew with a new stream. Clones are the same stream.
+#[derive(Clone, Debug, Default)]
+pub struct Stream(Arc<AtomicBool>);
+
+impl Stream {
+    /// One of its transactions was not taken.
+    pub fn interrupt(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether more of it may be taken.
+    ///
+    /// # Errors
+    /// What those behind a transaction that was not taken are told.
+    pub fn check(&self) -> Result<(), Refused> {
+        if !self.0.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let message = "what was made before it was not taken for now, so it waits as well".into();
+        Err(Refused { code: RefusalCode::Busy, message })
+    }
+}
+
 /// A transaction to commit.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -30,6 +57,8 @@ pub struct Submission {
     pub txn: Txn,
     /// Why it is rejected unless it was decided before.
     pub objection: Option<Reason>,
+    /// The stream on which it came.
+    pub stream: Stream,
 }
 
 /// Where a batch goes once it may be seen, in the order of these methods.
@@ -135,15 +164,20 @@ impl Ledger {
         self.sequencer.applied(applied);
         let mut entries = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
-        for Submission { member, txn, objection } in batch {
+        let mut streams = Vec::with_capacity(batch.len());
+        for Submission { member, txn, objection, stream } in batch {
             let id = txn.id;
-            let fate = match admit(&txn) {
+            let fate = match stream.check().and_then(|()| admit(&txn)) {
                 Err(refused) => Fate::Deferred(refused),
                 Ok(()) => {
                     let decision = self.sequencer.propose_unless(&member, txn, objection, now_ms, &self.state);
                     fate_of(decision.map_err(Fatal::of("the state index cannot be read"))?, &mut entries)
                 }
             };
+            if matches!(fate, Fate::Deferred(_) | Fate::Gap(_)) {
+                stream.interrupt();
+            }
+            streams.push(stream);
             outcomes.push(Outcome { id, fate });
         }
         let mut result = Batch::Done;
@@ -158,6 +192,7 @@ impl Ledger {
                         self.sequencer.undo();
                     }
                     outcomes.iter_mut().for_each(|outcome| outcome.fate = Fate::Deferred(deferral()));
+                    streams.iter().for_each(Stream::interrupt);
                     result = Batch::DiskFull;
                 }
                 Err(error) => return Err(Fatal::of("the log cannot be written")(error)),

@@ -219,11 +219,18 @@ impl Members {
         self.presences().present.values().filter(|present| !present.is_bulk).count() as u64
     }
 
-    /// Connected members that may hold contents, with the connections over which they can be asked.
+    /// Connected members that may hold contents, with the connections over which they can be asked: those that carry nothing
+    /// but chunks where there are any.
     pub(super) fn connections(&self) -> Vec<Connected> {
         let presences = self.presences();
-        let main = presences.present.values().filter(|present| !present.is_bulk);
-        main.map(|present| (present.member.clone(), present.connection.clone())).collect()
+        let mut by_member: BTreeMap<&MemberName, &Present> = BTreeMap::new();
+        for present in presences.present.values() {
+            let known = by_member.entry(&present.member).or_insert(present);
+            if present.is_bulk {
+                *known = present;
+            }
+        }
+        by_member.into_iter().map(|(member, present)| (member.clone(), present.connection.clone())).collect()
     }
 
     pub(super) fn presence(&self) -> Vec<PresenceInfo> {

@@ -2,6 +2,7 @@
 
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::codec::content::names_chunks;
 use crate::codec::message::{self, BadMessage, Fate, Kind, Outcome, RefusalCode, Refused};
 use crate::codec::txn::decode_txn;
 use crate::model::{MemberName, Origin, Txn};
@@ -10,6 +11,7 @@ use crate::transport::wire::{self, WireError};
 
 use super::commit::propose;
 use super::contents::Judgement;
+use super::ledger::Stream;
 use super::shared::SharedRef;
 
 /// Transactions of one stream whose outcomes have not been written: more than any client of ours has under way.
@@ -24,6 +26,7 @@ pub(super) async fn serve(
 ) -> Result<(), WireError> {
     let (reply, mut outcomes) = mpsc::unbounded_channel::<Outcome>();
     let unanswered = Semaphore::new(UNANSWERED_MAX);
+    let stream = Stream::default();
     let take_in = async {
         while let Some((kind, body)) = wire::read(receive).await? {
             if !matches!(kind, Kind::Push | Kind::PushForsaken) {
@@ -37,7 +40,7 @@ pub(super) async fn serve(
             telemetry::journey::received(txn.id, member);
             // Whoever does not read the answers is not read either.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
-            submit(shared, member, txn, kind == Kind::PushForsaken, &reply).await?;
+            submit(shared, member, txn, kind == Kind::PushForsaken, &stream, &reply).await?;
         }
         drop(reply);
         Ok(())
@@ -68,18 +71,22 @@ pub(super) async fn submit(
     member: &MemberName,
     txn: Txn,
     is_forsaken: bool,
+    stream: &Stream,
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
-    let internal = |message: String| Refused { code: RefusalCode::Internal, message };
-    let objection = match shared.contents.judge(&txn, is_forsaken).await.map_err(internal)? {
-        Judgement::Fine => None,
-        Judgement::Reject(reason) => Some(reason),
-        Judgement::Wait(refused) => {
-            let _ = reply.send(Outcome { id: txn.id, fate: Fate::Deferred(refused) });
-            return Ok(());
-        }
+    let deferred = |refused| {
+        stream.interrupt();
+        let _ = reply.send(Outcome { id: txn.id, fate: Fate::Deferred(refused) });
+        Ok(())
     };
-    propose(shared, member, txn, objection, reply).await
+    let hold = names_chunks(&txn.ops).then(|| shared.contents.store.hold());
+    let objection = match shared.contents.judge(&txn, is_forsaken).await {
+        Ok(Judgement::Fine) => None,
+        Ok(Judgement::Reject(reason)) => Some(reason),
+        Ok(Judgement::Wait(refused)) => return deferred(refused),
+        Err(message) => return deferred(Refused { code: RefusalCode::Internal, message }),
+    };
+    propose(shared, member, txn, objection, hold, stream, reply).await
 }
 
 fn refuse_reserved(origin: Origin) -> Result<(), Refused> {

@@ -359,6 +359,7 @@ impl Datastore {
             let _ = tokio::time::timeout(DRAIN, stopped).await;
         }
         self.shared.members.save();
+        self.shared.contents.checkpoint().await;
         if let Some(endpoint) = &self.endpoint {
             let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
         }

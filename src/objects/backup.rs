@@ -31,6 +31,7 @@ use crate::state::StateSnapshot;
 
 use super::Moment;
 use super::record::Stored;
+use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
 /// Never in a backup: logins, keys that sign them, numbers given out, messages that end by themselves.
@@ -96,6 +97,15 @@ pub struct Source {
     contents: Option<(Contents, tokio::runtime::Handle)>,
 }
 
+/// What is left out of a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Passwords and tokens.
+    pub without_secrets: bool,
+    /// Searches with their results.
+    pub without_searches: bool,
+}
+
 /// What a backup came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -128,9 +138,24 @@ impl Source {
         Ok(Source { snapshot, undecided, contents })
     }
 
+    /// Contents that hold the results of saved searches.
+    fn contents_of_searches(&self) -> Result<HashSet<String>, BackupError> {
+        let collection = Collection::new(Search::COLLECTION).map_err(io::Error::other)?;
+        let content = |value: &Bytes| serde_json::from_slice::<Search>(value).ok().map(|search| search.content);
+        let mut found = HashSet::new();
+        for row in self.snapshot.scan(&collection, "", std::ops::Bound::Unbounded) {
+            found.extend(content(&row?.1.value));
+        }
+        let undecided = self.undecided.iter().filter(|((of, _), _)| *of == collection);
+        found.extend(undecided.filter_map(|(_, value)| content(value.as_ref()?)));
+        found.remove("");
+        Ok(found)
+    }
+
     /// Writes the chunks of all contents, each once.
     fn write_chunks(
         &self,
+        passed_over: &HashSet<String>,
         line: &mut impl FnMut(String) -> io::Result<()>,
         written: &mut Written,
     ) -> Result<(), BackupError> {
@@ -148,7 +173,7 @@ impl Source {
                 None => {}
             }
         }
-        for (key, head) in heads {
+        for (key, head) in heads.into_iter().filter(|(key, _)| !passed_over.contains(key.as_str())) {
             if let Err(error) = self.write_content(&head, &mut seen, line, &mut written.chunks)? {
                 tracing::warn!(content = %key, error, "contents are left out of the backup");
                 written.left_out.push(key.as_str().to_owned());
@@ -198,10 +223,15 @@ impl Source {
     ///
     /// # Errors
     /// When the state is damaged or writing fails.
-    pub fn write(&self, without_secrets: bool, to: &mut impl Write) -> Result<Written, BackupError> {
+    pub fn write(&self, parts: Parts, to: &mut impl Write) -> Result<Written, BackupError> {
         let mut omitted: Vec<String> = NEVER.iter().map(|name| (*name).to_owned()).collect();
-        if without_secrets {
+        if parts.without_secrets {
             omitted.extend(SENSITIVE.iter().map(|name| (*name).to_owned()));
+        }
+        let mut passed_over = HashSet::new();
+        if parts.without_searches {
+            omitted.push(Search::COLLECTION.into());
+            passed_over = self.contents_of_searches()?;
         }
         let meta = self.snapshot.meta();
         let head = Head {
@@ -219,9 +249,10 @@ impl Source {
             to.write_all(text.as_bytes()).and_then(|()| to.write_all(b"\n"))
         };
         line(serde_json::to_string(&head).map_err(io::Error::other)?)?;
-        self.write_chunks(&mut line, &mut written)?;
+        self.write_chunks(&passed_over, &mut line, &mut written)?;
         let is_left_out = |at: &(Collection, Key)| {
-            at.0.as_str() == content::COLLECTION && written.left_out.iter().any(|key| key == at.1.as_str())
+            let is_without = |key: &str| passed_over.contains(key) || written.left_out.iter().any(|left| left == key);
+            at.0.as_str() == content::COLLECTION && is_without(at.1.as_str())
         };
         let is_kept = |at: &(Collection, Key)| !omitted.iter().any(|name| name == at.0.as_str()) && !is_left_out(at);
         let mut objects = 0;
@@ -265,11 +296,16 @@ pub struct Examined {
 }
 
 impl Examined {
+    /// Whether a collection was left out, and is left alone by a restore.
+    #[must_use]
+    pub fn omits(&self, collection: &str) -> bool {
+        self.omitted.iter().any(|name| name == collection)
+    }
+
     /// Whether an object that exists now must be deleted for the state to be that of the backup.
     #[must_use]
     pub fn lacks(&self, collection: &Collection, key: &Key) -> bool {
-        let is_left_alone = self.omitted.iter().any(|name| name == collection.as_str());
-        !is_left_alone && !self.keys.contains(&(collection.clone(), key.clone()))
+        !self.omits(collection.as_str()) && !self.keys.contains(&(collection.clone(), key.clone()))
     }
 }
 

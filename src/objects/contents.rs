@@ -13,14 +13,14 @@ use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
-use crate::chunks::{ChunkError, ChunkStore, Cutter, PARTS_MAX, Part, encode_index};
+use crate::chunks::{ChunkError, ChunkStore, Cutter, Hold, PARTS_MAX, Part, encode_index};
 use crate::model::ChunkId;
 use crate::replica::contents::{Ahead, Contents, ContentsError};
 
 use super::record::Stored;
 use super::resources::Resource;
 use super::sessions::{hex, random};
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::{Moment, Store, StoreError, Writes};
 
 /// Bytes that are gathered before they are cut and written.
 const GATHER_BYTES: usize = 1 << 20;
@@ -133,6 +133,7 @@ pub struct Upload {
     ahead: Ahead,
     handed_over: usize,
     webserver: String,
+    hold: Hold,
 }
 
 impl Upload {
@@ -142,6 +143,7 @@ impl Upload {
     /// When the replica keeps no contents, or the state is damaged.
     pub fn begin(store: &Store, former: &str) -> Result<Upload, UploadError> {
         let contents = kept(store)?;
+        let hold = contents.store().hold();
         let former = if former.is_empty() { None } else { store.get::<Content>(former)? };
         let base = former.map(|record| record.value.index).unwrap_or_default();
         let writer = Writer {
@@ -159,6 +161,7 @@ impl Upload {
             base,
             handed_over: 0,
             webserver: store.via().to_owned(),
+            hold,
         })
     }
 
@@ -223,7 +226,7 @@ impl Upload {
             })
             .await?;
         self.hand_over(1).await;
-        let Upload { writer, ahead, base, size, webserver, .. } = self;
+        let Upload { writer, ahead, base, size, webserver, hold, .. } = self;
         ahead.finish(&index).await;
         let gone = || UploadError::Io(std::io::Error::other("the contents were not kept"));
         let Writer { md5, blake3, parts, .. } = writer.ok_or_else(gone)?;
@@ -239,6 +242,7 @@ impl Upload {
             webserver,
         };
         writes.create(&content, "the contents exist already: try again")?;
+        writes.hold(hold);
         Ok(content)
     }
 }
@@ -335,19 +339,35 @@ impl std::io::Read for Waiting {
     }
 }
 
-/// Lets another resource name a content that exists: rewrites the object, so that a removal under way is refused.
+/// Names a content once more: it must still exist, else `gone` is said, and its object is rewritten, so that a removal under
+/// way is refused. No content is named by an empty `id`.
 ///
 /// # Errors
-/// When the object cannot be written.
-pub fn name_again(record: &Record<Content>, writes: &mut Writes) -> Result<(), StoreError> {
-    writes.update(record, "the contents were replaced meanwhile: try again")
+/// When the state is damaged or the object cannot be written.
+pub fn name_again(store: &Store, id: &str, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
+    match store.get::<Content>(id)? {
+        Some(record) => writes.update(&record, gone),
+        None if id.is_empty() => Ok(()),
+        None => writes.require::<Content>(id, gone),
+    }
 }
 
-/// What takes a content away, if nothing names it any more. Its chunks are collected later.
+/// Whether something is undecided here that names contents or ceases to. What is rejected in the end leaves everything as it
+/// was, so nothing can be said before.
+fn is_undecided(store: &Store) -> bool {
+    let concerned = [Content::COLLECTION, Resource::COLLECTION, super::searches::Search::COLLECTION];
+    let pending = store.replica().pending();
+    pending.iter().any(|txn| txn.ops.iter().any(|op| concerned.contains(&op.collection().as_str())))
+}
+
+/// What takes a content away, if nothing names it any more and nothing undecided could. Its chunks are collected later.
 ///
 /// # Errors
 /// When the state is damaged.
 pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
+    if is_undecided(store) {
+        return Ok(None);
+    }
     let Some(head) = store.get::<Content>(id)? else { return Ok(None) };
     if store.list::<Resource>("")?.iter().any(|resource| resource.value.content == id) {
         return Ok(None);

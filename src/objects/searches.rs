@@ -47,6 +47,9 @@ pub struct Search {
     pub global: bool,
     /// What was typed.
     pub user_query: String,
+    /// What was run, when that is not what was typed.
+    #[serde(default)]
+    pub effective_query: String,
     /// Tags of the query; rows name them by place.
     #[serde(default)]
     pub tags: Vec<String>,
@@ -114,6 +117,23 @@ pub struct Search {
     /// Whatever a client wants kept.
     #[serde(default)]
     pub metadata: Option<Box<RawValue>>,
+    /// Where results came from that were brought here as an archive.
+    #[serde(default)]
+    pub imported: Option<Imported>,
+}
+
+/// An archive of results that was brought here.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Imported {
+    /// When.
+    pub time: Moment,
+    /// What its owner calls it.
+    #[serde(default)]
+    pub batch_name: String,
+    /// What its owner says of it.
+    #[serde(default)]
+    pub batch_info: String,
 }
 
 impl Stored for Search {
@@ -136,6 +156,25 @@ impl Shared for Search {
 }
 
 impl Search {
+    /// What was run.
+    #[must_use]
+    pub fn ran(&self) -> &str {
+        if self.effective_query.is_empty() { &self.user_query } else { &self.effective_query }
+    }
+
+    /// How far it is, in one word.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self.state {
+            State::Running => "running",
+            State::Done => "done",
+            State::Stopped => "stopped",
+            State::Failed => "failed",
+            State::Interrupted => "interrupted",
+            State::Unknown => "unknown",
+        }
+    }
+
     /// Whether its results are kept for good.
     #[must_use]
     pub fn is_saved(&self) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::chunks::Hold;
 use crate::model::{Collection, Condition, Key, Op, Reason, Seq, TxnId};
 use crate::replica::{Draft, ReadError, Replica, Stage, SubmitError};
 
@@ -90,6 +91,8 @@ impl Author {
 pub struct Writes {
     ops: Vec<Op>,
     conditions: Vec<(Condition, String)>,
+    /// Keep the chunks that the operations name, until these are in the outbox.
+    holds: Vec<Hold>,
 }
 
 fn place<T: Stored>(key: &str) -> Result<(Collection, Key), StoreError> {
@@ -108,7 +111,12 @@ impl Writes {
     /// Operations as they are, without conditions.
     #[must_use]
     pub fn of(ops: Vec<Op>) -> Writes {
-        Writes { ops, conditions: Vec::new() }
+        Writes { ops, ..Writes::default() }
+    }
+
+    /// Keeps the chunks that the operations name, until these are made.
+    pub fn hold(&mut self, hold: Hold) {
+        self.holds.push(hold);
     }
 
     /// Whether there is nothing to do.

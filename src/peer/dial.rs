@@ -1,8 +1,10 @@
 //! Connections to other members: made when they are needed, kept while they are used.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
 use crate::codec::message::{Kind, Open};
@@ -17,6 +19,8 @@ use super::peers::{Inner, Peers};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait until a stream can be opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence after which it is asked whether anybody listens at the other end.
+const DOUBT_AFTER: Duration = Duration::from_millis(100);
 /// Longest pause after a failure during which nobody tries again.
 const RETRY_CAP: Duration = Duration::from_secs(5);
 /// A connection that nobody uses is closed after this long.
@@ -102,6 +106,7 @@ impl Peers {
     pub async fn open(&self, member: &MemberName, open: Open) -> Result<PeerStream, PeerError> {
         let unreachable = |reason: String| PeerError::Unreachable { member: member.clone(), reason };
         let (connection, used) = self.connect(member).await?;
+        tokio::spawn(doubt(connection.clone()));
         let opening = async {
             let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
             wire::send(&mut send, Kind::Open, &open).await?;
@@ -149,6 +154,30 @@ impl Peers {
             }
         }
     }
+}
+
+/// Closes a connection on which nothing is heard of what was just sent, when the other side's host says that nobody listens there any
+/// more: a process that was killed is not waited for until the connection times out.
+async fn doubt(connection: quinn::Connection) {
+    let heard = connection.stats().udp_rx.datagrams;
+    tokio::time::sleep(DOUBT_AFTER).await;
+    let is_silent = connection.close_reason().is_none() && connection.stats().udp_rx.datagrams == heard;
+    if is_silent && timeout(CONNECT_TIMEOUT, refused(connection.remote_address())).await.is_ok_and(|is| is) {
+        connection.close(0u32.into(), b"nobody listens at the other end any more");
+    }
+}
+
+/// Whether a host says that nobody listens at an address. A host that says nothing is waited for.
+async fn refused(address: SocketAddr) -> bool {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let Ok(socket) = UdpSocket::bind((any, 0)).await else { return false };
+    if socket.connect(address).await.is_err() {
+        return false;
+    }
+    // Too short for anything but an answer of the host.
+    let _ = socket.send(&[0]).await;
+    matches!(socket.recv(&mut [0; 64]).await, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// The slot holds one share of a connection's use, this task another; every stream has its own.
@@ -202,4 +231,18 @@ async fn dial(inner: &Arc<Inner>, member: &MemberName) -> Result<quinn::Connecti
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_says_when_nobody_listens() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+        let address = socket.local_addr().expect("an address");
+        assert!(timeout(Duration::from_millis(200), refused(address)).await.is_err(), "somebody listens");
+        drop(socket);
+        assert!(timeout(Duration::from_secs(10), refused(address)).await.expect("an answer"));
+    }
 }

@@ -5,8 +5,8 @@
 //!     \----- chunks are lost here, too ------> forsaken: pushed with that word, so that it is decided
 //! ```
 //!
-//! A transaction that waits holds back those behind it, because they were made on top of it; those of other webservers
-//! go on. It waits for nothing that cannot come: what is lost here is for the datastore to decide.
+//! A transaction that waits holds back those that were made on top of it, see [`super::lanes`]; all others go on. It waits for
+//! nothing that cannot come: what is lost here is for the datastore to decide.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ impl Gate {
     pub fn passage(&self, txn: &Txn) -> Passage {
         match self.passages.get(&txn.id) {
             Some(passage) => *passage,
-            None if self.has_chunks && content::names_chunks(txn) => Passage::Held,
+            None if self.has_chunks && content::names_chunks(&txn.ops) => Passage::Held,
             None => Passage::Open,
         }
     }

@@ -7,11 +7,15 @@ pub mod backoff;
 pub mod fatal;
 pub mod feed;
 pub mod gate;
+pub mod lanes;
 pub mod outbox;
 pub mod push;
 pub mod sequencer;
 pub mod session;
 pub mod tail;
+
+#[cfg(test)]
+mod tests;
 
 /// States are applied in runs that end at multiples of this many sequences, so that the digests of two states can be
 /// compared there even while both are moving.

@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId};
+use crate::model::{
+    Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId,
+};
 use crate::planted::{self, Bug};
+
+use super::lanes::Bulk;
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -54,6 +58,7 @@ pub struct Kept {
     pub txn: Arc<Txn>,
     /// Its sequence, or a later one.
     pub seq: Seq,
+    place: Place,
 }
 
 /// Most transactions that are kept, and most bytes of them. Beyond it the oldest go.
@@ -76,6 +81,7 @@ pub struct Outbox {
     by_origin: BTreeMap<Origin, VecDeque<(OriginCounter, Place)>>,
     taken: HashMap<Origin, OriginCounter>,
     overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
+    bulk: Bulk,
     rejected: BTreeMap<TxnId, RejectedTxn>,
     next_place: Place,
     pending_bytes: usize,
@@ -109,12 +115,14 @@ impl Outbox {
         }
     }
 
-    fn keep(&mut self, txn: Arc<Txn>, seq: Seq) {
+    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place) {
         if !self.keeps {
             return;
         }
         self.kept_bytes += txn.bytes_estimate();
-        self.kept.push_back(Kept { txn, seq });
+        // In the order in which they were made, which is not always that in which it was learnt that they are decided.
+        let at = self.kept.partition_point(|kept| kept.place < place);
+        self.kept.insert(at, Kept { txn, seq, place });
         while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
             self.forget_oldest();
         }
@@ -206,15 +214,34 @@ impl Outbox {
         self.taken.get(&origin).copied().unwrap_or_default()
     }
 
-    /// The next pending transaction after `place`, to be pushed.
+    /// The next pending transaction of the express lane after `place`, to be pushed.
     #[must_use]
-    pub fn next_after(&self, place: Option<Place>) -> Option<(Place, Arc<Txn>)> {
+    pub fn next_express(&self, place: Option<Place>) -> Option<(Place, &Arc<Txn>)> {
         let start = place.map_or(0, |place| place + 1);
-        self.pending.range(start..).next().map(|(place, txn)| (*place, Arc::clone(txn)))
+        let mut behind = self.pending.range(start..).filter(|(place, _)| !self.bulk.contains(**place));
+        behind.next().map(|(place, txn)| (*place, txn))
+    }
+
+    /// The pending transactions of the bulk lane after `place`, in order.
+    pub fn bulk_after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, &Arc<Txn>)> {
+        let start = place.map_or(0, |place| place + 1);
+        self.bulk.from(start).filter_map(|place| Some((place, self.pending.get(&place)?)))
+    }
+
+    /// Whether a transaction of these operations and conditions would belong into the bulk lane for what waits there.
+    #[must_use]
+    pub fn waits_for_bulk(&self, ops: &[Op], conditions: &[Condition]) -> bool {
+        self.bulk.concerns(ops, conditions)
     }
 
     /// Takes in a transaction that is durable locally. Counters of one origin must rise.
     pub fn insert(&mut self, txn: Arc<Txn>) -> Place {
+        let is_bulk = self.bulk.takes(&txn);
+        self.insert_in(txn, is_bulk)
+    }
+
+    /// [`Outbox::insert`] into a known lane.
+    pub(crate) fn insert_in(&mut self, txn: Arc<Txn>, is_bulk: bool) -> Place {
         let place = self.next_place;
         self.next_place += 1;
         let id = txn.id;
@@ -223,6 +250,9 @@ impl Outbox {
         for op in &txn.ops {
             let keys = self.overlay.entry(op.collection().clone()).or_default();
             keys.entry(op.key().clone()).or_default().insert(place, op.value().cloned());
+        }
+        if is_bulk {
+            self.bulk.insert(place, &txn);
         }
         self.pending_bytes += txn.bytes_estimate();
         self.pending.insert(place, txn);
@@ -302,7 +332,7 @@ impl Outbox {
                     Decided::Rejected(id, seq, reason)
                 }
                 None => {
-                    self.keep(txn, seq);
+                    self.keep(txn, seq, place);
                     Decided::Committed(id, seq)
                 }
             });
@@ -313,6 +343,7 @@ impl Outbox {
     fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
+        self.bulk.remove(place, &txn);
         for op in &txn.ops {
             if planted::is(Bug::OverlayStays) {
                 break;
@@ -421,7 +452,7 @@ mod tests {
         let decided = outbox.handle_row(Origin([1; 16]), &row);
         assert_eq!(decided.len(), 3);
         assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
-        assert_eq!(outbox.next_after(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+        assert_eq!(outbox.next_express(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Pushing an outbox: pipelined within a window, in order, again and again until the state has decided.
+//! Pushing an outbox: pipelined within a window, each [lane](super::lanes) in order, again and again until the state has
+//! decided.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ const WINDOW_BYTES: usize = 8 << 20;
 /// One push stream, from its first transaction to the answer that ends it.
 #[derive(Debug, Default)]
 pub struct Pusher {
+    /// The last one that was sent of the express lane, and of the bulk lane.
     sent: Option<Place>,
+    sent_bulk: Option<Place>,
     sizes: VecDeque<usize>,
     bytes: usize,
 }
@@ -40,12 +43,24 @@ pub enum Heard {
 /// What to do for the next transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// There is none, or the window is full.
+    /// There is none that may go, or the window is full.
     Nothing,
     /// Send it as a message of this kind; it is in the given buffer.
     Send(Kind),
-    /// It waits at the gate: see to it that its chunks are sent.
-    Held(Arc<Txn>),
+}
+
+/// One of the bulk lane that may go.
+struct Bulk<'a> {
+    place: Place,
+    txn: &'a Arc<Txn>,
+    kind: Kind,
+}
+
+/// The first pending transaction that waits at the gate: see to it that its chunks are sent.
+#[must_use]
+pub fn first_held(outbox: &Outbox, gate: &Gate) -> Option<Arc<Txn>> {
+    let mut waiting = outbox.bulk_after(None).map(|(_, txn)| txn);
+    waiting.find(|txn| gate.passage(txn) == Passage::Held).cloned()
 }
 
 impl Pusher {
@@ -61,21 +76,40 @@ impl Pusher {
             return Next::Nothing;
         }
         if planted::is(Bug::SkipFirstPending) && self.sent.is_none() && outbox.depth() > 1 {
-            self.sent = outbox.next_after(None).map(|(place, _)| place);
+            self.sent = outbox.next_express(None).map(|(place, _)| place);
         }
-        let Some((place, txn)) = outbox.next_after(self.sent) else { return Next::Nothing };
-        let kind = match gate.passage(&txn) {
-            Passage::Held => return Next::Held(txn),
-            Passage::Open => Kind::Push,
-            Passage::Forsaken => Kind::PushForsaken,
+        let express = outbox.next_express(self.sent);
+        let bulk = self.next_bulk(outbox, gate).filter(|bulk| express.is_none_or(|(place, _)| bulk.place < place));
+        let (txn, kind) = match (bulk, express) {
+            (Some(Bulk { place, txn, kind }), _) => {
+                self.sent_bulk = Some(place);
+                (txn, kind)
+            }
+            (None, Some((place, txn))) => {
+                self.sent = Some(place);
+                (txn, Kind::Push)
+            }
+            (None, None) => return Next::Nothing,
         };
-        self.sent = Some(place);
         telemetry::journey::pushed(txn.id);
         body.clear();
-        encode_txn(&txn, body);
+        encode_txn(txn, body);
         self.sizes.push_back(body.len());
         self.bytes += body.len();
         Next::Send(kind)
+    }
+
+    /// The next of the bulk lane, if it may go: its chunks are at the datastore, and everything of the express lane before it
+    /// is decided.
+    fn next_bulk<'a>(&self, outbox: &'a Outbox, gate: &Gate) -> Option<Bulk<'a>> {
+        let (place, txn) = outbox.bulk_after(self.sent_bulk).next()?;
+        let kind = match gate.passage(txn) {
+            Passage::Held => return None,
+            Passage::Open => Kind::Push,
+            Passage::Forsaken => Kind::PushForsaken,
+        };
+        let is_first = outbox.next_express(None).is_none_or(|(earliest, _)| place < earliest);
+        is_first.then_some(Bulk { place, txn, kind })
     }
 
     /// Takes in the answer to the oldest transaction under way.

@@ -275,6 +275,9 @@ impl Replica {
         if let Ok(Err(error)) = persisting.await {
             tracing::warn!(%error, "the state was not made durable; what it lacks is fetched again");
         }
+        if let Some(contents) = self.contents() {
+            contents.checkpoint().await;
+        }
         let _ = std::fs::remove_file(self.path.join(crate::transport::local::SOCKET));
     }
 
@@ -458,6 +461,7 @@ impl Replica {
             None => "Unknown".to_owned(),
         };
         let problem = self.shared.problem();
+        let incomplete = self.contents().map(|contents| contents.incomplete()).unwrap_or_default();
         Status {
             role: "replica".into(),
             running: true,
@@ -485,6 +489,8 @@ impl Replica {
             uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
             clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
+            contents_incomplete: incomplete.len() as u64,
+            contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
             ..Status::default()
         }
     }

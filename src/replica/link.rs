@@ -247,23 +247,7 @@ impl Linker {
     /// Serves streams on which the datastore asks for chunks that it has lost.
     async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
         let Some(contents) = &self.shared.contents else { return std::future::pending().await };
-        let server = contents.server();
-        let mut streams = tokio::task::JoinSet::new();
-        loop {
-            tokio::select! {
-                stream = connection.accept_bi() => {
-                    let (mut send, mut receive) = stream?;
-                    let server = server.clone();
-                    streams.spawn(async move {
-                        let open = timeout(SETUP_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
-                        if matches!(open, Ok(Ok(Open::Chunks))) {
-                            let _ = server.serve(&mut send, &mut receive).await;
-                        }
-                    });
-                }
-                Some(_) = streams.join_next() => {}
-            }
-        }
+        Ok(super::contents::give(&contents.server(), connection).await?)
     }
 
     /// A log that went on without this member's last entries, for a known reason, is followed all the same.

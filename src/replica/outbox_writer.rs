@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::codec::content;
 use crate::codec::txn::{decode_txn, encode_txn};
 use crate::env::{Clock, Entropy};
 use crate::log::journal::{Journal, JournalError};
@@ -122,10 +123,19 @@ pub(super) struct OutboxWriter {
     journal: Journal,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    origin: Option<Origin>,
+    /// Origins of the transactions that are made here: of the express lane, and of the bulk lane.
+    express: Own,
+    bulk: Own,
     last: HashMap<Origin, OriginCounter>,
     /// Rejections that are not in the journal yet, because the disk refused.
     unwritten: Vec<RejectedV1>,
+}
+
+/// An origin of this process, made when it is first needed.
+#[derive(Default)]
+struct Own {
+    origin: Option<Origin>,
+    /// Its rejections up to this counter are in the journal.
     settled: OriginCounter,
 }
 
@@ -206,10 +216,10 @@ impl OutboxWriter {
             journal,
             clock,
             entropy,
-            origin: None,
+            express: Own::default(),
+            bulk: Own::default(),
             last: HashMap::new(),
             unwritten: Vec::new(),
-            settled: OriginCounter(0),
         }
     }
 
@@ -346,8 +356,11 @@ impl OutboxWriter {
     }
 
     fn publish(&mut self, accepted: Vec<Accepted>, twins: Vec<Twin>, noted: &[RejectedV1], closed: Vec<Closed>) {
-        let own = noted.iter().filter(|note| Some(note.id.origin) == self.origin).map(|note| note.id.counter).max();
-        self.settled = self.settled.max(own.unwrap_or_default());
+        for own in [&mut self.express, &mut self.bulk] {
+            let noted =
+                noted.iter().filter(|note| Some(note.id.origin) == own.origin).map(|note| note.id.counter).max();
+            own.settled = own.settled.max(noted.unwrap_or_default());
+        }
         let mut replies = Vec::new();
         let mut changes = Vec::new();
         {
@@ -388,6 +401,8 @@ impl OutboxWriter {
         if depth >= DEPTH_MAX {
             return Err(SubmitError::Full { depth });
         }
+        let waits = |outbox: &Outbox| outbox.waits_for_bulk(&draft.ops, &draft.conditions);
+        let is_bulk = content::names_chunks(&draft.ops) || waits(staged) || waits(&self.shared.outbox());
         let id = match draft.id {
             Some(id) => {
                 let last = self.last_counter(id.origin)?;
@@ -402,11 +417,12 @@ impl OutboxWriter {
                 id
             }
             None => {
-                let origin = self.own_origin()?;
+                let origin = self.own_origin(is_bulk)?;
                 TxnId { origin, counter: self.last_counter(origin)?.next() }
             }
         };
-        let settled = if draft.id.is_some() { draft.settled } else { self.settled };
+        let own = if is_bulk { &self.bulk } else { &self.express };
+        let settled = if draft.id.is_some() { draft.settled } else { own.settled };
         let settled = if planted::is(Bug::SettledTooEarly) { id.counter } else { settled };
         let time_ms = if draft.time_ms == 0 { self.clock.now_ms() } else { draft.time_ms };
         let Draft { ops, conditions, note, .. } = draft;
@@ -420,7 +436,7 @@ impl OutboxWriter {
             HARD.check(&txn)?;
         }
         let txn = Arc::new(txn);
-        staged.insert(Arc::clone(&txn));
+        staged.insert_in(Arc::clone(&txn), is_bulk);
         self.last.insert(id.origin, id.counter);
         Ok(Staged::New(txn))
     }
@@ -459,13 +475,14 @@ impl OutboxWriter {
         Ok(())
     }
 
-    fn own_origin(&mut self) -> Result<Origin, SubmitError> {
-        if let Some(origin) = self.origin {
+    fn own_origin(&mut self, is_bulk: bool) -> Result<Origin, SubmitError> {
+        let own = if is_bulk { &mut self.bulk } else { &mut self.express };
+        if let Some(origin) = own.origin {
             return Ok(origin);
         }
         let mut bytes = [0; 16];
         self.entropy.fill(&mut bytes).map_err(|error| SubmitError::Disk(error.to_string()))?;
-        self.origin = Some(Origin(bytes));
+        own.origin = Some(Origin(bytes));
         Ok(Origin(bytes))
     }
 
@@ -537,7 +554,7 @@ impl OutboxWriter {
     /// What was numbered, was numbered in another history.
     fn install(&mut self, outbox: Outbox) {
         *self.shared.outbox_mut() = outbox;
-        (self.origin, self.settled) = (None, OriginCounter(0));
+        (self.express, self.bulk) = (Own::default(), Own::default());
         self.last.clear();
         self.unwritten.clear();
         self.shared.note_outbox_change();

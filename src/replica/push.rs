@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::codec::message::{self, Kind, Open, Outcome};
 use crate::model::Txn;
-use crate::protocol::push::{Next, Pusher};
+use crate::protocol::push::{self, Next, Pusher};
 use crate::transport::wire::{self, WireError};
 
 use super::contents::{Contents, Delivery};
@@ -45,7 +45,8 @@ pub(super) async fn run(
         wire::send(&mut send, Kind::Open, &Open::Push).await?;
         let window = Window::default();
         let answer = tokio::select! {
-            sent = push(shared, &mut send, &window) => sent?,
+            sent = push_all(shared, &mut send, &window) => sent?,
+            never = open_gates(shared) => never?,
             answer = hear(shared, &mut receive, &window) => answer?,
         };
         tracing::warn!(reason = answer, "the datastore takes no transactions for now; they wait in the outbox");
@@ -54,34 +55,21 @@ pub(super) async fn run(
     }
 }
 
-async fn push(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window) -> Result<String, LinkError> {
+async fn push_all(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window) -> Result<String, LinkError> {
     let mut changed = shared.outbox_changed.subscribe();
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     let mut body = Vec::new();
     loop {
         changed.borrow_and_update();
         chunk.clear();
-        let mut held = None;
         while chunk.len() < CHUNK_BYTES {
             let next = window.pusher().next(&shared.outbox(), &shared.gate(), &mut body);
-            match next {
-                Next::Nothing => break,
-                Next::Held(txn) => {
-                    held = Some(txn);
-                    break;
-                }
-                Next::Send(kind) => {
-                    chunk.extend_from_slice(&message::header(kind, body.len()));
-                    chunk.extend_from_slice(&body);
-                }
-            }
+            let Next::Send(kind) = next else { break };
+            chunk.extend_from_slice(&message::header(kind, body.len()));
+            chunk.extend_from_slice(&body);
         }
         if !chunk.is_empty() {
             tokio::io::AsyncWriteExt::write_all(send, &chunk).await.map_err(WireError::from)?;
-            continue;
-        }
-        if let Some(txn) = held {
-            open_gate(shared, &txn).await;
             continue;
         }
         let is_full = window.pusher().is_full();
@@ -89,6 +77,23 @@ async fn push(shared: &SharedRef, send: &mut quinn::SendStream, window: &Window)
             window.room.notified().await;
         } else {
             changed.changed().await.map_err(|_| LinkError::Closing)?;
+        }
+    }
+}
+
+/// Has the chunks of what waits at the gate sent, one transaction after the other, for as long as the stream lasts.
+async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
+    let mut changed = shared.outbox_changed.subscribe();
+    loop {
+        changed.borrow_and_update();
+        let held = push::first_held(&shared.outbox(), &shared.gate());
+        match held {
+            Some(txn) => {
+                open_gate(shared, &txn).await;
+                // Who pushes looks at the gate again.
+                shared.note_outbox_change();
+            }
+            None => changed.changed().await.map_err(|_| LinkError::Closing)?,
         }
     }
 }

@@ -34,8 +34,6 @@ pub struct Control {
     pub bytes_in: AtomicU64,
     /// Rows for which a filter failed.
     pub rows_failed: AtomicU64,
-    /// Time up to which rows have been merged, in milliseconds since 1970-01-01 UTC.
-    pub reached_ms: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

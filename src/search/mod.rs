@@ -5,6 +5,7 @@
 //! [`results`] is the file in which rows are kept, [`render`] turns them into text, JSON and CSV. [`searches`] holds what
 //! runs and what is kept here, and tells everybody through the log. Nothing here knows HTTP.
 
+pub mod conditions;
 pub mod control;
 pub mod engine;
 pub mod filter;

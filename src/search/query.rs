@@ -204,6 +204,14 @@ fn split(text: &str) -> Result<Vec<std::ops::Range<usize>>, QueryError> {
     Ok(parts)
 }
 
+/// Byte at which the first stage begins with its bar, or the end.
+///
+/// # Errors
+/// When something is not closed.
+pub fn head_end(text: &str) -> Result<usize, QueryError> {
+    Ok(split(text)?.first().map_or(text.len(), |head| head.end))
+}
+
 /// A token of the part before the first bar.
 struct Token {
     at: usize,

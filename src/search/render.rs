@@ -30,6 +30,20 @@ impl Format {
     pub const NAMES: [&'static str; 4] = ["text", "json", "csv", "archive"];
 
     /// The form of this name.
+    ///
+    /// # Errors
+    /// Names the forms that there are.
+    pub fn wanted(name: &str) -> Result<Format, String> {
+        let given = Format::NAMES.join(", ");
+        Format::named(name).ok_or_else(|| match name {
+            "pcap" | "lookupdata" | "ipexist" => {
+                format!("results are not given as {name}, because rows are JSON here: use one of {given}")
+            }
+            _ => format!("there is no format {name:?}: use one of {given}"),
+        })
+    }
+
+    /// The form of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Format> {
         match name.to_ascii_lowercase().as_str() {
@@ -231,7 +245,10 @@ impl Rendering {
     fn row(&mut self, row: &Row, out: &mut Vec<u8>) {
         match self.format {
             Format::Text | Format::Archive => {
-                out.extend(text_of(&row.data));
+                match row.data.first() {
+                    Some(b'"') => out.extend(text_of(&row.data)),
+                    _ => out.extend_from_slice(&row.data),
+                }
                 out.push(b'\n');
             }
             Format::Json => {

@@ -20,13 +20,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::row::{ROW_BYTES_MAX, Row};
+use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, Row};
+use crate::objects::Moment;
 
 const MAGIC: &[u8; 8] = b"gwresult";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 16;
 const BLOCK_HEAD_BYTES: usize = 28;
-const ROW_HEAD_BYTES: usize = 14;
 const END: u32 = u32::MAX;
 /// A block is written when it has this many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -58,6 +58,32 @@ pub struct Summary {
     pub rows: u64,
     /// Rows in equal stretches of the range, first to last.
     pub histogram: Vec<u64>,
+    /// What the search was.
+    #[serde(default)]
+    pub about: About,
+}
+
+/// What a search was, as its results say it wherever they are brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// What was typed.
+    pub query: String,
+    /// What was run, when that is something else.
+    #[serde(default)]
+    pub effective_query: String,
+    /// Names of tags, by place.
+    pub tags: Vec<String>,
+    /// Columns, if the query says so.
+    pub columns: Option<Vec<String>>,
+    /// First time.
+    pub since: Moment,
+    /// First time after it.
+    pub until: Moment,
+    /// When it began.
+    pub started: Moment,
+    /// Name for people.
+    #[serde(default)]
+    pub name: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +168,7 @@ pub struct Writer {
     row: u64,
     range: (i64, i64),
     histogram: Vec<u64>,
+    about: About,
 }
 
 impl Writer {
@@ -168,7 +195,13 @@ impl Writer {
             row: 0,
             range,
             histogram: vec![0; BUCKETS],
+            about: About::default(),
         })
+    }
+
+    /// Says what the search is; it stands at the end of the file.
+    pub fn describe(&mut self, about: About) {
+        self.about = about;
     }
 
     /// The same file, to be read while it grows.
@@ -188,12 +221,10 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn push(&mut self, row: &Row) -> std::io::Result<()> {
-        let length = u32::try_from(row.data.len()).ok().filter(|_| row.data.len() <= ROW_BYTES_MAX);
-        let length = length.ok_or_else(|| std::io::Error::other("a row is too large"))?;
-        self.body.extend_from_slice(&row.time.to_le_bytes());
-        self.body.extend_from_slice(&row.tag.to_le_bytes());
-        self.body.extend_from_slice(&length.to_le_bytes());
-        self.body.extend_from_slice(&row.data);
+        if row.data.len() > ROW_BYTES_MAX {
+            return Err(std::io::Error::other("a row is too large"));
+        }
+        row.write(&mut self.body);
         self.rows += 1;
         self.times = (self.times.0.min(row.time), self.times.1.max(row.time));
         self.count(row.time);
@@ -201,11 +232,12 @@ impl Writer {
     }
 
     fn count(&mut self, time: i64) {
-        let (since, until) = (i128::from(self.range.0), i128::from(self.range.1));
-        let time = i128::from(time);
+        let (since, until) = self.range;
         if (since..until).contains(&time) {
-            let at = (time - since) * BUCKETS as i128 / (until - since);
-            if let Some(bucket) = usize::try_from(at).ok().and_then(|at| self.histogram.get_mut(at)) {
+            let width = (until.abs_diff(since) / BUCKETS as u64).max(1);
+            let at = usize::try_from(time.abs_diff(since) / width).unwrap_or(usize::MAX);
+            // What is left of the range by division belongs to the last stretch.
+            if let Some(bucket) = self.histogram.get_mut(at.min(BUCKETS - 1)) {
                 *bucket += 1;
             }
         }
@@ -250,7 +282,7 @@ impl Writer {
     /// When the disk refuses; what is whole stays readable.
     pub fn finish(mut self) -> std::io::Result<Summary> {
         let written = self.flush().and_then(|()| {
-            let summary = Summary { rows: self.row, histogram: self.histogram.clone() };
+            let summary = Summary { rows: self.row, histogram: self.histogram.clone(), about: self.about.clone() };
             let body = serde_json::to_vec(&summary)?;
             let head = block_head(END, (0, 0), &body).ok_or_else(|| std::io::Error::other("too large"))?;
             self.file.write_all(&head)?;
@@ -378,16 +410,7 @@ impl Results {
         let mut body = self.body(&block)?;
         let mut rows = Vec::with_capacity((block.rows as usize).min(body.len() / ROW_HEAD_BYTES));
         while !body.is_empty() {
-            if body.len() < ROW_HEAD_BYTES {
-                return Err(damaged());
-            }
-            let head = body.split_to(ROW_HEAD_BYTES);
-            let length = u32_at(&head, 10) as usize;
-            if length > body.len() {
-                return Err(damaged());
-            }
-            let tag = u16::from_le_bytes([head[8], head[9]]);
-            rows.push(Row { time: i64_at(&head, 0), tag, data: body.split_to(length) });
+            rows.push(Row::take(&mut body).ok_or_else(damaged)?);
         }
         if rows.len() == block.rows as usize { Ok(Some(rows)) } else { Err(damaged()) }
     }

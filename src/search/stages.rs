@@ -195,7 +195,9 @@ pub fn sorted(rows: Rows, by: Vec<Field>, descending: bool, limit: Option<u64>) 
     gathered(move || {
         let (mut heap, mut bytes) = (BinaryHeap::new(), 0);
         for (number, row) in (0u64..).zip(rows) {
-            let row = row?;
+            let mut row = row?;
+            // What is held must not hold the rest of its batch.
+            row.data = Bytes::copy_from_slice(&row.data);
             let keys = values_of(&row, &by)?;
             bytes += cost(&row);
             heap.push(Ranked { keys, number, descending, row });

@@ -5,18 +5,23 @@
 //! keeps, rows in through standard input, rows out through standard output. Whatever happens to it, the search ends with
 //! a reason and everything else goes on.
 //!
-//! In: lines of `TIME TAG` tab JSON. Out: first `+` when the filter is understood, or `-BYTE MESSAGE`; then lines of the same
-//! form as in, and `!MESSAGE` for a row on which the filter failed.
+//! In: batches, each a length (u32, little-endian) and that many bytes of rows, as [`super::row::Row::write`] writes them. Out: first a
+//! line, `+` when the filter is understood, or `-BYTE MESSAGE`; then rows in the same form, in pieces, and after what comes of
+//! each batch a length of nothing. A row with the tag [`MESSAGE_TAG`] is no row but says why the filter failed on one.
 
-use std::cell::Cell;
-use std::io::{BufRead, BufWriter, Read, Write};
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
-use jaq_core::load::{Arena, File, Loader, span};
+use jaq_core::load::{self, Arena, Loader, span};
 use jaq_core::{Compiler, Ctx, DataT, Filter, Lut, Vars, data, native, unwrap_valr};
 use jaq_json::Val;
 use jaq_std::input::{self, Inputs, RcIter};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+
+use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, read_head, write_head};
 
 /// First argument with which a program becomes this.
 pub const ARGUMENT: &str = "--run-search-filter";
@@ -24,8 +29,12 @@ pub const ARGUMENT: &str = "--run-search-filter";
 pub const MEMORY_BYTES: u64 = 128 << 20;
 /// Longest message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 500;
-/// Longest line in, in bytes: a row with its head.
-const LINE_BYTES_MAX: u64 = (super::row::ROW_BYTES_MAX + 64) as u64;
+/// Longest batch in and longest piece out, in bytes: one largest row, and what was there before it.
+pub const FRAME_BYTES_MAX: usize = ROW_BYTES_MAX + (64 << 10);
+/// A piece is written when it has this many bytes.
+const PIECE_BYTES: usize = 48 << 10;
+/// Tag of messages; queries do not have so many.
+pub const MESSAGE_TAG: u16 = u16::MAX;
 
 /// What a filter sees besides its input.
 struct Kind;
@@ -88,7 +97,8 @@ fn compile(code: &str) -> Result<Filter<Kind>, (usize, String)> {
     let inputs = input::funs::<Kind>().into_vec().into_iter().map(native::run::<Kind>);
     let funs = jaq_core::funs::<Kind>().chain(jaq_std::funs::<Kind>()).chain(jaq_json::funs::<Kind>()).chain(inputs);
     let arena = Arena::default();
-    let modules = Loader::new(defs).load(&arena, File { path: (), code }).map_err(|errors| load_error(code, errors))?;
+    let modules =
+        Loader::new(defs).load(&arena, load::File { path: (), code }).map_err(|errors| load_error(code, errors))?;
     Compiler::default().with_funs(funs).compile(modules).map_err(|errors| {
         let first = errors.into_iter().flat_map(|(_, errors)| errors).next();
         first.map_or((0, String::new()), |(found, undefined)| {
@@ -125,62 +135,135 @@ fn one_line(text: &str) -> String {
 }
 
 fn run(code: &str) -> std::io::Result<()> {
-    let out = std::io::stdout().lock();
-    let mut out = BufWriter::with_capacity(64 << 10, out);
+    // Batches are read and written whole: buffers between would only copy them once more.
+    let mut stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let filter = match compile(code) {
         Ok(filter) => filter,
         Err((at, message)) => {
-            writeln!(out, "-{at} {}", one_line(&message))?;
-            return out.flush();
+            return stdout.write_all(format!("-{at} {}\n", one_line(&message)).as_bytes());
         }
     };
-    writeln!(out, "+")?;
-    out.flush()?;
+    stdout.write_all(b"+\n")?;
+    let out = RefCell::new(Out { stdout, piece: Vec::with_capacity(PIECE_BYTES * 2) });
     // The row that was read last gives its time and tag to what comes out.
     let head = Cell::new((0i64, 0u16));
-    let rows = RcIter::new(Rows { head: &head, lines: std::io::stdin().lock(), line: Vec::new() });
+    let rows = Rows { head: &head, out: &out, stdin, batch: Vec::new(), at: 0, is_first: true };
+    let rows = RcIter::new(rows);
     let rows: Inputs<'_, Val> = &rows;
     let around = Around { lut: &filter.lut, inputs: rows };
     let context = Ctx::<Kind>::new(&around, Vars::new([]));
-    let style = jaq_json::write::Pp::default();
     for row in rows {
         let Ok(row) = row else {
-            writeln!(out, "!a row is not JSON")?;
+            out.borrow_mut().message("a row is not JSON")?;
             continue;
         };
         for result in filter.id.run((context.clone(), row)).map(unwrap_valr) {
             match result {
-                Ok(value) => {
-                    let (time, tag) = head.get();
-                    write!(out, "{time} {tag}\t")?;
-                    jaq_json::write::write(&mut out, &style, 0, &value)?;
-                    out.write_all(b"\n")?;
-                }
-                Err(error) => writeln!(out, "!{}", one_line(&error.to_string()))?,
+                Ok(value) => out.borrow_mut().row(head.get(), &value)?,
+                Err(error) => out.borrow_mut().message(&error.to_string())?,
             }
         }
     }
-    out.flush()
+    out.borrow_mut().write_piece()
 }
 
-struct Rows<'a, R> {
+/// Where rows go out, a piece at a time. The first bytes of a piece are its length.
+struct Out {
+    stdout: File,
+    piece: Vec<u8>,
+}
+
+const LENGTH: usize = size_of::<u32>();
+
+impl Out {
+    fn add(
+        &mut self,
+        (time, tag): (i64, u16),
+        write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        if self.piece.is_empty() {
+            self.piece.extend_from_slice(&[0; LENGTH]);
+        }
+        let begin = self.piece.len();
+        write_head(time, tag, 0, &mut self.piece);
+        write(&mut self.piece)?;
+        let length = u32::try_from(self.piece.len() - begin - ROW_HEAD_BYTES).map_err(std::io::Error::other)?;
+        self.piece[begin + ROW_HEAD_BYTES - LENGTH..begin + ROW_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
+        if self.piece.len() >= PIECE_BYTES { self.write_piece() } else { Ok(()) }
+    }
+
+    fn row(&mut self, head: (i64, u16), value: &Val) -> std::io::Result<()> {
+        self.add(head, |to| jaq_json::write::write(to, &jaq_json::write::Pp::default(), 0, value))
+    }
+
+    fn message(&mut self, text: &str) -> std::io::Result<()> {
+        self.add((0, MESSAGE_TAG), |to| to.write_all(one_line(text).as_bytes()))
+    }
+
+    fn close_piece(&mut self) -> std::io::Result<()> {
+        if let Some(length) = self.piece.len().checked_sub(LENGTH) {
+            let length = u32::try_from(length).map_err(std::io::Error::other)?;
+            self.piece[..LENGTH].copy_from_slice(&length.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write_piece(&mut self) -> std::io::Result<()> {
+        self.close_piece()?;
+        self.stdout.write_all(&self.piece)?;
+        self.piece.clear();
+        Ok(())
+    }
+
+    fn end_batch(&mut self) -> std::io::Result<()> {
+        self.close_piece()?;
+        self.piece.extend_from_slice(&[0; LENGTH]);
+        self.stdout.write_all(&self.piece)?;
+        self.piece.clear();
+        Ok(())
+    }
+}
+
+struct Rows<'a> {
     head: &'a Cell<(i64, u16)>,
-    lines: R,
-    line: Vec<u8>,
+    out: &'a RefCell<Out>,
+    stdin: File,
+    batch: Vec<u8>,
+    at: usize,
+    is_first: bool,
 }
 
-impl<R: BufRead> Iterator for Rows<'_, R> {
+impl Rows<'_> {
+    /// The next batch; `None` when there is none, or nobody takes what comes of it.
+    fn next_batch(&mut self) -> Option<()> {
+        if !std::mem::replace(&mut self.is_first, false) {
+            self.out.borrow_mut().end_batch().ok()?;
+        }
+        let mut length = [0; LENGTH];
+        self.stdin.read_exact(&mut length).ok()?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > FRAME_BYTES_MAX {
+            return None;
+        }
+        self.batch.resize(length, 0);
+        self.at = 0;
+        self.stdin.read_exact(&mut self.batch).ok()
+    }
+}
+
+impl Iterator for Rows<'_> {
     type Item = Result<Val, String>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.line.clear();
-        let read = (&mut self.lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line).ok()?;
-        if read == 0 {
-            return None;
+        while self.at >= self.batch.len() {
+            self.next_batch()?;
         }
-        let tab = self.line.iter().position(|byte| *byte == b'\t')?;
-        let head = std::str::from_utf8(&self.line[..tab]).ok()?.split_once(' ')?;
-        self.head.set((head.0.parse().ok()?, head.1.parse().ok()?));
-        Some(jaq_json::read::parse_single(self.line[tab + 1..].trim_ascii()).map_err(|error| error.to_string()))
+        let rest = &self.batch[self.at..];
+        let (time, tag, length) = read_head(rest)?;
+        let data = rest.get(ROW_HEAD_BYTES..ROW_HEAD_BYTES + length)?;
+        self.head.set((time, tag));
+        self.at += ROW_HEAD_BYTES + length;
+        Some(jaq_json::read::parse_single(data.trim_ascii()).map_err(|error| error.to_string()))
     }
 }

@@ -53,6 +53,19 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ("gravwell_chunks_collected_total", MetricKind::Counter, Unit::Count, "Chunks that nothing named and were removed"),
     ("gravwell_chunk_store_bytes", MetricKind::Gauge, Unit::Bytes, "Size of the chunk store on disk"),
     ("gravwell_rejected_pending", MetricKind::Gauge, Unit::Count, "Rejected transactions waiting for a person"),
+    ("gravwell_searches_started_total", MetricKind::Counter, Unit::Count, "Searches begun at this webserver"),
+    ("gravwell_searches_running", MetricKind::Gauge, Unit::Count, "Searches that run at this webserver"),
+    ("gravwell_searches_ended_total", MetricKind::Counter, Unit::Count, "Searches that have ended, by outcome"),
+    ("gravwell_search_duration_seconds", MetricKind::Histogram, Unit::Seconds, "From a search's begin to its end"),
+    ("gravwell_search_rows_read_total", MetricKind::Counter, Unit::Count, "Rows that sources gave to searches"),
+    ("gravwell_search_rows_found_total", MetricKind::Counter, Unit::Count, "Rows in results"),
+    ("gravwell_search_result_bytes_total", MetricKind::Counter, Unit::Bytes, "Size of results"),
+    (
+        "gravwell_search_source_failures_total",
+        MetricKind::Counter,
+        Unit::Count,
+        "Sources that failed within a search, by source",
+    ),
 ];
 
 /// Tells the recorder what every metric means.
@@ -182,4 +195,40 @@ pub fn chunks_collected(chunks: u64) {
 /// The chunk store was measured.
 pub fn chunk_store(bytes: u64) {
     set("gravwell_chunk_store_bytes", bytes);
+}
+
+/// A search has begun.
+pub fn search_began() {
+    counter!("gravwell_searches_started_total").increment(1);
+    gauge!("gravwell_searches_running").increment(1.0);
+}
+
+/// What came of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct SearchEnded {
+    /// How it ended, in one word.
+    pub outcome: &'static str,
+    /// Rows that sources gave.
+    pub rows_read: u64,
+    /// Rows in its results.
+    pub rows_found: u64,
+    /// Bytes of its results.
+    pub bytes: u64,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+/// A search that had begun has ended.
+pub fn search_ended(ended: SearchEnded) {
+    gauge!("gravwell_searches_running").decrement(1.0);
+    counter!("gravwell_searches_ended_total", "outcome" => ended.outcome).increment(1);
+    histogram!("gravwell_search_duration_seconds").record(ended.took.as_secs_f64());
+    counter!("gravwell_search_rows_read_total").increment(ended.rows_read);
+    counter!("gravwell_search_rows_found_total").increment(ended.rows_found);
+    counter!("gravwell_search_result_bytes_total").increment(ended.bytes);
+}
+
+/// A source failed within a search.
+pub fn search_source_failed(source: String) {
+    counter!("gravwell_search_source_failures_total", "source" => source).increment(1);
 }

@@ -1,27 +1,61 @@
 //! Which chunks of contents a store lacks.
 
-use crate::chunks::{ChunkStore, Part, decode_index};
+use crate::chunks::manifest::{INDEX_FORMAT, INDEX_MAGIC};
+use crate::chunks::{ChunkError, ChunkStore, Part, decode_index};
 use crate::codec::chunks::{Lacking, NAMES_MAX};
+use crate::codec::error::DecodeError;
 use crate::model::ChunkId;
 
+/// Why it is not known what a chunk lists.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// It is there, whole, and no list: nor will it ever be one.
+    #[error("chunk {id} is named as a list of chunks and is none: {reason}")]
+    Malformed {
+        /// The chunk.
+        id: ChunkId,
+        /// What is wrong.
+        reason: DecodeError,
+    },
+    /// It is a list of a later version.
+    #[error(
+        "the list of chunks {id} is of a later version ({format}): this program is too old to say what it names; upgrade it"
+    )]
+    Later {
+        /// The chunk.
+        id: ChunkId,
+        /// Version of its layout.
+        format: u8,
+    },
+    /// The store cannot be read at this moment.
+    #[error(transparent)]
+    Store(#[from] ChunkError),
+}
+
 /// What a store lacks of contents, and what of them can never be had.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Checked {
     /// What is missing.
     pub lacking: Lacking,
-    /// A chunk that is named as a list of chunks and is none.
-    pub malformed: Option<ChunkId>,
+    /// Why something can never be had.
+    pub malformed: Option<ListError>,
+    /// Why it is not known whether something is missing.
+    pub unknown: Option<ListError>,
 }
 
 /// The parts that an index chunk lists; `None` when it is not there, or damaged: it counts as missing then.
 ///
 /// # Errors
-/// When it is there and not a list of chunks, or the store cannot be read.
-pub fn parts_of(store: &ChunkStore, id: &ChunkId) -> Result<Option<Vec<Part>>, String> {
-    match store.read(id) {
-        Ok(Some(raw)) => decode_index(&raw).map(Some).map_err(|error| format!("chunk {id} is no list: {error}")),
-        Ok(None) | Err(crate::chunks::ChunkError::Damaged { .. }) => Ok(None),
-        Err(error) => Err(error.to_string()),
+/// When it is not known, see [`ListError`].
+pub fn parts_of(store: &ChunkStore, id: &ChunkId) -> Result<Option<Vec<Part>>, ListError> {
+    let raw = match store.read(id) {
+        Ok(Some(raw)) => raw,
+        Ok(None) | Err(ChunkError::Damaged { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match raw.strip_prefix(&INDEX_MAGIC).and_then(|rest| rest.first()) {
+        Some(format) if *format > INDEX_FORMAT => Err(ListError::Later { id: *id, format: *format }),
+        _ => decode_index(&raw).map(Some).map_err(|reason| ListError::Malformed { id: *id, reason }),
     }
 }
 
@@ -29,7 +63,7 @@ pub fn parts_of(store: &ChunkStore, id: &ChunkId) -> Result<Option<Vec<Part>>, S
 ///
 /// # Errors
 /// As [`parts_of`].
-pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Part>>, String> {
+pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Part>>, ListError> {
     let mut all = Vec::new();
     for id in index {
         let Some(parts) = parts_of(store, id)? else { return Ok(None) };
@@ -42,7 +76,7 @@ pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Par
 /// there begin their grace period anew.
 #[must_use]
 pub fn lacking(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
-    let mut checked = Checked { lacking: Lacking { ids: store.missing(ids), more: false }, malformed: None };
+    let mut checked = Checked { lacking: Lacking { ids: store.missing(ids), more: false }, ..Checked::default() };
     if are_indexes {
         // Behind a list that is missing more may be missing.
         checked.lacking.more = !checked.lacking.ids.is_empty();
@@ -56,9 +90,13 @@ pub fn lacking(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checke
                     checked.lacking.ids.push(id);
                     checked.lacking.more = true;
                 }
+                Err(error @ ListError::Malformed { .. }) => {
+                    tracing::warn!(%error, "a content is malformed");
+                    checked.malformed = Some(error);
+                }
                 Err(error) => {
-                    tracing::warn!(error, "a content is malformed");
-                    checked.malformed = Some(id);
+                    tracing::warn!(%error, "it is not known whether a content is complete");
+                    checked.unknown = Some(error);
                 }
             }
             if checked.lacking.ids.len() > NAMES_MAX {

@@ -112,10 +112,11 @@ impl ChunkStream {
     }
 
     async fn send_one(&mut self, sent: &Sent) -> Result<(), TransferError> {
-        let message = encode_chunk(sent);
-        self.limiter.pass(message.len()).await;
-        metrics::chunk_sent(message.len(), !sent.bases.is_empty());
-        let written = timeout(PATIENCE, self.send.write_chunk(Bytes::from(message))).await;
+        let mut message = encode_chunk(sent);
+        let length = message.iter().map(Bytes::len).sum();
+        self.limiter.pass(length).await;
+        metrics::chunk_sent(length, !sent.bases.is_empty());
+        let written = timeout(PATIENCE, self.send.write_all_chunks(&mut message)).await;
         match written {
             Ok(Ok(())) => Ok(()),
             // The other side said why before it stopped reading.
@@ -160,6 +161,18 @@ impl ChunkStream {
         let ids: Vec<ChunkId> = chunks.iter().map(|want| want.id).collect();
         wire::send(&mut self.send, Kind::ChunksWanted, &Wanted { is_urgent, chunks }).await?;
         let mut arrived = Arrived::default();
+        let heard = self.hear_each(ids, absent, &mut arrived).await;
+        // What came before the stream broke need not come again.
+        arrived.keep(&self.store).await?;
+        heard.map(|()| arrived.unresolved)
+    }
+
+    async fn hear_each(
+        &mut self,
+        ids: Vec<ChunkId>,
+        absent: &mut Vec<ChunkId>,
+        arrived: &mut Arrived,
+    ) -> Result<(), TransferError> {
         for id in ids {
             match self.hear().await? {
                 (Kind::Chunk, body) => {
@@ -174,8 +187,7 @@ impl ChunkStream {
                 (found, _) => return Err(unexpected("Chunk or ChunkAbsent", found)),
             }
         }
-        arrived.keep(&self.store).await?;
-        Ok(arrived.unresolved)
+        Ok(())
     }
 }
 

@@ -1,12 +1,11 @@
 //! What the contents of a state need, compared with what a store has.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
-use super::check::parts_of;
-use crate::chunks::{ChunkStore, Collected};
+use super::check::{ListError, parts_of};
+use crate::chunks::{ChunkStore, Collected, Cutoff};
 use crate::codec::admin::{BlobCollection, BlobInfo, BlobStats};
-use crate::codec::content::ContentHead;
+use crate::codec::content::{self, ContentHead};
 use crate::model::ChunkId;
 
 /// Chunks that are listed by name for each content.
@@ -17,6 +16,8 @@ const NAMED_MAX: usize = 16;
 pub struct Contents {
     /// By key.
     pub heads: BTreeMap<String, ContentHead>,
+    /// An object that is not understood: perhaps a later version's.
+    pub unknown: Option<String>,
     /// Names of resources by content.
     pub resources: BTreeMap<String, Vec<String>>,
 }
@@ -24,12 +25,15 @@ pub struct Contents {
 impl Contents {
     /// Takes in an object of `contents`.
     pub fn add(&mut self, key: &str, value: &[u8]) {
-        self.heads.insert(key.to_owned(), crate::codec::content::head_of(value));
+        match content::known_head_of(value) {
+            Some(head) => drop(self.heads.insert(key.to_owned(), head)),
+            None => self.unknown = Some(key.to_owned()),
+        }
     }
 
     /// Takes in an object of `resources`.
     pub fn add_resource(&mut self, value: &[u8]) {
-        let label = crate::codec::content::label_of(value);
+        let label = content::label_of(value);
         if !label.content.is_empty() {
             self.resources.entry(label.content).or_default().push(label.name);
         }
@@ -38,16 +42,25 @@ impl Contents {
     /// All chunks that the contents need.
     ///
     /// # Errors
-    /// When a list of chunks is not here, so that it is not known what else is needed; names the resources concerned.
+    /// When a list of chunks is not here or cannot be read, so that it is not known what else is needed; names the resources
+    /// concerned.
     pub fn live(&self, store: &ChunkStore) -> Result<HashSet<ChunkId>, String> {
         let mut live = HashSet::new();
+        if let Some(key) = &self.unknown {
+            let named = self.label(key);
+            return Err(format!(
+                "what is known of {named} is not understood, so neither is what it names: upgrade this program"
+            ));
+        }
         for (key, head) in &self.heads {
             for id in &head.index {
                 if live.insert(*id) {
-                    let parts = parts_of(store, id).unwrap_or_else(|error| {
-                        tracing::warn!(error, "a content is malformed");
-                        Some(Vec::new())
-                    });
+                    let parts = match parts_of(store, id) {
+                        Ok(parts) => parts,
+                        // It names nothing, and never will.
+                        Err(ListError::Malformed { .. }) => Some(Vec::new()),
+                        Err(error) => return Err(error.to_string()),
+                    };
                     let unknown = || format!("the list of chunks {id} of {} is not here", self.label(key));
                     live.extend(parts.ok_or_else(unknown)?.iter().map(|part| part.id));
                 }
@@ -118,13 +131,13 @@ impl Contents {
         }
     }
 
-    /// Removes what none of the contents needs and what is older than `grace`.
+    /// Removes what none of the contents needs and what `cutoff`, taken before the contents were looked up, does not spare.
     ///
     /// # Errors
     /// When it is not known what is needed, or the store fails. Nothing is removed then.
-    pub fn collect(&self, store: &ChunkStore, grace: Duration, dry_run: bool) -> Result<BlobCollection, String> {
+    pub fn collect(&self, store: &ChunkStore, cutoff: Cutoff, dry_run: bool) -> Result<BlobCollection, String> {
         let live = self.live(store)?;
-        let collected: Collected = store.collect(&live, grace, dry_run).map_err(|error| error.to_string())?;
+        let collected: Collected = store.collect(&live, cutoff, dry_run).map_err(|error| error.to_string())?;
         if !dry_run {
             crate::telemetry::metrics::chunks_collected(collected.chunks);
         }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use crate::chunks::{ChunkError, ChunkStore};
 use crate::codec::chunks::{
-    Asked, BODY_BYTES_MAX, Kept, NAMES_MAX, Sent, WANTED_MAX, Wanted, decode_chunk, encode_absent, encode_chunk,
+    Asked, BASES_MAX, BODY_BYTES_MAX, Kept, NAMES_MAX, Sent, WANTED_MAX, Wanted, decode_chunk, encode_absent,
+    encode_chunk,
 };
 use crate::codec::message::{self, Kind, RefusalCode, Refused};
 use crate::model::ChunkId;
@@ -69,6 +70,18 @@ impl Server {
 
     async fn answer(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
         let mut arrived = Arrived::default();
+        let answered = self.answer_each(send, receive, &mut arrived).await;
+        // What came without being asked after, or before the stream broke, is kept as well: it need not come again.
+        let kept = arrived.keep(&self.store).await;
+        answered.and(kept)
+    }
+
+    async fn answer_each(
+        &self,
+        send: &mut quinn::SendStream,
+        receive: &mut quinn::RecvStream,
+        arrived: &mut Arrived,
+    ) -> Result<(), WireError> {
         while let Some((kind, body)) = wire::read_at_most(receive, BODY_BYTES_MAX).await? {
             match kind {
                 Kind::ChunksAsked => {
@@ -99,13 +112,16 @@ impl Server {
                 }
             }
         }
-        // What came without being asked after is kept as well: it need not come again.
-        arrived.keep(&self.store).await
+        Ok(())
     }
 
     async fn give(&self, wanted: Wanted, send: &mut quinn::SendStream) -> Result<(), WireError> {
         if wanted.chunks.len() > WANTED_MAX {
             return Err(refused(RefusalCode::Protocol, format!("at most {WANTED_MAX} chunks at a time")));
+        }
+        // Each of them is read before it is compared.
+        if wanted.chunks.iter().any(|want| want.bases.len() > BASES_MAX) {
+            return Err(refused(RefusalCode::Protocol, format!("at most {BASES_MAX} bases for a chunk")));
         }
         let _ = send.set_priority(if wanted.is_urgent { PRIORITY_URGENT } else { PRIORITY });
         for want in wanted.chunks {
@@ -123,10 +139,11 @@ impl Server {
     }
 
     async fn send_chunk(&self, sent: &Sent, send: &mut quinn::SendStream) -> Result<(), WireError> {
-        let message = encode_chunk(sent);
-        self.limiter.pass(message.len()).await;
-        metrics::chunk_sent(message.len(), !sent.bases.is_empty());
-        send.write_chunk(Bytes::from(message)).await.map_err(std::io::Error::from)?;
+        let mut message = encode_chunk(sent);
+        let length = message.iter().map(Bytes::len).sum();
+        self.limiter.pass(length).await;
+        metrics::chunk_sent(length, !sent.bases.is_empty());
+        send.write_all_chunks(&mut message).await.map_err(std::io::Error::from)?;
         Ok(())
     }
 }

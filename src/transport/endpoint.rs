@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
@@ -24,6 +24,8 @@ const RECEIVE_WINDOW: u32 = 16 << 20;
 /// Of a connection that carries bulk.
 const BULK_WINDOW: u32 = 4 << 20;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
+/// Largest UDP payload that is tried: that of Ethernet's jumbo frames. Where the path carries less, less is sent.
+const UDP_PAYLOAD_MAX: u16 = 9000 - 48;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
@@ -33,8 +35,11 @@ fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
 
 fn transport_of(keep_alive: Option<Duration>, receive_window: u32) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(UDP_PAYLOAD_MAX);
     config
         .keep_alive_interval(keep_alive)
+        .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .send_window(SEND_WINDOW)
         .receive_window(VarInt::from_u32(receive_window))
@@ -83,7 +88,12 @@ impl quinn::crypto::HmacKey for ResetKey {
     }
 }
 
-fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>, config: EndpointConfig) -> io::Result<Endpoint> {
+fn endpoint(
+    address: SocketAddr,
+    server: Option<quinn::ServerConfig>,
+    mut config: EndpointConfig,
+) -> io::Result<Endpoint> {
+    config.max_udp_payload_size(UDP_PAYLOAD_MAX).map_err(io::Error::other)?;
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
     Endpoint::new(config, server, socket(address)?, runtime)
 }

@@ -71,7 +71,7 @@ async fn read_any<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Res
     let (kind, length) = message::decode_any_header(header, bytes_max)?;
     let kind = kind.ok_or(BadMessage::UnknownKind(header[4]));
     // The buffer grows with what really arrives, not with what the header promises.
-    let mut body = BytesMut::with_capacity(length.min(1 << 16));
+    let mut body = BytesMut::with_capacity(length.min(1 << 18));
     while body.len() < length {
         let missing = length - body.len();
         let mut limited = (&mut *stream).take(missing as u64);

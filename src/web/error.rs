@@ -135,7 +135,7 @@ impl From<ContentsError> for ApiError {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
             }
             ContentsError::Store(error) => error.into(),
-            ContentsError::Malformed(_) => ApiError::internal(error),
+            ContentsError::Malformed(_) | ContentsError::List(_) => ApiError::internal(error),
         }
     }
 }

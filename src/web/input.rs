@@ -71,6 +71,7 @@ pub(super) struct Wishes {
     pub collection: Option<String>,
     pub limit: Option<usize>,
     pub omit_sensitive: Option<String>,
+    pub savedsearch: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Wishes {

@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::guard::{self, Need};
 
 /// Paths whose bodies are streamed and bounded by their handlers.
-const STREAMED: [&str; 2] = ["/api/resources/{guid}/raw", "/api/backup"];
+const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/searchctrl/import"];
 
 /// Largest body that is taken from somebody whom nobody knows yet.
 const STRANGERS_BYTES_MAX: usize = 64 << 10;
@@ -66,7 +66,9 @@ pub(super) fn table() -> Vec<Route> {
         api::searchctrl::routes(),
         api::queries::routes(),
         api::search_socket::routes(),
+        api::search_import::routes(),
         api::resources::routes(),
+        api::contents::routes(),
         api::tokens::routes(),
         api::capabilities::routes(),
         api::notifications::routes(),

@@ -223,14 +223,24 @@ impl Fleet {
             let status = self.status("d");
             status["seq"] == status["head"]
         });
-        let (digest, export) = (self.status("d")["digest"].clone(), self.export("d"));
-        for replica in replicas {
-            let status = self.status(replica);
-            assert_eq!(status["digest"], digest, "{replica}");
-            assert_eq!(status["healthy"], true, "{status}");
-            assert_eq!(self.export(replica), export, "{replica}");
+        // Webservers write now and then by themselves: what is compared must be of one moment.
+        let started = Instant::now();
+        loop {
+            let before = self.status("d");
+            let export = self.export("d");
+            let found: Vec<(Value, String)> =
+                replicas.iter().map(|replica| (self.status(replica), self.export(replica))).collect();
+            let is_quiet = self.status("d")["seq"] == before["seq"];
+            let are_level = found.iter().all(|(status, _)| status["seq"] == before["seq"]);
+            if (is_quiet && are_level) || started.elapsed() > PATIENCE {
+                for ((status, text), replica) in found.iter().zip(replicas) {
+                    assert_eq!(status["digest"], before["digest"], "{replica}");
+                    assert_eq!(status["healthy"], true, "{status}");
+                    assert_eq!(*text, export, "{replica}");
+                }
+                return export;
+            }
         }
-        export
     }
 
     pub fn write_file(&self, name: &str, contents: &str) -> PathBuf {

@@ -3,7 +3,7 @@
 use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
 use gravwell::codec::txn::decode_txn;
 use gravwell::datastore::greeting::{Greeter, may_follow, refused};
-use gravwell::datastore::ledger::{self, Batch, SealError, Submission};
+use gravwell::datastore::ledger::{self, Batch, SealError, Stream, Submission};
 use gravwell::datastore::{commit, horizon, snapshot};
 use gravwell::env::Fs;
 use gravwell::env::memory::Survival;
@@ -249,7 +249,8 @@ impl World {
         }
         let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
         let submission =
-            |proposal: Proposal| Submission { member: proposal.member, txn: proposal.txn, objection: None };
+            // Every transaction as if it came on a stream of its own: the order among origins is left to chance.
+            |Proposal { member, txn, .. }: Proposal| Submission { member, txn, objection: None, stream: Stream::default() };
         let txns = batch.into_iter().map(submission).collect();
         let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
         let admit = |txn: &gravwell::model::Txn| commit::admit(txn, free, MIN_FREE);

@@ -57,12 +57,15 @@ fn live(fs: &MemoryFs, promised: &mut Promised) -> Result<(), Stopped> {
         if round % 4 == 3 {
             promised.must.retain(|n| is_live(*n));
             let known: HashSet<_> = promised.may.iter().filter(|n| is_live(**n)).map(|n| id(*n)).collect();
-            go_on(&store, store.collect(&known, Duration::ZERO, false))?;
+            go_on(&store, store.collect(&known, store.cutoff(Duration::ZERO), false))?;
         }
         if round % 6 == 5 {
             let cached: Vec<u64> = (0..round * EACH).filter(|n| n % 3 == 0).collect();
             promised.must.retain(|n| !cached.contains(n));
-            go_on(&store, store.evict(&cached.iter().map(|n| id(*n)).collect::<Vec<_>>()))?;
+            go_on(
+                &store,
+                store.evict(&cached.iter().map(|n| id(*n)).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)),
+            )?;
         }
         if round % 7 == 6 {
             store.checkpoint().map_err(stopped)?;
@@ -185,7 +188,7 @@ fn a_failed_sync_stops_writing_but_not_reading() {
     assert!(matches!(store.sync(), Err(ChunkError::Io { .. })));
     assert!(matches!(store.sync(), Err(ChunkError::Poisoned)), "never tried again");
     assert!(matches!(store.write(&id(4), raw(4)), Err(ChunkError::Poisoned)));
-    assert!(matches!(store.collect(&HashSet::new(), Duration::ZERO, false), Err(ChunkError::Poisoned)));
+    assert!(matches!(store.collect(&HashSet::new(), store.cutoff(Duration::ZERO), false), Err(ChunkError::Poisoned)));
     check(&store, 0..4, [4]);
 }
 
@@ -202,7 +205,7 @@ fn a_full_disk_refuses_chunks_and_collecting_gives_space_back() {
     // Some packs are of no use any more, others are in part; there is no space for much of a copy.
     let live: HashSet<_> = (0..40).filter(|n| *n > 16 && n % 3 != 0).map(id).collect();
     let before = fixture.fs.used_bytes();
-    let collected = store.collect(&live, Duration::ZERO, false).expect("collects");
+    let collected = store.collect(&live, store.cutoff(Duration::ZERO), false).expect("collects");
     assert!(collected.packs_removed > 0 && collected.packs_rewritten > 0, "{collected:?}");
     assert!(fixture.fs.used_bytes() < before * 3 / 4, "{} of {before}", fixture.fs.used_bytes());
     write(&store, 50..54);

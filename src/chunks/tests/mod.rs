@@ -121,15 +121,15 @@ fn what_nothing_names_is_collected_after_its_grace() {
     write(&store, 0..60);
     let live: HashSet<_> = (0..60).filter(|n| n % 3 == 0).map(id).collect();
     let grace = Duration::from_secs(60);
-    assert_eq!(store.collect(&live, grace, false).expect("collects").kept_in_grace, 40);
+    assert_eq!(store.collect(&live, store.cutoff(grace), false).expect("collects").kept_in_grace, 40);
     fixture.pass(59);
     assert_eq!(store.missing(&[id(1)]), []);
     fixture.pass(2);
-    let counted = store.collect(&live, grace, true).expect("counts");
+    let counted = store.collect(&live, store.cutoff(grace), true).expect("counts");
     assert_eq!((counted.chunks, counted.kept_in_grace), (39, 1));
     check(&store, 0..60, []);
     let before = store.stats();
-    let collected = store.collect(&live, grace, false).expect("collects");
+    let collected = store.collect(&live, store.cutoff(grace), false).expect("collects");
     assert_eq!((collected.chunks, collected.raw_bytes, collected.kept_in_grace), (39, counted.raw_bytes, 1));
     let after = store.stats();
     assert!(after.file_bytes < before.file_bytes * 2 / 3, "{before:?} {after:?}");
@@ -146,12 +146,34 @@ fn a_cache_gives_space_back() {
     let (store, _) = fixture.open();
     write(&store, 0..60);
     let before = store.stats();
-    let evicted = store.evict(&(0..40).map(id).collect::<Vec<_>>()).expect("evicts");
+    let evicted = store.evict(&(0..40).map(id).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)).expect("evicts");
     assert_eq!(evicted.chunks, 40);
     assert!(store.stats().file_bytes < before.file_bytes / 2, "{:?}", store.stats());
     check(&store, 40..60, 0..40);
     write(&store, 0..10);
     check(&store, (0..10).chain(40..60), 10..40);
+}
+
+#[test]
+fn what_somebody_goes_on_to_name_stays_however_long_that_takes() {
+    let fixture = Fixture::new();
+    let (store, _) = fixture.open();
+    write(&store, 0..20);
+    fixture.pass(100);
+    let hold = store.hold();
+    write(&store, 10..30);
+    let (early, all) = (store.hold(), (0..30).map(id).collect::<Vec<_>>());
+    drop(early);
+    fixture.pass(1000);
+    let late = store.hold();
+    let cutoff = store.cutoff(Duration::ZERO);
+    // It was held when the cutoff was taken: what names it may have been overlooked.
+    drop(hold);
+    assert_eq!(store.evict(&all, cutoff).expect("evicts").chunks, 10);
+    assert_eq!(store.collect(&HashSet::new(), cutoff, false).expect("collects").kept_in_grace, 20);
+    check(&store, 10..30, 0..10);
+    drop(late);
+    assert_eq!(store.collect(&HashSet::new(), store.cutoff(Duration::ZERO), false).expect("collects").chunks, 20);
 }
 
 #[test]

@@ -20,11 +20,11 @@ fn image() -> MemoryFs {
     let (store, _) = fixture.open();
     write(&store, 100..112);
     write(&store, 0..8);
-    store.evict(&(100..112).map(id).collect::<Vec<_>>()).expect("evicts");
+    store.evict(&(100..112).map(id).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)).expect("evicts");
     write(&store, 112..116);
     write(&store, 8..23);
     // Too little for rewriting anything.
-    store.evict(&(112..114).map(id).collect::<Vec<_>>()).expect("evicts");
+    store.evict(&(112..114).map(id).collect::<Vec<_>>(), store.cutoff(Duration::ZERO)).expect("evicts");
     store.checkpoint().expect("checkpoint");
     write(&store, 23..25);
     write(&store, 25..COUNT);

@@ -47,7 +47,10 @@ fn p01_what_a_thread_has_synced_is_read_by_all_while_packs_are_rewritten() {
             let live: HashSet<_> = (0..WRITERS * EACH).map(id).collect();
             let mut rewritten = 0;
             while !end.load(Ordering::SeqCst) {
-                rewritten += collecting.collect(&live, Duration::ZERO, false).expect("collects").packs_rewritten;
+                rewritten += collecting
+                    .collect(&live, collecting.cutoff(Duration::ZERO), false)
+                    .expect("collects")
+                    .packs_rewritten;
                 assert_eq!(collecting.verify(&mut |_, _| {}).expect("verifies"), []);
             }
             rewritten

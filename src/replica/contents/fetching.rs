@@ -1,9 +1,9 @@
 //! Fetching what others name: newest first, again and again until everything is here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -23,6 +23,9 @@ const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Changes that come together are looked at together.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// Chunks that are asked for before it is looked whether something newer has come: some tens of megabytes.
+const AT_A_TIME: usize = 1024;
+
 /// A content to look at.
 struct Item {
     key: String,
@@ -31,36 +34,82 @@ struct Item {
     age: u64,
 }
 
+/// What a look at the contents came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Everything that should be here is.
+    Complete,
+    /// Nobody who answers has the rest.
+    Incomplete,
+    /// Something newer has come, which goes first.
+    Overtaken,
+}
+
+/// Why to look again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Contents are new: those that were found complete still are.
+    News,
+    /// Anything may be missing.
+    Doubt,
+}
+
+type Changes = tokio::sync::broadcast::Receiver<Change>;
+
 /// Runs until the task is dropped.
 pub(in crate::replica) async fn run(contents: Contents) {
     let missed = locked(&contents.inner.missed_here).take();
     let fetching = async {
         let mut changes = contents.shared.changes.subscribe();
+        let mut complete = HashSet::new();
         loop {
-            // Whoever is new comes first; then everything.
-            let is_complete = look(&contents).await;
-            let pause = if is_complete { LOOK_EVERY } else { RETRY_EVERY };
-            let _ = timeout(pause, wait(&contents, &mut changes)).await;
+            let pause = match look(&contents, &mut changes, &mut complete).await {
+                Look::Overtaken => continue,
+                Look::Complete => LOOK_EVERY,
+                Look::Incomplete => RETRY_EVERY,
+            };
+            let occasion = timeout(pause, wait(&contents, &mut changes)).await.unwrap_or(Occasion::Doubt);
+            if occasion == Occasion::Doubt {
+                complete.clear();
+            }
         }
     };
     tokio::join!(fetching, listen(&contents, missed), upkeep::run(&contents));
 }
 
-/// Waits until there is a reason to look.
-async fn wait(contents: &Contents, changes: &mut tokio::sync::broadcast::Receiver<Change>) {
-    let is_reason = |change: &Change| match change {
+fn is_news(change: &Change) -> bool {
+    match change {
         Change::Put { collection, .. } => collection.as_str() == content::COLLECTION,
         Change::Replaced { .. } => true,
         Change::Deleted { .. } | Change::Overlay { .. } => false,
-    };
+    }
+}
+
+/// Waits until there is a reason to look.
+async fn wait(contents: &Contents, changes: &mut Changes) -> Occasion {
     loop {
         tokio::select! {
-            () = contents.inner.wake.notified() => return,
+            () = contents.inner.wake.notified() => return Occasion::Doubt,
             change = changes.recv() => match change {
-                Ok(change) if !is_reason(&change) => {}
-                Ok(_) | Err(RecvError::Lagged(_)) => return sleep(GATHER).await,
+                Ok(change) if !is_news(&change) => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => {
+                    sleep(GATHER).await;
+                    return Occasion::News;
+                }
                 Err(RecvError::Closed) => return std::future::pending().await,
             },
+        }
+    }
+}
+
+/// Whether contents have come since this was last asked.
+fn has_news(changes: &mut Changes) -> bool {
+    let mut found = false;
+    loop {
+        match changes.try_recv() {
+            Ok(change) => found |= is_news(&change),
+            Err(TryRecvError::Lagged(_)) => found = true,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return found,
         }
     }
 }
@@ -88,45 +137,63 @@ fn items(contents: &Contents) -> Vec<Item> {
     items
 }
 
-/// Compares every content with the store and fetches what is missing; whether everything that should be here is.
-async fn look(contents: &Contents) -> bool {
+/// Compares contents with the store, except those that are known to be `complete`, and fetches what is missing.
+async fn look(contents: &Contents, changes: &mut Changes, complete: &mut HashSet<(String, u64)>) -> Look {
+    // Over it the datastore asks for what it lacks itself.
+    contents.inner.open_bulk(&contents.shared).await;
     let mut all_missing = 0;
-    let mut incomplete = std::collections::BTreeMap::new();
-    for item in items(contents) {
-        let missing = complete(contents, &item).await;
-        if missing > 0 {
-            all_missing += missing;
-            incomplete.insert(item.key, true);
+    let mut incomplete = BTreeMap::new();
+    let items = items(contents);
+    let present: HashSet<(&str, u64)> = items.iter().map(|item| (item.key.as_str(), item.age)).collect();
+    complete.retain(|(key, age)| present.contains(&(key.as_str(), *age)));
+    for item in &items {
+        let known = (item.key.clone(), item.age);
+        if complete.contains(&known) {
+            continue;
         }
-        // What came meanwhile is newer.
-        if incomplete.is_empty() {
-            tokio::task::yield_now().await;
+        match fetch_missing(contents, item, changes).await {
+            Fetched::Whole => drop(complete.insert(known)),
+            Fetched::Absent(missing) => {
+                all_missing += missing;
+                incomplete.insert(item.key.clone(), true);
+            }
+            Fetched::Overtaken => return Look::Overtaken,
         }
     }
-    let is_complete = incomplete.is_empty();
     metrics::chunks_missing(all_missing, all_missing);
     metrics::chunk_store(contents.inner.store.stats().file_bytes);
     for key in incomplete.keys() {
-        if !locked(&contents.inner.incomplete).contains_key(key) {
+        if !locked(&contents.inner.incomplete).get(key).is_some_and(|is_known| *is_known) {
             tracing::warn!(content = key, "chunks are missing that no member that answers has; asking again");
         }
     }
+    let found = if incomplete.is_empty() { Look::Complete } else { Look::Incomplete };
     *locked(&contents.inner.incomplete) = incomplete;
-    is_complete
+    found
 }
 
-/// Fetches what is missing of one content; how many chunks nobody has.
-async fn complete(contents: &Contents, item: &Item) -> u64 {
+/// What became of one content.
+enum Fetched {
+    /// All of it is here.
+    Whole,
+    /// So many chunks nobody has.
+    Absent(u64),
+    /// Something newer has come.
+    Overtaken,
+}
+
+/// Fetches what is missing of one content, as long as nothing newer comes.
+async fn fetch_missing(contents: &Contents, item: &Item, changes: &mut Changes) -> Fetched {
     let inner = &contents.inner;
     let mut bases: Option<HashMap<ChunkId, Vec<ChunkId>>> = None;
     let is_eager = inner.fetching == Fetching::Eager;
     loop {
         let (store, index) = (inner.store.clone(), item.head.index.clone());
-        let Ok(Checked { lacking, .. }) = blocking(move || check::lacking(&store, &index, is_eager)).await else {
-            return 0;
-        };
+        let checking = blocking(move || check::lacking(&store, &index, is_eager)).await;
+        let Ok(Checked { lacking, malformed, unknown }) = checking else { return Fetched::Absent(0) };
         if lacking.ids.is_empty() {
-            return 0;
+            // What is no list will never be one; what cannot be read now is looked at again.
+            return if unknown.is_some() && malformed.is_none() { Fetched::Absent(0) } else { Fetched::Whole };
         }
         locked(&inner.incomplete).entry(item.key.clone()).or_insert(false);
         // Lists come first: only they tell what may be told as a difference.
@@ -137,15 +204,20 @@ async fn complete(contents: &Contents, item: &Item) -> u64 {
             bases = Some(contents.bases_for(&item.head).await);
         }
         let of = |id: &ChunkId| bases.as_ref().and_then(|bases| bases.get(id)).cloned().unwrap_or_default();
-        let wants = wanted.into_iter().map(|id| Want { bases: of(&id), id }).collect();
-        let absent = inner.bring(&contents.shared, wants, false).await.len();
-        let store = inner.store.clone();
-        if let Ok(Err(error)) = blocking(move || store.sync()).await {
-            tracing::warn!(%error, "chunks were not made durable");
-        }
-        if absent > 0 {
-            tracing::debug!(content = item.key, absent, of = count, "chunks are missing");
-            return absent as u64;
+        let wants: Vec<Want> = wanted.into_iter().map(|id| Want { bases: of(&id), id }).collect();
+        for some in wants.chunks(AT_A_TIME) {
+            let absent = inner.bring(&contents.shared, some.to_vec(), false).await.len();
+            let store = inner.store.clone();
+            if let Ok(Err(error)) = blocking(move || store.sync()).await {
+                tracing::warn!(%error, "chunks were not made durable");
+            }
+            if absent > 0 {
+                tracing::debug!(content = item.key, absent, of = count, "chunks are missing");
+                return Fetched::Absent(absent as u64);
+            }
+            if has_news(changes) {
+                return Fetched::Overtaken;
+            }
         }
     }
 }

@@ -33,6 +33,7 @@ use super::shared::SharedRef;
 pub(super) use fetching::run as fetch;
 pub use sending::Ahead;
 pub(super) use sending::Delivery;
+pub(super) use sources::give;
 
 /// Directory of the chunk store within a replica's.
 pub const CHUNKS: &str = "chunks";
@@ -78,6 +79,9 @@ pub enum ContentsError {
     /// The content is not what it should be.
     #[error("{0}")]
     Malformed(String),
+    /// A list of chunks cannot be read.
+    #[error(transparent)]
+    List(#[from] check::ListError),
     /// The store.
     #[error(transparent)]
     Store(#[from] ChunkError),
@@ -93,8 +97,7 @@ pub(super) struct Inner {
     limiter: Limiter,
     connector: Mutex<Option<Arc<dyn Connector>>>,
     peers: Mutex<Option<Peers>>,
-    /// The connection to the datastore that carries nothing but chunks.
-    bulk: tokio::sync::Mutex<Option<quinn::Connection>>,
+    bulk: tokio::sync::Mutex<Option<sources::Bulk>>,
     /// Something is missing: look again.
     pub wake: Notify,
     missed: mpsc::Sender<ChunkId>,
@@ -198,7 +201,7 @@ impl Contents {
             self.read(id).await?;
             let (store, id) = (self.inner.store.clone(), *id);
             let parts = blocking(move || check::parts_of(&store, &id)).await?;
-            all.extend(parts.map_err(ContentsError::Malformed)?.ok_or(ContentsError::Missing(id))?);
+            all.extend(parts?.ok_or(ContentsError::Missing(id))?);
         }
         Ok(all)
     }

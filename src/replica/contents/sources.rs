@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::codec::chunks::Want;
 use crate::codec::message::{Kind, Open};
 use crate::model::{ChunkId, MemberName};
-use crate::transfer::{ChunkStream, TransferError};
+use crate::transfer::{ChunkStream, Server, TransferError};
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -19,8 +20,40 @@ use super::{Inner, locked};
 pub(super) const GROUP: usize = 48;
 /// Groups under way at the same time.
 pub(super) const AT_ONCE: usize = 3;
+/// Longest wait for the greeting of a stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The connection to the datastore that carries nothing but chunks, both ways.
+pub(super) struct Bulk {
+    connection: quinn::Connection,
+    /// Serves the datastore; ends with the connection.
+    _giving: JoinSet<()>,
+}
+
+/// Serves streams on which the datastore asks for chunks that it has lost, until the connection ends.
+pub(in crate::replica) async fn give(
+    server: &Server,
+    connection: &quinn::Connection,
+) -> Result<std::convert::Infallible, quinn::ConnectionError> {
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_bi() => {
+                let (mut send, mut receive) = stream?;
+                let server = server.clone();
+                streams.spawn(async move {
+                    let open = timeout(OPEN_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
+                    if matches!(open, Ok(Ok(Open::Chunks))) {
+                        let _ = server.serve(&mut send, &mut receive).await;
+                    }
+                });
+            }
+            Some(_) = streams.join_next() => {}
+        }
+    }
+}
 
 impl Inner {
     /// A chunk stream to the datastore, on the connection that carries nothing else.
@@ -29,18 +62,7 @@ impl Inner {
         if !shared.link().connected {
             return Err(away("the datastore is away".into()));
         }
-        let connection = {
-            let mut bulk = self.bulk.lock().await;
-            match bulk.as_ref().filter(|connection| connection.close_reason().is_none()) {
-                Some(connection) => connection.clone(),
-                None => {
-                    let connector = locked(&self.connector).clone().ok_or_else(|| away("not connected".into()))?;
-                    let connecting = timeout(CONNECT_TIMEOUT, connector.connect_bulk()).await;
-                    let connected = connecting.map_err(|_| away("the datastore does not answer".into()))?;
-                    bulk.insert(connected.map_err(|error| away(error.to_string()))?).clone()
-                }
-            }
-        };
+        let connection = self.bulk_connection().await?;
         let opening = async {
             let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
             wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
@@ -49,6 +71,35 @@ impl Inner {
         let opened = timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| away("no stream is to be had".into()))?;
         let (send, receive) = opened?;
         Ok(ChunkStream::new(send, receive, self.store.clone(), self.limiter.clone(), ()))
+    }
+
+    async fn bulk_connection(&self) -> Result<quinn::Connection, TransferError> {
+        let away = |reason: String| TransferError::Away(reason);
+        let mut bulk = self.bulk.lock().await;
+        if let Some(open) = bulk.as_ref().filter(|open| open.connection.close_reason().is_none()) {
+            return Ok(open.connection.clone());
+        }
+        let connector = locked(&self.connector).clone().ok_or_else(|| away("not connected".into()))?;
+        let connecting = timeout(CONNECT_TIMEOUT, connector.connect_bulk()).await;
+        let connected = connecting.map_err(|_| away("the datastore does not answer".into()))?;
+        let connection = connected.map_err(|error| away(error.to_string()))?;
+        let mut giving = JoinSet::new();
+        let (server, given) = (self.server(), connection.clone());
+        giving.spawn(async move {
+            let Err(error) = give(&server, &given).await;
+            tracing::debug!(%error, "the connection for chunks has ended");
+        });
+        *bulk = Some(Bulk { connection: connection.clone(), _giving: giving });
+        Ok(connection)
+    }
+
+    /// Sees to it that there is a connection for chunks, as long as the datastore is there.
+    pub(super) async fn open_bulk(&self, shared: &SharedRef) {
+        if shared.link().connected
+            && let Err(error) = self.bulk_connection().await
+        {
+            tracing::debug!(%error, "no connection for chunks");
+        }
     }
 
     async fn peer_stream(&self, member: &MemberName) -> Result<ChunkStream, TransferError> {

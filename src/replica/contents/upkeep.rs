@@ -1,19 +1,23 @@
 //! Upkeep of the chunk store: what nothing names is collected, what is seldom read is let go where there is a bound, and
 //! all is read now and then, so that damage is found while others still have what was there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::chunks::ChunkStore;
 use crate::codec::admin::{BlobCollection, BlobReport, BlobStats, Progress};
-use crate::codec::content;
+use crate::codec::chunks::NAMES_MAX;
+use crate::codec::content::{self, ContentHead};
 use crate::model::{ChunkId, Collection};
+use crate::protocol::fatal::Fatal;
 use crate::telemetry::metrics;
 use crate::transfer::{check, inventory};
 
-use super::super::shared::SharedRef;
+use super::super::shared::{SharedRef, stop_process};
 use super::super::{ReadError, quarantine};
 use super::{Contents, Fetching, blocking, locked};
 
@@ -21,6 +25,10 @@ use super::{Contents, Fetching, blocking, locked};
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// The bound of the cache is looked at this often.
 const EVICT_EVERY: Duration = Duration::from_secs(10);
+/// The datastore is asked about so many at a time whether it has them.
+const EVICT_AT_A_TIME: usize = NAMES_MAX / 4;
+/// A store that has failed is noticed after this long.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
 /// Every chunk is read once in about this time, as long as that needs no more than [`SCRUB_CHUNKS_PER_S`].
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// At a low rate: 32 chunks are two megabytes.
@@ -51,7 +59,15 @@ pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, ReadError> 
 }
 
 pub(super) async fn run(contents: &Contents) {
-    tokio::join!(collect_at_times(contents), evict_at_times(contents), scrub(contents));
+    tokio::join!(collect_at_times(contents), evict_at_times(contents), scrub(contents), watch_health(contents));
+}
+
+/// After a failed sync it is not known what the disk holds: only a new start finds out.
+async fn watch_health(contents: &Contents) {
+    loop {
+        sleep(HEALTH_EVERY).await;
+        contents.inner.store.health().unwrap_or_else(|error| stop_process(&Fatal::of("chunks cannot be kept")(error)));
+    }
 }
 
 async fn collect_at_times(contents: &Contents) {
@@ -110,17 +126,24 @@ impl Contents {
     /// # Errors
     /// When it is not known what is named, or the store fails. Nothing is removed then.
     pub async fn collect(&self, grace: Option<Duration>, dry_run: bool) -> Result<BlobCollection, String> {
-        let (store, grace) = (self.inner.store.clone(), grace.unwrap_or(self.inner.grace));
-        let (mut all, directory) = (self.all().map_err(|error| error.to_string())?, self.inner.directory.clone());
+        let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
+        let cutoff = store.cutoff(grace.unwrap_or(self.inner.grace));
+        let mut all = self.all().map_err(|error| error.to_string())?;
         let collecting = move || {
-            // A list that is not here was not here when the change was set aside, and holds nothing.
-            let held = quarantine::heads(&directory)?.into_iter().enumerate();
-            let held = held.filter(|(_, head)| store.missing(&head.index).is_empty());
+            let held = set_aside(&store, &directory)?.into_iter().enumerate();
             all.heads.extend(held.map(|(number, head)| (format!("quarantine/{number}"), head)));
-            all.collect(&store, grace, dry_run)
+            all.collect(&store, cutoff, dry_run)
         };
         let collected = blocking(collecting).await;
         collected.map_err(|error| error.to_string())?
+    }
+
+    /// Writes down what the next start would otherwise have to read: for an orderly end.
+    pub(in crate::replica) async fn checkpoint(&self) {
+        let store = self.inner.store.clone();
+        if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
+            tracing::warn!(%error, "the chunk store was not closed cleanly; nothing acknowledged is lost");
+        }
     }
 
     /// Counts everything.
@@ -169,37 +192,74 @@ impl Contents {
         Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
     }
 
-    /// Lets chunks go, those of contents first that were read longest ago, until about `bytes_max` are left. What waits to be
-    /// sent stays, and so does what was set aside, and lists.
+    /// Lets chunks go until about `bytes_max` are left: what nothing names, then those of the contents that were read longest
+    /// ago. Only what the datastore has is let go; what waits to be sent stays, and so do lists, what was set aside, and
+    /// what an upload under way counts on.
     async fn evict_to(&self, bytes_max: u64) -> Result<(), String> {
+        let cutoff = self.inner.store.cutoff(Duration::ZERO);
         let all = self.all().map_err(|error| error.to_string())?;
         let pending: Vec<_> = self.shared.outbox().pending().cloned().collect();
         let read_at = locked(&self.inner.read_at).clone();
         let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
-        let evicting = move || {
-            let set_aside = quarantine::heads(&directory)?;
-            let of = |index: &[ChunkId]| check::all_parts(&store, index).ok().flatten().unwrap_or_default();
-            let mut kept: HashSet<ChunkId> = HashSet::new();
-            for head in pending.iter().flat_map(|txn| content::heads_of(txn)).chain(set_aside) {
-                kept.extend(of(&head.index).iter().map(|part| part.id));
-                kept.extend(head.index);
+        let choosing = blocking(move || {
+            let mut kept: Vec<ContentHead> = pending.iter().flat_map(|txn| content::heads_of(txn)).collect();
+            kept.extend(set_aside(&store, &directory)?);
+            candidates(&store, &all, kept, &read_at)
+        });
+        let candidates = choosing.await.map_err(|error| error.to_string())??;
+        for some in candidates.chunks(EVICT_AT_A_TIME) {
+            let excess = self.inner.store.stats().stored_bytes.saturating_sub(bytes_max);
+            if excess == 0 {
+                return Ok(());
             }
-            all.heads.values().for_each(|head| kept.extend(head.index.iter().copied()));
-            let mut heads: Vec<_> = all.heads.values().collect();
-            heads.sort_by_key(|head| head.index.first().and_then(|first| read_at.get(first).copied()));
-            let mut excess = store.stats().stored_bytes.saturating_sub(bytes_max);
-            let mut gone = Vec::new();
-            for part in heads.iter().flat_map(|head| of(&head.index)) {
-                if excess == 0 {
-                    break;
-                }
-                if !kept.contains(&part.id) && store.contains(&part.id) {
-                    excess = excess.saturating_sub(u64::from(part.bytes));
-                    gone.push(part.id);
-                }
-            }
-            store.evict(&gone).map(|_| ()).map_err(|error| error.to_string())
-        };
-        blocking(evicting).await.map_err(|error| error.to_string())?
+            let mut stream = self.inner.datastore_stream(&self.shared).await.map_err(|error| error.to_string())?;
+            let lacking = stream.ask(some, false).await.map_err(|error| error.to_string())?;
+            let only_here: HashSet<ChunkId> = lacking.ids.into_iter().collect();
+            let (store, mut left) = (self.inner.store.clone(), excess);
+            let is_gone = |id: &&ChunkId| {
+                let goes = left > 0 && !only_here.contains(id);
+                left = if goes { left.saturating_sub(store.stored_bytes(id)) } else { left };
+                goes
+            };
+            let gone: Vec<ChunkId> = some.iter().filter(is_gone).copied().collect();
+            let evicting = blocking(move || store.evict(&gone, cutoff).map(|_| ()));
+            evicting.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
+}
+
+/// The contents of changes that were set aside. A list that is not here was not here then, and holds nothing.
+fn set_aside(store: &ChunkStore, directory: &Path) -> Result<Vec<ContentHead>, String> {
+    let mut heads = quarantine::heads(directory)?;
+    heads.retain(|head| store.missing(&head.index).is_empty());
+    Ok(heads)
+}
+
+/// What may be let go, in this order: what nothing names, then the chunks of contents, those first that were read longest ago.
+fn candidates(
+    store: &ChunkStore,
+    all: &inventory::Contents,
+    waiting: Vec<ContentHead>,
+    read_at: &HashMap<ChunkId, Instant>,
+) -> Result<Vec<ChunkId>, String> {
+    let parts_of = |index: &[ChunkId]| check::all_parts(store, index).map_err(|error| error.to_string());
+    let mut kept: HashSet<ChunkId> = HashSet::new();
+    for head in &waiting {
+        // What such a list names is not known as long as it is not here, and may be anything.
+        let unknown = || "a list of contents that wait to be sent is not here".to_owned();
+        kept.extend(parts_of(&head.index)?.ok_or_else(unknown)?.iter().map(|part| part.id));
+        kept.extend(&head.index);
+    }
+    all.heads.values().for_each(|head| kept.extend(head.index.iter().copied()));
+    let mut heads: Vec<_> = all.heads.values().collect();
+    heads.sort_by_key(|head| head.index.first().and_then(|first| read_at.get(first).copied()));
+    let mut named = Vec::new();
+    for head in heads {
+        named.extend(parts_of(&head.index)?.unwrap_or_default().into_iter().map(|part| part.id));
+    }
+    let is_named: HashSet<ChunkId> = named.iter().copied().collect();
+    let unnamed = store.ids().into_iter().filter(|id| !is_named.contains(id));
+    let mut seen = HashSet::new();
+    Ok(unnamed.chain(named).filter(|id| !kept.contains(id) && store.contains(id) && seen.insert(*id)).collect())
 }

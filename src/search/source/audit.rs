@@ -167,7 +167,7 @@ impl Source for Audit {
                         return out.flush().await;
                     }
                     for event in events(entry, &mut before, time >= range.since) {
-                        if out.push(time, event)? {
+                        if out.push(time, &event)? {
                             out.flush().await?;
                         }
                     }

@@ -1,4 +1,4 @@
-//! Journals of hosts as indexers: systemd's journal gateway serves a host's journal over HTTP, one JSON object a line.
+//! Journals of hosts as indexers: systemd's journal gateway serves a host's journal over HTTP.
 //!
 //! Every entry has a cursor; a cursor that holds nothing but a time is the way to begin there. An indexer that is away, slow
 //! or broken costs only its own rows, and the results say so.
@@ -6,13 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use hyper::Uri;
 use rustls::ClientConfig;
-use serde::Deserialize;
 
+use super::export::Entries;
 use super::{Output, Range, Source, Telling, http};
-use crate::search::row::ROW_BYTES_MAX;
 
 /// A host whose journal is searched.
 #[derive(Clone)]
@@ -24,6 +22,8 @@ pub struct Indexer {
 
 /// Tag of all journals.
 const TAG: &str = "journal";
+/// Form in which entries are asked for.
+const FORM: &str = "application/vnd.fdo.journal";
 
 impl Indexer {
     /// Reads `journal:https://host:19531`.
@@ -63,7 +63,7 @@ impl Indexer {
     /// # Errors
     /// Says why not.
     pub async fn ping(&self) -> Result<(), String> {
-        let last = [("Accept", "application/json"), ("Range", "entries=:-1:1")];
+        let last = [("Accept", FORM), ("Range", "entries=:-1:1")];
         http::get(&self.uri, &last, &self.tls, self.patience).await.map(drop)
     }
 }
@@ -72,26 +72,22 @@ impl Indexer {
     async fn entries(&self, range: Range, out: &mut Output) -> Result<(), String> {
         let since = range.since.max(0) / 1000;
         let begin = format!("entries=t={since:x}");
-        let headers = [("Accept", "application/json"), ("Range", begin.as_str())];
+        let headers = [("Accept", FORM), ("Range", begin.as_str())];
         let mut answer = http::get(&self.uri, &headers, &self.tls, self.patience).await?;
-        let (mut lines, mut looked_at) = (Lines::default(), 0);
+        let (mut entries, mut row) = (Entries::default(), Vec::new());
         while let Some(bytes) = answer.next().await? {
-            lines.add(&bytes)?;
-            while let Some(line) = lines.next(&mut looked_at) {
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                let time = time_of(&line)?;
+            entries.add(&bytes)?;
+            while let Some(time) = entries.next(&mut row)? {
                 if time >= range.until {
                     return Ok(());
                 }
                 // Clocks that were set back leave entries out of order: those before are passed over.
-                if time >= range.since && out.push(time, line)? {
+                if time >= range.since && out.push(time, &row)? {
                     out.flush().await?;
                 }
             }
         }
-        match lines.rest.trim_ascii().is_empty() {
+        match entries.is_between() {
             true => Ok(()),
             false => Err("the last entry is cut off".into()),
         }
@@ -100,52 +96,6 @@ impl Indexer {
 
 fn text_with_port(uri: &Uri) -> String {
     format!("{}://{}:19531/entries", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default())
-}
-
-/// What is looked at of an entry; the row is the entry as it came.
-#[derive(Deserialize)]
-struct Stamp<'a> {
-    #[serde(rename = "__REALTIME_TIMESTAMP", borrow)]
-    time: &'a str,
-}
-
-/// Nanoseconds since 1970-01-01 UTC of an entry.
-fn time_of(line: &[u8]) -> Result<i64, String> {
-    let stamp: Stamp<'_> =
-        serde_json::from_slice(line).map_err(|error| format!("an entry is not understood: {error}"))?;
-    let micros: i64 = stamp.time.parse().map_err(|_| "an entry has no time".to_owned())?;
-    Ok(micros.saturating_mul(1000))
-}
-
-/// Bytes cut into lines.
-#[derive(Default)]
-struct Lines {
-    rest: BytesMut,
-}
-
-impl Lines {
-    fn add(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.rest.extend_from_slice(bytes);
-        match self.rest.len() > ROW_BYTES_MAX + bytes.len() {
-            true => Err(format!("an entry has more than {} MiB", ROW_BYTES_MAX >> 20)),
-            false => Ok(()),
-        }
-    }
-
-    fn next(&mut self, looked_at: &mut usize) -> Option<Bytes> {
-        let end = self.rest[*looked_at..].iter().position(|byte| *byte == b'\n');
-        match end {
-            Some(end) => {
-                let line = self.rest.split_to(*looked_at + end + 1).freeze();
-                *looked_at = 0;
-                Some(line.slice(..line.len() - 1))
-            }
-            None => {
-                *looked_at = self.rest.len();
-                None
-            }
-        }
-    }
 }
 
 impl Source for Indexer {
@@ -180,21 +130,5 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn lines_arrive_in_pieces() {
-        let (mut lines, mut at) = (Lines::default(), 0);
-        lines.add(b"{\"a\"").expect("fits");
-        assert_eq!(lines.next(&mut at), None);
-        lines.add(b":1}\n{}\n\n{").expect("fits");
-        let found: Vec<Bytes> = std::iter::from_fn(|| lines.next(&mut at)).collect();
-        assert_eq!(found, [&b"{\"a\":1}"[..], b"{}", b""]);
-        assert_eq!(&lines.rest[..], b"{");
-        assert!(lines.add(&vec![b'x'; ROW_BYTES_MAX]).is_ok());
-        assert!(lines.add(b"x").is_err());
-        let entry = br#"{"MESSAGE":[1,2],"__REALTIME_TIMESTAMP":"1700000000000001"}"#;
-        assert_eq!(time_of(entry), Ok(1_700_000_000_000_001_000));
-        assert!(time_of(b"{}").is_err() && time_of(br#"{"__REALTIME_TIMESTAMP":"x"}"#).is_err());
     }
 }

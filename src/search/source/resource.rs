@@ -3,7 +3,6 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{Output, Range, Source, Surroundings, Telling};
@@ -62,13 +61,13 @@ fn form(name: &str, begin: &[u8]) -> Form {
     if matches!(widths[..], [head, second] if head > 1 && head == second) { Form::Csv } else { Form::Text }
 }
 
-fn csv_rows(reader: impl Read, mut row: impl FnMut(Bytes) -> Result<(), String>) -> Result<(), String> {
+fn csv_rows(reader: impl Read, mut row: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
     let wrong = |error: csv::Error| format!("not CSV: {error}");
     let head: Vec<String> = reader.byte_headers().map_err(wrong)?.iter().map(text).collect();
-    let mut record = csv::ByteRecord::new();
+    let (mut record, mut line) = (csv::ByteRecord::new(), Vec::new());
     while reader.read_byte_record(&mut record).map_err(wrong)? {
-        let mut line = Vec::with_capacity(record.as_slice().len() * 2 + head.len() * 16);
+        line.clear();
         line.push(b'{');
         for (at, field) in record.iter().enumerate() {
             if at > 0 {
@@ -84,12 +83,12 @@ fn csv_rows(reader: impl Read, mut row: impl FnMut(Bytes) -> Result<(), String>)
             };
             let written = serde_json::to_writer(&mut line, name).and_then(|()| {
                 line.push(b':');
-                serde_json::to_writer(&mut line, &text(field))
+                serde_json::to_writer(&mut line, &String::from_utf8_lossy(field))
             });
             written.map_err(|error| error.to_string())?;
         }
         line.push(b'}');
-        row(line.into())?;
+        row(&line)?;
     }
     Ok(())
 }
@@ -101,11 +100,11 @@ fn text(bytes: &[u8]) -> String {
 fn lines(
     mut reader: impl BufRead,
     is_json: bool,
-    mut row: impl FnMut(Bytes) -> Result<(), String>,
+    mut row: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut number = 0u64;
+    let (mut number, mut line, mut quoted) = (0u64, Vec::new(), Vec::new());
     loop {
-        let mut line = Vec::new();
+        line.clear();
         let limit = ROW_BYTES_MAX as u64 + 2;
         let read = reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
         if read == 0 {
@@ -117,9 +116,11 @@ fn lines(
             continue;
         }
         if !is_json {
-            row(Value::String(text(line)).to_string().into())?;
+            quoted.clear();
+            serde_json::to_writer(&mut quoted, &String::from_utf8_lossy(line)).map_err(|error| error.to_string())?;
+            row(&quoted)?;
         } else if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok() {
-            row(Bytes::copy_from_slice(line))?;
+            row(line)?;
         } else {
             return Err(format!("line {number} is not JSON"));
         }
@@ -133,7 +134,7 @@ impl Rows {
         let begin = reader.fill_buf().map_err(|error| error.to_string())?;
         let form = form(&self.resource.resource_name, begin);
         let time = self.resource.last_modified.ns();
-        let row = |data: Bytes| match out.push(time, data)? {
+        let row = |data: &[u8]| match out.push(time, data)? {
             true => out.flush_blocking(),
             false => Ok(()),
         };
@@ -152,6 +153,10 @@ impl Source for Rows {
         format!("resource {}", self.resource.resource_name)
     }
 
+    fn label(&self) -> String {
+        "resource".into()
+    }
+
     fn tell(self: Box<Self>, _: Range, mut out: Output) -> Telling {
         Box::pin(async move {
             if self.resource.content.is_empty() {
@@ -168,10 +173,10 @@ impl Source for Rows {
 mod tests {
     use super::*;
 
-    fn all(run: impl FnOnce(&mut dyn FnMut(Bytes) -> Result<(), String>) -> Result<(), String>) -> Vec<String> {
+    fn all(run: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), String>) -> Result<(), String>) -> Vec<String> {
         let mut found = Vec::new();
         run(&mut |row| {
-            found.push(text(&row));
+            found.push(text(row));
             Ok(())
         })
         .expect("reads");

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 
 use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
 use crate::model::Op;
-use crate::objects::backup::{self, BackupError, Item, Source, Written};
-use crate::objects::contents;
+use crate::objects::backup::{self, BackupError, Item, Parts, Source, Written};
+use crate::objects::contents::{self, Content};
+use crate::objects::searches::{self, Search};
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Stored, Writes};
@@ -99,13 +100,13 @@ impl Write for Sender {
     }
 }
 
-fn write_all(source: &Source, without_secrets: bool, password: &str, to: Sender) -> Result<Written, BackupError> {
+fn write_all(source: &Source, parts: Parts, password: &str, to: Sender) -> Result<Written, BackupError> {
     let mut to = BufWriter::with_capacity(PIECE_BYTES, to);
     if password.is_empty() {
-        return source.write(without_secrets, &mut to);
+        return source.write(parts, &mut to);
     }
     let mut sealer = Sealer::new(to, password)?;
-    let written = source.write(without_secrets, &mut sealer)?;
+    let written = source.write(parts, &mut sealer)?;
     sealer.finish()?;
     Ok(written)
 }
@@ -118,12 +119,16 @@ async fn download(
 ) -> ApiResult<Response> {
     let turn = Turn::take(&app)?;
     let password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let without_secrets = is_on(wishes.omit_sensitive.as_deref());
+    let parts = Parts {
+        without_secrets: is_on(wishes.omit_sensitive.as_deref()),
+        // Only who says so leaves them out: a backup is whole unless it is wanted otherwise.
+        without_searches: wishes.savedsearch.as_deref().is_some_and(|wish| !is_on(Some(wish))),
+    };
     let source = Source::of(app.store.replica()).map_err(ApiError::internal)?;
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        match write_all(&source, without_secrets, &password, Sender(sender.clone())) {
+        match write_all(&source, parts, &password, Sender(sender.clone())) {
             Ok(Written { objects, chunks, left_out }) => {
                 let left_out = left_out.len();
                 tracing::info!(user = caller.user, objects, chunks, left_out, "a backup was made");
@@ -231,12 +236,16 @@ async fn restore(
     let (path, objects) = (file.0.clone(), examined.objects);
     let replica = app.store.replica().clone();
     let chunks = contents::kept(&app.store)?.store().clone();
+    // Searches that the backup leaves alone keep their results.
+    let is_left = examined.omits(Search::COLLECTION);
+    let left = if is_left { searches::named_contents(&app.store)? } else { Default::default() };
     let producing = tokio::task::spawn_blocking(move || {
         let mut batch = Batch { ops: Vec::new(), bytes: 0, to: batches };
         // Deletions first: a name that moves to another user is free before it is taken.
         for row in replica.state().snapshot()?.objects() {
             let (collection, key, _) = row?;
-            if examined.lacks(&collection, &key) {
+            let is_kept = collection.as_str() == Content::COLLECTION && left.contains(key.as_str());
+            if !is_kept && examined.lacks(&collection, &key) {
                 batch.push(Op::Delete { collection, key })?;
             }
         }

@@ -2,6 +2,7 @@
 
 pub(super) mod backup;
 pub(super) mod capabilities;
+pub(super) mod contents;
 pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;
@@ -14,6 +15,8 @@ pub(super) mod preferences;
 pub(super) mod queries;
 pub(super) mod rejections;
 pub(super) mod resources;
+mod search_commands;
+pub(super) mod search_import;
 pub(super) mod search_socket;
 pub(super) mod searchctrl;
 pub(super) mod system;

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::searchctrl::file;
 use crate::objects::Moment;
+use crate::objects::sharing::null_is_empty;
+use crate::search::conditions::Condition;
 use crate::search::query::{self, QueryError, read_span};
 use crate::search::render::Format;
 use crate::search::searches::Launch;
@@ -42,12 +44,14 @@ async fn tags(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
 pub(in crate::web) struct Parse {
     searchstring: String,
     sequence: u64,
+    #[serde(deserialize_with = "null_is_empty")]
+    filters: Vec<Condition>,
 }
 
 /// What is said of a query.
 pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> Value {
-    let Parse { searchstring: text, sequence } = wish;
-    let checked = app.searches.check(&caller.person, &text).await;
+    let Parse { searchstring: text, sequence, filters } = wish;
+    let checked = app.searches.check(&caller.person, &text, &filters).await;
     let mut answer = json!({
         "Sequence": sequence,
         "GoodQuery": checked.is_ok(),
@@ -61,6 +65,7 @@ pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -
     });
     match checked {
         Ok(query) => {
+            answer["ParsedQuery"] = query.text.as_str().into();
             answer["RenderModule"] = query.renderer().into();
             answer["Tags"] = query.tags.iter().map(|tag| tag.name.as_str()).collect();
         }
@@ -101,8 +106,8 @@ async fn parse(
 ) -> ApiResult<Json<Value>> {
     let wish: Parse = input::read(&body)?;
     let said = Said::new(headers, url, b"")?;
-    let searchstring = said.of("query", "").unwrap_or(wish.searchstring);
-    Ok(Json(judged(&app, &caller, Parse { searchstring, sequence: wish.sequence }).await))
+    let searchstring = said.of("query", "").unwrap_or_else(|| wish.searchstring.clone());
+    Ok(Json(judged(&app, &caller, Parse { searchstring, ..wish }).await))
 }
 
 fn range(said: &Said) -> ApiResult<(Option<Moment>, Option<Moment>)> {
@@ -126,9 +131,7 @@ async fn direct(
     let said = Said::new(headers, url, &body)?;
     let query = said.of("query", "searchstring").ok_or_else(|| ApiError::bad("query is missing"))?;
     let format = said.of("format", "format").ok_or_else(|| ApiError::bad("format is missing: text, json or csv"))?;
-    if Format::named(&format).is_none() {
-        return Err(ApiError::bad(format!("there is no format {format:?}: use one of {}", Format::NAMES.join(", "))));
-    }
+    Format::wanted(&format).map_err(ApiError::bad)?;
     let (since, until) = range(&said)?;
     let parsed = query::parse(&query, Moment::now())?;
     if (since.is_none() || until.is_none()) && (parsed.since.is_none() || parsed.until.is_none()) {

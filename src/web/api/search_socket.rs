@@ -4,33 +4,28 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use super::queries::{self, judged};
 use super::searchctrl::{self, info, renderer};
-use crate::objects::Moment;
-use crate::objects::searches::{Search, State as Progress};
-use crate::search::render::{cells, text_of};
-use crate::search::row::Row;
+use super::{search_commands, system};
 use crate::web::app::AppRef;
 use crate::web::caller::{self, Caller};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
 use crate::web::input;
 use crate::web::routes::{Route, get};
-use crate::web::searching::{self, Deed, PAGE_ROWS_MAX, Who};
+use crate::web::searching::{self, Who};
 
 /// The first frame must come within this.
 const FIRST: Duration = Duration::from_secs(2);
@@ -40,13 +35,47 @@ const SILENCE: Duration = Duration::from_secs(90);
 const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Frames that are not understood, in a row, after which the socket is closed.
 const BAD_FRAMES_MAX: u32 = 3;
+/// Which parts answer is told this often.
+const STATES_EVERY: Duration = Duration::from_secs(5);
 /// Searches that one socket may look at.
 const VIEWS_MAX: usize = 64;
 
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    vec![get("/api/ws/search", Need::User(Some("Search")), "Runs and shows searches over a web socket.", upgrade)]
+    vec![
+        get("/api/ws/search", Need::User(Some("Search")), "Runs and shows searches over a web socket.", searches),
+        get("/api/ws/attach/{id}", Need::User(Some("AttachSearch")), "Shows one search over a web socket.", one_search),
+        get("/api/ws/stats", Need::User(Some("Stats")), "Tells over a web socket which parts answer.", states),
+    ]
+}
+
+/// What is talked about.
+enum Subject {
+    /// Whatever the client asks for.
+    Searches,
+    /// One search, which is attached to at once.
+    One(String),
+    /// Which parts answer.
+    States,
+}
+
+async fn searches(State(app): State<AppRef>, caller: Caller, request: Request) -> ApiResult<Response> {
+    upgrade(app, caller, request, Subject::Searches)
+}
+
+async fn one_search(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
+    searching::found(&app, &Who::from(&caller), &id)?;
+    upgrade(app, caller, request, Subject::One(id))
+}
+
+async fn states(State(app): State<AppRef>, caller: Caller, request: Request) -> ApiResult<Response> {
+    upgrade(app, caller, request, Subject::States)
 }
 
 /// Whether a page may use the socket: one of this webserver's own, or of the configured origin; programs send none.
@@ -58,7 +87,7 @@ fn is_welcome(headers: &HeaderMap, allowed: Option<&str>) -> bool {
     own || allowed.is_some_and(|allowed| allowed == "*" || host(allowed) == host(origin))
 }
 
-async fn upgrade(State(app): State<AppRef>, caller: Caller, mut request: Request) -> ApiResult<Response> {
+fn upgrade(app: AppRef, caller: Caller, mut request: Request, subject: Subject) -> ApiResult<Response> {
     let headers = request.headers();
     if !is_welcome(headers, app.config.allow_origin.as_deref()) {
         return Err(ApiError::forbidden("pages of other webservers may not use this"));
@@ -75,7 +104,7 @@ async fn upgrade(State(app): State<AppRef>, caller: Caller, mut request: Request
                 .max_message_size(Some(FRAME_BYTES_MAX))
                 .max_frame_size(Some(FRAME_BYTES_MAX));
             let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-            Conversation { app, caller, views: HashMap::new(), begun: 0 }.hold(socket).await;
+            Conversation { app, caller, views: HashMap::new(), begun: 0 }.hold(socket, subject).await;
         }
     });
     let head = [
@@ -117,34 +146,70 @@ async fn text(socket: &mut Socket, patience: Duration) -> Option<String> {
     }
 }
 
+/// Sends a frame; `None` when the client is gone.
+async fn say(socket: &mut Socket, kind: &str, data: &Value) -> Option<()> {
+    let frame = json!({ "type": kind, "data": data }).to_string();
+    socket.send(Message::text(frame)).await.ok()
+}
+
 impl Conversation {
-    async fn hold(mut self, mut socket: Socket) {
+    async fn hold(mut self, mut socket: Socket, subject: Subject) {
         let Some(first) = text(&mut socket, FIRST).await else { return };
         let wishes = input::read::<Subscriptions>(first.as_bytes()).unwrap_or_default();
         let answer = if wishes.subs.is_empty() { "ERROR" } else { "ACK" };
         let sent = socket.send(Message::text(json!({ "Resp": answer }).to_string())).await;
-        let mut bad = 0;
         if sent.is_ok() && answer == "ACK" {
-            while let Some(text) = text(&mut socket, SILENCE).await {
-                if !self.may_go_on() {
+            let _ = match subject {
+                Subject::Searches => self.converse(&mut socket).await,
+                Subject::One(id) => {
+                    let data = self.attach(&id).await.unwrap_or_else(|error| json!({ "Error": error.message() }));
+                    match say(&mut socket, "attach", &data).await {
+                        Some(()) => self.converse(&mut socket).await,
+                        None => None,
+                    }
+                }
+                Subject::States => self.tell_states(&mut socket, &wishes.subs).await,
+            };
+        }
+        let _ = socket.close(None).await;
+    }
+
+    async fn converse(&mut self, socket: &mut Socket) -> Option<()> {
+        let mut bad = 0;
+        while let Some(text) = text(socket, SILENCE).await {
+            if !self.may_go_on() {
+                break;
+            }
+            let Ok(frame) = serde_json::from_str::<Frame>(&text) else {
+                bad += 1;
+                if bad >= BAD_FRAMES_MAX {
                     break;
                 }
-                let Ok(frame) = serde_json::from_str::<Frame>(&text) else {
-                    bad += 1;
-                    if bad >= BAD_FRAMES_MAX {
-                        break;
-                    }
-                    continue;
-                };
-                bad = 0;
-                let Some(data) = self.answer(&frame).await else { continue };
-                let reply = json!({ "type": frame.kind, "data": data }).to_string();
-                if socket.send(Message::text(reply)).await.is_err() {
-                    break;
+                continue;
+            };
+            bad = 0;
+            if let Some(data) = self.answer(&frame).await {
+                say(socket, &frame.kind, &data).await?;
+            }
+        }
+        None
+    }
+
+    /// Tells which parts answer, again and again, until the client is gone; other subjects have nothing to tell here.
+    async fn tell_states(&self, socket: &mut Socket, subjects: &[String]) -> Option<()> {
+        while self.may_go_on() {
+            if subjects.iter().any(|subject| subject == "ping") {
+                say(socket, "ping", &json!({ "States": system::states(&self.app) })).await?;
+            }
+            let next = tokio::time::Instant::now() + STATES_EVERY;
+            // What the client says keeps the socket open, and needs no answer.
+            while let Ok(message) = tokio::time::timeout_at(next, socket.next()).await {
+                if matches!(message?.ok()?, Message::Close(_)) {
+                    return None;
                 }
             }
         }
-        let _ = socket.close(None).await;
+        None
     }
 
     fn may_go_on(&self) -> bool {
@@ -165,18 +230,21 @@ impl Conversation {
             // The acknowledgement of a search that has begun needs no answer.
             "search" if frame.data.get("Ok").or(frame.data.get("OK")).is_some() => None,
             "search" => Some(self.begin(&data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
-            "attach" => Some(self.attach(&data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
+            "attach" => {
+                let id = input::read::<Attach>(data.as_bytes()).unwrap_or_default().id;
+                Some(self.attach(&id).await.unwrap_or_else(|error| json!({ "Error": error.message() })))
+            }
             name => {
                 let id = self.views.get(name)?.clone();
-                let asked = input::read::<Command>(data.as_bytes());
+                let asked = input::read::<search_commands::Command>(data.as_bytes());
                 let (command, answer) = match asked {
-                    Ok(command) => (command.id, self.command(&id, &command).await),
-                    Err(error) => (FAILED, Err(error)),
+                    Ok(command) => (command.id, search_commands::command(&self.app, &self.caller, &id, &command).await),
+                    Err(error) => (search_commands::FAILED, Err(error)),
                 };
-                if command == CLOSE {
+                if command == search_commands::CLOSE {
                     self.views.remove(name);
                 }
-                Some(answer.unwrap_or_else(|error| json!({ "ID": FAILED, "Error": error.message() })))
+                Some(answer.unwrap_or_else(|error| json!({ "ID": search_commands::FAILED, "Error": error.message() })))
             }
         }
     }
@@ -219,12 +287,11 @@ impl Conversation {
         }))
     }
 
-    async fn attach(&mut self, data: &str) -> ApiResult<Value> {
+    async fn attach(&mut self, id: &str) -> ApiResult<Value> {
         if !self.caller.has("AttachSearch") {
             return Err(ApiError::forbidden("the token does not have the capability AttachSearch"));
         }
-        let wish: Attach = input::read(data.as_bytes())?;
-        let search = self.standing(&wish.id).await?.0;
+        let search = search_commands::standing(&self.app, &self.caller, id).await?.0;
         let name = self.view("attach", &search.id)?;
         Ok(json!({
             "Subproto": name,
@@ -233,109 +300,7 @@ impl Conversation {
             "Info": info(&search),
         }))
     }
-
-    async fn standing(&self, id: &str) -> ApiResult<(Search, Vec<u64>)> {
-        let told = searching::anywhere(&self.app, &Who::from(&self.caller), id, Deed::Status).await?.value();
-        let search = serde_json::from_value(told["Search"].clone()).map_err(ApiError::internal)?;
-        Ok((search, serde_json::from_value(told["Histogram"].clone()).unwrap_or_default()))
-    }
-
-    /// One command to a search's results, answered in the form of all such answers.
-    async fn command(&self, id: &str, command: &Command) -> ApiResult<Value> {
-        let (search, histogram) = self.standing(id).await?;
-        let mut answer = json!({
-            "ID": command.id,
-            "Finished": search.state != Progress::Running,
-            "EntryCount": search.rows,
-            "EntryCountValid": true,
-            "AdditionalEntries": false,
-            "OverLimit": search.over_limit,
-            "LimitDroppedRange": { "StartTS": Moment::NEVER, "EndTS": Moment::NEVER },
-            "Warning": search.warnings.join("; "),
-            "Addendum": command.addendum,
-        });
-        match command.id {
-            CLOSE | ENTRY_COUNT => {}
-            DETAILS => answer["SearchInfo"] = info(&search),
-            TAGS => answer["Tags"] = tags(&search),
-            ENTRIES | ENTRIES_BETWEEN | RAW_ENTRIES => {
-                let range = command.entryrange.as_ref();
-                let (rows, total, first) = self.rows(&search, command.id, range).await?;
-                answer["AdditionalEntries"] = (first + (rows.len() as u64) < total).into();
-                answer["Tags"] = tags(&search);
-                answer["EntryRange"] = json!({ "First": first, "Last": first + rows.len() as u64 });
-                answer["Entries"] = entries(&search, &rows, command.id == RAW_ENTRIES);
-            }
-            STATS_FIRST..=STATS_LAST => answer["Stats"] = stats(&search, &histogram),
-            METADATA => answer["Metadata"] = json!({}),
-            other => return Err(ApiError::bad(format!("command {other:#x} is not known"))),
-        }
-        if search.state == Progress::Failed {
-            answer["Error"] = search.error.into();
-        }
-        Ok(answer)
-    }
-
-    async fn rows(&self, search: &Search, command: u32, range: Option<&EntryRange>) -> ApiResult<(Vec<Row>, u64, u64)> {
-        let (first, last) = range.map_or((0, PAGE_ROWS_MAX as u64), |range| (range.first, range.last));
-        let between = range.filter(|_| command == ENTRIES_BETWEEN);
-        let (since, until) = (between.map(|range| range.startts), between.map(|range| range.endts));
-        let count = usize::try_from(last.saturating_sub(first)).unwrap_or(PAGE_ROWS_MAX);
-        let deed = Deed::Rows { first, count, since, until };
-        let page = searching::anywhere(&self.app, &Who::from(&self.caller), &search.id, deed).await?.value();
-        let rows = page["Rows"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let row = |row: &Value| {
-            let tag = search.tags.iter().position(|tag| row["Tag"] == tag.as_str()).unwrap_or_default();
-            let time = row["TS"].as_str().and_then(Moment::parse).unwrap_or_default();
-            let data = row["Json"].as_str().unwrap_or("null").to_owned();
-            Row { time: time.ns(), tag: u16::try_from(tag).unwrap_or(0), data: data.into() }
-        };
-        Ok((rows.iter().map(row).collect(), page["Total"].as_u64().unwrap_or(0), first))
-    }
 }
-
-fn tags(search: &Search) -> Value {
-    (0u16..).zip(&search.tags).map(|(number, tag)| (tag.clone(), number.into())).collect::<Map<_, _>>().into()
-}
-
-fn entries(search: &Search, rows: &[Row], is_raw: bool) -> Value {
-    if let Some(columns) = search.columns.as_ref().filter(|_| !is_raw) {
-        let line = |row: &Row| json!({ "TS": Moment::from_ns(row.time), "Row": cells(row, columns) });
-        return json!({ "Columns": columns, "Rows": rows.iter().map(line).collect::<Vec<_>>() });
-    }
-    let entry = |row: &Row| {
-        let data = STANDARD.encode(text_of(&row.data));
-        json!({ "TS": Moment::from_ns(row.time), "SRC": "", "Tag": row.tag, "Data": data, "Enumerated": [] })
-    };
-    rows.iter().map(entry).collect()
-}
-
-fn stats(search: &Search, histogram: &[u64]) -> Value {
-    let (since, until) = (search.start_range.ns(), search.end_range.ns());
-    let width = (until - since) / i64::try_from(histogram.len().max(1)).unwrap_or(1);
-    let at = |number: i64| Moment::from_ns(since + number * width);
-    let set = (0i64..).zip(histogram).map(|(number, count)| json!({ "Count": count, "Bytes": 0, "TS": at(number) }));
-    json!({
-        "RangeStart": search.start_range,
-        "RangeEnd": search.end_range,
-        "Current": search.end_range,
-        "Size": histogram.len(),
-        "Set": [],
-        "OverviewSet": set.collect::<Vec<_>>(),
-    })
-}
-
-const CLOSE: u32 = 0x1;
-const ENTRY_COUNT: u32 = 0x3;
-const DETAILS: u32 = 0x4;
-const TAGS: u32 = 0x5;
-const ENTRIES: u32 = 0x10;
-const ENTRIES_BETWEEN: u32 = 0x12;
-const RAW_ENTRIES: u32 = 0x13;
-const STATS_FIRST: u32 = 0x7f00_0001;
-const STATS_LAST: u32 = 0x7f00_0007;
-const METADATA: u32 = 0x1_0001;
-const FAILED: u32 = 0xffff_ffff;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -347,26 +312,6 @@ struct Subscriptions {
 #[serde(default)]
 struct Attach {
     id: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Command {
-    id: u32,
-    entryrange: Option<EntryRange>,
-    addendum: Value,
-}
-
-#[derive(Deserialize)]
-struct EntryRange {
-    #[serde(rename = "StartTS", default)]
-    startts: Moment,
-    #[serde(rename = "EndTS", default)]
-    endts: Moment,
-    #[serde(rename = "First", default)]
-    first: u64,
-    #[serde(rename = "Last", default)]
-    last: u64,
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::DONE;
+use super::{DONE, search_commands};
 use crate::objects::groups::Group;
-use crate::objects::searches::{Search, State as Progress};
-use crate::objects::sharing::Shared;
+use crate::objects::searches::{Imported, Search, State as Progress};
+use crate::objects::sharing::{Shared, null_is_empty};
 use crate::objects::{Moment, Record};
+use crate::search::conditions::Condition;
 use crate::search::render::Format;
 use crate::search::searches::Launch;
 use crate::web::app::AppRef;
@@ -62,11 +63,19 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         put("/api/searchctrl/{id}/groups", User(Some("SetSearchGroup")), "Shares a search with groups.", set_groups),
         put("/api/searchctrl/{id}/global", Admin, "Shares a search with everybody.", set_global),
         get("/api/searchctrl/{id}/rows", attach, "Gives some rows of the results.", rows),
+        get("/api/searchctrl/{id}/stats", attach, "Gives how many rows lie in which stretch of time.", overview),
         get(
             "/api/searchctrl/{id}/stats/overview",
             attach,
             "Gives how many rows lie in which stretch of time.",
             overview,
+        ),
+        get("/api/searchctrl/{id}/renderer/{renderer}", attach, "Gives rows as the web socket does.", rendered),
+        get(
+            "/api/searchctrl/{id}/renderer/{renderer}/explore",
+            attach,
+            "Gives rows as the web socket does, with their fields.",
+            explored,
         ),
         get(
             "/api/searchctrl/{id}/download/{format}",
@@ -94,8 +103,14 @@ fn launch_info(search: &Search) -> Value {
     })
 }
 
-fn import() -> Value {
-    json!({ "Imported": false, "Time": Moment::NEVER, "BatchName": "", "BatchInfo": "" })
+fn import(search: &Search) -> Value {
+    let Imported { time, batch_name, batch_info } = search.imported.clone().unwrap_or_default();
+    json!({
+        "Imported": search.imported.is_some(),
+        "Time": time,
+        "BatchName": batch_name,
+        "BatchInfo": batch_info,
+    })
 }
 
 /// What is in both forms.
@@ -107,11 +122,11 @@ fn common(search: &Search) -> Value {
         "GIDs": search.gids,
         "Global": search.global,
         "UserQuery": search.user_query,
-        "EffectiveQuery": search.user_query,
+        "EffectiveQuery": search.ran(),
         "StartRange": search.start_range,
         "EndRange": search.end_range,
         "NoHistory": search.no_history,
-        "Import": import(),
+        "Import": import(search),
         "LaunchInfo": launch_info(search),
         "State": state(search),
         "Webserver": search.webserver,
@@ -204,7 +219,8 @@ pub(in crate::web) struct Start {
     launchinfo: Option<Begun>,
     gids: Vec<i32>,
     global: bool,
-    filters: Vec<Value>,
+    #[serde(deserialize_with = "null_is_empty")]
+    filters: Vec<Condition>,
 }
 
 #[derive(Default, Deserialize)]
@@ -216,15 +232,11 @@ struct Begun {
 
 impl Start {
     pub(in crate::web) fn launch(self) -> ApiResult<Launch> {
-        if !self.filters.is_empty() {
-            return Err(ApiError::bad(
-                "Filters are not known here: write them into the query, as in | select(.x == 1)",
-            ));
-        }
         let begun = self.launchinfo.unwrap_or_default();
         let given = |time: Moment| (!time.is_never()).then_some(time);
         Ok(Launch {
             query: self.searchstring,
+            conditions: self.filters,
             since: given(self.searchstart),
             until: given(self.searchend),
             background: self.background,
@@ -439,6 +451,52 @@ async fn rows(
     let (since, until) = (time(page.since.as_deref())?, time(page.until.as_deref())?);
     let deed = Deed::Rows { first: page.first, count: page.count.unwrap_or(100), since, until };
     Ok(Json(searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value()))
+}
+
+/// Rows by their numbers from `first` up to `last`, or those of a stretch of time.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Stretch {
+    first: u64,
+    last: Option<u64>,
+    start: Option<String>,
+    end: Option<String>,
+}
+
+async fn commanded(
+    app: &AppRef,
+    caller: &Caller,
+    id: &str,
+    stretch: Stretch,
+    is_explored: bool,
+) -> ApiResult<Json<Value>> {
+    let between = time(stretch.start.as_deref())?.zip(time(stretch.end.as_deref())?);
+    let (startts, endts) = between.unwrap_or_default();
+    let last = stretch.last.unwrap_or(stretch.first.saturating_add(100));
+    let command = search_commands::Command {
+        id: search_commands::entries_command(between.is_some(), is_explored),
+        entryrange: Some(search_commands::EntryRange { startts, endts, first: stretch.first, last }),
+        addendum: Value::Null,
+    };
+    Ok(Json(search_commands::command(app, caller, id, &command).await?))
+}
+
+async fn rendered(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path((id, _)): Path<(String, String)>,
+    Query(stretch): Query<Stretch>,
+) -> ApiResult<Json<Value>> {
+    commanded(&app, &caller, &id, stretch, false).await
+}
+
+async fn explored(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path((id, _)): Path<(String, String)>,
+    Query(stretch): Query<Stretch>,
+) -> ApiResult<Json<Value>> {
+    commanded(&app, &caller, &id, stretch, true).await
 }
 
 async fn overview(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {

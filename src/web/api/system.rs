@@ -97,8 +97,13 @@ async fn language(State(app): State<AppRef>) -> Json<Value> {
 }
 
 async fn ping(State(app): State<AppRef>) -> Json<Value> {
+    Json(states(&app))
+}
+
+/// Which parts answer.
+pub(super) fn states(app: &AppRef) -> Value {
     let datastore = if app.store.replica().is_connected() { "OK" } else { "Disconnected" };
-    Json(json!({ "webserver": "OK", "datastore": datastore }))
+    json!({ "webserver": "OK", "datastore": datastore })
 }
 
 async fn logging(State(app): State<AppRef>) -> Json<Value> {

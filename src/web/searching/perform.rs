@@ -105,9 +105,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             Ok(Answer::Value(json!({ "First": first, "Rows": rows, "Total": total, "Finished": is_finished })))
         }
         Deed::Download { format, since, until } => {
-            let unsupported =
-                || ApiError::bad(format!("there is no format {format:?}: use one of {}", Format::NAMES.join(", ")));
-            let format = Format::named(&format).ok_or_else(unsupported)?;
+            let format = Format::wanted(&format).map_err(ApiError::bad)?;
             let results = results_here(app, &search).await?;
             let range = match (since, until) {
                 (None, None) => None,
@@ -157,12 +155,14 @@ fn page(results: &Results, first: u64, count: usize, range: Option<(i64, i64)>) 
     };
     let (mut rows, mut passed, mut bytes) = (Vec::new(), 0, 0);
     for number in (0..progress.blocks).filter(|number| results.may_hold(*number, since, until)) {
-        for row in results.block(number).map_err(wrong)?.unwrap_or_default() {
+        for mut row in results.block(number).map_err(wrong)?.unwrap_or_default() {
             if !(since..until).contains(&row.time) {
                 continue;
             }
             if passed >= first && rows.len() < count && bytes < PAGE_BYTES_MAX {
                 bytes += row.data.len();
+                // A few rows of many blocks must not hold all of these.
+                row.data = axum::body::Bytes::copy_from_slice(&row.data);
                 rows.push(row);
             }
             passed += 1;
@@ -185,6 +185,7 @@ impl From<crate::search::searches::SearchError> for ApiError {
             SearchError::Query(error) => error.into(),
             SearchError::TooMany(_) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error),
             SearchError::Forbidden(reason) => ApiError::forbidden(reason),
+            SearchError::Archive(_) => ApiError::bad(error),
             SearchError::Conflict(reason) => ApiError::conflict(reason),
             SearchError::Io(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SearchError::Results(error) => ApiError::internal(error),

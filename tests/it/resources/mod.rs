@@ -5,6 +5,7 @@ mod disaster;
 mod interrupted;
 mod journeys;
 mod large;
+mod order;
 mod upkeep;
 
 use std::io::{Read, Write};

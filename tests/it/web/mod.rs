@@ -10,6 +10,7 @@ mod journals;
 mod migration;
 mod permissions;
 mod returned;
+mod search_clients;
 mod search_peers;
 mod searches;
 mod security;

@@ -121,10 +121,13 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/parse", "umaT"),
     ("POST", "/api/search/direct", "umaT"),
     ("GET", "/api/ws/search", "umaT"),
+    ("GET", "/api/ws/attach/{id}", "ma"),
+    ("GET", "/api/ws/stats", "umaT"),
     ("GET", "/api/searchctrl", "umaT"),
     ("GET", "/api/searchctrl/all", "a"),
     ("GET", "/api/searchctrl/details", "umaT"),
     ("POST", "/api/searchctrl/launch", "umaT"),
+    ("POST", "/api/searchctrl/import", "umaT"),
     ("GET", "/api/searchctrl/{id}", "ma"),
     ("DELETE", "/api/searchctrl/{id}", "ma"),
     ("GET", "/api/searchctrl/{id}/details", "ma"),
@@ -138,7 +141,10 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("PUT", "/api/searchctrl/{id}/groups", "ma"),
     ("PUT", "/api/searchctrl/{id}/global", "a"),
     ("GET", "/api/searchctrl/{id}/rows", "ma"),
+    ("GET", "/api/searchctrl/{id}/stats", "ma"),
     ("GET", "/api/searchctrl/{id}/stats/overview", "ma"),
+    ("GET", "/api/searchctrl/{id}/renderer/{renderer}", "ma"),
+    ("GET", "/api/searchctrl/{id}/renderer/{renderer}/explore", "ma"),
     ("GET", "/api/searchctrl/{id}/download/{format}", "ma"),
     ("GET", "/api/stats/ping", "umaT"),
     ("GET", "/api/logging", "a"),
@@ -165,7 +171,13 @@ const LETTERS: &str = "numatT";
 /// Streams that do not end by themselves, and what ends the webserver: only refusals are looked at.
 const ENDLESS: [&str; 3] = ["/api/events", "/api/log/live", "/api/restart/webserver"];
 /// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
-const HIDDEN: [&str; 4] = ["/api/dashboards/{id}", "/api/resources/{guid}", "/api/tokens/{id}", "/api/searchctrl/{id}"];
+const HIDDEN: [&str; 5] = [
+    "/api/dashboards/{id}",
+    "/api/resources/{guid}",
+    "/api/tokens/{id}",
+    "/api/searchctrl/{id}",
+    "/api/ws/attach/{id}",
+];
 
 struct Stage {
     web: Web,
@@ -255,7 +267,7 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
             };
             let id = match *path {
                 path if path.contains("/tokens/") => things.token.clone(),
-                path if path.contains("/searchctrl/") => things.search.clone(),
+                path if path.contains("/searchctrl/") || path.contains("/ws/attach/") => things.search.clone(),
                 _ => things.dashboard.clone(),
             };
             let concrete = path

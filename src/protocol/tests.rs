@@ -1,0 +1,237 @@
+//! Outbox, lanes, gate and push stream together, against a datastore that is as simple as can be: whatever waits, is put
+//! off or is sent twice, everything is decided as if it had been pushed in the order in which it was made.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::gate::Gate;
+use super::outbox::Outbox;
+use super::push::{Heard, Next, Pusher, first_held};
+use crate::codec::content::names_chunks;
+use crate::codec::message::{Fate, Outcome, RefusalCode, Refused};
+use crate::codec::txn::decode_txn;
+use crate::model::{
+    ChunkId, Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+};
+
+type State = BTreeMap<(Collection, Key), (Seq, Option<Bytes>)>;
+
+fn xorshift(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        xorshift(&mut self.0) % bound
+    }
+
+    fn is_one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+
+    fn place(&mut self) -> (Collection, Key) {
+        let collection = ["contents", "resources", "dashboards", "dashboards"][self.below(4) as usize];
+        let key = format!("k{}", self.below(5));
+        (Collection::new(collection).expect("name"), Key::new(key).expect("key"))
+    }
+
+    fn op(&mut self, number: u64) -> Op {
+        let (collection, key) = self.place();
+        if self.is_one_in(4) {
+            return Op::Delete { collection, key };
+        }
+        let index = format!(r#"{{"size":{number},"index":["{}"]}}"#, ChunkId::of(&number.to_le_bytes()));
+        Op::Put { collection, key, value: index.into() }
+    }
+
+    fn condition(&mut self) -> Condition {
+        let (collection, key) = self.place();
+        if self.is_one_in(2) { Condition::Present { collection, key } } else { Condition::Absent { collection, key } }
+    }
+}
+
+/// Applies a transaction; whether its conditions held.
+fn apply(state: &mut State, seq: Seq, txn: &Txn) -> bool {
+    let version = |condition: &Condition| {
+        let found = state.get(&(condition.collection().clone(), condition.key().clone()));
+        found.filter(|(_, value)| value.is_some()).map(|(seq, _)| *seq)
+    };
+    let holds = txn.conditions.iter().all(|condition| condition.holds(version(condition)));
+    if holds {
+        for op in &txn.ops {
+            state.insert((op.collection().clone(), op.key().clone()), (seq, op.value().cloned()));
+        }
+    }
+    holds
+}
+
+fn values(state: &State) -> Vec<(&(Collection, Key), &Bytes)> {
+    state.iter().filter_map(|(key, (_, value))| Some((key, value.as_ref()?))).collect()
+}
+
+#[derive(Default)]
+struct Datastore {
+    state: State,
+    last: BTreeMap<Origin, OriginCounter>,
+    is_interrupted: bool,
+    log: Vec<(TxnId, bool)>,
+}
+
+impl Datastore {
+    fn take(&mut self, txn: &Txn, is_put_off: bool) -> Fate {
+        let last = self.last.get(&txn.id.origin).copied().unwrap_or_default();
+        if txn.id.counter <= last {
+            return Fate::Decided(Seq(self.log.len() as u64));
+        }
+        let is_gap = txn.id.counter != last.next();
+        if is_put_off || is_gap || self.is_interrupted {
+            // Nothing behind it is taken before a new stream begins.
+            self.is_interrupted = true;
+        }
+        if is_gap {
+            return Fate::Gap(last.next());
+        }
+        if self.is_interrupted {
+            return Fate::Deferred(Refused { code: RefusalCode::DiskFull, message: "later".into() });
+        }
+        self.last.insert(txn.id.origin, txn.id.counter);
+        let seq = Seq(self.log.len() as u64 + 1);
+        let holds = apply(&mut self.state, seq, txn);
+        self.log.push((txn.id, holds));
+        Fate::Committed(seq)
+    }
+}
+
+struct Webserver {
+    outbox: Outbox,
+    gate: Gate,
+    pusher: Pusher,
+    under_way: VecDeque<Txn>,
+    answers: VecDeque<Outcome>,
+    counters: BTreeMap<Origin, OriginCounter>,
+    made: Vec<Arc<Txn>>,
+    applied: usize,
+}
+
+impl Webserver {
+    fn make(&mut self, random: &mut Random) {
+        let number = self.made.len() as u64;
+        let ops: Vec<Op> = (0..=random.below(2)).map(|_| random.op(number)).collect();
+        let conditions: Vec<Condition> = (0..random.below(3)).map(|_| random.condition()).collect();
+        let is_bulk = names_chunks(&ops) || self.outbox.waits_for_bulk(&ops, &conditions);
+        // Some makers number their own, whatever that means for the lanes.
+        let origin = Origin([if random.is_one_in(5) { 3 } else { 1 + u8::from(is_bulk) }; 16]);
+        let counter = self.counters.entry(origin).or_default();
+        *counter = counter.next();
+        let id = TxnId { origin, counter: *counter };
+        let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions, ops };
+        let txn = Arc::new(txn);
+        self.outbox.insert(Arc::clone(&txn));
+        self.made.push(txn);
+    }
+
+    fn push(&mut self) {
+        let mut body = Vec::new();
+        if let Next::Send(_) = self.pusher.next(&self.outbox, &self.gate, &mut body) {
+            self.under_way.push_back(decode_txn(&body).expect("decodes"));
+        }
+    }
+
+    fn hear(&mut self, datastore: &mut Datastore, random: &mut Random) {
+        let Some(outcome) = self.answers.pop_front() else { return };
+        if let Heard::Pause(_) = self.pusher.handle_outcome(outcome) {
+            self.give_up(datastore, random);
+        }
+    }
+
+    /// The stream ends. Some of what was under way may still be taken.
+    fn give_up(&mut self, datastore: &mut Datastore, random: &mut Random) {
+        let taken = random.below(self.under_way.len() as u64 + 1) as usize;
+        self.under_way.drain(..taken).for_each(|txn| drop(datastore.take(&txn, random.is_one_in(10))));
+        datastore.is_interrupted = false;
+        self.pusher = Pusher::default();
+        self.under_way.clear();
+        self.answers.clear();
+    }
+
+    fn open_gate(&mut self) {
+        if let Some(txn) = first_held(&self.outbox, &self.gate) {
+            self.gate.handle_sent(txn.id);
+        }
+    }
+
+    fn tail(&mut self, datastore: &Datastore) {
+        let Some((id, holds)) = datastore.log.get(self.applied) else { return };
+        self.applied += 1;
+        let txn = self.made.iter().find(|txn| txn.id == *id).expect("made here");
+        let reason = Reason::ConditionFailed { condition: String::new(), found: None };
+        let body = match holds {
+            true => EntryBody::Commit((**txn).clone()),
+            false => EntryBody::Reject { id: *id, settled: OriginCounter(0), reason },
+        };
+        self.outbox.handle_applied(Seq(self.applied as u64), &body).expect("was pending");
+        self.gate.handle_decided(id.origin, id.counter);
+    }
+}
+
+fn run(seed: u64, count: usize) {
+    let mut random = Random(seed | 1);
+    let mut datastore = Datastore::default();
+    let mut web = Webserver {
+        outbox: Outbox::default(),
+        gate: Gate::new(true),
+        pusher: Pusher::default(),
+        under_way: VecDeque::new(),
+        answers: VecDeque::new(),
+        counters: BTreeMap::new(),
+        made: Vec::new(),
+        applied: 0,
+    };
+    let mut steps = 0;
+    while web.made.len() < count || web.outbox.depth() > 0 {
+        steps += 1;
+        assert!(steps < 100_000, "something waits for ever: {} of {count}", web.outbox.depth());
+        match random.below(12) {
+            0 | 1 if web.made.len() < count => web.make(&mut random),
+            2..=4 => web.push(),
+            5..=7 => {
+                if let Some(txn) = web.under_way.pop_front() {
+                    let fate = datastore.take(&txn, random.is_one_in(10));
+                    web.answers.push_back(Outcome { id: txn.id, fate });
+                }
+            }
+            8 => web.hear(&mut datastore, &mut random),
+            9 => web.open_gate(),
+            10 => web.tail(&datastore),
+            _ if random.is_one_in(20) => {
+                // The connection breaks.
+                web.give_up(&mut datastore, &mut random);
+                web.gate = Gate::new(true);
+            }
+            _ => {}
+        }
+    }
+    let mut state = State::new();
+    let decided: BTreeMap<TxnId, bool> = datastore.log.iter().copied().collect();
+    for (txn, seq) in web.made.iter().zip(1..) {
+        assert_eq!(decided[&txn.id], apply(&mut state, Seq(seq), txn), "{} is decided as in order", txn.id.counter);
+    }
+    assert_eq!(values(&state), values(&datastore.state));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn overtaking_changes_nothing(seed in any::<u64>(), count in 1_usize..40) {
+        run(seed, count);
+    }
+}

@@ -1,0 +1,132 @@
+//! Conditions that clients put beside a query, written into it: they become a filter right behind the words.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::query::{self, QueryError};
+
+/// Most conditions of a query.
+const CONDITIONS_MAX: usize = 32;
+
+/// One condition on one field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Condition {
+    /// Rows of which tag; empty: of all.
+    pub tag: String,
+    /// The field, as names with dots between.
+    pub path: String,
+    /// The field, when there is no path.
+    pub name: String,
+    /// `==`, `!=`, `>`, `>=`, `<`, `<=`, `~` or `!~`.
+    pub op: String,
+    /// What it is compared with; for `~` an expression.
+    pub value: String,
+}
+
+impl Condition {
+    /// The filter of jq that keeps the rows for which it holds.
+    fn code(&self, tags: &[query::Tag]) -> Result<String, String> {
+        let is_of_all = self.tag.is_empty() || (tags.len() == 1 && tags.iter().all(|tag| tag.name == self.tag));
+        if !is_of_all {
+            return Err(format!("a filter for tag {} needs a query with that tag alone", self.tag));
+        }
+        let field = if self.path.is_empty() { &self.name } else { &self.path };
+        if field.is_empty() {
+            return Err("a filter names no field: give its Path or Name".into());
+        }
+        let names: Vec<&str> = field.trim_start_matches('.').split('.').collect();
+        let found = format!("(try getpath({}) catch null)", Value::from(names));
+        let value = Value::from(self.value.as_str());
+        let number = self.value.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+        Ok(match (self.op.as_str(), number) {
+            ("==", _) => format!("select(({found} | tostring) == {value})"),
+            ("!=", _) => format!("select(({found} | tostring) != {value})"),
+            (op @ (">" | ">=" | "<" | "<="), Some(_)) => {
+                let number = self.value.trim();
+                format!("select({found} | (tonumber? // null) | . != null and . {op} {number})")
+            }
+            (op @ (">" | ">=" | "<" | "<="), None) => format!("select(({found} | tostring) {op} {value})"),
+            ("~", _) => format!("select({found} | tostring | test({value}))"),
+            ("!~", _) => format!("select({found} | tostring | test({value}) | not)"),
+            (op, _) => return Err(format!("a filter cannot compare with {op:?}: use == != > >= < <= ~ or !~")),
+        })
+    }
+}
+
+/// A query with its conditions, and what was put into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conditioned {
+    /// What is to be run.
+    pub text: String,
+    /// Characters before what was put in, and how many these are.
+    inserted: (usize, usize),
+}
+
+impl Conditioned {
+    /// The error as it concerns the query that was typed.
+    #[must_use]
+    pub fn of_typed(&self, mut error: QueryError) -> QueryError {
+        let (before, characters) = self.inserted;
+        if error.column > before {
+            error.column = error.column.saturating_sub(characters).max(before + 1);
+        }
+        error
+    }
+}
+
+/// Writes conditions into a query.
+///
+/// # Errors
+/// When the query or a condition is not understood.
+pub fn applied(text: &str, conditions: &[Condition]) -> Result<Conditioned, QueryError> {
+    if conditions.is_empty() {
+        return Ok(Conditioned { text: text.to_owned(), inserted: (usize::MAX, 0) });
+    }
+    let wrong = |message: String| QueryError::at(text, 0, message);
+    if conditions.len() > CONDITIONS_MAX {
+        return Err(wrong(format!("a query may have {CONDITIONS_MAX} filters beside it")));
+    }
+    let tags = query::parse(text, crate::objects::Moment::now())?.tags;
+    let codes: Result<Vec<String>, String> = conditions.iter().map(|condition| condition.code(&tags)).collect();
+    let inserted = format!(" | {}", codes.map_err(wrong)?.join(" | "));
+    let at = query::head_end(text)?;
+    let (head, rest) = text.split_at(at);
+    let before = head.trim_end();
+    let gap = if rest.is_empty() { "" } else { " " };
+    let grown = (inserted.chars().count() + gap.len()).saturating_sub(head.chars().count() - before.chars().count());
+    Ok(Conditioned { text: format!("{before}{inserted}{gap}{rest}"), inserted: (before.chars().count(), grown) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(name: &str, op: &str, value: &str) -> Condition {
+        Condition { name: name.into(), op: op.into(), value: value.into(), ..Condition::default() }
+    }
+
+    #[test]
+    fn conditions_stand_right_behind_the_words() {
+        let text = "tag=audit \"a | b\" | .x | count";
+        let made = applied(text, &[condition("a.b", "==", "\"c\"")]).expect("is understood");
+        let code = r#"select(((try getpath(["a","b"]) catch null) | tostring) == "\"c\"")"#;
+        assert_eq!(made.text, format!("tag=audit \"a | b\" | {code} | .x | count"));
+        assert_eq!(applied("tag=audit", &[condition("n", ">", "5")]).expect("too").text.matches('|').count(), 3);
+        assert_eq!(applied(text, &[]).expect("nothing to do").text, text);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told() {
+        for wrong in [condition("", "==", ""), condition("a", "=", "")] {
+            assert!(applied("tag=audit", &[wrong]).is_err());
+        }
+        let of_one = Condition { tag: "audit".into(), ..condition("a", "==", "") };
+        assert!(applied("tag=audit", std::slice::from_ref(&of_one)).is_ok());
+        assert!(applied("tag=audit,journal", &[of_one]).is_err());
+        let made = applied("tag=audit | nonsense", &[condition("a", "==", "b")]).expect("is understood");
+        let at = made.text.find("nonsense").expect("there");
+        assert_eq!(made.of_typed(QueryError::at(&made.text, at, "?")).column, 13);
+        assert_eq!(made.of_typed(QueryError::at(&made.text, 4, "?")).column, 5);
+    }
+}

@@ -1,0 +1,244 @@
+//! Rows through a filter, in as many processes as it pays for: batches are handed out in turn, and taken back in the same order.
+
+use std::process::ChildStdin;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Runner;
+use super::process::{Given, Process, give};
+use crate::search::control::Control;
+use crate::search::row::{ROW_HEAD_BYTES, Row};
+use crate::search::stages::{Failure, Rows};
+use crate::search::worker::MESSAGE_TAG;
+
+/// Bytes of a batch; with its length it fits into a pipe, so whoever gives it need not wait for a filter that works.
+const BATCH_BYTES: usize = 60 << 10;
+/// A batch that is not full waits no longer for another row.
+const BATCH_AGE: Duration = Duration::from_millis(250);
+/// Batches for which one process is enough: most searches have no more.
+const BATCHES_ALONE: u64 = 4;
+/// Most processes of one filter.
+const LANES_MAX: usize = 2;
+/// Batches under way.
+const UNDER_WAY: usize = 16;
+
+/// Processes in which a filter may run at the same time: one, if it takes rows for itself, because then rows depend on
+/// those before them.
+fn lanes_of(code: &str) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if code.contains("input") { 1 } else { processors.min(LANES_MAX) }
+}
+
+/// What the taker is told: which process gives the next batch.
+enum Turn {
+    Lane(Process),
+    Batch(usize),
+}
+
+/// Hands rows out.
+struct Giver {
+    runner: Runner,
+    code: String,
+    control: Arc<Control>,
+    lanes_max: usize,
+    lanes: Vec<ChildStdin>,
+    batches: u64,
+    turns: SyncSender<Turn>,
+}
+
+impl Giver {
+    fn add_lane(&mut self, process: Process) -> Option<()> {
+        self.lanes.push(process.input()?);
+        self.turns.send(Turn::Lane(process)).ok()
+    }
+
+    /// Hands a batch to the next process; `None` when nobody wants more.
+    fn give(&mut self, batch: &mut Vec<u8>) -> Option<()> {
+        if batch.is_empty() {
+            return Some(());
+        }
+        if self.batches >= BATCHES_ALONE && self.lanes.len() < self.lanes_max {
+            match self.runner.begin(&self.code, &self.control) {
+                Ok(process) => self.add_lane(process)?,
+                // Those that run do.
+                Err(_) => self.lanes_max = self.lanes.len(),
+            }
+        }
+        let lane = usize::try_from(self.batches % self.lanes.len() as u64).ok()?;
+        self.batches += 1;
+        self.turns.send(Turn::Batch(lane)).ok()?;
+        // A filter that has ended is asked why by the taker.
+        give(self.lanes.get_mut(lane)?, batch).ok()?;
+        batch.clear();
+        Some(())
+    }
+
+    /// Hands out all rows; the failure that ended them, if one did.
+    fn give_all(&mut self, rows: Rows) -> Option<Failure> {
+        let mut batch = Vec::with_capacity(BATCH_BYTES);
+        let (mut begun, mut failure) = (Instant::now(), None);
+        for row in rows {
+            let row = match row {
+                Ok(row) => row,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            };
+            if batch.len() + ROW_HEAD_BYTES + row.data.len() > BATCH_BYTES || begun.elapsed() > BATCH_AGE {
+                self.give(&mut batch)?;
+                begun = Instant::now();
+            }
+            row.write(&mut batch);
+        }
+        self.give(&mut batch)?;
+        failure
+    }
+}
+
+/// Takes rows back.
+struct Taker {
+    control: Arc<Control>,
+    lanes: Vec<Process>,
+    turns: Receiver<Turn>,
+    /// The process that gives a batch.
+    turn: Option<usize>,
+    /// Processes that have given everything, once there are no more turns.
+    drained: usize,
+    ready: Bytes,
+    trouble: Arc<Mutex<Option<Failure>>>,
+    is_ended: bool,
+    /// Keeps the giver's thread alive.
+    _alive: SyncSender<()>,
+}
+
+/// Puts a filter behind `rows`; its first process runs already.
+pub(super) fn filtered(
+    runner: Runner,
+    code: &str,
+    rows: Rows,
+    first: Process,
+    control: &Arc<Control>,
+) -> Result<Rows, Failure> {
+    let (turns, taken) = sync_channel(UNDER_WAY);
+    let mut giver = Giver {
+        runner,
+        code: code.to_owned(),
+        control: Arc::clone(control),
+        lanes_max: lanes_of(code),
+        lanes: Vec::new(),
+        batches: 0,
+        turns,
+    };
+    giver.add_lane(first).ok_or(Failure::Stopped)?;
+    let trouble: Arc<Mutex<Option<Failure>>> = Arc::default();
+    let told = Arc::clone(&trouble);
+    let (alive, over) = sync_channel::<()>(0);
+    let give_all = move || {
+        let failure = giver.give_all(rows);
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        // Only now do filters and taker see that there is no more: the taker asks for the failure then.
+        drop(giver);
+        // A process ends with the thread that started it.
+        let _ = over.recv();
+    };
+    std::thread::Builder::new()
+        .name("search-feed".into())
+        .spawn(give_all)
+        .map_err(|error| Failure::Broken(error.to_string()))?;
+    Ok(Box::new(Taker {
+        control: Arc::clone(control),
+        lanes: Vec::new(),
+        turns: taken,
+        turn: None,
+        drained: 0,
+        ready: Bytes::new(),
+        trouble,
+        is_ended: false,
+        _alive: alive,
+    }))
+}
+
+impl Taker {
+    /// Waits for what comes next; `Err` at the end, with the failure if there is one.
+    fn advance(&mut self) -> Result<(), Option<Failure>> {
+        let Some(lane) = self.turn else {
+            match self.turns.recv() {
+                Ok(Turn::Lane(process)) => self.lanes.push(process),
+                Ok(Turn::Batch(lane)) => self.turn = Some(lane),
+                Err(_) => return self.drain(),
+            }
+            return Ok(());
+        };
+        match self.lanes.get_mut(lane).map_or(Given::End(""), Process::next) {
+            Given::Rows(rows) => self.ready = rows,
+            Given::BatchEnd => self.turn = None,
+            Given::End(cut) => return Err(self.ending(lane, cut)),
+        }
+        Ok(())
+    }
+
+    /// Takes what filters give after the last batch.
+    fn drain(&mut self) -> Result<(), Option<Failure>> {
+        let lane = self.drained;
+        let Some(process) = self.lanes.get_mut(lane) else { return Err(None) };
+        match process.next() {
+            Given::Rows(rows) => self.ready = rows,
+            Given::BatchEnd => {}
+            Given::End(cut) => match self.ending(lane, cut) {
+                None => self.drained += 1,
+                failure => return Err(failure),
+            },
+        }
+        Ok(())
+    }
+
+    /// Why a process gives nothing more; `None` when it was done.
+    fn ending(&self, lane: usize, cut: &str) -> Option<Failure> {
+        if self.control.is_ended() {
+            return Some(Failure::Stopped);
+        }
+        if let Some(failure) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Some(failure);
+        }
+        if !cut.is_empty() {
+            return Some(Failure::Broken(cut.to_owned()));
+        }
+        self.lanes.get(lane).and_then(Process::ending)
+    }
+
+    fn note(&self, message: &[u8]) {
+        self.control.rows_failed.fetch_add(1, Ordering::Relaxed);
+        let message = String::from_utf8_lossy(message);
+        self.control.warn(format!("the filter fails on some rows: {message}"));
+    }
+}
+
+impl Iterator for Taker {
+    type Item = Result<Row, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_ended {
+            if !self.ready.is_empty() {
+                match Row::take(&mut self.ready) {
+                    Some(row) if row.tag == MESSAGE_TAG => self.note(&row.data),
+                    Some(row) => return Some(Ok(row)),
+                    None => {
+                        self.is_ended = true;
+                        return Some(Err(Failure::Broken("the filter's process gives what are no rows".into())));
+                    }
+                }
+                continue;
+            }
+            if let Err(ending) = self.advance() {
+                self.is_ended = true;
+                return ending.map(Err);
+            }
+        }
+        None
+    }
+}

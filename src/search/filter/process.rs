@@ -1,0 +1,97 @@
+//! One process of a filter, as the webserver sees it: rows in, rows out, and why it ended.
+
+use std::io::{BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ChildStdin, ChildStdout};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::search::control::Control;
+use crate::search::stages::Failure;
+use crate::search::worker::{FRAME_BYTES_MAX, MEMORY_BYTES};
+
+/// What a filter gives.
+pub(super) enum Given {
+    /// Rows, as [`crate::search::row::Row::take`] reads them.
+    Rows(Bytes),
+    /// Everything of one batch was given.
+    BatchEnd,
+    /// The process gives nothing more; what was left of a row that is too large or cut off.
+    End(&'static str),
+}
+
+/// A running filter, which ends with this.
+pub(super) struct Process {
+    child: Arc<Mutex<Child>>,
+    id: u32,
+    control: Arc<Control>,
+    out: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Keeps a filter that has said it is ready.
+    pub(super) fn new(child: Child, out: BufReader<ChildStdout>, control: &Arc<Control>) -> Process {
+        let id = child.id();
+        let child = Arc::new(Mutex::new(child));
+        control.add_child(&child);
+        Process { child, id, control: Arc::clone(control), out }
+    }
+
+    /// Where its rows go in.
+    pub(super) fn input(&self) -> Option<ChildStdin> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).stdin.take()
+    }
+
+    /// What it gives next. Blocks.
+    pub(super) fn next(&mut self) -> Given {
+        let mut length = [0; 4];
+        if self.out.read_exact(&mut length).is_err() {
+            return Given::End("");
+        }
+        match u32::from_le_bytes(length) as usize {
+            0 => Given::BatchEnd,
+            length if length > FRAME_BYTES_MAX => Given::End("a row of the filter is too large"),
+            length => {
+                let mut bytes = vec![0; length];
+                match self.out.read_exact(&mut bytes) {
+                    Ok(()) => Given::Rows(bytes.into()),
+                    Err(_) => Given::End(""),
+                }
+            }
+        }
+    }
+
+    /// Why it gives nothing more; `None` when it was done. Blocks until it has ended.
+    pub(super) fn ending(&self) -> Option<Failure> {
+        let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).wait();
+        match status {
+            Ok(status) if status.success() => None,
+            Ok(status) => Some(Failure::Broken(match status.signal() {
+                Some(6) => {
+                    format!("the filter needs more than {} MiB of memory: ask for less at once", MEMORY_BYTES >> 20)
+                }
+                Some(11) => "the filter recurses too deeply".into(),
+                Some(24 | 9) => "the filter used up its processor time".into(),
+                _ => format!("the filter ended with {status}"),
+            })),
+            Err(error) => Some(Failure::Broken(error.to_string())),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.control.remove_child(self.id);
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Gives a batch to a filter: its length and its rows.
+pub(super) fn give(to: &mut ChildStdin, batch: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(batch.len()).map_err(std::io::Error::other)?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(batch)
+}

@@ -1,0 +1,140 @@
+//! Results that are brought from elsewhere as an archive: looked at from begin to end before they become a search.
+
+use std::path::Path;
+
+use super::launch::new_id;
+use super::{SearchError, Searches};
+use crate::objects::searches::{Imported, Search, State};
+use crate::objects::sharing::Person;
+use crate::objects::store::Author;
+use crate::objects::{Moment, Writes};
+use crate::search::results::{About, Results, ResultsError, Summary};
+
+/// What somebody says of an archive.
+#[derive(Clone, Debug, Default)]
+pub struct Import {
+    /// Groups that may read it.
+    pub gids: Vec<i32>,
+    /// Name for people.
+    pub batch_name: String,
+    /// What there is to know of it.
+    pub batch_info: String,
+}
+
+/// Looks at every row of an archive.
+fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
+    let wrong = |reason: String| SearchError::Archive(reason);
+    let results = Results::open(file).map_err(|error| match error {
+        ResultsError::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => SearchError::Io(error),
+        error => wrong(error.to_string()),
+    })?;
+    let summary = results.summary().ok_or_else(|| wrong("it is not whole: its end is missing".into()))?;
+    let bytes = results.progress().bytes;
+    if std::fs::metadata(file)?.len() != bytes {
+        return Err(wrong("something stands behind its end".into()));
+    }
+    let (mut number, mut count) = (0, 0);
+    while let Some(rows) = results.block(number).map_err(|error| wrong(error.to_string()))? {
+        number += 1;
+        count += rows.len() as u64;
+        for row in &rows {
+            if usize::from(row.tag) >= summary.about.tags.len() {
+                return Err(wrong("a row has a tag that is not named".into()));
+            }
+            if serde_json::from_slice::<&serde_json::value::RawValue>(&row.data).is_err() {
+                return Err(wrong("a row is not JSON".into()));
+            }
+        }
+    }
+    if count != summary.rows {
+        return Err(wrong(format!("it has {count} rows and says that these are {}", summary.rows)));
+    }
+    Ok((summary, bytes))
+}
+
+impl Searches {
+    /// Where an archive is put while it arrives; what is left behind there is cleared away at the next start.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn arriving(&self) -> std::io::Result<std::path::PathBuf> {
+        Ok(self.options.dir.join(format!("{}.part", new_id()?)))
+    }
+
+    /// Makes an archive in `file`, which lies where [`Searches::arriving`] said, a search of the person. The file is gone in any case.
+    ///
+    /// # Errors
+    /// When it is no whole archive, or the log refuses.
+    pub async fn import(
+        &self,
+        person: &Person,
+        author: &Author,
+        file: &Path,
+        import: Import,
+    ) -> Result<Search, SearchError> {
+        if !person.admin && import.gids.iter().any(|gid| !person.groups.contains(gid)) {
+            return Err(SearchError::Forbidden("a search can be shared with groups of which one is a member".into()));
+        }
+        let looked_at = file.to_owned();
+        let examining = tokio::task::spawn_blocking(move || examined(&looked_at));
+        let (summary, bytes) = examining.await.map_err(std::io::Error::other)??;
+        let search = self.describe_import(person, summary, bytes, import)?;
+        let kept = self.file(&search.id);
+        std::fs::rename(file, &kept)?;
+        let mut writes = Writes::new();
+        let created = writes.create(&search, "the search exists already: try again").map_err(SearchError::from);
+        let told = match created {
+            Ok(()) => self.store.commit(author, "import a search", writes).await.map(drop).map_err(SearchError::from),
+            Err(error) => Err(error),
+        };
+        if told.is_err() {
+            let _ = std::fs::remove_file(&kept);
+        }
+        told.map(|()| search)
+    }
+
+    fn describe_import(
+        &self,
+        person: &Person,
+        summary: Summary,
+        bytes: u64,
+        import: Import,
+    ) -> Result<Search, SearchError> {
+        let now = Moment::now();
+        let About { query, effective_query, tags, columns, since, until, started, name } = summary.about;
+        let Import { gids, batch_name, batch_info } = import;
+        Ok(Search {
+            id: new_id()?,
+            uid: person.uid,
+            gids,
+            global: false,
+            user_query: query,
+            effective_query,
+            tags,
+            columns,
+            start_range: since,
+            end_range: until,
+            started,
+            updated: now,
+            duration_ms: 0,
+            state: State::Done,
+            rows: summary.rows,
+            bytes,
+            rows_in: 0,
+            over_limit: false,
+            error: String::new(),
+            warnings: Vec::new(),
+            webserver: self.store.via().to_owned(),
+            background: false,
+            content: String::new(),
+            expires: now.plus(self.options.keep_s),
+            no_history: true,
+            name: if batch_name.is_empty() { name } else { batch_name.clone() },
+            notes: batch_info.clone(),
+            method: "import".into(),
+            reference: String::new(),
+            metadata: None,
+            imported: Some(Imported { time: now, batch_name, batch_info }),
+        })
+    }
+}

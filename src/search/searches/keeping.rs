@@ -1,0 +1,184 @@
+//! Results that are kept: found again, saved for everybody, deleted.
+
+use std::sync::Arc;
+
+use super::{SearchError, Searches, locked};
+use crate::objects::contents::{self, Upload};
+use crate::objects::searches::Search;
+use crate::objects::store::{Author, Committed};
+use crate::objects::{CommitError, Moment, Writes};
+use crate::search::results::{Results, ResultsError};
+
+/// Files of results that are kept open.
+const OPENED_MAX: usize = 64;
+/// Bytes that are read at once to be saved.
+const SAVE_BYTES: usize = 256 << 10;
+
+impl Searches {
+    /// Changes a search that still exists, whatever else of it others change meanwhile.
+    ///
+    /// # Errors
+    /// When it was deleted, or the log refuses.
+    pub async fn rewrite(
+        &self,
+        author: &Author,
+        id: &str,
+        what: &str,
+        change: impl Fn(&mut Search),
+    ) -> Result<Search, CommitError> {
+        const GONE: &str = "the search was deleted meanwhile";
+        const CHANGED: &str = "the search was changed meanwhile: try again";
+        let mut tries = 0;
+        loop {
+            let found = self.store.get::<Search>(id)?;
+            let mut record = found.ok_or_else(|| CommitError::Conflict(GONE.into()))?;
+            let mut writes = Writes::new();
+            writes.unchanged(&record, CHANGED)?;
+            change(&mut record.value);
+            record.value.updated = Moment::now();
+            writes.update(&record, GONE)?;
+            match self.store.commit(author, what, writes).await {
+                Err(CommitError::Conflict(reason)) if reason == CHANGED && tries < 5 => tries += 1,
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    if let Some(live) = self.live(id) {
+                        change(&mut locked(&live.search));
+                    }
+                    return Ok(record.value);
+                }
+            }
+        }
+    }
+
+    /// The results of a search, from here.
+    ///
+    /// # Errors
+    /// When they are damaged or were cleared away.
+    pub async fn results(&self, search: &Search) -> Result<Arc<Results>, SearchError> {
+        if let Some(live) = self.live(&search.id) {
+            return Ok(live.results());
+        }
+        if let Some(opened) = locked(&self.opened).get(&search.id) {
+            return Ok(Arc::clone(opened));
+        }
+        let file = self.file(&search.id);
+        // Only one fetches; the others find what it fetched.
+        let _fetching = self.fetching.lock().await;
+        let (store, content) = (self.store.clone(), search.content.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            if !file.exists() && !content.is_empty() {
+                let part = file.with_extension("part");
+                let mut reader = contents::reader(&store, &content).map_err(std::io::Error::other)?;
+                std::io::copy(&mut reader, &mut std::fs::File::create(&part)?)?;
+                std::fs::rename(&part, &file)?;
+            }
+            Results::open(&file)
+        });
+        let opened = opened.await.map_err(std::io::Error::other)?;
+        let opened = opened.map_err(|error| match error {
+            ResultsError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                SearchError::Conflict("the results were cleared away".into())
+            }
+            error => error.into(),
+        })?;
+        let mut kept = locked(&self.opened);
+        // Whoever reads keeps what they read; files are few.
+        if kept.len() >= OPENED_MAX {
+            kept.clear();
+        }
+        kept.insert(search.id.clone(), Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Stops a search that runs here and waits for its end; one that has ended needs no stop.
+    pub async fn stop(&self, id: &str) {
+        if let Some(live) = self.live(id) {
+            live.stop();
+            live.ended().await;
+        }
+    }
+
+    /// Makes the results of a search of this webserver a content that every webserver has. Waits for its end.
+    ///
+    /// # Errors
+    /// When there are no results, or the log does not take them.
+    pub async fn save(
+        &self,
+        author: &Author,
+        search: &Search,
+        expires: Moment,
+        change: impl Fn(&mut Search),
+    ) -> Result<Search, SearchError> {
+        if let Some(live) = self.live(&search.id) {
+            live.ended().await;
+        }
+        let set = |kept: &mut Search| {
+            kept.expires = expires;
+            change(kept);
+        };
+        if search.is_saved() {
+            return Ok(self.rewrite(author, &search.id, "save a search", set).await?);
+        }
+        let results = self.results(search).await?;
+        let mut upload = Upload::begin(&self.store, "")?;
+        let mut file = std::fs::File::open(results.path())?;
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut bytes = Vec::with_capacity(SAVE_BYTES);
+                let read =
+                    std::io::Read::read_to_end(&mut std::io::Read::take(&mut file, SAVE_BYTES as u64), &mut bytes);
+                read.map(|_| (file, bytes))
+            });
+            let (back, bytes) = read.await.map_err(std::io::Error::other)??;
+            file = back;
+            if bytes.is_empty() {
+                break;
+            }
+            upload.write(&bytes).await?;
+        }
+        let mut writes = Writes::new();
+        let content = upload.finish(&mut writes).await?;
+        let found = self.store.get::<Search>(&search.id)?;
+        let mut record = found.ok_or_else(|| SearchError::Conflict("the search was deleted meanwhile".into()))?;
+        set(&mut record.value);
+        record.value.content.clone_from(&content.id);
+        record.value.updated = Moment::now();
+        writes.update(&record, "the search was deleted meanwhile")?;
+        self.store.commit(author, "save a search", writes).await?;
+        if let Some(live) = self.live(&search.id) {
+            *locked(&live.search) = record.value.clone();
+        }
+        Ok(record.value)
+    }
+
+    /// Deletes a search everywhere; its webserver clears its results away as soon as it hears of it.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub async fn remove(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
+        let mut writes = Writes::new();
+        writes.delete::<Search>(&search.id)?;
+        let committed = self.store.commit(author, "delete a search", writes).await?;
+        self.forget(&search.id);
+        // While it is not decided, it may be rejected, and the contents are needed: the sweeper takes them away later.
+        if search.is_saved()
+            && matches!(committed, Committed::At(_))
+            && let Some(writes) = contents::removal(&self.store, &search.content)?
+            && let Err(error) = self.store.commit(author, "take away contents that nothing names", writes).await
+        {
+            tracing::debug!(%error, "contents of a search were not taken away yet");
+        }
+        Ok(())
+    }
+
+    /// Forgets a search here: ends it and clears its file away.
+    pub fn forget(&self, id: &str) {
+        let live = locked(&self.live).remove(id);
+        if let Some(live) = live {
+            live.stop();
+        }
+        locked(&self.opened).remove(id);
+        // Whoever reads at this moment reads on: the file is gone only when nobody has it open.
+        let _ = std::fs::remove_file(self.file(id));
+    }
+}

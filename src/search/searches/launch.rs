@@ -1,0 +1,302 @@
+//! How a search begins, runs and ends.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::live::{Live, note};
+use super::{SearchError, Searches, locked};
+use crate::objects::history::{self, Entry};
+use crate::objects::searches::{Search, State};
+use crate::objects::sessions::random;
+use crate::objects::sharing::Person;
+use crate::objects::store::Author;
+use crate::objects::users::User;
+use crate::objects::{CommitError, Moment, Writes};
+use crate::search::conditions::{self, Condition};
+use crate::search::control::Stopped;
+use crate::search::engine::{self, End, Job, Outcome};
+use crate::search::query::{self, Query, QueryError};
+use crate::search::results::{About, Writer};
+use crate::search::source::{self, Range, Sources};
+use crate::telemetry::metrics::{self, SearchEnded};
+
+/// A search that goes on in the background is kept this many times as long as others.
+const BACKGROUND_FACTOR: u64 = 7;
+/// Without a range, a search looks back this far.
+const DEFAULT_RANGE_S: u64 = 3600;
+
+/// What somebody wants searched.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// The query.
+    pub query: String,
+    /// Conditions beside it.
+    pub conditions: Vec<Condition>,
+    /// First time, unless the query says.
+    pub since: Option<Moment>,
+    /// First time after it, unless the query says.
+    pub until: Option<Moment>,
+    /// Whether it goes on when nobody looks.
+    pub background: bool,
+    /// Whether it is left out of the history.
+    pub no_history: bool,
+    /// Whether nobody needs to be told of it: its results are given at once and forgotten.
+    pub is_passing: bool,
+    /// Groups that may read it.
+    pub gids: Vec<i32>,
+    /// Whether everybody may read it.
+    pub global: bool,
+    /// Name for people.
+    pub name: String,
+    /// How it was begun.
+    pub method: String,
+    /// What began it.
+    pub reference: String,
+    /// Whatever a client wants kept.
+    pub metadata: Option<Box<serde_json::value::RawValue>>,
+}
+
+/// A query that may begin.
+struct Prepared {
+    query: Query,
+    sources: Sources,
+    since: Moment,
+    until: Moment,
+}
+
+/// What an archive of the results says of itself.
+fn about(search: &Search) -> About {
+    About {
+        query: search.user_query.clone(),
+        effective_query: search.effective_query.clone(),
+        tags: search.tags.clone(),
+        columns: search.columns.clone(),
+        since: search.start_range,
+        until: search.end_range,
+        started: search.started,
+        name: search.name.clone(),
+    }
+}
+
+pub(super) fn new_id() -> std::io::Result<String> {
+    // Exact in every client's numbers, should one take it for a number.
+    Ok((u64::from_le_bytes(random::<8>()?) >> 11).to_string())
+}
+
+impl Searches {
+    /// Whether a query is understood and may be run by the person; filters are looked at in a process of their own.
+    ///
+    /// # Errors
+    /// Names the column.
+    pub async fn check(&self, person: &Person, text: &str, conditions: &[Condition]) -> Result<Query, QueryError> {
+        let conditioned = conditions::applied(text, conditions)?;
+        self.check_text(person, &conditioned.text).await.map_err(|error| conditioned.of_typed(error))
+    }
+
+    async fn check_text(&self, person: &Person, text: &str) -> Result<Query, QueryError> {
+        let query = query::parse(text, Moment::now())?;
+        let around = self.around(person).map_err(|error| QueryError::at(text, 0, error.to_string()))?;
+        source::open(&query, &around)?;
+        let (runner, checked) = (self.runner.clone(), query.clone());
+        let check = tokio::task::spawn_blocking(move || runner.check(&checked)).await;
+        check.map_err(|error| QueryError::at(text, 0, error.to_string()))??;
+        Ok(query)
+    }
+
+    async fn prepare(&self, person: &Person, launch: &Launch) -> Result<Prepared, SearchError> {
+        let query = self.check(person, &launch.query, &launch.conditions).await?;
+        let sources = source::open(&query, &self.around(person)?)?;
+        let until = query.until.or(launch.until).unwrap_or_else(Moment::now);
+        let back = i64::try_from(DEFAULT_RANGE_S * 1_000_000_000).unwrap_or(i64::MAX);
+        let since = query.since.or(launch.since).unwrap_or_else(|| Moment::from_ns(until.ns().saturating_sub(back)));
+        if since >= until {
+            return Err(QueryError::at(&launch.query, 0, "the range ends before it begins").into());
+        }
+        Ok(Prepared { query, sources, since, until })
+    }
+
+    fn running_of(&self, uid: i32) -> usize {
+        let live = locked(&self.live);
+        live.values().filter(|live| locked(&live.search).uid == uid && !*live.done.borrow()).count()
+    }
+
+    /// Begins a search. It runs already when this returns, and everybody has been told or will be.
+    ///
+    /// # Errors
+    /// When the query is wrong, too many run, or this machine or the log refuse.
+    pub async fn launch(
+        self: &Arc<Self>,
+        person: &Person,
+        author: &Author,
+        launch: Launch,
+    ) -> Result<Arc<Live>, SearchError> {
+        if launch.global && !person.admin {
+            return Err(SearchError::Forbidden("only administrators may share with everybody".into()));
+        }
+        if !person.admin && launch.gids.iter().any(|gid| !person.groups.contains(gid)) {
+            return Err(SearchError::Forbidden("a search can be shared with groups of which one is a member".into()));
+        }
+        let prepared = self.prepare(person, &launch).await?;
+        let running = self.running_of(person.uid);
+        if running >= self.options.per_user_max {
+            return Err(SearchError::TooMany(running));
+        }
+        let search = self.describe(person, launch.clone(), &prepared)?;
+        let range = Range { since: prepared.since.ns(), until: prepared.until.ns() };
+        let mut writer = Writer::create(&self.file(&search.id), (range.since, range.until))?;
+        writer.describe(about(&search));
+        let live = Arc::new(Live {
+            control: Arc::default(),
+            results: writer.results(),
+            begun: Instant::now(),
+            search: Mutex::new(search.clone()),
+            done: tokio::sync::watch::Sender::new(false),
+        });
+        locked(&self.live).insert(search.id.clone(), Arc::clone(&live));
+        metrics::search_began();
+        let job = Job {
+            query: prepared.query,
+            sources: prepared.sources,
+            range,
+            control: Arc::clone(&live.control),
+            runner: self.runner.clone(),
+            writer,
+            bytes_max: self.options.bytes_max,
+        };
+        let (told, is_told) = tokio::sync::oneshot::channel();
+        tokio::spawn(Arc::clone(self).run(Arc::clone(&live), job, author.clone(), launch.is_passing, is_told));
+        let result = self.tell(author, &search, &launch).await;
+        if result.is_err() {
+            live.stop();
+            self.forget(&search.id);
+        }
+        let _ = told.send(result.is_ok());
+        result.map(|()| live)
+    }
+
+    fn describe(&self, person: &Person, launch: Launch, prepared: &Prepared) -> Result<Search, SearchError> {
+        let now = Moment::now();
+        let mut gids = launch.gids;
+        if gids.is_empty() {
+            let user = self.store.get::<User>(&person.uid.to_string())?;
+            gids.extend(user.and_then(|user| user.value.default_gid));
+        }
+        let factor = if launch.background { BACKGROUND_FACTOR } else { 1 };
+        Ok(Search {
+            id: new_id()?,
+            uid: person.uid,
+            gids,
+            global: launch.global,
+            effective_query: if prepared.query.text == launch.query {
+                String::new()
+            } else {
+                prepared.query.text.clone()
+            },
+            user_query: launch.query,
+            tags: prepared.query.tags.iter().map(|tag| tag.name.clone()).collect(),
+            columns: prepared.query.columns(),
+            start_range: prepared.since,
+            end_range: prepared.until,
+            started: now,
+            updated: now,
+            duration_ms: 0,
+            state: State::Running,
+            rows: 0,
+            bytes: 0,
+            rows_in: 0,
+            over_limit: false,
+            error: String::new(),
+            warnings: Vec::new(),
+            webserver: self.store.via().to_owned(),
+            background: launch.background,
+            content: String::new(),
+            expires: now.plus(self.options.keep_s.saturating_mul(factor)),
+            no_history: launch.no_history,
+            name: launch.name,
+            notes: String::new(),
+            method: launch.method,
+            reference: launch.reference,
+            metadata: launch.metadata,
+            imported: None,
+        })
+    }
+
+    /// Tells everybody of a search, and its owner's history, in one transaction.
+    async fn tell(&self, author: &Author, search: &Search, launch: &Launch) -> Result<(), SearchError> {
+        let mut writes = Writes::new();
+        if !launch.no_history {
+            let entry = Entry {
+                id: history::new_id(search.started)?,
+                uid: search.uid,
+                gid: search.gids.first().copied().unwrap_or(0),
+                gids: search.gids.clone(),
+                global: search.global,
+                user_query: search.user_query.clone(),
+                effective_query: search.ran().to_owned(),
+                launched: search.started,
+            };
+            writes = history::add(&self.store, &entry, self.options.history_max)?;
+        }
+        if !launch.is_passing {
+            writes.create(search, "the search exists already: try again")?;
+        }
+        if !writes.is_empty() {
+            self.store.commit(author, "search", writes).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        live: Arc<Live>,
+        job: Job,
+        author: Author,
+        is_passing: bool,
+        is_told: tokio::sync::oneshot::Receiver<bool>,
+    ) {
+        let (control, seconds) = (Arc::clone(&live.control), self.options.run_seconds);
+        let deadline = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            control.stop(Stopped::TooLong(format!("it ran for {seconds} s (Search-Max-Seconds)")));
+        });
+        let outcome = tokio::task::spawn_blocking(move || engine::run(job)).await;
+        deadline.abort();
+        let outcome = outcome.unwrap_or_else(|error| {
+            tracing::error!(%error, "a search broke off");
+            let reason = "the webserver failed to do this; its log says why".into();
+            Outcome { end: End::Failed, reason, over_limit: false, summary: Default::default() }
+        });
+        let search = note(&live, outcome);
+        metrics::search_ended(SearchEnded {
+            outcome: search.outcome(),
+            rows_read: search.rows_in,
+            rows_found: search.rows,
+            bytes: search.bytes,
+            took: live.begun.elapsed(),
+        });
+        // The last word comes after the first.
+        if is_told.await.unwrap_or(false)
+            && !is_passing
+            && let Err(error) = self.write_ending(&author, &search).await
+        {
+            tracing::warn!(%error, id = search.id, "the end of a search could not be told");
+        }
+        live.done.send_replace(true);
+        // From now on its results are opened when somebody wants them; a passing one is forgotten by whoever asked.
+        if !is_passing {
+            locked(&self.live).remove(&search.id);
+        }
+    }
+
+    async fn write_ending(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
+        self.rewrite(author, &search.id, "end of a search", |kept| {
+            let Search { state, rows, bytes, rows_in, over_limit, duration_ms, .. } = *search;
+            (kept.state, kept.rows, kept.bytes, kept.rows_in) = (state, rows, bytes, rows_in);
+            (kept.over_limit, kept.duration_ms) = (over_limit, duration_ms);
+            kept.error.clone_from(&search.error);
+            kept.warnings.clone_from(&search.warnings);
+        })
+        .await
+        .map(drop)
+    }
+}

@@ -1,0 +1,128 @@
+//! Searches of this webserver: those that run, those whose results are kept here, and what everybody is told of them.
+//!
+//! A search is an object in the log from its first moment, so every webserver lists it; its rows stay in a file here
+//! until they are saved, which makes them a content that every webserver has.
+
+mod error;
+mod import;
+mod keeping;
+mod launch;
+mod live;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::filter::Runner;
+use super::results::Results;
+use super::source::{Indexer, Surroundings};
+use crate::objects::capabilities::tags_of_person;
+use crate::objects::searches::{Search, State};
+use crate::objects::sharing::Person;
+use crate::objects::users::Admin;
+use crate::objects::{Store, StoreError};
+
+pub use error::SearchError;
+pub use import::Import;
+pub use launch::Launch;
+pub use live::Live;
+
+/// Bounds and places.
+#[derive(Clone)]
+pub struct Options {
+    /// Where results lie.
+    pub dir: PathBuf,
+    /// Most bytes of one search's results.
+    pub bytes_max: u64,
+    /// Longest run, in seconds.
+    pub run_seconds: u64,
+    /// Searches of one user that may run at the same time.
+    pub per_user_max: usize,
+    /// Results that are not saved are kept this long, in seconds.
+    pub keep_s: u64,
+    /// Entries of a user's history.
+    pub history_max: usize,
+    /// Whether tags of indexers must have been granted.
+    pub tags_are_granted: bool,
+    /// Indexers.
+    pub indexers: Arc<Vec<Indexer>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Searches of this webserver.
+pub struct Searches {
+    store: Store,
+    options: Options,
+    runner: Runner,
+    live: Mutex<HashMap<String, Arc<Live>>>,
+    opened: Mutex<HashMap<String, Arc<Results>>>,
+    fetching: tokio::sync::Mutex<()>,
+}
+
+impl Searches {
+    /// Begins with what the directory holds.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(store: Store, options: Options) -> std::io::Result<Searches> {
+        std::fs::create_dir_all(&options.dir)?;
+        for entry in std::fs::read_dir(&options.dir)?.filter_map(Result::ok) {
+            if entry.path().extension().is_some_and(|extension| extension == "part") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        let runner = Runner::own(options.run_seconds);
+        let (live, opened) = (Mutex::default(), Mutex::default());
+        Ok(Searches { store, options, runner, live, opened, fetching: tokio::sync::Mutex::default() })
+    }
+
+    /// Its bounds and places.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What sources need for a person.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn around(&self, person: &Person) -> Result<Surroundings, StoreError> {
+        let is_limited = self.options.tags_are_granted && !self.store.has::<Admin>(&person.uid.to_string())?;
+        let granted = is_limited.then(|| tags_of_person(&self.store, person)).transpose()?;
+        let (store, person) = (self.store.clone(), person.clone());
+        Ok(Surroundings { store, person, indexers: Arc::clone(&self.options.indexers), granted })
+    }
+
+    fn file(&self, id: &str) -> PathBuf {
+        self.options.dir.join(format!("{id}.results"))
+    }
+
+    /// A search of this life of the process.
+    #[must_use]
+    pub fn live(&self, id: &str) -> Option<Arc<Live>> {
+        locked(&self.live).get(id).cloned()
+    }
+
+    /// The search with what only this webserver knows of it.
+    #[must_use]
+    pub fn current(&self, search: Search) -> Search {
+        match self.live(&search.id).filter(|_| search.state == State::Running) {
+            Some(live) => {
+                let Search { state, rows, bytes, rows_in, duration_ms, warnings, error, over_limit, .. } =
+                    live.search();
+                Search { state, rows, bytes, rows_in, duration_ms, warnings, error, over_limit, ..search }
+            }
+            None => search,
+        }
+    }
+
+    /// Whether the results are to be had here: they were made here, or saved.
+    #[must_use]
+    pub fn is_here(&self, search: &Search) -> bool {
+        search.is_saved() || search.webserver == self.store.via()
+    }
+}

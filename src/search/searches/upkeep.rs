@@ -1,0 +1,105 @@
+//! What is done for searches though nobody asks: expired ones are cleared away, broken off ones are noted, deletions are heard of.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Live, Searches, locked};
+use crate::objects::CommitError;
+use crate::objects::searches::{Search, State};
+use crate::objects::store::Author;
+use crate::replica::Change;
+use crate::search::control::Stopped;
+use crate::search::results::Results;
+
+/// A file whose search is not known is cleared away after this long.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(3600);
+/// Searches of a webserver that does not clear them away itself are cleared away by others after this long.
+const FORSAKEN_S: u64 = 7 * 24 * 3600;
+
+impl Searches {
+    /// Ends all searches, because the process ends.
+    pub async fn shut_down(&self) {
+        let all: Vec<Arc<Live>> = locked(&self.live).values().cloned().collect();
+        for live in &all {
+            live.control.stop(Stopped::Shutdown);
+        }
+        for live in all {
+            let _ = tokio::time::timeout(Duration::from_secs(5), live.ended()).await;
+        }
+    }
+
+    /// Says of searches that a former life of this process left running that they are not.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub async fn note_interrupted(&self) -> Result<(), CommitError> {
+        for record in self.store.list::<Search>("")? {
+            let search = record.value;
+            if search.webserver != self.store.via() || search.state != State::Running || self.live(&search.id).is_some()
+            {
+                continue;
+            }
+            let progress = Results::open(&self.file(&search.id)).map(|results| results.progress()).unwrap_or_default();
+            let interrupted = |kept: &mut Search| {
+                kept.state = State::Interrupted;
+                (kept.rows, kept.bytes) = (progress.rows, progress.bytes);
+                kept.error = "its webserver ended while it ran".into();
+            };
+            self.rewrite(&Author::default(), &search.id, "note an interrupted search", interrupted).await?;
+        }
+        Ok(())
+    }
+
+    /// Clears away what has expired, and files that belong to no search.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub async fn sweep(&self) -> Result<(), CommitError> {
+        let searches = self.store.list::<Search>("")?;
+        for record in &searches {
+            let search = &record.value;
+            let is_own = search.webserver == self.store.via();
+            let after = if is_own { 0 } else { FORSAKEN_S };
+            let has_ended = search.state != State::Running || !is_own;
+            if has_ended && !search.expires.is_never() && search.expires.plus(after).is_past() {
+                self.remove(&Author::default(), search).await?;
+            }
+        }
+        let status = self.store.replica().status();
+        if status.connected && status.lag_ops == 0 {
+            self.clear_unknown(&searches.iter().map(|record| record.value.id.as_str()).collect());
+        }
+        Ok(())
+    }
+
+    fn clear_unknown(&self, known: &HashSet<&str>) {
+        let Ok(files) = std::fs::read_dir(&self.options.dir) else { return };
+        for file in files.filter_map(Result::ok) {
+            let path = file.path();
+            let id = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            let is_results = path.extension().is_some_and(|extension| extension == "results");
+            let age = file.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+            let is_old = age.is_some_and(|age| age > UNKNOWN_AFTER);
+            if is_results && is_old && !known.contains(id.as_str()) && self.live(&id).is_none() {
+                self.forget(&id);
+            }
+        }
+    }
+
+    /// Follows the log: what was deleted anywhere is forgotten here. Runs until dropped.
+    pub async fn follow(&self) {
+        let mut changes = self.store.replica().watch();
+        loop {
+            match changes.recv().await {
+                Ok(Change::Deleted { collection, key, .. }) if collection.as_str() == "searches" => {
+                    self.forget(key.as_str())
+                }
+                Ok(_) => {}
+                // What was missed here is found by the sweep.
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+}

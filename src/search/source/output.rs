@@ -1,0 +1,114 @@
+//! Where a source puts its rows: they are gathered in one buffer a batch, and travel as that.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Words;
+use crate::search::control::Control;
+use crate::search::row::{ROW_BYTES_MAX, Row};
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 1024;
+/// Bytes of a batch.
+const BATCH_BYTES: usize = 64 << 10;
+/// Batches of one source that may wait to be merged.
+const BATCHES: usize = 4;
+
+/// Rows of one source on their way.
+#[derive(Default)]
+pub(super) struct Batch {
+    data: Bytes,
+    /// Time and end of each row, the last one first.
+    ends: Vec<(i64, usize)>,
+    begin: usize,
+}
+
+impl Batch {
+    /// Time of the next row.
+    pub(super) fn peek(&self) -> Option<i64> {
+        self.ends.last().map(|(time, _)| *time)
+    }
+
+    /// The next row, which shares the memory of the batch.
+    pub(super) fn next(&mut self, tag: u16) -> Option<Row> {
+        let (time, end) = self.ends.pop()?;
+        let data = self.data.slice(self.begin..end);
+        self.begin = end;
+        Some(Row { time, tag, data })
+    }
+}
+
+/// Where a source puts its rows.
+pub struct Output {
+    words: Words,
+    control: Arc<Control>,
+    data: Vec<u8>,
+    ends: Vec<(i64, usize)>,
+    to: mpsc::Sender<Batch>,
+}
+
+impl Output {
+    pub(super) fn new(words: Words, control: Arc<Control>) -> (Output, mpsc::Receiver<Batch>) {
+        let (to, from) = mpsc::channel(BATCHES);
+        (Output { words, control, data: Vec::new(), ends: Vec::new(), to }, from)
+    }
+
+    /// Keeps the channel open.
+    pub(super) fn sender(&self) -> mpsc::Sender<Batch> {
+        self.to.clone()
+    }
+
+    /// Takes a row: one JSON value without a line break. `true` when it is time to flush.
+    ///
+    /// # Errors
+    /// When the row is larger than a row may be.
+    pub fn push(&mut self, time: i64, row: &[u8]) -> Result<bool, String> {
+        self.control.rows_in.fetch_add(1, Ordering::Relaxed);
+        self.control.bytes_in.fetch_add(row.len() as u64, Ordering::Relaxed);
+        if row.len() > ROW_BYTES_MAX {
+            return Err(format!("a row has more than {} MiB", ROW_BYTES_MAX >> 20));
+        }
+        if self.words.fit(row) {
+            if self.data.capacity() == 0 {
+                self.data.reserve(BATCH_BYTES + BATCH_BYTES / 4);
+            }
+            self.data.extend_from_slice(row);
+            self.ends.push((time, self.data.len()));
+        }
+        Ok(self.ends.len() >= BATCH_ROWS || self.data.len() >= BATCH_BYTES)
+    }
+
+    fn batch(&mut self) -> Option<Batch> {
+        if self.ends.is_empty() {
+            return None;
+        }
+        let mut ends = std::mem::take(&mut self.ends);
+        ends.reverse();
+        Some(Batch { data: std::mem::take(&mut self.data).into(), ends, begin: 0 })
+    }
+
+    /// Sends on what was taken; waits for room.
+    ///
+    /// # Errors
+    /// When nobody wants more.
+    pub async fn flush(&mut self) -> Result<(), String> {
+        match self.batch() {
+            Some(batch) => self.to.send(batch).await.map_err(|_| String::new()),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Output::flush`] for threads.
+    ///
+    /// # Errors
+    /// When nobody wants more.
+    pub fn flush_blocking(&mut self) -> Result<(), String> {
+        match self.batch() {
+            Some(batch) => self.to.blocking_send(batch).map_err(|_| String::new()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What resources hold: streamed in both directions, never whole in memory.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequest, Multipart, Path, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away};
+use crate::objects::contents::{self, Reader, Upload};
+use crate::objects::resources::Resource;
+use crate::objects::{Moment, Writes};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::input::Wishes;
+use crate::web::routes::{Route, get, put};
+
+/// Bytes of a preview unless told otherwise, and the least that can be asked for.
+const PREVIEW_BYTES: usize = 512;
+const PREVIEW_BYTES_MIN: usize = 128;
+const PREVIEW_BYTES_MAX: usize = 512 << 10;
+/// An upload of which nothing comes for so long is given up: what it has brought is kept from being collected until then.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a form besides those of its file.
+const FORM_BYTES: u64 = 64 << 10;
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    vec![
+        get("/api/resources/{guid}/raw", READ, "Streams the contents of a resource.", download),
+        put("/api/resources/{guid}/raw", WRITE, "Stores new contents: a form with one part called file.", upload),
+        get("/api/resources/{guid}/contenttype", READ, "Gives the first bytes and what they look like.", preview),
+    ]
+}
+
+/// Which bytes of a content a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All.
+    Whole,
+    /// From the first of these to the last.
+    Part(u64, u64),
+    /// None that there are.
+    Outside,
+}
+
+/// Reads `Range`. What is not understood, and more than one range, is as if it were not there.
+fn extent(range: Option<&str>, size: u64) -> Extent {
+    let Some((unit, spec)) = range.and_then(|range| range.split_once('=')) else { return Extent::Whole };
+    let Some((from, to)) = spec.trim().split_once('-').filter(|(_, to)| !to.contains(',')) else {
+        return Extent::Whole;
+    };
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return Extent::Whole;
+    }
+    match (place(from.trim()), place(to.trim())) {
+        (Ok(from), _) if from >= size => Extent::Outside,
+        (Ok(from), Ok(to)) if from <= to => Extent::Part(from, to.min(size - 1)),
+        (Ok(from), Err(_)) if to.trim().is_empty() => Extent::Part(from, size - 1),
+        (Err(_), Ok(last)) if from.trim().is_empty() => match last.min(size) {
+            0 => Extent::Outside,
+            last => Extent::Part(size - last, size - 1),
+        },
+        _ => Extent::Whole,
+    }
+}
+
+/// A place in a content; one beyond all numbers is beyond every content.
+fn place(digits: &str) -> Result<u64, std::num::ParseIntError> {
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse::<u64>().or_else(|error| if is_number { Ok(u64::MAX) } else { Err(error) })
+}
+
+/// What is left of a content, read while the client takes it.
+fn stream(reader: Reader) -> Body {
+    Body::from_stream(futures_util::stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
+            Ok(None) => None,
+            // The connection breaks off, so that nobody takes a part for the whole.
+            Err(error) => {
+                tracing::warn!(%error, "contents could not be read to their end");
+                Some((Err(std::io::Error::other(error)), None))
+            }
+        }
+    }))
+}
+
+fn attachment(resource: &Resource) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' };
+    let name: String = resource.resource_name.chars().map(plain).collect();
+    format!("attachment; filename=\"{name}\"")
+}
+
+async fn download(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(guid): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let resource = found(&app, &caller, &guid)?.value;
+    let kind = (header::CONTENT_TYPE, "application/octet-stream".to_owned());
+    let disposition = (header::CONTENT_DISPOSITION, attachment(&resource));
+    let Some(content) = content_of(&app, &resource)? else {
+        return Ok(([kind, disposition], Body::empty()).into_response());
+    };
+    let tag = format!("\"{}\"", content.blake3);
+    let told = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let same = [(header::ETAG, tag.clone()), (header::ACCEPT_RANGES, "bytes".to_owned())];
+    if told(header::IF_NONE_MATCH).is_some_and(|known| known.trim() == "*" || known.contains(&tag)) {
+        return Ok((StatusCode::NOT_MODIFIED, same).into_response());
+    }
+    // A part of another content is of no use to whoever has the rest of this one.
+    let range = told(header::RANGE)
+        .filter(|_| method == Method::GET)
+        .filter(|_| told(header::IF_RANGE).is_none_or(|known| known.trim() == tag));
+    let (status, from, length, place) = match extent(range, content.size) {
+        Extent::Whole => (StatusCode::OK, 0, content.size, None),
+        Extent::Part(from, to) => {
+            let place = format!("bytes {from}-{to}/{}", content.size);
+            (StatusCode::PARTIAL_CONTENT, from, to - from + 1, Some(place))
+        }
+        Extent::Outside => {
+            let place = (header::CONTENT_RANGE, format!("bytes */{}", content.size));
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, same, [place]).into_response());
+        }
+    };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        stream(Reader::open(contents::kept(&app.store)?, &content, from, length).await?)
+    };
+    let length = (header::CONTENT_LENGTH, length.to_string());
+    let place = place.map(|place| [(header::CONTENT_RANGE, place)]);
+    Ok((status, [kind, disposition, length], same, AppendHeaders(place.into_iter().flatten()), body).into_response())
+}
+
+/// How large new contents of a resource may be.
+struct Room {
+    bytes_max: u64,
+    /// What is left of the owner's quota, and the quota.
+    quota: Option<(u64, u64)>,
+}
+
+impl Room {
+    fn of(app: &AppRef, resource: &Resource) -> ApiResult<Room> {
+        let (bytes_max, quota) = (app.config.resource_bytes_max, app.config.resource_quota_bytes);
+        if quota == 0 {
+            return Ok(Room { bytes_max, quota: None });
+        }
+        let is_other = |other: &Resource| other.uid == resource.uid && other.guid != resource.guid;
+        let all = app.store.list::<Resource>("")?;
+        let used: u64 =
+            all.iter().map(|record| &record.value).filter(|other| is_other(other)).map(|other| other.size).sum();
+        Ok(Room { bytes_max, quota: Some((quota.saturating_sub(used), quota)) })
+    }
+
+    fn admit(&self, bytes: u64) -> ApiResult<()> {
+        let refused = |message| Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+        let limit = self.bytes_max;
+        if bytes > limit {
+            return refused(format!("resources may have {limit} bytes (Resource-Max-Size)"));
+        }
+        match self.quota {
+            Some((left, quota)) if bytes > left => refused(format!(
+                "the owner's resources may have {} MiB together, of which {left} bytes are left (Resource-User-Quota-MB): \
+                 delete or shrink another one",
+                quota >> 20
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Waits for the next part of an upload, but not for ever.
+async fn heard<T>(next: impl Future<Output = T>) -> ApiResult<T> {
+    let silent = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "nothing came for a minute: the upload was given up");
+    tokio::time::timeout(IDLE_MAX, next).await.map_err(silent)
+}
+
+async fn upload(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(guid): Path<String>,
+    headers: HeaderMap,
+    request: Request,
+) -> ApiResult<Response> {
+    let resource = owned(&app, &caller, &guid)?.value;
+    let kept = contents::kept(&app.store)?;
+    let room = Room::of(&app, &resource)?;
+    // The form's own bytes are few; what cannot fit is refused before it is read.
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let Some(announced) = announced {
+        let bytes = announced.saturating_sub(FORM_BYTES);
+        room.admit(bytes)?;
+        if kept.store().room().is_some_and(|room| bytes > room) {
+            let message = "the disk of this webserver has no room for so much: try another one, or tell its operator";
+            return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, message));
+        }
+    }
+    let form = Multipart::from_request(request, &app).await;
+    let mut form = form.map_err(|rejection| ApiError::new(rejection.status(), rejection.body_text()))?;
+    let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
+    let mut part = loop {
+        match form.next_field().await.map_err(wrong)? {
+            Some(field) if field.name() == Some("file") => break field,
+            Some(_) => {}
+            None => return Err(ApiError::bad("the form has no part called file")),
+        }
+    };
+    let author = caller.author();
+    let mut upload = Upload::begin(&app.store, &resource.content)?;
+    while let Some(bytes) = heard(part.chunk()).await?.map_err(wrong)? {
+        room.admit(upload.size() + bytes.len() as u64)?;
+        upload.write(&bytes).await?;
+    }
+    drop(part);
+    let mut writes = Writes::new();
+    let content = upload.finish(&mut writes).await?;
+    // The metadata, and who may change it, may have been changed while the contents arrived.
+    let mut record = owned(&app, &caller, &guid)?;
+    Room::of(&app, &record.value)?.admit(content.size)?;
+    let former = std::mem::replace(&mut record.value.content, content.id);
+    record.value.size = content.size;
+    record.value.hash = content.md5;
+    record.value.version_number += 1;
+    record.value.last_modified = Moment::now();
+    writes.update(&record, "the resource was deleted meanwhile")?;
+    let what = format!("store contents of resource {}", record.value.resource_name);
+    let committed = app.store.commit(&author, &what, writes).await?;
+    take_away(&app, &caller, committed, &former).await;
+    Ok(answer(&found(&app, &caller, &guid)?))
+}
+
+/// What bytes look like, in the words that clients know from elsewhere.
+fn sniff(bytes: &[u8]) -> &'static str {
+    if let Some(kind) = infer::get(bytes) {
+        return kind.mime_type();
+    }
+    // The end may cut a character in two.
+    let is_text = match std::str::from_utf8(bytes) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    };
+    let is_control = |byte: &u8| *byte < 0x20 && !matches!(*byte, b'\t' | b'\n' | b'\r' | 0x0c | 0x1b);
+    if is_text && !bytes.iter().any(is_control) { "text/plain; charset=utf-8" } else { "application/octet-stream" }
+}
+
+async fn preview(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(guid): Path<String>,
+    wishes: Wishes,
+) -> ApiResult<Json<Value>> {
+    let resource = found(&app, &caller, &guid)?.value;
+    let wanted = wishes.bytes.filter(|bytes| *bytes >= PREVIEW_BYTES_MIN).unwrap_or(PREVIEW_BYTES);
+    let wanted = wanted.min(PREVIEW_BYTES_MAX);
+    let mut body = Vec::new();
+    if let Some(content) = content_of(&app, &resource)? {
+        let mut reader = Reader::open(contents::kept(&app.store)?, &content, 0, wanted as u64).await?;
+        while let Some(bytes) = reader.next().await? {
+            body.extend_from_slice(&bytes);
+        }
+    }
+    Ok(Json(json!({ "ContentType": sniff(&body), "Body": STANDARD.encode(&body) })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_the_content() {
+        let cases = [
+            (None, Extent::Whole),
+            (Some("bytes=0-0"), Extent::Part(0, 0)),
+            (Some("bytes=10-"), Extent::Part(10, 99)),
+            (Some("bytes=10-1000"), Extent::Part(10, 99)),
+            (Some("Bytes = 5-6"), Extent::Part(5, 6)),
+            (Some("bytes=0-99999999999999999999"), Extent::Part(0, 99)),
+            (Some("bytes=99999999999999999999-"), Extent::Outside),
+            (Some("bytes=-99999999999999999999"), Extent::Part(0, 99)),
+            (Some("bytes=-5"), Extent::Part(95, 99)),
+            (Some("bytes=-500"), Extent::Part(0, 99)),
+            (Some("bytes=-0"), Extent::Outside),
+            (Some("bytes=100-"), Extent::Outside),
+            (Some("bytes=7-3"), Extent::Whole),
+            (Some("bytes=0-1,5-6"), Extent::Whole),
+            (Some("lines=1-2"), Extent::Whole),
+            (Some("bytes=x-y"), Extent::Whole),
+        ];
+        for (range, wanted) in cases {
+            assert_eq!(extent(range, 100), wanted, "{range:?}");
+        }
+        assert_eq!((extent(Some("bytes=0-"), 0), extent(Some("bytes=-1"), 0)), (Extent::Outside, Extent::Outside));
+    }
+
+    #[test]
+    fn contents_are_told_apart() {
+        assert_eq!(sniff(b"a,b\n1,2\n"), "text/plain; charset=utf-8");
+        assert_eq!(sniff("caf\u{e9}".as_bytes().split_last().expect("bytes").1), "text/plain; charset=utf-8");
+        assert_eq!(sniff(&[0, 1, 2, 3]), "application/octet-stream");
+        assert_eq!(sniff(b"\x89PNG\r\n\x1a\n"), "image/png");
+    }
+}

@@ -1,0 +1,96 @@
+//! Results of a search that come as an archive, as one webserver gives them and another one takes them.
+
+use std::path::{Path, PathBuf};
+
+use axum::Json;
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{Multipart, State};
+use axum::http::StatusCode;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+
+use super::searchctrl::info;
+use crate::search::searches::Import;
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::routes::{Route, post};
+
+/// Longest of what is said of an archive, in bytes.
+const TEXT_BYTES_MAX: usize = 4096;
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    let need = Need::User(Some("SaveSearch"));
+    vec![post(
+        "/api/searchctrl/import",
+        need,
+        "Takes an archive of results: parts file, GID, BatchName, BatchInfo.",
+        import,
+    )]
+}
+
+/// The file while it arrives; it goes unless it was taken.
+struct Arriving(PathBuf);
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn wrong(error: MultipartError) -> ApiError {
+    ApiError::new(error.status(), error.body_text())
+}
+
+async fn keep(mut part: Field<'_>, to: &Path, bytes_max: u64) -> ApiResult<()> {
+    let (mut file, mut length) = (tokio::fs::File::create(to).await?, 0);
+    while let Some(bytes) = part.chunk().await.map_err(wrong)? {
+        length += bytes.len() as u64;
+        if length > bytes_max {
+            let message = format!("the archive has more than {} MiB (Render-Store-Limit)", bytes_max >> 20);
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+        }
+        file.write_all(&bytes).await?;
+    }
+    Ok(file.sync_data().await?)
+}
+
+async fn short(mut part: Field<'_>) -> ApiResult<String> {
+    let mut text = Vec::new();
+    while let Some(bytes) = part.chunk().await.map_err(wrong)? {
+        if text.len() + bytes.len() > TEXT_BYTES_MAX {
+            return Err(ApiError::bad(format!("a part of the form has more than {TEXT_BYTES_MAX} bytes")));
+        }
+        text.extend_from_slice(&bytes);
+    }
+    String::from_utf8(text).map_err(ApiError::bad)
+}
+
+async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) -> ApiResult<Json<Value>> {
+    let arriving = Arriving(app.searches.arriving()?);
+    let (mut wish, mut has_file) = (Import::default(), false);
+    while let Some(part) = form.next_field().await.map_err(wrong)? {
+        match part.name().unwrap_or_default() {
+            "file" => {
+                // A little more than results may have: their summary.
+                let bytes_max = app.searches.options().bytes_max.saturating_add(1 << 20);
+                keep(part, &arriving.0, bytes_max).await?;
+                has_file = true;
+            }
+            "GID" => {
+                let gid = short(part).await?;
+                let gid: i32 = gid.trim().parse().map_err(|_| ApiError::bad(format!("{gid:?} is no GID")))?;
+                wish.gids.extend((gid != 0).then_some(gid));
+            }
+            "BatchName" => wish.batch_name = short(part).await?,
+            "BatchInfo" => wish.batch_info = short(part).await?,
+            _ => {}
+        }
+    }
+    if !has_file {
+        return Err(ApiError::bad("the form has no part called file"));
+    }
+    let search = app.searches.import(&caller.person, &caller.author(), &arriving.0, wish).await?;
+    Ok(Json(info(&search)))
+}

@@ -1,0 +1,120 @@
+//! What goes first, what is kept until it is decided, and who may not.
+
+use serde_json::json;
+
+use super::{Farm, Resource, noise};
+
+#[test]
+fn r09_small_changes_do_not_wait_behind_contents() {
+    let mut farm = Farm::new("", &[("a", "Chunk-Bandwidth-Limit=1MB"), ("b", "")]);
+    let (web_a, web_b) = (farm.start("a"), farm.start("b"));
+    let (a, b) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet));
+    farm.fleet.converges(&["a", "b"]);
+    farm.stop_datastore(&["a", "b"]);
+    let resource = Resource::new(&a, "large");
+    let contents = noise(20, 12 << 20);
+    resource.store(&a, &contents);
+    a.changed(&resource.path, &json!({ "Description": "relies on the upload" }));
+    let dashboard = a.made("/api/dashboards", &json!({ "Name": "made after it" }));
+    farm.start_datastore();
+    let path = format!("/api/dashboards/{dashboard}");
+    farm.fleet.wait("the other one has it", || b.get(&path).status == 200);
+    // Twelve seconds of sending lie before these.
+    assert_eq!(b.ok("GET", &resource.path)["Size"], 0);
+    assert!(farm.received("d") < contents.len() as u64);
+    a.ok("DELETE", &path);
+    farm.fleet.wait("the other one has heard of that, too", || b.get(&path).status == 404);
+    assert!(farm.received("d") < contents.len() as u64);
+    farm.fleet.converges(&["a", "b"]);
+    farm.complete("b");
+    resource.holds(&b, &contents);
+    assert_eq!(b.ok("GET", &resource.path)["Description"], "relies on the upload");
+}
+
+#[test]
+fn r10_nobody_stores_more_than_a_quota() {
+    let farm = Farm::new("", &[("a", "Resource-User-Quota-MB=3\nResource-Max-Size=2500000")]);
+    let web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    let (first, second) = (Resource::new(&admin, "first"), Resource::new(&admin, "second"));
+    let refused = |contents: &[u8], parameter: &str| {
+        let answer = admin.upload("PUT", &second.raw(), "file", contents);
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert!(answer.text().contains(parameter), "{}", answer.text());
+    };
+    refused(&noise(22, 3_000_000), "Resource-Max-Size");
+    first.store(&admin, &noise(21, 2 << 20));
+    refused(&noise(22, 2 << 20), "Resource-User-Quota-MB");
+    second.store(&admin, &noise(22, 1 << 20));
+    // What takes another's place counts once.
+    second.store(&admin, &noise(23, 1 << 20));
+    admin.ok("DELETE", &first.path);
+    second.store(&admin, &noise(24, 2 << 20));
+}
+
+#[test]
+fn r11_a_cache_lets_go_only_what_the_datastore_has() {
+    let mut farm = Farm::new("", &[("a", "Resource-Fetch=on-demand\nResource-Cache-Max-MB=2"), ("b", "")]);
+    let (web_a, web_b) = (farm.start("a"), farm.start("b"));
+    let (a, b) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet));
+    farm.fleet.converges(&["a", "b"]);
+    farm.stop_datastore(&["a", "b"]);
+    let (resource, contents) = (Resource::new(&a, "r"), noise(25, 6 << 20));
+    resource.store(&a, &contents);
+    let kept = || farm.blobs("a", &["stats"]).1[0]["stored_bytes"].as_u64().expect("a number");
+    // More than one look at the cache.
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    assert!(kept() > 6 << 20, "nobody else has them");
+    farm.start_datastore();
+    farm.fleet.converges(&["a", "b"]);
+    farm.complete("b");
+    let kept = || farm.blobs("a", &["stats"]).1[0]["stored_bytes"].as_u64().expect("a number");
+    farm.fleet.wait("the cache is as large as it may be", || kept() < 3 << 20);
+    resource.holds(&a, &contents);
+    resource.holds(&b, &contents);
+    assert_eq!(farm.blobs("d", &["verify"]).0, 0);
+}
+
+#[test]
+fn r12_former_contents_stay_until_their_successors_are_committed() {
+    let mut farm = Farm::new("", &[("a", ""), ("b", "")]);
+    let (mut web_a, web_b) = (farm.start("a"), farm.start("b"));
+    let (a, b) = (web_a.admin(&farm.fleet), web_b.admin(&farm.fleet));
+    let (resource, first, second) = (Resource::new(&a, "r"), noise(26, 1 << 20), noise(27, 1 << 20));
+    resource.store(&a, &first);
+    farm.fleet.converges(&["a", "b"]);
+    farm.complete("b");
+    // The upload is lost before it is sent: it will be rejected.
+    farm.stop_datastore(&["a", "b"]);
+    resource.store(&a, &second);
+    web_a.stop();
+    std::fs::remove_dir_all(farm.fleet.dir("a").join("chunks")).expect("removes");
+    // Meanwhile the other one describes what it knows, and somebody else stores other contents.
+    b.changed(&resource.path, &json!({ "Description": "as B knew it" }));
+    farm.start_datastore();
+    farm.restart(&mut web_a);
+    farm.fleet.converges(&["a", "b"]);
+    let a = web_a.login("admin", "changeme");
+    farm.complete("a");
+    resource.holds(&a, &first);
+    resource.holds(&b, &first);
+    assert_eq!(a.ok("GET", &resource.path)["Description"], "as B knew it");
+
+    // A description made while cut off does not bring former contents back.
+    farm.stop_datastore(&["a", "b"]);
+    b.changed(&resource.path, &json!({ "Description": "made while cut off" }));
+    b.changed(&resource.path, &json!({ "Description": "and once more" }));
+    resource.store(&a, &second);
+    farm.start_datastore();
+    farm.fleet.wait("both are heard", || {
+        ["a", "b"]
+            .iter()
+            .all(|name| farm.fleet.status(name)["outbox"] == 0 && farm.fleet.status(name)["connected"] == true)
+    });
+    farm.fleet.converges(&["a", "b"]);
+    let stored = a.get(&resource.raw());
+    assert!(stored.status == 200 && (stored.body == first || stored.body == second), "whole, whoever came first");
+    assert!(b.get(&resource.raw()).body == stored.body);
+    let (_, all) = farm.blobs("d", &["list"]);
+    assert!(all.iter().any(|content| content["resources"][0] == "r"), "it names what exists: {all:?}");
+}
