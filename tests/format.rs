@@ -160,7 +160,7 @@ fn p12_a_released_backup_is_verified_and_restored() {
     for (name, passphrase) in [("backup-plain", None), ("backup-encrypted", Some("correct horse"))] {
         let place = golden(name);
         let repository = Repository::open(Box::new(LocalStore::new(&place)), passphrase, false).expect("opens");
-        let manifest = repository.manifests().expect("reads").pop().expect("a backup");
+        let manifest = repository.manifests().expect("reads").0.pop().expect("a backup");
         let temp = tempfile::tempdir().expect("temp dir");
         let config = DatastoreConfig::for_dir(temp.path());
         let restored =

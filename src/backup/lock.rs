@@ -1,4 +1,10 @@
 //! One at a time: who writes to a repository or removes from it holds its lock.
+//!
+//! The lock is whose token is in it. Its holder writes the time into it again and again while it works; one that has not been
+//! written for long was left behind, whoever and wherever its holder was.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -6,20 +12,77 @@ use super::store::{Store, StoreError};
 use crate::env::{Clock, SystemClock};
 
 const NAME: &str = "lock";
-/// A lock this old was left behind.
-const STALE_MS: u64 = 24 * 3600 * 1000;
+/// A lock is written again this often.
+const KEEP_MS: u64 = 60 * 1000;
+/// A lock this old was left behind. Longer than one request to a slow store takes with all its attempts.
+const STALE_MS: u64 = 20 * 60 * 1000;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Holder {
+    #[serde(default)]
+    token: String,
     host: String,
     process: u32,
     since_ms: u64,
+    /// When it was last written.
+    #[serde(default)]
+    kept_ms: u64,
     what: String,
+}
+
+/// Tokens of the locks that this process holds.
+static HELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn held() -> std::sync::MutexGuard<'static, BTreeSet<String>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Holder {
+    fn new(what: &str) -> Result<Holder, StoreError> {
+        let mut token = [0; 16];
+        getrandom::fill(&mut token)
+            .map_err(|error| StoreError::Failed { name: NAME.into(), reason: error.to_string() })?;
+        let now_ms = SystemClock.now_ms();
+        Ok(Holder {
+            token: token.iter().map(|byte| format!("{byte:02x}")).collect(),
+            host: host(),
+            process: std::process::id(),
+            since_ms: now_ms,
+            kept_ms: now_ms,
+            what: what.to_owned(),
+        })
+    }
+
+    fn read(store: &dyn Store) -> Result<Option<Holder>, StoreError> {
+        match store.get(NAME) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whether nobody holds it any more.
+    fn is_left(&self) -> bool {
+        let is_here = !self.host.is_empty() && self.host == host();
+        let is_own = is_here && self.process == std::process::id();
+        let is_gone = is_here && !std::path::Path::new("/proc").join(self.process.to_string()).exists();
+        let is_old = SystemClock.now_ms().saturating_sub(self.kept_ms.max(self.since_ms)) > STALE_MS;
+        is_gone || is_old || (is_own && !held().contains(&self.token))
+    }
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Held until it is dropped.
 pub struct Lock<'a> {
     store: &'a dyn Store,
+    holder: Mutex<Holder>,
 }
 
 impl<'a> Lock<'a> {
@@ -28,40 +91,80 @@ impl<'a> Lock<'a> {
     /// # Errors
     /// When somebody else has it: the message says who, since when, and what to do.
     pub fn take(store: &'a dyn Store, what: &str) -> Result<Lock<'a>, StoreError> {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        let now_ms = SystemClock.now_ms();
-        let holder =
-            Holder { host: host.clone(), process: std::process::id(), since_ms: now_ms, what: what.to_owned() };
-        let text = serde_json::to_vec(&holder).unwrap_or_default();
-        match store.put_new(NAME, &text) {
-            Ok(()) => Ok(Lock { store }),
+        let holder = Holder::new(what)?;
+        match store.put_new(NAME, &holder.text()) {
+            Ok(()) => {}
             Err(StoreError::Exists(_)) => {
-                let other: Option<Holder> = store.get(NAME).ok().and_then(|text| serde_json::from_slice(&text).ok());
-                let is_left = other.as_ref().is_some_and(|other| {
-                    let is_gone = other.host == host
-                        && other.process != std::process::id()
-                        && !std::path::Path::new("/proc").join(other.process.to_string()).exists();
-                    is_gone || now_ms.saturating_sub(other.since_ms) > STALE_MS
-                });
-                if is_left {
-                    store.put(NAME, &text)?;
-                    return Ok(Lock { store });
+                let other = Holder::read(store)?;
+                let failed = |reason| StoreError::Failed { name: format!("{}/{NAME}", store.place()), reason };
+                match other {
+                    // It was written, only the answer was lost.
+                    Some(other) if other.token == holder.token => {}
+                    Some(other) if !other.is_left() => {
+                        let who = format!("{} (process {} on {})", other.what, other.process, other.host);
+                        let reason = format!("{who} is at work; wait, or remove it if that process is gone");
+                        return Err(failed(reason));
+                    }
+                    _ => {
+                        store.put(NAME, &holder.text())?;
+                        let now = Holder::read(store)?;
+                        if now.is_none_or(|now| now.token != holder.token) {
+                            return Err(failed("somebody else took it over at the same time; try again".into()));
+                        }
+                    }
                 }
-                let who = other.map_or_else(
-                    || "somebody".to_owned(),
-                    |other| format!("{} (process {} on {})", other.what, other.process, other.host),
-                );
-                let reason = format!("{who} is at work; wait, or remove it if that process is gone");
-                Err(StoreError::Failed { name: format!("{}/{NAME}", store.place()), reason })
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        held().insert(holder.token.clone());
+        Ok(Lock { store, holder: Mutex::new(holder) })
+    }
+
+    /// Makes sure that the lock is still this one.
+    ///
+    /// # Errors
+    /// When somebody else has taken it, or the store cannot be reached.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let token = self.holder.lock().unwrap_or_else(PoisonError::into_inner).token.clone();
+        match Holder::read(self.store)? {
+            Some(now) if now.token == token => Ok(()),
+            _ => {
+                let reason = "somebody else took the lock meanwhile; nothing more was done: try again".into();
+                Err(StoreError::Failed { name: format!("{}/{NAME}", self.store.place()), reason })
+            }
+        }
+    }
+
+    /// Says that the work goes on; to be called often, it does something now and then.
+    ///
+    /// # Errors
+    /// As [`Lock::check`].
+    pub fn keep(&self) -> Result<(), StoreError> {
+        let now_ms = SystemClock.now_ms();
+        let is_due = {
+            let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+            now_ms.saturating_sub(holder.kept_ms) >= KEEP_MS
+        };
+        if !is_due {
+            return Ok(());
+        }
+        self.check()?;
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        holder.kept_ms = now_ms;
+        self.store.put(NAME, &holder.text())
     }
 }
 
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.store.remove(NAME) {
+        let token = self.holder.lock().unwrap_or_else(PoisonError::into_inner).token.clone();
+        held().remove(&token);
+        let removed = match Holder::read(self.store) {
+            Ok(Some(now)) if now.token == token => self.store.remove(NAME),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
             tracing::warn!(%error, "the repository's lock was not removed");
         }
     }
@@ -72,20 +175,50 @@ mod tests {
     use super::*;
     use crate::backup::store::LocalStore;
 
+    fn put(store: &LocalStore, change: impl FnOnce(&mut Holder)) {
+        let mut holder = Holder::new("backup").expect("a token");
+        change(&mut holder);
+        store.put(NAME, &holder.text()).expect("writes");
+    }
+
     #[test]
-    fn one_at_a_time_and_what_a_dead_process_left_does_not_stand_in_the_way() {
+    fn one_at_a_time_and_what_is_left_behind_does_not_stand_in_the_way() {
         let temp = tempfile::tempdir().expect("temp dir");
         let store = LocalStore::new(temp.path());
         let lock = Lock::take(&store, "backup").expect("takes");
         let refused = Lock::take(&store, "prune").map(drop).expect_err("is held").to_string();
         assert!(refused.contains("backup (process"), "{refused}");
+        lock.check().expect("is held");
         drop(lock);
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("reads").trim().to_owned();
-        let dead = Holder { host, process: u32::MAX, since_ms: SystemClock.now_ms(), what: "backup".into() };
-        store.put("lock", &serde_json::to_vec(&dead).expect("text")).expect("writes");
-        drop(Lock::take(&store, "prune").expect("takes over"));
-        let old = Holder { host: "elsewhere".into(), process: 1, since_ms: 1, what: "backup".into() };
-        store.put("lock", &serde_json::to_vec(&old).expect("text")).expect("writes");
-        drop(Lock::take(&store, "prune").expect("takes over"));
+        assert!(Holder::read(&store).expect("reads").is_none());
+        // Left by a process that is gone, by one that is silent, and by this one when the store could not be reached.
+        let left: [fn(&mut Holder); 3] = [
+            |holder| holder.process = u32::MAX,
+            |holder| (holder.host, holder.since_ms, holder.kept_ms) = ("elsewhere".into(), 1, 1),
+            |_| {},
+        ];
+        for left in left {
+            put(&store, left);
+            drop(Lock::take(&store, "prune").expect("takes over"));
+        }
+        // Hosts that do not say who they are are not the same one.
+        put(&store, |holder| (holder.host, holder.process) = (String::new(), u32::MAX));
+        assert!(Lock::take(&store, "prune").is_err());
+    }
+
+    #[test]
+    fn who_was_taken_for_gone_notices_and_leaves_the_other_its_lock() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let store = LocalStore::new(temp.path());
+        let lock = Lock::take(&store, "backup").expect("takes");
+        lock.holder.lock().expect("lock").kept_ms = 0;
+        lock.keep().expect("is written again");
+        assert!(Holder::read(&store).expect("reads").expect("is there").kept_ms > 0);
+        put(&store, |holder| holder.host = "elsewhere".into());
+        lock.check().expect_err("another's");
+        lock.holder.lock().expect("lock").kept_ms = 0;
+        lock.keep().expect_err("another's");
+        drop(lock);
+        assert_eq!(Holder::read(&store).expect("reads").expect("is there").host, "elsewhere");
     }
 }

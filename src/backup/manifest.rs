@@ -45,6 +45,12 @@ pub struct Manifest {
     /// Chunks of contents that were kept beside the log, each with the piece that holds it.
     #[serde(default)]
     pub chunks: Vec<(ChunkId, String)>,
+    /// Chunks that its contents name and that were not at the datastore.
+    #[serde(default)]
+    pub missing: Vec<ChunkId>,
+    /// Of the sealed copy: changes whenever somebody is invited, enrolled, renewed or cut off.
+    #[serde(default)]
+    pub stamp: String,
 }
 
 /// One segment file.
@@ -73,6 +79,13 @@ impl Manifest {
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
         let of_log = self.segments.iter().flat_map(|segment| segment.pieces.iter().map(String::as_str));
         of_log.chain(self.chunks.iter().map(|(_, piece)| piece.as_str()))
+    }
+
+    /// Whether another backup of the same generation would say nothing new.
+    #[must_use]
+    pub fn is_same(&self, other: &Manifest) -> bool {
+        let what = |manifest: &Manifest| (manifest.seq, manifest.missing.clone(), manifest.stamp.clone());
+        what(self) == what(other) && self.segments == other.segments && self.chunks == other.chunks
     }
 
     /// Checks what the rest of the program relies on.

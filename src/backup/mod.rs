@@ -4,6 +4,7 @@
 //! only by what was added, so every backup after the first is an incremental one, and each can be restored by itself. A
 //! manifest is written last, when everything that it names is there. Nothing is believed without its hash.
 
+pub mod choice;
 pub mod lock;
 pub mod manifest;
 pub mod repository;

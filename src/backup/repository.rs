@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::manifest::{Manifest, PIECE_BYTES};
-use super::store::{Store, StoreError};
+use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
 use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
 
 const HEAD: &str = "gravwell-backup.json";
@@ -210,6 +210,10 @@ impl Repository {
         let text = serde_json::to_string(manifest).map_err(std::io::Error::other)?;
         let summed = format!("{text}\n{}\n", blake3::hash(text.as_bytes()).to_hex());
         let bytes = self.seal(summed.into_bytes())?;
+        if bytes.len() as u64 > OBJECT_BYTES_MAX {
+            let what = format!("its manifest would have {} bytes, more than {OBJECT_BYTES_MAX}", bytes.len());
+            return Err(RepositoryError::NoSuch(format!("backup {} cannot be kept: {what}", manifest.id)));
+        }
         Ok(self.store.put_new(&format!("{MANIFESTS}{}", manifest.id), &bytes)?)
     }
 
@@ -245,12 +249,37 @@ impl Repository {
         Ok(manifest)
     }
 
-    /// All manifests, oldest first.
+    /// All manifests, oldest first, and what is wrong with those that cannot be read.
     ///
     /// # Errors
-    /// When one is damaged.
-    pub fn manifests(&self) -> Result<Vec<Manifest>, RepositoryError> {
-        self.ids()?.iter().map(|id| self.manifest(id)).collect()
+    /// When they cannot be listed, or the store cannot be reached.
+    pub fn manifests(&self) -> Result<(Vec<Manifest>, Vec<RepositoryError>), RepositoryError> {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for id in self.ids()? {
+            match self.manifest(&id) {
+                Ok(manifest) => good.push(manifest),
+                Err(error @ RepositoryError::Damaged { .. }) => bad.push(error),
+                // Pruned meanwhile.
+                Err(RepositoryError::NoSuch(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((good, bad))
+    }
+
+    /// The newest manifest that can be read.
+    ///
+    /// # Errors
+    /// When they cannot be listed, or the store cannot be reached.
+    pub fn newest(&self) -> Result<Option<Manifest>, RepositoryError> {
+        for id in self.ids()?.iter().rev() {
+            match self.manifest(id) {
+                Ok(manifest) => return Ok(Some(manifest)),
+                Err(error @ RepositoryError::Damaged { .. }) => tracing::warn!(%error, "it is passed over"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Removes a manifest; pieces that no other names stay until they are swept.
@@ -261,15 +290,20 @@ impl Repository {
         Ok(self.store.remove(&format!("{MANIFESTS}{id}"))?)
     }
 
-    /// Removes every piece that is not in `used`; returns how many, and their bytes.
+    /// Removes every piece that is not in `used`, unless `before_each` objects; returns how many, and their bytes.
     ///
     /// # Errors
     /// When they cannot be listed or removed.
-    pub fn sweep(&self, used: &BTreeSet<String>) -> Result<(u64, u64), RepositoryError> {
+    pub fn sweep(
+        &self,
+        used: &BTreeSet<String>,
+        before_each: &dyn Fn() -> Result<(), StoreError>,
+    ) -> Result<(u64, u64), RepositoryError> {
         let (mut count, mut bytes) = (0, 0);
         for listed in self.store.list(PIECES)? {
             let name = listed.name.rsplit('/').next().unwrap_or_default();
             if !used.contains(name) {
+                before_each()?;
                 self.store.remove(&listed.name)?;
                 (count, bytes) = (count + 1, bytes + listed.bytes);
             }

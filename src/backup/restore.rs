@@ -1,15 +1,19 @@
 //! A backup made a datastore's log again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
+use crate::chunks::decode_index;
 use crate::codec::admin::Beginning;
+use crate::codec::content;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::generations;
 use crate::datastore::open::{self, log_options};
@@ -18,8 +22,9 @@ use crate::env::{Clock, RealFs, SystemClock};
 use crate::log::copy::{Cut, CutError, End, cut};
 use crate::log::repair::{LOG, NEW, swap};
 use crate::log::{IoFailure, Log};
-use crate::model::{ChunkId, Digest, Generation, LineageEntry, Seq};
+use crate::model::{ChunkId, Collection, Digest, Generation, LineageEntry, Seq};
 use crate::state::StateStore;
+use crate::transfer::inventory::Contents;
 use crate::trust::{Escrow, RecoveryKey, TrustError};
 
 /// Why a backup is not restored.
@@ -68,48 +73,12 @@ pub struct Restored {
     pub records: u64,
     /// Where the former log is kept.
     pub kept: Option<PathBuf>,
+    #[serde(skip)]
+    contents: Contents,
     /// What became of the authority.
     pub authority: String,
-}
-
-/// Chooses the backup from which `end` can be restored: the newest of those that reach it.
-///
-/// # Errors
-/// When none does; says what can be restored.
-pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, RestoreError> {
-    let newest = manifests.iter().max_by_key(|manifest| (manifest.generation, manifest.seq, manifest.made_ms));
-    let newest = newest.ok_or_else(|| RestoreError::NotCovered("there is no backup".into()))?;
-    let covering = match end {
-        None => return Ok(newest),
-        Some(End::Seq(seq)) => manifests
-            .iter()
-            .filter(|manifest| manifest.log_id == newest.log_id && manifest.horizon <= seq && seq <= manifest.seq)
-            .max_by_key(|manifest| (manifest.generation, manifest.made_ms)),
-        // The earliest that was made after the moment: the later, the more may have been compacted.
-        Some(End::Time(time)) => match manifests.iter().find(|manifest| manifest.time_ms >= time) {
-            Some(manifest) => Some(manifest),
-            None => Some(newest),
-        },
-    };
-    covering.ok_or_else(|| {
-        let ranges = coverage(manifests).into_iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>();
-        RestoreError::NotCovered(format!("no backup reaches it; what can be restored: {}", ranges.join(", ")))
-    })
-}
-
-/// The sequences that can be restored, as ranges.
-#[must_use]
-pub fn coverage(manifests: &[Manifest]) -> Vec<(Seq, Seq)> {
-    let mut ranges: Vec<(Seq, Seq)> = manifests.iter().map(|manifest| (manifest.horizon, manifest.seq)).collect();
-    ranges.sort();
-    let mut joined: Vec<(Seq, Seq)> = Vec::new();
-    for (from, to) in ranges {
-        match joined.last_mut() {
-            Some(last) if from <= last.1.next() => last.1 = last.1.max(to),
-            _ => joined.push((from, to)),
-        }
-    }
-    joined
+    /// Resources whose contents are not complete in it.
+    pub incomplete: Vec<String>,
 }
 
 /// What the caller wants.
@@ -125,6 +94,8 @@ pub struct Wishes<'a> {
     pub above: Generation,
     /// Chunks of contents to bring back, each with the piece that holds it.
     pub chunks: Option<&'a BTreeMap<ChunkId, String>>,
+    /// Sealed copies of the authority: the newest that the recovery key opens counts.
+    pub escrows: &'a [&'a str],
 }
 
 /// Restores a backup into the data directory `path`, whose lock the caller holds.
@@ -147,8 +118,15 @@ pub fn restore(
     remove(&new)?;
     let generation = generations::after(manifest.generation.max(wishes.above), SystemClock.now_ms());
     let mut restored = rebuild(repository, manifest, &new, config, wishes.end, generation, progress)?;
-    bring_chunks(repository, wishes.chunks, path)?;
-    restored.authority = authority(manifest, path, wishes.recovery_key)?;
+    let own: BTreeSet<ChunkId> = manifest.chunks.iter().map(|(id, _)| *id).collect();
+    if let Some(chunks) = wishes.chunks.filter(|chunks| !chunks.is_empty()) {
+        bring_chunks(repository, chunks, &own, path)?;
+    }
+    if !restored.contents.heads.is_empty() {
+        let store = open::open_chunks(path).map_err(chunk_store)?;
+        restored.incomplete = incomplete(&restored.contents, &mut |id| Ok(store.read(id).ok().flatten()))?;
+    }
+    restored.authority = authority(wishes.escrows, path, wishes.recovery_key)?;
     let entry = LineageEntry { generation, shared_to: restored.seq };
     for info in &manifest.generations {
         let entry = LineageEntry { generation: info.generation, shared_to: info.shared_to };
@@ -176,35 +154,87 @@ pub fn rehearse(
     let generation = Generation(manifest.generation.0 + 1);
     let restored = rebuild(repository, manifest, &new, config, end, generation, progress);
     remove(&new)?;
-    let restored = restored?;
-    for (id, piece) in &manifest.chunks {
+    let mut restored = restored?;
+    let pieces: BTreeMap<ChunkId, &str> = manifest.chunks.iter().map(|(id, piece)| (*id, piece.as_str())).collect();
+    for (id, piece) in &pieces {
         chunk(repository, *id, piece)?;
     }
-    Ok(restored)
+    let mut read = |id: &ChunkId| match pieces.get(id) {
+        Some(piece) => chunk(repository, *id, piece).map(|bytes| Some(bytes.into())),
+        None => Ok(None),
+    };
+    restored.incomplete = incomplete(&restored.contents, &mut read)?;
+    match restored.incomplete.first() {
+        // Of an earlier moment other backups may have what this one lacks.
+        Some(first) if end.is_none() => {
+            let count = restored.incomplete.len();
+            Err(RestoreError::Wrong(format!("it lacks chunks of {count} contents, {first} first")))
+        }
+        _ => Ok(restored),
+    }
+}
+
+fn chunk_store(error: impl std::fmt::Display) -> RestoreError {
+    RestoreError::Wrong(format!("the chunk store: {error}"))
+}
+
+type Read<'a> = dyn FnMut(&ChunkId) -> Result<Option<Bytes>, RestoreError> + 'a;
+
+/// The contents of which chunks are not to be had.
+fn incomplete(contents: &Contents, read: &mut Read<'_>) -> Result<Vec<String>, RestoreError> {
+    let (mut names, mut known) = (Vec::new(), BTreeMap::new());
+    for (key, head) in &contents.heads {
+        let mut is_whole = true;
+        for list in &head.index {
+            let parts = read(list)?.and_then(|bytes| decode_index(&bytes).ok());
+            for part in parts.iter().flatten() {
+                let is_there = match known.get(&part.id) {
+                    Some(is_there) => *is_there,
+                    None => read(&part.id)?.is_some(),
+                };
+                known.insert(part.id, is_there);
+                is_whole &= is_there;
+            }
+            is_whole &= parts.is_some();
+        }
+        if !is_whole {
+            names.push(contents.label(key));
+        }
+    }
+    Ok(names)
 }
 
 /// The bytes of a chunk, compared with its name.
 fn chunk(repository: &Repository, id: ChunkId, piece: &str) -> Result<Vec<u8>, RestoreError> {
-    let bytes = repository.piece(piece)?;
+    let bytes = repository.piece(piece).map_err(|error| match error {
+        RepositoryError::Damaged { name, what } => {
+            RepositoryError::Damaged { name, what: format!("{what}; it holds chunk {id} of contents") }
+        }
+        error => error,
+    })?;
     if ChunkId::of(&bytes) == id {
         return Ok(bytes);
     }
     Err(RestoreError::Wrong(format!("piece {piece} does not hold chunk {id}")))
 }
 
-/// Writes the chunks that the store beside the log lacks; durable when it returns.
+/// Writes the chunks that the store beside the log lacks; durable when it returns. Those that are not the backup's `own` come
+/// from other backups, which may be damaged.
 fn bring_chunks(
     repository: &Repository,
-    chunks: Option<&BTreeMap<ChunkId, String>>,
+    chunks: &BTreeMap<ChunkId, String>,
+    own: &BTreeSet<ChunkId>,
     path: &Path,
 ) -> Result<(), RestoreError> {
-    let Some(chunks) = chunks.filter(|chunks| !chunks.is_empty()) else { return Ok(()) };
-    let failed = |error: crate::chunks::ChunkError| RestoreError::Wrong(format!("the chunk store: {error}"));
-    let store = open::open_chunks(path).map_err(failed)?;
+    let store = open::open_chunks(path).map_err(chunk_store)?;
     for (id, piece) in chunks.iter().filter(|(id, _)| !store.contains(id)) {
-        store.write(id, &chunk(repository, *id, piece)?).map_err(failed)?;
+        match chunk(repository, *id, piece) {
+            Ok(bytes) => store.write(id, &bytes).map(drop).map_err(chunk_store)?,
+            Err(error) if own.contains(id) => return Err(error),
+            Err(error) => tracing::warn!(%error, "another backup is damaged; what it holds is passed over"),
+        }
     }
-    store.sync().map_err(failed)
+    store.sync().map_err(chunk_store)
 }
 
 fn rebuild(
@@ -242,7 +272,8 @@ fn fetch(
 ) -> Result<(), RestoreError> {
     use std::io::Write;
     let path = new.join(&segment.name);
-    let mut file = fs::File::create(&path).map_err(IoFailure::at("create", path.display()))?;
+    let options = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
+    let mut file = options.open(&path).map_err(IoFailure::at("create", path.display()))?;
     let mut length = 0;
     for piece in &segment.pieces {
         let bytes = repository.piece(piece)?;
@@ -285,6 +316,7 @@ fn check(
     let objects = built.meta().map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum());
     log.close().map_err(|error| wrong(error.to_string()))?;
     let digest = digest(&built);
+    let contents = contents_of(&built).map_err(|error| wrong(error.to_string()))?;
     drop((state, built));
     remove(&side)?;
     Ok(Restored {
@@ -295,12 +327,29 @@ fn check(
         objects,
         records: verified.records,
         kept: None,
+        contents,
         authority: String::new(),
+        incomplete: Vec::new(),
     })
 }
 
+/// What the state names.
+fn contents_of(state: &StateStore) -> Result<Contents, crate::state::StateError> {
+    let (mut contents, snapshot) = (Contents::default(), state.snapshot()?);
+    for name in [content::COLLECTION, content::RESOURCES] {
+        let Ok(collection) = Collection::new(name) else { continue };
+        for row in snapshot.scan(&collection, "", std::ops::Bound::Unbounded) {
+            match row? {
+                (key, object) if name == content::COLLECTION => contents.add(key.as_str(), &object.value),
+                (_, object) => contents.add_resource(&object.value),
+            }
+        }
+    }
+    Ok(contents)
+}
+
 /// Brings the authority back where there is none.
-fn authority(manifest: &Manifest, path: &Path, key: Option<&RecoveryKey>) -> Result<String, RestoreError> {
+fn authority(escrows: &[&str], path: &Path, key: Option<&RecoveryKey>) -> Result<String, RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
     if trust.join("ca.key").exists() {
         return Ok("the one that was here".into());
@@ -308,9 +357,21 @@ fn authority(manifest: &Manifest, path: &Path, key: Option<&RecoveryKey>) -> Res
     let Some(key) = key else {
         return Ok("none: members have to join again, or restore with --recovery-key".into());
     };
-    let escrow = Escrow::from_text(&manifest.escrow)
-        .map_err(|what| RestoreError::Wrong(format!("the sealed authority: {what}")))?;
-    escrow.restore(key, &trust, SystemClock.now_ms())?;
+    let wrong = |what: &dyn std::fmt::Display| RestoreError::Wrong(format!("the sealed authority: {what}"));
+    let (mut newest, mut refused) = (None, None);
+    for text in escrows.iter().filter(|text| !text.is_empty()) {
+        let escrow = Escrow::from_text(text).map_err(|what| wrong(&what))?;
+        match escrow.made(key) {
+            Ok(made) if newest.as_ref().is_none_or(|(known, _)| made > *known) => newest = Some((made, escrow)),
+            Ok(_) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    match (newest, refused) {
+        (Some((_, escrow)), _) => escrow.restore(key, &trust, SystemClock.now_ms())?,
+        (None, Some(error)) => return Err(error.into()),
+        (None, None) => return Err(wrong(&"no backup holds one")),
+    }
     Ok("restored".into())
 }
 

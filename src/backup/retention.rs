@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::choice::coverage;
+use super::lock::Lock;
 use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
+use crate::model::{ChunkId, Seq};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -31,6 +34,10 @@ pub struct Pruned {
     pub pieces: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// First and last sequences that could be restored before.
+    pub covered_before: Vec<(Seq, Seq)>,
+    /// First and last sequences that can be restored now.
+    pub covered: Vec<(Seq, Seq)>,
     /// Whether this was a rehearsal.
     pub dry_run: bool,
 }
@@ -53,30 +60,60 @@ pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
     kept
 }
 
+/// What a kept backup lacks of its contents, and only another one has, keeps the newest such one, too.
+fn keep_holders(manifests: &[Manifest], kept: &mut BTreeSet<String>) {
+    let lacking =
+        manifests.iter().filter(|manifest| kept.contains(&manifest.id)).flat_map(|manifest| &manifest.missing);
+    let mut lacking: BTreeSet<ChunkId> = lacking.copied().collect();
+    for manifest in manifests.iter().rev() {
+        if lacking.is_empty() {
+            break;
+        }
+        let before = lacking.len();
+        lacking.retain(|id| !manifest.chunks.iter().any(|(held, _)| held == id));
+        if lacking.len() < before {
+            kept.insert(manifest.id.clone());
+        }
+    }
+}
+
+fn covered(stay: &[Manifest], go: &[Manifest]) -> Vec<(Seq, Seq)> {
+    coverage(&stay.iter().chain(go).cloned().collect::<Vec<_>>())
+}
+
 /// Removes every backup that `keep` does not keep, then every piece that no backup needs any more.
 ///
 /// # Errors
 /// When nothing would be kept, a manifest is damaged, or the store fails. What was not removed then goes the next time.
-pub fn prune(repository: &Repository, keep: Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
-    let manifests = repository.manifests()?;
+pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool) -> Result<Pruned, RepositoryError> {
+    let (manifests, bad) = repository.manifests()?;
+    if let Some(error) = bad.into_iter().next() {
+        // What it needs is not known, so nothing is known to be needed by none.
+        return Err(error);
+    }
     let made: Vec<_> = manifests.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
-    let kept = kept(&made, keep);
+    let mut kept = kept(&made, keep);
     if kept.is_empty() && !made.is_empty() {
         let what = "that would remove every backup: keep at least one, with --keep-last, --keep-daily or --keep-weekly";
         return Err(RepositoryError::NoSuch(what.into()));
     }
+    keep_holders(&manifests, &mut kept);
     let (stay, go): (Vec<Manifest>, Vec<Manifest>) =
         manifests.into_iter().partition(|manifest| kept.contains(&manifest.id));
     let names = |manifests: &[Manifest]| manifests.iter().map(|manifest| manifest.id.clone()).collect();
     let mut pruned = Pruned { kept: names(&stay), removed: names(&go), dry_run, ..Pruned::default() };
+    (pruned.covered_before, pruned.covered) = (covered(&stay, &go), coverage(&stay));
     if dry_run {
         return Ok(pruned);
     }
+    lock.check()?;
     for manifest in &go {
+        lock.keep()?;
         repository.remove_manifest(&manifest.id)?;
     }
     let used: BTreeSet<String> = stay.iter().flat_map(Manifest::pieces).map(str::to_owned).collect();
-    (pruned.pieces, pruned.bytes) = repository.sweep(&used)?;
+    lock.check()?;
+    (pruned.pieces, pruned.bytes) = repository.sweep(&used, &|| lock.keep())?;
     Ok(pruned)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Largest object that is read: more than any manifest or piece.
@@ -115,7 +116,8 @@ impl LocalStore {
         let parent = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent)?;
         let staged = path.with_extension(format!("{}.next", std::process::id()));
-        let mut file = fs::File::create(&staged)?;
+        // What is not encrypted is for nobody else either.
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         Ok(staged)

@@ -142,14 +142,14 @@ pub enum Request {
         /// Stamp of the copy that the member has.
         known: Option<String>,
     },
-    /// One [`CopyBegin`], then the bytes of the segments in order, in pieces: of each what the caller lacks.
+    /// One [`CopyBegin`], [`CopyNames`] items, then the bytes of the segments in order, in pieces: of each what the caller lacks.
     Copy {
         /// Log and generation of what the caller has; of others nothing counts.
         of: Option<(LogId, Generation)>,
         /// What the caller has of which segments.
         have: Vec<CopyHave>,
     },
-    /// The bytes of chunks, in the order asked for, each in a message of its own.
+    /// The bytes of chunks, in the order asked for, each in a message of its own, which is empty for one that is not there.
     CopyChunks {
         /// Which.
         ids: Vec<ChunkId>,
@@ -603,9 +603,24 @@ pub struct CopyBegin {
     pub escrow: String,
     /// The segments, oldest first.
     pub segments: Vec<CopySegment>,
-    /// Chunks of contents that are kept beside the log.
+    /// Chunks of contents that are kept beside the log, as a datastore of an earlier version tells them.
     #[serde(default)]
     pub chunks: Vec<ChunkId>,
+    /// How many [`CopyNames`] follow before the bytes of the segments.
+    #[serde(default)]
+    pub names: u64,
+}
+
+/// Chunks that what is copied names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyNames {
+    /// Whether the contents of the state name them, or only those of its history.
+    pub is_live: bool,
+    /// The chunks.
+    pub ids: Vec<ChunkId>,
+    /// Lists of chunks that are not here, so that what they list is not among the chunks.
+    #[serde(default)]
+    pub unread: Vec<ChunkId>,
 }
 
 /// One segment of a copy.

@@ -464,6 +464,9 @@ pub struct BackupRestore {
     /// The key that `authority recovery-key` printed: brings the authority back where there is none.
     #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
     pub recovery_key: Option<String>,
+    /// A file with the recovery key.
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
+    pub recovery_key_file: Option<PathBuf>,
     /// Restore elsewhere, verify, and change nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -1,32 +1,31 @@
 //! `backup` and `restore`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::ProgressBar;
-use serde::Serialize;
-
+use crate::backup::choice::{choose, coverage};
 use crate::backup::lock::Lock;
-use crate::backup::manifest::{Manifest, PIECE_BYTES, Segment, VERSION};
+use crate::backup::manifest::Manifest;
 use crate::backup::repository::{Repository, RepositoryError};
-use crate::backup::restore::{self, RestoreError, Restored, Wishes, choose, coverage};
+use crate::backup::restore::{self, RestoreError, Restored, Wishes};
 use crate::backup::retention::{Keep, prune};
 use crate::backup::store;
-use crate::codec::admin::{CopyBegin, CopyHave, Request};
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
-use crate::env::{Clock, SystemClock, data_dir};
+use crate::env::data_dir;
 use crate::log::copy::End;
 use crate::model::{ChunkId, Generation, Seq};
+use crate::trust::RecoveryKey;
 
 use super::args::{BackupAction, BackupPlace, BackupRestore};
-use super::client::{Client, Piece};
+use super::backup_copy::{Made, check_complete, copy};
+use super::client::Client;
 use super::maintain::bytes_bar;
 use super::output::{Output, size};
 use super::{CtlError, CtlResult};
 
-fn failed(error: RepositoryError) -> CtlError {
+pub(super) fn failed(error: RepositoryError) -> CtlError {
     let exit = if matches!(error, RepositoryError::Damaged { .. }) { 3 } else { 1 };
     CtlError { message: error.to_string(), exit }
 }
@@ -51,11 +50,23 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
         }
         BackupAction::Create { place, .. } => {
             let made = create(dir, &place, json).await?;
-            report(json, &made)
+            report(json, &made)?;
+            check_complete(&made)
         }
         BackupAction::List { place } => off_thread(move || list(&place, json)).await,
         BackupAction::Verify { place, id, all, scratch } => {
-            off_thread(move || verify(&place, id.as_deref(), all, scratch.as_deref(), json)).await
+            let directory = scratch_dir(scratch)?;
+            let verifying = {
+                let directory = directory.clone();
+                off_thread(move || verify(&place, id.as_deref(), all, &directory, json))
+            };
+            // What was restored for a moment is removed, whatever happens.
+            let verified = tokio::select! {
+                verified = verifying => verified,
+                () = super::datastore::stop_signal() => Err(CtlError::new("interrupted")),
+            };
+            let _ = std::fs::remove_dir_all(&directory);
+            verified
         }
         BackupAction::Prune { place, keep_last, keep_daily, keep_weekly, dry_run } => {
             let keep = Keep { last: keep_last, daily: keep_daily, weekly: keep_weekly };
@@ -81,24 +92,6 @@ fn open(place: &BackupPlace, create: bool) -> Result<Repository, CtlError> {
     };
     let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
     Repository::open(store, passphrase.as_deref(), create).map_err(failed)
-}
-
-/// What one backup brought.
-#[derive(Serialize)]
-struct Made {
-    backup: String,
-    seq: Seq,
-    horizon: Seq,
-    /// Bytes of the log.
-    bytes: u64,
-    /// Chunks of contents.
-    chunks: u64,
-    new_bytes: u64,
-    new_pieces: u64,
-    /// Whether there was anything new.
-    is_new: bool,
-    /// Sequences between the last backup and this one that cannot be restored one by one.
-    gap: Option<(Seq, Seq)>,
 }
 
 /// Makes backups for ever, whenever something was committed.
@@ -129,6 +122,13 @@ pub(super) async fn archive(dir: std::path::PathBuf, place: String) {
     let place = BackupPlace { place, passphrase_file: None, passphrase };
     loop {
         match create(&dir, &place, true).await {
+            Ok(made) if made.missing > 0 && made.is_new => {
+                tracing::error!(
+                    backup = made.backup,
+                    missing = made.missing,
+                    "archived, but contents are not complete"
+                );
+            }
             Ok(made) if made.is_new => {
                 tracing::info!(backup = made.backup, seq = %made.seq, new_bytes = made.new_bytes, "archived");
             }
@@ -140,187 +140,14 @@ pub(super) async fn archive(dir: std::path::PathBuf, place: String) {
 }
 
 async fn create(dir: &Path, place: &BackupPlace, quiet: bool) -> Result<Made, CtlError> {
-    let for_opening = place.clone();
-    let (repository, earlier) = off_thread(move || {
-        let repository = open(&for_opening, true)?;
-        let newest = repository.ids().map_err(failed)?.pop();
-        let newest = newest.map(|id| repository.manifest(&id)).transpose().map_err(failed)?;
-        Ok((repository, newest))
-    })
-    .await?;
-    let _lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup")).map_err(CtlError::new)?;
+    let place = place.clone();
+    let repository = off_thread(move || open(&place, true)).await?;
+    let lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup")).map_err(CtlError::new)?;
+    let earlier = tokio::task::block_in_place(|| repository.newest()).map_err(failed)?;
     let client = Client::open(dir).await?;
-    let made = copy(&client, &repository, earlier, quiet).await;
+    let made = copy(&client, &repository, &lock, earlier, quiet).await;
     client.close().await;
     made
-}
-
-async fn copy(
-    client: &Client,
-    repository: &Repository,
-    earlier: Option<Manifest>,
-    quiet: bool,
-) -> Result<Made, CtlError> {
-    let segments = earlier.iter().flat_map(|manifest| &manifest.segments);
-    let have = segments.map(|segment| CopyHave {
-        header: segment.header.clone(),
-        mark: segment.mark.clone(),
-        bytes: segment.bytes / PIECE_BYTES * PIECE_BYTES,
-    });
-    let have = have.collect();
-    let of = earlier.as_ref().map(|manifest| (manifest.log_id, manifest.generation));
-    let mut call = client.call(&Request::Copy { of, have }).await?;
-    let begin: CopyBegin = match call.next().await? {
-        Some(Piece::Item(item)) => serde_json::from_slice(&item).map_err(CtlError::new)?,
-        _ => return Err(CtlError::new("the datastore did not begin with what it copies")),
-    };
-    let bar = if quiet { ProgressBar::hidden() } else { bytes_bar() };
-    bar.set_length(begin.segments.iter().map(|segment| segment.bytes - segment.sent_from).sum());
-    let mut storing = Storing {
-        repository,
-        known: earlier.iter().flat_map(Manifest::pieces).map(str::to_owned).collect(),
-        new_bytes: 0,
-        new_pieces: 0,
-    };
-    let mut segments = Vec::new();
-    for announced in &begin.segments {
-        let before = earlier.iter().flat_map(|manifest| &manifest.segments).find(|segment| {
-            segment.header == announced.header && segment.pieces.len() as u64 * PIECE_BYTES >= announced.sent_from
-        });
-        let whole = announced.sent_from.div_ceil(PIECE_BYTES);
-        let kept = before.map_or(&[][..], |segment| &segment.pieces);
-        let kept: Vec<String> = kept.iter().take(usize::try_from(whole).unwrap_or(usize::MAX)).cloned().collect();
-        if kept.len() as u64 != whole {
-            return Err(CtlError::new("the datastore leaves out what is not there: try again"));
-        }
-        let mut segment = Segment {
-            name: announced.name.clone(),
-            bytes: announced.bytes,
-            header: announced.header.clone(),
-            mark: announced.mark.clone(),
-            pieces: kept,
-        };
-        let (mut left, mut buffer) = (announced.bytes - announced.sent_from, Vec::new());
-        while left > 0 {
-            let Some(Piece::Frames(bytes)) = call.next().await? else {
-                return Err(CtlError::new("the copy broke off: try again"));
-            };
-            left = left.checked_sub(bytes.len() as u64).ok_or_else(|| CtlError::new("more came than was announced"))?;
-            bar.inc(bytes.len() as u64);
-            buffer.extend_from_slice(&bytes);
-            let is_last = left == 0;
-            let piece_bytes = usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX);
-            while buffer.len() >= piece_bytes || (is_last && !buffer.is_empty()) {
-                let rest = buffer.split_off(buffer.len().min(piece_bytes));
-                segment.pieces.push(tokio::task::block_in_place(|| storing.store(&buffer))?);
-                buffer = rest;
-            }
-        }
-        segments.push(segment);
-    }
-    drop(call);
-    let chunks = copy_chunks(client, &mut storing, earlier.as_ref(), &begin.chunks, &bar).await?;
-    bar.finish_and_clear();
-    finish(&storing, earlier.as_ref(), begin, segments, chunks)
-}
-
-/// Chunks asked for at a time.
-const CHUNKS_AT_ONCE: usize = 64;
-
-/// Stores the chunks that the last backup lacks.
-async fn copy_chunks(
-    client: &Client,
-    storing: &mut Storing<'_>,
-    earlier: Option<&Manifest>,
-    ids: &[ChunkId],
-    bar: &ProgressBar,
-) -> Result<Vec<(ChunkId, String)>, CtlError> {
-    let mut known: BTreeMap<ChunkId, String> =
-        earlier.into_iter().flat_map(|manifest| manifest.chunks.clone()).collect();
-    let new: Vec<ChunkId> = ids.iter().filter(|id| !known.contains_key(id)).copied().collect();
-    for group in new.chunks(CHUNKS_AT_ONCE) {
-        let mut call = client.call(&Request::CopyChunks { ids: group.to_vec() }).await?;
-        for id in group {
-            let Some(Piece::Frames(bytes)) = call.next().await? else {
-                return Err(CtlError::new("the copy broke off: try again"));
-            };
-            if ChunkId::of(&bytes) != *id {
-                return Err(CtlError { message: format!("chunk {id} is not what its name says"), exit: 3 });
-            }
-            bar.inc_length(bytes.len() as u64);
-            bar.inc(bytes.len() as u64);
-            known.insert(*id, tokio::task::block_in_place(|| storing.store(&bytes))?);
-        }
-    }
-    Ok(ids.iter().filter_map(|id| Some((*id, known.get(id)?.clone()))).collect())
-}
-
-struct Storing<'a> {
-    repository: &'a Repository,
-    known: BTreeSet<String>,
-    new_bytes: u64,
-    new_pieces: u64,
-}
-
-impl Storing<'_> {
-    fn store(&mut self, bytes: &[u8]) -> Result<String, CtlError> {
-        let (name, is_new) = self.repository.put_piece(bytes, &mut self.known).map_err(failed)?;
-        if is_new {
-            self.new_bytes += bytes.len() as u64;
-            self.new_pieces += 1;
-        }
-        Ok(name)
-    }
-}
-
-/// Writes the manifest, unless nothing has changed since the last backup.
-fn finish(
-    storing: &Storing<'_>,
-    earlier: Option<&Manifest>,
-    begin: CopyBegin,
-    segments: Vec<Segment>,
-    chunks: Vec<(ChunkId, String)>,
-) -> Result<Made, CtlError> {
-    let made_ms = SystemClock.now_ms();
-    let mut manifest = Manifest {
-        version: VERSION,
-        id: format!("{:013}-{:012}", made_ms, begin.seq.0),
-        made_ms,
-        log_id: begin.log_id,
-        generation: begin.generation,
-        lineage: begin.lineage,
-        generations: begin.generations,
-        horizon: begin.horizon,
-        seq: begin.seq,
-        chain: begin.chain,
-        time_ms: begin.time_ms,
-        checkpoint: begin.checkpoint,
-        escrow: begin.escrow,
-        segments,
-        chunks,
-    };
-    let of_same =
-        earlier.filter(|earlier| (earlier.log_id, earlier.generation) == (manifest.log_id, manifest.generation));
-    let is_new = of_same.is_none_or(|earlier| {
-        earlier.seq != manifest.seq || earlier.segments != manifest.segments || earlier.chunks != manifest.chunks
-    });
-    if is_new {
-        tokio::task::block_in_place(|| storing.repository.put_manifest(&manifest)).map_err(failed)?;
-    } else if let Some(earlier) = of_same {
-        manifest.id.clone_from(&earlier.id);
-    }
-    let gap = of_same.filter(|earlier| manifest.horizon > earlier.seq.next());
-    Ok(Made {
-        gap: gap.map(|earlier| (earlier.seq.next(), Seq(manifest.horizon.0 - 1))),
-        bytes: manifest.bytes(),
-        chunks: manifest.chunks.len() as u64,
-        backup: manifest.id,
-        seq: manifest.seq,
-        horizon: manifest.horizon,
-        new_bytes: storing.new_bytes,
-        new_pieces: storing.new_pieces,
-        is_new,
-    })
 }
 
 fn report(json: bool, made: &Made) -> CtlResult {
@@ -341,6 +168,12 @@ fn report(json: bool, made: &Made) -> CtlResult {
     } else {
         output.line(&format!("nothing has changed since {}", made.backup))?;
     }
+    if made.forgotten > 0 {
+        output.line(&format!(
+            "{} chunks that only the history names are gone already: some resources cannot be restored as they were",
+            made.forgotten
+        ))?;
+    }
     if let Some((from, to)) = made.gap {
         output.line(&format!(
             "sequences {from} to {to} were compacted before they were backed up: they cannot be restored one by one; make \
@@ -351,7 +184,7 @@ fn report(json: bool, made: &Made) -> CtlResult {
 }
 
 fn list(place: &BackupPlace, json: bool) -> CtlResult {
-    let manifests = open(place, false)?.manifests().map_err(failed)?;
+    let (manifests, bad) = open(place, false)?.manifests().map_err(failed)?;
     let mut output = Output::new();
     let rows: Vec<_> = manifests
         .iter()
@@ -377,65 +210,77 @@ fn list(place: &BackupPlace, json: bool) -> CtlResult {
         ]
     })?;
     if !json {
-        let ranges = coverage(&manifests).into_iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>();
-        output.line(&format!("every sequence can be restored in: {}", ranges.join(", ")))?;
+        output.line(&format!("every sequence can be restored in: {}", ranges(&coverage(&manifests))))?;
     }
-    output.flush()
+    output.flush()?;
+    all_are_good(bad)
 }
 
-fn verify(
-    place: &BackupPlace,
-    id: Option<&str>,
-    all: bool,
-    scratch: Option<&Path>,
-    json: bool,
-) -> Result<(), CtlError> {
+fn ranges(covered: &[(Seq, Seq)]) -> String {
+    covered.iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>().join(", ")
+}
+
+fn all_are_good(bad: Vec<RepositoryError>) -> CtlResult {
+    let named: Vec<String> = bad.iter().map(ToString::to_string).collect();
+    if named.is_empty() { Ok(()) } else { Err(CtlError { message: named.join("; "), exit: 3 }) }
+}
+
+/// A new directory that nobody else can read or have prepared.
+fn scratch_dir(base: Option<PathBuf>) -> Result<PathBuf, CtlError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(CtlError::new)?;
+    let name = format!("gravwell-verify-{:016x}", u64::from_le_bytes(random));
+    let path = base.unwrap_or_else(std::env::temp_dir).join(name);
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+    made.map(|()| path.clone()).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))
+}
+
+fn verify(place: &BackupPlace, id: Option<&str>, all: bool, directory: &Path, json: bool) -> Result<(), CtlError> {
     let repository = open(place, false)?;
-    let manifests = match id {
-        Some(id) => vec![repository.manifest(id).map_err(failed)?],
+    let (manifests, mut bad) = match id {
+        Some(id) => (vec![repository.manifest(id).map_err(failed)?], Vec::new()),
         None => repository.manifests().map_err(failed)?,
     };
     let first = if all || id.is_some() { 0 } else { manifests.len().saturating_sub(1) };
-    let base = scratch.map_or_else(std::env::temp_dir, Path::to_owned);
-    let directory = base.join(format!("gravwell-verify-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).map_err(CtlError::new)?;
-    let verified: Result<Vec<Restored>, CtlError> = manifests[first..]
-        .iter()
-        .map(|manifest| {
-            let bar = bytes_bar();
-            bar.set_message(manifest.id.clone());
-            let config = DatastoreConfig::for_dir(&directory);
-            let mut tell = |done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            };
-            let restored = restore::rehearse(&repository, manifest, &directory, &config, None, &mut tell);
-            bar.finish_and_clear();
-            restored.map_err(|error| {
-                let error = not_restored(error);
-                CtlError { message: format!("backup {}: {}", manifest.id, error.message), exit: error.exit }
-            })
-        })
-        .collect();
-    let _ = std::fs::remove_dir_all(&directory);
-    let mut output = Output::new();
-    for restored in verified? {
-        if json {
-            output.json(&restored)?;
-        } else {
-            output.line(&format!(
+    let (mut output, mut troubles) = (Output::new(), Vec::new());
+    for manifest in &manifests[first..] {
+        match test_restore(&repository, manifest, directory) {
+            Ok(restored) if json => output.json(&restored)?,
+            Ok(restored) => output.line(&format!(
                 "{}: restored up to sequence {}, {} objects, digest {}: good",
                 restored.backup, restored.seq, restored.objects, restored.digest
-            ))?;
+            ))?,
+            Err(error) => troubles.push(error),
         }
     }
-    output.flush()
+    output.flush()?;
+    let exit = troubles.iter().map(|error| error.exit).chain((!bad.is_empty()).then_some(3)).max();
+    let Some(exit) = exit else { return Ok(()) };
+    let messages = troubles.into_iter().map(|error| error.message).chain(bad.drain(..).map(|error| error.to_string()));
+    Err(CtlError { message: messages.collect::<Vec<_>>().join("; "), exit })
+}
+
+fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) -> Result<Restored, CtlError> {
+    let bar = bytes_bar();
+    bar.set_message(manifest.id.clone());
+    let config = DatastoreConfig::for_dir(directory);
+    let mut tell = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let restored = restore::rehearse(repository, manifest, directory, &config, None, &mut tell);
+    bar.finish_and_clear();
+    restored.map_err(|error| {
+        let error = not_restored(error);
+        CtlError { message: format!("backup {}: {}", manifest.id, error.message), exit: error.exit }
+    })
 }
 
 fn drop_old(place: &BackupPlace, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
     let repository = open(place, false)?;
-    let _lock = Lock::take(repository.store(), "prune").map_err(CtlError::new)?;
-    let pruned = prune(&repository, keep, dry_run).map_err(failed)?;
+    let lock = Lock::take(repository.store(), "prune").map_err(CtlError::new)?;
+    let pruned = prune(&repository, &lock, keep, dry_run).map_err(failed)?;
     let mut output = Output::new();
     if json {
         output.json(&pruned)?;
@@ -449,6 +294,13 @@ fn drop_old(place: &BackupPlace, keep: Keep, dry_run: bool, json: bool) -> Resul
             pruned.pieces,
             size(pruned.bytes)
         ))?;
+        let (before, after) = (ranges(&pruned.covered_before), ranges(&pruned.covered));
+        if before == after {
+            output.line(&format!("every sequence can be restored in: {after}, as before"))?;
+        } else {
+            let verb = if dry_run { "could then" } else { "can now" };
+            output.line(&format!("sequences that {verb} be restored: {after}; before: {before}"))?;
+        }
     }
     output.flush()
 }
@@ -473,6 +325,9 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
         return output.flush();
     }
     output.line(&format!("authority: {}", restored.authority))?;
+    for label in &restored.incomplete {
+        output.line(&format!("chunks of {label} are in no backup: members that have them give them back"))?;
+    }
     if let Some(kept) = &restored.kept {
         output.line(&format!("the former log is kept in {}", kept.display()))?;
     }
@@ -486,12 +341,14 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
 
 fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> {
     let repository = open(&args.place, false)?;
-    let manifests = repository.manifests().map_err(failed)?;
-    let manifest = match &args.backup {
-        Some(id) => manifests.iter().find(|manifest| manifest.id == *id),
-        None => Some(choose(&manifests, args.at).map_err(not_restored)?),
+    let (manifests, bad) = repository.manifests().map_err(failed)?;
+    let named = args.backup.as_ref().map(|id| repository.manifest(id).map_err(failed)).transpose()?;
+    let manifest = match &named {
+        Some(manifest) => manifest,
+        None if manifests.is_empty() && !bad.is_empty() => return Err(all_are_good(bad).err().unwrap_or_else(broken)),
+        None => choose(&manifests, args.at).map_err(not_restored)?,
     };
-    let manifest = manifest.ok_or_else(|| CtlError::new("there is no such backup; `backup list` lists them"))?;
+    bad.iter().for_each(|error| eprintln!("gravwell-logctl: passed over: {error}"));
     let bar = bytes_bar();
     let mut tell = |done, total| {
         bar.set_length(total);
@@ -508,16 +365,32 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
         let _ = std::fs::remove_dir_all(&scratch);
         return restored.map_err(not_restored);
     }
-    let key = args.recovery_key.as_deref().map(str::parse).transpose().map_err(CtlError::new)?;
+    let key = recovery_key(args)?;
+    // The register of members is as of now, whatever moment the state is of.
+    let escrows: Vec<&str> = manifests.iter().chain([manifest]).map(|manifest| manifest.escrow.as_str()).collect();
     let above = manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default().max(here(dir));
     // What an earlier moment needs may be in earlier backups only; what it does not need is collected in time.
     let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
     let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
-    let wishes =
-        Wishes { end: args.at, replace: args.replace, recovery_key: key.as_ref(), above, chunks: Some(&chunks) };
+    let wishes = Wishes {
+        end: args.at,
+        replace: args.replace,
+        recovery_key: key.as_ref(),
+        above,
+        chunks: Some(&chunks),
+        escrows: &escrows,
+    };
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
     bar.finish_and_clear();
     restored.map_err(not_restored)
+}
+
+fn broken() -> CtlError {
+    CtlError::new("no backup can be read")
+}
+
+fn recovery_key(args: &BackupRestore) -> Result<Option<RecoveryKey>, CtlError> {
+    super::recover::read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())
 }
 
 /// Generation of the log that is there now.

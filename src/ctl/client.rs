@@ -277,7 +277,8 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
         let message = format!("{path} is neither a datastore's nor a replica's directory: check --data-dir");
         return Err((failed(message), false));
     }
-    match Datastore::open_offline(DatastoreConfig::for_dir(directory)).await {
+    let config = config_of(directory, None);
+    match Datastore::open_offline(config).await {
         Ok(datastore) => Ok(Server::Datastore(std::sync::Arc::new(datastore))),
         Err(error) => {
             let is_in_use = error.is_in_use();
@@ -287,7 +288,41 @@ async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
     }
 }
 
+/// The configuration of the datastore in `directory`: what the host's file says, when that is about this directory.
+fn config_of(directory: &Path, file: Option<&Path>) -> DatastoreConfig {
+    let same = |other: &Path| match (other.canonicalize(), directory.canonicalize()) {
+        (Ok(other), Ok(directory)) => other == directory,
+        _ => other == directory,
+    };
+    match crate::config::load::<DatastoreConfig>(file) {
+        Ok((config, _)) if same(&config.data_dir) => config,
+        Ok(_) => DatastoreConfig::for_dir(directory),
+        Err(error) => {
+            eprintln!("gravwell-logctl: {error}; going on with the defaults");
+            DatastoreConfig::for_dir(directory)
+        }
+    }
+}
+
 /// Decodes the frames of a piece, without their chain.
 pub(super) fn entries(frames: &Bytes) -> Result<Vec<Entry>, CtlError> {
     decode_loose_frames(frames).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_datastore_is_opened_as_its_configuration_says() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (file, data) = (temp.path().join("gravwell.conf"), temp.path().join("d"));
+        std::fs::create_dir(&data).expect("makes");
+        let text = format!("[Global]\nDatastore-Data-Dir={}\nDatastore-Port=19405\n", data.display());
+        std::fs::write(&file, text).expect("writes");
+        assert_eq!(config_of(&data, Some(&file)).port, 19405);
+        assert_eq!(config_of(temp.path(), Some(&file)).port, DatastoreConfig::for_dir(temp.path()).port, "another one");
+        std::fs::write(&file, "[Global]\nDatastore-Port=many\n").expect("writes");
+        assert_eq!(config_of(&data, Some(&file)).data_dir, data);
+    }
 }

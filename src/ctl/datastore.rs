@@ -196,7 +196,10 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
         return Ok(());
     }
     let (dir, archive) = (config.data_dir.clone(), config.archive.clone());
-    let datastore = Datastore::start(config).await?;
+    let datastore = tokio::select! {
+        started = Datastore::start(config) => started?,
+        () = &mut stop => stopped_while_starting(),
+    };
     let _monitor = match metrics {
         Some(address) => {
             let started = monitor::start(address, Some(datastore.roster())).await;
@@ -233,6 +236,13 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     }
     datastore.stop().await;
     Ok(())
+}
+
+/// Ends the process while it opens its directory, which may take long and may be left at any point, as a kill does.
+pub(super) fn stopped_while_starting() -> ! {
+    notify::stopping();
+    tracing::info!("stopped while starting; the next start begins it again");
+    std::process::exit(0);
 }
 
 fn settings(args: &DatastoreArgs) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {

@@ -3,6 +3,7 @@
 pub mod args;
 mod authority;
 mod backup;
+mod backup_copy;
 mod bench;
 mod bench_push;
 mod bench_raw;

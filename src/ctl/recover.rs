@@ -42,8 +42,23 @@ struct Source {
     _lock: std::fs::File,
 }
 
+/// Where a rehearsal has the authority.
+const REHEARSAL: &str = "trust.rehearsal";
+
 /// `recover`
 pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
+    tokio::select! {
+        result = recover_from(dir, json, args) => result,
+        () = super::datastore::stop_signal() => {
+            // What takes the old log's place does so at once, or at the next start: it may be left at any point.
+            let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
+            eprintln!("gravwell-logctl: interrupted");
+            std::process::exit(1);
+        }
+    }
+}
+
+async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let config = configured(dir, &args)?;
     let lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(|error| {
         CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
@@ -133,13 +148,16 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
     if here.join("ca.key").exists() {
         return Ok((Trust { path: here, is_temporary: false }, "kept"));
     }
-    let path = if args.dry_run { dir.join("trust.rehearsal") } else { here };
+    // The last one may not have come to its end.
+    let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
+    let path = if args.dry_run { dir.join(REHEARSAL) } else { here };
     let found = Trust { path, is_temporary: args.dry_run };
     if args.new_authority {
         return Ok((found, "new"));
     }
-    let newest = newest_escrow(args)?;
-    let (escrow, key) = newest.zip(recovery_key(args)?).ok_or_else(|| {
+    let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
+    let newest = newest_escrow(args, key.as_ref())?;
+    let (escrow, key) = newest.zip(key).ok_or_else(|| {
         CtlError::new(
             "the authority's key is gone with the disk. Either give --recovery-key and a sealed copy of the authority: a \
              member's directory with --from, or its file identity/escrow (or what `authority backup` wrote) with \
@@ -148,11 +166,12 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
         )
     })?;
     escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
-    let age = SystemClock.now_ms().saturating_sub(escrow.made_ms) / 1000;
+    let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     eprintln!(
         "the authority and the register of members are back, from a copy of {}, {} old: what was changed of members since then \
          is to be changed again",
-        timestamp(escrow.made_ms),
+        timestamp(made_ms),
         lasting(age)
     );
     Ok((found, "restored"))
@@ -168,18 +187,27 @@ fn lasting(seconds: u64) -> String {
     }
 }
 
-fn newest_escrow(args: &Recover) -> Result<Option<Escrow>, CtlError> {
+/// The newest by what is said under the seal: what a copy says in the clear its keeper can alter.
+fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Escrow>, CtlError> {
     let mut found = Vec::new();
     for path in &args.authority {
         found.push(Escrow::load(path).map_err(CtlError::new)?);
     }
     found.extend(args.from.iter().filter_map(|dir| Escrow::load(&Identity::escrow(dir)).ok()));
-    Ok(found.into_iter().max_by_key(|escrow| escrow.made_ms))
+    let Some(key) = key else { return Ok(found.pop()) };
+    let refused = found.first().and_then(|escrow| escrow.made(key).err());
+    let newest =
+        found.into_iter().filter_map(|escrow| Some((escrow.made(key).ok()?, escrow))).max_by_key(|(made, _)| *made);
+    match (newest, refused) {
+        (None, Some(error)) => Err(CtlError::new(error)),
+        (newest, _) => Ok(newest.map(|(_, escrow)| escrow)),
+    }
 }
 
-fn recovery_key(args: &Recover) -> Result<Option<RecoveryKey>, CtlError> {
-    let text = match (&args.recovery_key, &args.recovery_key_file) {
-        (Some(text), _) => text.clone(),
+/// The recovery key, as given or in a file.
+pub(super) fn read_key(text: Option<&str>, file: Option<&Path>) -> Result<Option<RecoveryKey>, CtlError> {
+    let text = match (text, file) {
+        (Some(text), _) => text.to_owned(),
         (None, Some(file)) => {
             std::fs::read_to_string(file).map_err(|error| CtlError::new(format!("{}: {error}", file.display())))?
         }

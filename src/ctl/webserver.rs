@@ -9,7 +9,7 @@ use crate::telemetry::{logging, notify};
 use crate::web::orders::Order;
 use crate::web::server::{Webserver, WebserverError};
 
-use super::datastore::{REPORT_EVERY, stop_signal};
+use super::datastore::{REPORT_EVERY, stop_signal, stopped_while_starting};
 use super::hangup::Hangup;
 use super::monitor;
 
@@ -122,7 +122,10 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     let level = logging::start(&config.log_level, args.log_format);
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = config.metrics;
-    let mut webserver = Webserver::start(config).await?;
+    let mut webserver = tokio::select! {
+        started = Webserver::start(config) => started?,
+        () = &mut stop => stopped_while_starting(),
+    };
     let _monitor = match metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;

@@ -155,6 +155,11 @@ pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, StateError>
     Ok(all)
 }
 
+/// Whether there are, or ever were, contents here.
+pub(super) fn are_known(shared: &SharedRef) -> bool {
+    shared.contents.store.stats().chunks > 0
+}
+
 /// Runs until the task is dropped.
 pub(super) async fn run(shared: SharedRef) {
     let missed = shared.contents.missed_here.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,7 +1,9 @@
 //! Giving away a consistent copy of the log, while it is written and compacted.
 
+use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
+use crate::chunks::ChunkError;
 use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
 use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
 use crate::model::{ChunkId, Generation, LogId};
@@ -9,7 +11,7 @@ use crate::transport::answer::{Answer, Failure, damaged, refuse};
 
 use super::admin::off_thread;
 use super::shared::SharedRef;
-use super::{generations, service};
+use super::{generations, named, service};
 
 /// Bytes are sent in messages of this size.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -25,15 +27,6 @@ fn known(segment: &SegmentCopy, have: &[CopyHave]) -> u64 {
     begun.map(|have| have.bytes.min(segment.bytes)).max().unwrap_or(0)
 }
 
-/// Every chunk that is here, durable. The log is copied first, so what it names is among them.
-async fn chunks(shared: &SharedRef) -> Result<Vec<ChunkId>, Failure> {
-    let store = shared.contents.store.clone();
-    let listed = off_thread(move || store.sync().map(|()| store.ids())).await?;
-    let mut ids = listed.map_err(damaged)?;
-    ids.sort_unstable();
-    Ok(ids)
-}
-
 /// Gives chunks away.
 pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
@@ -42,8 +35,12 @@ pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     for id in ids {
         let (store, id) = (shared.contents.store.clone(), *id);
-        let chunk = off_thread(move || store.read(&id)).await?.map_err(damaged)?;
-        let chunk = chunk.ok_or_else(|| refuse(format!("chunk {id} was removed meanwhile: try again")))?;
+        // One that is damaged counts as missing here, too: it is fetched again from members.
+        let chunk = match off_thread(move || store.read(&id)).await? {
+            Ok(chunk) => chunk.unwrap_or_default(),
+            Err(ChunkError::Damaged { .. }) => Bytes::new(),
+            Err(error) => return Err(damaged(error)),
+        };
         answer.frames(&chunk).await?;
     }
     Ok(())
@@ -62,7 +59,10 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     };
     let copy: LogCopy = shared.log.copy();
     // Another log, or another generation, may begin with the same bytes and go on with others.
-    let chunks = chunks(shared).await?;
+    let names = {
+        let shared = shared.clone();
+        off_thread(move || named::names(&shared)).await?.map_err(damaged)?
+    };
     let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
     let trust = service::trust_dir(&shared.path);
     let escrow = shared.members.escrow(&trust, None).map_err(refuse)?.1.unwrap_or_default();
@@ -85,9 +85,13 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
         checkpoint,
         escrow,
         segments: segments.collect(),
-        chunks,
+        chunks: Vec::new(),
+        names: names.len() as u64,
     };
     answer.item(&begin).await?;
+    for names in &names {
+        answer.item(names).await?;
+    }
     for (segment, announced) in copy.segments.into_iter().zip(&begin.segments) {
         let (mut segment, mut at) = (segment, announced.sent_from);
         while at < segment.bytes {

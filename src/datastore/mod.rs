@@ -20,6 +20,7 @@ pub mod horizon;
 mod inspect;
 pub mod ledger;
 mod members;
+mod named;
 pub mod open;
 mod push;
 pub mod recover;

@@ -170,7 +170,9 @@ pub fn repair(
         error @ DirectoryError::InUse { .. } => RepairError::InUse(error),
         other => RepairError::Directory(other),
     })?;
-    repair::finish_swap(&RealFs, path)?;
+    if !options.dry_run {
+        repair::finish_swap(&RealFs, path)?;
+    }
     progress("examining the log");
     let examined = if options.log_is_lost { "log.lost" } else { LOG };
     let old = salvage(&RealFs, &path.join(examined), &mut |_, _| {})?;

@@ -58,6 +58,7 @@ pub struct Kept {
     pub txn: Arc<Txn>,
     /// Its sequence, or a later one.
     pub seq: Seq,
+    place: Place,
 }
 
 /// Most transactions that are kept, and most bytes of them. Beyond it the oldest go.
@@ -114,12 +115,14 @@ impl Outbox {
         }
     }
 
-    fn keep(&mut self, txn: Arc<Txn>, seq: Seq) {
+    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place) {
         if !self.keeps {
             return;
         }
         self.kept_bytes += txn.bytes_estimate();
-        self.kept.push_back(Kept { txn, seq });
+        // In the order in which they were made, which is not always that in which it was learnt that they are decided.
+        let at = self.kept.partition_point(|kept| kept.place < place);
+        self.kept.insert(at, Kept { txn, seq, place });
         while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
             self.forget_oldest();
         }
@@ -329,7 +332,7 @@ impl Outbox {
                     Decided::Rejected(id, seq, reason)
                 }
                 None => {
-                    self.keep(txn, seq);
+                    self.keep(txn, seq, place);
                     Decided::Committed(id, seq)
                 }
             });

@@ -187,16 +187,29 @@ impl Escrow {
         key.write(dir)?;
         // The authority's key comes last: without it nothing counts, and the next attempt begins anew.
         let staged = dir.join("incoming");
-        private_dir(&staged)?;
+        match std::fs::remove_dir_all(&staged) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io(&staged, source)),
+            _ => private_dir(&staged)?,
+        }
         for name in FILES {
             write_private(&staged.join(name), files.get(name).map(String::as_bytes).unwrap_or_default())?;
         }
-        Registry::open(&staged, now_ms)?;
+        // Tokens that were redeemed after the copy was made would be good again.
+        Registry::open(&staged, now_ms)?.forget_invitations(now_ms)?;
         Authority::open_or_create(&staged, now_ms)?;
         for name in FILES {
-            write_private(&dir.join(name), files.get(name).map(String::as_bytes).unwrap_or_default())?;
+            write_private(&dir.join(name), read(&staged.join(name))?.as_bytes())?;
         }
         std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
+    }
+
+    /// When it was made, as it says under the seal.
+    ///
+    /// # Errors
+    /// When `key` does not open it, or the register in it is damaged.
+    pub fn made(&self, key: &RecoveryKey) -> Result<u64, TrustError> {
+        let files = self.open(key)?;
+        Ok(Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)?.saved_ms())
     }
 
     /// Whether `key` opens it.
@@ -242,7 +255,12 @@ mod tests {
         let authority = Authority::open_or_create(&old, NOW).expect("authority");
         let mut register = Registry::open(&old, NOW).expect("register");
         let name = MemberName::new("web1").expect("name");
-        register.invite(&name, Role::Reader, 1000, NOW, false).expect("invites");
+        let request = crate::trust::NewKey::generate(&name).expect("a key").request_der;
+        let secret = register.invite(&name, Role::Reader, 1000, NOW, false).expect("invites");
+        register.redeem(&authority, &name, &secret, &request, 30, NOW).expect("joins");
+        let stamp = register.stamp();
+        let waiting = MemberName::new("web2").expect("name");
+        register.invite(&waiting, Role::Reader, 1000, NOW, false).expect("invites");
         let escrow = Escrow::seal(&old, &authority, &mut register, NOW).expect("seals");
         let key = RecoveryKey::open_or_create(&old).expect("key");
         assert_eq!(key.to_string().parse::<RecoveryKey>().expect("parses"), key);
@@ -262,7 +280,9 @@ mod tests {
         read.restore(&key, &new, NOW).expect("restores");
         assert_eq!(Authority::open_or_create(&new, NOW).expect("opens").fingerprint(), authority.fingerprint());
         let back = Registry::open(&new, NOW).expect("opens");
-        assert_eq!((back.members().count(), back.stamp()), (1, register.stamp()));
+        assert_eq!((back.members().count(), back.stamp()), (1, stamp), "invitations are not good again");
+        assert_eq!(read.made(&key).expect("opens"), NOW);
+        assert!(read.made(&other).is_err());
         assert_eq!(RecoveryKey::open_or_create(&new).expect("key"), key);
         assert!(read.restore(&key, &new, NOW).is_err(), "an authority is never replaced");
     }

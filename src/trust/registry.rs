@@ -250,6 +250,22 @@ impl Registry {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
+    /// When this was last written, milliseconds since 1970-01-01 UTC; 0 when it does not say.
+    #[must_use]
+    pub fn saved_ms(&self) -> u64 {
+        self.contents.saved_ms
+    }
+
+    /// Takes every invitation back, and forgets who was invited only.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn forget_invitations(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        self.contents.members.retain(|_, member| member.state != MemberState::Invited);
+        self.contents.members.values_mut().for_each(|member| member.invite = None);
+        self.write(now_ms)
+    }
+
     /// The members by name.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.contents.members.values()

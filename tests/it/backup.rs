@@ -198,6 +198,44 @@ fn p05_a_backup_that_is_restored_twice_begins_two_generations_and_members_know_t
 }
 
 #[test]
+fn p11_a_restore_brings_nobody_back_and_a_damaged_manifest_stops_nothing_else() {
+    let (fleet, datastore, _a, place) = fleet();
+    fleet.enroll("b", "webserver");
+    fleet.ok("d", &["enroll", "c"]);
+    let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
+    let first = json(&fleet, "d", &["backup", "create", &place]);
+    fleet.ok("d", &["revoke", "b"]);
+    let second = json(&fleet, "d", &["backup", "create", &place]);
+    assert_eq!(second["is_new"], true, "the members have changed, nothing else");
+    let third = {
+        fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+        json(&fleet, "d", &["backup", "create", &place])
+    };
+    let manifest = fleet.dir("backups/manifests").join(third["backup"].as_str().unwrap());
+    let good = std::fs::read(&manifest).expect("reads");
+    let mut bad = good.clone();
+    bad[9] ^= 1;
+    std::fs::write(&manifest, bad).expect("writes");
+    let listed = fleet.run("d", &["backup", "list", &place, "--json"]);
+    assert_eq!((listed.status.code(), String::from_utf8_lossy(&listed.stdout).lines().count()), (Some(3), 2));
+    assert!(String::from_utf8_lossy(&listed.stderr).contains(third["backup"].as_str().unwrap()));
+    let refused = fleet.run("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    assert_eq!(refused.status.code(), Some(3), "what it needs is not known");
+    fleet.ok("d", &["backup", "create", &place]);
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    let key_file = fleet.write_file("key", &key);
+    let flags = ["--backup", first["backup"].as_str().unwrap(), "--recovery-key-file", key_file.to_str().unwrap()];
+    fleet.ok("d", &[&["restore", &place][..], &flags].concat());
+    let members = fleet.ok("d", &["members", "--json"]);
+    let state = |name: &str| {
+        let lines = members.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines.filter(|line| line["name"] == name).map(|line| line["state"].clone()).next()
+    };
+    assert_eq!((state("a"), state("b"), state("c")), (Some("enrolled".into()), Some("revoked".into()), None));
+}
+
+#[test]
 fn p11_an_encrypted_backup_opens_with_its_passphrase_only() {
     let (fleet, _datastore, _a, place) = fleet();
     let secret = "a-value-that-nobody-may-read";

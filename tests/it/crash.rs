@@ -97,3 +97,22 @@ fn p03_a_datastore_whose_index_is_lost_rebuilds_it() {
     assert_eq!((&after["digest"], &after["seq"]), (&before["digest"], &before["seq"]));
     assert_eq!(fleet.export("d"), history.export());
 }
+
+#[test]
+fn p03_who_is_told_to_stop_while_it_starts_stops_at_once() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    let file = fleet.write_file("in.jsonl", &History::new(31, 12_000, 900).lines);
+    fleet.ok("a", &["import", file.to_str().expect("path")]);
+    let export = fleet.converges(&["a"]);
+    datastore.terminate();
+    std::fs::remove_dir_all(fleet.dir("d/state")).expect("removes");
+    let starting = fleet.spawn_datastore();
+    fleet.wait("it rebuilds its index", || fleet.log_of("d").contains("rebuilding the state index"));
+    starting.terminate();
+    assert!(fleet.log_of("d").contains("stopped while starting"), "{}", fleet.log_of("d"));
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    assert_eq!(fleet.converges(&["a"]), export);
+}

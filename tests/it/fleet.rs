@@ -116,7 +116,7 @@ impl Fleet {
 
     /// Starts the datastore without waiting for it.
     pub fn spawn_datastore(&self) -> Process {
-        let mut command = self.program("d", env!("CARGO_BIN_EXE_gravwell_datastore"));
+        let mut command = self.program("d", &built("gravwell_datastore"));
         command.args(["--listen", &self.listen.to_string()]).args(&self.datastore_flags);
         Process::start(command, &self.dir("d.log"))
     }
@@ -140,7 +140,7 @@ impl Fleet {
 
     /// Starts a webserver over plain HTTP without waiting for it; the first administrator is admin/changeme.
     pub fn spawn_webserver(&self, name: &str, address: SocketAddr, options: &[&str]) -> Process {
-        let mut command = self.program(name, env!("CARGO_BIN_EXE_gravwell_webserver"));
+        let mut command = self.program(name, &built("gravwell_webserver"));
         command
             .args(["--listen", &address.to_string(), "--insecure-disable-https", "--default-password"])
             .args(options);
@@ -162,7 +162,7 @@ impl Fleet {
     }
 
     pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = self.program(name, env!("CARGO_BIN_EXE_gravwell-logctl"));
+        let mut command = self.program(name, &built("gravwell-logctl"));
         command.args(arguments);
         command
     }
@@ -223,14 +223,24 @@ impl Fleet {
             let status = self.status("d");
             status["seq"] == status["head"]
         });
-        let (digest, export) = (self.status("d")["digest"].clone(), self.export("d"));
-        for replica in replicas {
-            let status = self.status(replica);
-            assert_eq!(status["digest"], digest, "{replica}");
-            assert_eq!(status["healthy"], true, "{status}");
-            assert_eq!(self.export(replica), export, "{replica}");
+        // Webservers write now and then by themselves: what is compared must be of one moment.
+        let started = Instant::now();
+        loop {
+            let before = self.status("d");
+            let export = self.export("d");
+            let found: Vec<(Value, String)> =
+                replicas.iter().map(|replica| (self.status(replica), self.export(replica))).collect();
+            let is_quiet = self.status("d")["seq"] == before["seq"];
+            let are_level = found.iter().all(|(status, _)| status["seq"] == before["seq"]);
+            if (is_quiet && are_level) || started.elapsed() > PATIENCE {
+                for ((status, text), replica) in found.iter().zip(replicas) {
+                    assert_eq!(status["digest"], before["digest"], "{replica}");
+                    assert_eq!(status["healthy"], true, "{status}");
+                    assert_eq!(*text, export, "{replica}");
+                }
+                return export;
+            }
         }
-        export
     }
 
     pub fn write_file(&self, name: &str, contents: &str) -> PathBuf {
@@ -238,6 +248,19 @@ impl Fleet {
         std::fs::write(&path, contents).expect("writes");
         path
     }
+}
+
+/// One of our programs: as it was built with the tests, or from the directory that `GRAVWELL_BIN_DIR` names.
+fn built(name: &str) -> String {
+    if let Ok(dir) = std::env::var("GRAVWELL_BIN_DIR") {
+        return format!("{dir}/{name}");
+    }
+    let program = match name {
+        "gravwell_datastore" => env!("CARGO_BIN_EXE_gravwell_datastore"),
+        "gravwell_webserver" => env!("CARGO_BIN_EXE_gravwell_webserver"),
+        _ => env!("CARGO_BIN_EXE_gravwell-logctl"),
+    };
+    program.to_owned()
 }
 
 /// A number from the environment, or `default`.

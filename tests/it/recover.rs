@@ -31,7 +31,7 @@ pub fn escrow(fleet: &Fleet, member: &str) -> String {
 }
 
 /// As [`escrow`], made after a moment.
-fn escrow_since(fleet: &Fleet, member: &str, moment: std::time::SystemTime) -> String {
+pub fn escrow_since(fleet: &Fleet, member: &str, moment: std::time::SystemTime) -> String {
     let made = |file: &str| std::fs::metadata(file).and_then(|metadata| metadata.modified());
     let file = escrow(fleet, member);
     fleet.wait("the member's copy is renewed", || made(&file).is_ok_and(|made| made > moment));

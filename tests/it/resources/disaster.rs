@@ -50,6 +50,19 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     assert!(code == 0 && infos.iter().all(|info| info["missing"] == 0), "as of then: {infos:?}");
     assert_eq!(farm.blobs("past", &["verify"]).0, 0);
 
+    // The datastore forgets what nothing names any more; the backups do not.
+    farm.stop_datastore(&["a"]);
+    let (_, collected) = farm.blobs("d", &["gc", "--grace", "0"]);
+    assert!(collected[0]["chunks"].as_u64() > Some(10), "{collected:?}");
+    farm.start_datastore();
+    farm.fleet.wait_connected("a");
+    json(&farm.fleet, &["backup", "create", &place]);
+    farm.fleet.ok("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    farm.fleet.ok("d", &["backup", "verify", &place, "--all"]);
+    let restored = farm.fleet.ok("pruned", &["restore", &place, "--at", &moment, "--json"]);
+    assert!(restored.contains("\"incomplete\":[]"), "{restored}");
+    assert_eq!(farm.blobs("pruned", &["verify"]).0, 0);
+
     // Nothing is left but the backup and the key.
     let key = key_of(&farm.fleet);
     web.kill();
@@ -67,7 +80,8 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     assert_eq!(admin.get(&gone.path).status, 404);
     assert_eq!((farm.blobs("d", &["verify"]).0, farm.blobs("n", &["verify"]).0), (0, 0));
 
-    let chunks = chunks_of(&farm.fleet, &second);
+    let last = farm.fleet.ok("d", &["backup", "list", &place, "--json"]);
+    let chunks = chunks_of(&farm.fleet, &serde_json::from_str(&last).expect("one"));
     let (chunk, piece) = &chunks[chunks.len() / 2];
     let path = farm.fleet.dir(&format!("backups/pieces/{}/{piece}", &piece[..2]));
     let mut bytes = std::fs::read(&path).expect("reads");
@@ -81,6 +95,29 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
         assert!(text.contains(piece) && text.contains(chunk), "{text}");
     }
     assert!(!farm.fleet.dir("damaged/log").exists());
+}
+
+#[test]
+fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
+    let mut farm = Farm::new("", &[("a", "")]);
+    let mut web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    Resource::new(&admin, "the report").store(&admin, &noise(41, 1 << 20));
+    farm.fleet.converges(&["a"]);
+    web.stop();
+    farm.stop_datastore(&[]);
+    std::fs::remove_dir_all(farm.fleet.dir("d/chunks")).expect("removes");
+    farm.start_datastore();
+    let place = farm.fleet.dir("backups").display().to_string();
+    let made = farm.fleet.run("d", &["backup", "create", &place]);
+    assert_eq!(made.status.code(), Some(3), "{made:?}");
+    let refused = farm.fleet.run("d", &["backup", "verify", &place]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && text.contains("the report"), "{text}");
+    farm.restart(&mut web);
+    farm.complete("d");
+    assert_eq!(json(&farm.fleet, &["backup", "create", &place])["is_new"], true);
+    farm.fleet.ok("d", &["backup", "verify", &place]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod damage;
 mod disaster;
 mod interrupted;
 mod journeys;
+mod large;
 mod order;
 mod upkeep;
 

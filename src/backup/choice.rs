@@ -1,0 +1,113 @@
+//! Which backup a moment is restored from.
+
+use super::manifest::Manifest;
+use super::restore::RestoreError;
+use crate::log::copy::End;
+use crate::model::Seq;
+
+/// Chooses the backup from which `end` can be restored: the newest of those that reach it; `None`: the newest of all.
+///
+/// # Errors
+/// When none does, or it is not clear which log is meant; says what can be restored.
+pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, RestoreError> {
+    let newest = manifests.iter().max_by_key(|manifest| manifest.made_ms);
+    let newest = newest.ok_or_else(|| RestoreError::NotCovered("there is no backup".into()))?;
+    if let Some(other) = manifests.iter().find(|manifest| manifest.log_id != newest.log_id) {
+        let what = format!(
+            "there are backups of several logs, {} (backup {}) and {} (backup {}): name a backup",
+            newest.log_id, newest.id, other.log_id, other.id
+        );
+        return Err(RestoreError::NotCovered(what));
+    }
+    let covering = match end {
+        None => return Ok(newest),
+        Some(End::Seq(seq)) => manifests
+            .iter()
+            .filter(|manifest| manifest.horizon <= seq && seq <= manifest.seq)
+            .max_by_key(|manifest| (manifest.generation, manifest.made_ms)),
+        Some(End::Time(time)) => at_time(manifests, newest, time),
+    };
+    covering.ok_or_else(|| {
+        let ranges = coverage(manifests).into_iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>();
+        RestoreError::NotCovered(format!("no backup reaches it; what can be restored: {}", ranges.join(", ")))
+    })
+}
+
+/// Of the generation that was current then: the earliest that was made afterwards, because the later, the more may have been
+/// compacted; or else its newest, which nothing was committed after.
+fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Option<&'a Manifest> {
+    let begun = newest.generations.iter().filter(|info| info.time_ms <= time);
+    let current = begun.map(|info| info.generation).max();
+    let of_then = |manifest: &&Manifest| current.is_none_or(|current| manifest.generation == current);
+    let after = manifests.iter().filter(of_then).filter(|manifest| manifest.made_ms >= time);
+    let last = || manifests.iter().filter(of_then).max_by_key(|manifest| manifest.made_ms);
+    after.min_by_key(|manifest| manifest.made_ms).or_else(last).or(Some(newest))
+}
+
+/// The sequences that can be restored, as ranges.
+#[must_use]
+pub fn coverage(manifests: &[Manifest]) -> Vec<(Seq, Seq)> {
+    let mut ranges: Vec<(Seq, Seq)> = manifests.iter().map(|manifest| (manifest.horizon, manifest.seq)).collect();
+    ranges.sort();
+    let mut joined: Vec<(Seq, Seq)> = Vec::new();
+    for (from, to) in ranges {
+        match joined.last_mut() {
+            Some(last) if from <= last.1.next() => last.1 = last.1.max(to),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
+    use crate::model::{Digest, Generation, LogId};
+
+    fn manifest(log: u8, generation: u32, made_ms: u64, seq: u64) -> Manifest {
+        let info = |generation, time_ms, beginning| GenerationInfo {
+            generation: Generation(generation),
+            shared_to: Seq(0),
+            beginning,
+            time_ms,
+        };
+        let mut generations = vec![info(1, 0, Beginning::Created), info(2, 106, Beginning::Restored)];
+        generations.retain(|info| info.generation.0 <= generation);
+        Manifest {
+            version: super::super::manifest::VERSION,
+            id: format!("{log}-{generation}-{made_ms}"),
+            made_ms,
+            log_id: LogId([log; 16]),
+            generation: Generation(generation),
+            lineage: Vec::new(),
+            generations,
+            horizon: Seq(0),
+            seq: Seq(seq),
+            chain: String::new(),
+            time_ms: made_ms,
+            checkpoint: ExportEnd { seq: Seq(0), digest: Digest::ZERO },
+            escrow: String::new(),
+            segments: Vec::new(),
+            chunks: Vec::new(),
+            missing: Vec::new(),
+            stamp: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_time_is_looked_for_in_the_generation_that_was_current_then() {
+        let all = [manifest(1, 1, 50, 5), manifest(1, 1, 101, 10), manifest(1, 2, 112, 8), manifest(1, 2, 120, 12)];
+        let chosen = |end| choose(&all, end).map(|manifest| manifest.id.clone()).expect("one");
+        let cases =
+            [(40, "1-1-50"), (60, "1-1-101"), (104, "1-1-101"), (108, "1-2-112"), (115, "1-2-120"), (900, "1-2-120")];
+        for (time, id) in cases {
+            assert_eq!(chosen(Some(End::Time(time))), id, "{time}");
+        }
+        assert_eq!((chosen(None), chosen(Some(End::Seq(Seq(11))))), ("1-2-120".into(), "1-2-120".into()));
+        assert!(choose(&all, Some(End::Seq(Seq(13)))).is_err());
+        let two = [all[0].clone(), manifest(2, 1, 130, 3)];
+        let refused = choose(&two, None).expect_err("which?").to_string();
+        assert!(refused.contains("several logs"), "{refused}");
+    }
+}

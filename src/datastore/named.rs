@@ -1,0 +1,71 @@
+//! The chunks that a copy of the log needs: those that the contents of the state name, and those that contents named which
+//! the log's history still shows.
+
+use std::collections::BTreeSet;
+
+use crate::codec::admin::CopyNames;
+use crate::codec::content;
+use crate::model::{ChunkId, EntryBody, Op};
+use crate::transfer::check::parts_of;
+
+use super::contents;
+use super::shared::SharedRef;
+
+/// Chunks that are told in one message.
+const IDS_AT_ONCE: usize = 16_384;
+
+#[derive(Default)]
+struct Found {
+    ids: BTreeSet<ChunkId>,
+    /// Lists of chunks that are not here: what they list is not known here.
+    unread: BTreeSet<ChunkId>,
+}
+
+impl Found {
+    fn add(&mut self, shared: &SharedRef, index: &[ChunkId]) {
+        for id in index {
+            if self.ids.insert(*id) {
+                match parts_of(&shared.contents.store, id) {
+                    Ok(Some(parts)) => self.ids.extend(parts.iter().map(|part| part.id)),
+                    _ => drop(self.unread.insert(*id)),
+                }
+            }
+        }
+    }
+
+    fn tell(self, is_live: bool, names: &mut Vec<CopyNames>) {
+        let (ids, unread): (Vec<ChunkId>, Vec<ChunkId>) =
+            (self.ids.into_iter().collect(), self.unread.into_iter().collect());
+        names.extend(ids.chunks(IDS_AT_ONCE).map(|ids| CopyNames { is_live, ids: ids.to_vec(), unread: Vec::new() }));
+        names.extend(unread.chunks(IDS_AT_ONCE).map(|unread| CopyNames {
+            is_live,
+            ids: Vec::new(),
+            unread: unread.to_vec(),
+        }));
+    }
+}
+
+/// What the state names, and what the history names besides.
+pub(super) fn names(shared: &SharedRef) -> Result<Vec<CopyNames>, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let (mut live, mut past) = (Found::default(), Found::default());
+    let all = contents::all(shared).map_err(|error| text(&error))?;
+    all.heads.values().for_each(|head| live.add(shared, &head.index));
+    if contents::are_known(shared) {
+        for entry in shared.log.history(shared.log.head().0) {
+            let entry = entry.map_err(|error| text(&error))?;
+            let EntryBody::Commit(txn) = &entry.body else { continue };
+            let puts = txn.ops.iter().filter(|op| op.collection().as_str() == content::COLLECTION);
+            for head in puts.filter_map(Op::value).map(|value| content::head_of(value)) {
+                if head.index.iter().any(|id| !live.ids.contains(id)) {
+                    past.add(shared, &head.index);
+                }
+            }
+        }
+    }
+    past.ids.retain(|id| !live.ids.contains(id));
+    let mut names = Vec::new();
+    live.tell(true, &mut names);
+    past.tell(false, &mut names);
+    Ok(names)
+}
