@@ -34,6 +34,14 @@ pub struct Person {
     pub groups: Vec<i32>,
 }
 
+impl Person {
+    /// Whether the person may share something with these groups: those of which one is a member.
+    #[must_use]
+    pub fn may_share_with(&self, groups: &[i32]) -> bool {
+        self.admin || groups.iter().all(|group| self.groups.contains(group))
+    }
+}
+
 impl Audience {
     /// Whether the person belongs to it.
     #[must_use]

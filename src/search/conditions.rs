@@ -27,6 +27,10 @@ pub struct Condition {
 impl Condition {
     /// The filter of jq that keeps the rows for which it holds.
     fn code(&self, tags: &[query::Tag]) -> Result<String, String> {
+        if self.op.is_empty() && self.value.is_empty() {
+            // Clients ask in this way that a field be taken out of the row; all are.
+            return Ok(".".into());
+        }
         let is_of_all = self.tag.is_empty() || (tags.len() == 1 && tags.iter().all(|tag| tag.name == self.tag));
         if !is_of_all {
             return Err(format!("a filter for tag {} needs a query with that tag alone", self.tag));
@@ -113,6 +117,7 @@ mod tests {
         let code = r#"select(((try getpath(["a","b"]) catch null) | tostring) == "\"c\"")"#;
         assert_eq!(made.text, format!("tag=audit \"a | b\" | {code} | .x | count"));
         assert_eq!(applied("tag=audit", &[condition("n", ">", "5")]).expect("too").text.matches('|').count(), 3);
+        assert_eq!(applied("tag=audit", &[condition("n", "", "")]).expect("too").text, "tag=audit | .");
         assert_eq!(applied(text, &[]).expect("nothing to do").text, text);
     }
 

@@ -17,6 +17,9 @@ pub enum SearchError {
     /// Not allowed.
     #[error("{0}")]
     Forbidden(String),
+    /// A group of others.
+    #[error("a search can be shared with groups of which one is a member")]
+    NotMember,
     /// It still runs, or does not any more.
     #[error("{0}")]
     Conflict(String),

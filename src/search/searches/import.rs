@@ -72,8 +72,8 @@ impl Searches {
         file: &Path,
         import: Import,
     ) -> Result<Search, SearchError> {
-        if !person.admin && import.gids.iter().any(|gid| !person.groups.contains(gid)) {
-            return Err(SearchError::Forbidden("a search can be shared with groups of which one is a member".into()));
+        if !person.may_share_with(&import.gids) {
+            return Err(SearchError::NotMember);
         }
         let looked_at = file.to_owned();
         let examining = tokio::task::spawn_blocking(move || examined(&looked_at));

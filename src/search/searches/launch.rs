@@ -133,8 +133,8 @@ impl Searches {
         if launch.global && !person.admin {
             return Err(SearchError::Forbidden("only administrators may share with everybody".into()));
         }
-        if !person.admin && launch.gids.iter().any(|gid| !person.groups.contains(gid)) {
-            return Err(SearchError::Forbidden("a search can be shared with groups of which one is a member".into()));
+        if !person.may_share_with(&launch.gids) {
+            return Err(SearchError::NotMember);
         }
         let prepared = self.prepare(person, &launch).await?;
         let running = self.running_of(person.uid);

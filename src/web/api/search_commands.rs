@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::searchctrl::info;
+use super::searchctrl::{info, renderer};
 use crate::objects::Moment;
 use crate::objects::searches::{Search, State as Progress};
 use crate::search::render::{cells, text_of};
@@ -35,6 +35,7 @@ pub(super) struct Command {
     pub(super) id: u32,
     pub(super) entryrange: Option<EntryRange>,
     pub(super) addendum: Value,
+    pub(super) stats: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,7 +85,7 @@ pub(super) async fn command(app: &AppRef, caller: &Caller, id: &str, command: &C
                 answer["Explore"] = rows.iter().map(explored).collect();
             }
         }
-        STATS_FIRST..=STATS_LAST => answer["Stats"] = stats(&search, &histogram),
+        STATS_FIRST..=STATS_LAST => answer["Stats"] = stats(&search, &histogram, &command.stats),
         METADATA => answer["Metadata"] = json!({}),
         other => return Err(ApiError::bad(format!("command {other:#x} is not known"))),
     }
@@ -150,17 +151,39 @@ fn explored(row: &Row) -> Value {
     json!({ "Elements": fields.iter().map(field).collect::<Vec<_>>() })
 }
 
-fn stats(search: &Search, histogram: &[u64]) -> Value {
+/// Rows in stretches of time; with a range, of those stretches that begin within it.
+fn stats(search: &Search, histogram: &[u64], wish: &Value) -> Value {
     let (since, until) = (search.start_range.ns(), search.end_range.ns());
     let width = (until - since) / i64::try_from(histogram.len().max(1)).unwrap_or(1);
     let at = |number: i64| Moment::from_ns(since + number * width);
-    let set = (0i64..).zip(histogram).map(|(number, count)| json!({ "Count": count, "Bytes": 0, "TS": at(number) }));
+    let time = |name: &str| wish[name].as_str().and_then(Moment::parse);
+    let (first, end) = (time("SetStart").map_or(i64::MIN, Moment::ns), time("SetEnd").map_or(i64::MAX, Moment::ns));
+    let counts = || {
+        (0i64..)
+            .zip(histogram)
+            .map(|(number, count)| (at(number), count))
+            .filter(|(time, _)| (first..=end).contains(&time.ns()))
+    };
+    let overview = counts().map(|(time, count)| json!({ "Count": count, "Bytes": 0, "TS": time }));
+    // By stage; here the whole query is one.
+    let stage = |count: &u64| {
+        json!({
+            "Name": renderer(search),
+            "Args": "",
+            "Duration": 0,
+            "InputBytes": 0,
+            "InputCount": count,
+            "OutputBytes": 0,
+            "OutputCount": count,
+        })
+    };
+    let set = counts().map(|(time, count)| json!({ "TS": time, "Stats": [stage(count)] }));
     json!({
         "RangeStart": search.start_range,
         "RangeEnd": search.end_range,
         "Current": search.end_range,
         "Size": histogram.len(),
-        "Set": [],
-        "OverviewSet": set.collect::<Vec<_>>(),
+        "Set": set.collect::<Vec<_>>(),
+        "OverviewSet": overview.collect::<Vec<_>>(),
     })
 }

@@ -15,7 +15,7 @@ use crate::objects::sharing::{Shared, null_is_empty};
 use crate::objects::{Moment, Record};
 use crate::search::conditions::Condition;
 use crate::search::render::Format;
-use crate::search::searches::Launch;
+use crate::search::searches::{Launch, SearchError};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -382,10 +382,10 @@ struct Sharing {
 
 async fn share(app: &AppRef, caller: &Caller, id: &str, gids: Vec<i32>) -> ApiResult<Json<Value>> {
     searching::owned(app, &Who::from(caller), id)?;
+    if !caller.person.may_share_with(&gids) {
+        return Err(SearchError::NotMember.into());
+    }
     for gid in &gids {
-        if !caller.person.admin && !caller.person.groups.contains(gid) {
-            return Err(ApiError::forbidden("a search can be shared with groups of which one is a member"));
-        }
         if !app.store.has::<Group>(&gid.to_string())? {
             return Err(ApiError::not_found(format!("group {gid}")));
         }
@@ -476,7 +476,7 @@ async fn commanded(
     let command = search_commands::Command {
         id: search_commands::entries_command(between.is_some(), is_explored),
         entryrange: Some(search_commands::EntryRange { startts, endts, first: stretch.first, last }),
-        addendum: Value::Null,
+        ..search_commands::Command::default()
     };
     Ok(Json(search_commands::command(app, caller, id, &command).await?))
 }

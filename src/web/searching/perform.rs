@@ -185,6 +185,7 @@ impl From<crate::search::searches::SearchError> for ApiError {
             SearchError::Query(error) => error.into(),
             SearchError::TooMany(_) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error),
             SearchError::Forbidden(reason) => ApiError::forbidden(reason),
+            SearchError::NotMember => ApiError::forbidden(error),
             SearchError::Archive(_) => ApiError::bad(error),
             SearchError::Conflict(reason) => ApiError::conflict(reason),
             SearchError::Io(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),

@@ -134,6 +134,15 @@ fn s12_statistics_renderers_and_further_sockets() {
     let count = json!({ "type": attached["data"]["Subproto"], "data": { "ID": 3 } });
     socket.send(Message::text(count.to_string())).expect("sends");
     assert_eq!(read(&mut socket)["data"]["EntryCount"], 10);
+    let stats =
+        json!({ "type": attached["data"]["Subproto"], "data": { "ID": 0x7f00_0003, "Stats": { "SetCount": 90 } } });
+    socket.send(Message::text(stats.to_string())).expect("sends");
+    let stats = read(&mut socket);
+    let sum = |sets: &Value| -> u64 {
+        let counts = sets.as_array().expect("a list").iter().map(|set| set["Stats"][0]["OutputCount"].as_u64());
+        counts.sum::<Option<u64>>().expect("numbers")
+    };
+    assert_eq!(sum(&stats["data"]["Stats"]["Set"]), 10, "{stats}");
     assert!(open("/api/ws/attach/12").is_none(), "what is not there is not attached to");
 
     let mut socket = open("/api/ws/stats").expect("a socket");
