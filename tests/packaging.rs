@@ -111,3 +111,17 @@ fn the_guide_names_the_exposure_that_the_units_have() {
         assert!(guide.contains(&format!("| `gravwell_{unit}.service` |")), "{unit}");
     }
 }
+
+/// Where Prometheus' own tool is installed, it has the last word.
+#[test]
+fn rules_and_configuration_are_what_prometheus_reads() {
+    let monitoring = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/monitoring");
+    let checks = [vec!["check", "rules", "alerts.yml"], vec!["check", "config", "--syntax-only", "prometheus.yml"]];
+    for arguments in checks {
+        let command = std::process::Command::new("promtool").args(&arguments).current_dir(&monitoring).output();
+        let Ok(output) = command else {
+            return eprintln!("SKIPPED: promtool is not installed (package prometheus)");
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::reload::Error as ReloadError;
 
 /// Form of log lines.
@@ -54,6 +55,8 @@ pub fn start(level: &str, format: LogFormat) -> Level {
     // Colours are for terminals, not for journals.
     let is_terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(is_terminal);
+    // With the time that it took.
+    let builder = builder.with_span_events(FmtSpan::CLOSE);
     // Two forms are two types, which the handle's user need not know.
     match format {
         LogFormat::Text => {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::background::WINDOW_FIRST;
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
 
 /// Asked of the operating system for each socket; what was granted is reported.
@@ -21,11 +22,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
-/// Of a connection that carries bulk.
-const BULK_WINDOW: u32 = 4 << 20;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
-/// Largest UDP payload that is tried: that of Ethernet's jumbo frames. Where the path carries less, less is sent.
-const UDP_PAYLOAD_MAX: u16 = 9000 - 48;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
@@ -35,11 +32,8 @@ fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
 
 fn transport_of(keep_alive: Option<Duration>, receive_window: u32) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(UDP_PAYLOAD_MAX);
     config
         .keep_alive_interval(keep_alive)
-        .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .send_window(SEND_WINDOW)
         .receive_window(VarInt::from_u32(receive_window))
@@ -88,12 +82,7 @@ impl quinn::crypto::HmacKey for ResetKey {
     }
 }
 
-fn endpoint(
-    address: SocketAddr,
-    server: Option<quinn::ServerConfig>,
-    mut config: EndpointConfig,
-) -> io::Result<Endpoint> {
-    config.max_udp_payload_size(UDP_PAYLOAD_MAX).map_err(io::Error::other)?;
+fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>, config: EndpointConfig) -> io::Result<Endpoint> {
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
     Endpoint::new(config, server, socket(address)?, runtime)
 }
@@ -198,14 +187,13 @@ pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?, config })
 }
 
-/// Makes a client's endpoint for connections that carry bulk: with little of it under way at any moment, so that what
-/// matters need not queue behind it in sockets.
+/// Makes a client's endpoint for connections that carry bulk, which [give way](super::background).
 ///
 /// # Errors
 /// When no socket can be had.
 pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     let mut made = client(tls)?;
-    made.config.transport_config(transport_of(Some(KEEP_ALIVE), BULK_WINDOW));
+    made.config.transport_config(transport_of(Some(KEEP_ALIVE), WINDOW_FIRST));
     Ok(made)
 }
 

@@ -1,6 +1,7 @@
 //! QUIC endpoints, streams of messages, the join exchange, and the local socket.
 
 pub mod answer;
+pub mod background;
 pub mod endpoint;
 pub mod join;
 pub mod local;

@@ -10,6 +10,7 @@ use crate::codec::chunks::Want;
 use crate::codec::message::{Kind, Open};
 use crate::model::{ChunkId, MemberName};
 use crate::transfer::{ChunkStream, Server, TransferError};
+use crate::transport::background;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -86,8 +87,10 @@ impl Inner {
         let mut giving = JoinSet::new();
         let (server, given) = (self.server(), connection.clone());
         giving.spawn(async move {
-            let Err(error) = give(&server, &given).await;
-            tracing::debug!(%error, "the connection for chunks has ended");
+            tokio::select! {
+                Err(error) = give(&server, &given) => tracing::debug!(%error, "the connection for chunks has ended"),
+                never = background::give_way(&given) => match never {},
+            }
         });
         *bulk = Some(Bulk { connection: connection.clone(), _giving: giving });
         Ok(connection)

@@ -161,6 +161,14 @@ fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
     assert_eq!(of("a"), expect(&[("submitted", &Value::Null), ("pushed", &Value::Null), ("applied", seq)]));
     assert_eq!(of("d"), expect(&[("received", &Value::Null), ("committed", seq)]));
     assert_eq!(of("b"), expect(&[("applied", seq)]));
+    // And how long it took, where it was made and at the datastore.
+    for name in ["a", "d"] {
+        let lines = fleet.log_of(name);
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let closed = lines.find(|line| line["fields"]["message"] == "close" && line["span"]["txn"] == committed["txn"]);
+        let closed = closed.expect("the span closes");
+        assert!(closed["span"]["seq"] == *seq && closed["fields"]["time.idle"].is_string(), "{closed}");
+    }
     drop(b);
 }
 
