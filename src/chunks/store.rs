@@ -23,7 +23,7 @@ use crate::model::ChunkId;
 
 /// Whoever writes the last of so many unsynced bytes makes them durable. A log on the same file system would otherwise have
 /// to wait, at its own sync, until all of a large content is on the disk.
-const UNSYNCED_BYTES_MAX: u64 = 16 << 20;
+const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 
 /// A store of chunks in one directory, for one process. Clones are the same store.
 #[derive(Clone, Debug)]

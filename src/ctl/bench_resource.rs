@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::codec::admin::{BlobInfo, Request};
 use crate::objects::contents::Upload;
@@ -28,6 +29,9 @@ use super::output::{Output, size};
 use super::{CtlError, CtlResult};
 
 const PATIENCE: Duration = Duration::from_secs(1800);
+/// One small operation is made in this time, if the one before it has arrived: so many that they are felt, and not so many that they
+/// are what the machine is busy with.
+const PACE: Duration = Duration::from_millis(2);
 /// Small operations measured before the transfer.
 const IDLE_COUNT: usize = 1000;
 /// The contents are made in pieces of this size.
@@ -138,8 +142,9 @@ async fn connected(replica: &Replica) {
     }
 }
 
-/// Pushes one small operation and waits until a subscriber has it.
-async fn one(pusher: &mut Pusher, reader: &Replica) -> Result<Duration, CtlError> {
+/// Pushes one small operation when its time has come and waits until a subscriber has it.
+async fn one(pusher: &mut Pusher, reader: &Replica, pace: &mut Interval) -> Result<Duration, CtlError> {
+    pace.tick().await;
     let mut changes = reader.watch();
     let began = Instant::now();
     let (pushed, _) = pusher.push().await?;
@@ -199,9 +204,11 @@ async fn measure(parent: Option<&Path>, bytes: u64) -> Result<Results, CtlError>
     connected(&reader).await;
     let mut pusher = Pusher::connect(&fleet.dir("pusher"), &address).await?;
     tell("small operations");
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle = Vec::new();
     for _ in 0..IDLE_COUNT {
-        idle.push(one(&mut pusher, &reader).await?);
+        idle.push(one(&mut pusher, &reader, &mut pace).await?);
     }
     tell("the transfer");
     let store = Store::new(sender.clone(), "sender");
@@ -218,7 +225,7 @@ async fn measure(parent: Option<&Path>, bytes: u64) -> Result<Results, CtlError>
         tokio::select! {
             biased;
             moved = &mut moving => break moved?,
-            took = one(&mut pusher, &reader) => during.push(took?),
+            took = one(&mut pusher, &reader, &mut pace) => during.push(took?),
         }
     };
     results.ops_measured = during.len();

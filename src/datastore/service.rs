@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::chunks::ChunkStore;
 use crate::codec::admin::{MemberInfo, PresenceInfo};
 use crate::config::datastore::DatastoreConfig;
+use crate::env::background;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::log::RecoveryReport;
 use crate::log::compaction::Compactor;
@@ -435,7 +436,14 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
                 return;
             }
             let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
-            Session { shared, connection, member, role }.run(&certificate).await;
+            let is_bulk = endpoint::is_bulk(&connection);
+            let session = Session { shared, connection, member, role };
+            if is_bulk {
+                let serving = background::handle().spawn(async move { session.run(&certificate).await });
+                let _ = serving.await;
+            } else {
+                session.run(&certificate).await;
+            }
         }
         Err(reason) => {
             tracing::warn!(reason, address = %connection.remote_address(), "a connection was refused");

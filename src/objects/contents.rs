@@ -14,6 +14,7 @@ use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 
 use crate::chunks::{ChunkError, ChunkStore, Cutter, Hold, PARTS_MAX, Part, encode_index};
+use crate::env::background;
 use crate::model::ChunkId;
 use crate::replica::contents::{Ahead, Contents, ContentsError};
 
@@ -193,7 +194,7 @@ impl Upload {
     ) -> Result<T, UploadError> {
         let stopped = || UploadError::Io(std::io::Error::other("an earlier part of the contents was not kept"));
         let mut writer = self.writer.take().ok_or_else(stopped)?;
-        let working = tokio::task::spawn_blocking(move || {
+        let working = background::handle().spawn_blocking(move || {
             let done = work(&mut writer);
             (writer, done)
         });

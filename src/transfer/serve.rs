@@ -8,6 +8,7 @@ use crate::codec::chunks::{
     encode_chunk,
 };
 use crate::codec::message::{self, Kind, RefusalCode, Refused};
+use crate::env::background;
 use crate::model::ChunkId;
 use crate::telemetry::metrics;
 use crate::transport::wire::{self, WireError};
@@ -50,7 +51,7 @@ fn failed(error: &ChunkError) -> WireError {
 }
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, WireError> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?)
+    Ok(background::handle().spawn_blocking(work).await.map_err(std::io::Error::other)?)
 }
 
 impl Server {

@@ -10,6 +10,7 @@ use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::background::WINDOW_FIRST;
+use crate::env::background;
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
 
 /// Asked of the operating system for each socket; what was granted is reported.
@@ -174,6 +175,8 @@ pub enum ConnectError {
 pub struct ClientEndpoint {
     v4: Endpoint,
     config: quinn::ClientConfig,
+    /// Where connections are driven, if not where they are made.
+    runtime: Option<tokio::runtime::Handle>,
 }
 
 /// Makes a client's endpoint.
@@ -184,7 +187,11 @@ pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport(Some(KEEP_ALIVE)));
-    Ok(ClientEndpoint { v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?, config })
+    Ok(ClientEndpoint {
+        v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?,
+        config,
+        runtime: None,
+    })
 }
 
 /// Makes a client's endpoint for connections that carry bulk, which [give way](super::background).
@@ -192,7 +199,11 @@ pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
 /// # Errors
 /// When no socket can be had.
 pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
+    // What drives the endpoint and its connections runs where they are made.
+    let runtime = background::handle();
+    let _entered = runtime.enter();
     let mut made = client(tls)?;
+    made.runtime = Some(runtime.clone());
     made.config.transport_config(transport_of(Some(KEEP_ALIVE), WINDOW_FIRST));
     Ok(made)
 }
@@ -203,6 +214,17 @@ impl ClientEndpoint {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(&self, address: &str) -> Result<quinn::Connection, ConnectError> {
+        let Some(runtime) = &self.runtime else { return self.connect_here(address).await };
+        let (there, target) = (self.clone(), address.to_owned());
+        let connecting = runtime.spawn(async move { there.connect_here(&target).await });
+        let failed = |error: tokio::task::JoinError| ConnectError::Failed {
+            address: address.to_owned(),
+            reason: error.to_string(),
+        };
+        connecting.await.map_err(failed)?
+    }
+
+    async fn connect_here(&self, address: &str) -> Result<quinn::Connection, ConnectError> {
         let named = |source| ConnectError::Address { address: address.to_owned(), source };
         let found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(named)?.collect();
         let mut last = named(io::Error::other("no address found"));

@@ -1,0 +1,58 @@
+//! Threads for bulk, which give way to all others: whoever waits for a small answer does not wait behind large contents.
+//!
+//! They are a runtime of their own with a low priority among the threads of the machine. Work that is much and urgent for
+//! nobody goes there: naming, reading and writing chunks, and the connections that carry them.
+
+use std::io;
+use std::sync::OnceLock;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Priority of the threads, from 0, that of others, to 19.
+const NICE: i32 = 10;
+/// Threads for work that waits for disks and processors.
+const BLOCKING_MAX: usize = 16;
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+fn made() -> io::Result<Runtime> {
+    let lower = || {
+        // Of the thread alone. Where it is not allowed, bulk is as good as everything else.
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::debug!(%error, "the priority of a thread for bulk stays as it is");
+        }
+    };
+    let mut builder = Builder::new_multi_thread();
+    builder.thread_name("background").max_blocking_threads(BLOCKING_MAX).on_thread_start(lower).enable_all().build()
+}
+
+/// The runtime of these threads, made when it is first needed; the caller's own where no more threads can be had.
+#[must_use]
+pub fn handle() -> Handle {
+    if let Some(runtime) = RUNTIME.get() {
+        return runtime.handle().clone();
+    }
+    match made() {
+        // Another thread may have been first.
+        Ok(runtime) => RUNTIME.get_or_init(|| runtime).handle().clone(),
+        Err(error) => {
+            tracing::warn!(%error, "there are no threads for bulk: it goes among everything else");
+            Handle::current()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn its_threads_give_way_and_others_do_not() {
+        let nice = || rustix::process::getpriority_process(None).expect("a priority");
+        let before = nice();
+        let background = handle().spawn_blocking(nice).await.expect("runs");
+        assert_eq!((background, nice()), (NICE.max(before), before));
+        let spawned = handle().spawn(async move { nice() }).await.expect("runs");
+        assert_eq!(spawned, NICE.max(before));
+    }
+}
