@@ -1,7 +1,7 @@
 //! Bulk gives way: a connection for chunks has only so much under way that what comes beside it waits for a few milliseconds.
 //!
 //! Whoever receives decides how much the other side may send ahead. The window is kept at what the path carries in its
-//! shortest round trip and [`QUEUE`] more, so that about that much waits in sockets and on links, whatever their speed. The
+//! shortest round trip and two milliseconds more, so that about that much waits in sockets and on links, whatever their speed. The
 //! idea is that of LEDBAT (RFC 6817), with the receiver's window in place of the sender's.
 
 use std::convert::Infallible;
