@@ -152,3 +152,43 @@ impl Contents {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::chunks::manifest::{INDEX_FORMAT, INDEX_MAGIC};
+    use crate::chunks::{Part, StoreOptions, encode_index};
+    use crate::env::{MemoryFs, SystemClock};
+
+    fn named(list: ChunkId) -> Contents {
+        let mut contents = Contents::default();
+        contents.add("k", format!(r#"{{"size":3,"index":["{list}"]}}"#).as_bytes());
+        contents
+    }
+
+    #[test]
+    fn nothing_is_collected_while_it_is_unknown_what_is_named() {
+        let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::default() };
+        let (fs, clock) = (Arc::new(MemoryFs::default()), Arc::new(SystemClock));
+        let (store, _) = ChunkStore::open(Path::new("/chunks"), fs, clock, options).expect("opens");
+        let (part, _) = store.put(b"abc").expect("writes");
+        let (good, _) = store.put(&encode_index(&[Part { id: part, bytes: 3 }])).expect("writes");
+        let later = [&INDEX_MAGIC[..], &[INDEX_FORMAT + 1], b"whatever that will be"].concat();
+        let (later, _) = store.put(&later).expect("writes");
+        let (never, _) = store.put(b"no list").expect("writes");
+
+        let collect = |contents: &Contents| contents.collect(&store, store.cutoff(Duration::ZERO), true);
+        assert_eq!(named(good).live(&store), Ok(HashSet::from([good, part])));
+        assert!(collect(&named(later)).expect_err("unknown").contains("too old"));
+        assert!(collect(&named(ChunkId([9; 32]))).expect_err("unknown").contains("is not here"));
+        let mut odd = named(good);
+        odd.add("odd", b"{\"size\":\"of a later kind\"}");
+        assert!(collect(&odd).expect_err("unknown").contains("upgrade"));
+        // What is whole and no list will never be one.
+        assert_eq!(collect(&named(never)).expect("counts").chunks, 3);
+    }
+}
