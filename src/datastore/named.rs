@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::codec::admin::CopyNames;
 use crate::codec::content;
-use crate::model::{ChunkId, EntryBody, Op};
+use crate::model::{ChunkId, EntryBody};
 use crate::transfer::check::parts_of;
 
 use super::contents;
@@ -55,8 +55,7 @@ pub(super) fn names(shared: &SharedRef) -> Result<Vec<CopyNames>, String> {
         for entry in shared.log.history(shared.log.head().0) {
             let entry = entry.map_err(|error| text(&error))?;
             let EntryBody::Commit(txn) = &entry.body else { continue };
-            let puts = txn.ops.iter().filter(|op| op.collection().as_str() == content::COLLECTION);
-            for head in puts.filter_map(Op::value).map(|value| content::head_of(value)) {
+            for head in content::heads_of(txn) {
                 if head.index.iter().any(|id| !live.ids.contains(id)) {
                     past.add(shared, &head.index);
                 }

@@ -10,7 +10,7 @@ use crate::codec::message::{
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
-use crate::transport::{background, endpoint};
+use crate::transport::{endpoint, window};
 use crate::trust::Role;
 
 use super::feed::{self, FeedEnd};
@@ -47,7 +47,7 @@ impl Session {
         let mut stopping = self.shared.stopping.subscribe();
         let result = tokio::select! {
             result = self.accept_streams(presence, is_bulk) => result,
-            never = background::give_way(&self.connection), if is_bulk => match never {},
+            never = window::give_way(&self.connection), if is_bulk => match never {},
             _ = stopping.wait_for(|stopping| *stopping) => {
                 Err(refused(RefusalCode::Stopping, "the datastore is stopping").into())
             }

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::chunks::{ChunkError, ChunkStore};
-use crate::codec::chunks::{Asked, BODY_BYTES_MAX, Kept, Lacking, Sent, Want, Wanted, decode_chunk, encode_chunk};
+use crate::codec::chunks::{Asked, BODY_BYTES_MAX, Kept, Lacking, Sent, Want, Wanted, decode_chunk};
 use crate::codec::message::{self, BadMessage, Kind, Refused};
 use crate::model::ChunkId;
-use crate::telemetry::metrics;
 use crate::transport::wire::{self, WireError};
 
 use super::Limiter;
@@ -112,10 +111,7 @@ impl ChunkStream {
     }
 
     async fn send_one(&mut self, sent: &Sent) -> Result<(), TransferError> {
-        let mut message = encode_chunk(sent);
-        let length = message.iter().map(Bytes::len).sum();
-        self.limiter.pass(length).await;
-        metrics::chunk_sent(length, !sent.bases.is_empty());
+        let mut message = resolve::released(sent, &self.limiter).await;
         let written = timeout(PATIENCE, self.send.write_all_chunks(&mut message)).await;
         match written {
             Ok(Ok(())) => Ok(()),

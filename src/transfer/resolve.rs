@@ -3,8 +3,11 @@
 use bytes::Bytes;
 
 use crate::chunks::{CHUNK_BYTES_MAX, ChunkError, ChunkStore, delta};
-use crate::codec::chunks::Sent;
+use crate::codec::chunks::{Sent, encode_chunk};
 use crate::model::ChunkId;
+use crate::telemetry::metrics;
+
+use super::Limiter;
 
 /// What became of a chunk that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,15 @@ pub(super) fn outgoing(store: &ChunkStore, id: ChunkId, bases: &[ChunkId]) -> Re
         }
     }
     Ok(Some(Sent { id, bases: Vec::new(), bytes }))
+}
+
+/// The message with a chunk, once the bandwidth allows to send it.
+pub(super) async fn released(sent: &Sent, limiter: &Limiter) -> [Bytes; 2] {
+    let message = encode_chunk(sent);
+    let length = message.iter().map(Bytes::len).sum();
+    limiter.pass(length).await;
+    metrics::chunk_sent(length, !sent.bases.is_empty());
+    message
 }
 
 /// Keeps a chunk that arrived.

@@ -1,11 +1,8 @@
 //! The serving end of a chunk stream.
 
-use bytes::Bytes;
-
 use crate::chunks::{ChunkError, ChunkStore};
 use crate::codec::chunks::{
     Asked, BASES_MAX, BODY_BYTES_MAX, Kept, NAMES_MAX, Sent, WANTED_MAX, Wanted, decode_chunk, encode_absent,
-    encode_chunk,
 };
 use crate::codec::message::{self, Kind, RefusalCode, Refused};
 use crate::env::background;
@@ -140,10 +137,7 @@ impl Server {
     }
 
     async fn send_chunk(&self, sent: &Sent, send: &mut quinn::SendStream) -> Result<(), WireError> {
-        let mut message = encode_chunk(sent);
-        let length = message.iter().map(Bytes::len).sum();
-        self.limiter.pass(length).await;
-        metrics::chunk_sent(length, !sent.bases.is_empty());
+        let mut message = resolve::released(sent, &self.limiter).await;
         send.write_all_chunks(&mut message).await.map_err(std::io::Error::from)?;
         Ok(())
     }

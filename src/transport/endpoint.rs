@@ -9,7 +9,7 @@ use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::background::WINDOW_FIRST;
+use super::window::WINDOW_FIRST;
 use crate::env::background;
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
 
@@ -194,7 +194,7 @@ pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     })
 }
 
-/// Makes a client's endpoint for connections that carry bulk, which [give way](super::background).
+/// Makes a client's endpoint for connections that carry bulk, which [give way](super::window).
 ///
 /// # Errors
 /// When no socket can be had.

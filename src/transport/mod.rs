@@ -1,9 +1,9 @@
 //! QUIC endpoints, streams of messages, the join exchange, and the local socket.
 
 pub mod answer;
-pub mod background;
 pub mod endpoint;
 pub mod join;
 pub mod local;
 pub mod state_stream;
+pub mod window;
 pub mod wire;

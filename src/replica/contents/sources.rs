@@ -10,7 +10,7 @@ use crate::codec::chunks::Want;
 use crate::codec::message::{Kind, Open};
 use crate::model::{ChunkId, MemberName};
 use crate::transfer::{ChunkStream, Server, TransferError};
-use crate::transport::background;
+use crate::transport::window;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -89,7 +89,7 @@ impl Inner {
         giving.spawn(async move {
             tokio::select! {
                 Err(error) = give(&server, &given) => tracing::debug!(%error, "the connection for chunks has ended"),
-                never = background::give_way(&given) => match never {},
+                never = window::give_way(&given) => match never {},
             }
         });
         *bulk = Some(Bulk { connection: connection.clone(), _giving: giving });
