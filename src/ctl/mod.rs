@@ -133,8 +133,10 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Man { out } => man::run(json, &out),
         Command::Completions { shell } => {
             let mut command = <Args as clap::CommandFactory>::command();
-            clap_complete::generate(shell, &mut command, "gravwell-logctl", &mut std::io::stdout());
-            Ok(())
+            let (mut script, mut output) = (Vec::new(), output::Output::new());
+            clap_complete::generate(shell, &mut command, "gravwell-logctl", &mut script);
+            output.bytes(&script)?;
+            output.flush()
         }
     }
 }

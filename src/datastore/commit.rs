@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::chunks::Hold;
 use crate::codec::message::{Outcome, RefusalCode, Refused};
+use crate::env::wait;
 use crate::model::{MemberName, Op, Reason, Seq, Txn};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
@@ -95,15 +96,15 @@ pub(super) fn stop_process(failure: &Fatal) -> ! {
 }
 
 impl Committer {
-    pub(super) fn run(mut self, runtime: &tokio::runtime::Handle, mut requests: mpsc::Receiver<Request>) {
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut idle = true;
         loop {
             let request = if idle {
                 requests.blocking_recv()
             } else {
-                match runtime.block_on(async { tokio::time::timeout(IDLE_AFTER, requests.recv()).await }) {
-                    Ok(request) => request,
-                    Err(_) => {
+                match wait::at_most(IDLE_AFTER, requests.recv()) {
+                    Some(request) => request,
+                    None => {
                         // On a full disk the head file lags, which only makes the next start look at more.
                         if let Err(error) = self.ledger.log().idle()
                             && !crate::env::fs::is_full(&error.source)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::admin::{CompactReport, Progress};
+use crate::env::wait;
 use crate::log::compaction::{Compactor, Outcome};
 use crate::model::Seq;
 use crate::telemetry;
@@ -26,17 +27,16 @@ pub(super) struct Request {
 
 /// Serves requests and triggers until the datastore stops.
 pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
-    let runtime = tokio::runtime::Handle::current();
     let mut stopping = shared.stopping.subscribe();
     loop {
         let waiting = async {
             tokio::select! {
-                _ = stopping.wait_for(|stopping| *stopping) => Ok(None),
-                request = tokio::time::timeout(LOOK_EVERY, requests.recv()) => request,
+                _ = stopping.wait_for(|stopping| *stopping) => None,
+                request = requests.recv() => request,
             }
         };
-        match runtime.block_on(waiting) {
-            Ok(Some(Request { dry_run, history_ops, progress, reply })) => {
+        match wait::at_most(LOOK_EVERY, waiting) {
+            Some(Some(Request { dry_run, history_ops, progress, reply })) => {
                 let mut tell = |stage: &str, done, total| {
                     let _ = progress.try_send(Progress { stage: stage.into(), done, total });
                 };
@@ -44,8 +44,8 @@ pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mp
                 drop(progress);
                 let _ = reply.send(result);
             }
-            Ok(None) => return,
-            Err(_) => {
+            Some(None) => return,
+            None => {
                 if is_due(shared) {
                     let garbage = shared.config.compact_garbage_percent;
                     if let Err(error) = compact(shared, &mut compactor, false, None, garbage, &mut |_, _, _| {}) {
@@ -111,8 +111,7 @@ fn compact(
         ..CompactReport::default()
     };
     // The index must have taken in what compaction is about to drop.
-    let runtime = tokio::runtime::Handle::current();
-    runtime.block_on(commit::wait_applied(shared, wanted));
+    wait::until(commit::wait_applied(shared, wanted));
     if !dry_run {
         seal_for(shared, wanted)?;
     }

@@ -220,7 +220,6 @@ impl Datastore {
         });
         shared.wait_for_recovery(evidence);
         let mut threads = Vec::new();
-        let runtime = tokio::runtime::Handle::current();
         let applier = Applier { shared: Arc::clone(&shared), committed };
         let committer = Committer {
             shared: Arc::clone(&shared),
@@ -236,15 +235,9 @@ impl Datastore {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(io("starting a thread"))
         };
         threads.push(spawn("apply", Box::new(move || applier.run()))?);
-        let for_commit = runtime.clone();
-        threads.push(spawn("commit", Box::new(move || committer.run(&for_commit, commit_requests)))?);
-        threads.push(spawn(
-            "compact",
-            Box::new(move || {
-                let _entered = runtime.enter();
-                compaction::run(&for_compaction, compactor, compaction_requests);
-            }),
-        )?);
+        threads.push(spawn("commit", Box::new(move || committer.run(commit_requests)))?);
+        let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
+        threads.push(spawn("compact", Box::new(compacting))?);
         let mut tasks = tokio::task::JoinSet::new();
         let listens = endpoint.is_some();
         if let Some(endpoint) = &endpoint {

@@ -4,7 +4,7 @@
 //! nobody goes there: naming, reading and writing chunks, and the connections that carry them.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -14,6 +14,8 @@ const NICE: i32 = 10;
 const BLOCKING_MAX: usize = 16;
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+/// Held by who makes the runtime. A second one could not be dropped where it is made: that is mostly within a task.
+static MAKING: Mutex<()> = Mutex::new(());
 
 fn made() -> io::Result<Runtime> {
     let lower = || {
@@ -32,8 +34,11 @@ pub fn handle() -> Handle {
     if let Some(runtime) = RUNTIME.get() {
         return runtime.handle().clone();
     }
+    let _turn = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = RUNTIME.get() {
+        return runtime.handle().clone();
+    }
     match made() {
-        // Another thread may have been first.
         Ok(runtime) => RUNTIME.get_or_init(|| runtime).handle().clone(),
         Err(error) => {
             tracing::warn!(%error, "there are no threads for bulk: it goes among everything else");
@@ -45,6 +50,21 @@ pub fn handle() -> Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 16)]
+    async fn many_that_come_first_at_once_get_the_one_runtime() {
+        let barrier = std::sync::Arc::new(std::sync::Barrier::new(16));
+        let asking = (0..16).map(|_| {
+            let barrier = std::sync::Arc::clone(&barrier);
+            tokio::spawn(async move {
+                barrier.wait();
+                handle().spawn(async { std::thread::current().name().map(str::to_owned) }).await.expect("runs")
+            })
+        });
+        for asked in asking.collect::<Vec<_>>() {
+            assert_eq!(asked.await.expect("no panic").as_deref(), Some("background"));
+        }
+    }
 
     #[tokio::test]
     async fn its_threads_give_way_and_others_do_not() {

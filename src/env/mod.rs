@@ -8,6 +8,7 @@ pub mod entropy;
 pub mod fs;
 pub mod memory;
 pub mod real;
+pub mod wait;
 
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
+use crate::env::wait;
 use crate::model::{Entry, EntryBody, Op, Origin, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
@@ -50,15 +51,15 @@ impl Applier {
     }
 
     /// Serves requests until all senders are gone, then makes the state durable.
-    pub(super) fn run(mut self, runtime: &tokio::runtime::Handle, mut requests: mpsc::Receiver<Request>) {
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
             let request = match self.unpersisted_since {
                 None => requests.blocking_recv(),
                 Some(since) => {
-                    let wait = PERSIST_EVERY.saturating_sub(since.elapsed()).min(PERSIST_IDLE);
-                    match runtime.block_on(async { tokio::time::timeout(wait, requests.recv()).await }) {
-                        Ok(request) => request,
-                        Err(_) => {
+                    let patience = PERSIST_EVERY.saturating_sub(since.elapsed()).min(PERSIST_IDLE);
+                    match wait::at_most(patience, requests.recv()) {
+                        Some(request) => request,
+                        None => {
                             self.persist().unwrap_or_else(|failure| stop_process(&failure));
                             continue;
                         }

@@ -181,7 +181,7 @@ impl Replica {
     /// When the directory is in use or belongs to something else, or the outbox journal is damaged: that one exists
     /// nowhere else, so it is never discarded. A damaged state is discarded and fetched again.
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
+        tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let directory = Directory::open(path, options.patience)?;
         let state = open_state(&directory, &options)?;
         let (journal, entries) = Journal::open_dir(&directory.outbox())?;
@@ -210,7 +210,7 @@ impl Replica {
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, Arc::new(SystemClock), Arc::new(SystemEntropy));
         std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(outbox_requests))?;
         let worker = Applier::new(Arc::clone(&shared), Box::new(directory), outbox.clone());
-        std::thread::Builder::new().name("applier".into()).spawn(move || worker.run(&runtime, applier_requests))?;
+        std::thread::Builder::new().name("applier".into()).spawn(move || worker.run(applier_requests))?;
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
