@@ -18,6 +18,9 @@
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
+// Both panic where the output cannot be written; see `telemetry::output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod backup;
 #[cfg(feature = "programs")]
 pub mod balance;

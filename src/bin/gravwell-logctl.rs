@@ -1,22 +1,20 @@
 //! The operator's tool.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use gravwell::ctl::args::Args;
+use gravwell::ctl::process;
+use gravwell::telemetry::output;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     // Before there are threads: this may replace the process.
     if let Err(error) = gravwell::ctl::owner::act_as_owner(&args) {
-        eprintln!("gravwell-logctl: {error}");
+        output::say(format_args!("gravwell-logctl: {error}"));
+        output::flush();
         return ExitCode::FAILURE;
     }
-    match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(gravwell::ctl::run(args)),
-        Err(error) => {
-            eprintln!("gravwell-logctl: starting: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    process::main("gravwell-logctl", gravwell::ctl::run(args))
 }

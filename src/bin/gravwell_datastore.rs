@@ -1,10 +1,13 @@
 //! The datastore's process.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use gravwell::ctl::datastore::{DatastoreArgs, run};
+use gravwell::ctl::process;
+use gravwell::telemetry::output;
 
 /// Keep the operation log of a fleet of webservers, and serve it over QUIC.
 #[derive(Debug, Parser)]
@@ -17,15 +20,16 @@ struct Args {
     datastore: DatastoreArgs,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Args { data_dir, mut datastore } = Args::parse();
     datastore.data_dir = data_dir;
-    match run(datastore).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("gravwell_datastore: {error}");
-            ExitCode::from(error.exit())
+    process::main("gravwell_datastore", async {
+        match run(datastore).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::say(format_args!("gravwell_datastore: {error}"));
+                ExitCode::from(error.exit())
+            }
         }
-    }
+    })
 }

@@ -1,11 +1,14 @@
 //! The webserver's process.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use gravwell::ctl::process;
 use gravwell::ctl::webserver::{WebserverArgs, run};
 use gravwell::search::worker;
+use gravwell::telemetry::output;
 
 /// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
 #[derive(Debug, Parser)]
@@ -23,15 +26,16 @@ fn main() -> ExitCode {
     worker::run_if_asked().unwrap_or_else(serve)
 }
 
-#[tokio::main]
-async fn serve() -> ExitCode {
+fn serve() -> ExitCode {
     let Args { data_dir, mut webserver } = Args::parse();
     webserver.data_dir = data_dir;
-    match run(webserver).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("gravwell_webserver: {error}");
-            ExitCode::FAILURE
+    process::main("gravwell_webserver", async {
+        match run(webserver).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::say(format_args!("gravwell_webserver: {error}"));
+                ExitCode::FAILURE
+            }
         }
-    }
+    })
 }

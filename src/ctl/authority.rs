@@ -32,7 +32,7 @@ fn recovery_key(dir: &Path, json: bool) -> CtlResult {
         output.json(&serde_json::json!({ "recovery_key": key.to_string() }))?;
     } else {
         output.line(&key.to_string())?;
-        eprintln!("keep it where this host's disk is not: with it, any member's directory brings the authority back");
+        complain!("keep it where this host's disk is not: with it, any member's directory brings the authority back");
     }
     output.flush()
 }

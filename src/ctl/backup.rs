@@ -107,7 +107,7 @@ async fn keep_making(dir: &Path, place: &BackupPlace, every: Duration, json: boo
             }
             Err(error) => {
                 if error.message != trouble {
-                    eprintln!("gravwell-logctl: {}; trying again", error.message);
+                    complain!("gravwell-logctl: {}; trying again", error.message);
                 }
                 trouble = error.message;
             }
@@ -348,7 +348,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
         None if manifests.is_empty() && !bad.is_empty() => return Err(all_are_good(bad).err().unwrap_or_else(broken)),
         None => choose(&manifests, args.at).map_err(not_restored)?,
     };
-    bad.iter().for_each(|error| eprintln!("gravwell-logctl: passed over: {error}"));
+    bad.iter().for_each(|error| complain!("gravwell-logctl: passed over: {error}"));
     let bar = bytes_bar();
     let mut tell = |done, total| {
         bar.set_length(total);

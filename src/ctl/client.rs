@@ -298,7 +298,7 @@ fn config_of(directory: &Path, file: Option<&Path>) -> DatastoreConfig {
         Ok((config, _)) if same(&config.data_dir) => config,
         Ok(_) => DatastoreConfig::for_dir(directory),
         Err(error) => {
-            eprintln!("gravwell-logctl: {error}; going on with the defaults");
+            complain!("gravwell-logctl: {error}; going on with the defaults");
             DatastoreConfig::for_dir(directory)
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::config::{ConfigError, Warning};
 use crate::datastore::{Datastore, DatastoreError};
-use crate::telemetry::{logging, notify};
+use crate::telemetry::{logging, notify, output};
 
 use super::hangup::Hangup;
 use super::monitor;
@@ -242,7 +242,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
 pub(super) fn stopped_while_starting() -> ! {
     notify::stopping();
     tracing::info!("stopped while starting; the next start begins it again");
-    std::process::exit(0);
+    output::exit(0);
 }
 
 fn settings(args: &DatastoreArgs) -> Result<(DatastoreConfig, Vec<Warning>), ConfigError> {

@@ -184,7 +184,7 @@ fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     let known = std::fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
     let known = match known {
         Some(known) => {
-            eprintln!("resuming the interrupted import of {}", known.file.display());
+            complain!("resuming the interrupted import of {}", known.file.display());
             known
         }
         None => {
@@ -278,7 +278,7 @@ fn take_in(fate: Fate, line: u64, summary: &mut Summary, spoken: &mut u64) -> Re
             summary.rejected += 1;
             *spoken += 1;
             if *spoken <= MESSAGES_MAX {
-                eprintln!("line {line}: rejected: {reason}");
+                complain!("line {line}: rejected: {reason}");
             }
         }
         Fate::Gap(expected) => {
@@ -330,7 +330,7 @@ fn parse(
             Err(error) => {
                 bad += 1;
                 if bad <= MESSAGES_MAX && bad_reported.fetch_max(number, Ordering::Relaxed) < number {
-                    eprintln!("line {number}: {error}");
+                    complain!("line {number}: {error}");
                 }
             }
             Ok((ops, conditions)) => {
@@ -368,7 +368,7 @@ async fn drain(client: &Client) -> CtlResult {
     let status: Status = client.item(&Request::Status).await?;
     if status.role == "replica" && !status.connected {
         if status.outbox > 0 {
-            eprintln!("{} transactions are durable in the outbox and will be pushed when connected", status.outbox);
+            complain!("{} transactions are durable in the outbox and will be pushed when connected", status.outbox);
         }
         return Ok(());
     }

@@ -54,7 +54,7 @@ fn print(json: bool, args: &Lb, backends: &[Backend], choice: &Choice) -> CtlRes
 }
 
 fn report(left_out: &[String]) {
-    left_out.iter().for_each(|what| eprintln!("gravwell-logctl: {what}"));
+    left_out.iter().for_each(|what| complain!("gravwell-logctl: {what}"));
 }
 
 async fn ask(dir: &Path) -> Result<(Vec<Backend>, Vec<String>), CtlError> {
@@ -87,7 +87,7 @@ async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult
             Err(error) => format!("{error}; the configuration stays as it is"),
         };
         if now != trouble && !now.is_empty() {
-            eprintln!("gravwell-logctl: {now}");
+            complain!("gravwell-logctl: {now}");
         }
         trouble = now;
         tokio::select! {
@@ -120,7 +120,7 @@ impl Keeper {
             std::fs::set_permissions(&self.file, std::fs::Permissions::from_mode(0o644)).map_err(named)?;
             self.is_pending = true;
             let names: Vec<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
-            eprintln!("gravwell-logctl: {} now lists {}", self.file.display(), names.join(", "));
+            complain!("gravwell-logctl: {} now lists {}", self.file.display(), names.join(", "));
         }
         let Some(exec) = self.exec.as_ref().filter(|_| self.is_pending) else { return Ok(()) };
         tell(exec).await?;

@@ -28,7 +28,7 @@ pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult 
         output.json(&invitation)?;
     } else {
         output.line(&invitation.token)?;
-        eprintln!(
+        complain!(
             "{} may join once as a {} until {}: gravwell-logctl --data-dir DIR join TOKEN",
             invitation.name,
             invitation.role,

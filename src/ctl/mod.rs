@@ -1,5 +1,12 @@
 //! `gravwell-logctl`: one file per group of commands, one way to reach a directory whether or not a process runs on it.
 
+/// Says a line on standard error; that it cannot be written ends nothing.
+macro_rules! complain {
+    ($($arguments:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($arguments)*)));
+    }};
+}
+
 pub mod args;
 mod authority;
 mod backup;
@@ -32,6 +39,7 @@ mod monitor;
 mod outbox;
 mod output;
 pub mod owner;
+pub mod process;
 mod quarantine;
 mod recover;
 mod repair;
@@ -71,7 +79,7 @@ pub async fn run(args: Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.message.is_empty() {
-                eprintln!("gravwell-logctl: {}", error.message);
+                complain!("gravwell-logctl: {}", error.message);
             }
             ExitCode::from(error.exit)
         }

@@ -52,7 +52,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
         () = super::datastore::stop_signal() => {
             // What takes the old log's place does so at once, or at the next start: it may be left at any point.
             let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
-            eprintln!("gravwell-logctl: interrupted");
+            complain!("gravwell-logctl: interrupted");
             std::process::exit(1);
         }
     }
@@ -74,7 +74,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     }
     let mut gathered = None;
     if args.from.is_empty() || args.listen.is_some() {
-        eprintln!(
+        complain!(
             "listening on {} for up to {} s, for members to say what they have",
             config.listen_address(),
             args.wait
@@ -87,7 +87,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     }
     let chosen = pick(&offers, args.member.as_deref())?;
     let name = offers[chosen].name.clone();
-    eprintln!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
+    complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
     let state = match sources.get_mut(chosen).and_then(|source| source.state.take()) {
         Some(state) => state,
         None => fetch(dir, &mut gathered, &name).await?,
@@ -100,7 +100,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let path = dir.to_owned();
     let dry_run = args.dry_run;
     let above = offers.iter().map(|offer| offer.generation).max().unwrap_or_default();
-    let work = move || recover(&path, &config, &state, above, dry_run, &mut |what| eprintln!("{what}"));
+    let work = move || recover(&path, &config, &state, above, dry_run, &mut |what| complain!("{what}"));
     let log = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(dir));
     let log = log?;
@@ -168,7 +168,7 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
     escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
-    eprintln!(
+    complain!(
         "the authority and the register of members are back, from a copy of {}, {} old: what was changed of members since then \
          is to be changed again",
         timestamp(made_ms),
@@ -232,7 +232,7 @@ fn open(from: &Path) -> Result<(Offer, Source), CtlError> {
 
 fn announce(offer: &Offer) {
     let unfit = offer.unfit.as_ref().map_or(String::new(), |reason| format!("; no source: {reason}"));
-    eprintln!(
+    complain!(
         "{}: sequence {}, generation {}, {} objects, last change {}, digest {}{unfit}",
         offer.name,
         offer.seq,

@@ -30,7 +30,7 @@ fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     let state = StateStore::open(&state_of(&args.from)?, CACHE_BYTES)
         .map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
     let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss, ..RepairOptions::default() };
-    let mut tell = |what: &str| eprintln!("{what}");
+    let mut tell = |what: &str| complain!("{what}");
     repair(dir, &DatastoreConfig::for_dir(dir), &state, options, &mut tell).map_err(CtlError::new)
 }
 

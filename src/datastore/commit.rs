@@ -15,7 +15,7 @@ use crate::env::wait;
 use crate::model::{MemberName, Op, Reason, Seq, Txn};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::feed::Block;
-use crate::telemetry;
+use crate::telemetry::{self, output};
 
 use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Stream, Submission};
 use super::shared::{SharedRef, now_ms};
@@ -92,7 +92,7 @@ pub(super) struct Committer {
 /// Ends the process: going on could lose what was acknowledged.
 pub(super) fn stop_process(failure: &Fatal) -> ! {
     tracing::error!(%failure, "stopping, because going on could lose acknowledged data");
-    std::process::exit(70);
+    output::exit(70);
 }
 
 impl Committer {

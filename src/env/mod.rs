@@ -7,6 +7,7 @@ pub mod data_dir;
 pub mod entropy;
 pub mod fs;
 pub mod memory;
+pub mod process;
 pub mod real;
 pub mod wait;
 

@@ -14,6 +14,7 @@ use crate::protocol::gate::Gate;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::push::Heard;
 use crate::state::StateStore;
+use crate::telemetry::output;
 
 use super::contents;
 use super::receipts::{Receipts, Stage};
@@ -224,7 +225,7 @@ impl Shared {
 /// Ends the process: going on could lose what was accepted, or show what is not true.
 pub(super) fn stop_process(failure: &Fatal) -> ! {
     tracing::error!(%failure, "stopping, because going on could lose accepted transactions");
-    std::process::exit(70);
+    output::exit(70);
 }
 
 /// Handle to the shared state.

@@ -71,7 +71,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(60);
     let code = arguments.next().unwrap_or_default();
     if let Err(error) = bound(seconds) {
-        println!("-0 the bounds of a filter cannot be set: {error}");
+        let _ = writeln!(std::io::stdout(), "-0 the bounds of a filter cannot be set: {error}");
         return Some(ExitCode::FAILURE);
     }
     Some(match run(&code) {

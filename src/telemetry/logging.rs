@@ -8,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::reload::Error as ReloadError;
 
+use super::output::LogWriter;
+
 /// Form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -54,7 +56,9 @@ fn filter(level: &str) -> EnvFilter {
 pub fn start(level: &str, format: LogFormat) -> Level {
     // Colours are for terminals, not for journals.
     let is_terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(is_terminal);
+    let builder = tracing_subscriber::fmt().with_writer(LogWriter::default).with_target(false).with_ansi(is_terminal);
+    // What it would say of itself goes to standard error, with a panic where that cannot be written.
+    let builder = builder.log_internal_errors(false);
     // With the time that it took.
     let builder = builder.with_span_events(FmtSpan::CLOSE);
     // Two forms are two types, which the handle's user need not know.

@@ -66,6 +66,8 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
         Unit::Count,
         "Sources that failed within a search, by source",
     ),
+    ("gravwell_log_lines_lost_total", MetricKind::Counter, Unit::Count, "Lines of output that could not be written"),
+    ("gravwell_panics_total", MetricKind::Counter, Unit::Count, "Panics: faults of the program"),
 ];
 
 /// Tells the recorder what every metric means.
@@ -82,6 +84,16 @@ pub fn describe() {
 #[expect(clippy::cast_precision_loss, reason = "gauges are doubles; sequences stay below 2^53 for centuries")]
 fn set(name: &'static str, value: u64) {
     gauge!(name).set(value as f64);
+}
+
+/// Lines of the log, or of other output, could not be written.
+pub fn log_lines_lost(count: u64) {
+    counter!("gravwell_log_lines_lost_total").increment(count);
+}
+
+/// A thread or a task has panicked.
+pub fn panic() {
+    counter!("gravwell_panics_total").increment(1);
 }
 
 /// A batch was committed.

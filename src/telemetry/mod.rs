@@ -5,3 +5,4 @@ pub mod journey;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod output;

@@ -30,6 +30,7 @@ use crate::objects::{CommitError, Store, StoreError, Writes};
 use crate::replica::ReplicaOptions;
 use crate::replica::contents::{ContentsOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
+use crate::telemetry::output;
 
 use crate::codec::message::Open;
 use crate::search::searches::{Options, Searches};
@@ -385,12 +386,12 @@ fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
         .mode(0o600)
         .open(file)
         .and_then(|mut file| std::io::Write::write_all(&mut file, format!("{password}\n").as_bytes()));
-    println!(
-        "First administrator: {} with the password {password}, to be changed at the first login.",
-        first_start::NAME
-    );
+    let name = first_start::NAME;
+    output::answer(format_args!(
+        "First administrator: {name} with the password {password}, to be changed at the first login."
+    ));
     match written {
-        Ok(()) => println!("It is kept in {} until then.", file.display()),
+        Ok(()) => output::answer(format_args!("It is kept in {} until then.", file.display())),
         Err(error) => tracing::warn!(%error, file = %file.display(), "the password could not be kept: note it now"),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -25,7 +26,12 @@ impl Process {
 
     fn start(mut command: Command, log: &Path) -> Process {
         let log = File::options().create(true).append(true).open(log).expect("log file");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starts");
+        command.stdout(Stdio::null()).stderr(log);
+        Process::start_with_output(command)
+    }
+
+    fn start_with_output(mut command: Command) -> Process {
+        let child = command.stdin(Stdio::null()).spawn().expect("starts");
         Process { child }
     }
 
@@ -83,13 +89,15 @@ pub struct Fleet {
     pub datastore_flags: Vec<String>,
     /// Network namespaces in which processes run, by name; who is not named runs in this one.
     pub hosts: BTreeMap<String, String>,
+    /// Makes the output of services; without it that is a file.
+    pub outlet: Option<Box<dyn Fn() -> OwnedFd>>,
 }
 
 impl Fleet {
     pub fn new() -> Fleet {
         let listen = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
         let temp = tempfile::tempdir().expect("temp dir");
-        Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new() }
+        Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new(), outlet: None }
     }
 
     /// A program on the host of `name`, with its directory.
@@ -106,6 +114,14 @@ impl Fleet {
         command
     }
 
+    fn start(&self, name: &str, mut command: Command) -> Process {
+        let Some(outlet) = &self.outlet else {
+            return Process::start(command, &self.dir(&format!("{name}.log")));
+        };
+        command.stdout(outlet()).stderr(outlet());
+        Process::start_with_output(command)
+    }
+
     pub fn dir(&self, name: &str) -> PathBuf {
         self.temp.path().join(name)
     }
@@ -118,7 +134,7 @@ impl Fleet {
     pub fn spawn_datastore(&self) -> Process {
         let mut command = self.program("d", &built("gravwell_datastore"));
         command.args(["--listen", &self.listen.to_string()]).args(&self.datastore_flags);
-        Process::start(command, &self.dir("d.log"))
+        self.start("d", command)
     }
 
     /// Starts the datastore and waits until it answers.
@@ -135,7 +151,7 @@ impl Fleet {
     pub fn replica_with(&self, name: &str, options: &[&str]) -> Process {
         let mut command = self.command(name, &["replica"]);
         command.args(options);
-        Process::start(command, &self.dir(&format!("{name}.log")))
+        self.start(name, command)
     }
 
     /// Starts a webserver over plain HTTP without waiting for it; the first administrator is admin/changeme.
@@ -144,7 +160,7 @@ impl Fleet {
         command
             .args(["--listen", &address.to_string(), "--insecure-disable-https", "--default-password"])
             .args(options);
-        Process::start(command, &self.dir(&format!("{name}.log")))
+        self.start(name, command)
     }
 
     /// Enrolls and joins, without starting anything.

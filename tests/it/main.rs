@@ -14,6 +14,7 @@ mod model;
 mod offline;
 mod operate;
 mod peers;
+mod process;
 mod proxy;
 mod recover;
 mod repair;

@@ -57,7 +57,12 @@ impl Web {
         self.process.take().expect("runs").kill();
     }
 
-    fn nobody(&self) -> Client {
+    /// The service manager's word that settings are to be read again.
+    pub fn hang_up(&self) {
+        self.process.as_ref().expect("runs").hang_up();
+    }
+
+    pub fn nobody(&self) -> Client {
         Client::new(format!("http://{}", self.address))
     }
 

@@ -1,0 +1,3 @@
+//! What a process does when what surrounds it fails: output, addresses, descriptors; and what it leaves to others.
+
+mod output;
