@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gravwell::codec::message::{Hello, VERSION_MAX, VERSION_MIN, Welcome};
 use gravwell::env::memory::Survival;
 use gravwell::env::{Clock, Entropy};
-use gravwell::model::{Collection, Condition, EntryBody, Key, Op, Seq, Verdict};
+use gravwell::model::{Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Seq, TxnId, Verdict};
 use gravwell::protocol::fatal::Fatal;
 use gravwell::protocol::push::Pusher;
 use gravwell::protocol::session::NextStep;
@@ -18,6 +18,7 @@ use gravwell::trust::Role;
 
 use super::network::{ConnId, IDLE, MS, Message, SECOND};
 use super::oracle::{Checked, broken};
+use super::promises::READER_WRITES;
 use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
 use super::world::{Event, Truth, World};
 
@@ -48,7 +49,10 @@ impl World {
         self.after(0, Event::Connect(number, life, 0));
         self.after(self.plan.persist_every, Event::Persist(number, life));
         self.after(SECOND, Event::Report(number, life));
-        self.check_replica(number)
+        self.check_replica(number)?;
+        // What its journal does not hold now it never held.
+        self.oracle.forget_unanswered(number);
+        Ok(())
     }
 
     pub fn stop_replica(&mut self, number: usize, power: bool, why: &str) {
@@ -259,6 +263,7 @@ impl World {
                 if let Some(seq) = after {
                     self.oracle.durable(number, seq);
                     self.persisted[number] = Some(seq);
+                    self.replicas[number].shown = seq;
                 }
                 self.subscribe(id, number)?;
                 self.look_at_receipts(number)?;
@@ -441,6 +446,7 @@ impl World {
         {
             self.oracle.durable(number, durable);
             self.persisted[number] = Some(durable);
+            self.replicas[number].shown = durable;
         }
         self.after(self.plan.persist_every, Event::Persist(number, life));
         Ok(())
@@ -474,13 +480,16 @@ impl World {
 
     /// Somebody uses the webserver: writes, reads, deals with rejections.
     pub fn client(&mut self, number: usize) -> Checked {
-        if self.calm {
+        if !self.clients_write() {
             return Ok(());
         }
         let wait = self.draw(2 * self.plan.pace);
         self.after(wait, Event::Client(number));
-        // A reader that misbehaves writes, too; nothing of it may ever be committed.
-        if self.replicas[number].running.is_none() || (self.replicas[number].role == Role::Reader && !self.chance(5)) {
+        if self.replicas[number].running.is_none() {
+            return Ok(());
+        }
+        // Writes at a reader are refused, or answered as all others are.
+        if self.replicas[number].role == Role::Reader && (!READER_WRITES || !self.chance(30)) {
             return Ok(());
         }
         match self.random.below(20) {
@@ -494,6 +503,41 @@ impl World {
         let collection = Collection::new(["dashboards", "users"][self.random.below(2)]).expect("name");
         let key = Key::new(format!("k{}", self.random.below(self.plan.keys))).expect("key");
         (collection, key)
+    }
+
+    /// Whether anybody uses the webservers at this time.
+    pub fn clients_write(&self) -> bool {
+        !self.calm || self.now < self.plan.calm_at + self.plan.steady
+    }
+
+    /// The next transaction of an import, or the last one again: because it was not answered, or by mistake.
+    fn next_import(&mut self, number: usize) -> Draft {
+        let again = self.chance(10);
+        let import = &self.replicas[number].import;
+        if let Some((draft, answered)) = &import.last
+            && (!answered || again)
+        {
+            return draft.clone();
+        }
+        let (collection, key) = self.any_key();
+        self.next_value += 1;
+        let value = Bytes::from(format!("import{number} {}", self.next_value));
+        let other = Key::new(format!("k{}", self.random.below(self.plan.keys))).expect("key");
+        let condition = Condition::Absent { collection: collection.clone(), key: other };
+        let conditions = if self.chance(30) { vec![condition] } else { Vec::new() };
+        let seed = self.random.next_u64().to_le_bytes();
+        let import = &mut self.replicas[number].import;
+        let origin = *import.origin.get_or_insert_with(|| {
+            import.counter = 0;
+            let mut origin = [9; 16];
+            origin[..8].copy_from_slice(&seed);
+            Origin(origin)
+        });
+        import.counter += 1;
+        let id = Some(TxnId { origin, counter: OriginCounter(import.counter) });
+        let draft = Draft { ops: vec![Op::Put { collection, key, value }], conditions, id, ..Draft::default() };
+        import.last = Some((draft.clone(), false));
+        draft
     }
 
     fn write(&mut self, number: usize) -> Checked {
@@ -526,6 +570,9 @@ impl World {
             }
             drafts.push(draft);
         }
+        if self.chance(15) {
+            drafts.push(self.next_import(number));
+        }
         let kept: Vec<Draft> = drafts.clone();
         let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
         let submitted = match running.stepped.submit(drafts) {
@@ -541,13 +588,21 @@ impl World {
                 Ok(receipt) => {
                     let id = receipt.id();
                     self.note(|| format!("web{number} accepted {}/{}", id.origin, id.counter));
-                    self.oracle.accept(id, number, draft.ops)?;
+                    if draft.id.is_some() {
+                        self.oracle.accept_import(id, number, draft.ops)?;
+                        self.replicas[number].import.answered();
+                    } else {
+                        self.oracle.accept(id, number, draft.ops)?;
+                    }
                     if let Some(running) = &mut self.replicas[number].running {
                         running.receipts.insert(id, receipt);
                     }
                 }
                 Err(error) => {
                     self.note(|| format!("web{number} refused: {error}"));
+                    if draft.id.is_some() && self.replicas[number].import.refused(&error) {
+                        continue;
+                    }
                     let values = draft.ops.iter().filter_map(Op::value).cloned();
                     self.oracle.refused.extend(values);
                 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gravwell::codec::message::{Bookmark, Outcome, Welcome};
 use gravwell::datastore::ledger::{Committed, Ledger, Outlet};
 use gravwell::datastore::open;
-use gravwell::env::memory::{MemoryFs, SmallRandom};
+use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::liveness::{BaseChanges, BaseSummary};
 use gravwell::log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
@@ -32,6 +32,15 @@ pub struct Disks {
     pub index: Disk,
     pub members: String,
     pub liveness: Liveness,
+}
+
+impl Disks {
+    /// Another disk with the same contents, as a backup would take them.
+    pub fn copy(&self) -> Disks {
+        let fs = self.fs.crash(Survival::Everything, 0);
+        fs.set_capacity(None);
+        Disks { fs, index: self.index.copy(), members: self.members.clone(), liveness: Liveness::default() }
+    }
 }
 
 /// Compaction's index; clones are the same one.
@@ -144,6 +153,11 @@ impl Running {
             compaction: None,
             started: now,
         })
+    }
+
+    /// Whether it takes no writes, because something proves that its log has lost some.
+    pub fn waits(&self) -> bool {
+        false
     }
 
     pub fn bookmark(&self) -> Option<Bookmark> {

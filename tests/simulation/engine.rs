@@ -26,6 +26,12 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Another disk with the same contents.
+    pub fn copy(&self) -> Disk {
+        let rows = Arc::clone(&self.rest().rows);
+        Disk(Arc::new(Mutex::new(Rest { rows, ..Rest::default() })))
+    }
+
     /// What a power cut leaves: the persisted batches and some of those after, in order.
     pub fn cut_power(&self, random: &mut SmallRandom) {
         let mut rest = self.rest();

@@ -13,14 +13,16 @@ use super::oracle::{Checked, Violation};
 use super::plan::Fault;
 use super::replica::JOURNAL;
 use super::server::MIN_FREE;
-use super::world::{Event, Truth, World};
+use super::world::{CERTIFICATE_DAYS, Event, Truth, World};
 
 const KINDS: [ErrorKind; 3] = [ErrorKind::Other, ErrorKind::StorageFull, ErrorKind::Interrupted];
 
 impl World {
     /// A fault strikes, and plans its next strike.
     pub fn strike(&mut self, fault: Fault, mean: Time) -> Checked {
-        if self.calm {
+        // Compactions go on as long as clients do.
+        let goes_on = fault == Fault::Compaction && self.clients_write();
+        if self.calm && !goes_on {
             return Ok(());
         }
         let wait = self.draw(2 * mean);
@@ -133,10 +135,21 @@ impl World {
             }
             Fault::Compaction => self.start_compaction()?,
             Fault::ClockJump => {
-                self.has_jumped = true;
                 let hours = 1 + self.random.below(30) as i64;
                 self.clock_offset += if self.chance(50) { hours * 3_600_000 } else { -hours * 1_800_000 };
             }
+            Fault::YearsJump => {
+                let years = 1 + self.random.below(80) as i64;
+                let years = if self.chance(60) { years } else { -years.min(50) };
+                self.clock_offset = years * 365 * 86_400_000;
+                let wait = SECOND + self.draw(20 * SECOND);
+                self.after(wait, Event::Undo(fault, number));
+            }
+            Fault::ReplicaRolledBack => return self.roll_back(number),
+            Fault::TwinMember => return self.twin(number),
+            Fault::JournalShortened | Fault::JournalRemoved => return Ok(self.shorten_journal(number, fault)),
+            Fault::OpenTailLost => return self.lose_tail(),
+            Fault::LogDirectoryLost => return self.lose_log(),
             Fault::Revoked => return self.revoke(number),
             Fault::OldCopy => return Ok(self.use_old_copy()),
             Fault::Wiped => return Ok(self.wipe()),
@@ -161,6 +174,7 @@ impl World {
                 (way.loss, way.jitter) = (plan.loss, plan.jitter);
             }
             Fault::SlowApplier => self.slow[number] = false,
+            Fault::YearsJump => self.clock_offset = 0,
             Fault::Revoked => self.take_back(number)?,
             Fault::OldCopy | Fault::Wiped => self.bring_back_genuine(),
             _ => {}
@@ -172,6 +186,7 @@ impl World {
     pub fn calm_down(&mut self) -> Checked {
         self.calm = true;
         self.note(|| "calm".into());
+        self.clock_offset = 0;
         self.bring_back_genuine();
         for number in 0..self.replicas.len() {
             self.undo(Fault::ReplicaFull, number)?;
@@ -230,9 +245,7 @@ impl World {
 
     /// Flips a bit of a stopped replica's journal: refused at the start, or without effect. Then it is flipped back.
     fn damage_journal(&mut self, number: usize) -> bool {
-        // Without its mark the last batch cannot be told from a torn one; a failing disk may refuse just the mark.
-        let may_refuse = |(fault, _): &(Fault, Time)| matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull);
-        if self.replicas[number].running.is_none() || self.plan.faults.iter().any(may_refuse) {
+        if self.replicas[number].running.is_none() || self.may_refuse_marks() {
             return false;
         }
         self.stop_replica(number, false, "its journal is damaged");
@@ -257,6 +270,12 @@ impl World {
         true
     }
 
+    /// Without its mark the last batch of a journal cannot be told from a torn one; a failing disk may refuse just the mark.
+    pub fn may_refuse_marks(&self) -> bool {
+        let may_refuse = |(fault, _): &(Fault, Time)| matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull);
+        self.plan.faults.iter().any(may_refuse)
+    }
+
     fn revoke(&mut self, number: usize) -> Result<bool, Violation> {
         let now_ms = self.datastore_ms();
         let node = &mut self.replicas[number];
@@ -266,9 +285,9 @@ impl World {
         }
         datastore.registry.revoke(&node.name, now_ms).map_err(|error| Violation(error.to_string()))?;
         self.disks.members = datastore.registry.text(now_ms).map_err(|error| Violation(error.to_string()))?;
-        node.revoked = true;
         // Its open connections end, and what it had pushed and was not yet taken is not taken.
         let name = node.name.clone();
+        self.replicas.iter_mut().filter(|node| node.name == name).for_each(|node| node.revoked = true);
         let ids: Vec<_> = datastore.sessions.iter().filter(|(_, s)| s.member == name).map(|(id, _)| *id).collect();
         datastore.queue.retain(|proposal| proposal.member != name);
         datastore.sessions.retain(|_, session| session.member != name);
@@ -294,9 +313,13 @@ impl World {
         let text = |error: gravwell::trust::TrustError| Violation(error.to_string());
         node.certificate.push(b'+');
         datastore.registry.invite(&node.name, node.role, 1000, now_ms, true).map_err(text)?;
-        datastore.registry.enrol(&node.name, node.role, &node.certificate, 3650, now_ms).map_err(text)?;
+        datastore.registry.enrol(&node.name, node.role, &node.certificate, CERTIFICATE_DAYS, now_ms).map_err(text)?;
         self.disks.members = datastore.registry.text(now_ms).map_err(text)?;
-        node.revoked = false;
+        // Two directories of one member join as one.
+        let (name, certificate) = (node.name.clone(), node.certificate.clone());
+        for node in self.replicas.iter_mut().filter(|node| node.name == name) {
+            (node.revoked, node.certificate) = (false, certificate.clone());
+        }
         Ok(())
     }
 
@@ -327,10 +350,7 @@ impl World {
 
     /// A copy of everything on the datastore's disk as a backup would take it.
     fn copy_disks(&self) -> Disks {
-        let index = super::engine::Disk::default();
-        let fs = self.disks.fs.crash(memory::Survival::Everything, 0);
-        fs.set_capacity(None);
-        Disks { fs, index, members: self.disks.members.clone(), liveness: Default::default() }
+        Disks { index: super::engine::Disk::default(), ..self.disks.copy() }
     }
 
     fn wipe(&mut self) -> bool {
@@ -393,7 +413,7 @@ impl World {
 }
 
 /// What a journal holds.
-fn open_journal(fs: &memory::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
+pub fn open_journal(fs: &memory::MemoryFs) -> Result<Vec<(u8, Vec<u8>)>, ()> {
     let fs: std::sync::Arc<dyn Fs> = std::sync::Arc::new(fs.clone());
     let (_, records) = gravwell::log::journal::Journal::open(fs, Path::new(JOURNAL)).map_err(|_| ())?;
     Ok(records.into_iter().map(|record| (record.kind, record.payload)).collect())

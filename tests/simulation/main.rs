@@ -7,6 +7,7 @@
 
 mod checks;
 mod client;
+mod copies;
 mod datastore;
 mod engine;
 mod faults;
@@ -15,6 +16,7 @@ mod oracle;
 mod plan;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod promises;
 mod replica;
 mod runner;
 mod server;

@@ -45,7 +45,16 @@ pub struct Oracle {
     pub refused: BTreeSet<Bytes>,
     /// Highest sequence that any pusher was told.
     pub told: Seq,
+    /// Accepted at a replica whose directory was taken back to before: nothing on any disk knows of them any more.
+    pub lost: BTreeSet<TxnId>,
     pub checks: u64,
+}
+
+/// What a replica had accepted, and which of its rejections waited, at some time.
+#[derive(Clone, Default)]
+pub struct Remembered {
+    open: Vec<TxnId>,
+    rejected: BTreeMap<TxnId, Seq>,
 }
 
 /// A broken promise.
@@ -280,6 +289,54 @@ impl Oracle {
         Ok(())
     }
 
+    /// An import was told that its transaction is safe, perhaps a second time.
+    pub fn accept_import(&mut self, id: TxnId, replica: usize, ops: Vec<Op>) -> Checked {
+        match self.accepted.get(&id) {
+            Some(known) if known.ops == ops => {
+                // What a directory that was taken back has forgotten is there again.
+                let open = self.open.entry(replica).or_default();
+                self.lost.remove(&id);
+                if !open.contains(&id) {
+                    open.push(id);
+                }
+                Ok(())
+            }
+            Some(_) => broken!("{}/{} was accepted a second time with other contents", id.origin, id.counter),
+            None => self.accept(id, replica, ops),
+        }
+    }
+
+    /// What a copy of a replica's directory knows; `None` while submissions without an answer make that uncertain.
+    pub fn remember(&self, replica: usize) -> Option<Remembered> {
+        let is_sure = self.unanswered.get(&replica).is_none_or(Vec::is_empty);
+        let open = self.open.get(&replica).cloned().unwrap_or_default();
+        let rejected = self.rejected.get(&replica).cloned().unwrap_or_default();
+        is_sure.then_some(Remembered { open, rejected })
+    }
+
+    /// A replica goes on from a copy. What was rejected since it was taken its author has seen once; whether it is seen
+    /// again depends on whether the log still holds the rejection, so either is right.
+    pub fn rolled_back(&mut self, replica: usize, to: Remembered) {
+        let open = self.open.insert(replica, to.open.clone()).unwrap_or_default();
+        let undecided = open.into_iter().filter(|id| !self.by_id.contains_key(id) && !to.open.contains(id));
+        self.lost.extend(undecided);
+        self.unsure.extend(to.open.iter().chain(to.rejected.keys()));
+        self.unanswered.remove(&replica);
+        self.rejected.insert(replica, to.rejected);
+    }
+
+    /// A second replica goes on from a copy of the first one's directory; the same holds for both.
+    pub fn doubled(&mut self, replica: usize, from: Remembered) {
+        self.unsure.extend(from.open.iter().chain(from.rejected.keys()));
+        self.open.insert(replica, from.open);
+        self.rejected.insert(replica, from.rejected);
+    }
+
+    /// A replica has started: submissions without an answer that it does not hold are gone.
+    pub fn forget_unanswered(&mut self, replica: usize) {
+        self.unanswered.remove(&replica);
+    }
+
     /// Submissions ended without an answer: they may be there after a restart, or not.
     pub fn unanswered(&mut self, replica: usize, drafts: impl Iterator<Item = Vec<Op>>) {
         self.unanswered.entry(replica).or_default().extend(drafts);
@@ -338,12 +395,12 @@ impl Oracle {
     }
 
     /// When all is quiet: everything accepted was decided, and as told.
-    pub fn finish(&self, readers: &[usize]) -> Checked {
+    pub fn finish(&self) -> Checked {
         for (id, accepted) in &self.accepted {
-            if readers.contains(&accepted.replica) {
-                continue;
-            }
             let Some(at) = self.by_id.get(id) else {
+                if self.lost.contains(id) {
+                    continue;
+                }
                 broken!("{}/{} was accepted at replica {} and never decided", id.origin, id.counter, accepted.replica);
             };
             if let Some((seq, rejected)) = accepted.told {

@@ -30,10 +30,17 @@ pub enum Fault {
     LongAbsence,
     Compaction,
     ClockJump,
+    YearsJump,
     Revoked,
     OldCopy,
     Wiped,
     SlowApplier,
+    ReplicaRolledBack,
+    TwinMember,
+    JournalShortened,
+    JournalRemoved,
+    OpenTailLost,
+    LogDirectoryLost,
 }
 
 pub const ALL: &[(Fault, Time)] = &[
@@ -59,10 +66,17 @@ pub const ALL: &[(Fault, Time)] = &[
     (Fault::LongAbsence, 50 * SECOND),
     (Fault::Compaction, 6 * SECOND),
     (Fault::ClockJump, 40 * SECOND),
+    (Fault::YearsJump, 60 * SECOND),
     (Fault::Revoked, 50 * SECOND),
     (Fault::OldCopy, 60 * SECOND),
     (Fault::Wiped, 80 * SECOND),
     (Fault::SlowApplier, 30 * SECOND),
+    (Fault::ReplicaRolledBack, 25 * SECOND),
+    (Fault::TwinMember, 60 * SECOND),
+    (Fault::JournalShortened, 50 * SECOND),
+    (Fault::JournalRemoved, 60 * SECOND),
+    (Fault::OpenTailLost, 60 * SECOND),
+    (Fault::LogDirectoryLost, 60 * SECOND),
 ];
 
 /// One seed's world.
@@ -81,6 +95,8 @@ pub struct Plan {
     pub persist_every: Time,
     /// Faults strike until then.
     pub calm_at: Time,
+    /// Clients go on for so long after that, while compactions run: nothing may wait for a pause.
+    pub steady: Time,
     /// The world must be level by then.
     pub end_at: Time,
 }
@@ -91,6 +107,7 @@ impl Plan {
         let replicas = if random.below(4) == 0 { 2 + random.below(5) } else { 2 + random.below(2) };
         let share = 1 + random.below(3);
         let faults = ALL.iter().copied().filter(|_| random.below(4) < share).collect();
+        let steady = if random.below(4) == 0 { 60 * SECOND } else { 0 };
         let delay = [MS / 5, MS, 5 * MS, 40 * MS][random.below(4)];
         Plan {
             replicas,
@@ -109,7 +126,8 @@ impl Plan {
             history_ops: [0, 0, 20, 200][random.below(4)],
             persist_every: [300 * MS, SECOND, 3 * SECOND][random.below(3)],
             calm_at: 100 * SECOND,
-            end_at: 300 * SECOND,
+            steady,
+            end_at: 300 * SECOND + steady,
         }
     }
 }

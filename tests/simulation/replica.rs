@@ -11,14 +11,14 @@ use gravwell::codec::message::Bookmark;
 use gravwell::env::memory::{MemoryFs, SmallRandom};
 use gravwell::env::{Clock, Entropy};
 use gravwell::log::journal::Journal;
-use gravwell::model::{MemberName, Position, Seq, TxnId};
+use gravwell::model::{MemberName, Origin, Position, Seq, TxnId};
 use gravwell::protocol::backoff::Backoff;
 use gravwell::protocol::push::Pusher;
 use gravwell::protocol::tail::{Intake, Run};
-use gravwell::replica::Receipt;
 use gravwell::replica::directory::Home;
 use gravwell::replica::resync::Loading;
 use gravwell::replica::stepped::Stepped;
+use gravwell::replica::{Draft, Receipt, SubmitError};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
@@ -70,6 +70,14 @@ impl States {
         places.states.retain(|other, _| *other == path);
         places.current = Some(path);
         disk
+    }
+
+    /// Other directories with the same contents.
+    pub fn copy(&self) -> States {
+        let places = self.places();
+        let states = places.states.iter().map(|(path, disk)| (path.clone(), disk.copy())).collect();
+        let places = Places { next: places.next, states, current: places.current.clone() };
+        States(Arc::new(Mutex::new(places)))
     }
 
     pub fn cut_power(&self, random: &mut SmallRandom) {
@@ -175,10 +183,65 @@ pub struct Node {
     pub was_damaged: bool,
     /// The last bookmark that a replica known to differ was shown.
     pub compared: Option<Bookmark>,
+    /// What it has durably shown: less than this it may not show without saying so.
+    pub shown: Seq,
+    /// An import that numbers its own transactions.
+    pub import: Import,
     pub life: u64,
 }
 
+/// Somebody who imports a file through a replica: numbers from 1, and submits again what was not answered.
+#[derive(Default)]
+pub struct Import {
+    pub origin: Option<Origin>,
+    pub counter: u64,
+    /// The last one that was submitted, and whether it was answered.
+    pub last: Option<(Draft, bool)>,
+}
+
+impl Import {
+    pub fn answered(&mut self) {
+        if let Some((_, answered)) = &mut self.last {
+            *answered = true;
+        }
+    }
+
+    /// It was not taken: the next one gets its number. True: nobody here knows what became of it, so the import begins anew.
+    pub fn refused(&mut self, error: &SubmitError) -> bool {
+        let is_unknown = matches!(error, SubmitError::Gap { .. });
+        match self.last.take() {
+            // A second time by mistake, refused: the first one stands.
+            Some((draft, true)) if !is_unknown => {
+                self.last = Some((draft, true));
+                return true;
+            }
+            _ if is_unknown => self.origin = None,
+            _ => self.counter -= 1,
+        }
+        is_unknown
+    }
+}
+
 impl Node {
+    pub fn new(name: MemberName, role: Role, certificate: Vec<u8>) -> Node {
+        Node {
+            name,
+            role,
+            certificate,
+            fs: MemoryFs::new(),
+            states: States::default(),
+            running: None,
+            revoked: false,
+            tampered: false,
+            damaged: false,
+            was_damaged: false,
+            compared: None,
+            shown: Seq::ZERO,
+            import: Import::default(),
+            life: 0,
+        }
+    }
+
     /// Starts the process on its disks, as [`gravwell::replica::Replica::open`] does.
     pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());

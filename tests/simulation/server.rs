@@ -159,6 +159,10 @@ impl World {
                 if node.revoked && self.truth == Truth::Genuine {
                     broken!("{member} was revoked and is welcomed again");
                 }
+                // A clock that went back counts silence from now on.
+                if let Some((at, _)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
+                    *at = (*at).min(now_ms);
+                }
                 let limits = Limits::default();
                 let greeter =
                     Greeter { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
@@ -199,10 +203,10 @@ impl World {
                 }
                 // From its first report on a member counts, whatever happens to the datastore.
                 if self.saved_reports[replica].is_none() {
-                    self.saved_reports[replica] = Some((self.now, progress.applied));
+                    self.saved_reports[replica] = Some((now_ms, progress.applied));
                 }
                 let before = self.reported[replica].map_or(Seq::ZERO, |(_, applied)| applied);
-                self.reported[replica] = Some((self.now, progress.applied.max(before)));
+                self.reported[replica] = Some((now_ms, progress.applied.max(before)));
             }
             Message::Push(bytes) => {
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };

@@ -10,14 +10,17 @@ use gravwell::env::memory::SmallRandom;
 use gravwell::model::{MemberName, Seq};
 use gravwell::trust::{Registry, Role};
 
+use super::copies::Copy;
 use super::datastore::{self, Disks};
 use super::network::{Conn, ConnId, MS, Message, SECOND, Time, Way};
 use super::oracle::{Checked, Oracle, Violation};
 use super::plan::{Fault, Plan};
-use super::replica::{Node, SimClock, SimEntropy, States};
+use super::replica::{Node, SimClock, SimEntropy};
 
 /// The wall clock when a world begins, milliseconds.
 const START_MS: u64 = 1_800_000_000_000;
+/// Life of a certificate: longer than any clock jumps.
+pub const CERTIFICATE_DAYS: u32 = 60_000;
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -47,6 +50,7 @@ pub enum Event {
     Strike(Fault, u64),
     Undo(Fault, usize),
     Calm,
+    SteadyMark,
     Fork,
 }
 
@@ -120,15 +124,18 @@ pub struct World {
     pub entropy: Arc<SimEntropy>,
     /// Offset of the datastore's clock, milliseconds.
     pub clock_offset: i64,
-    pub has_jumped: bool,
     pub calm: bool,
     pub summary: Summary,
     /// Segment bits that were flipped: file, offset, bit.
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
-    /// By replica: when the datastore last heard of it, and its durable sequence as told.
-    pub reported: Vec<Option<(Time, Seq)>>,
+    /// By replica: when the datastore last heard of it by its own clock, and its durable sequence as told.
+    pub reported: Vec<Option<(u64, Seq)>>,
     /// As the datastore has written it down.
-    pub saved_reports: Vec<Option<(Time, Seq)>>,
+    pub saved_reports: Vec<Option<(u64, Seq)>>,
+    /// By replica: a copy of its directory for later.
+    pub copies: BTreeMap<usize, Copy>,
+    /// What must be decided and shown when the clients stop: noted while they go on.
+    pub steady: Option<(Seq, Vec<gravwell::model::TxnId>)>,
     /// How far the compaction under way may go, and for whose sake.
     pub limit: Option<(Seq, String)>,
     /// By replica: what has reached its disk for good.
@@ -160,21 +167,8 @@ impl World {
             let name = MemberName::new(format!("web{number}")).expect("name");
             let certificate = format!("certificate of {name}, 1").into_bytes();
             registry.invite(&name, role, 1000, START_MS, false).expect("invites");
-            registry.enrol(&name, role, &certificate, 3650, START_MS).expect("enrols");
-            Node {
-                name,
-                role,
-                certificate,
-                fs: gravwell::env::MemoryFs::new(),
-                states: States::default(),
-                running: None,
-                revoked: false,
-                tampered: false,
-                damaged: false,
-                was_damaged: false,
-                compared: None,
-                life: 0,
-            }
+            registry.enrol(&name, role, &certificate, CERTIFICATE_DAYS, START_MS).expect("enrols");
+            Node::new(name, role, certificate)
         });
         let replicas: Vec<Node> = replicas.collect();
         let disks = Disks { members: registry.text(START_MS).expect("text"), ..Disks::default() };
@@ -194,12 +188,13 @@ impl World {
             clock,
             entropy,
             clock_offset: 0,
-            has_jumped: false,
             calm: false,
             summary: Summary::default(),
             flipped: None,
             reported: vec![None; plan.replicas],
             saved_reports: vec![None; plan.replicas],
+            copies: BTreeMap::new(),
+            steady: None,
             journal_lost: None,
             persisted: vec![None; plan.replicas],
             looked_at: vec![None; plan.replicas],
@@ -232,6 +227,9 @@ impl World {
         }
         let calm_at = world.plan.calm_at;
         world.after(calm_at, Event::Calm);
+        if world.plan.steady > 0 {
+            world.after(calm_at + world.plan.steady - 25 * SECOND, Event::SteadyMark);
+        }
         world
     }
 
@@ -275,7 +273,7 @@ impl World {
     }
 
     fn live(&mut self) -> Checked {
-        let mut next_look = self.plan.calm_at + 20 * SECOND;
+        let mut next_look = self.plan.calm_at + self.plan.steady.max(20 * SECOND);
         while let Some(Reverse(due)) = self.queue.pop() {
             self.now = due.at;
             self.clock.0.store(START_MS + self.now / MS, Ordering::Relaxed);
@@ -286,6 +284,7 @@ impl World {
             }
             if self.calm && self.now >= next_look {
                 next_look = self.now + SECOND;
+                self.check_steady()?;
                 if let Some(reason) = self.unsettled() {
                     if self.now >= self.plan.end_at {
                         return Err(Violation(format!(
@@ -330,6 +329,10 @@ impl World {
             Event::Strike(fault, mean) => self.strike(fault, mean),
             Event::Undo(fault, number) => self.undo(fault, number),
             Event::Calm => self.calm_down(),
+            Event::SteadyMark => {
+                self.mark_steady();
+                Ok(())
+            }
             Event::Fork => self.fork(),
         }
     }
