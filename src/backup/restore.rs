@@ -25,7 +25,7 @@ use crate::log::{IoFailure, Log};
 use crate::model::{ChunkId, Collection, Digest, Generation, LineageEntry, Seq};
 use crate::state::StateStore;
 use crate::transfer::inventory::Contents;
-use crate::trust::{Escrow, RecoveryKey, TrustError};
+use crate::trust::{Escrow, RecoveryKey, Registry, TrustError};
 
 /// Why a backup is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -312,7 +312,7 @@ fn check(
         let (found, expected) = (digest(&built), checkpoint.digest);
         return Err(wrong(format!("it adds up to {found} at sequence {first}, not to {expected}")));
     }
-    open::level(&built, &log.reader()).map_err(wrong)?;
+    open::level(&built, &log.reader()).map_err(|error| wrong(error.to_string()))?;
     let objects = built.meta().map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum());
     log.close().map_err(|error| wrong(error.to_string()))?;
     let digest = digest(&built);
@@ -355,6 +355,9 @@ fn authority(escrows: &[&str], path: &Path, key: Option<&RecoveryKey>) -> Result
         return Ok("the one that was here".into());
     }
     let Some(key) = key else {
+        // Shows that the authority is not missing, but was given up.
+        let now_ms = SystemClock.now_ms();
+        Registry::open(&trust, now_ms)?.establish(now_ms)?;
         return Ok("none: members have to join again, or restore with --recovery-key".into());
     };
     let wrong = |what: &dyn std::fmt::Display| RestoreError::Wrong(format!("the sealed authority: {what}"));

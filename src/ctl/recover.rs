@@ -153,6 +153,9 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
     let path = if args.dry_run { dir.join(REHEARSAL) } else { here };
     let found = Trust { path, is_temporary: args.dry_run };
     if args.new_authority {
+        let now_ms = SystemClock.now_ms();
+        let register = Registry::open(&found.path, now_ms);
+        register.and_then(|mut register| register.establish(now_ms)).map_err(CtlError::new)?;
         return Ok((found, "new"));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;

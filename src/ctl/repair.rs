@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::datastore::DatastoreConfig;
+use crate::datastore::open::STATE;
 use crate::datastore::repair::{RepairError, RepairOptions, RepairReport, repair};
 use crate::env::data_dir::{self, DirectoryError};
 use crate::state::StateStore;
@@ -26,12 +27,24 @@ pub(super) async fn run(dir: &Path, json: bool, args: Repair) -> CtlResult {
 fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     // Claiming a directory would make one; here both must be what they are said to be.
     role(dir, "datastore", "--data-dir")?;
-    let _member = claim_member(&args.from)?;
-    let state = StateStore::open(&state_of(&args.from)?, CACHE_BYTES)
-        .map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
+    let (place, _member) = source(&args.from)?;
+    let state =
+        StateStore::open(&place, CACHE_BYTES).map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
     let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss, ..RepairOptions::default() };
     let mut tell = |what: &str| complain!("{what}");
     repair(dir, &DatastoreConfig::for_dir(dir), &state, options, &mut tell).map_err(CtlError::new)
+}
+
+/// The state to build on: a member's current one, with a claim to its directory, or a datastore's index.
+fn source(from: &Path) -> Result<(PathBuf, Option<std::fs::File>), CtlError> {
+    let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_index = from.is_dir() && (name == STATE || name.starts_with("state.damaged-"));
+    let datastore = from.canonicalize().ok().and_then(|from| Some(from.parent()?.to_owned()));
+    if is_index && datastore.is_some_and(|dir| role(&dir, "datastore", "--from").is_ok()) {
+        return Ok((from.to_owned(), None));
+    }
+    let claim = claim_member(from)?;
+    Ok((state_of(from)?, Some(claim)))
 }
 
 /// Holds a member's directory, so that nothing runs on it meanwhile.

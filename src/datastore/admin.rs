@@ -173,6 +173,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::Revoke { name, remove } => {
             shared.members.revoke(&name, remove).map_err(refuse)?;
+            shared.look_at_register();
             answer.item(&serde_json::json!({ "name": name, "removed": remove })).await
         }
         Request::BlobList => {
@@ -397,6 +398,11 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'
         } else {
             report.members.push(format!("{}: applied {}", member.name, member.applied));
         }
+    }
+    let recovery = shared.recovery();
+    if !recovery.is_empty() {
+        let problem = format!("the datastore waits to be recovered, because {recovery}");
+        report.findings.push(Finding { place: "log".into(), offset: None, problem });
     }
     report.ok = report.findings.is_empty();
     answer.item(&report).await

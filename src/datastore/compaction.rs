@@ -69,6 +69,9 @@ fn is_due(shared: &SharedRef) -> bool {
     let horizon = target(shared, None).0;
     let waiting = |segment: &crate::log::SegmentInfo| segment.sealed && !segment.compacted && segment.last <= horizon;
     let bytes: u64 = shared.log.segments().iter().filter(|segment| waiting(segment)).map(|segment| segment.bytes).sum();
+    if !shared.recovery().is_empty() {
+        return false;
+    }
     let tight = shared.disk_free() < shared.config.min_free_bytes.saturating_mul(2);
     bytes >= shared.config.compact_min_bytes || (tight && bytes > 0)
 }
@@ -98,6 +101,10 @@ fn compact(
     garbage_percent_min: u8,
     tell: &mut dyn FnMut(&str, u64, u64),
 ) -> Result<CompactReport, String> {
+    let recovery = shared.recovery();
+    if !recovery.is_empty() && !dry_run {
+        return Err(format!("nothing is compacted while the datastore waits to be recovered: {recovery}"));
+    }
     let (wanted, held_by) = target(shared, history_ops);
     let horizon_before = shared.log.horizon();
     let bytes_before = log_bytes(shared);

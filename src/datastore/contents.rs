@@ -212,6 +212,10 @@ pub(super) async fn collect(
     grace: Option<Duration>,
     dry_run: bool,
 ) -> Result<BlobCollection, String> {
+    let recovery = shared.recovery();
+    if !recovery.is_empty() && !dry_run {
+        return Err(format!("the datastore waits to be recovered, so what the log lacks may name them: {recovery}"));
+    }
     let store = shared.contents.store.clone();
     let cutoff = store.cutoff(grace.unwrap_or(shared.contents.grace));
     // What was committed before names its chunks in the state.

@@ -21,7 +21,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let incomplete = super::contents::incomplete(shared);
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
     let (problem, remedy) = match (recovery.is_empty(), refusal.is_empty()) {
-        (false, _) => (format!("the datastore waits to be recovered: {recovery}"), super::recovery::REMEDY),
+        (false, _) => (format!("the datastore waits to be recovered, because {recovery}"), super::recovery::REMEDY),
         (true, false) => (refusal, "free some disk space, or compact"),
         (true, true) => (String::new(), ""),
     };

@@ -9,11 +9,12 @@ use tokio::sync::watch;
 
 use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Announce, Hello, Progress};
-use crate::model::{MemberName, Seq};
+use crate::model::{MemberName, Position, Seq};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Escrow, Registry, Role, Token, TrustError, tls};
+use crate::trust::{Authority, Escrow, LogMark, Registry, Role, Token, TrustError, tls};
 
 use super::contents::Connected;
+use super::recovery::{self, Here};
 use super::shared::now_ms;
 
 /// One connection.
@@ -194,7 +195,7 @@ impl Members {
         self.registry().note_address(&member, hello.external_addr.as_deref());
     }
 
-    pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq) {
+    pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq, may_note: bool) {
         let member = {
             let mut presences = self.presences();
             let Some(present) = presences.present.get_mut(&id) else { return };
@@ -204,6 +205,10 @@ impl Members {
             present.info.unhealthy.clone_from(&progress.unhealthy);
             present.member.clone()
         };
+        // While the datastore waits to be recovered, the register is evidence.
+        if !may_note {
+            return;
+        }
         // A claim beyond the head cannot raise the floor.
         let is_first = self.registry().note_position(&member, progress.applied.min(head), now_ms());
         if is_first {
@@ -323,6 +328,23 @@ impl Members {
     /// TLS settings with a fresh certificate of the datastore's own.
     pub(super) fn server_config(&self, names: &[String]) -> Result<rustls::ServerConfig, TrustError> {
         tls::server_config(&self.authority, names, now_ms())
+    }
+
+    /// What the register knows of a log that is not here.
+    pub(super) fn evidence(&self, here: &Here<'_>) -> Option<String> {
+        recovery::from_register(here, &self.registry())
+    }
+
+    /// Notes where the log stands.
+    pub(super) fn note_log(&self, mark: LogMark) {
+        self.registry().note_log(mark);
+    }
+
+    /// Notes a member's position that the log contradicts, for good.
+    pub(super) fn note_contradiction(&self, member: &MemberName, position: Position) {
+        if let Err(error) = self.registry().note_contradiction(member, position, now_ms()) {
+            tracing::error!(%error, "what a member proved of the log could not be written down; it is lost at a restart");
+        }
     }
 
     /// Writes what changed since the last time; positions are written lazily.

@@ -17,6 +17,7 @@ pub mod gather;
 pub mod generations;
 pub mod greeting;
 pub mod horizon;
+mod index;
 mod inspect;
 pub mod ledger;
 mod members;

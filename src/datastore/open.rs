@@ -10,10 +10,13 @@ use crate::config::datastore::DatastoreConfig;
 use crate::env::SystemClock;
 use crate::env::real::RealFs;
 use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
-use crate::model::{Chain, Entry, Seq};
-use crate::planted::{self, Bug};
-use crate::state::rebuild::{self, Action, LogView};
+use crate::model::Seq;
+use crate::state::rebuild;
 use crate::state::{OriginTable, StateError, StateStore, Target};
+
+use super::index;
+
+pub use super::index::{STATE, Unlevel, kept, level};
 
 /// Why a datastore cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,14 @@ pub enum OpenError {
     /// The chunk store.
     #[error("the chunk store: {0}")]
     Chunks(#[from] ChunkError),
+    /// Acknowledged entries are missing from the log.
+    #[error(
+        "{0}. Acknowledged entries are missing from the log, and the index may be the last copy of what they did: nothing \
+         was changed. Remedy: bring back the newest `log` directory; or, with the datastore stopped, run `gravwell-logctl \
+         repair --from` with this datastore's own `state` directory, or with a member's directory; or `restore` a \
+         backup; to give up what only the index holds, start the datastore with --recovery off"
+    )]
+    Loss(String),
     /// The rebuild failed.
     #[error("rebuilding the state index failed: {0}")]
     Rebuild(String),
@@ -53,11 +64,13 @@ pub struct Opened {
     pub recovery: RecoveryReport,
 }
 
-fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
+pub(super) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { path, source }
 }
 
+/// Directory of the log within the data directory.
+pub(super) use crate::log::repair::LOG;
 /// Directory of the chunk store within the data directory.
 pub const CHUNKS: &str = "chunks";
 
@@ -81,90 +94,22 @@ pub fn log_options(config: &DatastoreConfig) -> LogOptions {
 /// Opens log and state in `path`, whose lock the caller holds. `progress` is told about long work.
 ///
 /// # Errors
-/// When the log is damaged: nothing is skipped, and nothing is changed but an unfinished tail. The state index is
-/// rebuilt rather than complained about.
+/// When the log is damaged: nothing is skipped, and nothing is changed but an unfinished tail. When the state index shows
+/// that the log lost entries: both are kept. An index that is damaged itself is rebuilt.
 pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str)) -> Result<Opened, OpenError> {
     super::repair::finish(path)?;
-    let (log, recovery) = Log::open(Arc::new(RealFs), &path.join("log"), log_options(config))?;
+    let directory = path.join(LOG);
+    if !crate::log::exists(&RealFs, &directory).map_err(io_error(&directory))? {
+        index::judge_without_log(path, config)?;
+    }
+    let (log, recovery) = Log::open(Arc::new(RealFs), &directory, log_options(config))?;
     super::repair::clean(path);
     let reader = log.reader();
-    let side = path.join("state.rebuild");
-    if side.exists() {
-        fs::remove_dir_all(&side).map_err(io_error(&side))?;
-    }
-    let state_path = path.join("state");
-    let state = match open_state(&state_path, config.cache_bytes, &reader) {
-        Ok(state) => state,
-        Err(reason) => {
-            tracing::warn!(reason, "the state index is rebuilt from the log");
-            progress(&format!("rebuilding the state index: {reason}"));
-            rebuild_state(&side, config.cache_bytes, &reader, reader.head().0, progress)?;
-            if state_path.exists() {
-                fs::remove_dir_all(&state_path).map_err(io_error(&state_path))?;
-            }
-            fs::rename(&side, &state_path).map_err(io_error(&side))?;
-            StateStore::open(&state_path, config.cache_bytes)?
-        }
-    };
+    let state = index::open(path, config, &reader, progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
         state.set_generation(log.generation(), reader.lineage())?;
     }
     Ok(Opened { log, state, recovery })
-}
-
-/// Opens the index and applies what it lacks; an error says why it must be rebuilt.
-fn open_state(path: &Path, cache_bytes: u64, log: &LogReader) -> Result<StateStore, String> {
-    let state = StateStore::open(path, cache_bytes).map_err(|error| error.to_string())?;
-    level(&state, log)?;
-    Ok(state)
-}
-
-/// Brings an index level with its log, and reads all of it before it is believed.
-///
-/// # Errors
-/// Says why it must be rebuilt instead.
-pub fn level(state: &StateStore, log: &LogReader) -> Result<(), String> {
-    if state.meta().is_none() && log.head().0 == Seq::ZERO {
-        state.init(log.log_id(), log.generation(), log.lineage()).map_err(|error| error.to_string())?;
-        return Ok(());
-    }
-    let chain_at = |seq| log.chain_at(seq).ok().flatten();
-    let view = LogView {
-        log_id: log.log_id(),
-        generation: log.generation(),
-        horizon: log.horizon(),
-        head: log.head().0,
-        chain_at: &chain_at,
-    };
-    match rebuild::verify_against(state.meta().as_deref(), &view) {
-        Action::Use => {}
-        Action::CatchUp { .. } if planted::is(Bug::SkipCatchUp) => {}
-        Action::CatchUp { from } => catch_up(state, log, from)?,
-        Action::Rebuild { reason } => return Err(reason.to_string()),
-    }
-    let report = state.check().map_err(|error| error.to_string())?;
-    match report.damage.first() {
-        Some(damage) => Err(format!("it does not add up: {damage}")),
-        None => Ok(()),
-    }
-}
-
-fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), String> {
-    let mut batch: Vec<Entry> = Vec::new();
-    let mut chain = Chain::default();
-    for entry in log.chained_entries(from, log.head().0) {
-        let (entry, after) = entry.map_err(|error| error.to_string())?;
-        chain = after;
-        batch.push(entry);
-        if batch.len() >= 4096 {
-            state.apply(&batch, chain).map_err(|error| error.to_string())?;
-            batch.clear();
-        }
-    }
-    if !batch.is_empty() {
-        state.apply(&batch, chain).map_err(|error| error.to_string())?;
-    }
-    Ok(())
 }
 
 /// Builds the state as of `to` from the log alone, in the new directory `side`.

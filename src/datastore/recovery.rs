@@ -1,37 +1,147 @@
-//! Recovery mode: a datastore that has no entries while its members know of some accepts no writes.
+//! Recovery mode: a datastore of which a witness says that its log had more, or was another one, accepts no writes.
 //!
-//! There is evidence of a lost log when the register says that a member had applied entries, or when a member with a good
-//! certificate shows the position of another log. As long as nothing was committed, either makes the datastore refuse
-//! writes: were it to accept one, it would become another log, and its members would be strangers to it. Nobody who is not
-//! a member can cause this.
+//! Witnesses are the register, which notes how far the log and its members had come, and every member with a good
+//! certificate that shows its position; what a member shows is noted in the register, so it outlives a restart. Were
+//! the datastore to go on writing, the log would become another one than its members hold. What an operator gave up
+//! by beginning a later generation is no evidence. Only members can cause this; revoking one takes back what it showed.
 
 use crate::codec::message::{RefusalCode, Refused};
 use crate::config::datastore::Recovery;
-use crate::model::{Position, Seq};
-use crate::trust::Registry;
+use crate::log::LogReader;
+use crate::model::position::compare;
+use crate::model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
+use crate::trust::{LogMark, MemberState, Registry};
+
+/// The log that is here, as far as it was shown to anyone.
+#[derive(Clone, Debug)]
+pub struct Here<'a> {
+    log: &'a LogReader,
+    log_id: LogId,
+    generation: Generation,
+    lineage: Lineage,
+    head: Seq,
+}
+
+impl<'a> Here<'a> {
+    /// What `log` is up to `head`.
+    #[must_use]
+    pub fn of(log: &'a LogReader, head: Seq) -> Here<'a> {
+        Here { log, log_id: log.log_id(), generation: log.generation(), lineage: log.lineage(), head }
+    }
+
+    /// The last sequence that generations after `generation` share with it.
+    fn shared_to(&self, generation: Generation) -> Seq {
+        let later = self.lineage.iter().filter(|entry| entry.generation > generation);
+        later.map(|entry| entry.shared_to).min().unwrap_or(Seq(u64::MAX))
+    }
+
+    /// What a member's position proves of this log.
+    #[must_use]
+    pub fn contradicted_by(&self, member: &str, theirs: &Position) -> Option<String> {
+        let is_here = theirs.log_id == self.log_id && theirs.seq >= self.log.horizon() && theirs.seq <= self.head;
+        let chain_at = |seq: Seq| self.log.chain_at(seq).ok().flatten();
+        let position = Position {
+            log_id: self.log_id,
+            generation: self.generation,
+            seq: self.head,
+            chain: chain_at(self.head).unwrap_or_default(),
+            digest: Digest::ZERO,
+        };
+        let chain = is_here.then(|| chain_at(theirs.seq)).flatten();
+        let (seq, head, later) = (theirs.seq, self.head, theirs.generation > self.generation);
+        match compare(theirs, &position, &self.lineage, chain) {
+            _ if seq == Seq::ZERO => None,
+            Verdict::Empty => {
+                Some(format!("its log is empty, but member {member} is at sequence {seq} of log {}", theirs.log_id))
+            }
+            Verdict::Ahead if later => {
+                let (theirs, here) = (theirs.generation, self.generation);
+                Some(format!("member {member} is of generation {theirs}, and this log of generation {here}"))
+            }
+            Verdict::Ahead => Some(format!("member {member} is at {seq}, and this log ends at {head}")),
+            Verdict::Forked if theirs.generation == self.generation => Some(format!(
+                "the history of member {member}, which is at {seq}, is not this log's, which ends at {head}"
+            )),
+            _ => None,
+        }
+    }
+}
 
 /// What the register knows of a log that is not here.
 #[must_use]
-pub fn from_register(mode: Recovery, head: Seq, registry: &Registry) -> Option<String> {
-    if mode == Recovery::Off || head > Seq::ZERO {
-        return None;
+pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
+    let head = here.head;
+    let mark = registry.log_mark();
+    if let Some(evidence) = mark.and_then(|mark| from_mark(here, mark)) {
+        return Some(evidence);
     }
-    let furthest =
-        registry.members().filter_map(|member| Some((member.applied?, member))).max_by_key(|(seq, _)| *seq)?;
-    let (seq, member) = furthest;
-    (seq > Seq::ZERO).then(|| format!("its log is empty, but member {} has applied sequence {seq}", member.name))
+    // Positions are of the generation in which they were written. A register that does not say which is held against
+    // a log that never had another one.
+    let shared_to = match mark {
+        Some(mark) if mark.log_id == here.log_id => here.shared_to(mark.generation),
+        None if here.lineage.len() <= 1 => Seq(u64::MAX),
+        _ => head,
+    };
+    let positions = registry.members().filter_map(|member| Some((member.applied?.min(shared_to), member)));
+    if let Some((seq, member)) = positions.max_by_key(|(seq, _)| *seq).filter(|(seq, _)| *seq > head) {
+        let name = &member.name;
+        return Some(if head == Seq::ZERO {
+            format!("its log is empty, but member {name} has applied sequence {seq}")
+        } else {
+            format!("member {name} is at {seq}, and this log ends at {head}")
+        });
+    }
+    let shown = registry.members().filter(|member| member.state != MemberState::Revoked);
+    let mut shown = shown.filter_map(|member| Some((member, member.contradiction?)));
+    shown.find_map(|(member, theirs)| here.contradicted_by(member.name.as_str(), &theirs))
 }
 
-/// What a member's position says of a log that is not here.
+fn from_mark(here: &Here<'_>, mark: LogMark) -> Option<String> {
+    let LogMark { log_id, generation, seq } = mark;
+    let head = here.head;
+    if log_id == here.log_id {
+        if generation > here.generation {
+            let here = here.generation;
+            return Some(format!("its register knows generation {generation}, and this log is of generation {here}"));
+        }
+        let known = seq.min(here.shared_to(generation));
+        return (known > head).then(|| format!("its register knows sequence {known}, and this log ends at {head}"));
+    }
+    // A log of several generations was put here by an operator.
+    match head {
+        _ if seq == Seq::ZERO => None,
+        Seq::ZERO => Some(format!("its log is empty, but its register knows sequence {seq} of log {log_id}")),
+        _ if here.lineage.len() <= 1 => Some(format!(
+            "its register belongs to log {log_id}, which had reached {seq}, and this is log {}",
+            here.log_id
+        )),
+        _ => None,
+    }
+}
+
+/// Brings the register in line with a log that nothing contradicts: positions beyond what a later generation shares were
+/// given up, and so was what members showed.
+pub fn enter(here: &Here<'_>, registry: &mut Registry) {
+    let mark = LogMark { log_id: here.log_id, generation: here.generation, seq: here.head };
+    registry.enter(mark);
+}
+
+/// Whether evidence counts.
 #[must_use]
-pub fn from_position(mode: Recovery, head: Seq, member: &str, theirs: Option<&Position>) -> Option<String> {
-    let theirs = theirs.filter(|position| mode != Recovery::Off && head == Seq::ZERO && position.seq > Seq::ZERO)?;
-    Some(format!("its log is empty, but member {member} is at sequence {} of log {}", theirs.seq, theirs.log_id))
+pub fn counts(mode: Recovery, evidence: &str) -> bool {
+    if mode == Recovery::Off {
+        tracing::error!(
+            evidence,
+            "writes are accepted all the same, because Datastore-Recovery is off: what the log lacks is given up"
+        );
+    }
+    mode != Recovery::Off
 }
 
 /// What to do about it.
-pub const REMEDY: &str = "stop the datastore and run `gravwell-logctl recover`, which rebuilds its log from a member, or \
-                          `restore` a backup; to give up what the members hold, start it with --recovery off";
+pub const REMEDY: &str = "stop the datastore and bring its log back: `gravwell-logctl repair --from` a member that has more, \
+                          `recover` when the log is gone, or `restore` a backup; to give up what the log lacks, start \
+                          it with --recovery off";
 
 /// What writers are told.
 #[must_use]

@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::chunks::ChunkStore;
 use crate::codec::admin::{MemberInfo, PresenceInfo};
-use crate::config::datastore::DatastoreConfig;
+use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::background;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::log::RecoveryReport;
@@ -26,6 +26,7 @@ use super::contents::{self, Contents};
 use super::ledger::Ledger;
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
+use super::recovery::Here;
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
 use super::{admin, compaction, inspect, recovery};
@@ -83,7 +84,8 @@ impl DatastoreError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         let log = matches!(self, DatastoreError::Open(OpenError::Log(crate::log::OpenError::Damaged { .. })));
-        log || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_)))
+        log || matches!(self, DatastoreError::Open(OpenError::Loss(_)))
+            || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_)))
             || matches!(self, DatastoreError::Trust(TrustError::Damaged { .. }))
     }
 }
@@ -155,8 +157,11 @@ impl Datastore {
             };
             tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other).map_err(io("opening"))??
         };
-        let authority = Authority::open_or_create(&path.join("trust"), now_ms())?;
-        let registry = Registry::open(&path.join("trust"), now_ms())?;
+        let trust = trust_dir(&path);
+        check_trust(&trust, opened.0.log.head().0, config.recovery)?;
+        let authority = Authority::open_or_create(&trust, now_ms())?;
+        let mut registry = Registry::open(&trust, now_ms())?;
+        registry.establish(now_ms())?;
         let mut endpoint = None;
         let mut address = config.listen_address();
         if listens {
@@ -175,7 +180,7 @@ impl Datastore {
         path: PathBuf,
         (opened, chunks): (Opened, ChunkStore),
         authority: Authority,
-        registry: Registry,
+        mut registry: Registry,
         endpoint: Option<ServerEndpoint>,
         address: std::net::SocketAddr,
         lock: std::fs::File,
@@ -189,7 +194,11 @@ impl Datastore {
         let reader = log.reader();
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
-        let evidence = recovery::from_register(config.recovery, head, &registry);
+        let here = Here::of(&reader, head);
+        let evidence = recovery::from_register(&here, &registry);
+        if evidence.is_none() || config.recovery == Recovery::Off {
+            recovery::enter(&here, &mut registry);
+        }
         let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
         let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
@@ -352,7 +361,7 @@ impl Datastore {
         if self.shared.commit.send(commit::Request::Stop(reply)).await.is_ok() {
             let _ = tokio::time::timeout(DRAIN, stopped).await;
         }
-        self.shared.members.save();
+        self.shared.save_members();
         self.shared.contents.checkpoint().await;
         if let Some(endpoint) = &self.endpoint {
             let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
@@ -381,8 +390,20 @@ fn local_name() -> MemberName {
 async fn save_members(shared: SharedRef) {
     loop {
         tokio::time::sleep(SAVE_EVERY).await;
-        shared.members.save();
+        shared.save_members();
     }
+}
+
+/// What must be beside a log that holds something, unless a command that put the log there wrote an empty register.
+fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError> {
+    let is_there = |name: &str| trust.join(name).exists();
+    let is_new = !is_there("ca.pem") && Registry::is_unused(trust);
+    if is_there("ca.key") || is_new || head == Seq::ZERO || mode == Recovery::Off {
+        return Ok(());
+    }
+    let what = "it is missing beside a log: bring `trust` back from a backup of the host, or from a sealed copy of the \
+                authority, see docs/recovery.md; --recovery off begins with a new authority, and every member joins again";
+    Err(TrustError::Damaged { path: trust.join("ca.key"), what: what.into() })
 }
 
 /// The datastore's own certificate is made anew long before it expires.

@@ -16,8 +16,9 @@ use crate::trust::Role;
 use super::feed::{self, FeedEnd};
 use super::greeting::{Greeter, may_follow, refused};
 use super::members::PresenceId;
+use super::recovery::Here;
 use super::shared::{SharedRef, now_ms};
-use super::{admin, push, recovery, snapshot};
+use super::{admin, push, snapshot};
 
 /// Longest wait for a client's greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,9 +151,7 @@ impl Session {
         let hello: Hello = wire::expect(receive, Kind::Hello).await?;
         let welcome = self.welcome(&hello)?;
         self.shared.members.greet(presence, &hello);
-        let (mode, head) = (self.shared.config.recovery, self.shared.head());
-        let evidence = recovery::from_position(mode, head, self.member.as_str(), hello.position.as_ref());
-        self.shared.wait_for_recovery(evidence);
+        self.examine(&hello);
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);
@@ -195,6 +194,16 @@ impl Session {
         }
     }
 
+    /// Takes a member's position for what it proves of the log.
+    fn examine(&self, hello: &Hello) {
+        let Some(position) = &hello.position else { return };
+        let here = Here::of(&self.shared.log, self.shared.head());
+        let evidence = here.contradicted_by(self.member.as_str(), position);
+        if self.shared.wait_for_recovery(evidence) {
+            self.shared.members.note_contradiction(&self.member, *position);
+        }
+    }
+
     fn feed(&self, from: Seq) -> Feeding {
         let (shared, connection) = (std::sync::Arc::clone(&self.shared), self.connection.clone());
         Box::pin(async move {
@@ -225,7 +234,8 @@ impl Session {
                     let progress: Progress = message::decode(kind, &body)?;
                     let head = self.shared.head();
                     telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
-                    self.shared.members.progress(presence, &progress, head);
+                    let may_note = self.shared.recovery().is_empty();
+                    self.shared.members.progress(presence, &progress, head, may_note);
                 }
                 // A newer member may say more on this stream; what is not understood is not needed.
                 _ => {}

@@ -13,11 +13,13 @@ use crate::log::LogReader;
 use crate::model::{Limits, MemberName, Seq};
 use crate::protocol::feed::Ring;
 use crate::state::StateStore;
+use crate::trust::LogMark;
 
 use super::commit;
 use super::compaction;
 use super::contents::Contents;
 use super::members::Members;
+use super::recovery::{self, Here};
 
 /// Memory for recent batches.
 const RING_BYTES: usize = 16 << 20;
@@ -94,14 +96,39 @@ impl Shared {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes no writes from now on, when there is evidence of a log that was lost.
-    pub(super) fn wait_for_recovery(&self, evidence: Option<String>) {
-        let Some(evidence) = evidence else { return };
-        let mut recovery = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
-        if recovery.is_empty() {
-            tracing::error!(remedy = super::recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
-            *recovery = evidence;
+    /// Takes no writes from now on, when there is evidence that the log lost entries. True: it does not.
+    pub(super) fn wait_for_recovery(&self, evidence: Option<String>) -> bool {
+        let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
+            return false;
+        };
+        let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.is_empty() {
+            tracing::error!(remedy = recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
+            crate::telemetry::metrics::recovery_needed(true);
+            *waits = evidence;
         }
+        true
+    }
+
+    /// Looks at the register again, after a member was revoked whose position was evidence.
+    pub(super) fn look_at_register(&self) {
+        let evidence = self.members.evidence(&Here::of(&self.log, self.head()));
+        let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waits.is_empty() && evidence.is_none() {
+            tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");
+            crate::telemetry::metrics::recovery_needed(false);
+            waits.clear();
+        }
+    }
+
+    /// Notes in the register where the log stands, and writes what changed in it.
+    pub(super) fn save_members(&self) {
+        // What a register says that contradicts the log is evidence: it stays.
+        if self.recovery().is_empty() {
+            let (log_id, generation, seq) = (self.log.log_id(), self.log.generation(), self.head());
+            self.members.note_log(LogMark { log_id, generation, seq });
+        }
+        self.members.save();
     }
 
     pub(super) fn set_refusal(&self, why: &str) {

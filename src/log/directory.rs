@@ -4,6 +4,10 @@
 //! digits, so that names sort by range. `head` is the head file, `reserve` keeps space for hard times, `*.tmp` are
 //! leftovers of interrupted work, and `quarantine/` keeps what recovery cut off.
 
+use std::io;
+use std::path::Path;
+
+use crate::env::fs::Fs;
 use crate::model::Seq;
 
 /// The head file.
@@ -14,6 +18,15 @@ pub const RESERVE: &str = "reserve";
 pub const QUARANTINE: &str = "quarantine";
 /// End of names of unfinished files.
 pub const UNFINISHED: &str = ".tmp";
+
+/// Whether a directory holds a log, or what is left of one.
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn exists(fs: &dyn Fs, dir: &Path) -> io::Result<bool> {
+    let files = if fs.exists(dir)? { fs.list(dir)? } else { Vec::new() };
+    Ok(files.iter().any(|file| file == HEAD || SegmentName::parse(file).is_some()))
+}
 
 /// The range that a segment's name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

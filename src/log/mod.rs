@@ -27,6 +27,7 @@ mod tests;
 pub use compaction::{
     Compaction, CompactionError, CompactionOptions, CompactionProgress, CompactionReport, Compactor, Outcome,
 };
+pub use directory::exists;
 pub use error::{AppendError, Damage, IoFailure, OpenError, REPAIR_REMEDY, ReadError, SyncError};
 pub use liveness::{FjallLiveness, LivenessIndex, MemoryLiveness};
 pub use reader::{Base, Entries, FrameBlock, LogReader, RecordAt, SegmentInfo};

@@ -38,7 +38,7 @@ pub use loader::{Loader, Target};
 pub use meta::StateMeta;
 pub use objects::Object;
 pub use origins::OriginTable;
-pub use rebuild::{Action, LogView, RebuildReason};
+pub use rebuild::{Action, LogView, LossReason, RebuildReason};
 pub use snapshot::StateSnapshot;
 pub use store::{CheckReport, StateDamage, StateStore};
 

@@ -6,7 +6,7 @@ use super::meta::StateMeta;
 use super::origins::OriginTable;
 use super::store::StateStore;
 use crate::model::position::Chain;
-use crate::model::{Digest, Entry, Generation, LogId, Seq};
+use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
 
 /// Entries are applied in batches of at most this many …
 const BATCH_ENTRIES_MAX: usize = 4096;
@@ -19,6 +19,8 @@ pub struct LogView<'a> {
     pub log_id: LogId,
     /// Which generation of it.
     pub generation: Generation,
+    /// How generations descend.
+    pub lineage: &'a [LineageEntry],
     /// Lowest sequence from which its tail can be read.
     pub horizon: Seq,
     /// Its last sequence.
@@ -37,10 +39,16 @@ pub enum Action {
         /// Where the state stands.
         from: Seq,
     },
-    /// Discard it and build it anew.
+    /// Build it anew: the log has everything that it ever held.
     Rebuild {
         /// Why.
         reason: RebuildReason,
+    },
+    /// Keep both: entries that the state was made from are not in the log. A state is fed after the log was synced, so
+    /// they were acknowledged.
+    Loss {
+        /// What shows it.
+        reason: LossReason,
     },
 }
 
@@ -50,15 +58,29 @@ pub enum RebuildReason {
     /// There is none, or it was never finished.
     #[error("there is no finished state")]
     Missing,
-    /// It is of another log.
-    #[error("the state belongs to another log")]
-    OtherLog,
-    /// It has seen a later generation, or entries after the log's head.
-    #[error("the state is ahead of the log")]
-    Ahead,
+    /// It was begun for another log, and never took in an entry.
+    #[error("the state is empty")]
+    Empty,
+    /// It goes on beyond what a later generation of its log shares: an operator gave that up.
+    #[error("the state is of an earlier generation, which went on where this one began")]
+    GivenUp,
     /// It ends before the entries that the log still has.
     #[error("the state ends before the log's horizon")]
     BelowHorizon,
+}
+
+/// What a state proves of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LossReason {
+    /// It is of another log.
+    #[error("the state belongs to another log")]
+    OtherLog,
+    /// It has seen a later generation.
+    #[error("the state is of a later generation than the log")]
+    LaterGeneration,
+    /// It has seen entries after the log's head.
+    #[error("the state is ahead of the log")]
+    Ahead,
     /// Its chain is not the log's.
     #[error("the state's history is not the log's")]
     OtherHistory,
@@ -68,16 +90,23 @@ pub enum RebuildReason {
 /// is later than the state's.
 #[must_use]
 pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
-    let reason = match meta {
-        None => RebuildReason::Missing,
-        Some(meta) if meta.log_id != log.log_id => RebuildReason::OtherLog,
-        Some(meta) if meta.generation > log.generation || meta.seq > log.head => RebuildReason::Ahead,
-        Some(meta) if meta.seq < log.horizon => RebuildReason::BelowHorizon,
-        Some(meta) if (log.chain_at)(meta.seq) != Some(meta.chain) => RebuildReason::OtherHistory,
-        Some(meta) if meta.seq == log.head => return Action::Use,
-        Some(meta) => return Action::CatchUp { from: meta.seq },
-    };
-    Action::Rebuild { reason }
+    let rebuild = |reason| Action::Rebuild { reason };
+    let loss = |reason| Action::Loss { reason };
+    let Some(meta) = meta else { return rebuild(RebuildReason::Missing) };
+    let is_other = meta.log_id != log.log_id || meta.generation > log.generation;
+    let later = log.lineage.iter().filter(|entry| entry.generation > meta.generation);
+    let shared_to = later.map(|entry| entry.shared_to).min();
+    match meta {
+        meta if is_other && meta.seq == Seq::ZERO => rebuild(RebuildReason::Empty),
+        meta if meta.log_id != log.log_id => loss(LossReason::OtherLog),
+        meta if meta.generation > log.generation => loss(LossReason::LaterGeneration),
+        meta if shared_to.is_some_and(|shared_to| meta.seq > shared_to) => rebuild(RebuildReason::GivenUp),
+        meta if meta.seq > log.head => loss(LossReason::Ahead),
+        meta if meta.seq < log.horizon => rebuild(RebuildReason::BelowHorizon),
+        meta if (log.chain_at)(meta.seq) != Some(meta.chain) => loss(LossReason::OtherHistory),
+        meta if meta.seq == log.head => Action::Use,
+        meta => Action::CatchUp { from: meta.seq },
+    }
 }
 
 /// A rebuild that did not come to its end.

@@ -36,6 +36,12 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ("gravwell_write_refusals_total", MetricKind::Counter, Unit::Count, "Transactions not taken for now, by reason"),
     ("gravwell_snapshots_served_total", MetricKind::Counter, Unit::Count, "Whole states sent to members"),
     ("gravwell_verdicts_total", MetricKind::Counter, Unit::Count, "Positions that did not fit, by verdict"),
+    (
+        "gravwell_recovery_needed",
+        MetricKind::Gauge,
+        Unit::Count,
+        "1 while a datastore refuses writes because a witness says that its log lost entries",
+    ),
     ("gravwell_disk_free_bytes", MetricKind::Gauge, Unit::Bytes, "Free space on the data directory's file system"),
     ("gravwell_outbox_depth", MetricKind::Gauge, Unit::Count, "Transactions waiting in a replica's outbox"),
     ("gravwell_chunks_sent_total", MetricKind::Counter, Unit::Count, "Chunks sent to members, by form: whole or delta"),
@@ -125,6 +131,11 @@ pub fn rejections(reason: &Reason) {
 /// A transaction was not taken for now.
 pub fn write_refusal(reason: &'static str) {
     counter!("gravwell_write_refusals_total", "reason" => reason).increment(1);
+}
+
+/// Whether a datastore waits to be recovered.
+pub fn recovery_needed(is_needed: bool) {
+    set("gravwell_recovery_needed", u64::from(is_needed));
 }
 
 /// A position did not fit.

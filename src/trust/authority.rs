@@ -81,7 +81,7 @@ impl Authority {
         private_dir(dir)?;
         let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
         match (key_path.exists(), certificate_path.exists()) {
-            (false, _) if dir.join(super::registry::FILE).exists() => {
+            (false, _) if dir.join(super::registry::FILE).exists() && !super::Registry::is_unused(dir) => {
                 Err(TrustError::Damaged { path: key_path, what: "it is missing, but there are members".into() })
             }
             // The certificate is written first, so a lone one is an interrupted first start.

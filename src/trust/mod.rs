@@ -24,7 +24,7 @@ use crate::planted::{self, Bug};
 pub use authority::Authority;
 pub use escrow::{Escrow, RecoveryKey};
 pub use identity::{Identity, NewKey};
-pub use registry::{Member, MemberState, Refusal, Registry};
+pub use registry::{LogMark, Member, MemberState, Refusal, Registry};
 pub use roster::{Roster, RosterCertificate, RosterMember};
 pub use token::{BadToken, Token};
 

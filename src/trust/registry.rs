@@ -13,11 +13,13 @@ use super::authority::write_private;
 use super::{
     Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
 };
-use crate::model::{MemberName, Seq};
+use crate::model::{Generation, LogId, MemberName, Position, Seq};
 use crate::planted::{self, Bug};
 
 /// The register's file, beside the authority's.
 pub(super) const FILE: &str = "members.json";
+/// A second copy of it, written after it: shows that there was a register, when that is missing.
+const COPY: &str = "members.copy";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 
 /// Where a member stands.
@@ -77,6 +79,20 @@ pub struct Member {
     /// Where other webservers and balancers reach it, as it last said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_addr: Option<String>,
+    /// A position that it showed and that proves that the log lost entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contradiction: Option<Position>,
+}
+
+/// Where the log stood when the register was last written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogMark {
+    /// Which log.
+    pub log_id: LogId,
+    /// Its generation, which is that of the members' positions.
+    pub generation: Generation,
+    /// Its last sequence.
+    pub seq: Seq,
 }
 
 impl Member {
@@ -101,6 +117,9 @@ struct Contents {
     /// When this was written; 0 in files of a version that did not say.
     #[serde(default)]
     saved_ms: u64,
+    /// Absent in files of a version that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<LogMark>,
 }
 
 /// When nobody could be heard: from the last time that the register was written to when it was opened.
@@ -143,18 +162,67 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens the register in `dir`; a missing one is empty.
+    /// Opens the register in `dir`; one that never was written is empty.
     ///
     /// # Errors
-    /// When the file is damaged: it is never replaced by an empty one.
+    /// When the file is damaged, or missing although there was one: it is never replaced by an empty one.
     pub fn open(dir: &Path, now_ms: u64) -> Result<Registry, TrustError> {
         let path = dir.join(FILE);
         let contents = match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text).map_err(|what| TrustError::Damaged { path: path.clone(), what })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing(dir, &path)?,
             Err(source) => return Err(TrustError::Io { path, source }),
         };
         Ok(Registry::of(Some(path), contents, now_ms))
+    }
+
+    /// Writes a register that never was written, so that its absence can be noticed from now on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn establish(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        let is_there = self.path.as_ref().is_none_or(|path| path.exists() && path.with_file_name(COPY).exists());
+        if is_there { Ok(()) } else { self.write(now_ms) }
+    }
+
+    /// Whether the register in `dir` names no member: it was written before there was an authority.
+    #[must_use]
+    pub fn is_unused(dir: &Path) -> bool {
+        let text = std::fs::read_to_string(dir.join(FILE)).unwrap_or_default();
+        parse(&text).is_ok_and(|contents| contents.members.is_empty())
+    }
+
+    /// Where the log stood when this was last written; `None` in files of a version that did not say.
+    #[must_use]
+    pub fn log_mark(&self) -> Option<LogMark> {
+        self.contents.log
+    }
+
+    /// Notes where the log stands. Written lazily, as positions are.
+    pub fn note_log(&mut self, mark: LogMark) {
+        self.is_dirty |= self.contents.log != Some(mark);
+        self.contents.log = Some(mark);
+    }
+
+    /// Takes `mark` for the log's position, when nothing contradicts it: positions beyond it were of another generation.
+    pub fn enter(&mut self, mark: LogMark) {
+        for member in self.contents.members.values_mut() {
+            member.applied = member.applied.map(|applied| applied.min(mark.seq));
+            member.contradiction = None;
+        }
+        self.note_log(mark);
+    }
+
+    /// Notes a position of a member that the log contradicts; durable when it returns.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note_contradiction(&mut self, name: &MemberName, position: Position, now_ms: u64) -> Result<(), TrustError> {
+        match self.contents.members.get_mut(name) {
+            Some(member) if member.contradiction != Some(position) => member.contradiction = Some(position),
+            _ => return Ok(()),
+        }
+        self.write(now_ms)
     }
 
     /// A register without a file, from what [`Registry::text`] gave; an empty text is an empty register.
@@ -206,7 +274,11 @@ impl Registry {
 
     fn write(&mut self, now_ms: u64) -> Result<(), TrustError> {
         if let Some(path) = self.path.clone() {
-            write_private(&path, self.text(now_ms)?.as_bytes())?;
+            let text = self.text(now_ms)?;
+            let parent = path.parent().unwrap_or(Path::new("."));
+            super::authority::private_dir(parent)?;
+            write_private(&path, text.as_bytes())?;
+            write_private(&path.with_file_name(COPY), text.as_bytes())?;
         }
         self.is_dirty = false;
         self.index();
@@ -244,7 +316,7 @@ impl Registry {
     pub fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for member in self.members() {
-            let lasting = Member { applied: None, last_seen_ms: None, ..member.clone() };
+            let lasting = Member { applied: None, last_seen_ms: None, contradiction: None, ..member.clone() };
             hasher.update(format!("{lasting:?}").as_bytes());
         }
         hasher.finalize().to_hex()[..32].to_owned()
@@ -313,6 +385,7 @@ impl Registry {
                     certificates: Vec::new(),
                     invite: Some(invite),
                     external_addr: None,
+                    contradiction: None,
                 };
                 self.contents.members.insert(name.clone(), member);
             }
@@ -489,6 +562,18 @@ fn no_such(name: &MemberName) -> TrustError {
 
 fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
     Certificate { fingerprint: hex(print), expires_ms: now_ms + u64::from(days.max(1)) * MS_PER_DAY }
+}
+
+/// What is to be made of a file that is not there.
+fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
+    if !dir.join(COPY).exists() {
+        return Ok(Contents::default());
+    }
+    let what = format!(
+        "it is missing, and with it who is enrolled and who was revoked; it is not replaced by an empty one: bring it \
+         back from a backup of the host, or rename {COPY} beside it, which is its last copy"
+    );
+    Err(TrustError::Damaged { path: path.to_owned(), what })
 }
 
 fn parse(text: &str) -> Result<Contents, String> {

@@ -6,6 +6,7 @@ mod compaction;
 mod convergence;
 mod crash;
 mod damage;
+mod evidence;
 mod faults;
 mod fleet;
 mod hosts;

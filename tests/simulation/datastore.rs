@@ -123,10 +123,11 @@ impl Running {
         let (log, _) = Log::open(fs, Path::new(LOG), log_options()).map_err(|error| text(&error))?;
         let reader = log.reader();
         let usable = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error));
-        let usable = usable.and_then(|state| open::level(&state, &reader).map(|()| state));
+        let usable = usable.map(|state| (open::level(&state, &reader), state));
         let state = match usable {
-            Ok(state) => state,
-            Err(_) => {
+            Ok((Ok(()), state)) => state,
+            Ok((Err(loss @ open::Unlevel::Loss { .. }), _)) => return Err(text(&loss)),
+            _ => {
                 disks.index = Disk::default();
                 let state = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error))?;
                 open::build(&state, &reader, reader.head().0, &mut |_| {}).map_err(|error| text(&error))?

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::position::Chain;
 use crate::model::{
-    Collection, Digest, DigestSet, Entry, EntryBody, Generation, Key, LogId, MemberName, Op, Origin, OriginCounter,
-    Reason, Seq, Txn, TxnId,
+    Collection, Digest, DigestSet, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Origin,
+    OriginCounter, Reason, Seq, Txn, TxnId,
 };
 
 pub(super) const CACHE_BYTES: u64 = 8 << 20;
@@ -349,11 +349,17 @@ fn every_state_is_given_its_action() {
     apply(&store, &[commit(1, 1, 1, 0, vec![]), commit(2, 1, 2, 0, vec![])]);
     let meta = store.meta().expect("meta");
     let rebuild = |reason| Action::Rebuild { reason };
+    let loss = |reason| Action::Loss { reason };
+    // Generation 4 was begun by giving up everything after 1.
+    let entry = |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+    let lineage = [entry(1, 0), entry(2, 5), entry(3, 9), entry(4, 1)];
     let against = |log: u8, generation, horizon, head, meta| {
         let chain_at = |seq: Seq| Some(chain(seq));
+        let lineage: Vec<_> = lineage.iter().filter(|entry| entry.generation.0 <= generation).copied().collect();
         let log = LogView {
             log_id: LogId([log; 16]),
             generation: Generation(generation),
+            lineage: &lineage,
             horizon: Seq(horizon),
             head: Seq(head),
             chain_at: &chain_at,
@@ -363,10 +369,14 @@ fn every_state_is_given_its_action() {
     assert_eq!(against(1, 1, 0, 2, Some(&meta)), Action::Use);
     assert_eq!(against(1, 2, 2, 9, Some(&meta)), Action::CatchUp { from: Seq(2) });
     assert_eq!(against(1, 1, 0, 2, None), rebuild(RebuildReason::Missing));
-    assert_eq!(against(2, 1, 0, 2, Some(&meta)), rebuild(RebuildReason::OtherLog));
-    assert_eq!(against(1, 0, 0, 2, Some(&meta)), rebuild(RebuildReason::Ahead));
-    assert_eq!(against(1, 1, 0, 1, Some(&meta)), rebuild(RebuildReason::Ahead));
+    assert_eq!(against(2, 1, 0, 2, Some(&meta)), loss(LossReason::OtherLog));
+    assert_eq!(against(1, 0, 0, 2, Some(&meta)), loss(LossReason::LaterGeneration));
+    assert_eq!(against(1, 1, 0, 1, Some(&meta)), loss(LossReason::Ahead));
+    assert_eq!(against(1, 3, 0, 1, Some(&meta)), loss(LossReason::Ahead), "generation 3 shares more than is there");
+    assert_eq!(against(1, 4, 0, 1, Some(&meta)), rebuild(RebuildReason::GivenUp));
+    let begun = StateMeta { seq: Seq(0), ..(*meta).clone() };
+    assert_eq!(against(2, 1, 0, 2, Some(&begun)), rebuild(RebuildReason::Empty));
     assert_eq!(against(1, 1, 3, 9, Some(&meta)), rebuild(RebuildReason::BelowHorizon));
     let other = StateMeta { chain: [0; 16], ..(*meta).clone() };
-    assert_eq!(against(1, 1, 0, 9, Some(&other)), rebuild(RebuildReason::OtherHistory));
+    assert_eq!(against(1, 1, 0, 9, Some(&other)), loss(LossReason::OtherHistory));
 }

@@ -1,0 +1,291 @@
+//! The state index at a start: brought level with its log, built from it again, or kept as the proof of a loss.
+//!
+//! The index takes in an entry after the log was synced. So one that knows more than its log, or something else, proves
+//! that acknowledged entries are gone, and may be the last copy of what they did: the datastore does not start then.
+//! One that is replaced stays until its successor is in place, and beyond that when nothing shows that the log has
+//! all of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::datastore::{DatastoreConfig, Recovery};
+use crate::log::LogReader;
+use crate::model::{Chain, Entry, Seq};
+use crate::planted::{self, Bug};
+use crate::state::rebuild::{self, Action, LogView, LossReason};
+use crate::state::{StateError, StateMeta, StateStore};
+
+use super::open::{OpenError, io_error, rebuild_state};
+
+/// Directory of the index within a datastore's directory.
+pub const STATE: &str = "state";
+/// Where it is built again.
+const SIDE: &str = "state.rebuild";
+/// What discarded ones are kept as, with a number behind.
+const DAMAGED: &str = "state.damaged-";
+/// Most discarded indexes that are kept.
+const KEPT_MAX: usize = 2;
+
+/// Why an index is not level with its log.
+#[derive(Debug, thiserror::Error)]
+pub enum Unlevel {
+    /// It is to be built again.
+    #[error("{0}")]
+    Rebuild(String),
+    /// It proves that the log lost entries.
+    #[error("{reason}: {positions}")]
+    Loss {
+        /// What shows it.
+        reason: LossReason,
+        /// Where both stand.
+        positions: String,
+    },
+}
+
+fn again(error: impl std::fmt::Display) -> Unlevel {
+    Unlevel::Rebuild(error.to_string())
+}
+
+/// Opens the index of the datastore in `path`, level with `log`.
+pub(super) fn open(
+    path: &Path,
+    config: &DatastoreConfig,
+    log: &LogReader,
+    progress: &mut dyn FnMut(&str),
+) -> Result<StateStore, OpenError> {
+    let place = path.join(STATE);
+    let side = path.join(SIDE);
+    if side.exists() {
+        fs::remove_dir_all(&side).map_err(io_error(&side))?;
+    }
+    if !place.exists() && log.head().0 > Seq::ZERO {
+        tracing::warn!("the state index is rebuilt from the log, because there is none");
+        progress("rebuilding the state index: there is none");
+        return build(path, config, log, None, progress);
+    }
+    let found = StateStore::open(&place, config.cache_bytes);
+    let (old, reason) = match found.map(|state| (level(&state, log), state)) {
+        Ok((Ok(()), state)) => return Ok(state),
+        Ok((Err(loss @ Unlevel::Loss { .. }), _)) if config.recovery != Recovery::Off => {
+            return Err(OpenError::Loss(loss.to_string()));
+        }
+        Ok((Err(loss @ Unlevel::Loss { .. }), _)) => {
+            tracing::error!(%loss, "the index is set aside, because Datastore-Recovery is off: what only it holds is given up");
+            (None, loss.to_string())
+        }
+        Ok((Err(Unlevel::Rebuild(reason)), state)) => (Some(state), reason),
+        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
+        Err(error) => (None, error.to_string()),
+    };
+    tracing::warn!(reason, "the state index is rebuilt from the log");
+    progress(&format!("rebuilding the state index: {reason}"));
+    build(path, config, log, old, progress)
+}
+
+/// Builds an index beside the one that is there, then puts it in its place.
+fn build(
+    path: &Path,
+    config: &DatastoreConfig,
+    log: &LogReader,
+    old: Option<StateStore>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<StateStore, OpenError> {
+    let (place, side) = (path.join(STATE), path.join(SIDE));
+    check_space(path, &place)?;
+    let built = rebuild_state(&side, config.cache_bytes, log, log.head().0, progress)?;
+    let replaced = match &old {
+        Some(old) => Replaced::compare(old, &built, log),
+        None => Replaced::Unknown,
+    };
+    drop((old, built));
+    if let Replaced::KnowsMore(what) = &replaced
+        && config.recovery != Recovery::Off
+    {
+        fs::remove_dir_all(&side).map_err(io_error(&side))?;
+        return Err(OpenError::Loss(what.clone()));
+    }
+    let aside = if place.exists() { Some(set_aside(path)?) } else { None };
+    fs::rename(&side, &place).map_err(io_error(&side))?;
+    sync(path)?;
+    let state = StateStore::open(&place, config.cache_bytes)?;
+    match aside {
+        Some(aside) if replaced == Replaced::Covered => fs::remove_dir_all(&aside).map_err(io_error(&aside))?,
+        Some(aside) => tracing::warn!(kept = %aside.display(), "the former state index is kept"),
+        None => {}
+    }
+    prune(path);
+    Ok(state)
+}
+
+/// What an index that is replaced had.
+#[derive(Debug, PartialEq, Eq)]
+enum Replaced {
+    /// Nothing that the log has not.
+    Covered,
+    /// It cannot be read well enough to say.
+    Unknown,
+    /// Transactions that the log has not.
+    KnowsMore(String),
+}
+
+impl Replaced {
+    /// Every decided transaction raises the counter of its origin, and origins are never forgotten: a history that goes on from
+    /// another one has reached every counter of it.
+    fn compare(old: &StateStore, built: &StateStore, log: &LogReader) -> Replaced {
+        let Some(meta) = old.meta() else { return Replaced::Unknown };
+        if meta.generation != log.generation() {
+            return Replaced::Unknown;
+        }
+        let Ok(snapshot) = old.snapshot() else { return Replaced::Unknown };
+        for row in snapshot.origins() {
+            let Ok((origin, row)) = row else { return Replaced::Unknown };
+            match built.origin(origin) {
+                Ok(Some(here)) if here.last_counter >= row.last_counter => {}
+                Ok(_) => {
+                    let (seq, counter) = (meta.seq, row.last_counter);
+                    let what = "the state's history is not the log's";
+                    return Replaced::KnowsMore(format!(
+                        "{what}: the index, at {seq}, has transaction {counter} of origin {origin}, which the log lacks"
+                    ));
+                }
+                Err(_) => return Replaced::Unknown,
+            }
+        }
+        Replaced::Covered
+    }
+}
+
+/// A rebuild needs room for a second index: better not begun than given up half-way, with the disk full.
+fn check_space(path: &Path, place: &Path) -> Result<(), OpenError> {
+    let needed = bytes_in(place);
+    let Ok(free) = super::commit::free_space(path) else { return Ok(()) };
+    if free >= needed {
+        return Ok(());
+    }
+    let what = "rebuilding the state index takes about as much space as the one that is there";
+    Err(OpenError::Rebuild(format!(
+        "{what}: {needed} bytes, and {free} are free; nothing was changed; free some space"
+    )))
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+fn sync(path: &Path) -> Result<(), OpenError> {
+    fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error(path))
+}
+
+/// The discarded indexes in a data directory, the oldest first.
+#[must_use]
+pub fn kept(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    let number = |entry: &fs::DirEntry| entry.file_name().to_str()?.strip_prefix(DAMAGED)?.parse::<u64>().ok();
+    let mut found: Vec<_> = entries.filter_map(|entry| Some((number(&entry)?, entry.path()))).collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Renames the index, which nothing has open.
+fn set_aside(path: &Path) -> Result<PathBuf, OpenError> {
+    let newest = kept(path).pop();
+    let number = newest.and_then(|path| path.file_name()?.to_str()?.strip_prefix(DAMAGED)?.parse::<u64>().ok());
+    let (place, aside) = (path.join(STATE), path.join(format!("{DAMAGED}{}", number.unwrap_or(0).saturating_add(1))));
+    fs::rename(&place, &aside).map_err(io_error(&place))?;
+    sync(path)?;
+    Ok(aside)
+}
+
+fn prune(path: &Path) {
+    let kept = kept(path);
+    let surplus = kept.len().saturating_sub(KEPT_MAX);
+    for old in kept.into_iter().take(surplus) {
+        if let Err(error) = fs::remove_dir_all(&old) {
+            tracing::warn!(%error, directory = %old.display(), "a discarded state index cannot be removed");
+        }
+    }
+}
+
+/// What the index of a datastore without a log proves. With `--recovery off` it is set aside.
+pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result<(), OpenError> {
+    let place = path.join(STATE);
+    let is_empty = fs::read_dir(&place).map_or(true, |mut entries| entries.next().is_none());
+    if is_empty {
+        return Ok(());
+    }
+    let what = match StateStore::open(&place, config.cache_bytes).map(|state| state.meta()) {
+        Ok(None) => return Ok(()),
+        Ok(Some(meta)) if meta.seq == Seq::ZERO => return Ok(()),
+        Ok(Some(meta)) => stands(&meta),
+        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
+        Err(error) => format!("the index cannot be read: {error}"),
+    };
+    let loss = format!("{} holds no log, but there is a state index: {what}", path.join(super::open::LOG).display());
+    if config.recovery != Recovery::Off {
+        return Err(OpenError::Loss(loss));
+    }
+    let aside = set_aside(path)?;
+    tracing::error!(loss, kept = %aside.display(), "given up, because Datastore-Recovery is off; a new log begins");
+    Ok(())
+}
+
+fn stands(meta: &StateMeta) -> String {
+    format!("the index is at {} of log {}, generation {}", meta.seq, meta.log_id, meta.generation)
+}
+
+/// Brings an index level with its log, and reads all of it before it is believed.
+///
+/// # Errors
+/// Says why it must be rebuilt instead, or what it proves.
+pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
+    if state.meta().is_none() && log.head().0 == Seq::ZERO {
+        return state.init(log.log_id(), log.generation(), log.lineage()).map_err(again);
+    }
+    let chain_at = |seq| log.chain_at(seq).ok().flatten();
+    let (lineage, meta) = (log.lineage(), state.meta());
+    let view = LogView {
+        log_id: log.log_id(),
+        generation: log.generation(),
+        lineage: &lineage,
+        horizon: log.horizon(),
+        head: log.head().0,
+        chain_at: &chain_at,
+    };
+    match rebuild::verify_against(meta.as_deref(), &view) {
+        Action::Use => {}
+        Action::CatchUp { .. } if planted::is(Bug::SkipCatchUp) => {}
+        Action::CatchUp { from } => catch_up(state, log, from)?,
+        Action::Rebuild { reason } => return Err(again(reason)),
+        Action::Loss { reason } => {
+            let index = meta.as_deref().map(stands).unwrap_or_default();
+            let log = format!("the log ends at {} of log {}, generation {}", view.head, view.log_id, view.generation);
+            return Err(Unlevel::Loss { reason, positions: format!("{index}, {log}") });
+        }
+    }
+    let report = state.check().map_err(again)?;
+    match report.damage.first() {
+        Some(damage) => Err(Unlevel::Rebuild(format!("it does not add up: {damage}"))),
+        None => Ok(()),
+    }
+}
+
+fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), Unlevel> {
+    let mut batch: Vec<Entry> = Vec::new();
+    let mut chain = Chain::default();
+    for entry in log.chained_entries(from, log.head().0) {
+        let (entry, after) = entry.map_err(again)?;
+        chain = after;
+        batch.push(entry);
+        if batch.len() >= 4096 {
+            state.apply(&batch, chain).map_err(again)?;
+            batch.clear();
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { state.apply(&batch, chain).map_err(again) }
+}

@@ -1,0 +1,288 @@
+//! Witnesses of a lost history: the state index, the register, members, a directory that is missing. Each is kept, named and
+//! obeyed, at any position of the log.
+
+use std::fs;
+use std::path::Path;
+
+use crate::fleet::Fleet;
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("creates");
+    for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry")) {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().expect("type") {
+            kind if kind.is_dir() => copy_dir(&path, &target),
+            kind if kind.is_file() => drop(fs::copy(&path, &target).expect("copies")),
+            _ => {}
+        }
+    }
+}
+
+fn replace_dir(from: &Path, to: &Path) {
+    fs::remove_dir_all(to).expect("removes");
+    copy_dir(from, to);
+}
+
+fn put(fleet: &Fleet, at: &str, keys: std::ops::Range<u32>) {
+    let line = |key| format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"k{key}\",\"value\":{key}}}}}]}}\n");
+    let file = fleet.write_file("puts.jsonl", &keys.map(line).collect::<String>());
+    fleet.ok(at, &["import", file.to_str().expect("text")]);
+}
+
+/// The datastore does not start, and says why.
+#[track_caller]
+fn does_not_start(fleet: &Fleet, words: &[&str]) {
+    let before = fleet.log_of("d").len();
+    let mut datastore = fleet.spawn_datastore();
+    let ended = std::cell::Cell::new(None);
+    let datastore = std::cell::RefCell::new(&mut datastore);
+    fleet.wait("the datastore ends", || {
+        ended.set(datastore.borrow_mut().ended());
+        ended.get().is_some()
+    });
+    assert!(!ended.get().expect("ended").success());
+    let said = fleet.log_of("d").split_off(before);
+    words.iter().for_each(|word| assert!(said.contains(word), "{word}: {said}"));
+}
+
+/// The datastore serves, takes no writes, and says why: to whoever writes, in its status, in its findings.
+#[track_caller]
+fn waits(fleet: &Fleet, words: &str) {
+    fleet.wait("it says that it waits to be recovered", || {
+        let status = fleet.status("d");
+        let problem = status["problem"].as_str().unwrap_or_default();
+        problem.contains("waits to be recovered") && problem.contains(words)
+    });
+    let refused = fleet.run("d", &["put", "c", "direct", "--value", "1"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("waits to be recovered") && said.contains(words), "{said}");
+    for command in ["status", "verify", "doctor"] {
+        let output = fleet.run("d", &[command]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && said.contains(words), "{command}: {said}");
+    }
+    assert!(!fleet.run("d", &["compact"]).status.success(), "what may be missing is not made unprovable");
+}
+
+/// A fleet whose log went on after it was copied to `old`; stopped.
+fn rolled(fleet: &Fleet, with_member: bool) -> String {
+    let datastore = fleet.datastore();
+    let member = with_member.then(|| fleet.member("a"));
+    put(fleet, "d", 0..10);
+    if member.is_some() {
+        fleet.converges(&["a"]);
+    }
+    datastore.terminate();
+    copy_dir(&fleet.dir("d"), &fleet.dir("old"));
+    let datastore = fleet.datastore();
+    if member.is_some() {
+        fleet.wait_connected("a");
+    }
+    put(fleet, "d", 10..15);
+    let export = if member.is_some() { fleet.converges(&["a"]) } else { fleet.export("d") };
+    datastore.terminate();
+    if let Some(member) = member {
+        member.terminate();
+    }
+    export
+}
+
+#[test]
+fn p13_an_index_that_is_ahead_of_its_log_is_kept_and_gives_the_log_back() {
+    let fleet = Fleet::new();
+    let export = rolled(&fleet, false);
+    replace_dir(&fleet.dir("old/log"), &fleet.dir("d/log"));
+    does_not_start(&fleet, &["the index is at 15", "the log ends at 10", "repair --from"]);
+    for command in ["status", "verify", "export"] {
+        assert_eq!(fleet.run("d", &[command]).status.code(), Some(3), "{command}");
+    }
+    let state = fleet.dir("d/state");
+    let report = fleet.ok("d", &["repair", "--from", state.to_str().expect("text"), "--json"]);
+    assert!(report.contains("\"head\":15"), "{report}");
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.export("d"), export);
+    put(&fleet, "d", 15..16);
+}
+
+#[test]
+fn p13_an_open_segment_that_lost_its_tail_is_noticed_wherever_it_is_cut() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 0..40);
+    datastore.kill();
+    let segment = fs::read_dir(fleet.dir("d/log")).expect("lists").map(|entry| entry.expect("entry").path());
+    let segment = segment.into_iter().find(|path| path.to_string_lossy().ends_with("-open.log")).expect("is open");
+    let bytes = fs::read(&segment).expect("reads");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("has records");
+    for cut in [end, end - 200, end / 2, end / 4, 300, 64, 0] {
+        fs::write(&segment, &bytes[..cut]).expect("cuts");
+        does_not_start(&fleet, &[]);
+        assert_eq!(fleet.run("d", &["verify"]).status.code(), Some(3), "cut at {cut} of {end}");
+    }
+    fs::write(&segment, &bytes).expect("writes");
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.status("d")["head"], 40);
+}
+
+#[test]
+fn p13_an_index_of_another_log_is_not_replaced() {
+    let (fleet, other) = (Fleet::new(), Fleet::new());
+    for fleet in [&fleet, &other] {
+        let datastore = fleet.datastore();
+        put(fleet, "d", 0..5);
+        datastore.terminate();
+    }
+    replace_dir(&other.dir("d/state"), &fleet.dir("d/state"));
+    does_not_start(&fleet, &["the state belongs to another log"]);
+    replace_dir(&other.dir("d/log"), &fleet.dir("d/log"));
+    let said = "its register belongs to log";
+    let datastore = fleet.datastore();
+    waits(&fleet, said);
+    datastore.terminate();
+}
+
+#[test]
+fn p13_a_log_that_is_missing_is_not_begun_anew_beside_an_index() {
+    let mut fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 0..5);
+    let export = fleet.export("d");
+    datastore.terminate();
+    copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
+    for is_empty in [false, true] {
+        if is_empty {
+            fs::create_dir(fleet.dir("d/log")).expect("creates");
+        } else {
+            fs::remove_dir_all(fleet.dir("d/log")).expect("removes");
+        }
+        does_not_start(&fleet, &["holds no log", "the index is at 5"]);
+        for command in ["status", "verify", "export", "compact", "put"] {
+            let rest: &[&str] = if command == "put" { &["c", "k", "--value", "1"] } else { &[] };
+            assert_eq!(fleet.run("d", &[&[command], rest].concat()).status.code(), Some(3), "{command}");
+        }
+        assert_eq!(fleet.dir("d/log").exists(), is_empty);
+    }
+    let state = fleet.dir("d/state");
+    let refused = fleet.run("d", &["repair", "--from", state.to_str().expect("text")]);
+    assert!(!refused.status.success(), "whether the log had more is not known");
+    fleet.ok("d", &["repair", "--from", state.to_str().expect("text"), "--accept-loss"]);
+    let datastore = fleet.datastore();
+    assert_eq!(fleet.export("d"), export);
+    datastore.terminate();
+    // Giving it up is possible, and keeps the index.
+    replace_dir(&fleet.dir("whole"), &fleet.dir("d"));
+    fs::remove_dir_all(fleet.dir("d/log")).expect("removes");
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.status("d")["head"], 0);
+    assert!(fleet.dir("d/state.damaged-1").is_dir());
+    put(&fleet, "d", 0..1);
+}
+
+#[test]
+fn p13_what_the_register_knows_beyond_the_head_stops_writes_until_a_member_gives_it_back() {
+    let mut fleet = Fleet::new();
+    let export = rolled(&fleet, true);
+    for part in ["log", "state"] {
+        replace_dir(&fleet.dir("old").join(part), &fleet.dir("d").join(part));
+    }
+    for _ in 0..2 {
+        let datastore = fleet.datastore();
+        waits(&fleet, "this log ends at 10");
+        datastore.terminate();
+    }
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    copy_dir(&fleet.dir("d"), &fleet.dir("fenced"));
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 20..21);
+    assert!(fleet.log_of("d").contains("Datastore-Recovery is off"), "{}", fleet.log_of("d"));
+    datastore.terminate();
+    replace_dir(&fleet.dir("fenced"), &fleet.dir("d"));
+    fleet.datastore_flags.clear();
+    fleet.ok("d", &["repair", "--from", fleet.dir("a").to_str().expect("text")]);
+    let _running = (fleet.datastore(), fleet.replica("a"));
+    fleet.wait_connected("a");
+    assert_eq!(fleet.converges(&["a"]), export);
+    put(&fleet, "a", 15..16);
+}
+
+#[test]
+fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
+    let fleet = Fleet::new();
+    rolled(&fleet, true);
+    replace_dir(&fleet.dir("old"), &fleet.dir("d"));
+    let datastore = fleet.datastore();
+    let a = fleet.replica("a");
+    waits(&fleet, "member a is at 15, and this log ends at 10");
+    a.terminate();
+    datastore.kill();
+    let datastore = fleet.datastore();
+    waits(&fleet, "member a is at 15, and this log ends at 10");
+    // Revoking the member takes back what it showed.
+    fleet.ok("d", &["revoke", "a"]);
+    put(&fleet, "d", 10..11);
+    datastore.terminate();
+    let _datastore = fleet.datastore();
+    put(&fleet, "d", 11..12);
+}
+
+#[test]
+fn p13_a_member_whose_history_forked_stops_writes() {
+    let fleet = Fleet::new();
+    rolled(&fleet, true);
+    replace_dir(&fleet.dir("old"), &fleet.dir("d"));
+    let _datastore = fleet.datastore();
+    put(&fleet, "d", 100..120);
+    let _a = fleet.replica("a");
+    waits(&fleet, "the history of member a, which is at 15, is not this log's");
+}
+
+#[test]
+fn p13_a_restore_to_an_earlier_position_is_not_held_against_itself() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    put(&fleet, "d", 0..10);
+    fleet.converges(&["a"]);
+    let place = fleet.dir("backup").display().to_string();
+    fleet.ok("d", &["backup", "create", &place]);
+    put(&fleet, "d", 10..15);
+    fleet.converges(&["a"]);
+    datastore.terminate();
+    fleet.ok("d", &["restore", &place, "--replace", "--at", "6"]);
+    let datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    fleet.converges(&["a"]);
+    put(&fleet, "d", 20..21);
+    datastore.terminate();
+    let _datastore = fleet.datastore();
+    put(&fleet, "d", 21..22);
+    fleet.wait_connected("a");
+    fleet.converges(&["a"]);
+    assert_eq!(fleet.status("d")["healthy"], true);
+}
+
+#[test]
+fn p10_a_register_that_is_missing_is_damage() {
+    let mut fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 0..1);
+    datastore.terminate();
+    copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
+    let missing: [(&[&str], &str); 4] = [
+        (&["members.json"], "members.copy"),
+        (&["members.json", "ca.pem"], "missing"),
+        (&["ca.key"], "missing"),
+        (&["members.json", "members.copy", "ca.key", "ca.pem"], "is missing beside a log"),
+    ];
+    for (names, words) in missing {
+        replace_dir(&fleet.dir("whole"), &fleet.dir("d"));
+        names.iter().for_each(|name| fs::remove_file(fleet.dir("d/trust").join(name)).expect("removes"));
+        does_not_start(&fleet, &[words]);
+        assert_eq!(fleet.run("d", &["verify"]).status.code(), Some(3), "{names:?}");
+        names.iter().for_each(|name| assert!(!fleet.dir("d/trust").join(name).exists(), "{name}"));
+    }
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    let _datastore = fleet.datastore();
+    put(&fleet, "d", 1..2);
+}
