@@ -152,7 +152,7 @@ impl Stored for TagGrants {
 /// # Errors
 /// When the state is damaged.
 pub fn of_holder(store: &Store, holder: Holder) -> Result<Vec<String>, StoreError> {
-    Ok(store.get::<Grants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default())
+    Ok(store.valid::<Grants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default())
 }
 
 /// What a person was granted, directly or through groups.
@@ -175,7 +175,7 @@ pub fn tags_of_person(store: &Store, person: &Person) -> Result<Vec<String>, Sto
     let holders = std::iter::once(Holder::User(person.uid)).chain(person.groups.iter().copied().map(Holder::Group));
     let mut granted = Vec::new();
     for holder in holders {
-        granted.extend(store.get::<TagGrants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default());
+        granted.extend(store.valid::<TagGrants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default());
     }
     Ok(granted)
 }

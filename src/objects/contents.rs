@@ -370,7 +370,7 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
         return Ok(None);
     }
     let Some(head) = store.get::<Content>(id)? else { return Ok(None) };
-    if store.list::<Resource>("")?.iter().any(|resource| resource.value.content == id) {
+    if store.list_whole::<Resource>("")?.iter().any(|resource| resource.value.content == id) {
         return Ok(None);
     }
     if super::searches::named_contents(store)?.contains(id) {
@@ -389,7 +389,7 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
 /// When the state is damaged.
 pub fn abandoned(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut named: std::collections::HashSet<String> =
-        store.list::<Resource>("")?.into_iter().map(|resource| resource.value.content).collect();
+        store.list_whole::<Resource>("")?.into_iter().map(|resource| resource.value.content).collect();
     named.extend(super::searches::named_contents(store)?);
     let is_left = |content: &Content| {
         let after = if content.webserver == store.via() { UNNAMED_S } else { ABANDONED_S };

@@ -55,5 +55,5 @@ impl Stored for GroupName {
 /// # Errors
 /// When the state is damaged.
 pub fn by_name(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
-    Ok(store.get::<GroupName>(&name.to_lowercase())?.map(|claim| claim.value.gid))
+    Ok(store.valid::<GroupName>(&name.to_lowercase())?.map(|claim| claim.value.gid))
 }

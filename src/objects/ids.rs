@@ -52,8 +52,9 @@ impl Numbers {
     }
 }
 
+/// First number of a kind that no webserver has taken for itself.
 #[derive(Debug, Serialize, Deserialize)]
-struct Counter {
+pub(super) struct Counter {
     kind: String,
     next: i32,
 }

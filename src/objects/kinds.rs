@@ -1,5 +1,22 @@
 //! The table of collections: what each holds, and who may ever see it.
 
+use super::capabilities::{Grants, TagGrants};
+use super::contents::Content;
+use super::dashboards::Dashboard;
+use super::groups::{Group, GroupName};
+use super::history::Entry;
+use super::ids::Counter;
+use super::invalid::check;
+use super::notifications::Notification;
+use super::passwords::Password;
+use super::preferences::Preference;
+use super::record::Stored;
+use super::resources::Resource;
+use super::searches::Search;
+use super::sessions::{Session, SigningKey};
+use super::tokens::Token;
+use super::users::{Admin, Lock, Membership, User, UserName};
+
 /// What may be seen of a collection outside the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
@@ -20,42 +37,58 @@ pub struct Kind {
     pub holds: &'static str,
     /// Who may see it.
     pub exposure: Exposure,
+    /// Whether bytes are an object of this kind; else why not.
+    pub check: Check,
 }
 
-const fn kind(collection: &'static str, exposure: Exposure, holds: &'static str) -> Kind {
-    Kind { collection, holds, exposure }
+/// Judges the bytes at a key.
+pub type Check = fn(key: &str, value: &[u8]) -> Result<(), String>;
+
+const fn kind<T: Stored>(exposure: Exposure, holds: &'static str) -> Kind {
+    Kind { collection: T::COLLECTION, holds, exposure, check: check::<T> }
 }
 
 /// Every collection of the webserver. Keys stand in angle brackets.
 pub const KINDS: &[Kind] = &[
-    kind("users", Exposure::Open, "<uid>: names and address of a user"),
-    kind("user-names", Exposure::Open, "<name in lower case>: whose name it is; makes names unique"),
-    kind("admins", Exposure::Open, "<uid>: exists while the user is an administrator"),
-    kind("locks", Exposure::Open, "<uid>: exists while the account is locked"),
-    kind("passwords", Exposure::Secret, "<uid>: hash of the password"),
-    kind("groups", Exposure::Open, "<gid>: name and description of a group"),
-    kind("group-names", Exposure::Open, "<name in lower case>: whose name it is; makes names unique"),
-    kind("memberships", Exposure::Open, "<uid>/<gid>: exists while the user is in the group"),
-    kind("preferences", Exposure::Personal, "<uid>/<name>: preferences of a user"),
-    kind("dashboards", Exposure::Open, "<id>: a dashboard"),
-    kind("history", Exposure::Personal, "<uid>/<time>-<random>: one search of a user"),
-    kind("searches", Exposure::Personal, "<id>: a search, how far it is, and which webserver has its results"),
-    kind("resources", Exposure::Open, "<guid>: metadata of a resource"),
-    kind("contents", Exposure::Open, "<id>: size, hashes and users of a content"),
-    kind("chunks", Exposure::Personal, "<content id>/<number>: a piece of a content"),
-    kind("capabilities", Exposure::Open, "user/<uid> or group/<gid>: capabilities that were granted"),
-    kind("tag-access", Exposure::Open, "user/<uid> or group/<gid>: tags that may be searched"),
-    kind("tokens", Exposure::Secret, "<uid>/<uuid>: an API token, its value hashed"),
-    kind("sessions", Exposure::Secret, "<uid>/<id>: a login"),
-    kind("signing-keys", Exposure::Secret, "<id>: key with which a webserver signs logins"),
-    kind("notifications", Exposure::Personal, "<id>: a message to a user, a group or everybody"),
-    kind("id-leases", Exposure::Open, "<kind>: first number that no webserver has taken for itself"),
+    kind::<User>(Exposure::Open, "<uid>: names and address of a user"),
+    kind::<UserName>(Exposure::Open, "<name in lower case>: whose name it is; makes names unique"),
+    kind::<Admin>(Exposure::Open, "<uid>: exists while the user is an administrator"),
+    kind::<Lock>(Exposure::Open, "<uid>: exists while the account is locked"),
+    kind::<Password>(Exposure::Secret, "<uid>: hash of the password"),
+    kind::<Group>(Exposure::Open, "<gid>: name and description of a group"),
+    kind::<GroupName>(Exposure::Open, "<name in lower case>: whose name it is; makes names unique"),
+    kind::<Membership>(Exposure::Open, "<uid>/<gid>: exists while the user is in the group"),
+    kind::<Preference>(Exposure::Personal, "<uid>/<name>: preferences of a user"),
+    kind::<Dashboard>(Exposure::Open, "<id>: a dashboard"),
+    kind::<Entry>(Exposure::Personal, "<uid>/<time>-<random>: one search of a user"),
+    kind::<Search>(Exposure::Personal, "<id>: a search, how far it is, and which webserver has its results"),
+    kind::<Resource>(Exposure::Open, "<guid>: metadata of a resource"),
+    kind::<Content>(Exposure::Open, "<id>: size, hashes and users of a content"),
+    Kind {
+        collection: "chunks",
+        holds: "<content id>/<number>: a piece of a content",
+        exposure: Exposure::Personal,
+        check: |_, _| Ok(()),
+    },
+    kind::<Grants>(Exposure::Open, "user/<uid> or group/<gid>: capabilities that were granted"),
+    kind::<TagGrants>(Exposure::Open, "user/<uid> or group/<gid>: tags that may be searched"),
+    kind::<Token>(Exposure::Secret, "<uid>/<uuid>: an API token, its value hashed"),
+    kind::<Session>(Exposure::Secret, "<uid>/<id>: a login"),
+    kind::<SigningKey>(Exposure::Secret, "<id>: key with which a webserver signs logins"),
+    kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or everybody"),
+    kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has taken for itself"),
 ];
+
+/// The kind of a collection.
+#[must_use]
+pub fn of(collection: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.collection == collection)
+}
 
 /// What may be seen of a collection; of one that this version does not know, nothing.
 #[must_use]
 pub fn exposure(collection: &str) -> Exposure {
-    KINDS.iter().find(|kind| kind.collection == collection).map_or(Exposure::Secret, |kind| kind.exposure)
+    of(collection).map_or(Exposure::Secret, |kind| kind.exposure)
 }
 
 /// Whether a collection is one of those that are kept secret.

@@ -185,8 +185,8 @@ impl Search {
 /// Contents that searches name.
 ///
 /// # Errors
-/// When the state is damaged.
+/// When the state is damaged, or a search is invalid: it may name any.
 pub fn named_contents(store: &Store) -> Result<HashSet<String>, StoreError> {
-    let searches = store.list::<Search>("")?.into_iter().map(|record| record.value.content);
+    let searches = store.list_whole::<Search>("")?.into_iter().map(|record| record.value.content);
     Ok(searches.filter(|content| !content.is_empty()).collect())
 }

@@ -169,7 +169,7 @@ pub fn verified(store: &Store, token: &str) -> Result<Option<Claims>, StoreError
         (head.algo == ALGORITHM && claims.iat.len() == 32).then_some((head.kid, claims, signature))
     };
     let Some((key, claims_read, signature)) = parsed() else { return Ok(None) };
-    let Some(key) = store.get::<SigningKey>(&key)? else { return Ok(None) };
+    let Some(key) = store.valid::<SigningKey>(&key)? else { return Ok(None) };
     let wanted = key.value.sign(&token[..header.len() + 1 + claims.len()]);
     let fits = wanted.is_some_and(|wanted| bool::from(wanted.ct_eq(&signature)));
     Ok(fits.then_some(claims_read))

@@ -11,6 +11,7 @@ use crate::chunks::Hold;
 use crate::model::{Collection, Condition, Key, Op, Reason, Seq, TxnId};
 use crate::replica::{Draft, ReadError, Replica, Stage, SubmitError};
 
+use super::invalid;
 use super::record::{Record, Stored, written};
 
 /// A writer waits this long for the datastore's decision while the replica is connected.
@@ -23,8 +24,8 @@ pub enum StoreError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// An object is not what its collection holds.
-    #[error("{collection}/{key} is not understood: {reason}")]
-    Misread {
+    #[error("invalid {collection}/{key}: {reason}; replace or delete it")]
+    Invalid {
         /// Where.
         collection: &'static str,
         /// Which.
@@ -206,6 +207,19 @@ impl Writes {
         Ok(())
     }
 
+    /// A place must still hold what was read there; `changed` is said when it does not.
+    pub fn unchanged_at(&mut self, collection: &Collection, key: &Key, version: Option<Seq>, changed: &str) {
+        if let Some(version) = version {
+            let condition = Condition::Version { collection: collection.clone(), key: key.clone(), version };
+            self.conditions.push((condition, changed.to_owned()));
+        }
+    }
+
+    /// An operation as it is.
+    pub fn push(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
     /// What a rejection means to people.
     fn explain(&self, reason: &Reason) -> String {
         if let Reason::ConditionFailed { condition, .. } = reason {
@@ -283,14 +297,88 @@ impl Store {
         Ok(self.replica.get(&collection, &key)?.is_some())
     }
 
-    /// The objects whose keys start with `prefix`, in key order.
+    /// One object, or nothing when it is invalid: what an invalid object would allow is not allowed.
     ///
     /// # Errors
-    /// When the replica's state is damaged or an object is not understood.
+    /// When the replica's state is damaged.
+    pub fn valid<T: Stored>(&self, key: &str) -> Result<Option<Record<T>>, StoreError> {
+        match self.get(key) {
+            Err(error @ StoreError::Invalid { .. }) => {
+                invalid::note(&error);
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// One object; an invalid one is made valid by `blank`, which lends it the members that it lacks or that do not fit.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn get_completed<T: Stored>(
+        &self,
+        key: &str,
+        blank: &serde_json::Value,
+    ) -> Result<Option<Record<T>>, StoreError> {
+        let (collection, at) = place::<T>(key)?;
+        let Some((value, version)) = self.raw(&collection, &at)? else { return Ok(None) };
+        if invalid::check::<T>(key, &value).is_ok() {
+            return self.get(key);
+        }
+        let made = invalid::completed(blank, &value, |bytes| invalid::check::<T>(key, bytes).is_ok());
+        let made =
+            made.map_err(|reason| StoreError::Invalid { collection: T::COLLECTION, key: key.to_owned(), reason })?;
+        understood::<T>(&at, made.into(), version).map(Some)
+    }
+
+    /// Whether an object exists, and if so, whether the datastore has it as it is here.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn synced<T: Stored>(&self, key: &str) -> Result<Option<bool>, StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        Ok(self.raw(&collection, &key)?.map(|(_, version)| version.is_some()))
+    }
+
+    /// An object as it is stored, whatever it is, and its version.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn raw(&self, collection: &Collection, key: &Key) -> Result<Option<(Bytes, Option<Seq>)>, StoreError> {
+        Ok(self.replica.get(collection, key)?.map(|object| (object.value, object.version)))
+    }
+
+    /// The valid objects whose keys start with `prefix`, in key order. Those that are not valid are noted
+    /// ([`invalid::noting`]) and left out: one of them must not hide all the others.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
     pub fn list<T: Stored>(&self, prefix: &str) -> Result<Vec<Record<T>>, StoreError> {
+        let mut found = Vec::new();
+        for record in self.read_all::<T>(prefix)? {
+            match record {
+                Ok(record) => found.push(record),
+                Err(error) => invalid::note(&error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// As [`Store::list`], for decisions that remove what no object names: an invalid one may name anything.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged or an object is invalid.
+    pub fn list_whole<T: Stored>(&self, prefix: &str) -> Result<Vec<Record<T>>, StoreError> {
+        self.read_all::<T>(prefix)?.collect()
+    }
+
+    fn read_all<T: Stored>(
+        &self,
+        prefix: &str,
+    ) -> Result<impl Iterator<Item = Result<Record<T>, StoreError>> + use<T>, StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let rows = self.replica.scan(&collection, prefix, None, usize::MAX)?;
-        rows.into_iter().map(|(key, object)| understood::<T>(&key, object.value, object.version)).collect()
+        Ok(rows.into_iter().map(|(key, object)| understood::<T>(&key, object.value, object.version)))
     }
 
     /// The keys that start with `prefix`, in order.
@@ -346,9 +434,10 @@ impl Store {
 }
 
 fn understood<T: Stored>(key: &Key, value: Bytes, version: Option<Seq>) -> Result<Record<T>, StoreError> {
-    Record::read(value, version).map_err(|error| StoreError::Misread {
-        collection: T::COLLECTION,
-        key: key.to_string(),
-        reason: error.to_string(),
-    })
+    let invalid = |reason| StoreError::Invalid { collection: T::COLLECTION, key: key.to_string(), reason };
+    let record = Record::<T>::read(value, version).map_err(|error| invalid(invalid::reason(&error)))?;
+    if record.value.key() == key.as_str() {
+        return Ok(record);
+    }
+    Err(invalid(format!("what it says belongs to the key {}", record.value.key())))
 }

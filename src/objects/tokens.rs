@@ -79,7 +79,7 @@ pub fn by_value(store: &Store, value: &str) -> Result<Option<Record<Token>>, Sto
         return Ok(None);
     }
     let Ok(id) = uuid::Uuid::from_slice(id) else { return Ok(None) };
-    let Some(token) = store.get::<Token>(&format!("{}/{id}", i32::from_be_bytes(*uid)))? else { return Ok(None) };
+    let Some(token) = store.valid::<Token>(&format!("{}/{id}", i32::from_be_bytes(*uid)))? else { return Ok(None) };
     let fits = bool::from(hash(value).as_bytes().ct_eq(token.value.hash.as_bytes()));
     Ok((fits && !token.value.expires.is_past()).then_some(token))
 }

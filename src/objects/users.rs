@@ -115,7 +115,7 @@ impl Stored for Membership {
 /// # Errors
 /// When the state is damaged.
 pub fn by_name(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
-    Ok(store.get::<UserName>(&name.to_lowercase())?.map(|claim| claim.value.uid))
+    Ok(store.valid::<UserName>(&name.to_lowercase())?.map(|claim| claim.value.uid))
 }
 
 /// Groups of a user, in the order of their keys; those that no longer exist are left out.

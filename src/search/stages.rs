@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::query::Field;
 use super::row::{Row, cell, member};
+use crate::objects::depth;
 
 /// Groups that `count by` may find.
 pub const GROUPS_MAX: usize = 100_000;
@@ -29,7 +30,11 @@ pub enum Failure {
 pub type Rows = Box<dyn Iterator<Item = Result<Row, Failure>> + Send>;
 
 fn value_of(row: &Row) -> Result<Value, Failure> {
-    serde_json::from_slice(&row.data).map_err(|error| Failure::Broken(format!("a row is not JSON: {error}")))
+    serde_json::from_slice(&row.data).or_else(|error| match std::str::from_utf8(&row.data) {
+        // Valid, but deeper than can be read: it has no fields that a query could name.
+        Ok(text) if depth::is_deep(&row.data) => Ok(Value::String(text.to_owned())),
+        _ => Err(Failure::Broken(format!("a row is not JSON: {error}"))),
+    })
 }
 
 /// What a row has in these fields; without fields the row is not even read.

@@ -58,6 +58,7 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ),
     ("gravwell_chunks_collected_total", MetricKind::Counter, Unit::Count, "Chunks that nothing named and were removed"),
     ("gravwell_chunk_store_bytes", MetricKind::Gauge, Unit::Bytes, "Size of the chunk store on disk"),
+    ("gravwell_objects_invalid", MetricKind::Gauge, Unit::Count, "Objects that are not what their collection holds"),
     ("gravwell_rejected_pending", MetricKind::Gauge, Unit::Count, "Rejected transactions waiting for a person"),
     ("gravwell_searches_started_total", MetricKind::Counter, Unit::Count, "Searches begun at this webserver"),
     ("gravwell_searches_running", MetricKind::Gauge, Unit::Count, "Searches that run at this webserver"),
@@ -157,6 +158,12 @@ pub fn subscribers(connected: u64) {
 #[expect(clippy::cast_precision_loss, reason = "as for `set`")]
 pub fn member_lag(member: &str, lag_ops: u64) {
     gauge!("gravwell_member_lag_ops", "member" => member.to_owned()).set(lag_ops as f64);
+}
+
+/// Invalid objects of a collection.
+#[expect(clippy::cast_precision_loss, reason = "as for `set`")]
+pub fn objects_invalid(collection: &'static str, count: usize) {
+    gauge!("gravwell_objects_invalid", "collection" => collection).set(count as f64);
 }
 
 /// A compaction was carried out.

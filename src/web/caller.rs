@@ -123,7 +123,9 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
         return Ok(None);
     }
     let Some(claims) = sessions::verified(store, token)? else { return Ok(None) };
-    let Some(session) = store.get::<Session>(&format!("{}/{}", claims.uid, claims.session()))? else { return Ok(None) };
+    let Some(session) = store.valid::<Session>(&format!("{}/{}", claims.uid, claims.session()))? else {
+        return Ok(None);
+    };
     if session.value.expires.is_past() || (claims.temporary && claims.expires.is_past()) {
         return Ok(None);
     }
@@ -134,7 +136,7 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
 /// Whether somebody who was let in may go on: the session exists, and the user is who they were.
 pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
     let Some(session) = &caller.session else { return false };
-    let live = store.get::<Session>(&format!("{}/{}", caller.uid(), session.value.id));
+    let live = store.valid::<Session>(&format!("{}/{}", caller.uid(), session.value.id));
     let is_live = live.is_ok_and(|live| live.is_some_and(|live| !live.value.expires.is_past()));
     let person = known(store, caller.uid());
     is_live && person.is_ok_and(|found| found.is_some_and(|(person, _)| person.admin == caller.person.admin))
@@ -143,7 +145,8 @@ pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
 /// A user who exists and is not locked, as an administrator or not and with groups, and the name.
 pub(super) fn known(store: &Store, uid: i32) -> ApiResult<Option<(Person, String)>> {
     let key = uid.to_string();
-    let Some(user) = store.get::<User>(&key)? else { return Ok(None) };
+    // An account that is not understood is denied; nobody else is.
+    let Some(user) = store.valid::<User>(&key)? else { return Ok(None) };
     if store.has::<Lock>(&key)? {
         return Ok(None);
     }

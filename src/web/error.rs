@@ -81,6 +81,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::BadKey(reason) => ApiError::bad(reason),
+            error @ StoreError::Invalid { .. } => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error),
             error => ApiError::internal(error),
         }
     }

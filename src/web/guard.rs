@@ -1,20 +1,21 @@
 //! The one place where requests are let in: every route says in its row of the table whom it serves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap};
+use axum::http::{Extensions, HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::objects::Moment;
 use crate::objects::capabilities;
+use crate::objects::invalid;
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
 use crate::objects::users::Admin;
-use crate::objects::{Store, Writes};
+use crate::objects::{Store, StoreError, Writes};
 
 use super::app::{App, AppRef};
 use super::caller::{self, Caller};
@@ -38,6 +39,9 @@ pub(super) enum Need {
     /// The session itself: not for tokens.
     Session,
 }
+
+/// Invalid objects that an answer names.
+const INVALID_NAMED: usize = 20;
 
 /// Address of the client.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +69,25 @@ pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -
 pub(super) async fn check(State((app, need)): State<(AppRef, Need)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     match admit(&app, need, &mut parts).await {
+        Ok(()) if parts.extensions.get::<Caller>().is_some_and(|caller| caller.person.admin) => {
+            let (mut response, invalid) = invalid::noting(next.run(Request::from_parts(parts, body))).await;
+            report_invalid(&mut response, &invalid);
+            response
+        }
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(error) => error.into_response(),
+    }
+}
+
+/// Tells an administrator of invalid objects that were left out of an answer: how many, and the first ones.
+fn report_invalid(response: &mut Response, invalid: &BTreeSet<String>) {
+    if invalid.is_empty() {
+        return;
+    }
+    let keys: Vec<String> = invalid.iter().take(INVALID_NAMED).map(|key| key.escape_default().to_string()).collect();
+    response.headers_mut().insert("gravwell-invalid", HeaderValue::from(invalid.len()));
+    if let Ok(keys) = HeaderValue::from_str(&keys.join(", ")) {
+        response.headers_mut().insert("gravwell-invalid-keys", keys);
     }
 }
 
@@ -115,9 +136,16 @@ fn allow(
         return Ok(());
     }
     let caller = caller.ok_or_else(ApiError::unknown)?;
-    let must_change = store.get::<crate::objects::passwords::Password>(&caller.uid().to_string());
+    let password = match store.get::<crate::objects::passwords::Password>(&caller.uid().to_string()) {
+        Err(error @ StoreError::Invalid { .. }) if caller.session.is_some() => {
+            tracing::warn!(%error, "an account is denied");
+            return Err(ApiError::forbidden("what is kept of your password is invalid: ask an administrator"));
+        }
+        Err(StoreError::Invalid { .. }) => None,
+        password => password?,
+    };
     if caller.session.is_some()
-        && must_change?.is_some_and(|password| password.value.must_change)
+        && password.is_some_and(|password| password.value.must_change)
         && !is_open_before_change(uri, caller.uid())
     {
         return Err(ApiError::forbidden("change your password first: PUT /api/users/{uid}/pwd")

@@ -45,7 +45,10 @@ pub(super) async fn add(State(app): State<AppRef>, request: Request, next: Next)
             "Authorization, Content-Type, Gravwell-Token, Gravwell-Wait-For, If-Match, If-None-Match, Password",
         );
         set(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE");
-        set(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Content-Disposition, ETag, Gravwell-Position, Gravwell-Undecided");
+        set(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "Content-Disposition, ETag, Gravwell-Invalid, Gravwell-Invalid-Keys, Gravwell-Position, Gravwell-Undecided",
+        );
         set(header::ACCESS_CONTROL_MAX_AGE, "600");
     }
     if is_api {

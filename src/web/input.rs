@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, ApiResult};
+use crate::objects::depth;
 
 /// A body as it is.
 pub(super) struct Raw(pub Bytes);
@@ -37,10 +38,19 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 /// A JSON body whose names are read without regard to case: `T` names its fields in lower case.
 pub(super) struct Input<T>(pub T);
 
+/// What is nested too deeply is refused here: it could not be read by everything that meets it later.
+pub(super) fn shallow(json: &[u8]) -> ApiResult<()> {
+    if depth::is_deep(json) {
+        return Err(ApiError::bad(format!("the body is nested more than {} levels deep", depth::DEPTH_MAX)));
+    }
+    Ok(())
+}
+
 /// Reads JSON of a client.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
     let not_understood = |error: serde_json::Error| ApiError::bad(format!("the body is not understood: {error}"));
     let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
+    shallow(body)?;
     let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).map_err(not_understood)?;
     let fields: BTreeMap<String, Box<RawValue>> = fields
         .into_iter()
@@ -111,6 +121,8 @@ mod tests {
             let fields: Fields = read(body.as_bytes()).expect("reads");
             assert_eq!(fields, Fields { name: name.map(str::to_owned), gids });
         }
+        let nested = |levels: usize| format!(r#"{{"other":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+        assert!(read::<Fields>(nested(64).as_bytes()).is_ok() && read::<Fields>(nested(65).as_bytes()).is_err());
         assert!(read::<Fields>(b"[1]").is_err() && read::<Fields>(br#"{"Name":1}"#).is_err());
     }
 

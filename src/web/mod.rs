@@ -7,6 +7,7 @@ mod api;
 mod app;
 mod assets;
 mod caller;
+mod damaged;
 mod error;
 mod guard;
 mod headers;

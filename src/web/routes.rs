@@ -76,6 +76,7 @@ pub(super) fn table() -> Vec<Route> {
         api::fleet::routes(),
         api::live::routes(),
         api::rejections::routes(),
+        api::invalid::routes(),
         api::backup::routes(),
         api::openapi::routes(),
     ];

@@ -10,6 +10,7 @@ use crate::objects::{CommitError, Moment, Stored, Writes, contents, refusals};
 use crate::protocol::outbox::RejectedTxn;
 
 use super::app::AppRef;
+use super::damaged;
 
 /// Leases are looked at this often.
 const LEASES_EVERY: Duration = Duration::from_secs(5);
@@ -22,7 +23,14 @@ const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
 
 /// Runs until the task is dropped.
 pub(super) async fn run(app: AppRef) {
-    tokio::join!(tell_of_rejections(&app), lease(&app), sweep(&app), sweep_searches(&app), app.searches.follow());
+    tokio::join!(
+        tell_of_rejections(&app),
+        lease(&app),
+        sweep(&app),
+        sweep_searches(&app),
+        app.searches.follow(),
+        damaged::follow(&app.store)
+    );
 }
 
 async fn lease(app: &AppRef) {

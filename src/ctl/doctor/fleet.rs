@@ -35,6 +35,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
             } else {
                 members(&client, findings).await;
             }
+            super::objects::examine(&client, findings).await;
         }
         Err(error) => findings.problem("process", error, "look at its log: journalctl -u UNIT"),
     }

@@ -3,6 +3,7 @@
 mod certificates;
 mod fleet;
 mod host;
+mod objects;
 
 use std::path::{Path, PathBuf};
 

@@ -68,7 +68,9 @@ impl Searches {
         }
         let status = self.store.replica().status();
         if status.connected && status.lag_ops == 0 {
-            self.clear_unknown(&searches.iter().map(|record| record.value.id.as_str()).collect());
+            // Results of a search whose object is invalid are kept: it may be mended.
+            let known = self.store.keys::<Search>("")?;
+            self.clear_unknown(&known.iter().map(String::as_str).collect());
         }
         Ok(())
     }

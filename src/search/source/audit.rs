@@ -4,6 +4,7 @@
 //! The log is the datastore's, so it is asked, page by page. What an object was before is remembered while reading,
 //! therefore reading begins where the log does, whatever the range: compaction keeps that short.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::{Output, Range, Source, Surroundings, Telling};
 use crate::codec::admin::Request;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
 use crate::objects::store::Author;
-use crate::objects::{Moment, exposed};
+use crate::objects::{Moment, depth, exposed};
 use crate::replica::{AskError, Replica};
 
 /// Transactions that are asked for at once.
@@ -54,8 +55,8 @@ struct Event<'a> {
     op: &'static str,
     collection: Option<&'a str>,
     key: Option<&'a str>,
-    before: Option<&'a RawValue>,
-    after: Option<&'a RawValue>,
+    before: Option<Cow<'a, RawValue>>,
+    after: Option<Cow<'a, RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -83,6 +84,12 @@ impl Before {
         }
         former
     }
+}
+
+/// A value as every stage of a search can read it: one that is nested too deeply is shown as text.
+fn readable(value: &RawValue) -> Cow<'_, RawValue> {
+    let text = depth::is_deep(value.get().as_bytes()).then(|| serde_json::value::to_raw_value(value.get()).ok());
+    text.flatten().map_or(Cow::Borrowed(value), Cow::Owned)
 }
 
 fn events(entry: &Entry, before: &mut Before, is_wanted: bool) -> Vec<Bytes> {
@@ -123,8 +130,8 @@ fn events(entry: &Entry, before: &mut Before, is_wanted: bool) -> Vec<Bytes> {
                     op: if op.value().is_some() { "put" } else { "delete" },
                     collection: Some(op.collection().as_str()),
                     key: Some(exposed::key(op.collection(), op.key())),
-                    before: former.as_deref(),
-                    after: op.value().and_then(|value| exposed::value(op.collection(), value)),
+                    before: former.as_deref().map(readable),
+                    after: op.value().and_then(|value| exposed::value(op.collection(), value)).map(readable),
                     reason: None,
                     ..base
                 });
@@ -192,6 +199,21 @@ mod tests {
     fn put(collection: &str, key: &str, value: &'static str) -> Op {
         let collection = Collection::new(collection).expect("name");
         Op::Put { collection, key: Key::new(key).expect("key"), value: Bytes::from_static(value.as_bytes()) }
+    }
+
+    #[test]
+    fn what_is_nested_deeply_is_shown_as_text() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let op = Op::Put {
+            collection: Collection::new("dashboards").expect("name"),
+            key: Key::new("7").expect("key"),
+            value: deep.clone().into(),
+        };
+        let value = exposed::value(op.collection(), op.value().expect("value")).expect("open");
+        let shown: serde_json::Value = serde_json::from_str(readable(value).get()).expect("every stage reads it");
+        assert_eq!(shown, deep.as_str());
+        let flat = exposed::value(op.collection(), br#"{"a":1.50}"#).expect("open");
+        assert_eq!(readable(flat).get(), r#"{"a":1.50}"#);
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn explained(store: &Store, person: &Person, enforced: bool) -> ApiResult<Json<V
     let own: HashSet<String> = capabilities::of_holder(store, Holder::User(person.uid))?.into_iter().collect();
     let mut groups = Vec::new();
     for gid in &person.groups {
-        if let Some(group) = store.get::<Group>(&gid.to_string())? {
+        if let Some(group) = store.valid::<Group>(&gid.to_string())? {
             groups.push((group_details(&group), capabilities::of_holder(store, Holder::Group(*gid))?));
         }
     }
@@ -163,7 +163,7 @@ async fn tag(app: &AppRef, caller: &Caller, holder: Holder, Fields { grants }: F
 }
 
 fn tags(store: &Store, holder: Holder) -> ApiResult<Json<Value>> {
-    Ok(answer(&store.get::<TagGrants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default()))
+    Ok(answer(&store.valid::<TagGrants>(&holder.key())?.map(|record| record.value.grants).unwrap_or_default()))
 }
 
 async fn of_user(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {

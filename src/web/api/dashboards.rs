@@ -2,17 +2,17 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use super::{DONE, match_version};
+use super::{DONE, invalid, match_version};
 use crate::objects::dashboards::{self, Dashboard};
 use crate::objects::sharing::{Audience, Shared};
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, Stored, Writes};
+use crate::objects::{Moment, Record, StoreError, Stored, Writes};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -134,10 +134,28 @@ async fn of_group(State(app): State<AppRef>, Path(gid): Path<i32>) -> ApiResult<
 }
 
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
-    let record = dashboards::find(&app.store, id, |dashboard| dashboard.is_readable_by(&caller.person))?;
     let nowhere = || ApiError::not_found(format!("dashboard {id} that you may see"));
+    let record = match dashboards::find(&app.store, id, |dashboard| dashboard.is_readable_by(&caller.person)) {
+        // Whose it is is not known.
+        Err(StoreError::Invalid { .. }) if !caller.person.admin => return Err(nowhere()),
+        record => record?,
+    };
     // Who may not read it does not learn that it exists.
     record.filter(|record| record.value.is_readable_by(&caller.person)).ok_or_else(nowhere)
+}
+
+/// As [`found`]; an administrator makes an invalid dashboard a valid one by changing it.
+fn changeable(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {
+    match (found(app, caller, id), id.parse::<u64>()) {
+        (Err(error), Ok(number)) if caller.person.admin && error.status() == StatusCode::UNPROCESSABLE_ENTITY => {
+            let now = Moment::now();
+            let blank =
+                json!({ "ID": number, "Name": id, "UID": caller.uid(), "Created": now, "Updated": now, "Data": {} });
+            let completed = app.store.get_completed::<Dashboard>(id, &blank)?;
+            completed.ok_or_else(|| ApiError::not_found(format!("dashboard {id}")))
+        }
+        (record, _) => record,
+    }
 }
 
 async fn show(
@@ -241,7 +259,7 @@ async fn update(
     headers: HeaderMap,
     Input(mut fields): Input<Fields>,
 ) -> ApiResult<Response> {
-    let mut record = found(&app, &caller, &id)?;
+    let mut record = changeable(&app, &caller, &id)?;
     if !record.value.is_writable_by(&caller.person) {
         return Err(ApiError::forbidden("you may read this dashboard, not change it"));
     }
@@ -290,6 +308,9 @@ async fn remove(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Json<Value>> {
+    if invalid::discarded(&app, &caller, Dashboard::COLLECTION, &id).await? {
+        return Ok(DONE);
+    }
     let record = found(&app, &caller, &id)?;
     if !record.value.is_owned_by(&caller.person) {
         return Err(ApiError::forbidden("only the owner and administrators may delete this dashboard"));

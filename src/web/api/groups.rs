@@ -5,10 +5,10 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{DONE, users::details};
+use super::{DONE, invalid, users::details};
 use crate::objects::groups::{self, Group};
 use crate::objects::ids::Numbers;
-use crate::objects::{Record, Store, accounts, users};
+use crate::objects::{Record, Store, Stored, accounts, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -80,7 +80,9 @@ async fn update(
     Path(gid): Path<i32>,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Json<Value>> {
-    let mut record = found(&app.store, gid)?;
+    let blank = json!({ "GID": gid, "Name": format!("group {gid}") });
+    let record = app.store.get_completed::<Group>(&gid.to_string(), &blank)?;
+    let mut record = record.ok_or_else(|| ApiError::not_found(format!("group {gid}")))?;
     let before = record.value.clone();
     let name = fields.name.trim();
     if !name.is_empty() {
@@ -96,6 +98,9 @@ async fn update(
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>) -> ApiResult<Json<Value>> {
+    if invalid::discarded(&app, &caller, Group::COLLECTION, &gid.to_string()).await? {
+        return Ok(DONE);
+    }
     let group = found(&app.store, gid)?.value;
     let writes = accounts::delete_group(&app.store, &group)?;
     app.store.commit(&caller.author(), &format!("delete group {}", group.name), writes).await?;

@@ -148,7 +148,7 @@ async fn log_in(
     let uid = users::by_name(&app.store, &user)?;
     let turn = admitted(&app, &user, uid, from).await.map_err(|reason| refused(StatusCode::LOCKED, reason))?;
     let password = match uid {
-        Some(uid) => app.store.get::<Password>(&uid.to_string())?.map(|record| record.value),
+        Some(uid) => app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value),
         None => None,
     };
     let must_change = password.as_ref().is_some_and(|password| password.must_change);
@@ -163,7 +163,8 @@ async fn log_in(
     if app.store.has::<Lock>(&uid.to_string())? {
         return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
     }
-    let user = app.store.get::<User>(&uid.to_string())?.ok_or_else(ApiError::unknown)?;
+    let invalid = || refused(StatusCode::LOCKED, "what is kept of the account is invalid: ask an administrator");
+    let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?;
     let author = Author { uid, user: user.value.user.clone(), from: from.to_string(), ..Author::default() };
     begin_session(&app, &author, uid, from, &headers, must_change).await
 }
@@ -277,7 +278,7 @@ async fn log_out_everywhere(State(app): State<AppRef>, caller: Caller) -> ApiRes
 
 async fn who_am_i(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
     let mut body = details(&app.store, caller.uid())?.ok_or_else(ApiError::unknown)?;
-    let password = app.store.get::<Password>(&caller.uid().to_string())?;
+    let password = app.store.valid::<Password>(&caller.uid().to_string())?;
     if password.is_some_and(|password| password.value.must_change) {
         body["MustChangePassword"] = true.into();
     }

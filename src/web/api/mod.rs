@@ -7,6 +7,7 @@ pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;
 pub(super) mod history;
+pub(super) mod invalid;
 pub(super) mod live;
 pub(super) mod login;
 pub(super) mod notifications;

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::DONE;
+use super::{DONE, invalid};
 use crate::objects::notifications::{self, LIFE_S, Notification};
 use crate::objects::{Moment, Record, Stored, Writes};
 use crate::web::app::AppRef;
@@ -67,7 +67,7 @@ async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiR
 }
 
 async fn newer(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    let sent = app.store.get::<Notification>(&id)?.map_or(Moment::NEVER, |record| record.value.sent);
+    let sent = app.store.valid::<Notification>(&id)?.map_or(Moment::NEVER, |record| record.value.sent);
     let mut records = for_caller(&app, &caller)?;
     records.retain(|record| record.value.sent > sent);
     answer(records)
@@ -151,7 +151,8 @@ async fn to_all(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
 }
 
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Notification>> {
-    let record = app.store.get::<Notification>(id)?;
+    let (store, is_admin) = (&app.store, caller.person.admin);
+    let record = if is_admin { store.get::<Notification>(id)? } else { store.valid::<Notification>(id)? };
     let own = record.filter(|record| caller.person.admin || record.value.uid == caller.uid());
     own.ok_or_else(|| ApiError::not_found(format!("notification {id} of yours")))
 }
@@ -180,6 +181,9 @@ async fn update(
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    if invalid::discarded(&app, &caller, Notification::COLLECTION, &id).await? {
+        return Ok(DONE);
+    }
     let record = found(&app, &caller, &id)?;
     let mut writes = Writes::new();
     writes.delete::<Notification>(&record.value.key())?;

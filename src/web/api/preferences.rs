@@ -18,7 +18,7 @@ use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
-use crate::web::input::Raw;
+use crate::web::input::{self, Raw};
 use crate::web::routes::{Route, delete, get, put};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -53,6 +53,7 @@ async fn store(
     Raw(body): Raw,
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
+    input::shallow(&body)?;
     let data: Box<RawValue> =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences are JSON: {error}")))?;
     let preference = Preference { uid, name: PREFERENCES.into(), updated: Moment::now(), data };

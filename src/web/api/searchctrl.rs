@@ -8,11 +8,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{DONE, search_commands};
+use super::{DONE, invalid, search_commands};
 use crate::objects::groups::Group;
 use crate::objects::searches::{Imported, Search, State as Progress};
 use crate::objects::sharing::{Shared, null_is_empty};
-use crate::objects::{Moment, Record};
+use crate::objects::{Moment, Record, Stored};
 use crate::search::conditions::Condition;
 use crate::search::render::Format;
 use crate::search::searches::{Launch, SearchError};
@@ -322,6 +322,9 @@ async fn detach(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    if invalid::discarded(&app, &caller, Search::COLLECTION, &id).await? {
+        return Ok(DONE);
+    }
     let search = searching::owned(&app, &Who::from(&caller), &id)?;
     app.searches.remove(&caller.author(), &search).await?;
     Ok(DONE)

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::DONE;
+use super::{DONE, invalid};
 use crate::objects::capabilities::{self, ALL};
 use crate::objects::tokens::{self, Token};
 use crate::objects::users::User;
@@ -159,6 +159,11 @@ async fn renew(
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    for key in app.store.keys::<Token>("")?.iter().filter(|key| key.ends_with(&format!("/{id}"))) {
+        if invalid::discarded(&app, &caller, Token::COLLECTION, key).await? {
+            return Ok(DONE);
+        }
+    }
     let record = found(&app, &caller, &id)?;
     let mut writes = Writes::new();
     writes.delete::<Token>(&record.value.key())?;

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::groups::group_details;
-use super::{DONE, login, match_version};
+use super::{DONE, invalid, login, match_version};
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions::Session;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
-use crate::objects::{Moment, Record, Store, StoreError, Writes, accounts, groups};
+use crate::objects::{Moment, Record, Store, StoreError, Stored, Writes, accounts, groups};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -53,9 +53,16 @@ pub(super) fn found(store: &Store, uid: i32) -> ApiResult<Record<User>> {
     store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))
 }
 
+/// As [`found`]; an administrator makes an invalid user a valid one by changing it.
+fn changeable(store: &Store, uid: i32) -> ApiResult<Record<User>> {
+    let blank = json!({ "UID": uid, "User": format!("user {uid}"), "Created": Moment::now() });
+    let record = store.get_completed::<User>(&uid.to_string(), &blank)?;
+    record.ok_or_else(|| ApiError::not_found(format!("user {uid}")))
+}
+
 /// A user as clients know it.
 pub(super) fn details(store: &Store, uid: i32) -> Result<Option<Value>, StoreError> {
-    match store.get::<User>(&uid.to_string())? {
+    match store.valid::<User>(&uid.to_string())? {
         Some(record) => described(store, &record).map(Some),
         None => Ok(None),
     }
@@ -64,16 +71,12 @@ pub(super) fn details(store: &Store, uid: i32) -> Result<Option<Value>, StoreErr
 fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> {
     let user = &record.value;
     let key = user.uid.to_string();
-    let (admin, lock) = (store.get::<Admin>(&key)?, store.get::<Lock>(&key)?);
-    let is_pending = |is_synced: Option<bool>| is_synced == Some(false);
-    let password = store.get::<Password>(&key)?;
-    let synced = record.is_synced()
-        && !is_pending(admin.as_ref().map(Record::is_synced))
-        && !is_pending(lock.as_ref().map(Record::is_synced))
-        && !is_pending(password.as_ref().map(Record::is_synced));
+    let (admin, lock) = (store.synced::<Admin>(&key)?, store.synced::<Lock>(&key)?);
+    let parts = [admin, lock, store.synced::<Password>(&key)?];
+    let synced = record.is_synced() && !parts.contains(&Some(false));
     let mut groups = Vec::new();
     for gid in users::groups_of(store, user.uid)? {
-        if let Some(group) = store.get(&gid.to_string())? {
+        if let Some(group) = store.valid(&gid.to_string())? {
             groups.push(group_details(&group));
         }
     }
@@ -160,7 +163,7 @@ async fn update(
     headers: HeaderMap,
     Input(changes): Input<Changes>,
 ) -> ApiResult<Json<Value>> {
-    let mut record = found(&app.store, uid)?;
+    let mut record = if caller.person.admin { changeable(&app.store, uid)? } else { found(&app.store, uid)? };
     let before = record.value.clone();
     if !changes.user.is_empty() {
         record.value.user = checked_name(&changes.user)?;
@@ -183,10 +186,13 @@ async fn update(
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
-    let user = found(&app.store, uid)?.value;
     if uid == FIRST || uid == caller.uid() {
         return Err(ApiError::forbidden("nobody can delete themselves or the first administrator"));
     }
+    if invalid::discarded(&app, &caller, User::COLLECTION, &uid.to_string()).await? {
+        return Ok(DONE);
+    }
+    let user = found(&app.store, uid)?.value;
     let writes = accounts::delete_user(&app.store, &user)?;
     app.store.commit(&caller.author(), &format!("delete user {}", user.user), writes).await?;
     Ok(DONE)
@@ -263,7 +269,7 @@ async fn change_password(
     if caller.session.is_none() {
         return Err(ApiError::forbidden("a token cannot change passwords: log in"));
     }
-    let kept = app.store.get::<Password>(&uid.to_string())?.map(|record| record.value);
+    let kept = app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value);
     if uid == caller.uid() {
         let must_change = kept.as_ref().is_some_and(|password| password.must_change);
         let hash = kept.map(|password| password.hash);
@@ -334,7 +340,7 @@ async fn groups_of(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult
     found(&app.store, uid)?;
     let mut body = Vec::new();
     for gid in users::groups_of(&app.store, uid)? {
-        if let Some(group) = app.store.get::<groups::Group>(&gid.to_string())? {
+        if let Some(group) = app.store.valid::<groups::Group>(&gid.to_string())? {
             body.push(group_details(&group));
         }
     }

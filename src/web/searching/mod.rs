@@ -8,6 +8,7 @@ mod perform;
 pub(super) use peer::Asked;
 pub(super) use perform::{Answer, Deed, PAGE_ROWS_MAX, Saving, Who, perform};
 
+use crate::objects::StoreError;
 use crate::objects::searches::Search;
 use crate::objects::sharing::Shared;
 use crate::objects::store::Author;
@@ -18,7 +19,11 @@ use super::error::{ApiError, ApiResult};
 
 /// A search that the caller may read.
 pub(super) fn found(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
-    let record = app.store.get::<Search>(id)?.map(|record| record.value);
+    let record = match app.store.get::<Search>(id) {
+        // Whose it is is not known.
+        Err(StoreError::Invalid { .. }) if !who.person.admin => None,
+        record => record?.map(|record| record.value),
+    };
     let readable = record.filter(|search| search.is_readable_by(&who.person));
     readable.ok_or_else(|| ApiError::not_found(format!("search {id} that you may see")))
 }

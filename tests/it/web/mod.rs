@@ -6,6 +6,7 @@ pub mod client;
 mod contents;
 mod disconnected;
 mod driver;
+mod invalid;
 mod journals;
 mod migration;
 mod permissions;

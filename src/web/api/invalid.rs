@@ -1,0 +1,112 @@
+//! Objects that are not what their collection holds: administrators see which, and replace or delete them by key.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use super::DONE;
+use crate::model::{Collection, Key, Op};
+use crate::objects::kinds::{self, Exposure};
+use crate::objects::{Writes, invalid};
+use crate::web::app::AppRef;
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::Need;
+use crate::web::input::Raw;
+use crate::web::routes::{Route, delete, get, put};
+
+const CHANGED: &str = "it was changed meanwhile: look again";
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    let this = Need::Admin;
+    vec![
+        get("/api/objects/invalid", this, "Lists objects that are not what their collection holds, and why.", list),
+        put("/api/objects/invalid/{collection}/{*key}", this, "Replaces an invalid object.", replace),
+        delete("/api/objects/invalid/{collection}/{*key}", this, "Deletes an invalid object.", remove),
+    ]
+}
+
+async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+    let store = app.store.clone();
+    let found = tokio::task::spawn_blocking(move || invalid::scan(&store)).await.map_err(ApiError::internal)??;
+    let shown = |invalid: &invalid::Invalid| {
+        json!({
+            "Collection": invalid.collection,
+            "Key": shown_key(invalid),
+            "Reason": invalid.reason,
+            "Message": invalid.to_string(),
+        })
+    };
+    Ok(Json(found.iter().map(shown).collect()))
+}
+
+/// Keys are shown as they are: they are needed to delete the object, and none of them opens anything.
+fn shown_key(invalid: &invalid::Invalid) -> &str {
+    &invalid.key
+}
+
+struct Found {
+    collection: Collection,
+    key: Key,
+    writes: Writes,
+}
+
+/// An invalid object that is to be changed; a valid one has its own calls, with their rules.
+fn found(app: &AppRef, collection: &str, key: &str) -> ApiResult<Found> {
+    let nowhere = || ApiError::not_found(format!("invalid object {collection}/{key}"));
+    let (collection, key) =
+        (Collection::new(collection).map_err(|_| nowhere())?, Key::new(key).map_err(|_| nowhere())?);
+    invalid::at(&app.store, &collection, &key)?.ok_or_else(nowhere)?;
+    let version = app.store.raw(&collection, &key)?.and_then(|(_, version)| version);
+    let mut writes = Writes::new();
+    writes.unchanged_at(&collection, &key, version, CHANGED);
+    Ok(Found { collection, key, writes })
+}
+
+async fn replace(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path((collection, key)): Path<(String, String)>,
+    Raw(value): Raw,
+) -> ApiResult<Json<Value>> {
+    let Found { collection, key, mut writes } = found(&app, &collection, &key)?;
+    let kind = kinds::of(collection.as_str()).filter(|kind| kind.exposure != Exposure::Secret);
+    let kind = kind.ok_or_else(|| ApiError::forbidden(format!("what {collection} holds can only be deleted here")))?;
+    (kind.check)(key.as_str(), &value)
+        .map_err(|reason| ApiError::bad(format!("this is no object of {collection}/{key} either: {reason}")))?;
+    let what = format!("replace the invalid object {collection}/{key}");
+    writes.push(Op::Put { collection, key, value });
+    app.store.commit(&caller.author(), &what, writes).await?;
+    Ok(DONE)
+}
+
+async fn remove(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path((collection, key)): Path<(String, String)>,
+) -> ApiResult<Json<Value>> {
+    discard(&app, &caller, found(&app, &collection, &key)?).await
+}
+
+async fn discard(
+    app: &AppRef,
+    caller: &Caller,
+    Found { collection, key, mut writes }: Found,
+) -> ApiResult<Json<Value>> {
+    let what = format!("delete the invalid object {collection}/{key}");
+    writes.push(Op::Delete { collection, key });
+    app.store.commit(&caller.author(), &what, writes).await?;
+    Ok(DONE)
+}
+
+/// Deletes the object at a place if it is invalid and an administrator asks; says whether it did.
+pub(super) async fn discarded(app: &AppRef, caller: &Caller, collection: &str, key: &str) -> ApiResult<bool> {
+    if !caller.person.admin {
+        return Ok(false);
+    }
+    match found(app, collection, key) {
+        Ok(found) => discard(app, caller, found).await.map(|_| true),
+        Err(error) if error.status() == axum::http::StatusCode::NOT_FOUND => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,192 @@
+//! An object that is not what its collection holds hides no other one, and can be replaced or deleted.
+
+use serde_json::{Value, json};
+
+use super::Web;
+use super::client::Client;
+use crate::fleet::Fleet;
+
+fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
+    fleet.ok("a", &["put", collection, key, "--value", &value.to_string()]);
+}
+
+/// Collection, key of the invalid object, and the list that shows the valid one.
+const KINDS: [(&str, &str, &str); 21] = [
+    ("users", "99", "/api/users"),
+    ("user-names", "nobody", "/api/users"),
+    ("admins", "99", "/api/users"),
+    ("locks", "99", "/api/users"),
+    ("passwords", "99", "/api/users"),
+    ("groups", "99", "/api/groups"),
+    ("group-names", "none", "/api/groups"),
+    ("memberships", "1/99", "/api/users/1/group"),
+    ("preferences", "1/other", "/api/users/preferences"),
+    ("dashboards", "17", "/api/dashboards"),
+    ("history", "1/x", "/api/searchhistory"),
+    ("searches", "5", "/api/searchctrl"),
+    ("resources", "5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c11", "/api/resources"),
+    ("contents", "5f5e", "/api/resources"),
+    ("capabilities", "user/99", "/api/info/capabilities"),
+    ("tag-access", "user/99", "/api/info/capabilities"),
+    ("tokens", "1/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12", "/api/tokens"),
+    ("sessions", "1/5f5e", "/api/users/1/sessions"),
+    ("signing-keys", "5f5e", "/api/users"),
+    ("notifications", "77", "/api/notifications"),
+    ("id-leases", "others", "/api/users"),
+];
+
+fn length(list: &Value) -> usize {
+    match list {
+        Value::Array(items) => items.len(),
+        Value::Object(members) => members.len(),
+        _ => panic!("{list}"),
+    }
+}
+
+#[test]
+fn w33_one_invalid_object_of_each_kind_hides_no_valid_one() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
+    admin.made("/api/users/1/group", &json!({ "GIDs": [gid] }));
+    admin.changed("/api/users/1/preferences", &json!({ "a": 1 }));
+    admin.made("/api/dashboards", &json!({ "Name": "valid" }));
+    admin.made("/api/resources", &json!({ "ResourceName": "r.csv" }));
+    admin.made("/api/searchhistory", &json!({ "UserQuery": "tag=x" }));
+    admin.made("/api/tokens", &json!({ "name": "t", "capabilities": [] }));
+    admin.made("/api/notifications/broadcast", &json!({ "Msg": "hello" }));
+    let kinds: Vec<Value> = admin.ok("GET", "/api/log/collections").as_array().expect("kinds").clone();
+    let covered =
+        |kind: &Value| KINDS.iter().any(|(name, ..)| kind["Collection"] == *name) || kind["Collection"] == "chunks";
+    assert!(kinds.iter().all(covered), "a kind is not in this table: {kinds:?}");
+
+    let before: Vec<usize> = KINDS.iter().map(|(.., list)| length(&admin.ok("GET", list))).collect();
+    for (number, (collection, key, list)) in KINDS.into_iter().enumerate() {
+        for value in [json!({ "a": 1 }), json!([]), json!("text"), json!({ "name": "errors" })] {
+            put(&fleet, collection, key, &value);
+            let answer = admin.get(list);
+            assert_eq!((answer.status, length(&answer.json())), (200, before[number]), "{collection} {value}");
+        }
+        let path = format!("/api/objects/invalid/{collection}/{key}");
+        let listed = admin.ok("GET", "/api/objects/invalid");
+        assert_eq!((length(&listed), &listed[0]["Key"]), (1, &json!(key)), "{listed}");
+        assert_eq!(web.login("bob", "p").get("/api/objects/invalid").status, 403);
+        let doctor = String::from_utf8(fleet.run("a", &["doctor"]).stdout).expect("text");
+        assert!(doctor.contains(&format!("invalid {collection}/{key}: ")), "{doctor}");
+        assert_eq!(admin.delete(&path).status, 200, "{collection}");
+        assert_eq!((admin.delete(&path).status, length(&admin.ok("GET", "/api/objects/invalid"))), (404, 0));
+    }
+    assert!(admin.ok("GET", "/api/rejections").as_array().is_some_and(Vec::is_empty));
+}
+
+#[test]
+fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let bob = web.login("bob", "p");
+    let guid = "5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c11";
+    let resource = format!("/api/resources/{guid}");
+    let token = "/api/tokens/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12";
+    let places = [
+        ("dashboards", "17", "/api/dashboards/17"),
+        ("resources", guid, resource.as_str()),
+        ("groups", "99", "/api/groups/99"),
+        ("users", "99", "/api/users/99"),
+        ("notifications", "77", "/api/notifications/77"),
+        ("searches", "5", "/api/searchctrl/5"),
+        ("tokens", "1/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12", token),
+    ];
+    for (collection, key, path) in places {
+        put(&fleet, collection, key, &json!({ "name": "errors" }));
+        assert!([403, 404].contains(&bob.delete(path).status), "{path} is nobody's");
+        // For notifications this path means those that are newer.
+        let is_shown = bob.get(path).status == 200 && collection != "notifications";
+        assert!(!is_shown, "{path} is nobody's");
+        assert_eq!(admin.delete(path).status, 200, "{path}");
+    }
+    // The example that every newcomer types.
+    put(&fleet, "dashboards", "17", &json!({ "name": "errors", "Description": "kept" }));
+    let list = admin.get("/api/dashboards");
+    let headers = (list.header("gravwell-invalid"), list.header("gravwell-invalid-keys"));
+    assert_eq!(headers, (Some("1"), Some("dashboards/17")));
+    assert_eq!(bob.get("/api/dashboards").header("gravwell-invalid"), None, "administrators only");
+    let said = admin.get("/api/dashboards/17");
+    assert_eq!(
+        (said.status, said.json()["Error"].as_str()),
+        (422, Some("invalid dashboards/17: missing field ID; replace or delete it"))
+    );
+    admin.changed("/api/dashboards/17", &json!({ "Name": "mended" }));
+    let mended = admin.ok("GET", "/api/dashboards/17");
+    assert_eq!((&mended["Name"], &mended["Description"]), (&json!("mended"), &json!("kept")));
+    assert_eq!(admin.get("/api/dashboards").header("gravwell-invalid"), None);
+    for (collection, key, path, body) in [
+        ("users", "98", "/api/users/98", json!({ "User": "eve" })),
+        ("groups", "98", "/api/groups/98", json!({ "Name": "eves" })),
+        ("resources", guid, resource.as_str(), json!({ "ResourceName": "mended.csv" })),
+    ] {
+        put(&fleet, collection, key, &json!({ "a": 1 }));
+        assert_eq!(admin.get(path).status, 422, "{path}");
+        admin.changed(path, &body);
+        assert_eq!(admin.get(path).status, 200, "{path}");
+    }
+}
+
+/// Whoever has an invalid account is denied, and nobody else.
+#[test]
+fn w35_an_invalid_account_is_denied_and_others_are_not() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let made = |name: &str| -> (Value, Client) {
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "p" }));
+        (uid, web.login(name, "p"))
+    };
+    let login = |name: &str| web.nobody().post("/api/login", &json!({ "User": name, "Pass": "p" })).status;
+    for (name, collection) in [("bob", "users"), ("carol", "passwords"), ("dave", "user-names")] {
+        let (uid, session) = made(name);
+        let key = if collection == "user-names" { name.to_owned() } else { uid.to_string() };
+        put(&fleet, collection, &key, &json!({ "a": 1 }));
+        assert_ne!(login(name), 200, "{collection}");
+        assert!(collection == "user-names" || session.get("/api/dashboards").status != 200, "{collection}");
+        assert_eq!(admin.get("/api/users").status, 200);
+        web.login("admin", "changeme");
+    }
+    assert_eq!(
+        admin
+            .post("/api/search/direct", &json!({ "SearchString": "tag=audit", "Format": "json", "Duration": "1h" }))
+            .status,
+        200
+    );
+}
+
+/// What somebody stored is searched and listed by others, however deeply it is nested.
+#[test]
+fn w36_deeply_nested_values_are_refused_from_clients_and_break_nothing() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let dashboard = |levels: usize| format!(r#"{{"Name":"deep","Data":{{"a":{}}}}}"#, nested(levels));
+    let send = |path: &str, method: &str, body: &str| admin.send_text(method, path, "application/json", body).status;
+    assert_eq!(send("/api/dashboards", "POST", &dashboard(62)), 200);
+    assert_eq!(send("/api/dashboards", "POST", &dashboard(63)), 400);
+    assert_eq!(send("/api/users/1/preferences", "PUT", &nested(5000)), 400);
+    let audit = || {
+        admin.post(
+            "/api/search/direct",
+            &json!({ "SearchString": "tag=audit | count by collection", "Format": "json", "Duration": "1h" }),
+        )
+    };
+    assert_eq!(audit().status, 200);
+    assert!(audit().json().as_array().is_some_and(|rows| !rows.is_empty()), "{}", audit().text());
+}
