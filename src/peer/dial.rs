@@ -10,13 +10,14 @@ use tokio::time::{Instant, timeout};
 use crate::codec::message::{Kind, Open};
 use crate::model::MemberName;
 use crate::protocol::backoff::Backoff;
+use crate::transport::race;
 use crate::transport::wire::{self, WireError};
 
 use super::listen::{Peer, serve_streams};
 use super::peers::{Inner, Peers};
 
-/// Longest wait for a connection to one address.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a host's word that nobody listens.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait until a stream can be opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which it is asked whether anybody listens at the other end.
@@ -162,7 +163,7 @@ async fn doubt(connection: quinn::Connection) {
     let heard = connection.stats().udp_rx.datagrams;
     tokio::time::sleep(DOUBT_AFTER).await;
     let is_silent = connection.close_reason().is_none() && connection.stats().udp_rx.datagrams == heard;
-    if is_silent && timeout(CONNECT_TIMEOUT, refused(connection.remote_address())).await.is_ok_and(|is| is) {
+    if is_silent && timeout(REFUSAL_TIMEOUT, refused(connection.remote_address())).await.is_ok_and(|is| is) {
         connection.close(0u32.into(), b"nobody listens at the other end any more");
     }
 }
@@ -200,37 +201,41 @@ async fn dial(inner: &Arc<Inner>, member: &MemberName) -> Result<quinn::Connecti
     let unreachable = |reason: String| PeerError::Unreachable { member: member.clone(), reason };
     let roster = inner.roster();
     let known = roster.member(member).ok_or_else(|| PeerError::Unknown(member.clone()))?;
-    let mut last = PeerError::NoAddress(member.clone());
-    for address in &known.peer_addresses {
-        let endpoint = inner.client().map_err(unreachable)?;
-        let connection = match timeout(CONNECT_TIMEOUT, endpoint.connect(address)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                last = unreachable(error.to_string());
-                continue;
-            }
-            Err(_) => {
-                last = unreachable(format!("{address}: no answer"));
-                continue;
-            }
-        };
+    if known.peer_addresses.is_empty() {
+        return Err(PeerError::NoAddress(member.clone()));
+    }
+    let endpoint = inner.client().map_err(unreachable)?;
+    let attempts = known.peer_addresses.iter().map(async |address| {
+        let connection = endpoint.connect(address).await.map_err(|error| unreachable(error.to_string()))?;
         match inner.admit(&connection) {
-            Ok((name, role, listed)) if name == *member => {
-                let (weak, served) = (Arc::downgrade(inner), connection.clone());
-                tokio::spawn(async move {
-                    serve_streams(&weak, &Peer { name, role }, &served).await;
-                    drop(listed);
-                });
-                return Ok(connection);
-            }
+            Ok((name, role, listed)) if name == *member => Ok((connection, Peer { name, role }, listed)),
             other => {
                 let found = other.map_or_else(|refusal| refusal.to_string(), |(name, ..)| name.to_string());
                 connection.close(0u32.into(), b"another member was expected here");
-                last = PeerError::Somebody { address: address.clone(), expected: member.clone(), found };
+                Err(PeerError::Somebody { address: address.clone(), expected: member.clone(), found })
             }
         }
+    });
+    let trying = race::first(attempts.collect());
+    let (connection, peer, listed) = trying.await.map_err(|errors| all_of(errors, member))?;
+    let (weak, served) = (Arc::downgrade(inner), connection.clone());
+    tokio::spawn(async move {
+        serve_streams(&weak, &peer, &served).await;
+        drop(listed);
+    });
+    Ok(connection)
+}
+
+/// What every address answered, as one error.
+fn all_of(mut errors: Vec<PeerError>, member: &MemberName) -> PeerError {
+    if errors.len() == 1 {
+        return errors.remove(0);
     }
-    Err(last)
+    let reasons = errors.iter().map(|error| match error {
+        PeerError::Unreachable { reason, .. } => reason.clone(),
+        error => error.to_string(),
+    });
+    PeerError::Unreachable { member: member.clone(), reason: reasons.collect::<Vec<_>>().join("; ") }
 }
 
 #[cfg(test)]

@@ -304,6 +304,14 @@ impl Replica {
         self.shared.scan(collection, prefix, after, limit)
     }
 
+    /// For how long nothing has been heard from the datastore to which this replica counts as connected; it is asked for a
+    /// sign of life every second. Who has pushed something for half a second and finds that much silence has reason to doubt
+    /// that the datastore is there, well before the connection is given up.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.shared.silence()
+    }
+
     /// Submits a transaction. When this returns, it is durable here and will be pushed until it is decided.
     ///
     /// # Errors

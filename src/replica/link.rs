@@ -18,6 +18,7 @@ use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
+use crate::transport::pulse;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
 
@@ -26,9 +27,8 @@ use super::{applier, lend, outbox_writer, push, reconcile, resync};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for a connection. Short, because a handshake that was begun while nobody listened repeats itself ever
-/// more rarely, while a new one is answered at once.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a connection, however many addresses are tried; a connector gives each its own, shorter time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest pause between two attempts.
 const RETRY_CAP: Duration = Duration::from_secs(5);
 /// Progress is reported at most this often.
@@ -43,6 +43,8 @@ pub(super) enum LinkError {
     Connect(String),
     #[error("no answer from the datastore within {} s", .0.as_secs())]
     Timeout(Duration),
+    #[error("nothing has been heard from the datastore at {address} for {ms} ms", ms = pulse::SILENCE_MAX.as_millis())]
+    Silent { address: String },
     #[error(transparent)]
     Frames(#[from] FrameError),
     #[error("the snapshot was not taken over: {0}")]
@@ -158,7 +160,14 @@ impl Linker {
         let connecting = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
         let (connection, address) =
             connecting.map_err(|_| LinkError::Timeout(CONNECT_TIMEOUT))?.map_err(|error| self.unreachable(error))?;
-        let result = self.greet_and_serve(&connection, address, needs_snapshot).await;
+        let note = |silence| self.shared.note_silence(silence);
+        let result = tokio::select! {
+            result = self.greet_and_serve(&connection, address.clone(), needs_snapshot) => result,
+            () = pulse::lost(&connection, note) => {
+                self.shared.contents.iter().for_each(|contents| contents.close_bulk());
+                Err(LinkError::Silent { address })
+            }
+        };
         // What the server said on closing explains more than the broken stream that we saw.
         let result = match (result, connection.close_reason()) {
             (Err(LinkError::Wire(WireError::Io(_) | WireError::Closed)), Some(reason)) => Err(reason.into()),

@@ -43,12 +43,46 @@ pub enum ServiceError {
     },
 }
 
+/// In which order addresses are tried.
+#[derive(Debug, Default)]
+struct Favourites {
+    /// The last one at which the datastore was followed.
+    good: Option<String>,
+    /// One that has answered, and where the datastore was not followed, or not yet.
+    tried: Option<String>,
+}
+
+impl Favourites {
+    /// The last good one comes first, and last the one whose datastore was refused just now, as a former copy is.
+    fn order(&mut self, addresses: &[String]) -> Vec<String> {
+        let refused = self.tried.clone();
+        let mut ordered = addresses.to_vec();
+        ordered.sort_by_key(|address| match Some(address) {
+            address if address == refused.as_ref() => 2,
+            address if address == self.good.as_ref() => 0,
+            _ => 1,
+        });
+        ordered
+    }
+
+    fn note_tried(&mut self, address: &str) {
+        self.tried = Some(address.to_owned());
+    }
+
+    fn note_good(&mut self) {
+        if let Some(address) = self.tried.take() {
+            self.good = Some(address);
+        }
+    }
+}
+
 /// Connects with the identity of a data directory, and renews it in time.
 pub struct MemberConnector {
     data_dir: PathBuf,
     addresses: Vec<String>,
     endpoint: Mutex<Option<ClientEndpoint>>,
     bulk_endpoint: Mutex<Option<ClientEndpoint>>,
+    favourites: Mutex<Favourites>,
     peers: Option<Peers>,
     /// The datastore said that its members are others than before.
     members_changed: Notify,
@@ -65,6 +99,7 @@ impl MemberConnector {
             addresses,
             endpoint,
             bulk_endpoint,
+            favourites: Mutex::default(),
             peers: None,
             members_changed,
         }
@@ -94,22 +129,33 @@ impl MemberConnector {
         let identity = Identity::load(&self.data_dir).map_err(|error| plain(error.to_string()))?;
         let endpoint = self.endpoint(&identity, is_bulk).map_err(plain)?;
         let addresses = if self.addresses.is_empty() { identity.addresses() } else { &self.addresses };
-        let mut last = plain("the identity names no address of a datastore".into());
-        for address in addresses {
-            match endpoint.connect(address).await {
-                Ok(connection) => return Ok((connection, address.clone())),
-                Err(error) => {
-                    let is_foreign = matches!(error, endpoint::ConnectError::Foreign { .. });
-                    // Perhaps the member has joined anew in the meantime, and has another identity now.
-                    *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    // That another datastore answers says more than that nobody answers elsewhere.
-                    if is_foreign || !last.is_foreign {
-                        last = ConnectError { message: error.to_string(), is_foreign };
-                    }
-                }
-            }
+        if addresses.is_empty() {
+            return Err(plain("the identity names no address of a datastore".into()));
         }
-        Err(last)
+        let ordered = self.favourites().order(addresses);
+        let errors = match endpoint.connect_any(&ordered).await {
+            Ok(found) => return Ok(found),
+            Err(errors) => errors,
+        };
+        // Perhaps the member has joined anew in the meantime, and has another identity now.
+        self.forget_endpoints();
+        let is_foreign = errors.iter().any(|error| matches!(error, endpoint::ConnectError::Foreign { .. }));
+        Err(ConnectError { message: endpoint::summary(&errors), is_foreign })
+    }
+
+    async fn connect_and_note(&self) -> Result<(quinn::Connection, String), ConnectError> {
+        let found = self.try_all(false).await?;
+        self.favourites().note_tried(&found.1);
+        Ok(found)
+    }
+
+    fn favourites(&self) -> std::sync::MutexGuard<'_, Favourites> {
+        self.favourites.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_endpoints(&self) {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.bulk_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn keep_renewed(&self, connection: &quinn::Connection) {
@@ -160,8 +206,7 @@ impl MemberConnector {
             Some((Kind::Renewed, certificate)) => {
                 identity.renew(&certificate, &key).map_err(text)?;
                 // The next connection uses the new certificate.
-                *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                *self.bulk_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.forget_endpoints();
                 self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)?;
                 Ok(true)
             }
@@ -173,7 +218,7 @@ impl MemberConnector {
 
 impl Connector for MemberConnector {
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
-        Box::pin(self.try_all(false))
+        Box::pin(self.connect_and_note())
     }
 
     fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
@@ -192,6 +237,7 @@ impl Connector for MemberConnector {
     }
 
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
+        self.favourites().note_good();
         Box::pin(async move {
             tokio::join!(self.keep_renewed(&connection), self.keep_escrow(&connection));
         })
@@ -298,6 +344,20 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_good_address_comes_first_and_a_refused_one_last() {
+        let addresses = ["a", "b", "c"].map(str::to_owned);
+        let mut favourites = Favourites::default();
+        assert_eq!(favourites.order(&addresses), ["a", "b", "c"]);
+        favourites.note_tried("b");
+        favourites.note_good();
+        assert_eq!(favourites.order(&addresses), ["b", "a", "c"]);
+        favourites.note_tried("b");
+        assert_eq!(favourites.order(&addresses), ["a", "c", "b"]);
+        favourites.note_tried("c");
+        assert_eq!(favourites.order(&addresses), ["b", "a", "c"], "the good one again, when the other is no better");
+    }
 
     #[test]
     fn the_host_of_an_external_address() {

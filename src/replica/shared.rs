@@ -1,8 +1,8 @@
 //! What all parts of a running replica share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
@@ -94,6 +94,7 @@ pub(super) struct Shared {
     /// The contents that are kept here.
     pub contents: Option<Arc<contents::Inner>>,
     gate: Mutex<Gate>,
+    silence_ms: AtomicU64,
     pub started: Instant,
 }
 
@@ -118,6 +119,7 @@ impl Shared {
             resync_wanted: AtomicBool::new(false),
             contents,
             gate,
+            silence_ms: AtomicU64::new(0),
             started: Instant::now(),
         }
     }
@@ -157,6 +159,15 @@ impl Shared {
         if link.connected && *self.applied.borrow() >= link.head {
             link.level_at = Some(Instant::now());
         }
+    }
+
+    /// The datastore has not been heard for this long.
+    pub(super) fn note_silence(&self, silence: Duration) {
+        self.silence_ms.store(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn silence(&self) -> Duration {
+        Duration::from_millis(self.silence_ms.load(Ordering::Relaxed))
     }
 
     pub(super) fn position(&self) -> Option<Position> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::timeout;
 
+use super::race;
 use super::window::WINDOW_FIRST;
 use crate::env::background;
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
@@ -18,8 +20,12 @@ use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
 pub const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// A connection on which nothing is heard for this long is given up.
 const IDLE_TIMEOUT_MS: u32 = 12_000;
-/// Longer than the usual rhythm of heartbeats, which then serve as well.
-const KEEP_ALIVE: Duration = Duration::from_secs(6);
+/// A client that has heard nothing for this long asks whether the other side is there: often enough to notice soon when it is
+/// not, see [`super::pulse`].
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Longest wait for one address. Short, because a handshake that was begun while nobody listened repeats itself ever more
+/// rarely, while a new one is answered at once.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
@@ -170,6 +176,23 @@ pub enum ConnectError {
     },
 }
 
+/// What one socket address answered.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the certificate of another authority")]
+    Foreign,
+    #[error("no answer within {} s", ATTEMPT.as_secs())]
+    Silent,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What each address answered, in one line.
+#[must_use]
+pub fn summary(errors: &[ConnectError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// A client's endpoint with its TLS settings.
 #[derive(Clone)]
 pub struct ClientEndpoint {
@@ -209,7 +232,17 @@ pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
 }
 
 impl ClientEndpoint {
-    /// Connects to `address`, a `host:port`.
+    /// Connects to the first of `addresses`, each a `host:port`, that answers; also says to which. They are tried one a
+    /// little after the other, and each is given 2 s.
+    ///
+    /// # Errors
+    /// What each of them answered, in their order.
+    pub async fn connect_any(&self, addresses: &[String]) -> Result<(quinn::Connection, String), Vec<ConnectError>> {
+        let attempts = addresses.iter().map(async |address| Ok((self.connect(address).await?, address.clone())));
+        race::first(attempts.collect()).await
+    }
+
+    /// Connects to `address`, a `host:port`; a name with several addresses is reached at the first that answers.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -226,29 +259,41 @@ impl ClientEndpoint {
 
     async fn connect_here(&self, address: &str) -> Result<quinn::Connection, ConnectError> {
         let named = |source| ConnectError::Address { address: address.to_owned(), source };
-        let found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(named)?.collect();
-        let mut last = named(io::Error::other("no address found"));
-        for target in found {
-            let failed = |reason: String| ConnectError::Failed { address: address.to_owned(), reason };
-            let endpoint = if target.is_ipv4() {
-                self.v4.clone()
-            } else {
-                endpoint(SocketAddr::from(([0u16; 8], 0)), None, EndpointConfig::default())
-                    .map_err(|error| failed(error.to_string()))?
-            };
-            let connecting = endpoint.connect_with(self.config.clone(), target, SERVER_NAME);
-            match connecting.map_err(|error| failed(error.to_string()))?.await {
-                Ok(connection) => return Ok(connection),
-                Err(error)
-                    if error.to_string().contains("UnknownIssuer") || error.to_string().contains("BadSignature") =>
-                {
-                    last = ConnectError::Foreign { address: address.to_owned() };
-                }
-                Err(quinn::ConnectionError::TimedOut) => last = failed("no answer".into()),
-                Err(error) => last = failed(error.to_string()),
-            }
+        let looking = timeout(ATTEMPT, tokio::net::lookup_host(address)).await;
+        let found = looking.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(named)?;
+        let targets: Vec<SocketAddr> = found.collect();
+        if targets.is_empty() {
+            return Err(named(io::Error::other("no address found")));
         }
-        Err(last)
+        let trying = race::first(targets.iter().map(|target| self.connect_to(*target)).collect());
+        trying.await.map_err(|refusals| {
+            if refusals.iter().any(|refusal| matches!(refusal, Refusal::Foreign)) {
+                return ConnectError::Foreign { address: address.to_owned() };
+            }
+            let said = targets.iter().zip(&refusals).map(|(target, refusal)| match refusal {
+                refusal if targets.len() == 1 => refusal.to_string(),
+                refusal => format!("{target}: {refusal}"),
+            });
+            ConnectError::Failed { address: address.to_owned(), reason: said.collect::<Vec<_>>().join(", ") }
+        })
+    }
+
+    async fn connect_to(&self, target: SocketAddr) -> Result<quinn::Connection, Refusal> {
+        let failed = |error: &dyn std::fmt::Display| Refusal::Failed(error.to_string());
+        let endpoint = match target {
+            SocketAddr::V4(_) => self.v4.clone(),
+            SocketAddr::V6(_) => endpoint(SocketAddr::from(([0u16; 8], 0)), None, EndpointConfig::default())
+                .map_err(|error| failed(&error))?,
+        };
+        let connecting = endpoint.connect_with(self.config.clone(), target, SERVER_NAME);
+        match timeout(ATTEMPT, connecting.map_err(|error| failed(&error))?).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) if ["UnknownIssuer", "BadSignature"].iter().any(|why| error.to_string().contains(why)) => {
+                Err(Refusal::Foreign)
+            }
+            Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => Err(Refusal::Silent),
+            Ok(Err(error)) => Err(failed(&error)),
+        }
     }
 
     /// Waits until every connection has been told that it is over.

@@ -10,7 +10,7 @@ use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
 
-use super::endpoint::{self, ConnectError};
+use super::endpoint;
 use super::wire::{self, WireError};
 
 /// Largest request of somebody who has not said who they are.
@@ -18,6 +18,8 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Joins served at the same time.
 pub const AT_ONCE: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait until the datastore has heard that the join is over.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 #[derive(Serialize, Deserialize)]
 struct Request {
@@ -105,31 +107,17 @@ pub async fn join(data_dir: &Path, token: &Token, now_ms: u64) -> Result<Identit
     }
     let endpoint = endpoint::client(tls::join_config(token.authority)?)?;
     let key = NewKey::generate(&token.name)?;
-    let mut reasons = Vec::new();
-    for address in &token.addresses {
-        let connection = match timeout(TIMEOUT, endpoint.connect(address)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error @ ConnectError::Foreign { .. })) => {
-                reasons.push(error.to_string());
-                continue;
-            }
-            Ok(Err(error)) => {
-                reasons.push(error.to_string());
-                continue;
-            }
-            Err(_) => {
-                reasons.push(format!("{address}: no answer"));
-                continue;
-            }
-        };
-        let joined = exchange(&connection, token, &key).await;
-        connection.close(0u32.into(), b"");
-        endpoint.wait_idle().await;
-        let Joined { certificate_der, authority_der, role } = joined?;
-        let (name, addresses) = (token.name.clone(), token.addresses.clone());
-        return Ok(Identity::create(data_dir, name, role, addresses, &authority_der, &certificate_der, &key)?);
-    }
-    Err(JoinError::Unreachable(reasons.join("; ")))
+    let (connection, _) = endpoint
+        .connect_any(&token.addresses)
+        .await
+        .map_err(|errors| JoinError::Unreachable(endpoint::summary(&errors)))?;
+    let joined = exchange(&connection, token, &key).await;
+    connection.close(0u32.into(), b"");
+    // Until it has been told; not until those are forgotten that have never answered.
+    let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
+    let Joined { certificate_der, authority_der, role } = joined?;
+    let (name, addresses) = (token.name.clone(), token.addresses.clone());
+    Ok(Identity::create(data_dir, name, role, addresses, &authority_der, &certificate_der, &key)?)
 }
 
 async fn exchange(connection: &quinn::Connection, token: &Token, key: &NewKey) -> Result<Joined, WireError> {

@@ -4,6 +4,8 @@ pub mod answer;
 pub mod endpoint;
 pub mod join;
 pub mod local;
+pub mod pulse;
+pub mod race;
 pub mod state_stream;
 pub mod window;
 pub mod wire;

@@ -23,8 +23,8 @@ pub(super) const GROUP: usize = 48;
 pub(super) const AT_ONCE: usize = 3;
 /// Longest wait for the greeting of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the connection, however many addresses are tried.
+const BULK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The connection to the datastore that carries nothing but chunks, both ways.
 pub(super) struct Bulk {
@@ -69,7 +69,7 @@ impl Inner {
             wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
             Ok::<_, WireError>((send, receive))
         };
-        let opened = timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| away("no stream is to be had".into()))?;
+        let opened = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| away("no stream is to be had".into()))?;
         let (send, receive) = opened?;
         Ok(ChunkStream::new(send, receive, self.store.clone(), self.limiter.clone(), ()))
     }
@@ -81,7 +81,7 @@ impl Inner {
             return Ok(open.connection.clone());
         }
         let connector = locked(&self.connector).clone().ok_or_else(|| away("not connected".into()))?;
-        let connecting = timeout(CONNECT_TIMEOUT, connector.connect_bulk()).await;
+        let connecting = timeout(BULK_TIMEOUT, connector.connect_bulk()).await;
         let connected = connecting.map_err(|_| away("the datastore does not answer".into()))?;
         let connection = connected.map_err(|error| away(error.to_string()))?;
         let mut giving = JoinSet::new();
@@ -94,6 +94,15 @@ impl Inner {
         });
         *bulk = Some(Bulk { connection: connection.clone(), _giving: giving });
         Ok(connection)
+    }
+
+    /// Gives the connection for chunks up, when the datastore is not there any more.
+    pub(crate) fn close_bulk(&self) {
+        if let Ok(mut bulk) = self.bulk.try_lock()
+            && let Some(open) = bulk.take()
+        {
+            open.connection.close(0u32.into(), b"the datastore does not answer");
+        }
     }
 
     /// Sees to it that there is a connection for chunks, as long as the datastore is there.

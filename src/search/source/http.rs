@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::transport::race;
 use crate::trust::Identity;
 
 /// How an indexer is believed: its certificate must come from the authority in `authority`, or from that of the datastore
@@ -105,7 +106,11 @@ async fn ask(
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| format!("it cannot be reached: {error}"))?;
+    let unreachable = |reason: String| format!("it cannot be reached: {reason}");
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| unreachable(error.to_string()))?;
+    let attempts =
+        found.map(async |address| TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}")));
+    let stream = race::first(attempts.collect()).await.map_err(|errors| unreachable(errors.join(", ")))?;
     let mut request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()));
     request = request.header("Host", uri.authority().map_or(host, |authority| authority.as_str()));
     for (name, value) in headers {

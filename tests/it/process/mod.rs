@@ -1,3 +1,4 @@
 //! What a process does when what surrounds it fails: output, addresses, descriptors; and what it leaves to others.
 
+mod addresses;
 mod output;
