@@ -41,8 +41,6 @@ pub async fn first<T, E, F: Future<Output = Result<T, E>>>(attempts: Vec<F>) -> 
 mod tests {
     use std::pin::Pin;
 
-    use tokio::time::Instant;
-
     use super::*;
 
     type Attempt = Pin<Box<dyn Future<Output = Result<u8, &'static str>>>>;
@@ -55,24 +53,18 @@ mod tests {
     }
 
     fn silent() -> Attempt {
-        after(2000, Err("silent"))
+        Box::pin(std::future::pending())
     }
 
-    async fn timed(attempts: Vec<Attempt>) -> (Result<u8, Vec<&'static str>>, u128) {
-        let started = Instant::now();
-        (first(attempts).await, started.elapsed().as_millis())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_way_that_leads_nowhere_costs_a_moment() {
-        assert_eq!(timed(vec![after(10, Ok(1)), after(0, Ok(2))]).await, (Ok(1), 10));
-        assert_eq!(timed(vec![silent(), after(10, Ok(2))]).await, (Ok(2), 260));
-        assert_eq!(timed(vec![after(5, Err("refused")), after(10, Ok(2))]).await, (Ok(2), 15));
-        assert_eq!(timed(vec![silent(), silent(), silent(), after(1, Ok(4))]).await, (Ok(4), 751));
+    #[tokio::test]
+    async fn a_way_that_leads_nowhere_does_not_end_the_search() {
+        assert_eq!(first(vec![silent(), after(0, Ok(2))]).await, Ok(2));
+        assert_eq!(first(vec![after(0, Err("refused")), after(0, Ok(2)), silent()]).await, Ok(2));
+        assert_eq!(first(vec![silent(), silent(), after(0, Err("refused")), after(0, Ok(4))]).await, Ok(4));
         // One that is slow is not given up for the next.
-        assert_eq!(timed(vec![after(600, Ok(1)), silent()]).await, (Ok(1), 600));
-        let all = timed(vec![silent(), after(1, Err("refused")), silent()]).await;
-        assert_eq!(all, (Err(vec!["silent", "refused", "silent"]), 2251));
-        assert_eq!(timed(Vec::new()).await, (Err(vec![]), 0));
+        assert_eq!(first(vec![after(600, Ok(1)), silent()]).await, Ok(1));
+        let all = first(vec![after(300, Err("late")), after(0, Err("refused"))]).await;
+        assert_eq!(all, Err(vec!["late", "refused"]), "in their order");
+        assert_eq!(first(Vec::<Attempt>::new()).await, Err(vec![]));
     }
 }
