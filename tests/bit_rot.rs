@@ -338,6 +338,7 @@ fn p11_an_authority_with_members_is_never_replaced_by_a_new_one() {
 #[test]
 fn p05_no_bit_of_a_role_or_of_current_leads_to_other_contents() {
     use gravwell::env::data_dir::claim;
+    use gravwell::replica::Access;
     use gravwell::replica::directory::Directory;
     let place = tempfile::tempdir().unwrap();
     drop(claim(place.path(), "datastore", Duration::ZERO).unwrap());
@@ -360,24 +361,29 @@ fn p05_no_bit_of_a_role_or_of_current_leads_to_other_contents() {
     }
     let place = tempfile::tempdir().unwrap();
     let current = place.path().join("current");
-    let first = Directory::open(place.path(), Duration::ZERO).unwrap().current_state().unwrap();
+    let open = || Directory::open(place.path(), Access::Serve, Duration::ZERO).unwrap();
+    let directory = open();
+    let first = directory.new_state().unwrap();
+    directory.make_current(&first).unwrap();
+    drop(directory);
+    (0..20).for_each(|n| fs::create_dir_all(place.path().join(format!("state-{n:04}"))).unwrap());
     let good = fs::read(&current).unwrap();
     for (at, bit) in flips(good.len() as u64) {
         totals.changes += 1;
-        let others: Vec<PathBuf> = (0..20).map(|n| place.path().join(format!("state-{n:04}"))).collect();
-        others.iter().for_each(|path| fs::create_dir_all(path).unwrap());
-        others.iter().for_each(|path| fs::write(path.join("mark"), "").unwrap());
         let mut bad = good.clone();
         bad[at as usize] ^= 1 << bit;
         fs::write(&current, &bad).unwrap();
-        let found = Directory::open(place.path(), Duration::ZERO).unwrap().current_state().unwrap();
-        // Another state would be an older one; a fresh one is empty and is fetched anew.
-        let fresh = !found.join("mark").exists();
-        assert!(found == first || fresh, "byte {at}: {}", found.display());
-        (totals.identical, totals.detected) = match fresh {
-            false => (totals.identical + 1, totals.detected),
-            true => (totals.identical, totals.detected + 1),
-        };
+        match open().named() {
+            Ok(found) => {
+                assert_eq!(found, first, "byte {at}, bit {bit}");
+                totals.identical += 1;
+            }
+            Err(problem) => {
+                assert!(problem.contains("current"), "{problem}");
+                totals.detected += 1;
+            }
+        }
+        assert_eq!(open().states().unwrap().len(), 20, "looking removes nothing");
     }
     totals.print("role and current");
 }

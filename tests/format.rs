@@ -154,6 +154,40 @@ fn p12_a_released_log_opens_and_verifies() {
     assert_eq!(found, entries());
 }
 
+#[test]
+fn p12_golden_files_of_a_replicas_directory() {
+    use gravwell::codec::message::Welcome;
+    use gravwell::model::Position;
+    use gravwell::replica::{Mark, Terms};
+    let (log_id, generation) = (LogId([0x11; 16]), Generation(1_795_000_000));
+    let position = Position { log_id, generation, seq: Seq(4711), chain: [0x22; 16], digest: Digest::ZERO };
+    let mark = Mark::new("state-0002".into(), position, vec![(Origin([0xa1; 16]), OriginCounter(3))]);
+    check_golden("high-water", mark.encode().as_bytes());
+    let released = std::fs::read_to_string(golden("high-water")).expect("reads");
+    assert_eq!(Mark::decode(&released), Ok(mark));
+    let welcome = Welcome {
+        version: 1,
+        software: String::new(),
+        member: "web-1.example".into(),
+        role: "webserver".into(),
+        log_id,
+        generation,
+        lineage: Vec::new(),
+        head: Seq(0),
+        horizon: Seq(0),
+        verdict: None,
+        heartbeat_ms: 5000,
+        txn_bytes_max: 8 << 20,
+        value_bytes_max: 4 << 20,
+        key_bytes_max: 1024,
+    };
+    let place = tempfile::tempdir().expect("temp dir");
+    Terms::of(&welcome).save(place.path()).expect("saves");
+    check_golden("terms", &std::fs::read(place.path().join("terms")).expect("reads"));
+    std::fs::copy(golden("terms"), place.path().join("terms")).expect("copies");
+    assert_eq!(Terms::load(place.path()), Ok(Some(Terms::of(&welcome))));
+}
+
 /// `backup create` made them of a log that consists of the golden segment and head file.
 #[test]
 fn p12_a_released_backup_is_verified_and_restored() {

@@ -165,6 +165,34 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether answering it changes nothing. A stopped member's directory is left as it is then.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        match self {
+            Request::Status
+            | Request::Members
+            | Request::Presence
+            | Request::Collections
+            | Request::Segments
+            | Request::Get { .. }
+            | Request::List { .. }
+            | Request::Export { .. }
+            | Request::Tail { .. }
+            | Request::History { .. }
+            | Request::Record { .. }
+            | Request::OriginStatus { .. }
+            | Request::Verify
+            | Request::Outbox
+            | Request::Barrier { .. }
+            | Request::Upstream
+            | Request::Generations => true,
+            // Chunks are listed after their store was opened, which tidies it up.
+            _ => false,
+        }
+    }
+}
+
 /// State of a datastore or replica.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {

@@ -42,6 +42,8 @@ pub const WEBSERVER: &[&str] = &[
     "Webserver-Drain-Seconds",
     "Webserver-Trusted-Proxy",
     "Webserver-Cache-MB",
+    "Webserver-Min-Free-MB",
+    "Webserver-Reserve-MB",
     "Peer-Listen-Address",
     "Peer-Port",
     "Resource-User-Quota-MB",

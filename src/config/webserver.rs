@@ -125,6 +125,10 @@ pub struct WebserverConfig {
     pub drain_s: u64,
     /// `Webserver-Cache-MB`: memory for cached state, in bytes.
     pub cache_bytes: u64,
+    /// `Webserver-Min-Free-MB`: with less room on the disk, in bytes, the webserver only reads.
+    pub free_min_bytes: u64,
+    /// `Webserver-Reserve-MB`: bytes kept for when the disk is full.
+    pub reserve_bytes: u64,
     /// `Initial-Admin-Default-Password`: the first administrator has the well-known password.
     pub default_password: bool,
     /// `Log-Level`.
@@ -189,6 +193,8 @@ impl WebserverConfig {
             ready_cut_off_s_max: 0,
             drain_s: 0,
             cache_bytes: 64 << 20,
+            free_min_bytes: 64 << 20,
+            reserve_bytes: 16 << 20,
             default_password: false,
             log_level: "info".into(),
             no_access_log: false,
@@ -345,6 +351,8 @@ impl Configured for WebserverConfig {
             "webserver-ready-max-lag-ops" => self.ready_lag_ops_max = source.number(0..=u64::MAX)?,
             "webserver-ready-max-cut-off-seconds" => self.ready_cut_off_s_max = source.number(0..=31_536_000)?,
             "webserver-drain-seconds" => self.drain_s = source.number(0..=300)?,
+            "webserver-min-free-mb" => self.free_min_bytes = source.mebibytes(0..=1 << 30)?,
+            "webserver-reserve-mb" => self.reserve_bytes = source.mebibytes(0..=1 << 20)?,
             "webserver-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
             "initial-admin-default-password" => self.default_password = source.boolean()?,
             "datastore-insecure-disable-tls" | "datastore-insecure-skip-tls-verify" => source.refuse_without_tls()?,

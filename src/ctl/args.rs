@@ -594,6 +594,12 @@ pub struct Replica {
     /// Where other webservers reach this one, for `presence`.
     #[arg(long, value_name = "HOST:PORT")]
     pub external_addr: Option<String>,
+    /// With less room on the disk, in MiB, it only reads.
+    #[arg(long, default_value_t = 64, value_name = "MIB")]
+    pub min_free_mb: u64,
+    /// Kept for when the disk is full, in MiB.
+    #[arg(long, default_value_t = 16, value_name = "MIB")]
+    pub reserve_mb: u64,
     /// Prometheus endpoint.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,

@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,11 +17,11 @@ use crate::codec::message::{self, Kind, Open, Row};
 use crate::codec::payload::decode_loose_frames;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
-use crate::env::data_dir::DirectoryError;
+use crate::env::data_dir::{DirectoryError, PATIENCE};
 use crate::model::Entry;
 use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::service::MemberConnector;
-use crate::replica::{self, Connector, Replica, ReplicaOptions};
+use crate::replica::{self, Access, Connector, Replica, ReplicaOptions};
 use crate::transport::{local, wire};
 use crate::trust::{Identity, Role};
 
@@ -47,7 +48,7 @@ enum Server {
 /// Access to one data directory.
 pub(super) struct Client {
     directory: std::path::PathBuf,
-    server: Server,
+    server: Mutex<Server>,
 }
 
 /// One request under way.
@@ -81,17 +82,19 @@ impl Client {
         }
         if let Some(identity) = administrator(directory)? {
             let server = Server::Remote(dial(directory, &identity).await?);
-            return Ok(Client { directory: directory.to_owned(), server });
+            return Ok(Client { directory: directory.to_owned(), server: Mutex::new(server) });
         }
         let started = Instant::now();
         loop {
             match connect(directory).await {
-                Ok(_) => return Ok(Client { directory: directory.to_owned(), server: Server::Process }),
+                Ok(_) => return Ok(Client { directory: directory.to_owned(), server: Mutex::new(Server::Process) }),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
                 Err(error) => return Err(failed(format!("the socket in {}: {error}", directory.display()))),
             }
-            match serve_here(directory).await {
-                Ok(server) => return Ok(Client { directory: directory.to_owned(), server }),
+            match serve_here(directory, Access::Read).await {
+                Ok(server) => {
+                    return Ok(Client { directory: directory.to_owned(), server: Mutex::new(server) });
+                }
                 Err((error, is_in_use)) if !is_in_use || started.elapsed() > STARTING => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -100,12 +103,31 @@ impl Client {
 
     /// Whether a process runs on the directory.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.server, Server::Process | Server::Remote(_))
+        matches!(self.server(), Server::Process | Server::Remote(_))
+    }
+
+    fn server(&self) -> Server {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who answers a request. A directory that was opened to be looked at is opened anew for one that changes it.
+    async fn server_for(&self, request: &Request) -> Result<Server, CtlError> {
+        let Server::Replica(replica) = self.server() else { return Ok(self.server()) };
+        if request.is_reading() || !replica.is_read_only() {
+            return Ok(Server::Replica(replica));
+        }
+        replica.close().await;
+        drop(replica);
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Server::Process;
+        let server = serve_here(&self.directory, Access::Write).await.map_err(|(error, _)| error)?;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server.clone();
+        Ok(server)
     }
 
     /// Starts a request.
     pub(super) async fn call(&self, request: &Request) -> Result<Call, CtlError> {
-        let (read, mut write): (Reader, Writer) = match &self.server {
+        let server = self.server_for(request).await?;
+        let (read, mut write): (Reader, Writer) = match &server {
             Server::Process => {
                 let stream = connect(&self.directory).await;
                 let (read, write) =
@@ -139,7 +161,7 @@ impl Client {
             }
         };
         wire::send_json(&mut write, Kind::AdminRequest, request).await.map_err(failed)?;
-        let remote = match &self.server {
+        let remote = match &server {
             Server::Remote(connection) => Some(connection.clone()),
             _ => None,
         };
@@ -179,7 +201,7 @@ impl Client {
 
     /// Closes what this process opened.
     pub(super) async fn close(self) {
-        match self.server {
+        match self.server.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Server::Process => {}
             Server::Remote(connection) => connection.close(0u32.into(), b"done"),
             Server::Replica(replica) => replica.close().await,
@@ -251,15 +273,17 @@ pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn:
 }
 
 /// Opens a directory that no process runs on; the flag says that one does run, after all.
-async fn serve_here(directory: &Path) -> Result<Server, (CtlError, bool)> {
+async fn serve_here(directory: &Path, access: Access) -> Result<Server, (CtlError, bool)> {
     let role = std::fs::read_to_string(directory.join("role")).unwrap_or_default();
     let is_replica = role.trim() == "replica" || (role.is_empty() && Identity::exists(directory));
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
-            let has_contents = path.join(CHUNKS).is_dir();
-            let (patience, contents) = (Duration::ZERO, has_contents.then(ContentsOptions::default));
-            let options = ReplicaOptions { patience, contents, mends: false, ..ReplicaOptions::default() };
+            // Opening the chunks changes their files, so a directory that is looked at is opened without them.
+            let has_contents = access != Access::Read && path.join(CHUNKS).is_dir();
+            let patience = if access == Access::Read { Duration::ZERO } else { PATIENCE };
+            let contents = has_contents.then(ContentsOptions::default);
+            let options = ReplicaOptions { patience, contents, access, ..ReplicaOptions::default() };
             Replica::open(&path, options)
         });
         return match opening.await.map_err(|error| (failed(error), false))? {

@@ -17,7 +17,7 @@ use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry};
 
 use super::args::Recover;
 use super::output::Output;
-use super::repair::{claim_member, state_of};
+use super::repair::{MemberSource, open_member};
 use super::{CtlError, CtlResult};
 
 /// The state is read once, from one end to the other.
@@ -34,12 +34,6 @@ struct Report {
     log: RepairReport,
     /// Enrolled members that were not heard of.
     unheard: Vec<String>,
-}
-
-/// A member's directory, opened.
-struct Source {
-    state: Option<StateStore>,
-    _lock: std::fs::File,
 }
 
 /// Where a rehearsal has the authority.
@@ -88,7 +82,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let chosen = pick(&offers, args.member.as_deref())?;
     let name = offers[chosen].name.clone();
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
-    let state = match sources.get_mut(chosen).and_then(|source| source.state.take()) {
+    let state = match sources.get(chosen).map(|source: &MemberSource| source.state.clone()) {
         Some(state) => state,
         None => fetch(dir, &mut gathered, &name).await?,
     };
@@ -220,17 +214,17 @@ pub(super) fn read_key(text: Option<&str>, file: Option<&Path>) -> Result<Option
 }
 
 /// Opens a member's directory and reads its state to the last row.
-fn open(from: &Path) -> Result<(Offer, Source), CtlError> {
-    let lock = claim_member(from)?;
-    let name = Identity::load(from).map_or_else(|_| from.display().to_string(), |identity| identity.name().to_string());
-    let state = StateStore::open(&state_of(from)?, CACHE_BYTES).map_err(CtlError::new)?;
-    let meta = state.meta().ok_or_else(|| CtlError::new(format!("{} has no state yet", from.display())))?;
+fn open(from: &Path) -> Result<(Offer, MemberSource), CtlError> {
+    let source = open_member(from)?;
+    let name = Identity::load(&source.home)
+        .map_or_else(|_| from.display().to_string(), |identity| identity.name().to_string());
+    let meta = source.state.meta().ok_or_else(|| CtlError::new(format!("{} has no state yet", from.display())))?;
     let mut offer = Offer::of(&name, &meta);
-    offer.unfit = match state.check() {
+    offer.unfit = match source.state.check() {
         Ok(report) => report.damage.first().map(|damage| format!("its state is damaged: {damage}")),
         Err(error) => Some(format!("its state cannot be read: {error}")),
     };
-    Ok((offer, Source { state: Some(state), _lock: lock }))
+    Ok((offer, source))
 }
 
 fn announce(offer: &Offer) {

@@ -7,6 +7,8 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::STATE;
 use crate::datastore::repair::{RepairError, RepairOptions, RepairReport, repair};
 use crate::env::data_dir::{self, DirectoryError};
+use crate::env::scratch::Scratch;
+use crate::replica::directory;
 use crate::state::StateStore;
 
 use super::args::Repair;
@@ -27,37 +29,56 @@ pub(super) async fn run(dir: &Path, json: bool, args: Repair) -> CtlResult {
 fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     // Claiming a directory would make one; here both must be what they are said to be.
     role(dir, "datastore", "--data-dir")?;
-    let (place, _member) = source(&args.from)?;
-    let state =
-        StateStore::open(&place, CACHE_BYTES).map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
+    let member = source(&args.from)?;
     let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss, ..RepairOptions::default() };
     let mut tell = |what: &str| complain!("{what}");
-    repair(dir, &DatastoreConfig::for_dir(dir), &state, options, &mut tell).map_err(CtlError::new)
+    repair(dir, &DatastoreConfig::for_dir(dir), &member.state, options, &mut tell).map_err(CtlError::new)
 }
 
 /// The state to build on: a member's current one, with a claim to its directory, or a datastore's index.
-fn source(from: &Path) -> Result<(PathBuf, Option<std::fs::File>), CtlError> {
+fn source(from: &Path) -> Result<MemberSource, CtlError> {
     let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_index = from.is_dir() && (name == STATE || name.starts_with("state.damaged-"));
     let datastore = from.canonicalize().ok().and_then(|from| Some(from.parent()?.to_owned()));
-    if is_index && datastore.is_some_and(|dir| role(&dir, "datastore", "--from").is_ok()) {
-        return Ok((from.to_owned(), None));
+    if is_index && datastore.as_ref().is_some_and(|dir| role(dir, "datastore", "--from").is_ok()) {
+        return MemberSource::open(from, datastore.unwrap_or_default(), None);
     }
-    let claim = claim_member(from)?;
-    Ok((state_of(from)?, Some(claim)))
+    open_member(from)
 }
 
-/// Holds a member's directory, so that nothing runs on it meanwhile.
-pub(super) fn claim_member(from: &Path) -> Result<std::fs::File, CtlError> {
-    role(from, "replica", "--from")?;
-    data_dir::claim(from, "replica", Duration::ZERO).map_err(|error| match error {
+/// A member's state. Its directory is held, so that nothing runs on it meanwhile, and left as it is.
+pub(super) struct MemberSource {
+    pub state: StateStore,
+    /// The member's directory.
+    pub home: PathBuf,
+    _scratch: Scratch,
+    _lock: Option<std::fs::File>,
+}
+
+impl MemberSource {
+    fn open(path: &Path, home: PathBuf, lock: Option<std::fs::File>) -> Result<MemberSource, CtlError> {
+        let scratch = Scratch::new().map_err(CtlError::new)?;
+        let state = StateStore::open_view(path, &scratch.path().join("state"), CACHE_BYTES)
+            .map_err(|error| CtlError::new(RepairError::Member(error.to_string())))?;
+        Ok(MemberSource { state, home, _scratch: scratch, _lock: lock })
+    }
+}
+
+/// Opens the current state of a member's directory, or one that `from` itself is: a state directory in it.
+pub(super) fn open_member(from: &Path) -> Result<MemberSource, CtlError> {
+    let is_state = from.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
+    let home = if is_state { from.parent().unwrap_or(from) } else { from };
+    role(home, "replica", "--from")?;
+    let lock = data_dir::claim_to_read(home, "replica", Duration::ZERO).map_err(|error| match error {
         DirectoryError::InUse { path } => CtlError::new(format!(
             "{} is in use by a running member: stop it for as long as this takes, or give a copy of its directory that \
              was made while it was stopped",
             path.display()
         )),
         other => CtlError::new(other),
-    })
+    })?;
+    let path = if is_state { from.to_owned() } else { state_of(home)? };
+    MemberSource::open(&path, home.to_owned(), lock)
 }
 
 fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
@@ -68,16 +89,21 @@ fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
     Err(CtlError::new(format!("{} is not a {expected}'s directory: check {flag}", dir.display())))
 }
 
-/// The state that a member's directory names as current; nothing in the directory is changed.
-pub(super) fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
-    let named = std::fs::read_to_string(member.join("current")).unwrap_or_default();
-    let name = named.split_whitespace().next().unwrap_or_default();
-    let state = member.join(name);
-    if name.starts_with("state-") && Path::new(name).components().count() == 1 && state.is_dir() {
-        return Ok(state);
+/// The state that a member's directory names as current. Where it names none, the only one that there is.
+fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
+    let (problem, states) = match directory::current_in(member) {
+        Ok(state) => return Ok(state),
+        Err(problem) => (problem, directory::all_in(member)),
+    };
+    match states.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(CtlError::new(format!("{} has no state: choose another member", member.display()))),
+        several => {
+            let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+            let names = names.join(", ");
+            Err(CtlError::new(format!("{}: {problem}: name one of its states with --from: {names}", member.display())))
+        }
     }
-    let member = member.display();
-    Err(CtlError::new(format!("{member} does not say which state is current: choose another member")))
 }
 
 fn print(json: bool, report: &RepairReport) -> CtlResult {

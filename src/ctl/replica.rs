@@ -15,7 +15,13 @@ use super::{CtlError, CtlResult, datastore, monitor};
 pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     let _level = logging::start(&args.log_level, logging::LogFormat::Text);
     let contents = args.resources.then(ContentsOptions::default);
-    let options = ReplicaOptions { external_addr: args.external_addr, contents, ..ReplicaOptions::default() };
+    let options = ReplicaOptions {
+        external_addr: args.external_addr,
+        contents,
+        free_min_bytes: args.min_free_mb.saturating_mul(1 << 20),
+        reserve_bytes: args.reserve_mb.saturating_mul(1 << 20),
+        ..ReplicaOptions::default()
+    };
     // Without a webserver there is nothing that others would ask it for.
     let peers = if args.resources { PeerListening::Outgoing } else { PeerListening::Apart };
     let service = Service::start(dir, args.datastores, options, peers).await.map_err(CtlError::new)?;

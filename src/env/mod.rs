@@ -9,6 +9,8 @@ pub mod fs;
 pub mod memory;
 pub mod process;
 pub mod real;
+pub mod reserve;
+pub mod scratch;
 pub mod wait;
 
 pub use clock::{Clock, SystemClock};

@@ -10,6 +10,7 @@ use super::format::HeadSlot;
 use super::head::HeadFile;
 use super::segment::Segment;
 use crate::env::fs::Fs;
+use crate::env::reserve::Reserve;
 use crate::model::{Chain, Generation, Lineage, LogId, Seq};
 
 /// End of what is durable. Offsets and counts are those of the open segment.
@@ -38,7 +39,7 @@ pub(super) struct Shared {
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
     pub log_id: LogId,
-    pub reserve_bytes: u64,
+    reserve: Reserve,
     state: RwLock<State>,
     head: Mutex<HeadFile>,
     /// Set while the one compaction that may run does.
@@ -48,11 +49,12 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, reserve_bytes: u64, state: State, head: HeadFile) -> Shared {
         let log_id = head.current().log_id;
+        let reserve = Reserve::new(Arc::clone(&fs), dir.join(RESERVE), reserve_bytes);
         Shared {
             fs,
             dir,
             log_id,
-            reserve_bytes,
+            reserve,
             state: RwLock::new(state),
             head: Mutex::new(head),
             compacting: AtomicBool::new(false),
@@ -110,25 +112,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives the reserved space back to the disk. False when there was none.
+    /// See [`Reserve::give_back`].
     pub(super) fn drop_reserve(&self) -> bool {
-        self.fs.remove(&self.dir.join(RESERVE)).is_ok()
+        self.reserve.give_back()
     }
 
-    /// Makes the reserve again when there is room for it and as much again. True when it is there.
+    /// See [`Reserve::restore`].
     pub(super) fn restore_reserve(&self) -> bool {
-        let path = self.dir.join(RESERVE);
-        if self.reserve_bytes == 0 || self.fs.exists(&path).unwrap_or(false) {
-            return true;
-        }
-        if self.fs.free_space(&self.dir).unwrap_or(0) < 2 * self.reserve_bytes {
-            return false;
-        }
-        let made = self.fs.create(&path).and_then(|file| file.allocate(self.reserve_bytes));
-        if made.is_err() {
-            // Half a reserve is worse than none: it takes space and gives too little back.
-            self.drop_reserve();
-        }
-        made.is_ok()
+        self.reserve.restore()
     }
 }

@@ -88,6 +88,8 @@ pub struct Outbox {
     keeps: bool,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
+    /// What a state that was lost had decided, up to these counters.
+    decided_before: HashMap<Origin, OriginCounter>,
 }
 
 impl Outbox {
@@ -95,6 +97,13 @@ impl Outbox {
     #[must_use]
     pub fn keeping() -> Outbox {
         Outbox { keeps: true, ..Outbox::default() }
+    }
+
+    /// One that does not show what was decided already, up to these counters, by a state that was lost: the same objects may
+    /// have changed since. It waits, and is pushed, as everything does of which the present state knows nothing.
+    #[must_use]
+    pub fn without_overlay_of(self, decided: impl IntoIterator<Item = (Origin, OriginCounter)>) -> Outbox {
+        Outbox { decided_before: decided.into_iter().collect(), ..self }
     }
 
     /// The committed transactions that are kept, oldest first.
@@ -247,7 +256,8 @@ impl Outbox {
         let id = txn.id;
         self.taken.insert(id.origin, id.counter);
         self.by_origin.entry(id.origin).or_default().push_back((id.counter, place));
-        for op in &txn.ops {
+        let is_shown = self.decided_before.get(&id.origin).is_none_or(|decided| id.counter > *decided);
+        for op in txn.ops.iter().filter(|_| is_shown) {
             let keys = self.overlay.entry(op.collection().clone()).or_default();
             keys.entry(op.key().clone()).or_default().insert(place, op.value().cloned());
         }

@@ -235,12 +235,16 @@ async fn barrier<W: AsyncWrite + Unpin>(
 
 async fn verify<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
     let state = replica.state();
+    let opening =
+        replica.findings().into_iter().map(|problem| Finding { place: "directory".into(), offset: None, problem });
+    let lost = replica.lost().map(|problem| Finding { place: "state".into(), offset: None, problem });
+    let mut findings: Vec<Finding> = opening.chain(lost).collect();
     if state.meta().is_none() {
-        return answer.item(&VerifyReport { ok: true, ..VerifyReport::default() }).await;
+        return answer.item(&VerifyReport { ok: findings.is_empty(), findings, ..VerifyReport::default() }).await;
     }
     let report = tokio::task::spawn_blocking(move || state.check()).await.map_err(refuse)?.map_err(damaged)?;
     let finding = |problem: String| Finding { place: "state".into(), offset: None, problem };
-    let findings: Vec<Finding> = report.damage.iter().map(|damage| finding(damage.to_string())).collect();
+    findings.extend(report.damage.iter().map(|damage| finding(damage.to_string())));
     let status = replica.status();
     let digest = status.digest;
     let ok = findings.is_empty();

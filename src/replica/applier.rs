@@ -1,6 +1,6 @@
 //! The single writer of a replica's state: applies runs, settles the outbox, compares digests, swaps states.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
 use crate::env::wait;
-use crate::model::{Entry, EntryBody, Op, Origin, Seq};
+use crate::model::{Entry, EntryBody, Op, Origin, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, RejectedTxn, touched};
@@ -18,6 +18,7 @@ use crate::state::{StateError, StateStore};
 use crate::telemetry;
 
 use super::directory::Home;
+use super::mark::Mark;
 use super::outbox_writer;
 use super::receipts::Stage;
 use super::shared::{Change, SharedRef, stop_process};
@@ -26,6 +27,12 @@ use super::shared::{Change, SharedRef, stop_process};
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
 /// And this soon after it stops changing.
 const PERSIST_IDLE: Duration = Duration::from_millis(50);
+/// How far it came is written down at most this often.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+/// On a full disk, room is looked for this often.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
+/// Readers may hold a state for this long after it was replaced.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) enum Request {
     Run(Run),
@@ -34,6 +41,8 @@ pub(super) enum Request {
     Swap(StateStore, PathBuf, oneshot::Sender<Result<(), String>>),
     /// Answered when everything before it is done.
     Barrier(oneshot::Sender<()>),
+    /// Makes the state durable, and writes down how far it came.
+    Persist(oneshot::Sender<()>),
 }
 
 pub(super) struct Applier {
@@ -42,29 +51,39 @@ pub(super) struct Applier {
     follower: Follower,
     outbox: mpsc::Sender<outbox_writer::Request>,
     unpersisted_since: Option<Instant>,
+    /// The state's directory, and the memory for its cache; `None` for a state that lives elsewhere.
+    place: Option<(PathBuf, u64)>,
+    marked: Option<Position>,
+    /// When the last mark was written that is out of date.
+    unmarked_since: Option<Instant>,
 }
 
 impl Applier {
     pub(super) fn new(shared: SharedRef, home: Box<dyn Home>, outbox: mpsc::Sender<outbox_writer::Request>) -> Applier {
         let follower = follower_of(&shared.state());
-        Applier { shared, home, follower, outbox, unpersisted_since: Some(Instant::now()) }
+        let marked = home.mark().ok().flatten().map(|mark| mark.position);
+        let unpersisted_since = Some(Instant::now());
+        Applier { shared, home, follower, outbox, unpersisted_since, place: None, marked, unmarked_since: None }
+    }
+
+    /// The same with the directory of its state.
+    pub(super) fn at(mut self, path: PathBuf, cache_bytes: u64) -> Applier {
+        self.place = Some((path, cache_bytes));
+        self
     }
 
     /// Serves requests until all senders are gone, then makes the state durable.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
-            let request = match self.unpersisted_since {
+            let request = match self.next_due() {
                 None => requests.blocking_recv(),
-                Some(since) => {
-                    let patience = PERSIST_EVERY.saturating_sub(since.elapsed()).min(PERSIST_IDLE);
-                    match wait::at_most(patience, requests.recv()) {
-                        Some(request) => request,
-                        None => {
-                            self.persist().unwrap_or_else(|failure| stop_process(&failure));
-                            continue;
-                        }
+                Some(patience) => match wait::at_most(patience, requests.recv()) {
+                    Some(request) => request,
+                    None => {
+                        self.persist().unwrap_or_else(|failure| stop_process(&failure));
+                        continue;
                     }
-                }
+                },
             };
             let Some(request) = request else { break };
             self.handle(request).unwrap_or_else(|failure| stop_process(&failure));
@@ -72,7 +91,14 @@ impl Applier {
                 self.persist().unwrap_or_else(|failure| stop_process(&failure));
             }
         }
-        self.persist().unwrap_or_else(|failure| stop_process(&failure));
+        self.close().unwrap_or_else(|failure| stop_process(&failure));
+    }
+
+    /// How long to wait for a request before something is due.
+    fn next_due(&self) -> Option<Duration> {
+        let persist = |since: Instant| PERSIST_EVERY.saturating_sub(since.elapsed()).min(PERSIST_IDLE);
+        let mark = |since: Instant| MARK_EVERY.saturating_sub(since.elapsed());
+        self.unpersisted_since.map(persist).or(self.unmarked_since.map(mark))
     }
 
     pub(super) fn handle(&mut self, request: Request) -> Result<(), Fatal> {
@@ -89,12 +115,19 @@ impl Applier {
                 let _ = reply.send(self.swap(state, path)?);
             }
             Request::Barrier(reply) => drop(reply.send(())),
+            Request::Persist(reply) => {
+                self.close()?;
+                let _ = reply.send(());
+            }
         }
         Ok(())
     }
 
     fn apply(&mut self, run: Run) -> Result<(), Fatal> {
         if self.shared.resync_wanted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if !self.waits_for_room() {
             return Ok(());
         }
         let state = self.shared.state();
@@ -105,10 +138,13 @@ impl Applier {
         }
         let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
         if let Err(error) = state.apply(&entries, chain) {
-            return self.failed(&error);
+            drop(state);
+            let is_again = self.reopen(&error)?;
+            return if is_again { self.apply(Run { entries, chain }) } else { self.failed(&error) };
         }
         telemetry::journey::applied(&entries);
         self.unpersisted_since.get_or_insert_with(Instant::now);
+        self.unmarked_since.get_or_insert_with(Instant::now);
         let decided = {
             let mut outbox = self.shared.outbox_mut();
             entries.iter().filter_map(|entry| outbox.handle_applied(entry.seq, &entry.body)).collect::<Vec<_>>()
@@ -124,8 +160,51 @@ impl Applier {
         Ok(())
     }
 
+    /// Nothing is applied while the disk is full: the storage engine would stop for good. False: the replica is being closed,
+    /// and what waits is fetched after the next start.
+    fn waits_for_room(&self) -> bool {
+        while self.shared.disk.is_full() {
+            if self.shared.is_closing.load(Ordering::Acquire) {
+                return false;
+            }
+            std::thread::sleep(ROOM_EVERY);
+        }
+        true
+    }
+
+    /// After the storage engine has stopped for want of space, its files are as sound as ever: waits until there is room, and
+    /// opens them again. False when it stopped for another reason.
+    fn reopen(&mut self, error: &StateError) -> Result<bool, Fatal> {
+        let Some((place, cache_bytes)) = self.place.clone() else { return Ok(false) };
+        if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.is_full_now() {
+            return Ok(false);
+        }
+        tracing::error!(%error, "the state is opened again when there is room; until then it is only read");
+        if !self.waits_for_room() {
+            return Ok(false);
+        }
+        let failed = Fatal::of("the state cannot be opened again");
+        let opened = self.shared.reopen_state(|| {
+            let started = Instant::now();
+            loop {
+                match StateStore::open(&place, cache_bytes) {
+                    // Whoever reads at this moment still holds the former one.
+                    Err(StateError::Locked { .. }) if started.elapsed() < REOPEN_PATIENCE => {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    opened => return opened,
+                }
+            }
+        });
+        opened.map_err(failed)?;
+        self.follower = follower_of(&self.shared.state());
+        Ok(true)
+    }
+
     /// The state was found equal to the datastore's.
-    fn note_compared(&self, bookmark: Bookmark) {
+    fn note_compared(&mut self, bookmark: Bookmark) {
+        // It may have been level for the first time since it lost something.
+        self.unmarked_since.get_or_insert_with(Instant::now);
         if *self.shared.applied.borrow() == bookmark.seq && !self.shared.problem().is_empty() {
             self.shared.set_problem("");
         }
@@ -195,15 +274,51 @@ impl Applier {
         self.unpersisted_since = None;
         let state = self.shared.state();
         let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
-        if *self.shared.durable.borrow() == seq {
-            return Ok(());
-        }
-        match state.persist() {
-            Ok(()) => {
-                self.shared.durable.send_replace(seq);
-                Ok(())
+        if *self.shared.durable.borrow() != seq {
+            if let Err(error) = state.persist() {
+                drop(state);
+                return if self.reopen(&error)? { Ok(()) } else { self.failed(&error) };
             }
-            Err(error) => self.failed(&error),
+            self.shared.durable.send_replace(seq);
+        }
+        if self.unmarked_since.is_none_or(|since| since.elapsed() >= MARK_EVERY) {
+            self.mark();
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that there is.
+    fn close(&mut self) -> Result<(), Fatal> {
+        self.persist()?;
+        self.mark();
+        Ok(())
+    }
+
+    /// Writes down how far the durable state came, unless it lost something: then the former mark shows what.
+    fn mark(&mut self) {
+        self.unmarked_since = None;
+        let state = self.shared.state();
+        if self.shared.lost().is_some() || state.position() == self.marked {
+            return;
+        }
+        let name = self.place.as_ref().map(|(path, _)| name_of(path)).unwrap_or_default();
+        let mark = Mark::of(&state, name, &self.shared.outbox());
+        let written = match mark.map_err(|error| error.to_string()) {
+            // A new generation is written by others, so it may not be durable yet.
+            Ok(Some(mark)) => state
+                .persist()
+                .map_err(|error| error.to_string())
+                .and_then(|()| self.home.set_mark(&mark))
+                .map(|()| self.marked = Some(mark.position)),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        // Without it, less of a loss would be noticed; nothing is lost by it.
+        if let Err(error) = written {
+            tracing::warn!(error, "the high-water mark is not written; trying again");
+        }
+        if state.position() != self.marked {
+            self.unmarked_since = Some(Instant::now());
         }
     }
 
@@ -242,6 +357,10 @@ impl Applier {
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));
+        if let Some((place, _)) = &mut self.place {
+            place.clone_from(&path);
+        }
+        self.mark();
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
         // Readers that still hold the old state keep its files open; the directory goes all the same. What cannot be
         // removed now is removed at the next start.
@@ -250,6 +369,10 @@ impl Applier {
         }
         Ok(Ok(()))
     }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn follower_of(state: &StateStore) -> Follower {

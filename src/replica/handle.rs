@@ -15,12 +15,15 @@ use crate::state::{StateError, StateStore};
 
 use super::applier::{self, Applier};
 use super::contents::{self, Contents, ContentsOptions};
-use super::directory::Directory;
+use super::directory::{Access, Directory};
+use super::disk::Disk;
 use super::link::{Connector, Linker};
+use super::opening::{self, Opened};
 use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
 use super::quarantine;
 use super::receipts::Receipt;
 use super::shared::{Change, Shared, SharedRef};
+use super::terms::Terms;
 use super::view::{Object, ReadError};
 use crate::env::data_dir::{DirectoryError, PATIENCE};
 use crate::env::{SystemClock, SystemEntropy};
@@ -45,8 +48,12 @@ pub struct ReplicaOptions {
     pub limits: Limits,
     /// How contents are kept; `None`: not at all, so that none can be written or read here.
     pub contents: Option<ContentsOptions>,
-    /// Whether a damaged state is discarded, to be fetched anew. A tool that only looks leaves it as it is.
-    pub mends: bool,
+    /// What for.
+    pub access: Access,
+    /// With less room than this on the disk, in bytes, the replica only reads.
+    pub free_min_bytes: u64,
+    /// Bytes that are kept for when the disk is full.
+    pub reserve_bytes: u64,
 }
 
 impl Default for ReplicaOptions {
@@ -58,7 +65,9 @@ impl Default for ReplicaOptions {
             heartbeat_ms: 5000,
             limits: Limits::default(),
             contents: None,
-            mends: true,
+            access: Access::Serve,
+            free_min_bytes: 64 << 20,
+            reserve_bytes: 16 << 20,
         }
     }
 }
@@ -81,7 +90,7 @@ pub enum OpenError {
         reason: String,
     },
     /// The state, which was left as it is.
-    #[error("{path}: {reason}; start the replica, which fetches its state anew and keeps its outbox", path = path.display())]
+    #[error("{path}: {reason}; start the replica, which keeps it next to a new one, fetches its state anew and keeps its outbox", path = path.display())]
     Damaged {
         /// The state's directory.
         path: PathBuf,
@@ -132,70 +141,29 @@ impl Drop for Life {
     }
 }
 
-fn open_state(directory: &Directory, options: &ReplicaOptions) -> Result<StateStore, OpenError> {
-    let path = directory.current_state()?;
-    match open_sound(&path, options.cache_bytes) {
-        Ok(state) => Ok(state),
-        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => Err(error.into()),
-        Err(error) if !options.mends => Err(OpenError::Damaged { path, reason: error.to_string() }),
-        Err(error) => discard_state(directory, options.cache_bytes, &error.to_string()),
-    }
-}
-
-/// Begins with an empty state, which is filled from the datastore.
-fn discard_state(directory: &Directory, cache_bytes: u64, reason: &str) -> Result<StateStore, OpenError> {
-    tracing::warn!(reason, "the state is discarded and will be fetched anew; the outbox is kept");
-    let fresh = directory.new_state()?;
-    directory.make_current(&fresh)?;
-    directory.remove_others(&fresh)?;
-    Ok(StateStore::open(&fresh, cache_bytes)?)
-}
-
-fn unreadable(directory: &Directory) -> impl Fn(RestoreError) -> OpenError {
-    let path = directory.outbox();
-    move |error| OpenError::Outbox { path: path.clone(), reason: error.to_string() }
-}
-
-fn open_sound(path: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
-    let state = StateStore::open(path, cache_bytes)?;
-    check_sound(&state, path)?;
-    Ok(state)
-}
-
-/// Reads all of a state. Its digest is kept up to date by what changes, so a row that was lost or is out of date would not
-/// show in it, and the datastore would find it equal.
-pub(super) fn check_sound(state: &StateStore, path: &Path) -> Result<(), StateError> {
-    if state.meta().is_none() {
-        return state.loader().map(drop);
-    }
-    match state.check()?.damage.into_iter().next() {
-        None => Ok(()),
-        Some(damage) => Err(StateError::Unreadable { dir: path.to_owned(), cause: damage.to_string() }),
-    }
-}
-
 impl Replica {
     /// Opens the replica in `path`, creating it if need be. It stays offline until [`Replica::connect`].
     ///
     /// # Errors
     /// When the directory is in use or belongs to something else, or the outbox journal is damaged: that one exists
-    /// nowhere else, so it is never discarded. A damaged state is discarded and fetched again.
+    /// nowhere else, so it is never discarded. A damaged state is set aside and fetched again.
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
-        let directory = Directory::open(path, options.patience)?;
-        let state = open_state(&directory, &options)?;
-        let (journal, entries) = Journal::open_dir(&directory.outbox())?;
-        let (state, outbox, to_note) = match outbox_writer::restore(&entries, &state, Outbox::keeping()) {
-            Ok((outbox, to_note)) => (state, outbox, to_note),
-            Err(RestoreError::State(error)) => {
-                drop(state);
-                let state = discard_state(&directory, options.cache_bytes, &error.to_string())?;
-                let (outbox, to_note) =
-                    outbox_writer::restore(&entries, &state, Outbox::keeping()).map_err(unreadable(&directory))?;
-                (state, outbox, to_note)
-            }
-            Err(error) => return Err(unreadable(&directory)(error)),
+        let directory = Directory::open(path, options.access, options.patience)?;
+        let disk = match options.access {
+            Access::Serve => Disk::new(path, options.free_min_bytes, options.reserve_bytes),
+            Access::Write | Access::Read => Disk::unbounded(),
         };
+        // On a full disk the reserve makes room for what opening writes.
+        disk.is_full();
+        let Opened { state, place, lost, decided, findings } = opening::open(&directory, options.cache_bytes)?;
+        let outbox_path = directory.outbox()?;
+        let (journal, entries) = Journal::open_dir(&outbox_path)?;
+        let restored = outbox_writer::restore(&entries, &state, Outbox::keeping().without_overlay_of(decided));
+        let (outbox, to_note) = restored.map_err(|error| match error {
+            RestoreError::State(error) => OpenError::State(error),
+            RestoreError::Journal(reason) => OpenError::Outbox { path: outbox_path, reason },
+        })?;
         let contents = match &options.contents {
             None => None,
             Some(wanted) => {
@@ -203,13 +171,26 @@ impl Replica {
                 Some(Arc::new(contents::Inner::new(wanted, store, path)))
             }
         };
-        let shared = Arc::new(Shared::new(state, outbox, contents));
-        *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = options.limits.clone();
+        let shared = Arc::new(Shared::new(state, outbox, contents).on(disk));
+        shared.set_lost(lost);
+        // Who writes has put right what was found; until the state is level, what it lacks is told in `lost`.
+        let findings = if options.access == Access::Read { findings } else { Vec::new() };
+        shared.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
+        let terms = Terms::load(path).unwrap_or_else(|error| {
+            // They hold again with the next connection; until then the bounds are the smallest.
+            tracing::warn!(error, "what the datastore said last is not known");
+            shared.findings.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+            None
+        });
+        let limits = terms.as_ref().map_or_else(|| options.limits.clone(), Terms::limits);
+        *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        *shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, Arc::new(SystemClock), Arc::new(SystemEntropy));
         std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(outbox_requests))?;
-        let worker = Applier::new(Arc::clone(&shared), Box::new(directory), outbox.clone());
+        let worker =
+            Applier::new(Arc::clone(&shared), Box::new(directory), outbox.clone()).at(place, options.cache_bytes);
         std::thread::Builder::new().name("applier".into()).spawn(move || worker.run(applier_requests))?;
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
@@ -223,6 +204,12 @@ impl Replica {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was opened to be looked at.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.options.access == Access::Read
     }
 
     /// Keeps the replica connected from now on, through any number of failures.
@@ -266,19 +253,21 @@ impl Replica {
     /// Disconnects and makes the state durable. Nothing would be lost without it; the next start is quicker with it.
     pub async fn close(&self) {
         self.disconnect();
+        self.shared.is_closing.store(true, std::sync::atomic::Ordering::Release);
         let contents = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(contents) = contents {
             contents.abort();
         }
-        let state = self.shared.state();
-        let persisting = tokio::task::spawn_blocking(move || state.persist());
-        if let Ok(Err(error)) = persisting.await {
-            tracing::warn!(%error, "the state was not made durable; what it lacks is fetched again");
+        let (reply, persisted) = oneshot::channel();
+        if self.applier.send(applier::Request::Persist(reply)).await.is_ok() {
+            let _ = persisted.await;
         }
         if let Some(contents) = self.contents() {
             contents.checkpoint().await;
         }
-        let _ = std::fs::remove_file(self.path.join(crate::transport::local::SOCKET));
+        if self.options.access == Access::Serve {
+            let _ = std::fs::remove_file(self.path.join(crate::transport::local::SOCKET));
+        }
     }
 
     /// One object, own undecided transactions included.
@@ -329,6 +318,9 @@ impl Replica {
         &self,
         draft: Draft,
     ) -> Result<oneshot::Receiver<Result<Receipt, SubmitError>>, SubmitError> {
+        if self.options.access == Access::Read {
+            return Err(SubmitError::ReadOnly);
+        }
         let (reply, answer) = oneshot::channel();
         let request = outbox_writer::Request::Submit(draft, reply);
         self.outbox.send(request).await.map_err(|_| SubmitError::Closed)?;
@@ -355,6 +347,9 @@ impl Replica {
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, SubmitError>>) -> outbox_writer::Request,
     ) -> Result<T, SubmitError> {
+        if self.options.access == Access::Read {
+            return Err(SubmitError::ReadOnly);
+        }
         let (reply, answer) = oneshot::channel();
         self.outbox.send(request(reply)).await.map_err(|_| SubmitError::Closed)?;
         answer.await.map_err(|_| SubmitError::Closed)?
@@ -525,6 +520,24 @@ impl Replica {
     #[must_use]
     pub fn position(&self) -> Option<crate::model::Position> {
         self.shared.position()
+    }
+
+    /// What was not as it should be when the directory was opened, for people.
+    #[must_use]
+    pub fn findings(&self) -> Vec<String> {
+        self.shared.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the state lacks that it had; `None` once it was level with the datastore.
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        self.shared.lost()
+    }
+
+    /// What the datastore said at the last connection; `None` before the first.
+    #[must_use]
+    pub fn terms(&self) -> Option<Terms> {
+        self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the replica is not connected, for people; empty when it is.

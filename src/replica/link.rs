@@ -13,7 +13,7 @@ use crate::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
-use crate::model::{Chain, Limits, LineageEntry, Position, Seq, Verdict};
+use crate::model::{Chain, LineageEntry, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
@@ -23,6 +23,7 @@ use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
 
 use super::shared::SharedRef;
+use super::terms::Terms;
 use super::{applier, lend, outbox_writer, push, reconcile, resync};
 
 /// Longest wait for an answer while a connection is being set up.
@@ -226,7 +227,7 @@ impl Linker {
         if !self.shared.resync_wanted.load(Ordering::Acquire) {
             self.shared.set_problem("");
         }
-        self.take_over_limits(&welcome);
+        self.take_over_terms(&welcome).await;
         if step == NextStep::Snapshot {
             resync::fetch(self, connection).await?;
         }
@@ -285,15 +286,19 @@ impl Linker {
         LinkError::Diverged(verdict)
     }
 
-    fn take_over_limits(&self, welcome: &Welcome) {
-        let bound = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-        let mut limits = self.shared.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *limits = Limits {
-            key_bytes_max: bound(welcome.key_bytes_max),
-            value_bytes_max: bound(welcome.value_bytes_max),
-            txn_bytes_max: bound(welcome.txn_bytes_max),
-            ..Limits::default()
-        };
+    /// What the datastore says holds until it says otherwise, also over a restart without it.
+    async fn take_over_terms(&self, welcome: &Welcome) {
+        let terms = Terms::of(welcome);
+        *self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = terms.limits();
+        if self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).replace(terms.clone()).as_ref()
+            == Some(&terms)
+        {
+            return;
+        }
+        let directory = self.directory.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || terms.save(&directory)).await {
+            tracing::warn!(%error, "what the datastore said is not kept; it is asked again at the next connection");
+        }
     }
 
     /// Receives frames and bookmarks.

@@ -69,12 +69,18 @@ pub enum SubmitError {
         /// Its depth.
         depth: usize,
     },
+    /// The local disk is full.
+    #[error("{}", super::disk::FULL)]
+    DiskFull,
     /// The local disk refuses.
     #[error("the outbox cannot be written: {0}; nothing was accepted")]
     Disk(String),
     /// The replica was closed.
     #[error("the replica is closed")]
     Closed,
+    /// The directory was opened to be looked at.
+    #[error("the replica's directory was opened for reading only; nothing was accepted")]
+    ReadOnly,
     /// No such rejected transaction.
     #[error("no rejected transaction {origin}/{counter}; `gravwell-logctl outbox` lists them", origin = .0.origin, counter = .0.counter)]
     NotRejected(TxnId),
@@ -396,6 +402,12 @@ impl OutboxWriter {
     fn stage(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
         if draft.ops.is_empty() && draft.id.is_none() {
             return Err(SubmitError::Empty);
+        }
+        let disk = &self.shared.disk;
+        let makes_room = draft.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+        if disk.is_full() && !(makes_room && disk.takes_deletes()) {
+            telemetry::metrics::write_refusal("disk_full");
+            return Err(SubmitError::DiskFull);
         }
         let depth = self.shared.outbox().depth() + staged.depth();
         if depth >= DEPTH_MAX {

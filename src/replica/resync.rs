@@ -27,6 +27,9 @@ impl From<ReceiveError> for LinkError {
 
 /// Fetches a snapshot over `connection` and makes it the replica's state.
 pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Result<(), LinkError> {
+    if linker.shared.disk.is_full() {
+        return Err(LinkError::Resync(super::disk::FULL.into()));
+    }
     let side = side(linker)?;
     let fetched = async {
         let state = fetch_into(linker, connection, &side).await?;

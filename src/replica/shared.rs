@@ -13,11 +13,13 @@ use crate::protocol::fatal::Fatal;
 use crate::protocol::gate::Gate;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::push::Heard;
-use crate::state::StateStore;
+use crate::state::{StateError, StateStore};
 use crate::telemetry::output;
 
 use super::contents;
+use super::disk::{self, Disk};
 use super::receipts::{Receipts, Stage};
+use super::terms::Terms;
 
 /// One thing that happened to the replica's view, for watchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +78,14 @@ pub(super) struct Shared {
     outbox: RwLock<Outbox>,
     link: Mutex<Link>,
     problem: Mutex<String>,
+    /// What the state lacks, until it was level with the datastore once.
+    lost: Mutex<Option<String>>,
+    /// What was not as it should be when the directory was opened.
+    pub findings: Mutex<Vec<String>>,
+    pub terms: Mutex<Option<Terms>>,
+    pub disk: Disk,
+    /// The replica is being closed: what cannot be applied now is applied after the next start.
+    pub is_closing: AtomicBool,
     pub limits: Mutex<Limits>,
     pub receipts: Receipts,
     /// Applied sequence.
@@ -107,6 +117,11 @@ impl Shared {
             outbox: RwLock::new(outbox),
             link: Mutex::default(),
             problem: Mutex::default(),
+            lost: Mutex::default(),
+            findings: Mutex::default(),
+            terms: Mutex::default(),
+            disk: Disk::unbounded(),
+            is_closing: AtomicBool::new(false),
             limits: Mutex::default(),
             receipts: Receipts::default(),
             applied: watch::channel(seq).0,
@@ -124,12 +139,30 @@ impl Shared {
         }
     }
 
+    /// The same on a disk of which some is kept free.
+    pub(super) fn on(mut self, disk: Disk) -> Shared {
+        self.disk = disk;
+        self
+    }
+
     pub(super) fn state(&self) -> StateStore {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn replace_state(&self, state: StateStore) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Opens the state again after its storage engine has stopped. Readers wait meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be opened; nothing of the state is left then, so the process must stop.
+    pub(super) fn reopen_state(&self, open: impl FnOnce() -> Result<StateStore, StateError>) -> Result<(), StateError> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        // Dropped before it is opened again, because an engine locks its files.
+        *state = StateStore::in_memory();
+        *state = open()?;
+        Ok(())
     }
 
     pub(super) fn outbox(&self) -> RwLockReadGuard<'_, Outbox> {
@@ -158,6 +191,10 @@ impl Shared {
         update(&mut link);
         if link.connected && *self.applied.borrow() >= link.head {
             link.level_at = Some(Instant::now());
+            self.findings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            if self.lost.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+                tracing::info!(seq = %link.head, "level with the datastore: what the state had lost is there again");
+            }
         }
     }
 
@@ -174,8 +211,21 @@ impl Shared {
         self.state().meta().map(|meta| meta.position())
     }
 
+    /// What is wrong; empty when nothing is.
     pub(super) fn problem(&self) -> String {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let full = || self.disk.is_full().then(|| disk::FULL.to_owned());
+        let problem = Some(problem).filter(|problem| !problem.is_empty());
+        problem.or_else(|| self.lost()).or_else(full).unwrap_or_default()
+    }
+
+    /// What the state lacks that it had; `None` once it was level with the datastore.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_lost(&self, lost: Option<String>) {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost;
     }
 
     /// Sets what is wrong; empty when all is well again.

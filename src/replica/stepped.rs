@@ -43,7 +43,7 @@ impl Stepped {
     /// # Errors
     /// Says what is wrong with it.
     pub fn check_state(state: &StateStore) -> Result<(), String> {
-        super::handle::check_sound(state, "state".as_ref()).map_err(|error| error.to_string())
+        super::opening::check_sound(state, "state".as_ref()).map_err(|error| error.to_string())
     }
 
     /// Opens a replica from its parts; `state` is its current one, `fresh` begins an empty one in its place.
@@ -58,13 +58,24 @@ impl Stepped {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Stepped, String> {
-        let mut restored = outbox_writer::restore(&entries, &state, Outbox::default());
+        let (mark, mark_damage) = match home.mark() {
+            Ok(mark) => (mark, None),
+            Err(error) => (None, Some(format!("{error}: whether the state went back is not known"))),
+        };
+        let loss = |state: &StateStore| mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
+        let outbox = |state: &StateStore| {
+            let decided = mark.iter().filter(|_| loss(state).is_some()).flat_map(|mark| mark.decided.clone());
+            Outbox::default().without_overlay_of(decided)
+        };
+        let mut restored = outbox_writer::restore(&entries, &state, outbox(&state));
         if let Err(RestoreError::State(_)) = restored {
             state = fresh()?;
-            restored = outbox_writer::restore(&entries, &state, Outbox::default());
+            restored = outbox_writer::restore(&entries, &state, outbox(&state));
         }
         let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
+        let lost = loss(&state).or(mark_damage);
         let shared = Arc::new(Shared::new(state, outbox, None));
+        shared.set_lost(lost);
         let (sender, notes) = mpsc::channel(4096);
         if !to_note.is_empty() {
             let _ = sender.try_send(outbox_writer::Request::Note(to_note));
@@ -215,6 +226,14 @@ impl Stepped {
     #[must_use]
     pub fn wants_resync(&self) -> bool {
         self.shared.resync_wanted.load(Ordering::Acquire)
+    }
+
+    /// The replica is connected to a datastore whose log ends at `head`, or no longer.
+    pub fn set_connected(&self, head: Option<Seq>) {
+        self.shared.update_link(|link| {
+            link.connected = head.is_some();
+            link.head = head.unwrap_or(link.head);
+        });
     }
 
     /// What is wrong; empty when nothing is.

@@ -4,22 +4,18 @@
 //! poisoned for good: that becomes [`StateError::Stopped`]. Every batch is handed to the operating system before it
 //! becomes visible, so the end of the process alone loses nothing; syncing is the caller's decision.
 //!
-//! A flipped bit can make fjall ask for more memory than there is while it opens, which aborts the process: it would
-//! be started, abort and be started for ever. So openings are counted in a file that a successful one removes, and
-//! after [`OPENINGS_MAX`] that never returned the database is [`StateError::Unreadable`].
+//! What opening does to a process is counted, see [`super::aborts`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 
+use super::aborts::{self, ABORTS_MAX, Watch};
 use super::engine::{Batch, End, Engine, EngineSnapshot, Rows, Slice};
 use super::error::StateError;
-use super::journal;
+use super::{journal, view};
 
-/// Openings that may end with the process before the files are blamed: more than a few kills in a row will hit.
-const OPENINGS_MAX: u64 = 3;
-const OPENINGS_FILE: &str = "openings";
 const KEYSPACE: &str = "state";
 /// Writes are gathered in memory up to this size; the journal covers them.
 const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
@@ -34,33 +30,69 @@ pub(crate) struct FjallEngine {
 impl FjallEngine {
     /// Opens a database, or makes a new one where there is none.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
-        let unreadable = |cause: String| StateError::Unreadable { dir: dir.to_path_buf(), cause };
-        let openings = dir.join(OPENINGS_FILE);
-        let before = count_opening(&openings).map_err(|error| unreadable(error.to_string()))?;
-        if before >= OPENINGS_MAX {
-            return Err(unreadable(format!("the process ended in each of the last {before} attempts")));
+        check_aborts(dir)?;
+        let watch = Watch::begin(dir);
+        let opened = open_files(dir, dir, cache_bytes);
+        watch.returned();
+        opened
+    }
+
+    /// Opens what the database in `dir` holds, in the new directory `scratch`; `dir` stays as it is.
+    pub(crate) fn open_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
+        check_aborts(dir)?;
+        view::make(dir, scratch).map_err(|error| refused(dir, &error))?;
+        open_files(scratch, dir, cache_bytes)
+    }
+
+    /// Opens a view as a step towards opening `dir` itself: aborts are counted there.
+    pub(crate) fn try_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
+        check_aborts(dir)?;
+        let watch = Watch::begin(dir);
+        let made = view::make(dir, scratch).map_err(|error| refused(dir, &error));
+        let opened = made.and_then(|()| open_files(scratch, dir, cache_bytes));
+        watch.returned();
+        opened
+    }
+}
+
+fn unreadable(dir: &Path, cause: impl Into<String>) -> StateError {
+    StateError::Unreadable { dir: dir.to_path_buf(), cause: cause.into() }
+}
+
+/// What an error of the operating system says of the database in `dir`: nothing, when the process lacks something.
+fn refused(dir: &Path, error: &std::io::Error) -> StateError {
+    let cause = error.to_string();
+    if is_want(error) { StateError::Unavailable { dir: dir.to_path_buf(), cause } } else { unreadable(dir, cause) }
+}
+
+fn check_aborts(dir: &Path) -> Result<(), StateError> {
+    let aborted = aborts::count(dir);
+    if aborted < ABORTS_MAX {
+        return Ok(());
+    }
+    Err(unreadable(dir, format!("the process aborted in each of the last {aborted} attempts")))
+}
+
+/// Opens the database whose files are in `files`; messages name `dir`.
+fn open_files(files: &Path, dir: &Path, cache_bytes: u64) -> Result<FjallEngine, StateError> {
+    let mut opened = attempt(files, cache_bytes);
+    // With debug assertions fjall panics where it would return an error.
+    if matches!(&opened, Err(_) | Ok(Err(::fjall::Error::JournalRecovery(_)))) {
+        let cut = journal::cut_disordered_end(files).map_err(|error| refused(dir, &error))?;
+        if let Some(cut) = cut {
+            let (journal, at) = (cut.journal.display(), cut.at);
+            tracing::warn!(%journal, at, "cut a journal's disordered end; the state is at an earlier position");
+            opened = attempt(files, cache_bytes);
         }
-        let mut opened = attempt(dir, cache_bytes);
-        // With debug assertions fjall panics where it would return an error.
-        if matches!(&opened, Err(_) | Ok(Err(::fjall::Error::JournalRecovery(_)))) {
-            let cut = journal::cut_disordered_end(dir).map_err(|error| unreadable(error.to_string()))?;
-            if let Some(cut) = cut {
-                let (journal, at) = (cut.journal.display(), cut.at);
-                tracing::warn!(%journal, at, "cut a journal's disordered end; the state is at an earlier position");
-                opened = attempt(dir, cache_bytes);
-            }
+    }
+    match opened {
+        Ok(Ok(engine)) => Ok(engine),
+        Ok(Err(::fjall::Error::Locked)) => Err(StateError::Locked { dir: dir.to_path_buf() }),
+        Ok(Err(error)) if is_want(&error) => {
+            Err(StateError::Unavailable { dir: dir.to_path_buf(), cause: error.to_string() })
         }
-        // Left behind, the file costs a rebuild at worst; not worth refusing a database that is open.
-        let _ = std::fs::remove_file(&openings);
-        match opened {
-            Ok(Ok(engine)) => Ok(engine),
-            Ok(Err(::fjall::Error::Locked)) => Err(StateError::Locked { dir: dir.to_path_buf() }),
-            Ok(Err(error)) if is_want(&error) => {
-                Err(StateError::Unavailable { dir: dir.to_path_buf(), cause: error.to_string() })
-            }
-            Ok(Err(error)) => Err(unreadable(error.to_string())),
-            Err(_) => Err(unreadable("the storage engine panicked on its files".into())),
-        }
+        Ok(Err(error)) => Err(unreadable(dir, error.to_string())),
+        Err(_) => Err(unreadable(dir, "the storage engine panicked on its files")),
     }
 }
 
@@ -69,10 +101,11 @@ fn is_want(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{OutOfMemory, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+            use std::io::ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
             // Too many open files, of the process or of the system.
             let is_full = matches!(io.raw_os_error(), Some(23 | 24));
-            return is_full || matches!(io.kind(), OutOfMemory | PermissionDenied | ReadOnlyFilesystem | StorageFull);
+            let lacks = [OutOfMemory, PermissionDenied, ReadOnlyFilesystem, StorageFull, QuotaExceeded];
+            return is_full || lacks.contains(&io.kind());
         }
         next = error.source();
     }
@@ -87,19 +120,6 @@ fn attempt(dir: &Path, cache_bytes: u64) -> std::thread::Result<::fjall::Result<
         let rows = database.keyspace(KEYSPACE, options)?;
         Ok(FjallEngine { database, rows })
     }))
-}
-
-/// Adds one to the openings that have begun since the last that returned, and tells how many there were before.
-fn count_opening(file: &Path) -> std::io::Result<u64> {
-    use std::io::Write as _;
-
-    if let Some(dir) = file.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
-    let before = file.metadata()?.len();
-    file.write_all(b".")?;
-    Ok(before)
 }
 
 #[cfg(test)]

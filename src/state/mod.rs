@@ -16,6 +16,7 @@
 //! number. Separate keyspaces are flushed separately and before the journal is synced, so a power cut could leave
 //! objects that are newer than the position; one keyspace is flushed as a whole.
 
+mod aborts;
 mod apply;
 mod base;
 pub mod engine;
@@ -31,6 +32,7 @@ pub mod origins;
 pub mod rebuild;
 mod snapshot;
 pub mod store;
+mod view;
 
 pub use base::{BaseEntries, base_entries};
 pub use error::{Remedy, StateError};
@@ -41,6 +43,7 @@ pub use origins::OriginTable;
 pub use rebuild::{Action, LogView, LossReason, RebuildReason};
 pub use snapshot::StateSnapshot;
 pub use store::{CheckReport, StateDamage, StateStore};
+pub use view::duplicate;
 
 #[cfg(test)]
 mod tests;

@@ -84,6 +84,24 @@ impl StateStore {
         StateStore::with_engine(Box::new(FjallEngine::open(dir, cache_bytes)?))
     }
 
+    /// Opens a view of the state in `dir`, whose files are left as they are: what the storage engine has to change
+    /// is in `scratch`, a new directory that the caller removes after the state was dropped.
+    ///
+    /// # Errors
+    /// As [`StateStore::open`].
+    pub fn open_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
+        StateStore::with_engine(Box::new(FjallEngine::open_view(dir, scratch, cache_bytes)?))
+    }
+
+    /// As [`StateStore::open_view`], for a process that goes on to open `dir` itself when the state is found sound. Aborts
+    /// of the storage engine are counted in `dir`.
+    ///
+    /// # Errors
+    /// As [`StateStore::open`].
+    pub fn try_view(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<StateStore, StateError> {
+        StateStore::with_engine(Box::new(FjallEngine::try_view(dir, scratch, cache_bytes)?))
+    }
+
     /// A state that lives in memory only.
     #[must_use]
     pub fn in_memory() -> StateStore {

@@ -9,7 +9,7 @@ mod escrow;
 mod identity;
 mod registry;
 mod roster;
-mod summed;
+pub(crate) mod summed;
 pub mod tls;
 mod token;
 

@@ -92,7 +92,7 @@ impl From<SubmitError> for ApiError {
         match error {
             SubmitError::Limit(limit) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, limit),
             SubmitError::Full { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
-            SubmitError::Disk(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
+            SubmitError::Disk(_) | SubmitError::DiskFull => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SubmitError::Condition(reason) => ApiError::conflict(reason),
             error => ApiError::internal(error),
         }

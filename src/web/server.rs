@@ -174,6 +174,8 @@ impl Webserver {
             cache_bytes: config.cache_bytes,
             external_addr: config.external_addr.clone(),
             heartbeat_ms: config.update_interval_s * 1000,
+            free_min_bytes: config.free_min_bytes,
+            reserve_bytes: config.reserve_bytes,
             ..ReplicaOptions::default()
         };
         let peers = if own_log.is_some() { PeerListening::Apart } else { PeerListening::On(config.peer_address()) };

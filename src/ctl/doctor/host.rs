@@ -26,6 +26,19 @@ pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     space(subject, findings);
     permissions(subject.dir, findings);
     clock(findings);
+    set_aside(subject.dir, findings);
+}
+
+/// Damaged states that a replica has kept.
+fn set_aside(dir: &Path, findings: &mut Findings) {
+    for (_, path) in crate::replica::directory::damaged_in(dir) {
+        let shown = path.display();
+        findings.warning(
+            "damaged state",
+            format!("{shown} was set aside by the replica, which fetches another one"),
+            format!("keep it while the fleet lacks anything (`recover --from {shown}` reads it); then rm -r {shown}"),
+        );
+    }
 }
 
 fn buffers(findings: &mut Findings) {

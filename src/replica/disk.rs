@@ -1,0 +1,109 @@
+//! The room on a replica's disk. Below a minimum the replica only reads, and gives its reserve back.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::env::reserve::Reserve;
+use crate::env::{Fs, RealFs};
+use crate::telemetry;
+
+/// The room is measured at most this often.
+const EVERY: Duration = Duration::from_millis(250);
+const RESERVE: &str = "reserve";
+
+/// What people are told while the disk is full.
+pub(super) const FULL: &str = "the disk is full: free some space; reads go on, nothing is written or received until then, and \
+                               both resume by themselves";
+
+/// The disk of one replica.
+pub(super) struct Disk {
+    directory: PathBuf,
+    free_min: u64,
+    reserve: Reserve,
+    is_full: AtomicBool,
+    measured: Mutex<Measured>,
+}
+
+#[derive(Default)]
+struct Measured {
+    at: Option<Instant>,
+    free: u64,
+    is_reserve_given: bool,
+}
+
+impl Disk {
+    /// The disk that `directory` is on. It is full below `free_min` bytes; `reserve_bytes` are kept for then.
+    pub(super) fn new(directory: &Path, free_min: u64, reserve_bytes: u64) -> Disk {
+        let reserve = Reserve::new(Arc::new(RealFs), directory.join(RESERVE), reserve_bytes);
+        let is_full = AtomicBool::new(false);
+        // Whether it is there is found out by the first measurement.
+        let measured = Mutex::new(Measured { is_reserve_given: !reserve.is_there(), ..Measured::default() });
+        Disk { directory: directory.to_owned(), free_min, reserve, is_full, measured }
+    }
+
+    /// One that is never full.
+    pub(super) fn unbounded() -> Disk {
+        Disk::new(Path::new("/"), 0, 0)
+    }
+
+    /// Whether there is less room than the minimum.
+    pub(super) fn is_full(&self) -> bool {
+        if self.free_min > 0 {
+            self.measure();
+        }
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for what makes room: a delete.
+    pub(super) fn takes_deletes(&self) -> bool {
+        !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min / 4
+    }
+
+    /// The same, measured now: something failed that would fail for lack of space.
+    pub(super) fn is_full_now(&self) -> bool {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).at = None;
+        self.is_full()
+    }
+
+    fn measure(&self) {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.at.is_some_and(|at| at.elapsed() < EVERY) {
+            return;
+        }
+        measured.at = Some(Instant::now());
+        let Ok(free) = RealFs.free_space(&self.directory) else { return };
+        measured.free = free;
+        telemetry::metrics::disk_free(free);
+        let is_full = free < self.free_min;
+        let was_full = self.is_full.swap(is_full, Ordering::Relaxed);
+        match (was_full, is_full) {
+            (false, true) => tracing::error!(free, minimum = self.free_min, "{FULL}"),
+            (true, false) => tracing::info!(free, "there is room again: writing resumes"),
+            _ => {}
+        }
+        if is_full && !measured.is_reserve_given {
+            self.reserve.give_back();
+            measured.is_reserve_given = true;
+        } else if !is_full && measured.is_reserve_given {
+            measured.is_reserve_given = !self.reserve.restore();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p07_the_reserve_is_there_while_there_is_room_and_given_back_when_there_is_none() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let reserve = temp.path().join(RESERVE);
+        let roomy = Disk::new(temp.path(), 1, 4096);
+        assert!(!roomy.is_full() && roomy.takes_deletes() && reserve.exists());
+        let full = Disk::new(temp.path(), u64::MAX, 4096);
+        assert!(full.is_full() && !full.takes_deletes() && !reserve.exists());
+        assert!(!Disk::unbounded().is_full());
+    }
+}

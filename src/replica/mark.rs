@@ -1,0 +1,163 @@
+//! The high-water mark: how far a replica's state came, written down beside it.
+//!
+//! A state that lost its journal, or that was replaced by an older copy, is sound in itself. The mark shows that it went back:
+//! what it shows is out of date then, so the replica is unhealthy until it was level with the datastore once.
+//!
+//! `high-water` is a line of JSON and, in the next line, the BLAKE3 of the first. It is replaced after the state was made
+//! durable, about once a second while it changes, so the state may be ahead of it, never behind.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq};
+use crate::protocol::outbox::Outbox;
+use crate::state::{StateError, StateMeta, StateStore};
+use crate::trust::summed;
+
+const VERSION: u32 = 1;
+/// Most origins that a mark names. Those of what waits or is kept in the outbox matter, which are few.
+const ORIGINS_MAX: usize = 4096;
+
+/// How far a state came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    version: u32,
+    /// Name of the state's directory, for when `current` cannot say it; empty when it is not known.
+    #[serde(default)]
+    pub state: String,
+    /// Where the state stood, durably.
+    pub position: Position,
+    /// Up to which counter the state had decided what the outbox still holds.
+    #[serde(default)]
+    pub decided: Vec<(Origin, OriginCounter)>,
+}
+
+impl Mark {
+    /// The mark of a state and of the outbox next to it; `None` when the state has no position.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(super) fn of(state: &StateStore, name: String, outbox: &Outbox) -> Result<Option<Mark>, StateError> {
+        let Some(position) = state.position() else { return Ok(None) };
+        let mut decided = Vec::new();
+        for origin in outbox.all_origins().into_iter().take(ORIGINS_MAX) {
+            if let Some(row) = state.origin(origin)? {
+                decided.push((origin, row.last_counter));
+            }
+        }
+        Ok(Some(Mark::new(name, position, decided)))
+    }
+
+    /// A mark of the state in the directory `state`.
+    #[must_use]
+    pub fn new(state: String, position: Position, decided: Vec<(Origin, OriginCounter)>) -> Mark {
+        Mark { version: VERSION, state, position, decided }
+    }
+
+    /// The file's contents.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        summed::seal(&serde_json::to_string(self).expect("invariant: a mark has text keys only"))
+    }
+
+    /// Reads a file's contents.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn decode(text: &str) -> Result<Mark, String> {
+        let mark: Mark = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
+        if mark.version != VERSION {
+            return Err(format!("version {} is not known to this version", mark.version));
+        }
+        Ok(mark)
+    }
+
+    /// What a state has lost that came as far as this mark; `None` when it lost nothing.
+    #[must_use]
+    pub fn loss(&self, found: Option<&StateMeta>) -> Option<String> {
+        let Position { log_id, generation, seq, .. } = self.position;
+        let Some(found) = found else {
+            return Some(format!(
+                "the state is gone: it was at sequence {seq} of log {log_id}, generation {generation}"
+            ));
+        };
+        let came_later = |entry: &LineageEntry| entry.generation == generation;
+        if found.log_id == log_id && found.generation != generation && found.lineage.iter().any(came_later) {
+            return None;
+        }
+        let is_same = found.log_id == log_id && found.generation == generation;
+        if is_same && (found.seq > seq || found.position() == self.position) {
+            return None;
+        }
+        let (at, generation_at) = (found.seq, found.generation);
+        Some(format!(
+            "the state went back: it was at sequence {seq} of generation {generation}, and is at {at} of {generation_at}"
+        ))
+    }
+
+    /// Where the state stood.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        self.position.seq
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digest, DigestSet, Generation, LogId};
+
+    const FIRST: Generation = Generation(1);
+    const SECOND: Generation = Generation(2);
+
+    fn meta(generation: Generation, seq: u64) -> StateMeta {
+        let entry = |generation| LineageEntry { generation, shared_to: Seq(1) };
+        StateMeta {
+            log_id: LogId([1; 16]),
+            generation,
+            lineage: [FIRST, SECOND].into_iter().filter(|earlier| *earlier <= generation).map(entry).collect(),
+            seq: Seq(seq),
+            chain: [3; 16],
+            time_ms: 0,
+            digests: DigestSet::default(),
+            digest: Digest::ZERO,
+        }
+    }
+
+    fn mark(generation: Generation, seq: u64) -> Mark {
+        let position = meta(generation, seq).position();
+        Mark::new("state-0001".into(), position, vec![(Origin([2; 16]), OriginCounter(3))])
+    }
+
+    #[test]
+    fn p09_a_state_that_went_back_is_told_from_one_that_went_on() {
+        let loss = |mark: &Mark, meta: Option<StateMeta>| mark.loss(meta.as_ref()).is_some();
+        assert!(!loss(&mark(FIRST, 5), Some(meta(FIRST, 5))) && !loss(&mark(FIRST, 5), Some(meta(FIRST, 6))));
+        assert!(loss(&mark(FIRST, 5), Some(meta(FIRST, 4))) && loss(&mark(FIRST, 5), None));
+        assert!(
+            !loss(&mark(FIRST, 5), Some(meta(SECOND, 3))),
+            "the log went on in another generation, which is followed"
+        );
+        assert!(loss(&mark(SECOND, 3), Some(meta(FIRST, 5))), "an older copy knows nothing of the generation");
+        let other = StateMeta { chain: [4; 16], ..meta(FIRST, 5) };
+        assert!(loss(&mark(FIRST, 5), Some(other)), "the same sequence of another history");
+        assert!(loss(&mark(FIRST, 5), Some(StateMeta { log_id: LogId([9; 16]), ..meta(FIRST, 9) })));
+    }
+
+    #[test]
+    fn p10_no_bit_of_a_mark_leads_to_another_mark() {
+        let good = mark(SECOND, 7).encode().into_bytes();
+        assert_eq!(Mark::decode(std::str::from_utf8(&good).expect("text")), Ok(mark(SECOND, 7)));
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                let Ok(text) = std::str::from_utf8(&bad) else { continue };
+                assert!(
+                    Mark::decode(text).is_err() || Mark::decode(text) == Ok(mark(SECOND, 7)),
+                    "byte {at}, bit {bit}"
+                );
+            }
+            assert!(at + 1 == good.len() || Mark::decode(std::str::from_utf8(&good[..at]).expect("text")).is_err());
+        }
+    }
+}

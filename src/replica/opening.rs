@@ -1,0 +1,277 @@
+//! Which state a replica opens, and what it does with those that are damaged.
+//!
+//! A state is examined through a view, which leaves its files as they are, and every row of it is read. So neither the storage
+//! engine nor this module changes a state before it is known to be sound, and nothing is ever removed here but what a
+//! sound state, as far as the mark, has replaced.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::data_dir::DirectoryError;
+use crate::model::{Origin, OriginCounter};
+use crate::state::{self, StateError, StateMeta, StateStore};
+
+use super::directory::{Access, Directory, Home as _, Views, damaged_in};
+use super::handle::OpenError;
+use super::mark::Mark;
+use super::terms::Terms;
+
+/// What remains to be done, for messages.
+const REMEDY: &str = "what is shown here is out of date until the datastore is reached, from which the replica catches up by \
+                      itself";
+
+/// The state that was chosen.
+pub(super) struct Opened {
+    pub state: StateStore,
+    /// Its directory.
+    pub place: PathBuf,
+    /// What it lacks; `None` when it came as far as the mark.
+    pub lost: Option<String>,
+    /// What the former state had decided. Only where that is not in the state.
+    pub decided: Vec<(Origin, OriginCounter)>,
+    /// Everything that was not as it should be.
+    pub findings: Vec<String>,
+}
+
+/// A state that is sound in itself.
+struct Sound {
+    path: PathBuf,
+    view: StateStore,
+    meta: Option<Arc<StateMeta>>,
+    loss: Option<String>,
+}
+
+/// Opens the state of a replica, or begins an empty one.
+pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, OpenError> {
+    let mut findings = Vec::new();
+    let mark = directory.mark();
+    let was_connected = Terms::load(directory.path()).is_ok_and(|terms| terms.is_some());
+    let unknown = match &mark {
+        Err(error) => Some(format!("the high-water file is damaged ({error})")),
+        Ok(None) if was_connected => Some("the high-water file is missing".to_owned()),
+        Ok(_) => None,
+    };
+    findings.extend(unknown.clone());
+    let mark = mark.ok().flatten();
+    let named = directory.named();
+    let states = directory.states()?;
+    if let Err(problem) = &named
+        && (!states.is_empty() || mark.is_some())
+    {
+        findings.push(problem.clone());
+    }
+    let is_alone = states.len() < 2;
+    let searched = directory.views().map_err(OpenError::from).and_then(|views| {
+        let (best, damaged) = (None, Vec::new());
+        let mut search = Search { directory, views, cache_bytes, mark: mark.as_ref(), best, damaged };
+        search.run(named.as_deref().ok(), states).map(|()| search)
+    });
+    let mut search = match searched {
+        Ok(search) => search,
+        // On a full disk there is no room for a view: the current state is opened as it is.
+        Err(error) if directory.access() == Access::Serve && is_want(&error) => {
+            let place = named.map_err(|_| error)?;
+            let state = open_sound(&place, cache_bytes)?;
+            let loss = mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
+            return Ok(opened((state, place, loss), mark, findings));
+        }
+        Err(error) => return Err(error),
+    };
+    let (best, damaged) = (search.best.take(), std::mem::take(&mut search.damaged));
+    findings.extend(damaged.iter().map(|(path, reason)| format!("{}: {reason}", path.display())));
+    // Without a mark, what takes the place of a damaged state may be older.
+    let was_damaged = !damaged.is_empty() || !damaged_in(directory.path()).is_empty();
+    let is_older = mark.is_none() && (was_damaged || (named.is_err() && !is_alone));
+    let doubt = is_older.then(|| "the state was damaged, and an older one may have taken its place".to_owned());
+    let doubt = doubt.or_else(|| unknown.map(|what| format!("{what}, so whether the state went back is not known")));
+    let none_left = || mark.as_ref().and_then(|mark| mark.loss(None));
+    let (state, place, loss) = match (directory.access(), best) {
+        (_, None) if named.is_err() && damaged.is_empty() => {
+            let (state, place) = begin(directory, cache_bytes)?;
+            (state, place, none_left())
+        }
+        (Access::Read | Access::Write, None) => return Err(is_damaged(damaged, &named)),
+        (Access::Write, Some(_)) if damaged.iter().any(|(path, _)| Some(path) == named.as_ref().ok()) => {
+            return Err(is_damaged(damaged, &named));
+        }
+        (Access::Read, Some(sound)) => (sound.view, sound.path, sound.loss),
+        (Access::Serve, None) => {
+            let (state, place) = begin(directory, cache_bytes)?;
+            set_aside(directory, &damaged);
+            (state, place, none_left())
+        }
+        (Access::Serve | Access::Write, Some(sound)) => {
+            let is_sure = doubt.is_none() && mark.is_some();
+            let taken = take(directory, sound, named.as_deref().ok(), is_sure, cache_bytes)?;
+            set_aside(directory, &damaged);
+            taken
+        }
+    };
+    drop(search);
+    Ok(opened((state, place, loss.or(doubt)), mark, findings))
+}
+
+/// A state, its directory, and what it lacks.
+type Taken = (StateStore, PathBuf, Option<String>);
+
+fn opened((state, place, loss): Taken, mark: Option<Mark>, findings: Vec<String>) -> Opened {
+    let decided = if loss.is_some() { mark.map(|mark| mark.decided).unwrap_or_default() } else { Vec::new() };
+    for finding in &findings {
+        tracing::warn!(finding, "the replica's directory");
+    }
+    if let Some(loss) = &loss {
+        tracing::error!(loss, "{REMEDY}");
+    }
+    Opened { state, place, lost: loss.map(|loss| format!("{loss}; {REMEDY}")), decided, findings }
+}
+
+/// Whether an opening failed because the process lacks something.
+fn is_want(error: &OpenError) -> bool {
+    match error {
+        OpenError::Directory(DirectoryError::Io { source, .. }) => crate::env::fs::is_full(source),
+        OpenError::State(error) => matches!(error, StateError::Unavailable { .. }),
+        _ => false,
+    }
+}
+
+fn is_damaged(damaged: Vec<(PathBuf, String)>, named: &Result<PathBuf, String>) -> OpenError {
+    let of_named = |(path, _): &(PathBuf, String)| Some(path) == named.as_ref().ok();
+    let at = damaged.iter().position(of_named).unwrap_or(0);
+    let (path, reason) = damaged.into_iter().nth(at).unwrap_or_default();
+    OpenError::Damaged { path, reason }
+}
+
+/// An empty state in a directory of its own, which is filled from the datastore.
+fn begin(directory: &Directory, cache_bytes: u64) -> Result<(StateStore, PathBuf), OpenError> {
+    if directory.is_read_only() {
+        return Ok((StateStore::in_memory(), PathBuf::new()));
+    }
+    let fresh = directory.new_state()?;
+    let state = StateStore::open(&fresh, cache_bytes)?;
+    directory.make_current(&fresh)?;
+    Ok((state, fresh))
+}
+
+/// Opens a state that was found sound, and makes it the current one. `is_sure`: no other one can be newer.
+fn take(
+    directory: &Directory,
+    sound: Sound,
+    named: Option<&Path>,
+    is_sure: bool,
+    cache_bytes: u64,
+) -> Result<Taken, OpenError> {
+    let Sound { path, view, meta, loss } = sound;
+    drop(view);
+    let mut place = path.clone();
+    if loss.is_some() && meta.is_some() {
+        // What opens as an older state may hold more than the storage engine finds: it works on a copy.
+        place = directory.new_state()?;
+        state::duplicate(&path, &place).map_err(|source| DirectoryError::Io { path: path.clone(), source })?;
+    }
+    let state = StateStore::open(&place, cache_bytes)?;
+    if state.position() != meta.as_ref().map(|meta| meta.position()) {
+        let reason = "opened twice, it stands at different positions".into();
+        return Err(OpenError::Damaged { path, reason });
+    }
+    if named != Some(place.as_path()) {
+        directory.make_current(&place)?;
+        tracing::warn!(state = %place.display(), "`current` names the newest sound state again");
+    }
+    if place != path {
+        set_aside(directory, &[(path, String::new())]);
+    } else if named == Some(place.as_path()) && meta.is_some() && loss.is_none() && is_sure {
+        directory.remove_others(&place)?;
+    }
+    Ok((state, place, loss))
+}
+
+fn set_aside(directory: &Directory, damaged: &[(PathBuf, String)]) {
+    for (path, _) in damaged.iter().filter(|(path, _)| path.is_dir()) {
+        match directory.set_aside(path) {
+            Ok(aside) => tracing::warn!(
+                kept = %aside.display(),
+                "the state is discarded and will be fetched anew; the outbox is kept, and so is the damaged state"
+            ),
+            Err(error) => tracing::warn!(%error, "a damaged state cannot be renamed; it stays where it is"),
+        }
+    }
+}
+
+/// The search for the newest sound state.
+struct Search<'a> {
+    directory: &'a Directory,
+    views: Views<'a>,
+    cache_bytes: u64,
+    mark: Option<&'a Mark>,
+    best: Option<Sound>,
+    damaged: Vec<(PathBuf, String)>,
+}
+
+impl Search<'_> {
+    /// Tries the state that `current` names, the one that the mark names, then the others, newest first, until one came as far
+    /// as the mark.
+    fn run(&mut self, named: Option<&Path>, states: Vec<PathBuf>) -> Result<(), OpenError> {
+        let marked = self.mark.map(|mark| self.directory.path().join(&mark.state));
+        let first = named.into_iter().map(Path::to_path_buf).chain(marked.filter(|path| states.contains(path)));
+        let mut tried: Vec<PathBuf> = Vec::new();
+        for path in first.chain(states.iter().cloned()) {
+            if tried.contains(&path) {
+                continue;
+            }
+            tried.push(path.clone());
+            if self.examine(path, named)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the search is over.
+    fn examine(&mut self, path: PathBuf, named: Option<&Path>) -> Result<bool, OpenError> {
+        let is_named = Some(path.as_path()) == named;
+        let place = self.views.of(&path);
+        let view = match self.directory.access() {
+            Access::Read => StateStore::open_view(&path, &place, self.cache_bytes),
+            Access::Serve | Access::Write => StateStore::try_view(&path, &place, self.cache_bytes),
+        };
+        match view.and_then(|view| check_sound(&view, &path).map(|()| view)) {
+            Ok(view) => {
+                let meta = view.meta();
+                let loss = self.mark.and_then(|mark| mark.loss(meta.as_deref()));
+                let is_whole = loss.is_none() && (meta.is_some() || is_named);
+                let seq = meta.as_ref().map(|meta| meta.seq);
+                let is_better = self.best.as_ref().is_none_or(|best| seq > best.meta.as_ref().map(|meta| meta.seq));
+                if is_whole || is_better {
+                    self.best = Some(Sound { path, view, meta, loss });
+                }
+                Ok(is_whole)
+            }
+            Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => Err(error.into()),
+            // One that was being fetched, and never came to its end.
+            Err(StateError::Unfinished) if !is_named => Ok(false),
+            Err(error) => {
+                self.damaged.push((path, error.to_string()));
+                Ok(false)
+            }
+        }
+    }
+}
+
+fn open_sound(path: &Path, cache_bytes: u64) -> Result<StateStore, OpenError> {
+    let state = StateStore::open(path, cache_bytes)?;
+    check_sound(&state, path)
+        .map(|()| state)
+        .map_err(|error| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// Reads all of a state. Its digest is kept up to date by what changes, so a row that was lost or is out of date would not
+/// show in it, and the datastore would find it equal.
+pub(super) fn check_sound(state: &StateStore, path: &Path) -> Result<(), StateError> {
+    if state.meta().is_none() {
+        return state.loader().map(drop);
+    }
+    match state.check()?.damage.into_iter().next() {
+        None => Ok(()),
+        Some(damage) => Err(StateError::Unreadable { dir: path.to_owned(), cause: damage.to_string() }),
+    }
+}

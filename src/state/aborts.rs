@@ -1,0 +1,97 @@
+//! Aborts while a state is being opened, counted in a file beside it.
+//!
+//! A flipped bit can make the storage engine ask for more memory than there is, which aborts the process: it would be
+//! started, abort and be started forever. So the signal of an abort adds one byte to a file, and a state whose opening
+//! was aborted [`ABORTS_MAX`] times is no longer tried. Nothing else counts: a process that is killed, that runs
+//! out of time, or that lacks space or descriptors says nothing of the files.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use signal_hook::SigId;
+use signal_hook::consts::SIGABRT;
+use signal_hook::low_level::{pipe, unregister};
+
+/// Aborts that are put down to the state.
+pub(super) const ABORTS_MAX: u64 = 3;
+/// Aborts that lie further back than this, counted from the last one, are forgotten.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+const FILE: &str = "aborts";
+/// The counter of former versions, which counted kills as well.
+const FORMER_FILE: &str = "openings";
+
+/// Ends the process as an abort would without a handler. It comes after the handler that counts.
+static ENDING: Mutex<Option<SigId>> = Mutex::new(None);
+
+/// How many of the latest openings of the state in `dir` were aborted.
+pub(super) fn count(dir: &Path) -> u64 {
+    let Ok(metadata) = fs::metadata(dir.join(FILE)) else { return 0 };
+    let is_old = metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > REMEMBERED);
+    if is_old { 0 } else { metadata.len() }
+}
+
+/// Counts an abort for as long as it lives.
+pub(super) struct Watch {
+    file: PathBuf,
+    writing: Option<SigId>,
+}
+
+impl Watch {
+    /// Watches the opening of the state in `dir`. Where that is not possible (a full disk, no descriptors), an abort is
+    /// not counted, which costs another attempt.
+    pub(super) fn begin(dir: &Path) -> Watch {
+        if count(dir) == 0 {
+            let _ = fs::remove_file(dir.join(FILE));
+        }
+        let _ = fs::remove_file(dir.join(FORMER_FILE));
+        let file = dir.join(FILE);
+        let opened = fs::create_dir_all(dir).and_then(|()| OpenOptions::new().create(true).append(true).open(&file));
+        let writing = opened.and_then(|opened| pipe::register(SIGABRT, opened)).ok();
+        if writing.is_some() {
+            let always = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+            let ending = signal_hook::flag::register_conditional_default(SIGABRT, always).ok();
+            let mut former = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(former) = std::mem::replace(&mut *former, ending) {
+                unregister(former);
+            }
+        }
+        Watch { file, writing }
+    }
+
+    /// The opening has returned, so the aborts before it were not for the files.
+    pub(super) fn returned(self) {
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.writing.take().map(unregister);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p13_only_aborts_count_and_an_opening_that_returns_forgets_them() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        for _ in 0..6 {
+            // A process that is killed comes no further.
+            std::mem::forget(Watch::begin(temp.path()));
+        }
+        assert_eq!(count(temp.path()), 0);
+        fs::write(temp.path().join(FILE), "XXX").expect("writes");
+        assert_eq!(count(temp.path()), 3);
+        Watch::begin(temp.path()).returned();
+        assert_eq!(count(temp.path()), 0);
+        fs::write(temp.path().join(FILE), "XXX").expect("writes");
+        let long_ago = std::time::SystemTime::now() - 2 * REMEMBERED;
+        let file = OpenOptions::new().write(true).open(temp.path().join(FILE)).expect("opens");
+        file.set_modified(long_ago).expect("sets");
+        assert_eq!(count(temp.path()), 0);
+    }
+}

@@ -1,0 +1,186 @@
+//! A replica whose state was damaged, removed or replaced by an older one, while it is cut off: it finds a sound state
+//! again, or says that it lacks something, and nothing is destroyed on the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::fleet::{Fleet, Process};
+use crate::reading::copy_dir;
+
+fn states(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());
+    let mut states: Vec<PathBuf> = entries
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-")))
+        .collect();
+    states.sort();
+    states
+}
+
+fn damaged(dir: &Path) -> usize {
+    states(dir).iter().filter(|path| path.to_string_lossy().contains(".damaged-")).count()
+}
+
+/// A member that has applied what another one deleted, overwrote and made; both are stopped, and so is the datastore.
+struct Rest {
+    fleet: Fleet,
+    export: String,
+    /// Its state directory as it was before the other one's changes.
+    older: PathBuf,
+}
+
+impl Rest {
+    fn new() -> Rest {
+        let fleet = Fleet::new();
+        let datastore = fleet.datastore();
+        let (a, b) = (fleet.member("a"), fleet.member("b"));
+        fleet.ok("a", &["put", "c", "secret", "--value", "\"old\""]);
+        fleet.ok("a", &["put", "c", "cfg", "--value", "\"v1\""]);
+        fleet.converges(&["a", "b"]);
+        a.terminate();
+        let older = fleet.dir("a.older");
+        copy_dir(&states(&fleet.dir("a"))[0], &older);
+        let a = fleet.replica("a");
+        fleet.ok("b", &["delete", "c", "secret"]);
+        fleet.ok("b", &["put", "c", "cfg", "--value", "\"v2\""]);
+        fleet.ok("b", &["put", "c", "other", "--value", "1"]);
+        let export = fleet.converges(&["a", "b"]);
+        a.terminate();
+        b.terminate();
+        datastore.terminate();
+        copy_dir(&fleet.dir("a"), &fleet.dir("a.good"));
+        Rest { fleet, export, older }
+    }
+
+    fn restore(&self) -> PathBuf {
+        let dir = self.fleet.dir("a");
+        fs::remove_dir_all(&dir).expect("removes");
+        copy_dir(&self.fleet.dir("a.good"), &dir);
+        dir
+    }
+
+    fn start(&self) -> Process {
+        let process = self.fleet.replica("a");
+        let socket = self.fleet.dir("a/ctl.sock");
+        self.fleet.wait("the member answers", || socket.exists() && self.fleet.status("a")["running"] == true);
+        process
+    }
+
+    /// Started without a datastore, it shows everything, as it should.
+    fn is_whole(&self, what: &str) {
+        let process = self.start();
+        assert_eq!(self.fleet.export("a"), self.export, "{what}");
+        assert_eq!(self.fleet.status("a")["healthy"], true, "{what}");
+        process.terminate();
+    }
+
+    /// Started without a datastore, it says that it lacks something; with one, it is whole again.
+    fn says_so(&self, what: &str) {
+        let dir = self.fleet.dir("a");
+        for command in ["stopped", "running", "running again"] {
+            let process = (command != "stopped").then(|| self.start());
+            let status = self.fleet.status("a");
+            let output = self.fleet.run("a", &["status"]);
+            if process.is_some() {
+                assert_eq!(status["healthy"], false, "{what}, {command}: {status}");
+                assert!(status["problem"].as_str().expect("text").contains("sequence 5"), "{what}: {status}");
+            }
+            assert!(!output.status.success(), "{what}, {command}: {output:?}");
+            let got = self.fleet.run("a", &["get", "c", "cfg"]);
+            let shown = String::from_utf8_lossy(&got.stdout).into_owned();
+            assert!(process.is_none() || !shown.contains("v2"), "{what}: what is lost is not shown");
+            if let Some(process) = process {
+                process.terminate();
+            }
+        }
+        let kept = damaged(&dir);
+        let datastore = self.fleet.datastore();
+        let process = self.start();
+        assert_eq!(self.fleet.converges(&["a"]), self.export, "{what}");
+        self.fleet.wait("it is healthy again", || self.fleet.status("a")["healthy"] == true);
+        assert!(damaged(&dir) >= kept.min(2), "{what}: what was set aside stays");
+        process.terminate();
+        datastore.terminate();
+        self.is_whole(what);
+    }
+}
+
+#[test]
+fn p13_a_sound_state_is_found_whatever_current_says() {
+    let rest = Rest::new();
+    let current = |change: &dyn Fn(&Path)| {
+        let dir = rest.restore();
+        change(&dir.join("current"));
+        dir
+    };
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).expect("reads");
+        bytes[12] ^= 1;
+        fs::write(path, bytes).expect("writes");
+    };
+    current(&flip);
+    rest.is_whole("`current` has one bit flipped");
+    current(&|path| fs::remove_file(path).expect("removes"));
+    rest.is_whole("`current` is missing");
+    current(&|path| fs::write(path, "").expect("writes"));
+    rest.is_whole("`current` is empty");
+    // A name that is right in itself, of a directory that is not there.
+    let name = "state-0077";
+    let sum = &blake3::hash(name.as_bytes()).to_hex()[..16];
+    current(&|path| fs::write(path, format!("{name} {sum}\n")).expect("writes"));
+    rest.is_whole("`current` names what is missing");
+    // Older and empty ones beside it, with higher numbers.
+    let dir = current(&flip);
+    copy_dir(&rest.older, &dir.join("state-0008"));
+    fs::create_dir(dir.join("state-0009")).expect("creates");
+    rest.is_whole("`current` is damaged beside several states");
+    assert!(rest.fleet.run("a", &["verify"]).status.success());
+    assert_eq!(damaged(&dir), 0);
+}
+
+#[test]
+fn p09_a_state_that_went_back_is_never_shown_as_healthy() {
+    let rest = Rest::new();
+    let state = || states(&rest.restore())[0].clone();
+    let journal = |change: &dyn Fn(&Path)| {
+        let state = state();
+        let files = fs::read_dir(&state).expect("lists").map(|entry| entry.expect("entry").path());
+        files.filter(|path| path.extension().is_some_and(|kind| kind == "jnl")).for_each(|path| change(&path));
+    };
+    journal(&|path| fs::remove_file(path).expect("removes"));
+    rest.says_so("its journal was removed");
+    journal(&|path| {
+        let length = fs::metadata(path).expect("measures").len();
+        fs::write(path, vec![0; usize::try_from(length).expect("fits")]).expect("writes");
+    });
+    rest.says_so("its journal was zeroed");
+    journal(&|path| {
+        let bytes = fs::read(path).expect("reads");
+        let used = bytes.iter().rposition(|byte| *byte != 0).expect("some") + 1;
+        fs::write(path, &bytes[..used / 2]).expect("writes");
+    });
+    rest.says_so("half of its journal is gone");
+    fs::remove_dir_all(state()).expect("removes");
+    rest.says_so("its state was removed");
+    let gone = state();
+    fs::remove_dir_all(&gone).expect("removes");
+    fs::remove_file(gone.with_file_name("current")).expect("removes");
+    rest.says_so("its state and `current` were removed");
+    let older = state();
+    fs::remove_dir_all(&older).expect("removes");
+    copy_dir(&rest.older, &older);
+    rest.says_so("its state is an older copy");
+}
+
+#[test]
+fn p13_a_process_that_is_killed_while_it_opens_keeps_its_state() {
+    let rest = Rest::new();
+    let dir = rest.restore();
+    for attempt in 0..12 {
+        let process = rest.fleet.replica("a");
+        std::thread::sleep(Duration::from_millis(attempt * 7));
+        process.kill();
+    }
+    assert_eq!(damaged(&dir), 0);
+    rest.is_whole("it was killed twelve times");
+}

@@ -1,0 +1,105 @@
+//! Commands that only read leave a directory as it is, whatever is damaged in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::fleet::Fleet;
+
+/// Every file and folder below a directory, with its contents.
+pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry")) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.insert(path.clone(), None);
+            found.extend(tree(&path));
+        } else {
+            found.insert(path.clone(), Some(fs::read(&path).expect("reads")));
+        }
+    }
+    found
+}
+
+/// Makes `to` a copy of a stopped process's directory.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("creates");
+    for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry")) {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().expect("type") {
+            kind if kind.is_dir() => copy_dir(&path, &target),
+            kind if kind.is_file() => drop(fs::copy(&path, &target).expect("copies")),
+            _ => {}
+        }
+    }
+}
+
+/// What is done to a file besides removing it, in turn.
+const DAMAGES: [&str; 2] = ["flipped", "cut"];
+
+fn damage(file: &Path, how: &str) {
+    let mut bytes = fs::read(file).expect("reads");
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    match how {
+        "removed" => return fs::remove_file(file).expect("removes"),
+        "cut" => bytes.truncate(used / 2),
+        _ if bytes.is_empty() => bytes.push(1),
+        _ => bytes[used / 2] ^= 4,
+    }
+    fs::write(file, bytes).expect("writes");
+}
+
+/// Runs `commands` over `name`'s directory after each damage of each of its files, and compares the directory.
+pub fn leave_as_it_is(fleet: &Fleet, name: &str, commands: &[&[&str]]) {
+    let home = fleet.dir(name);
+    let good = fleet.dir(&format!("{name}.good"));
+    copy_dir(&home, &good);
+    let files: Vec<PathBuf> = tree(&good).into_iter().filter_map(|(path, file)| file.map(|_| path)).collect();
+    let mut damages: Vec<(PathBuf, &str)> =
+        files.iter().zip(DAMAGES.iter().cycle()).map(|(file, how)| (file.clone(), *how)).collect();
+    damages.extend(files.into_iter().map(|file| (file, "removed")));
+    damages.push((good.clone(), "nothing"));
+    for (file, how) in damages {
+        fs::remove_dir_all(&home).expect("removes");
+        copy_dir(&good, &home);
+        let relative = file.strip_prefix(&good).expect("within");
+        if how != "nothing" {
+            damage(&home.join(relative), how);
+        }
+        let before = tree(&home);
+        for command in commands {
+            let output = fleet.run(name, command);
+            let after = tree(&home);
+            if before != after {
+                let names = |tree: &BTreeMap<PathBuf, Option<Vec<u8>>>| tree.keys().cloned().collect::<Vec<_>>();
+                let changed: Vec<_> = after.iter().filter(|(path, file)| before.get(*path) != Some(file)).collect();
+                panic!(
+                    "{command:?} changed {:?} after {} was {how}: {:?} became {:?}; it said {}",
+                    changed.iter().map(|(path, _)| path).collect::<Vec<_>>(),
+                    relative.display(),
+                    names(&before),
+                    names(&after),
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn p13_reading_commands_leave_a_members_directory_as_it_is() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    for number in 0..5 {
+        fleet.ok("a", &["put", "c", &format!("k{number}"), "--value", "1"]);
+    }
+    fleet.converges(&["a"]);
+    datastore.kill();
+    // Something waits in the outbox.
+    fleet.ok("a", &["put", "c", "k9", "--value", "9", "--no-wait"]);
+    a.terminate();
+    let commands: [&[&str]; 7] =
+        [&["verify"], &["status"], &["export"], &["ls", "c"], &["get", "c", "k1"], &["tail"], &["outbox"]];
+    leave_as_it_is(&fleet, "a", &commands);
+}
