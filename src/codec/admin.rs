@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use crate::model::{
     ChunkId, Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId,
 };
@@ -263,6 +264,21 @@ pub struct Status {
     /// Those of them of which nobody who answers has the rest.
     #[serde(default)]
     pub contents_lost: u64,
+    /// On a replica: whether it has joined a datastore; absent from versions that do not say.
+    #[serde(default)]
+    pub is_member: Option<bool>,
+    /// On a replica: whether the datastore refused this member when it last answered.
+    #[serde(default)]
+    pub is_refused: bool,
+    /// On a replica: milliseconds since the connection was lost, or since the start; 0 while connected.
+    #[serde(default)]
+    pub disconnected_ms: u64,
+    /// On a datastore without members: addresses of members of another log that were refused.
+    #[serde(default)]
+    pub refused_members: u64,
+    /// How well it does, and why not better; see [`super::health::assess`].
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// One content with its chunks.

@@ -6,6 +6,7 @@ pub mod chunks;
 pub mod content;
 pub mod error;
 pub mod frame;
+pub mod health;
 pub mod jsonl;
 pub mod message;
 pub mod payload;

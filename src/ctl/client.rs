@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
-use crate::codec::admin::{AdminError, Request};
+use crate::codec::admin::{AdminError, Request, Status};
+use crate::codec::health;
 use crate::codec::message::{self, Kind, Open, Row};
 use crate::codec::payload::decode_loose_frames;
 use crate::config::datastore::DatastoreConfig;
@@ -197,6 +198,16 @@ impl Client {
     /// Sends a request whose answer is one item.
     pub(super) async fn item<T: DeserializeOwned>(&self, request: &Request) -> Result<T, CtlError> {
         self.items(request).await?.pop().ok_or_else(|| failed("the answer is empty"))
+    }
+
+    /// The status, as it is for the directory when no process runs on it.
+    pub(super) async fn status(&self) -> Result<Status, CtlError> {
+        let mut status: Status = self.item(&Request::Status).await?;
+        if !self.is_running() {
+            (status.running, status.connected) = (false, false);
+        }
+        health::assess(&mut status);
+        Ok(status)
     }
 
     /// Closes what this process opened.

@@ -207,6 +207,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
         }
         None => None,
     };
+    datastore.measure();
     tracing::info!(address = %datastore.address(), "{}", datastore.summary());
     notify::ready(&datastore.summary());
     let archiving = archive.map(|place| tokio::spawn(super::backup::archive(dir, place)));

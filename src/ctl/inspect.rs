@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::codec::admin::{
     CollectionInfo, GenerationInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status,
 };
+use crate::codec::health::Reason;
 use crate::codec::jsonl::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
@@ -17,18 +18,13 @@ use super::{CtlError, CtlResult};
 /// `status`
 pub(super) async fn status(dir: &Path, json: bool) -> CtlResult {
     let client = Client::open(dir).await?;
-    let mut status: Status = client.item(&Request::Status).await?;
-    status.running = client.is_running();
-    if !status.running {
-        status.connected = false;
-    }
+    let status = client.status().await?;
     client.close().await;
     print_status(json, &status)?;
-    if status.healthy {
-        return Ok(());
+    match status.health.exit() {
+        0 => Ok(()),
+        exit => Err(CtlError { message: status.health.summary(), exit }),
     }
-    let exit = if status.verdict == "Forked" { 3 } else { 1 };
-    Err(CtlError { message: status.problem, exit })
 }
 
 fn print_status(json: bool, status: &Status) -> CtlResult {
@@ -46,17 +42,15 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
     line("digest", status.digest.to_string())?;
     line("objects", status.objects.to_string())?;
     if status.role == "replica" {
-        let connection = if status.connected { "connected to" } else { "not connected to" };
-        line("datastore", format!("{connection} {} ({})", status.address, status.verdict))?;
-        if !status.connected && !status.trouble.is_empty() {
-            line("because", status.trouble.clone())?;
-        }
+        line("datastore", connection(status))?;
         line("outbox", format!("{} waiting, {} rejected", status.outbox, status.rejected))?;
         if status.quarantined > 0 {
-            line("set aside", format!("{} sets of changes, see `quarantine list`", status.quarantined))?;
+            line("archived", format!("{} sets of changes, see `quarantine list`", status.quarantined))?;
         }
     } else {
-        line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;
+        if status.running {
+            line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;
+        }
         line("disk", format!("log {}, free {}", size(status.log_bytes), size(status.disk_free_bytes)))?;
     }
     if status.contents_incomplete > 0 {
@@ -64,11 +58,22 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
         let lost = if lost > 0 { format!(", {lost} of them lost: see `blobs list`") } else { String::new() };
         line("contents", format!("{all} incomplete here{lost}"))?;
     }
-    line("health", if status.healthy { "good".into() } else { status.problem.clone() })?;
-    if !status.remedy.is_empty() {
-        line("remedy", status.remedy.clone())?;
+    line("health", status.health.level.word().into())?;
+    for Reason { message, remedy, .. } in &status.health.reasons {
+        line("  because", message.clone())?;
+        if !remedy.is_empty() {
+            line("  remedy", remedy.clone())?;
+        }
     }
     output.flush()
+}
+
+fn connection(status: &Status) -> String {
+    match (status.connected, status.address.as_str()) {
+        (true, address) => format!("connected to {address} ({})", status.verdict),
+        (false, "") => "not connected".to_owned(),
+        (false, address) => format!("not connected, last to {address} ({})", status.verdict),
+    }
 }
 
 /// `members`

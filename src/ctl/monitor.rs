@@ -29,6 +29,9 @@ pub(super) struct Monitor {
 /// Says why it cannot.
 pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result<Monitor, String> {
     let listener = TcpListener::bind(address).await.map_err(|error| error.to_string())?;
+    // Port 0 is whichever was free.
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    tracing::info!(%address, "serving metrics");
     let exporter = exporter::start().map_err(|error| error.to_string())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(exporter.clone().keep_up());

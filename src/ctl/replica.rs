@@ -32,6 +32,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
         }
         None => None,
     };
+    service.measure();
     notify::ready(&service.summary());
     let period = notify::watchdog_period().unwrap_or(Duration::from_secs(10)).min(Duration::from_secs(10));
     let mut stop = std::pin::pin!(datastore::stop_signal());
@@ -41,6 +42,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&service.summary());
+                service.measure();
             }
         }
     }

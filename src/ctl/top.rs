@@ -7,6 +7,7 @@ use console::{Term, style};
 use serde::Serialize;
 
 use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
+use crate::codec::health::Level;
 use crate::codec::jsonl::timestamp;
 use crate::model::Seq;
 
@@ -78,7 +79,7 @@ async fn show(client: &Client, json: bool, live: Option<&Term>, interval: Durati
 }
 
 async fn look(client: &Client, last: Option<(Instant, Seq)>) -> Result<View, CtlError> {
-    let datastore: Status = client.item(&Request::Status).await?;
+    let datastore = client.status().await?;
     if datastore.role != "datastore" {
         return Err(CtlError::new(
             "this is a replica: look at the fleet from the datastore's or an administrator's --data-dir",
@@ -139,7 +140,11 @@ fn print(json: bool, view: &View, live: Option<&Term>) -> CtlResult {
 
 fn lines(view: &View) -> Vec<String> {
     let View { time, datastore, rate, members } = view;
-    let health = if datastore.healthy { style("good").green() } else { style(datastore.problem.as_str()).red() };
+    let health = match datastore.health.level {
+        Level::Good => style("good".to_owned()).green(),
+        Level::Attention => style(datastore.health.summary()).yellow(),
+        Level::Failed => style(datastore.health.summary()).red(),
+    };
     let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.1} transactions/s"));
     let Status { head, horizon, floor, subscribers, objects, log_bytes, disk_free_bytes, .. } = datastore;
     let heading = format!(

@@ -133,6 +133,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
         }
         None => None,
     };
+    webserver.measure();
     tracing::info!("{}", webserver.summary());
     notify::ready(&webserver.summary());
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
@@ -151,6 +152,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&webserver.summary());
+                webserver.measure();
             }
         }
     }

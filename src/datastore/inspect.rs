@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::admin::{SegmentInfo, Status};
+use crate::codec::health::{self, Code, Health, Reason};
 use crate::codec::message::Row;
 use crate::log::{LogReader, ReadError};
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
@@ -20,12 +21,17 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
     let incomplete = super::contents::incomplete(shared);
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
-    let (problem, remedy) = match (recovery.is_empty(), refusal.is_empty()) {
-        (false, _) => (format!("the datastore waits to be recovered, because {recovery}"), super::recovery::REMEDY),
-        (true, false) => (refusal, "free some disk space, or compact"),
-        (true, true) => (String::new(), ""),
+    let reason = match (recovery.is_empty(), refusal.is_empty()) {
+        (false, _) => {
+            let message = format!("the datastore waits to be recovered, because {recovery}");
+            Some(Reason::new(Code::WaitsForRecovery, message, super::recovery::REMEDY))
+        }
+        (true, false) => Some(Reason::new(Code::ReadOnly, refusal, "free some disk space, or compact")),
+        (true, true) => None,
     };
-    Status {
+    let (problem, remedy) =
+        reason.iter().map(|reason| (reason.message.clone(), reason.remedy.clone())).next().unwrap_or_default();
+    let mut status = Status {
         role: "datastore".into(),
         running: true,
         log_id: Some(shared.log.log_id()),
@@ -43,7 +49,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         log_bytes: shared.log.segments().iter().map(|segment| segment.bytes).sum(),
         disk_free_bytes: super::commit::free_space(&shared.path).unwrap_or_default(),
         healthy: problem.is_empty(),
-        remedy: remedy.into(),
+        remedy,
         problem,
         version: env!("CARGO_PKG_VERSION").into(),
         address: shared.address.to_string(),
@@ -51,8 +57,12 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         clock_ms: super::shared::now_ms(),
         contents_incomplete: incomplete.len() as u64,
         contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
+        refused_members: shared.members.strangers(head),
+        health: Health { reasons: reason.into_iter().collect(), ..Health::default() },
         ..Status::default()
-    }
+    };
+    health::assess(&mut status);
+    status
 }
 
 /// The segment files.

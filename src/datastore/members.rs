@@ -1,6 +1,6 @@
 //! Members as the datastore knows them: the registry on disk, and who is connected now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
+use crate::transport::endpoint::CLOSE_NOT_A_MEMBER;
 use crate::transport::join::Redeem;
 use crate::trust::{Authority, Escrow, LogMark, Registry, Role, Token, TrustError, tls};
 
@@ -43,6 +44,8 @@ struct Reachable {
 
 /// Hosts that a member may announce.
 const HOSTS_MAX: usize = 8;
+/// Addresses of refused clients that are remembered: enough to say that there are some.
+const STRANGERS_MAX: usize = 64;
 /// Longest name of a host, as DNS has it.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -55,6 +58,8 @@ pub(super) struct Members {
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
     /// What members are told of each other, encoded.
     roster: watch::Sender<Bytes>,
+    /// Addresses of clients that trust another authority.
+    strangers: Mutex<BTreeSet<IpAddr>>,
     retention_ms: u64,
     addresses: Vec<String>,
     certificate_days: u32,
@@ -80,9 +85,6 @@ impl Redeem for Members {
     }
 }
 
-/// Close code for a member that was revoked.
-const CLOSE_REVOKED: u32 = 2;
-
 impl Members {
     pub(super) fn new(
         authority: Authority,
@@ -93,10 +95,36 @@ impl Members {
     ) -> Members {
         let (registry, presences, reachable) = (Mutex::new(registry), Mutex::default(), Mutex::default());
         let roster = watch::channel(Bytes::new()).0;
-        let members =
-            Members { authority, registry, presences, reachable, roster, retention_ms, addresses, certificate_days };
+        let members = Members {
+            authority,
+            registry,
+            presences,
+            reachable,
+            roster,
+            strangers: Mutex::default(),
+            retention_ms,
+            addresses,
+            certificate_days,
+        };
         members.publish_roster();
         members
+    }
+
+    /// A client refused this datastore's certificate.
+    pub(super) fn note_stranger(&self, from: IpAddr) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() < STRANGERS_MAX {
+            strangers.insert(from.to_canonical());
+        }
+    }
+
+    /// Addresses of members of another log that tried to connect, while there are no members of this one: it may have been
+    /// wiped. With members of its own they are a matter of theirs.
+    pub(super) fn strangers(&self, head: Seq) -> u64 {
+        let strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        let has_members =
+            strangers > 0 && self.list(head).iter().any(|member| member.state == "enrolled" && member.role != "admin");
+        if has_members { 0 } else { strangers }
     }
 
     /// The roster and its changes.
@@ -297,7 +325,7 @@ impl Members {
 
     fn close(&self, name: &MemberName, why: &str) {
         for present in self.presences().present.values().filter(|present| present.member == *name) {
-            present.connection.close(CLOSE_REVOKED.into(), format!("{name}: {why}").as_bytes());
+            present.connection.close(CLOSE_NOT_A_MEMBER.into(), format!("{name}: {why}").as_bytes());
         }
     }
 

@@ -347,6 +347,7 @@ impl Datastore {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         crate::telemetry::metrics::log(bytes, segments.len() as u64, self.shared.log.horizon(), self.shared.floor());
         crate::telemetry::metrics::disk_free(self.shared.disk_free());
+        crate::telemetry::metrics::health(inspect::status(&self.shared).health.level.word());
     }
 
     /// Stops: no new work, open work is finished or refused, the log is closed cleanly.
@@ -420,11 +421,16 @@ async fn renew_certificate(shared: SharedRef, endpoint: ServerEndpoint) {
 
 async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
     while let Some(incoming) = endpoint.accept().await {
-        let shared = Arc::clone(&shared);
+        let (shared, from) = (Arc::clone(&shared), incoming.remote_address().ip());
         tokio::spawn(async move {
             match incoming.await {
                 Ok(connection) => serve(shared, connection).await,
-                Err(error) => tracing::debug!(%error, "a handshake failed"),
+                Err(error) => {
+                    if endpoint::is_distrusted(&error) {
+                        shared.members.note_stranger(from);
+                    }
+                    tracing::debug!(%error, "a handshake failed");
+                }
             }
         });
     }
@@ -461,7 +467,7 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
         }
         Err(reason) => {
             tracing::warn!(reason, address = %connection.remote_address(), "a connection was refused");
-            connection.close(2u32.into(), reason.as_bytes());
+            connection.close(endpoint::CLOSE_NOT_A_MEMBER.into(), reason.as_bytes());
         }
     }
 }

@@ -74,13 +74,9 @@ impl Verdict {
                 "the datastore and this replica have different histories of the same log: decide which one is right; \
                  nothing was deleted here"
             }
-            Verdict::Foreign => {
-                "the datastore serves another log than the one this replica belongs to: point the replica at its own \
-                 datastore, or join with a fresh directory; nothing was deleted here"
-            }
-            Verdict::Empty => {
-                "the datastore is empty while this replica holds data (was it wiped?): bring back the datastore's data \
-                 directory, or join with a fresh directory; nothing was deleted here"
+            Verdict::Foreign | Verdict::Empty => {
+                "nothing was deleted here; the datastore was wiped or replaced? rebuild it: on its host, `gravwell-logctl \
+                 recover --authority FILE` (docs/recovery.md, Disaster); another fleet's? correct `Datastore=`"
             }
         }
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::codec::admin::{OriginInfo, Status};
+use crate::codec::health;
 use crate::log::journal::{Journal, JournalError};
 use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
@@ -465,7 +466,9 @@ impl Replica {
         };
         let problem = self.shared.problem();
         let incomplete = self.contents().map(|contents| contents.incomplete()).unwrap_or_default();
-        Status {
+        let lost_at = link.lost_at.unwrap_or(self.shared.started);
+        let ms = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let mut status = Status {
             role: "replica".into(),
             running: true,
             member: self.member.clone(),
@@ -481,7 +484,7 @@ impl Replica {
             outbox,
             rejected,
             lag_ops: head.since(seq),
-            lag_ms: if level { 0 } else { u64::try_from(since_level.as_millis()).unwrap_or(u64::MAX) },
+            lag_ms: if level { 0 } else { ms(since_level) },
             connected: link.connected,
             trouble: link.trouble,
             objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
@@ -489,13 +492,24 @@ impl Replica {
             problem,
             version: env!("CARGO_PKG_VERSION").into(),
             address: link.address,
-            uptime_ms: u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: ms(self.shared.started.elapsed()),
+            is_member: Some(self.is_member()),
+            is_refused: link.is_refused,
+            disconnected_ms: if link.connected { 0 } else { ms(lost_at.elapsed()) },
             quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
             clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             contents_incomplete: incomplete.len() as u64,
             contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
             ..Status::default()
-        }
+        };
+        health::assess(&mut status);
+        status
+    }
+
+    /// Whether it has a datastore: an identity, or a connector of the embedding process.
+    fn is_member(&self) -> bool {
+        let is_linked = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        is_linked || crate::trust::Identity::exists(&self.path)
     }
 
     /// Whether the datastore is reached.

@@ -18,6 +18,7 @@ use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
+use crate::transport::endpoint::CLOSE_NOT_A_MEMBER;
 use crate::transport::pulse;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
@@ -42,6 +43,8 @@ pub(super) enum LinkError {
     Wire(#[from] WireError),
     #[error("{0}")]
     Connect(String),
+    #[error("{0}")]
+    NotAMember(String),
     #[error("no answer from the datastore within {} s", .0.as_secs())]
     Timeout(Duration),
     #[error("nothing has been heard from the datastore at {address} for {ms} ms", ms = pulse::SILENCE_MAX.as_millis())]
@@ -72,6 +75,10 @@ impl From<quinn::ConnectionError> for LinkError {
             quinn::ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
             other => other.to_string(),
         };
+        if matches!(&error, quinn::ConnectionError::ApplicationClosed(close) if close.error_code == CLOSE_NOT_A_MEMBER.into())
+        {
+            return LinkError::NotAMember(reason);
+        }
         LinkError::Connect(reason)
     }
 }
@@ -135,8 +142,11 @@ impl Linker {
                 Err(error) => error,
             };
             needs_snapshot = matches!(error, LinkError::Compacted);
+            let is_refused = matches!(error, LinkError::NotAMember(_));
             self.shared.update_link(|link| {
-                link.connected = false;
+                link.disconnect();
+                // What the datastore said last holds until it says otherwise.
+                link.is_refused |= is_refused;
                 link.trouble = error.to_string();
             });
             self.shared.gate().handle_disconnected();
@@ -214,11 +224,12 @@ impl Linker {
             link.verdict = Some(verdict);
             (link.head, link.horizon) = (welcome.head, welcome.horizon);
             link.trouble.clear();
+            link.is_refused = false;
         });
         if let NextStep::Refuse(verdict) = step
             && !self.reconciles(connection, mine.as_ref(), &lineage, &welcome).await?
         {
-            self.shared.set_problem(format!("the datastore is {verdict}: {}", verdict.remedy()));
+            self.shared.set_problem(format!("the datastore is {verdict}"));
             if verdict == Verdict::Empty {
                 lend::serve(&self.shared, connection).await;
             }
@@ -282,7 +293,7 @@ impl Linker {
         }
         let verdict = Verdict::Foreign;
         self.shared.update_link(|link| link.verdict = Some(verdict));
-        self.shared.set_problem(format!("{}: {}", error.message, verdict.remedy()));
+        self.shared.set_problem(error.message);
         LinkError::Diverged(verdict)
     }
 

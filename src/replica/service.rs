@@ -330,6 +330,11 @@ impl Service {
         format!("{connection}, sequence {} of {}, outbox {}", status.seq, status.head, status.outbox)
     }
 
+    /// Brings gauges up to date; called now and then.
+    pub fn measure(&self) {
+        crate::telemetry::metrics::health(self.replica.status().health.level.word());
+    }
+
     /// Stops serving and closes the replica.
     pub async fn stop(self) {
         notify::stopping();

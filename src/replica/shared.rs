@@ -70,6 +70,19 @@ pub(super) struct Link {
     pub trouble: String,
     /// When state and head were last known to be level.
     pub level_at: Option<Instant>,
+    /// When the last connection was lost.
+    pub lost_at: Option<Instant>,
+    /// The datastore said that this is no member of it.
+    pub is_refused: bool,
+}
+
+impl Link {
+    pub(super) fn disconnect(&mut self) {
+        if self.connected {
+            self.lost_at = Some(Instant::now());
+        }
+        self.connected = false;
+    }
 }
 
 /// Shared state of one replica.

@@ -19,6 +19,7 @@ pub enum MetricKind {
 
 /// Name, kind, unit and meaning.
 pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
+    ("gravwell_health", MetricKind::Gauge, Unit::Count, "1 for the level that applies: good, attention or failed"),
     ("gravwell_commits_total", MetricKind::Counter, Unit::Count, "Transactions committed or rejected"),
     ("gravwell_commit_latency_seconds", MetricKind::Histogram, Unit::Seconds, "From taking up a batch to its end"),
     ("gravwell_fsync_latency_seconds", MetricKind::Histogram, Unit::Seconds, "Making a batch durable"),
@@ -101,6 +102,13 @@ pub fn log_lines_lost(count: u64) {
 /// A thread or a task has panicked.
 pub fn panic() {
     counter!("gravwell_panics_total").increment(1);
+}
+
+/// The process assessed its health: `level` is one of the words of the metric's label.
+pub fn health(level: &str) {
+    for word in ["good", "attention", "failed"] {
+        gauge!("gravwell_health", "level" => word).set(if word == level { 1.0 } else { 0.0 });
+    }
 }
 
 /// A batch was committed.

@@ -30,6 +30,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
+/// Close code for a client that is not, or no longer, a member.
+pub const CLOSE_NOT_A_MEMBER: u32 = 2;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
@@ -305,6 +307,15 @@ impl ClientEndpoint {
 fn speaks(connection: &quinn::Connection, wanted: &[u8]) -> bool {
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == wanted)
+}
+
+/// Whether a handshake failed because the client does not trust our certificate authority: it is a member of another log.
+#[must_use]
+pub fn is_distrusted(error: &quinn::ConnectionError) -> bool {
+    // TLS alerts, RFC 8446 section 6: bad_certificate, unknown_ca, decrypt_error (a signature of another key of that name).
+    const ALERTS: [u8; 3] = [42, 48, 51];
+    let quinn::ConnectionError::ConnectionClosed(close) = error else { return false };
+    ALERTS.iter().any(|alert| close.error_code == quinn::TransportErrorCode::crypto(*alert))
 }
 
 /// Whether a connection speaks the join protocol.

@@ -278,6 +278,11 @@ impl Webserver {
         format!("{}, {}", self.url(), self.service.summary())
     }
 
+    /// Brings gauges up to date; called now and then.
+    pub fn measure(&self) {
+        self.service.measure();
+    }
+
     /// Waits for what an administrator orders through the API.
     pub async fn order(&mut self) -> Order {
         match self.orders.recv().await {

@@ -10,6 +10,7 @@ mod evidence;
 mod faults;
 mod fleet;
 mod full_disk;
+mod health;
 mod hosts;
 mod load;
 mod lost_state;

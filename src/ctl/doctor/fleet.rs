@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::balance;
 use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
+use crate::codec::health::{self, Code, Reason};
 use crate::ctl::client::{self, Client};
 use crate::trust::Identity;
 
@@ -24,7 +25,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
         Ok(client) => client,
         Err(error) => return findings.problem("process", error, "look at its log: journalctl -u UNIT"),
     };
-    match client.item::<Status>(&Request::Status).await {
+    match client.status().await {
         Ok(status) => {
             process(&status, findings);
             if status.role == "replica" {
@@ -59,13 +60,11 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
 fn process(status: &Status, findings: &mut Findings) {
     const SUBJECT: &str = "process";
     let Status { role, seq, head, version, .. } = status;
-    if status.healthy {
+    if status.health.level == health::Level::Good {
         findings.good(SUBJECT, format!("{role} {version} at sequence {seq} of {head}"));
-    } else {
-        findings.is_damage |= status.verdict == "Forked";
-        let remedy = if status.remedy.is_empty() { "look at its log: journalctl -u UNIT" } else { &status.remedy };
-        findings.problem(SUBJECT, &status.problem, remedy);
     }
+    findings.is_damage |= status.health.exit() == 3;
+    report(SUBJECT, status, findings);
     if version != OWN_VERSION {
         let found = format!("the process is {version}, gravwell-logctl is {OWN_VERSION}");
         findings.warning("versions", found, "restart the process, so that it is what is installed");
@@ -76,29 +75,35 @@ fn process(status: &Status, findings: &mut Findings) {
     }
 }
 
+/// The reasons for a health that is not good; of connections, the subject `datastore` tells.
+fn report(subject: &'static str, status: &Status, findings: &mut Findings) {
+    for Reason { code, message, remedy } in &status.health.reasons {
+        let remedy = if remedy.is_empty() { "look at its log: journalctl -u UNIT" } else { remedy };
+        if *code != Code::Disconnected {
+            findings.problem(subject, message, remedy);
+        }
+    }
+}
+
 /// A replica's datastore.
 async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
     const SUBJECT: &str = "datastore";
     if !status.connected {
-        let trouble = if status.trouble.is_empty() { "it does not answer" } else { &status.trouble };
-        let found = format!("not connected: {trouble}; {} transactions wait", status.outbox);
-        let remedy = if status.remedy.is_empty() {
-            "see that it runs, and that UDP port 9405 is open to it"
-        } else {
-            &status.remedy
-        };
-        return findings.problem(SUBJECT, found, remedy);
+        let reasons = &status.health.reasons;
+        if let Some(reason) = reasons.iter().find(|reason| reason.code == Code::Disconnected) {
+            findings.problem(SUBJECT, &reason.message, &reason.remedy);
+        }
+        return;
     }
     let asked_ms = now_ms();
-    let upstream: Status = match client.item(&Request::Upstream).await {
+    let mut upstream: Status = match client.item(&Request::Upstream).await {
         Ok(upstream) => upstream,
         Err(error) => return findings.warning(SUBJECT, error, "ask again; if it stays, look at the datastore's log"),
     };
     let answered_ms = now_ms();
     findings.good(SUBJECT, format!("connected to {}, {} entries behind", status.address, status.lag_ops));
-    if !upstream.healthy {
-        findings.problem(SUBJECT, upstream.problem, upstream.remedy);
-    }
+    health::assess(&mut upstream);
+    report(SUBJECT, &upstream, findings);
     compare_versions("the datastore", &upstream.version, findings);
     if upstream.clock_ms == 0 {
         return;
@@ -136,6 +141,9 @@ async fn members(client: &Client, findings: &mut Findings) {
         Ok(answers) => answers,
         Err(error) => return findings.problem(SUBJECT, error, "look at the datastore's log"),
     };
+    if members.is_empty() {
+        return findings.good(SUBJECT, "none enrolled");
+    }
     let enrolled: Vec<&MemberInfo> = members.iter().filter(|m| m.state == "enrolled" && m.role != "admin").collect();
     let away: Vec<&str> = enrolled.iter().filter(|m| !m.connected).map(|m| m.name.as_str()).collect();
     if away.is_empty() {

@@ -5,7 +5,10 @@ use axum::extract::State;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::system::reasons;
+
 use crate::codec::admin::{PresenceInfo, Request, Status};
+use crate::codec::health;
 use crate::replica::Reply;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
@@ -46,6 +49,8 @@ pub(super) fn own(app: &AppRef) -> Value {
         "Connected": status.connected,
         "Trouble": status.trouble,
         "Healthy": status.healthy,
+        "Level": status.health.level,
+        "Reasons": reasons(&status),
         "Problem": status.problem,
         "Remedy": status.remedy,
         "Objects": status.objects,
@@ -58,7 +63,8 @@ async fn fleet(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
     let (status, presence) =
         tokio::join!(replica.ask_datastore(&Request::Status), replica.ask_datastore(&Request::Presence));
     let admin = caller.person.admin;
-    let datastore = status.ok().and_then(|reply| items::<Status>(&reply).pop()).map(|status| {
+    let datastore = status.ok().and_then(|reply| items::<Status>(&reply).pop()).map(|mut status| {
+        health::assess(&mut status);
         json!({
             "Version": status.version,
             "Address": admin.then(|| replica.status().address),
@@ -73,6 +79,8 @@ async fn fleet(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
             "LogBytes": status.log_bytes,
             "DiskFreeBytes": status.disk_free_bytes,
             "Healthy": status.healthy,
+            "Level": status.health.level,
+            "Reasons": reasons(&status),
             "Problem": status.problem,
             "UptimeMs": status.uptime_ms,
         })

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use crate::codec::admin::Status;
+use crate::codec::health::Reason;
 use crate::objects::Moment;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
@@ -163,8 +164,8 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     if app.is_draining.load(Ordering::Relaxed) {
         return Some("it is stopping".into());
     }
-    if !status.healthy {
-        return Some(status.problem.clone());
+    if let Some(reason) = status.health.failure() {
+        return Some(reason.message.clone());
     }
     if status.generation.0 == 0 {
         return Some("it has never met its datastore".into());
@@ -182,6 +183,12 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     None
 }
 
+/// Why the health of a status is not good.
+pub(in crate::web) fn reasons(status: &Status) -> Value {
+    let reason = |reason: &Reason| json!({ "Code": reason.code, "Message": reason.message, "Remedy": reason.remedy });
+    status.health.reasons.iter().map(reason).collect()
+}
+
 async fn ready(State(app): State<AppRef>) -> (StatusCode, Json<Value>) {
     let status = app.store.replica().status();
     let hindrance = hindrance(&app, &status);
@@ -191,6 +198,8 @@ async fn ready(State(app): State<AppRef>) -> (StatusCode, Json<Value>) {
         "Reason": hindrance.unwrap_or_default(),
         "Connected": status.connected,
         "LagOps": status.lag_ops,
+        "Level": status.health.level,
+        "Reasons": reasons(&status),
     });
     (code, Json(answer))
 }

@@ -67,6 +67,15 @@ impl Web {
         Client::new(format!("http://{}", self.address))
     }
 
+    /// What its listener for metrics serves, which was started with port 0 and logs where it is.
+    pub fn metrics(&self, fleet: &Fleet) -> Option<String> {
+        let log = fleet.log_of(self.name);
+        let address =
+            log.lines().rev().find_map(|line| line.split_once("serving metrics address=")).map(|(_, rest)| rest)?;
+        let client = Client::new(format!("http://{}", address.split_whitespace().next()?));
+        client.try_get("/metrics").ok().map(|(_, text)| text)
+    }
+
     #[track_caller]
     pub fn login(&self, user: &str, password: &str) -> Client {
         let client = self.nobody();

@@ -9,15 +9,22 @@ const REFRESH_MS = 2_000;
 const number = (value) => (value === null || value === undefined ? '–' : Number(value).toLocaleString('en'));
 const short = (text) => (text ? html`<code title=${text}>${text.slice(0, 12)}</code>` : '–');
 
-function Health({ healthy, problem }) {
-  return healthy ? html`<${Badge} kind="good">healthy<//>` : html`<${Badge} kind="error" title=${problem}>unhealthy<//>`;
+const KINDS = { good: 'good', attention: 'warn', failed: 'error' };
+const WORDS = { good: 'healthy', attention: 'needs attention', failed: 'unhealthy' };
+
+function Health({ of }) {
+  const title = (of.Reasons || []).map((reason) => reason.Message).join('; ');
+  return html`<${Badge} kind=${KINDS[of.Level]} title=${title}>${WORDS[of.Level]}<//>`;
+}
+
+function Reasons({ of }) {
+  return (of.Reasons || []).map((reason) => html`<p class="failure" role="alert" key=${reason.Code}>${reason.Message}. ${reason.Remedy}</p>`);
 }
 
 function Webserver({ of }) {
   return html`<section class="card" data-test="webserver">
-    <header class="card-head"><h2>This webserver</h2><${Health} healthy=${of.Healthy} problem=${of.Problem} /></header>
-    ${of.Problem && html`<p class="failure" role="alert">${of.Problem} ${of.Remedy}</p>`}
-    ${of.Trouble && html`<p class="hint">${of.Trouble}</p>`}
+    <header class="card-head"><h2>This webserver</h2><${Health} of=${of} /></header>
+    <${Reasons} of=${of} />
     <${Facts} of=${[
       ['Name', of.Name],
       ['External address', of.ExternalAddr || 'not set (External-Addr)'],
@@ -44,8 +51,8 @@ function Datastore({ of, own }) {
   // A digest can only be compared at the same position.
   const isSame = of.Seq === own.Seq ? (of.Digest === own.Digest ? ', same as here' : ', differs from here') : '';
   return html`<section class="card" data-test="datastore">
-    <header class="card-head"><h2>Datastore</h2><${Health} healthy=${of.Healthy} problem=${of.Problem} /></header>
-    ${of.Problem && html`<p class="failure" role="alert">${of.Problem}</p>`}
+    <header class="card-head"><h2>Datastore</h2><${Health} of=${of} /></header>
+    <${Reasons} of=${of} />
     <${Facts} of=${[
       of.Address && ['Address', of.Address],
       ['Head of the log', number(of.Head)],
@@ -79,7 +86,7 @@ export function Fleet() {
     { title: 'Lag', kind: 'number', cell: lag },
     { title: 'Outbox', kind: 'number', cell: (member) => number(member.Outbox) },
     { title: 'Rejected', kind: 'number', cell: (member) => (member.Rejected > 0 ? html`<${Badge} kind="error">${member.Rejected}<//>` : '0') },
-    { title: 'Health', cell: (member) => html`<${Health} healthy=${!member.Unhealthy} problem=${member.Unhealthy} />` },
+    { title: 'Health', cell: (member) => html`<${Health} of=${{ Level: member.Unhealthy ? 'failed' : 'good', Reasons: [{ Message: member.Unhealthy }] }} />` },
     { title: 'Software', cell: (member) => member.Software },
     { title: 'Connected', cell: (member) => html`<${Time} at=${member.SinceMs} />` },
   ];

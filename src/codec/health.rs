@@ -1,0 +1,384 @@
+//! Health of a process in three levels, each with its reasons.
+//!
+//! One function, [`assess`], decides; `status`, `doctor`, `/api/ready`, the metrics and the fleet page show what it found.
+
+use serde::{Deserialize, Serialize};
+
+use super::admin::Status;
+use super::jsonl::timestamp;
+
+/// How well a process does its job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Nothing to do.
+    #[default]
+    Good,
+    /// It does its job; an operator should look.
+    Attention,
+    /// It does not do its job.
+    Failed,
+}
+
+impl Level {
+    /// All levels, from good to bad.
+    pub const ALL: [Level; 3] = [Level::Good, Level::Attention, Level::Failed];
+
+    /// The word that JSON, tables and metrics use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Good => "good",
+            Level::Attention => "attention",
+            Level::Failed => "failed",
+        }
+    }
+}
+
+/// Machine-readable reason for a level that is not good. Words are stable; new ones are appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// No process runs on the directory.
+    NotRunning,
+    /// The replica never joined a datastore.
+    NotAMember,
+    /// The datastore refuses this member: revoked, or unknown to it.
+    Refused,
+    /// The datastore was rolled back.
+    Ahead,
+    /// Histories of one log differ.
+    Forked,
+    /// The datastore serves another log.
+    Foreign,
+    /// The datastore has no entries while the replica has some.
+    Wiped,
+    /// The datastore waits for a recovery.
+    WaitsForRecovery,
+    /// Writes are refused for lack of disk space.
+    ReadOnly,
+    /// The replica has no connection to its datastore.
+    Disconnected,
+    /// Changes of an abandoned history are archived and wait for an operator.
+    ArchivedChanges,
+    /// Chunks of contents are missing and no member has them.
+    ContentsLost,
+    /// A datastore without members refuses members of another log.
+    RefusesMembers,
+    /// The state is being rebuilt, or differs from the datastore's.
+    Recovering,
+    /// State that this process had is lost, and it has not caught up since.
+    StateLost,
+    /// A task that the process needs has ended.
+    TaskEnded,
+    /// Evidence of lost or forked history.
+    Evidence,
+    /// Any other problem that the process reports.
+    Problem,
+    /// A reason of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Code {
+    /// What this reason alone makes of the health.
+    #[must_use]
+    pub fn level(self) -> Level {
+        match self {
+            Code::Disconnected | Code::ArchivedChanges | Code::ContentsLost | Code::RefusesMembers | Code::Unknown => {
+                Level::Attention
+            }
+            _ => Level::Failed,
+        }
+    }
+
+    /// Whether [`assess`] finds it from the other fields of a status.
+    fn is_derived(self) -> bool {
+        matches!(
+            self,
+            Code::NotRunning
+                | Code::NotAMember
+                | Code::Refused
+                | Code::Ahead
+                | Code::Forked
+                | Code::Foreign
+                | Code::Wiped
+                | Code::Disconnected
+                | Code::ArchivedChanges
+                | Code::ContentsLost
+                | Code::RefusesMembers
+                | Code::Problem
+        )
+    }
+}
+
+/// One reason with what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Which.
+    pub code: Code,
+    /// In words.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Reason {
+    /// A reason.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Reason {
+        Reason { code, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// Level and reasons.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The worst of all reasons.
+    pub level: Level,
+    /// Why it is not good, the worst first.
+    pub reasons: Vec<Reason>,
+}
+
+impl Health {
+    /// All reasons as one text; empty when it is good.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        self.reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The worst reason when the process does not do its job.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Reason> {
+        self.reasons.first().filter(|reason| reason.code.level() == Level::Failed)
+    }
+
+    /// Exit code of a command that reports it: 0 good, 1 attention or failed, 3 damage or divergence.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        let is_divergence = |reason: &Reason| matches!(reason.code, Code::Forked);
+        match self.level {
+            Level::Good => 0,
+            _ if self.reasons.iter().any(is_divergence) => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// Sets `status.health` from the other fields of `status` and from the reasons that only the process itself can know,
+/// which it has put into `status.health` before. Calling it again changes nothing.
+pub fn assess(status: &mut Status) {
+    let mut reasons = std::mem::take(&mut status.health.reasons);
+    reasons.retain(|reason| !reason.code.is_derived());
+    let is_replica = status.role == "replica";
+    if !status.running {
+        let program = if is_replica { "webserver" } else { "datastore" };
+        let remedy =
+            format!("systemctl start gravwell_{program}; if it does not start, journalctl -u gravwell_{program}");
+        reasons.push(Reason::new(Code::NotRunning, "not running", remedy));
+    }
+    if is_replica {
+        reasons.extend(connection(status));
+    }
+    if !status.problem.is_empty() && reasons.iter().all(|reason| !covers(reason, status)) {
+        reasons.push(Reason::new(Code::Problem, &status.problem, &status.remedy));
+    }
+    if status.quarantined > 0 {
+        let message = format!("{} sets of changes are archived and not applied", status.quarantined);
+        let remedy = "read them with `gravwell-logctl quarantine list`, then apply or remove each";
+        reasons.push(Reason::new(Code::ArchivedChanges, message, remedy));
+    }
+    if status.contents_lost > 0 {
+        let message = format!("{} contents are incomplete and no member has the rest", status.contents_lost);
+        let remedy = "start members that may have them, or restore a backup; `gravwell-logctl blobs list` names them";
+        reasons.push(Reason::new(Code::ContentsLost, message, remedy));
+    }
+    if status.refused_members > 0 {
+        let (count, s) = (status.refused_members, if status.refused_members == 1 { "" } else { "es" });
+        let message = format!("refused members of another log from {count} address{s}; was this datastore wiped?");
+        reasons.push(Reason::new(Code::RefusesMembers, message, REBUILD));
+    }
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.code.level()));
+    let level = reasons.iter().map(|reason| reason.code.level()).max().unwrap_or_default();
+    status.health = Health { level, reasons };
+}
+
+/// What to do about a datastore that was wiped or replaced.
+const REBUILD: &str = "if it was, rebuild it from a member: stop it and run `gravwell-logctl recover --authority FILE` here \
+                       (docs/recovery.md, Disaster); if it was not, correct `Datastore=` on those members";
+
+/// Whether a reason says already what `problem` says.
+fn covers(reason: &Reason, status: &Status) -> bool {
+    let is_verdict = matches!(reason.code, Code::Ahead | Code::Forked | Code::Foreign | Code::Wiped);
+    is_verdict || reason.message == status.problem
+}
+
+/// How a replica is related to its datastore.
+fn connection(status: &Status) -> Option<Reason> {
+    let verdict = match status.verdict.as_str() {
+        "Ahead" => Some(Code::Ahead),
+        "Forked" => Some(Code::Forked),
+        "Foreign" => Some(Code::Foreign),
+        "Empty" => Some(Code::Wiped),
+        _ => None,
+    };
+    if status.is_member == Some(false) {
+        let message = "not a member; run `gravwell-logctl join TOKEN`";
+        return Some(Reason::new(
+            Code::NotAMember,
+            message,
+            "get a token at the datastore: gravwell-logctl enroll NAME",
+        ));
+    }
+    if let Some(code) = verdict {
+        let message = match status.problem.as_str() {
+            "" => format!("the datastore is {}", status.verdict),
+            problem => problem.to_owned(),
+        };
+        return Some(Reason::new(code, message, &status.remedy));
+    }
+    if !status.running || status.connected {
+        return None;
+    }
+    if status.is_refused {
+        let message = format!("the datastore refuses this member: {}", status.trouble);
+        let remedy =
+            "join again: `gravwell-logctl enroll NAME --replace` at the datastore, `gravwell-logctl join TOKEN` here";
+        return Some(Reason::new(Code::Refused, message, remedy));
+    }
+    let message = format!(
+        "disconnected since {} ({}); {} changes pending",
+        since(status.clock_ms, status.disconnected_ms),
+        span(status.disconnected_ms),
+        status.outbox
+    );
+    let remedy = match status.trouble.as_str() {
+        "" => "see that the datastore runs and that UDP port 9405 is open to it".to_owned(),
+        trouble => format!("{trouble}: see that the datastore runs and that UDP port 9405 is open to it"),
+    };
+    Some(Reason::new(Code::Disconnected, message, remedy))
+}
+
+/// A time of day when it is less than a day ago, otherwise the date as well.
+fn since(clock_ms: u64, ago_ms: u64) -> String {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let text = timestamp(clock_ms.saturating_sub(ago_ms));
+    match text.get(11..19) {
+        Some(time) if ago_ms < DAY_MS => time.to_owned(),
+        _ => text,
+    }
+}
+
+/// A duration in its largest unit.
+fn span(ms: u64) -> String {
+    match ms / 1000 {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica() -> Status {
+        Status {
+            role: "replica".into(),
+            running: true,
+            connected: true,
+            is_member: Some(true),
+            verdict: "Same".into(),
+            ..Status::default()
+        }
+    }
+
+    fn datastore() -> Status {
+        Status { role: "datastore".into(), running: true, connected: true, verdict: "Same".into(), ..Status::default() }
+    }
+
+    #[test]
+    fn every_state_has_its_level_code_exit_and_word() {
+        let verdict = |verdict: &str| Status { connected: false, verdict: verdict.into(), ..replica() };
+        let offline =
+            Status { connected: false, clock_ms: 1_700_000_000_000, disconnected_ms: 200_000, outbox: 4, ..replica() };
+        let found = |code| Health { level: Level::Good, reasons: vec![Reason::new(code, "found", "do")] };
+        let table = [
+            (replica(), Level::Good, None, 0, ""),
+            (datastore(), Level::Good, None, 0, ""),
+            (Status { running: false, ..datastore() }, Level::Failed, Some(Code::NotRunning), 1, "not running"),
+            (
+                Status { running: false, connected: false, ..replica() },
+                Level::Failed,
+                Some(Code::NotRunning),
+                1,
+                "not running",
+            ),
+            (offline, Level::Attention, Some(Code::Disconnected), 1, "since 22:10:00 (3 min); 4 changes pending"),
+            (
+                Status { connected: false, is_member: Some(false), ..replica() },
+                Level::Failed,
+                Some(Code::NotAMember),
+                1,
+                "not a member; run `gravwell-logctl join TOKEN`",
+            ),
+            (
+                Status { connected: false, is_refused: true, trouble: "a was revoked".into(), ..replica() },
+                Level::Failed,
+                Some(Code::Refused),
+                1,
+                "a was revoked",
+            ),
+            (Status { quarantined: 2, ..replica() }, Level::Attention, Some(Code::ArchivedChanges), 1, "archived"),
+            (Status { contents_lost: 1, ..datastore() }, Level::Attention, Some(Code::ContentsLost), 1, "no member"),
+            (Status { refused_members: 2, ..datastore() }, Level::Attention, Some(Code::RefusesMembers), 1, "wiped?"),
+            (verdict("Empty"), Level::Failed, Some(Code::Wiped), 1, "Empty"),
+            (verdict("Foreign"), Level::Failed, Some(Code::Foreign), 1, "Foreign"),
+            (verdict("Ahead"), Level::Failed, Some(Code::Ahead), 1, "Ahead"),
+            (verdict("Forked"), Level::Failed, Some(Code::Forked), 3, "Forked"),
+            (Status { problem: "it differs".into(), ..replica() }, Level::Failed, Some(Code::Problem), 1, "it differs"),
+            (Status { health: found(Code::ReadOnly), ..datastore() }, Level::Failed, Some(Code::ReadOnly), 1, "found"),
+            (
+                Status { health: found(Code::WaitsForRecovery), ..datastore() },
+                Level::Failed,
+                Some(Code::WaitsForRecovery),
+                1,
+                "found",
+            ),
+        ];
+        for (mut status, level, code, exit, word) in table {
+            assess(&mut status);
+            let health = status.health.clone();
+            assert_eq!((health.level, health.exit()), (level, exit), "{status:?}");
+            assert_eq!(health.reasons.first().map(|reason| reason.code), code, "{status:?}");
+            assert!(health.summary().contains(word), "{word}: {health:?}");
+            assert!(
+                health.reasons.iter().all(|reason| !reason.remedy.is_empty()
+                    || reason.code == Code::Problem
+                    || !status.verdict.is_empty()),
+                "{health:?}"
+            );
+            assert_eq!(health.failure().is_some(), level == Level::Failed);
+            assess(&mut status);
+            assert_eq!(status.health, health, "a second call changes nothing");
+        }
+    }
+
+    #[test]
+    fn a_problem_is_named_once_and_the_worst_comes_first() {
+        let mut status = Status { connected: false, quarantined: 1, verdict: "Foreign".into(), ..replica() };
+        status.problem = "another authority".into();
+        assess(&mut status);
+        let codes: Vec<Code> = status.health.reasons.iter().map(|reason| reason.code).collect();
+        assert_eq!(codes, [Code::Foreign, Code::ArchivedChanges]);
+        assert_eq!(status.health.summary().matches("another authority").count(), 1);
+    }
+
+    #[test]
+    fn a_reason_of_a_later_version_asks_for_attention() {
+        let text = r#"{"level":"failed","reasons":[{"code":"of_tomorrow","message":"m","remedy":"r"}]}"#;
+        let health: Health = serde_json::from_str(text).expect("reads");
+        assert_eq!(health.reasons[0].code, Code::Unknown);
+    }
+}
