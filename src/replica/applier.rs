@@ -176,12 +176,12 @@ impl Applier {
     /// opens them again. False when it stopped for another reason.
     fn reopen(&mut self, error: &StateError) -> Result<bool, Fatal> {
         let Some((place, cache_bytes)) = self.place.clone() else { return Ok(false) };
-        if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.is_full_now() {
+        if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.take_was_full() {
             return Ok(false);
         }
         tracing::error!(%error, "the state is opened again when there is room; until then it is only read");
         if !self.waits_for_room() {
-            return Ok(false);
+            return Ok(true);
         }
         let failed = Fatal::of("the state cannot be opened again");
         let opened = self.shared.reopen_state(|| {

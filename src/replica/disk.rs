@@ -23,6 +23,8 @@ pub(super) struct Disk {
     free_min: u64,
     reserve: Reserve,
     is_full: AtomicBool,
+    /// It was full since the state was opened.
+    was_full: AtomicBool,
     measured: Mutex<Measured>,
 }
 
@@ -40,7 +42,8 @@ impl Disk {
         let is_full = AtomicBool::new(false);
         // Whether it is there is found out by the first measurement.
         let measured = Mutex::new(Measured { is_reserve_given: !reserve.is_there(), ..Measured::default() });
-        Disk { directory: directory.to_owned(), free_min, reserve, is_full, measured }
+        let was_full = AtomicBool::new(false);
+        Disk { directory: directory.to_owned(), free_min, reserve, is_full, was_full, measured }
     }
 
     /// One that is never full.
@@ -61,10 +64,11 @@ impl Disk {
         !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min / 4
     }
 
-    /// The same, measured now: something failed that would fail for lack of space.
-    pub(super) fn is_full_now(&self) -> bool {
+    /// Whether what failed may have failed for lack of space: the disk is full, or was since this was asked.
+    pub(super) fn take_was_full(&self) -> bool {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).at = None;
-        self.is_full()
+        let is_full = self.is_full();
+        self.was_full.swap(false, Ordering::Relaxed) || is_full
     }
 
     fn measure(&self) {
@@ -77,6 +81,7 @@ impl Disk {
         measured.free = free;
         telemetry::metrics::disk_free(free);
         let is_full = free < self.free_min;
+        self.was_full.fetch_or(is_full, Ordering::Relaxed);
         let was_full = self.is_full.swap(is_full, Ordering::Relaxed);
         match (was_full, is_full) {
             (false, true) => tracing::error!(free, minimum = self.free_min, "{FULL}"),

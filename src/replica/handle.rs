@@ -502,6 +502,7 @@ impl Replica {
             contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
             ..Status::default()
         };
+        status.health.reasons = self.shared.reasons();
         health::assess(&mut status);
         status
     }

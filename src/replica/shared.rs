@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
+use crate::codec::health;
 use crate::codec::message::{Progress, Welcome};
 use crate::model::{Collection, Entry, Key, Limits, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
@@ -230,6 +231,18 @@ impl Shared {
         let full = || self.disk.is_full().then(|| disk::FULL.to_owned());
         let problem = Some(problem).filter(|problem| !problem.is_empty());
         problem.or_else(|| self.lost()).or_else(full).unwrap_or_default()
+    }
+
+    /// What of the health only this process can know.
+    pub(super) fn reasons(&self) -> Vec<health::Reason> {
+        let lost = self.lost().map(|lost| {
+            let remedy = "see that the datastore is reached; states that were damaged are kept as state-*.damaged-*";
+            health::Reason::new(health::Code::StateLost, lost, remedy)
+        });
+        let full = self.disk.is_full().then(|| {
+            health::Reason::new(health::Code::ReadOnly, disk::FULL, "free some space on the disk of the data directory")
+        });
+        lost.into_iter().chain(full).collect()
     }
 
     /// What the state lacks that it had; `None` once it was level with the datastore.

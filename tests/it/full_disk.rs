@@ -33,6 +33,11 @@ impl Small {
         }
     }
 
+    fn enlarge(&self, mib: u32) {
+        let grown = Command::new("mount").args(["-o", &format!("remount,size={mib}m")]).arg(&self.0).status();
+        assert!(grown.is_ok_and(|status| status.success()), "enlarges");
+    }
+
     fn empty(&self) {
         fs::remove_file(self.0.join("filler")).expect("removes");
     }
@@ -45,7 +50,11 @@ impl Drop for Small {
 }
 
 fn start(fleet: &Fleet) -> Process {
-    let process = fleet.replica_with("a", &["--min-free-mb", "16", "--reserve-mb", "8"]);
+    start_with(fleet, "16", "8")
+}
+
+fn start_with(fleet: &Fleet, min_free: &str, reserve: &str) -> Process {
+    let process = fleet.replica_with("a", &["--min-free-mb", min_free, "--reserve-mb", reserve]);
     let socket = fleet.dir("a/ctl.sock");
     fleet.wait("the member answers", || socket.exists() && fleet.status("a")["running"] == true);
     process
@@ -55,6 +64,7 @@ fn says_full(fleet: &Fleet) {
     fleet.wait("it says that its disk is full", || {
         fleet.status("a")["problem"].as_str().is_some_and(|problem| problem.contains("disk is full"))
     });
+    assert!(fleet.status("a")["health"].to_string().contains("read_only"));
     assert!(!fleet.run("a", &["status"]).status.success());
     assert_eq!(fleet.ok("a", &["get", "c", "k"]).trim(), "1");
     let put = fleet.run("a", &["put", "c", "more", "--value", "1", "--no-wait"]);
@@ -94,6 +104,35 @@ fn p07_a_replica_with_a_full_disk_reads_says_so_and_resumes() {
     fleet.ok("a", &["put", "c", "more", "--value", "1"]);
     fleet.converges(&["a"]);
     assert!(fleet.dir("a/reserve").exists());
+    a.terminate();
+    datastore.terminate();
+}
+
+/// The minimum is so low that the storage engine runs out of space between two measurements, and stops.
+#[test]
+fn p07_a_state_whose_engine_ran_out_of_space_is_opened_again_in_place() {
+    let fleet = Fleet::new();
+    let Some(disk) = Small::mount(&fleet.dir("a"), 120) else { return };
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let mut a = start_with(&fleet, "2", "1");
+    fleet.wait_connected("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    let value = "x".repeat(200_000);
+    let line = |number| {
+        format!("{{\"ops\":[{{\"put\":{{\"collection\":\"big\",\"key\":\"k{number}\",\"value\":\"{value}\"}}}}]}}\n")
+    };
+    let lines: String = (0..800).map(line).collect();
+    let file = fleet.write_file("big.jsonl", &lines);
+    fleet.ok("d", &["import", file.to_str().expect("text")]);
+    says_full(&fleet);
+    assert!(a.ended().is_none());
+    a.kill();
+    let mut a = start_with(&fleet, "2", "1");
+    says_full(&fleet);
+    disk.enlarge(1000);
+    fleet.converges(&["a"]);
+    assert!(a.ended().is_none(), "{}", fleet.log_of("a"));
     a.terminate();
     datastore.terminate();
 }

@@ -83,6 +83,7 @@ impl Rest {
             let output = self.fleet.run("a", &["status"]);
             if process.is_some() {
                 assert_eq!(status["healthy"], false, "{what}, {command}: {status}");
+                assert!(status["health"].to_string().contains("state_lost"), "{what}: {status}");
                 assert!(status["problem"].as_str().expect("text").contains("sequence 5"), "{what}: {status}");
             }
             assert!(!output.status.success(), "{what}, {command}: {output:?}");
