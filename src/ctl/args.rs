@@ -665,6 +665,9 @@ pub struct Doctor {
     /// Configuration file [default: /opt/gravwell/etc/gravwell.conf, when it exists].
     #[arg(long, env = "GRAVWELL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Put names right that do not agree with their users and groups, where nobody is asked.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// Arguments of `top`.

@@ -1,36 +1,58 @@
-//! What changes several objects of a user or a group together.
+//! What changes several objects of a user or a group together. Each is one small transaction that takes effect at once; what
+//! is too much for one is cleared away afterwards ([`super::cleaning`]).
 
 use serde::Serialize;
 
 use super::capabilities::{Grants, Holder, TagGrants};
-use super::groups::{Group, GroupName};
-use super::history::Entry;
+use super::cleaning::{self, Cleaning, Of, SLICE};
+use super::groups::Group;
+use super::ids::{Ids, Numbers};
 use super::passwords::Password;
-use super::preferences::Preference;
 use super::record::Stored;
-use super::searches::Search;
-use super::sessions::Session;
-use super::tokens::Token;
-use super::users::{self, Admin, Lock, Membership, User, UserName};
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::sessions::{Epoch, Session};
+use super::users::{self, Admin, Lock, Membership, User};
+use super::{Moment, Record, Store, StoreError, Writes, claims};
 
 /// Said when a change meets the deletion of its user.
 pub const USER_GONE: &str = "the user was deleted";
 /// Said when a change meets the deletion of its group.
 pub const GROUP_GONE: &str = "the group was deleted";
+/// Numbers that are tried before one is found of which nothing is left.
+const NUMBERS_TRIED: usize = 1000;
 
-fn name_taken(kind: &str, name: &str) -> String {
-    format!("there is already a {kind} called {name}")
+/// A number of which nothing is left from an earlier user or group.
+///
+/// # Errors
+/// When there is no randomness, or the state is damaged.
+pub fn new_number(store: &Store, ids: &Ids, numbers: Numbers) -> Result<i32, StoreError> {
+    let of = match numbers {
+        Numbers::Users => Of::User,
+        Numbers::Groups => Of::Group,
+    };
+    for _ in 0..NUMBERS_TRIED {
+        let number = ids.next(numbers)?;
+        if !cleaning::is_anything_left(store, of, number)? {
+            return Ok(number);
+        }
+    }
+    Err(StoreError::Io(std::io::Error::other("no number is free: are leases and objects of one fleet?")))
 }
 
 /// Creates a user; the name must be free at commit.
 ///
 /// # Errors
 /// When an object cannot be written.
-pub fn create_user(user: &User, password_hash: String, admin: bool, must_change: bool) -> Result<Writes, StoreError> {
+pub fn create_user(
+    store: &Store,
+    user: &User,
+    password_hash: String,
+    admin: bool,
+    must_change: bool,
+) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
-    writes.create(&UserName::of(&user.user, user.uid), &name_taken("user", &user.user))?;
-    writes.create(user, &format!("the number {} was given to another user at the same time: try again", user.uid))?;
+    claims::create(store, user, &mut writes)?;
+    let left = cleaning::key(Of::User, user.uid);
+    writes.require_absent::<Cleaning>(&left, "an earlier user of this number is being cleared away: try again")?;
     let changed = Moment::now();
     writes.set(&Password { uid: user.uid, hash: password_hash, changed, must_change })?;
     if admin {
@@ -39,19 +61,13 @@ pub fn create_user(user: &User, password_hash: String, admin: bool, must_change:
     Ok(writes)
 }
 
-/// Changes a user; a new name must be free at commit.
+/// Changes a user; a new name must be free at commit, and the user still be called as before.
 ///
 /// # Errors
 /// When an object cannot be written.
-pub fn update_user(before: &User, record: &Record<User>) -> Result<Writes, StoreError> {
+pub fn update_user(store: &Store, before: &User, record: &Record<User>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
-    let user = &record.value;
-    let (old, new) = (UserName::of(&before.user, before.uid), UserName::of(&user.user, user.uid));
-    if old.name != new.name {
-        writes.create(&new, &name_taken("user", &user.user))?;
-        writes.delete::<UserName>(&old.key())?;
-    }
-    writes.update(record, USER_GONE)?;
+    claims::update(store, before, record, USER_GONE, &mut writes)?;
     Ok(writes)
 }
 
@@ -68,11 +84,8 @@ pub fn set_admin(writes: &mut Writes, uid: i32, admin: bool) -> Result<(), Store
 /// # Errors
 /// When the state is damaged.
 pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreError> {
-    let mut writes = Writes::new();
+    let mut writes = if locked { end_sessions(store, uid, None)? } else { Writes::new() };
     set_flag(&mut writes, uid, &Lock { uid, since: Moment::now() }, locked)?;
-    if locked {
-        delete_all::<Session>(store, uid, &mut writes)?;
-    }
     Ok(writes)
 }
 
@@ -81,54 +94,52 @@ fn set_flag<T: Stored + Serialize>(writes: &mut Writes, uid: i32, flag: &T, is_s
     if is_set { writes.set(flag) } else { writes.delete::<T>(&flag.key()) }
 }
 
-fn delete_all<T: Stored>(store: &Store, uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
-    for key in store.keys::<T>(&format!("{uid}/"))? {
-        writes.delete::<T>(&key)?;
-    }
-    Ok(())
-}
-
 /// Deletes a user with everything that belongs to nobody else. Dashboards and resources stay: others may use them, and
 /// administrators can give them away.
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn delete_user(store: &Store, user: &User) -> Result<Writes, StoreError> {
-    let (uid, key) = (user.uid, user.key());
-    let mut writes = Writes::new();
-    writes.require::<User>(&key, "the user was deleted already")?;
-    writes.delete::<User>(&key)?;
-    writes.delete::<UserName>(&UserName::of(&user.user, uid).key())?;
+pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, StoreError> {
+    let uid = record.value.uid;
+    let key = record.value.key();
+    let rows = cleaning::of_user(store, uid, SLICE)?;
+    let is_all = rows.count() < SLICE;
+    let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
+    claims::delete(store, record, "the user was deleted already", &mut writes)?;
     writes.delete::<Admin>(&key)?;
     writes.delete::<Lock>(&key)?;
     writes.delete::<Password>(&key)?;
+    writes.delete::<Epoch>(&key)?;
     writes.delete::<Grants>(&Holder::User(uid).key())?;
     writes.delete::<TagGrants>(&Holder::User(uid).key())?;
-    delete_all::<Membership>(store, uid, &mut writes)?;
-    delete_all::<Preference>(store, uid, &mut writes)?;
-    delete_all::<Session>(store, uid, &mut writes)?;
-    delete_all::<Token>(store, uid, &mut writes)?;
-    delete_all::<Entry>(store, uid, &mut writes)?;
-    for search in store.list::<Search>("")?.into_iter().map(|record| record.value) {
-        if search.uid == uid && !search.global && search.gids.is_empty() {
-            writes.delete::<Search>(&search.id)?;
-        }
+    writes.delete::<Cleaning>(&cleaning::key(Of::History, uid))?;
+    if !is_all {
+        writes.set(&Cleaning::new(store, Of::User, uid, String::new()))?;
     }
     Ok(writes)
 }
 
-/// Ends sessions of a user, all but `kept`.
+/// Ends sessions of a user, all but `kept`, at once: a new epoch begins to which they do not belong. The first of them are
+/// deleted with it, for webservers that know no epochs; the rest is cleared away later.
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn end_sessions(store: &Store, uid: i32, kept: Option<&str>) -> Result<Writes, StoreError> {
+pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
-    let kept = kept.map(|id| format!("{uid}/{id}"));
-    for key in store.keys::<Session>(&format!("{uid}/"))? {
-        if kept.as_ref() != Some(&key) {
+    let epoch = Epoch::begin(uid)?;
+    let kept_key = kept.map(|kept| kept.value.key());
+    for key in store.some_keys::<Session>(&format!("{uid}/"), SLICE)? {
+        if kept_key.as_ref() != Some(&key) {
             writes.delete::<Session>(&key)?;
         }
     }
+    if let Some(kept) = kept {
+        let mut kept = kept.clone();
+        kept.value.epoch.clone_from(&epoch.id);
+        writes.update(&kept, "the session was ended")?;
+    }
+    writes.require::<User>(&uid.to_string(), USER_GONE)?;
+    writes.set(&epoch)?;
     Ok(writes)
 }
 
@@ -136,27 +147,21 @@ pub fn end_sessions(store: &Store, uid: i32, kept: Option<&str>) -> Result<Write
 ///
 /// # Errors
 /// When an object cannot be written.
-pub fn create_group(group: &Group) -> Result<Writes, StoreError> {
+pub fn create_group(store: &Store, group: &Group) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
-    writes.create(&GroupName::of(&group.name, group.gid), &name_taken("group", &group.name))?;
-    writes
-        .create(group, &format!("the number {} was given to another group at the same time: try again", group.gid))?;
+    claims::create(store, group, &mut writes)?;
+    let left = cleaning::key(Of::Group, group.gid);
+    writes.require_absent::<Cleaning>(&left, "an earlier group of this number is being cleared away: try again")?;
     Ok(writes)
 }
 
-/// Changes a group; a new name must be free at commit.
+/// Changes a group; a new name must be free at commit, and the group still be called as before.
 ///
 /// # Errors
 /// When an object cannot be written.
-pub fn update_group(before: &Group, record: &Record<Group>) -> Result<Writes, StoreError> {
+pub fn update_group(store: &Store, before: &Group, record: &Record<Group>) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
-    let group = &record.value;
-    let (old, new) = (GroupName::of(&before.name, before.gid), GroupName::of(&group.name, group.gid));
-    if old.name != new.name {
-        writes.create(&new, &name_taken("group", &group.name))?;
-        writes.delete::<GroupName>(&old.key())?;
-    }
-    writes.update(record, GROUP_GONE)?;
+    claims::update(store, before, record, GROUP_GONE, &mut writes)?;
     Ok(writes)
 }
 
@@ -164,15 +169,16 @@ pub fn update_group(before: &Group, record: &Record<Group>) -> Result<Writes, St
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn delete_group(store: &Store, group: &Group) -> Result<Writes, StoreError> {
-    let mut writes = Writes::new();
-    writes.require::<Group>(&group.key(), "the group was deleted already")?;
-    writes.delete::<Group>(&group.key())?;
-    writes.delete::<GroupName>(&GroupName::of(&group.name, group.gid).key())?;
-    writes.delete::<Grants>(&Holder::Group(group.gid).key())?;
-    writes.delete::<TagGrants>(&Holder::Group(group.gid).key())?;
-    for uid in users::members_of(store, group.gid)? {
-        writes.delete::<Membership>(&Membership { uid, gid: group.gid }.key())?;
+pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, StoreError> {
+    let gid = record.value.gid;
+    let rows = cleaning::of_group(store, gid, SLICE)?;
+    let is_all = rows.count() < SLICE;
+    let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
+    claims::delete(store, record, "the group was deleted already", &mut writes)?;
+    writes.delete::<Grants>(&Holder::Group(gid).key())?;
+    writes.delete::<TagGrants>(&Holder::Group(gid).key())?;
+    if !is_all {
+        writes.set(&Cleaning::new(store, Of::Group, gid, String::new()))?;
     }
     Ok(writes)
 }

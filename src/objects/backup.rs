@@ -35,7 +35,7 @@ use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
 /// Never in a backup: logins, keys that sign them, numbers given out, messages that end by themselves.
-const NEVER: [&str; 4] = ["sessions", "signing-keys", "id-leases", "notifications"];
+const NEVER: [&str; 5] = ["sessions", "session-epochs", "signing-keys", "id-leases", "notifications"];
 /// Not in a backup without secrets.
 const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
 const VERSION: u32 = 1;

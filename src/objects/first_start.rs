@@ -63,7 +63,7 @@ pub async fn ensure(store: &Store, wanted: &FirstPassword) -> Result<First, Comm
         default_gid: None,
         created: Moment::now(),
     };
-    let writes = accounts::create_user(&user, hash, true, *wanted == FirstPassword::Random)?;
+    let writes = accounts::create_user(store, &user, hash, true, *wanted == FirstPassword::Random)?;
     match store.commit(&Author::default(), "create the first administrator", writes).await {
         Ok(committed) => Ok(First::Made { password, is_decided: matches!(committed, Committed::At(_)) }),
         // Another webserver was first.

@@ -29,7 +29,7 @@ impl Stored for Group {
 /// Makes a group's name unique.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupName {
-    /// In lower case.
+    /// As it is looked up.
     pub name: String,
     /// Whose.
     pub gid: i32,
@@ -39,7 +39,7 @@ impl GroupName {
     /// The claim of a name.
     #[must_use]
     pub fn of(name: &str, gid: i32) -> GroupName {
-        GroupName { name: name.to_lowercase(), gid }
+        GroupName { name: super::names::key(name), gid }
     }
 }
 
@@ -50,10 +50,10 @@ impl Stored for GroupName {
     }
 }
 
-/// The group of this name.
+/// The group that bears this name.
 ///
 /// # Errors
 /// When the state is damaged.
 pub fn by_name(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
-    Ok(store.valid::<GroupName>(&name.to_lowercase())?.map(|claim| claim.value.gid))
+    super::claims::find::<Group>(store, name)
 }

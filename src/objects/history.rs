@@ -1,7 +1,10 @@
 //! Search histories: one object a search, its key ordered by time, the oldest deleted by name when there are too many.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::cleaning::{self, Cleaning, Of, SLICE};
 use super::record::Stored;
 use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
@@ -41,12 +44,37 @@ impl Stored for Entry {
     }
 }
 
-/// Key of a search that was begun at `launched`: keys of later searches are greater.
+/// Key of a search that was begun at `launched`: keys of later searches are greater, and so are those of all searches
+/// after the history was cleared, whatever the clocks say.
 ///
 /// # Errors
-/// When there is no randomness.
-pub fn new_id(launched: Moment) -> std::io::Result<String> {
-    Ok(format!("{:012x}-{}", launched.ms(), hex(&random::<4>()?)))
+/// When there is no randomness, or the state is damaged.
+pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, StoreError> {
+    let cleared = cleared_until(store, uid)?.unwrap_or_default();
+    let cleared_ms = cleared.split('-').next().and_then(|ms| u64::from_str_radix(ms, 16).ok());
+    let ms = launched.ms().max(cleared_ms.map_or(0, |ms| ms + 1));
+    Ok(format!("{ms:012x}-{}", hex(&random::<4>()?)))
+}
+
+/// The last entry of a user's history that was cleared and is not yet gone.
+fn cleared_until(store: &Store, uid: i32) -> Result<Option<String>, StoreError> {
+    Ok(store.valid::<Cleaning>(&cleaning::key(Of::History, uid))?.map(|record| record.value.until))
+}
+
+/// Clears a user's history, at once; what is too much for a transaction is taken away afterwards.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
+    let keys = store.keys::<Entry>(&format!("{uid}/"))?;
+    let mut writes = Writes::new();
+    if keys.len() < SLICE {
+        keys.iter().try_for_each(|key| writes.delete::<Entry>(key))?;
+    } else if let Some((_, until)) = keys.last().and_then(|key| key.split_once('/')) {
+        writes.require::<super::users::User>(&uid.to_string(), "the user was deleted")?;
+        writes.set(&Cleaning::new(store, Of::History, uid, until.to_owned()))?;
+    }
+    Ok(writes)
 }
 
 /// Searches of a user, newest first.
@@ -54,7 +82,8 @@ pub fn new_id(launched: Moment) -> std::io::Result<String> {
 /// # Errors
 /// When the state is damaged.
 pub fn of_user(store: &Store, uid: i32) -> Result<Vec<Record<Entry>>, StoreError> {
-    let mut entries = store.list::<Entry>(&format!("{uid}/"))?;
+    let (mut entries, cleared) = (store.list::<Entry>(&format!("{uid}/"))?, cleared_until(store, uid)?);
+    entries.retain(|record| cleared.as_ref().is_none_or(|until| record.value.id > *until));
     entries.reverse();
     Ok(entries)
 }
@@ -65,6 +94,10 @@ pub fn of_user(store: &Store, uid: i32) -> Result<Vec<Record<Entry>>, StoreError
 /// When the state is damaged.
 pub fn of_all(store: &Store) -> Result<Vec<Record<Entry>>, StoreError> {
     let mut entries = store.list::<Entry>("")?;
+    let work = store.list::<Cleaning>("")?.into_iter().map(|record| record.value);
+    let cleared: HashMap<i32, String> =
+        work.filter(|work| work.of == Of::History).map(|work| (work.number, work.until)).collect();
+    entries.retain(|record| cleared.get(&record.value.uid).is_none_or(|until| record.value.id > *until));
     entries.sort_by(|a, b| b.value.id.cmp(&a.value.id));
     Ok(entries)
 }
@@ -79,7 +112,8 @@ pub fn add(store: &Store, entry: &Entry, entries_max: usize) -> Result<Writes, S
     writes.set(entry)?;
     let keys = store.keys::<Entry>(&format!("{}/", entry.uid))?;
     let excess = (keys.len() + 1).saturating_sub(entries_max.max(1));
-    for key in keys.iter().take(excess) {
+    // More than a few only after the setting was lowered: the rest goes with the searches that follow.
+    for key in keys.iter().take(excess.min(SLICE)) {
         writes.delete::<Entry>(key)?;
     }
     Ok(writes)

@@ -1,6 +1,7 @@
 //! The table of collections: what each holds, and who may ever see it.
 
 use super::capabilities::{Grants, TagGrants};
+use super::cleaning::Cleaning;
 use super::contents::Content;
 use super::dashboards::Dashboard;
 use super::groups::{Group, GroupName};
@@ -13,7 +14,7 @@ use super::preferences::Preference;
 use super::record::Stored;
 use super::resources::Resource;
 use super::searches::Search;
-use super::sessions::{Session, SigningKey};
+use super::sessions::{Epoch, Session, SigningKey};
 use super::tokens::Token;
 use super::users::{Admin, Lock, Membership, User, UserName};
 
@@ -51,12 +52,12 @@ const fn kind<T: Stored>(exposure: Exposure, holds: &'static str) -> Kind {
 /// Every collection of the webserver. Keys stand in angle brackets.
 pub const KINDS: &[Kind] = &[
     kind::<User>(Exposure::Open, "<uid>: names and address of a user"),
-    kind::<UserName>(Exposure::Open, "<name in lower case>: whose name it is; makes names unique"),
+    kind::<UserName>(Exposure::Open, "<name as it is looked up>: whose name it is; makes names unique"),
     kind::<Admin>(Exposure::Open, "<uid>: exists while the user is an administrator"),
     kind::<Lock>(Exposure::Open, "<uid>: exists while the account is locked"),
     kind::<Password>(Exposure::Secret, "<uid>: hash of the password"),
     kind::<Group>(Exposure::Open, "<gid>: name and description of a group"),
-    kind::<GroupName>(Exposure::Open, "<name in lower case>: whose name it is; makes names unique"),
+    kind::<GroupName>(Exposure::Open, "<name as it is looked up>: whose name it is; makes names unique"),
     kind::<Membership>(Exposure::Open, "<uid>/<gid>: exists while the user is in the group"),
     kind::<Preference>(Exposure::Personal, "<uid>/<name>: preferences of a user"),
     kind::<Dashboard>(Exposure::Open, "<id>: a dashboard"),
@@ -74,6 +75,11 @@ pub const KINDS: &[Kind] = &[
     kind::<TagGrants>(Exposure::Open, "user/<uid> or group/<gid>: tags that may be searched"),
     kind::<Token>(Exposure::Secret, "<uid>/<uuid>: an API token, its value hashed"),
     kind::<Session>(Exposure::Secret, "<uid>/<id>: a login"),
+    kind::<Epoch>(Exposure::Open, "<uid>: the logins of a user that count"),
+    kind::<Cleaning>(
+        Exposure::Open,
+        "<what>/<number>: what is left of something that was deleted, until it is cleared away",
+    ),
     kind::<SigningKey>(Exposure::Secret, "<id>: key with which a webserver signs logins"),
     kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or everybody"),
     kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has taken for itself"),

@@ -8,6 +8,8 @@
 pub mod accounts;
 pub mod backup;
 pub mod capabilities;
+pub mod claims;
+pub mod cleaning;
 pub mod contents;
 pub mod dashboards;
 pub mod depth;
@@ -19,6 +21,7 @@ pub mod ids;
 pub mod invalid;
 pub mod kinds;
 pub mod moment;
+pub mod names;
 pub mod notifications;
 pub mod passwords;
 pub mod preferences;

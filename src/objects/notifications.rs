@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cleaning::SLICE;
 use super::record::Stored;
 use super::sessions::random;
 use super::sharing::Person;
@@ -86,13 +87,13 @@ pub fn new_id() -> std::io::Result<u64> {
 pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     if notification.kind != 0 {
-        for earlier in store.list::<Notification>("")? {
-            let other = &earlier.value;
-            let same_receiver =
-                (other.uid, other.gid, other.broadcast) == (notification.uid, notification.gid, notification.broadcast);
-            if same_receiver && other.kind == notification.kind {
-                writes.delete::<Notification>(&other.key())?;
-            }
+        let is_replaced = |other: &Notification| {
+            (other.uid, other.gid, other.broadcast) == (notification.uid, notification.gid, notification.broadcast)
+                && other.kind == notification.kind
+        };
+        let earlier = store.list::<Notification>("")?.into_iter().map(|record| record.value);
+        for other in earlier.filter(is_replaced).take(SLICE) {
+            writes.delete::<Notification>(&other.key())?;
         }
     }
     writes.set(notification)?;

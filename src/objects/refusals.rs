@@ -11,7 +11,7 @@ fn thing(collection: &str) -> &'static str {
         "resources" => "resource",
         "tokens" => "token",
         "notifications" => "notification",
-        "sessions" => "session",
+        "sessions" | "session-epochs" => "session",
         "contents" | "chunks" => "contents of the resource",
         _ => "object",
     }
@@ -27,6 +27,11 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
             "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
             name => format!("the number or name {key} was given to another {} first", thing(name)),
         },
+        Some(Condition::Present { collection, .. } | Condition::Version { collection, .. })
+            if ["user-names", "group-names"].contains(&collection.as_str()) =>
+        {
+            format!("the {} was renamed or deleted meanwhile", thing(collection.as_str()))
+        }
         Some(Condition::Present { collection, .. }) => {
             format!("the {} was deleted meanwhile, or never came to be", thing(collection.as_str()))
         }
@@ -52,6 +57,8 @@ mod tests {
         let version = |(collection, key)| Condition::Version { collection, key, version: Seq(3) };
         let cases = [
             (absent(place("user-names", "carol")), "there is already a user called carol"),
+            (version(place("user-names", "carol")), "the user was renamed or deleted meanwhile"),
+            (present(place("group-names", "g")), "the group was renamed or deleted meanwhile"),
             (absent(place("users", "7")), "the number or name 7 was given to another user first"),
             (present(place("groups", "7")), "the group was deleted meanwhile, or never came to be"),
             (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),

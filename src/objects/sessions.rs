@@ -5,14 +5,23 @@
 //! A session lives as long as it is used. Writing every use into the log would make reading expensive, so a webserver
 //! extends a session only when a quarter of its life has passed: the log sees at most four writes per life.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use super::cleaning::SLICE;
 use super::record::Stored;
-use super::{Moment, Store, StoreError};
+use super::{Moment, Record, Store, StoreError, Writes};
 
 /// Name of the signature algorithm in tokens: keyed BLAKE3 with 64 bytes of output.
 const ALGORITHM: u32 = 3;
+/// Most sessions of one user; a new login ends the one that was not used for the longest time.
+pub const SESSIONS_MAX: usize = 256;
+/// A webserver clears away its own sessions of an earlier epoch after this long, and those of others after a day.
+const OWN_AFTER_S: u64 = 60;
+const OTHERS_AFTER_S: u64 = 24 * 3600;
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 4096;
 
@@ -85,6 +94,42 @@ pub struct Session {
     /// The webserver at which it was begun.
     #[serde(default)]
     pub webserver: String,
+    /// The epoch to which it belongs; empty: none, or an earlier version does not say.
+    #[serde(default)]
+    pub epoch: String,
+}
+
+/// The logins of a user that count. A new epoch ends all of them at once, however many there are and whatever the clocks
+/// say.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Whose.
+    pub uid: i32,
+    /// Which.
+    pub id: String,
+    /// Since when, for logins that were begun at a webserver of an earlier version.
+    pub since: Moment,
+}
+
+impl Stored for Epoch {
+    const COLLECTION: &'static str = "session-epochs";
+    fn key(&self) -> String {
+        self.uid.to_string()
+    }
+}
+
+impl Epoch {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn begin(uid: i32) -> std::io::Result<Epoch> {
+        Ok(Epoch { uid, id: hex(&random::<16>()?), since: Moment::now() })
+    }
+
+    fn includes(&self, session: &Session) -> bool {
+        if session.epoch.is_empty() { session.created > self.since } else { session.epoch == self.id }
+    }
 }
 
 impl Stored for Session {
@@ -100,6 +145,112 @@ impl Session {
     pub fn needs_extension(&self, timeout_s: u64) -> bool {
         Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires
     }
+}
+
+/// A session that counts: it has not ended, and belongs to its user's epoch.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Record<Session>>, StoreError> {
+    let Some(session) = store.valid::<Session>(&format!("{uid}/{id}"))? else { return Ok(None) };
+    Ok(is_live(&session.value, &epoch_of(store, uid)?).then_some(session))
+}
+
+/// The sessions of a user that count.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreError> {
+    let (mut sessions, epoch) = (store.list::<Session>(&format!("{uid}/"))?, epoch_of(store, uid)?);
+    sessions.retain(|session| is_live(&session.value, &epoch));
+    Ok(sessions)
+}
+
+/// What is known of a user's epoch.
+enum Known {
+    /// There was none yet.
+    Never,
+    /// This one.
+    Now(Record<Epoch>),
+    /// It is invalid, so nothing belongs to it.
+    Invalid,
+}
+
+fn epoch_of(store: &Store, uid: i32) -> Result<Known, StoreError> {
+    let key = uid.to_string();
+    Ok(match store.valid::<Epoch>(&key)? {
+        Some(epoch) => Known::Now(epoch),
+        None if store.has::<Epoch>(&key)? => Known::Invalid,
+        None => Known::Never,
+    })
+}
+
+fn is_live(session: &Session, epoch: &Known) -> bool {
+    let is_included = match epoch {
+        Known::Never => true,
+        Known::Now(epoch) => epoch.value.includes(session),
+        Known::Invalid => false,
+    };
+    is_included && !session.expires.is_past()
+}
+
+/// Name of the epoch to which a new session of a user belongs; an invalid epoch gives way to a new one.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
+    match epoch_of(store, uid)? {
+        Known::Never => Ok(String::new()),
+        Known::Now(epoch) => Ok(epoch.value.id),
+        Known::Invalid => {
+            let epoch = Epoch::begin(uid)?;
+            writes.set(&epoch)?;
+            Ok(epoch.id)
+        }
+    }
+}
+
+/// Sessions of a user that a new one displaces: ended ones, and of those that count the longest unused, so that with the
+/// new one there are at most [`SESSIONS_MAX`].
+///
+/// # Errors
+/// When the state is damaged.
+pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
+    let epoch = epoch_of(store, uid)?;
+    let sessions = store.list::<Session>(&format!("{uid}/"))?.into_iter().map(|record| record.value);
+    let (mut live, ended): (Vec<Session>, Vec<Session>) = sessions.partition(|session| is_live(session, &epoch));
+    live.sort_by_key(|session| (session.last_hit, session.created));
+    let excess = (live.len() + 1).saturating_sub(SESSIONS_MAX);
+    let displaced = live.iter().take(excess).chain(&ended);
+    Ok(displaced.take(SLICE).map(Stored::key).collect())
+}
+
+/// Sessions that a webserver clears away: its own that have ended and are not needed to tell so, a while later anybody's.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
+    let mut epochs: HashMap<i32, Known> = HashMap::new();
+    let mut found = Vec::new();
+    for record in store.list::<Session>("")? {
+        let session = &record.value;
+        let epoch = match epochs.entry(session.uid) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(epoch_of(store, session.uid)?),
+        };
+        let after = if session.webserver == store.via() { OWN_AFTER_S } else { OTHERS_AFTER_S };
+        let is_over = match epoch {
+            // An epoch that is not decided may be rejected.
+            Known::Now(epoch) if epoch.version.is_some() && !epoch.value.includes(session) => {
+                epoch.value.since.plus(after).is_past()
+            }
+            _ => session.expires.plus(OTHERS_AFTER_S).is_past(),
+        };
+        if is_over {
+            found.push(session.key());
+        }
+    }
+    Ok(found)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -220,6 +371,26 @@ mod tests {
         assert_eq!(read["iat"].as_array().map(Vec::len), Some(32));
         assert!(Moment::parse(read["expires"].as_str().expect("text")).is_some());
         assert_eq!(claims.session().len(), 32);
+    }
+
+    #[test]
+    fn a_new_epoch_ends_all_earlier_logins_whatever_the_clocks_say() {
+        let (now, ahead) = (Moment::now(), Moment::now().plus(3600));
+        let session = |epoch: &str, created| Session {
+            uid: 7,
+            id: "a".into(),
+            origin: String::new(),
+            agent: String::new(),
+            created,
+            last_hit: now,
+            expires: ahead,
+            webserver: String::new(),
+            epoch: epoch.into(),
+        };
+        let epoch = Epoch { uid: 7, id: "e".into(), since: now };
+        assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
+        // A webserver of an earlier version does not know of epochs.
+        assert!(epoch.includes(&session("", ahead)) && !epoch.includes(&session("", now)));
     }
 
     #[test]

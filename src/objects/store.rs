@@ -1,6 +1,7 @@
 //! Reading and writing typed objects through the replica.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::chunks::Hold;
+use crate::model::limits::NOTE_BYTES_MAX;
 use crate::model::{Collection, Condition, Key, Op, Reason, Seq, TxnId};
 use crate::replica::{Draft, ReadError, Replica, Stage, SubmitError};
 
@@ -16,6 +18,11 @@ use super::record::{Record, Stored, written};
 
 /// A writer waits this long for the datastore's decision while the replica is connected.
 const DECISION: Duration = Duration::from_secs(5);
+/// After a wait in vain, until a decision comes in time again: the datastore may hang, and everybody would wait for it.
+const DOUBTFUL: Duration = Duration::from_millis(400);
+
+/// Characters of each part of a note.
+const NOTE_CHARS_MAX: usize = 1024;
 
 /// Why an object could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,9 @@ pub enum StoreError {
     /// A name that cannot be a key.
     #[error("{0}")]
     BadKey(String),
+    /// The randomness or the disk of this machine.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
 /// Why a change was not made.
@@ -80,10 +90,32 @@ pub struct Author {
 }
 
 impl Author {
+    /// The note of a transaction. It may be shortened, and is never a reason to refuse one.
+    fn note(mut self) -> Result<Bytes, StoreError> {
+        let mut chars_max = NOTE_CHARS_MAX;
+        loop {
+            for text in [&mut self.what, &mut self.user, &mut self.from, &mut self.via] {
+                shorten(text, chars_max);
+            }
+            let note = serde_json::to_vec(&self).map_err(StoreError::Write)?;
+            if note.len() <= NOTE_BYTES_MAX || chars_max == 0 {
+                return Ok(note.into());
+            }
+            chars_max /= 2;
+        }
+    }
+
     /// The author of a transaction, if its note says so.
     #[must_use]
     pub fn of(note: &[u8]) -> Option<Author> {
         serde_json::from_slice(note).ok()
+    }
+}
+
+fn shorten(text: &mut String, chars_max: usize) {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
+        text.push('…');
     }
 }
 
@@ -113,6 +145,13 @@ impl Writes {
     #[must_use]
     pub fn of(ops: Vec<Op>) -> Writes {
         Writes { ops, ..Writes::default() }
+    }
+
+    /// Operations as they are, under conditions.
+    #[must_use]
+    pub fn under(ops: Vec<Op>, conditions: Vec<Condition>) -> Writes {
+        let conditions = conditions.into_iter().map(|condition| (condition, String::new())).collect();
+        Writes { ops, conditions, ..Writes::default() }
     }
 
     /// Keeps the chunks that the operations name, until these are made.
@@ -194,6 +233,16 @@ impl Writes {
         Ok(())
     }
 
+    /// No such object may exist at commit; `there` is said when one does.
+    ///
+    /// # Errors
+    /// When the key cannot be one.
+    pub fn require_absent<T: Stored>(&mut self, key: &str, there: &str) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        self.conditions.push((Condition::Absent { collection, key }, there.to_owned()));
+        Ok(())
+    }
+
     /// The object must still be as it was read; `changed` is said when it is not. One whose last write is not decided
     /// cannot be named by a version: what was read here is all that can be compared, and the caller has done so.
     ///
@@ -213,6 +262,12 @@ impl Writes {
             let condition = Condition::Version { collection: collection.clone(), key: key.clone(), version };
             self.conditions.push((condition, changed.to_owned()));
         }
+    }
+
+    /// The operations alone.
+    #[must_use]
+    pub fn into_ops(self) -> Vec<Op> {
+        self.ops
     }
 
     /// An operation as it is.
@@ -239,6 +294,8 @@ pub struct Store {
     via: Arc<str>,
     /// Transactions whose makers are waiting for the answer, so that nobody else needs to tell them.
     attended: Arc<Mutex<HashSet<TxnId>>>,
+    /// Whether the last wait for a decision was in vain.
+    is_doubtful: Arc<AtomicBool>,
 }
 
 /// Takes a transaction off the list of attended ones, however its maker ends.
@@ -254,7 +311,7 @@ impl Store {
     /// Wraps a replica; `via` names this webserver in audit notes.
     #[must_use]
     pub fn new(replica: Replica, via: &str) -> Store {
-        Store { replica, via: via.into(), attended: Arc::default() }
+        Store { replica, via: via.into(), attended: Arc::default(), is_doubtful: Arc::default() }
     }
 
     /// The replica.
@@ -381,14 +438,22 @@ impl Store {
         Ok(rows.into_iter().map(|(key, object)| understood::<T>(&key, object.value, object.version)))
     }
 
+    /// The first keys that start with `prefix`, in order, at most `keys_max`.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn some_keys<T: Stored>(&self, prefix: &str, keys_max: usize) -> Result<Vec<String>, StoreError> {
+        let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let rows = self.replica.scan(&collection, prefix, None, keys_max)?;
+        Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
+    }
+
     /// The keys that start with `prefix`, in order.
     ///
     /// # Errors
     /// When the replica's state is damaged.
     pub fn keys<T: Stored>(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let rows = self.replica.scan(&collection, prefix, None, usize::MAX)?;
-        Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
+        self.some_keys::<T>(prefix, usize::MAX)
     }
 
     /// Makes a change. While the replica is connected this waits for the datastore's decision; while it is cut off, the
@@ -398,7 +463,7 @@ impl Store {
     /// When a condition fails, here or at the datastore, or the local disk refuses.
     pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
-        let note = Bytes::from(serde_json::to_vec(&author).map_err(StoreError::Write)?);
+        let note = author.note()?;
         let conditions = writes.conditions.iter().map(|(condition, _)| condition.clone()).collect();
         let draft = Draft { ops: writes.ops.clone(), conditions, note, ..Draft::default() };
         let mut receipt = self.replica.submit(draft).await.map_err(|error| match error {
@@ -411,7 +476,9 @@ impl Store {
         }
         self.attended.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let attending = Attending(&self.attended, id);
-        let decided = tokio::time::timeout(DECISION, receipt.decided()).await;
+        let patience = if self.is_doubtful.load(Ordering::Relaxed) { DOUBTFUL } else { DECISION };
+        let decided = tokio::time::timeout(patience, receipt.decided()).await;
+        self.is_doubtful.store(decided.is_err(), Ordering::Relaxed);
         let outcome = match decided {
             Ok(Stage::Acknowledged(seq)) => {
                 // So that the position told with the answer includes the change.
@@ -440,4 +507,20 @@ fn understood<T: Stored>(key: &Key, value: Bytes, version: Option<Seq>) -> Resul
         return Ok(record);
     }
     Err(invalid(format!("what it says belongs to the key {}", record.value.key())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_shortened_and_never_too_long() {
+        for what in ["x", &"x".repeat(100_000), &"\u{1}".repeat(5000), &"\u{2028}é".repeat(3000)] {
+            let author = Author { uid: 7, user: what.to_owned(), what: what.to_owned(), ..Author::default() };
+            let note = author.clone().note().expect("note");
+            assert!(note.len() <= NOTE_BYTES_MAX, "{}", note.len());
+            let read = Author::of(&note).expect("it stays JSON");
+            assert!(read.uid == 7 && (what.len() > 1 || read == author));
+        }
+    }
 }

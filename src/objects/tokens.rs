@@ -10,6 +10,9 @@ use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
 use super::{Moment, Record, Store, StoreError};
 
+/// Most tokens of one user.
+pub const TOKENS_MAX: usize = 1000;
+
 /// A token, without its value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Token {

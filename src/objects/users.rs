@@ -41,7 +41,7 @@ impl Stored for User {
 /// Makes a user's name unique.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UserName {
-    /// In lower case.
+    /// As it is looked up.
     pub name: String,
     /// Whose.
     pub uid: i32,
@@ -51,7 +51,7 @@ impl UserName {
     /// The claim of a name.
     #[must_use]
     pub fn of(name: &str, uid: i32) -> UserName {
-        UserName { name: name.to_lowercase(), uid }
+        UserName { name: super::names::key(name), uid }
     }
 }
 
@@ -110,12 +110,12 @@ impl Stored for Membership {
     }
 }
 
-/// The user of this name.
+/// The user who bears this name.
 ///
 /// # Errors
 /// When the state is damaged.
 pub fn by_name(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
-    Ok(store.valid::<UserName>(&name.to_lowercase())?.map(|claim| claim.value.uid))
+    super::claims::find::<User>(store, name)
 }
 
 /// Groups of a user, in the order of their keys; those that no longer exist are left out.

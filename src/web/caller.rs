@@ -123,10 +123,8 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
         return Ok(None);
     }
     let Some(claims) = sessions::verified(store, token)? else { return Ok(None) };
-    let Some(session) = store.valid::<Session>(&format!("{}/{}", claims.uid, claims.session()))? else {
-        return Ok(None);
-    };
-    if session.value.expires.is_past() || (claims.temporary && claims.expires.is_past()) {
+    let Some(session) = sessions::live(store, claims.uid, &claims.session())? else { return Ok(None) };
+    if claims.temporary && claims.expires.is_past() {
         return Ok(None);
     }
     let Some((person, user)) = known(store, claims.uid)? else { return Ok(None) };
@@ -136,8 +134,7 @@ pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from
 /// Whether somebody who was let in may go on: the session exists, and the user is who they were.
 pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
     let Some(session) = &caller.session else { return false };
-    let live = store.valid::<Session>(&format!("{}/{}", caller.uid(), session.value.id));
-    let is_live = live.is_ok_and(|live| live.is_some_and(|live| !live.value.expires.is_past()));
+    let is_live = sessions::live(store, caller.uid(), &session.value.id).is_ok_and(|live| live.is_some());
     let person = known(store, caller.uid());
     is_live && person.is_ok_and(|found| found.is_some_and(|(person, _)| person.admin == caller.person.admin))
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::chunks::ChunkError;
 use crate::objects::contents::UploadError;
+use crate::objects::names::FieldError;
 use crate::objects::passwords::HashError;
 use crate::objects::{CommitError, StoreError};
 use crate::replica::SubmitError;
@@ -84,6 +85,12 @@ impl From<StoreError> for ApiError {
             error @ StoreError::Invalid { .. } => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error),
             error => ApiError::internal(error),
         }
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        ApiError::bad(error)
     }
 }
 

@@ -11,6 +11,7 @@ mod damaged;
 mod error;
 mod guard;
 mod headers;
+mod housekeeping;
 mod input;
 mod leftover;
 mod limiter;

@@ -22,11 +22,12 @@ use crate::config::webserver::WebserverConfig;
 use crate::datastore::Datastore;
 use crate::env::RealFs;
 use crate::env::fs::replace_file;
+use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
 use crate::objects::ids::Ids;
 use crate::objects::sessions::{Session, SigningKey};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Store, StoreError, Writes};
+use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
 use crate::replica::ReplicaOptions;
 use crate::replica::contents::{ContentsOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
@@ -344,13 +345,11 @@ async fn own_key(store: &Store) -> Result<SigningKey, WebserverError> {
 
 /// `Persist-Web-Logins=false`: what was begun at this webserver ends with its process.
 async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
-    let mut writes = Writes::new();
-    for session in store.list::<Session>("")? {
-        if session.value.webserver == store.via() {
-            writes.delete::<Session>(&format!("{}/{}", session.value.uid, session.value.id))?;
-        }
-    }
-    if !writes.is_empty() {
+    let own = store.list::<Session>("")?.into_iter().filter(|session| session.value.webserver == store.via());
+    let own: Vec<String> = own.map(|session| session.value.key()).collect();
+    for keys in own.chunks(SLICE) {
+        let mut writes = Writes::new();
+        keys.iter().try_for_each(|key| writes.delete::<Session>(key))?;
         store.commit(&Author::default(), "end the logins of the former process", writes).await?;
     }
     Ok(())

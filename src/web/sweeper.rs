@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::model::TxnId;
+use crate::objects::cleaning::SLICE;
 use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
+use crate::objects::sessions::{self, Session};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Moment, Stored, Writes, contents, refusals};
 use crate::protocol::outbox::RejectedTxn;
 
 use super::app::AppRef;
-use super::damaged;
+use super::{damaged, housekeeping};
 
 /// Leases are looked at this often.
 const LEASES_EVERY: Duration = Duration::from_secs(5);
@@ -29,7 +31,8 @@ pub(super) async fn run(app: AppRef) {
         sweep(&app),
         sweep_searches(&app),
         app.searches.follow(),
-        damaged::follow(&app.store)
+        damaged::follow(&app.store),
+        housekeeping::run(&app),
     );
 }
 
@@ -132,14 +135,20 @@ async fn sweep(app: &AppRef) {
     }
 }
 
+async fn delete_all<T: Stored>(app: &AppRef, keys: &[String], what: &str) -> Result<(), CommitError> {
+    for keys in keys.chunks(SLICE) {
+        let mut writes = Writes::new();
+        keys.iter().try_for_each(|key| writes.delete::<T>(key))?;
+        app.store.commit(&Author::default(), what, writes).await?;
+    }
+    Ok(())
+}
+
 async fn sweep_once(app: &AppRef) -> Result<(), CommitError> {
-    let mut writes = Writes::new();
-    for record in notifications::ended(&app.store, app.uuid)? {
-        writes.delete::<Notification>(&record.value.key())?;
-    }
-    if !writes.is_empty() {
-        app.store.commit(&Author::default(), "clear away notifications that have ended", writes).await?;
-    }
+    let ended: Vec<String> =
+        notifications::ended(&app.store, app.uuid)?.iter().map(|record| record.value.key()).collect();
+    delete_all::<Notification>(app, &ended, "clear away notifications that have ended").await?;
+    delete_all::<Session>(app, &sessions::ended(&app.store)?, "clear away sessions that have ended").await?;
     for content in contents::abandoned(&app.store)? {
         if let Some(writes) = contents::removal(&app.store, &content)? {
             app.store.commit(&Author::default(), "take away contents of a broken upload", writes).await?;

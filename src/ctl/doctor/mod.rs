@@ -86,6 +86,9 @@ pub(super) struct Subject<'a> {
 
 /// `doctor`
 pub(super) async fn run(dir: &Path, json: bool, args: Doctor) -> CtlResult {
+    if args.fix {
+        objects::fix(dir).await?;
+    }
     let findings = examine(dir, args.config.as_deref()).await;
     let mut output = Output::new();
     if json {

@@ -1,43 +1,107 @@
-//! The objects of webservers: whether each is what its collection holds.
+//! The objects of webservers: whether each is what its collection holds, and whether names and their owners agree.
+
+use std::path::Path;
 
 use crate::codec::admin::Request;
-use crate::codec::message::Row;
+use crate::codec::message::{Fate, Row};
 use crate::ctl::client::{Client, Piece};
+use crate::ctl::output::Output;
+use crate::ctl::{CtlError, CtlResult, transact};
+use crate::objects::claims::{Claims, Repair};
 use crate::objects::kinds;
 
 use super::Findings;
 
-/// Invalid objects that are named; the others are counted.
+/// Findings of one kind that are named; the others are counted.
 const NAMED: usize = 20;
+/// Rounds of repairs: one may bring the next dispute to light.
+const ROUNDS: usize = 4;
+
+#[derive(Default)]
+struct Read {
+    objects: u64,
+    invalid: Vec<String>,
+    claims: Claims,
+}
+
+async fn read(client: &Client) -> Result<Read, CtlError> {
+    let mut found = Read::default();
+    client
+        .each(&Request::Export { at: None }, |piece| {
+            let Piece::Rows(rows) = piece else { return Ok(()) };
+            for row in rows {
+                let Row::Object { collection, key, value, version, .. } = row else { continue };
+                let Some(kind) = kinds::of(collection.as_str()) else { continue };
+                found.objects += 1;
+                match (kind.check)(key.as_str(), &value) {
+                    Ok(()) => found.claims.take(&collection, &key, &value, version),
+                    Err(reason) => found.invalid.push(format!("invalid {collection}/{key}: {reason}")),
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(found)
+}
+
+fn repairs(claims: &Claims) -> Result<Vec<Repair>, CtlError> {
+    claims.repairs().map_err(CtlError::new)
+}
 
 pub(super) async fn examine(client: &Client, findings: &mut Findings) {
-    let (mut invalid, mut objects) = (Vec::new(), 0u64);
-    let read = client.each(&Request::Export { at: None }, |piece| {
-        let Piece::Rows(rows) = piece else { return Ok(()) };
-        for row in rows {
-            let Row::Object { collection, key, value, .. } = row else { continue };
-            let Some(kind) = kinds::of(collection.as_str()) else { continue };
-            objects += 1;
-            if let Err(reason) = (kind.check)(key.as_str(), &value) {
-                invalid.push(format!("invalid {collection}/{key}: {reason}"));
-            }
-        }
-        Ok(())
-    });
-    if let Err(error) = read.await {
-        return findings.problem("objects", error, "look at its log: journalctl -u UNIT");
-    }
-    if objects == 0 {
-        return;
-    }
-    for text in invalid.iter().take(NAMED) {
+    let found = match read(client).await {
+        Ok(found) if found.objects == 0 => return,
+        Ok(found) => found,
+        Err(error) => return findings.problem("objects", error, "look at its log: journalctl -u UNIT"),
+    };
+    for text in found.invalid.iter().take(NAMED) {
         findings.problem("objects", text, "replace or delete it: gravwell-logctl put, or delete");
     }
-    if invalid.len() > NAMED {
-        let found = format!("{} more are invalid", invalid.len() - NAMED);
-        findings.problem("objects", found, "replace or delete those named here, then look again");
+    if found.invalid.len() > NAMED {
+        let more = format!("{} more are invalid", found.invalid.len() - NAMED);
+        findings.problem("objects", more, "replace or delete those named here, then look again");
     }
-    if invalid.is_empty() {
-        findings.good("objects", format!("{objects} are what their collections hold"));
+    if found.invalid.is_empty() {
+        findings.good("objects", format!("{} are what their collections hold", found.objects));
     }
+    let disputes = match repairs(&found.claims) {
+        Ok(repairs) => repairs,
+        Err(error) => return findings.problem("names", error, "look at its log: journalctl -u UNIT"),
+    };
+    for repair in disputes.iter().take(NAMED) {
+        let remedy = format!("gravwell-logctl doctor --fix, which will {}", repair.what);
+        findings.problem("names", &repair.dispute, remedy);
+    }
+    if disputes.is_empty() {
+        findings.good("names", format!("{} names belong to one user or group each", found.claims.len()));
+    }
+}
+
+/// Puts names right, each in one transaction under the condition that all is as it was read.
+pub(super) async fn fix(dir: &Path) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let mut output = Output::new();
+    let result = fix_all(&client, &mut output).await;
+    output.flush()?;
+    client.close().await;
+    result
+}
+
+async fn fix_all(client: &Client, output: &mut Output) -> CtlResult {
+    for _ in 0..ROUNDS {
+        let repairs = repairs(&read(client).await?.claims)?;
+        if repairs.is_empty() {
+            return Ok(());
+        }
+        for Repair { dispute, what, ops, conditions } in repairs {
+            let fate = transact::submit(client, ops, conditions, true).await?;
+            let became = match fate {
+                Fate::Committed(_) | Fate::Decided(_) => "done".to_owned(),
+                Fate::Rejected(_, reason) => format!("not done, {reason}"),
+                other => format!("not decided: {other:?}"),
+            };
+            output.line(&format!("{dispute}: {what}: {became}"))?;
+        }
+    }
+    Ok(())
 }

@@ -226,7 +226,7 @@ impl Searches {
         let mut writes = Writes::new();
         if !launch.no_history {
             let entry = Entry {
-                id: history::new_id(search.started)?,
+                id: history::new_id(&self.store, search.uid, search.started)?,
                 uid: search.uid,
                 gid: search.gids.first().copied().unwrap_or(0),
                 gids: search.gids.clone(),

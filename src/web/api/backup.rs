@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
 use crate::model::Op;
 use crate::objects::backup::{self, BackupError, Item, Parts, Source, Written};
+use crate::objects::cleaning::SLICE;
 use crate::objects::contents::{self, Content};
 use crate::objects::searches::{self, Search};
 use crate::objects::sessions::Session;
@@ -302,11 +303,9 @@ async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Commit
 }
 
 async fn end_all_sessions(app: &AppRef, author: &Author) -> ApiResult<()> {
-    let mut writes = Writes::new();
-    for session in app.store.list::<Session>("")? {
-        writes.delete::<Session>(&session.value.key())?;
-    }
-    if !writes.is_empty() {
+    for keys in app.store.keys::<Session>("")?.chunks(SLICE) {
+        let mut writes = Writes::new();
+        keys.iter().try_for_each(|key| writes.delete::<Session>(key))?;
         app.store.commit(author, "end all sessions after a restore", writes).await?;
     }
     Ok(())

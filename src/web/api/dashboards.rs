@@ -12,7 +12,7 @@ use super::{DONE, invalid, match_version};
 use crate::objects::dashboards::{self, Dashboard};
 use crate::objects::sharing::{Audience, Shared};
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, StoreError, Stored, Writes};
+use crate::objects::{Moment, Record, StoreError, Stored, Writes, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -202,6 +202,25 @@ impl Fields {
         }
     }
 
+    /// What is new must fit; what stays as it was may be longer, from before there were bounds.
+    fn check(&self, before: Option<&Dashboard>) -> ApiResult<()> {
+        if let Some(name) = self.name.as_ref().filter(|name| before.is_none_or(|before| before.name != **name)) {
+            names::title("Name", name)?;
+        }
+        let description = self.description.as_ref();
+        if let Some(text) = description.filter(|text| before.is_none_or(|before| before.description != **text)) {
+            names::bounded("Description", text, names::TEXT_CHARS_MAX)?;
+        }
+        if let Some(labels) =
+            self.labels.as_ref().filter(|labels| before.is_none_or(|before| before.labels != **labels))
+        {
+            names::labels("Labels", labels)?;
+        }
+        names::few("GIDs", self.gids.as_deref().unwrap_or_default(), names::GROUPS_MAX)?;
+        let writers = self.writeaccess.as_ref().and_then(|access| access.gids.as_deref());
+        Ok(names::few("WriteAccess.GIDs", writers.unwrap_or_default(), names::GROUPS_MAX)?)
+    }
+
     fn audience(&mut self) -> Option<Audience> {
         let access = self.writeaccess.take()?;
         Some(Audience { global: access.global, groups: access.gids.unwrap_or_default() })
@@ -211,6 +230,7 @@ impl Fields {
 const SHARING_WITH_ALL: &str = "only administrators may share with everybody";
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): Input<Fields>) -> ApiResult<Json<u64>> {
+    fields.check(None)?;
     let admin = caller.person.admin;
     let write_access = fields.audience().unwrap_or_default();
     let global = fields.global.unwrap_or(false);
@@ -263,8 +283,12 @@ async fn update(
     if !record.value.is_writable_by(&caller.person) {
         return Err(ApiError::forbidden("you may read this dashboard, not change it"));
     }
+    fields.check(Some(&record.value))?;
     let mut writes = Writes::new();
     match_version(&headers, &record, &mut writes)?;
+    if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {
+        writes.require::<User>(&uid.to_string(), &format!("there is no user {uid}"))?;
+    }
     let (admin, owns) = (caller.person.admin, record.value.is_owned_by(&caller.person));
     let access = fields.audience();
     let data = fields.data()?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{DONE, invalid, users::details};
 use crate::objects::groups::{self, Group};
 use crate::objects::ids::Numbers;
-use crate::objects::{Record, Store, Stored, accounts, users};
+use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -49,6 +49,18 @@ async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     Ok(Json(groups.iter().map(group_details).collect()))
 }
 
+/// A name that is not another group's, nor could be taken for it.
+fn checked_name(store: &Store, name: &str, gid: i32) -> ApiResult<String> {
+    let name = names::checked("Name", name)?;
+    if groups::by_name(store, &name)?.is_some_and(|other| other != gid) {
+        return Err(ApiError::conflict(format!("there is already a group called {name}")));
+    }
+    if let Some(other) = claims::look_alike::<Group>(store, &name, gid)? {
+        return Err(ApiError::conflict(format!("the name looks like that of the group {other}")));
+    }
+    Ok(name)
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Fields {
@@ -57,16 +69,12 @@ struct Fields {
 }
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<i32>> {
-    let name = fields.name.trim().to_owned();
-    if name.is_empty() || name.chars().count() > 128 || name.chars().any(char::is_control) {
-        return Err(ApiError::bad("a group's name has 1 to 128 characters and no control characters"));
-    }
-    if groups::by_name(&app.store, &name)?.is_some() {
-        return Err(ApiError::conflict(format!("there is already a group called {name}")));
-    }
-    let group = Group { gid: app.ids.next(Numbers::Groups)?, name, desc: fields.desc };
+    let name = checked_name(&app.store, &fields.name, 0)?;
+    names::bounded("Desc", &fields.desc, names::TEXT_CHARS_MAX)?;
+    let gid = accounts::new_number(&app.store, &app.ids, Numbers::Groups)?;
+    let group = Group { gid, name, desc: fields.desc };
     let what = format!("create group {}", group.name);
-    app.store.commit(&caller.author(), &what, accounts::create_group(&group)?).await?;
+    app.store.commit(&caller.author(), &what, accounts::create_group(&app.store, &group)?).await?;
     Ok(Json(group.gid))
 }
 
@@ -85,14 +93,15 @@ async fn update(
     let mut record = record.ok_or_else(|| ApiError::not_found(format!("group {gid}")))?;
     let before = record.value.clone();
     let name = fields.name.trim();
-    if !name.is_empty() {
-        name.clone_into(&mut record.value.name);
+    if !name.is_empty() && name != before.name {
+        record.value.name = checked_name(&app.store, name, gid)?;
     }
     if !fields.desc.is_empty() {
+        names::bounded("Desc", &fields.desc, names::TEXT_CHARS_MAX)?;
         // A blank is how clients clear a description.
         record.value.desc = fields.desc.trim().to_owned();
     }
-    let writes = accounts::update_group(&before, &record)?;
+    let writes = accounts::update_group(&app.store, &before, &record)?;
     app.store.commit(&caller.author(), &format!("change group {}", before.name), writes).await?;
     Ok(Json(group_details(&found(&app.store, gid)?)))
 }
@@ -101,9 +110,9 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>)
     if invalid::discarded(&app, &caller, Group::COLLECTION, &gid.to_string()).await? {
         return Ok(DONE);
     }
-    let group = found(&app.store, gid)?.value;
+    let group = found(&app.store, gid)?;
     let writes = accounts::delete_group(&app.store, &group)?;
-    app.store.commit(&caller.author(), &format!("delete group {}", group.name), writes).await?;
+    app.store.commit(&caller.author(), &format!("delete group {}", group.value.name), writes).await?;
     Ok(DONE)
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::users::found;
 use crate::objects::history::{self, Entry};
-use crate::objects::{Moment, Record, Stored, Writes, users};
+use crate::objects::{Moment, Record, names, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -112,12 +112,13 @@ async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Sea
     if search.userquery.is_empty() {
         return Err(ApiError::bad("UserQuery is missing"));
     }
+    names::few("GIDs", &search.gids, names::GROUPS_MAX)?;
     let launched = Moment::now();
     if search.global && !caller.person.admin {
         return Err(ApiError::forbidden("only administrators may share with everybody"));
     }
     let entry = Entry {
-        id: history::new_id(launched)?,
+        id: history::new_id(&app.store, caller.uid(), launched)?,
         uid: caller.uid(),
         gid: search.gids.first().copied().unwrap_or(0),
         gids: search.gids,
@@ -132,10 +133,7 @@ async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Sea
 }
 
 async fn clear_of(app: &AppRef, caller: &Caller, uid: i32) -> ApiResult<Json<Value>> {
-    let mut writes = Writes::new();
-    for record in history::of_user(&app.store, uid)? {
-        writes.delete::<Entry>(&record.value.key())?;
-    }
+    let writes = history::clear(&app.store, uid)?;
     if !writes.is_empty() {
         app.store.commit(&caller.author(), &format!("clear the search history of user {uid}"), writes).await?;
     }

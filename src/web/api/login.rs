@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::users::details;
 use crate::objects::passwords::{self, Password};
-use crate::objects::sessions::{Claims, Session};
+use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Moment, Writes, accounts};
@@ -180,6 +180,7 @@ async fn begin_session(
     let now = Moment::now();
     let expires = now.plus(app.config.session_timeout_s);
     let claims = Claims::new(uid, expires)?;
+    let mut writes = Writes::new();
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let session = Session {
         uid,
@@ -190,15 +191,12 @@ async fn begin_session(
         last_hit: now,
         expires,
         webserver: app.store.via().to_owned(),
+        epoch: sessions::epoch_for_new(&app.store, uid, &mut writes)?,
     };
-    let mut writes = Writes::new();
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
     writes.set(&session)?;
-    // Sessions that have ended are cleared away when their user logs in again.
-    for old in app.store.list::<Session>(&format!("{uid}/"))? {
-        if old.value.expires.is_past() {
-            writes.delete::<Session>(&format!("{uid}/{}", old.value.id))?;
-        }
+    for displaced in sessions::displaced(&app.store, uid)? {
+        writes.delete::<Session>(&displaced)?;
     }
     app.store.commit(author, "log in", writes).await?;
     answer(app, headers, &claims, must_change)
@@ -270,9 +268,7 @@ async fn log_out(State(app): State<AppRef>, caller: Caller) -> ApiResult<Respons
 
 async fn log_out_everywhere(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     let writes = accounts::end_sessions(&app.store, caller.uid(), None)?;
-    if !writes.is_empty() {
-        app.store.commit(&caller.author(), "log out everywhere", writes).await?;
-    }
+    app.store.commit(&caller.author(), "log out everywhere", writes).await?;
     Ok(without_cookie())
 }
 
@@ -287,9 +283,8 @@ async fn who_am_i(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<V
 
 async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
     let user = app.store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))?;
-    let live =
-        app.store.list::<Session>(&format!("{uid}/"))?.into_iter().filter(|session| !session.value.expires.is_past());
-    let sessions: Vec<Value> = live
+    let sessions: Vec<Value> = sessions::live_of(&app.store, uid)?
+        .into_iter()
         .map(|record| {
             let number = u64::from_str_radix(record.value.id.get(..13).unwrap_or_default(), 16).unwrap_or(0);
             json!({

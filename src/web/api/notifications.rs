@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{DONE, invalid};
 use crate::objects::notifications::{self, LIFE_S, Notification};
-use crate::objects::{Moment, Record, Stored, Writes};
+use crate::objects::{Moment, Record, Stored, Writes, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -93,6 +93,8 @@ struct Fields {
 
 impl Fields {
     fn level(&self) -> ApiResult<String> {
+        names::bounded("Msg", self.msg.as_deref().unwrap_or_default(), names::TEXT_CHARS_MAX)?;
+        names::title("Link", self.link.as_deref().unwrap_or_default())?;
         let level = self.level.clone().unwrap_or_default().to_lowercase();
         if level.is_empty() || LEVELS.contains(&level.as_str()) {
             return Ok(level);

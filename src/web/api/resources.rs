@@ -13,7 +13,7 @@ use crate::objects::resources::{self, Resource};
 use crate::objects::sharing::Shared;
 use crate::objects::store::Committed;
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, StoreError, Stored, Writes, accounts};
+use crate::objects::{Moment, Record, StoreError, Stored, Writes, accounts, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -132,7 +132,28 @@ struct Fields {
     uid: Option<i32>,
 }
 
+impl Fields {
+    /// What is new must fit; what stays as it was may be longer, from before there were bounds.
+    fn check(&self, before: Option<&Resource>) -> ApiResult<()> {
+        let is_new = |name: &&String| before.is_none_or(|before| before.resource_name != **name);
+        if let Some(name) = self.resourcename.as_ref().filter(is_new) {
+            names::title("ResourceName", name)?;
+        }
+        let is_new = |text: &&String| before.is_none_or(|before| before.description != **text);
+        if let Some(text) = self.description.as_ref().filter(is_new) {
+            names::bounded("Description", text, names::TEXT_CHARS_MAX)?;
+        }
+        if let Some(labels) =
+            self.labels.as_ref().filter(|labels| before.is_none_or(|before| before.labels != **labels))
+        {
+            names::labels("Labels", labels)?;
+        }
+        Ok(names::few("GroupACL", self.groupacl.as_deref().unwrap_or_default(), names::GROUPS_MAX)?)
+    }
+}
+
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Response> {
+    fields.check(None)?;
     let global = fields.global.unwrap_or(false);
     if global && !caller.person.admin {
         return Err(ApiError::forbidden("only administrators may share with everybody"));
@@ -181,8 +202,12 @@ async fn update(
     Input(fields): Input<Fields>,
 ) -> ApiResult<Response> {
     let mut record = changeable(&app, &caller, &guid)?;
+    fields.check(Some(&record.value))?;
     let mut writes = Writes::new();
     match_version(&headers, &record, &mut writes)?;
+    if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {
+        writes.require::<User>(&uid.to_string(), &format!("there is no user {uid}"))?;
+    }
     let resource = &mut record.value;
     if let Some(name) = fields.resourcename.filter(|name| !name.trim().is_empty()) {
         resource.resource_name = name;
@@ -257,6 +282,7 @@ async fn copy(
     Path(guid): Path<String>,
     Input(CopyName { name }): Input<CopyName>,
 ) -> ApiResult<Response> {
+    names::title("Name", &name)?;
     let original = found(&app, &caller, &guid)?.value;
     let mut writes = Writes::new();
     contents::name_again(&app.store, &original.content, CHANGED, &mut writes)?;

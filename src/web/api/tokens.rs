@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::{DONE, invalid};
 use crate::objects::capabilities::{self, ALL};
-use crate::objects::tokens::{self, Token};
+use crate::objects::cleaning::SLICE;
+use crate::objects::tokens::{self, TOKENS_MAX, Token};
 use crate::objects::users::User;
-use crate::objects::{Moment, Record, Stored, Writes, accounts};
+use crate::objects::{Moment, Record, Stored, Writes, accounts, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -69,6 +70,11 @@ struct Fields {
 }
 
 impl Fields {
+    fn check(&self) -> ApiResult<()> {
+        names::title("name", self.name.as_deref().unwrap_or_default())?;
+        Ok(names::bounded("description", self.description.as_deref().unwrap_or_default(), names::TEXT_CHARS_MAX)?)
+    }
+
     fn capabilities(&self, caller: &Caller) -> ApiResult<Vec<String>> {
         let named = self.capabilities.iter().flatten().map(|name| {
             let known = capabilities::named(name).map(|capability| capability.name);
@@ -86,7 +92,25 @@ impl Fields {
     }
 }
 
+/// Makes room for one more token: those that have ended go. One that is in use is never taken away unasked.
+fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
+    let mut writes = Writes::new();
+    let prefix = format!("{uid}/");
+    if app.store.some_keys::<Token>(&prefix, TOKENS_MAX)?.len() < TOKENS_MAX {
+        return Ok(writes);
+    }
+    let tokens = app.store.list::<Token>(&prefix)?;
+    for ended in tokens.iter().filter(|token| token.value.expires.is_past()).take(SLICE) {
+        writes.delete::<Token>(&ended.value.key())?;
+    }
+    if tokens.len() - writes.len() >= TOKENS_MAX {
+        return Err(ApiError::conflict(format!("a user has at most {TOKENS_MAX} tokens: delete one first")));
+    }
+    Ok(writes)
+}
+
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
+    fields.check()?;
     let capabilities = fields.capabilities(&caller)?;
     let id = uuid::Uuid::new_v4();
     let (value, hash) = tokens::new_value(caller.uid(), id)?;
@@ -100,7 +124,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
         capabilities,
         hash,
     };
-    let mut writes = Writes::new();
+    let mut writes = room(&app, caller.uid())?;
     writes.require::<User>(&token.uid.to_string(), accounts::USER_GONE)?;
     writes.create(&token, "the token exists already: try again")?;
     app.store.commit(&caller.author(), &format!("create token {}", token.name), writes).await?;
@@ -133,6 +157,7 @@ async fn update(
     Path(id): Path<String>,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Json<Value>> {
+    fields.check()?;
     let mut record = found(&app, &caller, &id)?;
     record.value.capabilities = fields.capabilities(&caller)?;
     record.value.name = fields.name.unwrap_or_default();

@@ -10,9 +10,9 @@ use super::groups::group_details;
 use super::{DONE, invalid, login, match_version};
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
-use crate::objects::sessions::Session;
+use crate::objects::sessions;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
-use crate::objects::{Moment, Record, Store, StoreError, Stored, Writes, accounts, groups};
+use crate::objects::{Moment, Record, Store, StoreError, Stored, Writes, accounts, claims, groups, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -20,9 +20,6 @@ use crate::web::guard::Need;
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
 use crate::web::server::PASSWORD_FILE;
-
-/// Longest name.
-const NAME_CHARS_MAX: usize = 128;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, SelfOrAdmin, User};
@@ -80,7 +77,7 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
             groups.push(group_details(&group));
         }
     }
-    let hits = store.list::<Session>(&format!("{}/", user.uid))?;
+    let hits = sessions::live_of(store, user.uid)?;
     let last = hits.iter().map(|session| session.value.last_hit).max().unwrap_or(Moment::NEVER);
     let mut body = json!({
         "UID": user.uid,
@@ -124,25 +121,33 @@ struct NewUser {
     admin: bool,
 }
 
-fn checked_name(name: &str) -> ApiResult<String> {
-    let name = name.trim();
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-        return Err(ApiError::bad(format!("a name has 1 to {NAME_CHARS_MAX} characters and no control characters")));
+/// A name that is not somebody else's, nor could be taken for it.
+fn checked_name(store: &Store, name: &str, uid: i32) -> ApiResult<String> {
+    let name = names::checked("User", name)?;
+    if users::by_name(store, &name)?.is_some_and(|other| other != uid) {
+        return Err(ApiError::conflict(format!("there is already a user called {name}")));
     }
-    Ok(name.to_owned())
+    if let Some(other) = claims::look_alike::<User>(store, &name, uid)? {
+        return Err(ApiError::conflict(format!("the name looks like that of the user {other}")));
+    }
+    Ok(name)
+}
+
+/// What a person is called, and an address.
+fn checked_person(name: &str, email: &str) -> ApiResult<()> {
+    names::bounded("Name", name, names::PERSON_CHARS_MAX)?;
+    Ok(names::bounded("Email", email, names::PERSON_CHARS_MAX)?)
 }
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<NewUser>) -> ApiResult<Json<i32>> {
-    let name = checked_name(&new.user)?;
+    checked_person(&new.name, &new.email)?;
+    let name = checked_name(&app.store, &new.user, 0)?;
     app.policy().check(&new.pass).map_err(ApiError::bad)?;
-    if users::by_name(&app.store, &name)?.is_some() {
-        return Err(ApiError::conflict(format!("there is already a user called {name}")));
-    }
     let hash = passwords::hash(&new.pass).await?;
-    let uid = app.ids.next(Numbers::Users)?;
+    let uid = accounts::new_number(&app.store, &app.ids, Numbers::Users)?;
     let user =
         User { uid, user: name.clone(), name: new.name, email: new.email, default_gid: None, created: Moment::now() };
-    let writes = accounts::create_user(&user, hash, new.admin, false)?;
+    let writes = accounts::create_user(&app.store, &user, hash, new.admin, false)?;
     app.store.commit(&caller.author(), &format!("create user {name}"), writes).await?;
     Ok(Json(uid))
 }
@@ -165,8 +170,12 @@ async fn update(
 ) -> ApiResult<Json<Value>> {
     let mut record = if caller.person.admin { changeable(&app.store, uid)? } else { found(&app.store, uid)? };
     let before = record.value.clone();
-    if !changes.user.is_empty() {
-        record.value.user = checked_name(&changes.user)?;
+    // Clients send back all that they have read: what stays as it is needs no judgement.
+    if !changes.user.is_empty() && changes.user != before.user {
+        record.value.user = checked_name(&app.store, &changes.user, uid)?;
+    }
+    if changes.name != before.name || changes.email != before.email {
+        checked_person(&changes.name, &changes.email)?;
     }
     if !changes.name.is_empty() {
         record.value.name = changes.name;
@@ -174,7 +183,7 @@ async fn update(
     if !changes.email.is_empty() {
         record.value.email = changes.email;
     }
-    let mut writes = accounts::update_user(&before, &record)?;
+    let mut writes = accounts::update_user(&app.store, &before, &record)?;
     match_version(&headers, &record, &mut writes)?;
     // Clients send the role with every change; it counts when an administrator sends it.
     let is_admin = app.store.has::<Admin>(&uid.to_string())?;
@@ -192,9 +201,9 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
     if invalid::discarded(&app, &caller, User::COLLECTION, &uid.to_string()).await? {
         return Ok(DONE);
     }
-    let user = found(&app.store, uid)?.value;
+    let user = found(&app.store, uid)?;
     let writes = accounts::delete_user(&app.store, &user)?;
-    app.store.commit(&caller.author(), &format!("delete user {}", user.user), writes).await?;
+    app.store.commit(&caller.author(), &format!("delete user {}", user.value.user), writes).await?;
     Ok(DONE)
 }
 
@@ -288,9 +297,8 @@ async fn change_password(
     app.policy().check(&given.newpass).map_err(ApiError::bad)?;
     let hash = passwords::hash(&given.newpass).await?;
     // Whoever holds a session of the old password is put out; the session that changes it goes on.
-    let own = caller.session.as_ref().filter(|_| uid == caller.uid()).map(|session| session.value.id.clone());
-    let mut writes = accounts::end_sessions(&app.store, uid, own.as_deref())?;
-    writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
+    let own = caller.session.as_ref().filter(|_| uid == caller.uid());
+    let mut writes = accounts::end_sessions(&app.store, uid, own)?;
     writes.set(&Password { uid, hash, changed: Moment::now(), must_change: false })?;
     app.store.commit(&caller.author(), &format!("change the password of {}", user.user), writes).await?;
     if uid == FIRST {
@@ -359,6 +367,7 @@ async fn join(
     Path(uid): Path<i32>,
     Input(Groups { gids }): Input<Groups>,
 ) -> ApiResult<Json<Value>> {
+    names::few("GIDs", &gids, names::GROUPS_MAX)?;
     let user = found(&app.store, uid)?.value;
     for gid in &gids {
         if !app.store.has::<groups::Group>(&gid.to_string())? {

@@ -9,6 +9,8 @@ mod driver;
 mod invalid;
 mod journals;
 mod migration;
+mod names;
+mod owners;
 mod permissions;
 mod returned;
 mod search_clients;

@@ -1,0 +1,454 @@
+//! Names and their owners. The object of a name says whose it is, and so makes it unique; the owner's own record says the
+//! name. Both are changed in one transaction, and only while both are as they were read, so of two changes that meet, one
+//! is rejected. A name counts only while its owner bears it, whatever a damaged or older state says.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::groups::{Group, GroupName};
+use super::record::Stored;
+use super::users::{User, UserName};
+use super::{Record, Store, StoreError, Writes, names};
+use crate::model::{Collection, Condition, Key, Op, Seq};
+
+/// What bears a name that is unique.
+pub trait Owner: Stored + Clone {
+    /// What it is called.
+    const WHAT: &'static str;
+    /// The object of its name.
+    type Claim: Claim;
+    /// Its number.
+    fn number(&self) -> i32;
+    /// Its name.
+    fn called(&self) -> &str;
+    /// Gives it another name.
+    fn rename(&mut self, name: String);
+}
+
+/// The object of a name.
+pub trait Claim: Stored {
+    /// The claim of a name.
+    fn of(name: &str, number: i32) -> Self;
+    /// Whose it is.
+    fn owner(&self) -> i32;
+}
+
+impl Owner for User {
+    const WHAT: &'static str = "user";
+    type Claim = UserName;
+    fn number(&self) -> i32 {
+        self.uid
+    }
+    fn called(&self) -> &str {
+        &self.user
+    }
+    fn rename(&mut self, name: String) {
+        self.user = name;
+    }
+}
+
+impl Claim for UserName {
+    fn of(name: &str, number: i32) -> UserName {
+        UserName::of(name, number)
+    }
+    fn owner(&self) -> i32 {
+        self.uid
+    }
+}
+
+impl Owner for Group {
+    const WHAT: &'static str = "group";
+    type Claim = GroupName;
+    fn number(&self) -> i32 {
+        self.gid
+    }
+    fn called(&self) -> &str {
+        &self.name
+    }
+    fn rename(&mut self, name: String) {
+        self.name = name;
+    }
+}
+
+impl Claim for GroupName {
+    fn of(name: &str, number: i32) -> GroupName {
+        GroupName::of(name, number)
+    }
+    fn owner(&self) -> i32 {
+        self.gid
+    }
+}
+
+/// Whether an owner of this name may be found under this key.
+fn bears(name: &str, key: &str) -> bool {
+    names::keys(name).iter().any(|own| own == key)
+}
+
+/// The number of the owner that bears a name.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn find<O: Owner>(store: &Store, name: &str) -> Result<Option<i32>, StoreError> {
+    for key in names::keys(name) {
+        if let Some(claim) = store.valid::<O::Claim>(&key)?
+            && is_borne::<O>(store, &claim)?
+        {
+            return Ok(Some(claim.value.owner()));
+        }
+    }
+    Ok(None)
+}
+
+fn is_borne<O: Owner>(store: &Store, claim: &Record<O::Claim>) -> Result<bool, StoreError> {
+    let owner = store.valid::<O>(&claim.value.owner().to_string())?;
+    Ok(owner.is_some_and(|owner| bears(owner.value.called(), &claim.value.key())))
+}
+
+/// A name that exists and that people could take for `name`; `number`'s own does not count.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn look_alike<O: Owner>(store: &Store, name: &str, number: i32) -> Result<Option<String>, StoreError> {
+    // Two names in ASCII are told apart by their keys.
+    let is_ascii = name.is_ascii();
+    let others = store.list::<O>("")?.into_iter().map(|record| record.value);
+    let mut others = others.filter(|other| other.number() != number && !(is_ascii && other.called().is_ascii()));
+    Ok(others.find(|other| names::look_alike(other.called(), name)).map(|other| other.called().to_owned()))
+}
+
+fn taken<O: Owner>(name: &str) -> String {
+    format!("there is already a {} called {name}", O::WHAT)
+}
+
+fn moved<O: Owner>(name: &str) -> String {
+    format!("the {} {name} was renamed or deleted meanwhile: look again", O::WHAT)
+}
+
+/// Takes a name for `number`: it must be free at commit.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Writes) -> Result<(), StoreError> {
+    let said = taken::<O>(name);
+    let claim = O::Claim::of(name, number);
+    let key = claim.key();
+    match store.valid::<O::Claim>(&key)? {
+        // Nobody bears it: what is left of it gives way, if it is still that.
+        Some(found) if found.value.owner() != number && !is_borne::<O>(store, &found)? && found.version.is_some() => {
+            writes.unchanged(&found, &said)?;
+            writes.set(&claim)?;
+        }
+        Some(found) if found.value.owner() == number => {
+            writes.require::<O::Claim>(&key, &said)?;
+            writes.unchanged(&found, &said)?;
+            writes.set(&claim)?;
+        }
+        _ => writes.create(&claim, &said)?,
+    }
+    for earlier in names::keys(name).into_iter().filter(|earlier| *earlier != key) {
+        if store.valid::<O::Claim>(&earlier)?.is_none() {
+            writes.require_absent::<O::Claim>(&earlier, &said)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an undecided claim came to be together with its owner: then whoever finds the owner there has the claim, too.
+fn came_with_owner<O: Owner>(store: &Store, claim: &Key, owner: &str) -> bool {
+    let is_put = |op: &Op| matches!(op, Op::Put { collection, key, .. } if collection.as_str() == O::Claim::COLLECTION && key == claim);
+    let is_new = |condition: &Condition| matches!(condition, Condition::Absent { collection, key } if collection.as_str() == O::COLLECTION && key.as_str() == owner);
+    let pending = store.replica().pending();
+    let last = pending.iter().rev().find(|txn| txn.ops.iter().any(is_put));
+    last.is_some_and(|txn| txn.conditions.iter().any(is_new))
+}
+
+/// Requires that an owner still bears its name, and, if it gives the name up, deletes the claims.
+fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writes) -> Result<(), StoreError> {
+    let said = moved::<O>(owner.called());
+    for key in names::keys(owner.called()) {
+        let Some(claim) = store.valid::<O::Claim>(&key)? else { continue };
+        if claim.value.owner() != owner.number() {
+            continue;
+        }
+        let at = Key::new(&key).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let is_sure = claim.version.is_some() || came_with_owner::<O>(store, &at, &owner.key());
+        writes.require::<O::Claim>(&key, &said)?;
+        writes.unchanged(&claim, &said)?;
+        // A claim that is undecided may yet become another's: then only housekeeping can tell.
+        if is_given_up && is_sure {
+            writes.delete::<O::Claim>(&key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Creates an owner with its name.
+///
+/// # Errors
+/// When an object cannot be written.
+pub fn create<O: Owner>(store: &Store, owner: &O, writes: &mut Writes) -> Result<(), StoreError> {
+    take::<O>(store, owner.called(), owner.number(), writes)?;
+    let what = O::WHAT;
+    let said = format!("the number {} was given to another {what} at the same time: try again", owner.number());
+    writes.create(owner, &said)
+}
+
+/// Rewrites an owner; a new name must be free at commit, and the former one still this owner's.
+///
+/// # Errors
+/// When an object cannot be written.
+pub fn update<O: Owner>(
+    store: &Store,
+    before: &O,
+    record: &Record<O>,
+    gone: &str,
+    writes: &mut Writes,
+) -> Result<(), StoreError> {
+    let is_renamed = names::key(before.called()) != names::key(record.value.called());
+    if is_renamed {
+        take::<O>(store, record.value.called(), record.value.number(), writes)?;
+        writes.unchanged(record, &moved::<O>(before.called()))?;
+    }
+    hold(store, before, is_renamed, writes)?;
+    writes.update(record, gone)
+}
+
+/// Deletes an owner with its name.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn delete<O: Owner>(store: &Store, record: &Record<O>, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
+    let key = record.value.key();
+    writes.require::<O>(&key, gone)?;
+    writes.unchanged(record, &format!("the {} was changed meanwhile: look again", O::WHAT))?;
+    hold(store, &record.value, true, writes)?;
+    writes.delete::<O>(&key)
+}
+
+/// A name and an owner that do not agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dispute {
+    /// A name that its owner does not bear: nobody else can have it.
+    Idle {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Whose it is said to be.
+        number: i32,
+    },
+    /// An owner whose name leads to nobody, or to another.
+    Unnamed {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Whose it should be.
+        number: i32,
+        /// Whose it is instead.
+        held_by: Option<i32>,
+    },
+}
+
+impl std::fmt::Display for Dispute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Dispute::Idle { what, name, number } => {
+                write!(
+                    f,
+                    "the {what} name {name:?} is kept for {what} {number}, who does not exist or has another name"
+                )
+            }
+            Dispute::Unnamed { what, name, number, held_by: None } => {
+                write!(f, "{what} {number} is called {name:?}, but the name leads to nobody")
+            }
+            Dispute::Unnamed { what, name, number, held_by: Some(other) } => {
+                write!(f, "{what} {number} is called {name:?}, but the name is that of {what} {other}")
+            }
+        }
+    }
+}
+
+/// What ends a dispute: one transaction, under the condition that everything is as it was read.
+#[derive(Clone, Debug)]
+pub struct Repair {
+    /// What it is about.
+    pub dispute: Dispute,
+    /// What is done, in words.
+    pub what: String,
+    /// The operations.
+    pub ops: Vec<Op>,
+    /// What must hold for them.
+    pub conditions: Vec<Condition>,
+}
+
+impl Repair {
+    /// Whether it gives somebody another name, which is a person's to decide.
+    #[must_use]
+    pub fn needs_a_decision(&self) -> bool {
+        matches!(self.dispute, Dispute::Unnamed { held_by: Some(_), .. })
+    }
+}
+
+struct Owned {
+    name: String,
+    value: Bytes,
+    version: Seq,
+}
+
+#[derive(Default)]
+struct Side {
+    owners: BTreeMap<i32, Owned>,
+    claims: BTreeMap<String, (i32, Seq)>,
+}
+
+/// Names and owners of a whole state.
+#[derive(Default)]
+pub struct Claims {
+    users: Side,
+    groups: Side,
+}
+
+impl Claims {
+    /// The names and owners of a store, as far as they are decided.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn of(store: &Store) -> Result<Claims, StoreError> {
+        let mut claims = Claims::default();
+        for name in [User::COLLECTION, UserName::COLLECTION, Group::COLLECTION, GroupName::COLLECTION] {
+            let collection = Collection::new(name).map_err(|error| StoreError::BadKey(error.to_string()))?;
+            for (key, object) in store.replica().scan(&collection, "", None, usize::MAX)? {
+                if let Some(version) = object.version {
+                    claims.take(&collection, &key, &object.value, version);
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Takes an object into account, if it is a name or an owner.
+    pub fn take(&mut self, collection: &Collection, key: &Key, value: &Bytes, version: Seq) {
+        match collection.as_str() {
+            User::COLLECTION => self.users.own::<User>(value, version),
+            UserName::COLLECTION => self.users.claim::<UserName>(key, value, version),
+            Group::COLLECTION => self.groups.own::<Group>(value, version),
+            GroupName::COLLECTION => self.groups.claim::<GroupName>(key, value, version),
+            _ => {}
+        }
+    }
+
+    /// Number of names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.users.claims.len() + self.groups.claims.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What ends every dispute that can be seen; some come to light only when others have ended.
+    ///
+    /// # Errors
+    /// When an object cannot be written.
+    pub fn repairs(&self) -> Result<Vec<Repair>, StoreError> {
+        let mut found = self.users.repairs::<User>()?;
+        found.extend(self.groups.repairs::<Group>()?);
+        Ok(found)
+    }
+}
+
+fn place(collection: &str, key: &str) -> Result<(Collection, Key), StoreError> {
+    let wrong = |error: &dyn std::fmt::Display| StoreError::BadKey(error.to_string());
+    Ok((Collection::new(collection).map_err(|error| wrong(&error))?, Key::new(key).map_err(|error| wrong(&error))?))
+}
+
+fn at_version(collection: &str, key: &str, version: Seq) -> Result<Condition, StoreError> {
+    let (collection, key) = place(collection, key)?;
+    Ok(Condition::Version { collection, key, version })
+}
+
+fn absent(collection: &str, key: &str) -> Result<Condition, StoreError> {
+    let (collection, key) = place(collection, key)?;
+    Ok(Condition::Absent { collection, key })
+}
+
+impl Side {
+    fn own<O: Owner>(&mut self, value: &Bytes, version: Seq) {
+        if let Ok(owner) = serde_json::from_slice::<O>(value) {
+            let owned = Owned { name: owner.called().to_owned(), value: value.clone(), version };
+            self.owners.insert(owner.number(), owned);
+        }
+    }
+
+    fn claim<C: Claim>(&mut self, key: &Key, value: &Bytes, version: Seq) {
+        if let Ok(claim) = serde_json::from_slice::<C>(value) {
+            self.claims.insert(key.as_str().to_owned(), (claim.owner(), version));
+        }
+    }
+
+    fn repairs<O: Owner>(&self) -> Result<Vec<Repair>, StoreError> {
+        let mut found = Vec::new();
+        for (key, (number, version)) in &self.claims {
+            let owner = self.owners.get(number);
+            if owner.is_some_and(|owner| bears(&owner.name, key)) {
+                continue;
+            }
+            let (collection, at) = place(O::Claim::COLLECTION, key)?;
+            let (of, owner_key) = (O::COLLECTION, number.to_string());
+            let unchanged = match owner {
+                Some(owner) => at_version(of, &owner_key, owner.version)?,
+                None => absent(of, &owner_key)?,
+            };
+            found.push(Repair {
+                dispute: Dispute::Idle { what: O::WHAT, name: key.clone(), number: *number },
+                what: format!("free the {} name {key}", O::WHAT),
+                ops: vec![Op::Delete { collection, key: at }],
+                conditions: vec![at_version(O::Claim::COLLECTION, key, *version)?, unchanged],
+            });
+        }
+        for (number, owner) in &self.owners {
+            let keys = names::keys(&owner.name);
+            let holds = |key: &String| self.claims.get(key).is_some_and(|(holder, _)| holder == number);
+            if !keys.iter().any(holds) {
+                found.push(self.named::<O>(*number, owner)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives an owner its name; when another bears it, a name that says whose it was.
+    fn named<O: Owner>(&self, number: i32, owner: &Owned) -> Result<Repair, StoreError> {
+        let bearer = names::keys(&owner.name).iter().find_map(|key| {
+            let (holder, _) = self.claims.get(key)?;
+            self.owners.get(holder).filter(|other| bears(&other.name, key)).map(|_| *holder)
+        });
+        let name = match bearer {
+            Some(_) => format!("{}-{number}", owner.name.chars().take(names::NAME_CHARS_MAX - 12).collect::<String>()),
+            None => owner.name.clone(),
+        };
+        let key = O::Claim::of(&name, number).key();
+        let free = match self.claims.get(&key) {
+            Some((_, version)) => at_version(O::Claim::COLLECTION, &key, *version)?,
+            None => absent(O::Claim::COLLECTION, &key)?,
+        };
+        let conditions = vec![free, at_version(O::COLLECTION, &number.to_string(), owner.version)?];
+        let mut writes = Writes::new();
+        writes.set(&O::Claim::of(&name, number))?;
+        if bearer.is_some() {
+            let mut record = Record::<O>::read(owner.value.clone(), Some(owner.version))?;
+            record.value.rename(name.clone());
+            writes.set_raw::<O>(&number.to_string(), record.rewritten()?)?;
+        }
+        Ok(Repair {
+            dispute: Dispute::Unnamed { what: O::WHAT, name: owner.name.clone(), number, held_by: bearer },
+            what: format!("let {} {number} be found as {name}", O::WHAT),
+            ops: writes.into_ops(),
+            conditions,
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! What is left of a user, a group or a history after one small transaction has ended it. It may exceed a transaction, so it
+//! is cleared away in slices. An object says what is still to be done, so that this survives every restart, and that only
+//! what was ended is cleared away: rows whose owner is merely not there (yet) are nobody's to delete.
+
+use serde::{Deserialize, Serialize};
+
+use super::groups::Group;
+use super::history::Entry;
+use super::preferences::Preference;
+use super::record::Stored;
+use super::searches::Search;
+use super::sessions::Session;
+use super::tokens::Token;
+use super::users::{Membership, User};
+use super::{Moment, Record, Store, StoreError, Writes};
+
+/// Rows that are deleted in one transaction.
+pub const SLICE: usize = 1000;
+/// Another webserver than the one that began takes over after this long.
+const TAKEN_OVER_S: u64 = 60;
+
+/// What is to be cleared away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Of {
+    /// Everything of a deleted user.
+    User,
+    /// Memberships of a deleted group.
+    Group,
+    /// A user's history up to some entry.
+    History,
+    /// Something of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Of {
+    fn name(self) -> &'static str {
+        match self {
+            Of::User => "user",
+            Of::Group => "group",
+            Of::History => "history",
+            Of::Unknown => "unknown",
+        }
+    }
+}
+
+/// Work that is left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cleaning {
+    /// What.
+    pub of: Of,
+    /// Number of the user or group.
+    pub number: i32,
+    /// Last entry of a history that goes.
+    #[serde(default)]
+    pub until: String,
+    /// Since when.
+    pub since: Moment,
+    /// The webserver that began.
+    pub webserver: String,
+}
+
+impl Stored for Cleaning {
+    const COLLECTION: &'static str = "cleanings";
+    fn key(&self) -> String {
+        key(self.of, self.number)
+    }
+}
+
+/// Key of the work of a kind for a number.
+#[must_use]
+pub fn key(of: Of, number: i32) -> String {
+    format!("{}/{number}", of.name())
+}
+
+impl Cleaning {
+    /// New work.
+    #[must_use]
+    pub fn new(store: &Store, of: Of, number: i32, until: String) -> Cleaning {
+        Cleaning { of, number, until, since: Moment::now(), webserver: store.via().to_owned() }
+    }
+
+    /// Whether its owner exists: then the number lives again, as after a restore, and nothing may go.
+    fn is_void(&self, store: &Store) -> Result<bool, StoreError> {
+        match self.of {
+            Of::User => store.has::<User>(&self.number.to_string()),
+            Of::Group => store.has::<Group>(&self.number.to_string()),
+            Of::History | Of::Unknown => Ok(false),
+        }
+    }
+}
+
+/// Rows that belong to somebody alone, to be deleted.
+#[derive(Default)]
+pub struct Rows {
+    writes: Writes,
+}
+
+impl Rows {
+    fn add<T: Stored>(
+        &mut self,
+        keys: impl IntoIterator<Item = String>,
+        wanted: impl Fn(&str) -> bool,
+        rows_max: usize,
+    ) -> Result<(), StoreError> {
+        for key in keys {
+            if self.writes.len() >= rows_max {
+                break;
+            }
+            if wanted(&key) {
+                self.writes.delete::<T>(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Their number.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Their deletion.
+    #[must_use]
+    pub fn into_writes(self) -> Writes {
+        self.writes
+    }
+}
+
+/// What belongs to a user alone, at most `rows_max` rows.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn of_user(store: &Store, uid: i32, rows_max: usize) -> Result<Rows, StoreError> {
+    let (prefix, all) = (format!("{uid}/"), |_: &str| true);
+    let mut rows = Rows::default();
+    rows.add::<Session>(store.some_keys::<Session>(&prefix, rows_max)?, all, rows_max)?;
+    rows.add::<Token>(store.some_keys::<Token>(&prefix, rows_max)?, all, rows_max)?;
+    rows.add::<Membership>(store.some_keys::<Membership>(&prefix, rows_max)?, all, rows_max)?;
+    rows.add::<Preference>(store.some_keys::<Preference>(&prefix, rows_max)?, all, rows_max)?;
+    rows.add::<Entry>(store.some_keys::<Entry>(&prefix, rows_max)?, all, rows_max)?;
+    if rows.count() < rows_max {
+        let private = |search: &Search| search.uid == uid && !search.global && search.gids.is_empty();
+        let searches = store.list::<Search>("")?.into_iter().map(|record| record.value);
+        rows.add::<Search>(searches.filter(private).map(|search| search.id), all, rows_max)?;
+    }
+    Ok(rows)
+}
+
+/// Memberships of a group, at most `rows_max` rows.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn of_group(store: &Store, gid: i32, rows_max: usize) -> Result<Rows, StoreError> {
+    let (mut rows, suffix) = (Rows::default(), format!("/{gid}"));
+    rows.add::<Membership>(store.keys::<Membership>("")?, |key| key.ends_with(&suffix), rows_max)?;
+    Ok(rows)
+}
+
+/// Entries of a user's history up to `until`, at most `rows_max` rows.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn of_history(store: &Store, uid: i32, until: &str, rows_max: usize) -> Result<Rows, StoreError> {
+    let (mut rows, prefix) = (Rows::default(), format!("{uid}/"));
+    let goes = |key: &str| key.strip_prefix(&prefix).is_some_and(|id| id <= until);
+    rows.add::<Entry>(store.some_keys::<Entry>(&prefix, rows_max)?, goes, rows_max)?;
+    Ok(rows)
+}
+
+/// Whether anything is left of a user or group of this number, so that it must not be given again.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, StoreError> {
+    if store.has::<Cleaning>(&key(of, number))? {
+        return Ok(true);
+    }
+    Ok(match of {
+        Of::User => store.has::<User>(&number.to_string())? || of_user(store, number, 1)?.count() > 0,
+        Of::Group => store.has::<Group>(&number.to_string())? || of_group(store, number, 1)?.count() > 0,
+        Of::History | Of::Unknown => false,
+    })
+}
+
+/// Work that this webserver should do now.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn due(store: &Store) -> Result<Vec<Record<Cleaning>>, StoreError> {
+    let mut found = store.list::<Cleaning>("")?;
+    // As long as its owner's end is not decided it may yet be rejected.
+    found.retain(|record| {
+        let work = &record.value;
+        let is_ours = work.webserver == store.via() || work.since.plus(TAKEN_OVER_S).is_past();
+        work.of != Of::Unknown && record.version.is_some() && is_ours
+    });
+    Ok(found)
+}
+
+/// The next slice of some work; with the last one the work itself goes. The flag says that it is the last one.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn slice(store: &Store, work: &Record<Cleaning>) -> Result<(Writes, bool), StoreError> {
+    let Cleaning { of, number, until, .. } = &work.value;
+    let is_void = work.value.is_void(store)?;
+    let rows = match of {
+        _ if is_void => Rows::default(),
+        Of::User => of_user(store, *number, SLICE)?,
+        Of::Group => of_group(store, *number, SLICE)?,
+        Of::History => of_history(store, *number, until, SLICE)?,
+        Of::Unknown => Rows::default(),
+    };
+    let is_last = rows.count() < SLICE;
+    let mut writes = rows.into_writes();
+    writes.unchanged(work, "")?;
+    match of {
+        Of::User if is_void => writes.require::<User>(&number.to_string(), "")?,
+        Of::Group if is_void => writes.require::<Group>(&number.to_string(), "")?,
+        Of::User => writes.require_absent::<User>(&number.to_string(), "")?,
+        Of::Group => writes.require_absent::<Group>(&number.to_string(), "")?,
+        Of::History | Of::Unknown => {}
+    }
+    if is_last {
+        writes.delete::<Cleaning>(&work.value.key())?;
+    }
+    Ok((writes, is_last))
+}

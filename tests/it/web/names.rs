@@ -1,0 +1,235 @@
+//! Names: one owner each, whoever changes them where; one check on every way in.
+
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{Site, Web};
+use crate::fleet::{Dice, Fleet};
+
+fn user(name: &str) -> Value {
+    json!({ "User": name, "Pass": "p" })
+}
+
+fn rejections(clients: &[&Client]) -> Vec<String> {
+    let all = clients.iter().flat_map(|client| client.ok("GET", "/api/rejections").as_array().expect("list").clone());
+    all.map(|rejection| rejection["Reason"].as_str().expect("reason").to_owned()).collect()
+}
+
+/// Every name belongs to who bears it, logs in who exists, and nothing else does.
+#[track_caller]
+fn agree(site: &Site, admin: &Client, names: &[&str]) {
+    let agrees = || {
+        let doctor = String::from_utf8(site.fleet.run("a", &["doctor"]).stdout).expect("text");
+        doctor.contains("belong to one user or group each")
+    };
+    site.fleet.wait("names and owners agree", agrees);
+    let (users, groups) = (admin.ok("GET", "/api/users"), admin.ok("GET", "/api/groups"));
+    for name in names {
+        let exists = |list: &Value, member: &str| list.as_array().expect("list").iter().any(|one| one[member] == *name);
+        let login = site.a.nobody().post("/api/login", &user(name)).status;
+        assert_eq!(login == 200, exists(&users, "User"), "{name}: {login}");
+        for (path, list, member) in [("/api/users", &users, "User"), ("/api/groups", &groups, "Name")] {
+            let made = admin.post(path, &json!({ member: name, "Pass": "p" }));
+            assert_eq!(made.status == 200, !exists(list, member), "{path} {name}: {}", made.text());
+            if made.status == 200 {
+                assert_eq!(admin.delete(&format!("{path}/{}", made.json())).status, 200);
+            }
+        }
+    }
+}
+
+#[test]
+fn w37_of_two_changes_of_one_name_one_counts_and_the_other_is_rejected() {
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let [renamed, deleted, other] = ["one", "gone", "other"].map(|name| {
+        let (uid, gid) = (a.made("/api/users", &user(name)), a.made("/api/groups", &json!({ "Name": name })));
+        (format!("/api/users/{uid}"), format!("/api/groups/{gid}"))
+    });
+    site.converges();
+    site.stop_datastore();
+    for (client, name) in [(&a, "two"), (&b, "three")] {
+        client.changed(&renamed.0, &json!({ "User": name }));
+        client.changed(&renamed.1, &json!({ "Name": name }));
+    }
+    // One deletes what the other renames.
+    for path in [&deleted.0, &deleted.1] {
+        a.ok("DELETE", path);
+        b.changed(path, &json!({ "User": "moved", "Name": "moved" }));
+    }
+    // Both make one name, one of them by renaming.
+    a.made("/api/users", &user("same"));
+    a.made("/api/groups", &json!({ "Name": "same" }));
+    b.changed(&other.0, &json!({ "User": "same" }));
+    b.changed(&other.1, &json!({ "Name": "same" }));
+    // Neither a name that is given up again nor one that is made twice here is lost.
+    let twice = a.made("/api/users", &user("twice"));
+    a.ok("DELETE", &format!("/api/users/{twice}"));
+    a.made("/api/users", &user("twice"));
+    assert!(rejections(&[&a, &b]).is_empty());
+    site.start_datastore();
+    site.converges();
+    let said = rejections(&[&a, &b]);
+    assert_eq!(said.len(), 6, "one loser of each: {said:?}");
+    agree(&site, &a, &["one", "two", "three", "gone", "moved", "same", "other", "twice"]);
+    let both = [&a, &b].map(|client| client.ok("GET", "/api/users"));
+    assert_eq!(both[0], both[1]);
+}
+
+#[test]
+fn w38_names_have_one_owner_each_after_whatever_was_done_apart() {
+    const NAMES: [&str; 4] = ["ann", "ben", "cyn", "dan"];
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let mut dice = Dice::new(crate::fleet::from_env("GRAVWELL_SEED", 5));
+    for round in 0..3 {
+        site.stop_datastore();
+        for _ in 0..10 {
+            for client in [&a, &b] {
+                let name = NAMES[usize::try_from(dice.below(4)).expect("small")];
+                let users: Vec<Value> = client.ok("GET", "/api/users").as_array().expect("list").clone();
+                let others: Vec<&Value> = users.iter().filter(|user| user["UID"] != 1).collect();
+                let which = usize::try_from(dice.below(others.len().max(1) as u64)).expect("small");
+                // Whatever is not possible is refused here and now; what is accepted must end well.
+                match (dice.below(4), others.get(which)) {
+                    (0 | 1, Some(one)) => {
+                        drop(client.put(&format!("/api/users/{}", one["UID"]), &json!({ "User": name })))
+                    }
+                    (2, Some(one)) => drop(client.delete(&format!("/api/users/{}", one["UID"]))),
+                    _ => drop(client.post("/api/users", &user(name))),
+                }
+            }
+        }
+        site.start_datastore();
+        site.converges();
+        println!("round {round}: {:?}", rejections(&[&a, &b]));
+        agree(&site, &a, &NAMES);
+    }
+}
+
+#[test]
+fn w39_a_damaged_index_of_names_is_found_and_put_right() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let (one, two) = (admin.made("/api/users", &user("one")), admin.made("/api/users", &user("two")));
+    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
+    let mut web = web;
+    web.stop();
+    let put = |collection: &str, key: &str, value: &Value| {
+        fleet.ok("d", &["put", collection, key, "--value", &value.to_string()]);
+    };
+    // What earlier versions could leave behind: a name of nobody, a name of somebody else, two users of one name.
+    put("user-names", "ghost", &json!({ "name": "ghost", "uid": one }));
+    put("user-names", "two", &json!({ "name": "two", "uid": one }));
+    put("users", "77", &json!({ "UID": 77, "User": "One" }));
+    let doctor = || String::from_utf8(fleet.run("d", &["doctor"]).stdout).expect("text");
+    let found = doctor();
+    for said in
+        ["\"ghost\" is kept for user", "is called \"two\", but", "user 77 is called \"One\", but the name is that"]
+    {
+        assert!(found.contains(said), "{said}: {found}");
+    }
+    let fixed = String::from_utf8(fleet.run("d", &["doctor", "--fix"]).stdout).expect("text");
+    assert!(fixed.contains("names belong to one user or group each"), "{fixed}");
+    assert!(!doctor().contains("PROBLEM  names"));
+    web.restart(&fleet, &[]);
+    let admin = web.admin(&fleet);
+    let named = |uid: &Value| admin.ok("GET", &format!("/api/users/{uid}"))["User"].as_str().expect("name").to_owned();
+    fleet.wait("a has it", || admin.get("/api/users/77").status == 200);
+    assert_eq!((named(&one), named(&two), named(&json!(77))), ("one".into(), "two".into(), "One-77".into()));
+    assert_eq!(admin.post("/api/users", &user("ghost")).status, 200, "a name of nobody is free");
+}
+
+/// Names, and whether they are taken, on each way in.
+#[test]
+fn w40_names_are_judged_alike_on_every_way_in() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let uid = admin.made("/api/users", &user("Bob"));
+    let (mallory, gid) =
+        (admin.made("/api/users", &user("mallory")), admin.made("/api/groups", &json!({ "Name": "g" })));
+    let own = web.login("mallory", "p");
+    let long = "x".repeat(129);
+    let table: [(&str, bool); 24] = [
+        ("Иван", true),
+        ("山田 太郎", true),
+        ("محمد", true),
+        ("o'brien@example.com", true),
+        ("José", true),
+        ("Jose\u{301}", false),
+        ("bob", false),
+        (" BOB\u{3000}", false),
+        ("Ｂob", false),
+        ("admin\u{200b}", false),
+        ("ad\u{ad}min", false),
+        ("\u{feff}admin", false),
+        ("admin\u{202e}", false),
+        ("admin\u{200c}", false),
+        ("\u{430}dmin", false),
+        ("admın", false),
+        ("a\nb", false),
+        ("\u{1}", false),
+        ("a\u{a0}b", false),
+        ("\u{301}a", false),
+        ("\u{3164}", false),
+        (&long, false),
+        ("é\u{2800}", false),
+        ("p\u{430}ypal", false),
+    ];
+    for (name, is_taken) in table {
+        // A group may be called as a user is, but not what cannot be told apart at all.
+        let is_form = !["bob", " BOB\u{3000}", "Ｂob", "Jose\u{301}", "admın"].contains(&name);
+        let renamed = own.put(&format!("/api/users/{mallory}"), &json!({ "User": name }));
+        assert_eq!(renamed.status == 200, is_taken, "renaming to {name:?}: {}", renamed.text());
+        own.put(&format!("/api/users/{mallory}"), &json!({ "User": "mallory" }));
+        let made = admin.post("/api/users", &user(name));
+        assert_eq!(made.status == 200, is_taken, "creating {name:?}: {}", made.text());
+        assert!(is_taken || [400, 409].contains(&made.status) && !made.text().contains("note"), "{}", made.text());
+        if is_taken {
+            let decomposed: String = if name == "José" { "Jose\u{301}".into() } else { name.into() };
+            assert_eq!(web.nobody().post("/api/login", &user(&format!(" {decomposed} "))).status, 200, "{name}");
+            let path = format!("/api/users/{}", made.json());
+            admin.changed(&path, &json!({ "Name": name }));
+            if name != "José" {
+                assert_eq!(admin.delete(&path).status, 200, "{name}");
+            }
+        }
+        let group = format!("/api/groups/{gid}");
+        for answer in [admin.put(&group, &json!({ "Name": name })), admin.post("/api/groups", &json!({ "Name": name }))]
+        {
+            assert!(
+                !is_form || (answer.status == 200) == is_taken || answer.status == 409,
+                "{name:?}: {}",
+                answer.text()
+            );
+            assert!(!answer.text().contains("note"));
+        }
+        admin.changed(&group, &json!({ "Name": "g", "Desc": "d" }));
+    }
+    assert_eq!(admin.get(&format!("/api/users/{uid}")).status, 200);
+    // Each field has a bound of its own, and says so.
+    for (path, field, extra) in [
+        ("/api/dashboards", "Name", json!({ "Data": {} })),
+        ("/api/resources", "ResourceName", json!({})),
+        ("/api/tokens", "name", json!({ "capabilities": [] })),
+        ("/api/groups", "Name", json!({})),
+    ] {
+        for text in ["x".repeat(3000), "\u{1}".repeat(900), "\u{2028}".repeat(2000)] {
+            let mut body = extra.clone();
+            body[field] = text.into();
+            let answer = admin.post(path, &body);
+            assert_eq!(answer.status, 400, "{path}");
+            assert!(answer.text().contains(field), "{}", answer.text());
+        }
+    }
+    let burden = own.put(&format!("/api/users/{mallory}"), &json!({ "Name": "N".repeat(900_000), "Email": "e" }));
+    assert!(burden.status == 400 && burden.text().contains("Name has 900000 characters"), "{}", burden.text());
+    let made = admin.made("/api/dashboards", &json!({ "Name": "\u{2028}".repeat(1000), "Data": {} }));
+    let path = format!("/api/dashboards/{made}");
+    admin.changed(&path, &json!({ "Description": "d" }));
+    assert_eq!(admin.delete(&path).status, 200, "what was taken can be changed and deleted");
+}

@@ -1,0 +1,139 @@
+//! What belongs to one user may exceed one transaction: security takes effect at once, the rest follows.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::Web;
+use super::client::Client;
+use crate::fleet::Fleet;
+
+/// More than are deleted in one transaction.
+const MANY: usize = 3500;
+
+fn import(fleet: &Fleet, name: &str, rows: impl Iterator<Item = (String, String, Value)>) {
+    let mut text = String::new();
+    for (collection, key, value) in rows {
+        let op = json!({ "ops": [{ "put": { "collection": collection, "key": key, "value": value } }] });
+        writeln!(text, "{op}").expect("writes");
+    }
+    let file = fleet.write_file(name, &text);
+    fleet.ok("d", &["import", file.to_str().expect("text")]);
+    let head = || fleet.status("d")["head"].clone();
+    fleet.wait("a has it", || fleet.status("a")["seq"] == head());
+}
+
+fn histories(fleet: &Fleet, uid: &Value, count: usize) {
+    let entry = |number: usize| {
+        let id = format!("{:012x}-{number:08x}", 1_700_000_000_000u64 + number as u64);
+        let value = json!({ "ID": id, "UID": uid, "UserQuery": "q", "EffectiveQuery": "q", "Launched": "2026-01-01T00:00:00Z" });
+        ("history".to_owned(), format!("{uid}/{id}"), value)
+    };
+    import(fleet, "histories.jsonl", (0..count).map(entry));
+}
+
+fn sessions(fleet: &Fleet, uid: &Value, count: usize) {
+    let export = fleet.ok("d", &["export", "--with-secrets"]);
+    let lines = export.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let is_one = |line: &Value| {
+        line["collection"] == "sessions" && line["key"].as_str().is_some_and(|key| key.starts_with(&format!("{uid}/")))
+    };
+    let one = lines.into_iter().find(is_one).expect("a session")["value"].clone();
+    let session = |number: usize| {
+        let mut value = one.clone();
+        value["id"] = format!("{number:032x}").into();
+        ("sessions".to_owned(), format!("{uid}/{number:032x}"), value)
+    };
+    import(fleet, "sessions.jsonl", (0..count).map(session));
+}
+
+fn left(fleet: &Fleet, uid: &Value) -> usize {
+    let export = fleet.ok("d", &["export", "--with-secrets"]);
+    let of_user = |line: &&str| line.contains(&format!("\"key\":\"{uid}/")) || line.contains("\"cleanings\"");
+    export.lines().filter(of_user).count()
+}
+
+struct Stage {
+    fleet: Fleet,
+    _datastore: crate::fleet::Process,
+    web: Web,
+    admin: Client,
+}
+
+fn stage(options: &[&str]) -> Stage {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", options);
+    let admin = web.admin(&fleet);
+    Stage { fleet, _datastore: datastore, web, admin }
+}
+
+#[test]
+fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_deleted() {
+    let Stage { fleet, _datastore, mut web, admin } = stage(&[]);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let path = format!("/api/users/{uid}");
+    let login = |password: &str| web.login("bob", password);
+    let bob = login("p");
+    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
+    sessions(&fleet, &uid, MANY);
+    histories(&fleet, &uid, MANY);
+    let is_in = |client: &Client| client.get("/api/testauth").status == 200;
+    assert_eq!(admin.call("PUT", &format!("{path}/lock")).status, 200);
+    assert!(!is_in(&bob));
+    assert_eq!(admin.delete(&format!("{path}/lock")).status, 200);
+    assert!(!is_in(&bob), "an unlocked account does not get its sessions back");
+    sessions(&fleet, &uid, 0);
+    let bob = login("p");
+    assert!(is_in(&bob));
+    assert_eq!(admin.put(&format!("{path}/pwd"), &json!({ "NewPass": "q" })).status, 200);
+    assert!(!is_in(&bob));
+    let (bob, other) = (login("q"), login("q"));
+    assert_eq!(bob.put(&format!("{path}/pwd"), &json!({ "OrigPass": "q", "NewPass": "r" })).status, 200);
+    assert!(is_in(&bob) && !is_in(&other), "the session that changes the password goes on");
+    assert_eq!(bob.delete("/api/logout").status, 200);
+    assert!(!is_in(&bob));
+    let bob = login("r");
+    bob.made("/api/searchhistory", &json!({ "UserQuery": "the last one" }));
+    assert_eq!(bob.delete("/api/searchhistory").status, 200);
+    assert_eq!(bob.ok("GET", "/api/searchhistory"), json!([]), "at once");
+    bob.made("/api/searchhistory", &json!({ "UserQuery": "after that" }));
+    assert_eq!(bob.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(1));
+    assert_eq!(admin.delete(&path).status, 200);
+    assert!(!is_in(&bob) && admin.get(&path).status == 404);
+    assert_eq!(web.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "r" })).status, 422);
+    // Stopped in the middle, it goes on.
+    web.kill();
+    web.restart(&fleet, &[]);
+    fleet.wait("nothing is left", || left(&fleet, &uid) == 0);
+    let again = web.admin(&fleet).made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    assert_ne!(again, uid);
+}
+
+#[test]
+fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
+    let Stage { fleet, _datastore, web, admin } = stage(&[]);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let first = web.login("bob", "p");
+    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
+    sessions(&fleet, &uid, 400);
+    let mine = web.login("bob", "p");
+    let listed = admin.ok("GET", &format!("/api/users/{uid}/sessions"))["Sessions"].as_array().map(Vec::len);
+    assert!(listed.is_some_and(|count| count <= 256), "{listed:?}");
+    assert_eq!(mine.get("/api/testauth").status, 200);
+    drop(first);
+}
+
+/// Rows of somebody who is not there (yet) are nobody's to delete.
+#[test]
+fn w43_nothing_is_cleared_away_that_was_not_ended() {
+    let Stage { fleet, _datastore, web, admin } = stage(&[]);
+    histories(&fleet, &json!(50), 10);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    histories(&fleet, &uid, MANY);
+    assert_eq!(admin.delete(&format!("/api/users/{uid}")).status, 200);
+    fleet.wait("the deleted user's are gone", || left(&fleet, &uid) == 0);
+    assert_eq!(left(&fleet, &json!(50)), 10);
+    drop(web);
+}
