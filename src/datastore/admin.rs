@@ -16,6 +16,7 @@ use crate::codec::txn::decode_txn;
 use crate::log::ReadError;
 use crate::model::{Collection, Entry, Key, MemberName, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
+use crate::transport::local;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -34,23 +35,18 @@ pub struct Caller {
 
 /// Serves the local socket, whose callers own the data directory, until the task is dropped.
 pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
+    let requests = local::Requests::new(listener);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = SharedRef::clone(&shared);
-                tokio::spawn(async move {
-                    let caller = Caller { name: shared.local.clone(), role: Role::Admin };
-                    let (mut receive, mut send) = stream.into_split();
-                    if let Err(error) = serve(&shared, &caller, &mut receive, &mut send).await {
-                        tracing::debug!(%error, "a local request ended early");
-                    }
-                });
+        let (stream, place) = requests.next().await;
+        let shared = SharedRef::clone(&shared);
+        tokio::spawn(async move {
+            let caller = Caller { name: shared.local.clone(), role: Role::Admin };
+            let (mut receive, mut send) = stream.into_split();
+            if let Err(error) = serve(&shared, &caller, &mut receive, &mut send).await {
+                tracing::debug!(%error, "a local request ended early");
             }
-            Err(error) => {
-                tracing::warn!(%error, "the local socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
+            drop(place);
+        });
     }
 }
 

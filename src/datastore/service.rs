@@ -145,7 +145,13 @@ impl Datastore {
         let patience = if listens { data_dir::PATIENCE } else { Duration::ZERO };
         let lock = {
             let path = path.clone();
-            let claiming = move || data_dir::claim(&path, "datastore", patience);
+            let claiming = move || {
+                let lock = data_dir::claim(&path, "datastore", patience)?;
+                if listens {
+                    data_dir::close_to_others(&path)?;
+                }
+                Ok::<_, data_dir::DirectoryError>(lock)
+            };
             tokio::task::spawn_blocking(claiming).await.map_err(std::io::Error::other).map_err(io("starting"))??
         };
         inspect::remove_past(&path);

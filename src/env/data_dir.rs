@@ -1,6 +1,7 @@
 //! A process's claim to its data directory, and small files replaced whole.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,44 @@ pub enum DirectoryError {
         /// Whose it should be.
         expected: &'static str,
     },
+    /// Other users of the host may enter it.
+    #[error("{path} is open to all users of this host (mode {mode:03o}), and not this user's to close: `chmod 700 {path}` as its owner, or choose another one", path = path.display())]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+/// Creates a directory, and those above it, for this process's user alone. One that exists stays as it is.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn create(path: &Path) -> Result<(), DirectoryError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
+}
+
+/// Closes the data directory of a service to other users of the host: what is in it, also what libraries make there, is
+/// protected by that alone.
+///
+/// # Errors
+/// When other users may enter it, and it is not this process's to change.
+pub fn close_to_others(path: &Path) -> Result<(), DirectoryError> {
+    let meta = fs::metadata(path).map_err(io_error(path))?;
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let is_shared = mode & 0o1000 != 0;
+    let user = rustix::process::geteuid();
+    if !is_shared && (user.is_root() || meta.uid() == user.as_raw()) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700)).map_err(io_error(path))?;
+        tracing::warn!(path = %path.display(), "the data directory was open to other users (mode {mode:03o}); it is closed now");
+        return Ok(());
+    }
+    // That a group of the administrator's choice may enter is the administrator's business.
+    if mode & 0o007 == 0 { Ok(()) } else { Err(DirectoryError::Open { path: path.to_owned(), mode }) }
 }
 
 /// For `map_err`: names the path.
@@ -51,10 +90,11 @@ pub fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
 /// # Errors
 /// When it is in use, belongs to another role, or the operating system refuses.
 pub fn claim(path: &Path, role: &'static str, patience: Duration) -> Result<File, DirectoryError> {
-    fs::create_dir_all(path).map_err(io_error(path))?;
+    create(path)?;
     let lock_path = path.join(LOCK);
-    let lock =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error(&lock_path))?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let lock = options.open(&lock_path).map_err(io_error(&lock_path))?;
     hold(path, &lock, patience)?;
     if !is_of(path, role)? {
         replace_file(&path.join(ROLE), format!("{role}\n").as_bytes())?;
@@ -112,4 +152,25 @@ fn is_of(path: &Path, role: &'static str) -> Result<bool, DirectoryError> {
 /// When the operating system refuses; the old contents stay then.
 pub fn replace_file(path: &Path, contents: &[u8]) -> Result<(), DirectoryError> {
     super::fs::replace_file(&super::RealFs, path, contents).map_err(io_error(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_directory_is_closed_and_one_that_all_share_is_refused() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (path, mode) =
+            (temp.path().join("above/data"), |path: &Path| fs::metadata(path).expect("is there").mode() & 0o7777);
+        create(&path).expect("creates");
+        assert_eq!((mode(&path), mode(&temp.path().join("above"))), (0o700, 0o700));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("opens");
+        close_to_others(&path).expect("closes");
+        assert_eq!(mode(&path), 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).expect("opens");
+        let refused = close_to_others(&path).expect_err("a place like /tmp").to_string();
+        assert!(refused.contains("chmod 700"), "{refused}");
+        assert_eq!(mode(&path), 0o1777);
+    }
 }

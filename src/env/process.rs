@@ -1,10 +1,22 @@
 //! What the operating system lets this process do.
 
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
 /// Descriptors where the system names no bound.
 const UNBOUNDED: u64 = 1 << 20;
+/// Descriptors that connections of clients leave free; where there are few, half of them.
+const RESERVE_MAX: u64 = 1024;
+/// A descriptor is waited for this long.
+const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(10);
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
+
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Whatever this process makes from now on is for its own user alone, also what libraries make.
 pub fn close_files_to_others() {
@@ -20,8 +32,83 @@ pub fn raise_descriptors() {
     }
 }
 
-/// How many descriptors this process may have open at this moment.
+/// How many connections of clients this process may hold: what storage, other members and searches need stays free.
+fn connections_max() -> u64 {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(UNBOUNDED);
+    descriptors - RESERVE_MAX.min(descriptors / 2)
+}
+
+/// A place among the connections of clients; given back when dropped.
+#[derive(Debug)]
+pub struct Place(());
+
+impl Place {
+    /// A place, unless so many connections are open that another one would take a descriptor that storage may need.
+    #[must_use]
+    pub fn take() -> Option<Place> {
+        let taken = Place(());
+        // Counted first, so that many who come at once cannot all find the last place.
+        (CONNECTIONS.fetch_add(1, Ordering::Relaxed) < connections_max()).then_some(taken)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether an error says that the process, or the system, has no descriptor left for now.
 #[must_use]
-pub fn descriptors_max() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(UNBOUNDED)
+pub fn lacks_descriptors(error: &io::Error) -> bool {
+    let found = Errno::from_io_error(error);
+    matches!(found, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Does what needs a descriptor; while there is none it waits and tries again, for a while. That there is none says nothing
+/// about a file.
+///
+/// # Errors
+/// As `open`.
+pub fn with_descriptor<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let started = Instant::now();
+    loop {
+        match open() {
+            Err(error) if lacks_descriptors(&error) && started.elapsed() < DESCRIPTOR_PATIENCE => {
+                std::thread::sleep(DESCRIPTOR_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_waited_for() {
+        let left = Cell::new(3);
+        let open = || match left.replace(left.get() - 1) {
+            0 => Ok("open"),
+            1 => Err(Errno::NFILE.into()),
+            _ => Err(Errno::MFILE.into()),
+        };
+        assert_eq!(with_descriptor(open).expect("opens"), "open");
+        let missing = with_descriptor(|| Err::<(), _>(io::Error::from(Errno::NOENT)));
+        assert_eq!(missing.expect_err("is not there").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn places_end_before_descriptors_do() {
+        let max = connections_max();
+        CONNECTIONS.fetch_add(max - 1, Ordering::Relaxed);
+        let last = Place::take().expect("the last place");
+        assert!(Place::take().is_none());
+        drop(last);
+        assert!(Place::take().is_some());
+        CONNECTIONS.fetch_sub(max - 1, Ordering::Relaxed);
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::fs::{File, Fs, Lock};
+use super::process::with_descriptor;
 
 /// The real thing. New files are readable by their owner only.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,12 +53,12 @@ impl File for RealFile {
 
 impl Fs for RealFs {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let file = match with_descriptor(|| OpenOptions::new().read(true).write(true).open(path)) {
             // Inspection of a directory that belongs to somebody else needs no write access.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
             {
-                fs::File::open(path)?
+                with_descriptor(|| fs::File::open(path))?
             }
             other => other?,
         };
@@ -65,7 +66,9 @@ impl Fs for RealFs {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = with_descriptor(|| options.open(path))?;
         Ok(Arc::new(RealFile(file)))
     }
 
@@ -78,12 +81,12 @@ impl Fs for RealFs {
     }
 
     fn sync_dir(&self, directory: &Path) -> io::Result<()> {
-        fs::File::open(directory)?.sync_all()
+        with_descriptor(|| fs::File::open(directory))?.sync_all()
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(directory)? {
+        for entry in with_descriptor(|| fs::read_dir(directory))? {
             let entry = entry?;
             // Every name that is ours is plain text; others are none of our business.
             if let (true, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string()) {
@@ -95,7 +98,7 @@ impl Fs for RealFs {
     }
 
     fn create_dir_all(&self, directory: &Path) -> io::Result<()> {
-        fs::create_dir_all(directory)
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
@@ -108,7 +111,9 @@ impl Fs for RealFs {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = with_descriptor(|| options.open(path))?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(RealLock(file))),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),

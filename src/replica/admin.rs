@@ -14,6 +14,7 @@ use crate::codec::message::{Fate, Kind, Outcome, RefusalCode, Refused, Row};
 use crate::codec::txn::decode_txn;
 use crate::model::{Collection, Key, Seq, TxnId};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
+use crate::transport::local;
 use crate::transport::wire::{self, WireError};
 
 use super::contents::Contents;
@@ -21,22 +22,17 @@ use super::{Draft, Receipt, Replica, Stage, SubmitError};
 
 /// Serves the local socket until the task is dropped.
 pub async fn listen(replica: Replica, listener: UnixListener) {
+    let requests = local::Requests::new(listener);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let replica = replica.clone();
-                tokio::spawn(async move {
-                    let (mut receive, mut send) = stream.into_split();
-                    if let Err(error) = serve(&replica, &mut receive, &mut send).await {
-                        tracing::debug!(%error, "a local request ended early");
-                    }
-                });
+        let (stream, place) = requests.next().await;
+        let replica = replica.clone();
+        tokio::spawn(async move {
+            let (mut receive, mut send) = stream.into_split();
+            if let Err(error) = serve(&replica, &mut receive, &mut send).await {
+                tracing::debug!(%error, "a local request ended early");
             }
-            Err(error) => {
-                tracing::warn!(%error, "the local socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+            drop(place);
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::codec::admin::{EscrowInfo, Request};
 use crate::codec::message::{Announce, Kind, Open};
-use crate::env::{Clock, SystemClock};
+use crate::env::{Clock, SystemClock, data_dir};
 use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
@@ -301,6 +301,7 @@ impl Service {
         let replica = tokio::task::spawn_blocking(move || Replica::open(&path, opening))
             .await
             .map_err(|error| ServiceError::Io { what: "opening", source: std::io::Error::other(error) })??;
+        data_dir::close_to_others(data_dir).map_err(OpenError::Directory)?;
         let socket = local::listen(data_dir).map_err(|source| ServiceError::Io { what: "the local socket", source })?;
         let mut peers = None;
         if Identity::exists(data_dir) {

@@ -22,6 +22,10 @@ const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
 /// One for flushing while the other compacts.
 const WORKERS: usize = 2;
 
+/// How long a read waits for what the process lacks.
+const WANT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const WANT_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 pub(crate) struct FjallEngine {
     database: Database,
     rows: Keyspace,
@@ -130,10 +134,23 @@ impl FjallEngine {
     }
 }
 
+/// Reads; while the process has no descriptor for a table's file it waits and tries again, for a while.
+fn waited_for<T>(read: impl Fn() -> ::fjall::Result<T>) -> ::fjall::Result<T> {
+    let started = std::time::Instant::now();
+    loop {
+        match read() {
+            Err(error) if is_want(&error) && started.elapsed() < WANT_PATIENCE => std::thread::sleep(WANT_PAUSE),
+            other => return other,
+        }
+    }
+}
+
 fn read_error(error: &::fjall::Error) -> StateError {
     let cause = error.to_string();
     match error {
         ::fjall::Error::Poisoned => StateError::Stopped { cause },
+        // Said of the process, not of the files: the state is as good as it was.
+        error if is_want(error) => StateError::Stopped { cause },
         _ => StateError::ReadFailed { cause },
     }
 }
@@ -144,7 +161,7 @@ fn write_error(error: &::fjall::Error) -> StateError {
 
 impl Engine for FjallEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError> {
-        self.rows.get(key).map_err(|error| read_error(&error))
+        waited_for(|| self.rows.get(key)).map_err(|error| read_error(&error))
     }
 
     fn write(&self, batch: Batch) -> Result<(), StateError> {
@@ -179,7 +196,7 @@ struct FjallSnapshot {
 
 impl EngineSnapshot for FjallSnapshot {
     fn get(&self, key: &[u8]) -> Result<Option<Slice>, StateError> {
-        self.view.get(&self.rows, key).map_err(|error| read_error(&error))
+        waited_for(|| self.view.get(&self.rows, key)).map_err(|error| read_error(&error))
     }
 
     fn range(&self, low: End, high: End) -> Rows {

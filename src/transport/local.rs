@@ -9,10 +9,19 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tokio::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Name of the socket within the data directory.
 pub const SOCKET: &str = "ctl.sock";
+
+/// Requests that are served at the same time; others wait. A few are long: who follows the log.
+const AT_ONCE: usize = 128;
+/// Pause after a connection could not be taken, as when there is no descriptor for it.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A short path to the socket in `directory`, valid while the returned file is open.
 ///
@@ -37,4 +46,32 @@ pub fn listen(directory: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// The requests that come in at the local socket.
+pub struct Requests {
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+}
+
+impl Requests {
+    /// Takes them from `listener`.
+    #[must_use]
+    pub fn new(listener: UnixListener) -> Requests {
+        Requests { listener, places: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// The next one; it has its place as long as the permit lives.
+    pub async fn next(&self) -> (UnixStream, Option<OwnedSemaphorePermit>) {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return (stream, place),
+                Err(error) => {
+                    tracing::warn!(%error, "the local socket");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
 }

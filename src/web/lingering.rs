@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
 
+use crate::env::process::Place;
+
 /// Bytes that are thrown away at most.
 const BYTES_MAX: u64 = 64 << 20;
 /// Time that is spent on it at most.
@@ -48,7 +50,10 @@ impl<S> Accept<TcpStream, S> for Acceptor {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let unread = Unread::default();
-        let lingering = Lingering { stream, unread: unread.clone(), ending: None };
+        let Some(place) = Place::take() else {
+            return std::future::ready(Err(io::Error::other("too many connections are open")));
+        };
+        let lingering = Lingering { stream, unread: unread.clone(), ending: None, _place: place };
         // Answers are whole when they are written: waiting for more only delays them.
         let ready = lingering.stream.set_nodelay(true);
         std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread })))
@@ -91,6 +96,7 @@ pub(super) struct Lingering {
     stream: TcpStream,
     unread: Unread,
     ending: Option<Ending>,
+    _place: Place,
 }
 
 impl Lingering {

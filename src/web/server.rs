@@ -20,8 +20,8 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::config::webserver::WebserverConfig;
 use crate::datastore::Datastore;
-use crate::env::RealFs;
 use crate::env::fs::replace_file;
+use crate::env::{RealFs, data_dir};
 use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
 use crate::objects::ids::Ids;
@@ -160,7 +160,9 @@ impl Webserver {
     /// When the directory is in use or damaged, the address is taken or the certificate cannot be used.
     pub async fn start(config: WebserverConfig) -> Result<Webserver, WebserverError> {
         let data_dir = config.data_dir.clone();
-        std::fs::create_dir_all(&data_dir).map_err(io(data_dir.display()))?;
+        data_dir::create(&data_dir).and_then(|()| data_dir::close_to_others(&data_dir)).map_err(|error| {
+            WebserverError::Io { what: "the data directory".into(), source: std::io::Error::other(error) }
+        })?;
         let own_log = match standalone::is_wanted(&data_dir, &config.datastores) {
             true => Some(standalone::start(&data_dir).await?),
             false => None,

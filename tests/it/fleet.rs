@@ -89,6 +89,8 @@ pub struct Fleet {
     pub datastore_flags: Vec<String>,
     /// Network namespaces in which processes run, by name; who is not named runs in this one.
     pub hosts: BTreeMap<String, String>,
+    /// What programs are started by, in front of their own name.
+    pub wrapper: Vec<&'static str>,
     /// Makes the output of services; without it that is a file.
     pub outlet: Option<Box<dyn Fn() -> OwnedFd>>,
 }
@@ -97,7 +99,7 @@ impl Fleet {
     pub fn new() -> Fleet {
         let listen = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
         let temp = tempfile::tempdir().expect("temp dir");
-        Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new(), outlet: None }
+        Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new(), wrapper: Vec::new(), outlet: None }
     }
 
     /// A program on the host of `name`, with its directory.
@@ -108,7 +110,14 @@ impl Fleet {
                 command.args(["netns", "exec", host, program]);
                 command
             }
-            None => Command::new(program),
+            None => match self.wrapper.split_first() {
+                Some((first, rest)) => {
+                    let mut command = Command::new(first);
+                    command.args(rest).arg(program);
+                    command
+                }
+                None => Command::new(program),
+            },
         };
         command.arg("--data-dir").arg(self.dir(name));
         command

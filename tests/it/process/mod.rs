@@ -1,4 +1,6 @@
 //! What a process does when what surrounds it fails: output, addresses, descriptors; and what it leaves to others.
 
 mod addresses;
+mod descriptors;
+mod files;
 mod output;

@@ -65,6 +65,10 @@ impl Web {
         self.process.as_ref().expect("runs").hang_up();
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn nobody(&self) -> Client {
         Client::new(format!("http://{}", self.address))
     }
