@@ -203,6 +203,9 @@ pub fn assess(status: &mut Status) {
     status.health = Health { level, reasons };
 }
 
+/// What to do when a part of a process has ended.
+pub const START_AGAIN: &str = "look at its log for the reason, and start the process again";
+
 /// What to do about a datastore that was wiped or replaced.
 const REBUILD: &str = "if it was, rebuild it from a member: stop it and run `gravwell-logctl recover --authority FILE` here \
                        (docs/recovery.md, Disaster); if it was not, correct `Datastore=` on those members";

@@ -10,7 +10,7 @@ use crate::datastore::{Datastore, DatastoreError};
 use crate::telemetry::{logging, notify, output};
 
 use super::hangup::Hangup;
-use super::monitor;
+use super::monitor::{self, Monitor};
 
 /// The service manager hears of the process at least this often.
 pub(super) const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -32,6 +32,9 @@ pub enum RunError {
         /// Why.
         reason: String,
     },
+    /// A part that does not end by itself.
+    #[error("its part `{0}` has ended: look at its log for the reason, and start the process again")]
+    Ended(&'static str),
 }
 
 impl RunError {
@@ -200,7 +203,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
         started = Datastore::start(config) => started?,
         () = &mut stop => stopped_while_starting(),
     };
-    let _monitor = match metrics {
+    let mut monitor = match metrics {
         Some(address) => {
             let started = monitor::start(address, Some(datastore.roster())).await;
             Some(started.map_err(|reason| RunError::Metrics { address, reason })?)
@@ -210,11 +213,16 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     datastore.measure();
     tracing::info!(address = %datastore.address(), "{}", datastore.summary());
     notify::ready(&datastore.summary());
-    let archiving = archive.map(|place| tokio::spawn(super::backup::archive(dir, place)));
+    let mut archiving = tokio::task::JoinSet::new();
+    if let Some(place) = archive {
+        archiving.spawn(super::backup::archive(dir, place));
+    }
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = Monitor::ended(&mut monitor) => return Err(RunError::Ended("listener for metrics")),
+            Some(_) = archiving.join_next() => return Err(RunError::Ended("archive")),
             () = hangup.heard() => {
                 notify::reloading();
                 reload(&args, &level, &datastore);
@@ -232,9 +240,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     }
     notify::stopping();
     tracing::info!("stopping");
-    if let Some(archiving) = archiving {
-        archiving.abort();
-    }
+    archiving.abort_all();
     datastore.stop().await;
     Ok(())
 }

@@ -20,7 +20,17 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The listener; it ends when this is dropped.
 pub(super) struct Monitor {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
+}
+
+impl Monitor {
+    /// Waits until one of its tasks has ended, which none does by itself.
+    pub(super) async fn ended(monitor: &mut Option<Monitor>) {
+        match monitor {
+            Some(monitor) => drop(monitor.tasks.join_next().await),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Records metrics and serves them at `address`; with a roster, the members as well.
@@ -48,7 +58,7 @@ pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result
             tracing::error!(%error, "the listener for metrics ended");
         }
     });
-    Ok(Monitor { _tasks: tasks })
+    Ok(Monitor { tasks })
 }
 
 async fn metrics(State(exporter): State<Exporter>) -> Response {

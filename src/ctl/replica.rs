@@ -25,7 +25,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     // Without a webserver there is nothing that others would ask it for.
     let peers = if args.resources { PeerListening::Outgoing } else { PeerListening::Apart };
     let service = Service::start(dir, args.datastores, options, peers).await.map_err(CtlError::new)?;
-    let _monitor = match args.metrics {
+    let mut monitor = match args.metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;
             Some(started.map_err(|error| CtlError::new(format!("metrics on {address}: {error}")))?)
@@ -39,6 +39,7 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = monitor::Monitor::ended(&mut monitor) => return Err(CtlError::new("the listener for metrics has ended")),
             () = tokio::time::sleep(period) => {
                 notify::watchdog();
                 notify::status(&service.summary());

@@ -11,7 +11,7 @@ use crate::web::server::{Webserver, WebserverError};
 
 use super::datastore::{REPORT_EVERY, stop_signal, stopped_while_starting};
 use super::hangup::Hangup;
-use super::monitor;
+use super::monitor::{self, Monitor};
 
 /// Why the process ends badly.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,9 @@ pub enum RunError {
         /// Why.
         reason: String,
     },
+    /// A part that does not end by itself.
+    #[error("its part `{0}` has ended: look at its log for the reason, and start the process again")]
+    Ended(&'static str),
 }
 
 /// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
@@ -126,7 +129,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
         started = Webserver::start(config) => started?,
         () = &mut stop => stopped_while_starting(),
     };
-    let _monitor = match metrics {
+    let mut monitor = match metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;
             Some(started.map_err(|reason| RunError::Metrics { address, reason })?)
@@ -140,6 +143,7 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     loop {
         tokio::select! {
             () = &mut stop => break,
+            () = Monitor::ended(&mut monitor) => return Err(RunError::Ended("listener for metrics")),
             () = hangup.heard() => {
                 notify::reloading();
                 reload(&args, &level, &webserver);

@@ -95,6 +95,12 @@ pub(super) fn stop_process(failure: &Fatal) -> ! {
     output::exit(70);
 }
 
+/// As [`stop_process`], for a thread in whose hands acknowledged data was.
+pub(super) fn part_panicked(name: &'static str) -> ! {
+    tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose acknowledged data");
+    output::exit(70);
+}
+
 impl Committer {
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut idle = true;

@@ -160,16 +160,19 @@ pub(super) fn are_known(shared: &SharedRef) -> bool {
     shared.contents.store.stats().chunks > 0
 }
 
-/// Runs until the task is dropped.
-pub(super) async fn run(shared: SharedRef) {
+/// Starts what looks after chunks until the datastore stops.
+pub(super) fn spawn(shared: &SharedRef, tasks: &mut tokio::task::JoinSet<()>) {
     let missed = shared.contents.missed_here.lock().unwrap_or_else(PoisonError::into_inner).take();
-    tokio::join!(
-        heal(&shared),
-        listen(&shared, missed),
-        collect_at_times(&shared),
-        scrub(&shared),
-        watch_health(&shared)
-    );
+    let watch = &shared.watch;
+    let of = || SharedRef::clone(shared);
+    let (healing, listening, collecting, scrubbing, watching) = (of(), of(), of(), of(), of());
+    tasks.spawn(watch.lasting("healing of chunks", async move { heal(&healing).await }));
+    if missed.is_some() {
+        tasks.spawn(watch.lasting("chunks that were missed", async move { listen(&listening, missed).await }));
+    }
+    tasks.spawn(watch.lasting("collection of chunks", async move { collect_at_times(&collecting).await }));
+    tasks.spawn(watch.lasting("scrubbing of chunks", async move { scrub(&scrubbing).await }));
+    tasks.spawn(watch.lasting("health of the chunk store", async move { watch_health(&watching).await }));
 }
 
 /// After a failed sync it is not known what the disk holds: only a new start finds out.

@@ -21,12 +21,14 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
     let incomplete = super::contents::incomplete(shared);
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
+    let ended = shared.watch.ended();
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => {
             let message = format!("the datastore waits to be recovered, because {recovery}");
             Some(Reason::new(Code::WaitsForRecovery, message, super::recovery::REMEDY))
         }
         (true, false) => Some(Reason::new(Code::ReadOnly, refusal, "free some disk space, or compact")),
+        (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),
         (true, true) => None,
     };
     let (problem, remedy) =

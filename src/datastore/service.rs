@@ -11,6 +11,7 @@ use crate::codec::admin::{MemberInfo, PresenceInfo};
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::background;
 use crate::env::data_dir::{self, DirectoryError};
+use crate::env::watch::Watch;
 use crate::log::RecoveryReport;
 use crate::log::compaction::Compactor;
 use crate::model::{MemberName, Seq};
@@ -230,6 +231,7 @@ impl Datastore {
             address,
             started: Instant::now(),
             stopping: watch::channel(false).0,
+            watch: Watch::default(),
             local: local_name(),
             config,
         });
@@ -246,24 +248,27 @@ impl Datastore {
         let compactor =
             Compactor::new(shared.log.clone(), &shared.path.join("base")).segment_bytes(shared.config.segment_bytes);
         let for_compaction = Arc::clone(&shared);
-        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(work).map_err(io("starting a thread"))
+        let watch = shared.watch.clone();
+        let spawn = |name, end: Option<fn(&'static str) -> !>, work: Box<dyn FnOnce() + Send>| {
+            watch.thread(name, end, work).map_err(io("starting a thread"))
         };
-        threads.push(spawn("apply", Box::new(move || applier.run()))?);
-        threads.push(spawn("commit", Box::new(move || committer.run(commit_requests)))?);
+        threads.push(spawn("apply", Some(commit::part_panicked), Box::new(move || applier.run()))?);
+        let committing = move || committer.run(commit_requests);
+        threads.push(spawn("commit", Some(commit::part_panicked), Box::new(committing))?);
         let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
-        threads.push(spawn("compact", Box::new(compacting))?);
+        threads.push(spawn("compact", None, Box::new(compacting))?);
         let mut tasks = tokio::task::JoinSet::new();
         let listens = endpoint.is_some();
         if let Some(endpoint) = &endpoint {
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
-            tasks.spawn(admin::listen(Arc::clone(&shared), socket));
-            tasks.spawn(accept(Arc::clone(&shared), endpoint.clone()));
-            tasks.spawn(renew_certificate(Arc::clone(&shared), endpoint.clone()));
+            tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(&shared), socket)));
+            tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
+            let renewing = renew_certificate(Arc::clone(&shared), endpoint.clone());
+            tasks.spawn(watch.lasting("renewal of the certificate", renewing));
         }
-        tasks.spawn(save_members(Arc::clone(&shared)));
+        tasks.spawn(watch.lasting("register of members", save_members(Arc::clone(&shared))));
         if listens {
-            tasks.spawn(contents::run(Arc::clone(&shared)));
+            contents::spawn(&shared, &mut tasks);
         }
         Ok(Datastore { shared, endpoint, threads, tasks, recovery, _lock: lock })
     }
@@ -309,6 +314,10 @@ impl Datastore {
         let recovery = shared.recovery();
         if !recovery.is_empty() {
             return format!("waits to be recovered: {recovery}");
+        }
+        let ended = shared.watch.ended();
+        if !ended.is_empty() {
+            return ended;
         }
         let refusal = shared.refusal();
         let writes = if refusal.is_empty() { String::new() } else { format!(", writes refused: {refusal}") };
@@ -358,6 +367,7 @@ impl Datastore {
 
     /// Stops: no new work, open work is finished or refused, the log is closed cleanly.
     pub async fn stop(mut self) {
+        self.shared.watch.stop();
         self.shared.stopping.send_replace(true);
         self.tasks.abort_all();
         if let Some(endpoint) = &self.endpoint {
@@ -482,4 +492,33 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
 #[must_use]
 pub fn trust_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("trust")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p14_each_part_that_ends_is_named() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let mut config = DatastoreConfig::for_dir(temp.path());
+        (config.listen, config.port) = (Some(std::net::Ipv4Addr::LOCALHOST.into()), 0);
+        let datastore = Datastore::start(config).await.expect("starts");
+        let said = || inspect::status(&datastore.shared).problem;
+        let ending = datastore.shared.watch.end_each(said);
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        let expected = [
+            "chunks that were missed",
+            "collection of chunks",
+            "healing of chunks",
+            "health of the chunk store",
+            "listener",
+            "local socket",
+            "register of members",
+            "renewal of the certificate",
+            "scrubbing of chunks",
+        ];
+        assert_eq!(names, expected);
+        assert!(datastore.summary().contains("start the process again"), "{}", datastore.summary());
+    }
 }

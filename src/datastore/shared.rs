@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use crate::codec::message::Bookmark;
 use crate::config::datastore::DatastoreConfig;
+use crate::env::watch::Watch;
 use crate::log::LogReader;
 use crate::model::{Limits, MemberName, Seq};
 use crate::protocol::feed::Ring;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub address: std::net::SocketAddr,
     pub started: Instant,
     pub stopping: watch::Sender<bool>,
+    /// Over its tasks and threads.
+    pub watch: Watch,
     /// Name under which the datastore's own host administers.
     pub local: MemberName,
 }

@@ -12,6 +12,7 @@ pub mod real;
 pub mod reserve;
 pub mod scratch;
 pub mod wait;
+pub mod watch;
 
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};

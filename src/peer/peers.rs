@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use tokio::sync::watch;
 
 use crate::codec::message::{Announce, Open};
+use crate::env::watch::Watch;
 use crate::env::{Clock, SystemClock};
 use crate::model::MemberName;
 use crate::transport::endpoint::{self, ClientEndpoint, ServerEndpoint};
@@ -148,7 +149,12 @@ impl Peers {
     ///
     /// # Errors
     /// When the identity cannot be read, or the address is taken.
-    pub fn start(data_dir: &Path, listen: Option<SocketAddr>, hosts: Vec<String>) -> Result<Peers, TrustError> {
+    pub fn start(
+        data_dir: &Path,
+        listen: Option<SocketAddr>,
+        hosts: Vec<String>,
+        watch: &Watch,
+    ) -> Result<Peers, TrustError> {
         let identity = Identity::load(data_dir)?;
         let server = match listen {
             None => None,
@@ -179,7 +185,7 @@ impl Peers {
             server: server.clone(),
         });
         if let Some(server) = server {
-            tokio::spawn(accept(Arc::downgrade(&inner), server));
+            tokio::spawn(watch.passing("listener for members", accept(Arc::downgrade(&inner), server)));
         }
         Ok(Peers { inner })
     }

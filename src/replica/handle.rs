@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::codec::admin::{OriginInfo, Status};
-use crate::codec::health;
+use crate::codec::health::{self, Code, Health, Reason};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
@@ -27,6 +27,7 @@ use super::shared::{Change, Shared, SharedRef};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
 use crate::env::data_dir::{DirectoryError, PATIENCE};
+use crate::env::watch::Watch;
 use crate::env::{SystemClock, SystemEntropy};
 
 /// Requests that may wait for the outbox writer.
@@ -189,10 +190,11 @@ impl Replica {
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, Arc::new(SystemClock), Arc::new(SystemEntropy));
-        std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(outbox_requests))?;
+        let end: Option<fn(&'static str) -> !> = Some(super::shared::part_panicked);
+        shared.watch.thread("outbox", end, move || writer.run(outbox_requests))?;
         let worker =
             Applier::new(Arc::clone(&shared), Box::new(directory), outbox.clone()).at(place, options.cache_bytes);
-        std::thread::Builder::new().name("applier".into()).spawn(move || worker.run(applier_requests))?;
+        shared.watch.thread("applier", end, move || worker.run(applier_requests))?;
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
@@ -218,7 +220,7 @@ impl Replica {
         if let Some(contents) = self.contents() {
             contents.inner.set_connector(Arc::clone(&connector));
             let mut task = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner);
-            task.get_or_insert_with(|| tokio::spawn(contents::fetch(contents)));
+            task.get_or_insert_with(|| tokio::spawn(self.shared.watch.lasting("contents", contents::fetch(contents))));
         }
         let linker = Linker {
             shared: Arc::clone(&self.shared),
@@ -230,7 +232,7 @@ impl Replica {
             cache_bytes: self.options.cache_bytes,
             heartbeat_ms: self.options.heartbeat_ms,
         };
-        let task = tokio::spawn(linker.run());
+        let task = tokio::spawn(self.shared.watch.lasting("connection to the datastore", linker.run()));
         if let Some(former) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {
             former.abort();
         }
@@ -243,6 +245,12 @@ impl Replica {
         Some(Contents { inner, shared: Arc::clone(&self.shared) })
     }
 
+    /// Watches over this replica's tasks; for others that belong to it.
+    #[must_use]
+    pub fn watch_over(&self) -> &Watch {
+        &self.shared.watch
+    }
+
     /// Goes offline. Everything goes on working; nothing is pushed or received.
     pub fn disconnect(&self) {
         if let Some(link) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -253,6 +261,7 @@ impl Replica {
 
     /// Disconnects and makes the state durable. Nothing would be lost without it; the next start is quicker with it.
     pub async fn close(&self) {
+        self.shared.watch.stop();
         self.disconnect();
         self.shared.is_closing.store(true, std::sync::atomic::Ordering::Release);
         let contents = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -465,6 +474,8 @@ impl Replica {
             None => "Unknown".to_owned(),
         };
         let problem = self.shared.problem();
+        let ended = Some(self.shared.watch.ended()).filter(|ended| !ended.is_empty());
+        let ended = ended.map(|ended| Reason::new(Code::TaskEnded, ended, health::START_AGAIN));
         let incomplete = self.contents().map(|contents| contents.incomplete()).unwrap_or_default();
         let lost_at = link.lost_at.unwrap_or(self.shared.started);
         let ms = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -500,6 +511,7 @@ impl Replica {
             clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
             contents_incomplete: incomplete.len() as u64,
             contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
+            health: Health { reasons: ended.into_iter().collect(), ..Health::default() },
             ..Status::default()
         };
         status.health.reasons = self.shared.reasons();

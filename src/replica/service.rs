@@ -308,7 +308,12 @@ impl Service {
             Identity::load(data_dir)?;
             let mut connector = MemberConnector::new(data_dir, addresses);
             if listening != PeerListening::Apart {
-                let begun = Peers::start(data_dir, listening.address(), host_of(external_addr.as_deref()))?;
+                let begun = Peers::start(
+                    data_dir,
+                    listening.address(),
+                    host_of(external_addr.as_deref()),
+                    replica.watch_over(),
+                )?;
                 if let Some(contents) = replica.contents() {
                     contents.attach(&begun);
                 }
@@ -319,7 +324,8 @@ impl Service {
         } else {
             tracing::warn!("no identity: working offline; join with `gravwell-logctl --data-dir DIR join TOKEN`");
         }
-        let listener = tokio::spawn(admin::listen(replica.clone(), socket));
+        let listener =
+            tokio::spawn(replica.watch_over().lasting("local socket", admin::listen(replica.clone(), socket)));
         Ok(Service { replica, peers, listener })
     }
 
@@ -327,6 +333,9 @@ impl Service {
     #[must_use]
     pub fn summary(&self) -> String {
         let status = self.replica.status();
+        if !status.healthy {
+            return status.problem;
+        }
         let connection = if status.connected { "connected" } else { "cut off" };
         format!("{connection}, sequence {} of {}, outbox {}", status.seq, status.head, status.outbox)
     }
@@ -339,6 +348,7 @@ impl Service {
     /// Stops serving and closes the replica.
     pub async fn stop(self) {
         notify::stopping();
+        self.replica.watch_over().stop();
         self.listener.abort();
         if let Some(peers) = &self.peers {
             peers.close();
@@ -363,6 +373,34 @@ mod tests {
         assert_eq!(favourites.order(&addresses), ["a", "c", "b"]);
         favourites.note_tried("c");
         assert_eq!(favourites.order(&addresses), ["b", "a", "c"], "the good one again, when the other is no better");
+    }
+
+    /// Connects to nothing.
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn on_connected(&self, _: quinn::Connection) -> Pending<'_, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p14_each_part_that_ends_is_named() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let options = ReplicaOptions {
+            contents: Some(crate::replica::contents::ContentsOptions::default()),
+            ..ReplicaOptions::default()
+        };
+        let service = Service::start(temp.path(), Vec::new(), options, PeerListening::Apart).await.expect("starts");
+        service.replica.connect(Arc::new(Nowhere));
+        let ending = service.replica.watch_over().end_each(|| service.replica.status().problem);
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        assert_eq!(names, ["connection to the datastore", "contents", "local socket"]);
+        assert!(service.summary().contains("start the process again"), "{}", service.summary());
     }
 
     #[test]

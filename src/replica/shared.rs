@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::codec::health;
 use crate::codec::message::{Progress, Welcome};
+use crate::env::watch::Watch;
 use crate::model::{Collection, Entry, Key, Limits, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
@@ -119,6 +120,8 @@ pub(super) struct Shared {
     pub contents: Option<Arc<contents::Inner>>,
     gate: Mutex<Gate>,
     silence_ms: AtomicU64,
+    /// Over its tasks and threads.
+    pub watch: Watch,
     pub started: Instant,
 }
 
@@ -149,6 +152,7 @@ impl Shared {
             contents,
             gate,
             silence_ms: AtomicU64::new(0),
+            watch: Watch::default(),
             started: Instant::now(),
         }
     }
@@ -230,7 +234,8 @@ impl Shared {
         let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let full = || self.disk.is_full().then(|| disk::FULL.to_owned());
         let problem = Some(problem).filter(|problem| !problem.is_empty());
-        problem.or_else(|| self.lost()).or_else(full).unwrap_or_default()
+        let ended = || Some(self.watch.ended()).filter(|ended| !ended.is_empty());
+        problem.or_else(|| self.lost()).or_else(full).or_else(ended).unwrap_or_default()
     }
 
     /// What of the health only this process can know.
@@ -312,6 +317,12 @@ impl Shared {
 /// Ends the process: going on could lose what was accepted, or show what is not true.
 pub(super) fn stop_process(failure: &Fatal) -> ! {
     tracing::error!(%failure, "stopping, because going on could lose accepted transactions");
+    output::exit(70);
+}
+
+/// As [`stop_process`], for a thread in whose hands accepted transactions were.
+pub(super) fn part_panicked(name: &'static str) -> ! {
+    tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose accepted transactions");
     output::exit(70);
 }
 

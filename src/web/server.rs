@@ -224,8 +224,9 @@ impl Webserver {
         if let Some(peers) = &webserver.service.peers {
             peers.serve(Open::Search, Arc::new(Asked(Arc::downgrade(&webserver.app))));
         }
-        webserver.tasks.spawn(sweeper::run(AppRef::clone(&webserver.app)));
-        webserver.tasks.spawn(first_administrator(AppRef::clone(&webserver.app)));
+        sweeper::spawn(&webserver.app, &mut webserver.tasks);
+        let first = first_administrator(AppRef::clone(&webserver.app));
+        webserver.tasks.spawn(webserver.service.replica.watch_over().passing("first administrator", first));
         Ok(webserver)
     }
 
@@ -241,18 +242,23 @@ impl Webserver {
             .layer(tower_http::catch_panic::CatchPanicLayer::new());
         let service = NormalizePath::trim_trailing_slash(router);
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
+        let watch = self.service.replica.watch_over().clone();
         let config = &self.app.config;
         if config.plain_http {
-            self.tasks.spawn(listener::ended(listener::plain(listener, &self.handle)?.serve(service)));
+            let serving = listener::ended(listener::plain(listener, &self.handle)?.serve(service));
+            self.tasks.spawn(watch.lasting("listener", serving));
             return Ok(());
         }
         let files = tls::files(config)?;
         let settings = files.load()?;
-        self.tasks.spawn(files.follow(settings.clone(), Arc::clone(&self.reread)));
-        self.tasks.spawn(listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service)));
+        let following = files.follow(settings.clone(), Arc::clone(&self.reread));
+        self.tasks.spawn(watch.lasting("renewal of the certificate", following));
+        let serving = listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service));
+        self.tasks.spawn(watch.lasting("listener", serving));
         if !config.no_redirect {
             let address = SocketAddr::new(self.address.ip(), config.redirect_port);
-            self.tasks.spawn(listener::redirect(address, self.address.port(), self.handle.clone()));
+            let redirecting = listener::redirect(address, self.address.port(), self.handle.clone());
+            self.tasks.spawn(watch.passing("redirection to HTTPS", redirecting));
         }
         Ok(())
     }
@@ -302,6 +308,7 @@ impl Webserver {
 
     /// Tells balancers to go elsewhere, stops listening, lets requests under way end, closes the replica.
     pub async fn stop(mut self) {
+        self.service.replica.watch_over().stop();
         self.app.is_draining.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(self.app.config.drain_s)).await;
         self.handle.graceful_shutdown(Some(DRAIN));
@@ -401,5 +408,42 @@ fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
     match written {
         Ok(()) => output::answer(format_args!("It is kept in {} until then.", file.display())),
         Err(error) => tracing::warn!(%error, file = %file.display(), "the password could not be kept: note it now"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p14_each_part_that_ends_is_named() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let config = WebserverConfig {
+            listen: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            port: 0,
+            redirect_port: 0,
+            ..WebserverConfig::for_dir(temp.path())
+        };
+        let webserver = Webserver::start(config).await.expect("starts");
+        let replica = webserver.service.replica.clone();
+        let ending = replica.watch_over().end_each(|| replica.status().problem);
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        let expected = [
+            "connection to the datastore",
+            "contents",
+            "housekeeping",
+            "leases of numbers",
+            "listener",
+            "local socket",
+            "removal of searches",
+            "renewal of the certificate",
+            "search for damaged objects",
+            "sweeper",
+            "sweeper of searches",
+            "word of rejections",
+        ];
+        assert_eq!(names, expected);
+        let hindrance = super::super::api::system::hindrance(&webserver.app, &replica.status());
+        assert!(hindrance.is_some_and(|why| why.contains("start the process again")));
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use crate::model::TxnId;
 use crate::objects::cleaning::SLICE;
 use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
@@ -23,17 +25,19 @@ const SEARCHES_EVERY: Duration = Duration::from_secs(30);
 /// A rejection lives as a notification for this long; on the page of rejections it stays until somebody decides.
 const REJECTION_LIFE_S: u64 = 14 * LIFE_S;
 
-/// Runs until the task is dropped.
-pub(super) async fn run(app: AppRef) {
-    tokio::join!(
-        tell_of_rejections(&app),
-        lease(&app),
-        sweep(&app),
-        sweep_searches(&app),
-        app.searches.follow(),
-        damaged::follow(&app.store),
-        housekeeping::run(&app),
-    );
+/// Starts what a webserver does by itself, until the tasks are dropped.
+pub(super) fn spawn(app: &AppRef, tasks: &mut JoinSet<()>) {
+    let watch = app.store.replica().watch_over();
+    let of = || AppRef::clone(app);
+    let (telling, leasing, sweeping, searches) = (of(), of(), of(), of());
+    let (following, damage, keeping) = (of(), of(), of());
+    tasks.spawn(watch.lasting("word of rejections", async move { tell_of_rejections(&telling).await }));
+    tasks.spawn(watch.lasting("leases of numbers", async move { lease(&leasing).await }));
+    tasks.spawn(watch.lasting("sweeper", async move { sweep(&sweeping).await }));
+    tasks.spawn(watch.lasting("sweeper of searches", async move { sweep_searches(&searches).await }));
+    tasks.spawn(watch.lasting("removal of searches", async move { following.searches.follow().await }));
+    tasks.spawn(watch.lasting("search for damaged objects", async move { damaged::follow(&damage.store).await }));
+    tasks.spawn(watch.lasting("housekeeping", async move { housekeeping::run(&keeping).await }));
 }
 
 async fn lease(app: &AppRef) {

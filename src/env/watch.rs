@@ -1,0 +1,159 @@
+//! Watches over tasks and threads that a service cannot do without: when one ends before its service does, the service says so
+//! instead of looking well.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt;
+
+/// Over the parts of one service.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    is_stopping: AtomicBool,
+    ended: Mutex<Vec<String>>,
+    #[cfg(test)]
+    orders: tests::Orders,
+}
+
+impl Watch {
+    /// `work` as a part that does not end by itself. Dropping it, as when its task is aborted, is no end.
+    pub fn lasting<W: Future<Output = ()>>(&self, name: &'static str, work: W) -> impl Future<Output = ()> + use<W> {
+        #[cfg(test)]
+        let work = self.0.orders.obeyed(name, work);
+        let watch = self.clone();
+        async move {
+            let returned = AssertUnwindSafe(work).catch_unwind().await.is_ok();
+            watch.note(name, if returned { "has returned" } else { "has panicked" });
+        }
+    }
+
+    /// `work` as a part that may end, but not by a panic.
+    pub fn passing<W: Future<Output = ()>>(&self, name: &'static str, work: W) -> impl Future<Output = ()> + use<W> {
+        let watch = self.clone();
+        async move {
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                watch.note(name, "has panicked");
+            }
+        }
+    }
+
+    /// Starts a thread that ends when its service does. What holds durable data in its hands is not left half alive: with
+    /// `ends_process` a panic ends the process by that.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn thread(
+        &self,
+        name: &'static str,
+        ends_process: Option<fn(&'static str) -> !>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let watch = self.clone();
+        let watched = move || match (std::panic::catch_unwind(AssertUnwindSafe(work)), ends_process) {
+            (Ok(()), _) => watch.note(name, "has returned"),
+            (Err(_), Some(end)) => end(name),
+            (Err(_), None) => watch.note(name, "has panicked"),
+        };
+        std::thread::Builder::new().name(name.into()).spawn(watched)
+    }
+
+    /// From now on parts end because they should.
+    pub fn stop(&self) {
+        self.0.is_stopping.store(true, Ordering::Release);
+    }
+
+    fn note(&self, name: &str, how: &str) {
+        if self.0.is_stopping.load(Ordering::Acquire) {
+            return;
+        }
+        tracing::error!(
+            part = name,
+            "a part of the process {how}; it works no more until the process is started again"
+        );
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(format!("its part `{name}` {how}"));
+    }
+
+    /// Which parts have ended, for people; empty while all work.
+    #[must_use]
+    pub fn ended(&self) -> String {
+        let ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.is_empty() { String::new() } else { format!("{}: start the process again", ended.join(", ")) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// Which part a test has ordered to end, and the names of all.
+    #[derive(Debug)]
+    pub(super) struct Orders {
+        end: watch::Sender<&'static str>,
+        names: Mutex<Vec<&'static str>>,
+    }
+
+    impl Default for Orders {
+        fn default() -> Orders {
+            Orders { end: watch::channel("").0, names: Mutex::default() }
+        }
+    }
+
+    impl Orders {
+        pub(super) fn obeyed<W: Future<Output = ()>>(
+            &self,
+            name: &'static str,
+            work: W,
+        ) -> impl Future<Output = ()> + use<W> {
+            let mut ordered = self.end.subscribe();
+            self.names.lock().expect("names").push(name);
+            async move {
+                tokio::select! {
+                    () = work => {}
+                    _ = ordered.wait_for(|ordered| *ordered == name) => panic!("{name} was ordered to end"),
+                }
+            }
+        }
+    }
+
+    impl Watch {
+        /// Ends each part in turn and waits until `said` names it; the names of all parts.
+        pub(crate) async fn end_each(&self, said: impl Fn() -> String) -> Vec<&'static str> {
+            assert_eq!(said(), "", "all is well before");
+            let mut names = self.0.orders.names.lock().expect("names").clone();
+            for name in &names {
+                self.0.orders.end.send_replace(name);
+                while !said().contains(&format!("`{name}` has panicked")) {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            }
+            names.sort_unstable();
+            names
+        }
+    }
+
+    #[tokio::test]
+    async fn parts_that_end_are_named_unless_the_service_ends() {
+        let watch = Watch::default();
+        watch.passing("first", async {}).await;
+        tokio::spawn(watch.lasting("aborted", std::future::pending())).abort();
+        assert_eq!(watch.ended(), "");
+        watch.lasting("second", async {}).await;
+        watch.thread("third", None, || panic!("a bug")).expect("starts").join().expect("is caught");
+        assert_eq!(
+            watch.ended(),
+            "its part `second` has returned, its part `third` has panicked: start the process again"
+        );
+        let stopping = Watch::default();
+        stopping.stop();
+        stopping.lasting("fourth", async {}).await;
+        assert_eq!(stopping.ended(), "");
+    }
+}
