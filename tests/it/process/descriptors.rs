@@ -26,6 +26,7 @@ fn p15_clients_that_take_all_connections_leave_storage_what_it_needs() {
     // Who administers the host is heard, and what comes from the datastore is kept.
     fleet.enroll("b", "webserver");
     let _b = fleet.replica("b");
+    fleet.wait_connected("b");
     fleet.ok("b", &["put", "c", "meanwhile", "--value", "1"]);
     fleet.wait("the webserver keeps it", || fleet.run("a", &["get", "c", "meanwhile"]).status.success());
     fleet.ok("a", &["put", "c", "here", "--value", "1"]);

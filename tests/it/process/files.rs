@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -43,6 +43,7 @@ fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("closes");
     fleet.ok("a", &["import", file.to_str().expect("text")]);
     fleet.ok("d", &["backup", "create", &at("backups")]);
+    fs::DirBuilder::new().mode(0o700).create(at("scratch")).expect("creates");
     fleet.ok("d", &["backup", "verify", &at("backups"), "--scratch", &at("scratch")]);
     fleet.ok("d", &["debug-bundle", "--output", &at("bundle.tar")]);
     fleet.ok("d", &["compact"]);
