@@ -8,10 +8,11 @@ use serde::Serialize;
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::gather::{self, Gathered};
-use crate::datastore::recover::{Offer, check_empty, choose, recover, side};
+use crate::datastore::recover::{Offer, check_descent, check_empty, choose, recover, side};
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
+use crate::model::Seq;
 use crate::state::StateStore;
 use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry};
 
@@ -35,6 +36,9 @@ struct Report {
     /// Enrolled members that were not heard of.
     unheard: Vec<String>,
 }
+
+/// Where a member's state is kept while it is compared with the chosen one.
+const COMPARED: &str = "state.compared";
 
 /// Where a rehearsal has the authority.
 const REHEARSAL: &str = "trust.rehearsal";
@@ -84,8 +88,15 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
     let state = match sources.get(chosen).map(|source: &MemberSource| source.state.clone()) {
         Some(state) => state,
-        None => fetch(dir, &mut gathered, &name).await?,
+        None => fetch(&side(dir), &mut gathered, &name).await?,
     };
+    if args.member.is_none() {
+        let compared = compare(dir, (&name, &state), &offers, &sources, &mut gathered).await;
+        if compared.is_err() {
+            let _ = std::fs::remove_dir_all(side(dir));
+        }
+        compared?;
+    }
     if let Some(gathered) = gathered {
         gathered.close().await;
     }
@@ -246,12 +257,43 @@ fn pick(offers: &[Offer], member: Option<&str>) -> Result<usize, CtlError> {
     found.ok_or_else(|| CtlError::new(format!("{name} is not among those that can be a source")))
 }
 
-async fn fetch(dir: &Path, gathered: &mut Option<Gathered>, name: &str) -> Result<StateStore, CtlError> {
-    let side = side(dir);
-    let _ = std::fs::remove_dir_all(&side);
-    std::fs::create_dir_all(&side).map_err(CtlError::new)?;
+async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Result<StateStore, CtlError> {
+    let _ = std::fs::remove_dir_all(side);
+    std::fs::create_dir_all(side).map_err(CtlError::new)?;
     let gathered = gathered.as_mut().ok_or_else(|| CtlError::new("the chosen state is not at hand"))?;
-    gathered.fetch(name, &side, CACHE_BYTES).await.map_err(CtlError::new)
+    gathered.fetch(name, side, CACHE_BYTES).await.map_err(CtlError::new)
+}
+
+/// Fails when the chosen state is a fork of what another member has. Members at one position with one digest have one state,
+/// which is compared once.
+async fn compare(
+    dir: &Path,
+    chosen: (&str, &StateStore),
+    offers: &[Offer],
+    sources: &[MemberSource],
+    gathered: &mut Option<Gathered>,
+) -> CtlResult {
+    let at = |offer: &Offer| (offer.log_id, offer.generation, offer.seq, offer.digest);
+    let mut compared: Vec<_> = offers.iter().filter(|offer| offer.name == chosen.0).map(at).collect();
+    for (index, offer) in offers.iter().enumerate() {
+        if offer.unfit.is_some() || offer.seq == Seq::ZERO || compared.contains(&at(offer)) {
+            continue;
+        }
+        compared.push(at(offer));
+        if let Some(source) = sources.get(index) {
+            check_descent(chosen, &offer.name, &source.state).map_err(CtlError::new)?;
+            continue;
+        }
+        complain!("comparing with {}, at sequence {}", offer.name, offer.seq);
+        let place = dir.join(COMPARED);
+        let result = match fetch(&place, gathered, &offer.name).await {
+            Ok(state) => check_descent(chosen, &offer.name, &state).map_err(CtlError::new),
+            Err(error) => Err(error),
+        };
+        let _ = std::fs::remove_dir_all(&place);
+        result?;
+    }
+    Ok(())
 }
 
 fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {

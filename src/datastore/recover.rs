@@ -14,7 +14,7 @@ use crate::env::real::RealFs;
 use crate::log::repair::LOG;
 use crate::log::salvage::salvage;
 use crate::model::{Digest, Generation, LineageEntry, LogId, Seq};
-use crate::state::{StateMeta, StateStore};
+use crate::state::{Fork, StateMeta, StateStore, descent};
 
 use super::repair::{RepairError, RepairOptions, RepairReport, repair};
 
@@ -72,6 +72,44 @@ pub enum NoSource {
     /// Equal positions, different states.
     #[error("{0} and {1} are both at sequence {2} with different digests: one of them is wrong; choose with --member")]
     Disagree(String, String, Seq),
+    /// An older generation holds more than the most advanced offer shares with it.
+    #[error(
+        "{older} of generation {generation} is at sequence {seq}, beyond what {newest} shares with it: a restore or recovery \
+         left it behind; choose with --member {newest} or --member {older}"
+    )]
+    OlderHasMore {
+        /// The offer that would be chosen.
+        newest: String,
+        /// The one that holds more.
+        older: String,
+        /// Its generation.
+        generation: Generation,
+        /// Its position.
+        seq: Seq,
+    },
+    /// One offer does not continue the other's history.
+    #[error(
+        "{chosen} and {other} have different histories of one log: {fork}. Choose the one to keep with --member NAME; the \
+         other member's own changes are then pushed again or archived there when it comes back (`gravwell-logctl quarantine`)"
+    )]
+    Forked {
+        /// The offer that would be chosen.
+        chosen: String,
+        /// The one that holds what it lacks.
+        other: String,
+        /// What differs.
+        fork: Fork,
+    },
+    /// Two states cannot be compared.
+    #[error("{chosen} and {other} cannot be compared: {reason}; choose with --member, or leave the damaged one out")]
+    Unreadable {
+        /// The offer that would be chosen.
+        chosen: String,
+        /// The other one.
+        other: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Which offer is the most advanced one.
@@ -93,7 +131,31 @@ pub fn choose(offers: &[Offer]) -> Result<usize, NoSource> {
     if let Some((_, other)) = fit.iter().find(|(_, offer)| twin(offer) && offer.digest != first.digest) {
         return Err(NoSource::Disagree(first.name.clone(), other.name.clone(), first.seq));
     }
+    // A newer generation says why it left an older one behind only to those who can read it: a person is asked.
+    let has_more = |offer: &&(usize, &Offer)| offer.1.generation < first.generation && offer.1.seq > first.seq;
+    if let Some((_, older)) = fit.iter().find(has_more) {
+        return Err(NoSource::OlderHasMore {
+            newest: first.name.clone(),
+            older: older.name.clone(),
+            generation: older.generation,
+            seq: older.seq,
+        });
+    }
     Ok(best)
+}
+
+/// Checks that the chosen state continues the history of another member's.
+///
+/// # Errors
+/// [`NoSource::Forked`] when it does not; [`NoSource::Unreadable`] when the states cannot be compared.
+pub fn check_descent(chosen: (&str, &StateStore), other: &str, state: &StateStore) -> Result<(), NoSource> {
+    let compared = state.snapshot().and_then(|earlier| descent::fork(&earlier, &chosen.1.snapshot()?));
+    let (chosen, other) = (chosen.0.to_owned(), other.to_owned());
+    match compared {
+        Ok(None) => Ok(()),
+        Ok(Some(fork)) => Err(NoSource::Forked { chosen, other, fork }),
+        Err(error) => Err(NoSource::Unreadable { chosen, other, reason: error.to_string() }),
+    }
 }
 
 /// Whether a recovery may replace what lies in the data directory `path`.
@@ -158,7 +220,9 @@ mod tests {
         let damaged = Offer { unfit: Some("damaged".into()), ..offer("d", 1, 1, 99, 9) };
         let offers = [offer("a", 1, 1, 5, 5), offer("b", 1, 1, 9, 9), offer("c", 1, 1, 9, 9), damaged];
         assert_eq!(choose(&offers), Ok(1));
-        assert_eq!(choose(&[offer("a", 1, 1, 50, 5), offer("b", 1, 2, 9, 9)]), Ok(1), "the newer generation");
+        assert_eq!(choose(&[offer("a", 1, 1, 9, 5), offer("b", 1, 2, 9, 9)]), Ok(1), "the newer generation");
+        let older = choose(&[offer("a", 1, 1, 50, 5), offer("b", 1, 2, 9, 9)]);
+        assert!(matches!(older, Err(NoSource::OlderHasMore { .. })), "{older:?}");
         assert_eq!(choose(&[]), Err(NoSource::Nobody));
         assert_eq!(choose(&[offer("a", 1, 1, 0, 0)]), Err(NoSource::Nobody));
         assert!(matches!(choose(&[offer("a", 1, 1, 5, 5), offer("b", 2, 1, 9, 9)]), Err(NoSource::SeveralLogs(_))));

@@ -14,7 +14,7 @@ use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, RejectedTxn, touched};
 use crate::protocol::tail::{Divergence, Follower, Run};
-use crate::state::{StateError, StateStore};
+use crate::state::{Fork, StateError, StateStore, descent};
 use crate::telemetry;
 
 use super::directory::Home;
@@ -38,11 +38,31 @@ pub(super) enum Request {
     Run(Run),
     Bookmark(Bookmark),
     /// A new state in its own directory takes the place of the old one.
-    Swap(StateStore, PathBuf, oneshot::Sender<Result<(), String>>),
+    Swap(StateStore, PathBuf, Descent, oneshot::Sender<Result<(), SwapError>>),
     /// Answered when everything before it is done.
     Barrier(oneshot::Sender<()>),
     /// Makes the state durable, and writes down how far it came.
     Persist(oneshot::Sender<()>),
+}
+
+/// What a new state has to be to the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Descent {
+    /// It must continue the history of the old one.
+    Required,
+    /// The old one's own changes are archived already.
+    Archived,
+}
+
+/// Why a state was not taken over; nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SwapError {
+    /// It lacks outcomes that this replica has applied.
+    #[error("the fetched state is no continuation of this replica's: {0}")]
+    Forked(Fork),
+    /// It is not complete, or the storage refuses.
+    #[error("{0}")]
+    Failed(String),
 }
 
 pub(super) struct Applier {
@@ -111,8 +131,8 @@ impl Applier {
                     self.note_compared(bookmark);
                 }
             }
-            Request::Swap(state, path, reply) => {
-                let _ = reply.send(self.swap(state, path)?);
+            Request::Swap(state, path, descent, reply) => {
+                let _ = reply.send(self.swap(state, path, descent)?);
             }
             Request::Barrier(reply) => drop(reply.send(())),
             Request::Persist(reply) => {
@@ -322,19 +342,41 @@ impl Applier {
         }
     }
 
-    /// The inner error: nothing has changed.
-    fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), String>, Fatal> {
-        if let Err(error) = state.persist() {
-            return Ok(Err(error.to_string()));
+    /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of
+    /// another log, proves nothing.
+    fn fork(&self, state: &StateStore) -> Option<Fork> {
+        let present = self.shared.state();
+        let of_one_log = present.meta()?.log_id == state.meta()?.log_id;
+        if !of_one_log || planted::is(Bug::OriginsNotCompared) {
+            return None;
         }
-        let Some(meta) = state.meta() else { return Ok(Err("the fetched state has no position".into())) };
+        let compared = || descent::fork(&present.snapshot()?, &state.snapshot()?);
+        compared().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the fetched state cannot be compared with the present one");
+            None
+        })
+    }
+
+    /// The inner error: nothing has changed.
+    fn swap(&mut self, state: StateStore, path: PathBuf, descent: Descent) -> Result<Result<(), SwapError>, Fatal> {
+        if let Err(error) = state.persist() {
+            return Ok(Err(SwapError::Failed(error.to_string())));
+        }
+        let Some(meta) = state.meta() else {
+            return Ok(Err(SwapError::Failed("the fetched state has no position".into())));
+        };
+        if descent == Descent::Required
+            && let Some(fork) = self.fork(&state)
+        {
+            return Ok(Err(SwapError::Forked(fork)));
+        }
         if let Err(error) = self.home.make_current(&path) {
             // Which of the two the next start would open is not known to be what is served here.
             let is_named = self.home.is_current(&path);
             return if is_named {
                 Err(Fatal::of("a state was put in place, but not durably")(error))
             } else {
-                Ok(Err(error))
+                Ok(Err(SwapError::Failed(error)))
             };
         }
         self.follower = follower_of(&state);
@@ -453,7 +495,8 @@ mod tests {
         let swap = |home: Failing| {
             let (mut applier, shared) = applier(home);
             let (reply, mut answer) = oneshot::channel();
-            let stopped = applier.handle(Request::Swap(state(), PathBuf::from("side"), reply)).is_err();
+            let stopped =
+                applier.handle(Request::Swap(state(), PathBuf::from("side"), Descent::Required, reply)).is_err();
             shared.resync_wanted.load(Ordering::Acquire);
             (stopped, answer.try_recv().ok().map(|answer| answer.is_ok()))
         };

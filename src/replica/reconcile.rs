@@ -12,23 +12,25 @@
 //! result, or the new one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
-use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq, Txn};
+use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq, Txn, Verdict};
 use crate::protocol::outbox::Outbox;
-use crate::state::{StateError, StateSnapshot, StateStore};
+use crate::state::{self, StateError, StateSnapshot, StateStore};
+use crate::telemetry;
 
+use super::applier::{self, Descent};
 use super::link::{LinkError, Linker};
 use super::outbox_writer::{self, Step};
 use super::own::{self, Since, Values};
 use super::quarantine::{Change, Set, Written};
 use super::shared::SharedRef;
-use super::{applier, ask, resync};
+use super::{ask, resync};
 
 /// Where two logs of one origin have gone different ways.
 struct Fork<'a> {
@@ -69,35 +71,74 @@ pub(super) async fn run(
     let Some(Fork { shared_to, theirs }) = fork(mine, lineage, welcome) else { return Ok(false) };
     let Some(is_restore) = reason(connection, &theirs).await else { return Ok(false) };
     let side = resync::side(linker)?;
+    let set = Set {
+        log_id: mine.log_id,
+        generation: mine.generation,
+        left_by: welcome.generation,
+        shared_to,
+        seq: mine.seq,
+        digest: mine.digest,
+        is_restore,
+    };
     let reconciled = async {
         let state = resync::fetch_into(linker, connection, &side).await?;
-        let own = if is_restore { Vec::new() } else { own_since(linker, connection, &state, shared_to).await? };
-        let exchange = Exchange {
-            shared: Arc::clone(&linker.shared),
-            applier: linker.applier.clone(),
-            outbox: linker.outbox.clone(),
-            directory: linker.directory.clone(),
-            set: Set {
-                log_id: mine.log_id,
-                generation: mine.generation,
-                left_by: welcome.generation,
-                shared_to,
-                seq: mine.seq,
-                digest: mine.digest,
-                is_restore,
-            },
-            state,
-            side: side.clone(),
-            own,
-        };
-        // It goes on when the connection breaks: what was begun is brought to an end.
-        tokio::spawn(exchange.run()).await.map_err(|_| LinkError::Closing)?
+        exchange(linker, connection, state, &side, set).await
     };
     let reconciled = reconciled.await;
     if reconciled.is_err() {
         resync::remove(linker, &side).await;
     }
     reconciled.map(|()| true)
+}
+
+/// Takes over a fetched state that does not continue this member's history although the positions are consistent: own
+/// transactions that it lacks are pushed again where what came after them is known, everything else is archived.
+pub(super) async fn leave(
+    linker: &Linker,
+    connection: &quinn::Connection,
+    state: StateStore,
+    side: &Path,
+    fork: state::Fork,
+) -> Result<(), LinkError> {
+    let mine = linker.shared.position().ok_or_else(|| failed("a replica without a position cannot fork"))?;
+    tracing::error!(%fork, "the datastore's log is a fork of this member's: own changes are archived before it is followed");
+    telemetry::metrics::verdict(Verdict::Forked);
+    let set = Set {
+        log_id: mine.log_id,
+        generation: mine.generation,
+        left_by: state.meta().map_or(mine.generation, |meta| meta.generation),
+        shared_to: fork.shared_to,
+        seq: mine.seq,
+        digest: mine.digest,
+        is_restore: false,
+    };
+    exchange(linker, connection, state, side, set).await
+}
+
+/// Archives or queues what `state` lacks, and makes it the replica's.
+async fn exchange(
+    linker: &Linker,
+    connection: &quinn::Connection,
+    state: StateStore,
+    side: &Path,
+    set: Set,
+) -> Result<(), LinkError> {
+    let own = match set.is_restore {
+        true => Vec::new(),
+        false => own_since(linker, connection, &state, set.shared_to).await?,
+    };
+    let exchange = Exchange {
+        shared: Arc::clone(&linker.shared),
+        applier: linker.applier.clone(),
+        outbox: linker.outbox.clone(),
+        directory: linker.directory.clone(),
+        set,
+        state,
+        side: side.to_owned(),
+        own,
+    };
+    // It continues when the connection breaks: an exchange that was started is completed.
+    tokio::spawn(exchange.run()).await.map_err(|_| LinkError::Closing)?
 }
 
 /// Whether an earlier state was restored on purpose; `None` when why the log went another way is not known.
@@ -196,7 +237,7 @@ impl Exchange {
         done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
         let (reply, done) = oneshot::channel();
         let seq = self.state.meta().map(|meta| meta.seq).unwrap_or_default();
-        let swap = applier::Request::Swap(self.state.clone(), self.side.clone(), reply);
+        let swap = applier::Request::Swap(self.state.clone(), self.side.clone(), Descent::Archived, reply);
         self.applier.send(swap).await.map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
         let (reply, done) = oneshot::channel();
@@ -254,11 +295,11 @@ fn differences(
     };
     for row in old.objects() {
         let (collection, key, object) = row.map_err(text)?;
-        if object.version <= shared_to {
-            continue;
-        }
         let there = new.get(&collection, &key).map_err(text)?;
-        if there.is_some_and(|there| there.value == object.value) {
+        // A shared write is replaced by later ones only; another version of the shared part shows that it was not shared.
+        let is_shared = object.version <= shared_to
+            && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
+        if is_shared || there.is_some_and(|there| there.value == object.value) {
             continue;
         }
         let (seq, time_ms) = (Some(object.version), Some(object.time_ms));

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 use crate::codec::message::{Kind, Open, SnapshotBegin};
-use crate::state::StateStore;
+use crate::state::{Fork, StateStore};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
 
 pub use crate::transport::state_stream::{Loading, Piece};
 
-use super::applier;
+use super::applier::{self, Descent, SwapError};
 use super::directory;
 use super::link::{LinkError, Linker};
+use super::reconcile;
 
 impl From<ReceiveError> for LinkError {
     fn from(error: ReceiveError) -> Self {
@@ -33,7 +34,10 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Re
     let side = side(linker)?;
     let fetched = async {
         let state = fetch_into(linker, connection, &side).await?;
-        swap(linker, state, side.clone()).await
+        match swap(linker, state.clone(), side.clone()).await? {
+            None => Ok(()),
+            Some(fork) => reconcile::leave(linker, connection, state, &side, fork).await,
+        }
     };
     let fetched = fetched.await;
     if fetched.is_err() {
@@ -67,12 +71,17 @@ pub(super) async fn fetch_into(
     Ok(state_stream::receive(&mut receive, begin, side, linker.cache_bytes).await?)
 }
 
-/// Makes a fetched state the current one.
-pub(super) async fn swap(linker: &Linker, state: StateStore, side: PathBuf) -> Result<(), LinkError> {
+/// Makes a fetched state the current one, unless it does not continue the history of the present one.
+async fn swap(linker: &Linker, state: StateStore, side: PathBuf) -> Result<Option<Fork>, LinkError> {
     let (reply, swapped) = oneshot::channel();
     let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
-    linker.hand_over(applier::Request::Swap(state, side, reply)).await?;
-    swapped.await.map_err(|_| LinkError::Closing)?.map_err(LinkError::Resync)?;
-    tracing::info!(%seq, "the state was fetched and verified");
-    Ok(())
+    linker.hand_over(applier::Request::Swap(state, side, Descent::Required, reply)).await?;
+    match swapped.await.map_err(|_| LinkError::Closing)? {
+        Ok(()) => {
+            tracing::info!(%seq, "the state was fetched and verified");
+            Ok(None)
+        }
+        Err(SwapError::Forked(fork)) => Ok(Some(fork)),
+        Err(SwapError::Failed(reason)) => Err(LinkError::Resync(reason)),
+    }
 }

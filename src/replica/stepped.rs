@@ -19,7 +19,7 @@ use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::Run;
 use crate::state::StateStore;
 
-use super::applier::{self, Applier};
+use super::applier::{self, Applier, Descent, SwapError};
 use super::directory::Home;
 use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
 use super::receipts::Receipt;
@@ -35,6 +35,7 @@ pub struct Stepped {
     writer: OutboxWriter,
     applier: Applier,
     notes: mpsc::Receiver<outbox_writer::Request>,
+    forks: u32,
 }
 
 impl Stepped {
@@ -82,7 +83,7 @@ impl Stepped {
         }
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
         let applier = Applier::new(Arc::clone(&shared), home, sender);
-        Ok(Stepped { shared, writer, applier, notes })
+        Ok(Stepped { shared, writer, applier, notes, forks: 0 })
     }
 
     /// Submits drafts as one group.
@@ -184,9 +185,25 @@ impl Stepped {
     /// # Errors
     /// The outer one: the process must stop. The inner one: the state was not taken over.
     pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), String>, Fatal> {
+        let swapped = self.swap_if(state.clone(), path.clone(), Descent::Required)?;
+        if !matches!(swapped, Err(SwapError::Forked(_))) {
+            return Ok(swapped.map_err(|error| error.to_string()));
+        }
+        // Nothing is archived here: whoever drives the replica is asked to expect the fork.
+        self.forks += 1;
+        Ok(self.swap_if(state, path, Descent::Archived)?.map_err(|error| error.to_string()))
+    }
+
+    fn swap_if(&mut self, state: StateStore, path: PathBuf, descent: Descent) -> Result<Result<(), SwapError>, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        self.applier.handle(applier::Request::Swap(state, path, reply))?;
-        Ok(answer.try_recv().unwrap_or_else(|error| Err(error.to_string())))
+        self.applier.handle(applier::Request::Swap(state, path, descent, reply))?;
+        Ok(answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string()))))
+    }
+
+    /// Number of fetched states that did not continue the history of the state that they replaced.
+    #[must_use]
+    pub fn forks(&self) -> u32 {
+        self.forks
     }
 
     /// Makes what was applied durable.

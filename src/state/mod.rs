@@ -19,6 +19,7 @@
 mod aborts;
 mod apply;
 mod base;
+pub mod descent;
 pub mod engine;
 mod envelope;
 mod error;
@@ -35,6 +36,7 @@ pub mod store;
 mod view;
 
 pub use base::{BaseEntries, base_entries};
+pub use descent::Fork;
 pub use error::{Remedy, StateError};
 pub use loader::{Loader, Target};
 pub use meta::StateMeta;

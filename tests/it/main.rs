@@ -9,6 +9,7 @@ mod damage;
 mod evidence;
 mod faults;
 mod fleet;
+mod forks;
 mod full_disk;
 mod health;
 mod hosts;

@@ -6,7 +6,7 @@ fn loaded(fleet: &Fleet) -> String {
     fleet.converges(&["a"])
 }
 
-fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("creates");
     for entry in std::fs::read_dir(from).expect("lists") {
         let entry = entry.expect("entry");

@@ -1,0 +1,104 @@
+//! Members whose histories forked because an old copy of the datastore was used.
+
+use crate::fleet::{Fleet, Process};
+use crate::recover::{destroy, key_of};
+use crate::verdicts::copy_dir;
+
+/// Puts `count` objects named `prefix0`, `prefix1`, ...
+fn put(fleet: &Fleet, member: &str, prefix: &str, count: u64) {
+    for number in 0..count {
+        fleet.ok(member, &["put", "c", &format!("{prefix}{number}"), "--value", "1"]);
+    }
+}
+
+/// A fleet in which a and b shared ten entries; then a put `a0` to `a4`, a copy from before took the datastore's place, and b
+/// put `b0` to `b2` there. All members are stopped; what is returned runs on the copy.
+fn forked(fleet: &Fleet) -> Process {
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(fleet, "a", "base", 10);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    datastore.terminate();
+    copy_dir(&fleet.dir("d"), &fleet.dir("old"));
+    let datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    put(fleet, "a", "a", 5);
+    fleet.converges(&["a"]);
+    a.terminate();
+    destroy(fleet, datastore);
+    std::fs::rename(fleet.dir("old"), fleet.dir("d")).expect("takes its place");
+    let datastore = fleet.datastore();
+    let b = fleet.replica("b");
+    fleet.wait_connected("b");
+    put(fleet, "b", "b", 3);
+    fleet.converges(&["b"]);
+    b.terminate();
+    datastore
+}
+
+/// What a member has archived.
+fn archived(fleet: &Fleet, member: &str) -> String {
+    let files = std::fs::read_dir(fleet.dir(member).join("quarantine")).into_iter().flatten();
+    files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok()).collect()
+}
+
+#[test]
+fn p05_recover_names_a_fork_and_loses_nothing_of_the_branch_that_is_not_chosen() {
+    let fleet = Fleet::new();
+    let datastore = forked(&fleet);
+    let key = key_of(&fleet);
+    destroy(&fleet, datastore);
+    let (a, b) = (fleet.dir("a"), fleet.dir("b"));
+    let (a, b) = (a.to_str().expect("text"), b.to_str().expect("text"));
+    let from = ["recover", "--from", a, "--from", b, "--recovery-key", &key];
+    let refused = fleet.run("d", &from);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("a and b have different histories") && text.contains("--member"), "{text}");
+    assert!(!fleet.dir("d/log").exists(), "nothing was written");
+    fleet.ok("d", &[&from[..], &["--member", "a"]].concat());
+    let _datastore = fleet.datastore();
+    let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
+    fleet.wait_connected("a");
+    fleet.wait_connected("b");
+    let export = fleet.converges(&["a", "b"]);
+    assert!((0..5).all(|number| export.contains(&format!("\"key\":\"a{number}\""))), "{export}");
+    let archived = archived(&fleet, "b");
+    for number in 0..3 {
+        let key = format!("\"key\":\"b{number}\"");
+        assert!(export.contains(&key) || archived.contains(&key), "{key} is lost");
+    }
+    assert!(!archived.contains("base"), "what both share is not archived: {archived}");
+}
+
+#[test]
+fn p05_a_fork_below_the_horizon_is_not_followed_silently() {
+    let fleet = Fleet::new();
+    let _datastore = forked(&fleet);
+    // The old copy goes further than a ever was, and compacts past it.
+    let _b = fleet.replica("b");
+    fleet.wait_connected("b");
+    put(&fleet, "b", "more", 20);
+    fleet.converges(&["b"]);
+    fleet.ok("d", &["revoke", "a"]);
+    fleet.wait("the horizon passes where a was", || {
+        fleet.ok("d", &["compact", "--history-ops", "0"]);
+        fleet.status("d")["horizon"].as_u64() > Some(15)
+    });
+    let token = fleet.ok("d", &["enroll", "a", "--role", "webserver", "--replace"]);
+    fleet.ok("a", &["join", token.trim()]);
+    let _a = fleet.replica("a");
+    fleet.wait("a follows or says why not", || {
+        let status = fleet.run("a", &["status", "--json"]);
+        !archived(&fleet, "a").is_empty() || String::from_utf8_lossy(&status.stdout).contains("Forked")
+    });
+    fleet.wait_connected("a");
+    let export = fleet.converges(&["a", "b"]);
+    let archived = archived(&fleet, "a");
+    for number in 0..5 {
+        let key = format!("\"key\":\"a{number}\"");
+        assert!(export.contains(&key) || archived.contains(&key), "{key} is lost");
+    }
+    assert!(!archived.contains("base"), "what both share is not archived: {archived}");
+}
