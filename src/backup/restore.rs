@@ -81,11 +81,22 @@ pub struct Restored {
     pub incomplete: Vec<String>,
 }
 
+/// Where a restored log ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RestoreEnd {
+    /// `None`: at the end of the backup.
+    pub end: Option<End>,
+    /// Whether it may end before the first record.
+    pub may_be_empty: bool,
+}
+
 /// What the caller wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes<'a> {
     /// Where the log is to end; `None`: at the end of the backup.
     pub end: Option<End>,
+    /// Whether it may end before the first record.
+    pub may_be_empty: bool,
     /// Whether a log that is there may be put aside.
     pub replace: bool,
     /// Opens the authority in the backup.
@@ -117,7 +128,8 @@ pub fn restore(
     let new = path.join(NEW);
     remove(&new)?;
     let generation = generations::after(manifest.generation.max(wishes.above), SystemClock.now_ms());
-    let mut restored = rebuild(repository, manifest, &new, config, wishes.end, generation, progress)?;
+    let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
+    let mut restored = rebuild(repository, manifest, &new, config, end, generation, progress)?;
     let own: BTreeSet<ChunkId> = manifest.chunks.iter().map(|(id, _)| *id).collect();
     if let Some(chunks) = wishes.chunks.filter(|chunks| !chunks.is_empty()) {
         bring_chunks(repository, chunks, &own, path)?;
@@ -146,7 +158,7 @@ pub fn rehearse(
     manifest: &Manifest,
     scratch: &Path,
     config: &DatastoreConfig,
-    end: Option<End>,
+    end: RestoreEnd,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     let new = scratch.join(NEW);
@@ -166,7 +178,7 @@ pub fn rehearse(
     restored.incomplete = incomplete(&restored.contents, &mut read)?;
     match restored.incomplete.first() {
         // Of an earlier moment other backups may have what this one lacks.
-        Some(first) if end.is_none() => {
+        Some(first) if end.end.is_none() => {
             let count = restored.incomplete.len();
             Err(RestoreError::Wrong(format!("it lacks chunks of {count} contents, {first} first")))
         }
@@ -242,7 +254,7 @@ fn rebuild(
     manifest: &Manifest,
     new: &Path,
     config: &DatastoreConfig,
-    end: Option<End>,
+    RestoreEnd { end, may_be_empty }: RestoreEnd,
     generation: Generation,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
@@ -254,8 +266,13 @@ fn rebuild(
             progress(done, total);
         })?;
     }
-    let what =
-        Cut { log_id: manifest.log_id, generation, lineage: manifest.lineage.clone(), horizon: manifest.horizon };
+    let what = Cut {
+        log_id: manifest.log_id,
+        generation,
+        lineage: manifest.lineage.clone(),
+        horizon: manifest.horizon,
+        may_be_empty: may_be_empty || end.is_none(),
+    };
     let (seq, chain) = cut(&RealFs, new, what, end.unwrap_or(End::Seq(manifest.seq)))?;
     if seq == manifest.seq && crate::log::copy::chain_text(&chain) != manifest.chain {
         return Err(RestoreError::Wrong("its chain is another one".into()));

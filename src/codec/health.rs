@@ -75,6 +75,10 @@ pub enum Code {
     Evidence,
     /// Any other problem that the process reports.
     Problem,
+    /// The clock of the datastore's host is not believed.
+    ClockSkew,
+    /// One member has two connections for a while: its directory was copied.
+    ConnectedTwice,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -85,9 +89,13 @@ impl Code {
     #[must_use]
     pub fn level(self) -> Level {
         match self {
-            Code::Disconnected | Code::ArchivedChanges | Code::ContentsLost | Code::RefusesMembers | Code::Unknown => {
-                Level::Attention
-            }
+            Code::Disconnected
+            | Code::ArchivedChanges
+            | Code::ContentsLost
+            | Code::RefusesMembers
+            | Code::ClockSkew
+            | Code::ConnectedTwice
+            | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }
     }

@@ -8,7 +8,7 @@ use crate::backup::choice::{choose, coverage};
 use crate::backup::lock::Lock;
 use crate::backup::manifest::Manifest;
 use crate::backup::repository::{Repository, RepositoryError};
-use crate::backup::restore::{self, RestoreError, Restored, Wishes};
+use crate::backup::restore::{self, RestoreEnd, RestoreError, Restored, Wishes};
 use crate::backup::retention::{Keep, prune};
 use crate::backup::store;
 use crate::codec::jsonl::timestamp;
@@ -269,7 +269,7 @@ fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) 
         bar.set_length(total);
         bar.set_position(done);
     };
-    let restored = restore::rehearse(repository, manifest, directory, &config, None, &mut tell);
+    let restored = restore::rehearse(repository, manifest, directory, &config, RestoreEnd::default(), &mut tell);
     bar.finish_and_clear();
     restored.map_err(|error| {
         let error = not_restored(error);
@@ -349,6 +349,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
         None => choose(&manifests, args.at).map_err(not_restored)?,
     };
     bad.iter().for_each(|error| complain!("gravwell-logctl: passed over: {error}"));
+    not_in_the_future(args.at)?;
     let bar = bytes_bar();
     let mut tell = |done, total| {
         bar.set_length(total);
@@ -361,7 +362,8 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
     if args.dry_run {
         let scratch = dir.join("restore.rehearsal");
         std::fs::create_dir_all(&scratch).map_err(CtlError::new)?;
-        let restored = restore::rehearse(&repository, manifest, &scratch, &config, args.at, &mut tell);
+        let end = RestoreEnd { end: args.at, may_be_empty: args.at_empty };
+        let restored = restore::rehearse(&repository, manifest, &scratch, &config, end, &mut tell);
         let _ = std::fs::remove_dir_all(&scratch);
         return restored.map_err(not_restored);
     }
@@ -374,6 +376,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
     let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
     let wishes = Wishes {
         end: args.at,
+        may_be_empty: args.at_empty,
         replace: args.replace,
         recovery_key: key.as_ref(),
         above,
@@ -383,6 +386,19 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
     bar.finish_and_clear();
     restored.map_err(not_restored)
+}
+
+fn not_in_the_future(at: Option<End>) -> CtlResult {
+    let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
+    match at {
+        Some(End::Time(wanted)) if wanted > now_ms => {
+            let (wanted, now) = (timestamp(wanted), timestamp(now_ms));
+            Err(CtlError::new(format!(
+                "{wanted} lies in the future, it is {now} now: leave --at out for the newest state"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn broken() -> CtlError {

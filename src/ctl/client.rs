@@ -113,13 +113,18 @@ impl Client {
 
     /// Who answers a request. A directory that was opened to be looked at is opened anew for one that changes it.
     async fn server_for(&self, request: &Request) -> Result<Server, CtlError> {
-        let Server::Replica(replica) = self.server() else { return Ok(self.server()) };
-        if request.is_reading() || !replica.is_read_only() {
-            return Ok(Server::Replica(replica));
+        let server = self.server();
+        let is_read_only = match &server {
+            Server::Process | Server::Remote(_) => false,
+            Server::Replica(replica) => replica.is_read_only(),
+            Server::Datastore(datastore) => datastore.is_read_only(),
+        };
+        if request.is_reading() || !is_read_only {
+            return Ok(server);
         }
-        replica.close().await;
-        drop(replica);
+        // From here on whoever is running would be reached.
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Server::Process;
+        let_go(server).await;
         let server = serve_here(&self.directory, Access::Write).await.map_err(|(error, _)| error)?;
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server.clone();
         Ok(server)
@@ -212,20 +217,24 @@ impl Client {
 
     /// Closes what this process opened.
     pub(super) async fn close(self) {
-        match self.server.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Server::Process => {}
-            Server::Remote(connection) => connection.close(0u32.into(), b"done"),
-            Server::Replica(replica) => replica.close().await,
-            Server::Datastore(mut datastore) => {
-                // The task of the last request lets go of it a moment after its answer.
-                let asked = Instant::now();
-                while asked.elapsed() < LETTING_GO {
-                    match std::sync::Arc::try_unwrap(datastore) {
-                        Ok(datastore) => return datastore.stop().await,
-                        Err(shared) => datastore = shared,
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+        let_go(self.server.into_inner().unwrap_or_else(PoisonError::into_inner)).await;
+    }
+}
+
+async fn let_go(server: Server) {
+    match server {
+        Server::Process => {}
+        Server::Remote(connection) => connection.close(0u32.into(), b"done"),
+        Server::Replica(replica) => replica.close().await,
+        Server::Datastore(mut datastore) => {
+            // The task of the last request lets go of it a moment after its answer.
+            let asked = Instant::now();
+            while asked.elapsed() < LETTING_GO {
+                match std::sync::Arc::try_unwrap(datastore) {
+                    Ok(datastore) => return datastore.stop().await,
+                    Err(shared) => datastore = shared,
                 }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     }
@@ -313,7 +322,11 @@ async fn serve_here(directory: &Path, access: Access) -> Result<Server, (CtlErro
         return Err((failed(message), false));
     }
     let config = config_of(directory, None);
-    match Datastore::open_offline(config).await {
+    let opened = match access {
+        Access::Read => Datastore::open_to_read(config).await,
+        _ => Datastore::open_offline(config).await,
+    };
+    match opened {
         Ok(datastore) => Ok(Server::Datastore(std::sync::Arc::new(datastore))),
         Err(error) => {
             let is_in_use = error.is_in_use();

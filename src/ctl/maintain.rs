@@ -144,7 +144,11 @@ pub(super) async fn compact(dir: &Path, json: bool, dry_run: bool, history_ops: 
             size(report.bytes_after)
         ))?;
         if report.segments == 0 {
-            output.line("nothing to do; give up history with --history-ops 0, or see `members` for who is behind")?;
+            let what = match (history_ops, report.horizon == report.horizon_before) {
+                (Some(0), _) => "nothing to do: no history is kept; `members` shows who is behind",
+                _ => "nothing to do; give up history with --history-ops 0, or see `members` for who is behind",
+            };
+            output.line(what)?;
         }
     }
     output.flush()

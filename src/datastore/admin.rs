@@ -314,7 +314,7 @@ async fn export<W: AsyncWrite + Unpin>(
         None => None,
         Some(at) => {
             check_reached(shared, at)?;
-            let (path, cache, log) = (shared.path.clone(), shared.config.cache_bytes, shared.log.clone());
+            let (path, cache, log) = (shared.work.clone(), shared.config.cache_bytes, shared.log.clone());
             let rebuilt = off_thread(move || inspect::state_at(&path, cache, &log, at, &mut |_| {})).await?;
             Some(rebuilt.map_err(refuse)?)
         }
@@ -382,7 +382,7 @@ async fn record<W: AsyncWrite + Unpin>(
 async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'_, W>) -> Result<(), Failure> {
     let (progress, mut told) = mpsc::channel::<Progress>(16);
     let (path, cache, log, state) =
-        (shared.path.clone(), shared.config.cache_bytes, shared.log.clone(), shared.state.clone());
+        (shared.work.clone(), shared.config.cache_bytes, shared.log.clone(), shared.state.clone());
     let working = tokio::task::spawn_blocking(move || check(&path, cache, &log, &state, &progress));
     while let Some(progress) = told.recv().await {
         answer.item(&progress).await?;

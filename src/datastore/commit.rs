@@ -18,7 +18,7 @@ use crate::protocol::feed::Block;
 use crate::telemetry::{self, output};
 
 use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Stream, Submission};
-use super::shared::{SharedRef, now_ms};
+use super::shared::SharedRef;
 
 /// Most transactions and bytes in one batch.
 const BATCH_TXNS_MAX: usize = 4096;
@@ -28,6 +28,10 @@ pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(QUEUE_BYTES_MAX > crate::model::limits::HARD.txn_bytes_max);
 /// Pause after the last commit before the head file is brought up to date.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
+/// While commits go on, the head file is brought up to date this often …
+const VOUCH_EVERY: Duration = Duration::from_millis(100);
+/// … and after this many bytes.
+const VOUCH_BYTES: u64 = 8 << 20;
 /// Free space is measured at most this often.
 const DISK_EVERY: Duration = Duration::from_millis(200);
 
@@ -87,6 +91,8 @@ pub(super) struct Committer {
     pub applier: std::sync::mpsc::SyncSender<Committed>,
     pub disk_checked: Option<Instant>,
     pub is_reserve_dropped: bool,
+    /// When the first batch was committed that the head file does not vouch for.
+    pub unvouched_since: Option<Instant>,
 }
 
 /// Ends the process: going on could lose what was acknowledged.
@@ -111,12 +117,7 @@ impl Committer {
                 match wait::at_most(IDLE_AFTER, requests.recv()) {
                     Some(request) => request,
                     None => {
-                        // On a full disk the head file lags, which only makes the next start look at more.
-                        if let Err(error) = self.ledger.log().idle()
-                            && !crate::env::fs::is_full(&error.source)
-                        {
-                            stop_process(&Fatal::of("the head file cannot be written")(error));
-                        }
+                        self.vouch();
                         idle = true;
                         continue;
                     }
@@ -128,12 +129,31 @@ impl Committer {
                     if let Some(stop) = self.commit_from(first, &mut requests) {
                         return self.stop(stop);
                     }
+                    self.vouch_at_times();
                 }
                 Some(Request::Seal(reply)) => self.seal(reply),
                 Some(Request::Ping(reply)) => drop(reply.send(())),
                 Some(Request::Stop(reply)) => return self.stop(reply),
                 None => return drop(self.ledger.into_log().close()),
             }
+        }
+    }
+
+    /// Brings the head file up to date, so that the loss of what was acknowledged until now would be noticed.
+    fn vouch(&mut self) {
+        self.unvouched_since = None;
+        // On a full disk the head file lags, which only makes the next start look at more.
+        if let Err(error) = self.ledger.log().idle()
+            && !crate::env::fs::is_full(&error.source)
+        {
+            stop_process(&Fatal::of("the head file cannot be written")(error));
+        }
+    }
+
+    fn vouch_at_times(&mut self) {
+        let since = *self.unvouched_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= VOUCH_EVERY || self.ledger.log().unvouched_bytes() >= VOUCH_BYTES {
+            self.vouch();
         }
     }
 
@@ -189,6 +209,9 @@ impl Committer {
         let mut kept_all = Vec::with_capacity(batch.len());
         let mut txns = Vec::with_capacity(batch.len());
         for Proposal { member, txn, objection, stream, reply, kept } in batch {
+            if member != self.shared.local {
+                self.shared.note_clock(txn.time_ms);
+            }
             txns.push(Submission { member, txn, objection: objection.map(|reason| *reason), stream });
             replies.push(reply);
             kept_all.push(kept);
@@ -199,7 +222,8 @@ impl Committer {
             evidence => Err(super::recovery::refusal(evidence)),
         };
         let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
-        match self.ledger.commit(txns, &admit, &disk_full, applied, now_ms(), &mut outlet) {
+        let now_ms = self.shared.commit_time();
+        match self.ledger.commit(txns, &admit, &no_room, applied, now_ms, &mut outlet) {
             Ok(Batch::Done) => {}
             Ok(Batch::DiskFull) => self.shared.set_refusal("the disk is full"),
             Err(failure) => stop_process(&failure),
@@ -254,17 +278,21 @@ impl Outlet for Publisher<'_> {
     }
 }
 
-/// On a full disk only transactions that make room are taken: deletes. They, too, end before the last reserve.
+/// Deletes end when so little is free that compaction, which makes room of them, could not begin.
+const DELETES_MIN_FREE: u64 = 4 << 20;
+
+/// On a full disk only transactions that make room are taken: deletes.
 ///
 /// # Errors
-/// Says that the disk is full.
+/// Says that the disk is full, and for what.
 pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
     let makes_room = txn.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
-    if free >= min || (makes_room && free >= min / 4) {
+    let has_room = free >= (min / 4).min(DELETES_MIN_FREE);
+    if free >= min || (makes_room && has_room) {
         return Ok(());
     }
     telemetry::metrics::write_refusal("disk_full");
-    Err(disk_full())
+    Err(if has_room { disk_full() } else { no_room() })
 }
 
 pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {
@@ -280,6 +308,18 @@ pub fn disk_full() -> Refused {
         message: "the datastore's disk is full: free some space or compact; reads, tails and deletes go on, and \
                   writes resume by themselves"
             .into(),
+    }
+}
+
+/// What everyone is told when there is no room for another record.
+#[must_use]
+pub fn no_room() -> Refused {
+    Refused {
+        code: RefusalCode::DiskFull,
+        message:
+            "the datastore's disk has no room left, not even for deletes: free some space on it, or compact; reads \
+                  and tails go on, and writes resume by themselves"
+                .into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! When and how far to compact: by garbage, by size, by command.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,8 +81,13 @@ fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
     let head = shared.head();
     let floor = shared.floor();
     let mut found = super::horizon::target(head, floor, history_ops.unwrap_or(shared.config.history_ops));
+    // A disk that fills up is worse than a snapshot that has to be fetched again.
+    let is_tight = shared.disk_free() < shared.config.min_free_bytes;
+    if let Some(pinned) = shared.pins.lowest(Instant::now()).filter(|pinned| *pinned < found.0 && !is_tight) {
+        found = (pinned, "a member that fetches the state");
+    }
     if history_ops.is_none() && shared.config.history_hours > 0 {
-        let oldest_ms = super::shared::now_ms().saturating_sub(shared.config.history_hours.saturating_mul(3_600_000));
+        let oldest_ms = shared.commit_time().saturating_sub(shared.config.history_hours.saturating_mul(3_600_000));
         let segments = shared.log.segments();
         let by_time = segments.iter().filter(|segment| segment.sealed && segment.last_time_ms < oldest_ms);
         let by_time = by_time.map(|segment| segment.last).max().unwrap_or(shared.log.horizon());

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::datastore::{DatastoreConfig, Recovery};
+use crate::env::scratch::Scratch;
 use crate::log::LogReader;
 use crate::model::{Chain, Entry, Seq};
 use crate::planted::{self, Bug};
@@ -63,6 +64,7 @@ pub(super) fn open(
         progress("rebuilding the state index: there is none");
         return build(path, config, log, None, progress);
     }
+    examine(&place, config, log)?;
     let found = StateStore::open(&place, config.cache_bytes);
     let (old, reason) = match found.map(|state| (level(&state, log), state)) {
         Ok((Ok(()), state)) => return Ok(state),
@@ -80,6 +82,42 @@ pub(super) fn open(
     tracing::warn!(reason, "the state index is rebuilt from the log");
     progress(&format!("rebuilding the state index: {reason}"));
     build(path, config, log, old, progress)
+}
+
+/// Looks whether an index proves a loss, before the storage engine changes its files.
+fn examine(place: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<(), OpenError> {
+    if config.recovery == Recovery::Off || !place.exists() {
+        return Ok(());
+    }
+    // Without room for a view the index itself is opened, and says the same.
+    let Ok(scratch) = Scratch::new() else { return Ok(()) };
+    let Ok(view) = StateStore::try_view(place, &scratch.path().join(STATE), config.cache_bytes) else { return Ok(()) };
+    match compare(&view, log) {
+        Err(loss @ Unlevel::Loss { .. }) => Err(OpenError::Loss(loss.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// The index for a command that only reads: a view of it, or one that is built in `scratch`.
+pub(super) fn open_to_read(
+    path: &Path,
+    scratch: &Path,
+    config: &DatastoreConfig,
+    log: &LogReader,
+    progress: &mut dyn FnMut(&str),
+) -> Result<StateStore, OpenError> {
+    let place = path.join(STATE);
+    if place.exists() {
+        let view = StateStore::open_view(&place, &scratch.join(STATE), config.cache_bytes);
+        match view.map(|state| (level(&state, log), state)) {
+            Ok((Ok(()), state)) => return Ok(state),
+            Ok((Err(loss @ Unlevel::Loss { .. }), _)) => return Err(OpenError::Loss(loss.to_string())),
+            Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
+            Ok((Err(Unlevel::Rebuild(reason)), _)) => tracing::warn!(reason, "the next start rebuilds the state index"),
+            Err(error) => tracing::warn!(%error, "the next start rebuilds the state index"),
+        }
+    }
+    rebuild_state(&scratch.join(SIDE), config.cache_bytes, log, log.head().0, progress)
 }
 
 /// Builds an index beside the one that is there, then puts it in its place.
@@ -219,7 +257,9 @@ pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result
     if is_empty {
         return Ok(());
     }
-    let what = match StateStore::open(&place, config.cache_bytes).map(|state| state.meta()) {
+    let scratch = Scratch::new().map_err(io_error(&place))?;
+    let view = StateStore::open_view(&place, &scratch.path().join(STATE), config.cache_bytes);
+    let what = match view.map(|state| state.meta()) {
         Ok(None) => return Ok(()),
         Ok(Some(meta)) if meta.seq == Seq::ZERO => return Ok(()),
         Ok(Some(meta)) => stands(&meta),
@@ -239,14 +279,8 @@ fn stands(meta: &StateMeta) -> String {
     format!("the index is at {} of log {}, generation {}", meta.seq, meta.log_id, meta.generation)
 }
 
-/// Brings an index level with its log, and reads all of it before it is believed.
-///
-/// # Errors
-/// Says why it must be rebuilt instead, or what it proves.
-pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
-    if state.meta().is_none() && log.head().0 == Seq::ZERO {
-        return state.init(log.log_id(), log.generation(), log.lineage()).map_err(again);
-    }
+/// What the position of an index says of it and its log; how far it has to catch up.
+fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, Unlevel> {
     let chain_at = |seq| log.chain_at(seq).ok().flatten();
     let (lineage, meta) = (log.lineage(), state.meta());
     let view = LogView {
@@ -258,15 +292,29 @@ pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
         chain_at: &chain_at,
     };
     match rebuild::verify_against(meta.as_deref(), &view) {
-        Action::Use => {}
-        Action::CatchUp { .. } if planted::is(Bug::SkipCatchUp) => {}
-        Action::CatchUp { from } => catch_up(state, log, from)?,
-        Action::Rebuild { reason } => return Err(again(reason)),
+        Action::Use => Ok(None),
+        Action::CatchUp { from } => Ok(Some(from)),
+        Action::Rebuild { reason } => Err(again(reason)),
         Action::Loss { reason } => {
             let index = meta.as_deref().map(stands).unwrap_or_default();
             let log = format!("the log ends at {} of log {}, generation {}", view.head, view.log_id, view.generation);
-            return Err(Unlevel::Loss { reason, positions: format!("{index}, {log}") });
+            Err(Unlevel::Loss { reason, positions: format!("{index}, {log}") })
         }
+    }
+}
+
+/// Brings an index level with its log, and reads all of it before it is believed.
+///
+/// # Errors
+/// Says why it must be rebuilt instead, or what it proves.
+pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
+    if state.meta().is_none() && log.head().0 == Seq::ZERO {
+        return state.init(log.log_id(), log.generation(), log.lineage()).map_err(again);
+    }
+    if let Some(from) = compare(state, log)?
+        && !planted::is(Bug::SkipCatchUp)
+    {
+        catch_up(state, log, from)?;
     }
     let report = state.check().map_err(again)?;
     match report.damage.first() {

@@ -60,12 +60,34 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         contents_incomplete: incomplete.len() as u64,
         contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
         refused_members: shared.members.strangers(head),
-        health: Health { reasons: reason.into_iter().collect(), ..Health::default() },
+        health: Health { reasons: reason.into_iter().chain(attention(shared)).collect(), ..Health::default() },
         ..Status::default()
     };
     health::assess(&mut status);
     status
 }
+
+/// What does not stop the datastore, but needs an operator.
+fn attention(shared: &SharedRef) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    let skew_s = shared.clock_skew_ms() / 1000;
+    if skew_s != 0 {
+        let side = if skew_s > 0 { "ahead of" } else { "behind" };
+        let message = format!(
+            "the clock of this host is {} s {side} the last entries and the members' clocks, so it is not believed: entries \
+             are dated by how long it is since the last one",
+            skew_s.unsigned_abs()
+        );
+        reasons.push(Reason::new(Code::ClockSkew, message, SET_CLOCK));
+    }
+    let twice = shared.members.twice();
+    reasons.extend(twice.into_iter().map(|message| Reason::new(Code::ConnectedTwice, message, RUNS_TWICE)));
+    reasons
+}
+
+const SET_CLOCK: &str = "set the clock of this host; a right one is believed as soon as a member commits something";
+const RUNS_TWICE: &str =
+    "the member's directory was copied and both copies run: stop one, and join it under its own name";
 
 /// The segment files.
 pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {

@@ -25,6 +25,7 @@ struct Present {
     info: PresenceInfo,
     member: MemberName,
     connection: quinn::Connection,
+    role: Role,
     /// It carries nothing but chunks, and says nothing of its own about who is present.
     is_bulk: bool,
 }
@@ -46,6 +47,8 @@ struct Reachable {
 const HOSTS_MAX: usize = 8;
 /// Addresses of refused clients that are remembered: enough to say that there are some.
 const STRANGERS_MAX: usize = 64;
+/// A connection that was lost is kept for less.
+const TWICE_AFTER_MS: u64 = 15_000;
 /// Longest name of a host, as DNS has it.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -208,7 +211,7 @@ impl Members {
         let id = presences.next;
         presences.next += 1;
         let connection = connection.clone();
-        presences.present.insert(id, Present { info, member: member.clone(), connection, is_bulk });
+        presences.present.insert(id, Present { info, member: member.clone(), connection, role, is_bulk });
         id
     }
 
@@ -269,6 +272,20 @@ impl Members {
     pub(super) fn presence(&self) -> Vec<PresenceInfo> {
         let presences = self.presences();
         presences.present.values().filter(|present| !present.is_bulk).map(|present| present.info.clone()).collect()
+    }
+
+    /// Members that have two connections at the same time for longer than a lost one is kept, with where those come from.
+    pub(super) fn twice(&self) -> Vec<String> {
+        let now = now_ms();
+        let presences = self.presences();
+        let mut by_member: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for present in presences.present.values().filter(|present| !present.is_bulk && present.role != Role::Admin) {
+            if now.saturating_sub(present.info.since_ms) > TWICE_AFTER_MS {
+                by_member.entry(&present.info.name).or_default().push(&present.info.address);
+            }
+        }
+        let twice = by_member.into_iter().filter(|(_, addresses)| addresses.len() > 1);
+        twice.map(|(name, addresses)| format!("member {name} is connected twice: {}", addresses.join(", "))).collect()
     }
 
     pub(super) fn floor(&self, head: Seq) -> Seq {

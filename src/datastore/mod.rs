@@ -23,6 +23,7 @@ pub mod ledger;
 mod members;
 mod named;
 pub mod open;
+mod pins;
 mod push;
 pub mod recover;
 pub mod recovery;

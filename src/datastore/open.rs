@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::chunks::{ChunkError, ChunkStore, StoreOptions};
-use crate::config::datastore::DatastoreConfig;
+use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::SystemClock;
+use crate::env::fs::Fs;
 use crate::env::real::RealFs;
+use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
 use crate::model::Seq;
 use crate::state::rebuild;
@@ -33,6 +35,9 @@ pub enum OpenError {
     /// The chunk store.
     #[error("the chunk store: {0}")]
     Chunks(#[from] ChunkError),
+    /// There is nothing to look at.
+    #[error("{path} holds no log; the datastore makes one when it starts for the first time", path = .0.display())]
+    NoLog(PathBuf),
     /// Acknowledged entries are missing from the log.
     #[error(
         "{0}. Acknowledged entries are missing from the log, and the index may be the last copy of what they did: nothing \
@@ -79,7 +84,11 @@ pub const CHUNKS: &str = "chunks";
 /// # Errors
 /// When it cannot be read or written. What is damaged counts as missing, and is fetched again from members.
 pub fn open_chunks(data_dir: &Path) -> Result<ChunkStore, ChunkError> {
-    let (fs, clock) = (Arc::new(RealFs), Arc::new(SystemClock));
+    open_chunks_on(Arc::new(RealFs), data_dir)
+}
+
+fn open_chunks_on(fs: Arc<dyn Fs>, data_dir: &Path) -> Result<ChunkStore, ChunkError> {
+    let clock = Arc::new(SystemClock);
     let (store, report) = ChunkStore::open(&data_dir.join(CHUNKS), fs, clock, StoreOptions::default())?;
     report.damages.iter().for_each(|damage| tracing::warn!(%damage, "the chunk store"));
     Ok(store)
@@ -110,6 +119,32 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
         state.set_generation(log.generation(), reader.lineage())?;
     }
     Ok(Opened { log, state, recovery })
+}
+
+/// As [`open`] and [`open_chunks`], for a command that only reads: nothing in `path` is changed, whatever it is like. What has
+/// to be made goes to the directory `scratch`.
+///
+/// # Errors
+/// As [`open`]; also when there is no log.
+pub fn open_to_read(
+    path: &Path,
+    scratch: &Path,
+    config: &DatastoreConfig,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Opened, ChunkStore), OpenError> {
+    let (fs, directory) = (Arc::new(ViewFs::default()), path.join(LOG));
+    if !crate::log::exists(&*fs, &directory).map_err(io_error(&directory))? {
+        // Recovery is not switched off for who looks.
+        let config = DatastoreConfig { recovery: Recovery::Auto, ..config.clone() };
+        index::judge_without_log(path, &config)?;
+        return Err(OpenError::NoLog(directory));
+    }
+    let (log, recovery) = Log::open(Arc::clone(&fs) as Arc<dyn Fs>, &directory, log_options(config))?;
+    let state = index::open_to_read(path, scratch, config, &log.reader(), progress)?;
+    if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
+        state.set_generation(log.generation(), log.lineage())?;
+    }
+    Ok((Opened { log, state, recovery }, open_chunks_on(fs, path)?))
 }
 
 /// Builds the state as of `to` from the log alone, in the new directory `side`.

@@ -10,11 +10,14 @@ use crate::chunks::ChunkStore;
 use crate::codec::admin::{MemberInfo, PresenceInfo};
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::background;
+use crate::env::clock::steady_ms;
 use crate::env::data_dir::{self, DirectoryError};
+use crate::env::scratch::Scratch;
 use crate::env::watch::Watch;
 use crate::log::RecoveryReport;
 use crate::log::compaction::Compactor;
 use crate::model::{MemberName, Seq};
+use crate::protocol::commit_clock::CommitClock;
 
 use crate::transport::endpoint::{self, ServerEndpoint};
 use crate::transport::wire::WireError;
@@ -27,6 +30,7 @@ use super::contents::{self, Contents};
 use super::ledger::Ledger;
 use super::members::Members;
 use super::open::{self, OpenError, Opened};
+use super::pins::Pins;
 use super::recovery::Here;
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
@@ -94,12 +98,28 @@ impl DatastoreError {
 /// A running datastore.
 pub struct Datastore {
     shared: SharedRef,
-    endpoint: Option<ServerEndpoint>,
+    place: Place,
     threads: Vec<std::thread::JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
     /// What recovery found at the start.
     pub recovery: RecoveryReport,
-    _lock: std::fs::File,
+}
+
+/// How the directory is held.
+enum Place {
+    /// By the only process that changes it.
+    Write { _lock: std::fs::File, endpoint: Option<ServerEndpoint> },
+    /// To be looked at. What has to be made is in `scratch`.
+    Read { _lock: Option<std::fs::File>, scratch: Scratch },
+}
+
+impl Place {
+    fn endpoint(&self) -> Option<&ServerEndpoint> {
+        match self {
+            Place::Write { endpoint, .. } => endpoint.as_ref(),
+            Place::Read { .. } => None,
+        }
+    }
 }
 
 /// A datastore's members.
@@ -141,6 +161,32 @@ impl Datastore {
         Self::open(config, false).await
     }
 
+    /// Opens the directory for this process's own requests that only read. Nothing in it is created, changed or removed,
+    /// whatever it is like.
+    ///
+    /// # Errors
+    /// As [`Datastore::start`]; also when there is no log.
+    pub async fn open_to_read(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
+        let path = config.data_dir.clone();
+        let lock = data_dir::claim_to_read(&path, "datastore", Duration::ZERO)?;
+        let scratch = Scratch::new().map_err(io("a directory for temporary files"))?;
+        let opened = {
+            let (path, config, scratch) = (path.clone(), config.clone(), scratch.path().to_owned());
+            let opening =
+                move || open::open_to_read(&path, &scratch, &config, &mut |what| tracing::info!(what, "opening"));
+            tokio::task::spawn_blocking(opening).await.map_err(std::io::Error::other).map_err(io("opening"))??
+        };
+        let trust = trust_dir(&path);
+        check_trust(&trust, opened.0.log.head().0, config.recovery)?;
+        let authority = match trust.join("ca.key").exists() {
+            true => Authority::load(&trust)?,
+            false => Authority::open_or_create(&scratch.path().join("trust"), now_ms())?,
+        };
+        let registry = Registry::open(&trust, now_ms())?.detached();
+        let address = config.listen_address();
+        Self::run(config, path, opened, authority, registry, Place::Read { _lock: lock, scratch }, address)
+    }
+
     async fn open(config: DatastoreConfig, listens: bool) -> Result<Datastore, DatastoreError> {
         let path = config.data_dir.clone();
         let patience = if listens { data_dir::PATIENCE } else { Duration::ZERO };
@@ -178,19 +224,17 @@ impl Datastore {
             address = listening.local_addr().map_err(io("the socket"))?;
             endpoint = Some(listening);
         }
-        Self::run(config, path, opened, authority, registry, endpoint, address, lock)
+        Self::run(config, path, opened, authority, registry, Place::Write { _lock: lock, endpoint }, address)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "every part is made once, by `start`, and moved into its place here")]
     fn run(
         config: DatastoreConfig,
         path: PathBuf,
         (opened, chunks): (Opened, ChunkStore),
         authority: Authority,
         mut registry: Registry,
-        endpoint: Option<ServerEndpoint>,
+        place: Place,
         address: std::net::SocketAddr,
-        lock: std::fs::File,
     ) -> Result<Datastore, DatastoreError> {
         let Opened { log, state, recovery } = opened;
         let (commit_sender, commit_requests) = mpsc::channel(COMMIT_QUEUE);
@@ -199,6 +243,7 @@ impl Datastore {
         let head: Seq = log.head().0;
         let limits = config.limits();
         let reader = log.reader();
+        let last_ms = state.meta().map_or(0, |meta| meta.time_ms);
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
         let here = Here::of(&reader, head);
@@ -210,6 +255,10 @@ impl Datastore {
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
         let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
         let shared = Arc::new(Shared {
+            work: match &place {
+                Place::Write { .. } => path.clone(),
+                Place::Read { scratch, .. } => scratch.path().to_owned(),
+            },
             path,
             contents,
             log: reader,
@@ -226,6 +275,8 @@ impl Datastore {
             queue_bytes: queue_permits(),
             limits,
             disk_free: u64::MAX.into(),
+            clock: std::sync::Mutex::new(CommitClock::new(last_ms, steady_ms())),
+            pins: Pins::default(),
             write_refusal: std::sync::Mutex::default(),
             recovery: std::sync::Mutex::default(),
             address,
@@ -237,6 +288,10 @@ impl Datastore {
         });
         shared.wait_for_recovery(evidence);
         let mut threads = Vec::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        if let Place::Read { .. } = place {
+            return Ok(Datastore { shared, place, threads, tasks, recovery });
+        }
         let applier = Applier { shared: Arc::clone(&shared), committed };
         let committer = Committer {
             shared: Arc::clone(&shared),
@@ -244,6 +299,7 @@ impl Datastore {
             applier: applier_sender,
             disk_checked: None,
             is_reserve_dropped: false,
+            unvouched_since: None,
         };
         let compactor =
             Compactor::new(shared.log.clone(), &shared.path.join("base")).segment_bytes(shared.config.segment_bytes);
@@ -257,9 +313,8 @@ impl Datastore {
         threads.push(spawn("commit", Some(commit::part_panicked), Box::new(committing))?);
         let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
         threads.push(spawn("compact", None, Box::new(compacting))?);
-        let mut tasks = tokio::task::JoinSet::new();
-        let listens = endpoint.is_some();
-        if let Some(endpoint) = &endpoint {
+        let listens = place.endpoint().is_some();
+        if let Some(endpoint) = place.endpoint() {
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
             tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(&shared), socket)));
             tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
@@ -270,7 +325,13 @@ impl Datastore {
         if listens {
             contents::spawn(&shared, &mut tasks);
         }
-        Ok(Datastore { shared, endpoint, threads, tasks, recovery, _lock: lock })
+        Ok(Datastore { shared, place, threads, tasks, recovery })
+    }
+
+    /// Whether it was opened to be looked at only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.place, Place::Read { .. })
     }
 
     /// Serves one administrative request of this process itself.
@@ -341,7 +402,7 @@ impl Datastore {
     /// # Errors
     /// When it cannot be made; the one in use stays.
     pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
-        let Some(endpoint) = &self.endpoint else { return Ok(()) };
+        let Some(endpoint) = self.place.endpoint() else { return Ok(()) };
         let config = self.shared.members.server_config(names).map_err(|error| error.to_string())?;
         endpoint.replace_certificate(config).map_err(|error| error.to_string())
     }
@@ -370,7 +431,7 @@ impl Datastore {
         self.shared.watch.stop();
         self.shared.stopping.send_replace(true);
         self.tasks.abort_all();
-        if let Some(endpoint) = &self.endpoint {
+        if let Some(endpoint) = self.place.endpoint() {
             endpoint.close(b"the datastore is stopping");
             let _ = std::fs::remove_file(self.shared.path.join(local::SOCKET));
         }
@@ -378,9 +439,11 @@ impl Datastore {
         if self.shared.commit.send(commit::Request::Stop(reply)).await.is_ok() {
             let _ = tokio::time::timeout(DRAIN, stopped).await;
         }
-        self.shared.save_members();
+        if !self.is_read_only() {
+            self.shared.save_members();
+        }
         self.shared.contents.checkpoint().await;
-        if let Some(endpoint) = &self.endpoint {
+        if let Some(endpoint) = self.place.endpoint() {
             let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
         }
         let Datastore { shared, threads, .. } = self;

@@ -108,7 +108,7 @@ impl Session {
                 let _ = send.finish();
                 Ok(())
             }
-            Open::Snapshot => snapshot::serve(&self.shared, &mut send).await,
+            Open::Snapshot => snapshot::serve(&self.shared, &self.member, &mut send).await,
             Open::Renew => self.renew(&mut send, &mut receive).await,
             Open::Admin => {
                 let caller = admin::Caller { name: self.member.clone(), role: self.role };
@@ -236,6 +236,7 @@ impl Session {
                     telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
                     let may_note = self.shared.recovery().is_empty();
                     self.shared.members.progress(presence, &progress, head, may_note);
+                    self.shared.pins.end(&self.member, None);
                 }
                 // A newer member may say more on this stream; what is not understood is not needed.
                 _ => {}

@@ -9,9 +9,11 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use crate::codec::message::Bookmark;
 use crate::config::datastore::DatastoreConfig;
+use crate::env::clock::steady_ms;
 use crate::env::watch::Watch;
 use crate::log::LogReader;
 use crate::model::{Limits, MemberName, Seq};
+use crate::protocol::commit_clock::CommitClock;
 use crate::protocol::feed::Ring;
 use crate::state::StateStore;
 use crate::trust::LogMark;
@@ -20,6 +22,7 @@ use super::commit;
 use super::compaction;
 use super::contents::Contents;
 use super::members::Members;
+use super::pins::Pins;
 use super::recovery::{self, Here};
 
 /// Memory for recent batches.
@@ -31,6 +34,8 @@ const SNAPSHOTS_MAX: usize = 2;
 pub(super) struct Shared {
     pub config: DatastoreConfig,
     pub path: PathBuf,
+    /// Where states are made that are needed for a moment.
+    pub work: PathBuf,
     pub log: LogReader,
     pub state: StateStore,
     pub ring: RwLock<Ring>,
@@ -51,6 +56,10 @@ pub(super) struct Shared {
     pub limits: Limits,
     /// Bytes free on the file system, as last measured by the committer.
     pub disk_free: AtomicU64,
+    /// What time it is for entries.
+    pub clock: Mutex<CommitClock>,
+    /// Snapshots that were served to members which have not subscribed yet.
+    pub pins: Pins,
     /// Why writes are refused; empty when they are not.
     pub write_refusal: Mutex<String>,
     /// Why the datastore waits to be recovered; empty when it does not.
@@ -132,6 +141,37 @@ impl Shared {
             self.members.note_log(LogMark { log_id, generation, seq });
         }
         self.members.save();
+    }
+
+    fn clock(&self) -> std::sync::MutexGuard<'_, CommitClock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time that an entry is given now.
+    pub(super) fn commit_time(&self) -> u64 {
+        let mut clock = self.clock();
+        let before = clock.skew_ms();
+        let now = clock.now(now_ms(), steady_ms());
+        let skew_s = clock.skew_ms() / 1000;
+        if (before == 0) != (skew_s == 0) {
+            tracing::warn!(
+                skew_s,
+                "the clock of this host jumped; it is believed when it agrees with the last entries or a member"
+            );
+        }
+        crate::telemetry::metrics::clock_skew(skew_s);
+        now
+    }
+
+    /// A member dated something.
+    pub(super) fn note_clock(&self, theirs_ms: u64) {
+        self.clock().member(theirs_ms, now_ms(), steady_ms());
+    }
+
+    /// How far the clock of this host is from the time that entries are given, in milliseconds; 0 when it is believed.
+    pub(super) fn clock_skew_ms(&self) -> i64 {
+        self.commit_time();
+        self.clock().skew_ms()
     }
 
     pub(super) fn set_refusal(&self, why: &str) {

@@ -51,6 +51,16 @@ impl File for RealFile {
     }
 }
 
+impl RealFs {
+    /// Opens a file that is only read, and stays as it is.
+    ///
+    /// # Errors
+    /// As the operating system reports them.
+    pub fn open_to_read(self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(fs::File::open(path)?)))
+    }
+}
+
 impl Fs for RealFs {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = match with_descriptor(|| OpenOptions::new().read(true).write(true).open(path)) {

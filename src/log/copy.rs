@@ -11,6 +11,7 @@ use super::format::{FOOTER_BYTES, FileHeader, HEADER_BYTES, HeadSlot};
 use super::head::HeadFile;
 use super::segment::{Segment, hex, read_header};
 use crate::codec::frame::CHAIN_START;
+use crate::codec::jsonl::timestamp;
 use crate::codec::payload::peek_time;
 use crate::env::fs::{Fs, read_exact_at};
 use crate::model::{Chain, Generation, Lineage, LogId, Seq};
@@ -130,6 +131,17 @@ pub enum CutError {
         /// What was wanted.
         wanted: Seq,
     },
+    /// Nothing would be left.
+    #[error(
+        "{wanted} lies before the first record ({first}), so the log would be empty: nothing was changed. Choose a sequence or a \
+         time from there on, or say --at-empty when an empty log is what you want"
+    )]
+    BeforeFirst {
+        /// What was wanted.
+        wanted: String,
+        /// What the first record is.
+        first: String,
+    },
     /// The lineage is full.
     #[error("a log has at most {} generations", super::format::LINEAGE_MAX)]
     LineageFull,
@@ -146,6 +158,8 @@ pub struct Cut {
     pub lineage: Lineage,
     /// Its horizon.
     pub horizon: Seq,
+    /// Whether it may end before the first record.
+    pub may_be_empty: bool,
 }
 
 /// Makes the segment files in `dir` a log that ends at `end`, in a new generation; durable when it returns. Files behind the
@@ -157,6 +171,7 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     let files = fs.list(dir).map_err(IoFailure::at("list", dir.display()))?;
     let mut names: Vec<SegmentName> = files.iter().filter_map(|file| SegmentName::parse(file)).collect();
     names.sort();
+    let first_ms = names.first().map(|name| first_time(fs, dir, *name)).transpose()?.flatten();
     let mut last = (Seq::ZERO, CHAIN_START);
     let mut is_over = false;
     for name in names {
@@ -165,6 +180,9 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
             continue;
         }
         (last, is_over) = cut_segment(fs, dir, name, end, last)?;
+    }
+    if last.0 == Seq::ZERO && !cut.may_be_empty {
+        return Err(before_first(end, first_ms));
     }
     match end {
         End::Seq(seq) if last.0 < seq => return Err(CutError::Beyond { last: last.0, wanted: seq }),
@@ -188,6 +206,24 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     HeadFile::create(fs, dir, slot).map_err(IoFailure::at("write", super::directory::HEAD))?;
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
     Ok(last)
+}
+
+fn before_first(end: End, first_ms: Option<u64>) -> CutError {
+    let wanted = match end {
+        End::Seq(seq) => format!("sequence {seq}"),
+        End::Time(time) => timestamp(time),
+    };
+    let first = first_ms.map_or_else(|| "sequence 1".to_owned(), |ms| format!("sequence 1, of {}", timestamp(ms)));
+    CutError::BeforeFirst { wanted, first }
+}
+
+/// When the first record of a file was committed, if it says so.
+fn first_time(fs: &dyn Fs, dir: &Path, name: SegmentName) -> Result<Option<u64>, CutError> {
+    let file = fs.open(&dir.join(name.to_string())).map_err(IoFailure::at("open", name))?;
+    let length = file.len().map_err(IoFailure::at("measure", name))?;
+    let mut cursor = FrameCursor::new(file, HEADER_BYTES as u64, length);
+    let first = cursor.next().map_err(IoFailure::at("read", name))?;
+    Ok(first.ok().flatten().and_then(|raw| peek_time(&raw.header, &raw.payload())))
 }
 
 fn below_horizon(horizon: Seq, wanted: impl std::fmt::Display) -> CutError {

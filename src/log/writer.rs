@@ -77,6 +77,8 @@ pub struct Log {
     in_flight: Option<AppendedBatch>,
     allocated: u64,
     poisoned: bool,
+    /// Bytes that are durable and that the head file does not vouch for.
+    unvouched: u64,
 }
 
 impl Log {
@@ -99,6 +101,7 @@ impl Log {
             in_flight: None,
             allocated: written.end,
             poisoned: false,
+            unvouched: 0,
         };
         log.shared.restore_reserve();
         Ok((log, report))
@@ -252,6 +255,7 @@ impl Log {
                 return Err(IoFailure::at("sync", &segment.name)(error).into());
             }
             let start = self.written.end - batch.bytes.len() as u64;
+            self.unvouched += batch.bytes.len() as u64;
             let mut chain_before = batch.prev_chain;
             for (offset, seq) in batch.offsets.iter().zip(batch.first.0..) {
                 segment.note(IndexPoint { seq: Seq(seq), offset: start + *offset as u64, chain_before });
@@ -293,7 +297,11 @@ impl Log {
         // The head file lags harmlessly when a copying file system has no room to write it anew.
         match self.shared.write_head() {
             Err(error) if !is_full(&error) => Err(IoFailure::at("write", super::directory::HEAD)(error).into()),
-            _ => Ok(()),
+            Err(_) => Ok(()),
+            Ok(()) => {
+                self.unvouched = 0;
+                Ok(())
+            }
         }
     }
 
@@ -355,12 +363,21 @@ impl Log {
         Ok(segment)
     }
 
-    /// Notes in the head file what is durable; call it when no commit came for a moment. Cheap when nothing changed.
+    /// Bytes that are durable and that the head file does not vouch for: were they lost, it would not show.
+    #[must_use]
+    pub fn unvouched_bytes(&self) -> u64 {
+        self.unvouched
+    }
+
+    /// Notes in the head file what is durable; call it now and then, and when no commit came for a moment. Cheap when
+    /// nothing changed.
     ///
     /// # Errors
     /// When the head file cannot be written; the log itself is not affected.
     pub fn idle(&mut self) -> Result<(), IoFailure> {
-        self.shared.write_head().map_err(IoFailure::at("write", super::directory::HEAD))
+        self.shared.write_head().map_err(IoFailure::at("write", super::directory::HEAD))?;
+        self.unvouched = 0;
+        Ok(())
     }
 
     /// Syncs what is in flight, notes it in the head file and ends.

@@ -4,6 +4,7 @@
 //! the datastore, the replica and a simulator.
 
 pub mod backoff;
+pub mod commit_clock;
 pub mod fatal;
 pub mod feed;
 pub mod gate;

@@ -43,6 +43,12 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
         Unit::Count,
         "1 while a datastore refuses writes because a witness says that its log lost entries",
     ),
+    (
+        "gravwell_clock_skew_seconds",
+        MetricKind::Gauge,
+        Unit::Seconds,
+        "How far a datastore's clock is from the time that entries are given; 0 while it is believed",
+    ),
     ("gravwell_disk_free_bytes", MetricKind::Gauge, Unit::Bytes, "Free space on the data directory's file system"),
     ("gravwell_outbox_depth", MetricKind::Gauge, Unit::Count, "Transactions waiting in a replica's outbox"),
     ("gravwell_chunks_sent_total", MetricKind::Counter, Unit::Count, "Chunks sent to members, by form: whole or delta"),
@@ -140,6 +146,12 @@ pub fn rejections(reason: &Reason) {
 /// A transaction was not taken for now.
 pub fn write_refusal(reason: &'static str) {
     counter!("gravwell_write_refusals_total", "reason" => reason).increment(1);
+}
+
+/// A datastore's clock against the time that entries are given.
+#[expect(clippy::cast_precision_loss, reason = "seconds; what is that large need not be exact")]
+pub fn clock_skew(seconds: i64) {
+    gauge!("gravwell_clock_skew_seconds").set(seconds as f64);
 }
 
 /// Whether a datastore waits to be recovered.

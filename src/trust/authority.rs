@@ -91,6 +91,18 @@ impl Authority {
         }
     }
 
+    /// Opens the authority in `dir`; nothing is created or changed.
+    ///
+    /// # Errors
+    /// As [`Authority::open_or_create`], and when there is none.
+    pub fn load(dir: &Path) -> Result<Authority, TrustError> {
+        let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
+        if !certificate_path.exists() {
+            return Err(TrustError::Damaged { path: certificate_path, what: "it is missing".into() });
+        }
+        Self::open(&key_path, &certificate_path)
+    }
+
     fn create(key_path: &Path, certificate_path: &Path, now_ms: u64) -> Result<Authority, TrustError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();

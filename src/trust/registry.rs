@@ -176,6 +176,12 @@ impl Registry {
         Ok(Registry::of(Some(path), contents, now_ms))
     }
 
+    /// A register that is looked at: nothing of it is written from now on.
+    #[must_use]
+    pub fn detached(self) -> Registry {
+        Registry { path: None, ..self }
+    }
+
     /// Writes a register that never was written, so that its absence can be noticed from now on.
     ///
     /// # Errors

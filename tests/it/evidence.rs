@@ -1,8 +1,9 @@
 //! Witnesses of a lost history: the state index, the register, members, a directory that is missing. Each is kept, named and
 //! obeyed, at any position of the log.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::fleet::Fleet;
 
@@ -285,4 +286,132 @@ fn p10_a_register_that_is_missing_is_damage() {
     fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
     let _datastore = fleet.datastore();
     put(&fleet, "d", 1..2);
+}
+
+/// Every file below a directory, with what is in it.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for path in fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("entry").path()) {
+        if path.is_dir() {
+            found.insert(path.clone(), Vec::new());
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap_or_default());
+        }
+    }
+    found
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).expect("reads");
+    change(&mut bytes);
+    fs::write(path, bytes).expect("writes");
+}
+
+/// The only file of a directory whose name ends so.
+fn file_in(dir: &Path, end: &str) -> PathBuf {
+    let files = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());
+    files.into_iter().find(|path| path.to_string_lossy().ends_with(end)).expect("is there")
+}
+
+#[test]
+fn p13_reading_commands_leave_every_directory_as_it_is() {
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 14] = [
+        ("none", |_| {}),
+        ("leftovers", |d| {
+            fs::write(d.join("log/seg.tmp"), b"x").expect("writes");
+            fs::create_dir(d.join("state.rebuild")).expect("creates");
+        }),
+        ("a torn write", |d| change(&file_in(&d.join("log"), "-open.log"), |bytes| bytes.extend([7; 300]))),
+        ("a lost tail", |d| change(&file_in(&d.join("log"), "-open.log"), |bytes| bytes.truncate(400))),
+        ("a flipped bit of the log", |d| change(&file_in(&d.join("log"), "-open.log"), |bytes| bytes[200] ^= 1)),
+        ("no head file", |d| fs::remove_file(d.join("log/head")).expect("removes")),
+        ("no log", |d| fs::remove_dir_all(d.join("log")).expect("removes")),
+        ("a flipped bit of the index", |d| change(&d.join("state/0.jnl"), |bytes| bytes[100] ^= 1)),
+        ("a cut index", |d| change(&d.join("state/0.jnl"), |bytes| bytes.truncate(bytes.len() / 2))),
+        ("no index", |d| fs::remove_dir_all(d.join("state")).expect("removes")),
+        ("no register", |d| fs::remove_file(d.join("trust/members.json")).expect("removes")),
+        ("a flipped bit of the register", |d| change(&d.join("trust/members.json"), |bytes| bytes[20] ^= 1)),
+        ("no authority", |d| fs::remove_file(d.join("trust/ca.key")).expect("removes")),
+        ("no lock file", |d| fs::remove_file(d.join("lock")).expect("removes")),
+    ];
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 0..30);
+    datastore.kill();
+    let _ = fs::remove_file(fleet.dir("d/ctl.sock"));
+    copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
+    let commands: [&[&str]; 11] = [
+        &["status"],
+        &["verify"],
+        &["export"],
+        &["ls", "c"],
+        &["get", "c", "k1"],
+        &["tail"],
+        &["members"],
+        &["segments"],
+        &["history", "c", "k1"],
+        &["export", "--at", "10"],
+        &["doctor"],
+    ];
+    for (what, damage) in damages {
+        replace_dir(&fleet.dir("whole"), &fleet.dir("d"));
+        damage(&fleet.dir("d"));
+        let before = contents(&fleet.dir("d"));
+        for command in commands {
+            let output = fleet.run("d", command);
+            let after = contents(&fleet.dir("d"));
+            let differ = |path: &&PathBuf| before.get(*path) != after.get(*path);
+            let changed: Vec<_> = before.keys().chain(after.keys()).filter(differ).collect();
+            assert!(changed.is_empty(), "{command:?} with {what} changed {changed:?}");
+            let must_work = matches!(what, "none" | "leftovers" | "a torn write" | "no index" | "no lock file");
+            let code = output.status.code();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let is_alone = matches!(command[0], "doctor" | "status");
+            assert!(!must_work || is_alone || code == Some(0), "{command:?} with {what}: {code:?} {said}");
+        }
+    }
+}
+
+#[test]
+fn p13_a_restore_to_a_moment_outside_the_log_is_refused() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 0..6);
+    let place = fleet.dir("backup").display().to_string();
+    fleet.ok("d", &["backup", "create", &place]);
+    datastore.terminate();
+    let before = fleet.export("d");
+    let cases = [
+        ("2001-01-01T00:00:00Z", "lies before the first record"),
+        ("0", "lies before the first record"),
+        ("7", "no backup reaches it"),
+        ("2999-01-01T00:00:00Z", "lies in the future"),
+    ];
+    for (at, words) in cases {
+        let refused = fleet.run("d", &["restore", &place, "--replace", "--at", at]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(words), "{at}: {said}");
+        assert_eq!(fleet.export("d"), before, "{at}");
+    }
+    fleet.ok("d", &["restore", &place, "--replace", "--at", "0", "--at-empty"]);
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.status("d")["head"], 0);
+    put(&fleet, "d", 0..1);
+}
+
+#[test]
+fn p14_a_member_that_runs_twice_is_reported() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let a = fleet.member("a");
+    put(&fleet, "d", 0..3);
+    fleet.converges(&["a"]);
+    a.terminate();
+    copy_dir(&fleet.dir("a"), &fleet.dir("twin"));
+    let _both = (fleet.replica("a"), fleet.replica("twin"));
+    fleet.wait_connected("a");
+    fleet.wait_connected("twin");
+    fleet.wait("it is reported", || fleet.status("d")["health"]["reasons"][0]["code"] == "connected_twice");
 }

@@ -1,0 +1,117 @@
+//! The time that entries are given: the machine's clock, unless it jumps where nothing confirms it.
+//!
+//! Commit times never go back, so one wrong date would be every later entry's date. The clock is therefore held
+//! against what is known: the last entry's time, how long the process has run since (by a clock that nobody sets), and
+//! the clocks of members. A jump that none of them confirms is not taken over, and is reported.
+
+/// What two clocks may differ by without anybody asking why.
+pub const TOLERANCE_MS: u64 = 3_600_000;
+/// How long a datastore may have been stopped without anybody asking why.
+pub const STOPPED_MS: u64 = 31 * 24 * TOLERANCE_MS;
+
+/// What is known of the time.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitClock {
+    /// The time at `since_ms`; 0: nothing is known yet.
+    known_ms: u64,
+    /// Of the steady clock.
+    since_ms: u64,
+    /// The machine's clock was confirmed since the start.
+    is_settled: bool,
+    skew_ms: i64,
+}
+
+impl CommitClock {
+    /// Starts after an entry of `last_ms`, 0 when there is none; `steady_ms` is the steady clock's time.
+    #[must_use]
+    pub fn new(last_ms: u64, steady_ms: u64) -> CommitClock {
+        CommitClock { known_ms: last_ms, since_ms: steady_ms, is_settled: false, skew_ms: 0 }
+    }
+
+    fn expected(&self, steady_ms: u64) -> u64 {
+        self.known_ms.saturating_add(steady_ms.saturating_sub(self.since_ms))
+    }
+
+    fn settle(&mut self, time_ms: u64, steady_ms: u64) {
+        (self.known_ms, self.since_ms) = (time_ms, steady_ms);
+    }
+
+    /// The time now, when the machine's clock shows `wall_ms`.
+    pub fn now(&mut self, wall_ms: u64, steady_ms: u64) -> u64 {
+        let expected = self.expected(steady_ms);
+        let ahead = if self.is_settled { TOLERANCE_MS } else { STOPPED_MS };
+        let earliest = expected.saturating_sub(TOLERANCE_MS);
+        if self.known_ms == 0 || (earliest..=expected.saturating_add(ahead)).contains(&wall_ms) {
+            self.settle(wall_ms, steady_ms);
+            (self.is_settled, self.skew_ms) = (true, 0);
+            return wall_ms;
+        }
+        let skew = i128::from(wall_ms) - i128::from(expected);
+        self.skew_ms = i64::try_from(skew).unwrap_or(if skew < 0 { i64::MIN } else { i64::MAX });
+        expected
+    }
+
+    /// A member's clock, or the date of something that it made, shows `theirs_ms`.
+    pub fn member(&mut self, theirs_ms: u64, wall_ms: u64, steady_ms: u64) {
+        if theirs_ms.abs_diff(wall_ms) <= TOLERANCE_MS {
+            self.settle(wall_ms, steady_ms);
+            (self.is_settled, self.skew_ms) = (true, 0);
+        } else if theirs_ms < wall_ms && theirs_ms > self.expected(steady_ms) {
+            // It is at least as late as that.
+            self.settle(theirs_ms, steady_ms);
+        }
+    }
+
+    /// How far the machine's clock is ahead of the time that entries are given, when that is not taken over.
+    #[must_use]
+    pub fn skew_ms(&self) -> i64 {
+        self.skew_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+    const YEARS: u64 = 80 * 365 * 24 * TOLERANCE_MS;
+    const HOUR: u64 = TOLERANCE_MS;
+
+    #[test]
+    fn a_jump_of_years_is_not_taken_over_and_leaves_no_trace() {
+        let mut clock = CommitClock::new(NOW, 0);
+        assert_eq!(clock.now(NOW + 5000, 5000), NOW + 5000);
+        assert_eq!(clock.now(NOW + YEARS, 6000), NOW + 6000, "it is as long ago as it is");
+        assert!(clock.skew_ms() > i64::try_from(YEARS - HOUR).expect("fits"));
+        assert_eq!(clock.now(NOW + 2 * HOUR + YEARS, 2 * HOUR), NOW + 2 * HOUR);
+        assert_eq!(clock.now(NOW + 2 * HOUR + 1, 2 * HOUR + 1), NOW + 2 * HOUR + 1, "right again");
+        assert_eq!(clock.skew_ms(), 0);
+    }
+
+    #[test]
+    fn a_start_with_a_wrong_clock_goes_on_from_the_last_entry() {
+        for wrong in [NOW + YEARS, 1000, NOW - 3 * HOUR] {
+            let mut clock = CommitClock::new(NOW, 100);
+            assert_eq!(clock.now(wrong, 100), NOW);
+            assert_eq!(clock.now(wrong + 500, 600), NOW + 500, "time does not stand still");
+            assert_ne!(clock.skew_ms(), 0);
+        }
+        assert_eq!(CommitClock::new(NOW, 0).now(NOW + 20 * 24 * HOUR, 0), NOW + 20 * 24 * HOUR, "it was stopped");
+        assert_eq!(CommitClock::new(0, 0).now(NOW, 0), NOW, "nothing is known before the first entry");
+    }
+
+    #[test]
+    fn members_confirm_a_jump_or_say_how_late_it_is() {
+        let mut clock = CommitClock::new(NOW, 0);
+        assert_eq!(clock.now(NOW, 0), NOW);
+        let resumed = NOW + 9 * HOUR;
+        assert_eq!(clock.now(resumed, 0), NOW);
+        clock.member(resumed - 1000, resumed, 0);
+        assert_eq!((clock.now(resumed, 0), clock.skew_ms()), (resumed, 0));
+        clock.member(resumed + YEARS, resumed, 0);
+        assert_eq!(clock.now(resumed, 0), resumed, "a member's wrong clock changes nothing");
+        let mut clock = CommitClock::new(NOW, 0);
+        clock.member(NOW + 100 * 24 * HOUR, NOW + YEARS, 10);
+        assert_eq!(clock.now(NOW + YEARS, 10), NOW + 100 * 24 * HOUR);
+    }
+}
