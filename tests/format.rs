@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gravwell::backup::repository::Repository;
-use gravwell::backup::restore::rehearse;
+use gravwell::backup::restore::{RestoreEnd, rehearse};
 use gravwell::backup::store::LocalStore;
 use gravwell::chunks::{ChunkStore, Part, StoreOptions, decode_index, encode_index, format as pack, manifest};
 use gravwell::codec::frame::{self, FrameParts, encode_frame};
@@ -197,8 +197,17 @@ fn p12_a_released_backup_is_verified_and_restored() {
         let manifest = repository.manifests().expect("reads").0.pop().expect("a backup");
         let temp = tempfile::tempdir().expect("temp dir");
         let config = DatastoreConfig::for_dir(temp.path());
-        let restored =
-            |end| rehearse(&repository, &manifest, temp.path(), &config, end, &mut |_, _| {}).expect("restores");
+        let restored = |end| {
+            rehearse(
+                &repository,
+                &manifest,
+                temp.path(),
+                &config,
+                RestoreEnd { end, ..RestoreEnd::default() },
+                &mut |_, _| {},
+            )
+            .expect("restores")
+        };
         let whole = restored(None);
         assert_eq!((whole.seq, whole.digest, whole.records), (Seq(7), manifest.checkpoint.digest, 7));
         let part = restored(Some(End::Time(1_700_000_000_002)));
