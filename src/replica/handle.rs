@@ -116,24 +116,26 @@ pub enum OpenError {
 /// A copy of a log's state, with an outbox. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
 pub struct Replica {
+    /// First, so that the threads whose channels close with the last handle are known to end because they should.
+    life: Arc<Life>,
     pub(super) shared: SharedRef,
     outbox: mpsc::Sender<outbox_writer::Request>,
     applier: mpsc::Sender<applier::Request>,
     options: ReplicaOptions,
     path: PathBuf,
     member: Option<String>,
-    life: Arc<Life>,
 }
 
 /// Ends the parts of a replica with its last handle.
-#[derive(Default)]
 struct Life {
+    watch: Watch,
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
     contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
+        self.watch.stop();
         if let Some(link) = self.link.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             link.abort();
         }
@@ -199,7 +201,9 @@ impl Replica {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
         let member = crate::trust::Identity::load(path).ok().map(|identity| identity.name().to_string());
-        let (path, life) = (path.to_owned(), Arc::default());
+        let watch = shared.watch.clone();
+        let life = Arc::new(Life { watch, link: Mutex::default(), contents: Mutex::default() });
+        let path = path.to_owned();
         Ok(Replica { shared, outbox, applier, options, path, member, life })
     }
 
