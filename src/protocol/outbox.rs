@@ -90,6 +90,8 @@ pub struct Outbox {
     kept_bytes: usize,
     /// What a state that was lost had decided, up to these counters.
     decided_before: HashMap<Origin, OriginCounter>,
+    /// How many of the pending ones these are.
+    hidden: usize,
 }
 
 impl Outbox {
@@ -194,10 +196,28 @@ impl Outbox {
         all.into_iter().collect()
     }
 
-    /// Number of pending transactions.
+    /// Origins of everything that the journal may still hold, those of [`Outbox::all_origins`] first.
+    #[must_use]
+    pub fn known_origins(&self) -> Vec<Origin> {
+        let mut origins = self.all_origins();
+        let held: std::collections::BTreeSet<Origin> = origins.iter().copied().collect();
+        origins.extend(self.taken.keys().filter(|origin| !held.contains(origin)));
+        origins
+    }
+
+    /// Number of pending transactions, without those that a state that was lost had decided.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.pending.len()
+        self.pending.len() - self.hidden
+    }
+
+    /// The transactions that [`Outbox::depth`] counts, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = &Arc<Txn>> {
+        self.pending.values().filter(|txn| self.is_shown(txn.id))
+    }
+
+    fn is_shown(&self, id: TxnId) -> bool {
+        self.decided_before.get(&id.origin).is_none_or(|decided| id.counter > *decided)
     }
 
     /// Estimated bytes of pending transactions.
@@ -256,7 +276,8 @@ impl Outbox {
         let id = txn.id;
         self.taken.insert(id.origin, id.counter);
         self.by_origin.entry(id.origin).or_default().push_back((id.counter, place));
-        let is_shown = self.decided_before.get(&id.origin).is_none_or(|decided| id.counter > *decided);
+        let is_shown = self.is_shown(id);
+        self.hidden += usize::from(!is_shown);
         for op in txn.ops.iter().filter(|_| is_shown) {
             let keys = self.overlay.entry(op.collection().clone()).or_default();
             keys.entry(op.key().clone()).or_default().insert(place, op.value().cloned());
@@ -353,6 +374,7 @@ impl Outbox {
     fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
+        self.hidden -= usize::from(!self.is_shown(txn.id));
         self.bulk.remove(place, &txn);
         for op in &txn.ops {
             if planted::is(Bug::OverlayStays) {

@@ -73,7 +73,8 @@ pub(super) struct Applier {
     unpersisted_since: Option<Instant>,
     /// The state's directory, and the memory for its cache; `None` for a state that lives elsewhere.
     place: Option<(PathBuf, u64)>,
-    marked: Option<Position>,
+    /// Name and position of the state in the mark.
+    marked: Option<(String, Position)>,
     /// When the last mark was written that is out of date.
     unmarked_since: Option<Instant>,
 }
@@ -81,7 +82,7 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) fn new(shared: SharedRef, home: Box<dyn Home>, outbox: mpsc::Sender<outbox_writer::Request>) -> Applier {
         let follower = follower_of(&shared.state());
-        let marked = home.mark().ok().flatten().map(|mark| mark.position);
+        let marked = home.mark().ok().flatten().map(|mark| (mark.state, mark.position));
         let unpersisted_since = Some(Instant::now());
         Applier { shared, home, follower, outbox, unpersisted_since, place: None, marked, unmarked_since: None }
     }
@@ -317,29 +318,32 @@ impl Applier {
     /// Writes down how far the durable state came, unless it lost something: then the former mark shows what.
     fn mark(&mut self) {
         self.unmarked_since = None;
-        let state = self.shared.state();
-        if self.shared.lost().is_some() || state.position() == self.marked {
+        if self.shared.lost().is_some() {
             return;
         }
-        let name = self.place.as_ref().map(|(path, _)| name_of(path)).unwrap_or_default();
-        let mark = Mark::of(&state, name, &self.shared.outbox());
-        let written = match mark.map_err(|error| error.to_string()) {
-            // A new generation is written by others, so it may not be durable yet.
-            Ok(Some(mark)) => state
-                .persist()
-                .map_err(|error| error.to_string())
-                .and_then(|()| self.home.set_mark(&mark))
-                .map(|()| self.marked = Some(mark.position)),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
+        let state = self.shared.state();
+        let Some(position) = state.position() else { return };
+        let now = (self.place.as_ref().map(|(path, _)| name_of(path)).unwrap_or_default(), position);
+        if self.marked.as_ref() == Some(&now) {
+            return;
+        }
         // Without it, less of a loss would be noticed; nothing is lost by it.
-        if let Err(error) = written {
+        if let Err(error) = self.write_mark(&state, &now.0) {
             tracing::warn!(error, "the high-water mark is not written; trying again");
         }
-        if state.position() != self.marked {
+        if self.marked.as_ref().map(|(_, position)| *position) != state.position() {
             self.unmarked_since = Some(Instant::now());
         }
+    }
+
+    fn write_mark(&mut self, state: &StateStore, name: &str) -> Result<(), String> {
+        let mark = Mark::of(state, name.to_owned(), &self.shared.outbox()).map_err(|error| error.to_string())?;
+        let Some(mark) = mark else { return Ok(()) };
+        // A new generation is written by others, so it may not be durable yet.
+        state.persist().map_err(|error| error.to_string())?;
+        self.home.set_mark(&mark)?;
+        self.marked = Some((mark.state, mark.position));
+        Ok(())
     }
 
     /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of

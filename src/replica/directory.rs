@@ -269,7 +269,11 @@ pub(super) fn names(home: &Path, path: &Path) -> bool {
 /// When the operating system refuses.
 pub(super) fn new_state_in(path: &Path) -> Result<PathBuf, DirectoryError> {
     let aside = damaged_in(path).into_iter().filter_map(|(_, path)| number(&path.with_extension("")));
-    let last = states_in(path)?.iter().filter_map(|path| number(path)).chain(aside).max().unwrap_or(0);
+    // A new state never gets the name of one that was lost: the mark names that one.
+    let marked = fs::read_to_string(path.join(HIGH_WATER)).ok().and_then(|text| Mark::decode(&text).ok());
+    let marked = marked.and_then(|mark| number(Path::new(&mark.state)));
+    let states = states_in(path)?;
+    let last = states.iter().filter_map(|path| number(path)).chain(aside).chain(marked).max().unwrap_or(0);
     let state = path.join(format!("state-{:04}", last + 1));
     fs::create_dir(&state).map_err(io_error(&state))?;
     Ok(state)

@@ -417,7 +417,7 @@ impl Replica {
     /// Undecided transactions, oldest first.
     #[must_use]
     pub fn pending(&self) -> Vec<Arc<Txn>> {
-        self.shared.outbox().pending().cloned().collect()
+        self.shared.outbox().waiting().cloned().collect()
     }
 
     /// Rejected transactions that wait for a person.

@@ -14,7 +14,7 @@ use crate::state::{StateError, StateMeta, StateStore};
 use crate::trust::summed;
 
 const VERSION: u32 = 1;
-/// Most origins that a mark names. Those of what waits or is kept in the outbox matter, which are few.
+/// Most origins that a mark names. Those matter whose transactions the outbox journal may hold, which are few.
 const ORIGINS_MAX: usize = 4096;
 
 /// How far a state came.
@@ -39,7 +39,7 @@ impl Mark {
     pub(super) fn of(state: &StateStore, name: String, outbox: &Outbox) -> Result<Option<Mark>, StateError> {
         let Some(position) = state.position() else { return Ok(None) };
         let mut decided = Vec::new();
-        for origin in outbox.all_origins().into_iter().take(ORIGINS_MAX) {
+        for origin in outbox.known_origins().into_iter().take(ORIGINS_MAX) {
             if let Some(row) = state.origin(origin)? {
                 decided.push((origin, row.last_counter));
             }

@@ -39,6 +39,8 @@ struct Sound {
     view: StateStore,
     meta: Option<Arc<StateMeta>>,
     loss: Option<String>,
+    /// It is the one whose position the mark holds.
+    is_marked: bool,
 }
 
 /// Opens the state of a replica, or begins an empty one.
@@ -160,10 +162,10 @@ fn take(
     is_sure: bool,
     cache_bytes: u64,
 ) -> Result<Taken, OpenError> {
-    let Sound { path, view, meta, loss } = sound;
+    let Sound { path, view, meta, loss, is_marked } = sound;
     drop(view);
     let mut place = path.clone();
-    if loss.is_some() && meta.is_some() {
+    if loss.is_some() && meta.is_some() && is_marked {
         // What opens as an older state may hold more than the storage engine finds: it works on a copy.
         place = directory.new_state()?;
         state::duplicate(&path, &place).map_err(|source| DirectoryError::Io { path: path.clone(), source })?;
@@ -234,7 +236,17 @@ impl Search<'_> {
             Access::Read => StateStore::open_view(&path, &place, self.cache_bytes),
             Access::Serve | Access::Write => StateStore::try_view(&path, &place, self.cache_bytes),
         };
-        match view.and_then(|view| check_sound(&view, &path).map(|()| view)) {
+        let checked = view.and_then(|view| check_sound(&view, &path).map(|()| view));
+        // The storage engine takes a state whose journal is missing for a new one, and removes its tables.
+        let is_marked = |mark: &&Mark| path.file_name().is_some_and(|name| *name == *mark.state);
+        let marked = self.mark.filter(is_marked);
+        if let (Ok(view), Some(mark)) = (&checked, marked)
+            && view.meta().is_none()
+        {
+            self.damaged.push((path, format!("it holds nothing, and was at sequence {}", mark.seq())));
+            return Ok(false);
+        }
+        match checked {
             Ok(view) => {
                 let meta = view.meta();
                 let loss = self.mark.and_then(|mark| mark.loss(meta.as_deref()));
@@ -242,7 +254,8 @@ impl Search<'_> {
                 let seq = meta.as_ref().map(|meta| meta.seq);
                 let is_better = self.best.as_ref().is_none_or(|best| seq > best.meta.as_ref().map(|meta| meta.seq));
                 if is_whole || is_better {
-                    self.best = Some(Sound { path, view, meta, loss });
+                    let is_marked = marked.is_some();
+                    self.best = Some(Sound { path, view, meta, loss, is_marked });
                 }
                 Ok(is_whole)
             }

@@ -82,6 +82,7 @@ impl Rest {
             let status = self.fleet.status("a");
             let output = self.fleet.run("a", &["status"]);
             if process.is_some() {
+                assert_eq!(status["outbox"], 0, "{what}, {command}: what was decided does not wait");
                 assert_eq!(status["healthy"], false, "{what}, {command}: {status}");
                 assert!(status["health"].to_string().contains("state_lost"), "{what}: {status}");
                 assert!(status["problem"].as_str().expect("text").contains("sequence 5"), "{what}: {status}");
@@ -95,6 +96,12 @@ impl Rest {
             }
         }
         let kept = damaged(&dir);
+        assert_eq!(
+            kept,
+            usize::from(!what.contains("removed") || what.contains("journal")),
+            "{what}: {:?}",
+            states(&dir)
+        );
         let datastore = self.fleet.datastore();
         let process = self.start();
         assert_eq!(self.fleet.converges(&["a"]), self.export, "{what}");
