@@ -232,6 +232,40 @@ fn p12_a_released_journal_opens() {
     assert_eq!(found, [(16, vec![16; 5]), (17, vec![17; 5]), (18, vec![18; 5])]);
 }
 
+#[test]
+fn p12_a_journal_with_a_head_opens() {
+    let header =
+        FileHeader { flags: format::FLAG_JOURNAL | format::FLAG_HEADED, generation: Generation(3), ..file_header() };
+    let (mut bytes, mut chain) = (header.encode().to_vec(), frame::CHAIN_START);
+    for (kind, seq) in [(16, 1), (17, 2), (19, 3)] {
+        let parts = FrameParts { kind, flags: 0, batch_index: 0, seq: Seq(seq) };
+        chain = encode_frame(parts, &chain, &[kind; 5], &mut bytes).expect("encodes");
+    }
+    let slot = |counter, generation, seq, chain| HeadSlot {
+        counter,
+        log_id: header.log_id,
+        generation: Generation(generation),
+        seq: Seq(seq),
+        chain,
+        horizon: Seq::ZERO,
+        lineage: Vec::new(),
+    };
+    let head = [slot(8, 3, 3, chain).encode(), slot(7, 2, 9, [7; 16]).encode()].concat();
+    let v2 = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name);
+    let fs = MemoryFs::new();
+    for (name, bytes) in [("journal", bytes), ("head", head)] {
+        let path = v2(&format!("outbox-{name}.bin"));
+        if !path.exists() && std::env::var_os("GOLDEN_CREATE").is_some() {
+            std::fs::write(&path, &bytes).expect("writes");
+        }
+        assert_eq!(std::fs::read(path).expect("reads"), bytes, "{name} is not written as it was released");
+        fs.create(&Path::new("/outbox").join(name)).expect("creates").write_at(&bytes, 0).expect("writes");
+    }
+    let (_, records) = Journal::open(Arc::new(fs), Path::new("/outbox")).expect("opens");
+    let found: Vec<_> = records.into_iter().map(|record| (record.kind, record.payload)).collect();
+    assert_eq!(found, [(16, vec![16; 5]), (17, vec![17; 5]), (19, vec![19; 5])]);
+}
+
 /// A pack with a chunk as it is and one compressed, and its index. The Zstandard frame is one run of the same byte, made by
 /// hand, so that nothing depends on the compressor.
 fn chunk_pack() -> (Vec<u8>, Vec<u8>, [Vec<u8>; 2]) {

@@ -625,6 +625,8 @@ pub enum OutboxAction {
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
+    /// Begin again with what can be read of a damaged or missing journal. The damaged files are kept next to it.
+    AcceptLoss,
     /// Take rejected transactions off the list.
     Dismiss {
         /// Which, as `ORIGIN/COUNTER`.

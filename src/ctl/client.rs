@@ -66,7 +66,7 @@ pub(super) enum Piece {
     Frames(Bytes),
 }
 
-fn failed(error: impl std::fmt::Display) -> CtlError {
+pub(super) fn failed(error: impl std::fmt::Display) -> CtlError {
     CtlError::new(error)
 }
 

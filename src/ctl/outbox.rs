@@ -5,28 +5,40 @@ use std::path::Path;
 use crate::codec::admin::{OutboxItem, Request};
 use crate::codec::jsonl::timestamp;
 use crate::model::TxnId;
+use crate::replica::outbox_loss;
 
 use super::CtlResult;
 use super::args::OutboxAction;
-use super::client::Client;
+use super::client::{Client, failed};
 use super::output::Output;
 
 /// `outbox list|retry|dismiss`
 pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>) -> CtlResult {
-    let client = Client::open(dir).await?;
     let request = match action {
         None | Some(OutboxAction::List) => {
+            let client = Client::open(dir).await?;
             let rows: Result<Vec<OutboxItem>, _> = client.items(&Request::Outbox).await;
             client.close().await;
             return list(json, &rows?);
         }
+        Some(OutboxAction::AcceptLoss) => return accept_loss(dir, json),
         Some(OutboxAction::Retry { id, .. }) => Request::Retry { id },
         Some(OutboxAction::Dismiss { id, .. }) => Request::Dismiss { id },
     };
+    let client = Client::open(dir).await?;
     let done: Result<Vec<TxnId>, _> = client.items(&request).await;
     client.close().await;
     let done = done?;
     Output::new().list(json, &done, &["TRANSACTION"], |id| vec![name(id)])
+}
+
+fn accept_loss(dir: &Path, json: bool) -> CtlResult {
+    let accepted = outbox_loss::accept(dir).map_err(failed)?;
+    if json {
+        return Output::new().json(&serde_json::json!({ "records": accepted.records }));
+    }
+    let records = accepted.records;
+    Output::new().line(&format!("{records} records of the journal are kept, the damaged files are next to it"))
 }
 
 fn name(id: &TxnId) -> String {

@@ -29,6 +29,8 @@ pub const LINEAGE_MAX: usize = (SLOT_BYTES - 4 - AT_SLOT_LINEAGE) / 12;
 pub const FLAG_COMPACTED: u16 = 1;
 /// Flag of a file header: a journal, not a segment.
 pub const FLAG_JOURNAL: u16 = 2;
+/// Flag of a file header: a journal that has a head file.
+pub const FLAG_HEADED: u16 = 4;
 
 /// File header: version.
 pub const AT_FORMAT: usize = 4;

@@ -11,6 +11,7 @@ pub mod error;
 pub mod format;
 mod head;
 pub mod journal;
+mod journal_head;
 pub mod liveness;
 pub mod reader;
 pub mod recovery;

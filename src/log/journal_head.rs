@@ -1,0 +1,153 @@
+//! The head of a journal: how far the journal was durable, so that a missing or shortened file is noticed.
+//!
+//! Two slots of the log's head format, next to the journal. One of them always vouches for the file in place. The other one
+//! is written again and again until a sync makes it the one that vouches; so a torn write, or a power cut between a write and
+//! its sync, never leaves the journal without a slot. Before a rewritten journal is renamed into place, the free slot vouches
+//! for it: whichever file is found afterwards has its slot.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::format::{HeadSlot, SLOT_BYTES};
+use crate::env::fs::{File, Fs, read_exact_at, replace_file};
+use crate::model::{Chain, Generation, LogId, Seq};
+
+/// Name of the file within the journal's directory.
+pub(super) const HEAD: &str = "head";
+
+/// What a slot vouches for: this file had at least this record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vouched {
+    pub id: LogId,
+    /// Number of times that the journal was rewritten.
+    pub generation: Generation,
+    pub seq: Seq,
+    pub chain: Chain,
+}
+
+impl Vouched {
+    fn slot(self, counter: u64) -> HeadSlot {
+        let Vouched { id: log_id, generation, seq, chain } = self;
+        HeadSlot { counter, log_id, generation, seq, chain, horizon: Seq::ZERO, lineage: Vec::new() }
+    }
+
+    fn of(slot: &HeadSlot) -> Vouched {
+        Vouched { id: slot.log_id, generation: slot.generation, seq: slot.seq, chain: slot.chain }
+    }
+}
+
+/// What a head file holds.
+#[derive(Debug)]
+pub(super) struct Slots(Vec<(u64, HeadSlot)>);
+
+impl Slots {
+    /// Reads both slots; those that are damaged are left out.
+    pub(super) fn read(fs: &dyn Fs, dir: &Path) -> io::Result<Slots> {
+        let file = fs.open(&dir.join(HEAD))?;
+        let length = usize::try_from(file.len()?.min(2 * SLOT_BYTES as u64)).unwrap_or(0);
+        let mut bytes = vec![0; length];
+        read_exact_at(&*file, &mut bytes, 0)?;
+        let slot = |index: u64| {
+            let offset = usize::try_from(index).unwrap_or(0) * SLOT_BYTES;
+            HeadSlot::decode(bytes.get(offset..).unwrap_or_default()).ok().map(|slot| (index, slot))
+        };
+        Ok(Slots((0..2).filter_map(slot).collect()))
+    }
+
+    /// The newest slot about one file, and its index.
+    pub(super) fn about(&self, id: LogId, generation: Generation) -> Option<(u64, Vouched)> {
+        let matching = self.0.iter().filter(|(_, slot)| slot.log_id == id && slot.generation == generation);
+        matching.max_by_key(|(_, slot)| slot.counter).map(|(index, slot)| (*index, Vouched::of(slot)))
+    }
+
+    /// The newest slot.
+    pub(super) fn newest(&self) -> Option<Vouched> {
+        self.0.iter().max_by_key(|(_, slot)| slot.counter).map(|(_, slot)| Vouched::of(slot))
+    }
+
+    /// Whether nothing was written after the file was made, but for the preparation of one rewrite.
+    pub(super) fn is_new(&self) -> bool {
+        self.0.iter().all(|(_, slot)| slot.counter <= 2)
+    }
+
+    fn counter(&self) -> u64 {
+        self.0.iter().map(|(_, slot)| slot.counter).max().unwrap_or(0)
+    }
+}
+
+/// An open head file.
+#[derive(Debug)]
+pub(super) struct JournalHead {
+    file: Arc<dyn File>,
+    /// Index of the slot that durably vouches for the journal in place.
+    durable: u64,
+    counter: u64,
+    /// Whether the other slot was written since the last sync.
+    is_dirty: bool,
+}
+
+impl JournalHead {
+    /// Makes the file, atomically.
+    pub(super) fn create(fs: &dyn Fs, dir: &Path, vouched: Vouched) -> io::Result<JournalHead> {
+        let bytes = [vouched.slot(0).encode(), vouched.slot(1).encode()].concat();
+        replace_file(fs, &dir.join(HEAD), &bytes)?;
+        Ok(JournalHead { file: fs.open(&dir.join(HEAD))?, durable: 1, counter: 1, is_dirty: false })
+    }
+
+    /// Opens the file whose slot at `index` vouches for the journal, and makes both slots say `vouched`: after an opening
+    /// neither depends on what an earlier process left unsynced.
+    pub(super) fn open(
+        fs: &dyn Fs,
+        dir: &Path,
+        slots: &Slots,
+        index: u64,
+        vouched: Vouched,
+    ) -> io::Result<JournalHead> {
+        let file = fs.open(&dir.join(HEAD))?;
+        let mut head = JournalHead { file, durable: index, counter: slots.counter(), is_dirty: false };
+        head.write_durably(vouched)?;
+        head.write_durably(vouched)?;
+        Ok(head)
+    }
+
+    /// Vouches for a record of the journal in place, which is durable. Without a sync a power cut may undo it.
+    pub(super) fn write(&mut self, vouched: Vouched) -> io::Result<()> {
+        self.counter += 1;
+        self.is_dirty = true;
+        self.file.write_at(&vouched.slot(self.counter).encode(), (1 - self.durable) * SLOT_BYTES as u64)
+    }
+
+    /// Whether a [`JournalHead::write`] waits for its sync.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.is_dirty
+    }
+
+    /// Makes the last [`JournalHead::write`] durable. After an error the former slot goes on vouching.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if self.is_dirty {
+            self.file.sync_data()?;
+            self.durable = 1 - self.durable;
+            self.is_dirty = false;
+        }
+        Ok(())
+    }
+
+    fn write_durably(&mut self, vouched: Vouched) -> io::Result<()> {
+        self.write(vouched)?;
+        self.sync()
+    }
+
+    /// Vouches durably for a file that is about to take the journal's place; [`JournalHead::replaced`] says that it has.
+    pub(super) fn prepare(&mut self, vouched: Vouched) -> io::Result<()> {
+        self.sync()?;
+        self.counter += 1;
+        self.file.write_at(&vouched.slot(self.counter).encode(), (1 - self.durable) * SLOT_BYTES as u64)?;
+        self.file.sync_data()
+    }
+
+    /// The prepared file is in place.
+    pub(super) fn replaced(&mut self) {
+        self.durable = 1 - self.durable;
+    }
+}
