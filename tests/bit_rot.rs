@@ -181,7 +181,7 @@ fn journal_image() -> (MemoryFs, Vec<JournalEntry>) {
     let (mut journal, _) = open_journal(&fs).expect("creates");
     for n in 0..12 {
         if n == 5 {
-            journal.replace_with(&(2..5).map(record).collect::<Vec<_>>()).expect("replaces");
+            journal.replace_with((2..5).map(record).collect::<Vec<_>>()).expect("replaces");
         }
         let batch: Vec<_> = if n == 11 { vec![record(11), record(12)] } else { vec![record(n)] };
         journal.append(&batch).expect("appends");

@@ -137,7 +137,7 @@ impl Life<'_> {
         if now.is_multiple_of(13) {
             let newer = u64::midpoint(held.start, held.end)..held.end;
             self.promised.journal.push(newer.clone());
-            match journal.replace_with(&newer.clone().map(record).collect::<Vec<_>>()) {
+            match journal.replace_with(newer.clone().map(record).collect::<Vec<_>>()) {
                 Ok(()) => *held = newer,
                 Err(JournalError::Io(_)) => return Ok(()),
                 Err(error) => return Err(stopped(error)),

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::model::limits::{JSON_DEPTH_MAX, json_depth};
 use crate::model::{Collection, Condition, Entry, EntryBody, Key, Op, Seq, Txn};
 
 /// Longest line that is looked at: one largest transaction, every byte escaped.
@@ -68,6 +69,19 @@ pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
     let ops = form.ops.into_iter().map(op).collect::<Result<_, _>>()?;
     let conditions = form.conditions.into_iter().map(condition).collect();
     Ok((ops, conditions))
+}
+
+/// Refuses new values that other readers of JSON refuse; what was stored before is still read by [`parse_line`].
+///
+/// # Errors
+/// Names the depth and the limit.
+pub fn check_depth(ops: &[Op]) -> Result<(), BadLine> {
+    let depth = ops.iter().filter_map(Op::value).map(|value| json_depth(value)).max().unwrap_or(0);
+    if depth <= JSON_DEPTH_MAX {
+        return Ok(());
+    }
+    let limit = format!("`json_depth_max` allows {JSON_DEPTH_MAX}");
+    Err(BadLine(format!("a value is nested {depth} levels deep; the limit {limit}")))
 }
 
 fn op(form: OpForm) -> Result<Op, BadLine> {
@@ -205,7 +219,20 @@ pub fn txn_line(ops: &[Op], conditions: &[Condition]) -> String {
 /// A transaction as a JSON value in the form of `import`.
 #[must_use]
 pub fn txn_to_json(txn: &Txn) -> serde_json::Value {
-    serde_json::from_str(&txn_line(&txn.ops, &txn.conditions)).unwrap_or_default()
+    serde_json::from_str(&txn_line(&txn.ops, &txn.conditions)).unwrap_or_else(|_| {
+        // JSON that many readers refuse, such as deep nesting: its text says it all, too.
+        let line =
+            format!("{{\"ops\":[{}],\"if\":[{}]}}", list(&txn.ops, op_as_text), list(&txn.conditions, condition_form));
+        serde_json::from_str(&line).unwrap_or_else(|error| error.to_string().into())
+    })
+}
+
+/// As [`op_form`], with the value as text.
+fn op_as_text(op: &Op) -> String {
+    match op.value().and_then(|value| std::str::from_utf8(value).ok()) {
+        Some(text) => format!("{{\"put\":{{{},\"text\":{}}}}}", name(op.collection(), op.key()), quoted(text)),
+        None => op_form(op),
+    }
 }
 
 /// One entry as `tail` prints it.
@@ -262,6 +289,23 @@ pub fn timestamp(time_ms: u64) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_transaction_is_shown_however_deep_its_values_are() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for (value, shown) in [(deep.as_str(), deep.as_str()), (r#""\ud800""#, r#""\ud800""#)] {
+            let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+            let id =
+                crate::model::TxnId { origin: crate::model::Origin([1; 16]), counter: crate::model::OriginCounter(1) };
+            let op = Op::Put { collection, key, value: Bytes::from(value.to_owned()) };
+            let settled = crate::model::OriginCounter(0);
+            let txn = Txn { id, settled, time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op] };
+            assert_eq!(txn_to_json(&txn)["ops"][0]["put"]["text"], shown);
+        }
+        let line = format!(r#"{{"ops":[{{"put":{{"collection":"c","key":"k","value":{deep}}}}}]}}"#);
+        let (ops, _) = parse_line(&line).expect("is read");
+        assert!(check_depth(&ops).expect_err("is too deep").to_string().contains("json_depth_max"));
+    }
 
     #[test]
     fn the_documented_line_is_read() {

@@ -54,6 +54,15 @@ pub fn encode_txn(txn: &Txn, out: &mut Vec<u8>) {
     *out = postcard::to_extend(&body, start).expect("invariant: encoding into memory cannot fail");
 }
 
+/// Hash of what a transaction asks for; see [`Txn::has_contents_of`].
+#[must_use]
+pub fn contents_hash(txn: &Txn) -> [u8; 16] {
+    let bytes = postcard::to_stdvec(&(&txn.conditions, &txn.ops)).expect("invariant: encoding into memory cannot fail");
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
+    hash
+}
+
 /// Decodes one transaction that fills `bytes`.
 ///
 /// # Errors

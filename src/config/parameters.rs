@@ -44,6 +44,7 @@ pub const WEBSERVER: &[&str] = &[
     "Webserver-Cache-MB",
     "Webserver-Min-Free-MB",
     "Webserver-Reserve-MB",
+    "Outbox-Max-MB",
     "Peer-Listen-Address",
     "Peer-Port",
     "Resource-User-Quota-MB",

@@ -81,6 +81,8 @@ pub struct WebserverConfig {
     pub resource_quota_bytes: u64,
     /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
     pub fetches_on_demand: bool,
+    /// `Outbox-Max-MB`: most bytes of changes that wait for the datastore, or were rejected.
+    pub outbox_bytes_max: u64,
     /// `Resource-Cache-Max-MB`: most bytes of contents that are kept when they are fetched on demand; 0: no bound.
     pub resource_cache_bytes_max: u64,
     /// `Chunk-Grace-Hours`: chunks that nothing names are kept for this long.
@@ -171,6 +173,7 @@ impl WebserverConfig {
             resource_bytes_max: 512 << 20,
             resource_quota_bytes: 0,
             fetches_on_demand: false,
+            outbox_bytes_max: 64 << 20,
             resource_cache_bytes_max: 0,
             chunk_grace_hours: 24,
             chunk_bytes_per_s: 0,
@@ -321,6 +324,7 @@ impl Configured for WebserverConfig {
                     other => return Err(source.wrong(format!("`{other}` is not known: use eager or on-demand"))),
                 }
             }
+            "outbox-max-mb" => self.outbox_bytes_max = source.mebibytes(1..=1 << 20)?,
             "resource-cache-max-mb" => self.resource_cache_bytes_max = source.mebibytes(0..=1 << 30)?,
             "chunk-grace-hours" => self.chunk_grace_hours = source.number(1..=1_000_000)?,
             "chunk-bandwidth-limit" => self.chunk_bytes_per_s = source.bandwidth()?,

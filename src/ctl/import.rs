@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{OriginInfo, Request, Status};
-use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line};
+use crate::codec::jsonl::{LINE_BYTES_MAX, check_depth, parse_line};
 use crate::codec::message::{self, Fate, Kind, Outcome};
 use crate::codec::txn::encode_txn;
 use crate::env::data_dir::replace_file;
@@ -171,7 +171,8 @@ fn progress_bar(total: u64) -> ProgressBar {
 
 fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if path == Path::new("-") {
-        let known = Record { origin: new_origin()?, file: path.to_owned(), heard: OriginCounter(0), rejected: 0 };
+        // It is never resumed, so the process that takes it can number it.
+        let known = Record { origin: Origin::default(), file: path.to_owned(), heard: OriginCounter(0), rejected: 0 };
         return Ok(Source::new(None, None, known));
     }
     let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", path.display()));
@@ -209,7 +210,12 @@ async fn send(
     let gone = |error: CtlError| (error, true);
     let status: Status = client.item(&Request::Status).await.map_err(gone)?;
     let origin = source.origin;
-    let known: OriginInfo = client.item(&Request::OriginStatus { origin }).await.map_err(gone)?;
+    let known = client.item(&Request::OriginStatus { origin }).await;
+    // An identity that belongs to another member will not come right by trying again.
+    let known: OriginInfo = known.map_err(|error: CtlError| {
+        let is_gone = error.exit != 3;
+        (error, is_gone)
+    })?;
     let wait = !args.no_wait && (status.role == "datastore" || status.connected);
     let call = client.call(&Request::Submit { wait }).await.map_err(gone)?;
     let (mut read, mut write) = (call.read, call.write);
@@ -326,7 +332,9 @@ fn parse(
             continue;
         }
         let parsed = std::str::from_utf8(text).map_err(|error| error.to_string());
-        match parsed.and_then(|text| parse_line(text).map_err(|error| error.to_string())) {
+        let parsed = parsed.and_then(|text| parse_line(text).map_err(|error| error.to_string()));
+        let checked = parsed.and_then(|line| check_depth(&line.0).map(|()| line).map_err(|error| error.to_string()));
+        match checked {
             Err(error) => {
                 bad += 1;
                 if bad <= MESSAGES_MAX && bad_reported.fetch_max(number, Ordering::Relaxed) < number {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::message::{Bookmark, Fate, Outcome, RefusalCode, Refused};
+use crate::env::{Entropy as _, SystemEntropy};
 use crate::log::{AppendError, Log, LogReader};
-use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Reason, Seq, Txn};
+use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Origin, Reason, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::protocol::CHECKPOINT_EVERY;
 use crate::protocol::fatal::Fatal;
@@ -104,6 +105,8 @@ pub struct Ledger {
     log: Log,
     sequencer: Sequencer,
     state: StateStore,
+    /// Origin of what is made at this process, once there is something.
+    own: Option<Origin>,
 }
 
 impl Ledger {
@@ -112,16 +115,21 @@ impl Ledger {
     /// # Errors
     /// When what the state remembers of origins cannot be read.
     pub fn new(log: Log, state: StateStore, limits: Limits) -> Result<Ledger, StateError> {
-        let mut rows = state.snapshot()?.origins().collect::<Result<std::collections::HashMap<_, _>, _>>()?;
+        let snapshot = state.snapshot()?;
+        let mut rows = snapshot.origins().collect::<Result<std::collections::HashMap<_, _>, _>>()?;
+        let mut makers = snapshot.makers().collect::<Result<std::collections::HashMap<_, _>, _>>()?;
+        drop(snapshot);
         let time_ms = state.meta().map_or(0, |meta| meta.time_ms);
         let mut head = log.head().0;
         if planted::is(Bug::ForgetOrigins) {
             rows.clear();
+            makers.clear();
         }
         if planted::is(Bug::ReuseSequence) {
             head = Seq(head.0.saturating_sub(1));
         }
-        Ok(Ledger { log, sequencer: Sequencer::new(head, time_ms, limits, rows), state })
+        let sequencer = Sequencer::new(head, time_ms, limits, rows).with_makers(makers);
+        Ok(Ledger { log, sequencer, state, own: None })
     }
 
     /// The log, for its upkeep.
@@ -167,6 +175,7 @@ impl Ledger {
         let mut streams = Vec::with_capacity(batch.len());
         for Submission { member, txn, objection, stream } in batch {
             let id = txn.id;
+            let txn = if id.origin == Origin::default() { self.numbered(txn)? } else { txn };
             let fate = match stream.check().and_then(|()| admit(&txn)) {
                 Err(refused) => Fate::Deferred(refused),
                 Ok(()) => {
@@ -200,6 +209,20 @@ impl Ledger {
         }
         outcomes.into_iter().enumerate().for_each(|(place, outcome)| outlet.answer(place, outcome));
         Ok(result)
+    }
+
+    /// Gives a transaction that was made at this process its identity. Those before it are decided, and nobody asks again.
+    fn numbered(&mut self, txn: Txn) -> Result<Txn, Fatal> {
+        let origin = match self.own {
+            Some(origin) => origin,
+            None => {
+                let mut bytes = [0; 16];
+                SystemEntropy.fill(&mut bytes).map_err(Fatal::of("no randomness for an origin"))?;
+                *self.own.insert(Origin(bytes))
+            }
+        };
+        let settled = self.sequencer.last_counter(origin);
+        Ok(Txn { id: TxnId { origin, counter: settled.next() }, settled, ..txn })
     }
 
     fn make_durable(&mut self, bytes: bytes::Bytes, entries: Vec<Entry>, outlet: &mut dyn Outlet) -> Result<(), Fatal> {

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
-use crate::transport::endpoint::CLOSE_NOT_A_MEMBER;
+use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Escrow, LogMark, Registry, Role, Token, TrustError, tls};
+use crate::trust::{Authority, Escrow, LogMark, Refusal, Registry, Role, Token, TrustError, tls};
 
 use super::contents::Connected;
 use super::recovery::{self, Here};
@@ -82,7 +82,7 @@ impl Redeem for Members {
         drop(registry);
         self.publish_roster();
         // A former holder of the name, with a former role, goes.
-        self.close(name, "it was enrolled anew; join with a token");
+        self.close(name, CLOSE_NOT_A_MEMBER, "it was enrolled anew; join with a token");
         tracing::info!(member = %name, %role, "joined");
         Ok((certificate, self.authority.certificate().to_vec(), role))
     }
@@ -186,8 +186,8 @@ impl Members {
     }
 
     /// Who holds this certificate, if it is good.
-    pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), String> {
-        let authorised = self.registry().authorise(certificate, now_ms()).map_err(|refusal| refusal.to_string());
+    pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), Refusal> {
+        let authorised = self.registry().authorise(certificate, now_ms());
         // The first use of a renewed certificate ends the life of the one before.
         self.publish_roster();
         authorised
@@ -336,13 +336,13 @@ impl Members {
             done.map_err(|error| error.to_string())?;
         }
         self.publish_roster();
-        self.close(name, "it was revoked; ask an administrator for a new token");
+        self.close(name, CLOSE_REVOKED, "it was revoked; ask an administrator for a new token");
         Ok(())
     }
 
-    fn close(&self, name: &MemberName, why: &str) {
+    fn close(&self, name: &MemberName, code: u32, why: &str) {
         for present in self.presences().present.values().filter(|present| present.member == *name) {
-            present.connection.close(CLOSE_NOT_A_MEMBER.into(), format!("{name}: {why}").as_bytes());
+            present.connection.close(code.into(), format!("{name}: {why}").as_bytes());
         }
     }
 

@@ -22,7 +22,7 @@ use crate::protocol::commit_clock::CommitClock;
 use crate::transport::endpoint::{self, ServerEndpoint};
 use crate::transport::wire::WireError;
 use crate::transport::{join, local};
-use crate::trust::{Authority, Registry, Role, TrustError, tls};
+use crate::trust::{Authority, Refusal, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::commit::{self, Committer};
@@ -526,8 +526,13 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
         return;
     }
     let authorised = endpoint::peer_certificate(&connection)
-        .ok_or_else(|| "no certificate was presented: join first".to_owned())
-        .and_then(|certificate| shared.members.authorise(&certificate));
+        .ok_or_else(|| (endpoint::CLOSE_NOT_A_MEMBER, "no certificate was presented: join first".to_owned()))
+        .and_then(|certificate| {
+            shared.members.authorise(&certificate).map_err(|refusal| {
+                let is_revoked = matches!(refusal, Refusal::Revoked(_));
+                (if is_revoked { endpoint::CLOSE_REVOKED } else { endpoint::CLOSE_NOT_A_MEMBER }, refusal.to_string())
+            })
+        });
     match authorised {
         Ok((member, role)) => {
             if shared.members.connected() >= shared.config.subscribers_max {
@@ -544,9 +549,9 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
                 session.run(&certificate).await;
             }
         }
-        Err(reason) => {
+        Err((code, reason)) => {
             tracing::warn!(reason, address = %connection.remote_address(), "a connection was refused");
-            connection.close(endpoint::CLOSE_NOT_A_MEMBER.into(), reason.as_bytes());
+            connection.close(code.into(), reason.as_bytes());
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::trust::Registry;
 
 const DIR: &str = "/outbox";
 
-/// The file of an outbox journal. What is read stays readable, and what is written behind it is read, too.
+/// The file of an outbox journal, without a head. What is read stays readable, and what is written behind it is read, too.
 pub fn journal(bytes: &[u8]) {
     let fs = MemoryFs::new();
     let file = Path::new(DIR).join("journal");

@@ -175,7 +175,7 @@ impl Stream {
         };
         match self.pusher.handle_outcome(Outcome { id, fate }) {
             Heard::Pause(_) | Heard::ChunksMissing(..) => *self = Stream::default(),
-            Heard::Acknowledged(of, _) | Heard::Decided(of) => assert_eq!(of, id),
+            Heard::Acknowledged(of, _) | Heard::Decided(of) | Heard::Refused(of, _) => assert_eq!(of, id),
         }
     }
 }

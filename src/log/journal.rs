@@ -217,7 +217,7 @@ impl Journal {
         {
             records.push((raw.header.kind, raw.payload().to_vec()));
         }
-        self.replace_with(&records)
+        self.replace_with(records)
     }
 
     /// Length of the file.
@@ -612,7 +612,7 @@ mod tests {
                 if round % 5 == 0 {
                     let half = u64::midpoint(from, to);
                     allowed = vec![from..to, half..to];
-                    journal.replace_with(&(half..to).map(record).collect::<Vec<_>>()).ok()?;
+                    journal.replace_with((half..to).map(record).collect::<Vec<_>>()).ok()?;
                     from = half;
                     allowed = vec![from..to];
                 }
@@ -702,7 +702,7 @@ mod tests {
         let (old, path) = (six(), dir().join(FILE));
         let fs = old.crash(Survival::Everything, 0);
         let (mut journal, _) = open(&fs).expect("opens");
-        journal.replace_with(&(2..6).map(record).collect::<Vec<_>>()).expect("replaces");
+        journal.replace_with((2..6).map(record).collect::<Vec<_>>()).expect("replaces");
         let put = |fs: &MemoryFs, name: &str, bytes: &[u8]| {
             fs.create(&dir().join(name)).expect("creates").write_at(bytes, 0).expect("writes");
         };

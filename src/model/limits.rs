@@ -19,6 +19,8 @@ pub struct Limits {
 pub const COLLECTION_BYTES_MAX: usize = 255;
 /// Longest audit note carried by a transaction.
 pub const NOTE_BYTES_MAX: usize = 4096;
+/// Deepest nesting of arrays and objects in a value that is JSON: many readers of JSON give up at 128, some overflow.
+pub const JSON_DEPTH_MAX: usize = 64;
 /// No configuration may raise a limit above these; decoders use them as their bound.
 pub const HARD: Limits =
     Limits { key_bytes_max: 16 << 10, value_bytes_max: 16 << 20, txn_bytes_max: 32 << 20, ops_max: 1 << 17 };
@@ -74,11 +76,65 @@ impl Limits {
                 let what = format!("the value of {collection}/{key}");
                 return Err(too(what, value.len(), "bytes", "value_bytes_max", self.value_bytes_max));
             }
+            if let Op::Put { collection, key, value } = op
+                && json_depth(value) > JSON_DEPTH_MAX
+            {
+                let what = format!("the value of {collection}/{key}");
+                return Err(too(what, json_depth(value), "levels deep", "json_depth_max", JSON_DEPTH_MAX));
+            }
         }
         let bytes = txn.bytes_estimate();
         if bytes > self.txn_bytes_max {
             return Err(too("the transaction".into(), bytes, "bytes", "txn_bytes_max", self.txn_bytes_max));
         }
         Ok(())
+    }
+}
+
+/// How deep arrays and objects are nested in a value that is JSON; 0 for everything that does not begin as one of them.
+#[must_use]
+pub fn json_depth(value: &[u8]) -> usize {
+    let first = value.iter().find(|byte| !byte.is_ascii_whitespace());
+    if !matches!(first, Some(b'[' | b'{')) {
+        return 0;
+    }
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in value {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_counted_outside_of_texts_only() {
+        for (value, depth) in [
+            ("", 0),
+            ("1", 0),
+            ("\"[[[\"", 0),
+            (" [[],[[]]]", 3),
+            (r#"{"a":"[[\"[[","b":[{}]}"#, 3),
+            (r#"{"a":"\\","b":[[[]]]}"#, 4),
+            ("[]]]][[", 2),
+        ] {
+            assert_eq!(json_depth(value.as_bytes()), depth, "{value}");
+        }
     }
 }

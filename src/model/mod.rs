@@ -12,4 +12,4 @@ pub use digest::{Digest, DigestSet};
 pub use ids::{ChunkId, Generation, LogId, MemberName, Origin, OriginCounter, Seq};
 pub use limits::Limits;
 pub use position::{Chain, Lineage, LineageEntry, Position, Verdict};
-pub use txn::{Collection, Condition, Entry, EntryBody, Key, Op, OriginRow, Reason, Txn, TxnId};
+pub use txn::{Collection, Condition, Entry, EntryBody, Key, Maker, Op, OriginRow, Reason, Txn, TxnId};

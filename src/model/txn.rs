@@ -260,6 +260,13 @@ pub struct Txn {
 }
 
 impl Txn {
+    /// Whether it asks for the same as `other`. When and by whom it was made is not part of that: a maker that gives it a second
+    /// time may say something else.
+    #[must_use]
+    pub fn has_contents_of(&self, other: &Txn) -> bool {
+        (&self.conditions, &self.ops) == (&other.conditions, &other.ops)
+    }
+
     /// Upper bound of the encoded size, without encoding.
     #[must_use]
     pub fn bytes_estimate(&self) -> usize {
@@ -315,6 +322,17 @@ impl fmt::Display for Reason {
             Reason::IdentityReused => f.write_str("another transaction was committed under the same identity"),
         }
     }
+}
+
+/// Who makes the transactions of an origin, and what the last one was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maker {
+    /// The member that used the origin first.
+    pub member: MemberName,
+    /// Counter of the last transaction.
+    pub counter: OriginCounter,
+    /// Hash of its contents; `None` when it was rejected.
+    pub hash: Option<[u8; 16]>,
 }
 
 /// One sequenced entry of the log.

@@ -4,7 +4,7 @@
 //! the state, which changes atomically with the position, says up to which counter everything is decided. So a
 //! crash at any moment neither loses nor doubles a transaction. Answers to pushes only inform; they decide nothing.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +28,14 @@ pub struct RejectedTxn {
     pub seq: Seq,
     /// Why.
     pub reason: Reason,
+}
+
+impl RejectedTxn {
+    /// Whether the log knows nothing of the rejection: it was refused before it could be sequenced.
+    #[must_use]
+    pub fn is_unsequenced(&self) -> bool {
+        self.seq == Seq::ZERO
+    }
 }
 
 /// What became of a pending transaction.
@@ -83,6 +91,9 @@ pub struct Outbox {
     overlay: BTreeMap<Collection, BTreeMap<Key, Layer>>,
     bulk: Bulk,
     rejected: BTreeMap<TxnId, RejectedTxn>,
+    rejected_bytes: usize,
+    /// Pending ones of which the log says something else.
+    reused: BTreeSet<TxnId>,
     next_place: Place,
     pending_bytes: usize,
     keeps: bool,
@@ -191,8 +202,7 @@ impl Outbox {
     pub fn all_origins(&self) -> Vec<Origin> {
         let kept = self.kept.iter().map(|kept| kept.txn.id.origin);
         let rejected = self.rejected.keys().map(|id| id.origin);
-        let all: std::collections::BTreeSet<Origin> =
-            self.by_origin.keys().copied().chain(kept).chain(rejected).collect();
+        let all: BTreeSet<Origin> = self.origins().into_iter().chain(kept).chain(rejected).collect();
         all.into_iter().collect()
     }
 
@@ -224,6 +234,12 @@ impl Outbox {
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.pending_bytes
+    }
+
+    /// Estimated bytes of rejected transactions.
+    #[must_use]
+    pub fn rejected_bytes(&self) -> usize {
+        self.rejected_bytes
     }
 
     /// The pending transactions in order.
@@ -275,6 +291,10 @@ impl Outbox {
         self.next_place += 1;
         let id = txn.id;
         self.taken.insert(id.origin, id.counter);
+        // Its maker gives it again.
+        if self.rejected.get(&id).is_some_and(RejectedTxn::is_unsequenced) {
+            self.take_rejected(id);
+        }
         self.by_origin.entry(id.origin).or_default().push_back((id.counter, place));
         let is_shown = self.is_shown(id);
         self.hidden += usize::from(!is_shown);
@@ -293,14 +313,26 @@ impl Outbox {
     /// Puts a transaction on the rejected list directly, when the journal is read at open.
     pub fn restore_rejected(&mut self, rejected: RejectedTxn) {
         let id = rejected.txn.id;
-        let taken = self.taken.entry(id.origin).or_default();
-        *taken = (*taken).max(id.counter);
-        self.rejected.insert(id, rejected);
+        // One that the log knows nothing of leaves its counter to its maker.
+        if !rejected.is_unsequenced() {
+            let taken = self.taken.entry(id.origin).or_default();
+            *taken = (*taken).max(id.counter);
+        }
+        self.put_rejected(rejected);
     }
 
     /// Takes a rejected transaction off the list.
     pub fn take_rejected(&mut self, id: TxnId) -> Option<RejectedTxn> {
-        self.rejected.remove(&id)
+        let taken = self.rejected.remove(&id)?;
+        self.rejected_bytes -= taken.txn.bytes_estimate();
+        Some(taken)
+    }
+
+    fn put_rejected(&mut self, rejected: RejectedTxn) {
+        let id = rejected.txn.id;
+        self.take_rejected(id);
+        self.rejected_bytes += rejected.txn.bytes_estimate();
+        self.rejected.insert(id, rejected);
     }
 
     /// The state has applied an entry at `seq`.
@@ -312,9 +344,52 @@ impl Outbox {
         }
         let reason = match body {
             EntryBody::Reject { reason, .. } => Some(reason.clone()),
+            EntryBody::Commit(_) if self.reused.contains(&id) => Some(Reason::IdentityReused),
             _ => None,
         };
         self.decide(id.origin, id.counter, seq, |_| reason.clone().map(|reason| (seq, reason))).pop()
+    }
+
+    /// Compares an entry with what is pending under its identity, as it arrives and before it is applied: its bytes are covered by
+    /// the log's chain then. Where the two differ, what is pending is rejected once the entry is applied.
+    pub fn compare_arrived(&mut self, body: &EntryBody) {
+        let EntryBody::Commit(arrived) = body else { return };
+        if self.pending_of(arrived.id).is_some_and(|pending| !pending.has_contents_of(arrived)) {
+            self.reused.insert(arrived.id);
+        }
+    }
+
+    /// Puts a pending transaction on the rejected list before the log has decided it, and never will.
+    pub fn refuse(&mut self, id: TxnId, reason: Reason) -> Option<Decided> {
+        let queue = self.by_origin.get_mut(&id.origin)?;
+        let at = queue.binary_search_by_key(&id.counter, |(counter, _)| *counter).ok()?;
+        let (_, place) = queue.remove(at)?;
+        let last = queue.back().map(|(counter, _)| *counter);
+        if queue.is_empty() {
+            self.by_origin.remove(&id.origin);
+        }
+        // What is known of the origin otherwise is in the state.
+        match last {
+            Some(last) => self.taken.insert(id.origin, last),
+            None => self.taken.remove(&id.origin),
+        };
+        let txn = self.remove(place)?;
+        self.put_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() });
+        Some(Decided::Rejected(id, Seq::ZERO, reason))
+    }
+
+    /// The transaction of this identity, as long as it is pending, rejected or kept.
+    #[must_use]
+    pub fn find(&self, id: TxnId) -> Option<&Arc<Txn>> {
+        let rejected = || self.rejected.get(&id).map(|rejected| &rejected.txn);
+        let kept = || self.kept.iter().map(|kept| &kept.txn).find(|txn| txn.id == id);
+        self.pending_of(id).or_else(rejected).or_else(kept)
+    }
+
+    fn pending_of(&self, id: TxnId) -> Option<&Arc<Txn>> {
+        let queue = self.by_origin.get(&id.origin)?;
+        let at = queue.binary_search_by_key(&id.counter, |(counter, _)| *counter).ok()?;
+        self.pending.get(&queue[at].1)
     }
 
     /// The state was opened or replaced: `row` is what it knows of `origin`. Everything up to its counter is decided.
@@ -322,7 +397,11 @@ impl Outbox {
         let taken = self.taken.entry(origin).or_default();
         *taken = (*taken).max(row.last_counter);
         let rejection = |counter| row.rejection(counter).map(|(seq, reason): (Seq, &Reason)| (seq, reason.clone()));
-        self.decide(origin, row.last_counter, row.last_seq, rejection)
+        let reused = self.reused.clone();
+        self.decide(origin, row.last_counter, row.last_seq, |counter| {
+            let is_reused = reused.contains(&TxnId { origin, counter });
+            rejection(counter).or_else(|| is_reused.then_some((row.last_seq, Reason::IdentityReused)))
+        })
     }
 
     /// Origins that have pending transactions.
@@ -356,10 +435,11 @@ impl Outbox {
         for (counter, place) in places {
             let Some(txn) = self.remove(place) else { continue };
             let id = TxnId { origin, counter };
+            self.reused.remove(&id);
             decided.push(match rejection(counter) {
                 Some(_) if planted::is(Bug::ForgetRejected) => continue,
                 Some((seq, reason)) => {
-                    self.rejected.insert(id, RejectedTxn { txn, seq, reason: reason.clone() });
+                    self.put_rejected(RejectedTxn { txn, seq, reason: reason.clone() });
                     Decided::Rejected(id, seq, reason)
                 }
                 None => {
@@ -469,6 +549,46 @@ mod tests {
         assert_eq!(outbox.look_up(&collection(), &key(2)), Overlaid::Untouched);
         assert_eq!(outbox.look_up(&collection(), &key(3)), Overlaid::Put(Bytes::from_static(&[30])));
         assert_eq!((outbox.depth(), outbox.rejected().len()), (1, 1));
+    }
+
+    #[test]
+    fn p06_another_transaction_under_the_same_identity_commits_nothing_of_ours() {
+        let mut outbox = Outbox::keeping();
+        outbox.insert(txn(1, &[(1, Some(10))]));
+        outbox.insert(txn(2, &[(2, Some(20))]));
+        let other = EntryBody::Commit(Txn::clone(&txn(1, &[(1, Some(99))])));
+        outbox.compare_arrived(&other);
+        let decided = outbox.handle_applied(Seq(5), &other);
+        assert!(matches!(decided, Some(Decided::Rejected(_, Seq(5), Reason::IdentityReused))), "{decided:?}");
+        let settled = Txn { settled: OriginCounter(1), ..Txn::clone(&txn(2, &[(2, Some(20))])) };
+        let settled = EntryBody::Commit(settled);
+        outbox.compare_arrived(&settled);
+        let decided = outbox.handle_applied(Seq(6), &settled);
+        assert!(matches!(decided, Some(Decided::Committed(..))), "the datastore may lower what is settled");
+        assert_eq!((outbox.rejected().len(), outbox.kept().count()), (1, 1));
+    }
+
+    #[test]
+    fn p07_what_is_refused_before_the_log_knows_it_can_come_again() {
+        let mut outbox = Outbox::default();
+        for counter in 1..=3 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        let reason = Reason::Forbidden { message: "a reader".into() };
+        let id = |counter| TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+        for counter in [2, 3] {
+            assert!(matches!(outbox.refuse(id(counter), reason.clone()), Some(Decided::Rejected(..))));
+        }
+        assert_eq!((outbox.depth(), outbox.rejected().len(), outbox.taken(Origin([1; 16]))), (1, 2, OriginCounter(1)));
+        assert_eq!(outbox.refuse(id(2), reason.clone()), None, "it is no longer pending");
+        outbox.insert(txn(2, &[(1, Some(1))]));
+        assert_eq!((outbox.depth(), outbox.rejected().len()), (2, 1));
+        outbox.refuse(id(1), reason.clone());
+        outbox.refuse(id(2), reason);
+        assert_eq!(
+            (outbox.taken(Origin([1; 16])), outbox.look_up(&collection(), &key(1))),
+            (OriginCounter(0), Overlaid::Untouched)
+        );
     }
 
     #[test]

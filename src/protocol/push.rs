@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
 use crate::codec::txn::encode_txn;
-use crate::model::{Seq, Txn, TxnId};
+use crate::model::{Reason, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::telemetry;
 
@@ -32,6 +32,8 @@ pub struct Pusher {
 pub enum Heard {
     /// Committed and durable at the datastore; the outbox keeps it until the state has it, too.
     Acknowledged(TxnId, Seq),
+    /// Refused for good, and the log does not know of it: put it on the rejected list.
+    Refused(TxnId, Reason),
     /// Decided: the tail or a snapshot brings the decision, with the reason, in its place.
     Decided(TxnId),
     /// Not taken: give this stream up, pause, and begin again with the oldest transaction.
@@ -117,6 +119,9 @@ impl Pusher {
         self.bytes -= self.sizes.pop_front().unwrap_or_default();
         match outcome.fate {
             Fate::Committed(seq) => Heard::Acknowledged(outcome.id, seq),
+            Fate::Rejected(_, reason @ (Reason::IdentityReused | Reason::Forbidden { .. })) => {
+                Heard::Refused(outcome.id, reason)
+            }
             Fate::Rejected(..) | Fate::Decided(_) | Fate::Queued => Heard::Decided(outcome.id),
             Fate::Gap(expected) => {
                 Heard::Pause(format!("transaction {} came out of order: expected {expected}", outcome.id.counter))

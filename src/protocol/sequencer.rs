@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
+use crate::codec::txn::contents_hash;
 use crate::model::txn::RowChange;
 use crate::model::{
-    Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, OriginRow, Reason,
-    Seq, Txn,
+    Collection, Condition, Entry, EntryBody, Key, Limits, Maker, MemberName, Op, Origin, OriginCounter, OriginRow,
+    Reason, Seq, Txn,
 };
 use crate::planted::{self, Bug};
 
@@ -42,7 +43,22 @@ pub enum Decision {
 enum Undo {
     /// The origin was not known before: `None`.
     Row(Origin, Option<RowChange>),
+    Maker(Origin, Option<Maker>),
     Pending(Collection, Key, Option<(Seq, Option<Seq>)>),
+}
+
+/// Why a member may not use an origin.
+#[must_use]
+pub fn of_another_member(origin: Origin, member: &MemberName) -> Reason {
+    let message =
+        format!("origin {origin} belongs to {member}, which used it first: give the transaction another identity");
+    Reason::Forbidden { message }
+}
+
+/// Whether the last transaction of an origin was another one than this of the same counter.
+#[must_use]
+pub fn is_contradicted(maker: &Maker, txn: &Txn) -> bool {
+    maker.counter == txn.id.counter && maker.hash.is_some_and(|hash| hash != contents_hash(txn))
 }
 
 /// The numbering authority of one log.
@@ -52,6 +68,7 @@ pub struct Sequencer {
     time_ms: u64,
     limits: Limits,
     rows: HashMap<Origin, OriginRow>,
+    makers: HashMap<Origin, Maker>,
     /// Written since the index's position: when, and the version afterwards.
     pending: HashMap<Collection, HashMap<Key, (Seq, Option<Seq>)>>,
     pending_from: Seq,
@@ -65,7 +82,14 @@ impl Sequencer {
     pub fn new(head: Seq, time_ms: u64, limits: Limits, rows: HashMap<Origin, OriginRow>) -> Sequencer {
         let staged_from = (head, time_ms);
         let pending = HashMap::new();
-        Sequencer { head, time_ms, limits, rows, pending, pending_from: head, staged: Vec::new(), staged_from }
+        let (makers, staged) = (HashMap::new(), Vec::new());
+        Sequencer { head, time_ms, limits, rows, makers, pending, pending_from: head, staged, staged_from }
+    }
+
+    /// Lets it know who made the transactions of origins, as far as the state does.
+    #[must_use]
+    pub fn with_makers(self, makers: HashMap<Origin, Maker>) -> Sequencer {
+        Sequencer { makers, ..self }
     }
 
     /// The last sequence given out, staged ones included.
@@ -107,6 +131,10 @@ impl Sequencer {
         versions: &V,
     ) -> Result<Decision, V::Error> {
         let id = txn.id;
+        let maker = self.makers.get(&id.origin);
+        if let Some(maker) = maker.filter(|maker| maker.member != *member) {
+            return Ok(Decision::Rejected(self.head, of_another_member(id.origin, &maker.member)));
+        }
         let row = self.rows.get(&id.origin);
         let last = row.map_or(OriginCounter(0), |row| row.last_counter);
         if let Some(row) = row
@@ -115,6 +143,9 @@ impl Sequencer {
         {
             return Ok(match row.rejection(id.counter) {
                 Some((seq, reason)) => Decision::Rejected(seq, reason.clone()),
+                None if maker.is_some_and(|maker| is_contradicted(maker, &txn)) => {
+                    Decision::Rejected(row.last_seq, Reason::IdentityReused)
+                }
                 None => Decision::Committed(row.last_seq),
             });
         }
@@ -135,6 +166,9 @@ impl Sequencer {
         let is_known = self.rows.contains_key(&id.origin);
         let change = self.rows.entry(id.origin).or_default().record(seq, id.counter, settled, refused.clone());
         self.staged.push(Undo::Row(id.origin, is_known.then_some(change)));
+        let hash = refused.is_none().then(|| contents_hash(&txn));
+        let maker = Maker { member: member.clone(), counter: id.counter, hash };
+        self.staged.push(Undo::Maker(id.origin, self.makers.insert(id.origin, maker)));
         let body = match refused {
             Some(reason) => EntryBody::Reject { id, settled, reason },
             None => {
@@ -196,6 +230,8 @@ impl Sequencer {
                 Undo::Row(origin, None) => {
                     self.rows.remove(&origin);
                 }
+                Undo::Maker(origin, Some(maker)) => drop(self.makers.insert(origin, maker)),
+                Undo::Maker(origin, None) => drop(self.makers.remove(&origin)),
                 Undo::Pending(collection, key, old) => {
                     let keys = self.pending.entry(collection).or_default();
                     match old {
@@ -287,6 +323,29 @@ mod tests {
         assert!(matches!(propose(&mut sequencer, second, &index), Decision::Rejected(Seq(12), _)));
         assert_eq!(propose(&mut sequencer, txn(1, 9, vec![], vec![]), &index), Decision::Gap(OriginCounter(3)));
         assert_eq!(sequencer.head(), Seq(12));
+    }
+
+    #[test]
+    fn p06_an_identity_stands_for_one_content_and_an_origin_for_one_member() {
+        let (mut sequencer, index) = (new(), Index(vec![]));
+        let first = txn(1, 1, vec![put("a")], vec![]);
+        assert!(matches!(propose(&mut sequencer, first.clone(), &index), Decision::Write(_)));
+        sequencer.keep();
+        let other = txn(1, 1, vec![put("b")], vec![]);
+        assert_eq!(propose(&mut sequencer, other, &index), Decision::Rejected(Seq(11), Reason::IdentityReused));
+        let again = Txn { time_ms: 99, note: bytes::Bytes::from_static(b"again"), ..first.clone() };
+        assert_eq!(propose(&mut sequencer, again, &index), Decision::Committed(Seq(11)));
+        let thief = MemberName::new("thief").expect("name");
+        for counter in 1..=3 {
+            let stolen = txn(1, counter, vec![put("c")], vec![]);
+            let decision = sequencer.propose(&thief, stolen, 7, &index).expect("reads");
+            assert!(matches!(decision, Decision::Rejected(_, Reason::Forbidden { .. })), "{counter}: {decision:?}");
+        }
+        assert_eq!(sequencer.head(), Seq(11), "nothing is written for it");
+        propose(&mut sequencer, txn(1, 2, vec![put("d")], vec![]), &index);
+        sequencer.undo();
+        let other = txn(1, 1, vec![put("b")], vec![]);
+        assert_eq!(propose(&mut sequencer, other, &index), Decision::Rejected(Seq(11), Reason::IdentityReused));
     }
 
     #[test]

@@ -12,13 +12,16 @@ use crate::codec::admin::{
 use crate::codec::jsonl;
 use crate::codec::message::{Fate, Kind, Outcome, RefusalCode, Refused, Row};
 use crate::codec::txn::decode_txn;
-use crate::model::{Collection, Key, Seq, TxnId};
+use crate::model::{Collection, Key, Origin, Reason, Seq, TxnId};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::local;
 use crate::transport::wire::{self, WireError};
 
 use super::contents::Contents;
 use super::{Draft, Receipt, Replica, Stage, SubmitError};
+
+/// Larger transactions of one stream are written one after the other.
+const PIPELINED_BYTES_MAX: usize = 4 << 10;
 
 /// Serves the local socket until the task is dropped.
 pub async fn listen(replica: Replica, listener: UnixListener) {
@@ -92,7 +95,10 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
             Ok(())
         }
-        Request::OriginStatus { origin } => answer.item(&replica.origin(origin).map_err(damaged)?).await,
+        Request::OriginStatus { origin } => {
+            let info = replica.origin(origin).map_err(damaged)?;
+            answer.item(&info).await
+        }
         Request::Barrier { seq, timeout_ms } => barrier(replica, seq, timeout_ms, answer).await,
         Request::Verify => verify(replica, answer).await,
         Request::BlobList | Request::BlobStats | Request::BlobVerify | Request::BlobCollect { .. } => {
@@ -298,15 +304,24 @@ where
             }
             let txn = decode_txn(&body).map_err(refuse)?;
             let id = txn.id;
+            let is_numbered = id.origin != Origin::default();
             let draft = Draft {
                 ops: txn.ops,
                 conditions: txn.conditions,
                 note: txn.note,
-                id: Some(id),
+                id: is_numbered.then_some(id),
+                is_judged_upstream: true,
                 time_ms: txn.time_ms,
-                settled: txn.settled,
+                settled: if is_numbered { txn.settled } else { Default::default() },
             };
-            let answering = replica.submit_pipelined(draft).await.map_err(refuse)?;
+            replica.wait_for_room(body.len()).await;
+            let mut answering = replica.submit_pipelined(draft).await.map_err(refuse)?;
+            if body.len() > PIPELINED_BYTES_MAX {
+                // Many large ones on their way to the disk would not be counted yet.
+                let (done, answered) = tokio::sync::oneshot::channel();
+                let _ = done.send(answering.await.map_err(refuse)?);
+                answering = answered;
+            }
             if queue.send((id, answering)).await.is_err() {
                 break;
             }
@@ -319,6 +334,12 @@ where
             let fate = match answering.await.map_err(refuse)? {
                 Ok(receipt) => fate_of(receipt, wait).await,
                 Err(SubmitError::Gap { expected, .. }) => Fate::Gap(expected),
+                Err(SubmitError::Forbidden(reason) | SubmitError::Condition(reason)) => {
+                    Fate::Rejected(Seq::ZERO, reason)
+                }
+                Err(SubmitError::Limit(limit)) if id.origin == Origin::default() => {
+                    Fate::Rejected(Seq::ZERO, Reason::LimitExceeded { message: limit.to_string() })
+                }
                 Err(error) => Fate::Deferred(Refused { code: RefusalCode::Busy, message: error.to_string() }),
             };
             wire::send(send, Kind::Outcome, &Outcome { id, fate }).await?;

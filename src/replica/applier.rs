@@ -12,7 +12,7 @@ use crate::env::wait;
 use crate::model::{Entry, EntryBody, Op, Origin, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Decided, RejectedTxn, touched};
+use crate::protocol::outbox::Decided;
 use crate::protocol::tail::{Divergence, Follower, Run};
 use crate::state::{Fork, StateError, StateStore, descent};
 use crate::telemetry;
@@ -20,7 +20,6 @@ use crate::telemetry;
 use super::directory::Home;
 use super::mark::Mark;
 use super::outbox_writer;
-use super::receipts::Stage;
 use super::shared::{Change, SharedRef, stop_process};
 
 /// A state is made durable at least this often while it changes.
@@ -226,32 +225,16 @@ impl Applier {
     fn note_compared(&mut self, bookmark: Bookmark) {
         // It may have been level for the first time since it lost something.
         self.unmarked_since.get_or_insert_with(Instant::now);
-        if *self.shared.applied.borrow() == bookmark.seq && !self.shared.problem().is_empty() {
+        if *self.shared.applied.borrow() != bookmark.seq {
+            return;
+        }
+        if !self.shared.problem().is_empty() {
             self.shared.set_problem("");
         }
     }
 
     fn settle(&self, decided: Vec<Decided>) {
-        if decided.is_empty() {
-            return;
-        }
-        let mut to_note = Vec::new();
-        for decided in decided {
-            match decided {
-                Decided::Committed(id, seq) => self.shared.receipts.settle(id, Stage::Acknowledged(seq)),
-                Decided::Rejected(id, seq, reason) => {
-                    telemetry::metrics::rejections(&reason);
-                    let found: Option<RejectedTxn> = self.shared.outbox().rejected().get(&id).cloned();
-                    for (collection, key) in found.iter().flat_map(|rejected| touched(&rejected.txn)) {
-                        let change = Change::Overlay { collection: collection.clone(), key: key.clone() };
-                        let _ = self.shared.changes.send(change);
-                    }
-                    to_note.extend(found);
-                    self.shared.receipts.settle(id, Stage::Rejected(seq, reason));
-                }
-            }
-        }
-        self.shared.note_outbox_change();
+        let to_note = self.shared.settle(decided);
         if !to_note.is_empty() {
             let _ = self.outbox.blocking_send(outbox_writer::Request::Note(to_note));
         }

@@ -1,6 +1,7 @@
 //! The handle that a webserver holds: reads, writes, watches, barriers, status.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::codec::admin::{OriginInfo, Status};
 use crate::codec::health::{self, Code, Health, Reason};
-use crate::log::journal::{Journal, JournalError};
-use crate::model::{Collection, Key, Limits, Op, Origin, Seq, Txn, TxnId, Verdict};
+use crate::log::journal::JournalError;
+use crate::model::{Collection, Key, Limits, MemberName, Op, Origin, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{StateError, StateStore};
 
@@ -20,10 +21,13 @@ use super::directory::{Access, Directory};
 use super::disk::Disk;
 use super::link::{Connector, Linker};
 use super::opening::{self, Opened};
-use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
+use super::outbox_loss;
+use super::outbox_records::{self, RestoreError};
+use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::quarantine;
 use super::receipts::Receipt;
-use super::shared::{Change, Shared, SharedRef};
+use super::role;
+use super::shared::{Change, OUTBOX_BYTES_MAX, Shared, SharedRef};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
 use crate::env::data_dir::{DirectoryError, PATIENCE};
@@ -46,6 +50,8 @@ pub struct ReplicaOptions {
     pub patience: Duration,
     /// Rhythm of progress reports, in milliseconds.
     pub heartbeat_ms: u64,
+    /// Most bytes of pending and rejected transactions; beyond it nothing is accepted. They are held in memory.
+    pub outbox_bytes_max: usize,
     /// Bounds of transactions until the datastore has named its own.
     pub limits: Limits,
     /// How contents are kept; `None`: not at all, so that none can be written or read here.
@@ -65,6 +71,7 @@ impl Default for ReplicaOptions {
             external_addr: None,
             patience: PATIENCE,
             heartbeat_ms: 5000,
+            outbox_bytes_max: OUTBOX_BYTES_MAX,
             limits: Limits::default(),
             contents: None,
             access: Access::Serve,
@@ -113,6 +120,25 @@ pub enum OpenError {
     Thread(#[from] std::io::Error),
 }
 
+/// Why nothing is said of an origin.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// The state is damaged.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Its transactions are those of another member.
+    #[error(
+        "origin {origin} belongs to member {member}, which used it first; a record of an import that was copied from there \
+         must not be continued here: remove it, so that the import begins under an identity of its own"
+    )]
+    OfAnotherMember {
+        /// The origin.
+        origin: Origin,
+        /// The member.
+        member: MemberName,
+    },
+}
+
 /// A copy of a log's state, with an outbox. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
 pub struct Replica {
@@ -154,6 +180,7 @@ impl Replica {
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let directory = Directory::open(path, options.access, options.patience)?;
+        outbox_loss::check(path, options.access != Access::Read)?;
         let disk = match options.access {
             Access::Serve => Disk::new(path, options.free_min_bytes, options.reserve_bytes),
             Access::Write | Access::Read => Disk::unbounded(),
@@ -162,8 +189,8 @@ impl Replica {
         disk.is_full();
         let Opened { state, place, lost, decided, findings } = opening::open(&directory, options.cache_bytes)?;
         let outbox_path = directory.outbox()?;
-        let (journal, entries) = Journal::open_dir(&outbox_path)?;
-        let restored = outbox_writer::restore(&entries, &state, Outbox::keeping().without_overlay_of(decided));
+        let (journal, restoring) = outbox_records::open(&outbox_path)?;
+        let restored = restoring.finish(&state, Outbox::keeping().without_overlay_of(decided));
         let (outbox, to_note) = restored.map_err(|error| match error {
             RestoreError::State(error) => OpenError::State(error),
             RestoreError::Journal(reason) => OpenError::Outbox { path: outbox_path, reason },
@@ -189,6 +216,7 @@ impl Replica {
         let limits = terms.as_ref().map_or_else(|| options.limits.clone(), Terms::limits);
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         *shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        shared.outbox_bytes_max.store(options.outbox_bytes_max, Ordering::Relaxed);
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, Arc::new(SystemClock), Arc::new(SystemEntropy));
@@ -200,7 +228,14 @@ impl Replica {
         if !to_note.is_empty() {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
-        let member = crate::trust::Identity::load(path).ok().map(|identity| identity.name().to_string());
+        let identity = crate::trust::Identity::load(path).ok();
+        // A role changes by joining, so the identity knows it at least as well as the last welcome.
+        let role = identity.as_ref().map(|identity| identity.role().to_string());
+        shared.set_forbidden(role.as_deref().and_then(role::forbidden));
+        let member = identity.map(|identity| identity.name().to_string());
+        if let Some(member) = &member {
+            let _ = shared.member.set(member.clone());
+        }
         let watch = shared.watch.clone();
         let life = Arc::new(Life { watch, link: Mutex::default(), contents: Mutex::default() });
         let path = path.to_owned();
@@ -341,6 +376,24 @@ impl Replica {
         Ok(answer)
     }
 
+    /// Waits until the outbox has room for a transaction of so many bytes. Does not wait while the datastore is not reached, which
+    /// makes room: the transaction is refused then.
+    pub async fn wait_for_room(&self, bytes: usize) {
+        let mut changed = self.shared.outbox_changed.subscribe();
+        let limit = self.options.outbox_bytes_max / 4 * 3;
+        loop {
+            changed.borrow_and_update();
+            let pending = self.shared.outbox().pending_bytes();
+            if pending == 0 || pending + bytes <= limit || !self.is_connected() {
+                return;
+            }
+            let patience = Duration::from_secs(1);
+            if tokio::time::timeout(patience, changed.changed()).await.is_ok_and(|changed| changed.is_err()) {
+                return;
+            }
+        }
+    }
+
     /// Puts one object.
     ///
     /// # Errors
@@ -446,8 +499,11 @@ impl Replica {
     ///
     /// # Errors
     /// When the state is damaged.
-    pub fn origin(&self, origin: Origin) -> Result<OriginInfo, ReadError> {
-        let row = self.shared.checked(self.shared.state().origin(origin))?;
+    pub fn origin(&self, origin: Origin) -> Result<OriginInfo, OriginError> {
+        if let Some(member) = self.shared.checked(self.shared.other_maker(origin)).map_err(ReadError::from)? {
+            return Err(OriginError::OfAnotherMember { origin, member });
+        }
+        let row = self.shared.checked(self.shared.state().origin(origin)).map_err(ReadError::from)?;
         let decided = row.map_or_else(Default::default, |row| row.last_counter);
         let taken = decided.max(self.shared.outbox().taken(origin));
         Ok(OriginInfo { taken, decided })

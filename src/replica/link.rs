@@ -18,14 +18,14 @@ use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
-use crate::transport::endpoint::CLOSE_NOT_A_MEMBER;
+use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::pulse;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
 
 use super::shared::SharedRef;
 use super::terms::Terms;
-use super::{applier, lend, outbox_writer, push, reconcile, resync};
+use super::{applier, lend, outbox_writer, push, reconcile, resync, role};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +59,8 @@ pub(super) enum LinkError {
     ResyncWanted,
     #[error("the datastore is {0}")]
     Diverged(Verdict),
+    #[error("{0}")]
+    Revoked(String),
     #[error("the replica is closing")]
     Closing,
 }
@@ -71,15 +73,15 @@ impl From<Refused> for LinkError {
 
 impl From<quinn::ConnectionError> for LinkError {
     fn from(error: quinn::ConnectionError) -> Self {
-        let reason = match &error {
-            quinn::ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
-            other => other.to_string(),
+        let quinn::ConnectionError::ApplicationClosed(close) = &error else {
+            return LinkError::Connect(error.to_string());
         };
-        if matches!(&error, quinn::ConnectionError::ApplicationClosed(close) if close.error_code == CLOSE_NOT_A_MEMBER.into())
-        {
-            return LinkError::NotAMember(reason);
+        let reason = String::from_utf8_lossy(&close.reason).into_owned();
+        match close.error_code.into_inner() {
+            code if code == u64::from(CLOSE_REVOKED) => LinkError::Revoked(reason),
+            code if code == u64::from(CLOSE_NOT_A_MEMBER) => LinkError::NotAMember(reason),
+            _ => LinkError::Connect(reason),
         }
-        LinkError::Connect(reason)
     }
 }
 
@@ -142,7 +144,7 @@ impl Linker {
                 Err(error) => error,
             };
             needs_snapshot = matches!(error, LinkError::Compacted);
-            let is_refused = matches!(error, LinkError::NotAMember(_));
+            let is_refused = matches!(error, LinkError::NotAMember(_) | LinkError::Revoked(_));
             self.shared.update_link(|link| {
                 link.disconnect();
                 // What the datastore said last holds until it says otherwise.
@@ -150,6 +152,10 @@ impl Linker {
                 link.trouble = error.to_string();
             });
             self.shared.gate().handle_disconnected();
+            if matches!(error, LinkError::Revoked(_)) {
+                self.shared.set_forbidden(Some(role::revoked()));
+                role::refuse_now(&self.shared, &self.outbox).await;
+            }
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
@@ -239,6 +245,7 @@ impl Linker {
             self.shared.set_problem("");
         }
         self.take_over_terms(&welcome).await;
+        self.shared.set_forbidden(role::forbidden(&welcome.role));
         if step == NextStep::Snapshot {
             resync::fetch(self, connection).await?;
         }
@@ -255,7 +262,9 @@ impl Linker {
             result = self.follow(connection, position.seq, position.chain) => result,
             result = self.listen(&mut receive, &heard) => result,
             result = self.report(&mut send, welcome.heartbeat_ms, &heard) => result,
-            result = push::run(&self.shared, connection), if welcome.role != "reader" => result,
+            result = push::run(&self.shared, &self.outbox, connection), if self.shared.forbidden().is_none() => result,
+            result = role::refuse_pending(&self.shared, &self.outbox, welcome.head),
+                if self.shared.forbidden().is_some() => result,
             result = self.watch_for_resync() => result,
             result = self.give_chunks(connection), if self.shared.contents.is_some() => result,
             never = async {
@@ -329,6 +338,7 @@ impl Linker {
                     let runs;
                     (intake, runs) = take_in(intake, body).await?;
                     for run in runs {
+                        self.shared.compare_arrived(&run.entries);
                         self.hand_over(applier::Request::Run(run)).await?;
                     }
                 }

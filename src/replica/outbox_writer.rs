@@ -4,42 +4,36 @@
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::content;
-use crate::codec::txn::{decode_txn, encode_txn};
-use crate::env::{Clock, Entropy};
+use crate::env::{Clock, Entropy, wait};
 use crate::log::journal::{Journal, JournalError};
 use crate::model::limits::{HARD, LimitExceeded};
 use crate::model::{Condition, Limits, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::{Decided, Outbox, Overlaid, RejectedTxn, touched};
-use crate::state::{StateError, StateStore};
+use crate::protocol::outbox::{Outbox, Overlaid, RejectedTxn, touched};
+use crate::protocol::sequencer::{is_contradicted, of_another_member};
 use crate::telemetry;
 
+use super::outbox_records::{
+    KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, RejectedV1, encoded, frames_of, retry, to_bytes,
+};
 use super::receipts::{Receipt, Receipts, Stage};
 use super::shared::{Change, SharedRef, stop_process};
 
-/// Journal kinds; never reused.
-const KIND_TXN: u8 = 16;
-const KIND_REJECTED: u8 = 17;
-const KIND_CLOSED: u8 = 18;
 /// The journal is rewritten when it is at least this large and mostly settled.
 const REWRITE_BYTES_MIN: u64 = 4 << 20;
+/// The journal's head vouches durably for what is durable at least this soon after it was written.
+const VOUCH_AFTER: Duration = Duration::from_millis(100);
 /// Most transactions and bytes per fsync.
 const BATCH_TXNS_MAX: usize = 1024;
-
-#[derive(Serialize, Deserialize)]
-struct RejectedV1 {
-    id: TxnId,
-    seq: Seq,
-    reason: Reason,
-}
 
 /// Why a transaction is not taken.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -72,6 +66,20 @@ pub enum SubmitError {
     /// The local disk is full.
     #[error("{}", super::disk::FULL)]
     DiskFull,
+    /// This member may not write, or not under this identity.
+    #[error("{0}")]
+    Forbidden(Reason),
+    /// The outbox has as many bytes as it may.
+    #[error(
+        "the outbox holds {bytes} bytes of at most {limit} (`Outbox-Max-MB`) and takes no more until the datastore is reached \
+         again, or what was rejected is dealt with (`gravwell-logctl outbox`)"
+    )]
+    FullBytes {
+        /// Bytes of pending and rejected transactions.
+        bytes: usize,
+        /// Most of them.
+        limit: usize,
+    },
     /// The local disk refuses.
     #[error("the outbox cannot be written: {0}; nothing was accepted")]
     Disk(String),
@@ -99,6 +107,8 @@ pub struct Draft {
     pub id: Option<TxnId>,
     /// Milliseconds since 1970-01-01 UTC; 0: now.
     pub time_ms: u64,
+    /// Whether only the datastore judges it: conditions that do not hold here are no reason to refuse it.
+    pub is_judged_upstream: bool,
     /// See [`Txn::settled`]; only with an identity of the maker's own.
     pub settled: OriginCounter,
 }
@@ -137,77 +147,36 @@ pub(super) struct OutboxWriter {
     unwritten: Vec<RejectedV1>,
 }
 
+/// Whether the machine may have been reverted to an earlier moment together with the memory of this process, which would then
+/// number other transactions as it did before: the wall clock goes on, the monotonic one does not.
+struct Reverted {
+    wall_ms: u64,
+    monotonic: Instant,
+}
+
+/// Clocks that are set right differ by less, mostly.
+const JUMP: Duration = Duration::from_secs(5);
+
+impl Reverted {
+    fn new(clock: &dyn Clock) -> Reverted {
+        Reverted { wall_ms: clock.now_ms(), monotonic: Instant::now() }
+    }
+
+    /// Whether the two clocks went apart since this was last called.
+    fn is_noticed(&mut self, clock: &dyn Clock) -> bool {
+        let before = std::mem::replace(self, Reverted::new(clock));
+        let wall = Duration::from_millis(self.wall_ms.saturating_sub(before.wall_ms));
+        let went_back = before.wall_ms > self.wall_ms;
+        went_back || wall.abs_diff(self.monotonic.duration_since(before.monotonic)) > JUMP
+    }
+}
+
 /// An origin of this process, made when it is first needed.
 #[derive(Default)]
 struct Own {
     origin: Option<Origin>,
     /// Its rejections up to this counter are in the journal.
     settled: OriginCounter,
-}
-
-/// Why the outbox cannot be restored.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RestoreError {
-    /// The journal holds what cannot be read: it exists nowhere else.
-    #[error("{0}")]
-    Journal(String),
-    /// The state is damaged: it can be fetched again.
-    #[error(transparent)]
-    State(#[from] StateError),
-}
-
-fn decoded<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, RestoreError> {
-    postcard::from_bytes(payload).map_err(|error| RestoreError::Journal(error.to_string()))
-}
-
-/// Reads the journal: pending transactions and the rejected list, as far as the state does not know better.
-pub(super) fn restore(
-    entries: &[(u8, Vec<u8>)],
-    state: &StateStore,
-    mut outbox: Outbox,
-) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
-    let mut order: Vec<TxnId> = Vec::new();
-    let mut txns: HashMap<TxnId, Arc<Txn>> = HashMap::new();
-    let mut rejected: HashMap<TxnId, (Seq, Reason)> = HashMap::new();
-    for (kind, payload) in entries {
-        match *kind {
-            KIND_TXN => {
-                let txn = decode_txn(payload).map_err(|error| RestoreError::Journal(error.to_string()))?;
-                order.push(txn.id);
-                txns.insert(txn.id, Arc::new(txn));
-            }
-            KIND_REJECTED => {
-                let note: RejectedV1 = decoded(payload)?;
-                rejected.insert(note.id, (note.seq, note.reason));
-            }
-            KIND_CLOSED => {
-                let id: TxnId = decoded(payload)?;
-                txns.remove(&id);
-            }
-            other => return Err(RestoreError::Journal(format!("kind {other} is not known to this version"))),
-        }
-    }
-    for id in order {
-        let Some(txn) = txns.remove(&id) else { continue };
-        match rejected.remove(&id) {
-            Some((seq, reason)) => outbox.restore_rejected(RejectedTxn { txn, seq, reason }),
-            None => {
-                outbox.insert(txn);
-            }
-        }
-    }
-    let mut to_note = Vec::new();
-    for origin in outbox.origins() {
-        let Some(row) = state.origin(origin)? else { continue };
-        for decided in outbox.handle_row(origin, &row) {
-            if let Decided::Rejected(id, ..) = decided
-                && let Some(rejected) = outbox.rejected().get(&id)
-            {
-                to_note.push(rejected.clone());
-            }
-        }
-    }
-    Ok((outbox, to_note))
 }
 
 impl OutboxWriter {
@@ -231,7 +200,26 @@ impl OutboxWriter {
 
     /// Serves requests until all senders are gone.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
+        let mut unvouched_since: Option<Instant> = None;
+        let mut reverted = Reverted::new(&*self.clock);
+        loop {
+            let request = match unvouched_since {
+                None => requests.blocking_recv(),
+                Some(since) => match wait::at_most(VOUCH_AFTER.saturating_sub(since.elapsed()), requests.recv()) {
+                    Some(request) if since.elapsed() < VOUCH_AFTER => request,
+                    late => {
+                        self.journal.vouch();
+                        unvouched_since = None;
+                        let Some(request) = late else { continue };
+                        request
+                    }
+                },
+            };
+            let Some(first) = request else { break };
+            if reverted.is_noticed(&*self.clock) {
+                tracing::warn!("the clock jumped, as it does when a machine is reverted: identities begin again");
+                (self.express, self.bulk) = (Own::default(), Own::default());
+            }
             let mut batch = vec![first];
             while batch.len() < BATCH_TXNS_MAX
                 && let Ok(next) = requests.try_recv()
@@ -240,7 +228,16 @@ impl OutboxWriter {
             }
             self.handle(batch).unwrap_or_else(|failure| stop_process(&failure));
             self.rewrite_if_worth_it(REWRITE_BYTES_MIN);
+            if self.journal.is_unvouched() {
+                unvouched_since.get_or_insert_with(Instant::now);
+            }
         }
+        self.journal.vouch();
+    }
+
+    /// Lets the journal's head vouch durably for what is durable.
+    pub(super) fn vouch(&mut self) {
+        self.journal.vouch();
     }
 
     pub(super) fn handle(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
@@ -271,7 +268,7 @@ impl OutboxWriter {
         let mut staged = Outbox::default();
         for request in batch {
             match request {
-                Request::Submit(draft, reply) => match self.stage(draft, &mut staged) {
+                Request::Submit(draft, reply) => match self.stage_within(draft, &mut staged) {
                     Ok(Staged::New(txn)) => {
                         frames.push((KIND_TXN, encoded(&txn)));
                         accepted.push((txn, None, reply));
@@ -284,6 +281,7 @@ impl OutboxWriter {
                 Request::Exchange(_) => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
+                        self.forsake(txn.id, seq, &reason);
                         let note = RejectedV1 { id: txn.id, seq, reason };
                         frames.push((KIND_REJECTED, to_bytes(&note)));
                         noted.push(note);
@@ -312,8 +310,7 @@ impl OutboxWriter {
                     match self.stage(draft, &mut staged) {
                         Ok(Staged::New(txn)) => {
                             dealt_with.insert(id);
-                            frames.push((KIND_TXN, encoded(&txn)));
-                            frames.push((KIND_CLOSED, to_bytes(&id)));
+                            frames.push((KIND_RETRY, retry(id, &txn)));
                             accepted.push((txn, Some(id), reply));
                         }
                         Ok(Staged::Known(receipt)) => drop(reply.send(Ok(receipt))),
@@ -339,6 +336,19 @@ impl OutboxWriter {
         }
         self.publish(accepted, twins, &noted, closed);
         Ok(())
+    }
+
+    /// An identity of which the log says something else, or that it does not take, is used no more.
+    fn forsake(&mut self, id: TxnId, seq: Seq, reason: &Reason) {
+        if seq != Seq::ZERO && *reason != Reason::IdentityReused {
+            return;
+        }
+        self.last.remove(&id.origin);
+        for own in [&mut self.express, &mut self.bulk] {
+            if own.origin == Some(id.origin) {
+                *own = Own::default();
+            }
+        }
     }
 
     /// The inner error: nothing was written, and the journal is as it was.
@@ -399,6 +409,11 @@ impl OutboxWriter {
         }
     }
 
+    fn stage_within(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
+        self.check_room(&draft, staged)?;
+        self.stage(draft, staged)
+    }
+
     fn stage(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
         if draft.ops.is_empty() && draft.id.is_none() {
             return Err(SubmitError::Empty);
@@ -413,15 +428,28 @@ impl OutboxWriter {
         if depth >= DEPTH_MAX {
             return Err(SubmitError::Full { depth });
         }
+        let forbidden = self.shared.forbidden();
+        if draft.id.is_none()
+            && let Some(reason) = forbidden
+        {
+            return Err(SubmitError::Forbidden(reason));
+        }
         let waits = |outbox: &Outbox| outbox.waits_for_bulk(&draft.ops, &draft.conditions);
         let is_bulk = content::names_chunks(&draft.ops) || waits(staged) || waits(&self.shared.outbox());
         let id = match draft.id {
             Some(id) => {
+                let other = self.shared.other_maker(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+                if let Some(member) = other {
+                    return Err(SubmitError::Forbidden(of_another_member(id.origin, &member)));
+                }
                 let last = self.last_counter(id.origin)?;
                 if id.counter <= last {
                     // One that is in this very batch is not durable yet, so it cannot be answered yet.
                     let is_twin = id.counter <= staged.taken(id.origin) && staged.pending().any(|txn| txn.id == id);
-                    return if is_twin { Ok(Staged::Twin(id)) } else { Ok(Staged::Known(self.known(id)?)) };
+                    return if is_twin { Ok(Staged::Twin(id)) } else { self.known(id, draft).map(Staged::Known) };
+                }
+                if let Some(reason) = forbidden {
+                    return Err(SubmitError::Forbidden(reason));
                 }
                 if id.counter != last.next() {
                     return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: last.next() });
@@ -440,7 +468,7 @@ impl OutboxWriter {
         let Draft { ops, conditions, note, .. } = draft;
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
         // A maker that numbers its own transactions needs every one of them decided upstream, bad ones included.
-        if draft.id.is_none() {
+        if draft.id.is_none() && !draft.is_judged_upstream {
             let limits: Limits = self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
             limits.check(&txn)?;
             self.precheck(&txn.conditions, staged)?;
@@ -451,6 +479,19 @@ impl OutboxWriter {
         staged.insert_in(Arc::clone(&txn), is_bulk);
         self.last.insert(id.origin, id.counter);
         Ok(Staged::New(txn))
+    }
+
+    /// Refuses what would make the outbox larger than it may be. An empty one takes every transaction.
+    fn check_room(&self, draft: &Draft, staged: &Outbox) -> Result<(), SubmitError> {
+        let outbox = self.shared.outbox();
+        let bytes = outbox.pending_bytes() + outbox.rejected_bytes() + staged.pending_bytes();
+        let limit = self.shared.outbox_bytes_max.load(Ordering::Relaxed);
+        let more: usize = draft.ops.iter().filter_map(Op::value).map(Bytes::len).sum();
+        let is_known = || draft.id.is_some_and(|id| outbox.find(id).is_some());
+        if bytes > 0 && bytes + more > limit && !is_known() {
+            return Err(SubmitError::FullBytes { bytes, limit });
+        }
+        Ok(())
     }
 
     /// Refuses at once what the local view already shows to be impossible. The datastore decides the rest.
@@ -510,8 +551,13 @@ impl OutboxWriter {
     }
 
     /// The receipt of a transaction that was taken before.
-    fn known(&self, id: TxnId) -> Result<Receipt, SubmitError> {
+    fn known(&self, id: TxnId, draft: Draft) -> Result<Receipt, SubmitError> {
         let outbox = self.shared.outbox();
+        let Draft { ops, conditions, note, settled, time_ms, .. } = draft;
+        let given = Txn { id, settled, time_ms, note, conditions, ops };
+        if outbox.find(id).is_some_and(|known| !known.has_contents_of(&given)) {
+            return Ok(Receipts::decided(id, Stage::Rejected(Seq::ZERO, Reason::IdentityReused)));
+        }
         if let Some(rejected) = outbox.rejected().get(&id) {
             return Ok(Receipts::decided(id, Stage::Rejected(rejected.seq, rejected.reason.clone())));
         }
@@ -524,16 +570,15 @@ impl OutboxWriter {
         if row.last_counter < id.counter {
             return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
         }
+        let maker = self.shared.state().maker(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        if maker.is_some_and(|maker| is_contradicted(&maker, &given)) {
+            return Ok(Receipts::decided(id, Stage::Rejected(row.last_seq, Reason::IdentityReused)));
+        }
         let stage = match row.rejection(id.counter) {
             Some((seq, reason)) => Stage::Rejected(seq, reason.clone()),
             None => Stage::Acknowledged(row.last_seq),
         };
         Ok(Receipts::decided(id, stage))
-    }
-
-    /// What the journal has to hold.
-    fn live_frames(&self) -> Vec<(u8, Vec<u8>)> {
-        frames_of(&self.shared.outbox())
     }
 
     /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
@@ -543,7 +588,7 @@ impl OutboxWriter {
         while let Ok(step) = steps.recv() {
             match step {
                 Step::Prepare(outbox, reply) => {
-                    let written = self.journal.replace_with(&frames_of(&outbox)).map_err(|error| error.to_string());
+                    let written = self.journal.replace_with(frames_of(&outbox)).map_err(|error| error.to_string());
                     prepared = Some(outbox);
                     let _ = reply.send(written);
                 }
@@ -560,7 +605,8 @@ impl OutboxWriter {
             return Ok(());
         }
         let failed = "the outbox journal cannot be written back";
-        self.journal.replace_with(&self.live_frames()).map_err(Fatal::of(failed))
+        let frames = frames_of(&self.shared.outbox());
+        self.journal.replace_with(frames).map_err(Fatal::of(failed))
     }
 
     /// What was numbered, was numbered in another history.
@@ -575,13 +621,11 @@ impl OutboxWriter {
     pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {
         let live: u64 = {
             let outbox = self.shared.outbox();
-            let rejected: usize = outbox.rejected().values().map(|rejected| rejected.txn.bytes_estimate()).sum();
-            (outbox.pending_bytes() + outbox.kept_bytes() + rejected) as u64
+            (outbox.pending_bytes() + outbox.kept_bytes() + outbox.rejected_bytes()) as u64
         };
         if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
             return;
         }
-        let frames = self.live_frames();
         // What the new journal lacks was decided by the state, which may be in memory only: without this a power cut would
         // hide an accepted transaction until the datastore is reached again.
         if !planted::is(Bug::RewriteBeforePersist)
@@ -590,21 +634,11 @@ impl OutboxWriter {
             tracing::warn!(%error, "the outbox journal is not rewritten before the state is durable");
             return;
         }
-        if let Err(error) = self.journal.replace_with(&frames) {
+        let frames = frames_of(&self.shared.outbox());
+        if let Err(error) = self.journal.replace_with(frames) {
             tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
         }
     }
-}
-
-/// What a journal has to hold for an outbox.
-fn frames_of(outbox: &Outbox) -> Vec<(u8, Vec<u8>)> {
-    let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
-        let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
-        [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
-    });
-    let kept = outbox.kept().map(|kept| (KIND_TXN, encoded(&kept.txn)));
-    let pending = outbox.pending().map(|txn| (KIND_TXN, encoded(txn)));
-    rejected.chain(kept).chain(pending).collect()
 }
 
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
@@ -623,21 +657,13 @@ enum Reply {
     Closed(oneshot::Sender<Result<(), SubmitError>>),
 }
 
-fn encoded(txn: &Txn) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(txn.bytes_estimate());
-    encode_txn(txn, &mut bytes);
-    bytes
-}
-
-fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::outbox_records::restore;
     use super::*;
     use crate::model::{Collection, Key};
     use crate::replica::shared::Shared;
+    use crate::state::StateStore;
 
     #[test]
     fn p06_a_transaction_that_comes_twice_in_one_batch_is_not_taken_for_committed() {
@@ -661,6 +687,67 @@ mod tests {
             assert_eq!(receipt.stage(), Stage::Durable);
         }
         assert_eq!((writer.journal.records(), shared.outbox().depth()), (1, 1));
+    }
+
+    #[test]
+    fn p07_a_retry_is_one_record_and_those_of_two_are_still_read() {
+        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
+        let txn = |counter| {
+            let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+            let settled = OriginCounter(0);
+            Txn { id, settled, time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op.clone()] }
+        };
+        let rejection = to_bytes(&RejectedV1 { id: txn(1).id, seq: Seq(5), reason: Reason::IdentityReused });
+        let made = [(KIND_TXN, encoded(&txn(1))), (KIND_REJECTED, rejection)];
+        let state = StateStore::in_memory();
+        let of = |more: &[(u8, Vec<u8>)]| {
+            let entries = [&made[..], more].concat();
+            let (outbox, _) = restore(&entries, &state, Outbox::default()).expect("is read");
+            (outbox.depth(), outbox.rejected().len())
+        };
+        assert_eq!(of(&[]), (0, 1));
+        assert_eq!(of(&[(KIND_RETRY, retry(txn(1).id, &txn(2)))]), (1, 0));
+        assert_eq!(of(&[(KIND_TXN, encoded(&txn(2))), (KIND_CLOSED, to_bytes(&txn(1).id))]), (1, 0));
+        assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "given again by its maker");
+    }
+
+    #[test]
+    fn p06_a_machine_that_was_reverted_is_noticed() {
+        struct At(std::sync::atomic::AtomicU64);
+        impl Clock for At {
+            fn now_ms(&self) -> u64 {
+                self.0.load(Ordering::Relaxed)
+            }
+        }
+        let clock = At(1_000_000.into());
+        let mut reverted = Reverted::new(&clock);
+        assert!(!reverted.is_noticed(&clock));
+        clock.0.store(1_900_000, Ordering::Relaxed);
+        assert!(reverted.is_noticed(&clock), "forward");
+        assert!(!reverted.is_noticed(&clock));
+        clock.0.store(1_899_000, Ordering::Relaxed);
+        assert!(reverted.is_noticed(&clock), "back");
+    }
+
+    #[test]
+    fn p15_an_outbox_is_bounded_in_bytes() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
+        shared.outbox_bytes_max.store(1000, Ordering::Relaxed);
+        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+        let mut submit = |bytes: usize| {
+            let op = Op::Put { collection: collection.clone(), key: key.clone(), value: vec![7; bytes].into() };
+            let (reply, mut answer) = oneshot::channel();
+            writer.handle(vec![Request::Submit(Draft { ops: vec![op], ..Draft::default() }, reply)]).expect("written");
+            answer.try_recv().expect("answered").map(|_| ())
+        };
+        submit(5000).expect("an empty one takes every transaction");
+        let error = submit(1).expect_err("is full");
+        assert!(error.to_string().contains("Outbox-Max-MB"), "{error}");
+        assert_eq!(shared.outbox().depth(), 1);
     }
 
     #[test]

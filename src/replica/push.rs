@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use crate::codec::message::{self, Kind, Open, Outcome};
@@ -13,6 +13,7 @@ use crate::transport::wire::{self, WireError};
 
 use super::contents::{Contents, Delivery};
 use super::link::LinkError;
+use super::outbox_writer;
 use super::shared::SharedRef;
 
 /// Bytes gathered before a write.
@@ -38,6 +39,7 @@ impl Window {
 /// Pushes until the connection ends.
 pub(super) async fn run(
     shared: &SharedRef,
+    outbox: &mpsc::Sender<outbox_writer::Request>,
     connection: &quinn::Connection,
 ) -> Result<std::convert::Infallible, LinkError> {
     loop {
@@ -47,7 +49,7 @@ pub(super) async fn run(
         let answer = tokio::select! {
             sent = push_all(shared, &mut send, &window) => sent?,
             never = open_gates(shared) => never?,
-            answer = hear(shared, &mut receive, &window) => answer?,
+            answer = hear(shared, outbox, &mut receive, &window) => answer?,
         };
         tracing::warn!(reason = answer, "the datastore takes no transactions for now; they wait in the outbox");
         let _ = send.finish();
@@ -118,12 +120,22 @@ async fn open_gate(shared: &SharedRef, txn: &Txn) {
     }
 }
 
-async fn hear(shared: &SharedRef, receive: &mut quinn::RecvStream, window: &Window) -> Result<String, LinkError> {
+async fn hear(
+    shared: &SharedRef,
+    outbox: &mpsc::Sender<outbox_writer::Request>,
+    receive: &mut quinn::RecvStream,
+    window: &Window,
+) -> Result<String, LinkError> {
+    let mut to_note = Vec::new();
     loop {
         let outcome: Outcome = wire::expect(receive, Kind::Outcome).await?;
         let heard = window.pusher().handle_outcome(outcome);
         window.room.notify_one();
-        if let Some(reason) = shared.handle_answer(heard) {
+        let pause = shared.handle_answer(heard, &mut to_note);
+        if !to_note.is_empty() {
+            let _ = outbox.send(outbox_writer::Request::Note(std::mem::take(&mut to_note))).await;
+        }
+        if let Some(reason) = pause {
             return Ok(reason);
         }
     }

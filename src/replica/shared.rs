@@ -1,6 +1,6 @@
 //! What all parts of a running replica share.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use tokio::sync::{broadcast, watch};
 use crate::codec::health;
 use crate::codec::message::{Progress, Welcome};
 use crate::env::watch::Watch;
-use crate::model::{Collection, Entry, Key, Limits, Position, Seq, Verdict};
+use crate::model::{Collection, Entry, Key, Limits, MemberName, Origin, Position, Reason, Seq, TxnId, Verdict};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::gate::Gate;
-use crate::protocol::outbox::Outbox;
+use crate::protocol::outbox::{Decided, Outbox, RejectedTxn, touched};
 use crate::protocol::push::Heard;
 use crate::state::{StateError, StateStore};
-use crate::telemetry::output;
+use crate::telemetry::{self, output};
 
 use super::contents;
 use super::disk::{self, Disk};
@@ -87,6 +87,9 @@ impl Link {
     }
 }
 
+/// Most bytes of pending and rejected transactions, unless a replica is opened with another bound. They are held in memory.
+pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
+
 /// Shared state of one replica.
 pub(super) struct Shared {
     state: RwLock<StateStore>,
@@ -102,6 +105,12 @@ pub(super) struct Shared {
     /// The replica is being closed: what cannot be applied now is applied after the next start.
     pub is_closing: AtomicBool,
     pub limits: Mutex<Limits>,
+    /// Most bytes of pending and rejected transactions.
+    pub outbox_bytes_max: AtomicUsize,
+    /// Name of this member, once it has one.
+    pub member: std::sync::OnceLock<String>,
+    /// Why nothing may be written here; `None`: it may.
+    forbidden: Mutex<Option<String>>,
     pub receipts: Receipts,
     /// Applied sequence.
     pub applied: watch::Sender<Seq>,
@@ -140,6 +149,9 @@ impl Shared {
             disk: Disk::unbounded(),
             is_closing: AtomicBool::new(false),
             limits: Mutex::default(),
+            outbox_bytes_max: AtomicUsize::new(OUTBOX_BYTES_MAX),
+            member: std::sync::OnceLock::new(),
+            forbidden: Mutex::default(),
             receipts: Receipts::default(),
             applied: watch::channel(seq).0,
             // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
@@ -280,6 +292,71 @@ impl Shared {
         Ok(position)
     }
 
+    /// Compares entries, as they arrive, with what waits here under their identities.
+    pub(super) fn compare_arrived(&self, entries: &[Entry]) {
+        if self.outbox().depth() == 0 {
+            return;
+        }
+        let mut outbox = self.outbox_mut();
+        entries.iter().for_each(|entry| outbox.compare_arrived(&entry.body));
+    }
+
+    /// Why nothing may be written here, if so.
+    pub(super) fn forbidden(&self) -> Option<Reason> {
+        let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        forbidden.map(|message| Reason::Forbidden { message })
+    }
+
+    /// Who made the transactions of an origin, when that was another member than this one.
+    pub(super) fn other_maker(&self, origin: Origin) -> Result<Option<MemberName>, StateError> {
+        let Some(me) = self.member.get() else { return Ok(None) };
+        let maker = self.state().maker(origin)?;
+        Ok(maker.map(|maker| maker.member).filter(|member| member.as_str() != me))
+    }
+
+    /// Sets why nothing may be written here.
+    pub(super) fn set_forbidden(&self, forbidden: Option<String>) {
+        *self.forbidden.lock().unwrap_or_else(PoisonError::into_inner) = forbidden;
+    }
+
+    /// Passes on what was decided about pending transactions; gives the rejections, to be written down.
+    pub(super) fn settle(&self, decided: Vec<Decided>) -> Vec<RejectedTxn> {
+        if decided.is_empty() {
+            return Vec::new();
+        }
+        let mut to_note = Vec::new();
+        for decided in decided {
+            match decided {
+                Decided::Committed(id, seq) => self.receipts.settle(id, Stage::Acknowledged(seq)),
+                Decided::Rejected(id, seq, reason) => {
+                    telemetry::metrics::rejections(&reason);
+                    let found: Option<RejectedTxn> = self.outbox().rejected().get(&id).cloned();
+                    for (collection, key) in found.iter().flat_map(|rejected| touched(&rejected.txn)) {
+                        let change = Change::Overlay { collection: collection.clone(), key: key.clone() };
+                        let _ = self.changes.send(change);
+                    }
+                    to_note.extend(found);
+                    self.receipts.settle(id, Stage::Rejected(seq, reason));
+                }
+            }
+        }
+        self.note_outbox_change();
+        to_note
+    }
+
+    /// Puts one pending transaction, or all of them, on the rejected list; gives them, to be written down.
+    pub(super) fn refuse(&self, id: Option<TxnId>, reason: &Reason) -> Vec<RejectedTxn> {
+        let decided = {
+            let mut outbox = self.outbox_mut();
+            let ids: Vec<TxnId> = match id {
+                Some(id) => vec![id],
+                None => outbox.pending().map(|txn| txn.id).collect(),
+            };
+            ids.into_iter().filter_map(|id| outbox.refuse(id, reason.clone())).collect()
+        };
+        self.settle(decided)
+    }
+
     /// What the datastore is told of this replica, which has durably applied everything up to `applied`.
     pub(super) fn progress(&self, applied: Seq) -> Progress {
         let (outbox, rejected) = {
@@ -291,12 +368,16 @@ impl Shared {
         Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then_some(problem) }
     }
 
-    /// Passes on what a push was answered; the reason to pause when there is one.
-    pub(super) fn handle_answer(&self, heard: Heard) -> Option<String> {
-        if let Heard::Acknowledged(id, _) | Heard::Decided(id) = &heard {
+    /// Passes on what a push was answered; the reason to pause when there is one. Rejections to write down go to `to_note`.
+    pub(super) fn handle_answer(&self, heard: Heard, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
+        if let Heard::Acknowledged(id, _) | Heard::Decided(id) | Heard::Refused(id, _) = &heard {
             self.gate().handle_decided(id.origin, id.counter);
         }
         match heard {
+            Heard::Refused(id, reason) => {
+                to_note.extend(self.refuse(Some(id), &reason));
+                None
+            }
             Heard::Acknowledged(id, seq) => {
                 self.receipts.settle(id, Stage::Acknowledged(seq));
                 if planted::is(Bug::ForgetOnAnswer) {

@@ -21,7 +21,8 @@ use crate::state::StateStore;
 
 use super::applier::{self, Applier, Descent, SwapError};
 use super::directory::Home;
-use super::outbox_writer::{self, Draft, OutboxWriter, RestoreError, SubmitError};
+use super::outbox_records::{self, RestoreError};
+use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Shared, SharedRef};
 use super::view::{Object, ReadError};
@@ -36,6 +37,7 @@ pub struct Stepped {
     applier: Applier,
     notes: mpsc::Receiver<outbox_writer::Request>,
     forks: u32,
+    refusals: mpsc::Sender<outbox_writer::Request>,
 }
 
 impl Stepped {
@@ -68,10 +70,10 @@ impl Stepped {
             let decided = mark.iter().filter(|_| loss(state).is_some()).flat_map(|mark| mark.decided.clone());
             Outbox::default().without_overlay_of(decided)
         };
-        let mut restored = outbox_writer::restore(&entries, &state, outbox(&state));
+        let mut restored = outbox_records::restore(&entries, &state, outbox(&state));
         if let Err(RestoreError::State(_)) = restored {
             state = fresh()?;
-            restored = outbox_writer::restore(&entries, &state, outbox(&state));
+            restored = outbox_records::restore(&entries, &state, outbox(&state));
         }
         let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
         let lost = loss(&state).or(mark_damage);
@@ -82,8 +84,8 @@ impl Stepped {
             let _ = sender.try_send(outbox_writer::Request::Note(to_note));
         }
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
-        let applier = Applier::new(Arc::clone(&shared), home, sender);
-        Ok(Stepped { shared, writer, applier, notes, forks: 0 })
+        let applier = Applier::new(Arc::clone(&shared), home, sender.clone());
+        Ok(Stepped { shared, writer, applier, notes, forks: 0, refusals: sender })
     }
 
     /// Submits drafts as one group.
@@ -136,6 +138,7 @@ impl Stepped {
             self.writer.handle(batch)?;
         }
         self.writer.rewrite_if_worth_it(rewrite_bytes_min);
+        self.writer.vouch();
         Ok(())
     }
 
@@ -223,7 +226,26 @@ impl Stepped {
 
     /// Takes in an answer; the reason to pause when there is one.
     pub fn handle_outcome(&self, pusher: &mut Pusher, outcome: Outcome) -> Option<String> {
-        self.shared.handle_answer(pusher.handle_outcome(outcome))
+        let mut to_note = Vec::new();
+        let pause = self.shared.handle_answer(pusher.handle_outcome(outcome), &mut to_note);
+        if !to_note.is_empty() {
+            let _ = self.refusals.try_send(outbox_writer::Request::Note(to_note));
+        }
+        pause
+    }
+
+    /// The datastore says which role this member has: a reader's writes are refused from now on.
+    pub fn take_role(&self, role: &str) {
+        self.shared.set_forbidden(super::role::forbidden(role));
+    }
+
+    /// Puts everything that waits on the rejected list when this member may not write, and has come as far as the datastore
+    /// had when it said so.
+    pub fn refuse_pending(&self) {
+        let to_note = self.shared.forbidden().map(|reason| self.shared.refuse(None, &reason)).unwrap_or_default();
+        if !to_note.is_empty() {
+            let _ = self.refusals.try_send(outbox_writer::Request::Note(to_note));
+        }
     }
 
     /// What the datastore is told.

@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry as Slot;
 
 use super::engine::{Batch, Engine, Slice};
 use super::error::StateError;
-use super::{meta, objects, origins};
+use super::{makers, meta, objects, origins};
 use crate::model::digest::CollectionSum;
 use crate::model::{Collection, Digest, DigestSet, Entry, EntryBody, Op, Origin, OriginRow, Seq};
 use crate::planted::{self, Bug};
@@ -44,6 +44,7 @@ pub(super) fn stage(
     }
     if with_origins {
         changes.origins(engine, entries)?;
+        makers::stage(engine, entries, &mut changes.batch)?;
     }
     Ok(changes)
 }

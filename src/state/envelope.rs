@@ -15,6 +15,7 @@ pub(crate) enum Table {
     Sums = 2,
     Origins = 3,
     Objects = 4,
+    Makers = 5,
 }
 
 impl Table {
@@ -24,6 +25,7 @@ impl Table {
             Table::Sums => "sums",
             Table::Origins => "origins",
             Table::Objects => "objects",
+            Table::Makers => "makers",
         }
     }
 

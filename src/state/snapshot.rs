@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::engine::{EngineSnapshot, prefix_end};
 use super::envelope::Table;
 use super::error::StateError;
+use super::makers;
 use super::meta::StateMeta;
 use super::objects::{self, Object};
 use super::origins::{self, OriginTable};
 use super::store::{CheckReport, StateDamage};
-use crate::model::{Collection, DigestSet, Key, Origin, OriginRow, Seq};
+use crate::model::{Collection, DigestSet, Key, Maker, Origin, OriginRow, Seq};
 
 /// A view of a state at one instant; cheap to clone.
 #[derive(Clone)]
@@ -97,6 +98,13 @@ impl StateSnapshot {
         rows.map(|row| origins::decode_named(row?))
     }
 
+    /// Who made the transactions of each origin of which that is known.
+    pub fn makers(&self) -> impl Iterator<Item = Result<(Origin, Maker), StateError>> + Send + use<> {
+        let prefix = [Table::Makers.number()];
+        let rows = self.view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix));
+        rows.map(|row| makers::decode_named(row?))
+    }
+
     /// All origins' rows at once.
     ///
     /// # Errors
@@ -131,6 +139,9 @@ impl StateSnapshot {
             let (origin, row) = row?;
             found.replace_origin(origin, None, Some(&row));
             *rows += 1;
+        }
+        for row in self.makers() {
+            row?;
         }
         Ok(found)
     }

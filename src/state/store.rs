@@ -10,6 +10,7 @@ use super::engine::{Engine, Slice};
 use super::error::StateError;
 use super::fjall::FjallEngine;
 use super::loader::Loader;
+use super::makers;
 use super::memory::MemoryEngine;
 use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
@@ -17,7 +18,7 @@ use super::origins;
 use super::snapshot::StateSnapshot;
 use crate::model::position::Chain;
 use crate::model::{
-    Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Origin, OriginRow, Position, Seq,
+    Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Position, Seq,
 };
 use crate::planted::{self, Bug};
 
@@ -276,6 +277,15 @@ impl StateStore {
     pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
         let row_key = origins::key(origin);
         self.0.engine.get(&row_key)?.map(|row: Slice| origins::decode(&row_key, &row)).transpose()
+    }
+
+    /// Who made the transactions of an origin; `None` where that is not known.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
+        let row_key = makers::key(origin);
+        self.0.engine.get(&row_key)?.map(|row: Slice| makers::decode(&row_key, &row)).transpose()
     }
 
     /// A consistent view of this instant. Old rows are kept for as long as it lives, so it should not live long.

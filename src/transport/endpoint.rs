@@ -26,6 +26,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Longest wait for one address. Short, because a handshake that was begun while nobody listened repeats itself ever more
 /// rarely, while a new one is answered at once.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// Code with which the datastore closes the connection of a member that was revoked.
+pub const CLOSE_REVOKED: u32 = 4;
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;

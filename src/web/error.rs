@@ -98,9 +98,12 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Limit(limit) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, limit),
-            SubmitError::Full { .. } => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            SubmitError::Full { .. } | SubmitError::FullBytes { .. } => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
+            }
             SubmitError::Disk(_) | SubmitError::DiskFull => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SubmitError::Condition(reason) => ApiError::conflict(reason),
+            SubmitError::Forbidden(reason) => ApiError::forbidden(reason),
             error => ApiError::internal(error),
         }
     }

@@ -175,6 +175,7 @@ impl Webserver {
         let options = ReplicaOptions {
             contents: Some(contents),
             cache_bytes: config.cache_bytes,
+            outbox_bytes_max: usize::try_from(config.outbox_bytes_max).unwrap_or(usize::MAX),
             external_addr: config.external_addr.clone(),
             heartbeat_ms: config.update_interval_s * 1000,
             free_min_bytes: config.free_min_bytes,

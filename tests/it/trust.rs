@@ -32,11 +32,42 @@ fn p11_a_reader_reads_and_does_not_write() {
     let _a = fleet.replica("a");
     fleet.wait_connected("a");
     fleet.wait("it has the data", || fleet.run("a", &["get", "c", "k"]).status.success());
-    fleet.ok("a", &["put", "c", "mine", "--value", "1", "--no-wait"]);
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    assert_eq!(fleet.status("d")["head"], 1, "a reader's transaction does not get through");
+    let refused = fleet.run("a", &["put", "c", "mine", "--value", "1", "--no-wait"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is a reader"), "the reason is named");
+    assert_eq!((fleet.status("a")["outbox"].clone(), fleet.status("d")["head"].clone()), (0.into(), 1.into()));
+    assert_eq!(fleet.run("a", &["get", "c", "mine"]).status.code(), Some(1), "nothing is shown of it");
     assert_eq!(fleet.run("a", &["compact"]).status.code(), Some(1));
     assert_eq!(fleet.run("a", &["revoke", "a"]).status.code(), Some(1));
+}
+
+#[test]
+fn p07_what_waits_at_a_member_that_may_no_longer_write_is_rejected_visibly() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    for (name, role) in [("demoted", "reader"), ("revoked", "")] {
+        fleet.enroll(name, "webserver");
+        let replica = fleet.replica(name);
+        fleet.wait_connected(name);
+        drop(replica);
+        fleet.ok(name, &["put", "c", name, "--value", "1", "--no-wait"]);
+        assert_eq!(fleet.status(name)["outbox"], 1);
+        if role.is_empty() {
+            fleet.ok("d", &["revoke", name]);
+        } else {
+            let token = fleet.ok("d", &["enroll", name, "--role", role, "--replace"]);
+            fleet.ok(name, &["join", token.trim()]);
+        }
+        let _replica = fleet.replica(name);
+        fleet.wait("it is on the rejected list", || fleet.status(name)["rejected"] == 1);
+        assert_eq!(fleet.status(name)["outbox"], 0);
+        assert_eq!(fleet.run(name, &["get", "c", name]).status.code(), Some(1), "nothing is shown of it");
+        assert!(fleet.ok(name, &["outbox"]).contains("may"), "the reason is named");
+        assert_eq!(fleet.run(name, &["outbox", "retry", "--all"]).status.code(), Some(1));
+        fleet.ok(name, &["outbox", "dismiss", "--all"]);
+        assert_eq!(fleet.status(name)["rejected"], 0);
+    }
+    drop(datastore);
 }
 
 #[test]

@@ -1,0 +1,196 @@
+//! The records of an outbox journal: how they are read into an outbox, and what a rewritten journal holds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::txn::{decode_txn, encode_txn};
+use crate::env::real::RealFs;
+use crate::log::journal::{Journal, JournalError};
+use crate::model::{Reason, Seq, Txn, TxnId};
+use crate::protocol::outbox::{Decided, Outbox, RejectedTxn};
+use crate::state::{StateError, StateStore};
+
+/// Journal kinds; never reused.
+pub(super) const KIND_TXN: u8 = 16;
+pub(super) const KIND_REJECTED: u8 = 17;
+pub(super) const KIND_CLOSED: u8 = 18;
+/// A transaction that takes the place of a rejected one: both happen, or neither.
+pub(super) const KIND_RETRY: u8 = 19;
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct RejectedV1 {
+    pub id: TxnId,
+    pub seq: Seq,
+    pub reason: Reason,
+}
+
+/// Why the outbox cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RestoreError {
+    /// The journal holds what cannot be read: it exists nowhere else.
+    #[error("{0}")]
+    Journal(String),
+    /// The state is damaged: it can be fetched again.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+fn decoded<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(payload).map_err(|error| error.to_string())
+}
+
+/// Opens the journal of an outbox; what it holds is read one record at a time.
+pub(super) fn open(directory: &Path) -> Result<(Journal, Restoring), JournalError> {
+    let mut restoring = Restoring::default();
+    let journal =
+        Journal::open_with(Arc::new(RealFs), directory, |record| restoring.take(record.kind, &record.payload))?;
+    Ok((journal, restoring))
+}
+
+/// Reads the records of a journal: pending transactions and the rejected list, as far as the state does not know better.
+pub(super) fn restore(
+    entries: &[(u8, Vec<u8>)],
+    state: &StateStore,
+    outbox: Outbox,
+) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
+    let mut restoring = Restoring::default();
+    for (kind, payload) in entries {
+        restoring.take(*kind, payload);
+    }
+    restoring.finish(state, outbox)
+}
+
+/// What the records of a journal add up to.
+#[derive(Clone, Default)]
+pub(super) struct Restoring {
+    /// Places of the transactions that are left, and the next one.
+    order: BTreeMap<u64, TxnId>,
+    next: u64,
+    txns: HashMap<TxnId, (u64, Arc<Txn>)>,
+    rejected: HashMap<TxnId, (Seq, Reason)>,
+    unreadable: Option<String>,
+}
+
+impl Restoring {
+    fn take(&mut self, kind: u8, payload: &[u8]) {
+        if self.unreadable.is_none()
+            && let Err(reason) = self.read(kind, payload)
+        {
+            self.unreadable = Some(reason);
+        }
+    }
+
+    fn read(&mut self, kind: u8, payload: &[u8]) -> Result<(), String> {
+        match kind {
+            KIND_TXN => self.insert(payload)?,
+            KIND_RETRY => {
+                let (of, txn) = postcard::take_from_bytes::<TxnId>(payload).map_err(|error| error.to_string())?;
+                self.remove(of);
+                self.insert(txn)?;
+            }
+            KIND_REJECTED => {
+                let note: RejectedV1 = decoded(payload)?;
+                self.rejected.insert(note.id, (note.seq, note.reason));
+            }
+            KIND_CLOSED => self.remove(decoded(payload)?),
+            other => return Err(format!("kind {other} is not known to this version")),
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let txn = decode_txn(bytes).map_err(|error| error.to_string())?;
+        let id = txn.id;
+        // One that was refused, and that its maker gave again, stands at its later place.
+        self.remove(id);
+        self.order.insert(self.next, id);
+        self.txns.insert(id, (self.next, Arc::new(txn)));
+        self.next += 1;
+        Ok(())
+    }
+
+    fn remove(&mut self, id: TxnId) {
+        self.rejected.remove(&id);
+        if let Some((place, _)) = self.txns.remove(&id) {
+            self.order.remove(&place);
+        }
+    }
+
+    /// The outbox of a replica that has this state, and rejections that only the state knew of.
+    pub(super) fn finish(
+        self,
+        state: &StateStore,
+        mut outbox: Outbox,
+    ) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
+        let Restoring { order, mut txns, mut rejected, unreadable, .. } = self;
+        if let Some(reason) = unreadable {
+            return Err(RestoreError::Journal(reason));
+        }
+        for id in order.into_values() {
+            let Some((_, txn)) = txns.remove(&id) else { continue };
+            match rejected.remove(&id) {
+                Some((seq, reason)) => outbox.restore_rejected(RejectedTxn { txn, seq, reason }),
+                None => {
+                    outbox.insert(txn);
+                }
+            }
+        }
+        let mut to_note = Vec::new();
+        for origin in outbox.origins() {
+            let Some(row) = state.origin(origin)? else { continue };
+            for decided in outbox.handle_row(origin, &row) {
+                if let Decided::Rejected(id, ..) = decided
+                    && let Some(rejected) = outbox.rejected().get(&id)
+                {
+                    to_note.push(rejected.clone());
+                }
+            }
+        }
+        Ok((outbox, to_note))
+    }
+}
+
+enum Frame {
+    Txn(Arc<Txn>),
+    Rejected(RejectedV1),
+}
+
+impl Frame {
+    fn encoded(self) -> (u8, Vec<u8>) {
+        match self {
+            Frame::Txn(txn) => (KIND_TXN, encoded(&txn)),
+            Frame::Rejected(note) => (KIND_REJECTED, to_bytes(&note)),
+        }
+    }
+}
+
+/// What a journal has to hold for an outbox; encoded one by one, so that nothing is in memory twice.
+pub(super) fn frames_of(outbox: &Outbox) -> impl Iterator<Item = (u8, Vec<u8>)> + use<> {
+    let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
+        let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };
+        [Frame::Txn(Arc::clone(txn)), Frame::Rejected(note)]
+    });
+    let kept = outbox.kept().map(|kept| Frame::Txn(Arc::clone(&kept.txn)));
+    let pending = outbox.pending().map(|txn| Frame::Txn(Arc::clone(txn)));
+    let frames: Vec<Frame> = rejected.chain(kept).chain(pending).collect();
+    frames.into_iter().map(Frame::encoded)
+}
+
+pub(super) fn encoded(txn: &Txn) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(txn.bytes_estimate());
+    encode_txn(txn, &mut bytes);
+    bytes
+}
+
+pub(super) fn retry(of: TxnId, txn: &Txn) -> Vec<u8> {
+    let mut bytes = to_bytes(&of);
+    encode_txn(txn, &mut bytes);
+    bytes
+}
+
+pub(super) fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
+}

@@ -1,0 +1,54 @@
+//! Table 5: who made the transactions of each origin, and the hash of the last one.
+//!
+//! Key: `0x05`, the 16 bytes of the origin. Value: envelope around the postcard of [`Maker`]. The rows are told by the entries
+//! that a store applies, so those of a store that was filled from a snapshot or from compacted entries come as its origins
+//! go on. They are part of no digest: members of versions without them have equal states.
+
+use std::collections::HashMap;
+
+use super::engine::{Batch, Engine, Slice};
+use super::envelope::{self, Table};
+use super::error::StateError;
+use crate::codec::txn::contents_hash;
+use crate::model::{Entry, EntryBody, Maker, Origin};
+
+pub(super) fn key(origin: Origin) -> [u8; 17] {
+    let mut out = [Table::Makers.number(); 17];
+    out[1..].copy_from_slice(&origin.0);
+    out
+}
+
+pub(super) fn decode(row_key: &[u8], row: &[u8]) -> Result<Maker, StateError> {
+    let contents = envelope::open(Table::Makers, row_key, row)?;
+    postcard::from_bytes(contents).map_err(|error| Table::Makers.damaged(row_key, error.to_string()))
+}
+
+pub(super) fn decode_named((row_key, row): (Slice, Slice)) -> Result<(Origin, Maker), StateError> {
+    let origin = row_key.get(1..).and_then(|id| <[u8; 16]>::try_from(id).ok());
+    let origin = origin.ok_or_else(|| Table::Makers.damaged(&row_key, "the key is malformed"))?;
+    Ok((Origin(origin), decode(&row_key, &row)?))
+}
+
+/// Adds to `batch` what `entries` tell.
+pub(super) fn stage(engine: &dyn Engine, entries: &[Entry], batch: &mut Batch) -> Result<(), StateError> {
+    let mut last = HashMap::<Origin, (&Entry, &Entry)>::new();
+    for entry in entries {
+        if let Some(id) = entry.body.id() {
+            last.entry(id.origin).and_modify(|(_, last)| *last = entry).or_insert((entry, entry));
+        }
+    }
+    for (origin, (first, last)) in last {
+        let Some(id) = last.body.id() else { continue };
+        let row_key = key(origin);
+        let known = engine.get(&row_key)?.map(|row| decode(&row_key, &row)).transpose()?;
+        let member = known.map_or_else(|| first.member.clone(), |maker| maker.member);
+        let hash = match &last.body {
+            EntryBody::Commit(txn) => Some(contents_hash(txn)),
+            _ => None,
+        };
+        let maker = Maker { member, counter: id.counter, hash };
+        let out = postcard::to_extend(&maker, envelope::begin(64)).expect("invariant: a row has no map");
+        batch.push((Slice::from(row_key), Some(envelope::seal(&row_key, out))));
+    }
+    Ok(())
+}
