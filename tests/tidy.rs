@@ -118,6 +118,21 @@ fn files_and_functions_are_short_and_nothing_is_left_over() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// `Path::parent` of a bare name is an empty path, which names no directory: `env::fs::parent_dir` knows that.
+#[test]
+fn the_directory_of_a_file_is_found_in_one_place() {
+    let helper = root().join("src/env/fs.rs");
+    let mut wrong = Vec::new();
+    for file in files(&root().join("src"), "rs").into_iter().filter(|file| *file != helper) {
+        let text = fs::read_to_string(&file).expect("reads");
+        let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for (number, _) in product.lines().enumerate().filter(|(_, line)| line.contains(".parent()")) {
+            wrong.push(format!("{}:{}: use parent_dir", file.display(), number + 1));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn links_in_documents_lead_somewhere() {
     let mut wrong = Vec::new();

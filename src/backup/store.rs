@@ -113,7 +113,7 @@ impl LocalStore {
 
     /// Writes and syncs a file under a name of its own.
     fn stage(&self, path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-        let parent = path.parent().unwrap_or(Path::new("."));
+        let parent = crate::env::fs::parent_dir(path);
         fs::create_dir_all(parent)?;
         let staged = path.with_extension(format!("{}.next", std::process::id()));
         // What is not encrypted is for nobody else either.
@@ -124,7 +124,7 @@ impl LocalStore {
     }
 
     fn sync_parent(path: &Path) -> io::Result<()> {
-        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        fs::File::open(crate::env::fs::parent_dir(path))?.sync_all()
     }
 }
 

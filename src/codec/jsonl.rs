@@ -25,16 +25,36 @@ pub struct BadLine(String);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    ops: Vec<OpForm>,
+    ops: Option<Vec<OpForm>>,
     #[serde(rename = "if", default)]
     conditions: Vec<ConditionForm>,
+    // One object, as `export` writes it.
+    collection: Option<Collection>,
+    key: Option<Key>,
+    #[serde(default, deserialize_with = "present")]
+    value: Option<Box<RawValue>>,
+    bytes: Option<Base64>,
+}
+
+/// `null` is a value; only a member that is not there is none.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum OpForm {
-    Put { collection: Collection, key: Key, value: Option<Box<RawValue>>, bytes: Option<Base64> },
-    Delete { collection: Collection, key: Key },
+    Put {
+        collection: Collection,
+        key: Key,
+        #[serde(default, deserialize_with = "present")]
+        value: Option<Box<RawValue>>,
+        bytes: Option<Base64>,
+    },
+    Delete {
+        collection: Collection,
+        key: Key,
+    },
 }
 
 #[derive(Deserialize)]
@@ -51,7 +71,7 @@ enum ConditionForm {
     Version { collection: Collection, key: Key, version: Seq },
 }
 
-/// Reads one line of `import`.
+/// Reads one line of `import`: a transaction, or an object as `export` writes it.
 ///
 /// # Errors
 /// Says what is wrong, with the column where the form is not JSON or not the expected one.
@@ -59,15 +79,24 @@ pub fn parse_line(line: &str) -> Result<(Vec<Op>, Vec<Condition>), BadLine> {
     if line.len() > LINE_BYTES_MAX {
         return Err(BadLine(format!("the line has {} bytes; {LINE_BYTES_MAX} are allowed", line.len())));
     }
-    let form: Line = serde_json::from_str(line).map_err(|error| {
+    let mut form: Line = serde_json::from_str(line).map_err(|error| {
         let hint = r#"; a line looks like {"ops":[{"put":{"collection":"c","key":"k","value":1}}]}"#;
         BadLine(format!("{error}{hint}"))
     })?;
-    if form.ops.is_empty() {
+    let conditions = std::mem::take(&mut form.conditions).into_iter().map(condition).collect();
+    let ops = match form {
+        Line { ops: Some(ops), collection: None, key: None, value: None, bytes: None, .. } => ops,
+        Line { ops: None, collection: Some(collection), key: Some(key), value, bytes, .. } => {
+            vec![OpForm::Put { collection, key, value, bytes }]
+        }
+        Line { ops: None, collection: None, key: None, .. } => return Err(BadLine("missing field `ops`".into())),
+        Line { ops: None, .. } => return Err(BadLine("an object needs `collection` and `key`".into())),
+        Line { .. } => return Err(BadLine("a line is either a transaction (`ops`) or an object, not both".into())),
+    };
+    if ops.is_empty() {
         return Err(BadLine("`ops` is empty: a transaction needs at least one operation".into()));
     }
-    let ops = form.ops.into_iter().map(op).collect::<Result<_, _>>()?;
-    let conditions = form.conditions.into_iter().map(condition).collect();
+    let ops = ops.into_iter().map(op).collect::<Result<_, _>>()?;
     Ok((ops, conditions))
 }
 
@@ -166,6 +195,7 @@ pub fn parse_object_line(line: &str) -> Result<(Collection, Key, Bytes), BadLine
     struct Object {
         collection: Collection,
         key: Key,
+        #[serde(default, deserialize_with = "present")]
         value: Option<Box<RawValue>>,
         bytes: Option<Base64>,
     }
@@ -322,6 +352,9 @@ mod tests {
         let cases = [
             ("", "EOF"),
             ("{}", "missing field `ops`"),
+            (r#"{"collection":"c","value":1}"#, "needs `collection` and `key`"),
+            (r#"{"collection":"c","key":"k"}"#, "either `value` or `bytes`"),
+            (r#"{"ops":[],"collection":"c"}"#, "not both"),
             (r#"{"ops":[]}"#, "at least one operation"),
             (r#"{"ops":[{"put":{"collection":"c","key":"k"}}]}"#, "either `value` or `bytes`"),
             (r#"{"ops":[{"put":{"collection":"c","key":"","value":1}}]}"#, "must not be empty"),
@@ -341,16 +374,37 @@ mod tests {
         assert_eq!(timestamp(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
     }
 
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::Value;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            let object = prop::collection::btree_map("\\PC{0,4}", inner.clone(), 0..4);
+            let object = object.prop_map(|members| Value::Object(members.into_iter().collect()));
+            prop_oneof![prop::collection::vec(inner, 0..4).prop_map(Value::from), object]
+        })
+    }
+
     proptest! {
         #[test]
-        fn any_value_comes_back(value in prop::collection::vec(any::<u8>(), 0..40), text in "\\PC{0,20}") {
+        fn any_value_comes_back(value in prop::collection::vec(any::<u8>(), 0..40), json in any_json()) {
             let (collection, key) = (Collection::new("c").expect("name"), Key::new("k\"\\é").expect("key"));
-            let json = Bytes::from(serde_json::to_vec(&serde_json::json!({ text.clone(): text })).expect("json"));
+            let json = Bytes::from(serde_json::to_vec(&json).expect("json"));
             let ops: Vec<Op> = [Bytes::from(value), json]
                 .into_iter()
                 .map(|value| Op::Put { collection: collection.clone(), key: key.clone(), value })
                 .collect();
-            prop_assert_eq!(parse_line(&txn_line(&ops, &[])).expect("parses").0, ops);
+            prop_assert_eq!(&parse_line(&txn_line(&ops, &[])).expect("parses").0, &ops);
+            for op in &ops {
+                let value = op.value().expect("a put");
+                let line = object_line(op.collection(), op.key(), value);
+                prop_assert_eq!(&parse_line(&line).expect("parses").0, std::slice::from_ref(op));
+                prop_assert_eq!(&parse_object_line(&line).expect("parses").2, value);
+            }
         }
     }
 }

@@ -207,8 +207,9 @@ pub enum Command {
     /// Commit one transaction per line of a JSON-lines file.
     ///
     /// A line looks like {"ops":[{"put":{"collection":"c","key":"k","value":1}},{"delete":{"collection":"c","key":"k2"}}],
-    /// "if":[{"absent":{"collection":"c","key":"k"}}]}. An interrupted import of a file goes on where it stopped when
-    /// the same command is given again; nothing is committed twice.
+    /// "if":[{"absent":{"collection":"c","key":"k"}}]}. A line of `export` is taken as well. An interrupted import of a
+    /// file resumes where it stopped when the same command is given again, also when the file has grown; nothing is
+    /// committed twice. A file that was shortened or changed in the meantime is refused.
     Import(Import),
     /// Bring users, groups, preferences, dashboards, resources and search histories over from an existing Gravwell webserver,
     /// through its public API.
@@ -583,6 +584,9 @@ pub struct Enroll {
     /// Replace the certificate of an enrolled member of this name.
     #[arg(long)]
     pub replace: bool,
+    /// Wait this long for a datastore that is just starting.
+    #[arg(long, default_value_t = 3, value_name = "SECONDS")]
+    pub wait: u64,
 }
 
 /// Arguments of `replica`.

@@ -232,7 +232,7 @@ async fn through_replica(writer: &Replica) -> Result<(Spread, Spread), CtlError>
         let began = Instant::now();
         let mut receipt = writer.submit(Draft { ops: vec![op], ..Draft::default() }).await.map_err(CtlError::new)?;
         durable.push(began.elapsed());
-        receipt.decided().await;
+        receipt.decided(Duration::MAX).await;
         acknowledged.push(began.elapsed());
     }
     Ok((Spread::of(durable), Spread::of(acknowledged)))

@@ -19,7 +19,7 @@ use crate::codec::payload::decode_loose_frames;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::{DirectoryError, PATIENCE};
-use crate::model::Entry;
+use crate::model::{Entry, Origin};
 use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Access, Connector, Replica, ReplicaOptions};
@@ -30,6 +30,8 @@ use super::CtlError;
 
 /// A process that holds the directory but does not answer yet is given this long.
 const STARTING: Duration = Duration::from_secs(15);
+/// A process that runs answers within this time.
+const ANSWERING: Duration = Duration::from_secs(8);
 /// A task that has answered is given this long to end.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
@@ -270,6 +272,26 @@ async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
 
+/// Whether the process on `directory` answers. One that is stopped, or that has no file descriptor left for another
+/// connection, lets clients connect and says nothing.
+async fn answers(directory: &Path) -> std::io::Result<()> {
+    let asking = async {
+        let mut stream = connect(directory).await?;
+        let origin = Origin([0; 16]);
+        let request = Request::OriginStatus { origin };
+        wire::send_json(&mut stream, Kind::AdminRequest, &request).await.map_err(std::io::Error::other)?;
+        wire::read(&mut stream).await.map_err(std::io::Error::other).map(drop)
+    };
+    tokio::time::timeout(ANSWERING, asking).await.unwrap_or_else(|_| {
+        let (path, s) = (directory.display(), ANSWERING.as_secs());
+        let what = format!(
+            "the process on {path} accepts connections but does not answer within {s} s: see whether it is stopped, \
+             overloaded or out of file descriptors (LimitNOFILE), in its log"
+        );
+        Err(std::io::Error::new(ErrorKind::TimedOut, what))
+    })
+}
+
 /// The identity in `directory`, when it is an administrator's: such a directory holds nothing else.
 fn administrator(directory: &Path) -> Result<Option<Identity>, CtlError> {
     if !Identity::exists(directory) {
@@ -281,7 +303,7 @@ fn administrator(directory: &Path) -> Result<Option<Identity>, CtlError> {
 
 /// Whether somebody answers for a directory: a process on it, or the datastore that an administrator's identity belongs to.
 pub(super) async fn is_served(directory: &Path) -> bool {
-    matches!(administrator(directory), Ok(Some(_))) || connect(directory).await.is_ok()
+    matches!(administrator(directory), Ok(Some(_))) || answers(directory).await.is_ok()
 }
 
 /// Connects to the datastore of a member.

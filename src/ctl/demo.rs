@@ -42,14 +42,15 @@ pub(super) async fn run(args: Demo) -> CtlResult {
         result = show(&mut fleet, table) => result,
         () = datastore::stop_signal() => Err(CtlError::new("interrupted; everything was stopped and removed")),
     };
-    let addresses = result?;
+    // The cable to the second webserver is part of the stage: it must last as long as the processes.
+    let stage = result?;
     if args.keep {
-        keep_running(&fleet, addresses).await;
+        keep_running(&fleet, stage.web.each_ref().map(|web| web.rest.address())).await;
     }
     Ok(())
 }
 
-async fn show(fleet: &mut Fleet, table: Table) -> Result<[SocketAddr; 2], CtlError> {
+async fn show(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     let started = Instant::now();
     let mut stage = start(fleet, table).await?;
     stage.import().await?;
@@ -58,7 +59,7 @@ async fn show(fleet: &mut Fleet, table: Table) -> Result<[SocketAddr; 2], CtlErr
     stage.cut_and_rejoin().await?;
     stage.prove(fleet).await?;
     say(&format!("\nAll of it held, in {}.", duration(started.elapsed())));
-    Ok(stage.web.map(|web| web.rest.address()))
+    Ok(stage)
 }
 
 async fn keep_running(fleet: &Fleet, [first, second]: [SocketAddr; 2]) {

@@ -2,7 +2,7 @@
 //!
 //! An import has an origin of its own, and a transaction's counter is the ordinal of its line among the good lines. So
 //! what was taken before an interruption is known by its counter alone, for ever. The origin is written beside the
-//! data, under a name made from the file's contents, before the first transaction is sent.
+//! data, see [`super::import_record`], before the first transaction is sent.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
@@ -21,14 +21,15 @@ use crate::codec::admin::{OriginInfo, Request, Status};
 use crate::codec::jsonl::{LINE_BYTES_MAX, check_depth, parse_line};
 use crate::codec::message::{self, Fate, Kind, Outcome};
 use crate::codec::txn::encode_txn;
-use crate::env::data_dir::replace_file;
 use crate::model::{Origin, OriginCounter, Txn, TxnId};
 use crate::transport::wire;
 
 use super::args::Import;
 use super::client::Client;
+use super::import_lines::{next_line, without_mark};
+use super::import_record::{self, Record};
 use super::output::Output;
-use super::write::{new_origin, note};
+use super::write::note;
 use super::{CtlError, CtlResult};
 
 /// Most transactions sent but not answered.
@@ -36,18 +37,6 @@ const WINDOW: usize = 4096;
 /// Lines gathered before they are written.
 const CHUNK_BYTES: usize = 64 << 10;
 const MESSAGES_MAX: u64 = 20;
-
-#[derive(Serialize, Deserialize)]
-struct Record {
-    origin: Origin,
-    file: PathBuf,
-    /// Last transaction whose outcome was reported.
-    #[serde(default)]
-    heard: OriginCounter,
-    /// Rejections among those.
-    #[serde(default)]
-    rejected: u64,
-}
 
 #[derive(Default, Serialize)]
 struct Summary {
@@ -62,8 +51,7 @@ struct Summary {
 struct Source {
     file: Option<File>,
     record: Option<PathBuf>,
-    origin: Origin,
-    path: PathBuf,
+    known: Record,
     /// Last transaction whose outcome was reported.
     heard: AtomicU64,
     /// Rejections among those.
@@ -77,9 +65,8 @@ const SAVE_EVERY: u64 = 1024;
 
 impl Source {
     fn new(file: Option<File>, record: Option<PathBuf>, known: Record) -> Source {
-        let Record { origin, file: path, heard, rejected } = known;
-        let (heard, settled) = (heard.0.into(), Arc::new(heard.0.into()));
-        Source { file, record, origin, path, heard, rejected: rejected.into(), settled }
+        let (heard, rejected) = (known.heard.0, known.rejected.into());
+        Source { file, record, known, heard: heard.into(), rejected, settled: Arc::new(heard.into()) }
     }
 
     /// An outcome was reported.
@@ -96,8 +83,7 @@ impl Source {
         let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
         if let Some(record) = &self.record {
             let rejected = self.rejected.load(Ordering::Relaxed);
-            let known = Record { origin: self.origin, file: self.path.clone(), heard, rejected };
-            replace_file(record, &serde_json::to_vec(&known).map_err(CtlError::new)?).map_err(CtlError::new)?;
+            Record { heard, rejected, ..self.known.clone() }.save(record)?;
         }
         self.settled.store(heard.0, Ordering::Relaxed);
         Ok(())
@@ -172,27 +158,16 @@ fn progress_bar(total: u64) -> ProgressBar {
 fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if path == Path::new("-") {
         // It is never resumed, so the process that takes it can number it.
-        let known = Record { origin: Origin::default(), file: path.to_owned(), heard: OriginCounter(0), rejected: 0 };
+        let known = Record { origin: Origin::default(), ..Record::new(path.to_owned())? };
         return Ok(Source::new(None, None, known));
     }
-    let named = |error: std::io::Error| CtlError::new(format!("{}: {error}", path.display()));
-    let mut file = File::open(path).map_err(named)?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(&mut file).map_err(named)?;
+    let mut file = File::open(path).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))?;
     let imports = dir.join("imports");
     std::fs::create_dir_all(&imports).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
-    let record = imports.join(format!("{}.json", &hasher.finalize().to_hex()[..32]));
-    let known = std::fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-    let known = match known {
-        Some(known) => {
-            complain!("resuming the interrupted import of {}", known.file.display());
-            known
-        }
-        None => {
-            let origin = new_origin()?;
-            Record { origin, file: path.to_owned(), heard: OriginCounter(0), rejected: 0 }
-        }
-    };
+    let (known, record, was_known) = import_record::find(&imports, path, &mut file)?;
+    if was_known {
+        complain!("resuming the interrupted import of {}", path.display());
+    }
     let source = Source::new(Some(file), Some(record), known);
     source.save()?;
     Ok(source)
@@ -209,7 +184,7 @@ async fn send(
 ) -> Result<(), (CtlError, bool)> {
     let gone = |error: CtlError| (error, true);
     let status: Status = client.item(&Request::Status).await.map_err(gone)?;
-    let origin = source.origin;
+    let origin = source.known.origin;
     let known = client.item(&Request::OriginStatus { origin }).await;
     // An identity that belongs to another member will not come right by trying again.
     let known: OriginInfo = known.map_err(|error: CtlError| {
@@ -225,7 +200,8 @@ async fn send(
         Some(file) => {
             let mut file = file.try_clone().map_err(|error| (CtlError::new(error), false))?;
             file.rewind().map_err(|error| (CtlError::new(error), false))?;
-            Box::new(BufReader::with_capacity(1 << 20, file))
+            // What is appended from now on is not part of what the record describes.
+            Box::new(BufReader::with_capacity(1 << 20, file.take(source.known.length)))
         }
     };
     let bad_reported = Arc::clone(bad_reported);
@@ -319,19 +295,18 @@ fn parse(
     let mut line = Vec::new();
     let (mut messages, mut lines, mut source_bytes) = (Vec::new(), VecDeque::new(), 0);
     loop {
-        line.clear();
-        let read =
-            reader.by_ref().take(LINE_BYTES_MAX as u64 + 2).read_until(b'\n', &mut line).map_err(CtlError::new)?;
-        if read == 0 {
-            break;
-        }
+        let Some(piece) = next_line(&mut reader, &mut line, LINE_BYTES_MAX).map_err(CtlError::new)? else { break };
         number += 1;
-        source_bytes += read as u64;
-        let text = line.trim_ascii();
-        if text.is_empty() {
+        source_bytes += piece.bytes;
+        let text = if number == 1 { without_mark(&line) } else { line.as_slice() };
+        let text = text.trim_ascii();
+        if text.is_empty() && !piece.is_too_long {
             continue;
         }
-        let parsed = std::str::from_utf8(text).map_err(|error| error.to_string());
+        let parsed = match std::str::from_utf8(text) {
+            _ if piece.is_too_long => Err(format!("the line has more than {LINE_BYTES_MAX} bytes: it was skipped")),
+            parsed => parsed.map_err(|error| error.to_string()),
+        };
         let parsed = parsed.and_then(|text| parse_line(text).map_err(|error| error.to_string()));
         let checked = parsed.and_then(|line| check_depth(&line.0).map(|()| line).map_err(|error| error.to_string()));
         match checked {

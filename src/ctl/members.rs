@@ -2,9 +2,11 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::codec::admin::{Invitation, Request};
 use crate::codec::jsonl::timestamp;
+use crate::env::data_dir;
 use crate::model::MemberName;
 use crate::transport::join;
 use crate::trust::{Identity, Token};
@@ -16,8 +18,8 @@ use super::{CtlError, CtlResult};
 
 /// `enroll`: the token alone on standard output.
 pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult {
-    let Enroll { name, role, ttl, addresses, replace } = enroll;
-    let client = Client::open(dir).await?;
+    let Enroll { name, role, ttl, addresses, replace, wait } = enroll;
+    let client = open_soon(dir, Duration::from_secs(wait)).await?;
     let ttl_s = ttl.saturating_mul(3600);
     let invitation: Result<Invitation, _> =
         client.item(&Request::Enroll { name, role, ttl_s, addresses, replace }).await;
@@ -36,6 +38,15 @@ pub(super) async fn enroll(dir: &Path, json: bool, enroll: Enroll) -> CtlResult 
         );
     }
     output.flush()
+}
+
+/// Reaches a datastore that may have been started a moment ago: its directory and what marks it come about then.
+async fn open_soon(dir: &Path, wait: Duration) -> Result<Client, CtlError> {
+    let started = Instant::now();
+    while started.elapsed() < wait && !data_dir::is_claimed(dir) && !Identity::exists(dir) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Client::open(dir).await
 }
 
 /// `join`

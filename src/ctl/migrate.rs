@@ -13,6 +13,7 @@ use crate::env::data_dir::replace_file;
 use crate::model::{Collection, Condition, Key, Op};
 use crate::objects::Stored;
 use crate::objects::history::Entry;
+use crate::trust::summed;
 
 use super::args::ImportGravwell;
 use super::client::Client;
@@ -31,6 +32,14 @@ struct State {
     groups: BTreeMap<i64, i64>,
     /// Steps that are done, `kind/name`, with what became of each.
     done: BTreeMap<String, String>,
+}
+
+impl State {
+    /// Writes it with a checksum, whole or not at all.
+    fn save(&self, path: &Path) -> CtlResult {
+        let text = serde_json::to_string_pretty(self).map_err(CtlError::new)?;
+        replace_file(path, summed::seal(&text).as_bytes()).map_err(CtlError::new)
+    }
 }
 
 /// What happened.
@@ -105,10 +114,23 @@ impl Migration {
         };
         let target = Rest::login(&args.to, &args.to_user, &secret(&args.to_password_file)?, &trusting)?;
         let path = args.state.clone();
+        let wrong = |error: String| {
+            let path = path.display();
+            CtlError::new(format!("{path}: {error}; bring back a copy, or remove it to import everything again"))
+        };
         let state: State = match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text)
-                .map_err(|error| CtlError::new(format!("{}: {error}; remove it to begin anew", path.display())))?,
-            Err(_) => State { source: args.source.clone(), ..State::default() },
+            // Earlier versions wrote no checksum.
+            Ok(text) if text.trim_end().ends_with('}') => {
+                serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?
+            }
+            Ok(text) => {
+                let body = summed::open(&text).map_err(wrong)?;
+                serde_json::from_str(body).map_err(|error| wrong(error.to_string()))?
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                State { source: args.source.clone(), ..State::default() }
+            }
+            Err(error) => return Err(wrong(error.to_string())),
         };
         if state.source != args.source {
             let (path, other) = (path.display(), &state.source);
@@ -116,7 +138,10 @@ impl Migration {
         }
         let sees_all = args.token_file.is_none() && source.get("/api/users/preferences").is_ok();
         let report = Report { dry_run: args.dry_run, ..Report::default() };
-        Ok(Migration { source, target, sees_all, state, path, report, searches: Vec::new() })
+        let migration = Migration { source, target, sees_all, state, path, report, searches: Vec::new() };
+        // A file that cannot be written is found before anything is created.
+        migration.save()?;
+        Ok(migration)
     }
 
     fn all(&mut self) -> CtlResult {
@@ -143,8 +168,7 @@ impl Migration {
         if self.report.dry_run {
             return Ok(());
         }
-        let text = serde_json::to_vec_pretty(&self.state).map_err(CtlError::new)?;
-        replace_file(&self.path, &text).map_err(CtlError::new)
+        self.state.save(&self.path)
     }
 
     fn is_done(&mut self, kind: &'static str, name: &str) -> bool {
@@ -408,7 +432,6 @@ async fn histories(
         }
     }
     client.close().await;
-    let saved = serde_json::to_vec_pretty(&state).map_err(CtlError::new)?;
-    replace_file(path, &saved).map_err(CtlError::new)?;
+    state.save(path)?;
     Ok(report)
 }

@@ -29,6 +29,8 @@ mod doctor;
 mod fleet;
 mod hangup;
 mod import;
+mod import_lines;
+mod import_record;
 mod inspect;
 mod lb;
 mod maintain;

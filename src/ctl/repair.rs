@@ -7,6 +7,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::STATE;
 use crate::datastore::repair::{RepairError, RepairOptions, RepairReport, repair};
 use crate::env::data_dir::{self, DirectoryError};
+use crate::env::fs::parent_dir;
 use crate::env::scratch::Scratch;
 use crate::replica::directory;
 use crate::state::StateStore;
@@ -39,7 +40,7 @@ fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
 fn source(from: &Path) -> Result<MemberSource, CtlError> {
     let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_index = from.is_dir() && (name == STATE || name.starts_with("state.damaged-"));
-    let datastore = from.canonicalize().ok().and_then(|from| Some(from.parent()?.to_owned()));
+    let datastore = from.canonicalize().ok().and_then(|from| Some(parent_dir(&from).to_owned()));
     if is_index && datastore.as_ref().is_some_and(|dir| role(dir, "datastore", "--from").is_ok()) {
         return MemberSource::open(from, datastore.unwrap_or_default(), None);
     }
@@ -67,7 +68,7 @@ impl MemberSource {
 /// Opens the current state of a member's directory, or one that `from` itself is: a state directory in it.
 pub(super) fn open_member(from: &Path) -> Result<MemberSource, CtlError> {
     let is_state = from.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
-    let home = if is_state { from.parent().unwrap_or(from) } else { from };
+    let home = if is_state { parent_dir(from) } else { from };
     role(home, "replica", "--from")?;
     let lock = data_dir::claim_to_read(home, "replica", Duration::ZERO).map_err(|error| match error {
         DirectoryError::InUse { path } => CtlError::new(format!(

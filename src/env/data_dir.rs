@@ -84,6 +84,12 @@ pub fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
     move |source| DirectoryError::Io { path, source }
 }
 
+/// Whether a process has marked the directory as its own.
+#[must_use]
+pub fn is_claimed(path: &Path) -> bool {
+    path.join(ROLE).exists()
+}
+
 /// Creates `path` if needed, locks it for this process and marks whose it is. While another process holds it, tries
 /// for as long as `patience`: a tool that looks at the files holds them for a moment only.
 ///

@@ -179,8 +179,27 @@ pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_at(bytes, 0)?;
     file.sync_data()?;
     fs.rename(&beside, path)?;
+    fs.sync_dir(parent_dir(path))
+}
+
+/// The directory of a file: of a bare name, the current one. [`Path::parent`] gives an empty path for it, which no call takes.
+#[must_use]
+pub fn parent_dir(path: &Path) -> &Path {
     match path.parent() {
-        Some(directory) => fs.sync_dir(directory),
-        None => Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_has_a_directory() {
+        for (path, parent) in [("a", "."), ("./a", "."), ("a/b", "a"), ("/a", "/"), ("/", "/"), ("a/", ".")] {
+            assert_eq!(parent_dir(Path::new(path)), Path::new(parent), "{path}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::fs::{File, Fs, Lock};
+use super::fs::{File, Fs, Lock, parent_dir};
 
 const SECTOR_BYTES: usize = 512;
 
@@ -447,7 +447,7 @@ impl Fs for MemoryFs {
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let world = locked(&self.world);
-        let inside = world.live.keys().filter(|path| path.parent() == Some(directory));
+        let inside = world.live.keys().filter(|path| parent_dir(path) == directory);
         Ok(inside.filter_map(|path| path.file_name()?.to_str().map(String::from)).collect())
     }
 

@@ -36,7 +36,7 @@ impl Reserve {
         if self.bytes == 0 || self.fs.exists(&self.path).unwrap_or(false) {
             return true;
         }
-        let free = self.path.parent().and_then(|directory| self.fs.free_space(directory).ok());
+        let free = self.fs.free_space(super::fs::parent_dir(&self.path)).ok();
         if free.unwrap_or(0) < 2 * self.bytes {
             return false;
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::steps::Steps;
 use crate::codec::message::{self, Kind, Row};
-use crate::env::fs::Fs as _;
+use crate::env::fs::{Fs as _, parent_dir};
 use crate::env::memory::MemoryFs;
 use crate::env::{SystemClock, SystemEntropy};
 use crate::log::journal::Journal;
@@ -99,7 +99,7 @@ pub fn current(bytes: &[u8]) {
     let sealed = format!("{text} {}", &blake3::hash(text.as_bytes()).to_hex()[..16]);
     for line in [text, &sealed] {
         if let Some(name) = parse_current(line) {
-            assert_eq!(PathBuf::from("d").join(&name).parent(), Some(Path::new("d")), "{name}");
+            assert_eq!(parent_dir(&PathBuf::from("d").join(&name)), Path::new("d"), "{name}");
             assert!(name.starts_with("state-"));
         }
     }

@@ -12,7 +12,6 @@ pub mod claims;
 pub mod cleaning;
 pub mod contents;
 pub mod dashboards;
-pub mod depth;
 pub mod exposed;
 pub mod first_start;
 pub mod groups;
@@ -35,6 +34,7 @@ pub mod store;
 pub mod tokens;
 pub mod users;
 
+pub use crate::codec::depth;
 pub use moment::Moment;
 pub use record::{Record, Stored};
 pub use store::{CommitError, Committed, Store, StoreError, Writes};

@@ -477,15 +477,15 @@ impl Store {
         self.attended.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let attending = Attending(&self.attended, id);
         let patience = if self.is_doubtful.load(Ordering::Relaxed) { DOUBTFUL } else { DECISION };
-        let decided = tokio::time::timeout(patience, receipt.decided()).await;
-        self.is_doubtful.store(decided.is_err(), Ordering::Relaxed);
+        let decided = receipt.decided(patience).await;
+        self.is_doubtful.store(!decided.is_final(), Ordering::Relaxed);
         let outcome = match decided {
-            Ok(Stage::Acknowledged(seq)) => {
+            Stage::Acknowledged(seq) => {
                 // So that the position told with the answer includes the change.
                 self.replica.barrier(seq, DECISION).await;
                 Ok(Committed::At(seq))
             }
-            Ok(Stage::Rejected(_, reason)) => {
+            Stage::Rejected(_, reason) => {
                 let said = writes.explain(&reason);
                 // Whoever made it is told now; it need not wait on the list.
                 if let Err(error) = self.replica.dismiss(id).await {
@@ -493,7 +493,7 @@ impl Store {
                 }
                 Err(CommitError::Conflict(said))
             }
-            Ok(Stage::Durable) | Err(_) => Ok(Committed::Pending(id)),
+            Stage::Durable => Ok(Committed::Pending(id)),
         };
         drop(attending);
         outcome

@@ -350,7 +350,7 @@ where
 }
 
 async fn fate_of(mut receipt: Receipt, wait: bool) -> Fate {
-    let stage = if wait { receipt.decided().await } else { receipt.stage() };
+    let stage = if wait { receipt.decided(std::time::Duration::MAX).await } else { receipt.stage() };
     match stage {
         Stage::Durable => Fate::Queued,
         Stage::Acknowledged(seq) => Fate::Committed(seq),

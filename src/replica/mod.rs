@@ -10,7 +10,7 @@
 //! let op = Op::Put { collection: collection.clone(), key: key.clone(), value: "{}".into() };
 //! let mut receipt = replica.submit(Draft { ops: vec![op], ..Draft::default() }).await?;
 //! assert!(replica.get(&collection, &key)?.is_some());
-//! println!("decided: {:?}", receipt.decided().await);
+//! println!("decided: {:?}", receipt.decided(std::time::Duration::from_secs(10)).await);
 //! # Ok(()) }
 //! ```
 //!

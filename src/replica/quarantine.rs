@@ -189,7 +189,7 @@ impl Writing {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         fs::rename(&unfinished, &self.path)?;
-        fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        fs::File::open(crate::env::fs::parent_dir(&self.path))?.sync_all()?;
         Ok(Written { changes: self.changes, file: self.path.display().to_string() })
     }
 }

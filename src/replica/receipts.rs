@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -47,13 +48,13 @@ impl Receipt {
         self.stage.borrow().clone()
     }
 
-    /// Waits until the datastore has decided: [`Stage::Acknowledged`] or [`Stage::Rejected`]. While the replica is
-    /// cut off this waits; the transaction is safe meanwhile. [`Stage::Durable`] comes back only when the replica is
-    /// closed first.
-    pub async fn decided(&mut self) -> Stage {
-        match self.stage.wait_for(Stage::is_final).await {
-            Ok(stage) => stage.clone(),
-            Err(_) => Stage::Durable,
+    /// Waits until the datastore has decided: [`Stage::Acknowledged`] or [`Stage::Rejected`]. [`Stage::Durable`] when
+    /// `timeout` ran out first, as it does while the replica is disconnected, or when the replica was closed: the
+    /// transaction is safe and will be pushed.
+    pub async fn decided(&mut self, timeout: Duration) -> Stage {
+        match tokio::time::timeout(timeout, self.stage.wait_for(Stage::is_final)).await {
+            Ok(Ok(stage)) => stage.clone(),
+            _ => Stage::Durable,
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustErr
     let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&next).map_err(io_error(&next))?;
     std::io::Write::write_all(&mut file, contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;
     fs::rename(&next, path).map_err(io_error(path))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
+    let parent = crate::env::fs::parent_dir(path);
     fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(io_error(parent))
 }
 

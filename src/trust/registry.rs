@@ -281,7 +281,7 @@ impl Registry {
     fn write(&mut self, now_ms: u64) -> Result<(), TrustError> {
         if let Some(path) = self.path.clone() {
             let text = self.text(now_ms)?;
-            let parent = path.parent().unwrap_or(Path::new("."));
+            let parent = crate::env::fs::parent_dir(&path);
             super::authority::private_dir(parent)?;
             write_private(&path, text.as_bytes())?;
             write_private(&path.with_file_name(COPY), text.as_bytes())?;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -97,7 +98,7 @@ pub struct Fleet {
 
 impl Fleet {
     pub fn new() -> Fleet {
-        let listen = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+        let listen = SocketAddr::from(([127, 0, 0, 1], own_port()));
         let temp = tempfile::tempdir().expect("temp dir");
         Fleet { temp, listen, datastore_flags: Vec::new(), hosts: BTreeMap::new(), wrapper: Vec::new(), outlet: None }
     }
@@ -286,6 +287,29 @@ fn built(name: &str) -> String {
         _ => env!("CARGO_BIN_EXE_gravwell-logctl"),
     };
     program.to_owned()
+}
+
+/// A port that is this process's until it ends, for programs that are started again at the same address.
+///
+/// It is below those that the kernel hands out by itself, and a lock keeps other tests away from it: between the choice and
+/// the start of a program nothing else can take it.
+pub fn own_port() -> u16 {
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    let locks = std::env::temp_dir().join("gravwell-test-ports");
+    std::fs::create_dir_all(&locks).expect("creates");
+    let start = std::process::id().wrapping_mul(31);
+    for step in 0..COUNT {
+        let port = u16::try_from(FIRST + start.wrapping_add(step) % COUNT).expect("in range");
+        let lock = File::options().create(true).append(true).open(locks.join(port.to_string())).expect("opens");
+        let any = (Ipv4Addr::UNSPECIFIED, port);
+        if lock.try_lock().is_ok() && TcpListener::bind(any).is_ok() && UdpSocket::bind(any).is_ok() {
+            HELD.lock().expect("no panic").push(lock);
+            return port;
+        }
+    }
+    panic!("no port is left");
 }
 
 /// A number from the environment, or `default`.

@@ -3,6 +3,7 @@
 mod balancers;
 mod guide;
 mod observe;
+mod readme;
 mod service;
 
 use std::process::Command;

@@ -20,15 +20,15 @@ mod security;
 mod sharing;
 mod transport;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use client::Client;
 
-use crate::fleet::{Fleet, Process};
+use crate::fleet::{Fleet, Process, own_port};
 
-/// An address that is free now.
+/// An address that is this test's alone; see [`crate::fleet::own_port`].
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("address")
+    SocketAddr::from(([127, 0, 0, 1], own_port()))
 }
 
 /// A webserver with its process and address.

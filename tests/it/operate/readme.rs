@@ -1,0 +1,109 @@
+//! What a newcomer pastes: the blocks of the README in order, the embedding example.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::has;
+use crate::fleet::Fleet;
+
+#[path = "../../../examples/embed.rs"]
+#[allow(dead_code)]
+mod embed;
+
+fn readme() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    std::fs::read_to_string(path).expect("reads")
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let parts = text.split("\n```").skip(1).step_by(2);
+    parts.filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n').map(|block| format!("{block}\n"))).collect()
+}
+
+/// The blocks use fixed ports, so they run in a network of their own; its processes end with it.
+#[test]
+fn n01_every_block_of_the_readme_runs_when_pasted_in_order() {
+    let is_root = rustix::process::getuid().is_root();
+    if !is_root || !has("unshare") || !has("ip") {
+        eprintln!("SKIPPED: a network namespace needs root, unshare and ip");
+        return;
+    }
+    let temp = tempfile::tempdir().expect("temp dir");
+    let programs = Path::new(env!("CARGO_BIN_EXE_gravwell-logctl")).parent().expect("parent");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("PATH"));
+    let script = blocks(&readme(), "sh").join("\n");
+    assert!(script.contains("gravwell_datastore") && script.contains("gravwell_webserver"), "{script}");
+    let ready = "until curl -skf https://127.0.0.1:8444/api/ready; do sleep 1; done";
+    let script = format!("set -e\nip link set lo up\n{script}\n{ready}\necho 'all of it ran'\n");
+    let output = Command::new("timeout")
+        .args(["120", "unshare", "--net", "--pid", "--fork", "--kill-child=KILL", "bash", "-c", &script])
+        .current_dir(temp.path())
+        .env("PATH", path)
+        .output()
+        .expect("runs");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("all of it ran"), "{}: {text}", output.status);
+}
+
+#[test]
+fn n02_the_embedding_example_of_the_readme_is_the_file() {
+    let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/embed.rs"));
+    assert_eq!(blocks(&readme(), "rust,no_run"), [example.expect("reads")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n03_the_embedding_example_connects_and_ends() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let token = fleet.ok("d", &["enroll", "a"]);
+    let stage = embed::embed(&fleet.dir("a"), token.trim()).await.expect("runs");
+    assert!(matches!(stage, gravwell::replica::Stage::Acknowledged(_)), "{stage:?}");
+    assert!(fleet.ok("d", &["get", "notes", "17"]).contains("hello"));
+}
+
+/// Every command that writes a file takes a name without a directory.
+#[test]
+fn n05_bare_file_names_are_taken() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    let here = fleet.dir("here");
+    std::fs::create_dir(&here).expect("creates");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
+        let output = command.current_dir(&here).arg("--data-dir").arg(fleet.dir("d")).args(arguments).output();
+        let output = output.expect("runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    run(&["authority", "backup", "a.sealed"]);
+    run(&["backup", "create", "backups"]);
+    run(&["debug-bundle", "--output", "bundle.tar.gz"]);
+    run(&["cert", "ca", "--out", "ca"]);
+    run(&["lb", "--format", "nginx", "--output", "nginx.conf"]);
+    run(&["man", "--out", "man"]);
+    for name in ["a.sealed", "backups", "bundle.tar.gz", "ca", "nginx.conf", "man"] {
+        assert!(here.join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn n06_a_closed_pipe_is_no_panic() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    let commands =
+        ["completions bash", "completions zsh", "status", "members", "export", "tail", "ls c", "verify", "doctor"];
+    for command in commands {
+        let mut logctl = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"));
+        logctl.arg("--data-dir").arg(fleet.dir("d")).args(command.split(' '));
+        let mut child = logctl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("ends");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !errors.contains("panicked") && output.status.code().is_some_and(|code| code < 4),
+            "{command}: {errors}"
+        );
+    }
+}
