@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::config::webserver::WebserverConfig;
 use crate::config::{ConfigError, Warning};
@@ -166,6 +167,9 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
     Ok(())
 }
 
+/// A webserver that was stopped is given this long to let go of what it used.
+const LETTING_GO: Duration = Duration::from_secs(30);
+
 /// Ends a webserver and starts one with the configuration as it is now, within the same process. One that cannot be used
 /// ends nothing.
 async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserver, RunError> {
@@ -183,10 +187,24 @@ async fn restarted(args: &WebserverArgs, webserver: Webserver) -> Result<Webserv
     webserver.stop().await;
     let listen = if config.port == 0 { (Some(address.ip()), address.port()) } else { (config.listen, config.port) };
     let config = WebserverConfig { listen: listen.0, port: listen.1, ..config };
-    let webserver = Webserver::start(config).await?;
+    let webserver = started_again(config).await?;
     tracing::info!("{}", webserver.summary());
     notify::ready(&webserver.summary());
     Ok(webserver)
+}
+
+/// Starts where another webserver of this process has just ended: its last tasks may hold on to the directory a moment longer.
+async fn started_again(config: WebserverConfig) -> Result<Webserver, WebserverError> {
+    let begun = Instant::now();
+    loop {
+        match Webserver::start(config.clone()).await {
+            Err(error) if error.is_in_use() && begun.elapsed() < LETTING_GO => {
+                tracing::debug!(%error, "trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            started => return started,
+        }
+    }
 }
 
 fn settings(args: &WebserverArgs) -> Result<(WebserverConfig, Vec<Warning>), ConfigError> {

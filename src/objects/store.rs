@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ use super::record::{Record, Stored, written};
 
 /// A writer waits this long for the datastore's decision while the replica is connected.
 const DECISION: Duration = Duration::from_secs(5);
+/// While it waits it looks this often whether the datastore is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a wait in vain, until a decision comes in time again: the datastore may hang, and everybody would wait for it.
 const DOUBTFUL: Duration = Duration::from_millis(400);
 
@@ -456,6 +458,16 @@ impl Store {
         self.some_keys::<T>(prefix, usize::MAX)
     }
 
+    /// Waits until there is no reason to wait for a decision: the replica is disconnected, or nothing at all has been heard
+    /// from the datastore for as long as this caller has waited.
+    async fn given_up(&self) {
+        let since = Instant::now();
+        let is_silent = || since.elapsed() >= DOUBTFUL && self.replica.silence() >= DOUBTFUL;
+        while self.replica.is_connected() && !is_silent() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Makes a change. While the replica is connected this waits for the datastore's decision; while it is cut off, the
     /// change is durable here, takes effect here at once and is decided later.
     ///
@@ -477,7 +489,10 @@ impl Store {
         self.attended.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let attending = Attending(&self.attended, id);
         let patience = if self.is_doubtful.load(Ordering::Relaxed) { DOUBTFUL } else { DECISION };
-        let decided = receipt.decided(patience).await;
+        let decided = tokio::select! {
+            decided = receipt.decided(patience) => decided,
+            () = self.given_up() => Stage::Durable,
+        };
         self.is_doubtful.store(!decided.is_final(), Ordering::Relaxed);
         let outcome = match decided {
             Stage::Acknowledged(seq) => {

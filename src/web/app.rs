@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use crate::config::webserver::WebserverConfig;
 use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
@@ -41,10 +43,18 @@ pub(super) struct App {
     pub extending: Mutex<HashSet<String>>,
     /// Whether it was told to stop.
     pub is_draining: AtomicBool,
+    /// True from the moment on at which open streams and sockets end.
+    pub ending: watch::Sender<bool>,
 }
 
 /// Handle to it.
 pub(super) type AppRef = Arc<App>;
+
+/// Waits until open streams and sockets are to end. Holds nothing of the webserver meanwhile.
+pub(super) fn ending(app: &App) -> impl Future<Output = ()> + Send + 'static + use<> {
+    let mut ending = app.ending.subscribe();
+    async move { drop(ending.wait_for(|is_ending| *is_ending).await) }
+}
 
 impl App {
     pub(super) fn policy(&self) -> Policy {

@@ -48,6 +48,8 @@ use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
 /// Requests under way are given this long when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// What requests began in the background is given this long after that.
+const RELEASE: Duration = Duration::from_secs(5);
 /// Where the first password is kept.
 pub const PASSWORD_FILE: &str = "initial-admin-password";
 
@@ -60,6 +62,9 @@ pub enum WebserverError {
     /// Its own log.
     #[error("the log of this webserver's own: {0}")]
     OwnLog(String),
+    /// Its own log, while another webserver of this process lets go of it.
+    #[error("the log of this webserver's own: {0}")]
+    OwnLogInUse(String),
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] tls::CertificateError),
@@ -87,6 +92,21 @@ pub enum WebserverError {
     /// Writing what a webserver needs.
     #[error(transparent)]
     Commit(#[from] CommitError),
+}
+
+impl WebserverError {
+    /// Whether something else still has the directory or the address.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        use crate::env::data_dir::DirectoryError;
+        use crate::replica::OpenError;
+        match self {
+            WebserverError::Replica(ServiceError::Open(OpenError::Directory(DirectoryError::InUse { .. })))
+            | WebserverError::OwnLogInUse(_) => true,
+            WebserverError::Listen { source, .. } => source.kind() == std::io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
 }
 
 /// A running webserver.
@@ -207,6 +227,7 @@ impl Webserver {
             restoring: std::sync::Mutex::default(),
             extending: std::sync::Mutex::default(),
             is_draining: AtomicBool::new(false),
+            ending: tokio::sync::watch::Sender::new(false),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -307,12 +328,14 @@ impl Webserver {
         self.reread.notify_one();
     }
 
-    /// Tells balancers to go elsewhere, stops listening, lets requests under way end, closes the replica.
+    /// Tells balancers to go elsewhere, stops listening, ends sockets and streams, lets requests under way end for a
+    /// bounded time, closes the replica. Afterwards nothing of it is in use, so that another one can start.
     pub async fn stop(mut self) {
         self.service.replica.watch_over().stop();
         self.app.is_draining.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(self.app.config.drain_s)).await;
         self.handle.graceful_shutdown(Some(DRAIN));
+        self.app.ending.send_replace(true);
         self.app.searches.shut_down().await;
         let drained = async {
             while self.handle.connection_count() > 0 {
@@ -320,7 +343,18 @@ impl Webserver {
             }
         };
         let _ = tokio::time::timeout(DRAIN, drained).await;
+        self.handle.shutdown();
         self.tasks.shutdown().await;
+        let app = Arc::downgrade(&self.app);
+        drop(self.app);
+        let released = async {
+            while app.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(RELEASE, released).await.is_err() {
+            tracing::warn!(count = app.strong_count(), "requests are still under way; they are left behind");
+        }
         self.service.stop().await;
         if let Some(own_log) = self.own_log {
             own_log.stop().await;

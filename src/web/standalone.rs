@@ -29,7 +29,10 @@ pub(super) async fn start(data_dir: &Path) -> Result<Datastore, WebserverError> 
     let mut config = DatastoreConfig::for_dir(&data_dir.join(DIRECTORY));
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     (config.listen, config.port) = (Some(local.ip()), 0);
-    let datastore = Datastore::start(config).await.map_err(|error| failed(error.to_string()))?;
+    let datastore = Datastore::start(config).await.map_err(|error| match error.is_in_use() {
+        true => WebserverError::OwnLogInUse(error.to_string()),
+        false => failed(error.to_string()),
+    })?;
     if !Identity::exists(data_dir) {
         let name = MemberName::new("webserver").map_err(|error| failed(error.to_string()))?;
         let invitation = datastore.invite(&name, Role::Webserver, TOKEN_S).map_err(failed)?;

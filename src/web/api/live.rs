@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -20,7 +20,7 @@ use crate::objects::kinds::{Exposure, KINDS, exposure};
 use crate::objects::store::Author;
 use crate::objects::{Moment, exposed};
 use crate::replica::{AskError, Change};
-use crate::web::app::AppRef;
+use crate::web::app::{self, AppRef};
 use crate::web::caller::{self, Caller};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
@@ -85,6 +85,7 @@ fn collection_of(change: &Change) -> Option<&Collection> {
 
 async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let receiver = app.store.replica().watch();
+    let ending = app::ending(&app);
     let watch = Watch { app, caller, receiver, told: Value::Null };
     let stream = futures_util::stream::unfold(watch, |mut watch| async move {
         loop {
@@ -102,7 +103,7 @@ async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<It
             }
         }
     });
-    Sse::new(stream).keep_alive(KeepAlive::default())
+    Sse::new(stream.take_until(ending)).keep_alive(KeepAlive::default())
 }
 
 fn everything() -> Event {
@@ -184,6 +185,7 @@ async fn live(
     wishes: Wishes,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let receiver = app.store.replica().watch_entries();
+    let ending = app::ending(&app);
     let watch = Watch { app, caller, receiver, told: Value::Null };
     let collection = wishes.collection.filter(|name| !name.is_empty());
     let state = (watch, collection, Vec::<Value>::new());
@@ -208,7 +210,7 @@ async fn live(
             }
         }
     });
-    Sse::new(stream).keep_alive(KeepAlive::default())
+    Sse::new(stream.take_until(ending)).keep_alive(KeepAlive::default())
 }
 
 fn unanswered(error: AskError) -> ApiError {

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use super::queries::{self, judged};
 use super::searchctrl::{self, info, renderer};
 use super::{search_commands, system};
-use crate::web::app::AppRef;
+use crate::web::app::{self, AppRef};
 use crate::web::caller::{self, Caller};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::Need;
@@ -127,6 +127,9 @@ struct Frame {
     data: Value,
 }
 
+/// A client is given this long to hear that the socket ends.
+const CLOSING: Duration = Duration::from_secs(1);
+
 struct Conversation {
     app: AppRef,
     caller: Caller,
@@ -154,24 +157,32 @@ async fn say(socket: &mut Socket, kind: &str, data: &Value) -> Option<()> {
 
 impl Conversation {
     async fn hold(mut self, mut socket: Socket, subject: Subject) {
-        let Some(first) = text(&mut socket, FIRST).await else { return };
+        let ending = app::ending(&self.app);
+        tokio::select! {
+            () = self.talk(&mut socket, subject) => {}
+            () = ending => {}
+        }
+        let _ = tokio::time::timeout(CLOSING, socket.close(None)).await;
+    }
+
+    async fn talk(&mut self, socket: &mut Socket, subject: Subject) {
+        let Some(first) = text(socket, FIRST).await else { return };
         let wishes = input::read::<Subscriptions>(first.as_bytes()).unwrap_or_default();
         let answer = if wishes.subs.is_empty() { "ERROR" } else { "ACK" };
         let sent = socket.send(Message::text(json!({ "Resp": answer }).to_string())).await;
         if sent.is_ok() && answer == "ACK" {
             let _ = match subject {
-                Subject::Searches => self.converse(&mut socket).await,
+                Subject::Searches => self.converse(socket).await,
                 Subject::One(id) => {
                     let data = self.attach(&id).await.unwrap_or_else(|error| json!({ "Error": error.message() }));
-                    match say(&mut socket, "attach", &data).await {
-                        Some(()) => self.converse(&mut socket).await,
+                    match say(socket, "attach", &data).await {
+                        Some(()) => self.converse(socket).await,
                         None => None,
                     }
                 }
-                Subject::States => self.tell_states(&mut socket, &wishes.subs).await,
+                Subject::States => self.tell_states(socket, &wishes.subs).await,
             };
         }
-        let _ = socket.close(None).await;
     }
 
     async fn converse(&mut self, socket: &mut Socket) -> Option<()> {

@@ -12,6 +12,7 @@ mod migration;
 mod names;
 mod owners;
 mod permissions;
+mod restart;
 mod returned;
 mod search_clients;
 mod search_peers;

@@ -1,5 +1,19 @@
 // Requests to the webserver. The session is an HttpOnly cookie: no script ever sees it.
 
+import { Watched } from './value.js';
+
+/** Invalid objects that answers left out, by what was asked; only administrators are told. */
+export const leftOut = new Watched(new Map());
+
+function noteLeftOut(path, response) {
+  const keys = response.headers.get('Gravwell-Invalid-Keys') ?? undefined;
+  if (leftOut.get().get(path) === keys) return;
+  const next = new Map(leftOut.get());
+  if (keys === undefined) next.delete(path);
+  else next.set(path, keys);
+  leftOut.set(next);
+}
+
 export class ApiError extends Error {
   constructor(status, message, body) {
     super(message);
@@ -59,6 +73,7 @@ export async function send(method, path, { body, headers = {}, quiet = false } =
     if (response.status === 401 && !quiet) signedOut();
     throw errorOf(response.status, text);
   }
+  if (method === 'GET') noteLeftOut(path, response);
   return { text, etag: response.headers.get('ETag'), status: response.status };
 }
 

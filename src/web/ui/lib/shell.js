@@ -1,5 +1,6 @@
 // What surrounds every page: navigation, notifications, and how it stands.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
+import { leftOut } from './api.js';
 import { standing } from './events.js';
 import { useLive } from './live.js';
 import { signOut } from './session.js';
@@ -33,6 +34,17 @@ function Banners({ now }) {
       Cut off from the datastore: changes are kept here and sent later (${now.Outbox} waiting).
     </div>`
   );
+}
+
+/** What pages cannot show, because it is not what it should be. */
+function LeftOut() {
+  const lists = [...useWatched(leftOut).values()];
+  const keys = [...new Set(lists.flatMap((keys) => keys.split(', ')))];
+  if (keys.length === 0) return null;
+  const what = keys.length === 1 ? '1 object' : `${keys.length} objects`;
+  return html`<div class="banner banner-error" role="status" data-test="banner-invalid">
+    ${what} cannot be shown: ${keys.join(', ')}. Replace or delete them.
+  </div>`;
 }
 
 export function Shell({ me, current, children }) {
@@ -85,6 +97,7 @@ export function Shell({ me, current, children }) {
     </nav>
     <div class="content">
       <${Banners} now=${now} />
+      <${LeftOut} />
       ${children}
     </div>
   </div>`;

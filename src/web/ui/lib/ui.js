@@ -12,6 +12,7 @@
 //   data-test="share-read-NAME" "share-write-NAME"    who may read or change, by the name of the group
 //   data-test="row-NAME" with data-row="NAME"         a row of a table, by the name of its object
 //   data-test="pending"                               badge of what the datastore does not have yet
+//   data-test="banner-invalid"                         objects that cannot be shown
 //   data-test="banner-cut-off" "banner-unreachable"   the datastore, or the webserver, is away
 //   data-test="badge-rejected"                        number of rejected changes
 //   data-test="conflict" "keep-mine" "take-theirs" "bring-back" "gone"   somebody else changed what is being edited

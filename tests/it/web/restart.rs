@@ -1,0 +1,117 @@
+//! Restarting with everything open, and a datastore that hangs.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Web;
+use super::client::Client;
+use crate::fleet::Fleet;
+
+/// A connection that has sent this and had an answer that begins so.
+fn open(web: &Web, request: &str, wanted: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(web.address).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+    stream.write_all(request.as_bytes()).expect("sends");
+    if !wanted.is_empty() {
+        let mut head = vec![0; wanted.len()];
+        stream.read_exact(&mut head).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&head), wanted);
+    }
+    stream
+}
+
+fn socket(web: &Web, client: &Client) -> TcpStream {
+    let request = format!(
+        "GET /api/ws/search HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: Y2FzZWNhc2VjYXNlY2FzZQ==\r\n\r\n",
+        web.address,
+        client.token()
+    );
+    open(web, &request, "HTTP/1.1 101")
+}
+
+fn ordinary(web: &Web, client: &Client, line: &str, more: &str) -> String {
+    format!("{line} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n{more}\r\n", web.address, client.token())
+}
+
+/// Restarts and waits until it has.
+fn restarts(fleet: &Fleet, web: &Web, admin: &Client) -> Duration {
+    let starts = || fleet.log_of("a").matches(&format!("http://{}", web.address)).count();
+    let (before, begun) = (starts(), Instant::now());
+    admin.made("/api/restart/webserver", &json!({}));
+    fleet.wait("it is restarted", || starts() > before);
+    let nobody = web.nobody();
+    fleet.wait("it answers again", || nobody.answers());
+    begun.elapsed()
+}
+
+#[test]
+fn w44_a_restart_ends_sockets_streams_and_uploads_and_serves_again() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let guid =
+        admin.made("/api/resources", &json!({ "ResourceName": "r.csv" }))["GUID"].as_str().expect("GUID").to_owned();
+    for round in 0..2 {
+        let mut held: Vec<TcpStream> = (0..3).map(|_| socket(&web, &admin)).collect();
+        // One that has said nothing, and one in the middle of a request.
+        held.push(open(&web, "", ""));
+        held.push(open(&web, "GET /api/heal", ""));
+        for path in ["/api/events", "/api/log/live"] {
+            held.push(open(&web, &ordinary(&web, &admin, &format!("GET {path}"), ""), "HTTP/1.1 200"));
+        }
+        let form = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n";
+        let upload = ordinary(&web, &admin, &format!("PUT /api/resources/{guid}/raw"), form);
+        let begin = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nhalf";
+        held.push(open(&web, &format!("{upload}{begin}"), ""));
+        let took = restarts(&fleet, &web, &admin);
+        assert!(took < Duration::from_secs(20), "round {round}: {took:?}");
+        for stream in &mut held {
+            // Every one has ended; how is the client's business.
+            let ended = stream.read_to_end(&mut Vec::new());
+            assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "round {round}");
+        }
+        admin.made("/api/dashboards", &json!({ "Name": "after" }));
+    }
+}
+
+#[test]
+fn w45_a_webserver_that_stands_alone_restarts_with_sockets_open() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let _held: Vec<TcpStream> = (0..2).map(|_| socket(&web, &admin)).collect();
+    assert!(restarts(&fleet, &web, &admin) < Duration::from_secs(20));
+    admin.made("/api/dashboards", &json!({ "Name": "after" }));
+}
+
+#[test]
+fn w46_only_the_first_writer_waits_for_a_datastore_that_hangs() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    admin.made("/api/dashboards", &json!({ "Name": "before" }));
+    datastore.pause();
+    let times: Vec<Duration> = (0..20)
+        .map(|number| {
+            let begun = Instant::now();
+            admin.made("/api/dashboards", &json!({ "Name": format!("d{number}") }));
+            begun.elapsed()
+        })
+        .collect();
+    datastore.resume();
+    assert!(times[0] < Duration::from_secs(8), "{times:?}");
+    // Half a second, and what a loaded machine adds to it.
+    let slow = times[1..].iter().filter(|time| **time > Duration::from_millis(1500)).count();
+    assert_eq!(slow, 0, "{times:?}");
+    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0 && fleet.status("a")["connected"] == true);
+    let all = admin.ok("GET", "/api/dashboards");
+    assert!(all.as_array().is_some_and(|all| all.len() == 21 && all.iter().all(|one| one["Synced"] == true)), "{all}");
+}
