@@ -129,6 +129,12 @@ impl Directory {
         &self.path
     }
 
+    /// Where the copies are that a directory which is only read needs.
+    #[must_use]
+    pub fn scratch(&self) -> Option<&Path> {
+        self.scratch.as_ref().map(Scratch::path)
+    }
+
     /// What it was opened for.
     #[must_use]
     pub fn access(&self) -> Access {

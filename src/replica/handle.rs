@@ -157,11 +157,16 @@ struct Life {
     watch: Watch,
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
     contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Copies of a directory that is only read. A process may end before the thread that holds them does.
+    scratch: Option<PathBuf>,
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
         self.watch.stop();
+        if let Some(scratch) = &self.scratch {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
         if let Some(link) = self.link.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             link.abort();
         }
@@ -189,6 +194,7 @@ impl Replica {
         disk.is_full();
         let Opened { state, place, lost, decided, findings } = opening::open(&directory, options.cache_bytes)?;
         let outbox_path = directory.outbox()?;
+        let scratch = directory.scratch().map(Path::to_path_buf);
         let (journal, restoring) = outbox_records::open(&outbox_path)?;
         let restored = restoring.finish(&state, Outbox::keeping().without_overlay_of(decided));
         let (outbox, to_note) = restored.map_err(|error| match error {
@@ -237,7 +243,7 @@ impl Replica {
             let _ = shared.member.set(member.clone());
         }
         let watch = shared.watch.clone();
-        let life = Arc::new(Life { watch, link: Mutex::default(), contents: Mutex::default() });
+        let life = Arc::new(Life { watch, link: Mutex::default(), contents: Mutex::default(), scratch });
         let path = path.to_owned();
         Ok(Replica { shared, outbox, applier, options, path, member, life })
     }
@@ -303,6 +309,9 @@ impl Replica {
         self.shared.watch.stop();
         self.disconnect();
         self.shared.is_closing.store(true, std::sync::atomic::Ordering::Release);
+        if let Some(scratch) = &self.life.scratch {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
         let contents = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(contents) = contents {
             contents.abort();
