@@ -294,8 +294,7 @@ fn parse(
     let (mut number, mut bad, mut counter) = (0, 0, OriginCounter(0));
     let mut line = Vec::new();
     let (mut messages, mut lines, mut source_bytes) = (Vec::new(), VecDeque::new(), 0);
-    loop {
-        let Some(piece) = next_line(&mut reader, &mut line, LINE_BYTES_MAX).map_err(CtlError::new)? else { break };
+    while let Some(piece) = next_line(&mut reader, &mut line, LINE_BYTES_MAX).map_err(CtlError::new)? {
         number += 1;
         source_bytes += piece.bytes;
         let text = if number == 1 { without_mark(&line) } else { line.as_slice() };

@@ -40,7 +40,7 @@ fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
 fn source(from: &Path) -> Result<MemberSource, CtlError> {
     let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_index = from.is_dir() && (name == STATE || name.starts_with("state.damaged-"));
-    let datastore = from.canonicalize().ok().and_then(|from| Some(parent_dir(&from).to_owned()));
+    let datastore = from.canonicalize().ok().map(|from| parent_dir(&from).to_owned());
     if is_index && datastore.as_ref().is_some_and(|dir| role(dir, "datastore", "--from").is_ok()) {
         return MemberSource::open(from, datastore.unwrap_or_default(), None);
     }
