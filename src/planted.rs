@@ -55,8 +55,6 @@ bugs! {
     CompactKeepsOldest,
     /// Compaction drops deletes and keeps what they had deleted.
     CompactDropsTombstones,
-    /// A fetched state is taken over although it lacks outcomes that the replica has applied.
-    OriginsNotCompared,
     /// Compaction drops the records that rejected and deleted transactions leave of their origins.
     CompactDropsOrigins,
     /// A snapshot lacks what is remembered of origins.

@@ -252,6 +252,9 @@ pub struct Status {
     pub address: String,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
+    /// On a replica: whether it has been level with its datastore since the process started.
+    #[serde(default)]
+    pub was_level: bool,
     /// On a replica: changes that a former history had and the log has not, set aside for a person.
     #[serde(default)]
     pub quarantined: u64,

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::fs::{File, Fs, Lock};
+use super::fs::{File, Fs, Lock, parent_dir};
 use super::real::RealFs;
 
 /// The operating system's files as they were, with what was done to them since in memory.
@@ -166,7 +166,7 @@ impl Fs for ViewFs {
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let made = matches!(self.change(directory), Some(Change::Directory)) && !RealFs.exists(directory)?;
         let mut names = if made { Vec::new() } else { RealFs.list(directory)? };
-        for (path, change) in locked(&self.0).iter().filter(|(path, _)| path.parent() == Some(directory)) {
+        for (path, change) in locked(&self.0).iter().filter(|(path, _)| parent_dir(path) == directory) {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             names.retain(|known| known != name);
             if matches!(change, Change::File(_)) {

@@ -95,6 +95,12 @@ impl Model {
                 let committed = matches!(entry.body, EntryBody::Commit(_));
                 assert!(committed || self.is_settled(txn.id), "a rejection is not forgotten: {entry:?}");
             }
+            Decision::Rejected(_, Reason::IdentityReused) => {
+                let entry = self.of(txn.id).expect("was decided");
+                let differs = |written: &Txn| written.ops != txn.ops || written.conditions != txn.conditions;
+                let is_other = matches!(&entry.body, EntryBody::Commit(written) if differs(written));
+                assert!(is_other || matches!(entry.body, EntryBody::Reject { .. }), "{entry:?} {txn:?}");
+            }
             Decision::Rejected(at, reason) => {
                 let entry = self.of(txn.id).expect("was decided");
                 let same = matches!(&entry.body, EntryBody::Reject { reason: first, .. } if *first == reason);

@@ -90,25 +90,19 @@ pub(super) struct JournalHead {
 impl JournalHead {
     /// Makes the file, atomically.
     pub(super) fn create(fs: &dyn Fs, dir: &Path, vouched: Vouched) -> io::Result<JournalHead> {
-        let bytes = [vouched.slot(0).encode(), vouched.slot(1).encode()].concat();
-        replace_file(fs, &dir.join(HEAD), &bytes)?;
-        Ok(JournalHead { file: fs.open(&dir.join(HEAD))?, durable: 1, counter: 1, is_dirty: false })
+        JournalHead::create_after(fs, dir, 0, vouched)
     }
 
-    /// Opens the file whose slot at `index` vouches for the journal, and makes both slots say `vouched`: after an opening
-    /// neither depends on what an earlier process left unsynced.
-    pub(super) fn open(
-        fs: &dyn Fs,
-        dir: &Path,
-        slots: &Slots,
-        index: u64,
-        vouched: Vouched,
-    ) -> io::Result<JournalHead> {
-        let file = fs.open(&dir.join(HEAD))?;
-        let mut head = JournalHead { file, durable: index, counter: slots.counter(), is_dirty: false };
-        head.write_durably(vouched)?;
-        head.write_durably(vouched)?;
-        Ok(head)
+    fn create_after(fs: &dyn Fs, dir: &Path, counter: u64, vouched: Vouched) -> io::Result<JournalHead> {
+        let bytes = [vouched.slot(counter).encode(), vouched.slot(counter + 1).encode()].concat();
+        replace_file(fs, &dir.join(HEAD), &bytes)?;
+        Ok(JournalHead { file: fs.open(&dir.join(HEAD))?, durable: 1, counter: counter + 1, is_dirty: false })
+    }
+
+    /// Puts a new file in the place of the one with `slots`, of which both slots say `vouched`. After a failed sync a slot can
+    /// be read that the disk never received, so neither slot of the old file may be overwritten: it might be the durable one.
+    pub(super) fn open(fs: &dyn Fs, dir: &Path, slots: &Slots, vouched: Vouched) -> io::Result<JournalHead> {
+        JournalHead::create_after(fs, dir, slots.counter() + 1, vouched)
     }
 
     /// Vouches for a record of the journal in place, which is durable. Without a sync a power cut may undo it.
@@ -131,11 +125,6 @@ impl JournalHead {
             self.is_dirty = false;
         }
         Ok(())
-    }
-
-    fn write_durably(&mut self, vouched: Vouched) -> io::Result<()> {
-        self.write(vouched)?;
-        self.sync()
     }
 
     /// Vouches durably for a file that is about to take the journal's place; [`JournalHead::replaced`] says that it has.

@@ -334,7 +334,7 @@ impl Applier {
     fn fork(&self, state: &StateStore) -> Option<Fork> {
         let present = self.shared.state();
         let of_one_log = present.meta()?.log_id == state.meta()?.log_id;
-        if !of_one_log || planted::is(Bug::OriginsNotCompared) {
+        if !of_one_log {
             return None;
         }
         let compared = || descent::fork(&present.snapshot()?, &state.snapshot()?);

@@ -573,6 +573,7 @@ impl Replica {
             version: env!("CARGO_PKG_VERSION").into(),
             address: link.address,
             uptime_ms: ms(self.shared.started.elapsed()),
+            was_level: link.level_at.is_some(),
             is_member: Some(self.is_member()),
             is_refused: link.is_refused,
             disconnected_ms: if link.connected { 0 } else { ms(lost_at.elapsed()) },

@@ -36,6 +36,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (11, "RewriteBeforePersist"),
     (264, "FirstPositionLazy"),
     (11_708, "half a new segment stayed behind"),
+    (111, "the head of a journal was written again over the slot that was durable"),
 ];
 
 fn number(name: &str, otherwise: u64) -> u64 {

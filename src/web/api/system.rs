@@ -24,8 +24,6 @@ use crate::web::routes::{Route, get, post, put};
 pub(in crate::web) const JSON_BYTES_MAX: usize = 32 << 20;
 /// After a start, a datastore that does not answer is waited for this long.
 const HEARING_MS_MAX: u64 = 10_000;
-/// A lag that is as long as the process has lived, but for this much, means that it was never level.
-const ROUNDING_MS: u64 = 100;
 const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -170,8 +168,7 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     if status.generation.0 == 0 {
         return Some("it has never met its datastore".into());
     }
-    let was_never_level = status.lag_ms.saturating_add(ROUNDING_MS) >= status.uptime_ms;
-    if !status.connected && was_never_level && status.uptime_ms < HEARING_MS_MAX {
+    if !status.connected && !status.was_level && status.uptime_ms < HEARING_MS_MAX {
         return Some("it has just started and has not heard from its datastore yet".into());
     }
     if status.lag_ops > app.config.ready_lag_ops_max {
