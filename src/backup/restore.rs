@@ -12,17 +12,17 @@ use serde::Serialize;
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
 use crate::chunks::decode_index;
-use crate::codec::admin::Beginning;
+use crate::codec::admin::{Beginning, GenerationInfo};
 use crate::codec::content;
 use crate::config::datastore::DatastoreConfig;
-use crate::datastore::generations;
 use crate::datastore::open::{self, log_options};
 use crate::env::data_dir::DirectoryError;
 use crate::env::{Clock, RealFs, SystemClock};
 use crate::log::copy::{Cut, CutError, End, cut};
+use crate::log::generations::{self, NotesError};
 use crate::log::repair::{LOG, NEW, swap};
 use crate::log::{IoFailure, Log};
-use crate::model::{ChunkId, Collection, Digest, Generation, LineageEntry, Seq};
+use crate::model::{ChunkId, Collection, Digest, Generation, Seq};
 use crate::state::StateStore;
 use crate::transfer::inventory::Contents;
 use crate::trust::{Escrow, RecoveryKey, Registry, TrustError};
@@ -48,6 +48,9 @@ pub enum RestoreError {
     /// The operating system refuses.
     #[error(transparent)]
     Io(#[from] IoFailure),
+    /// Why generations began cannot be kept.
+    #[error(transparent)]
+    Notes(#[from] NotesError),
     /// A directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -127,7 +130,7 @@ pub fn restore(
     }
     let new = path.join(NEW);
     remove(&new)?;
-    let generation = generations::after(manifest.generation.max(wishes.above), SystemClock.now_ms());
+    let generation = generations::after(manifest.generation.max(wishes.above), SystemClock.now_ms())?;
     let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
     let mut restored = rebuild(repository, manifest, &new, config, end, generation, progress)?;
     let own: BTreeSet<ChunkId> = manifest.chunks.iter().map(|(id, _)| *id).collect();
@@ -139,12 +142,10 @@ pub fn restore(
         restored.incomplete = incomplete(&restored.contents, &mut |id| Ok(store.read(id).ok().flatten()))?;
     }
     restored.authority = authority(wishes.escrows, path, wishes.recovery_key)?;
-    let entry = LineageEntry { generation, shared_to: restored.seq };
-    for info in &manifest.generations {
-        let entry = LineageEntry { generation: info.generation, shared_to: info.shared_to };
-        generations::note(path, manifest.log_id, entry, info.beginning, info.time_ms)?;
-    }
-    generations::note(path, manifest.log_id, entry, Beginning::Restored, SystemClock.now_ms())?;
+    let (shared_to, time_ms) = (restored.seq, SystemClock.now_ms());
+    let mut known = manifest.generations.clone();
+    known.push(GenerationInfo { generation, shared_to, beginning: Beginning::Restored, time_ms });
+    generations::learn(path, manifest.log_id, &known)?;
     restored.kept = swap(&RealFs, path)?;
     Ok(restored)
 }

@@ -176,7 +176,11 @@ pub enum Command {
         values: bool,
     },
     /// The generations of the log: how each began, and what it shares with the one before.
-    Generations,
+    Generations {
+        /// What to do.
+        #[command(subcommand)]
+        action: Option<super::generations::Action>,
+    },
     /// Drop superseded operations that every member has passed, and give their disk space back.
     Compact {
         /// Only say what would be done.

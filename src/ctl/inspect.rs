@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{
-    CollectionInfo, GenerationInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status,
-};
+use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, Request, SegmentInfo, Status};
 use crate::codec::health::Reason;
 use crate::codec::jsonl::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
@@ -343,19 +341,6 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
     output.flush()?;
     client.close().await;
     result
-}
-
-/// `generations`
-pub(super) async fn generations(dir: &Path, json: bool) -> CtlResult {
-    let client = Client::open(dir).await?;
-    let found: Result<Vec<GenerationInfo>, _> = client.items(&Request::Generations).await;
-    client.close().await;
-    let mut output = Output::new();
-    output.list(json, &found?, &["GENERATION", "BEGAN", "SHARED TO", "AT"], |info| {
-        let at = if info.time_ms == 0 { "unknown".to_owned() } else { timestamp(info.time_ms) };
-        vec![info.generation.to_string(), info.beginning.to_string(), info.shared_to.to_string(), at]
-    })?;
-    output.flush()
 }
 
 /// `barrier`

@@ -27,6 +27,7 @@ mod demo_table;
 mod diff;
 mod doctor;
 mod fleet;
+mod generations;
 mod hangup;
 mod import;
 mod import_lines;
@@ -113,7 +114,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Revert { collection, key, to, dry_run } => revert::run(dir, json, collection, key, to, dry_run).await,
         Command::Diff { from, to, values } => diff::run(dir, json, from, to, values).await,
         Command::ImportGravwell(import) => migrate::run(dir, json, import).await,
-        Command::Generations => inspect::generations(dir, json).await,
+        Command::Generations { action } => generations::run(dir, json, action).await,
         Command::Compact { dry_run, history_ops } => maintain::compact(dir, json, dry_run, history_ops).await,
         Command::Blobs { action } => blobs::run(dir, json, action).await,
         Command::Put(put) => write::put(dir, json, put).await,

@@ -12,7 +12,8 @@ use crate::datastore::recover::{Offer, check_descent, check_empty, choose, recov
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
-use crate::model::Seq;
+use crate::log::generations;
+use crate::model::{LogId, Seq};
 use crate::state::StateStore;
 use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry};
 
@@ -97,6 +98,9 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
         }
         compared?;
     }
+    if !args.dry_run {
+        learn(dir, offers[chosen].log_id, &sources, gathered.as_ref())?;
+    }
     if let Some(gathered) = gathered {
         gathered.close().await;
     }
@@ -111,6 +115,18 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let log = log?;
     drop(trust);
     print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard })
+}
+
+/// Takes over what the members know of how the log's generations began.
+fn learn(dir: &Path, log_id: LogId, sources: &[MemberSource], gathered: Option<&Gathered>) -> Result<(), CtlError> {
+    let mut known = gathered.map(|gathered| gathered.known(log_id)).unwrap_or_default();
+    for source in sources {
+        match generations::all(&source.home, log_id) {
+            Ok(found) => known.extend(found),
+            Err(error) => complain!("{error}"),
+        }
+    }
+    generations::learn(dir, log_id, &known).map_err(CtlError::new)
 }
 
 fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {

@@ -9,6 +9,7 @@ use crate::datastore::repair::{RepairError, RepairOptions, RepairReport, repair}
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::fs::parent_dir;
 use crate::env::scratch::Scratch;
+use crate::log::generations;
 use crate::replica::directory;
 use crate::state::StateStore;
 
@@ -33,7 +34,15 @@ fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     let member = source(&args.from)?;
     let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss, ..RepairOptions::default() };
     let mut tell = |what: &str| complain!("{what}");
-    repair(dir, &DatastoreConfig::for_dir(dir), &member.state, options, &mut tell).map_err(CtlError::new)
+    let report =
+        repair(dir, &DatastoreConfig::for_dir(dir), &member.state, options, &mut tell).map_err(CtlError::new)?;
+    if let Some(meta) = member.state.meta().filter(|_| report.repaired) {
+        match generations::all(&member.home, meta.log_id) {
+            Ok(known) => generations::learn(dir, meta.log_id, &known).map_err(CtlError::new)?,
+            Err(error) => complain!("{error}"),
+        }
+    }
+    Ok(report)
 }
 
 /// The state to build on: a member's current one, with a claim to its directory, or a datastore's index.

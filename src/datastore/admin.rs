@@ -13,7 +13,7 @@ use crate::codec::admin::{
 use crate::codec::message::{Fate, Kind, Outcome, Row};
 use crate::codec::payload::encode_entry;
 use crate::codec::txn::decode_txn;
-use crate::log::ReadError;
+use crate::log::{ReadError, generations};
 use crate::model::{Collection, Entry, Key, MemberName, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::local;
@@ -22,7 +22,7 @@ use crate::trust::Role;
 
 use super::commit::wait_applied;
 use super::shared::SharedRef;
-use super::{compaction, contents, copy, generations, inspect, push};
+use super::{compaction, contents, copy, inspect, push};
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -124,7 +124,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             Ok(())
         }
         Request::Generations => {
-            for generation in generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage()) {
+            let known = generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage());
+            for generation in known.map_err(damaged)? {
                 answer.item(&generation).await?;
             }
             Ok(())
@@ -399,6 +400,9 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'
     if !recovery.is_empty() {
         let problem = format!("the datastore waits to be recovered, because {recovery}");
         report.findings.push(Finding { place: "log".into(), offset: None, problem });
+    }
+    if let Some(problem) = generations::problem(&shared.path, shared.log.log_id(), &shared.log.lineage()) {
+        report.findings.push(Finding { place: generations::FILE.into(), offset: None, problem });
     }
     report.ok = report.findings.is_empty();
     answer.item(&report).await

@@ -6,12 +6,13 @@ use tokio::io::AsyncWrite;
 use crate::chunks::ChunkError;
 use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
 use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
+use crate::log::generations;
 use crate::model::{ChunkId, Generation, LogId};
 use crate::transport::answer::{Answer, Failure, damaged, refuse};
 
 use super::admin::off_thread;
 use super::shared::SharedRef;
-use super::{generations, named, service};
+use super::{named, service};
 
 /// Bytes are sent in messages of this size.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -66,6 +67,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
     let trust = service::trust_dir(&shared.path);
     let escrow = shared.members.escrow(&trust, None).map_err(refuse)?.1.unwrap_or_default();
+    let generations = generations::list(&shared.path, copy.log_id, &copy.lineage).map_err(damaged)?;
     let segments = copy.segments.iter().map(|segment| CopySegment {
         name: segment.name.clone(),
         bytes: segment.bytes,
@@ -76,7 +78,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     let begin = CopyBegin {
         log_id: copy.log_id,
         generation: copy.generation,
-        generations: generations::list(&shared.path, copy.log_id, &copy.lineage),
+        generations,
         lineage: copy.lineage.clone(),
         horizon: copy.horizon,
         seq: copy.seq,

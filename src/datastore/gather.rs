@@ -12,9 +12,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::codec::admin::{GenerationInfo, Request};
 use crate::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::{Entropy, SystemEntropy};
+use crate::log::generations::KNOWN_MAX;
 use crate::model::{Digest, Generation, LogId, MemberName, Seq, Verdict};
 use crate::protocol::session::common_version;
 use crate::state::StateStore;
@@ -61,6 +63,8 @@ struct Heard {
     connection: quinn::Connection,
     /// The rest of its state, when it lends it.
     rest: Option<(SnapshotBegin, quinn::RecvStream)>,
+    /// What it knows of how generations began.
+    known: Vec<GenerationInfo>,
     /// Control and request streams, held open.
     _streams: Vec<quinn::SendStream>,
 }
@@ -198,6 +202,12 @@ async fn ask(
         objects: 0,
         unfit: None,
     };
+    // Before the state, which may take long. A member of an earlier version does not say.
+    let known = timeout(ANSWER, generations(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
+    let known = known.unwrap_or_else(|reason| {
+        tracing::debug!(%name, reason, "the member does not say how generations began");
+        Vec::new()
+    });
     let lent = timeout(ANSWER, borrow(connection)).await.unwrap_or_else(|_| Err("it does not answer".into()));
     let (rest, streams) = match lent {
         Ok((begin, send, receive)) => {
@@ -212,7 +222,25 @@ async fn ask(
             (None, Vec::new())
         }
     };
-    Ok(Heard { offer, connection: connection.clone(), rest, _streams: streams })
+    Ok(Heard { offer, connection: connection.clone(), rest, known, _streams: streams })
+}
+
+/// What a member knows of how generations began.
+async fn generations(connection: &quinn::Connection) -> Result<Vec<GenerationInfo>, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| text(&error))?;
+    wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| text(&error))?;
+    wire::send_json(&mut send, Kind::AdminRequest, &Request::Generations).await.map_err(|error| text(&error))?;
+    let mut known = Vec::new();
+    while known.len() < KNOWN_MAX {
+        match wire::read(&mut receive).await.map_err(|error| text(&error))? {
+            Some((Kind::AdminItem, body)) => known.push(serde_json::from_slice(&body).map_err(|error| text(&error))?),
+            Some((Kind::AdminEnd, _)) => return Ok(known),
+            Some((kind, _)) => return Err(format!("it answers {kind:?}")),
+            None => return Err("the stream ended".into()),
+        }
+    }
+    Ok(known)
 }
 
 async fn borrow(
@@ -225,6 +253,13 @@ async fn borrow(
 }
 
 impl Gathered {
+    /// What the members know of how generations of the log began.
+    #[must_use]
+    pub fn known(&self, log_id: LogId) -> Vec<GenerationInfo> {
+        let of_log = self.heard.values().filter(|heard| heard.offer.log_id == log_id);
+        of_log.flat_map(|heard| heard.known.clone()).collect()
+    }
+
     /// What each member offers.
     #[must_use]
     pub fn offers(&self) -> Vec<Offer> {

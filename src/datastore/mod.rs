@@ -14,7 +14,6 @@ mod contents;
 mod copy;
 mod feed;
 pub mod gather;
-pub mod generations;
 pub mod greeting;
 pub mod horizon;
 mod index;

@@ -32,6 +32,9 @@ pub enum OpenError {
     /// The state index, even after it was rebuilt.
     #[error("{0}")]
     State(#[from] StateError),
+    /// Why the log's generations began.
+    #[error(transparent)]
+    Notes(#[from] crate::log::generations::NotesError),
     /// The chunk store.
     #[error("the chunk store: {0}")]
     Chunks(#[from] ChunkError),
@@ -113,6 +116,7 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
     }
     let (log, recovery) = Log::open(Arc::new(RealFs), &directory, log_options(config))?;
     super::repair::clean(path);
+    crate::log::generations::upgrade(path)?;
     let reader = log.reader();
     let state = index::open(path, config, &reader, progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
@@ -140,6 +144,7 @@ pub fn open_to_read(
         return Err(OpenError::NoLog(directory));
     }
     let (log, recovery) = Log::open(Arc::clone(&fs) as Arc<dyn Fs>, &directory, log_options(config))?;
+    crate::log::generations::all(path, log.log_id())?;
     let state = index::open_to_read(path, scratch, config, &log.reader(), progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {
         state.set_generation(log.generation(), log.lineage())?;

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::codec::admin::{Beginning, Finding};
+use crate::codec::admin::{Beginning, Finding, GenerationInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::real::RealFs;
 use crate::log::format::LINEAGE_MAX;
+use crate::log::generations::{self, NotesError};
 use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
 use crate::log::salvage::{Salvage, salvage};
 use crate::log::{IoFailure, Log};
@@ -21,7 +22,6 @@ use crate::state::rebuild::{self, RebuildError};
 use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
 use crate::trust::{Member, Registry};
 
-use super::generations;
 use super::open::{OpenError, log_options};
 
 /// Why a datastore is not repaired. Nothing was changed then.
@@ -66,6 +66,9 @@ pub enum RepairError {
     /// Something cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
+    /// Why generations began cannot be kept.
+    #[error(transparent)]
+    Notes(#[from] NotesError),
     /// The new log is not what it should be.
     #[error("the new log is not what it should be, and was not put in place: {0}")]
     Wrong(String),
@@ -227,7 +230,9 @@ fn note_generation(path: &Path, start: &Start, options: RepairOptions) -> Result
     let Some(entry) = start.lineage.last() else { return Ok(()) };
     let beginning = if options.log_is_lost { Beginning::Recovered } else { Beginning::Repaired };
     let now_ms = super::shared::now_ms();
-    generations::note(path, start.log_id, *entry, beginning, now_ms).map_err(RepairError::Directory)
+    let LineageEntry { generation, shared_to } = *entry;
+    let info = GenerationInfo { generation, shared_to, beginning, time_ms: now_ms };
+    Ok(generations::learn(path, start.log_id, &[info])?)
 }
 
 /// The member's state, read to its last row.
@@ -315,7 +320,7 @@ fn judge(
     if start.lineage.len() >= LINEAGE_MAX {
         return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
-    start.generation = generations::after(start.generation.max(options.above), super::shared::now_ms());
+    start.generation = generations::after(start.generation.max(options.above), super::shared::now_ms())?;
     start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });
     report.generation = start.generation;
     Ok(true)

@@ -90,7 +90,7 @@ impl DatastoreError {
     pub fn is_damage(&self) -> bool {
         let log = matches!(self, DatastoreError::Open(OpenError::Log(crate::log::OpenError::Damaged { .. })));
         log || matches!(self, DatastoreError::Open(OpenError::Loss(_)))
-            || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_)))
+            || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_) | OpenError::Notes(_)))
             || matches!(self, DatastoreError::Trust(TrustError::Damaged { .. }))
     }
 }

@@ -11,6 +11,7 @@ pub mod process;
 pub mod real;
 pub mod reserve;
 pub mod scratch;
+pub mod summed;
 pub mod view_fs;
 pub mod wait;
 pub mod watch;

@@ -9,6 +9,7 @@ mod cursor;
 pub mod directory;
 pub mod error;
 pub mod format;
+pub mod generations;
 mod head;
 pub mod journal;
 mod journal_head;

@@ -3,11 +3,15 @@
 //! A datastore without entries is refused like any other that does not fit: nothing local changes. But it has proved with
 //! its certificate that it is this member's own, so it may read what the member has, in order to be rebuilt.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::codec::admin::Request;
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::log::generations;
+use crate::transport::answer::{self, Answer, Failure};
 use crate::transport::state_stream;
 use crate::transport::wire::{self, WireError};
 
@@ -17,9 +21,9 @@ use super::shared::SharedRef;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves requests for the state until the datastore closes the connection or asks for nothing more.
-pub(super) async fn serve(shared: &SharedRef, connection: &quinn::Connection) {
+pub(super) async fn serve(shared: &SharedRef, directory: &Path, connection: &quinn::Connection) {
     while let Ok(Ok((mut send, mut receive))) = timeout(PATIENCE, connection.accept_bi()).await {
-        if let Err(error) = answer(shared, &mut send, &mut receive).await {
+        if let Err(error) = answer(shared, directory, &mut send, &mut receive).await {
             tracing::debug!(%error, "lending the state ended early");
         }
     }
@@ -27,6 +31,7 @@ pub(super) async fn serve(shared: &SharedRef, connection: &quinn::Connection) {
 
 async fn answer(
     shared: &SharedRef,
+    directory: &Path,
     send: &mut quinn::SendStream,
     receive: &mut quinn::RecvStream,
 ) -> Result<(), WireError> {
@@ -36,9 +41,29 @@ async fn answer(
             tracing::info!("the datastore is empty and asks for the state of this member");
             state_stream::send(snapshot, send).await
         }
+        Open::Admin => {
+            let result = match answer::request(receive).await {
+                Ok(Request::Generations) => tell_generations(shared, directory, send).await,
+                Ok(_) => {
+                    Err(answer::refuse("a member says to a datastore without a log how generations began, and no more"))
+                }
+                Err(failure) => Err(failure),
+            };
+            Answer::new(send).end(result).await
+        }
         other => {
             let message = format!("a member does not serve {other:?}");
             wire::send(send, Kind::Refused, &Refused { code: RefusalCode::Protocol, message }).await
         }
     }
+}
+
+async fn tell_generations(shared: &SharedRef, directory: &Path, send: &mut quinn::SendStream) -> Result<(), Failure> {
+    let Some(position) = shared.position() else { return Ok(()) };
+    let known = generations::all(directory, position.log_id).map_err(answer::damaged)?;
+    let mut answer = Answer::new(send);
+    for info in known {
+        answer.item(&info).await?;
+    }
+    Ok(())
 }

@@ -237,7 +237,7 @@ impl Linker {
         {
             self.shared.set_problem(format!("the datastore is {verdict}"));
             if verdict == Verdict::Empty {
-                lend::serve(&self.shared, connection).await;
+                lend::serve(&self.shared, &self.directory, connection).await;
             }
             return Err(LinkError::Diverged(verdict));
         }
@@ -250,6 +250,7 @@ impl Linker {
             resync::fetch(self, connection).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
+        self.learn_generations(connection, &welcome).await;
         if let Some(announce) = self.connector.announcement() {
             wire::send(&mut send, Kind::Announce, &announce).await?;
         }
@@ -294,6 +295,13 @@ impl Linker {
             self.shared.update_link(|link| link.verdict = Some(Verdict::Behind));
         }
         Ok(reconciled)
+    }
+
+    /// Keeps why the log's generations began, for the day on which the datastore's disk is lost.
+    async fn learn_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
+        if let Err(error) = reconcile::learn(&self.directory, connection, welcome).await {
+            tracing::warn!(error, "why the log's generations began is not kept here");
+        }
     }
 
     fn unreachable(&self, error: ConnectError) -> LinkError {

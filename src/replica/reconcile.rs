@@ -14,11 +14,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
+use crate::log::generations;
 use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq, Txn, Verdict};
 use crate::protocol::outbox::Outbox;
 use crate::state::{self, StateError, StateSnapshot, StateStore};
@@ -31,6 +33,9 @@ use super::own::{self, Since, Values};
 use super::quarantine::{Change, Set, Written};
 use super::shared::SharedRef;
 use super::{ask, resync};
+
+/// How long the datastore may take to say how its generations began.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where two logs of one origin have gone different ways.
 struct Fork<'a> {
@@ -69,7 +74,8 @@ pub(super) async fn run(
     welcome: &Welcome,
 ) -> Result<bool, LinkError> {
     let Some(Fork { shared_to, theirs }) = fork(mine, lineage, welcome) else { return Ok(false) };
-    let Some(is_restore) = reason(connection, &theirs).await else { return Ok(false) };
+    let here = generations::all(&linker.directory, mine.log_id).unwrap_or_default();
+    let Some(is_restore) = reason(connection, &theirs, here).await else { return Ok(false) };
     let side = resync::side(linker)?;
     let set = Set {
         log_id: mine.log_id,
@@ -142,10 +148,13 @@ async fn exchange(
 }
 
 /// Whether an earlier state was restored on purpose; `None` when why the log went another way is not known.
-async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry]) -> Option<bool> {
+async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry], here: Vec<GenerationInfo>) -> Option<bool> {
     let reply = ask::ask(connection, &Request::Generations).await;
     let reply = reply.map_err(|error| tracing::warn!(%error, "the datastore does not say why")).ok()?;
-    let known: Vec<GenerationInfo> = reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
+    let mut known: Vec<GenerationInfo> =
+        reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
+    // What the datastore says counts first.
+    known.extend(here);
     let mut is_restore = false;
     for entry in theirs {
         let info =
@@ -153,6 +162,20 @@ async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry]) -> Opt
         is_restore |= info.beginning == Beginning::Restored;
     }
     Some(is_restore)
+}
+
+/// Keeps in this member's directory why the generations began that led to the datastore's log.
+pub(super) async fn learn(directory: &Path, connection: &quinn::Connection, welcome: &Welcome) -> Result<(), String> {
+    let (directory, log_id, lineage) = (directory.to_owned(), welcome.log_id, welcome.lineage.clone());
+    // A new log has nothing to tell.
+    if lineage.len() <= 1 || generations::problem(&directory, log_id, &lineage).is_none() {
+        return Ok(());
+    }
+    let asked = tokio::time::timeout(PATIENCE, ask::ask(connection, &Request::Generations)).await;
+    let reply = asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let known: Vec<GenerationInfo> = reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
+    let learning = move || generations::learn(&directory, log_id, &known).map_err(|error| error.to_string());
+    tokio::task::spawn_blocking(learning).await.map_err(|error| error.to_string())?
 }
 
 fn failed(error: impl std::fmt::Display) -> LinkError {

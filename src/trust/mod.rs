@@ -9,7 +9,6 @@ mod escrow;
 mod identity;
 mod registry;
 mod roster;
-pub(crate) mod summed;
 pub mod tls;
 mod token;
 
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::planted::{self, Bug};
 
+pub(crate) use crate::env::summed;
 pub use authority::Authority;
 pub use escrow::{Escrow, RecoveryKey};
 pub use identity::{Identity, NewKey};

@@ -336,3 +336,123 @@ fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
     fleet.wait_connected("a");
     assert_eq!(fleet.converges(&["a"]), export);
 }
+
+/// Puts what only `a` gets beyond `b`; the datastore's disk is lost then, and both are stopped.
+fn a_is_ahead(fleet: &Fleet) -> String {
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    fleet.ok("a", &["put", "c", "ahead", "--value", "2"]);
+    fleet.ok("d", &["put", "c", "others", "--value", "3"]);
+    fleet.converges(&["a"]);
+    a.terminate();
+    let key = key_of(fleet);
+    destroy(fleet, datastore);
+    key
+}
+
+/// Recovers from `b`, over the network or from its directory; `b` and the datastore have written afterwards.
+fn recover_from_b(fleet: &Fleet, key: &str, is_remote: bool) -> (Process, Process) {
+    let home = fleet.dir("b");
+    let home = home.to_str().unwrap();
+    let b = if is_remote {
+        let (authority, b) = (escrow(fleet, "b"), fleet.replica("b"));
+        recover(fleet, &["--authority", &authority, "--recovery-key", key, "--expect", "1"]);
+        b
+    } else {
+        fleet.ok("d", &["recover", "--from", home, "--recovery-key", key]);
+        fleet.replica("b")
+    };
+    let datastore = fleet.datastore();
+    fleet.wait_connected("b");
+    fleet.ok("b", &["put", "c", "between", "--value", "4"]);
+    fleet.converges(&["b"]);
+    (datastore, b)
+}
+
+fn value(fleet: &Fleet, key: &str) -> Option<String> {
+    let output = fleet.run("b", &["get", "c", key]);
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[test]
+fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
+    let fleet = Fleet::new();
+    let key = a_is_ahead(&fleet);
+    for is_remote in [false, true] {
+        let (datastore, b) = recover_from_b(&fleet, &key, is_remote);
+        b.terminate();
+        destroy(&fleet, datastore);
+    }
+    let (_datastore, _b) = recover_from_b(&fleet, &key, false);
+    let known = fleet.ok("d", &["generations"]);
+    assert_eq!(known.matches("recovered").count(), 3, "{known}");
+    fleet.ok("d", &["verify"]);
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.converges(&["a", "b"]);
+    assert_eq!((value(&fleet, "ahead").as_deref(), value(&fleet, "others")), (Some("2"), None));
+    assert_eq!(fleet.status("a")["quarantined"], 1);
+}
+
+#[test]
+fn p05_who_was_away_over_a_restore_and_a_lost_disk_is_reconciled_and_nothing_is_pushed_again() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    let place = fleet.dir("backups").to_str().unwrap().to_owned();
+    fleet.ok("d", &["backup", "create", &place]);
+    let key = key_of(&fleet);
+    b.terminate();
+    fleet.ok("a", &["put", "c", "ahead", "--value", "2"]);
+    fleet.converges(&["a"]);
+    a.terminate();
+    datastore.terminate();
+    fleet.ok("d", &["restore", &place, "--replace"]);
+    let (datastore, b) = (fleet.datastore(), fleet.replica("b"));
+    fleet.wait_connected("b");
+    fleet.ok("b", &["put", "c", "between", "--value", "4"]);
+    fleet.converges(&["b"]);
+    b.terminate();
+    destroy(&fleet, datastore);
+    let (_datastore, _b) = recover_from_b(&fleet, &key, false);
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.converges(&["a", "b"]);
+    assert_eq!((value(&fleet, "base").as_deref(), value(&fleet, "ahead")), (Some("1"), None), "it was given up");
+    let set = fleet.ok("a", &["quarantine", "list", "--json"]);
+    let set: Value = serde_json::from_str(&set).expect("one set");
+    assert_eq!((&set["restore"], &set["changes"]), (&true.into(), &1.into()));
+}
+
+#[test]
+fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
+    let fleet = Fleet::new();
+    let key = a_is_ahead(&fleet);
+    let (datastore, _b) = recover_from_b(&fleet, &key, false);
+    let file = fleet.dir("d/generations.json");
+    let generation = fleet.status("d")["generation"].to_string();
+    std::fs::remove_file(&file).expect("removes");
+    let verified = fleet.run("d", &["verify"]);
+    assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+    fleet.ok("d", &["generations", "set", &generation, "recovered"]);
+    fleet.ok("d", &["verify"]);
+    datastore.terminate();
+    let mut bad = std::fs::read(&file).expect("reads");
+    bad[40] ^= 1;
+    std::fs::write(&file, &bad).expect("writes");
+    let verified = fleet.run("d", &["verify"]);
+    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(verified.status.code() == Some(3) && text.contains("generations.json"), "{verified:?}");
+    fleet.ok("d", &["generations", "set", &generation, "recovered"]);
+    assert_eq!(std::fs::read(fleet.dir("d/generations.json.damaged-1")).expect("kept"), bad);
+    let _datastore = fleet.datastore();
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.converges(&["a", "b"]);
+    assert_eq!(value(&fleet, "ahead").as_deref(), Some("2"));
+}

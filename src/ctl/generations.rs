@@ -1,0 +1,72 @@
+//! `generations`: how the generations of the log began, and saying it again when it is lost.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use crate::codec::admin::{Beginning, GenerationInfo, Request};
+use crate::codec::jsonl::timestamp;
+use crate::env::{Clock, SystemClock};
+use crate::log::generations;
+use crate::model::{Generation, LineageEntry};
+
+use super::client::Client;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// What to do about how generations began.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Say how a generation began, when the datastore does not know it any more.
+    Set {
+        /// Its number.
+        #[arg(value_name = "N")]
+        generation: u32,
+        /// Whether an earlier state was restored on purpose, or a lost log recovered, or a damaged one repaired.
+        #[arg(value_parser = beginning)]
+        beginning: Beginning,
+    },
+}
+
+fn beginning(text: &str) -> Result<Beginning, String> {
+    match text {
+        "restored" => Ok(Beginning::Restored),
+        "recovered" => Ok(Beginning::Recovered),
+        "repaired" => Ok(Beginning::Repaired),
+        _ => Err("say `restored`, `recovered` or `repaired`".into()),
+    }
+}
+
+/// `generations`, and `generations set`
+pub(super) async fn run(dir: &Path, json: bool, action: Option<Action>) -> CtlResult {
+    match action {
+        None => list(dir, json).await,
+        Some(Action::Set { generation, beginning }) => set(dir, Generation(generation), beginning),
+    }
+}
+
+async fn list(dir: &Path, json: bool) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let found: Result<Vec<GenerationInfo>, _> = client.items(&Request::Generations).await;
+    client.close().await;
+    let mut output = Output::new();
+    output.list(json, &found?, &["GENERATION", "BEGAN", "SHARED TO", "AT"], |info| {
+        let at = if info.time_ms == 0 { "unknown".to_owned() } else { timestamp(info.time_ms) };
+        vec![info.generation.to_string(), info.beginning.to_string(), info.shared_to.to_string(), at]
+    })?;
+    output.flush()
+}
+
+/// Needs the log's head alone, and may be done while the datastore runs: it is read whenever a member asks.
+fn set(dir: &Path, generation: Generation, beginning: Beginning) -> CtlResult {
+    let (log_id, lineage) = generations::of_log(dir).map_err(CtlError::new)?;
+    let Some(entry) = lineage.iter().find(|entry| entry.generation == generation && generation > Generation(1)) else {
+        let later = lineage.iter().map(|entry| entry.generation).filter(|number| *number > Generation(1));
+        let known: Vec<String> = later.map(|number| number.to_string()).collect();
+        let known = if known.is_empty() { "none after the first".to_owned() } else { known.join(", ") };
+        return Err(CtlError::new(format!("generation {generation} cannot be set; the log's generations: {known}")));
+    };
+    let LineageEntry { generation, shared_to } = *entry;
+    let info = GenerationInfo { generation, shared_to, beginning, time_ms: SystemClock.now_ms() };
+    generations::set(dir, log_id, info).map_err(CtlError::new)
+}

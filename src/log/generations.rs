@@ -1,0 +1,348 @@
+//! How the generations of a log came about: a small file beside the log, and in the directory of every member.
+//!
+//! The log's head file says which generations there are and what they share. Why a generation was begun decides what a
+//! member does with what it has beyond the shared part, so it is kept, too; a generation of which the reason is not known is
+//! left to a person. The datastore's disk may be lost several times: members learn the reasons when they connect, and a
+//! new log learns them from the member it is built from.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::head::read_head;
+use super::repair::LOG;
+use crate::codec::admin::{Beginning, GenerationInfo};
+use crate::env::data_dir::{DirectoryError, replace_file};
+use crate::env::{RealFs, summed};
+use crate::model::{Generation, LineageEntry, LogId, Seq};
+
+/// The file.
+pub const FILE: &str = "generations.json";
+/// The form with a checksum.
+const VERSION: u32 = 2;
+/// More are not kept: a log has fewer.
+pub const KNOWN_MAX: usize = 4096;
+
+/// Why the reasons cannot be told, or not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotesError {
+    /// The file is not what was written.
+    #[error(
+        "{path} is damaged ({what}), and with it why the log's generations began; it is not replaced by an empty one: \
+         bring it back from a backup of the host, or say `gravwell-logctl generations set N restored` (or `recovered`, or \
+         `repaired`) for every generation; the damaged file is kept then",
+        path = path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The operating system refuses.
+    #[error("{0}")]
+    Directory(#[from] DirectoryError),
+    /// There is no number left.
+    #[error("generation {0} is the last one that can be numbered: no other can begin")]
+    NoNumber(Generation),
+}
+
+/// The generation to begin after those that are known. There may be others, begun elsewhere: it is the second in which it
+/// begins, so none of them has its number, and members tell them apart.
+///
+/// # Errors
+/// When no number is left: none is given twice.
+pub fn after(known: Generation, now_ms: u64) -> Result<Generation, NotesError> {
+    // A clock that shows a time beyond these numbers says nothing.
+    let seconds = u32::try_from(now_ms / 1000).unwrap_or(0);
+    let next = known.0.checked_add(1).ok_or(NotesError::NoNumber(known))?;
+    Ok(Generation(next.max(seconds)))
+}
+
+/// The file without a checksum, as earlier versions wrote it.
+#[derive(Deserialize)]
+struct Bare {
+    #[serde(default)]
+    version: Option<u32>,
+    log_id: Option<LogId>,
+    #[serde(default)]
+    generations: std::collections::BTreeMap<u32, BareNote>,
+}
+
+#[derive(Deserialize)]
+struct BareNote {
+    shared_to: Seq,
+    beginning: Beginning,
+    time_ms: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    log_id: LogId,
+    known: Vec<GenerationInfo>,
+    #[serde(skip)]
+    is_bare: bool,
+}
+
+impl File {
+    fn parse(text: &str) -> Result<File, String> {
+        if let Ok(Bare { version: None, log_id: Some(log_id), generations }) = serde_json::from_str(text) {
+            let info = |(number, note): (u32, BareNote)| GenerationInfo {
+                generation: Generation(number),
+                shared_to: note.shared_to,
+                beginning: note.beginning,
+                time_ms: note.time_ms,
+            };
+            let known = generations.into_iter().map(info).collect();
+            return Ok(File { version: VERSION, log_id, known, is_bare: true });
+        }
+        let file: File = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
+        match file.version {
+            VERSION => Ok(file),
+            other => Err(format!("version {other} is not known to this version")),
+        }
+    }
+
+    fn find(&self, entry: &LineageEntry) -> Option<&GenerationInfo> {
+        self.known.iter().find(|info| is_of(info, entry))
+    }
+}
+
+fn is_of(info: &GenerationInfo, entry: &LineageEntry) -> bool {
+    info.generation == entry.generation && info.shared_to == entry.shared_to
+}
+
+fn read(path: &Path) -> Result<Option<File>, NotesError> {
+    let path = path.join(FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(DirectoryError::Io { path, source }.into()),
+    };
+    let parsed = std::str::from_utf8(&bytes).map_err(|error| error.to_string()).and_then(File::parse);
+    parsed.map(Some).map_err(|what| NotesError::Damaged { path, what })
+}
+
+/// Renames what must not be overwritten.
+fn set_aside(path: &Path, why: &str) -> Result<(), DirectoryError> {
+    let file = path.join(FILE);
+    let kept = (1..u32::MAX).map(|number| path.join(format!("{FILE}.{why}-{number}"))).find(|kept| !kept.exists());
+    let Some(kept) = kept else { return Ok(()) };
+    tracing::warn!(kept = %kept.display(), "what was in {FILE} is kept");
+    std::fs::rename(&file, &kept).map_err(|source| DirectoryError::Io { path: kept, source })
+}
+
+/// Records how generations of the log began. What is known already stays as it is; a file that cannot be read, and one of
+/// another log, is kept beside the new one.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn learn(path: &Path, log_id: LogId, infos: &[GenerationInfo]) -> Result<(), NotesError> {
+    change(path, log_id, |known| {
+        for info in infos {
+            let is_known =
+                known.iter().any(|known| known.generation == info.generation && known.shared_to == info.shared_to);
+            if !is_known && known.len() < KNOWN_MAX {
+                known.push(info.clone());
+            }
+        }
+    })
+}
+
+/// Records how one generation of the log in `path` began, in place of what was known of it.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn set(path: &Path, log_id: LogId, info: GenerationInfo) -> Result<(), NotesError> {
+    change(path, log_id, |known| {
+        known.retain(|known| known.generation != info.generation || known.shared_to != info.shared_to);
+        known.push(info);
+    })
+}
+
+fn change(path: &Path, log_id: LogId, how: impl FnOnce(&mut Vec<GenerationInfo>)) -> Result<(), NotesError> {
+    let found = match read(path) {
+        Ok(found) => found,
+        Err(NotesError::Damaged { .. }) => {
+            set_aside(path, "damaged")?;
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let file = match found {
+        Some(file) if file.log_id == log_id => Some(file),
+        Some(_) => {
+            set_aside(path, "of-another-log")?;
+            None
+        }
+        None => None,
+    };
+    let before = file.as_ref().filter(|file| !file.is_bare).map(|file| file.known.clone());
+    let mut known = file.map(|file| file.known).unwrap_or_default();
+    how(&mut known);
+    if before.as_ref() == Some(&known) || (before.is_none() && known.is_empty()) {
+        return Ok(());
+    }
+    known.sort_by_key(|info| (info.generation, info.shared_to));
+    let file = File { version: VERSION, log_id, known, is_bare: false };
+    let text = serde_json::to_string_pretty(&file).expect("invariant: it has text keys only");
+    Ok(replace_file(&path.join(FILE), summed::seal(&text).as_bytes())?)
+}
+
+/// Everything that `path` knows of the log's generations, whether they led to the current one or not.
+///
+/// # Errors
+/// When the file is damaged or cannot be read.
+pub fn all(path: &Path, log_id: LogId) -> Result<Vec<GenerationInfo>, NotesError> {
+    Ok(read(path)?.filter(|file| file.log_id == log_id).map(|file| file.known).unwrap_or_default())
+}
+
+/// What is known of the generations in `lineage`, oldest first.
+///
+/// # Errors
+/// When the file is damaged or cannot be read.
+pub fn list(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<GenerationInfo>, NotesError> {
+    let file = read(path)?.filter(|file| file.log_id == log_id);
+    let known = |entry: &LineageEntry| {
+        let (generation, shared_to) = (entry.generation, entry.shared_to);
+        let created = || GenerationInfo { generation, shared_to, beginning: Beginning::Created, time_ms: 0 };
+        let found = file.as_ref().and_then(|file| file.find(entry)).cloned();
+        found.or_else(|| (generation == Generation(1)).then(created))
+    };
+    Ok(lineage.iter().filter_map(known).collect())
+}
+
+/// The log in the data directory `path`, and its generations, by its head file alone.
+///
+/// # Errors
+/// Says why they cannot be read.
+pub fn of_log(path: &Path) -> Result<(LogId, Vec<LineageEntry>), String> {
+    let found = read_head(&RealFs, &path.join(LOG)).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (head, _) = found.map_err(|damage| damage.to_string())?;
+    Ok((head.log_id, head.lineage))
+}
+
+/// What is wrong with the reasons that `path` has for `lineage`: they cannot be read, or some are not known.
+#[must_use]
+pub fn problem(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
+    let listed = match list(path, log_id, lineage) {
+        Ok(listed) => listed,
+        Err(error) => return Some(error.to_string()),
+    };
+    let unknown = lineage.iter().filter(|entry| !listed.iter().any(|info| is_of(info, entry)));
+    let unknown: Vec<String> = unknown.map(|entry| entry.generation.to_string()).collect();
+    let first = unknown.first()?;
+    Some(format!(
+        "{FILE} does not say how generation {} began, so members that had more before it cannot follow by themselves: \
+         bring the file back, or say `gravwell-logctl --data-dir {} generations set {first} restored` (or `recovered`, or \
+         `repaired`)",
+        unknown.join(", "),
+        path.display()
+    ))
+}
+
+/// Gives a file of an earlier version a checksum. Nothing is changed when it is damaged.
+///
+/// # Errors
+/// When it is damaged, or cannot be written.
+pub fn upgrade(path: &Path) -> Result<(), NotesError> {
+    match read(path)? {
+        Some(file) if file.is_bare => learn(path, file.log_id, &[]),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(generation: u32, shared_to: u64) -> LineageEntry {
+        LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) }
+    }
+
+    fn info(generation: u32, shared_to: u64, beginning: Beginning) -> GenerationInfo {
+        GenerationInfo { generation: Generation(generation), shared_to: Seq(shared_to), beginning, time_ms: 5 }
+    }
+
+    #[test]
+    fn p05_generations_that_are_begun_apart_get_different_numbers() {
+        let after = |known, now_ms| after(known, now_ms).expect("a number");
+        let (early, late) = (after(Generation(1), 1_764_000_000_000), after(Generation(1), 1_764_000_001_000));
+        assert!(Generation(1) < early && early < late);
+        assert_eq!(after(late, 0), Generation(late.0 + 1), "clocks may go wrong");
+        assert_eq!(after(late, u64::MAX), Generation(late.0 + 1), "in both directions");
+        assert!(super::after(Generation(u32::MAX), 0).is_err(), "no number is given twice");
+    }
+
+    #[test]
+    fn a_generation_whose_reason_is_not_known_is_left_out() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (log, path) = (LogId([1; 16]), temp.path());
+        let lineage = [entry(1, 0), entry(2, 7), entry(3, 9)];
+        learn(path, log, &[info(2, 7, Beginning::Recovered), info(3, 8, Beginning::Restored)]).expect("writes");
+        let begun = |log| {
+            let listed = list(path, log, &lineage).expect("reads");
+            listed.iter().map(|info| info.beginning).collect::<Vec<_>>()
+        };
+        assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered], "the third one shares something else");
+        assert!(problem(path, log, &lineage).is_some_and(|problem| problem.contains("generation 3")));
+        learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
+        assert_eq!(begun(log)[1], Beginning::Recovered, "what is known stays");
+        set(path, log, info(3, 9, Beginning::Repaired)).expect("writes");
+        assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered, Beginning::Repaired]);
+        assert_eq!(problem(path, log, &lineage), None);
+        assert_eq!(begun(LogId([2; 16])), [Beginning::Created], "another log's notes do not count");
+        learn(path, LogId([2; 16]), &[info(3, 9, Beginning::Restored)]).expect("writes");
+        assert!(path.join("generations.json.of-another-log-1").exists());
+    }
+
+    #[test]
+    fn p10_a_damaged_file_is_refused_and_kept() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (log, path, file) = (LogId([1; 16]), temp.path(), temp.path().join(FILE));
+        let lineage = [entry(1, 0), entry(2, 7)];
+        learn(path, log, &[info(2, 7, Beginning::Recovered)]).expect("writes");
+        let good = std::fs::read(&file).expect("reads");
+        let is_refused = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).expect("writes");
+            let is_refused = matches!(list(path, log, &lineage), Err(NotesError::Damaged { .. }));
+            is_refused && problem(path, log, &lineage).is_some() && upgrade(path).is_err()
+        };
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            // White space at the end says nothing.
+            let is_end = bit / 8 == good.len() - 1 && bad[bit / 8].is_ascii_whitespace();
+            assert!(is_end || is_refused(&bad), "bit {bit}");
+        }
+        // The last byte is the end of the line.
+        for cut in 0..good.len() - 1 {
+            assert!(is_refused(&good[..cut]), "cut to {cut}");
+        }
+        let bad = &good[..good.len() / 2];
+        assert!(is_refused(bad));
+        learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
+        assert_eq!(std::fs::read(path.join("generations.json.damaged-1")).expect("kept"), bad);
+        std::fs::remove_file(&file).expect("removes");
+        assert!(problem(path, log, &lineage).is_some(), "a missing one is named");
+        assert_eq!(problem(path, log, &lineage[..1]), None, "a log of one generation needs none");
+    }
+
+    #[test]
+    fn p12_a_file_without_a_checksum_is_read_and_gets_one() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (log, path, file) = (LogId([1; 16]), temp.path(), temp.path().join(FILE));
+        let bare = format!(
+            r#"{{"log_id":"{log}","generations":{{"2":{{"shared_to":7,"beginning":"recovered","time_ms":5}}}}}}"#
+        );
+        std::fs::write(&file, bare).expect("writes");
+        let known = |beginning| vec![info(2, 7, beginning)];
+        assert_eq!(all(path, log).expect("reads"), known(Beginning::Recovered));
+        upgrade(path).expect("writes");
+        let text = std::fs::read_to_string(&file).expect("reads");
+        assert!(summed::open(&text).is_ok());
+        assert_eq!(all(path, log).expect("reads"), known(Beginning::Recovered));
+    }
+}
