@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::data_dir::replace_file;
 use crate::model::{Origin, OriginCounter};
-use crate::trust::summed;
 
 use super::CtlError;
 use super::write::new_origin;
@@ -48,23 +47,36 @@ impl Record {
 
     /// Writes it to `path`, whole or not at all.
     pub(super) fn save(&self, path: &Path) -> Result<(), CtlError> {
-        let text = summed::seal(&serde_json::to_string(self).map_err(CtlError::new)?);
+        let sealed = Sealed { sum: self.sum().map_err(CtlError::new)?, record: self.clone() };
+        let text = serde_json::to_string(&sealed).map_err(CtlError::new)?;
         replace_file(path, text.as_bytes()).map_err(CtlError::new)
+    }
+
+    /// BLAKE3 of what it says, hexadecimal.
+    fn sum(&self) -> serde_json::Result<String> {
+        Ok(blake3::hash(serde_json::to_string(self)?.as_bytes()).to_hex().to_string())
     }
 
     fn load(path: &Path) -> Result<Record, String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let checked = summed::open(&text);
-        // Earlier versions wrote one line without a checksum, and without the hash of the file, which is its name.
-        let body = checked.as_ref().copied().unwrap_or(&text);
-        let record: Option<Record> = serde_json::from_str(body).ok();
-        match (record, checked) {
-            (Some(record), Err(_)) if record.hash.is_empty() => Ok(record),
-            (Some(record), Ok(_)) => Ok(record),
-            (_, Err(error)) => Err(error),
-            (None, Ok(_)) => Err("it is not a record of an import".into()),
-        }
+        let Sealed { sum, record } = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        // Earlier versions wrote no checksum, and no hash of the file, which was the record's name.
+        let is_earlier = sum.is_empty() && record.hash.is_empty() && record.length == 0;
+        // Read and written again it must be the same: what is not understood is damage, too.
+        let again = serde_json::to_string(&Sealed { sum: sum.clone(), record: record.clone() });
+        let is_whole =
+            sum == record.sum().map_err(|error| error.to_string())? && again.is_ok_and(|again| again == text);
+        if is_earlier || is_whole { Ok(record) } else { Err("the checksum does not match".into()) }
     }
+}
+
+/// A record with its checksum, in one JSON object.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    #[serde(flatten)]
+    record: Record,
+    #[serde(default)]
+    sum: String,
 }
 
 /// BLAKE3 of the first `length` bytes; `None` when there are fewer.

@@ -82,7 +82,9 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
         None if here.lineage.len() <= 1 => Seq(u64::MAX),
         _ => head,
     };
-    let positions = registry.members().filter_map(|member| Some((member.applied?.min(shared_to), member)));
+    // Revoking a member takes back what it proves.
+    let heard = || registry.members().filter(|member| member.state != MemberState::Revoked);
+    let positions = heard().filter_map(|member| Some((member.applied?.min(shared_to), member)));
     if let Some((seq, member)) = positions.max_by_key(|(seq, _)| *seq).filter(|(seq, _)| *seq > head) {
         let name = &member.name;
         return Some(if head == Seq::ZERO {
@@ -91,8 +93,7 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
             format!("member {name} is at {seq}, and this log ends at {head}")
         });
     }
-    let shown = registry.members().filter(|member| member.state != MemberState::Revoked);
-    let mut shown = shown.filter_map(|member| Some((member, member.contradiction?)));
+    let mut shown = heard().filter_map(|member| Some((member, member.contradiction?)));
     shown.find_map(|(member, theirs)| here.contradicted_by(member.name.as_str(), &theirs))
 }
 

@@ -199,8 +199,10 @@ impl Session {
         let Some(position) = &hello.position else { return };
         let here = Here::of(&self.shared.log, self.shared.head());
         let evidence = here.contradicted_by(self.member.as_str(), position);
-        if self.shared.wait_for_recovery(evidence) {
+        // Written down first: whoever looks at the register from now on finds it.
+        if self.shared.counts(evidence.as_deref()) {
             self.shared.members.note_contradiction(&self.member, *position);
+            self.shared.wait_for_recovery(evidence);
         }
     }
 

@@ -122,10 +122,15 @@ impl Shared {
         true
     }
 
+    /// Whether evidence is acted on.
+    pub(super) fn counts(&self, evidence: Option<&str>) -> bool {
+        evidence.is_some_and(|evidence| recovery::counts(self.config.recovery, evidence))
+    }
+
     /// Looks at the register again, after a member was revoked whose position was evidence.
     pub(super) fn look_at_register(&self) {
-        let evidence = self.members.evidence(&Here::of(&self.log, self.head()));
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        let evidence = self.members.evidence(&Here::of(&self.log, self.head()));
         if !waits.is_empty() && evidence.is_none() {
             tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");
             crate::telemetry::metrics::recovery_needed(false);

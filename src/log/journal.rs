@@ -293,7 +293,8 @@ impl Journal {
     /// cut a shortened journal might be taken for one that ended at an earlier record.
     pub fn vouch(&mut self) {
         if let Err(error) = self.head.sync() {
-            tracing::warn!(%error, "the head of the outbox journal could not be synced");
+            tracing::warn!(%error, "the head of the outbox journal could not be synced; it is written again");
+            let _ = self.head.write(self.vouched());
         }
     }
 

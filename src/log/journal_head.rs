@@ -120,9 +120,10 @@ impl JournalHead {
     /// Makes the last [`JournalHead::write`] durable. After an error the former slot goes on vouching.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.is_dirty {
+            // After a failed sync the kernel may have dropped what was written: a later success would not be about it.
+            self.is_dirty = false;
             self.file.sync_data()?;
             self.durable = 1 - self.durable;
-            self.is_dirty = false;
         }
         Ok(())
     }

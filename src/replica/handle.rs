@@ -584,7 +584,7 @@ impl Replica {
             health: Health { reasons: ended.into_iter().collect(), ..Health::default() },
             ..Status::default()
         };
-        status.health.reasons = self.shared.reasons();
+        status.health.reasons.extend(self.shared.reasons());
         health::assess(&mut status);
         status
     }

@@ -20,13 +20,29 @@ use super::terms::Terms;
 const REMEDY: &str = "what is shown here is out of date until the datastore is reached, from which the replica catches up by \
                       itself";
 
+/// What a state lacks of what this replica had durably shown.
+#[derive(Clone, Debug)]
+pub(super) struct Lost {
+    /// For the operator.
+    pub message: String,
+    /// How far it had come, where that is known: it has everything again only once it is there.
+    pub mark: Option<Mark>,
+}
+
+impl Lost {
+    /// Whether a state that is level with its datastore has everything again.
+    pub(super) fn is_made_up(&self, meta: Option<&StateMeta>) -> bool {
+        self.mark.as_ref().is_none_or(|mark| mark.loss(meta).is_none())
+    }
+}
+
 /// The state that was chosen.
 pub(super) struct Opened {
     pub state: StateStore,
     /// Its directory.
     pub place: PathBuf,
     /// What it lacks; `None` when it came as far as the mark.
-    pub lost: Option<String>,
+    pub lost: Option<Lost>,
     /// What the former state had decided. Only where that is not in the state.
     pub decided: Vec<(Origin, OriginCounter)>,
     /// Everything that was not as it should be.
@@ -75,6 +91,8 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
             let place = named.map_err(|_| error)?;
             let state = open_sound(&place, cache_bytes)?;
             let loss = mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
+            let loss =
+                loss.or_else(|| unknown.map(|what| format!("{what}, so whether the state went back is not known")));
             return Ok(opened((state, place, loss), mark, findings));
         }
         Err(error) => return Err(error),
@@ -117,14 +135,16 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
 type Taken = (StateStore, PathBuf, Option<String>);
 
 fn opened((state, place, loss): Taken, mark: Option<Mark>, findings: Vec<String>) -> Opened {
-    let decided = if loss.is_some() { mark.map(|mark| mark.decided).unwrap_or_default() } else { Vec::new() };
+    let mark = mark.filter(|_| loss.is_some());
+    let decided = mark.as_ref().map(|mark| mark.decided.clone()).unwrap_or_default();
     for finding in &findings {
         tracing::warn!(finding, "the replica's directory");
     }
     if let Some(loss) = &loss {
         tracing::error!(loss, "{REMEDY}");
     }
-    Opened { state, place, lost: loss.map(|loss| format!("{loss}; {REMEDY}")), decided, findings }
+    let lost = loss.map(|loss| Lost { message: format!("{loss}; {REMEDY}"), mark });
+    Opened { state, place, lost, decided, findings }
 }
 
 /// Whether an opening failed because the process lacks something.

@@ -20,6 +20,7 @@ use crate::telemetry::{self, output};
 
 use super::contents;
 use super::disk::{self, Disk};
+use super::opening::Lost;
 use super::receipts::{Receipts, Stage};
 use super::terms::Terms;
 
@@ -90,6 +91,10 @@ impl Link {
 /// Most bytes of pending and rejected transactions, unless a replica is opened with another bound. They are held in memory.
 pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
+/// Said when a replica whose state went back is level with a datastore that is behind, too.
+const NOT_MADE_UP: &str = "the datastore does not have what this replica had durably applied: bring back its newest data \
+                           directory, or recover it from the member that is furthest";
+
 /// Shared state of one replica.
 pub(super) struct Shared {
     state: RwLock<StateStore>,
@@ -97,7 +102,7 @@ pub(super) struct Shared {
     link: Mutex<Link>,
     problem: Mutex<String>,
     /// What the state lacks, until it was level with the datastore once.
-    lost: Mutex<Option<String>>,
+    lost: Mutex<Option<Lost>>,
     /// What was not as it should be when the directory was opened.
     pub findings: Mutex<Vec<String>>,
     pub terms: Mutex<Option<Terms>>,
@@ -222,8 +227,16 @@ impl Shared {
         if link.connected && *self.applied.borrow() >= link.head {
             link.level_at = Some(Instant::now());
             self.findings.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            if self.lost.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
-                tracing::info!(seq = %link.head, "level with the datastore: what the state had lost is there again");
+            let meta = self.state().meta();
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*lost {
+                None => {}
+                Some(found) if found.is_made_up(meta.as_deref()) => {
+                    tracing::info!(seq = %link.head, "level with the datastore: what the state had lost is there again");
+                    *lost = None;
+                }
+                // The datastore has not what this replica had: the mark is the only proof, and stays.
+                Some(found) => tracing::error!(lost = found.message, head = %link.head, "{NOT_MADE_UP}"),
             }
         }
     }
@@ -264,10 +277,10 @@ impl Shared {
 
     /// What the state lacks that it had; `None` once it was level with the datastore.
     pub(super) fn lost(&self) -> Option<String> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|lost| lost.message.clone())
     }
 
-    pub(super) fn set_lost(&self, lost: Option<String>) {
+    pub(super) fn set_lost(&self, lost: Option<Lost>) {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost;
     }
 

@@ -21,6 +21,7 @@ use crate::state::StateStore;
 
 use super::applier::{self, Applier, Descent, SwapError};
 use super::directory::Home;
+use super::opening::Lost;
 use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;
@@ -76,7 +77,7 @@ impl Stepped {
             restored = outbox_records::restore(&entries, &state, outbox(&state));
         }
         let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
-        let lost = loss(&state).or(mark_damage);
+        let lost = loss(&state).or(mark_damage).map(|message| Lost { message, mark: mark.clone() });
         let shared = Arc::new(Shared::new(state, outbox, None));
         shared.set_lost(lost);
         let (sender, notes) = mpsc::channel(4096);

@@ -517,6 +517,8 @@ impl Registry {
         member.state = MemberState::Revoked;
         member.revoked_ms = Some(now_ms);
         member.invite = None;
+        // Revoking a member whose position is evidence accepts the loss, also for when it is invited again.
+        member.contradiction = None;
         self.write(now_ms)
     }
 
