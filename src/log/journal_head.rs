@@ -108,8 +108,11 @@ impl JournalHead {
     /// Vouches for a record of the journal in place, which is durable. Without a sync a power cut may undo it.
     pub(super) fn write(&mut self, vouched: Vouched) -> io::Result<()> {
         self.counter += 1;
+        // A slot that was torn here must not become the durable one.
+        self.is_dirty = false;
+        self.file.write_at(&vouched.slot(self.counter).encode(), (1 - self.durable) * SLOT_BYTES as u64)?;
         self.is_dirty = true;
-        self.file.write_at(&vouched.slot(self.counter).encode(), (1 - self.durable) * SLOT_BYTES as u64)
+        Ok(())
     }
 
     /// Whether a [`JournalHead::write`] waits for its sync.

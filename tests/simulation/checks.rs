@@ -130,13 +130,15 @@ impl World {
             // Silence is measured by the datastore's clock, right or wrong.
             let silent = |at: u64| now_ms.saturating_sub(at) + 4000;
             let fresh = self.reported[number].is_some_and(|(at, _)| silent(at) < retention_ms);
-            // What a state holds whose rows were damaged, or that holds what was never written, is not to be counted on.
-            if node.revoked || !fresh || node.damaged || node.tampered || node.was_damaged {
+            // Two directories of one member report in turn, and the register knows the last report.
+            let twins = || self.replicas.iter().enumerate().filter(|(_, other)| other.name == node.name);
+            // What a state holds whose rows were damaged, or that holds what was never written, is not to be counted on; of
+            // twins it is reported for both.
+            let is_doubtful = twins().any(|(_, twin)| twin.damaged || twin.tampered || twin.was_damaged);
+            if node.revoked || !fresh || is_doubtful {
                 continue;
             }
-            // Two directories of one member report in turn, and the register knows the last report.
-            let twins = self.replicas.iter().enumerate().filter(|(_, other)| other.name == node.name);
-            let passed = twins.filter_map(|(number, _)| self.persisted[number]).max().unwrap_or(Seq::ZERO);
+            let passed = twins().filter_map(|(number, _)| self.persisted[number]).max().unwrap_or(Seq::ZERO);
             if lowest.as_ref().is_none_or(|(seq, _)| passed < *seq) {
                 lowest = Some((passed, node.name.to_string()));
             }

@@ -37,6 +37,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (264, "FirstPositionLazy"),
     (11_708, "half a new segment stayed behind"),
     (111, "the head of a journal was written again over the slot that was durable"),
+    (87, "a torn slot of a journal's head was taken for the durable one"),
+    (544, "a torn slot of a journal's head was taken for the durable one"),
 ];
 
 fn number(name: &str, otherwise: u64) -> u64 {
