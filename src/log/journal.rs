@@ -151,7 +151,7 @@ impl Journal {
         let Last { seq, chain, end } = last;
         let now = Vouched { id: header.log_id, generation: header.generation, seq, chain };
         let head = match (&slots, vouched) {
-            (Some(slots), Some(_)) => JournalHead::open(&*fs, dir, slots, now),
+            (Some(slots), Some((index, _))) => JournalHead::open(&*fs, dir, slots, index, now),
             // Of a version without heads: see below.
             _ => JournalHead::create(&*fs, dir, Vouched { generation: following(header.generation), ..now }),
         };

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::format::{HeadSlot, SLOT_BYTES};
-use crate::env::fs::{File, Fs, read_exact_at, replace_file};
+use crate::env::fs::{File, Fs, is_full, read_exact_at, replace_file};
 use crate::model::{Chain, Generation, LogId, Seq};
 
 /// Name of the file within the journal's directory.
@@ -101,8 +101,21 @@ impl JournalHead {
 
     /// Puts a new file in the place of the one with `slots`, of which both slots say `vouched`. After a failed sync a slot can
     /// be read that the disk never received, so neither slot of the old file may be overwritten: it might be the durable one.
-    pub(super) fn open(fs: &dyn Fs, dir: &Path, slots: &Slots, vouched: Vouched) -> io::Result<JournalHead> {
-        JournalHead::create_after(fs, dir, slots.counter() + 1, vouched)
+    /// On a full disk the old file stays in use, of which the slot at `index` is believed.
+    pub(super) fn open(
+        fs: &dyn Fs,
+        dir: &Path,
+        slots: &Slots,
+        index: u64,
+        vouched: Vouched,
+    ) -> io::Result<JournalHead> {
+        match JournalHead::create_after(fs, dir, slots.counter() + 1, vouched) {
+            Err(error) if is_full(&error) => {
+                let file = fs.open(&dir.join(HEAD))?;
+                Ok(JournalHead { file, durable: index, counter: slots.counter(), is_dirty: false })
+            }
+            made => made,
+        }
     }
 
     /// Vouches for a record of the journal in place, which is durable. Without a sync a power cut may undo it.
