@@ -6,18 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::fleet::Fleet;
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("creates");
-    for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry")) {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().expect("type") {
-            kind if kind.is_dir() => copy_dir(&path, &target),
-            kind if kind.is_file() => drop(fs::copy(&path, &target).expect("copies")),
-            _ => {}
-        }
-    }
-}
+use crate::reading::copy_dir;
 
 fn replace_dir(from: &Path, to: &Path) {
     fs::remove_dir_all(to).expect("removes");

@@ -13,6 +13,7 @@ use gravwell::model::Entry;
 use crate::fleet::{Dice, Fleet, Process, Replay, from_env};
 use crate::load::Collector;
 use crate::model::{Model, wishes_of};
+use crate::reading::copy_dir;
 
 /// A process whose files make the storage engine abort may be started this often until it has mended itself.
 const STARTS_MAX: u32 = 8;
@@ -44,18 +45,6 @@ const WEIGHTS: [(Damage, u64); 10] = [
     (Damage::WholeOlder, 4),
     (Damage::WholeOthers, 4),
 ];
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("creates");
-    for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry")) {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().expect("type") {
-            kind if kind.is_dir() => copy_dir(&path, &target),
-            kind if kind.is_file() => drop(fs::copy(&path, &target).expect("copies")),
-            _ => {}
-        }
-    }
-}
 
 fn files_in(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
