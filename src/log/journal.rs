@@ -4,7 +4,7 @@
 //! The rules for a torn tail and for damage are the log's: only the batch that was being written when the process ended
 //! may be cut, and a copy of what is cut stays beside the file. After a batch is durable a *mark* is written behind it,
 //! which the next batch overwrites: damage in front of a mark is never taken for a torn batch. And the
-//! [head](super::journal_head) next to the file says how far it was durable: a journal that is missing or ends earlier is
+//! head next to the file says how far it was durable: a journal that is missing or ends earlier is
 //! damaged.
 
 use std::borrow::Borrow;
