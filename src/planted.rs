@@ -119,6 +119,16 @@ bugs! {
     FirstPositionLazy,
     /// A restart takes an unsynced index for durable and skips what the log has more.
     SkipCatchUp,
+    /// An index that is ahead of its log is rebuilt from it, as if it were only out of date.
+    IndexAheadIsRebuilt,
+    /// The register is not asked what its members and the log had reached.
+    RegisterNotAsked,
+    /// A member that is beyond the log is told so, and the datastore goes on.
+    HelloNotAsked,
+    /// The states beside a fetched one are removed before it is the current one.
+    StateRemovedBeforeReplaced,
+    /// A state that went back behind its mark is taken for sound.
+    RollbackUnnoticed,
 }
 
 /// No fault.

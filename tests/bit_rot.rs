@@ -246,7 +246,8 @@ fn p10_no_part_of_an_outbox_goes_missing_unseen() {
     totals.print("outbox, files cut and removed");
 }
 
-/// Flips bits of real files, one at a time; `look` says what is accepted then, or which error names the file.
+/// Flips bits of real files, one at a time, cuts and removes them; `look` says what is accepted then, or which error names
+/// the file.
 fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], look: impl Fn() -> Result<T, String>) {
     let expected = look().expect("is good");
     let mut totals = Totals { files: paths.len(), ..Totals::default() };
@@ -275,6 +276,14 @@ fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], loo
             }
         }
         fs::write(path, &good).unwrap();
+        totals.changes += 1;
+        totals.detected += 1;
+        let aside = path.with_extension("aside");
+        fs::rename(path, &aside).unwrap();
+        let error = look().expect_err(name);
+        assert!(paths.iter().any(|path| error.contains(path.to_str().unwrap())), "{name} removed: {error}");
+        assert!(!path.exists(), "{name}: nothing takes its place");
+        fs::rename(&aside, path).unwrap();
     }
     assert_eq!(look().expect("is good again"), expected);
     totals.print(what);
@@ -381,5 +390,7 @@ fn p05_no_bit_of_a_role_or_of_current_leads_to_other_contents() {
         }
         assert_eq!(open().states().unwrap().len(), 20, "looking removes nothing");
     }
+    fs::remove_file(&current).unwrap();
+    assert!(open().named().unwrap_err().contains("current") && !current.exists());
     totals.print("role and current");
 }

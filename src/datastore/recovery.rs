@@ -10,6 +10,7 @@ use crate::config::datastore::Recovery;
 use crate::log::LogReader;
 use crate::model::position::compare;
 use crate::model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
+use crate::planted::{self, Bug};
 use crate::trust::{LogMark, MemberState, Registry};
 
 /// The log that is here, as far as it was shown to anyone.
@@ -50,7 +51,7 @@ impl<'a> Here<'a> {
         let chain = is_here.then(|| chain_at(theirs.seq)).flatten();
         let (seq, head, later) = (theirs.seq, self.head, theirs.generation > self.generation);
         match compare(theirs, &position, &self.lineage, chain) {
-            _ if seq == Seq::ZERO => None,
+            _ if seq == Seq::ZERO || planted::is(Bug::HelloNotAsked) => None,
             Verdict::Empty => {
                 Some(format!("its log is empty, but member {member} is at sequence {seq} of log {}", theirs.log_id))
             }
@@ -70,6 +71,9 @@ impl<'a> Here<'a> {
 /// What the register knows of a log that is not here.
 #[must_use]
 pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
+    if planted::is(Bug::RegisterNotAsked) {
+        return None;
+    }
     let head = here.head;
     let mark = registry.log_mark();
     if let Some(evidence) = mark.and_then(|mark| from_mark(here, mark)) {

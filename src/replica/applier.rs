@@ -299,7 +299,7 @@ impl Applier {
     }
 
     /// Writes down how far the durable state came, unless it lost something: then the former mark shows what.
-    fn mark(&mut self) {
+    pub(super) fn mark(&mut self) {
         self.unmarked_since = None;
         if self.shared.lost().is_some() {
             return;
@@ -356,6 +356,9 @@ impl Applier {
             && let Some(fork) = self.fork(&state)
         {
             return Ok(Err(SwapError::Forked(fork)));
+        }
+        if planted::is(Bug::StateRemovedBeforeReplaced) {
+            let _ = self.home.remove_others(&path);
         }
         if let Err(error) = self.home.make_current(&path) {
             // Which of the two the next start would open is not known to be what is served here.

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq};
+use crate::planted::{self, Bug};
 use crate::protocol::outbox::Outbox;
 use crate::state::{StateError, StateMeta, StateStore};
 use crate::trust::summed;
@@ -74,6 +75,9 @@ impl Mark {
     /// What a state has lost that came as far as this mark; `None` when it lost nothing.
     #[must_use]
     pub fn loss(&self, found: Option<&StateMeta>) -> Option<String> {
+        if planted::is(Bug::RollbackUnnoticed) {
+            return None;
+        }
         let Position { log_id, generation, seq, .. } = self.position;
         let Some(found) = found else {
             return Some(format!(

@@ -210,12 +210,14 @@ impl Stepped {
         self.forks
     }
 
-    /// Makes what was applied durable.
+    /// Makes what was applied durable, and marks how far it came.
     ///
     /// # Errors
     /// When the process must stop.
     pub fn persist(&mut self) -> Result<(), Fatal> {
-        self.applier.persist()
+        self.applier.persist()?;
+        self.applier.mark();
+        Ok(())
     }
 
     /// The next transaction to push.

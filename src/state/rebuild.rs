@@ -7,6 +7,7 @@ use super::origins::OriginTable;
 use super::store::StateStore;
 use crate::model::position::Chain;
 use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
+use crate::planted::{self, Bug};
 
 /// Entries are applied in batches of at most this many …
 const BATCH_ENTRIES_MAX: usize = 4096;
@@ -101,6 +102,7 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
         meta if meta.log_id != log.log_id => loss(LossReason::OtherLog),
         meta if meta.generation > log.generation => loss(LossReason::LaterGeneration),
         meta if shared_to.is_some_and(|shared_to| meta.seq > shared_to) => rebuild(RebuildReason::GivenUp),
+        meta if meta.seq > log.head && planted::is(Bug::IndexAheadIsRebuilt) => rebuild(RebuildReason::GivenUp),
         meta if meta.seq > log.head => loss(LossReason::Ahead),
         meta if meta.seq < log.horizon => rebuild(RebuildReason::BelowHorizon),
         meta if (log.chain_at)(meta.seq) != Some(meta.chain) => loss(LossReason::OtherHistory),

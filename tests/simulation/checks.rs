@@ -2,16 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use gravwell::codec::message::Bookmark;
-use gravwell::model::{Collection, Seq, TxnId};
+use gravwell::datastore::open;
+use gravwell::env::Fs;
+use gravwell::model::{Collection, Seq, Txn, TxnId};
 use gravwell::state::StateStore;
 
-use super::datastore::LOG;
+use super::datastore::{LOG, Running, SEGMENT_BYTES};
 use super::network::MS;
 use super::oracle::{Checked, Held, Name, Violation, broken};
-use super::promises::LOST_STATE_SAYS_SO;
 use super::world::{Truth, World};
+
+/// Most bytes that an object takes in a compacted log, beside its name and value.
+const OBJECT_BYTES: u64 = 200;
+/// Most bytes that is kept of an origin.
+const ORIGIN_BYTES: u64 = 200;
 
 fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
     let view = state.snapshot().map_err(|error| error.to_string())?;
@@ -34,6 +41,10 @@ impl World {
 
     /// What a replica shows: the committed state, its own pending transactions on top, its rejected ones.
     pub fn check_replica(&mut self, number: usize) -> Checked {
+        // What a member shows of a history that is not here is judged where that history is.
+        if self.fence.as_ref().is_some_and(|fence| fence.beyond.contains(&number)) {
+            return Ok(());
+        }
         let node = &self.replicas[number];
         let Some(running) = &node.running else { return Ok(()) };
         let pending: Vec<_> = running.stepped.pending();
@@ -43,8 +54,15 @@ impl World {
         }
         self.oracle.restarted(number, pending.iter().map(|txn| &**txn))?;
         // From the loss until it is level it must say so.
-        if LOST_STATE_SAYS_SO && node.seq().unwrap_or_default() < node.shown && running.stepped.problem().is_empty() {
+        let is_back = node.seq().unwrap_or_default() < node.shown;
+        if is_back && running.stepped.problem().is_empty() {
             broken!("{} has shown {} durably, shows {:?}, and says nothing of it", node.name, node.shown, node.seq());
+        }
+        if node.states.has_lost_current() {
+            broken!("{} removed its current state before another one was in its place", node.name);
+        }
+        if is_back {
+            return self.check_nothing_forgotten(number, &pending);
         }
         // An entry that was altered on its way into the state passes every checksum: only a bookmark can show it.
         if node.tampered {
@@ -104,6 +122,17 @@ impl World {
             let differs = view.keys().chain(seen.keys()).find(|object| view.get(*object) != seen.get(*object));
             let object = differs.cloned().unwrap_or_default();
             broken!("{who} at {seq} shows {object:?} as {:?}, should be {:?}", seen.get(&object), view.get(&object));
+        }
+        Ok(())
+    }
+
+    /// A replica that lost its state, and says so, may show less; but what only it has it still has.
+    fn check_nothing_forgotten(&self, number: usize, pending: &[Arc<Txn>]) -> Checked {
+        let found: BTreeSet<TxnId> = pending.iter().map(|txn| txn.id).collect();
+        let undecided = self.oracle.pending(number, self.oracle.head()).map(|(id, _)| id);
+        if let Some(id) = undecided.into_iter().find(|id| !found.contains(*id)) {
+            let name = &self.replicas[number].name;
+            broken!("{name} lost its state, and with it the pending transaction {}/{}", id.origin, id.counter);
         }
         Ok(())
     }
@@ -257,17 +286,51 @@ impl World {
         if self.truth != Truth::Genuine {
             broken!("the wrong datastore is still there");
         }
-        let Some(running) = self.datastore.take() else { return Ok(()) };
+        let Some(mut running) = self.datastore.take() else { return Ok(()) };
         self.compare_log(&running)?;
+        self.check_earlier(&running)?;
+        self.check_growth(&mut running)?;
         // What the log alone adds up to is what everybody shows.
         drop(running);
         self.disks.index = super::engine::Disk::default();
         let now_ms = self.datastore_ms();
-        let rebuilt = super::datastore::Running::start(&mut self.disks, self.now, now_ms)
+        let rebuilt = Running::start(&mut self.disks, self.now, now_ms)
             .map_err(|error| Violation(format!("the datastore does not start from its log alone: {error}")))?;
         let state = rebuilt.state.clone();
         self.check_committed("the log", &state)?;
         self.note(|| format!("level at {}", rebuilt.head));
+        Ok(())
+    }
+
+    /// What is restored at any sequence is what everybody showed then.
+    fn check_earlier(&mut self, running: &Running) -> Checked {
+        let (horizon, head) = (running.reader.horizon(), running.head);
+        let at = Seq(horizon.0 + self.draw(head.0 - horizon.0));
+        let text = |error: &dyn std::fmt::Display| Violation(format!("the state at {at} cannot be built: {error}"));
+        let disk = super::engine::Disk::default();
+        let state = StateStore::with_engine(Box::new(disk)).map_err(|error| text(&error))?;
+        open::build(&state, &running.reader, at, &mut |_| {}).map_err(|error| text(&error))?;
+        self.check_committed("what is restored", &state)
+    }
+
+    /// When every member has everything and no history is kept, the log holds what lives and little more.
+    fn check_growth(&mut self, running: &mut Running) -> Checked {
+        running.ledger.seal().map_err(|error| Violation(format!("the log cannot be sealed: {error}")))?;
+        let target = running.head;
+        running.compaction = super::datastore::compaction(running, &self.disks, target, 0.0);
+        while !super::datastore::step_compaction(running).map_err(Violation)? {}
+        let names = self.disks.fs.list(Path::new(LOG)).unwrap_or_default();
+        let names = names.iter().filter(|name| name.ends_with(".log") && !name.contains("open"));
+        let bytes: usize =
+            names.filter_map(|name| self.disks.fs.contents(&Path::new(LOG).join(name)).ok()).map(|c| c.len()).sum();
+        let (live, origins) = self.oracle.live();
+        let objects = self.oracle.names().count() as u64;
+        let bound = live + objects * OBJECT_BYTES + origins * ORIGIN_BYTES + 2 * SEGMENT_BYTES;
+        if bytes as u64 > bound {
+            broken!(
+                "a compacted log of {live} bytes in {objects} objects and {origins} origins has {bytes} bytes, more than {bound}"
+            );
+        }
         Ok(())
     }
 }

@@ -73,6 +73,7 @@ impl World {
         }
         node.fs.heal();
         node.states.current().heal();
+        node.states.heal();
         let wait = self.draw(2 * SECOND);
         self.after(wait, Event::ReplicaStart(number));
     }
@@ -152,6 +153,9 @@ impl World {
         let Some(number) = found else { return Ok(()) };
         self.note(|| format!("web{number} disconnected: {why}"));
         let now = self.now;
+        if let Some(running) = &self.replicas[number].running {
+            running.stepped.set_connected(None);
+        }
         if let Some(running) = &mut self.replicas[number].running
             && let Some(link) = running.link.take()
             && (now - link.since > 10 * SECOND || running.needs_snapshot || running.stepped.wants_resync())
@@ -281,13 +285,19 @@ impl World {
         let Some(link) = &mut running.link else { return Ok(()) };
         let mine = link.greeted;
         let step = running.stepped.judge(mine.as_ref(), &welcome, needs);
+        if !matches!(step, NextStep::Refuse(_)) {
+            running.stepped.set_connected(Some(welcome.head));
+        }
         link.welcome = Some(welcome.clone());
         self.note(|| format!("web{number} at {:?} is welcomed: {step:?}", mine.map(|mine| mine.seq)));
         if let Some(mine) = mine
             && !tampered
         {
             let truth = self.conns.get(&id).and_then(|conn| conn.welcomed_by).unwrap_or(self.truth);
-            self.check_verdict(truth, number, mine.seq, &welcome, step)?;
+            match &self.fence {
+                Some(fence) if fence.beyond.contains(&number) => fence.check_refused(number, step)?,
+                _ => self.check_verdict(truth, number, mine.seq, &welcome, step)?,
+            }
         }
         match step {
             NextStep::Refuse(verdict) => self.hang_up(number, id, &format!("refused: {verdict}")),
@@ -446,7 +456,8 @@ impl World {
         {
             self.oracle.durable(number, durable);
             self.persisted[number] = Some(durable);
-            self.replicas[number].shown = durable;
+            let node = &mut self.replicas[number];
+            node.shown = node.shown.max(durable);
         }
         self.after(self.plan.persist_every, Event::Persist(number, life));
         Ok(())
@@ -521,7 +532,8 @@ impl World {
         }
         let (collection, key) = self.any_key();
         self.next_value += 1;
-        let value = Bytes::from(format!("import{number} {}", self.next_value));
+        let filler = if self.chance(5) { "y".repeat(super::datastore::VALUE_BYTES_MAX) } else { String::new() };
+        let value = Bytes::from(format!("import{number} {} {filler}", self.next_value));
         let other = Key::new(format!("k{}", self.random.below(self.plan.keys))).expect("key");
         let condition = Condition::Absent { collection: collection.clone(), key: other };
         let conditions = if self.chance(30) { vec![condition] } else { Vec::new() };

@@ -1,15 +1,22 @@
 //! Old copies, second copies, and copies of a disk that lack something: what becomes of them, and what must be said of it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use gravwell::env::Fs;
 use gravwell::env::memory::{MemoryFs, Survival};
+use gravwell::model::Seq;
+use gravwell::protocol::session::NextStep;
+use gravwell::state::StateStore;
+use gravwell::trust::Role;
 
 use super::datastore::{Disks, LOG, Running};
+use super::engine::Disk;
 use super::faults::open_journal;
+use super::network::{MS, SECOND, Time};
 use super::oracle::{Checked, Remembered, Violation, broken};
 use super::plan::Fault;
-use super::promises::{JOURNAL_HAS_HEAD, WITNESSES_ARE_ASKED};
+use super::promises::{JOURNAL_HAS_HEAD, STATE_GOES_BACK};
 use super::replica::{JOURNAL, Node, States};
 use super::world::{Event, Truth, World};
 
@@ -28,6 +35,10 @@ impl World {
             return Ok(false);
         }
         match self.copies.remove(&number) {
+            Some(copy) if self.replicas[number].running.is_some() && STATE_GOES_BACK && self.chance(40) => {
+                self.roll_back_state(number, &copy);
+                Ok(true)
+            }
             Some(copy) if self.replicas[number].running.is_some() => {
                 self.stop_replica(number, true, "its directory is replaced by an old copy");
                 self.forget_connections(number);
@@ -36,7 +47,7 @@ impl World {
                 (node.damaged, node.tampered) = (false, false);
                 node.was_damaged = copy.was_damaged;
                 // An old copy of everything is not known here to be old: only the datastore can tell.
-                node.shown = gravwell::model::Seq::ZERO;
+                node.shown = Seq::ZERO;
                 self.oracle.rolled_back(number, copy.remembered);
                 (self.reported[number], self.saved_reports[number]) = (None, None);
                 self.persisted[number] = None;
@@ -49,6 +60,18 @@ impl World {
                 Ok(false)
             }
         }
+    }
+
+    /// The state alone is replaced by an older one: the mark beside it shows that.
+    fn roll_back_state(&mut self, number: usize, copy: &Copy) {
+        self.stop_replica(number, true, "its state is replaced by an old copy");
+        self.forget_connections(number);
+        let node = &mut self.replicas[number];
+        node.states = node.states.rolled_back(&copy.states);
+        (node.damaged, node.tampered) = (false, false);
+        (self.reported[number], self.saved_reports[number]) = (None, None);
+        self.persisted[number] = None;
+        self.looked_at[number] = None;
     }
 
     fn copy_replica(&self, number: usize) -> Option<Copy> {
@@ -152,30 +175,185 @@ impl World {
         Ok(true)
     }
 
-    /// A copy of the disk of a datastore that ends; it starts again from the right one.
+    /// A copy of the disk of a datastore that ends, sometimes without its index; it starts again from the right one.
     fn copy_of_stopped(&mut self, why: &str) -> Option<Disks> {
-        if !WITNESSES_ARE_ASKED || self.truth != Truth::Genuine || self.flipped.is_some() || self.datastore.is_none() {
+        if self.truth != Truth::Genuine || self.flipped.is_some() || self.datastore.is_none() {
             return None;
         }
         self.stop_datastore(false, why);
-        Some(self.disks.copy())
+        let copy = self.disks.copy();
+        let index = if self.chance(40) { Disk::default() } else { copy.index.clone() };
+        Some(Disks { index, ..copy })
     }
 
-    /// Nothing that was acknowledged may be missing in silence, and the witness of it stays.
+    /// Nothing that a witness knows of may be missing in silence: not what the index holds, not what members had when the
+    /// register was written. What neither knows yet is the documented limit.
     fn expect_refusal(&mut self, mut copy: Disks, what: &str) -> Checked {
         let now_ms = self.datastore_ms();
+        let index = StateStore::with_engine(Box::new(copy.index.clone())).ok().and_then(|index| index.meta());
+        let index = index.map_or(Seq::ZERO, |meta| meta.seq);
+        let register = self.saved_reports.iter().flatten().map(|(_, applied)| *applied).max().unwrap_or_default();
         match Running::start(&mut copy, self.now, now_ms) {
-            Err(error) => {
-                self.note(|| format!("refused: {error}"));
+            // Its words name logs by random numbers, which do not belong into the trace.
+            Err(_) => {
+                self.note(|| "refused".into());
                 Ok(())
             }
-            Ok(running) if running.head >= self.oracle.told && running.head >= self.oracle.head() => Ok(()),
-            Ok(running) if running.waits() => Ok(()),
+            Ok(running) if running.head >= index.max(register) || running.waits() => Ok(()),
             Ok(running) => broken!(
-                "{what}, the log ends at {} instead of {}, and the datastore starts as if nothing were wrong",
-                running.head,
-                self.oracle.head()
+                "{what}, the log ends at {} although the index knew {index} and the register {register}, and the datastore \
+                 starts as if nothing were wrong",
+                running.head
             ),
+        }
+    }
+
+    /// Keeps an old copy of the datastore's disk and of one replica's directory, or lets both go on in a world of their own:
+    /// there the copy is followed, pushed to and answers, until a member says hello that is beyond it.
+    pub fn follow_old_copy(&mut self) -> Result<bool, Violation> {
+        if self.truth != Truth::Genuine || self.flipped.is_some() {
+            return Ok(false);
+        }
+        let Some(copy) = self.followed.take() else {
+            self.followed = self.copy_to_follow();
+            return Ok(false);
+        };
+        let is_beyond = |node: &Node| {
+            let durable = node.running.as_ref().map(|running| running.stepped.durable());
+            durable.is_some_and(|durable| durable > copy.head) && !node.damaged && !node.tampered
+        };
+        let others = (0..self.replicas.len()).filter(|number| *number != copy.follower);
+        let beyond: BTreeSet<usize> = others.filter(|number| is_beyond(&self.replicas[*number])).collect();
+        let certificates = self.replicas.iter().map(|node| node.certificate.clone());
+        let is_same = certificates.take(copy.certificates.len()).eq(copy.certificates.iter().cloned());
+        if beyond.is_empty() || !is_same || self.replicas.iter().any(|node| node.revoked) {
+            self.followed = Some(copy);
+            return Ok(false);
+        }
+        let mut side = self.world_of(copy, beyond);
+        let end = side.now + 14 * SECOND;
+        side.note(|| "an old copy of the datastore is started".into());
+        side.run_until(end)?;
+        side.judge_end()?;
+        self.oracle.checks += side.oracle.checks;
+        Ok(true)
+    }
+
+    fn copy_to_follow(&mut self) -> Option<FollowedCopy> {
+        let follower = self.random.below(self.replicas.len());
+        let head = self.datastore.as_ref()?.head;
+        let certificates = self.replicas.iter().map(|node| node.certificate.clone()).collect();
+        let copy = self.copy_replica(follower)?;
+        if self.replicas[follower].role == Role::Reader || self.replicas.iter().any(|node| node.revoked) {
+            return None;
+        }
+        Some(FollowedCopy { head, disks: self.disks.copy(), follower, copy, certificates })
+    }
+
+    fn world_of(&mut self, copy: FollowedCopy, beyond: BTreeSet<usize>) -> World {
+        let mut side = self.aside();
+        let FollowedCopy { head, disks, follower, copy, .. } = copy;
+        side.oracle = self.oracle.as_of(head, follower, copy.remembered);
+        side.disks = disks;
+        for (number, node) in self.replicas.iter().enumerate() {
+            let mut other = Node::new(node.name.clone(), node.role, node.certificate.clone());
+            let fs = if number == follower { &copy.fs } else { &node.fs };
+            let states = if number == follower { &copy.states } else { &node.states };
+            (other.fs, other.states) = (fs.crash(Survival::Everything, 0), states.copy());
+            other.fs.set_capacity(None);
+            side.replicas.push(other);
+        }
+        let count = side.replicas.len();
+        side.ways = vec![side.plan.way; count];
+        side.reported = vec![None; count];
+        side.saved_reports = vec![None; count];
+        side.persisted = vec![None; count];
+        side.looked_at = vec![None; count];
+        side.slow = vec![false; count];
+        side.plan.pace = 300 * MS;
+        side.after(0, Event::DatastoreStart);
+        side.after(MS, Event::ReplicaStart(follower));
+        side.after(200 * MS, Event::Client(follower));
+        for number in &beyond {
+            let wait = 2 * SECOND + side.draw(3 * SECOND);
+            side.after(wait, Event::ReplicaStart(*number));
+        }
+        // What a member has shown outlives a restart, and its going away again.
+        side.after(8 * SECOND, Event::Undo(Fault::OldCopyFollowed, follower));
+        side.fence = Some(Fence { beyond, shown: None });
+        side
+    }
+
+    /// The members that are beyond go away, and the datastore starts again.
+    pub fn leave_old_copy(&mut self) {
+        let Some(fence) = &self.fence else { return };
+        for number in fence.beyond.clone() {
+            let way = &mut self.ways[number];
+            (way.up_blocked, way.down_blocked) = (Time::MAX, Time::MAX);
+        }
+        self.stop_datastore(false, "it is started again");
+    }
+
+    /// A member says hello: one that is beyond is the proof that nothing may be committed any more.
+    pub fn judge_fence(&mut self, number: usize, waits: &str) -> Checked {
+        let head = self.oracle.head();
+        match &mut self.fence {
+            Some(fence) if fence.beyond.contains(&number) => {
+                if waits.is_empty() {
+                    broken!("web{number} is beyond the datastore, which goes on at {head} as if nothing were wrong");
+                }
+                fence.shown.get_or_insert(head);
+                Ok(())
+            }
+            Some(fence) if fence.shown.is_some() => Ok(()),
+            _ if self.truth == Truth::Genuine && !self.replicas[number].tampered => self.judge_waiting(waits),
+            _ => Ok(()),
+        }
+    }
+
+    /// The right datastore has no reason to wait.
+    pub fn judge_waiting(&self, waits: &str) -> Checked {
+        if !waits.is_empty() && self.fence.is_none() {
+            broken!("the datastore takes no writes without a reason: {waits}");
+        }
+        Ok(())
+    }
+
+    fn judge_end(&self) -> Checked {
+        let Some(Fence { shown: Some(shown), .. }) = self.fence else { return Ok(()) };
+        let head = self.oracle.head();
+        if head > shown {
+            broken!("an old copy committed up to {head} after a member that is beyond it was heard of at {shown}");
+        }
+        if self.datastore.as_ref().is_some_and(|datastore| !datastore.waits()) {
+            broken!("an old copy has forgotten at its restart that a member is beyond it");
+        }
+        Ok(())
+    }
+}
+
+/// Old copies of a datastore's disk and of one replica's directory.
+pub struct FollowedCopy {
+    head: Seq,
+    disks: Disks,
+    follower: usize,
+    copy: Copy,
+    certificates: Vec<Vec<u8>>,
+}
+
+/// Members that are beyond the datastore of a world.
+pub struct Fence {
+    pub beyond: BTreeSet<usize>,
+    /// Where the log ended when the first of them said hello.
+    shown: Option<Seq>,
+}
+
+impl Fence {
+    /// Who is beyond is not led back.
+    pub fn check_refused(&self, number: usize, step: NextStep) -> Checked {
+        match step {
+            NextStep::Refuse(_) => Ok(()),
+            step => broken!("web{number} is beyond an old copy of the datastore and is to follow it: {step:?}"),
         }
     }
 }

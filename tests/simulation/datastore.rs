@@ -5,17 +5,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gravwell::codec::message::{Bookmark, Outcome, Welcome};
+use gravwell::config::datastore::Recovery;
 use gravwell::datastore::ledger::{Committed, Ledger, Outlet};
 use gravwell::datastore::open;
+use gravwell::datastore::recovery::{self, Here};
 use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
 use gravwell::log::liveness::{BaseChanges, BaseSummary};
 use gravwell::log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
 };
-use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Seq, Txn};
+use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Seq, Txn};
 use gravwell::protocol::feed::{Block, Ring};
 use gravwell::state::StateStore;
-use gravwell::trust::{Registry, Role};
+use gravwell::trust::{LogMark, Registry, Role};
 
 use super::engine::Disk;
 use super::network::{ConnId, Time};
@@ -25,6 +27,13 @@ pub const SEGMENT_BYTES: u64 = 6 << 10;
 /// Memory for recent batches: small, so that subscribers often read from segments.
 const RING_BYTES: usize = 3 << 10;
 
+/// Values may not be longer here; replicas allow more, so an import finds out late.
+pub const VALUE_BYTES_MAX: usize = 90;
+
+pub fn limits() -> Limits {
+    Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() }
+}
+
 /// What outlives the process.
 #[derive(Clone, Default)]
 pub struct Disks {
@@ -32,6 +41,8 @@ pub struct Disks {
     pub index: Disk,
     pub members: String,
     pub liveness: Liveness,
+    /// Its administrator gives up what the log lacks, whoever has it.
+    pub gives_up: bool,
 }
 
 impl Disks {
@@ -39,7 +50,7 @@ impl Disks {
     pub fn copy(&self) -> Disks {
         let fs = self.fs.crash(Survival::Everything, 0);
         fs.set_capacity(None);
-        Disks { fs, index: self.index.copy(), members: self.members.clone(), liveness: Liveness::default() }
+        Disks { fs, index: self.index.copy(), members: self.members.clone(), ..Disks::default() }
     }
 }
 
@@ -105,6 +116,9 @@ pub struct Running {
     pub applied: Seq,
     pub backlog: VecDeque<Committed>,
     pub registry: Registry,
+    /// Why it takes no writes; empty when it does.
+    pub recovery: String,
+    mode: Recovery,
     pub sessions: BTreeMap<ConnId, Session>,
     pub queue: VecDeque<Proposal>,
     pub compaction: Option<Compaction<Liveness>>,
@@ -120,13 +134,14 @@ impl Running {
     pub fn start(disks: &mut Disks, now: Time, now_ms: u64) -> Result<Running, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let fs = Arc::new(disks.fs.clone());
+        let mode = if disks.gives_up { Recovery::Off } else { Recovery::Auto };
         let (log, _) = Log::open(fs, Path::new(LOG), log_options()).map_err(|error| text(&error))?;
         let reader = log.reader();
         let usable = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error));
         let usable = usable.map(|state| (open::level(&state, &reader), state));
         let state = match usable {
             Ok((Ok(()), state)) => state,
-            Ok((Err(loss @ open::Unlevel::Loss { .. }), _)) => return Err(text(&loss)),
+            Ok((Err(loss @ open::Unlevel::Loss { .. }), _)) if mode != Recovery::Off => return Err(text(&loss)),
             _ => {
                 disks.index = Disk::default();
                 let state = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error))?;
@@ -137,8 +152,13 @@ impl Running {
             state.set_generation(log.generation(), reader.lineage()).map_err(|error| text(&error))?;
         }
         let (head, reader_chain) = reader.head();
-        let ledger = Ledger::new(log, state.clone(), Limits::default()).map_err(|error| text(&error))?;
-        let registry = Registry::from_text(&disks.members, now_ms).map_err(|error| text(&error))?;
+        let ledger = Ledger::new(log, state.clone(), limits()).map_err(|error| text(&error))?;
+        let mut registry = Registry::from_text(&disks.members, now_ms).map_err(|error| text(&error))?;
+        let here = Here::of(&reader, head);
+        let evidence = recovery::from_register(&here, &registry).filter(|evidence| recovery::counts(mode, evidence));
+        if evidence.is_none() {
+            recovery::enter(&here, &mut registry);
+        }
         Ok(Running {
             ledger,
             reader,
@@ -149,6 +169,8 @@ impl Running {
             applied: head,
             backlog: VecDeque::new(),
             registry,
+            recovery: evidence.unwrap_or_default(),
+            mode,
             sessions: BTreeMap::new(),
             queue: VecDeque::new(),
             compaction: None,
@@ -158,7 +180,25 @@ impl Running {
 
     /// Whether it takes no writes, because something proves that its log has lost some.
     pub fn waits(&self) -> bool {
-        false
+        !self.recovery.is_empty()
+    }
+
+    /// Takes a member's position for what it proves of the log, as a session does. True: the register has changed.
+    pub fn examine(&mut self, member: &MemberName, position: &Position, now_ms: u64) -> bool {
+        let evidence = Here::of(&self.reader, self.head).contradicted_by(member.as_str(), position);
+        let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.mode, evidence)) else { return false };
+        if self.recovery.is_empty() {
+            self.recovery = evidence;
+        }
+        self.registry.note_contradiction(member, *position, now_ms).is_ok()
+    }
+
+    /// Notes in the register where the log stands, unless the register contradicts it.
+    pub fn note_log(&mut self) {
+        if !self.waits() {
+            let (log_id, generation, seq) = (self.reader.log_id(), self.reader.generation(), self.head);
+            self.registry.note_log(LogMark { log_id, generation, seq });
+        }
     }
 
     pub fn bookmark(&self) -> Option<Bookmark> {
@@ -196,6 +236,11 @@ pub fn begin_compaction(
     random: &mut SmallRandom,
 ) -> Option<Compaction<Liveness>> {
     let garbage_ratio = if random.below(2) == 0 { 0.0 } else { 0.3 };
+    compaction(running, disks, target, garbage_ratio)
+}
+
+/// A compaction that drops garbage from segments with at least so much of it.
+pub fn compaction(running: &Running, disks: &Disks, target: Seq, garbage_ratio: f64) -> Option<Compaction<Liveness>> {
     let options = CompactionOptions { garbage_ratio, segment_bytes: SEGMENT_BYTES, dry_run: false };
     Compaction::new(running.reader.clone(), disks.liveness.clone(), target, options).ok()
 }

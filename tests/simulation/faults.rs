@@ -88,6 +88,7 @@ impl World {
                 }
                 return Ok(struck);
             }
+            Fault::StateFails if self.chance(30) => self.replicas[number].states.fail_next(),
             Fault::StateFails => self.replicas[number].states.current().fail_next(),
             Fault::JournalDamaged => return Ok(self.damage_journal(number)),
             Fault::Tampered => {
@@ -152,6 +153,7 @@ impl World {
             Fault::LogDirectoryLost => return self.lose_log(),
             Fault::Revoked => return self.revoke(number),
             Fault::OldCopy => return Ok(self.use_old_copy()),
+            Fault::OldCopyFollowed => return self.follow_old_copy(),
             Fault::Wiped => return Ok(self.wipe()),
             Fault::SlowApplier => {
                 self.slow[number] = true;
@@ -175,6 +177,7 @@ impl World {
             }
             Fault::SlowApplier => self.slow[number] = false,
             Fault::YearsJump => self.clock_offset = 0,
+            Fault::OldCopyFollowed => self.leave_old_copy(),
             Fault::Revoked => self.take_back(number)?,
             Fault::OldCopy | Fault::Wiped => self.bring_back_genuine(),
             _ => {}
@@ -196,6 +199,7 @@ impl World {
             (way.up_blocked, way.down_blocked) = (0, 0);
             self.replicas[number].fs.heal();
             self.replicas[number].states.current().heal();
+            self.replicas[number].states.heal();
             self.after(0, Event::Heal(number));
             if self.replicas[number].revoked {
                 self.take_back(number)?;
@@ -365,6 +369,8 @@ impl World {
 
     fn swap_disks(&mut self, disks: Disks, truth: Truth) {
         self.stop_datastore(true, "another disk takes its place");
+        // Sometimes its administrator lets it go on, whatever its members show.
+        let disks = Disks { gives_up: self.chance(50), ..disks };
         self.genuine = Some(std::mem::replace(&mut self.disks, disks));
         self.truth = truth;
         let fault = if truth == Truth::Wiped { Fault::Wiped } else { Fault::OldCopy };

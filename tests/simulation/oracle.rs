@@ -12,6 +12,7 @@ pub type Name = (String, String);
 pub type Held = (Bytes, Seq);
 
 /// A transaction that a client was told is safe.
+#[derive(Clone)]
 pub struct Accepted {
     pub replica: usize,
     pub ops: Vec<Op>,
@@ -19,7 +20,18 @@ pub struct Accepted {
     pub told: Option<(Seq, bool)>,
 }
 
-#[derive(Default)]
+impl Accepted {
+    /// Whether a transaction may be rejected for this reason.
+    fn explains(&self, reason: &Reason) -> bool {
+        match reason {
+            Reason::ConditionFailed { .. } => true,
+            Reason::LimitExceeded { .. } => self.ops.iter().any(is_long),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Default)]
 pub struct Oracle {
     /// Every entry that ever left the datastore, by sequence from 1.
     pub history: Vec<Entry>,
@@ -81,6 +93,10 @@ pub fn worth(collection: &str, key: &str, value: &[u8], version: Seq) -> u64 {
         sum = (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     mix(sum ^ mix(version.0))
+}
+
+fn is_long(op: &Op) -> bool {
+    op.value().is_some_and(|value| value.len() > super::datastore::VALUE_BYTES_MAX)
 }
 
 fn name(op: &Op) -> Name {
@@ -149,6 +165,9 @@ impl Oracle {
                 if let Some(failed) = conditions.iter().find(|condition| !self.holds(condition, before)) {
                     broken!("sequence {} was committed although `{failed}` did not hold", entry.seq);
                 }
+                if ops.iter().any(is_long) {
+                    broken!("sequence {} was committed although it breaks a limit", entry.seq);
+                }
                 if *ops != accepted.ops {
                     broken!("sequence {} does not hold the operations that were accepted: torn or mixed up", entry.seq);
                 }
@@ -168,7 +187,7 @@ impl Oracle {
                     versions.push((entry.seq, op.value().cloned()));
                 }
             }
-            EntryBody::Reject { reason: Reason::ConditionFailed { .. }, .. } => {
+            EntryBody::Reject { reason, .. } if accepted.explains(reason) => {
                 let replica = accepted.replica;
                 self.rejected.entry(replica).or_default().insert(id, entry.seq);
             }
@@ -211,6 +230,16 @@ impl Oracle {
             broken!("sequence {} had been acknowledged, but the log ends at {head} after a restart", self.told);
         }
         Ok(())
+    }
+
+    /// Bytes of everything that lives at the head, and how many origins ever were.
+    pub fn live(&self) -> (u64, u64) {
+        let head = self.head();
+        let bytes = self.names().filter_map(|name| {
+            let (value, _) = self.at(name, head)?;
+            Some((name.0.len() + name.1.len() + value.len()) as u64)
+        });
+        (bytes.sum(), self.last_counter.len() as u64)
     }
 
     /// The digest of somebody's state at a sequence.
@@ -323,6 +352,25 @@ impl Oracle {
         self.unsure.extend(to.open.iter().chain(to.rejected.keys()));
         self.unanswered.remove(&replica);
         self.rejected.insert(replica, to.rejected);
+    }
+
+    /// What would have been judged had nothing been shown after `head`, and had `replica` done nothing since.
+    pub fn as_of(&self, head: Seq, replica: usize, remembered: Remembered) -> Oracle {
+        let mut before = self.clone();
+        let length = usize::try_from(head.0).unwrap_or(usize::MAX);
+        before.history.truncate(length);
+        before.sums.truncate(length + 1);
+        before.by_id.retain(|_, at| *at <= head);
+        before.digests.retain(|at, _| *at <= head);
+        before.versions.values_mut().for_each(|versions| versions.retain(|(at, _)| *at <= head));
+        before.versions.retain(|_, versions| !versions.is_empty());
+        before.last_counter.clear();
+        for id in before.history.iter().filter_map(|entry| entry.body.id()) {
+            before.last_counter.insert(id.origin, id.counter);
+        }
+        before.told = before.told.min(head);
+        before.rolled_back(replica, remembered);
+        before
     }
 
     /// A second replica goes on from a copy of the first one's directory; the same holds for both.

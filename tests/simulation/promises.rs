@@ -2,9 +2,7 @@
 
 /// A reader refuses writes, or answers them as any other replica does.
 pub const READER_WRITES: bool = false;
-/// A replica whose state was lost or went back says so until it was level once.
-pub const LOST_STATE_SAYS_SO: bool = false;
+/// The state of a replica alone is replaced by an old copy. What is pending meanwhile is not modelled exactly yet.
+pub const STATE_GOES_BACK: bool = false;
 /// An outbox journal that is missing or ends early is damage.
 pub const JOURNAL_HAS_HEAD: bool = false;
-/// An index or a register that is beyond the log is the proof of a loss.
-pub const WITNESSES_ARE_ASKED: bool = false;

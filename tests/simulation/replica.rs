@@ -15,6 +15,7 @@ use gravwell::model::{MemberName, Origin, Position, Seq, TxnId};
 use gravwell::protocol::backoff::Backoff;
 use gravwell::protocol::push::Pusher;
 use gravwell::protocol::tail::{Intake, Run};
+use gravwell::replica::Mark;
 use gravwell::replica::directory::Home;
 use gravwell::replica::resync::Loading;
 use gravwell::replica::stepped::Stepped;
@@ -38,6 +39,11 @@ struct Places {
     next: u64,
     states: BTreeMap<PathBuf, Disk>,
     current: Option<PathBuf>,
+    /// The high-water mark, as its file holds it.
+    mark: Option<String>,
+    /// The next change of what is current fails.
+    fails: bool,
+    has_lost_current: bool,
 }
 
 impl States {
@@ -63,20 +69,40 @@ impl States {
         found.unwrap_or_else(|| self.fresh())
     }
 
-    /// Puts an empty state in the place of the current one.
+    /// Puts an empty state in the place of the current one, which is kept until another one is complete.
     pub fn fresh(&self) -> Disk {
         let (path, disk) = self.add();
-        let mut places = self.places();
-        places.states.retain(|other, _| *other == path);
-        places.current = Some(path);
+        self.places().current = Some(path);
         disk
+    }
+
+    /// The next change of what is current fails.
+    pub fn fail_next(&self) {
+        self.places().fails = true;
+    }
+
+    pub fn heal(&self) {
+        self.places().fails = false;
+    }
+
+    /// Whether the current state was removed.
+    pub fn has_lost_current(&self) -> bool {
+        self.places().has_lost_current
+    }
+
+    /// Older states under the mark of these.
+    pub fn rolled_back(&self, to: &States) -> States {
+        let older = to.copy();
+        older.places().mark.clone_from(&self.places().mark);
+        older
     }
 
     /// Other directories with the same contents.
     pub fn copy(&self) -> States {
         let places = self.places();
         let states = places.states.iter().map(|(path, disk)| (path.clone(), disk.copy())).collect();
-        let places = Places { next: places.next, states, current: places.current.clone() };
+        let (current, mark) = (places.current.clone(), places.mark.clone());
+        let places = Places { next: places.next, states, current, mark, ..Places::default() };
         States(Arc::new(Mutex::new(places)))
     }
 
@@ -91,7 +117,11 @@ impl States {
 
 impl Home for States {
     fn make_current(&mut self, path: &Path) -> Result<(), String> {
-        self.places().current = Some(path.to_owned());
+        let mut places = self.places();
+        if std::mem::take(&mut places.fails) {
+            return Err("simulated failure".into());
+        }
+        places.current = Some(path.to_owned());
         Ok(())
     }
 
@@ -100,7 +130,18 @@ impl Home for States {
     }
 
     fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
-        self.places().states.retain(|path, _| path == keep);
+        let mut places = self.places();
+        places.has_lost_current |= places.current.as_deref() != Some(keep);
+        places.states.retain(|path, _| path == keep);
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Option<Mark>, String> {
+        self.places().mark.as_deref().map(Mark::decode).transpose()
+    }
+
+    fn set_mark(&mut self, mark: &Mark) -> Result<(), String> {
+        self.places().mark = Some(mark.encode());
         Ok(())
     }
 }

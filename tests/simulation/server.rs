@@ -4,11 +4,11 @@ use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
 use gravwell::codec::txn::decode_txn;
 use gravwell::datastore::greeting::{Greeter, may_follow, refused};
 use gravwell::datastore::ledger::{self, Batch, SealError, Stream, Submission};
-use gravwell::datastore::{commit, horizon, snapshot};
+use gravwell::datastore::{commit, horizon, recovery, snapshot};
 use gravwell::env::Fs;
 use gravwell::env::memory::Survival;
 use gravwell::log::ReadError;
-use gravwell::model::{Limits, Seq};
+use gravwell::model::Seq;
 use gravwell::protocol::feed::{self, Next};
 
 use super::datastore::{self, LOG, Proposal, Released, Running, Session};
@@ -56,6 +56,7 @@ impl World {
         self.note(|| format!("datastore started at {head}, horizon {}", running.reader.horizon()));
         if self.truth == Truth::Genuine {
             self.oracle.recovered(head)?;
+            self.judge_waiting(&running.recovery)?;
             self.compare_log(&running)?;
             let state = running.state.clone();
             self.datastore = Some(running);
@@ -163,7 +164,19 @@ impl World {
                 if let Some((at, _)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
                     *at = (*at).min(now_ms);
                 }
-                let limits = Limits::default();
+                if let Some((at, _)) = self.saved_reports[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
+                    *at = (*at).min(now_ms);
+                }
+                if let Some(position) = &hello.position
+                    && datastore.examine(&member, position, now_ms)
+                    && let Ok(text) = datastore.registry.text(now_ms)
+                {
+                    self.disks.members = text;
+                }
+                let waits = datastore.recovery.clone();
+                self.judge_fence(replica, &waits)?;
+                let Some(datastore) = &mut self.datastore else { return Ok(()) };
+                let limits = datastore::limits();
                 let greeter =
                     Greeter { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
                 match greeter.welcome(member.as_str(), &role.to_string(), &hello) {
@@ -197,7 +210,9 @@ impl World {
             Message::Progress(progress) => {
                 let head = datastore.head;
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
-                let is_first = datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
+                let may_note = !datastore.waits();
+                let is_first =
+                    may_note && datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
                 if is_first && let Ok(text) = datastore.registry.text(now_ms) {
                     self.disks.members = text;
                 }
@@ -257,7 +272,11 @@ impl World {
             |Proposal { member, txn, .. }: Proposal| Submission { member, txn, objection: None, stream: Stream::default() };
         let txns = batch.into_iter().map(submission).collect();
         let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
-        let admit = |txn: &gravwell::model::Txn| commit::admit(txn, free, MIN_FREE);
+        let waits = datastore.recovery.clone();
+        let admit = |txn: &gravwell::model::Txn| match waits.as_str() {
+            "" => commit::admit(txn, free, MIN_FREE),
+            evidence => Err(recovery::refusal(evidence)),
+        };
         let mut released = Released::default();
         let applied = datastore.applied;
         let result = datastore.ledger.commit(txns, &admit, &commit::disk_full, applied, now_ms, &mut released);
@@ -472,7 +491,7 @@ impl World {
 
     pub fn start_compaction(&mut self) -> Checked {
         // A fork below the horizon cannot be seen: docs/guarantees.md.
-        if self.truth != Truth::Genuine {
+        if self.truth != Truth::Genuine || self.datastore.as_ref().is_some_and(datastore::Running::waits) {
             return Ok(());
         }
         let Some(target) = self.compaction_target() else { return Ok(()) };
@@ -532,6 +551,7 @@ impl World {
             self.stop_datastore(true, &error.to_string());
             return Ok(());
         }
+        datastore.note_log();
         if let Ok(text) = datastore.registry.text(now_ms) {
             self.disks.members = text;
             self.saved_reports = self.reported.clone();

@@ -10,7 +10,7 @@ use gravwell::env::memory::SmallRandom;
 use gravwell::model::{MemberName, Seq};
 use gravwell::trust::{Registry, Role};
 
-use super::copies::Copy;
+use super::copies::{Copy, Fence, FollowedCopy};
 use super::datastore::{self, Disks};
 use super::network::{Conn, ConnId, MS, Message, SECOND, Time, Way};
 use super::oracle::{Checked, Oracle, Violation};
@@ -134,6 +134,10 @@ pub struct World {
     pub saved_reports: Vec<Option<(u64, Seq)>>,
     /// By replica: a copy of its directory for later.
     pub copies: BTreeMap<usize, Copy>,
+    /// An old copy of the datastore's disk and of one replica's directory.
+    pub followed: Option<FollowedCopy>,
+    /// Who is beyond the datastore of this world, and what became of it when they said so.
+    pub fence: Option<Fence>,
     /// What must be decided and shown when the clients stop: noted while they go on.
     pub steady: Option<(Seq, Vec<gravwell::model::TxnId>)>,
     /// How far the compaction under way may go, and for whose sake.
@@ -160,6 +164,10 @@ impl World {
     pub fn new(seed: u64, verbose: bool) -> World {
         let mut random = SmallRandom(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66);
         let plan = Plan::draw(&mut random);
+        World::of(plan, random, verbose)
+    }
+
+    fn of(plan: Plan, mut random: SmallRandom, verbose: bool) -> World {
         let entropy = Arc::new(SimEntropy(Mutex::new(SmallRandom(random.next_u64()))));
         let mut registry = Registry::from_text("", START_MS).expect("empty");
         let replicas = (0..plan.replicas).map(|number| {
@@ -195,6 +203,8 @@ impl World {
             saved_reports: vec![None; plan.replicas],
             copies: BTreeMap::new(),
             steady: None,
+            followed: None,
+            fence: None,
             journal_lost: None,
             persisted: vec![None; plan.replicas],
             looked_at: vec![None; plan.replicas],
@@ -231,6 +241,27 @@ impl World {
             world.after(calm_at + world.plan.steady - 25 * SECOND, Event::SteadyMark);
         }
         world
+    }
+
+    /// A world of its own that begins at this moment, with nothing in it but its plan.
+    pub fn aside(&mut self) -> World {
+        let random = SmallRandom(self.random.next_u64());
+        let mut world = World::of(Plan { faults: Vec::new(), ..self.plan.clone() }, random, self.verbose);
+        world.queue.clear();
+        (world.now, world.clock_offset, world.calm) = (self.now, self.clock_offset, self.calm);
+        (world.replicas, world.next_value) = (Vec::new(), self.next_value + 1_000_000);
+        world
+    }
+
+    /// Lets everything happen up to a time.
+    pub fn run_until(&mut self, end: Time) -> Checked {
+        while let Some(Reverse(due)) = self.queue.pop() {
+            if due.at > end {
+                break;
+            }
+            self.happen(due)?;
+        }
+        Ok(())
     }
 
     /// A number from 0 to `bound`, both included.
@@ -275,13 +306,7 @@ impl World {
     fn live(&mut self) -> Checked {
         let mut next_look = self.plan.calm_at + self.plan.steady.max(20 * SECOND);
         while let Some(Reverse(due)) = self.queue.pop() {
-            self.now = due.at;
-            self.clock.0.store(START_MS + self.now / MS, Ordering::Relaxed);
-            self.summary.events += 1;
-            self.handle(due.event)?;
-            if let Some(lost) = self.journal_lost.take() {
-                return Err(Violation(lost));
-            }
+            self.happen(due)?;
             if self.calm && self.now >= next_look {
                 next_look = self.now + SECOND;
                 self.check_steady()?;
@@ -298,6 +323,14 @@ impl World {
             }
         }
         Err(Violation("nothing happens any more".into()))
+    }
+
+    fn happen(&mut self, due: Due) -> Checked {
+        self.now = due.at;
+        self.clock.0.store(START_MS + self.now / MS, Ordering::Relaxed);
+        self.summary.events += 1;
+        self.handle(due.event)?;
+        self.journal_lost.take().map_or(Ok(()), |lost| Err(Violation(lost)))
     }
 
     fn handle(&mut self, event: Event) -> Checked {
