@@ -14,7 +14,7 @@ use crate::log::LogReader;
 use crate::model::{Chain, Entry, Seq};
 use crate::planted::{self, Bug};
 use crate::state::rebuild::{self, Action, LogView, LossReason};
-use crate::state::{StateError, StateMeta, StateStore};
+use crate::state::{Remedy, StateError, StateMeta, StateStore};
 
 use super::open::{OpenError, io_error, rebuild_state};
 
@@ -22,10 +22,8 @@ use super::open::{OpenError, io_error, rebuild_state};
 pub const STATE: &str = "state";
 /// Where it is built again.
 const SIDE: &str = "state.rebuild";
-/// What discarded ones are kept as, with a number behind.
+/// What discarded ones are kept as, with a number behind. Each may prove a loss, so only an operator removes them.
 const DAMAGED: &str = "state.damaged-";
-/// Most discarded indexes that are kept.
-const KEPT_MAX: usize = 2;
 
 /// Why an index is not level with its log.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +62,11 @@ pub(super) fn open(
         progress("rebuilding the state index: there is none");
         return build(path, config, log, None, progress);
     }
-    examine(&place, config, log)?;
+    if let Some(reason) = examine(&place, config, log)? {
+        tracing::warn!(reason, "the state index is set aside as it is, and rebuilt from the log");
+        progress(&format!("rebuilding the state index: {reason}"));
+        return build(path, config, log, None, progress);
+    }
     let found = StateStore::open(&place, config.cache_bytes);
     let (old, reason) = match found.map(|state| (level(&state, log), state)) {
         Ok((Ok(()), state)) => return Ok(state),
@@ -84,17 +86,24 @@ pub(super) fn open(
     build(path, config, log, old, progress)
 }
 
-/// Looks whether an index proves a loss, before the storage engine changes its files.
-fn examine(place: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<(), OpenError> {
-    if config.recovery == Recovery::Off || !place.exists() {
-        return Ok(());
+/// Looks at an index before the storage engine changes its files: whether it proves a loss, and whether it can be read. Some:
+/// it cannot, and must not be opened in its place, because the engine may remove what is sound in it.
+///
+/// # Errors
+/// When it proves a loss, and when it cannot be looked at for a reason that says nothing of it.
+fn examine(place: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<Option<String>, OpenError> {
+    if !place.exists() {
+        return Ok(None);
     }
-    // Without room for a view the index itself is opened, and says the same.
-    let Ok(scratch) = Scratch::new() else { return Ok(()) };
-    let Ok(view) = StateStore::try_view(place, &scratch.path().join(STATE), config.cache_bytes) else { return Ok(()) };
+    let scratch = Scratch::new().map_err(io_error(&std::env::temp_dir()))?;
+    let view = match StateStore::try_view(place, &scratch.path().join(STATE), config.cache_bytes) {
+        Ok(view) => view,
+        Err(error) if error.remedy() == Remedy::Rebuild => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
     match compare(&view, log) {
-        Err(loss @ Unlevel::Loss { .. }) => Err(OpenError::Loss(loss.to_string())),
-        _ => Ok(()),
+        Err(loss @ Unlevel::Loss { .. }) if config.recovery != Recovery::Off => Err(OpenError::Loss(loss.to_string())),
+        _ => Ok(None),
     }
 }
 
@@ -142,7 +151,7 @@ fn build(
         fs::remove_dir_all(&side).map_err(io_error(&side))?;
         return Err(OpenError::Loss(what.clone()));
     }
-    let aside = if place.exists() { Some(set_aside(path)?) } else { None };
+    let aside = if place.exists() { Some(set_aside(path, &place)?) } else { None };
     fs::rename(&side, &place).map_err(io_error(&side))?;
     sync(path)?;
     let state = StateStore::open(&place, config.cache_bytes)?;
@@ -151,7 +160,6 @@ fn build(
         Some(aside) => tracing::warn!(kept = %aside.display(), "the former state index is kept"),
         None => {}
     }
-    prune(path);
     Ok(state)
 }
 
@@ -230,49 +238,49 @@ pub fn kept(path: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Renames the index, which nothing has open.
-fn set_aside(path: &Path) -> Result<PathBuf, OpenError> {
+/// Renames an index of the datastore in `path`, which nothing has open.
+fn set_aside(path: &Path, index: &Path) -> Result<PathBuf, OpenError> {
     let newest = kept(path).pop();
     let number = newest.and_then(|path| path.file_name()?.to_str()?.strip_prefix(DAMAGED)?.parse::<u64>().ok());
-    let (place, aside) = (path.join(STATE), path.join(format!("{DAMAGED}{}", number.unwrap_or(0).saturating_add(1))));
-    fs::rename(&place, &aside).map_err(io_error(&place))?;
+    let aside = path.join(format!("{DAMAGED}{}", number.unwrap_or(0).saturating_add(1)));
+    fs::rename(index, &aside).map_err(io_error(index))?;
     sync(path)?;
     Ok(aside)
 }
 
-fn prune(path: &Path) {
-    let kept = kept(path);
-    let surplus = kept.len().saturating_sub(KEPT_MAX);
-    for old in kept.into_iter().take(surplus) {
-        if let Err(error) = fs::remove_dir_all(&old) {
-            tracing::warn!(%error, directory = %old.display(), "a discarded state index cannot be removed");
-        }
-    }
-}
-
-/// What the index of a datastore without a log proves. With `--recovery off` it is set aside.
+/// What the index of a datastore without a log proves: the one in place, or one that was being replaced, or was set aside.
+/// With `--recovery off` all of them are set aside.
 pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result<(), OpenError> {
     let place = path.join(STATE);
-    let is_empty = fs::read_dir(&place).map_or(true, |mut entries| entries.next().is_none());
-    if is_empty {
-        return Ok(());
+    let kept = kept(path);
+    for index in [place, path.join(SIDE)].iter().chain(&kept) {
+        let Some(what) = proves(index, config)? else { continue };
+        let (log, shown) = (path.join(super::open::LOG), index.display());
+        let loss = format!("{} holds no log, but there is a state index, {shown}: {what}", log.display());
+        if config.recovery != Recovery::Off {
+            return Err(OpenError::Loss(loss));
+        }
+        let aside = if kept.contains(index) { index.clone() } else { set_aside(path, index)? };
+        tracing::error!(loss, kept = %aside.display(), "given up, because Datastore-Recovery is off; a new log begins");
     }
-    let scratch = Scratch::new().map_err(io_error(&place))?;
-    let view = StateStore::open_view(&place, &scratch.path().join(STATE), config.cache_bytes);
-    let what = match view.map(|state| state.meta()) {
-        Ok(None) => return Ok(()),
-        Ok(Some(meta)) if meta.seq == Seq::ZERO => return Ok(()),
-        Ok(Some(meta)) => stands(&meta),
-        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => return Err(error.into()),
-        Err(error) => format!("the index cannot be read: {error}"),
-    };
-    let loss = format!("{} holds no log, but there is a state index: {what}", path.join(super::open::LOG).display());
-    if config.recovery != Recovery::Off {
-        return Err(OpenError::Loss(loss));
-    }
-    let aside = set_aside(path)?;
-    tracing::error!(loss, kept = %aside.display(), "given up, because Datastore-Recovery is off; a new log begins");
     Ok(())
+}
+
+/// What an index, which is left as it is, proves of a log that is missing; `None` when it has no position.
+fn proves(index: &Path, config: &DatastoreConfig) -> Result<Option<String>, OpenError> {
+    let is_empty = fs::read_dir(index).map_or(true, |mut entries| entries.next().is_none());
+    if is_empty {
+        return Ok(None);
+    }
+    let scratch = Scratch::new().map_err(io_error(&std::env::temp_dir()))?;
+    let view = StateStore::open_view(index, &scratch.path().join(STATE), config.cache_bytes);
+    match view.map(|state| state.meta()) {
+        Ok(None) => Ok(None),
+        Ok(Some(meta)) if meta.seq == Seq::ZERO => Ok(None),
+        Ok(Some(meta)) => Ok(Some(stands(&meta))),
+        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => Err(error.into()),
+        Err(error) => Ok(Some(format!("the index cannot be read: {error}"))),
+    }
 }
 
 fn stands(meta: &StateMeta) -> String {
@@ -336,4 +344,63 @@ fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), Unleve
         }
     }
     if batch.is_empty() { Ok(()) } else { state.apply(&batch, chain).map_err(again) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::datastore::open::{LOG, log_options};
+    use crate::env::real::RealFs;
+    use crate::log::Log;
+
+    /// A directory with a log of no entries.
+    fn new() -> (tempfile::TempDir, DatastoreConfig, Log) {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let config = DatastoreConfig::for_dir(temp.path());
+        let log = Log::open(Arc::new(RealFs), &temp.path().join(LOG), log_options(&config)).expect("opens").0;
+        (temp, config, log)
+    }
+
+    #[test]
+    fn p13_every_index_without_a_log_is_evidence_whatever_its_name() {
+        let (temp, config, log) = new();
+        let path = temp.path();
+        let built = rebuild_state(&path.join(STATE), config.cache_bytes, &log.reader(), Seq::ZERO, &mut |_| {});
+        drop(built.expect("builds"));
+        assert!(judge_without_log(path, &config).is_ok(), "it has nothing");
+        for name in [STATE, SIDE, "state.damaged-3"] {
+            let index = path.join(name);
+            let _ = fs::remove_dir_all(path.join(STATE));
+            fs::create_dir(&index).expect("creates");
+            fs::write(index.join("0.jnl"), b"no journal").expect("writes");
+            let refused = judge_without_log(path, &config).expect_err("refuses").to_string();
+            assert!(refused.contains(&index.display().to_string()), "{refused}");
+            let off = DatastoreConfig { recovery: Recovery::Off, ..config.clone() };
+            judge_without_log(path, &off).expect("is given up");
+            let kept = kept(path);
+            assert_eq!(kept.len(), 1, "{kept:?}");
+            assert!(name.starts_with(DAMAGED) || !index.exists());
+            fs::remove_dir_all(&kept[0]).expect("removes");
+        }
+    }
+
+    #[test]
+    fn p13_an_index_that_cannot_be_read_is_kept_as_it_is_and_none_is_pruned() {
+        let (temp, config, log) = new();
+        let path = temp.path();
+        for number in 1..5 {
+            let _ = fs::remove_dir_all(path.join(STATE));
+            fs::create_dir(path.join(STATE)).expect("creates");
+            let names = ["version", "0.jnl", "unknown"];
+            names.iter().for_each(|name| fs::write(path.join(STATE).join(name), b"damaged").expect("writes"));
+            drop(open(path, &config, &log.reader(), &mut |_| {}).expect("rebuilds"));
+            let kept = kept(path);
+            assert_eq!(kept.len(), number);
+            for name in names {
+                assert_eq!(fs::read(kept[number - 1].join(name)).expect("is there"), b"damaged", "{name}");
+            }
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     set_aside(subject.dir, findings);
 }
 
-/// Damaged states that a replica has kept.
+/// Damaged states that a replica or a datastore has kept.
 fn set_aside(dir: &Path, findings: &mut Findings) {
     for (_, path) in crate::replica::directory::damaged_in(dir) {
         let shown = path.display();
@@ -37,6 +37,14 @@ fn set_aside(dir: &Path, findings: &mut Findings) {
             "damaged state",
             format!("{shown} was set aside by the replica, which fetches another one"),
             format!("keep it while the fleet lacks anything (`recover --from {shown}` reads it); then rm -r {shown}"),
+        );
+    }
+    for path in crate::datastore::open::kept(dir) {
+        let shown = path.display();
+        findings.warning(
+            "kept state index",
+            format!("{shown} was set aside by the datastore, and may hold what its log lost"),
+            format!("keep it while the log lacks anything (`repair --from {shown}` reads it); then rm -r {shown}"),
         );
     }
 }
