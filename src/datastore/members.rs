@@ -385,11 +385,12 @@ impl Members {
         self.registry().note_log(mark);
     }
 
-    /// Notes a member's position that the log contradicts, for good.
-    pub(super) fn note_contradiction(&self, member: &MemberName, position: Position) {
-        if let Err(error) = self.registry().note_contradiction(member, position, now_ms()) {
+    /// Notes a member's position that the log contradicts, for good. False: it is no member any more.
+    pub(super) fn note_contradiction(&self, member: &MemberName, position: Position) -> bool {
+        self.registry().note_contradiction(member, position, now_ms()).unwrap_or_else(|error| {
             tracing::error!(%error, "what a member proved of the log could not be written down; it is lost at a restart");
-        }
+            true
+        })
     }
 
     /// Writes what changed since the last time; positions are written lazily.

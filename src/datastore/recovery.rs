@@ -86,9 +86,9 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
         None if here.lineage.len() <= 1 => Seq(u64::MAX),
         _ => head,
     };
-    // Revoking a member takes back what it proves.
-    let heard = || registry.members().filter(|member| member.state != MemberState::Revoked);
-    let positions = heard().filter_map(|member| Some((member.applied?.min(shared_to), member)));
+    // Revoking a member takes back all that it showed.
+    let standing = || registry.members().filter(|member| member.state != MemberState::Revoked);
+    let positions = standing().filter_map(|member| Some((member.applied?.min(shared_to), member)));
     if let Some((seq, member)) = positions.max_by_key(|(seq, _)| *seq).filter(|(seq, _)| *seq > head) {
         let name = &member.name;
         return Some(if head == Seq::ZERO {
@@ -97,7 +97,7 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
             format!("member {name} is at {seq}, and this log ends at {head}")
         });
     }
-    let mut shown = heard().filter_map(|member| Some((member, member.contradiction?)));
+    let mut shown = standing().filter_map(|member| Some((member, member.contradiction?)));
     shown.find_map(|(member, theirs)| here.contradicted_by(member.name.as_str(), &theirs))
 }
 
@@ -153,4 +153,56 @@ pub const REMEDY: &str = "stop the datastore and bring its log back: `gravwell-l
 pub fn refusal(evidence: &str) -> Refused {
     let message = format!("the datastore waits to be recovered, because {evidence}: {REMEDY}");
     Refused { code: RefusalCode::Diverged, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::env::memory::MemoryFs;
+    use crate::log::{Log, LogOptions};
+    use crate::model::MemberName;
+    use crate::trust::Role;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn p13_a_revoked_member_that_joins_anew_brings_no_old_evidence_back() {
+        let fs = Arc::new(MemoryFs::new());
+        let (log, _) = Log::open(fs, std::path::Path::new("/log"), LogOptions::default()).expect("opens");
+        let reader = log.reader();
+        let here = Here::of(&reader, Seq::ZERO);
+        let temp = tempfile::tempdir().expect("temp dir");
+        let reopened = || Registry::open(temp.path(), NOW).expect("reopens");
+        let name = MemberName::new("web1").expect("name");
+        let shown = Position {
+            log_id: LogId([7; 16]),
+            generation: Generation(1),
+            seq: Seq(5),
+            chain: [7; 16],
+            digest: Digest::ZERO,
+        };
+        for is_applied in [false, true] {
+            let mut registry = reopened();
+            registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+            assert!(!registry.note_contradiction(&name, shown, NOW).expect("writes"), "it has not joined");
+            registry.enrol(&name, Role::Webserver, b"certificate", 90, NOW).expect("enrols");
+            if is_applied {
+                registry.note_position(&name, Seq(5), NOW);
+            } else {
+                assert!(registry.note_contradiction(&name, shown, NOW).expect("writes"));
+            }
+            registry.save(NOW).expect("saves");
+            assert!(from_register(&here, &reopened()).is_some());
+            registry.revoke(&name, NOW).expect("revokes");
+            assert!(!registry.note_contradiction(&name, shown, NOW).expect("writes"), "it was revoked");
+            assert_eq!(from_register(&here, &reopened()), None, "revoked");
+            registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites again");
+            assert_eq!(from_register(&here, &reopened()), None, "invited");
+            registry.enrol(&name, Role::Webserver, b"another", 90, NOW).expect("enrols again");
+            assert_eq!(from_register(&here, &reopened()), None, "enrolled");
+            registry.remove(&name, NOW).expect("removes");
+        }
+    }
 }

@@ -199,11 +199,7 @@ impl Session {
         let Some(position) = &hello.position else { return };
         let here = Here::of(&self.shared.log, self.shared.head());
         let evidence = here.contradicted_by(self.member.as_str(), position);
-        // Written down first: whoever looks at the register from now on finds it.
-        if self.shared.counts(evidence.as_deref()) {
-            self.shared.members.note_contradiction(&self.member, *position);
-            self.shared.wait_for_recovery(evidence);
-        }
+        self.shared.wait_for_recovery(evidence, || self.shared.members.note_contradiction(&self.member, *position));
     }
 
     fn feed(&self, from: Seq) -> Feeding {

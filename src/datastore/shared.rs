@@ -108,23 +108,21 @@ impl Shared {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes no writes from now on, when there is evidence that the log lost entries. True: it does not.
-    pub(super) fn wait_for_recovery(&self, evidence: Option<String>) -> bool {
+    /// Takes no writes from now on, when there is evidence that the log lost entries. `note` writes down in the register what
+    /// a member showed, and says whether it counts.
+    ///
+    /// The register and `recovery` change together: the lock of `recovery` is held over both, and the register's own is
+    /// taken within it, never around it.
+    pub(super) fn wait_for_recovery(&self, evidence: Option<String>, note: impl FnOnce() -> bool) {
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
-            return false;
+            return;
         };
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits.is_empty() {
+        if note() && waits.is_empty() {
             tracing::error!(remedy = recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
             crate::telemetry::metrics::recovery_needed(true);
             *waits = evidence;
         }
-        true
-    }
-
-    /// Whether evidence is acted on.
-    pub(super) fn counts(&self, evidence: Option<&str>) -> bool {
-        evidence.is_some_and(|evidence| recovery::counts(self.config.recovery, evidence))
     }
 
     /// Looks at the register again, after a member was revoked whose position was evidence.

@@ -219,16 +219,23 @@ impl Registry {
         self.note_log(mark);
     }
 
-    /// Notes a position of a member that the log contradicts; durable when it returns.
+    /// Notes a position of a member that the log contradicts; durable when it returns. False: the name is not, or no
+    /// longer, an enrolled member's, and what it shows does not count.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn note_contradiction(&mut self, name: &MemberName, position: Position, now_ms: u64) -> Result<(), TrustError> {
-        match self.contents.members.get_mut(name) {
-            Some(member) if member.contradiction != Some(position) => member.contradiction = Some(position),
-            _ => return Ok(()),
+    pub fn note_contradiction(
+        &mut self,
+        name: &MemberName,
+        position: Position,
+        now_ms: u64,
+    ) -> Result<bool, TrustError> {
+        match self.contents.members.get_mut(name).filter(|member| member.state == MemberState::Enrolled) {
+            None => return Ok(false),
+            Some(member) if member.contradiction == Some(position) => return Ok(true),
+            Some(member) => member.contradiction = Some(position),
         }
-        self.write(now_ms)
+        self.write(now_ms).map(|()| true)
     }
 
     /// A register without a file, from what [`Registry::text`] gave; an empty text is an empty register.
@@ -377,6 +384,9 @@ impl Registry {
                     member.state = MemberState::Invited;
                     // Whoever was cut off stays so until the token is redeemed.
                     member.certificates.clear();
+                    // Revoking took back what it showed. Who joins anew says again where it stands.
+                    member.applied = None;
+                    member.contradiction = None;
                 }
             }
             None => {
@@ -508,7 +518,7 @@ impl Registry {
         Ok((name, role))
     }
 
-    /// Cuts a member off.
+    /// Cuts a member off, and takes back what it showed of the log.
     ///
     /// # Errors
     /// When there is no such member, or the file cannot be written.
