@@ -6,7 +6,9 @@
 //! all of it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::scratch::Scratch;
@@ -248,6 +250,32 @@ fn set_aside(path: &Path, index: &Path) -> Result<PathBuf, OpenError> {
     Ok(aside)
 }
 
+/// What the index of the datastore in `path` says of itself. The index is left as it is. One that is damaged says nothing.
+///
+/// # Errors
+/// When it cannot be read for a reason that says nothing of it.
+pub(super) fn meta(path: &Path, config: &DatastoreConfig) -> Result<Option<Arc<StateMeta>>, OpenError> {
+    match view(&path.join(STATE), config) {
+        Ok(meta) => Ok(meta),
+        Err(OpenError::State(error)) if error.remedy() == Remedy::Rebuild => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What an index, which is left as it is, says of itself; `None` when it is empty.
+fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<Arc<StateMeta>>, OpenError> {
+    let is_empty = match fs::read_dir(index) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(error) => return Err(io_error(index)(error)),
+    };
+    if is_empty {
+        return Ok(None);
+    }
+    let scratch = Scratch::new().map_err(io_error(&std::env::temp_dir()))?;
+    Ok(StateStore::open_view(index, &scratch.path().join(STATE), config.cache_bytes)?.meta())
+}
+
 /// What the index of a datastore without a log proves: the one in place, or one that was being replaced, or was set aside.
 /// With `--recovery off` all of them are set aside.
 pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result<(), OpenError> {
@@ -268,18 +296,12 @@ pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result
 
 /// What an index, which is left as it is, proves of a log that is missing; `None` when it has no position.
 fn proves(index: &Path, config: &DatastoreConfig) -> Result<Option<String>, OpenError> {
-    let is_empty = fs::read_dir(index).map_or(true, |mut entries| entries.next().is_none());
-    if is_empty {
-        return Ok(None);
-    }
-    let scratch = Scratch::new().map_err(io_error(&std::env::temp_dir()))?;
-    let view = StateStore::open_view(index, &scratch.path().join(STATE), config.cache_bytes);
-    match view.map(|state| state.meta()) {
-        Ok(None) => Ok(None),
-        Ok(Some(meta)) if meta.seq == Seq::ZERO => Ok(None),
-        Ok(Some(meta)) => Ok(Some(stands(&meta))),
-        Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => Err(error.into()),
-        Err(error) => Ok(Some(format!("the index cannot be read: {error}"))),
+    match view(index, config) {
+        Ok(meta) => Ok(meta.filter(|meta| meta.seq > Seq::ZERO).map(|meta| stands(&meta))),
+        Err(OpenError::State(error)) if error.remedy() == Remedy::Rebuild => {
+            Ok(Some(format!("the index cannot be read: {error}")))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -348,8 +370,6 @@ fn catch_up(state: &StateStore, log: &LogReader, from: Seq) -> Result<(), Unleve
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::datastore::open::{LOG, log_options};
     use crate::env::real::RealFs;

@@ -22,6 +22,7 @@ use crate::state::rebuild::{self, RebuildError};
 use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
 use crate::trust::{Member, Registry};
 
+use super::index;
 use super::open::{OpenError, log_options};
 
 /// Why a datastore is not repaired. Nothing was changed then.
@@ -66,6 +67,9 @@ pub enum RepairError {
     /// Something cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
+    /// The state index may prove a loss, and the process lacks what it needs to read it.
+    #[error("the state index may know more than the log, and cannot be examined now: {0}")]
+    Index(OpenError),
     /// Why generations began cannot be kept.
     #[error(transparent)]
     Notes(#[from] NotesError),
@@ -140,17 +144,15 @@ struct Traces {
 }
 
 impl Traces {
-    fn of(path: &Path, config: &DatastoreConfig) -> Traces {
-        let state = path.join("state");
-        // The index is a witness, not a source: one that is damaged merely says nothing.
-        let store = state.is_dir().then(|| StateStore::open(&state, config.cache_bytes).ok()).flatten();
-        let index = store.and_then(|store| store.meta());
+    /// With `log_is_lost` what the index proves of the log does not count.
+    fn of(path: &Path, config: &DatastoreConfig, log_is_lost: bool) -> Result<Traces, RepairError> {
+        let index = if log_is_lost { None } else { index::meta(path, config).map_err(RepairError::Index)? };
         let registry = Registry::open(&path.join("trust"), super::shared::now_ms()).ok();
         let members = registry.iter().flat_map(Registry::members);
         let place = |member: &Member| Some((member.name.to_string(), member.applied?));
         let mut members: Vec<_> = members.filter_map(place).collect();
         members.sort_by_key(|(_, applied)| std::cmp::Reverse(*applied));
-        Traces { index, members }
+        Ok(Traces { index, members })
     }
 
     fn known(&self) -> Option<Seq> {
@@ -169,7 +171,12 @@ pub fn repair(
     options: RepairOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<RepairReport, RepairError> {
-    let _lock = data_dir::claim(path, "datastore", std::time::Duration::ZERO).map_err(|error| match error {
+    let patience = std::time::Duration::ZERO;
+    let claimed = match options.dry_run {
+        true => data_dir::claim_to_read(path, "datastore", patience),
+        false => data_dir::claim(path, "datastore", patience).map(Some),
+    };
+    let _lock = claimed.map_err(|error| match error {
         error @ DirectoryError::InUse { .. } => RepairError::InUse(error),
         other => RepairError::Directory(other),
     })?;
@@ -180,10 +187,7 @@ pub fn repair(
     let examined = if options.log_is_lost { "log.lost" } else { LOG };
     let old = salvage(&RealFs, &path.join(examined), &mut |_, _| {})?;
     let mut report = RepairReport { dry_run: options.dry_run, head_before: old.known, ..RepairReport::default() };
-    let mut traces = Traces::of(path, config);
-    if options.log_is_lost {
-        traces.index = None;
-    }
+    let traces = Traces::of(path, config, options.log_is_lost)?;
     progress("checking the member's state");
     let (snapshot, meta) = sound(member)?;
     let (generation, lineage) = descent(&old, &meta, traces.index.as_deref())?;

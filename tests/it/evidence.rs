@@ -327,11 +327,15 @@ fn p13_reading_commands_leave_every_directory_as_it_is() {
     ];
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
+    let member = fleet.member("a");
     put(&fleet, "d", 0..30);
+    fleet.converges(&["a"]);
+    member.terminate();
     datastore.kill();
     let _ = fs::remove_file(fleet.dir("d/ctl.sock"));
     copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
-    let commands: [&[&str]; 11] = [
+    let member = fleet.dir("a");
+    let commands: [&[&str]; 12] = [
         &["status"],
         &["verify"],
         &["export"],
@@ -343,6 +347,7 @@ fn p13_reading_commands_leave_every_directory_as_it_is() {
         &["history", "c", "k1"],
         &["export", "--at", "10"],
         &["doctor"],
+        &["repair", "--dry-run", "--from", member.to_str().expect("UTF-8")],
     ];
     for (what, damage) in damages {
         replace_dir(&fleet.dir("whole"), &fleet.dir("d"));
@@ -357,7 +362,7 @@ fn p13_reading_commands_leave_every_directory_as_it_is() {
             let must_work = matches!(what, "none" | "leftovers" | "a torn write" | "no index" | "no lock file");
             let code = output.status.code();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let is_alone = matches!(command[0], "doctor" | "status");
+            let is_alone = matches!(command[0], "doctor" | "status" | "repair");
             assert!(!must_work || is_alone || code == Some(0), "{command:?} with {what}: {code:?} {said}");
         }
     }
