@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::codec::admin::GenerationInfo;
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::gather::{self, Gathered};
@@ -98,9 +99,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
         }
         compared?;
     }
-    if !args.dry_run {
-        learn(dir, offers[chosen].log_id, &sources, gathered.as_ref())?;
-    }
+    let known = known(offers[chosen].log_id, &sources, gathered.as_ref());
     if let Some(gathered) = gathered {
         gathered.close().await;
     }
@@ -109,7 +108,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let path = dir.to_owned();
     let dry_run = args.dry_run;
     let above = offers.iter().map(|offer| offer.generation).max().unwrap_or_default();
-    let work = move || recover(&path, &config, &state, above, dry_run, &mut |what| complain!("{what}"));
+    let work = move || recover(&path, &config, &state, above, &known, dry_run, &mut |what| complain!("{what}"));
     let log = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(dir));
     let log = log?;
@@ -117,8 +116,8 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard })
 }
 
-/// Takes over what the members know of how the log's generations began.
-fn learn(dir: &Path, log_id: LogId, sources: &[MemberSource], gathered: Option<&Gathered>) -> Result<(), CtlError> {
+/// What the members know of how the log's generations began.
+fn known(log_id: LogId, sources: &[MemberSource], gathered: Option<&Gathered>) -> Vec<GenerationInfo> {
     let mut known = gathered.map(|gathered| gathered.known(log_id)).unwrap_or_default();
     for source in sources {
         match generations::all(&source.home, log_id) {
@@ -126,7 +125,7 @@ fn learn(dir: &Path, log_id: LogId, sources: &[MemberSource], gathered: Option<&
             Err(error) => complain!("{error}"),
         }
     }
-    generations::learn(dir, log_id, &known).map_err(CtlError::new)
+    known
 }
 
 fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {

@@ -32,17 +32,15 @@ fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
     // Claiming a directory would make one; here both must be what they are said to be.
     role(dir, "datastore", "--data-dir")?;
     let member = source(&args.from)?;
-    let options = RepairOptions { dry_run: args.dry_run, accept_loss: args.accept_loss, ..RepairOptions::default() };
+    let known = member.state.meta().map(|meta| generations::all(&member.home, meta.log_id)).unwrap_or(Ok(Vec::new()));
+    let known = known.unwrap_or_else(|error| {
+        complain!("{error}");
+        Vec::new()
+    });
+    let (dry_run, accept_loss) = (args.dry_run, args.accept_loss);
+    let options = RepairOptions { dry_run, accept_loss, known: &known, ..RepairOptions::default() };
     let mut tell = |what: &str| complain!("{what}");
-    let report =
-        repair(dir, &DatastoreConfig::for_dir(dir), &member.state, options, &mut tell).map_err(CtlError::new)?;
-    if let Some(meta) = member.state.meta().filter(|_| report.repaired) {
-        match generations::all(&member.home, meta.log_id) {
-            Ok(known) => generations::learn(dir, meta.log_id, &known).map_err(CtlError::new)?,
-            Err(error) => complain!("{error}"),
-        }
-    }
-    Ok(report)
+    repair(dir, &DatastoreConfig::for_dir(dir), &member.state, options, &mut tell).map_err(CtlError::new)
 }
 
 /// The state to build on: a member's current one, with a claim to its directory, or a datastore's index.

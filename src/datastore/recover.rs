@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::codec::admin::GenerationInfo;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::real::RealFs;
 use crate::log::repair::LOG;
@@ -174,7 +175,8 @@ pub fn check_empty(path: &Path) -> Result<(), RepairError> {
     }
 }
 
-/// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`.
+/// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`. `known` is what the
+/// members know of how the log's generations began.
 ///
 /// # Errors
 /// When the state is not sound, or the new log cannot be written. Nothing was changed then.
@@ -183,11 +185,12 @@ pub fn recover(
     config: &DatastoreConfig,
     member: &StateStore,
     above: Generation,
+    known: &[GenerationInfo],
     dry_run: bool,
     progress: &mut dyn FnMut(&str),
 ) -> Result<RepairReport, RepairError> {
     check_empty(path)?;
-    let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true, above };
+    let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true, above, known };
     repair(path, config, member, options, progress)
 }
 

@@ -96,7 +96,7 @@ fn loss(report: &RepairReport) -> String {
 
 /// What the operator allows.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RepairOptions {
+pub struct RepairOptions<'a> {
     /// Only say what would be done.
     pub dry_run: bool,
     /// Lose acknowledged transactions when there is no other way; a new generation begins then.
@@ -105,6 +105,8 @@ pub struct RepairOptions {
     pub log_is_lost: bool,
     /// A new generation is above this one.
     pub above: Generation,
+    /// What the members know of how the log's generations began.
+    pub known: &'a [GenerationInfo],
 }
 
 /// What was done, or would be.
@@ -168,7 +170,7 @@ pub fn repair(
     path: &Path,
     config: &DatastoreConfig,
     member: &StateStore,
-    options: RepairOptions,
+    options: RepairOptions<'_>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<RepairReport, RepairError> {
     let patience = std::time::Duration::ZERO;
@@ -221,22 +223,28 @@ pub fn repair(
     build(path, config, &start, &snapshot, &old, reach)?;
     progress("checking the new log");
     check(path, config, &start, &meta, reach)?;
-    if is_raised {
-        note_generation(path, &start, options)?;
-    }
+    note_generations(path, &start, is_raised, options)?;
     report.kept = repair::swap(&RealFs, path)?;
     report.repaired = true;
     Ok(report)
 }
 
-/// Records why a generation begins, before it does: a note of one that does not exist says nothing.
-fn note_generation(path: &Path, start: &Start, options: RepairOptions) -> Result<(), RepairError> {
-    let Some(entry) = start.lineage.last() else { return Ok(()) };
+/// Records why generations began, before the log that has them is in place: a note of one that does not exist says nothing.
+fn note_generations(
+    path: &Path,
+    start: &Start,
+    is_raised: bool,
+    options: RepairOptions<'_>,
+) -> Result<(), RepairError> {
+    let mut infos = options.known.to_vec();
+    infos.extend(start.lineage.last().filter(|_| is_raised).map(|entry| began(entry, options)));
+    Ok(generations::learn(path, start.log_id, &infos)?)
+}
+
+fn began(entry: &LineageEntry, options: RepairOptions<'_>) -> GenerationInfo {
     let beginning = if options.log_is_lost { Beginning::Recovered } else { Beginning::Repaired };
-    let now_ms = super::shared::now_ms();
     let LineageEntry { generation, shared_to } = *entry;
-    let info = GenerationInfo { generation, shared_to, beginning, time_ms: now_ms };
-    Ok(generations::learn(path, start.log_id, &[info])?)
+    GenerationInfo { generation, shared_to, beginning, time_ms: super::shared::now_ms() }
 }
 
 /// The member's state, read to its last row.
@@ -307,7 +315,7 @@ fn judge(
     start: &mut Start,
     old: &Salvage,
     traces: &Traces,
-    options: RepairOptions,
+    options: RepairOptions<'_>,
 ) -> Result<bool, RepairError> {
     report.generation = start.generation;
     let known = report.head_before.unwrap_or_default();

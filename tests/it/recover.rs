@@ -401,6 +401,29 @@ fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
 }
 
 #[test]
+fn p13_a_recovery_that_fails_changes_nothing_of_why_generations_began() {
+    let fleet = Fleet::new();
+    let key = a_is_ahead(&fleet);
+    let (datastore, b) = recover_from_b(&fleet, &key, false);
+    b.terminate();
+    destroy(&fleet, datastore);
+    // Something that cannot be removed is in the way of the new log.
+    let in_the_way = fleet.dir("d/log.new");
+    std::fs::create_dir_all(fleet.dir("d")).expect("creates");
+    std::fs::write(&in_the_way, b"a file").expect("writes");
+    let home = fleet.dir("b");
+    let flags = ["recover", "--from", home.to_str().unwrap(), "--recovery-key", &key];
+    let failed = fleet.run("d", &flags);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert!(!fleet.dir("d/generations.json").exists() && !fleet.dir("d/log").exists(), "{failed:?}");
+    std::fs::remove_file(&in_the_way).expect("removes");
+    fleet.ok("d", &flags);
+    let _datastore = fleet.datastore();
+    let known = fleet.ok("d", &["generations"]);
+    assert_eq!(known.matches("recovered").count(), 2, "{known}");
+}
+
+#[test]
 fn p05_who_was_away_over_a_restore_and_a_lost_disk_is_reconciled_and_nothing_is_pushed_again() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
