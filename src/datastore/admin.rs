@@ -124,15 +124,18 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             Ok(())
         }
         Request::Generations => {
-            let known = generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage());
-            for generation in known.map_err(damaged)? {
+            let shared = SharedRef::clone(shared);
+            let listing = move || generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage());
+            for generation in off_thread(listing).await?.map_err(damaged)? {
                 answer.item(&generation).await?;
             }
             Ok(())
         }
         Request::Escrow { known } => {
             let trust = super::service::trust_dir(&shared.path);
-            let (stamp, text) = shared.members.escrow(&trust, known.as_deref()).map_err(refuse)?;
+            let shared = SharedRef::clone(shared);
+            let sealing = move || shared.members.escrow(&trust, known.as_deref());
+            let (stamp, text) = off_thread(sealing).await?.map_err(refuse)?;
             answer.item(&EscrowInfo { stamp, text }).await
         }
         Request::CopyChunks { ids } => copy::serve_chunks(shared, &ids, answer).await,
@@ -165,12 +168,18 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Compact { dry_run, history_ops } => compact(shared, dry_run, history_ops, answer).await,
         Request::Enroll { name, role, ttl_s, addresses, replace } => {
             let role: Role = role.parse().map_err(refuse)?;
-            let invitation = shared.members.invite(&name, role, ttl_s, addresses, replace).map_err(refuse)?;
-            answer.item(&invitation).await
+            let shared = SharedRef::clone(shared);
+            let inviting = move || shared.members.invite(&name, role, ttl_s, addresses, replace);
+            answer.item(&off_thread(inviting).await?.map_err(refuse)?).await
         }
         Request::Revoke { name, remove } => {
-            shared.members.revoke(&name, remove).map_err(refuse)?;
-            shared.look_at_register();
+            let (shared, revoked) = (SharedRef::clone(shared), name.clone());
+            let revoking = move || {
+                shared.members.revoke(&revoked, remove)?;
+                shared.look_at_register();
+                Ok::<_, String>(())
+            };
+            off_thread(revoking).await?.map_err(refuse)?;
             answer.item(&serde_json::json!({ "name": name, "removed": remove })).await
         }
         Request::BlobList => {

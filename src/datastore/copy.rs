@@ -66,7 +66,9 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     };
     let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
     let trust = service::trust_dir(&shared.path);
-    let escrow = shared.members.escrow(&trust, None).map_err(refuse)?.1.unwrap_or_default();
+    let sealing = std::sync::Arc::clone(shared);
+    let escrow = off_thread(move || sealing.members.escrow(&trust, None)).await?;
+    let escrow = escrow.map_err(refuse)?.1.unwrap_or_default();
     let generations = generations::list(&shared.path, copy.log_id, &copy.lineage).map_err(damaged)?;
     let segments = copy.segments.iter().map(|segment| CopySegment {
         name: segment.name.clone(),

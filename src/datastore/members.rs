@@ -12,11 +12,11 @@ use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Escrow, LogMark, Refusal, Registry, Role, Token, TrustError, tls};
+use crate::trust::{Authority, Escrow, LogMark, Refusal, Registry, RegistryFile, Role, Token, TrustError, tls};
 
 use super::contents::Connected;
 use super::recovery::{self, Here};
-use super::shared::now_ms;
+use super::shared::{Shared, now_ms};
 
 /// One connection.
 pub(super) type PresenceId = u64;
@@ -53,9 +53,15 @@ const TWICE_AFTER_MS: u64 = 15_000;
 const HOST_BYTES_MAX: usize = 255;
 
 /// Registry, authority and presence.
+///
+/// What writes the register's file waits for the disk: it is called on threads that may. All else only takes locks that are
+/// held for a moment.
 pub(super) struct Members {
     authority: Authority,
+    /// Held for a moment only, and never around `file`.
     registry: Mutex<Registry>,
+    /// Held from a change of the register until it is durable, so that changes are written in their order.
+    file: Mutex<RegistryFile>,
     presences: Mutex<Presences>,
     /// Where members said that others reach them, kept over their absences.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
@@ -68,18 +74,28 @@ pub(super) struct Members {
     certificate_days: u32,
 }
 
-impl Redeem for Members {
+impl Redeem for Shared {
     fn redeem(
         &self,
         name: &MemberName,
         secret: &[u8; 32],
         request_der: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
-        let mut registry = self.registry();
-        let (certificate, role) = registry
-            .redeem(&self.authority, name, secret, request_der, self.certificate_days, now_ms())
-            .map_err(|error| error.to_string())?;
-        drop(registry);
+        self.members.redeem(name, secret, request_der)
+    }
+}
+
+impl Members {
+    fn redeem(
+        &self,
+        name: &MemberName,
+        secret: &[u8; 32],
+        request_der: &[u8],
+    ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
+        let redeem = |registry: &mut Registry| {
+            registry.redeem(&self.authority, name, secret, request_der, self.certificate_days, now_ms())
+        };
+        let (certificate, role) = self.change(redeem).map_err(|error| error.to_string())?;
         self.publish_roster();
         // A former holder of the name, with a former role, goes.
         self.close(name, CLOSE_NOT_A_MEMBER, "it was enrolled anew; join with a token");
@@ -96,11 +112,13 @@ impl Members {
         addresses: Vec<String>,
         certificate_days: u32,
     ) -> Members {
-        let (registry, presences, reachable) = (Mutex::new(registry), Mutex::default(), Mutex::default());
+        let (registry, file) = registry.into_parts();
+        let (presences, reachable) = (Mutex::default(), Mutex::default());
         let roster = watch::channel(Bytes::new()).0;
         let members = Members {
             authority,
-            registry,
+            registry: Mutex::new(registry),
+            file: Mutex::new(file),
             presences,
             reachable,
             roster,
@@ -181,6 +199,21 @@ impl Members {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn file(&self) -> MutexGuard<'_, RegistryFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the register; the change is durable when this returns, and seen before.
+    fn change<T>(&self, how: impl FnOnce(&mut Registry) -> Result<T, TrustError>) -> Result<T, TrustError> {
+        let mut file = self.file();
+        let (done, unwritten) = {
+            let mut registry = self.registry();
+            (how(&mut registry)?, registry.unwritten(&file, now_ms())?)
+        };
+        unwritten.map_or(Ok(()), |text| file.write(&text))?;
+        Ok(done)
+    }
+
     fn presences(&self) -> MutexGuard<'_, Presences> {
         self.presences.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,10 +259,12 @@ impl Members {
         self.registry().note_address(&member, hello.external_addr.as_deref());
     }
 
-    pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq, may_note: bool) {
+    /// A member says how far it is. True: it says so for the first time, which is to be saved at once.
+    #[must_use]
+    pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq, may_note: bool) -> bool {
         let member = {
             let mut presences = self.presences();
-            let Some(present) = presences.present.get_mut(&id) else { return };
+            let Some(present) = presences.present.get_mut(&id) else { return false };
             present.info.applied = progress.applied;
             present.info.outbox = progress.outbox;
             present.info.rejected = progress.rejected;
@@ -237,14 +272,8 @@ impl Members {
             present.member.clone()
         };
         // While the datastore waits to be recovered, the register is evidence.
-        if !may_note {
-            return;
-        }
         // A claim beyond the head cannot raise the floor.
-        let is_first = self.registry().note_position(&member, progress.applied.min(head), now_ms());
-        if is_first {
-            self.save();
-        }
+        may_note && self.registry().note_position(&member, progress.applied.min(head), now_ms())
     }
 
     pub(super) fn leave(&self, id: PresenceId) {
@@ -321,8 +350,8 @@ impl Members {
     ) -> Result<Invitation, String> {
         let addresses = if addresses.is_empty() { self.addresses.clone() } else { addresses };
         let ttl_ms = ttl_s.saturating_mul(1000);
-        let secret =
-            self.registry().invite(name, role, ttl_ms, now_ms(), replace).map_err(|error| error.to_string())?;
+        let secret = self.change(|registry| registry.invite(name, role, ttl_ms, now_ms(), replace));
+        let secret = secret.map_err(|error| error.to_string())?;
         let expires_ms = now_ms().saturating_add(ttl_ms);
         let token = Token::new(addresses, self.authority.fingerprint(), secret, name.clone(), expires_ms);
         Ok(Invitation { name: name.to_string(), role: role.to_string(), token: token.to_string(), expires_ms })
@@ -330,11 +359,11 @@ impl Members {
 
     /// Cuts a member off: no new connection, and none that is open stays.
     pub(super) fn revoke(&self, name: &MemberName, remove: bool) -> Result<(), String> {
-        {
-            let mut registry = self.registry();
-            let done = if remove { registry.remove(name, now_ms()) } else { registry.revoke(name, now_ms()) };
-            done.map_err(|error| error.to_string())?;
-        }
+        let revoke = |registry: &mut Registry| match remove {
+            true => registry.remove(name, now_ms()),
+            false => registry.revoke(name, now_ms()),
+        };
+        self.change(revoke).map_err(|error| error.to_string())?;
         self.publish_roster();
         self.close(name, CLOSE_REVOKED, "it was revoked; ask an administrator for a new token");
         Ok(())
@@ -348,7 +377,8 @@ impl Members {
 
     /// A new certificate for a connected member.
     pub(super) fn renew(&self, member: &MemberName, request: &[u8]) -> Result<Vec<u8>, String> {
-        let renewed = self.registry().renew(&self.authority, member, request, self.certificate_days, now_ms());
+        let renewed =
+            self.change(|registry| registry.renew(&self.authority, member, request, self.certificate_days, now_ms()));
         self.publish_roster();
         renewed.map_err(|error| error.to_string())
     }
@@ -359,13 +389,14 @@ impl Members {
         trust: &std::path::Path,
         known: Option<&str>,
     ) -> Result<(String, Option<String>), String> {
-        let mut registry = self.registry();
-        let stamp = registry.stamp();
+        // One at a time: the first one makes the recovery key.
+        let _turn = self.file();
+        let mut copy = self.registry().copy();
+        let stamp = copy.stamp();
         if known == Some(stamp.as_str()) {
             return Ok((stamp, None));
         }
-        let escrow =
-            Escrow::seal(trust, &self.authority, &mut registry, now_ms()).map_err(|error| error.to_string())?;
+        let escrow = Escrow::seal(trust, &self.authority, &mut copy, now_ms()).map_err(|error| error.to_string())?;
         let text = escrow.to_text().map_err(|error| error.to_string())?;
         Ok((stamp, Some(text)))
     }
@@ -377,7 +408,7 @@ impl Members {
 
     /// What the register knows of a log that is not here.
     pub(super) fn evidence(&self, here: &Here<'_>) -> Option<String> {
-        recovery::from_register(here, &self.registry())
+        recovery::from_register(here, &self.registry().copy())
     }
 
     /// Notes where the log stands.
@@ -387,7 +418,8 @@ impl Members {
 
     /// Notes a member's position that the log contradicts, for good. False: it is no member any more.
     pub(super) fn note_contradiction(&self, member: &MemberName, position: Position) -> bool {
-        self.registry().note_contradiction(member, position, now_ms()).unwrap_or_else(|error| {
+        let noted = self.change(|registry| registry.note_contradiction(member, position, now_ms()));
+        noted.unwrap_or_else(|error| {
             tracing::error!(%error, "what a member proved of the log could not be written down; it is lost at a restart");
             true
         })
@@ -395,8 +427,87 @@ impl Members {
 
     /// Writes what changed since the last time; positions are written lazily.
     pub(super) fn save(&self) {
-        if let Err(error) = self.registry().save(now_ms()) {
+        if let Err(error) = self.change(|_| Ok(())) {
             tracing::warn!(%error, "members' positions could not be written; the floor will be too low, which is safe");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Digest, Generation, LogId};
+
+    #[test]
+    fn p14_no_reading_of_the_register_waits_while_it_is_written() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let authority = Authority::open_or_create(temp.path(), now_ms()).expect("authority");
+        let mut registry = Registry::open(temp.path(), now_ms()).expect("registry");
+        let (name, other) = (MemberName::new("web1").expect("name"), MemberName::new("web2").expect("name"));
+        registry.invite(&name, Role::Webserver, 1000, now_ms(), false).expect("invites");
+        registry.enrol(&name, Role::Webserver, b"certificate", 90, now_ms()).expect("enrols");
+        let members = Members::new(authority, registry, u64::MAX, vec!["localhost:1".into()], 90);
+        let position = Position {
+            log_id: LogId([7; 16]),
+            generation: Generation(1),
+            seq: Seq(5),
+            chain: [7; 16],
+            digest: Digest::ZERO,
+        };
+        let writes: [&(dyn Fn() + Sync); 4] = [
+            &|| drop(members.invite(&other, Role::Reader, 60, Vec::new(), true).expect("invites")),
+            &|| assert!(members.note_contradiction(&name, position)),
+            &|| assert!(members.escrow(temp.path(), None).expect("seals").1.is_some()),
+            &|| members.revoke(&name, false).expect("revokes"),
+        ];
+        for write in writes {
+            let before = std::fs::read(temp.path().join("members.json")).expect("reads");
+            // The disk takes its time.
+            let disk = members.file();
+            std::thread::scope(|scope| {
+                let (written, is_written) = mpsc::channel();
+                scope.spawn(move || {
+                    write();
+                    let _ = written.send(());
+                });
+                let (read, is_read) = mpsc::channel();
+                let members = &members;
+                scope.spawn(move || {
+                    let _ = members.authorise(b"certificate");
+                    let _ = (members.floor(Seq(9)), members.list(Seq(9)), members.strangers(Seq(9)));
+                    members.note_log(LogMark { log_id: LogId([7; 16]), generation: Generation(1), seq: Seq(9) });
+                    let _ = read.send(());
+                });
+                is_read.recv_timeout(Duration::from_secs(60)).expect("reads while the file is written");
+                assert!(is_written.try_recv().is_err(), "answered before it is durable");
+                assert_eq!(std::fs::read(temp.path().join("members.json")).expect("reads"), before);
+                drop(disk);
+                is_written.recv_timeout(Duration::from_secs(60)).expect("is written");
+            });
+        }
+        let back = Registry::open(temp.path(), now_ms()).expect("reopens");
+        let states: Vec<_> = back.members().map(|member| (member.name.clone(), member.state.to_string())).collect();
+        assert_eq!(states, [(name, "revoked".into()), (other, "invited".into())]);
+    }
+
+    #[test]
+    fn p13_what_could_not_be_written_is_written_with_the_next_change() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let trust = temp.path().join("trust");
+        let authority = Authority::open_or_create(&trust, now_ms()).expect("authority");
+        let registry = Registry::open(&trust, now_ms()).expect("registry");
+        let members = Members::new(authority, registry, u64::MAX, Vec::new(), 90);
+        // A folder is where the file is written first.
+        let in_the_way = trust.join("members.next");
+        std::fs::create_dir(&in_the_way).expect("creates");
+        let name = MemberName::new("web1").expect("name");
+        members.invite(&name, Role::Reader, 60, vec!["localhost:1".into()], false).expect_err("cannot be written");
+        std::fs::remove_dir(&in_the_way).expect("removes");
+        members.save();
+        let back = Registry::open(&trust, now_ms()).expect("reopens");
+        assert_eq!(back.members().count(), 1, "it is known here, so it is known after a restart");
     }
 }

@@ -279,6 +279,7 @@ impl Datastore {
             pins: Pins::default(),
             write_refusal: std::sync::Mutex::default(),
             recovery: std::sync::Mutex::default(),
+            evidence: std::sync::Mutex::default(),
             address,
             started: Instant::now(),
             stopping: watch::channel(false).0,
@@ -441,7 +442,7 @@ impl Datastore {
             let _ = tokio::time::timeout(DRAIN, stopped).await;
         }
         if !self.is_read_only() {
-            self.shared.save_members();
+            save_now(&self.shared).await;
         }
         self.shared.contents.checkpoint().await;
         if let Some(endpoint) = self.place.endpoint() {
@@ -471,7 +472,14 @@ fn local_name() -> MemberName {
 async fn save_members(shared: SharedRef) {
     loop {
         tokio::time::sleep(SAVE_EVERY).await;
-        shared.save_members();
+        save_now(&shared).await;
+    }
+}
+
+async fn save_now(shared: &SharedRef) {
+    let saving = Arc::clone(shared);
+    if let Err(error) = tokio::task::spawn_blocking(move || saving.save_members()).await {
+        tracing::error!(%error, "the register of members was not saved");
     }
 }
 
@@ -521,7 +529,7 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
         let Ok(_turn) = shared.joins.try_acquire() else {
             return connection.close(3u32.into(), b"too many join at this moment; try again");
         };
-        if let Err(error) = join::serve(&connection, &shared.members).await {
+        if let Err(error) = join::serve(&connection, Arc::clone(&shared) as _).await {
             tracing::warn!(%error, address = %connection.remote_address(), "a join was refused");
         }
         return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{interval, timeout};
 
 use crate::codec::message::{
-    self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Subscribe, Welcome,
+    self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
 };
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
@@ -134,7 +134,9 @@ impl Session {
         if kind != Kind::Renew {
             return Err(refused(RefusalCode::Protocol, "expected a renewal request").into());
         }
-        match self.shared.members.renew(&self.member, &request) {
+        let session = self.clone();
+        let renewing = move || session.shared.members.renew(&session.member, &request);
+        match tokio::task::spawn_blocking(renewing).await.map_err(std::io::Error::other)? {
             Ok(certificate) => wire::send_raw(send, Kind::Renewed, &certificate).await?,
             Err(reason) => wire::send(send, Kind::Refused, &refused(RefusalCode::Forbidden, reason)).await?,
         }
@@ -149,9 +151,10 @@ impl Session {
         receive: &mut quinn::RecvStream,
     ) -> Result<(), WireError> {
         let hello: Hello = wire::expect(receive, Kind::Hello).await?;
-        let welcome = self.welcome(&hello)?;
-        self.shared.members.greet(presence, &hello);
-        self.examine(&hello);
+        // Reads the log, and writes down what the member's position proves of it before the member is answered.
+        let session = self.clone();
+        let greeted = move || session.greeted(presence, &hello);
+        let welcome = tokio::task::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);
@@ -194,6 +197,13 @@ impl Session {
         }
     }
 
+    fn greeted(&self, presence: PresenceId, hello: &Hello) -> Result<Welcome, Refused> {
+        let welcome = self.welcome(hello)?;
+        self.shared.members.greet(presence, hello);
+        self.examine(hello);
+        Ok(welcome)
+    }
+
     /// Takes a member's position for what it proves of the log.
     fn examine(&self, hello: &Hello) {
         let Some(position) = &hello.position else { return };
@@ -233,7 +243,11 @@ impl Session {
                     let head = self.shared.head();
                     telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
                     let may_note = self.shared.recovery().is_empty();
-                    self.shared.members.progress(presence, &progress, head, may_note);
+                    if self.shared.members.progress(presence, &progress, head, may_note) {
+                        let shared = SharedRef::clone(&self.shared);
+                        let saving = move || shared.members.save();
+                        tokio::task::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
+                    }
                     self.shared.pins.end(&self.member, None);
                 }
                 // A newer member may say more on this stream; what is not understood is not needed.
@@ -243,11 +257,11 @@ impl Session {
         Ok(())
     }
 
-    fn welcome(&self, hello: &Hello) -> Result<Welcome, WireError> {
+    fn welcome(&self, hello: &Hello) -> Result<Welcome, Refused> {
         let shared = &self.shared;
         let heartbeat_ms = shared.config.heartbeat_ms();
         let greeter = Greeter { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
-        Ok(greeter.welcome(self.member.as_str(), &self.role.to_string(), hello)?)
+        greeter.welcome(self.member.as_str(), &self.role.to_string(), hello)
     }
 }
 

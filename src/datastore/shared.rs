@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub write_refusal: Mutex<String>,
     /// Why the datastore waits to be recovered; empty when it does not.
     pub recovery: Mutex<String>,
+    /// Held while the register and `recovery` change together, which may take as long as the disk does.
+    pub evidence: Mutex<()>,
     pub address: std::net::SocketAddr,
     pub started: Instant,
     pub stopping: watch::Sender<bool>,
@@ -111,42 +113,50 @@ impl Shared {
     /// Takes no writes from now on, when there is evidence that the log lost entries. `note` writes down in the register what
     /// a member showed, and says whether it counts.
     ///
-    /// The register and `recovery` change together: the lock of `recovery` is held over both, and the register's own is
-    /// taken within it, never around it.
     pub(super) fn wait_for_recovery(&self, evidence: Option<String>, note: impl FnOnce() -> bool) {
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
             return;
         };
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
-        if note() && waits.is_empty() {
+        if waits.is_empty() {
             tracing::error!(remedy = recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
             crate::telemetry::metrics::recovery_needed(true);
             *waits = evidence;
+        let _turn = self.evidence();
+        if !note() {
+            return;
+        }
         }
     }
 
     /// Looks at the register again, after a member was revoked whose position was evidence.
     pub(super) fn look_at_register(&self) {
-        let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.evidence();
         let evidence = self.members.evidence(&Here::of(&self.log, self.head()));
         if !waits.is_empty() && evidence.is_none() {
             tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");
             crate::telemetry::metrics::recovery_needed(false);
             waits.clear();
         }
+        let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Notes in the register where the log stands, and writes what changed in it.
+    /// Notes in the register where the log stands, and writes what changed in it. Waits for the disk.
     pub(super) fn save_members(&self) {
         // What a register says that contradicts the log is evidence: it stays.
         if self.recovery().is_empty() {
             let (log_id, generation, seq) = (self.log.log_id(), self.log.generation(), self.head());
             self.members.note_log(LogMark { log_id, generation, seq });
         }
+        let _turn = self.evidence();
         self.members.save();
     }
 
-    fn clock(&self) -> std::sync::MutexGuard<'_, CommitClock> {
+    fn evidence(&self) -> MutexGuard<'_, ()> {
+        self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clock(&self) -> MutexGuard<'_, CommitClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,6 +1,7 @@
 //! The join exchange: a token's secret and a request for a certificate against a certificate.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,8 +37,8 @@ struct Joined {
 }
 
 /// What redeems tokens at the datastore.
-pub trait Redeem: Sync {
-    /// Exchanges a secret for a certificate, the authority's certificate and the role.
+pub trait Redeem: Send + Sync + 'static {
+    /// Exchanges a secret for a certificate, the authority's certificate and the role. May wait for the disk.
     ///
     /// # Errors
     /// The reason for refusing, for the one who joins.
@@ -53,12 +54,13 @@ pub trait Redeem: Sync {
 ///
 /// # Errors
 /// When the connection breaks or the token is refused.
-pub async fn serve(connection: &quinn::Connection, redeemer: &dyn Redeem) -> Result<(), WireError> {
+pub async fn serve(connection: &quinn::Connection, redeemer: Arc<dyn Redeem>) -> Result<(), WireError> {
     let work = async {
         let (mut send, mut receive) = connection.accept_bi().await.map_err(std::io::Error::other)?;
         let _: Open = wire::expect_at_most(&mut receive, Kind::Open, REQUEST_BYTES_MAX).await?;
         let request: Request = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
-        let result = redeemer.redeem(&request.name, &request.secret, &request.request_der);
+        let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der);
+        let result = tokio::task::spawn_blocking(redeeming).await.map_err(std::io::Error::other)?;
         let answer = match result {
             Ok((certificate_der, authority_der, role)) => {
                 wire::send(&mut send, Kind::Renewed, &Joined { certificate_der, authority_der, role }).await

@@ -24,7 +24,7 @@ pub(crate) use crate::env::summed;
 pub use authority::Authority;
 pub use escrow::{Escrow, RecoveryKey};
 pub use identity::{Identity, NewKey};
-pub use registry::{LogMark, Member, MemberState, Refusal, Registry};
+pub use registry::{LogMark, Member, MemberState, Refusal, Registry, RegistryFile};
 pub use roster::{Roster, RosterCertificate, RosterMember};
 pub use token::{BadToken, Token};
 

@@ -111,7 +111,7 @@ impl Member {
     }
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Contents {
     members: BTreeMap<MemberName, Member>,
     /// When this was written; 0 in files of a version that did not say.
@@ -174,6 +174,33 @@ impl Registry {
             Err(source) => return Err(TrustError::Io { path, source }),
         };
         Ok(Registry::of(Some(path), contents, now_ms))
+    }
+
+    /// Parts the register from its file, so that it can be read while the file is written.
+    #[must_use]
+    pub fn into_parts(self) -> (Registry, RegistryFile) {
+        let file = RegistryFile { path: self.path.clone(), is_behind: self.is_dirty };
+        (self.detached(), file)
+    }
+
+    /// The register as it is now, without a file.
+    #[must_use]
+    pub fn copy(&self) -> Registry {
+        let (contents, by_fingerprint) = (self.contents.clone(), self.by_fingerprint.clone());
+        Registry { path: None, contents, away: self.away, by_fingerprint, is_dirty: false }
+    }
+
+    /// What `file`, which is this register's, is to hold from now on; `None` when it does already. Whoever takes it writes it.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn unwritten(&mut self, file: &RegistryFile, now_ms: u64) -> Result<Option<String>, TrustError> {
+        if !self.is_dirty && !file.is_behind {
+            return Ok(None);
+        }
+        let text = self.text(now_ms)?;
+        self.is_dirty = false;
+        Ok(Some(text))
     }
 
     /// A register that is looked at: nothing of it is written from now on.
@@ -286,14 +313,13 @@ impl Registry {
     }
 
     fn write(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        // Without a file of its own its holder writes it.
+        self.is_dirty = true;
         if let Some(path) = self.path.clone() {
             let text = self.text(now_ms)?;
-            let parent = crate::env::fs::parent_dir(&path);
-            super::authority::private_dir(parent)?;
-            write_private(&path, text.as_bytes())?;
-            write_private(&path.with_file_name(COPY), text.as_bytes())?;
+            write_whole(&path, &text)?;
+            self.is_dirty = false;
         }
-        self.is_dirty = false;
         self.index();
         Ok(())
     }
@@ -572,6 +598,36 @@ impl Registry {
         let counting = self.members().filter(|member| member.counts(now_ms, retention_ms, self.away));
         counting.filter_map(|member| member.applied).min().unwrap_or(head).min(head)
     }
+}
+
+/// The file of a register that is held apart from it.
+#[derive(Debug)]
+pub struct RegistryFile {
+    /// `None`: nothing is written.
+    path: Option<PathBuf>,
+    /// It does not hold what was to be written last.
+    is_behind: bool,
+}
+
+impl RegistryFile {
+    /// Writes what [`Registry::unwritten`] gave; durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written; the next [`Registry::unwritten`] gives all of it again.
+    pub fn write(&mut self, text: &str) -> Result<(), TrustError> {
+        self.is_behind = true;
+        if let Some(path) = &self.path {
+            write_whole(path, text)?;
+        }
+        self.is_behind = false;
+        Ok(())
+    }
+}
+
+fn write_whole(path: &Path, text: &str) -> Result<(), TrustError> {
+    super::authority::private_dir(crate::env::fs::parent_dir(path))?;
+    write_private(path, text.as_bytes())?;
+    write_private(&path.with_file_name(COPY), text.as_bytes())
 }
 
 fn no_such(name: &MemberName) -> TrustError {
