@@ -56,7 +56,7 @@ impl Applier {
             }
         };
         if let Err(failure) = ledger::index(&self.shared.state, &self.shared.log, committed, &mut { applied }) {
-            stop_process(&failure);
+            stop_process(&self.shared, &failure);
         }
     }
 
@@ -68,7 +68,8 @@ impl Applier {
 
     fn persist(&self) {
         if let Err(error) = self.shared.state.persist() {
-            stop_process(&Fatal::of("the state index cannot be written (the next start rebuilds it)")(error));
+            let what = "the state index cannot be written (the next start rebuilds it)";
+            stop_process(&self.shared, &Fatal::of(what)(error));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::protocol::feed::Block;
 use crate::telemetry::{self, output};
 
 use super::ledger::{Batch, Committed, Ledger, Outlet, SealError, Stream, Submission};
-use super::shared::SharedRef;
+use super::shared::{Shared, SharedRef};
 
 /// Most transactions and bytes in one batch.
 const BATCH_TXNS_MAX: usize = 4096;
@@ -95,8 +95,9 @@ pub(super) struct Committer {
     pub unvouched_since: Option<Instant>,
 }
 
-/// Ends the process: going on could lose what was acknowledged.
-pub(super) fn stop_process(failure: &Fatal) -> ! {
+/// Ends the process: going on could lose what was acknowledged. Nothing is accepted from now on.
+pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
+    shared.watch.fail(&failure.to_string());
     tracing::error!(%failure, "stopping, because going on could lose acknowledged data");
     output::exit(70);
 }
@@ -146,7 +147,7 @@ impl Committer {
         if let Err(error) = self.ledger.log().idle()
             && !crate::env::fs::is_full(&error.source)
         {
-            stop_process(&Fatal::of("the head file cannot be written")(error));
+            stop_process(&self.shared, &Fatal::of("the head file cannot be written")(error));
         }
     }
 
@@ -160,7 +161,7 @@ impl Committer {
     fn seal(&mut self, reply: oneshot::Sender<Result<Seq, String>>) {
         let sealed = self.ledger.seal().map_err(|error| match error {
             SealError::Full(reason) => reason,
-            SealError::Fatal(failure) => stop_process(&failure),
+            SealError::Fatal(failure) => stop_process(&self.shared, &failure),
         });
         let _ = reply.send(sealed);
     }
@@ -216,8 +217,9 @@ impl Committer {
             replies.push(reply);
             kept_all.push(kept);
         }
-        let recovery = self.shared.recovery();
+        let (recovery, has_failed) = (self.shared.recovery(), self.shared.has_failed());
         let admit = |txn: &Txn| match recovery.as_str() {
+            _ if has_failed => Err(failed()),
             "" => admit(txn, free, min),
             evidence => Err(super::recovery::refusal(evidence)),
         };
@@ -226,7 +228,7 @@ impl Committer {
         match self.ledger.commit(txns, &admit, &no_room, applied, now_ms, &mut outlet) {
             Ok(Batch::Done) => {}
             Ok(Batch::DiskFull) => self.shared.set_refusal("the disk is full"),
-            Err(failure) => stop_process(&failure),
+            Err(failure) => stop_process(&self.shared, &failure),
         }
     }
 
@@ -267,7 +269,7 @@ impl Outlet for Publisher<'_> {
     fn index(&mut self, committed: Committed) {
         telemetry::journey::committed(&committed.entries);
         if self.applier.send(committed).is_err() {
-            stop_process(&Fatal { what: "the state index is gone", cause: "its thread ended".into() });
+            stop_process(self.shared, &Fatal { what: "the state index is gone", cause: "its thread ended".into() });
         }
     }
 
@@ -293,6 +295,12 @@ pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
     }
     telemetry::metrics::write_refusal("disk_full");
     Err(if has_room { disk_full() } else { no_room() })
+}
+
+/// What writers are told when the process has to end.
+fn failed() -> Refused {
+    let message = "a part of the datastore has failed, and it ends: nothing is accepted until it has started again";
+    Refused { code: RefusalCode::Stopping, message: message.into() }
 }
 
 pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {

@@ -179,7 +179,7 @@ pub(super) fn spawn(shared: &SharedRef, tasks: &mut tokio::task::JoinSet<()>) {
 async fn watch_health(shared: &SharedRef) {
     loop {
         sleep(HEALTH_EVERY).await;
-        let failed = |error| stop_process(&Fatal::of("chunks cannot be kept")(error));
+        let failed = |error| stop_process(shared, &Fatal::of("chunks cannot be kept")(error));
         shared.contents.store.health().unwrap_or_else(failed);
     }
 }

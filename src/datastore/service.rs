@@ -580,6 +580,8 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let mut config = DatastoreConfig::for_dir(temp.path());
         (config.listen, config.port) = (Some(std::net::Ipv4Addr::LOCALHOST.into()), 0);
+    use crate::codec::message::{Fate, RefusalCode};
+    use crate::model::{Collection, Key, Op, Origin, OriginCounter, Txn, TxnId};
         let datastore = Datastore::start(config).await.expect("starts");
         let said = || inspect::status(&datastore.shared).problem;
         let ending = datastore.shared.watch.end_each(said);
@@ -599,3 +601,32 @@ mod tests {
         assert!(datastore.summary().contains("start the process again"), "{}", datastore.summary());
     }
 }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let mut config = DatastoreConfig::for_dir(temp.path());
+        (config.listen, config.port) = (Some(std::net::Ipv4Addr::LOCALHOST.into()), 0);
+        let datastore = Datastore::start(config).await.expect("starts");
+        let shared = &datastore.shared;
+        let commit = async |counter| {
+            let collection = Collection::new("c").expect("name");
+            let txn = Txn {
+                id: TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) },
+                settled: OriginCounter(0),
+                time_ms: 0,
+                note: bytes::Bytes::new(),
+                conditions: Vec::new(),
+                ops: vec![Op::Delete { collection, key: Key::new("k").expect("key") }],
+            };
+            let (reply, mut outcomes) = mpsc::unbounded_channel();
+            let stream = super::super::ledger::Stream::default();
+            commit::propose(shared, &local_name(), txn, None, None, &stream, &reply).await.expect("is handed over");
+            outcomes.recv().await.expect("is answered").fate
+        };
+        assert_eq!(commit(1).await, Fate::Committed(Seq(1)));
+        shared.watch.fail("the state index cannot be written");
+        let refused = commit(2).await;
+        assert!(matches!(&refused, Fate::Deferred(why) if why.code == RefusalCode::Stopping), "{refused:?}");
+        assert_eq!((shared.head(), inspect::status(shared).healthy), (Seq(1), false));
+    }

@@ -110,6 +110,11 @@ impl Shared {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the process has to end, so that nothing more is accepted.
+    pub(super) fn has_failed(&self) -> bool {
+        self.watch.has_failed() || self.contents.store.health().is_err()
+    }
+
     /// Takes no writes from now on, when there is evidence that the log lost entries. `note` writes down in the register what
     /// a member showed, and says whether it counts.
     ///
@@ -117,15 +122,15 @@ impl Shared {
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.config.recovery, evidence)) else {
             return;
         };
+        let _turn = self.evidence();
+        if !note() {
+            return;
+        }
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if waits.is_empty() {
             tracing::error!(remedy = recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
             crate::telemetry::metrics::recovery_needed(true);
             *waits = evidence;
-        let _turn = self.evidence();
-        if !note() {
-            return;
-        }
         }
     }
 
@@ -133,22 +138,22 @@ impl Shared {
     pub(super) fn look_at_register(&self) {
         let _turn = self.evidence();
         let evidence = self.members.evidence(&Here::of(&self.log, self.head()));
+        let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if !waits.is_empty() && evidence.is_none() {
             tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");
             crate::telemetry::metrics::recovery_needed(false);
             waits.clear();
         }
-        let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Notes in the register where the log stands, and writes what changed in it. Waits for the disk.
     pub(super) fn save_members(&self) {
+        let _turn = self.evidence();
         // What a register says that contradicts the log is evidence: it stays.
         if self.recovery().is_empty() {
             let (log_id, generation, seq) = (self.log.log_id(), self.log.generation(), self.head());
             self.members.note_log(LogMark { log_id, generation, seq });
         }
-        let _turn = self.evidence();
         self.members.save();
     }
 

@@ -16,7 +16,10 @@ pub struct Watch(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     is_stopping: AtomicBool,
+    has_failed: AtomicBool,
     ended: Mutex<Vec<String>>,
+    /// Of services within this one.
+    inner: Mutex<Vec<Watch>>,
     #[cfg(test)]
     orders: tests::Orders,
 }
@@ -57,7 +60,10 @@ impl Watch {
         let watch = self.clone();
         let watched = move || match (std::panic::catch_unwind(AssertUnwindSafe(work)), ends_process) {
             (Ok(()), _) => watch.note(name, "has returned"),
-            (Err(_), Some(end)) => end(name),
+            (Err(_), Some(end)) => {
+                watch.fail(&format!("its part `{name}` has panicked"));
+                end(name)
+            }
             (Err(_), None) => watch.note(name, "has panicked"),
         };
         std::thread::Builder::new().name(name.into()).spawn(watched)
@@ -66,6 +72,24 @@ impl Watch {
     /// From now on parts end because they should.
     pub fn stop(&self) {
         self.0.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Counts the parts of a service within this one as its own.
+    pub fn include(&self, inner: Watch) {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).push(inner);
+    }
+
+    /// The process has to end: from now on nothing is accepted, for as long as its end takes.
+    pub fn fail(&self, what: &str) {
+        self.0.has_failed.store(true, Ordering::Release);
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).push(what.to_owned());
+    }
+
+    /// Whether the process has to end.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        let inner = || self.0.inner.lock().unwrap_or_else(PoisonError::into_inner).iter().any(Watch::has_failed);
+        self.0.has_failed.load(Ordering::Acquire) || inner()
     }
 
     fn note(&self, name: &str, how: &str) {
@@ -82,8 +106,15 @@ impl Watch {
     /// Which parts have ended, for people; empty while all work.
     #[must_use]
     pub fn ended(&self) -> String {
-        let ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.parts();
         if ended.is_empty() { String::new() } else { format!("{}: start the process again", ended.join(", ")) }
+    }
+
+    fn parts(&self) -> Vec<String> {
+        let mut parts = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.extend(inner.iter().flat_map(Watch::parts));
+        parts
     }
 }
 

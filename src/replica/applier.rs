@@ -100,18 +100,18 @@ impl Applier {
                 Some(patience) => match wait::at_most(patience, requests.recv()) {
                     Some(request) => request,
                     None => {
-                        self.persist().unwrap_or_else(|failure| stop_process(&failure));
+                        self.persist().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
                         continue;
                     }
                 },
             };
             let Some(request) = request else { break };
-            self.handle(request).unwrap_or_else(|failure| stop_process(&failure));
+            self.handle(request).unwrap_or_else(|failure| stop_process(&self.shared, &failure));
             if self.unpersisted_since.is_some_and(|since| since.elapsed() >= PERSIST_EVERY) {
-                self.persist().unwrap_or_else(|failure| stop_process(&failure));
+                self.persist().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
             }
         }
-        self.close().unwrap_or_else(|failure| stop_process(&failure));
+        self.close().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
     }
 
     /// How long to wait for a request before something is due.

@@ -83,6 +83,9 @@ pub enum SubmitError {
     /// The local disk refuses.
     #[error("the outbox cannot be written: {0}; nothing was accepted")]
     Disk(String),
+    /// The process has to end.
+    #[error("a part of the process has failed, and it ends: nothing was accepted; try again when it has started again")]
+    Failed,
     /// The replica was closed.
     #[error("the replica is closed")]
     Closed,
@@ -226,7 +229,7 @@ impl OutboxWriter {
             {
                 batch.push(next);
             }
-            self.handle(batch).unwrap_or_else(|failure| stop_process(&failure));
+            self.handle(batch).unwrap_or_else(|failure| stop_process(&self.shared, &failure));
             self.rewrite_if_worth_it(REWRITE_BYTES_MIN);
             if self.journal.is_unvouched() {
                 unvouched_since.get_or_insert_with(Instant::now);
@@ -417,6 +420,9 @@ impl OutboxWriter {
     fn stage(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
         if draft.ops.is_empty() && draft.id.is_none() {
             return Err(SubmitError::Empty);
+        }
+        if self.shared.has_failed() {
+            return Err(SubmitError::Failed);
         }
         let disk = &self.shared.disk;
         let makes_room = draft.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
@@ -747,6 +753,27 @@ mod tests {
         submit(5000).expect("an empty one takes every transaction");
         let error = submit(1).expect_err("is full");
         assert!(error.to_string().contains("Outbox-Max-MB"), "{error}");
+        assert_eq!(shared.outbox().depth(), 1);
+    }
+
+    #[test]
+    fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
+        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
+        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
+        let mut submit = || {
+            let (reply, mut answer) = oneshot::channel();
+            let draft = Draft { ops: vec![op.clone()], ..Draft::default() };
+            writer.handle(vec![Request::Submit(draft, reply)]).expect("written");
+            answer.try_recv().expect("answered").map(|_| ())
+        };
+        submit().expect("is accepted");
+        shared.watch.fail("the state cannot be written");
+        assert!(matches!(submit(), Err(SubmitError::Failed)));
+        assert!(shared.problem().contains("the state cannot be written"), "{}", shared.problem());
         assert_eq!(shared.outbox().depth(), 1);
     }
 

@@ -270,6 +270,12 @@ impl Shared {
             health::Reason::new(health::Code::StateLost, lost, remedy)
         });
         let full = self.disk.is_full().then(|| {
+    /// Whether the process has to end, so that nothing more is accepted.
+    pub(super) fn has_failed(&self) -> bool {
+        let is_lost = |contents: &Arc<contents::Inner>| contents.store.health().is_err();
+        self.watch.has_failed() || self.contents.as_ref().is_some_and(is_lost)
+    }
+
             health::Reason::new(health::Code::ReadOnly, disk::FULL, "free some space on the disk of the data directory")
         });
         lost.into_iter().chain(full).collect()
@@ -408,8 +414,9 @@ impl Shared {
     }
 }
 
-/// Ends the process: going on could lose what was accepted, or show what is not true.
-pub(super) fn stop_process(failure: &Fatal) -> ! {
+/// Ends the process: going on could lose what was accepted, or show what is not true. Nothing is accepted from now on.
+pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
+    shared.watch.fail(&failure.to_string());
     tracing::error!(%failure, "stopping, because going on could lose accepted transactions");
     output::exit(70);
 }

@@ -98,7 +98,7 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Limit(limit) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, limit),
-            SubmitError::Full { .. } | SubmitError::FullBytes { .. } => {
+            SubmitError::Full { .. } | SubmitError::FullBytes { .. } | SubmitError::Failed => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
             }
             SubmitError::Disk(_) | SubmitError::DiskFull => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),

@@ -66,7 +66,8 @@ pub(super) async fn run(contents: &Contents) {
 async fn watch_health(contents: &Contents) {
     loop {
         sleep(HEALTH_EVERY).await;
-        contents.inner.store.health().unwrap_or_else(|error| stop_process(&Fatal::of("chunks cannot be kept")(error)));
+        let failed = |error| stop_process(&contents.shared, &Fatal::of("chunks cannot be kept")(error));
+        contents.inner.store.health().unwrap_or_else(failed);
     }
 }
 
