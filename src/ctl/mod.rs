@@ -16,6 +16,7 @@ mod bench_push;
 mod bench_raw;
 mod bench_resource;
 mod blobs;
+mod bounded;
 mod cable;
 mod cert;
 mod client;

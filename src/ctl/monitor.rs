@@ -2,6 +2,7 @@
 //! know of its members. It has no authentication; it is meant for loopback or a network of its own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -14,6 +15,13 @@ use tokio::task::JoinSet;
 use crate::balance::{self, Choice, Format};
 use crate::datastore::service::Roster;
 use crate::telemetry::exporter::{self, Exporter};
+
+use super::bounded::Bounded;
+
+/// Connections at the same time. Whoever watches needs one, and nothing here says who that is.
+const CONNECTIONS_MAX: usize = 32;
+/// A connection on which nothing moves for longer is closed: longer than between two scrapes.
+const SILENCE_MAX: Duration = Duration::from_secs(150);
 
 /// Media type of the text form of metrics.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -54,7 +62,7 @@ pub(super) async fn start(address: SocketAddr, roster: Option<Roster>) -> Result
         tracing::warn!(%address, "whoever reaches this address sees metrics and names of members");
     }
     tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        if let Err(error) = axum::serve(Bounded::new(listener, CONNECTIONS_MAX, SILENCE_MAX), router).await {
             tracing::error!(%error, "the listener for metrics ended");
         }
     });
