@@ -155,7 +155,10 @@ pub async fn run(args: WebserverArgs) -> Result<(), RunError> {
                 Order::Restart => webserver = restarted(&args, webserver).await?,
             },
             () = tokio::time::sleep(period) => {
-                notify::watchdog();
+                // One that cannot commit any more is worth restarting.
+                if webserver.is_alive(period).await {
+                    notify::watchdog();
+                }
                 notify::status(&webserver.summary());
                 webserver.measure();
             }

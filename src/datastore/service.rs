@@ -409,6 +409,12 @@ impl Datastore {
         endpoint.replace_certificate(config).map_err(|error| error.to_string())
     }
 
+    /// Watches over its tasks and threads.
+    #[must_use]
+    pub fn watch_over(&self) -> &Watch {
+        &self.shared.watch
+    }
+
     /// Whether the thread that commits answers within `patience`: the one without which the process is of no use.
     pub async fn is_alive(&self, patience: Duration) -> bool {
         let (reply, answer) = oneshot::channel();
@@ -574,14 +580,14 @@ pub fn trust_dir(data_dir: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::message::{Fate, RefusalCode};
+    use crate::model::{Collection, Key, Op, Origin, OriginCounter, Txn, TxnId};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn p14_each_part_that_ends_is_named() {
         let temp = tempfile::tempdir().expect("temp dir");
         let mut config = DatastoreConfig::for_dir(temp.path());
         (config.listen, config.port) = (Some(std::net::Ipv4Addr::LOCALHOST.into()), 0);
-    use crate::codec::message::{Fate, RefusalCode};
-    use crate::model::{Collection, Key, Op, Origin, OriginCounter, Txn, TxnId};
         let datastore = Datastore::start(config).await.expect("starts");
         let said = || inspect::status(&datastore.shared).problem;
         let ending = datastore.shared.watch.end_each(said);
@@ -600,7 +606,6 @@ mod tests {
         assert_eq!(names, expected);
         assert!(datastore.summary().contains("start the process again"), "{}", datastore.summary());
     }
-}
 
     #[tokio::test(flavor = "multi_thread")]
     async fn p14_nothing_is_accepted_after_a_failure_that_ends_the_process() {
@@ -630,3 +635,4 @@ mod tests {
         assert!(matches!(&refused, Fate::Deferred(why) if why.code == RefusalCode::Stopping), "{refused:?}");
         assert_eq!((shared.head(), inspect::status(shared).healthy), (Seq(1), false));
     }
+}

@@ -204,6 +204,9 @@ impl Webserver {
         };
         let peers = if own_log.is_some() { PeerListening::Apart } else { PeerListening::On(config.peer_address()) };
         let service = Service::start(&data_dir, datastores, options, peers).await?;
+        if let Some(own_log) = &own_log {
+            service.replica.watch_over().include(own_log.watch_over().clone());
+        }
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let store = Store::new(service.replica.clone(), &via);
@@ -307,6 +310,14 @@ impl Webserver {
     #[must_use]
     pub fn summary(&self) -> String {
         format!("{}, {}", self.url(), self.service.summary())
+    }
+
+    /// Whether its own log, where it keeps one, commits within `patience`.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        match &self.own_log {
+            Some(own_log) => own_log.is_alive(patience).await,
+            None => true,
+        }
     }
 
     /// Brings gauges up to date; called now and then.
@@ -480,5 +491,25 @@ mod tests {
         assert_eq!(names, expected);
         let hindrance = super::super::api::system::hindrance(&webserver.app, &replica.status());
         assert!(hindrance.is_some_and(|why| why.contains("start the process again")));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p14_each_part_of_its_own_log_that_ends_is_named() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let config = WebserverConfig {
+            listen: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            port: 0,
+            redirect_port: 0,
+            ..WebserverConfig::for_dir(temp.path())
+        };
+        let webserver = Webserver::start(config).await.expect("starts");
+        let own_log = webserver.own_log.as_ref().expect("it has no datastore");
+        let replica = webserver.service.replica.clone();
+        assert!(webserver.is_alive(Duration::from_secs(60)).await);
+        let ending = own_log.watch_over().end_each(|| replica.status().problem);
+        let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
+        assert!(names.contains(&"register of members") && names.contains(&"listener"), "{names:?}");
+        let hindrance = super::super::api::system::hindrance(&webserver.app, &replica.status());
+        assert!(hindrance.is_some_and(|why| why.contains("register of members")));
     }
 }
