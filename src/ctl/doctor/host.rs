@@ -26,27 +26,6 @@ pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     space(subject, findings);
     permissions(subject.dir, findings);
     clock(findings);
-    set_aside(subject.dir, findings);
-}
-
-/// Damaged states that a replica or a datastore has kept.
-fn set_aside(dir: &Path, findings: &mut Findings) {
-    for (_, path) in crate::replica::directory::damaged_in(dir) {
-        let shown = path.display();
-        findings.warning(
-            "damaged state",
-            format!("{shown} was set aside by the replica, which fetches another one"),
-            format!("keep it while the fleet lacks anything (`recover --from {shown}` reads it); then rm -r {shown}"),
-        );
-    }
-    for path in crate::datastore::open::kept(dir) {
-        let shown = path.display();
-        findings.warning(
-            "kept state index",
-            format!("{shown} was set aside by the datastore, and may hold what its log lost"),
-            format!("keep it while the log lacks anything (`repair --from {shown}` reads it); then rm -r {shown}"),
-        );
-    }
 }
 
 fn buffers(findings: &mut Findings) {

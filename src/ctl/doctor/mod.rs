@@ -3,6 +3,7 @@
 mod certificates;
 mod fleet;
 mod host;
+mod kept;
 mod objects;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ pub(super) struct Finding {
     pub found: String,
     /// What to do; empty when it is as it should be.
     pub remedy: String,
+    /// The copy that was set aside, when it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<kept::Kept>,
 }
 
 /// Everything that was found.
@@ -52,7 +56,8 @@ pub(super) struct Findings {
 
 impl Findings {
     fn add(&mut self, subject: &'static str, level: Level, found: impl ToString, remedy: impl ToString) {
-        self.list.push(Finding { subject, level, found: found.to_string(), remedy: remedy.to_string() });
+        let (found, remedy) = (found.to_string(), remedy.to_string());
+        self.list.push(Finding { subject, level, found, remedy, kept: None });
     }
 
     fn good(&mut self, subject: &'static str, found: impl ToString) {
@@ -61,6 +66,10 @@ impl Findings {
 
     fn warning(&mut self, subject: &'static str, found: impl ToString, remedy: impl ToString) {
         self.add(subject, Level::Warning, found, remedy);
+    }
+
+    fn kept(&mut self, subject: &'static str, found: String, remedy: String, kept: kept::Kept) {
+        self.list.push(Finding { subject, level: Level::Warning, found, remedy, kept: Some(kept) });
     }
 
     fn problem(&mut self, subject: &'static str, found: impl ToString, remedy: impl ToString) {
@@ -94,7 +103,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Doctor) -> CtlResult {
     if json {
         output.bytes(findings.text().as_bytes())?;
     } else {
-        for Finding { subject, level, found, remedy } in &findings.list {
+        for Finding { subject, level, found, remedy, .. } in &findings.list {
             let mark = match level {
                 Level::Good => "good   ",
                 Level::Warning => "warning",
@@ -120,6 +129,7 @@ pub(super) async fn examine(dir: &Path, file: Option<&Path>) -> Findings {
     let webserver = configuration::<WebserverConfig>(file, WebserverConfig::check, &mut findings);
     let subject = Subject { dir, datastore, webserver };
     host::examine(&subject, &mut findings);
+    kept::examine(dir, &mut findings);
     certificates::examine(&subject, &mut findings);
     fleet::examine(&subject, &mut findings).await;
     findings

@@ -1,0 +1,127 @@
+//! Copies that were set aside: each may be the last one of what was lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::ctl::output::size;
+
+use super::Findings;
+
+/// Folders of a data directory in which something is set aside. A webserver without a datastore has a log of its own.
+const FOLDERS: [&str; 7] = ["", "outbox", "log", "trust", "identity", "own-log", "own-log/trust"];
+/// What names of copies have in them, with a number behind.
+const MARKS: [&str; 2] = [".damaged-", ".of-another-log-"];
+
+/// A copy that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(in crate::ctl) struct Kept {
+    path: PathBuf,
+    bytes: u64,
+}
+
+pub(super) fn examine(dir: &Path, findings: &mut Findings) {
+    for folder in FOLDERS {
+        let entries = fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_copy(path)).collect();
+        paths.sort();
+        for path in paths {
+            let (what, remedy) = describe(&path);
+            let bytes = bytes_in(&path);
+            let found = format!("{} ({}): {what}", path.display(), size(bytes));
+            findings.kept("damaged copy", found, remedy, Kept { path, bytes });
+        }
+    }
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn is_copy(path: &Path) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    MARKS.iter().any(|mark| name_of(path).rsplit_once(mark).is_some_and(|(_, number)| is_number(number)))
+}
+
+/// What it is, and what to do with it.
+fn describe(path: &Path) -> (&'static str, String) {
+    let (name, shown) = (name_of(path), path.display());
+    let keep = |until: &str| format!("keep it {until}; then rm -r {shown}");
+    match name {
+        _ if name.starts_with("state-") => (
+            "a state that the replica set aside, and fetched anew",
+            keep(&format!("while the fleet lacks anything (`recover --from {shown}` reads it)")),
+        ),
+        _ if name.starts_with("state.") => (
+            "an index that the datastore set aside; it may hold what the log lost",
+            keep(&format!("while the log lacks anything (`repair --from {shown}` reads it)")),
+        ),
+        _ if name.starts_with("log.") => (
+            "the log as it was before a repair, a recovery or a restore",
+            keep("until nothing is missed and a backup of the new log was verified"),
+        ),
+        _ if name.starts_with("journal.") || name.starts_with("head.") => (
+            "an outbox journal that was given up; changes that were accepted here and never pushed may be in it",
+            keep("until the authors miss nothing"),
+        ),
+        _ if name.starts_with("generations.json.") => (
+            "why generations of the log began, as it was",
+            keep("until `gravwell-logctl generations` lists every generation"),
+        ),
+        _ => ("a file that was set aside", keep("until nothing is missed")),
+    }
+}
+
+/// Bytes of all files in it. Links are not followed.
+fn bytes_in(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| bytes_in(&entry.path())).sum()
+        }
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_copy_is_listed_with_its_size_and_what_to_do() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path();
+        let copies = [
+            ("state-0002.damaged-1/0.jnl", "recover --from"),
+            ("state.damaged-3/tables/1", "repair --from"),
+            ("log.damaged-1/head", "backup"),
+            ("outbox/journal.damaged-1", "authors"),
+            ("outbox/head.damaged-1", "authors"),
+            ("generations.json.damaged-2", "generations"),
+            ("generations.json.of-another-log-1", "generations"),
+            ("trust/members.json.damaged-1", "missed"),
+            ("own-log/state.damaged-1/0.jnl", "repair --from"),
+        ];
+        let others = ["state-0003/0.jnl", "log/head", "trust/members.json", "notes.damaged-x", "outbox/journal"];
+        for file in copies.iter().map(|(file, _)| file).chain(&others) {
+            let path = dir.join(file);
+            fs::create_dir_all(path.parent().expect("parent")).expect("creates");
+            fs::write(path, vec![7; 1234]).expect("writes");
+        }
+        let mut findings = Findings::default();
+        examine(dir, &mut findings);
+        assert_eq!(findings.list.len(), copies.len(), "{:?}", findings.list);
+        for (file, remedy) in copies {
+            let of_file = |finding: &&crate::ctl::doctor::Finding| {
+                finding.kept.as_ref().is_some_and(|kept| dir.join(file).starts_with(&kept.path))
+            };
+            let finding = findings.list.iter().find(of_file).unwrap_or_else(|| panic!("{file}"));
+            assert!(finding.remedy.contains(remedy) && finding.remedy.contains("rm -r"), "{finding:?}");
+            assert_eq!(finding.kept.as_ref().map(|kept| kept.bytes), Some(1234));
+        }
+        let json: serde_json::Value = serde_json::from_str(&findings.text()).expect("JSON");
+        assert_eq!(json["findings"][0]["kept"]["bytes"], 1234);
+    }
+}
