@@ -79,6 +79,8 @@ pub enum Code {
     ClockSkew,
     /// One member has two connections for a while: its directory was copied.
     ConnectedTwice,
+    /// A member does not know how generations of the log began, so the log could not be rebuilt from it with them.
+    GenerationsUnknown,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -95,6 +97,7 @@ impl Code {
             | Code::RefusesMembers
             | Code::ClockSkew
             | Code::ConnectedTwice
+            | Code::GenerationsUnknown
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

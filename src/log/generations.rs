@@ -224,15 +224,32 @@ pub fn of_log(path: &Path) -> Result<(LogId, Vec<LineageEntry>), String> {
     Ok((head.log_id, head.lineage))
 }
 
+/// The generations in `lineage` of which `path` does not know how they began, for people.
+fn unknown(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Result<Vec<String>, NotesError> {
+    let listed = list(path, log_id, lineage)?;
+    let unknown = lineage.iter().filter(|entry| !listed.iter().any(|info| is_of(info, entry)));
+    Ok(unknown.map(|entry| entry.generation.to_string()).collect())
+}
+
+/// What is wrong with the reasons that a member in `path` has for `lineage`. It is given them by the datastore.
+#[must_use]
+pub fn problem_of_member(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
+    match unknown(path, log_id, lineage) {
+        Ok(unknown) if unknown.is_empty() => None,
+        Ok(unknown) => Some(format!("{FILE} does not say how generation {} of the log began", unknown.join(", "))),
+        // The next connection puts another file in its place, and keeps it.
+        Err(NotesError::Damaged { path, what }) => Some(format!("{} is damaged ({what})", path.display())),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// What is wrong with the reasons that `path` has for `lineage`: they cannot be read, or some are not known.
 #[must_use]
 pub fn problem(path: &Path, log_id: LogId, lineage: &[LineageEntry]) -> Option<String> {
-    let listed = match list(path, log_id, lineage) {
-        Ok(listed) => listed,
+    let unknown = match unknown(path, log_id, lineage) {
+        Ok(unknown) => unknown,
         Err(error) => return Some(error.to_string()),
     };
-    let unknown = lineage.iter().filter(|entry| !listed.iter().any(|info| is_of(info, entry)));
-    let unknown: Vec<String> = unknown.map(|entry| entry.generation.to_string()).collect();
     let first = unknown.first()?;
     Some(format!(
         "{FILE} does not say how generation {} began, so members that had more before it cannot follow by themselves: \
@@ -287,12 +304,14 @@ mod tests {
             listed.iter().map(|info| info.beginning).collect::<Vec<_>>()
         };
         assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered], "the third one shares something else");
-        assert!(problem(path, log, &lineage).is_some_and(|problem| problem.contains("generation 3")));
+        for problem in [problem, problem_of_member] {
+            assert!(problem(path, log, &lineage).is_some_and(|problem| problem.contains("generation 3")));
+        }
         learn(path, log, &[info(2, 7, Beginning::Restored)]).expect("writes");
         assert_eq!(begun(log)[1], Beginning::Recovered, "what is known stays");
         set(path, log, info(3, 9, Beginning::Repaired)).expect("writes");
         assert_eq!(begun(log), [Beginning::Created, Beginning::Recovered, Beginning::Repaired]);
-        assert_eq!(problem(path, log, &lineage), None);
+        assert_eq!((problem(path, log, &lineage), problem_of_member(path, log, &lineage)), (None, None));
         assert_eq!(begun(LogId([2; 16])), [Beginning::Created], "another log's notes do not count");
         learn(path, LogId([2; 16]), &[info(3, 9, Beginning::Restored)]).expect("writes");
         assert!(path.join("generations.json.of-another-log-1").exists());

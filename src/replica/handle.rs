@@ -213,6 +213,10 @@ impl Replica {
         // Who writes has put right what was found; until the state is level, what it lacks is told in `lost`.
         let findings = if options.access == Access::Read { findings } else { Vec::new() };
         shared.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
+        if let Some(meta) = shared.state().meta() {
+            let problem = crate::log::generations::problem_of_member(path, meta.log_id, &meta.lineage);
+            shared.set_unknown_generations(problem);
+        }
         let terms = Terms::load(path).unwrap_or_else(|error| {
             // They hold again with the next connection; until then the bounds are the smallest.
             tracing::warn!(error, "what the datastore said last is not known");

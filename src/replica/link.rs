@@ -13,6 +13,7 @@ use crate::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
+use crate::log::generations;
 use crate::model::{Chain, LineageEntry, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
@@ -301,6 +302,12 @@ impl Linker {
     async fn learn_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
         if let Err(error) = reconcile::learn(&self.directory, connection, welcome).await {
             tracing::warn!(error, "why the log's generations began is not kept here");
+        }
+        let (directory, log_id, lineage) = (self.directory.clone(), welcome.log_id, welcome.lineage.clone());
+        let examining = move || generations::problem_of_member(&directory, log_id, &lineage);
+        match tokio::task::spawn_blocking(examining).await {
+            Ok(problem) => self.shared.set_unknown_generations(problem),
+            Err(error) => tracing::warn!(%error, "whether why generations began is kept here was not examined"),
         }
     }
 

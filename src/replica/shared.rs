@@ -91,6 +91,10 @@ impl Link {
 /// Most bytes of pending and rejected transactions, unless a replica is opened with another bound. They are held in memory.
 pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
+/// What to do about generations of which it is not known how they began.
+const LEARNS_GENERATIONS: &str = "the member learns it with its next connection; when the datastore does not know it either, say \
+                                  it there: `gravwell-logctl generations set`";
+
 /// Said when a replica whose state went back is level with a datastore that is behind, too.
 const NOT_MADE_UP: &str = "the datastore does not have what this replica had durably applied: bring back its newest data \
                            directory, or recover it from the member that is furthest";
@@ -103,6 +107,8 @@ pub(super) struct Shared {
     problem: Mutex<String>,
     /// What the state lacks, until it was level with the datastore once.
     lost: Mutex<Option<Lost>>,
+    /// What is not known here of how the log's generations began.
+    unknown_generations: Mutex<Option<String>>,
     /// What was not as it should be when the directory was opened.
     pub findings: Mutex<Vec<String>>,
     pub terms: Mutex<Option<Terms>>,
@@ -149,6 +155,7 @@ impl Shared {
             link: Mutex::default(),
             problem: Mutex::default(),
             lost: Mutex::default(),
+            unknown_generations: Mutex::default(),
             findings: Mutex::default(),
             terms: Mutex::default(),
             disk: Disk::unbounded(),
@@ -263,6 +270,12 @@ impl Shared {
         problem.or_else(|| self.lost()).or_else(full).or_else(ended).unwrap_or_default()
     }
 
+    /// Whether the process has to end, so that nothing more is accepted.
+    pub(super) fn has_failed(&self) -> bool {
+        let is_lost = |contents: &Arc<contents::Inner>| contents.store.health().is_err();
+        self.watch.has_failed() || self.contents.as_ref().is_some_and(is_lost)
+    }
+
     /// What of the health only this process can know.
     pub(super) fn reasons(&self) -> Vec<health::Reason> {
         let lost = self.lost().map(|lost| {
@@ -270,20 +283,21 @@ impl Shared {
             health::Reason::new(health::Code::StateLost, lost, remedy)
         });
         let full = self.disk.is_full().then(|| {
-    /// Whether the process has to end, so that nothing more is accepted.
-    pub(super) fn has_failed(&self) -> bool {
-        let is_lost = |contents: &Arc<contents::Inner>| contents.store.health().is_err();
-        self.watch.has_failed() || self.contents.as_ref().is_some_and(is_lost)
-    }
-
             health::Reason::new(health::Code::ReadOnly, disk::FULL, "free some space on the disk of the data directory")
         });
-        lost.into_iter().chain(full).collect()
+        let unknown = self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unknown =
+            unknown.map(|what| health::Reason::new(health::Code::GenerationsUnknown, what, LEARNS_GENERATIONS));
+        lost.into_iter().chain(full).chain(unknown).collect()
     }
 
     /// What the state lacks that it had; `None` once it was level with the datastore.
     pub(super) fn lost(&self) -> Option<String> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|lost| lost.message.clone())
+    }
+
+    pub(super) fn set_unknown_generations(&self, what: Option<String>) {
+        *self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     pub(super) fn set_lost(&self, lost: Option<Lost>) {

@@ -459,13 +459,24 @@ fn p05_who_was_away_over_a_restore_and_a_lost_disk_is_reconciled_and_nothing_is_
 fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
     let fleet = Fleet::new();
     let key = a_is_ahead(&fleet);
-    let (datastore, _b) = recover_from_b(&fleet, &key, false);
+    let (datastore, b) = recover_from_b(&fleet, &key, false);
     let file = fleet.dir("d/generations.json");
     let generation = fleet.status("d")["generation"].to_string();
     std::fs::remove_file(&file).expect("removes");
     let verified = fleet.run("d", &["verify"]);
     assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+    // A member that lost its own, too, says so until it has learned it.
+    b.terminate();
+    std::fs::remove_file(fleet.dir("b/generations.json")).expect("removes");
+    let b = fleet.replica("b");
+    fleet.wait_connected("b");
+    let lacks_reasons = || fleet.status("b")["health"].to_string().contains("generations_unknown");
+    fleet.wait("the member says that it does not know", lacks_reasons);
     fleet.ok("d", &["generations", "set", &generation, "recovered"]);
+    b.terminate();
+    let _b = fleet.replica("b");
+    fleet.wait_connected("b");
+    fleet.wait("the member knows it again", || !lacks_reasons());
     fleet.ok("d", &["verify"]);
     datastore.terminate();
     let mut bad = std::fs::read(&file).expect("reads");
