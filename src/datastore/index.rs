@@ -24,6 +24,8 @@ use super::open::{OpenError, io_error, rebuild_state};
 pub const STATE: &str = "state";
 /// Where it is built again.
 const SIDE: &str = "state.rebuild";
+/// Where it is looked at when there is no other place for that.
+const VIEW: &str = "state.view";
 /// What discarded ones are kept as, with a number behind. Each may prove a loss, so only an operator removes them.
 const DAMAGED: &str = "state.damaged-";
 
@@ -56,15 +58,17 @@ pub(super) fn open(
 ) -> Result<StateStore, OpenError> {
     let place = path.join(STATE);
     let side = path.join(SIDE);
-    if side.exists() {
-        fs::remove_dir_all(&side).map_err(io_error(&side))?;
+    for leftover in [&side, &path.join(VIEW)] {
+        if leftover.exists() {
+            fs::remove_dir_all(leftover).map_err(io_error(leftover))?;
+        }
     }
     if !place.exists() && log.head().0 > Seq::ZERO {
         tracing::warn!("the state index is rebuilt from the log, because there is none");
         progress("rebuilding the state index: there is none");
         return build(path, config, log, None, progress);
     }
-    if let Some(reason) = examine(&place, config, log)? {
+    if let Some(reason) = examine(path, config, log)? {
         tracing::warn!(reason, "the state index is set aside as it is, and rebuilt from the log");
         progress(&format!("rebuilding the state index: {reason}"));
         return build(path, config, log, None, progress);
@@ -93,20 +97,38 @@ pub(super) fn open(
 ///
 /// # Errors
 /// When it proves a loss, and when it cannot be looked at for a reason that says nothing of it.
-fn examine(place: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<Option<String>, OpenError> {
-    if !place.exists() {
+fn examine(path: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<Option<String>, OpenError> {
+    if !path.join(STATE).exists() {
         return Ok(None);
     }
-    let scratch = Scratch::new().map_err(io_error(&std::env::temp_dir()))?;
-    let view = match StateStore::try_view(place, &scratch.path().join(STATE), config.cache_bytes) {
-        Ok(view) => view,
-        Err(error) if error.remedy() == Remedy::Rebuild => return Ok(Some(error.to_string())),
-        Err(error) => return Err(error.into()),
+    // Not every host has room for temporary files, or a place for them.
+    let in_temporary = view_in(path, Scratch::new(), config);
+    let viewed = match in_temporary {
+        Err(OpenError::Io { .. } | OpenError::State(StateError::Unavailable { .. })) => {
+            view_in(path, Scratch::at(path.join(VIEW)), config)
+        }
+        viewed => viewed,
+    };
+    let (view, _scratch) = match viewed {
+        Ok(viewed) => viewed,
+        Err(OpenError::State(error)) if error.remedy() == Remedy::Rebuild => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error),
     };
     match compare(&view, log) {
         Err(loss @ Unlevel::Loss { .. }) if config.recovery != Recovery::Off => Err(OpenError::Loss(loss.to_string())),
         _ => Ok(None),
     }
+}
+
+/// A view of the index in `path`, which is going to be opened, and where the view is.
+fn view_in(
+    path: &Path,
+    scratch: std::io::Result<Scratch>,
+    config: &DatastoreConfig,
+) -> Result<(StateStore, Scratch), OpenError> {
+    let scratch = scratch.map_err(io_error(path))?;
+    let view = StateStore::try_view(&path.join(STATE), &scratch.path().join(STATE), config.cache_bytes)?;
+    Ok((view, scratch))
 }
 
 /// The index for a command that only reads: a view of it, or one that is built in `scratch`.

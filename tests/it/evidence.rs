@@ -409,3 +409,15 @@ fn p14_a_member_that_runs_twice_is_reported() {
     fleet.wait_connected("twin");
     fleet.wait("it is reported", || fleet.status("d")["health"]["reasons"][0]["code"] == "connected_twice");
 }
+
+#[test]
+fn p13_an_index_is_viewed_in_the_data_directory_when_there_is_no_other_place() {
+    let mut fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 0..3);
+    datastore.terminate();
+    fleet.wrapper = vec!["env", "TMPDIR=/nowhere"];
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["get", "c", "k1"]);
+    assert!(!fleet.dir("d/state.view").exists());
+}
