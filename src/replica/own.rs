@@ -91,6 +91,29 @@ pub(super) fn choose(
     chosen.iter().map(|txn| conditioned(txn, &names, new, shared_to).map(Arc::new)).collect()
 }
 
+/// Of the `lacking` transactions those that are not pushed `again` and left something behind that is archived: it read as
+/// they made it in the state that this member had, and reads otherwise in the log that goes on.
+pub(super) fn archived(
+    lacking: Vec<Arc<Txn>>,
+    again: &[Arc<Txn>],
+    old: &StateSnapshot,
+    new: &StateSnapshot,
+) -> Result<Vec<Arc<Txn>>, StateError> {
+    let again: BTreeSet<TxnId> = again.iter().map(|txn| txn.id).collect();
+    let mut archived = Vec::new();
+    for txn in lacking.into_iter().filter(|txn| !again.contains(&txn.id)) {
+        for op in &txn.ops {
+            let (collection, key) = (op.collection(), op.key());
+            let had = old.get(collection, key)?.map(|object| object.value);
+            if had.as_ref() == op.value() && new.get(collection, key)?.map(|object| object.value) != had {
+                archived.push(txn);
+                break;
+            }
+        }
+    }
+    Ok(archived)
+}
+
 /// Leaves of several writes of one object the last.
 fn last_writes(txns: &mut [Arc<Txn>]) {
     let mut later = BTreeSet::new();

@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
 use crate::log::generations;
-use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq, Txn, Verdict};
-use crate::protocol::outbox::Outbox;
+use crate::model::{LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict};
+use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
@@ -36,6 +36,10 @@ use super::{ask, resync};
 
 /// How long the datastore may take to say how its generations began.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the maker of a change is told that was archived.
+const ARCHIVED: &str = "it was committed, but the log went on without it, because the datastore was recovered or restored; it is \
+                        archived at this member (`gravwell-logctl quarantine`), and not applied: try it again, or let it go";
 
 /// Where two logs of one origin have gone different ways.
 struct Fork<'a> {
@@ -129,10 +133,15 @@ async fn exchange(
     side: &Path,
     set: Set,
 ) -> Result<(), LinkError> {
+    let lacking = lacking(linker, &state)?;
     let own = match set.is_restore {
         true => Vec::new(),
-        false => own_since(linker, connection, &state, set.shared_to).await?,
+        false => own_since(linker, connection, &state, set.shared_to, lacking.clone()).await?,
     };
+    let (old, new) = (linker.shared.state().snapshot().map_err(failed)?, state.snapshot().map_err(failed)?);
+    let again = own.clone();
+    let choosing = move || own::archived(lacking, &again, &old, &new);
+    let archived = tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)?;
     let exchange = Exchange {
         shared: Arc::clone(&linker.shared),
         applier: linker.applier.clone(),
@@ -142,6 +151,7 @@ async fn exchange(
         state,
         side: side.to_owned(),
         own,
+        archived,
     };
     // It continues when the connection breaks: an exchange that was started is completed.
     tokio::spawn(exchange.run()).await.map_err(|_| LinkError::Closing)?
@@ -182,17 +192,22 @@ fn failed(error: impl std::fmt::Display) -> LinkError {
     LinkError::Resync(error.to_string())
 }
 
-/// The own transactions that are pushed again.
+/// The own transactions of which `state` knows nothing.
+fn lacking(linker: &Linker, state: &StateStore) -> Result<Vec<Arc<Txn>>, LinkError> {
+    let kept: Vec<Arc<Txn>> = linker.shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect();
+    let decided = decided(state, kept.iter().map(|txn| txn.id.origin)).map_err(failed)?;
+    let lacking = |txn: &Arc<Txn>| decided.get(&txn.id.origin).is_none_or(|counter| txn.id.counter > *counter);
+    Ok(kept.into_iter().filter(lacking).collect())
+}
+
+/// Those of the `own` transactions that are pushed again.
 async fn own_since(
     linker: &Linker,
     connection: &quinn::Connection,
     state: &StateStore,
     shared_to: Seq,
+    own: Vec<Arc<Txn>>,
 ) -> Result<Vec<Arc<Txn>>, LinkError> {
-    let kept: Vec<Arc<Txn>> = linker.shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect();
-    let decided = decided(state, kept.iter().map(|txn| txn.id.origin)).map_err(failed)?;
-    let lacking = |txn: &Arc<Txn>| decided.get(&txn.id.origin).is_none_or(|counter| txn.id.counter > *counter);
-    let own: Vec<Arc<Txn>> = kept.into_iter().filter(lacking).collect();
     if own.is_empty() {
         return Ok(own);
     }
@@ -243,6 +258,8 @@ struct Exchange {
     state: StateStore,
     side: PathBuf,
     own: Vec<Arc<Txn>>,
+    /// Own transactions that are archived: their makers learn of it through the rejected list.
+    archived: Vec<Arc<Txn>>,
 }
 
 impl Exchange {
@@ -251,10 +268,15 @@ impl Exchange {
         let (reply, done) = oneshot::channel();
         self.applier.send(applier::Request::Barrier(reply)).await.map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?;
+        // The archive is written while transactions are still taken in: of the state it needs what does not change any more.
+        let compared = self.shared.position();
+        let mut written = self.set_aside().await?;
         let (steps, receiver) = std::sync::mpsc::channel();
         let request = outbox_writer::Request::Exchange(receiver);
         self.outbox.send(request).await.map_err(|_| LinkError::Closing)?;
-        let written = self.set_aside().await?;
+        if self.shared.position() != compared {
+            written = self.set_aside().await?;
+        }
         let (reply, done) = oneshot::channel();
         steps.send(Step::Prepare(Box::new(self.requeued()?), reply)).map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
@@ -292,13 +314,21 @@ impl Exchange {
         let outbox = self.shared.outbox();
         let decided = decided(&self.state, outbox.all_origins().into_iter()).map_err(failed)?;
         let mut random = Ok(());
-        let requeued = outbox.requeued(&decided, self.own.clone(), || {
+        let mut fresh = || {
             let mut origin = [0; 16];
             if let Err(error) = getrandom::fill(&mut origin) {
                 random = Err(failed(error));
             }
             Origin(origin)
-        });
+        };
+        let mut requeued = outbox.requeued(&decided, self.own.clone(), &mut fresh);
+        for txn in &self.archived {
+            // Its identity belongs to what fills its place.
+            let id = TxnId { origin: fresh(), counter: OriginCounter(1) };
+            let txn = Arc::new(Txn { id, settled: OriginCounter(0), ..Txn::clone(txn) });
+            let reason = Reason::Forbidden { message: ARCHIVED.into() };
+            requeued.restore_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason });
+        }
         random.map(|()| requeued)
     }
 }

@@ -96,9 +96,12 @@ fn p05_a_fork_below_the_horizon_is_not_followed_silently() {
     fleet.wait_connected("a");
     let export = fleet.converges(&["a", "b"]);
     let archived = archived(&fleet, "a");
+    let listed = fleet.ok("a", &["outbox"]);
     for number in 0..5 {
         let key = format!("\"key\":\"a{number}\"");
-        assert!(export.contains(&key) || archived.contains(&key), "{key} is lost");
+        let is_there = export.contains(&key);
+        assert!(is_there || archived.contains(&key), "{key} is lost");
+        assert!(is_there || listed.contains(&format!("a{number}")), "its maker is not told of {key}: {listed}");
     }
     assert!(!archived.contains("base"), "what both share is not archived: {archived}");
 }
