@@ -58,6 +58,22 @@ impl Drop for Place {
     }
 }
 
+/// Bytes of memory that this process can still get; `None` where that is not known.
+#[must_use]
+pub fn memory_left() -> Option<u64> {
+    let of_system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib_in(&text, "MemAvailable:"));
+    let limit = getrlimit(Resource::As).current;
+    let used = std::fs::read_to_string("/proc/self/status").ok().and_then(|text| kib_in(&text, "VmSize:"));
+    let of_process = limit.zip(used).map(|(limit, used)| limit.saturating_sub(used));
+    of_system.into_iter().chain(of_process).min()
+}
+
+/// A number of KiB in a text of the kernel's, in bytes.
+fn kib_in(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Whether an error says that the process, or the system, has no descriptor left for now.
 #[must_use]
 pub fn lacks_descriptors(error: &io::Error) -> bool {

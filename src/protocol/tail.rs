@@ -93,13 +93,20 @@ pub struct Follower {
     received: Seq,
     applied: VecDeque<(Seq, Digest)>,
     bookmarks: VecDeque<Bookmark>,
+    equal_at: Option<Seq>,
 }
 
 impl Follower {
     /// Starts with a state at `seq` whose digest is `digest`.
     #[must_use]
     pub fn new(seq: Seq, digest: Digest) -> Follower {
-        Follower { received: seq, applied: VecDeque::from([(seq, digest)]), bookmarks: VecDeque::new() }
+        Follower { received: seq, applied: VecDeque::from([(seq, digest)]), bookmarks: VecDeque::new(), equal_at: None }
+    }
+
+    /// Last sequence at which the own digest was found equal to the datastore's.
+    #[must_use]
+    pub fn equal_at(&self) -> Option<Seq> {
+        self.equal_at
     }
 
     /// Last sequence received.
@@ -170,13 +177,17 @@ impl Follower {
         Ok(())
     }
 
-    fn compare(&self, Bookmark { seq, digest: theirs }: Bookmark) -> Result<(), Divergence> {
+    fn compare(&mut self, Bookmark { seq, digest: theirs }: Bookmark) -> Result<(), Divergence> {
         if planted::is(Bug::IgnoreDivergence) {
             return Ok(());
         }
         match self.applied.iter().find(|(at, _)| *at == seq) {
             Some((_, mine)) if *mine != theirs => Err(Divergence { seq, mine: *mine, theirs }),
-            _ => Ok(()),
+            Some(_) => {
+                self.equal_at = self.equal_at.max(Some(seq));
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::telemetry;
 
 use super::directory::Home;
 use super::mark::Mark;
+use super::opening::Lost;
 use super::outbox_writer;
 use super::shared::{Change, SharedRef, stop_process};
 
@@ -76,6 +77,8 @@ pub(super) struct Applier {
     marked: Option<(String, Position)>,
     /// When the last mark was written that is out of date.
     unmarked_since: Option<Instant>,
+    /// A run was left out because the replica is being closed: nothing may be applied after it.
+    has_skipped: bool,
 }
 
 impl Applier {
@@ -83,7 +86,17 @@ impl Applier {
         let follower = follower_of(&shared.state());
         let marked = home.mark().ok().flatten().map(|mark| (mark.state, mark.position));
         let unpersisted_since = Some(Instant::now());
-        Applier { shared, home, follower, outbox, unpersisted_since, place: None, marked, unmarked_since: None }
+        Applier {
+            shared,
+            home,
+            follower,
+            outbox,
+            unpersisted_since,
+            place: None,
+            marked,
+            unmarked_since: None,
+            has_skipped: false,
+        }
     }
 
     /// The same with the directory of its state.
@@ -128,7 +141,7 @@ impl Applier {
                 if let Err(divergence) = self.follower.handle_bookmark(bookmark) {
                     self.diverged(&divergence);
                 } else if !self.shared.resync_wanted.load(Ordering::Acquire) {
-                    self.note_compared(bookmark);
+                    self.note_compared();
                 }
             }
             Request::Swap(state, path, descent, reply) => {
@@ -147,7 +160,8 @@ impl Applier {
         if self.shared.resync_wanted.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !self.waits_for_room() {
+        if self.has_skipped || !self.waits_for_room() {
+            self.has_skipped = true;
             return Ok(());
         }
         let state = self.shared.state();
@@ -174,8 +188,10 @@ impl Applier {
         self.shared.update_link(|link| link.head = link.head.max(last));
         self.announce(&entries);
         let digest = state.meta().map(|meta| meta.digest).unwrap_or_default();
-        if let Err(divergence) = self.follower.handle_applied(last, digest) {
-            self.diverged(&divergence);
+        match self.follower.handle_applied(last, digest) {
+            Err(divergence) => self.diverged(&divergence),
+            Ok(()) if self.shared.lost().is_some() => self.note_compared(),
+            Ok(()) => {}
         }
         Ok(())
     }
@@ -203,8 +219,9 @@ impl Applier {
         if !self.waits_for_room() {
             return Ok(true);
         }
-        let failed = Fatal::of("the state cannot be opened again");
-        let opened = self.shared.reopen_state(|| {
+        let former = self.shared.position();
+        let reason = StateError::NotNow { dir: place.clone(), cause: error.to_string() };
+        let opened = self.shared.reopen_state(reason, || {
             let started = Instant::now();
             loop {
                 match StateStore::open(&place, cache_bytes) {
@@ -216,18 +233,31 @@ impl Applier {
                 }
             }
         });
-        opened.map_err(failed)?;
-        self.follower = follower_of(&self.shared.state());
+        opened.map_err(Fatal::of("the state cannot be opened again"))?;
+        let state = self.shared.state();
+        self.follower = follower_of(&state);
+        self.settle_by(&state);
+        self.unpersisted_since = Some(Instant::now());
+        let meta = state.meta();
+        self.shared.applied.send_replace(meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq));
+        // What was shown and is not there any more is fetched; until then it is missing, and that is said.
+        let mark = former.map(|position| Mark::new(name_of(&place), position, Vec::new()));
+        if let Some(message) = mark.as_ref().and_then(|mark| mark.loss(meta.as_deref())) {
+            tracing::error!(message, "the state that was opened again lacks what was shown before");
+            self.shared.note_lost(Lost { message, mark });
+        }
         Ok(true)
     }
 
-    /// The state was found equal to the datastore's.
-    fn note_compared(&mut self, bookmark: Bookmark) {
+    /// The state may have been found equal to the datastore's, where it stands.
+    fn note_compared(&mut self) {
         // It may have been level for the first time since it lost something.
         self.unmarked_since.get_or_insert_with(Instant::now);
-        if *self.shared.applied.borrow() != bookmark.seq {
+        let applied = *self.shared.applied.borrow();
+        if self.follower.equal_at() != Some(applied) {
             return;
         }
+        self.shared.find_again(applied);
         if !self.shared.problem().is_empty() {
             self.shared.set_problem("");
         }
@@ -306,6 +336,10 @@ impl Applier {
         }
         let state = self.shared.state();
         let Some(position) = state.position() else { return };
+        if self.marked.as_ref().is_some_and(|(_, held)| is_lower(&position, held)) {
+            tracing::error!(seq = %position.seq, "the high-water mark is beyond the state, and stays");
+            return;
+        }
         let now = (self.place.as_ref().map(|(path, _)| name_of(path)).unwrap_or_default(), position);
         if self.marked.as_ref() == Some(&now) {
             return;
@@ -319,14 +353,57 @@ impl Applier {
         }
     }
 
+    /// A mark for a state that is about to become the current one. It goes before `current`: after a crash between the two,
+    /// the next start takes the state that the mark names, which is whole, and after one before both the former one. The
+    /// proof of a loss is left as it is.
+    fn mark_ahead(&mut self, state: &StateStore, path: &Path, descent: Descent) -> Result<Ahead, String> {
+        if self.shared.lost().is_some() {
+            return Ok(Ahead::Unmarked);
+        }
+        let former = self.home.mark()?;
+        let position = state.position();
+        let lowered = former.as_ref().filter(|_| descent == Descent::Required);
+        let lowered = lowered.filter(|mark| position.is_some_and(|position| is_lower(&position, &mark.position)));
+        if let Some(mark) = lowered
+            && let Some(message) = mark.loss(state.meta().as_deref())
+        {
+            self.shared.note_lost(Lost { message, mark: Some(mark.clone()) });
+            return Ok(Ahead::Unmarked);
+        }
+        self.write_mark(state, &name_of(path))?;
+        Ok(Ahead::Marked(former))
+    }
+
+    /// Puts the former mark back, because the state that it was replaced for did not become the current one.
+    fn unmark(&mut self, ahead: Ahead) -> Result<(), String> {
+        let Ahead::Marked(former) = ahead else { return Ok(()) };
+        self.home.set_mark(former.as_ref())?;
+        self.marked = former.map(|mark| (mark.state, mark.position));
+        Ok(())
+    }
+
     fn write_mark(&mut self, state: &StateStore, name: &str) -> Result<(), String> {
         let mark = Mark::of(state, name.to_owned(), &self.shared.outbox()).map_err(|error| error.to_string())?;
         let Some(mark) = mark else { return Ok(()) };
         // A new generation is written by others, so it may not be durable yet.
         state.persist().map_err(|error| error.to_string())?;
-        self.home.set_mark(&mark)?;
+        self.home.set_mark(Some(&mark))?;
         self.marked = Some((mark.state, mark.position));
         Ok(())
+    }
+
+    /// Takes what the rows of a state decide of the outbox.
+    fn settle_by(&self, state: &StateStore) {
+        let origins: Vec<Origin> = self.shared.outbox().origins();
+        let mut decided = Vec::new();
+        for origin in origins {
+            match state.origin(origin) {
+                Ok(Some(row)) => decided.extend(self.shared.outbox_mut().handle_row(origin, &row)),
+                Ok(None) => {}
+                Err(error) => self.shared.want_resync(format!("{error}; fetching the state anew")),
+            }
+        }
+        self.settle(decided);
     }
 
     /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of
@@ -360,15 +437,22 @@ impl Applier {
         if planted::is(Bug::StateRemovedBeforeReplaced) {
             let _ = self.home.remove_others(&path);
         }
+        let ahead = match self.mark_ahead(&state, &path, descent) {
+            Ok(ahead) => ahead,
+            Err(error) => return Ok(Err(SwapError::Failed(error))),
+        };
         if let Err(error) = self.home.make_current(&path) {
             // Which of the two the next start would open is not known to be what is served here.
             let is_named = self.home.is_current(&path);
             return if is_named {
                 Err(Fatal::of("a state was put in place, but not durably")(error))
             } else {
+                self.unmark(ahead)
+                    .map_err(Fatal::of("the mark of a state that was not put in place cannot be taken back"))?;
                 Ok(Err(SwapError::Failed(error)))
             };
         }
+        let was_at = self.shared.position();
         self.follower = follower_of(&state);
         self.shared.replace_state(state.clone());
         if planted::is(Bug::SnapshotForgetsOutbox) {
@@ -376,31 +460,40 @@ impl Applier {
         }
         self.shared.set_problem("");
         self.shared.resync_wanted.store(false, Ordering::Release);
-        let origins: Vec<Origin> = self.shared.outbox().origins();
-        let mut decided = Vec::new();
-        for origin in origins {
-            match state.origin(origin) {
-                Ok(Some(row)) => decided.extend(self.shared.outbox_mut().handle_row(origin, &row)),
-                Ok(None) => {}
-                Err(error) => self.shared.want_resync(format!("{error}; fetching the state anew")),
-            }
-        }
-        self.settle(decided);
+        self.settle_by(&state);
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));
-        if let Some((place, _)) = &mut self.place {
-            place.clone_from(&path);
-        }
+        // A fetched state was compared with the datastore's digest before it came here.
+        self.shared.find_again(meta.seq);
+        let former = self.place.as_mut().map(|(place, _)| std::mem::replace(place, path.clone()));
         self.mark();
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
         // Readers that still hold the old state keep its files open; the directory goes all the same. What cannot be
         // removed now is removed at the next start.
-        if let Err(error) = self.home.remove_others(&path) {
+        let removed = match self.shared.lacks(&meta) {
+            // What else lies there may hold what was lost.
+            true if was_at.is_some_and(|was_at| is_lower(&meta.position(), &was_at)) => Ok(()),
+            true => former.map_or(Ok(()), |former| self.home.remove(&former)),
+            false => self.home.remove_others(&path),
+        };
+        if let Err(error) = removed {
             tracing::warn!(error, "a former state could not be removed");
         }
         Ok(Ok(()))
     }
+}
+
+/// What became of the mark before a state is put in place.
+enum Ahead {
+    /// It names the state that comes; this was the former one.
+    Marked(Option<Mark>),
+    Unmarked,
+}
+
+/// Whether a position lies before another one of the same history.
+fn is_lower(position: &Position, held: &Position) -> bool {
+    (position.log_id, position.generation) == (held.log_id, held.generation) && position.seq < held.seq
 }
 
 fn name_of(path: &Path) -> String {

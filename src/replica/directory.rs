@@ -14,13 +14,11 @@ use crate::env::scratch::Scratch;
 
 use super::mark::Mark;
 
-/// Copies of damaged states that are kept once a sound one is current.
-const DAMAGED_KEPT: usize = 2;
 const CURRENT: &str = "current";
 const HIGH_WATER: &str = "high-water";
 /// Holds a view of a state while it is examined.
 const OPENING: &str = "opening";
-const DAMAGED: &str = ".damaged-";
+pub(super) const DAMAGED: &str = ".damaged-";
 
 /// Where the state of a replica has its place, and how another one takes it.
 pub trait Home: Send {
@@ -47,11 +45,19 @@ pub trait Home: Send {
         Ok(None)
     }
 
-    /// Writes down durably how far the state came.
+    /// Writes down durably how far the state came; `None`: as if nothing ever was.
     ///
     /// # Errors
     /// When the storage refuses; the former mark stays then.
-    fn set_mark(&mut self, _: &Mark) -> Result<(), String> {
+    fn set_mark(&mut self, _: Option<&Mark>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Removes the state in `path`, which another one has replaced.
+    ///
+    /// # Errors
+    /// When the storage refuses.
+    fn remove(&mut self, _: &Path) -> Result<(), String> {
         Ok(())
     }
 }
@@ -78,11 +84,20 @@ impl Home for Directory {
         }
     }
 
-    fn set_mark(&mut self, mark: &Mark) -> Result<(), String> {
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), String> {
         if self.is_read_only() {
             return Ok(());
         }
-        replace_file(&self.path.join(HIGH_WATER), mark.encode().as_bytes()).map_err(|error| error.to_string())
+        let path = self.path.join(HIGH_WATER);
+        let written = match mark {
+            Some(mark) => replace_file(&path, mark.encode().as_bytes()),
+            None => fs::remove_file(&path).map_err(io_error(&path)),
+        };
+        written.map_err(|error| error.to_string())
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), String> {
+        fs::remove_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
     }
 }
 
@@ -230,16 +245,12 @@ impl Directory {
         Ok(aside)
     }
 
-    /// Removes every state directory but `keep`, which was verified and is current, and all but the newest of what was set
-    /// aside.
+    /// Removes every state directory but `keep`, which was verified and is current. What was set aside stays.
     ///
     /// # Errors
     /// When the operating system refuses.
     pub fn remove_others(&self, keep: &Path) -> Result<(), DirectoryError> {
-        let mut damaged = damaged_in(&self.path);
-        damaged.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
-        let former = damaged.into_iter().skip(DAMAGED_KEPT).map(|(_, path)| path);
-        for other in states_in(&self.path)?.into_iter().chain(former).filter(|path| path != keep) {
+        for other in states_in(&self.path)?.into_iter().filter(|path| path != keep) {
             fs::remove_dir_all(&other).map_err(io_error(&other))?;
         }
         Ok(())
@@ -269,6 +280,15 @@ pub(super) fn names(home: &Path, path: &Path) -> bool {
     named.is_some_and(|name| home.join(name) == path)
 }
 
+/// Whether the next start may open the state in `path`: `current` or the mark names it.
+pub(super) fn may_open(home: &Path, path: &Path) -> bool {
+    names(home, path) || marked_in(home).is_some_and(|mark| home.join(mark.state) == path)
+}
+
+fn marked_in(home: &Path) -> Option<Mark> {
+    fs::read_to_string(home.join(HIGH_WATER)).ok().and_then(|text| Mark::decode(&text).ok())
+}
+
 /// A new, empty state directory in a replica's directory at `path`.
 ///
 /// # Errors
@@ -276,8 +296,7 @@ pub(super) fn names(home: &Path, path: &Path) -> bool {
 pub(super) fn new_state_in(path: &Path) -> Result<PathBuf, DirectoryError> {
     let aside = damaged_in(path).into_iter().filter_map(|(_, path)| number(&path.with_extension("")));
     // A new state never gets the name of one that was lost: the mark names that one.
-    let marked = fs::read_to_string(path.join(HIGH_WATER)).ok().and_then(|text| Mark::decode(&text).ok());
-    let marked = marked.and_then(|mark| number(Path::new(&mark.state)));
+    let marked = marked_in(path).and_then(|mark| number(Path::new(&mark.state)));
     let states = states_in(path)?;
     let last = states.iter().filter_map(|path| number(path)).chain(aside).chain(marked).max().unwrap_or(0);
     let state = path.join(format!("state-{:04}", last + 1));
@@ -346,6 +365,7 @@ pub fn parse_current(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::evidence;
 
     #[test]
     fn a_swap_is_atomic_and_what_it_replaced_goes_only_then() {
@@ -377,6 +397,7 @@ mod tests {
         assert_eq!(damaged_in(temp.path()).len(), 4, "nothing replaces them yet");
         let state = directory.new_state().expect("makes");
         directory.remove_others(&state).expect("removes");
+        evidence::prune(&directory, 2, None).expect("removes");
         let mut kept: Vec<u64> = damaged_in(temp.path()).into_iter().map(|(number, _)| number).collect();
         kept.sort_unstable();
         assert_eq!(kept, [3, 4]);

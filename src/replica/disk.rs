@@ -1,7 +1,7 @@
 //! The room on a replica's disk. Below a minimum the replica only reads, and gives its reserve back.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(super) const FULL: &str = "the disk is full: free some space; reads go on, n
 /// The disk of one replica.
 pub(super) struct Disk {
     directory: PathBuf,
-    free_min: u64,
+    free_min: AtomicU64,
     reserve: Reserve,
     is_full: AtomicBool,
     /// It was full since the state was opened.
@@ -43,7 +43,21 @@ impl Disk {
         // Whether it is there is found out by the first measurement.
         let measured = Mutex::new(Measured { is_reserve_given: !reserve.is_there(), ..Measured::default() });
         let was_full = AtomicBool::new(false);
+        let free_min = AtomicU64::new(free_min);
         Disk { directory: directory.to_owned(), free_min, reserve, is_full, was_full, measured }
+    }
+
+    fn free_min(&self) -> u64 {
+        self.free_min.load(Ordering::Relaxed)
+    }
+
+    /// Lets the disk run full, or have room again.
+    #[cfg(test)]
+    pub(super) fn set_free_min(&self, free_min: u64) {
+        self.free_min.store(free_min, Ordering::Relaxed);
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.at = None;
+        self.is_full.store(false, Ordering::Relaxed);
     }
 
     /// One that is never full.
@@ -53,7 +67,7 @@ impl Disk {
 
     /// Whether there is less room than the minimum.
     pub(super) fn is_full(&self) -> bool {
-        if self.free_min > 0 {
+        if self.free_min() > 0 {
             self.measure();
         }
         self.is_full.load(Ordering::Relaxed)
@@ -61,7 +75,7 @@ impl Disk {
 
     /// Whether there is room for what makes room: a delete.
     pub(super) fn takes_deletes(&self) -> bool {
-        !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min / 4
+        !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min() / 4
     }
 
     /// Whether what failed may have failed for lack of space: the disk is full, or was since this was asked.
@@ -80,11 +94,11 @@ impl Disk {
         let Ok(free) = RealFs.free_space(&self.directory) else { return };
         measured.free = free;
         telemetry::metrics::disk_free(free);
-        let is_full = free < self.free_min;
+        let is_full = free < self.free_min();
         self.was_full.fetch_or(is_full, Ordering::Relaxed);
         let was_full = self.is_full.swap(is_full, Ordering::Relaxed);
         match (was_full, is_full) {
-            (false, true) => tracing::error!(free, minimum = self.free_min, "{FULL}"),
+            (false, true) => tracing::error!(free, minimum = self.free_min(), "{FULL}"),
             (true, false) => tracing::info!(free, "there is room again: writing resumes"),
             _ => {}
         }

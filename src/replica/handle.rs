@@ -154,7 +154,7 @@ pub struct Replica {
 
 /// Ends the parts of a replica with its last handle.
 struct Life {
-    watch: Watch,
+    shared: SharedRef,
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
     contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
     /// Copies of a directory that is only read. A process may end before the thread that holds them does.
@@ -163,7 +163,9 @@ struct Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.watch.stop();
+        self.shared.watch.stop();
+        // The applier may wait for room on a full disk.
+        self.shared.is_closing.store(true, Ordering::Release);
         if let Some(scratch) = &self.scratch {
             let _ = std::fs::remove_dir_all(scratch);
         }
@@ -246,8 +248,8 @@ impl Replica {
         if let Some(member) = &member {
             let _ = shared.member.set(member.clone());
         }
-        let watch = shared.watch.clone();
-        let life = Arc::new(Life { watch, link: Mutex::default(), contents: Mutex::default(), scratch });
+        let life = Life { shared: Arc::clone(&shared), link: Mutex::default(), contents: Mutex::default(), scratch };
+        let life = Arc::new(life);
         let path = path.to_owned();
         Ok(Replica { shared, outbox, applier, options, path, member, life })
     }
@@ -312,7 +314,7 @@ impl Replica {
     pub async fn close(&self) {
         self.shared.watch.stop();
         self.disconnect();
-        self.shared.is_closing.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.is_closing.store(true, Ordering::Release);
         if let Some(scratch) = &self.life.scratch {
             let _ = std::fs::remove_dir_all(scratch);
         }
@@ -380,9 +382,7 @@ impl Replica {
         &self,
         draft: Draft,
     ) -> Result<oneshot::Receiver<Result<Receipt, SubmitError>>, SubmitError> {
-        if self.options.access == Access::Read {
-            return Err(SubmitError::ReadOnly);
-        }
+        self.check_open()?;
         let (reply, answer) = oneshot::channel();
         let request = outbox_writer::Request::Submit(draft, reply);
         self.outbox.send(request).await.map_err(|_| SubmitError::Closed)?;
@@ -423,13 +423,20 @@ impl Replica {
         self.submit(Draft { ops: vec![Op::Delete { collection, key }], ..Draft::default() }).await
     }
 
+    /// Whether anything is taken in at all.
+    fn check_open(&self) -> Result<(), SubmitError> {
+        match self.options.access {
+            Access::Read => Err(SubmitError::ReadOnly),
+            Access::Serve | Access::Write if self.shared.has_failed() => Err(SubmitError::Failed),
+            Access::Serve | Access::Write => Ok(()),
+        }
+    }
+
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, SubmitError>>) -> outbox_writer::Request,
     ) -> Result<T, SubmitError> {
-        if self.options.access == Access::Read {
-            return Err(SubmitError::ReadOnly);
-        }
+        self.check_open()?;
         let (reply, answer) = oneshot::channel();
         self.outbox.send(request(reply)).await.map_err(|_| SubmitError::Closed)?;
         answer.await.map_err(|_| SubmitError::Closed)?

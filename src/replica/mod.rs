@@ -24,6 +24,7 @@ mod ask;
 pub mod contents;
 pub mod directory;
 mod disk;
+mod evidence;
 mod handle;
 mod lend;
 mod link;
@@ -55,3 +56,6 @@ pub use receipts::{Receipt, Stage};
 pub use shared::Change;
 pub use terms::Terms;
 pub use view::{Object, ReadError};
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use crate::model::{Origin, OriginCounter};
 use crate::state::{self, StateError, StateMeta, StateStore};
 
 use super::directory::{Access, Directory, Home as _, Views, damaged_in};
+use super::evidence;
 use super::handle::OpenError;
 use super::mark::Mark;
 use super::terms::Terms;
@@ -69,6 +70,8 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         Ok(None) if was_connected => Some("the high-water file is missing".to_owned()),
         Ok(_) => None,
     };
+    let is_damaged_mark = mark.is_err();
+    let doubted = |what: String| format!("{what}, so whether the state went back is not known");
     findings.extend(unknown.clone());
     let mark = mark.ok().flatten();
     let named = directory.named();
@@ -91,9 +94,8 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
             let place = named.map_err(|_| error)?;
             let state = open_sound(&place, cache_bytes)?;
             let loss = mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
-            let loss =
-                loss.or_else(|| unknown.map(|what| format!("{what}, so whether the state went back is not known")));
-            return Ok(opened((state, place, loss), mark, findings));
+            let doubt = unknown.filter(|_| is_damaged_mark || state.meta().is_some()).map(doubted);
+            return Ok(opened((state, place, loss.or(doubt)), mark, findings));
         }
         Err(error) => return Err(error),
     };
@@ -103,7 +105,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     let was_damaged = !damaged.is_empty() || !damaged_in(directory.path()).is_empty();
     let is_older = mark.is_none() && (was_damaged || (named.is_err() && !is_alone));
     let doubt = is_older.then(|| "the state was damaged, and an older one may have taken its place".to_owned());
-    let doubt = doubt.or_else(|| unknown.map(|what| format!("{what}, so whether the state went back is not known")));
+    let doubt = doubt.or_else(|| unknown.map(doubted));
     let none_left = || mark.as_ref().and_then(|mark| mark.loss(None));
     let (state, place, loss) = match (directory.access(), best) {
         (_, None) if named.is_err() && damaged.is_empty() => {
@@ -128,6 +130,15 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         }
     };
     drop(search);
+    // Where no state was ever fetched, there is none that could have gone back.
+    let doubt = doubt.filter(|_| is_older || is_damaged_mark || state.meta().is_some());
+    if directory.access() == Access::Serve {
+        let sound = state.meta().filter(|_| loss.is_none() && doubt.is_none() && mark.is_some());
+        let most = if sound.is_some() { evidence::KEPT } else { evidence::KEPT_IN_DOUBT };
+        if let Err(error) = evidence::prune(directory, most, sound.as_deref()) {
+            tracing::warn!(%error, "states that were set aside stay for now");
+        }
+    }
     Ok(opened((state, place, loss.or(doubt)), mark, findings))
 }
 

@@ -20,6 +20,7 @@ use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Outbox, Overlaid, RejectedTxn, touched};
 use crate::protocol::sequencer::{is_contradicted, of_another_member};
+use crate::state::StateError;
 use crate::telemetry;
 
 use super::outbox_records::{
@@ -86,6 +87,9 @@ pub enum SubmitError {
     /// The process has to end.
     #[error("a part of the process has failed, and it ends: nothing was accepted; try again when it has started again")]
     Failed,
+    /// What it depends on cannot be read for the moment.
+    #[error("{0}")]
+    NotNow(String),
     /// The replica was closed.
     #[error("the replica is closed")]
     Closed,
@@ -95,6 +99,15 @@ pub enum SubmitError {
     /// No such rejected transaction.
     #[error("no rejected transaction {origin}/{counter}; `gravwell-logctl outbox` lists them", origin = .0.origin, counter = .0.counter)]
     NotRejected(TxnId),
+}
+
+impl From<StateError> for SubmitError {
+    fn from(error: StateError) -> SubmitError {
+        match error {
+            StateError::NotNow { .. } => SubmitError::NotNow(error.to_string()),
+            error => SubmitError::Disk(error.to_string()),
+        }
+    }
 }
 
 /// A transaction as its maker gives it.
@@ -444,7 +457,7 @@ impl OutboxWriter {
         let is_bulk = content::names_chunks(&draft.ops) || waits(staged) || waits(&self.shared.outbox());
         let id = match draft.id {
             Some(id) => {
-                let other = self.shared.other_maker(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+                let other = self.shared.other_maker(id.origin)?;
                 if let Some(member) = other {
                     return Err(SubmitError::Forbidden(of_another_member(id.origin, &member)));
                 }
@@ -512,11 +525,7 @@ impl OutboxWriter {
             let version = match overlaid {
                 Overlaid::Put(_) => Some(Seq(u64::MAX)),
                 Overlaid::Deleted => None,
-                Overlaid::Untouched => self
-                    .shared
-                    .state()
-                    .version(collection, key)
-                    .map_err(|error| SubmitError::Disk(error.to_string()))?,
+                Overlaid::Untouched => self.shared.state().version(collection, key)?,
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
@@ -549,7 +558,7 @@ impl OutboxWriter {
         if let Some(last) = self.last.get(&origin) {
             return Ok(*last);
         }
-        let row = self.shared.state().origin(origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        let row = self.shared.state().origin(origin)?;
         let decided = row.map_or(OriginCounter(0), |row| row.last_counter);
         let last = decided.max(self.shared.outbox().taken(origin));
         self.last.insert(origin, last);
@@ -570,13 +579,13 @@ impl OutboxWriter {
         if outbox.pending().any(|txn| txn.id == id) {
             return Ok(self.shared.receipts.issue(id));
         }
-        let row = self.shared.state().origin(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        let row = self.shared.state().origin(id.origin)?;
         let row = row.unwrap_or_default();
         // A state that was fetched anew may not have come so far again: then nobody here knows what was decided.
         if row.last_counter < id.counter {
             return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
         }
-        let maker = self.shared.state().maker(id.origin).map_err(|error| SubmitError::Disk(error.to_string()))?;
+        let maker = self.shared.state().maker(id.origin)?;
         if maker.is_some_and(|maker| is_contradicted(&maker, &given)) {
             return Ok(Receipts::decided(id, Stage::Rejected(row.last_seq, Reason::IdentityReused)));
         }

@@ -53,7 +53,7 @@ pub(super) fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
 
 /// Removes a state that did not become the current one. What remains of it is removed at the next start at the latest.
 pub(super) async fn remove(linker: &Linker, side: &Path) {
-    if !directory::names(&linker.directory, side) {
+    if !directory::may_open(&linker.directory, side) {
         let _ = tokio::fs::remove_dir_all(side).await;
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::fatal::Fatal;
 use crate::protocol::gate::Gate;
 use crate::protocol::outbox::{Decided, Outbox, RejectedTxn, touched};
 use crate::protocol::push::Heard;
-use crate::state::{StateError, StateStore};
+use crate::state::{StateError, StateMeta, StateStore};
 use crate::telemetry::{self, output};
 
 use super::contents;
@@ -192,18 +192,24 @@ impl Shared {
     }
 
     pub(super) fn replace_state(&self, state: StateStore) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        let former = std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state);
+        // Closing it takes its time, during which nobody waits for the lock.
+        drop(former);
     }
 
-    /// Opens the state again after its storage engine has stopped. Readers wait meanwhile.
+    /// Opens the state again after its storage engine has stopped for the reason that `failure` gives. Whoever reads meanwhile
+    /// gets that error, at the position of before.
     ///
     /// # Errors
-    /// When it cannot be opened; nothing of the state is left then, so the process must stop.
-    pub(super) fn reopen_state(&self, open: impl FnOnce() -> Result<StateStore, StateError>) -> Result<(), StateError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        // Dropped before it is opened again, because an engine locks its files.
-        *state = StateStore::in_memory();
-        *state = open()?;
+    /// When it cannot be opened. Nothing can be read then, so the process must stop.
+    pub(super) fn reopen_state(
+        &self,
+        failure: StateError,
+        open: impl FnOnce() -> Result<StateStore, StateError>,
+    ) -> Result<(), StateError> {
+        // The engine is closed before it is opened again, because it locks its files.
+        self.replace_state(self.state().stand_in(failure));
+        self.replace_state(open()?);
         Ok(())
     }
 
@@ -234,17 +240,22 @@ impl Shared {
         if link.connected && *self.applied.borrow() >= link.head {
             link.level_at = Some(Instant::now());
             self.findings.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            let meta = self.state().meta();
-            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*lost {
-                None => {}
-                Some(found) if found.is_made_up(meta.as_deref()) => {
-                    tracing::info!(seq = %link.head, "level with the datastore: what the state had lost is there again");
-                    *lost = None;
-                }
-                // The datastore has not what this replica had: the mark is the only proof, and stays.
-                Some(found) => tracing::error!(lost = found.message, head = %link.head, "{NOT_MADE_UP}"),
-            }
+        }
+    }
+
+    /// At `seq` the state is equal to the datastore's: what was lost is there again, as far as the datastore has it.
+    pub(super) fn find_again(&self, seq: Seq) {
+        let (link, meta) = (self.link(), self.state().meta());
+        let is_level = seq >= link.head;
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = lost.as_mut() else { return };
+        if found.is_made_up(meta.as_deref()) && (is_level || found.mark.is_some()) {
+            tracing::info!(%seq, "equal to the datastore: what the state had lost is there again");
+            *lost = None;
+        } else if is_level && !found.message.ends_with(NOT_MADE_UP) {
+            // The mark is the only proof, and stays.
+            found.message = format!("{}; {NOT_MADE_UP}", found.message);
+            tracing::error!(lost = found.message, head = %link.head, "level with the datastore");
         }
     }
 
@@ -298,6 +309,17 @@ impl Shared {
 
     pub(super) fn set_unknown_generations(&self, what: Option<String>) {
         *self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// Notes that the state lacks something, unless it is known already to lack something else: that proof stays.
+    pub(super) fn note_lost(&self, lost: Lost) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(lost);
+    }
+
+    /// Whether a state at `meta` still lacks what was lost.
+    pub(super) fn lacks(&self, meta: &StateMeta) -> bool {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.as_ref().is_some_and(|lost| lost.mark.is_none() || !lost.is_made_up(Some(meta)))
     }
 
     pub(super) fn set_lost(&self, lost: Option<Lost>) {

@@ -39,6 +39,21 @@ pub struct Terms {
 }
 
 impl Terms {
+    #[cfg(test)]
+    pub(super) fn example() -> Terms {
+        Terms {
+            version: VERSION,
+            log_id: LogId([1; 16]),
+            generation: Generation(2),
+            member: "web1".into(),
+            role: "webserver".into(),
+            heartbeat_ms: 5000,
+            txn_bytes_max: 8 << 20,
+            value_bytes_max: u64::MAX,
+            key_bytes_max: 100,
+        }
+    }
+
     /// What a welcome says.
     #[must_use]
     pub fn of(welcome: &Welcome) -> Terms {
@@ -105,17 +120,7 @@ mod tests {
     fn terms_are_read_back_and_damage_is_named() {
         let temp = tempfile::tempdir().expect("temp dir");
         assert_eq!(Terms::load(temp.path()), Ok(None));
-        let terms = Terms {
-            version: VERSION,
-            log_id: LogId([1; 16]),
-            generation: Generation(2),
-            member: "web1".into(),
-            role: "webserver".into(),
-            heartbeat_ms: 5000,
-            txn_bytes_max: 8 << 20,
-            value_bytes_max: u64::MAX,
-            key_bytes_max: 100,
-        };
+        let terms = Terms::example();
         terms.save(temp.path()).expect("saves");
         assert_eq!(Terms::load(temp.path()), Ok(Some(terms.clone())));
         let limits = terms.limits();

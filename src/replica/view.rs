@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::model::{Collection, Key, Seq};
 use crate::protocol::outbox::Overlaid;
-use crate::state::StateError;
+use crate::state::{Remedy, StateError};
 
 use super::shared::Shared;
 
@@ -14,6 +14,14 @@ use super::shared::Shared;
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct ReadError(#[from] StateError);
+
+impl ReadError {
+    /// Whether it passes by itself: nothing is wrong with what was to be read.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.0, StateError::NotNow { .. } | StateError::Unavailable { .. })
+    }
+}
 
 /// An object as the replica sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +95,10 @@ impl Shared {
     }
 
     pub(super) fn checked<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
-        if let Err(error) = &result {
+        // What was refused says nothing of the state.
+        if let Err(error) = &result
+            && error.remedy() != Remedy::Refused
+        {
             self.want_resync(format!("{error}; fetching the state anew"));
         }
         result

@@ -3,7 +3,8 @@
 //! A flipped bit can make the storage engine ask for more memory than there is, which aborts the process: it would be
 //! started, abort and be started forever. So the signal of an abort adds one byte to a file, and a state whose opening
 //! was aborted [`ABORTS_MAX`] times is no longer tried. Nothing else counts: a process that is killed, that runs
-//! out of time, or that lacks space or descriptors says nothing of the files.
+//! out of time, or that lacks space, descriptors or memory (also a small allocation that fails is an abort) says nothing of
+//! the files.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -14,10 +15,14 @@ use signal_hook::SigId;
 use signal_hook::consts::SIGABRT;
 use signal_hook::low_level::{pipe, unregister};
 
+use crate::env::process;
+
 /// Aborts that are put down to the state.
 pub(super) const ABORTS_MAX: u64 = 3;
 /// Aborts that lie further back than this, counted from the last one, are forgotten.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+/// With less memory left than this, an abort says nothing of the files.
+const MEMORY_MIN: u64 = 128 << 20;
 const FILE: &str = "aborts";
 /// The counter of former versions, which counted kills as well.
 const FORMER_FILE: &str = "openings";
@@ -32,6 +37,12 @@ pub(super) fn count(dir: &Path) -> u64 {
     if is_old { 0 } else { metadata.len() }
 }
 
+/// Whether an opening of the state in `dir` was aborted, however long ago.
+#[must_use]
+pub fn is_suspect(dir: &Path) -> bool {
+    fs::metadata(dir.join(FILE)).is_ok_and(|metadata| metadata.len() > 0)
+}
+
 /// Counts an abort for as long as it lives.
 pub(super) struct Watch {
     file: PathBuf,
@@ -42,11 +53,18 @@ impl Watch {
     /// Watches the opening of the state in `dir`. Where that is not possible (a full disk, no descriptors), an abort is
     /// not counted, which costs another attempt.
     pub(super) fn begin(dir: &Path) -> Watch {
+        Watch::begin_with(dir, process::memory_left())
+    }
+
+    fn begin_with(dir: &Path, memory_left: Option<u64>) -> Watch {
         if count(dir) == 0 {
             let _ = fs::remove_file(dir.join(FILE));
         }
         let _ = fs::remove_file(dir.join(FORMER_FILE));
         let file = dir.join(FILE);
+        if memory_left.is_some_and(|bytes| bytes < MEMORY_MIN) {
+            return Watch { file, writing: None };
+        }
         let opened = fs::create_dir_all(dir).and_then(|()| OpenOptions::new().create(true).append(true).open(&file));
         let writing = opened.and_then(|opened| pipe::register(SIGABRT, opened)).ok();
         if writing.is_some() {
@@ -93,5 +111,8 @@ mod tests {
         let file = OpenOptions::new().write(true).open(temp.path().join(FILE)).expect("opens");
         file.set_modified(long_ago).expect("sets");
         assert_eq!(count(temp.path()), 0);
+        let lacking = Watch::begin_with(temp.path(), Some(MEMORY_MIN - 1));
+        assert!(lacking.writing.is_none(), "without memory, an abort says nothing");
+        assert!(Watch::begin_with(temp.path(), None).writing.is_some());
     }
 }

@@ -21,6 +21,14 @@ pub enum StateError {
         /// The system's words.
         cause: String,
     },
+    /// Its storage is being opened again, and nothing can be read until it is.
+    #[error("the state in {} cannot be read now: its storage stopped ({cause}) and is being opened again; try again in a moment", dir.display())]
+    NotNow {
+        /// Directory of the state.
+        dir: PathBuf,
+        /// Why it stopped.
+        cause: String,
+    },
     /// The engine cannot make sense of its files.
     #[error("the state in {} cannot be opened ({cause}): it must be rebuilt", dir.display())]
     Unreadable {
@@ -106,6 +114,7 @@ impl StateError {
             | StateError::Uninitialised => Remedy::Rebuild,
             StateError::Locked { .. }
             | StateError::Unavailable { .. }
+            | StateError::NotNow { .. }
             | StateError::AlreadyInitialised { .. }
             | StateError::OutOfOrder { .. } => Remedy::Refused,
         }

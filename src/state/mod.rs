@@ -17,6 +17,7 @@
 //! objects that are newer than the position; one keyspace is flushed as a whole.
 
 mod aborts;
+mod absent;
 mod apply;
 mod base;
 pub mod descent;
@@ -36,6 +37,7 @@ mod snapshot;
 pub mod store;
 mod view;
 
+pub use aborts::is_suspect;
 pub use base::{BaseEntries, base_entries};
 pub use descent::Fork;
 pub use error::{Remedy, StateError};

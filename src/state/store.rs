@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::absent::Absent;
 use super::apply;
 use super::engine::{Engine, Slice};
 use super::error::StateError;
@@ -108,6 +109,14 @@ impl StateStore {
     pub fn in_memory() -> StateStore {
         let engine = Box::<MemoryEngine>::default();
         StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta: Mutex::new(None) }))
+    }
+
+    /// What takes the place of this state while it is opened again: it stands where this one stood, and every read and write
+    /// fails with `reason`.
+    #[must_use]
+    pub fn stand_in(&self, reason: StateError) -> StateStore {
+        let (engine, meta) = (Box::new(Absent(reason)), Mutex::new(self.meta()));
+        StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta }))
     }
 
     /// A state on any engine.

@@ -83,6 +83,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::BadKey(reason) => ApiError::bad(reason),
             error @ StoreError::Invalid { .. } => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            StoreError::Read(error) if error.is_passing() => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
             error => ApiError::internal(error),
         }
     }
@@ -98,9 +99,11 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Limit(limit) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, limit),
-            SubmitError::Full { .. } | SubmitError::FullBytes { .. } | SubmitError::Failed => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
-            }
+            SubmitError::Full { .. }
+            | SubmitError::FullBytes { .. }
+            | SubmitError::NotNow(_)
+            | SubmitError::Failed
+            | SubmitError::Closed => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
             SubmitError::Disk(_) | SubmitError::DiskFull => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SubmitError::Condition(reason) => ApiError::conflict(reason),
             SubmitError::Forbidden(reason) => ApiError::forbidden(reason),

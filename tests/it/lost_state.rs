@@ -192,3 +192,20 @@ fn p13_a_process_that_is_killed_while_it_opens_keeps_its_state() {
     assert_eq!(damaged(&dir), 0);
     rest.is_whole("it was killed twelve times");
 }
+
+#[test]
+fn p13_kills_while_a_state_is_opened_are_never_put_down_to_it() {
+    let rest = Rest::new();
+    let dir = rest.restore();
+    let (before, socket, opening) = (states(&dir), dir.join("ctl.sock"), dir.join("opening"));
+    for _ in 0..10 {
+        // Left there by the one that was killed before.
+        let _ = (fs::remove_file(&socket), fs::remove_dir_all(&opening));
+        let process = rest.fleet.replica("a");
+        rest.fleet.wait("it opens its state", || opening.exists() || socket.exists());
+        process.kill();
+    }
+    assert_eq!(states(&dir), before);
+    rest.is_whole("it was killed ten times");
+    assert_eq!(states(&dir), before);
+}

@@ -140,8 +140,13 @@ impl Home for States {
         self.places().mark.as_deref().map(Mark::decode).transpose()
     }
 
-    fn set_mark(&mut self, mark: &Mark) -> Result<(), String> {
-        self.places().mark = Some(mark.encode());
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), String> {
+        self.places().mark = mark.map(Mark::encode);
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), String> {
+        self.places().states.remove(path);
         Ok(())
     }
 }

@@ -1,0 +1,79 @@
+//! States that were set aside: how many are kept, and which are never removed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::data_dir::{DirectoryError, io_error};
+use crate::model::LogId;
+use crate::state::{self, Remedy, StateError, StateMeta, StateStore};
+
+use super::directory::{Directory, damaged_in};
+use super::mark::Mark;
+use super::opening::check_sound;
+
+/// Copies that are kept while the current state has everything.
+pub(super) const KEPT: usize = 2;
+/// Copies that are kept while it may lack something.
+pub(super) const KEPT_IN_DOUBT: usize = 8;
+/// Memory for reading one.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// Removes what was set aside, but for the newest `most` and for the copy of each log among the others that is sound and came
+/// furthest, unless the state at `sound` has all that it has.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(super) fn prune(directory: &Directory, most: usize, sound: Option<&StateMeta>) -> Result<(), DirectoryError> {
+    let mut copies = damaged_in(directory.path());
+    if copies.len() <= most {
+        return Ok(());
+    }
+    copies.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    let views = directory.views()?;
+    let mut removable = Vec::new();
+    let mut furthest: BTreeMap<LogId, (Arc<StateMeta>, PathBuf)> = BTreeMap::new();
+    for (_, path) in copies.split_off(most) {
+        match verified(&path, &views.of(&path)) {
+            Err(error) => tracing::warn!(%error, copy = %path.display(), "a state that was set aside is kept unread"),
+            Ok(None) => removable.push(path),
+            Ok(Some(meta)) if sound.is_some_and(|sound| has_all_of(sound, &meta)) => removable.push(path),
+            Ok(Some(meta)) => {
+                let came = (meta.generation, meta.seq);
+                let held = furthest.get(&meta.log_id).map(|(held, _)| (held.generation, held.seq));
+                if held.is_some_and(|held| held >= came) {
+                    removable.push(path);
+                } else {
+                    let former = furthest.insert(meta.log_id, (meta, path));
+                    removable.extend(former.map(|(_, path)| path));
+                }
+            }
+        }
+    }
+    for (meta, copy) in furthest.values() {
+        let copy = copy.display();
+        tracing::warn!(seq = %meta.seq, %copy, "a sound state that was set aside is kept: the current one does not have all of it");
+    }
+    removable.into_iter().try_for_each(|path| fs::remove_dir_all(&path).map_err(io_error(&path)))
+}
+
+fn has_all_of(sound: &StateMeta, copy: &StateMeta) -> bool {
+    Mark::new(String::new(), copy.position(), Vec::new()).loss(Some(sound)).is_none()
+}
+
+/// Where a state that was set aside stands; `None` when it is not sound.
+///
+/// # Errors
+/// When that cannot be found out now.
+fn verified(path: &Path, view: &Path) -> Result<Option<Arc<StateMeta>>, StateError> {
+    // One that has aborted a process is not tried again: nothing depends on it.
+    if state::is_suspect(path) {
+        return Ok(None);
+    }
+    let opened = StateStore::try_view(path, view, CACHE_BYTES);
+    match opened.and_then(|state| check_sound(&state, path).map(|()| state.meta())) {
+        Err(error) if error.remedy() == Remedy::Rebuild => Ok(None),
+        other => other,
+    }
+}

@@ -1,0 +1,149 @@
+//! What a running replica does about a state that lacks something, or cannot be read.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use super::super::applier::{Applier, Request};
+use super::super::directory::Home;
+use super::super::disk::Disk;
+use super::super::mark::Mark;
+use super::super::opening::Lost;
+use super::super::shared::Shared;
+use super::{applier, entry, state};
+use crate::codec::message::Bookmark;
+use crate::model::{Chain, Collection, Key, Position, Seq};
+use crate::protocol::outbox::Outbox;
+use crate::protocol::tail::Run;
+use crate::state::{StateError, StateStore};
+
+/// Keeps the mark in memory.
+#[derive(Clone, Default)]
+struct Marked(Arc<Mutex<Option<Mark>>>);
+
+impl Marked {
+    fn seq(&self) -> Option<u64> {
+        self.0.lock().expect("whole").as_ref().map(|mark| mark.seq().0)
+    }
+}
+
+impl Home for Marked {
+    fn make_current(&mut self, _: &std::path::Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn is_current(&self, _: &std::path::Path) -> bool {
+        true
+    }
+
+    fn remove_others(&mut self, _: &std::path::Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Option<Mark>, String> {
+        Ok(self.0.lock().expect("whole").clone())
+    }
+
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), String> {
+        *self.0.lock().expect("whole") = mark.cloned();
+        Ok(())
+    }
+}
+
+fn at(seq: u64) -> StateStore {
+    let store = StateStore::in_memory();
+    state(&store, 1, seq, "a");
+    store
+}
+
+fn marked(seq: u64) -> (Marked, Mark) {
+    let mark = Mark::new(String::new(), at(seq).position().expect("has one"), Vec::new());
+    (Marked(Arc::new(Mutex::new(Some(mark.clone())))), mark)
+}
+
+fn apply(applier: &mut Applier, seq: u64) {
+    let run = Run { entries: vec![entry(seq, "a")], chain: Chain::default() };
+    applier.handle(Request::Run(run)).expect("goes on");
+}
+
+fn compare(applier: &mut Applier, shared: &Shared) {
+    let Position { seq, digest, .. } = shared.position().expect("has one");
+    applier.handle(Request::Bookmark(Bookmark { seq, digest })).expect("goes on");
+}
+
+fn persist(applier: &mut Applier) {
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    applier.handle(Request::Persist(reply)).expect("persists");
+}
+
+#[test]
+fn p09_a_loss_is_made_up_only_by_an_equal_digest_beyond_the_mark() {
+    let (home, mark) = marked(5);
+    let (mut applier, shared) = applier(at(3), home.clone());
+    shared.set_lost(Some(Lost { message: "it went back".into(), mark: Some(mark) }));
+    shared.update_link(|link| (link.connected, link.head) = (true, Seq(3)));
+    compare(&mut applier, &shared);
+    persist(&mut applier);
+    assert_eq!(home.seq(), Some(5), "the proof stays");
+    assert!(shared.lost().expect("still lost").contains("the datastore does not have"), "{:?}", shared.lost());
+    for seq in 4..=6 {
+        apply(&mut applier, seq);
+    }
+    persist(&mut applier);
+    assert!(shared.lost().is_some() && home.seq() == Some(5), "a sequence alone proves nothing");
+    compare(&mut applier, &shared);
+    persist(&mut applier);
+    assert_eq!((shared.lost(), home.seq()), (None, Some(6)));
+}
+
+#[test]
+fn p09_the_mark_of_one_history_is_never_lowered() {
+    let (home, _) = marked(5);
+    let (mut applier, shared) = applier(at(3), home.clone());
+    apply(&mut applier, 4);
+    compare(&mut applier, &shared);
+    persist(&mut applier);
+    assert_eq!(home.seq(), Some(5));
+    apply(&mut applier, 5);
+    apply(&mut applier, 6);
+    persist(&mut applier);
+    assert_eq!(home.seq(), Some(6));
+}
+
+#[test]
+fn p02_nothing_is_applied_after_a_run_that_was_left_out() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let shared = Arc::new(Shared::new(at(3), Outbox::default(), None).on(Disk::new(temp.path(), u64::MAX, 0)));
+    let mut applier = Applier::new(Arc::clone(&shared), Box::new(Marked::default()), tokio::sync::mpsc::channel(8).0);
+    shared.is_closing.store(true, Ordering::Release);
+    apply(&mut applier, 4);
+    shared.disk.set_free_min(0);
+    apply(&mut applier, 5);
+    apply(&mut applier, 6);
+    assert_eq!(shared.position().map(|position| position.seq), Some(Seq(3)));
+    assert!(!shared.resync_wanted.load(Ordering::Acquire), "{}", shared.problem());
+}
+
+#[test]
+fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
+    let shared = Shared::new(at(3), Outbox::default(), None);
+    let position = shared.position();
+    let (collection, key) = (Collection::new("c").expect("name"), Key::new("2").expect("key"));
+    let is_refused = || {
+        let got = shared.get(&collection, &key).expect_err("is not readable");
+        let listed = shared.scan(&collection, "", None, 10).expect_err("is not readable");
+        assert!(got.is_passing() && listed.is_passing(), "{got}");
+        assert_eq!(shared.position(), position, "where it stands is known all the same");
+        assert!(!shared.resync_wanted.load(Ordering::Acquire), "{}", shared.problem());
+    };
+    let stopped = || StateError::NotNow { dir: "state".into(), cause: "no space".into() };
+    // Read by the very thread that opens it: no lock may be held meanwhile.
+    let opened = shared.reopen_state(stopped(), || {
+        is_refused();
+        Ok(at(3))
+    });
+    opened.expect("opens");
+    assert!(shared.get(&collection, &key).expect("reads").is_some());
+    let failed = shared.reopen_state(stopped(), || Err(StateError::Uninitialised));
+    assert!(failed.is_err());
+    is_refused();
+}

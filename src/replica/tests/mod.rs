@@ -1,0 +1,64 @@
+//! Tests of several parts of a replica together.
+
+mod evidence;
+mod losses;
+mod swap;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::applier::Applier;
+use super::directory::{Access, Directory, Home};
+use super::shared::Shared;
+use crate::model::{
+    Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op, Origin, OriginCounter,
+    Seq, Txn, TxnId,
+};
+use crate::protocol::outbox::Outbox;
+use crate::state::StateStore;
+
+const CACHE_BYTES: u64 = 1 << 20;
+
+fn generation(number: u64, shared_to: u64) -> LineageEntry {
+    let generation = Generation(number.try_into().expect("small"));
+    LineageEntry { generation, shared_to: Seq(shared_to) }
+}
+
+fn entry(seq: u64, value: &'static str) -> Entry {
+    let op = Op::Put {
+        collection: Collection::new("c").expect("name"),
+        key: Key::new(seq.to_string()).expect("key"),
+        value: Bytes::from_static(value.as_bytes()),
+    };
+    let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(seq) };
+    let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: vec![op] };
+    Entry { seq: Seq(seq), time_ms: seq, member: MemberName::new("m").expect("name"), body: EntryBody::Commit(txn) }
+}
+
+/// A state of one log at `seq` whose objects have the value `value`.
+fn state(store: &StateStore, number: u64, seq: u64, value: &'static str) {
+    store.init(LogId([1; 16]), generation(number, 0).generation, vec![generation(number, 0)]).expect("begins");
+    let entries: Vec<Entry> = (1..=seq).map(|seq| entry(seq, value)).collect();
+    store.apply(&entries, Chain::default()).expect("applies");
+    store.persist().expect("persists");
+}
+
+/// The same in a directory.
+fn state_in(path: &Path, number: u64, seq: u64, value: &'static str) -> StateStore {
+    let store = StateStore::open(path, CACHE_BYTES).expect("opens");
+    state(&store, number, seq, value);
+    store
+}
+
+fn directory(path: &Path) -> Directory {
+    // What ran on it before may not have let go of it yet.
+    Directory::open(path, Access::Serve, Duration::from_secs(30)).expect("opens")
+}
+
+fn applier(state: StateStore, home: impl Home + 'static) -> (Applier, Arc<Shared>) {
+    let shared = Arc::new(Shared::new(state, Outbox::default(), None));
+    (Applier::new(Arc::clone(&shared), Box::new(home), tokio::sync::mpsc::channel(8).0), shared)
+}

@@ -1,0 +1,133 @@
+//! A replica that ends at any step of putting a fetched state in place.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::oneshot;
+
+use super::super::applier::{Descent, Request};
+use super::super::directory::{Directory, Home};
+use super::super::mark::Mark;
+use super::super::opening;
+use super::super::terms::Terms;
+use super::{CACHE_BYTES, applier, directory, state_in};
+use crate::model::Position;
+use crate::state::StateStore;
+
+/// Ends after so many steps: nothing is written any more.
+struct Ending {
+    home: Directory,
+    steps: usize,
+}
+
+impl Ending {
+    fn step(&mut self) -> Result<(), String> {
+        self.steps = self.steps.checked_sub(1).ok_or("the process has ended")?;
+        Ok(())
+    }
+}
+
+impl Home for Ending {
+    fn make_current(&mut self, path: &Path) -> Result<(), String> {
+        self.step()?;
+        Home::make_current(&mut self.home, path)
+    }
+
+    fn is_current(&self, path: &Path) -> bool {
+        self.home.is_current(path)
+    }
+
+    fn remove_others(&mut self, keep: &Path) -> Result<(), String> {
+        self.step()?;
+        Home::remove_others(&mut self.home, keep)
+    }
+
+    fn mark(&self) -> Result<Option<Mark>, String> {
+        self.home.mark()
+    }
+
+    fn set_mark(&mut self, mark: Option<&Mark>) -> Result<(), String> {
+        self.step()?;
+        self.home.set_mark(mark)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    /// Generation, sequence and value of the state that is there; `None`: none was ever fetched.
+    former: Option<(u64, u64, &'static str)>,
+    next: (u64, u64, &'static str),
+    descent: Descent,
+}
+
+/// Puts the next state in place, ends after `steps`, and starts again: the position then, and whether anything looks lost.
+fn after(case: Case, steps: usize) -> (Option<Position>, Option<Position>, Option<Position>) {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let mut home = directory(temp.path());
+    Terms::example().save(temp.path()).expect("saves");
+    let place = home.new_state().expect("makes");
+    let present = match case.former {
+        None => StateStore::open(&place, CACHE_BYTES).expect("opens"),
+        Some((number, seq, value)) => state_in(&place, number, seq, value),
+    };
+    home.make_current(&place).expect("current");
+    let former = present.position();
+    if let Some(position) = former {
+        home.set_mark(Some(&Mark::new("state-0001".into(), position, Vec::new()))).expect("marks");
+    }
+    let side = home.new_state().expect("makes");
+    let (number, seq, value) = case.next;
+    let next = state_in(&side, number, seq, value);
+    let wanted = next.position();
+    let (worker, shared) = applier(present, Ending { home, steps });
+    let mut worker = worker.at(place, CACHE_BYTES);
+    let (reply, _answer) = oneshot::channel();
+    let _ = worker.handle(Request::Swap(next, PathBuf::from(&side), case.descent, reply));
+    drop((worker, shared));
+    let home = directory(temp.path());
+    let opened = opening::open(&home, CACHE_BYTES).expect("opens again");
+    assert!(opened.lost.is_none(), "{case:?} after {steps} steps: {:?}", opened.lost);
+    // What the second start finds is the same.
+    let found = opened.state.position();
+    drop((opened, home));
+    let again = opening::open(&directory(temp.path()), CACHE_BYTES).expect("opens once more");
+    assert!(again.lost.is_none() && again.state.position() == found, "{case:?} after {steps} steps");
+    (found, former, wanted)
+}
+
+#[test]
+fn p10_a_swap_that_ends_at_any_step_leaves_the_one_state_or_the_other_and_no_doubt() {
+    let case = |former, next, descent| Case { former, next, descent };
+    let cases = [
+        case(Some((1, 3, "a")), (1, 5, "a"), Descent::Required),
+        // The same sequence with other contents: the former state was wrong.
+        case(Some((1, 3, "a")), (1, 3, "b"), Descent::Required),
+        // Numbers of generations that have nothing to do with each other, and an earlier sequence.
+        case(Some((1, 5, "a")), (9, 3, "b"), Descent::Archived),
+        case(None, (1, 5, "a"), Descent::Required),
+    ];
+    for case in cases {
+        let mut is_new = false;
+        for steps in 0..=3 {
+            let (found, former, wanted) = after(case, steps);
+            assert!(found == wanted || (found == former && !is_new), "{case:?} after {steps} steps: {found:?}");
+            is_new = found == wanted;
+            assert_eq!(is_new, steps > 0, "{case:?}: what the mark names is taken, after {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn p13_a_member_that_never_had_a_state_has_lost_none() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let lost = || opening::open(&directory(temp.path()), CACHE_BYTES).expect("opens").lost.is_some();
+    assert!(!lost());
+    Terms::example().save(temp.path()).expect("saves");
+    assert!(!lost(), "connected, and ended before anything was fetched");
+    let side = directory(temp.path()).new_state().expect("makes");
+    drop(StateStore::open(&side, CACHE_BYTES).expect("opens"));
+    assert!(!lost(), "ended while the first state was being fetched");
+    std::fs::remove_dir_all(&side).expect("removes");
+    drop(state_in(&side, 1, 3, "a"));
+    directory(temp.path()).make_current(&side).expect("current");
+    assert!(lost(), "there is a state, and the mark is missing");
+}
