@@ -14,7 +14,7 @@ use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::{local, wire};
-use crate::trust::{Escrow, Identity, NewKey, Roster, TrustError, tls};
+use crate::trust::{Escrow, Fingerprint, Identity, NewKey, Roster, TrustError, fingerprint, tls};
 
 use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin, ask};
 
@@ -76,12 +76,18 @@ impl Favourites {
     }
 }
 
+/// An endpoint, and the certificate that it shows.
+struct Made {
+    certificate: Fingerprint,
+    endpoint: ClientEndpoint,
+}
+
 /// Connects with the identity of a data directory, and renews it in time.
 pub struct MemberConnector {
     data_dir: PathBuf,
     addresses: Vec<String>,
-    endpoint: Mutex<Option<ClientEndpoint>>,
-    bulk_endpoint: Mutex<Option<ClientEndpoint>>,
+    endpoint: Mutex<Option<Made>>,
+    bulk_endpoint: Mutex<Option<Made>>,
     favourites: Mutex<Favourites>,
     peers: Option<Peers>,
     /// The datastore said that its members are others than before.
@@ -115,13 +121,22 @@ impl MemberConnector {
     fn endpoint(&self, identity: &Identity, is_bulk: bool) -> Result<ClientEndpoint, String> {
         let cached = if is_bulk { &self.bulk_endpoint } else { &self.endpoint };
         let mut cached = cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(endpoint) = &*cached {
-            return Ok(endpoint.clone());
+        let certificate = fingerprint(&identity.certificate().map_err(|error| error.to_string())?);
+        match &*cached {
+            Some(made) if made.certificate == certificate => return Ok(made.endpoint.clone()),
+            // The member has joined anew, or its certificate was renewed: it shows itself to other members with that, too.
+            Some(_) => {
+                if let Some(Err(error)) = self.peers.as_ref().map(Peers::take_identity) {
+                    tracing::warn!(%error, "other members are shown the former certificate until this process starts again");
+                }
+            }
+            None => {}
         }
         let protocol = if is_bulk { tls::ALPN_CHUNKS } else { tls::ALPN_LOG };
         let config = tls::member_config(identity, protocol).map_err(|error| error.to_string())?;
         let endpoint = if is_bulk { endpoint::bulk_client(config) } else { endpoint::client(config) };
-        Ok(cached.insert(endpoint.map_err(|error| error.to_string())?).clone())
+        let endpoint = endpoint.map_err(|error| error.to_string())?;
+        Ok(cached.insert(Made { certificate, endpoint }).endpoint.clone())
     }
 
     async fn try_all(&self, is_bulk: bool) -> Result<(quinn::Connection, String), ConnectError> {

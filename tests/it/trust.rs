@@ -19,8 +19,15 @@ fn p11_a_token_is_used_once_and_a_revoked_member_is_cut_off_at_once() {
     assert_eq!(fleet.status("a")["connected"], false, "and does not come back");
     assert_eq!(fleet.ok("d", &["presence", "--json"]), "");
     assert_eq!(fleet.ok("a", &["get", "c", "k"]).trim(), "1", "it stays readable");
-    let token = fleet.ok("d", &["enroll", "a"]);
-    fleet.ok("a", &["join", token.trim()]);
+    // The running process takes its new identity up by itself, also under another name, and again.
+    for name in ["a", "another", "a"] {
+        let token = fleet.ok("d", &["enroll", name]);
+        fleet.ok("a", &["join", token.trim()]);
+        fleet.wait_connected("a");
+        assert!(fleet.ok("d", &["presence"]).contains(name));
+        fleet.ok("d", &["revoke", name]);
+        fleet.wait("it is cut off again", || fleet.status("a")["connected"] == false);
+    }
 }
 
 #[test]
