@@ -295,8 +295,8 @@ const NOW_MS: u64 = 1_800_000_000_000;
 fn enrolled(place: &Path) -> (PathBuf, PathBuf) {
     use gravwell::trust::{Authority, Identity, NewKey, Registry};
     let (trust, member) = (place.join("trust"), place.join("web1"));
-    let authority = Authority::open_or_create(&trust, NOW_MS).unwrap();
     let mut registry = Registry::open(&trust, NOW_MS).unwrap();
+    let authority = Authority::open_or_create(&trust, NOW_MS).unwrap();
     let name = MemberName::new("web1").unwrap();
     let secret = registry.invite(&name, gravwell::trust::Role::Webserver, 1_000, NOW_MS, false).unwrap();
     let key = NewKey::generate(&name).unwrap();

@@ -369,10 +369,11 @@ fn contents_of(state: &StateStore) -> Result<Contents, crate::state::StateError>
 /// Brings the authority back where there is none.
 fn authority(escrows: &[&str], path: &Path, key: Option<&RecoveryKey>) -> Result<String, RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
-    if trust.join("ca.key").exists() {
-        return Ok("the one that was here".into());
-    }
+    let is_there = trust.join("ca.key").exists();
     let Some(key) = key else {
+        if is_there {
+            return Ok("the one that was here".into());
+        }
         // Shows that the authority is not missing, but was given up.
         let now_ms = SystemClock.now_ms();
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
@@ -389,6 +390,11 @@ fn authority(escrows: &[&str], path: &Path, key: Option<&RecoveryKey>) -> Result
         }
     }
     match (newest, refused) {
+        (Some((_, escrow)), _) if is_there => {
+            escrow.check_same(&trust)?;
+            return Ok("the one that was here".into());
+        }
+        (None, None) if is_there => return Ok("the one that was here".into()),
         (Some((_, escrow)), _) => escrow.restore(key, &trust, SystemClock.now_ms())?,
         (None, Some(error)) => return Err(error.into()),
         (None, None) => return Err(wrong(&"no backup holds one")),

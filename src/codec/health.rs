@@ -207,7 +207,7 @@ pub fn assess(status: &mut Status) {
     if status.refused_members > 0 {
         let (count, s) = (status.refused_members, if status.refused_members == 1 { "" } else { "es" });
         let message = format!("refused members of another log from {count} address{s}; was this datastore wiped?");
-        reasons.push(Reason::new(Code::RefusesMembers, message, REBUILD));
+        reasons.push(Reason::new(Code::RefusesMembers, message, rebuild()));
     }
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.code.level()));
     let level = reasons.iter().map(|reason| reason.code.level()).max().unwrap_or_default();
@@ -218,8 +218,20 @@ pub fn assess(status: &mut Status) {
 pub const START_AGAIN: &str = "look at its log for the reason, and start the process again";
 
 /// What to do about a datastore that was wiped or replaced.
-const REBUILD: &str = "if it was, rebuild it from a member: stop it and run `gravwell-logctl recover --authority FILE` here \
-                       (docs/recovery.md, Disaster); if it was not, correct `Datastore=` on those members";
+fn rebuild() -> String {
+    format!(
+        "if it was, rebuild it from its members: stop it, put its data directory D aside, `{}`, and run `gravwell-logctl \
+         --data-dir D recover --authority FILE --recovery-key KEY`, where FILE is a member's identity/escrow (docs/recovery.md, \
+         Disaster); if it was not, correct `Datastore=` on those members",
+        aside("D")
+    )
+}
+
+/// The shell's commands that put the data directory `dir` aside and make an empty one of the same owner.
+#[must_use]
+pub fn aside(dir: &str) -> String {
+    format!("mv {dir} {dir}.aside && mkdir -m 700 {dir} && chown --reference={dir}.aside {dir}")
+}
 
 /// Whether a reason says already what `problem` says.
 fn covers(reason: &Reason, status: &Status) -> bool {

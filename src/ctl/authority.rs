@@ -49,10 +49,7 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
         output.json(&serde_json::json!({ "authority": escrow.authority, "made_ms": escrow.made_ms }))?;
     } else {
         let (file, made) = (file.display(), timestamp(escrow.made_ms));
-        output.line(&format!(
-            "{file}: authority {} as of {made}, sealed under the recovery key",
-            &escrow.authority[..16]
-        ))?;
+        output.line(&format!("{file}: authority {} as of {made}, sealed under the recovery key", escrow.name()))?;
     }
     output.flush()
 }

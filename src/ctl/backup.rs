@@ -13,9 +13,11 @@ use crate::backup::retention::{Keep, prune};
 use crate::backup::store;
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
+use crate::datastore::service::trust_dir;
+use crate::datastore::unfinished::{self, Trust, Unfinished, Work};
 use crate::env::data_dir;
 use crate::log::copy::End;
-use crate::model::{ChunkId, Generation, Seq};
+use crate::model::{ChunkId, Seq};
 use crate::trust::RecoveryKey;
 
 use super::args::{BackupAction, BackupPlace, BackupRestore};
@@ -368,9 +370,15 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
         return restored.map_err(not_restored);
     }
     let key = recovery_key(args)?;
+    let mark = Mark::begin(dir)?;
     // The register of members is as of now, whatever moment the state is of.
     let escrows: Vec<&str> = manifests.iter().chain([manifest]).map(|manifest| manifest.escrow.as_str()).collect();
-    let above = manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default().max(here(dir));
+    let above = manifests
+        .iter()
+        .map(|manifest| manifest.generation)
+        .max()
+        .unwrap_or_default()
+        .max(unfinished::generation_in(dir));
     // What an earlier moment needs may be in earlier backups only; what it does not need is collected in time.
     let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
     let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
@@ -385,7 +393,38 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
     };
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
     bar.finish_and_clear();
+    mark.end(dir, restored.is_ok())?;
     restored.map_err(not_restored)
+}
+
+/// The mark of a restore that is under way.
+struct Mark {
+    had: [bool; 3],
+}
+
+impl Mark {
+    fn begin(dir: &Path) -> Result<Mark, CtlError> {
+        let (earlier, had) = (unfinished::find(dir), Mark::has(dir));
+        let found = earlier.and_then(Result::ok).map(|earlier| earlier.trust);
+        let becomes = if had[0] { found.unwrap_or(Trust::Kept) } else { Trust::Restored };
+        Unfinished::of(dir, Work::Restore, becomes).write(dir).map_err(CtlError::new)?;
+        Ok(Mark { had })
+    }
+
+    /// What an interruption would leave: authority, register, an earlier mark.
+    fn has(dir: &Path) -> [bool; 3] {
+        let trust = trust_dir(dir);
+        [trust.join("ca.key").exists(), trust.join("members.json").exists(), unfinished::find(dir).is_some()]
+    }
+
+    /// Removes the mark when the log is in place, or nothing was changed.
+    fn end(&self, dir: &Path, is_done: bool) -> CtlResult {
+        let [has_authority, has_register, _] = Mark::has(dir);
+        if is_done || self.had == [has_authority, has_register, false] {
+            unfinished::end(dir).map_err(CtlError::new)?;
+        }
+        Ok(())
+    }
 }
 
 fn not_in_the_future(at: Option<End>) -> CtlResult {
@@ -407,13 +446,6 @@ fn broken() -> CtlError {
 
 fn recovery_key(args: &BackupRestore) -> Result<Option<RecoveryKey>, CtlError> {
     super::recover::read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())
-}
-
-/// Generation of the log that is there now.
-fn here(dir: &Path) -> Generation {
-    let log = dir.join(crate::log::repair::LOG);
-    let found = crate::log::salvage::salvage(&crate::env::RealFs, &log, &mut |_, _| {});
-    found.ok().and_then(|found| found.head).map(|head| head.generation).unwrap_or_default()
 }
 
 /// Reads `--at`: a sequence, or a time.

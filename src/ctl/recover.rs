@@ -12,11 +12,12 @@ use crate::datastore::gather::{self, Gathered};
 use crate::datastore::recover::{Offer, check_descent, check_empty, choose, recover, side};
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
+use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::generations;
 use crate::model::{LogId, Seq};
 use crate::state::StateStore;
-use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry};
+use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry, check_authority, other_authority};
 
 use super::args::Recover;
 use super::output::Output;
@@ -63,14 +64,35 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(|error| {
         CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
     })?;
+    let kept = kept(dir, &args)?;
     check_empty(dir).map_err(CtlError::new)?;
-    let (trust, authority) = trust(dir, &args)?;
+    let was_marked = unfinished::find(dir).is_some();
+    let (trust, authority) = trust(dir, &args, kept)?;
+    let recovered = rebuild(dir, json, &args, config, lock, (trust, authority)).await;
+    if recovered.is_err() && authority == Authority::Kept && !was_marked && !args.dry_run {
+        // Nothing was changed.
+        unfinished::end(dir).map_err(CtlError::new)?;
+    }
+    recovered
+}
+
+async fn rebuild(
+    dir: &Path,
+    json: bool,
+    args: &Recover,
+    config: DatastoreConfig,
+    lock: std::fs::File,
+    (trust, authority): (Trust, Authority),
+) -> CtlResult {
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
         let (offer, source) = open(from)?;
         announce(&offer);
         offers.push(offer);
         sources.push(source);
+    }
+    if authority == Authority::Kept {
+        sources.iter().try_for_each(|source| check_member(&trust.path, &source.home))?;
     }
     let mut gathered = None;
     if args.from.is_empty() || args.listen.is_some() {
@@ -87,6 +109,10 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     }
     let chosen = pick(&offers, args.member.as_deref())?;
     let name = offers[chosen].name.clone();
+    if !args.dry_run {
+        let mark = Unfinished::of(dir, Work::Recover, authority);
+        Unfinished { log_id: Some(offers[chosen].log_id), ..mark }.write(dir).map_err(CtlError::new)?;
+    }
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
     let state = match sources.get(chosen).map(|source: &MemberSource| source.state.clone()) {
         Some(state) => state,
@@ -113,7 +139,7 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
     let _ = std::fs::remove_dir_all(side(dir));
     let log = log?;
     drop(trust);
-    print(json, dir, &Report { dry_run, authority, offers, chosen: name, log, unheard })
+    print(json, dir, &Report { dry_run, authority: authority.word(), offers, chosen: name, log, unheard })
 }
 
 /// What the members know of how the log's generations began.
@@ -162,21 +188,31 @@ impl Trust {
     }
 }
 
-/// The authority: the one that is still here, or one from a sealed copy, or, when that is wanted, a new one.
-fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> {
+/// The authority: the one that is still here, or one from a sealed copy, or, when that is wanted, a new one. Whatever becomes
+/// of it, the mark of a recovery is written first.
+fn trust(dir: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
     let here = trust_dir(dir);
-    if here.join("ca.key").exists() {
-        return Ok((Trust { path: here, is_temporary: false }, "kept"));
+    let begin = |becomes: Authority| match args.dry_run {
+        true => Ok(()),
+        false => Unfinished::of(dir, Work::Recover, becomes).write(dir).map_err(CtlError::new),
+    };
+    if let Some(kept) = kept {
+        begin(kept)?;
+        return Ok((Trust { path: here, is_temporary: false }, kept));
     }
     // The last one may not have come to its end.
     let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
     let path = if args.dry_run { dir.join(REHEARSAL) } else { here };
     let found = Trust { path, is_temporary: args.dry_run };
     if args.new_authority {
+        begin(Authority::New)?;
         let now_ms = SystemClock.now_ms();
+        if let Some(aside) = Registry::set_aside(&found.path).map_err(CtlError::new)? {
+            complain!("the register of the former authority is kept in {}", aside.display());
+        }
         let register = Registry::open(&found.path, now_ms);
         register.and_then(|mut register| register.establish(now_ms)).map_err(CtlError::new)?;
-        return Ok((found, "new"));
+        return Ok((found, Authority::New));
     }
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let newest = newest_escrow(args, key.as_ref())?;
@@ -188,8 +224,9 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
              state and its outbox",
         )
     })?;
-    escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    begin(Authority::Restored)?;
+    escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     complain!(
         "the authority and the register of members are back, from a copy of {}, {} old: what was changed of members since then \
@@ -197,7 +234,46 @@ fn trust(dir: &Path, args: &Recover) -> Result<(Trust, &'static str), CtlError> 
         timestamp(made_ms),
         lasting(age)
     );
-    Ok((found, "restored"))
+    Ok((found, Authority::Restored))
+}
+
+/// What became of the authority that is here, where there is one: what an interrupted recovery made of it, or nothing.
+fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
+    let here = trust_dir(dir);
+    if !here.join("ca.key").exists() {
+        return Ok(None);
+    }
+    let found = unfinished::find(dir).and_then(Result::ok).map_or(Authority::Kept, |earlier| earlier.trust);
+    check_same(&here, found, args)?;
+    Ok(Some(found))
+}
+
+/// Fails when what is given of an authority is of another one than the one that is here, which would be used all the same.
+fn check_same(here: &Path, found: Authority, args: &Recover) -> CtlResult {
+    if args.new_authority {
+        let own = (found != Authority::New).then(|| other_authority(here, "--new-authority asks for a new one"));
+        return own.map_or(Ok(()), |error| Err(CtlError::new(error)));
+    }
+    let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
+    let is_given = key.is_some() || !args.authority.is_empty();
+    let newest = if is_given { newest_escrow(args, key.as_ref())? } else { None };
+    let checked = match (newest, key) {
+        (Some(escrow), _) => escrow.check_same(here),
+        (None, Some(key)) => key.check_same(here),
+        (None, None) => Ok(()),
+    };
+    checked.map_err(CtlError::new)
+}
+
+/// Fails when the member in `home` belongs to another authority than a new one that has no members: all of them would have to
+/// join again, which nothing would say.
+fn check_member(here: &Path, home: &Path) -> CtlResult {
+    if !Registry::is_unused(here) {
+        return Ok(());
+    }
+    let Ok(theirs) = Identity::load(home).and_then(|identity| identity.authority()) else { return Ok(()) };
+    let checked = check_authority(here, &theirs, &format!("{} belongs to", home.display()));
+    checked.map_err(CtlError::new)
 }
 
 /// How long, for people.

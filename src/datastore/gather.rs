@@ -88,8 +88,8 @@ pub async fn gather(
     tell: &mut dyn FnMut(&Offer),
 ) -> Result<Gathered, GatherError> {
     let now_ms = super::shared::now_ms();
-    let authority = Authority::open_or_create(trust, now_ms)?;
     let registry = Registry::open(trust, now_ms)?;
+    let authority = Authority::open_or_create(trust, now_ms)?;
     let is_expected =
         |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role != Role::Admin;
     let expected = expect.unwrap_or_else(|| registry.members().filter(is_expected).count());

@@ -25,7 +25,8 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => {
             let message = format!("the datastore waits to be recovered, because {recovery}");
-            Some(Reason::new(Code::WaitsForRecovery, message, super::recovery::REMEDY))
+            let remedy = super::recovery::remedy(&shared.path.display().to_string());
+            Some(Reason::new(Code::WaitsForRecovery, message, remedy))
         }
         (true, false) => Some(Reason::new(Code::ReadOnly, refusal, "free some disk space, or compact")),
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),

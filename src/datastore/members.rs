@@ -411,6 +411,12 @@ impl Members {
         recovery::from_register(here, &self.registry().copy())
     }
 
+    /// What a member's position proves of the log.
+    pub(super) fn shown_by(&self, here: &Here<'_>, member: &MemberName, position: &Position) -> Option<String> {
+        let member = self.registry().member(member).cloned()?;
+        here.shown_by(&member, position)
+    }
+
     /// Notes where the log stands.
     pub(super) fn note_log(&self, mark: LogMark) {
         self.registry().note_log(mark);
@@ -444,8 +450,8 @@ mod tests {
     #[test]
     fn p14_no_reading_of_the_register_waits_while_it_is_written() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let authority = Authority::open_or_create(temp.path(), now_ms()).expect("authority");
         let mut registry = Registry::open(temp.path(), now_ms()).expect("registry");
+        let authority = Authority::open_or_create(temp.path(), now_ms()).expect("authority");
         let (name, other) = (MemberName::new("web1").expect("name"), MemberName::new("web2").expect("name"));
         registry.invite(&name, Role::Webserver, 1000, now_ms(), false).expect("invites");
         registry.enrol(&name, Role::Webserver, b"certificate", 90, now_ms()).expect("enrols");
@@ -497,8 +503,8 @@ mod tests {
     fn p13_what_could_not_be_written_is_written_with_the_next_change() {
         let temp = tempfile::tempdir().expect("temp dir");
         let trust = temp.path().join("trust");
-        let authority = Authority::open_or_create(&trust, now_ms()).expect("authority");
         let registry = Registry::open(&trust, now_ms()).expect("registry");
+        let authority = Authority::open_or_create(&trust, now_ms()).expect("authority");
         let members = Members::new(authority, registry, u64::MAX, Vec::new(), 90);
         // A folder is where the file is written first.
         let in_the_way = trust.join("members.next");

@@ -31,6 +31,7 @@ pub mod service;
 mod session;
 mod shared;
 pub mod snapshot;
+pub mod unfinished;
 
 pub use open::OpenError;
 pub use service::{Datastore, DatastoreError};

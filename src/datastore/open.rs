@@ -16,7 +16,7 @@ use crate::model::Seq;
 use crate::state::rebuild;
 use crate::state::{OriginTable, StateError, StateStore, Target};
 
-use super::index;
+use super::{index, unfinished};
 
 pub use super::index::{STATE, Unlevel, kept, level};
 
@@ -49,6 +49,9 @@ pub enum OpenError {
          backup; to give up what only the index holds, start the datastore with --recovery off"
     )]
     Loss(String),
+    /// A command that was to put a log in its place was interrupted.
+    #[error("{0}")]
+    Unfinished(String),
     /// The rebuild failed.
     #[error("rebuilding the state index failed: {0}")]
     Rebuild(String),
@@ -112,9 +115,15 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
     super::repair::finish(path)?;
     let directory = path.join(LOG);
     if !crate::log::exists(&RealFs, &directory).map_err(io_error(&directory))? {
+        unfinished::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
         index::judge_without_log(path, config)?;
     }
     let (log, recovery) = Log::open(Arc::new(RealFs), &directory, log_options(config))?;
+    let found = (log.head().0, log.generation());
+    unfinished::judge(path, Some(found), config.recovery).map_err(OpenError::Unfinished)?;
+    if let Err(error) = unfinished::end(path) {
+        tracing::warn!(%error, "the mark of an interrupted recovery stays; the log that is there counts");
+    }
     super::repair::clean(path);
     crate::log::generations::upgrade(path)?;
     let reader = log.reader();
@@ -140,10 +149,13 @@ pub fn open_to_read(
     if !crate::log::exists(&*fs, &directory).map_err(io_error(&directory))? {
         // Recovery is not switched off for who looks.
         let config = DatastoreConfig { recovery: Recovery::Auto, ..config.clone() };
+        unfinished::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
         index::judge_without_log(path, &config)?;
         return Err(OpenError::NoLog(directory));
     }
     let (log, recovery) = Log::open(Arc::clone(&fs) as Arc<dyn Fs>, &directory, log_options(config))?;
+    let found = (log.head().0, log.generation());
+    unfinished::judge(path, Some(found), Recovery::Auto).map_err(OpenError::Unfinished)?;
     crate::log::generations::all(path, log.log_id())?;
     let state = index::open_to_read(path, scratch, config, &log.reader(), progress)?;
     if state.meta().is_some_and(|meta| meta.generation != log.generation()) {

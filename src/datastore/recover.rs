@@ -18,6 +18,7 @@ use crate::model::{Digest, Generation, LineageEntry, LogId, Seq};
 use crate::state::{Fork, StateMeta, StateStore, descent};
 
 use super::repair::{RepairError, RepairOptions, RepairReport, repair};
+use super::unfinished;
 
 /// What a member has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -191,7 +192,13 @@ pub fn recover(
 ) -> Result<RepairReport, RepairError> {
     check_empty(path)?;
     let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true, above, known };
-    repair(path, config, member, options, progress)
+    let report = repair(path, config, member, options, progress)?;
+    if report.repaired
+        && let Err(error) = unfinished::end(path)
+    {
+        tracing::warn!(%error, "the mark of a recovery stays; the log that is there counts");
+    }
+    Ok(report)
 }
 
 /// Directory in which a member's state is put while the log is built.

@@ -11,7 +11,7 @@ use crate::log::LogReader;
 use crate::model::position::compare;
 use crate::model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
-use crate::trust::{LogMark, MemberState, Registry};
+use crate::trust::{LogMark, Member, MemberState, Registry};
 
 /// The log that is here, as far as it was shown to anyone.
 #[derive(Clone, Debug)]
@@ -66,6 +66,25 @@ impl<'a> Here<'a> {
             _ => None,
         }
     }
+
+    /// What it proves that an enrolled member shows a position of another log. Who was enrolled while this log was here
+    /// brought its state along, which proves nothing; who was enrolled in that other log shows that this one began in its
+    /// place. A log of several generations was put here by an operator.
+    #[must_use]
+    pub fn replaces_log_of(&self, member: &Member, theirs: &Position) -> Option<String> {
+        let (name, seq, log) = (&member.name, theirs.seq, theirs.log_id);
+        let was_enrolled_there = member.enrolled_in.is_none_or(|enrolled_in| enrolled_in == log);
+        let is_another = log != self.log_id && self.lineage.len() <= 1 && seq > Seq::ZERO;
+        (is_another && was_enrolled_there && !planted::is(Bug::HelloNotAsked)).then(|| {
+            format!("member {name} is at {seq} of log {log}, in which it was enrolled, and this is log {}", self.log_id)
+        })
+    }
+
+    /// What an enrolled member's position proves of this log, all rules taken together.
+    #[must_use]
+    pub fn shown_by(&self, member: &Member, theirs: &Position) -> Option<String> {
+        self.contradicted_by(member.name.as_str(), theirs).or_else(|| self.replaces_log_of(member, theirs))
+    }
 }
 
 /// What the register knows of a log that is not here.
@@ -98,7 +117,7 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
         });
     }
     let mut shown = standing().filter_map(|member| Some((member, member.contradiction?)));
-    shown.find_map(|(member, theirs)| here.contradicted_by(member.name.as_str(), &theirs))
+    shown.find_map(|(member, theirs)| here.shown_by(member, &theirs))
 }
 
 fn from_mark(here: &Here<'_>, mark: LogMark) -> Option<String> {
@@ -112,9 +131,10 @@ fn from_mark(here: &Here<'_>, mark: LogMark) -> Option<String> {
         let known = seq.min(here.shared_to(generation));
         return (known > head).then(|| format!("its register knows sequence {known}, and this log ends at {head}"));
     }
-    // A log of several generations was put here by an operator.
+    // How far the other log had come is written lazily: 0 does not say that it was empty. A log of several generations was
+    // put here by an operator.
     match head {
-        _ if seq == Seq::ZERO => None,
+        Seq::ZERO if here.lineage.len() > 1 && seq == Seq::ZERO => None,
         Seq::ZERO => Some(format!("its log is empty, but its register knows sequence {seq} of log {log_id}")),
         _ if here.lineage.len() <= 1 => Some(format!(
             "its register belongs to log {log_id}, which had reached {seq}, and this is log {}",
@@ -143,15 +163,28 @@ pub fn counts(mode: Recovery, evidence: &str) -> bool {
     mode != Recovery::Off
 }
 
-/// What to do about it.
-pub const REMEDY: &str = "stop the datastore and bring its log back: `gravwell-logctl repair --from` a member that has more, \
-                          `recover` when the log is gone, or `restore` a backup; to give up what the log lacks, start \
-                          it with --recovery off";
+/// The shell's commands that put a log and its index in the data directory `dir` aside.
+#[must_use]
+pub fn aside(dir: &str) -> String {
+    format!("`mv {dir}/log {dir}/log.aside; mv {dir}/state {dir}/state.aside` (it stays readable there)")
+}
+
+/// What to do about it, for the data directory `dir`.
+#[must_use]
+pub fn remedy(dir: &str) -> String {
+    let aside = aside(dir);
+    format!(
+        "stop the datastore and bring its log back: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`, a member that \
+         has more; or, when the log is gone, `gravwell-logctl --data-dir {dir} recover`; when another log is in its place, put \
+         that one aside first, {aside}, then `recover`; or `restore` a backup; to give up what the log lacks, start it with \
+         --recovery off"
+    )
+}
 
 /// What writers are told.
 #[must_use]
 pub fn refusal(evidence: &str) -> Refused {
-    let message = format!("the datastore waits to be recovered, because {evidence}: {REMEDY}");
+    let message = format!("the datastore waits to be recovered, because {evidence}: {}", remedy("D"));
     Refused { code: RefusalCode::Diverged, message }
 }
 
@@ -203,6 +236,39 @@ mod tests {
             registry.enrol(&name, Role::Webserver, b"another", 90, NOW).expect("enrols again");
             assert_eq!(from_register(&here, &reopened()), None, "enrolled");
             registry.remove(&name, NOW).expect("removes");
+        }
+    }
+
+    #[test]
+    fn p13_a_log_that_began_in_the_place_of_another_one_is_shown_by_register_and_members() {
+        let fs = Arc::new(MemoryFs::new());
+        let (log, _) = Log::open(fs, std::path::Path::new("/log"), LogOptions::default()).expect("opens");
+        let reader = log.reader();
+        let former = LogId([7; 16]);
+        let mark = |log_id| LogMark { log_id, generation: Generation(1), seq: Seq::ZERO };
+        for head in [Seq::ZERO, Seq(1), Seq(9)] {
+            let here = Here::of(&reader, head);
+            let mut registry = Registry::default();
+            registry.note_log(mark(former));
+            assert!(from_register(&here, &registry).is_some(), "{head}: how far it had come is written lazily");
+            registry.note_log(mark(log.log_id()));
+            assert_eq!(from_register(&here, &registry), None, "{head}");
+        }
+        let here = Here::of(&reader, Seq(3));
+        let shown =
+            Position { log_id: former, generation: Generation(1), seq: Seq(2), chain: [7; 16], digest: Digest::ZERO };
+        let name = MemberName::new("web1").expect("name");
+        for (enrolled_in, is_evidence) in [(None, true), (Some(former), true), (Some(log.log_id()), false)] {
+            let mut registry = Registry::default();
+            registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+            enrolled_in.into_iter().for_each(|log_id| registry.note_log(mark(log_id)));
+            registry.enrol(&name, Role::Webserver, b"certificate", 90, NOW).expect("enrols");
+            let member = registry.member(&name).expect("is there");
+            assert_eq!(here.shown_by(member, &shown).is_some(), is_evidence, "{enrolled_in:?}");
+            assert_eq!(here.shown_by(member, &Position { seq: Seq::ZERO, ..shown }), None);
+            registry.note_log(mark(log.log_id()));
+            assert!(registry.note_contradiction(&name, shown, NOW).expect("notes"));
+            assert_eq!(from_register(&here, &registry).is_some(), is_evidence, "{enrolled_in:?}");
         }
     }
 }

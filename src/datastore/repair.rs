@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::codec::admin::{Beginning, Finding, GenerationInfo};
 use crate::config::datastore::DatastoreConfig;
 use crate::env::data_dir::{self, DirectoryError};
+use crate::env::fs::parent_dir;
 use crate::env::real::RealFs;
 use crate::log::format::LINEAGE_MAX;
 use crate::log::generations::{self, NotesError};
@@ -56,7 +57,8 @@ pub enum RepairError {
     /// There is a log to be repaired.
     #[error(
         "{path} holds a log up to sequence {known}: it is not replaced; if it is damaged, use `repair`, and if it is not this \
-         fleet's, move it away first", path = path.display()
+         fleet's, put it and its index aside first, {aside}, and run this command again",
+        path = path.display(), aside = super::recovery::aside(&parent_dir(path).display().to_string())
     )]
     NotEmpty {
         /// Where.

@@ -182,7 +182,10 @@ impl Datastore {
             true => Authority::load(&trust)?,
             false => Authority::open_or_create(&scratch.path().join("trust"), now_ms())?,
         };
-        let registry = Registry::open(&trust, now_ms())?.detached();
+        let registry = match config.recovery {
+            Recovery::Off => Registry::open_or_begin(&trust, now_ms())?.detached(),
+            Recovery::Auto | Recovery::Wait => Registry::open(&trust, now_ms())?.detached(),
+        };
         let address = config.listen_address();
         Self::run(config, path, opened, authority, registry, Place::Read { _lock: lock, scratch }, address)
     }
@@ -212,9 +215,18 @@ impl Datastore {
         };
         let trust = trust_dir(&path);
         check_trust(&trust, opened.0.log.head().0, config.recovery)?;
-        let authority = Authority::open_or_create(&trust, now_ms())?;
-        let mut registry = Registry::open(&trust, now_ms())?;
+        // A register that never was written is no register that was lost, as long as there is no authority.
+        let mut registry = match config.recovery {
+            Recovery::Off => {
+                if let Some(aside) = Registry::set_aside(&trust)? {
+                    tracing::error!(kept = %aside.display(), "a new authority begins: the key of the former one is missing");
+                }
+                Registry::open_or_begin(&trust, now_ms())?
+            }
+            Recovery::Auto | Recovery::Wait => Registry::open(&trust, now_ms())?,
+        };
         registry.establish(now_ms())?;
+        let authority = Authority::open_or_create(&trust, now_ms())?;
         let mut endpoint = None;
         let mut address = config.listen_address();
         if listens {

@@ -208,7 +208,7 @@ impl Session {
     fn examine(&self, hello: &Hello) {
         let Some(position) = &hello.position else { return };
         let here = Here::of(&self.shared.log, self.shared.head());
-        let evidence = here.contradicted_by(self.member.as_str(), position);
+        let evidence = self.shared.members.shown_by(&here, &self.member, position);
         self.shared.wait_for_recovery(evidence, || self.shared.members.note_contradiction(&self.member, *position));
     }
 

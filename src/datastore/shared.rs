@@ -128,7 +128,10 @@ impl Shared {
         }
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if waits.is_empty() {
-            tracing::error!(remedy = recovery::REMEDY, "the datastore waits to be recovered: {evidence}");
+            tracing::error!(
+                remedy = recovery::remedy(&self.path.display().to_string()),
+                "the datastore waits to be recovered: {evidence}"
+            );
             crate::telemetry::metrics::recovery_needed(true);
             *waits = evidence;
         }

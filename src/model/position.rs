@@ -74,9 +74,15 @@ impl Verdict {
                 "the datastore and this replica have different histories of the same log: decide which one is right; \
                  nothing was deleted here"
             }
-            Verdict::Foreign | Verdict::Empty => {
-                "nothing was deleted here; the datastore was wiped or replaced? rebuild it: on its host, `gravwell-logctl \
-                 recover --authority FILE` (docs/recovery.md, Disaster); another fleet's? correct `Datastore=`"
+            Verdict::Empty => {
+                "nothing was deleted here; the datastore's log is gone? Rebuild it: on its host, stop it and run \
+                 `gravwell-logctl --data-dir D recover`, where D is its data directory (docs/recovery.md, Disaster)"
+            }
+            Verdict::Foreign => {
+                "nothing was deleted here; the datastore was wiped or replaced? Rebuild it: on its host, stop it, put its data \
+                 directory D aside, `mv D D.aside && mkdir -m 700 D && chown --reference=D.aside D`, and run `gravwell-logctl \
+                 --data-dir D recover --authority FILE --recovery-key KEY`, where FILE is this member's identity/escrow \
+                 (docs/recovery.md, Disaster); another fleet's? correct `Datastore=`"
             }
         }
     }

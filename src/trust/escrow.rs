@@ -23,6 +23,8 @@ const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
 const CHECK_BYTES: usize = 4;
 const VERSION: u32 = 1;
+/// Digits of a fingerprint that are shown.
+const NAME_CHARS: usize = 16;
 /// Longest escrow that is read.
 pub const ESCROW_BYTES_MAX: u64 = 64 << 20;
 
@@ -80,6 +82,18 @@ impl RecoveryKey {
         private_dir(dir)?;
         key.write(dir)?;
         Ok(key)
+    }
+
+    /// Checks that it is the key of the authority in the trust directory `dir`.
+    ///
+    /// # Errors
+    /// When that one has another key, or none yet. The words name what to do.
+    pub fn check_same(&self, dir: &Path) -> Result<(), TrustError> {
+        let path = dir.join(KEY_FILE);
+        if path.exists() && RecoveryKey::open_or_create(dir)? == *self {
+            return Ok(());
+        }
+        Err(other_authority(dir, "the recovery key is another one's"))
     }
 
     fn write(&self, dir: &Path) -> Result<(), TrustError> {
@@ -212,6 +226,25 @@ impl Escrow {
         Ok(Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)?.saved_ms())
     }
 
+    /// Checks that the authority in the trust directory `dir` is the one that it holds.
+    ///
+    /// # Errors
+    /// When it is another one, or cannot be read. The words name both, and what to do.
+    pub fn check_same(&self, dir: &Path) -> Result<(), TrustError> {
+        let own = super::hex(&Authority::load(dir)?.fingerprint());
+        if own == self.authority {
+            Ok(())
+        } else {
+            Err(other_authority(dir, &format!("the sealed copy holds {}", self.name())))
+        }
+    }
+
+    /// Enough of the authority's fingerprint to tell it from others.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.authority.chars().take(NAME_CHARS).collect()
+    }
+
     /// Whether `key` opens it.
     ///
     /// # Errors
@@ -230,6 +263,35 @@ impl Escrow {
             None => Ok(files),
         }
     }
+}
+
+/// Checks that `certificate` is that of the authority in the trust directory `dir`; `whose` says who showed it.
+///
+/// # Errors
+/// When it is not. The words name both, and what to do.
+pub fn check_authority(dir: &Path, certificate: &[u8], whose: &str) -> Result<(), TrustError> {
+    let theirs = super::fingerprint(certificate);
+    if Authority::load(dir)?.fingerprint() == theirs {
+        return Ok(());
+    }
+    let theirs: String = super::hex(&theirs).chars().take(NAME_CHARS).collect();
+    Err(other_authority(dir, &format!("{whose} {theirs}")))
+}
+
+/// The trust directory `dir` has an authority, and `given`, in words, is of another one.
+#[must_use]
+pub fn other_authority(dir: &Path, given: &str) -> TrustError {
+    let own = match Authority::load(dir) {
+        Ok(authority) => super::hex(&authority.fingerprint()).chars().take(NAME_CHARS).collect(),
+        Err(error) => error.to_string(),
+    };
+    let home = crate::env::fs::parent_dir(dir).display().to_string();
+    TrustError::Refused(format!(
+        "{home} has an authority of its own already, {own}, and {given}: nothing was changed. Was a datastore started there \
+         after the one of that authority was lost? Then put its directory aside, with everything that was written there, and \
+         run this command again: `{}`",
+        crate::codec::health::aside(&home)
+    ))
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrustError {
@@ -252,8 +314,8 @@ mod tests {
     fn p11_an_authority_comes_back_from_an_escrow_with_the_key_and_never_without() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (old, new) = (temp.path().join("old"), temp.path().join("new"));
-        let authority = Authority::open_or_create(&old, NOW).expect("authority");
         let mut register = Registry::open(&old, NOW).expect("register");
+        let authority = Authority::open_or_create(&old, NOW).expect("authority");
         let name = MemberName::new("web1").expect("name");
         let request = crate::trust::NewKey::generate(&name).expect("a key").request_der;
         let secret = register.invite(&name, Role::Reader, 1000, NOW, false).expect("invites");

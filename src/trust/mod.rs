@@ -22,7 +22,7 @@ use crate::planted::{self, Bug};
 
 pub(crate) use crate::env::summed;
 pub use authority::Authority;
-pub use escrow::{Escrow, RecoveryKey};
+pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
 pub use registry::{LogMark, Member, MemberState, Refusal, Registry, RegistryFile};
 pub use roster::{Roster, RosterCertificate, RosterMember};

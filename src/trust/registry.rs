@@ -82,6 +82,9 @@ pub struct Member {
     /// A position that it showed and that proves that the log lost entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contradiction: Option<Position>,
+    /// The log that was here when it joined; absent in files of a version that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolled_in: Option<LogId>,
 }
 
 /// Where the log stood when the register was last written.
@@ -203,6 +206,18 @@ impl Registry {
         Ok(Some(text))
     }
 
+    /// An empty register in `dir`, where what is lost is given up. One of which anything is left is opened.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub fn open_or_begin(dir: &Path, now_ms: u64) -> Result<Registry, TrustError> {
+        let path = dir.join(FILE);
+        if path.exists() || dir.join(COPY).exists() {
+            return Registry::open(dir, now_ms);
+        }
+        Ok(Registry::of(Some(path), Contents::default(), now_ms))
+    }
+
     /// A register that is looked at: nothing of it is written from now on.
     #[must_use]
     pub fn detached(self) -> Registry {
@@ -216,6 +231,23 @@ impl Registry {
     pub fn establish(&mut self, now_ms: u64) -> Result<(), TrustError> {
         let is_there = self.path.as_ref().is_none_or(|path| path.exists() && path.with_file_name(COPY).exists());
         if is_there { Ok(()) } else { self.write(now_ms) }
+    }
+
+    /// Puts a trust directory aside of which the authority's key is gone and that has members, so that a new authority can begin.
+    /// Says where it is kept, when there was one.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, TrustError> {
+        if dir.join("ca.key").exists() || !dir.join(FILE).exists() || Registry::is_unused(dir) {
+            return Ok(None);
+        }
+        let kept = |number: u32| dir.with_extension(format!("aside-{number}"));
+        let io = |source| TrustError::Io { path: dir.to_owned(), source };
+        let Some(aside) = (1..u32::MAX).map(kept).find(|aside| !aside.exists()) else { return Ok(None) };
+        std::fs::rename(dir, &aside).map_err(io)?;
+        std::fs::File::open(crate::env::fs::parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io)?;
+        Ok(Some(aside))
     }
 
     /// Whether the register in `dir` names no member: it was written before there was an authority.
@@ -382,6 +414,12 @@ impl Registry {
         self.contents.members.values()
     }
 
+    /// The member of that name.
+    #[must_use]
+    pub fn member(&self, name: &MemberName) -> Option<&Member> {
+        self.contents.members.get(name)
+    }
+
     /// Invites a member; returns the secret of its token, of which only a hash is kept.
     ///
     /// # Errors
@@ -428,6 +466,7 @@ impl Registry {
                     invite: Some(invite),
                     external_addr: None,
                     contradiction: None,
+                    enrolled_in: None,
                 };
                 self.contents.members.insert(name.clone(), member);
             }
@@ -480,7 +519,9 @@ impl Registry {
         days: u32,
         now_ms: u64,
     ) -> Result<(), TrustError> {
+        let enrolled_in = self.contents.log.map(|mark| mark.log_id);
         let member = self.contents.members.get_mut(name).ok_or_else(|| no_such(name))?;
+        member.enrolled_in = enrolled_in;
         member.role = role;
         member.state = MemberState::Enrolled;
         member.enrolled_ms = Some(now_ms);
@@ -640,12 +681,20 @@ fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
 
 /// What is to be made of a file that is not there.
 fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
-    if !dir.join(COPY).exists() {
+    let has_copy = dir.join(COPY).exists();
+    // The register is written before the authority's key is made.
+    if !has_copy && !dir.join("ca.key").exists() {
         return Ok(Contents::default());
     }
+    let where_from = if has_copy {
+        format!("or rename {COPY} beside it, which is its last copy")
+    } else {
+        "or from a sealed copy of the authority; --recovery off begins with an empty one, and every member joins again"
+            .into()
+    };
     let what = format!(
         "it is missing, and with it who is enrolled and who was revoked; it is not replaced by an empty one: bring it \
-         back from a backup of the host, or rename {COPY} beside it, which is its last copy"
+         back from a backup of the host, {where_from}"
     );
     Err(TrustError::Damaged { path: path.to_owned(), what })
 }
@@ -672,8 +721,8 @@ mod tests {
 
     fn open() -> (tempfile::TempDir, Authority, Registry) {
         let temp = tempfile::tempdir().expect("temp dir");
-        let authority = Authority::open_or_create(temp.path(), NOW).expect("authority");
         let registry = Registry::open(temp.path(), NOW).expect("registry");
+        let authority = Authority::open_or_create(temp.path(), NOW).expect("authority");
         (temp, authority, registry)
     }
 

@@ -259,8 +259,9 @@ fn p10_a_register_that_is_missing_is_damage() {
     put(&fleet, "d", 0..1);
     datastore.terminate();
     copy_dir(&fleet.dir("d"), &fleet.dir("whole"));
-    let missing: [(&[&str], &str); 4] = [
+    let missing: [(&[&str], &str); 5] = [
         (&["members.json"], "members.copy"),
+        (&["members.json", "members.copy"], "who was revoked"),
         (&["members.json", "ca.pem"], "missing"),
         (&["ca.key"], "missing"),
         (&["members.json", "members.copy", "ca.key", "ca.pem"], "is missing beside a log"),
@@ -273,8 +274,19 @@ fn p10_a_register_that_is_missing_is_damage() {
         names.iter().for_each(|name| assert!(!fleet.dir("d/trust").join(name).exists(), "{name}"));
     }
     fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
-    let _datastore = fleet.datastore();
+    let mut datastore = fleet.datastore();
     put(&fleet, "d", 1..2);
+    // With what is missing the members are given up; what is left of them is kept.
+    for names in [&["members.json", "members.copy"][..], &["ca.key"]] {
+        let member = format!("m{}", names.len());
+        fleet.enroll(&member, "webserver");
+        datastore.terminate();
+        names.iter().for_each(|name| fs::remove_file(fleet.dir("d/trust").join(name)).expect("removes"));
+        datastore = fleet.datastore();
+        assert!(!fleet.ok("d", &["members"]).contains(&member), "{names:?}");
+    }
+    assert!(fleet.dir("d/trust.aside-1/members.json").exists());
+    drop(datastore);
 }
 
 /// Every file below a directory, with what is in it.

@@ -13,6 +13,7 @@ mod forks;
 mod full_disk;
 mod health;
 mod hosts;
+mod interrupted;
 mod load;
 mod lost_state;
 mod model;

@@ -185,7 +185,11 @@ impl Running {
 
     /// Takes a member's position for what it proves of the log, as a session does. True: the register has changed.
     pub fn examine(&mut self, member: &MemberName, position: &Position, now_ms: u64) -> bool {
-        let evidence = Here::of(&self.reader, self.head).contradicted_by(member.as_str(), position);
+        let here = Here::of(&self.reader, self.head);
+        let evidence = match self.registry.member(member) {
+            Some(member) => here.shown_by(member, position),
+            None => here.contradicted_by(member.as_str(), position),
+        };
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.mode, evidence)) else { return false };
         if self.recovery.is_empty() {
             self.recovery = evidence;

@@ -1,0 +1,199 @@
+//! The mark of a command that puts a log in its place. It is written before anything else and removed when the log is there:
+//! what such a command restores first, the authority and the register, looks like a datastore that was lost, and an empty
+//! log that begins beside them would be followed by no member.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::jsonl::timestamp;
+use crate::config::datastore::Recovery;
+use crate::env::data_dir::{DirectoryError, io_error, replace_file};
+use crate::env::real::RealFs;
+use crate::env::summed;
+use crate::log::repair::LOG;
+use crate::log::salvage::salvage;
+use crate::model::{Generation, LogId, Seq};
+
+const FILE: &str = "unfinished";
+
+/// Which command it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// `recover`
+    Recover,
+    /// `restore`
+    Restore,
+}
+
+impl Work {
+    fn command(self) -> &'static str {
+        match self {
+            Work::Recover => "recover",
+            Work::Restore => "restore",
+        }
+    }
+}
+
+/// What becomes of the authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// The one that was there is kept.
+    Kept,
+    /// One comes back from a sealed copy.
+    Restored,
+    /// A new one begins.
+    New,
+}
+
+impl Trust {
+    /// The word for reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Trust::Kept => "kept",
+            Trust::Restored => "restored",
+            Trust::New => "new",
+        }
+    }
+}
+
+/// What was begun and has not come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Which command.
+    pub work: Work,
+    /// What becomes of the authority and the register of members.
+    pub trust: Trust,
+    /// The log that is to be there, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_id: Option<LogId>,
+    /// Generation of the log that is replaced, zero without one.
+    pub replaces: Generation,
+    /// When, milliseconds since 1970-01-01 UTC.
+    pub begun_ms: u64,
+}
+
+impl Unfinished {
+    /// What `work` in the data directory `path` is to be marked with, when it begins now.
+    #[must_use]
+    pub fn of(path: &Path, work: Work, trust: Trust) -> Unfinished {
+        let replaces = generation_in(path);
+        Unfinished { work, trust, log_id: None, replaces, begun_ms: super::shared::now_ms() }
+    }
+
+    /// Puts the mark into the data directory `path`, whose lock the caller holds; durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), DirectoryError> {
+        let body = serde_json::to_string(self).map_err(std::io::Error::other).map_err(io_error(path))?;
+        replace_file(&path.join(FILE), summed::seal(&body).as_bytes())
+    }
+
+    fn parse(text: &str) -> Result<Unfinished, String> {
+        serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
+    }
+}
+
+/// Generation of the log that is in the data directory `path`; zero when none can be seen.
+#[must_use]
+pub fn generation_in(path: &Path) -> Generation {
+    let found = salvage(&RealFs, &path.join(LOG), &mut |_, _| {});
+    found.ok().and_then(|found| found.head).map(|head| head.generation).unwrap_or_default()
+}
+
+/// The mark in the data directory `path`; the words say why one that is there cannot be read.
+#[must_use]
+pub fn find(path: &Path) -> Option<Result<Unfinished, String>> {
+    match fs::read_to_string(path.join(FILE)) {
+        Ok(text) => Some(Unfinished::parse(&text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
+}
+
+/// Removes the mark: the log is in place, or nothing was changed.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn end(path: &Path) -> Result<(), DirectoryError> {
+    let file = path.join(FILE);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(&file)(error)),
+        Ok(()) => fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error(path)),
+    }
+}
+
+/// Whether the data directory `path` may be served with `log`, the head and generation of the log that is there. An
+/// interrupted command that had its log in place is no hindrance, nor is any when `mode` gives up what is missing.
+///
+/// # Errors
+/// Says what was interrupted, and what to do.
+pub fn judge(path: &Path, log: Option<(Seq, Generation)>, mode: Recovery) -> Result<(), String> {
+    let Some(found) = find(path) else { return Ok(()) };
+    let replaces = found.as_ref().map_or(Generation(u32::MAX), |found| found.replaces);
+    if log.is_some_and(|(head, generation)| head > Seq::ZERO || generation > replaces) || mode == Recovery::Off {
+        return Ok(());
+    }
+    let dir = path.display();
+    let begun = match &found {
+        Ok(Unfinished { work, trust, log_id, begun_ms, .. }) => {
+            let (command, begun) = (work.command(), timestamp(*begun_ms));
+            let log = log_id.map_or(String::new(), |log_id| format!(" of log {log_id}"));
+            format!("`{command}`{log} (authority: {}), begun at {begun}, was interrupted in {dir}", trust.word())
+        }
+        Err(what) => format!("a recovery or a restore was interrupted in {dir} ({what})"),
+    };
+    let command = found.as_ref().map_or("recover", |found| found.work.command());
+    Err(format!(
+        "{begun}: its log is not in place, and no empty one is begun beside what came back of its authority and its members; \
+         run the same command again, `gravwell-logctl --data-dir {dir} {command} ...`; only to give the former log up, start \
+         the datastore with --recovery off"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p05_an_unfinished_recovery_counts_until_its_log_is_there() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let path = temp.path();
+        let judge = |log| judge(path, log, Recovery::Auto);
+        assert_eq!(judge(None), Ok(()));
+        let mark = Unfinished {
+            work: Work::Recover,
+            trust: Trust::Restored,
+            log_id: Some(LogId([7; 16])),
+            replaces: Generation(1),
+            begun_ms: 0,
+        };
+        mark.write(path).expect("writes");
+        assert_eq!(find(path), Some(Ok(mark)));
+        for log in [None, Some((Seq::ZERO, Generation(1)))] {
+            let said = judge(log).expect_err("nothing is in place");
+            assert!(said.contains("`recover`") && said.contains("restored"), "{said}");
+            assert_eq!(super::judge(path, log, Recovery::Off), Ok(()));
+        }
+        for log in [(Seq(1), Generation(1)), (Seq::ZERO, Generation(2))] {
+            assert_eq!(judge(Some(log)), Ok(()));
+        }
+        let good = fs::read(path.join(FILE)).expect("reads");
+        for at in 0..good.len() - 1 {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(path.join(FILE), &bad).expect("writes");
+            assert!(judge(None).is_err(), "byte {at}");
+            assert!(find(path).is_some_and(|found| found.is_err()), "byte {at}");
+        }
+        end(path).expect("removes");
+        assert_eq!(judge(None), Ok(()));
+        end(path).expect("there is none");
+    }
+}
