@@ -89,9 +89,15 @@ impl Client {
         }
         let started = Instant::now();
         loop {
-            match connect(directory).await {
-                Ok(_) => return Ok(Client { directory: directory.to_owned(), server: Mutex::new(Server::Process) }),
+            match answers(directory).await {
+                Ok(()) => return Ok(Client { directory: directory.to_owned(), server: Mutex::new(Server::Process) }),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(failed(error)),
+                // It closed the connection: a process that is about to end, or to start again.
+                Err(error) if error.kind() == ErrorKind::Other && started.elapsed() <= STARTING => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
                 Err(error) => return Err(failed(format!("the socket in {}: {error}", directory.display()))),
             }
             match serve_here(directory, Access::Read).await {

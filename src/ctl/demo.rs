@@ -31,12 +31,12 @@ const AT_ONCE: usize = 16;
 const EDITS: usize = 100;
 const DELETIONS: usize = 50;
 const PROBES: usize = 40;
-/// A change must be readable at the other webserver within this time, in the median.
-const PROPAGATION_MAX: Duration = Duration::from_millis(50);
+/// What all stages change, and one dashboard that both webservers change.
+const ROWS_MIN: usize = 4 * (EDITS + DELETIONS) + 1;
 
 /// Runs the demonstration.
 pub(super) async fn run(args: Demo) -> CtlResult {
-    let table = demo_table::load(args.rows.max(600))?;
+    let table = demo_table::load(args.rows.max(ROWS_MIN))?;
     let mut fleet = Fleet::new(None, "demo")?;
     let result = tokio::select! {
         result = show(&mut fleet, table) => result,
@@ -225,9 +225,10 @@ impl Stage {
             wait_for(&web.admin, "the outbox drains", PATIENCE, is_level).await?;
         }
         let head = self.datastore.item::<Status>(&Request::Status).await?.head;
-        for web in &self.web {
-            let what = format!("{} reaches {head}", web.name);
-            wait_for(&web.admin, &what, PATIENCE, |status| status.seq >= head).await?;
+        // The datastore's state follows its log, too.
+        let all = [("the datastore", &self.datastore)].into_iter();
+        for (name, client) in all.chain(self.web.iter().map(|web| (web.name, &web.admin))) {
+            wait_for(client, &format!("{name} reaches {head}"), PATIENCE, |status| status.seq >= head).await?;
         }
         Ok(head)
     }
@@ -254,8 +255,7 @@ impl Stage {
             }
             let (p50, p99) = (quantile(&mut measured, 0.5), quantile(&mut measured, 0.99));
             let (from, to) = (self.web[from].name, self.web[to].name);
-            let what = format!("{from} -> datastore -> {to}: p50 {}, p99 {}", duration(p50), duration(p99));
-            claim(p50 < PROPAGATION_MAX, &what)?;
+            say(&format!("  {from} -> datastore -> {to}: p50 {}, p99 {}", duration(p50), duration(p99)));
         }
         Ok(())
     }

@@ -1,10 +1,15 @@
-//! What a newcomer pastes: the blocks of the README in order, the embedding example.
+//! What a newcomer pastes: the blocks of the README in order, the demonstration, the embedding example.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
 use super::has;
 use crate::fleet::Fleet;
+use crate::web::client::Client;
 
 #[path = "../../../examples/embed.rs"]
 #[allow(dead_code)]
@@ -62,6 +67,47 @@ async fn n03_the_embedding_example_connects_and_ends() {
     assert!(fleet.ok("d", &["get", "notes", "17"]).contains("hello"));
 }
 
+#[test]
+fn n04_the_demonstration_keeps_both_webservers_connected_until_it_is_interrupted() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_gravwell-logctl"))
+        .args(["demo", "--keep"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let lines = BufReader::new(demo.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let mut seen = Vec::new();
+    let mut urls = Vec::new();
+    for line in lines {
+        if line.contains("  and  http://") {
+            let words = line.split_whitespace().filter(|word| word.starts_with("http://"));
+            urls = words.map(str::to_owned).collect();
+        }
+        let is_last = line.contains("tail --follow");
+        seen.push(line);
+        if is_last {
+            break;
+        }
+    }
+    assert_eq!(urls.len(), 2, "{seen:#?}");
+    let clients: Vec<Client> = urls.iter().map(|url| login(url)).collect();
+    let fleet = Fleet::new();
+    for (from, to) in [(1, 0), (0, 1)] {
+        let name = format!("made at {from}");
+        let answer = clients[from].post("/api/dashboards", &json!({ "Name": name, "Description": "", "Data": {} }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        fleet.wait("the other webserver shows it", || clients[to].get("/api/dashboards").text().contains(&name));
+    }
+    kill_process(Pid::from_child(&demo), Signal::INT).expect("interrupts");
+    assert!(demo.wait().expect("ends").success());
+}
+
+fn login(url: &str) -> Client {
+    let client = Client::new(url.to_owned());
+    let answer = client.post("/api/login", &json!({ "User": "admin", "Pass": "changeme" }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    client.with("Authorization", &format!("Bearer {}", answer.json()["JWT"].as_str().expect("JWT")))
+}
+
 /// Every command that writes a file takes a name without a directory.
 #[test]
 fn n05_bare_file_names_are_taken() {
@@ -106,4 +152,18 @@ fn n06_a_closed_pipe_is_no_panic() {
             "{command}: {errors}"
         );
     }
+}
+
+#[test]
+fn n07_commands_end_when_the_process_does_not_answer() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    datastore.pause();
+    for command in [&["status"][..], &["export"], &["verify"]] {
+        let output = fleet.run("d", command);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{output:?}");
+    }
+    datastore.resume();
+    fleet.ok("d", &["status"]);
 }
