@@ -99,8 +99,9 @@ async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> 
     })
 }
 
-fn is_changed_since(set: &Set, present: &Present) -> bool {
-    present.version.is_some_and(|version| version > set.shared_to)
+fn is_changed_since(set: &Set, change: &Change, present: &Present) -> bool {
+    let is_other = change.there.is_some_and(|there| present.version.unwrap_or_default() != there);
+    is_other || present.version.is_some_and(|version| version > set.shared_to)
 }
 
 async fn show(dir: &Path, json: bool, number: u64) -> CtlResult {
@@ -109,7 +110,7 @@ async fn show(dir: &Path, json: bool, number: u64) -> CtlResult {
     let mut output = Output::new();
     for change in &changes {
         let present = present(&client, change).await?;
-        let now = match (&present, is_changed_since(&set, &present)) {
+        let now = match (&present, is_changed_since(&set, change, &present)) {
             (Present { is_same: true, .. }, _) => "as here already",
             (_, true) => "changed since",
             (Present { version: None, .. }, _) => "absent",
@@ -189,7 +190,7 @@ async fn apply_group(
         if present.is_same {
             continue;
         }
-        if is_changed_since(set, &present) && !force {
+        if is_changed_since(set, change, &present) && !force {
             return Ok(Applied::No(format!("{collection}/{key} was changed since")));
         }
         conditions.push(match present.version {

@@ -103,6 +103,8 @@ pub struct Outbox {
     decided_before: HashMap<Origin, OriginCounter>,
     /// How many of the pending ones these are.
     hidden: usize,
+    /// Of what is pending before this place it is not known whether a state that was lost had decided it.
+    doubted_to: Place,
 }
 
 impl Outbox {
@@ -117,6 +119,26 @@ impl Outbox {
     #[must_use]
     pub fn without_overlay_of(self, decided: impl IntoIterator<Item = (Origin, OriginCounter)>) -> Outbox {
         Outbox { decided_before: decided.into_iter().collect(), ..self }
+    }
+
+    /// One of whose pending transactions it is not known whether a state that was lost had decided them.
+    #[must_use]
+    pub fn doubted(self) -> Outbox {
+        Outbox { doubted_to: self.next_place, ..self }
+    }
+
+    /// Pending transactions that a state which was lost had decided, or may have decided, and that a state with these counters
+    /// knows nothing of. What came after them is not known, so they must not be pushed to a log that has not decided them.
+    #[must_use]
+    pub fn lost_with_state(&self, decided: &BTreeMap<Origin, OriginCounter>) -> Vec<Arc<Txn>> {
+        let is_lacking = |id: TxnId| decided.get(&id.origin).is_none_or(|decided| id.counter > *decided);
+        let lost = self.pending.iter().filter(|(place, txn)| !self.is_certain(**place, txn.id) && is_lacking(txn.id));
+        lost.map(|(_, txn)| Arc::clone(txn)).collect()
+    }
+
+    /// Whether a pending transaction was never decided.
+    fn is_certain(&self, place: Place, id: TxnId) -> bool {
+        self.is_shown(id) && place >= self.doubted_to
     }
 
     /// The committed transactions that are kept, oldest first.
@@ -160,7 +182,7 @@ impl Outbox {
     /// before what is pending. A counter that nothing is left of is filled by a transaction without operations; where so many
     /// are that filling them makes no sense, what follows goes on under an origin that `fresh` gives. A rejection that the
     /// log does not know gets such an origin as well: it stays on the list, and its old identity belongs to what fills its
-    /// place.
+    /// place. What is lost with a state ([`Outbox::lost_with_state`]) is left out.
     #[must_use]
     pub fn requeued(
         &self,
@@ -177,7 +199,8 @@ impl Outbox {
             outbox.restore_rejected(RejectedTxn { txn, ..rejected.clone() });
         }
         let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
-        for txn in again.into_iter().chain(self.pending.values().cloned()) {
+        let certain = self.pending.iter().filter(|(place, txn)| self.is_certain(**place, txn.id));
+        for txn in again.into_iter().chain(certain.map(|(_, txn)| Arc::clone(txn))) {
             let (origin, counter) = (txn.id.origin, txn.id.counter);
             if counter <= decided_of(&origin) {
                 continue;

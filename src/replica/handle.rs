@@ -203,6 +203,8 @@ impl Replica {
             RestoreError::State(error) => OpenError::State(error),
             RestoreError::Journal(reason) => OpenError::Outbox { path: outbox_path, reason },
         })?;
+        // Without a mark it is not known what of it a state that was lost had decided.
+        let outbox = if lost.as_ref().is_some_and(|lost| lost.mark.is_none()) { outbox.doubted() } else { outbox };
         let contents = match &options.contents {
             None => None,
             Some(wanted) => {

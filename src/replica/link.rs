@@ -202,7 +202,7 @@ impl Linker {
         needs_snapshot: bool,
     ) -> Result<std::convert::Infallible, LinkError> {
         let (mut send, mut receive) = connection.open_bi().await?;
-        let mine = self.shared.position();
+        let mine = self.shared.claimed();
         let hello = Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
@@ -214,7 +214,10 @@ impl Linker {
         wire::send(&mut send, Kind::Hello, &hello).await?;
         let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
         let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))??;
-        let wanted = needs_snapshot || self.shared.resync_wanted.load(Ordering::Acquire);
+        // What the state lost is judged by where it had been, and fetched from where it is.
+        let is_lacking = self.shared.position().is_none_or(|position| position.seq < welcome.horizon)
+            || self.shared.is_unsure_of(welcome.generation);
+        let wanted = needs_snapshot || is_lacking || self.shared.resync_wanted.load(Ordering::Acquire);
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let is_left = mine.as_ref().is_some_and(|mine| reconcile::is_left(mine, &lineage, &welcome));
         let step = match judge(mine.as_ref(), &welcome, wanted) {
@@ -245,12 +248,12 @@ impl Linker {
         if !self.shared.resync_wanted.load(Ordering::Acquire) {
             self.shared.set_problem("");
         }
-        self.take_over_terms(&welcome).await;
         self.shared.set_forbidden(role::forbidden(&welcome.role));
         if step == NextStep::Snapshot {
             resync::fetch(self, connection).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
+        self.take_over_terms(&welcome).await;
         self.learn_generations(connection, &welcome).await;
         if let Some(announce) = self.connector.announcement() {
             wire::send(&mut send, Kind::Announce, &announce).await?;

@@ -98,7 +98,7 @@ impl Mark {
         ))
     }
 
-    /// Where the state stood.
+    /// Sequence at which the state stood.
     #[must_use]
     pub fn seq(&self) -> Seq {
         self.position.seq

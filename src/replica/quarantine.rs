@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! {"gravwell-quarantine":1,"log":"…","generation":1,"left_by":2,"shared_to":480,"seq":500,"digest":"…","restore":false}
-//! {"seq":491,"time":1764102913000,"op":{"put":{"collection":"c","key":"k","value":1}}}
-//! {"seq":null,"time":null,"op":{"delete":{"collection":"c","key":"k2"}}}
+//! {"seq":491,"time":1764102913000,"there":470,"op":{"put":{"collection":"c","key":"k","value":1}}}
+//! {"seq":null,"time":null,"there":0,"op":{"delete":{"collection":"c","key":"k2"}}}
 //! {"end":{"changes":2,"blake3":"…"}}
 //! ```
 
@@ -71,7 +71,8 @@ struct End {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Sequence at which it was made; `None` for a deletion, of which only the effect is known.
+    /// Sequence at which it was made; `None` for a deletion, of which only the effect is known, and for an own transaction of
+    /// which the state that had it is lost.
     pub seq: Option<Seq>,
     /// When, milliseconds since 1970-01-01 UTC.
     pub time_ms: Option<u64>,
@@ -81,6 +82,9 @@ pub struct Change {
     pub key: Key,
     /// The value; `None`: it was deleted.
     pub value: Option<Bytes>,
+    /// Version of the object in the log that was followed, when this was set aside; 0: it was absent there. `None` in files
+    /// of earlier versions.
+    pub there: Option<Seq>,
 }
 
 impl Change {
@@ -98,7 +102,8 @@ impl Change {
         let number = |value: Option<u64>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
         let txn = txn_line(&[self.op()], &[]);
         let op = txn.strip_prefix("{\"ops\":[").and_then(|rest| rest.strip_suffix("]}")).unwrap_or_default();
-        format!("{{\"seq\":{},\"time\":{},\"op\":{op}}}", number(self.seq.map(|seq| seq.0)), number(self.time_ms))
+        let (seq, there) = (number(self.seq.map(|seq| seq.0)), number(self.there.map(|seq| seq.0)));
+        format!("{{\"seq\":{seq},\"time\":{},\"there\":{there},\"op\":{op}}}", number(self.time_ms))
     }
 
     fn parse(line: &str) -> Result<Change, String> {
@@ -106,14 +111,16 @@ impl Change {
         struct Line<'a> {
             seq: Option<Seq>,
             time: Option<u64>,
+            #[serde(default)]
+            there: Option<Seq>,
             #[serde(borrow)]
             op: &'a serde_json::value::RawValue,
         }
-        let Line { seq, time, op } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let Line { seq, time, there, op } = serde_json::from_str(line).map_err(|error| error.to_string())?;
         let (ops, _) = parse_line(&format!("{{\"ops\":[{}]}}", op.get())).map_err(|error| error.to_string())?;
         let op = ops.into_iter().next().ok_or("a change without an operation")?;
         let (collection, key, value) = (op.collection().clone(), op.key().clone(), op.value().cloned());
-        Ok(Change { seq, time_ms: time, collection, key, value })
+        Ok(Change { seq, time_ms: time, collection, key, value, there })
     }
 }
 
@@ -315,6 +322,7 @@ mod tests {
             collection: Collection::new("c").expect("name"),
             key: Key::new(key).expect("key"),
             value: value.map(Bytes::from_static),
+            there: seq.map(|seq| Seq(seq - 7)),
         };
         let changes = [
             change(Some(7), "json", Some(br#"{"a":1}"#)),

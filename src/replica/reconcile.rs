@@ -58,8 +58,10 @@ fn fork<'a>(mine: &Position, lineage: &[LineageEntry], welcome: &'a Welcome) -> 
     let own = lineage.iter().filter(|entry| !welcome.lineage.contains(entry)).map(|entry| entry.shared_to).min();
     let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
     let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
-    // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too.
-    let is_beyond = own.is_some() || mine.seq > shared_to;
+    // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too. So is
+    // who stands within it at another entry than the datastore's.
+    let is_elsewhere = welcome.verdict == Some(Verdict::Forked);
+    let is_beyond = own.is_some() || mine.seq > shared_to || is_elsewhere;
     (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
 }
 
@@ -92,7 +94,8 @@ pub(super) async fn run(
     };
     let reconciled = async {
         let state = resync::fetch_into(linker, connection, &side).await?;
-        exchange(linker, connection, state, &side, set).await
+        let shared_to = earlier_fork(linker, &state, shared_to)?;
+        exchange(linker, connection, state, &side, Set { shared_to, ..set }).await
     };
     let reconciled = reconciled.await;
     if reconciled.is_err() {
@@ -125,6 +128,64 @@ pub(super) async fn leave(
     exchange(linker, connection, state, side, set).await
 }
 
+/// Up to where this member and `state` share their history, when the lineages say `shared_to`. A member that had followed
+/// another branch of the log before parted from it earlier, which the origins of both show.
+fn earlier_fork(linker: &Linker, state: &StateStore, shared_to: Seq) -> Result<Seq, LinkError> {
+    let present = linker.shared.state().snapshot().map_err(failed)?;
+    if present.meta().is_none() {
+        return Ok(shared_to);
+    }
+    let fork = state::descent::fork(&present, &state.snapshot().map_err(failed)?).map_err(failed)?;
+    let Some(fork) = fork.filter(|fork| fork.differs_at <= shared_to) else { return Ok(shared_to) };
+    tracing::error!(%fork, by_lineage = %shared_to, "the log left this member's earlier than its lineage says");
+    Ok(fork.shared_to)
+}
+
+/// The counters that a state has decided of the origins in the outbox.
+fn decided_in(linker: &Linker, state: &StateStore) -> Result<Decided, LinkError> {
+    decided(state, linker.shared.outbox().all_origins().into_iter()).map_err(failed)
+}
+
+/// Whether a fetched state lacks transactions that this member's state had decided before it was lost, or may have decided
+/// in another generation.
+pub(super) fn lacks_what_was_lost(linker: &Linker, state: &StateStore) -> Result<bool, LinkError> {
+    let generation = state.meta().map(|meta| meta.generation).unwrap_or_default();
+    let is_marked = linker.shared.position() != linker.shared.claimed();
+    if !is_marked && !linker.shared.is_unsure_of(generation) {
+        return Ok(false);
+    }
+    let decided = decided_in(linker, state)?;
+    Ok(!linker.shared.outbox().lost_with_state(&decided).is_empty())
+}
+
+/// Takes over a fetched state that lacks transactions which were decided before this member's state was lost: they are
+/// archived.
+pub(super) async fn leave_lost(
+    linker: &Linker,
+    connection: &quinn::Connection,
+    state: StateStore,
+    side: &Path,
+) -> Result<(), LinkError> {
+    let (mine, theirs) = (linker.shared.claimed(), state.position());
+    let (Some(mine), Some(theirs)) = (mine.or(theirs), theirs) else {
+        return Err(failed("the fetched state has no position"));
+    };
+    let present = linker.shared.position().map_or(Seq::ZERO, |position| position.seq);
+    let set = Set {
+        log_id: mine.log_id,
+        generation: mine.generation,
+        left_by: theirs.generation,
+        shared_to: earlier_fork(linker, &state, present.min(theirs.seq))?,
+        seq: mine.seq,
+        digest: mine.digest,
+        is_restore: false,
+    };
+    tracing::error!(
+        "the log has not what this member's state had decided before it was lost: own changes are archived"
+    );
+    exchange(linker, connection, state, side, set).await
+}
+
 /// Archives or queues what `state` lacks, and makes it the replica's.
 async fn exchange(
     linker: &Linker,
@@ -134,14 +195,17 @@ async fn exchange(
     set: Set,
 ) -> Result<(), LinkError> {
     let lacking = lacking(linker, &state)?;
-    let own = match set.is_restore {
+    // What came after an own transaction is not known where the state lost something.
+    let own = match set.is_restore || linker.shared.lost().is_some() {
         true => Vec::new(),
         false => own_since(linker, connection, &state, set.shared_to, lacking.clone()).await?,
     };
     let (old, new) = (linker.shared.state().snapshot().map_err(failed)?, state.snapshot().map_err(failed)?);
     let again = own.clone();
     let choosing = move || own::archived(lacking, &again, &old, &new);
-    let archived = tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)?;
+    let mut archived = tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)?;
+    let lost = linker.shared.outbox().lost_with_state(&decided_in(linker, &state)?);
+    archived.extend(lost.iter().cloned());
     let exchange = Exchange {
         shared: Arc::clone(&linker.shared),
         applier: linker.applier.clone(),
@@ -152,6 +216,7 @@ async fn exchange(
         side: side.to_owned(),
         own,
         archived,
+        lost,
     };
     // It continues when the connection breaks: an exchange that was started is completed.
     tokio::spawn(exchange.run()).await.map_err(|_| LinkError::Closing)?
@@ -260,6 +325,8 @@ struct Exchange {
     own: Vec<Arc<Txn>>,
     /// Own transactions that are archived: their makers learn of it through the rejected list.
     archived: Vec<Arc<Txn>>,
+    /// Those of them that a state which was lost had decided.
+    lost: Vec<Arc<Txn>>,
 }
 
 impl Exchange {
@@ -301,9 +368,19 @@ impl Exchange {
         let old = self.shared.state().snapshot().map_err(failed)?;
         let new = self.state.snapshot().map_err(failed)?;
         let (set, directory, again) = (self.set.clone(), self.directory.clone(), own::values(&self.own));
+        let lost = own::values(&self.lost);
         let writing = move || {
             let mut file = set.create(&directory).map_err(|error| error.to_string())?;
-            differences(&old, &new, set.shared_to, &again, |change| file.write(&change))?;
+            // A state that is gone shows no differences.
+            if old.meta().is_some() {
+                differences(&old, &new, set.shared_to, &again, |change| file.write(&change))?;
+            }
+            for ((collection, key), value) in lost {
+                let there =
+                    Some(new.version(&collection, &key).map_err(|error| error.to_string())?.unwrap_or_default());
+                let change = Change { seq: None, time_ms: None, collection, key, value, there };
+                file.write(&change).map_err(|error| error.to_string())?;
+            }
             file.finish().map_err(|error| error.to_string())
         };
         tokio::task::spawn_blocking(writing).await.map_err(failed)?.map_err(failed)
@@ -352,17 +429,19 @@ fn differences(
         // A shared write is replaced by later ones only; another version of the shared part shows that it was not shared.
         let is_shared = object.version <= shared_to
             && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
-        if is_shared || there.is_some_and(|there| there.value == object.value) {
+        if is_shared || there.as_ref().is_some_and(|there| there.value == object.value) {
             continue;
         }
         let (seq, time_ms) = (Some(object.version), Some(object.time_ms));
-        give(Change { seq, time_ms, collection, key, value: Some(object.value) })?;
+        let there = Some(there.map(|there| there.version).unwrap_or_default());
+        give(Change { seq, time_ms, collection, key, value: Some(object.value), there })?;
     }
     for row in new.objects() {
         let (collection, key, object) = row.map_err(text)?;
         // What the new log wrote itself was never here; what both shared and is here no more was deleted.
         if object.version <= shared_to && old.get(&collection, &key).map_err(text)?.is_none() {
-            give(Change { seq: None, time_ms: None, collection, key, value: None })?;
+            let there = Some(object.version);
+            give(Change { seq: None, time_ms: None, collection, key, value: None, there })?;
         }
     }
     Ok(())

@@ -34,6 +34,9 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Re
     let side = side(linker)?;
     let fetched = async {
         let state = fetch_into(linker, connection, &side).await?;
+        if reconcile::lacks_what_was_lost(linker, &state)? {
+            return reconcile::leave_lost(linker, connection, state, &side).await;
+        }
         match swap(linker, state.clone(), side.clone()).await? {
             None => Ok(()),
             Some(fork) => reconcile::leave(linker, connection, state, &side, fork).await,

@@ -9,7 +9,9 @@ use tokio::sync::{broadcast, watch};
 use crate::codec::health;
 use crate::codec::message::{Progress, Welcome};
 use crate::env::watch::Watch;
-use crate::model::{Collection, Entry, Key, Limits, MemberName, Origin, Position, Reason, Seq, TxnId, Verdict};
+use crate::model::{
+    Collection, Entry, Generation, Key, Limits, MemberName, Origin, Position, Reason, Seq, TxnId, Verdict,
+};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::gate::Gate;
@@ -320,6 +322,24 @@ impl Shared {
     pub(super) fn lacks(&self, meta: &StateMeta) -> bool {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.as_ref().is_some_and(|lost| lost.mark.is_none() || !lost.is_made_up(Some(meta)))
+    }
+
+    /// The position that this replica answers for: where its state stands, or stood before it lost something. A datastore that
+    /// is behind it, or whose log left it, is known by it.
+    pub(super) fn claimed(&self) -> Option<Position> {
+        let present = self.position();
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = lost.as_ref().and_then(|lost| lost.mark.as_ref()).map(|mark| mark.position);
+        let is_of_one_log = |marked: &Position| present.is_none_or(|present| present.log_id == marked.log_id);
+        marked.filter(is_of_one_log).or(present)
+    }
+
+    /// Whether the state lost something, and the log is not known to be the one in which it had it.
+    pub(super) fn is_unsure_of(&self, generation: Generation) -> bool {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unmarked = lost.as_ref().is_some_and(|lost| lost.mark.is_none());
+        let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
+        is_unmarked && terms.as_ref().is_none_or(|terms| terms.generation != generation)
     }
 
     pub(super) fn set_lost(&self, lost: Option<Lost>) {

@@ -34,6 +34,8 @@ pub struct Fork {
     /// Greatest sequence of which both states show the same entry, below everything in which they differ: the histories are
     /// the same up to here at least.
     pub shared_to: Seq,
+    /// Lowest sequence at which the origins show a difference.
+    pub differs_at: Seq,
     /// Origins of which the other history lacks outcomes, at most 16 of them.
     pub missing: Vec<Missing>,
     /// Number of origins in which the histories differ.
@@ -134,6 +136,7 @@ pub fn fork(earlier: &StateSnapshot, later: &StateSnapshot) -> Result<Option<For
             common.push(object.version);
         }
     }
+    fork.differs_at = below;
     fork.shared_to = common.into_iter().filter(|seq| *seq < below).max().unwrap_or_default();
     Ok(Some(fork))
 }
@@ -187,7 +190,7 @@ mod tests {
         let fork = fork(&earlier, &later).expect("reads").expect("forked");
         let missing =
             Missing { origin: Origin([3; 16]), counter: OriginCounter(2), seq: Seq(4), found: OriginCounter(0) };
-        assert_eq!(fork, Fork { shared_to: Seq(2), missing: vec![missing], origins: 1 });
+        assert_eq!(fork, Fork { shared_to: Seq(2), differs_at: Seq(4), missing: vec![missing], origins: 1 });
         assert!(fork.to_string().contains("forked after sequence 2"), "{fork}");
     }
 

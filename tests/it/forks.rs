@@ -14,6 +14,11 @@ fn put(fleet: &Fleet, member: &str, prefix: &str, count: u64) {
 /// A fleet in which a and b shared ten entries; then a put `a0` to `a4`, a copy from before took the datastore's place, and b
 /// put `b0` to `b2` there. All members are stopped; what is returned runs on the copy.
 fn forked(fleet: &Fleet) -> Process {
+    forked_by(fleet, || put(fleet, "a", "a", 5), || put(fleet, "b", "b", 3))
+}
+
+/// The same after other changes at a, and at b.
+fn forked_by(fleet: &Fleet, at_a: impl Fn(), at_b: impl Fn()) -> Process {
     let datastore = fleet.datastore();
     let (a, b) = (fleet.member("a"), fleet.member("b"));
     put(fleet, "a", "base", 10);
@@ -23,7 +28,7 @@ fn forked(fleet: &Fleet) -> Process {
     copy_dir(&fleet.dir("d"), &fleet.dir("old"));
     let datastore = fleet.datastore();
     fleet.wait_connected("a");
-    put(fleet, "a", "a", 5);
+    at_a();
     fleet.converges(&["a"]);
     a.terminate();
     destroy(fleet, datastore);
@@ -31,7 +36,7 @@ fn forked(fleet: &Fleet) -> Process {
     let datastore = fleet.datastore();
     let b = fleet.replica("b");
     fleet.wait_connected("b");
-    put(fleet, "b", "b", 3);
+    at_b();
     fleet.converges(&["b"]);
     b.terminate();
     datastore
@@ -104,4 +109,53 @@ fn p05_a_fork_below_the_horizon_is_not_followed_silently() {
         assert!(is_there || listed.contains(&format!("a{number}")), "its maker is not told of {key}: {listed}");
     }
     assert!(!archived.contains("base"), "what both share is not archived: {archived}");
+}
+
+/// The lineage of the recovered log says that it shares everything with b. With a it shares less, wherever a stands: beyond
+/// the end of b's branch, exactly there, or before it.
+#[test]
+fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
+    for at_b in [1, 7, 9] {
+        let fleet = Fleet::new();
+        let in_a = || {
+            fleet.ok("d", &["put", "c", "d0", "--value", "1"]);
+            fleet.ok("a", &["delete", "c", "base1"]);
+            fleet.ok("a", &["put", "c", "base0", "--value", "2"]);
+            fleet.ok("a", &["put", "c", "base2", "--value", "2"]);
+            put(&fleet, "a", "a", 4);
+        };
+        let in_b = || {
+            put(&fleet, "b", "b", at_b);
+            fleet.ok("b", &["delete", "c", "base0"]);
+        };
+        let datastore = forked_by(&fleet, in_a, in_b);
+        let key = key_of(&fleet);
+        destroy(&fleet, datastore);
+        let b = fleet.dir("b");
+        fleet.ok("d", &["recover", "--from", b.to_str().expect("text"), "--recovery-key", &key]);
+        let _datastore = fleet.datastore();
+        let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
+        fleet.wait_connected("b");
+        fleet.wait_connected("a");
+        let export = fleet.converges(&["a", "b"]);
+        let archived = archived(&fleet, "a");
+        let has = |text: &str, key: &str| text.contains(&format!("\"key\":\"{key}\""));
+        for key in ["d0", "a0", "a1", "a2", "a3", "base0", "base1", "base2"] {
+            assert!(has(&archived, key), "{at_b}: {key} is not archived: {archived}");
+        }
+        assert!(!has(&export, "base0") && has(&export, "base1"), "{at_b}: b's branch counts: {export}");
+        for number in 0..at_b {
+            let key = format!("b{number}");
+            assert!(has(&export, &key) && !has(&archived, &key), "{at_b}: {key}: {archived}");
+        }
+        assert!(!has(&archived, "base3"), "{at_b}: what both share is not archived: {archived}");
+        // What another member deletes after it was archived stays deleted.
+        fleet.ok("b", &["delete", "c", "base2"]);
+        fleet.converges(&["a", "b"]);
+        let applied = fleet.run("a", &["quarantine", "apply", "1"]);
+        let text = String::from_utf8_lossy(&applied.stdout).into_owned();
+        assert!(text.contains("c/base2 was changed since"), "{at_b}: {text}");
+        let export = fleet.converges(&["a", "b"]);
+        assert!(!has(&export, "base2") && has(&export, "a0"), "{at_b}: {export}");
+    }
 }

@@ -209,3 +209,78 @@ fn p13_kills_while_a_state_is_opened_are_never_put_down_to_it() {
     rest.is_whole("it was killed ten times");
     assert_eq!(states(&dir), before);
 }
+
+/// The log goes on from before a's changes, which another member had overtaken; then a's state is lost or goes back.
+fn overtaken(is_restore: bool) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b, c) = (fleet.member("a"), fleet.member("b"), fleet.member("c"));
+    fleet.ok("c", &["put", "c", "base", "--value", "1"]);
+    fleet.converges(&["a", "b", "c"]);
+    c.terminate();
+    a.terminate();
+    let older = fleet.dir("a.older");
+    copy_dir(&states(&fleet.dir("a"))[0], &older);
+    let a = fleet.replica("a");
+    fleet.wait_connected("a");
+    for key in ["gone", "changed"] {
+        fleet.ok("a", &["put", "c", key, "--value", "1"]);
+    }
+    fleet.converges(&["a", "b"]);
+    fleet.ok("b", &["delete", "c", "gone"]);
+    fleet.ok("b", &["put", "c", "changed", "--value", "2"]);
+    fleet.converges(&["a", "b"]);
+    let key = crate::recover::key_of(&fleet);
+    a.terminate();
+    b.terminate();
+    let backups = fleet.dir("backups");
+    let backups = backups.to_str().expect("text");
+    if is_restore {
+        fleet.ok("d", &["backup", "create", backups]);
+        datastore.terminate();
+        fleet.ok("d", &["restore", backups, "--replace", "--at", "1"]);
+    } else {
+        crate::recover::destroy(&fleet, datastore);
+        let from = fleet.dir("c");
+        fleet.ok("d", &["recover", "--from", from.to_str().expect("text"), "--recovery-key", &key]);
+    }
+    let _datastore = fleet.datastore();
+    let (_b, _c) = (fleet.replica("b"), fleet.replica("c"));
+    fleet.wait_connected("b");
+    fleet.wait_connected("c");
+    let export = fleet.converges(&["b", "c"]);
+    let dir = fleet.dir("a");
+    copy_dir(&dir, &fleet.dir("a.good"));
+    for damage in ["removed", "older", "without its mark"] {
+        fs::remove_dir_all(&dir).expect("removes");
+        copy_dir(&fleet.dir("a.good"), &dir);
+        let state = states(&dir).pop().expect("a state");
+        fs::remove_dir_all(&state).expect("removes");
+        match damage {
+            "older" => copy_dir(&older, &state),
+            "without its mark" => fs::remove_file(dir.join("high-water")).expect("removes"),
+            _ => {}
+        }
+        let a = fleet.replica("a");
+        fleet.wait_connected("a");
+        assert_eq!(fleet.converges(&["a", "b", "c"]), export, "{damage}: what was overtaken is back");
+        let files = fs::read_dir(dir.join("quarantine")).expect("something is archived");
+        let archived: String =
+            files.map(|file| fs::read_to_string(file.expect("entry").path()).expect("reads")).collect();
+        for key in ["gone", "changed"] {
+            assert!(archived.contains(&format!("\"key\":\"{key}\"")), "{damage}: {archived}");
+        }
+        assert!(fleet.status("a")["quarantined"].as_u64() > Some(0), "{damage}: it is reported");
+        a.terminate();
+    }
+}
+
+#[test]
+fn p04_what_a_lost_state_had_decided_is_not_pushed_again_after_a_restore() {
+    overtaken(true);
+}
+
+#[test]
+fn p04_what_a_lost_state_had_decided_is_not_pushed_again_after_a_recovery() {
+    overtaken(false);
+}
