@@ -95,8 +95,10 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
     let loss = |reason| Action::Loss { reason };
     let Some(meta) = meta else { return rebuild(RebuildReason::Missing) };
     let is_other = meta.log_id != log.log_id || meta.generation > log.generation;
+    // A generation of the state's that the log does not have was given up as well, since the log began a later one.
     let later = log.lineage.iter().filter(|entry| entry.generation > meta.generation);
-    let shared_to = later.map(|entry| entry.shared_to).min();
+    let left = meta.lineage.iter().filter(|entry| !log.lineage.contains(entry));
+    let shared_to = later.chain(left).map(|entry| entry.shared_to).min();
     match meta {
         meta if is_other && meta.seq == Seq::ZERO => rebuild(RebuildReason::Empty),
         meta if meta.log_id != log.log_id => loss(LossReason::OtherLog),
