@@ -204,7 +204,11 @@ impl Replica {
             RestoreError::Journal(reason) => OpenError::Outbox { path: outbox_path, reason },
         })?;
         // Without a mark it is not known what of it a state that was lost had decided.
-        let outbox = if lost.as_ref().is_some_and(|lost| lost.mark.is_none()) { outbox.doubted() } else { outbox };
+        let is_unsure = match &lost {
+            Some(lost) => lost.mark.is_none(),
+            None => state.position().is_none() && !matches!(Terms::load(path), Ok(None)),
+        };
+        let outbox = if is_unsure { outbox.doubted() } else { outbox };
         let contents = match &options.contents {
             None => None,
             Some(wanted) => {

@@ -336,8 +336,9 @@ impl Shared {
 
     /// Whether the state lost something, and the log is not known to be the one in which it had it.
     pub(super) fn is_unsure_of(&self, generation: Generation) -> bool {
+        let is_absent = self.position().is_none();
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_unmarked = lost.as_ref().is_some_and(|lost| lost.mark.is_none());
+        let is_unmarked = lost.as_ref().map_or(is_absent, |lost| lost.mark.is_none());
         let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
         is_unmarked && terms.as_ref().is_none_or(|terms| terms.generation != generation)
     }
