@@ -21,8 +21,8 @@ use gravwell::log::format::{self, FileHeader, Footer, HeadSlot};
 use gravwell::log::journal::Journal;
 use gravwell::log::{Log, LogOptions, verify};
 use gravwell::model::{
-    ChunkId, Collection, Condition, Digest, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Op,
-    Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+    ChunkId, Collection, Condition, Deletions, Digest, Entry, EntryBody, Generation, Key, LineageEntry, LogId,
+    MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -37,6 +37,17 @@ fn check_golden(name: &str, bytes: &[u8]) {
         Err(_) if std::env::var_os("GOLDEN_CREATE").is_some() => std::fs::write(&path, bytes).expect("writes"),
         Err(error) => panic!("{}: {error}", path.display()),
     }
+}
+
+/// [`check_golden`] of a format that came later.
+fn check_golden_v2(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name);
+    if !path.exists() && std::env::var_os("GOLDEN_CREATE").is_some() {
+        std::fs::write(&path, bytes).expect("writes");
+    }
+    let released = std::fs::read(path).expect("reads");
+    assert_eq!(released, bytes, "{name} is not written as it was released");
+    released
 }
 
 fn entries() -> Vec<Entry> {
@@ -107,6 +118,7 @@ fn footer(bytes: &[u8], chain: [u8; 16]) -> Footer {
         time_last: 1_700_000_000_006,
         frames_bytes: bytes.len() as u64,
         digest: Digest::ZERO,
+        deletions_after: None,
     }
 }
 
@@ -152,6 +164,35 @@ fn p12_a_released_log_opens_and_verifies() {
     assert_eq!((log.log_id(), log.generation(), log.head()), (LogId([0x10; 16]), Generation(2), (Seq(7), chain)));
     let found: Vec<_> = log.reader().entries(Seq(0), Seq(7)).collect::<Result<_, _>>().expect("reads");
     assert_eq!(found, entries());
+}
+
+#[test]
+fn p12_a_compacted_segment_says_which_deletions_it_has() {
+    let (collection, key) = (Collection::new("users").expect("name"), Key::new("käte").expect("key"));
+    let mut entry = entries().remove(1);
+    if let EntryBody::Commit(txn) = &mut entry.body {
+        txn.ops = vec![Op::Delete { collection: collection.clone(), key: key.clone() }];
+    }
+    let mut bytes = Vec::new();
+    let chain = encode_entry(&entry, &frame::CHAIN_START, 0, frame::flag::PARTIAL, &mut bytes).expect("encodes");
+    let header = FileHeader { flags: format::FLAG_COMPACTED, covered_last: Seq(7), ..file_header() };
+    let footer = Footer { count: 1, chain_after: [7; 16], deletions_after: Some(Seq(1)), ..footer(&bytes, chain) };
+    let segment = check_golden_v2("segment-base.bin", &[&header.encode()[..], &bytes, &footer.encode()].concat());
+    let head = HeadSlot { chain: [7; 16], horizon: Seq(7), ..head_slot(4, chain) };
+    let fs = MemoryFs::new();
+    let dir = Path::new("/log");
+    for (name, bytes) in [(format!("seg-{:020}-{:020}.log", 1, 7), segment), ("head".into(), head.encode().repeat(2))] {
+        let file = fs.create(&dir.join(name)).expect("creates");
+        file.write_at(&bytes, 0).expect("writes");
+    }
+    let (log, _) = Log::open(Arc::new(fs), dir, LogOptions::default()).expect("opens");
+    let base = log.reader().base().expect("reads");
+    assert_eq!((base.seq, base.deletions_after), (Seq(7), Seq(1)));
+    // On the wire, from one state to another.
+    let mut deletions = Deletions::after(Seq(1));
+    deletions.restore((collection, key), Seq(2)).expect("a row");
+    let sent = check_golden_v2("deletions.bin", &gravwell::codec::deletions::encode(&deletions));
+    assert_eq!(gravwell::codec::deletions::decode(&sent), Ok(deletions));
 }
 
 #[test]
@@ -251,14 +292,9 @@ fn p12_a_journal_with_a_head_opens() {
         lineage: Vec::new(),
     };
     let head = [slot(8, 3, 3, chain).encode(), slot(7, 2, 9, [7; 16]).encode()].concat();
-    let v2 = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name);
     let fs = MemoryFs::new();
     for (name, bytes) in [("journal", bytes), ("head", head)] {
-        let path = v2(&format!("outbox-{name}.bin"));
-        if !path.exists() && std::env::var_os("GOLDEN_CREATE").is_some() {
-            std::fs::write(&path, &bytes).expect("writes");
-        }
-        assert_eq!(std::fs::read(path).expect("reads"), bytes, "{name} is not written as it was released");
+        let bytes = check_golden_v2(&format!("outbox-{name}.bin"), &bytes);
         fs.create(&Path::new("/outbox").join(name)).expect("creates").write_at(&bytes, 0).expect("writes");
     }
     let (_, records) = Journal::open(Arc::new(fs), Path::new("/outbox")).expect("opens");
@@ -406,6 +442,7 @@ fn the_tables_of_the_specification_are_those_of_the_code() {
         ("time last", format::AT_TIME_LAST),
         ("frames bytes", format::AT_FRAMES_BYTES),
         ("digest", format::AT_DIGEST),
+        ("deletions", format::AT_DELETIONS),
         ("crc", format::AT_FOOTER_CRC),
     ];
     check_table("### Footer", format::FOOTER_BYTES, &footer);

@@ -14,7 +14,9 @@ use crate::model::{Collection, Key, Origin, OriginRow};
 /// Oldest protocol version that this program speaks.
 pub const VERSION_MIN: u16 = 1;
 /// Newest protocol version that this program speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
+/// Version from which on [`Open::StateAndDeletions`] is served.
+pub const VERSION_DELETIONS: u16 = 2;
 /// Longest message body; a block of frames may hold one largest transaction and little more.
 pub const MESSAGE_BYTES_MAX: usize = crate::model::limits::HARD.txn_bytes_max + (1 << 20);
 /// Bytes before the body of each message.
@@ -87,10 +89,12 @@ pub enum Kind {
     /// Client, push stream: as [`Kind::Push`], but chunks that it names are lost here. When the datastore lacks them as
     /// well, it rejects the transaction instead of waiting for them.
     PushForsaken = 31,
+    /// Server, snapshot stream, behind the beginning: what was deleted lately, as [`super::deletions::encode`] writes it.
+    Deletions = 32,
 }
 
 impl Kind {
-    const ALL: [Kind; 31] = [
+    const ALL: [Kind; 32] = [
         Kind::Open,
         Kind::Hello,
         Kind::Welcome,
@@ -122,6 +126,7 @@ impl Kind {
         Kind::ChunksSent,
         Kind::ChunksKept,
         Kind::PushForsaken,
+        Kind::Deletions,
     ];
 
     /// The kind of a byte on the wire.
@@ -150,6 +155,16 @@ pub enum Open {
     Chunks,
     /// Both ways, between members: searches.
     Search,
+    /// As [`Open::Snapshot`], with what was deleted lately; from [`VERSION_DELETIONS`] on.
+    StateAndDeletions,
+}
+
+impl Open {
+    /// How a state is asked for from a peer with which `version` was agreed on.
+    #[must_use]
+    pub fn state(version: u16) -> Open {
+        if version >= VERSION_DELETIONS { Open::StateAndDeletions } else { Open::Snapshot }
+    }
 }
 
 /// A client introduces itself.

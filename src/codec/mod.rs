@@ -4,6 +4,7 @@ pub mod admin;
 pub mod block;
 pub mod chunks;
 pub mod content;
+pub mod deletions;
 pub mod depth;
 pub mod error;
 pub mod frame;

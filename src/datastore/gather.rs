@@ -208,7 +208,9 @@ async fn ask(
         tracing::debug!(%name, reason, "the member does not say how generations began");
         Vec::new()
     });
-    let lent = timeout(ANSWER, borrow(connection)).await.unwrap_or_else(|_| Err("it does not answer".into()));
+    let lent = timeout(ANSWER, borrow(connection, Open::state(welcome.version)))
+        .await
+        .unwrap_or_else(|_| Err("it does not answer".into()));
     let (rest, streams) = match lent {
         Ok((begin, send, receive)) => {
             (offer.lineage, offer.time_ms, offer.objects) = (begin.lineage.clone(), begin.time_ms, begin.objects);
@@ -245,9 +247,10 @@ async fn generations(connection: &quinn::Connection) -> Result<Vec<GenerationInf
 
 async fn borrow(
     connection: &quinn::Connection,
+    open: Open,
 ) -> Result<(SnapshotBegin, quinn::SendStream, quinn::RecvStream), String> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    wire::send(&mut send, Kind::Open, &Open::Snapshot).await.map_err(|error| error.to_string())?;
+    wire::send(&mut send, Kind::Open, &open).await.map_err(|error| error.to_string())?;
     let begin = wire::expect(&mut receive, Kind::SnapshotBegin).await.map_err(|error| error.to_string())?;
     Ok((begin, send, receive))
 }

@@ -205,6 +205,7 @@ pub fn build(
         seq: base.seq,
         chain: base.chain,
         time_ms: base.time_ms,
+        deletions_after: Some(base.deletions_after),
         digest: None,
     };
     let tail = log.chained_entries(base.seq, to);

@@ -215,8 +215,10 @@ pub fn repair(
     let reach = repair::reach(&old, (meta.seq, meta.chain))?;
     report.head_before = old.known.max(traces.known());
     (report.base, report.digest, report.carried, report.head) = (meta.seq, meta.digest, reach.carried, reach.head);
+    let (log_id, seq, chain, time_ms) = (meta.log_id, meta.seq, meta.chain, meta.time_ms);
+    let deletions = snapshot.deletions().map_err(|error| RepairError::Member(error.to_string()))?;
     let mut start =
-        Start { log_id: meta.log_id, generation, lineage, seq: meta.seq, chain: meta.chain, time_ms: meta.time_ms };
+        Start { log_id, generation, lineage, seq, chain, time_ms, deletions_after: deletions.complete_after() };
     let is_raised = judge(&mut report, &mut start, &old, &traces, options)?;
     if options.dry_run {
         return Ok(report);
@@ -390,6 +392,7 @@ fn check(
         seq: start.seq,
         chain: base.chain,
         time_ms: base.time_ms,
+        deletions_after: Some(base.deletions_after),
         digest: Some(meta.digest),
     };
     let origins = base.origins.into_iter().collect();

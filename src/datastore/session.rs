@@ -108,7 +108,9 @@ impl Session {
                 let _ = send.finish();
                 Ok(())
             }
-            Open::Snapshot => snapshot::serve(&self.shared, &self.member, &mut send).await,
+            Open::Snapshot | Open::StateAndDeletions => {
+                snapshot::serve(&self.shared, &self.member, open, &mut send).await
+            }
             Open::Renew => self.renew(&mut send, &mut receive).await,
             Open::Admin => {
                 let caller = admin::Caller { name: self.member.clone(), role: self.role };

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::codec::message::Open;
 use crate::transport::state_stream;
 use crate::transport::wire::WireError;
 
@@ -14,6 +15,7 @@ use crate::model::{MemberName, Seq};
 pub(super) async fn serve(
     shared: &SharedRef,
     member: &MemberName,
+    open: Open,
     send: &mut quinn::SendStream,
 ) -> Result<(), WireError> {
     let _permit = shared.snapshots.acquire().await.map_err(std::io::Error::other)?;
@@ -22,7 +24,7 @@ pub(super) async fn serve(
     let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
     let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
     shared.pins.begin(member, seq, Instant::now());
-    let sent = state_stream::send(snapshot, send).await;
+    let sent = state_stream::send(snapshot, open, send).await;
     shared.pins.end(member, Some(Instant::now()));
     sent?;
     crate::telemetry::metrics::snapshot_served();

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::message::Kind;
-use crate::codec::{admin, block, chunks, frame, jsonl, message, payload, txn};
+use crate::codec::{admin, block, chunks, deletions, frame, jsonl, message, payload, txn};
 use crate::config::syntax;
 use crate::log::format;
 use crate::model::ChunkId;
@@ -83,6 +83,7 @@ pub fn messages(bytes: &[u8]) {
             Kind::SnapshotBegin => again::<message::SnapshotBegin>(kind, body),
             Kind::Rows => again::<Vec<message::Row>>(kind, body),
             Kind::SnapshotEnd => again::<message::SnapshotEnd>(kind, body),
+            Kind::Deletions => deleted(body),
             Kind::AdminRequest => admin(body),
             Kind::Announce => again::<message::Announce>(kind, body),
             Kind::Roster => roster(body),
@@ -95,6 +96,13 @@ fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: Ki
     let Ok(first) = message::decode::<T>(kind, body) else { return };
     let encoded = message::encode(kind, &first);
     assert_eq!(message::decode::<T>(kind, &encoded[message::HEADER_BYTES..]).as_ref(), Ok(&first));
+}
+
+/// Recent deletions; what is read is written as something that reads the same.
+fn deleted(bytes: &[u8]) {
+    if let Ok(found) = deletions::decode(bytes) {
+        assert_eq!(deletions::decode(&deletions::encode(&found)), Ok(found));
+    }
 }
 
 /// Chunks on the wire; one that is read is written as the same bytes.

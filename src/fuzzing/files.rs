@@ -152,6 +152,7 @@ fn load(rows: &[Row]) {
         seq: Seq(9),
         chain: Chain::default(),
         time_ms: 0,
+        deletions_after: None,
         digest: Some(digest),
     };
     match loader.finish(target) {

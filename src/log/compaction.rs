@@ -25,6 +25,7 @@ use super::reader::{Entries, LogReader};
 use super::segment::Segment;
 use crate::codec::frame::check_chain;
 use crate::codec::payload::decode_entry;
+use crate::model::deletions::{Changed, Deletions};
 use crate::model::{Chain, Collection, Digest, Entry, EntryBody, Key, Op, Seq, Txn};
 use crate::planted::{self, Bug};
 
@@ -35,6 +36,8 @@ pub use self::plan::{
 
 /// Entries handled in one step: some milliseconds of work.
 const SLICE_ENTRIES: usize = 2048;
+/// Rough size of a record besides its operations.
+const RECORD_BYTES: u64 = 110;
 /// Output is written in pieces of about this size.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -62,6 +65,8 @@ pub struct Compaction<I: LivenessIndex> {
     measures: Vec<Measure>,
     groups: Vec<Range<usize>>,
     pub(super) ghosts: HashSet<(Collection, Key)>,
+    /// What was deleted lately, at the new horizon.
+    deletions: Deletions,
     rebuilt: bool,
     phase: Phase,
     report: CompactionReport,
@@ -112,6 +117,7 @@ impl<I: LivenessIndex> Compaction<I> {
             measures: Vec::new(),
             groups: Vec::new(),
             ghosts: HashSet::new(),
+            deletions: Deletions::default(),
             rebuilt: false,
             phase: Phase::Done,
             report,
@@ -175,6 +181,7 @@ impl<I: LivenessIndex> Compaction<I> {
         self.index.commit(changes).map_err(CompactionError::Index)?;
         self.phase = if ended {
             self.measures.clear();
+            self.deletions = Deletions::default();
             Phase::Measure { walk: None, live: (0, Digest::ZERO) }
         } else {
             Phase::Advance(entries)
@@ -216,6 +223,7 @@ impl<I: LivenessIndex> Compaction<I> {
             };
             seq = entry.seq;
             self.measure_entry(&entry, bytes, &mut measure, &mut live).map_err(CompactionError::Index)?;
+            self.deletions.take(&entry, &mut Changed::new());
         }
         self.measures.push(measure);
         self.phase = Phase::Measure { walk: Some(walk), live };
@@ -270,6 +278,7 @@ impl<I: LivenessIndex> Compaction<I> {
             self.phase = Phase::Advance(Box::new(self.reader.history(self.horizon)));
             return Ok(Seq::ZERO);
         }
+        self.measure_deletions();
         self.groups = plan_groups(&self.measures, &self.options);
         let grouped: HashSet<usize> = self.groups.iter().cloned().flatten().collect();
         for (index, measure) in self.measures.iter_mut().enumerate() {
@@ -298,6 +307,21 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(self.horizon)
     }
 
+    /// Counts as live what is kept of deletions.
+    fn measure_deletions(&mut self) {
+        let known_after = self.segments.iter().map(|segment| segment.deletions_after()).max().unwrap_or_default();
+        self.deletions.forget_to(known_after, &mut Changed::new());
+        let mut record = Seq::ZERO;
+        for (seq, (collection, key)) in self.deletions.rows() {
+            let index = self.segments.partition_point(|segment| segment.footer.is_some_and(|footer| footer.last < seq));
+            let Some(measure) = self.measures.get_mut(index) else { continue };
+            let around = if seq == record { 0 } else { RECORD_BYTES };
+            let bytes = name_bytes(collection, key) + around;
+            measure.live_bytes = (measure.live_bytes + bytes).min(measure.frames_bytes);
+            record = seq;
+        }
+    }
+
     /// Whether an entry is needed for the row of its origin, or because its kind is unknown.
     fn keeps_origin(&self, entry: &Entry) -> io::Result<bool> {
         let Some(id) = entry.body.id() else { return Ok(true) };
@@ -324,7 +348,7 @@ impl<I: LivenessIndex> Compaction<I> {
             if is_live_put(op, version, kept.entry.seq) {
                 let value = op.value().map_or(&[][..], |value| value);
                 kept.digest = kept.digest.plus(Digest::of_object(op.collection(), op.key(), kept.entry.seq, value));
-            } else if op.value().is_none() && version.is_none() && self.is_ghost(op) {
+            } else if op.value().is_none() && version.is_none() && self.keeps_delete(op, kept.entry.seq) {
                 kept.deletes += 1;
             } else {
                 continue;
@@ -339,9 +363,11 @@ impl<I: LivenessIndex> Compaction<I> {
         Ok(needed.then_some(kept))
     }
 
-    /// Whether a segment that stays still holds a put of an object that is gone: its delete must stay, too.
-    fn is_ghost(&self, op: &Op) -> bool {
-        !self.ghosts.is_empty() && self.ghosts.contains(&(op.collection().clone(), op.key().clone()))
+    /// Whether the delete of an object that is gone must stay: a recent one, or a segment that stays still holds a put of it.
+    fn keeps_delete(&self, op: &Op, seq: Seq) -> bool {
+        let is_recent = self.deletions.get(op.collection(), op.key()) == Some(seq);
+        let is_ghost = || self.ghosts.contains(&(op.collection().clone(), op.key().clone()));
+        (is_recent && !planted::is(Bug::CompactDropsTombstones)) || (!self.ghosts.is_empty() && is_ghost())
     }
 
     fn rewrite(&mut self, group: usize, output: Option<Box<Output>>) -> Result<Seq, CompactionError> {
@@ -400,7 +426,13 @@ impl<I: LivenessIndex> Compaction<I> {
             header,
             buffer: header.encode().to_vec(),
             written: 0,
-            footer: Footer { last, frame_chain: header.chain_before, chain_after, ..Footer::default() },
+            footer: Footer {
+                last,
+                frame_chain: header.chain_before,
+                chain_after,
+                deletions_after: Some(self.deletions.complete_after()),
+                ..Footer::default()
+            },
             deletes: 0,
             walk: self.walk(range.start),
         })
@@ -475,7 +507,11 @@ fn is_live_put(op: &Op, version: Option<Seq>, seq: Seq) -> bool {
 
 /// Rough size of an operation within a payload.
 fn op_bytes(op: &Op) -> u64 {
-    (op.collection().as_str().len() + op.key().len() + op.value().map_or(0, bytes::Bytes::len) + 4) as u64
+    name_bytes(op.collection(), op.key()) + op.value().map_or(0, bytes::Bytes::len) as u64
+}
+
+fn name_bytes(collection: &Collection, key: &Key) -> u64 {
+    (collection.as_str().len() + key.len() + 4) as u64
 }
 
 /// Index of the last operation on each object of a transaction: only that one can matter.

@@ -65,6 +65,8 @@ pub const AT_TIME_LAST: usize = 64;
 pub const AT_FRAMES_BYTES: usize = 72;
 /// Footer: sum of the digests of the live objects, compacted segments only.
 pub const AT_DIGEST: usize = 80;
+/// Footer: one more than the sequence after which no deletion is missing; 0: deletions are missing up to the end.
+pub const AT_DELETIONS: usize = 112;
 /// Footer: checksum.
 pub const AT_FOOTER_CRC: usize = 124;
 
@@ -199,6 +201,9 @@ pub struct Footer {
     pub frames_bytes: u64,
     /// Sum of `Digest::of_object` over the puts kept by compaction; zero in other segments.
     pub digest: Digest,
+    /// Compacted segments: every deletion of an absent object after this sequence is in it; `None`: any may be missing, as
+    /// in those of earlier versions.
+    pub deletions_after: Option<Seq>,
 }
 
 impl Footer {
@@ -216,6 +221,8 @@ impl Footer {
         put(&mut bytes, AT_TIME_LAST, &self.time_last.to_le_bytes());
         put(&mut bytes, AT_FRAMES_BYTES, &self.frames_bytes.to_le_bytes());
         put(&mut bytes, AT_DIGEST, &self.digest.to_bytes());
+        let deletions = self.deletions_after.map_or(0, |after| after.0.saturating_add(1));
+        put(&mut bytes, AT_DELETIONS, &deletions.to_le_bytes());
         put_crc(&mut bytes, AT_FOOTER_CRC);
         bytes
     }
@@ -235,6 +242,7 @@ impl Footer {
             time_last: u64_at(bytes, AT_TIME_LAST),
             frames_bytes: u64_at(bytes, AT_FRAMES_BYTES),
             digest: Digest::from_bytes(array_at(bytes, AT_DIGEST)),
+            deletions_after: u64_at(bytes, AT_DELETIONS).checked_sub(1).map(Seq),
         })
     }
 }

@@ -77,6 +77,8 @@ pub struct Base {
     pub chain: Chain,
     /// Commit time there.
     pub time_ms: u64,
+    /// Every deletion after this sequence, of an object that is absent at the horizon, is in the base.
+    pub deletions_after: Seq,
     /// Rows of all origins there.
     pub origins: BTreeMap<Origin, OriginRow>,
 }
@@ -222,7 +224,11 @@ impl LogReader {
         };
         let times = entries.view.segments[..entries.segments.end].iter().filter_map(|segment| segment.footer);
         let time_ms = times.map(|footer| footer.time_last).max().unwrap_or(0);
-        let mut base = Base { seq: entries.view.horizon, chain, time_ms, origins: BTreeMap::new() };
+        let deletions_after =
+            entries.view.segments[..entries.segments.end].iter().map(|segment| segment.deletions_after());
+        let deletions_after = deletions_after.max().unwrap_or_default();
+        let seq = entries.view.horizon;
+        let mut base = Base { seq, chain, time_ms, deletions_after, origins: BTreeMap::new() };
         for entry in entries {
             let entry = entry?;
             let (id, settled, reason) = match entry.body {

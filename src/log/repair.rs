@@ -62,6 +62,8 @@ pub struct Start {
     pub chain: Chain,
     /// Commit time there.
     pub time_ms: u64,
+    /// Every deletion after this sequence is among the entries of the base.
+    pub deletions_after: Seq,
 }
 
 /// How far the new log reaches.
@@ -219,7 +221,7 @@ fn build_base<E>(
     }
     let footer = &mut output.footer;
     (footer.last, footer.chain_after, footer.digest) = (start.seq, start.chain, digest);
-    footer.time_last = start.time_ms;
+    (footer.time_last, footer.deletions_after) = (start.time_ms, Some(start.deletions_after));
     Ok(output.close(fs, dir)?)
 }
 

@@ -70,6 +70,14 @@ impl Segment {
         self.frames_end().map(|end| end + FOOTER_BYTES as u64)
     }
 
+    /// After which sequence no deletion of an object that is absent is missing in it.
+    pub(super) fn deletions_after(&self) -> Seq {
+        match self.footer {
+            Some(footer) if self.header.is_compacted() => footer.deletions_after.unwrap_or(footer.last),
+            _ => Seq::ZERO,
+        }
+    }
+
     /// Where to start reading to find `seq`, and the chain there.
     pub(super) fn seek(&self, seq: Seq) -> IndexPoint {
         let start =

@@ -436,6 +436,7 @@ pub(super) fn footer_of(tip: &Tip) -> Footer {
         time_last: tip.time_last,
         frames_bytes: tip.end - HEADER_BYTES as u64,
         digest: crate::model::Digest::ZERO,
+        deletions_after: None,
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! Nothing here does I/O, reads a clock or knows tokio; every other floor builds on it.
 
+pub mod deletions;
 pub mod digest;
 pub mod ids;
 pub mod limits;
 pub mod position;
 pub mod txn;
 
+pub use deletions::Deletions;
 pub use digest::{Digest, DigestSet};
 pub use ids::{ChunkId, Generation, LogId, MemberName, Origin, OriginCounter, Seq};
 pub use limits::Limits;

@@ -36,10 +36,10 @@ async fn answer(
     receive: &mut quinn::RecvStream,
 ) -> Result<(), WireError> {
     match wire::expect::<Open, _>(receive, Kind::Open).await? {
-        Open::Snapshot => {
+        open @ (Open::Snapshot | Open::StateAndDeletions) => {
             let snapshot = shared.state().snapshot().map_err(std::io::Error::other)?;
             tracing::info!("the datastore is empty and asks for the state of this member");
-            state_stream::send(snapshot, send).await
+            state_stream::send(snapshot, open, send).await
         }
         Open::Admin => {
             let result = match answer::request(receive).await {

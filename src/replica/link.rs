@@ -250,7 +250,7 @@ impl Linker {
         }
         self.shared.set_forbidden(role::forbidden(&welcome.role));
         if step == NextStep::Snapshot {
-            resync::fetch(self, connection).await?;
+            resync::fetch(self, connection, welcome.version).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
         self.take_over_terms(&welcome).await;

@@ -10,11 +10,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, Condition, Entry, EntryBody, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use crate::model::deletions::{Deletions, Named};
+use crate::model::{Condition, Entry, EntryBody, Op, Origin, OriginCounter, Seq, Txn, TxnId};
 use crate::state::{StateError, StateSnapshot};
 
-/// An object's name.
-pub(super) type Named = (Collection, Key);
 /// What objects are to read; `None`: they are deleted.
 pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
 
@@ -61,6 +60,30 @@ impl<'a> Since<'a> {
         self.seen.insert(id.origin, last);
         Ok(id.counter <= last)
     }
+}
+
+/// Which objects of `own` the log that goes on wrote after `shared_to`, as far as its state alone shows it: what was written
+/// and is there has a later version, what was deleted is among the recent `deletions`. Nothing shows whether this member had
+/// seen it, so only what reads as `own` has it counts as not written. `None`: `deletions` do not reach back that far.
+pub(super) fn written_after(
+    own: &[Arc<Txn>],
+    new: &StateSnapshot,
+    deletions: &Deletions,
+    shared_to: Seq,
+) -> Result<Option<BTreeSet<Named>>, StateError> {
+    if deletions.complete_after() > shared_to {
+        return Ok(None);
+    }
+    let mut written = BTreeSet::new();
+    for (name, value) in values(own) {
+        let there = new.get(&name.0, &name.1)?;
+        let last = there.as_ref().map(|object| object.version).or_else(|| deletions.get(&name.0, &name.1));
+        let is_same = there.map(|object| object.value) == value;
+        if last.is_some_and(|last| last > shared_to) && !is_same {
+            written.insert(name);
+        }
+    }
+    Ok(Some(written))
 }
 
 /// Chooses from the `own` transactions, in their order, those to be pushed again, as they are to be pushed.
@@ -148,7 +171,7 @@ fn conditioned(txn: &Txn, own: &BTreeSet<Named>, new: &StateSnapshot, shared_to:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Generation, LineageEntry, LogId, MemberName};
+    use crate::model::{Chain, Collection, Generation, Key, LineageEntry, LogId, MemberName};
     use crate::state::StateStore;
 
     const ME: u8 = 1;
@@ -198,7 +221,12 @@ mod tests {
         let own: Vec<Arc<Txn>> = own.collect();
         let mut others = Since::new(&old, &own);
         entries(since, shared_to + 1).iter().for_each(|entry| others.take(entry).expect("reads"));
+        let shown = new.deletions().expect("reads");
+        let shown =
+            written_after(&own, &new, &shown, Seq(shared_to)).expect("reads").expect("known from the beginning");
+        let by_state = choose(own.clone(), &old, &new, &shown, Seq(shared_to)).expect("reads");
         let chosen = choose(own, &old, &new, &others.written, Seq(shared_to)).expect("reads");
+        assert!(by_state.iter().all(|txn| chosen.contains(txn)), "what the log shows as overtaken, its state shows");
         for condition in chosen.iter().flat_map(|txn| &txn.conditions) {
             assert!(condition.holds(new.version(condition.collection(), condition.key()).expect("reads")));
         }
@@ -224,6 +252,43 @@ mod tests {
         assert_eq!(again(&shared, &[others.clone(), put.clone()], &[others]), [(1, 2)]);
         // Others' objects are nobody's business.
         assert_eq!(again(&shared, &[put], &[txn(3, 1, &[("z", None)])]), [(1, 2)]);
+    }
+
+    /// Counters of what is pushed again when only the state of the log that goes on can be read; `None`: it is not known.
+    fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) -> Option<Vec<u64>> {
+        let all = |more: &[Txn]| state(&[shared, more].concat());
+        let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
+        let own: Vec<Arc<Txn>> = own.iter().cloned().map(Arc::new).collect();
+        let mut deletions = new.deletions().expect("reads");
+        deletions.forget_to(Seq(known_after), &mut crate::model::deletions::Changed::new());
+        let written = written_after(&own, &new, &deletions, shared_to).expect("reads")?;
+        let chosen = choose(own, &old, &new, &written, shared_to).expect("reads");
+        Some(chosen.iter().map(|txn| txn.id.counter.0).collect())
+    }
+
+    #[test]
+    fn p04_the_state_alone_shows_what_was_overtaken() {
+        let shared = [txn(OTHER, 1, &[("k", Some(1)), ("gone", Some(1))]), txn(OTHER, 2, &[("gone", None)])];
+        let own = [txn(ME, 1, &[("k", Some(2))]), txn(ME, 2, &[("new", Some(2)), ("gone", Some(2))])];
+        let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
+        assert_eq!(again(&[]), [1, 2], "what was deleted before is not between");
+        assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
+        // Deleted in between: what was there, what came in between, and what was absent all the time.
+        assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
+        assert_eq!(again(&[txn(3, 1, &[("new", Some(5))]), txn(3, 2, &[("new", None)])]), [1]);
+        assert_eq!(again(&[txn(3, 1, &[("new", None)])]), [1]);
+        // Written in between, also after it was deleted.
+        assert_eq!(again(&[txn(3, 1, &[("k", Some(5))])]), [2]);
+        assert_eq!(again(&[txn(3, 1, &[("gone", None)]), txn(3, 2, &[("gone", Some(5))])]), [1]);
+        // It reads as the own one has it.
+        assert_eq!(again(&[txn(3, 1, &[("k", Some(2))])]), [1, 2]);
+        // What is known begins too late, or just in time.
+        assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 3), None);
+        assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 2), Some(vec![2]));
+        // An own deletion is pushed again unless the object was written since.
+        let deleting = [txn(ME, 1, &[("k", None)])];
+        assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
+        assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
     }
 
     #[test]

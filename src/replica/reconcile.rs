@@ -11,7 +11,7 @@
 //! nothing is taken in. A crash at any point leaves the old state, for which all of this is done again with the same
 //! result, or the new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
 use crate::log::generations;
+use crate::model::deletions::Named;
 use crate::model::{LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
@@ -93,7 +94,7 @@ pub(super) async fn run(
         is_restore,
     };
     let reconciled = async {
-        let state = resync::fetch_into(linker, connection, &side).await?;
+        let state = resync::fetch_into(linker, connection, welcome.version, &side).await?;
         let shared_to = earlier_fork(linker, &state, shared_to)?;
         exchange(linker, connection, state, &side, Set { shared_to, ..set }).await
     };
@@ -288,16 +289,33 @@ async fn own_since(
     if let Some(error) = unread {
         return Err(failed(error));
     }
-    if let Err(error) = read {
-        if matches!(error, ask::AskError::Refused(_)) {
-            tracing::warn!(%error, "what others did since is not known, so nothing is pushed again: all is set aside");
-            return Ok(Vec::new());
+    let read = match read {
+        Ok(()) => Some(std::mem::take(&mut since.written)),
+        Err(ask::AskError::Refused(reason)) => {
+            tracing::info!(reason, "what others did since is not in the log: its state has to show it");
+            None
         }
-        return Err(failed(error));
-    }
-    let written = std::mem::take(&mut since.written);
-    let choosing = move || own::choose(own, &old, &new, &written, shared_to);
+        Err(error) => return Err(failed(error)),
+    };
+    let choosing = move || match read.map_or_else(|| shown(&own, &new, shared_to), |written| Ok(Some(written)))? {
+        Some(written) => own::choose(own, &old, &new, &written, shared_to),
+        None => Ok(Vec::new()),
+    };
     tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)
+}
+
+/// What others did since, as the state that goes on shows it; `None` when that is not known.
+fn shown(own: &[Arc<Txn>], new: &StateSnapshot, shared_to: Seq) -> Result<Option<BTreeSet<Named>>, StateError> {
+    let deletions = new.deletions()?;
+    let written = own::written_after(own, new, &deletions, shared_to)?;
+    if written.is_none() {
+        let known_after = deletions.complete_after();
+        tracing::warn!(
+            %shared_to, %known_after,
+            "what others deleted since is not known so far back, so nothing is pushed again: all is set aside"
+        );
+    }
+    Ok(written)
 }
 
 type Decided = BTreeMap<Origin, OriginCounter>;

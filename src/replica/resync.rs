@@ -26,14 +26,14 @@ impl From<ReceiveError> for LinkError {
     }
 }
 
-/// Fetches a snapshot over `connection` and makes it the replica's state.
-pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection) -> Result<(), LinkError> {
+/// Fetches a snapshot over `connection`, on which `version` is spoken, and makes it the replica's state.
+pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, version: u16) -> Result<(), LinkError> {
     if linker.shared.disk.is_full() {
         return Err(LinkError::Resync(super::disk::FULL.into()));
     }
     let side = side(linker)?;
     let fetched = async {
-        let state = fetch_into(linker, connection, &side).await?;
+        let state = fetch_into(linker, connection, version, &side).await?;
         if reconcile::lacks_what_was_lost(linker, &state)? {
             return reconcile::leave_lost(linker, connection, state, &side).await;
         }
@@ -65,10 +65,11 @@ pub(super) async fn remove(linker: &Linker, side: &Path) {
 pub(super) async fn fetch_into(
     linker: &Linker,
     connection: &quinn::Connection,
+    version: u16,
     side: &Path,
 ) -> Result<StateStore, LinkError> {
     let (mut send, mut receive) = connection.open_bi().await?;
-    wire::send(&mut send, Kind::Open, &Open::Snapshot).await?;
+    wire::send(&mut send, Kind::Open, &Open::state(version)).await?;
     let begin: SnapshotBegin = wire::expect(&mut receive, Kind::SnapshotBegin).await?;
     tracing::info!(seq = %begin.position.seq, objects = begin.objects, bytes = begin.bytes, "fetching the state");
     Ok(state_stream::receive(&mut receive, begin, side, linker.cache_bytes).await?)

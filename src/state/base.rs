@@ -16,6 +16,7 @@ use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, Or
 #[derive(Default)]
 struct Part {
     objects: Vec<(Collection, Key)>,
+    deleted: Vec<(Collection, Key)>,
     last_of: Option<TxnId>,
     rejected: Option<(TxnId, Reason)>,
     memory: Option<Entry>,
@@ -48,6 +49,9 @@ pub fn base_entries(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError>
             parts.entry(seq).or_default().rejected = Some((TxnId { origin, counter }, reason));
         }
     }
+    for (seq, name) in snapshot.deletions()?.rows() {
+        parts.entry(seq).or_default().deleted.push(name.clone());
+    }
     Ok(BaseEntries { snapshot: snapshot.clone(), parts, latest: latest.1 })
 }
 
@@ -62,12 +66,13 @@ impl BaseEntries {
     }
 
     fn entry(&self, seq: Seq, part: Part) -> Result<Entry, StateError> {
-        let (mut time_ms, mut ops) = (0, Vec::with_capacity(part.objects.len()));
+        let (mut time_ms, mut ops) = (0, Vec::with_capacity(part.objects.len() + part.deleted.len()));
         for (collection, key) in part.objects {
             let object = self.snapshot.get(&collection, &key)?.ok_or(StateError::Unfinished)?;
             time_ms = object.time_ms;
             ops.push(Op::Put { collection, key, value: object.value });
         }
+        ops.extend(part.deleted.into_iter().map(|(collection, key)| Op::Delete { collection, key }));
         let member = MemberName::new("unknown").expect("invariant: a valid name");
         let unknown = TxnId { origin: self.latest, counter: OriginCounter(0) };
         let mut txn =

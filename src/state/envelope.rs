@@ -16,6 +16,7 @@ pub(crate) enum Table {
     Origins = 3,
     Objects = 4,
     Makers = 5,
+    Deletions = 6,
 }
 
 impl Table {
@@ -26,6 +27,7 @@ impl Table {
             Table::Origins => "origins",
             Table::Objects => "objects",
             Table::Makers => "makers",
+            Table::Deletions => "deletions",
         }
     }
 

@@ -4,12 +4,14 @@
 //! unfinished, and whoever finds it so discards it.
 
 use super::apply;
+use super::deletions;
 use super::engine::{Batch, Slice};
 use super::error::StateError;
 use super::meta::StateMeta;
 use super::objects::{self, Object};
 use super::origins;
 use super::store::StateStore;
+use crate::model::deletions::{Changed, Deletions};
 use crate::model::position::Chain;
 use crate::model::{Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Origin, OriginRow, Seq};
 
@@ -31,6 +33,8 @@ pub struct Target {
     pub chain: Chain,
     /// When that entry was committed.
     pub time_ms: u64,
+    /// Every deletion after this sequence is among the rows or entries; `None`: what was deleted up to `seq` is not known.
+    pub deletions_after: Option<Seq>,
     /// What the rows must add up to; `None` only where no digest is known, as when the log itself is the source.
     pub digest: Option<Digest>,
 }
@@ -39,6 +43,7 @@ pub struct Target {
 pub struct Loader {
     store: StateStore,
     digests: DigestSet,
+    deletions: Deletions,
     batch: Batch,
     batch_bytes: usize,
     rows: u64,
@@ -46,7 +51,8 @@ pub struct Loader {
 
 impl Loader {
     pub(super) fn new(store: StateStore) -> Loader {
-        Loader { store, digests: DigestSet::default(), batch: Vec::new(), batch_bytes: 0, rows: 0 }
+        let (digests, deletions) = (DigestSet::default(), Deletions::default());
+        Loader { store, digests, deletions, batch: Vec::new(), batch_bytes: 0, rows: 0 }
     }
 
     /// Rows taken in so far.
@@ -77,6 +83,17 @@ impl Loader {
         self.push(Slice::from(row_key), value)
     }
 
+    /// Takes in what was deleted lately, all at once.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub fn deletions(&mut self, deletions: Deletions) -> Result<(), StateError> {
+        let rows = deletions.rows().map(|(seq, name)| (name.clone(), Some(seq)));
+        deletions::push(&mut self.batch, rows.collect());
+        self.deletions = deletions;
+        self.write()
+    }
+
     fn push(&mut self, key: Slice, row: Slice) -> Result<(), StateError> {
         self.rows += 1;
         self.batch_bytes += key.len() + row.len();
@@ -90,7 +107,8 @@ impl Loader {
     }
 
     /// Takes in entries of compacted segments, in the order of their sequences; gaps are expected. Operations that
-    /// later ones replace do no harm. Origins are not touched: their rows come by [`Loader::origin`].
+    /// later ones replace do no harm. Origins are not touched: their rows come by [`Loader::origin`]. Of deletions it takes
+    /// in what [`Target::deletions_after`] vouches for.
     ///
     /// # Errors
     /// When the store cannot read or write.
@@ -99,8 +117,11 @@ impl Loader {
             self.write()?;
         }
         let mut changes = apply::stage(self.store.engine(), entries, &self.digests, false)?;
-        let batch = std::mem::take(&mut changes.batch);
+        let mut batch = std::mem::take(&mut changes.batch);
         self.rows += batch.len() as u64;
+        let mut deleted = Changed::new();
+        entries.iter().for_each(|entry| self.deletions.take(entry, &mut deleted));
+        deletions::push(&mut batch, deleted);
         self.store.engine().write(batch)?;
         changes.merge_into(&mut self.digests);
         Ok(())
@@ -118,9 +139,15 @@ impl Loader {
         {
             return Err(StateError::DigestMismatch { expected, found });
         }
-        let Target { log_id, generation, lineage, seq, chain, time_ms, .. } = target;
+        let Target { log_id, generation, lineage, seq, chain, time_ms, deletions_after, .. } = target;
+        let mut forgotten = Changed::new();
+        self.deletions.forget_to(deletions_after.unwrap_or(seq), &mut forgotten);
+        deletions::push(&mut self.batch, forgotten);
+        self.write()?;
+        deletions::check(&*self.store.engine().snapshot(), &self.deletions, seq)?;
         let digests = self.digests;
-        self.store.finish(StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest: found })?;
+        let meta = StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest: found };
+        self.store.finish(meta, self.deletions)?;
         Ok(self.store)
     }
 }

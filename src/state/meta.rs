@@ -1,7 +1,7 @@
 //! Tables 1 and 2: where the state stands, and what its rows add up to.
 //!
-//! Table 1 has one row, under the key `0x01`: envelope around the postcard of `PositionV1`. Without it the store is
-//! unfinished. Table 2 has one row per collection that has objects: key `0x02`, collection; value: envelope around
+//! Table 1 has one row, under the key `0x01`: envelope around the postcard of `PositionV1`, then, since version 2, that of
+//! what the recent deletions add up to, which a version 1 passes over. Without it the store is unfinished. Table 2 has one row per collection that has objects: key `0x02`, collection; value: envelope around
 //! 0 objects `u64` LE | 8 bytes of keys and values `u64` LE | 16 digest, 32 bytes. The position repeats the digest over
 //! all sums, so that a sum that is lost or stale is noticed when the store is opened.
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Batch, EngineSnapshot, Slice, prefix_end};
 use super::envelope::{self, Table};
 use super::error::StateError;
+use crate::model::deletions::Summary;
 use crate::model::digest::CollectionSum;
 use crate::model::position::Chain;
 use crate::model::{Collection, Digest, DigestSet, Generation, Lineage, LogId, Position, Seq};
@@ -66,7 +67,7 @@ struct PositionV1 {
 const POSITION_KEY: [u8; 1] = [Table::Position as u8];
 
 /// Adds the position's row to a batch.
-pub(super) fn push_position(batch: &mut Batch, meta: &StateMeta, origins: Digest) {
+pub(super) fn push_position(batch: &mut Batch, meta: &StateMeta, origins: Digest, deletions: Summary) {
     let row = PositionV1 {
         log_id: meta.log_id,
         generation: meta.generation,
@@ -77,7 +78,8 @@ pub(super) fn push_position(batch: &mut Batch, meta: &StateMeta, origins: Digest
         origins,
         digest: meta.digest,
     };
-    let out = postcard::to_extend(&row, envelope::begin(160)).expect("invariant: a position has no unsized sequence");
+    let row = (row, deletions);
+    let out = postcard::to_extend(&row, envelope::begin(208)).expect("invariant: a position has no unsized sequence");
     batch.push((Slice::from(POSITION_KEY), Some(envelope::seal(&POSITION_KEY, out))));
 }
 
@@ -114,19 +116,26 @@ fn decode_sum(key: &[u8], value: &[u8]) -> Result<(Collection, CollectionSum), S
 
 /// Sequence and chain of a view, without its sums.
 pub(super) fn load_place(view: &dyn EngineSnapshot) -> Result<Option<(Seq, Chain, Generation)>, StateError> {
-    Ok(load_position(view)?.map(|position| (position.seq, position.chain, position.generation)))
+    Ok(load_position(view)?.map(|(position, _)| (position.seq, position.chain, position.generation)))
 }
 
-fn load_position(view: &dyn EngineSnapshot) -> Result<Option<PositionV1>, StateError> {
+/// What the recent deletions of a view add up to; `None` where a version that does not know them wrote last.
+pub(super) fn load_deletions(view: &dyn EngineSnapshot) -> Result<Option<Summary>, StateError> {
+    Ok(load_position(view)?.and_then(|(_, deletions)| deletions))
+}
+
+fn load_position(view: &dyn EngineSnapshot) -> Result<Option<(PositionV1, Option<Summary>)>, StateError> {
     let Some(row) = view.get(&POSITION_KEY)? else { return Ok(None) };
     let contents = envelope::open(Table::Position, &POSITION_KEY, &row)?;
-    let position = postcard::from_bytes(contents);
-    position.map(Some).map_err(|error| Table::Position.damaged(&POSITION_KEY, error.to_string()))
+    let bad = |error: postcard::Error| Table::Position.damaged(&POSITION_KEY, error.to_string());
+    let (position, rest) = postcard::take_from_bytes(contents).map_err(bad)?;
+    let deletions = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).map_err(bad)?) };
+    Ok(Some((position, deletions)))
 }
 
 /// The meta of a view; `None` when the store is new or unfinished.
 pub(super) fn load(view: &dyn EngineSnapshot) -> Result<Option<StateMeta>, StateError> {
-    let Some(position) = load_position(view)? else { return Ok(None) };
+    let Some((position, _)) = load_position(view)? else { return Ok(None) };
     let mut digests = DigestSet { origins: position.origins, ..DigestSet::default() };
     let prefix = [Table::Sums.number()];
     for row in view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix)) {

@@ -12,7 +12,7 @@
 //! before [`StateStore::persist`] is called; a state may lag its log, never contradict it.
 //!
 //! Tables (numbers are on disk and never reused): 1 position, 2 collection sums ([`meta`]), 3 origins ([`origins`]),
-//! 4 objects ([`objects`]), 5 makers (`makers`). They share **one** keyspace of the engine, each row's key beginning with its table's
+//! 4 objects ([`objects`]), 5 makers (`makers`), 6 recent deletions (`deletions`). They share **one** keyspace of the engine, each row's key beginning with its table's
 //! number. Separate keyspaces are flushed separately and before the journal is synced, so a power cut could leave
 //! objects that are newer than the position; one keyspace is flushed as a whole.
 
@@ -20,6 +20,7 @@ mod aborts;
 mod absent;
 mod apply;
 mod base;
+mod deletions;
 pub mod descent;
 pub mod engine;
 mod envelope;

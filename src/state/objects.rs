@@ -54,8 +54,13 @@ impl ObjectRow {
 }
 
 pub(super) fn key(collection: &str, key: &str) -> Vec<u8> {
+    key_in(Table::Objects, collection, key)
+}
+
+/// The key of a row of `table` that is about an object.
+pub(super) fn key_in(table: Table, collection: &str, key: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + collection.len() + key.len());
-    out.push(Table::Objects.number());
+    out.push(table.number());
     out.extend_from_slice(collection.as_bytes());
     out.push(0);
     out.extend_from_slice(key.as_bytes());
@@ -81,12 +86,13 @@ pub(super) fn decode(row_key: &[u8], row: Slice) -> Result<ObjectRow, StateError
 
 /// Names and row of an object found by scanning.
 pub(super) fn decode_named((row_key, row): Row) -> Result<(Collection, Key, ObjectRow), StateError> {
-    let (collection, key) = names(&row_key)?;
+    let (collection, key) = names(Table::Objects, &row_key)?;
     Ok((collection, key, decode(&row_key, row)?))
 }
 
-fn names(row_key: &[u8]) -> Result<(Collection, Key), StateError> {
-    let bad = |what: &str| Table::Objects.damaged(row_key, what);
+/// The names in a key that [`key_in`] made.
+pub(super) fn names(table: Table, row_key: &[u8]) -> Result<(Collection, Key), StateError> {
+    let bad = |what: &str| table.damaged(row_key, what);
     let text = row_key.get(1..).and_then(|rest| std::str::from_utf8(rest).ok());
     let (collection, key) = text.and_then(|t| t.split_once('\0')).ok_or_else(|| bad("the key is malformed"))?;
     let collection = Collection::new(collection).map_err(|_| bad("the collection's name is malformed"))?;

@@ -3,15 +3,16 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::deletions;
 use super::engine::{EngineSnapshot, prefix_end};
 use super::envelope::Table;
 use super::error::StateError;
 use super::makers;
-use super::meta::StateMeta;
+use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins::{self, OriginTable};
 use super::store::{CheckReport, StateDamage};
-use crate::model::{Collection, DigestSet, Key, Maker, Origin, OriginRow, Seq};
+use crate::model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginRow, Seq};
 
 /// A view of a state at one instant; cheap to clone.
 #[derive(Clone)]
@@ -105,6 +106,15 @@ impl StateSnapshot {
         rows.map(|row| makers::decode_named(row?))
     }
 
+    /// What was deleted lately, and since when that is known.
+    ///
+    /// # Errors
+    /// When a row cannot be read, or they do not add up; [`StateError::Uninitialised`] without a position.
+    pub fn deletions(&self) -> Result<Deletions, StateError> {
+        let at = self.meta.as_ref().ok_or(StateError::Uninitialised)?.seq;
+        deletions::load(&*self.view, meta::load_deletions(&*self.view)?, at)
+    }
+
     /// All origins' rows at once.
     ///
     /// # Errors
@@ -120,14 +130,14 @@ impl StateSnapshot {
     pub fn check(&self) -> Result<CheckReport, StateError> {
         let meta = self.meta.as_ref().ok_or(StateError::Uninitialised)?;
         let mut report = CheckReport::default();
-        match self.add_up(&mut report.rows) {
+        match self.add_up(&mut report.rows, meta.seq) {
             Ok(found) => compare(&meta.digests, &found, &mut report.damage),
             Err(error) => report.damage.push(StateDamage::Row(error)),
         }
         Ok(report)
     }
 
-    fn add_up(&self, rows: &mut u64) -> Result<DigestSet, StateError> {
+    fn add_up(&self, rows: &mut u64, at: Seq) -> Result<DigestSet, StateError> {
         let mut found = DigestSet::default();
         let (low, high) = objects::range_after(None);
         for row in self.view.range(low, high) {
@@ -143,6 +153,7 @@ impl StateSnapshot {
         for row in self.makers() {
             row?;
         }
+        deletions::check(&*self.view, &self.deletions()?, at)?;
         Ok(found)
     }
 }

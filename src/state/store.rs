@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::absent::Absent;
 use super::apply;
+use super::deletions;
 use super::engine::{Engine, Slice};
 use super::error::StateError;
 use super::fjall::FjallEngine;
@@ -17,6 +18,7 @@ use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins;
 use super::snapshot::StateSnapshot;
+use crate::model::deletions::{Changed, Deletions};
 use crate::model::position::Chain;
 use crate::model::{
     Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Position, Seq,
@@ -29,9 +31,9 @@ pub struct StateStore(Arc<Inner>);
 
 struct Inner {
     engine: Box<dyn Engine>,
-    /// Held while a change is worked out and written. A panic while it is held leaves engine and cache in doubt, so a
-    /// poisoned lock stops all writing.
-    writer: Mutex<()>,
+    /// Held while a change is worked out and written, with the recent deletions. A panic while it is held leaves engine and
+    /// cache in doubt, so a poisoned lock stops all writing.
+    writer: Mutex<Deletions>,
     meta: Mutex<Option<Arc<StateMeta>>>,
 }
 
@@ -108,7 +110,7 @@ impl StateStore {
     #[must_use]
     pub fn in_memory() -> StateStore {
         let engine = Box::<MemoryEngine>::default();
-        StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta: Mutex::new(None) }))
+        StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta: Mutex::new(None) }))
     }
 
     /// What takes the place of this state while it is opened again: it stands where this one stood, and every read and write
@@ -116,7 +118,7 @@ impl StateStore {
     #[must_use]
     pub fn stand_in(&self, reason: StateError) -> StateStore {
         let (engine, meta) = (Box::new(Absent(reason)), Mutex::new(self.meta()));
-        StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta }))
+        StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta }))
     }
 
     /// A state on any engine.
@@ -124,11 +126,22 @@ impl StateStore {
     /// # Errors
     /// When what the engine holds already is damaged.
     pub fn with_engine(engine: Box<dyn Engine>) -> Result<StateStore, StateError> {
-        let meta = meta::load(&*engine.snapshot())?.map(Arc::new);
-        Ok(StateStore(Arc::new(Inner { engine, writer: Mutex::new(()), meta: Mutex::new(meta) })))
+        let view = engine.snapshot();
+        let meta = meta::load(&*view)?.map(Arc::new);
+        let summary = meta::load_deletions(&*view)?;
+        let at = meta.as_ref().map(|meta| meta.seq).unwrap_or_default();
+        let deletions = deletions::load(&*view, summary, at)?;
+        if meta.is_some() && summary.is_none() {
+            let mut left = Vec::new();
+            deletions::discard(&*view, &mut left)?;
+            if !left.is_empty() {
+                engine.write(left)?;
+            }
+        }
+        Ok(StateStore(Arc::new(Inner { engine, writer: Mutex::new(deletions), meta: Mutex::new(meta) })))
     }
 
-    fn writer(&self) -> Result<MutexGuard<'_, ()>, StateError> {
+    fn writer(&self) -> Result<MutexGuard<'_, Deletions>, StateError> {
         let in_doubt = |_| StateError::Stopped { cause: "an earlier change of the state panicked".into() };
         self.0.writer.lock().map_err(in_doubt)
     }
@@ -170,11 +183,11 @@ impl StateStore {
     /// # Errors
     /// When the store is not new.
     pub fn init(&self, log_id: LogId, generation: Generation, lineage: Lineage) -> Result<(), StateError> {
-        let _writing = self.writer()?;
+        let deletions = self.writer()?;
         self.check_new()?;
         let (seq, chain, time_ms, digest) = (Seq::ZERO, Chain::default(), 0, Digest::ZERO);
         let digests = DigestSet::default();
-        self.replace_meta(StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest })
+        self.replace_meta(StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest }, &deletions)
     }
 
     /// Records that the log went on to another generation; the history up to here is shared.
@@ -182,29 +195,30 @@ impl StateStore {
     /// # Errors
     /// When the store has no meta or cannot write.
     pub fn set_generation(&self, generation: Generation, lineage: Lineage) -> Result<(), StateError> {
-        let _writing = self.writer()?;
+        let deletions = self.writer()?;
         let meta = self.meta().ok_or(StateError::Uninitialised)?;
-        self.replace_meta(StateMeta { generation, lineage, ..(*meta).clone() })
+        self.replace_meta(StateMeta { generation, lineage, ..(*meta).clone() }, &deletions)
     }
 
-    fn replace_meta(&self, meta: StateMeta) -> Result<(), StateError> {
+    fn replace_meta(&self, meta: StateMeta, deletions: &Deletions) -> Result<(), StateError> {
         let mut batch = Vec::new();
-        meta::push_position(&mut batch, &meta, meta.digests.origins);
+        meta::push_position(&mut batch, &meta, meta.digests.origins, deletions.summary());
         self.0.engine.write(batch)?;
         *self.meta_lock() = Some(Arc::new(meta));
         Ok(())
     }
 
-    /// Writes the rows of a whole meta and makes it current; the loader's last step.
-    pub(super) fn finish(&self, meta: StateMeta) -> Result<(), StateError> {
-        let _writing = self.writer()?;
+    /// Writes the rows of a whole meta and makes it current; the loader's last step. The rows of `deletions` are there.
+    pub(super) fn finish(&self, meta: StateMeta, deletions: Deletions) -> Result<(), StateError> {
+        let mut current = self.writer()?;
         let mut batch = Vec::new();
         for (collection, sum) in &meta.digests.collections {
             meta::push_sum(&mut batch, collection, Some(sum));
         }
-        meta::push_position(&mut batch, &meta, meta.digests.origins);
+        meta::push_position(&mut batch, &meta, meta.digests.origins, deletions.summary());
         self.0.engine.write(batch)?;
         self.0.engine.persist()?;
+        *current = deletions;
         *self.meta_lock() = Some(Arc::new(meta));
         Ok(())
     }
@@ -215,7 +229,7 @@ impl StateStore {
     /// [`StateError::OutOfOrder`] when they do not follow; nothing is changed then. See [`StateError::remedy`].
     pub fn apply(&self, entries: &[Entry], chain: Chain) -> Result<(), StateError> {
         let Some(last) = entries.last() else { return Ok(()) };
-        let _writing = self.writer()?;
+        let mut deletions = self.writer()?;
         let meta = self.meta().ok_or(StateError::Uninitialised)?;
         let mut expected = meta.seq;
         for entry in entries {
@@ -239,10 +253,13 @@ impl StateStore {
         };
         drop(meta);
         let mut batch = std::mem::take(&mut changes.batch);
+        let mut deleted = Changed::new();
+        entries.iter().for_each(|entry| deletions.take(entry, &mut deleted));
+        deletions::push(&mut batch, deleted);
         if planted::is(Bug::PositionApart) {
             self.0.engine.write(std::mem::take(&mut batch))?;
         }
-        meta::push_position(&mut batch, &place, origins);
+        meta::push_position(&mut batch, &place, origins, deletions.summary());
         if planted::is(Bug::SplitTransaction) && batch.len() > 1 {
             let rest = batch.split_off(1);
             self.0.engine.write(std::mem::replace(&mut batch, rest))?;

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
-use crate::codec::message::{self, BadMessage, Kind, Row, SnapshotBegin, SnapshotEnd};
-use crate::model::{Origin, OriginRow};
+use crate::codec::deletions;
+use crate::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
+use crate::model::{Deletions, Origin, OriginRow};
 use crate::planted::{self, Bug};
 use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target};
 
@@ -24,13 +25,17 @@ const BATCHES_WAITING: usize = 4;
 /// Pieces that may wait for the disk.
 const PIECES_WAITING: usize = 4;
 
-/// Sends a state; ends the stream.
+/// Sends a state, as a stream was opened for it with `open`; ends the stream.
 ///
 /// # Errors
 /// When the state cannot be read or the stream breaks.
-pub async fn send(snapshot: StateSnapshot, send: &mut quinn::SendStream) -> Result<(), WireError> {
+pub async fn send(snapshot: StateSnapshot, open: Open, send: &mut quinn::SendStream) -> Result<(), WireError> {
     let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
     wire::send(send, Kind::SnapshotBegin, &begin(&meta)).await?;
+    if open == Open::StateAndDeletions {
+        let deletions = snapshot.deletions().map_err(std::io::Error::other)?;
+        wire::send_raw(send, Kind::Deletions, &deletions::encode(&deletions)).await?;
+    }
     let (batches, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(BATCHES_WAITING);
     let reading = tokio::task::spawn_blocking(move || read(&snapshot, &batches));
     let mut rows = 0;
@@ -78,6 +83,8 @@ pub async fn receive(
 /// A part of a snapshot after its beginning.
 #[derive(Clone, Debug)]
 pub enum Piece {
+    /// What was deleted lately; before any rows.
+    Deletions(Deletions),
     /// Some rows.
     Rows(Vec<Row>),
     /// The end.
@@ -107,9 +114,21 @@ impl Loading {
             seq: begin.position.seq,
             chain: begin.position.chain,
             time_ms: begin.time_ms,
+            deletions_after: None,
             digest: Some(begin.position.digest),
         };
         Ok(Loading { loader, target, rows: 0, origin: None })
+    }
+
+    /// Takes in what was deleted lately; at most once.
+    ///
+    /// # Errors
+    /// When it comes twice or cannot be written.
+    pub fn deletions(&mut self, deletions: Deletions) -> Result<(), String> {
+        if self.target.deletions_after.replace(deletions.complete_after()).is_some() {
+            return Err("what was deleted lately comes twice".into());
+        }
+        self.loader.deletions(deletions).map_err(|error| error.to_string())
     }
 
     /// Takes in rows.
@@ -176,6 +195,10 @@ async fn receive_pieces(receive: &mut quinn::RecvStream, pieces: &mpsc::Sender<P
     loop {
         let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
         let piece = match kind {
+            Kind::Deletions => {
+                let decoded = deletions::decode(&body);
+                Piece::Deletions(decoded.map_err(|reason| BadMessage::Body { kind, reason })?)
+            }
             Kind::Rows => Piece::Rows(message::decode(kind, &body)?),
             Kind::SnapshotEnd => Piece::End(message::decode(kind, &body)?),
             Kind::Refused => {
@@ -204,6 +227,7 @@ fn load(
     let mut loading = Loading::begin(&store, begin)?;
     while let Some(piece) = incoming.blocking_recv() {
         match piece {
+            Piece::Deletions(deletions) => loading.deletions(deletions)?,
             Piece::Rows(rows) => loading.rows(rows)?,
             Piece::End(end) => return loading.finish(&end),
         }

@@ -92,7 +92,11 @@ async fn p09_a_replica_with_a_different_state_notices_says_so_and_repairs_itself
     }
     let (log_id, generation, lineage) = (meta.log_id, meta.generation, meta.lineage.clone());
     let (seq, chain, time_ms) = (meta.seq, meta.chain, meta.time_ms);
-    drop(loader.finish(Target { log_id, generation, lineage, seq, chain, time_ms, digest: None }).unwrap());
+    drop(
+        loader
+            .finish(Target { log_id, generation, lineage, seq, chain, time_ms, deletions_after: None, digest: None })
+            .unwrap(),
+    );
     drop((good, bad, snapshot));
     assert_ne!(fleet.export("a"), export, "the wrong value is there");
     let _a = fleet.replica("a");

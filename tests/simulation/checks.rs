@@ -36,6 +36,9 @@ impl World {
         let Some(meta) = state.meta() else { return Ok(()) };
         let rows = objects(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
         self.oracle.state(who, meta.seq, rows.into_iter())?;
+        let deletions = state.snapshot().and_then(|view| view.deletions());
+        let deletions = deletions.map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
+        self.oracle.deletions(who, meta.seq, &deletions)?;
         self.oracle.digest(who, meta.seq, meta.digest)
     }
 

@@ -233,6 +233,13 @@ impl World {
                     Err(error) => self.hang_up(number, id, &error),
                 }
             }
+            Message::Deletions(deletions) => {
+                let Some(fetching) = &mut link.fetching else { return Ok(()) };
+                match fetching.loading.deletions(*deletions) {
+                    Ok(()) => Ok(()),
+                    Err(error) => self.hang_up(number, id, &error),
+                }
+            }
             Message::Rows(rows) => {
                 let Some(fetching) = &mut link.fetching else { return Ok(()) };
                 match fetching.loading.rows(rows) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use gravwell::codec::message::{Bookmark, Hello, Outcome, Progress, Refused, Row, SnapshotBegin, SnapshotEnd, Welcome};
 use gravwell::env::memory::SmallRandom;
-use gravwell::model::Seq;
+use gravwell::model::{Deletions, Seq};
 
 /// Microseconds of simulated time.
 pub type Time = u64;
@@ -33,6 +33,7 @@ pub enum Message {
     Bookmark(Bookmark),
     Outcome(Outcome),
     Begin(Box<SnapshotBegin>),
+    Deletions(Box<Deletions>),
     Rows(Vec<Row>),
     End(SnapshotEnd),
     /// The other side has closed the connection.
@@ -60,7 +61,7 @@ impl Message {
             Message::Welcome(_) | Message::Refused(_) | Message::Compacted | Message::Closed => Stream::ControlDown,
             Message::Frames(_) | Message::Bookmark(_) => Stream::Tail,
             Message::Outcome(_) => Stream::PushDown,
-            Message::Begin(_) | Message::Rows(_) | Message::End(_) => Stream::Snapshot,
+            Message::Begin(_) | Message::Deletions(_) | Message::Rows(_) | Message::End(_) => Stream::Snapshot,
         }
     }
 

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use gravwell::model::{Condition, Digest, Entry, EntryBody, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use gravwell::model::{
+    Condition, Deletions, Digest, Entry, EntryBody, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+};
 
 /// Collection and key.
 pub type Name = (String, String);
@@ -274,6 +276,25 @@ impl Oracle {
             }
         }
         broken!("{who} at sequence {seq}: the sum differs although every object is equal");
+    }
+
+    /// What somebody's state at `seq` knows of recent deletions: all after a sequence, and nothing that is not so.
+    pub fn deletions(&mut self, who: &str, seq: Seq, known: &Deletions) -> Checked {
+        self.checks += 1;
+        let last = |versions: &[(Seq, Option<Bytes>)]| {
+            let end = versions.partition_point(|(version, _)| *version <= seq);
+            let (at, value) = versions.get(end.checked_sub(1)?)?;
+            (value.is_none() && *at > known.complete_after()).then_some(*at)
+        };
+        let expected = self.versions.iter().filter_map(|(name, versions)| Some((name.clone(), last(versions)?)));
+        let expected: BTreeMap<Name, Seq> = expected.collect();
+        let found = known.rows().map(|(at, (collection, key))| ((collection.to_string(), key.as_str().to_owned()), at));
+        let found: BTreeMap<Name, Seq> = found.collect();
+        if found != expected {
+            let after = known.complete_after();
+            broken!("{who} at {seq} knows the deletions {found:?} after {after}, should know {expected:?}");
+        }
+        Ok(())
     }
 
     /// What a client of `replica` must read, given that its state is at `seq`.

@@ -472,6 +472,11 @@ impl World {
             let rows: Vec<_> = snapshot::rows_of(&view).collect::<Result<_, _>>().map_err(text)?;
             let count = rows.len() as u64;
             self.send(id, Message::Begin(Box::new(snapshot::begin(&meta))));
+            // A datastore of an earlier version does not tell.
+            if meta.seq.0 % 3 > 0 {
+                let deletions = view.deletions().map_err(text)?;
+                self.send(id, Message::Deletions(Box::new(deletions)));
+            }
             for batch in rows.chunks(7) {
                 self.send(id, Message::Rows(batch.iter().map(|(row, _)| row.clone()).collect()));
             }

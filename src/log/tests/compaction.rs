@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::log::compaction::{Measure, plan_groups, reachable_horizon};
 use crate::log::liveness::{BaseChanges, BaseSummary};
+use crate::model::deletions::{Changed, Deletions, ROWS_MAX};
 use crate::model::{Digest, OriginRow};
 
 type Objects = BTreeMap<(String, String), (Seq, Bytes)>;
@@ -103,6 +104,7 @@ fn check(log: &Log, all: &[Entry], context: &str) {
     let mut expected = Model::of(all.iter().take(horizon as usize).cloned());
     assert_eq!(found, expected, "{context}: at the horizon {horizon}");
     assert_eq!(reader.base().expect("reads").origins, expected.origins, "{context}");
+    check_deletions(log, all, context);
     let tail: Vec<_> = reader.entries(Seq(horizon), Seq(u64::MAX)).collect::<Result<_, _>>().expect("reads");
     assert_eq!(tail[..], all[horizon as usize..], "{context}");
     let whole: Vec<_> = reader.history(Seq(u64::MAX)).collect::<Result<_, _>>().expect("reads");
@@ -113,6 +115,44 @@ fn check(log: &Log, all: &[Entry], context: &str) {
     }
     assert_eq!(Model::of(whole), expected, "{context}");
     assert!(reader.verify(&mut |_, _| {}).expect("verifies").is_good(), "{context}");
+}
+
+/// Every deletion after the sequence that the base names is in the base.
+fn check_deletions(log: &Log, all: &[Entry], context: &str) {
+    let deleted = |entries: &mut dyn Iterator<Item = Entry>, after: Seq| {
+        let (mut deletions, mut changed) = (Deletions::default(), Changed::new());
+        entries.for_each(|entry| deletions.take(&entry, &mut changed));
+        deletions.forget_to(after, &mut changed);
+        deletions
+    };
+    let after = log.reader().base().expect("reads").deletions_after;
+    let found = deleted(&mut log.reader().base_entries().map(|entry| entry.expect("reads")), after);
+    let expected = deleted(&mut all.iter().take(log.horizon().0 as usize).cloned(), after);
+    assert_eq!(found, expected, "{context}: deletions");
+}
+
+#[test]
+fn p04_recent_deletions_stay_until_there_are_too_many() {
+    let fs = MemoryFs::new();
+    let (mut log, _) = open(&fs, options(1 << 20)).expect("creates");
+    let (mut all, mut index) = (Vec::new(), MemoryLiveness::default());
+    let mut seq = 0;
+    let mut fill = |log: &mut Log, deletes: std::ops::Range<usize>| {
+        seq += 1;
+        let next = entry(seq, deletes.map(|n| delete(&format!("d{n}"))).collect());
+        log.append(std::slice::from_ref(&next)).expect("appends");
+        log.sync().expect("syncs");
+        all.push(next);
+        log.seal().expect("seals");
+        compact(log, &mut index, seq, 0.0);
+        check(log, &all, "deletes");
+        log.reader().base().expect("reads").deletions_after
+    };
+    assert_eq!(fill(&mut log, 0..10), Seq(0));
+    assert_eq!(fill(&mut log, 10..20), Seq(0));
+    assert_eq!(fill(&mut log, 20..ROWS_MAX + 10), Seq(1), "the oldest are gone");
+    let bytes: u64 = log.reader().segments().iter().map(|segment| segment.bytes).sum();
+    assert!(bytes < 3 << 20, "{bytes}");
 }
 
 #[test]

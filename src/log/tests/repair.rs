@@ -44,6 +44,7 @@ fn rebuilt(fs: &MemoryFs, all: &[Entry], chains: &[Chain], seq: u64) -> Result<R
         seq: Seq(seq),
         chain: chains[seq as usize],
         time_ms: 1_000 + seq,
+        deletions_after: Seq::ZERO,
     };
     let base = all[..seq as usize].iter().cloned().map(Ok);
     build(fs, &at("log.new"), &start, base, &old, 1500)

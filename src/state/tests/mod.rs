@@ -1,6 +1,7 @@
 //! The promises of the state, held against a plain map.
 
 mod crash;
+mod deletions;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub(super) fn apply(store: &StateStore, entries: &[Entry]) {
 pub(super) struct Model {
     pub(super) objects: BTreeMap<(Collection, Key), Object>,
     pub(super) origins: OriginTable,
+    pub(super) deletions: BTreeMap<(Collection, Key), Seq>,
 }
 
 impl Model {
@@ -76,6 +78,10 @@ impl Model {
             let EntryBody::Commit(txn) = &entry.body else { continue };
             for op in &txn.ops {
                 let place = (op.collection().clone(), op.key().clone());
+                match op.value() {
+                    Some(_) => model.deletions.remove(&place),
+                    None => model.deletions.insert(place.clone(), entry.seq),
+                };
                 match op.value() {
                     Some(value) => {
                         let object = Object { version: entry.seq, time_ms: entry.time_ms, value: value.clone() };
@@ -99,6 +105,13 @@ impl Model {
         digests
     }
 
+    fn assert_deletions(&self, snapshot: &StateSnapshot) {
+        let found = snapshot.deletions().expect("deletions");
+        let rows: BTreeMap<_, _> = found.rows().map(|(seq, name)| (name.clone(), seq)).collect();
+        let known = self.deletions.iter().filter(|(_, seq)| **seq > found.complete_after());
+        assert_eq!(rows, known.map(|(name, seq)| (name.clone(), *seq)).collect(), "every deletion since it is known");
+    }
+
     pub(super) fn assert_is(&self, store: &StateStore) {
         let snapshot = store.snapshot().expect("snapshot");
         let objects = snapshot.objects().map(|row| row.map(|(c, k, object)| ((c, k), object)));
@@ -111,6 +124,7 @@ impl Model {
         assert_eq!(meta.digest, meta.digests.overall());
         assert_eq!(store.meta().as_ref(), Some(meta));
         assert_eq!(snapshot.check().expect("check").damage, vec![]);
+        self.assert_deletions(&snapshot);
         for ((collection, key), object) in &self.objects {
             assert_eq!(store.get(collection, key).expect("get").as_ref(), Some(object));
             assert_eq!(snapshot.version(collection, key).expect("version"), Some(object.version));
@@ -199,6 +213,7 @@ fn target(seq: Seq, digest: Option<Digest>) -> Target {
         seq,
         chain: chain(seq),
         time_ms: 1000 + seq.0,
+        deletions_after: None,
         digest,
     }
 }
