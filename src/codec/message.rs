@@ -501,6 +501,16 @@ mod tests {
     }
 
     #[test]
+    fn p12_an_earlier_version_is_asked_as_it_understands() {
+        assert_eq!(
+            (Open::state(1), Open::state(2), Open::state(3)),
+            (Open::Snapshot, Open::StateAndDeletions, Open::StateAndDeletions)
+        );
+        assert_eq!(encode(Kind::Open, &Open::Snapshot)[HEADER_BYTES..], [3]);
+        assert_eq!(encode(Kind::Open, &Open::StateAndDeletions)[HEADER_BYTES..], [8]);
+    }
+
+    #[test]
     fn kinds_are_numbered_without_repeats() {
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, index + 1);

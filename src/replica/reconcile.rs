@@ -115,7 +115,9 @@ pub(super) async fn leave(
     fork: state::Fork,
 ) -> Result<(), LinkError> {
     let mine = linker.shared.position().ok_or_else(|| failed("a replica without a position cannot fork"))?;
-    tracing::error!(%fork, "the datastore's log is a fork of this member's: own changes are archived before it is followed");
+    tracing::error!(
+        %fork, "the datastore's log is a fork of this member's: own changes are pushed again or archived before it is followed"
+    );
     telemetry::metrics::verdict(Verdict::Forked);
     let set = Set {
         log_id: mine.log_id,

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::codec::deletions;
@@ -30,6 +31,12 @@ const PIECES_WAITING: usize = 4;
 /// # Errors
 /// When the state cannot be read or the stream breaks.
 pub async fn send(snapshot: StateSnapshot, open: Open, send: &mut quinn::SendStream) -> Result<(), WireError> {
+    write(snapshot, open, send).await?;
+    send.finish().map_err(std::io::Error::other)?;
+    Ok(())
+}
+
+async fn write<W: AsyncWrite + Unpin>(snapshot: StateSnapshot, open: Open, send: &mut W) -> Result<(), WireError> {
     let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
     wire::send(send, Kind::SnapshotBegin, &begin(&meta)).await?;
     if open == Open::StateAndDeletions {
@@ -41,12 +48,10 @@ pub async fn send(snapshot: StateSnapshot, open: Open, send: &mut quinn::SendStr
     let mut rows = 0;
     while let Some((count, batch)) = ready.recv().await {
         rows += count;
-        tokio::io::AsyncWriteExt::write_all(send, &batch).await?;
+        send.write_all(&batch).await?;
     }
     reading.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
-    wire::send(send, Kind::SnapshotEnd, &end(&meta, rows)).await?;
-    send.finish().map_err(std::io::Error::other)?;
-    Ok(())
+    wire::send(send, Kind::SnapshotEnd, &end(&meta, rows)).await
 }
 
 /// Why a state that was sent is not taken over.
@@ -64,8 +69,8 @@ pub enum ReceiveError {
 ///
 /// # Errors
 /// When the stream breaks or what came is not what was announced. The directory is to be removed then.
-pub async fn receive(
-    stream: &mut quinn::RecvStream,
+pub async fn receive<R: AsyncRead + Unpin>(
+    stream: &mut R,
     begin: SnapshotBegin,
     path: &Path,
     cache_bytes: u64,
@@ -191,7 +196,7 @@ impl Loading {
 }
 
 /// Passes pieces on until the last one, or until the loader has given up.
-async fn receive_pieces(receive: &mut quinn::RecvStream, pieces: &mpsc::Sender<Piece>) -> Result<(), WireError> {
+async fn receive_pieces<R: AsyncRead + Unpin>(receive: &mut R, pieces: &mpsc::Sender<Piece>) -> Result<(), WireError> {
     loop {
         let (kind, body) = wire::read(receive).await?.ok_or(WireError::Closed)?;
         let piece = match kind {
@@ -317,8 +322,44 @@ fn parts_of(row: OriginRow) -> Vec<(OriginRow, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::model::{OriginCounter, Reason, Seq};
+    use crate::model::{
+        Chain, Collection, Entry, EntryBody, Generation, Key, LogId, MemberName, Op, OriginCounter, Reason, Seq, Txn,
+        TxnId,
+    };
+
+    /// A state in which one object is and another one was deleted.
+    fn state() -> StateStore {
+        let state = StateStore::in_memory();
+        state.init(LogId([1; 16]), Generation(1), Vec::new()).expect("begins");
+        let (collection, key) = (Collection::new("c").expect("name"), |key| Key::new(key).expect("key"));
+        let value = Bytes::from_static(b"1");
+        let put = Op::Put { collection: collection.clone(), key: key("there"), value };
+        let ops = vec![put, Op::Delete { collection, key: key("gone") }];
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: Vec::new(), ops };
+        let member = MemberName::new("m").expect("name");
+        let entry = Entry { seq: Seq(1), time_ms: 1, member, body: EntryBody::Commit(txn) };
+        state.apply(&[entry], Chain::default()).expect("applies");
+        state
+    }
+
+    #[tokio::test]
+    async fn p12_deletions_go_to_who_asks_for_them_and_to_no_other() {
+        for (version, known_after, known) in [(1, Seq(1), 0), (2, Seq(0), 1)] {
+            let (mut near, mut far) = tokio::io::duplex(1 << 20);
+            let snapshot = state().snapshot().expect("a view");
+            write(snapshot, Open::state(version), &mut near).await.expect("sends");
+            let begin = wire::expect(&mut far, Kind::SnapshotBegin).await.expect("begins");
+            let place = tempfile::tempdir().expect("temp dir");
+            let received = receive(&mut far, begin, &place.path().join("state"), 8 << 20).await.expect("receives");
+            assert_eq!(received.meta(), state().meta());
+            let deletions = received.snapshot().expect("a view").deletions().expect("reads");
+            assert_eq!((deletions.complete_after(), deletions.len()), (known_after, known), "version {version}");
+        }
+    }
 
     #[test]
     fn a_row_with_many_rejections_goes_in_parts_that_fit() {
