@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gravwell::codec::message::Bookmark;
 use gravwell::datastore::open;
 use gravwell::env::Fs;
-use gravwell::model::{Collection, Deletions, Seq, Txn, TxnId};
+use gravwell::model::{Collection, Seq, Txn, TxnId};
 use gravwell::state::StateStore;
 
 use super::datastore::{LOG, Running, SEGMENT_BYTES};
@@ -20,25 +20,26 @@ const OBJECT_BYTES: u64 = 200;
 /// Most bytes that is kept of an origin.
 const ORIGIN_BYTES: u64 = 200;
 
-fn contents(state: &StateStore) -> Result<(Vec<(Name, Held)>, Deletions), String> {
+fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
     let view = state.snapshot().map_err(|error| error.to_string())?;
-    let deletions = view.deletions().map_err(|error| error.to_string())?;
     let rows = view.objects().map(|row| {
         row.map(|(collection, key, object)| {
             ((collection.as_str().to_owned(), key.as_str().to_owned()), (object.value, object.version))
         })
     });
-    let rows = rows.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    Ok((rows, deletions))
+    rows.collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 impl World {
     /// Somebody's committed state must be the history's at its sequence, its digest everybody's.
     pub fn check_committed(&mut self, who: &str, state: &StateStore) -> Checked {
         let Some(meta) = state.meta() else { return Ok(()) };
-        let (rows, deletions) = contents(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
+        let rows = objects(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
         self.oracle.state(who, meta.seq, rows.into_iter())?;
-        self.oracle.deletions(who, meta.seq, &deletions)?;
+        // Damaged rows of deletions are refused where they are read, and found by the last look.
+        if let Ok(deletions) = state.snapshot().and_then(|view| view.deletions()) {
+            self.oracle.deletions(who, meta.seq, &deletions)?;
+        }
         self.oracle.digest(who, meta.seq, meta.digest)
     }
 
@@ -76,7 +77,7 @@ impl World {
         let who = node.name.to_string();
         let state = running.stepped.state();
         // A damaged row is refused where it is read; whatever is shown must be right.
-        if !is_damaged || contents(&state).is_ok() {
+        if !is_damaged || objects(&state).is_ok() {
             self.check_committed(&who, &state)?;
         }
         let (node, oracle) = (&self.replicas[number], &self.oracle);
