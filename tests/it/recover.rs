@@ -438,6 +438,8 @@ fn p04_what_was_deleted_between_two_disasters_does_not_return() {
     assert_eq!((value("ahead"), value("between").as_deref()), (None, Some("4")));
     let archived = fleet.ok("a", &["quarantine", "show", "1"]);
     assert!(archived.contains("ahead") && archived.contains("others"), "{archived}");
+    let listed = fleet.ok("a", &["outbox"]);
+    assert!(listed.contains("ahead") && !listed.contains("alone"), "its maker is told: {listed}");
 }
 
 #[test]
