@@ -12,7 +12,8 @@ use tokio::time::timeout;
 
 use super::race;
 use super::window::WINDOW_FIRST;
-use crate::env::background;
+use crate::codec::jsonl::timestamp;
+use crate::env::{Clock, SystemClock, background};
 use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
 
 /// Asked of the operating system for each socket; what was granted is reported.
@@ -188,7 +189,39 @@ enum Refusal {
     #[error("no answer within {} s", ATTEMPT.as_secs())]
     Silent,
     #[error("{0}")]
+    Clock(String),
+    #[error("{0}")]
     Failed(String),
+}
+
+/// What to do about a certificate that is out of its time, on either side; `None`: it is something else.
+#[must_use]
+pub fn clock_trouble(error: &quinn::ConnectionError) -> Option<String> {
+    // RFC 8446, section 6: certificate_expired, which is also said of one that is not valid yet.
+    const OUT_OF_TIME: u8 = 45;
+    let shows = || format!("the clock of this host shows {}", timestamp(SystemClock.now_ms()));
+    if let quinn::ConnectionError::ConnectionClosed(close) = error
+        && close.error_code == quinn::TransportErrorCode::crypto(OUT_OF_TIME)
+    {
+        return Some(format!(
+            "the datastore takes this host's certificate for expired or not valid yet; {}: compare it with the datastore's and set \
+             the wrong one; when both are right, join again with a new token (`gravwell-logctl enroll`)",
+            shows()
+        ));
+    }
+    let quinn::ConnectionError::TransportError(failed) = error else { return None };
+    if failed.code != quinn::TransportErrorCode::crypto(OUT_OF_TIME) {
+        return None;
+    }
+    let (state, side) = match failed.reason.contains("not valid yet") {
+        true => ("is not valid yet", "this clock is behind, or the datastore's is ahead"),
+        false => ("has expired", "this clock is ahead, or the datastore's was behind when it made it"),
+    };
+    Some(format!(
+        "the datastore's certificate {state}, and {}: {side}; compare the clocks of both hosts, set the wrong one (a time \
+         service does it), and try again",
+        shows()
+    ))
 }
 
 /// What each address answered, in one line.
@@ -296,7 +329,7 @@ impl ClientEndpoint {
                 Err(Refusal::Foreign)
             }
             Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => Err(Refusal::Silent),
-            Ok(Err(error)) => Err(failed(&error)),
+            Ok(Err(error)) => Err(clock_trouble(&error).map_or_else(|| failed(&error), Refusal::Clock)),
         }
     }
 
@@ -338,4 +371,40 @@ pub fn peer_certificate(connection: &quinn::Connection) -> Option<Vec<u8>> {
     let identity = connection.peer_identity()?;
     let chain = identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
     chain.first().map(|certificate| certificate.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Authority, tls};
+
+    /// What a client is told by a datastore of which the certificates were made so many days from now.
+    async fn told(days: i64) -> String {
+        let now_ms = SystemClock.now_ms();
+        let made_ms = now_ms.saturating_add_signed(days * 86_400_000);
+        let dir = tempfile::tempdir().expect("temp dir");
+        let authority = Authority::open_or_create(dir.path(), made_ms).expect("an authority");
+        let config = tls::server_config(&authority, &[], made_ms).expect("a configuration");
+        let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
+        let address = listening.local_addr().expect("an address").to_string();
+        let serving = tokio::spawn(async move {
+            while let Some(incoming) = listening.accept().await {
+                let _ = incoming.await;
+            }
+        });
+        let config = tls::join_config(crate::trust::fingerprint(authority.certificate())).expect("a configuration");
+        let errors = client(config).expect("a client").connect_any(&[address]).await.expect_err("out of its time");
+        serving.abort();
+        summary(&errors)
+    }
+
+    #[tokio::test]
+    async fn p11_a_wrong_clock_is_named_where_a_certificate_is_out_of_its_time() {
+        let behind = told(10).await;
+        assert!(behind.contains("is not valid yet") && behind.contains("this clock is behind"), "{behind}");
+        let ahead = told(-10_000).await;
+        assert!(ahead.contains("has expired") && ahead.contains("this clock is ahead"), "{ahead}");
+        let year = &timestamp(SystemClock.now_ms())[..4];
+        assert!(behind.contains(year) && behind.contains("set the wrong one"), "{behind}");
+    }
 }

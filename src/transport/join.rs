@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
@@ -91,9 +92,20 @@ pub enum JoinError {
     /// Keys or files.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// It is too late.
-    #[error("the token has expired: ask for a new one with `gravwell-logctl enroll`")]
-    Expired,
+    /// It is too late, by the clock here, and the datastore did not say otherwise.
+    #[error(
+        "{cause}; by the clock of this host, which shows {now}, the token expired at {expired}: compare the clock with the \
+         datastore's, set the wrong one (a time service does it), and try again; when both are right, get a new token with \
+         `gravwell-logctl enroll`"
+    )]
+    Expired {
+        /// Why nothing came of it.
+        cause: Box<JoinError>,
+        /// What the clock shows.
+        now: String,
+        /// When the token ended.
+        expired: String,
+    },
     /// Sockets.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -102,11 +114,19 @@ pub enum JoinError {
 /// Exchanges `token` for an identity in `data_dir`.
 ///
 /// # Errors
-/// When the token has expired, nobody answers, or the datastore refuses.
+/// When nobody answers, or the datastore refuses.
 pub async fn join(data_dir: &Path, token: &Token, now_ms: u64) -> Result<Identity, JoinError> {
-    if now_ms >= token.expires_ms {
-        return Err(JoinError::Expired);
-    }
+    let joined = redeem(data_dir, token).await;
+    // Whether a token has expired is for the datastore's clock to say: this one may be wrong.
+    joined.map_err(|cause| match now_ms >= token.expires_ms {
+        true => {
+            JoinError::Expired { cause: Box::new(cause), now: timestamp(now_ms), expired: timestamp(token.expires_ms) }
+        }
+        false => cause,
+    })
+}
+
+async fn redeem(data_dir: &Path, token: &Token) -> Result<Identity, JoinError> {
     let endpoint = endpoint::client(tls::join_config(token.authority)?)?;
     let key = NewKey::generate(&token.name)?;
     let (connection, _) = endpoint

@@ -13,6 +13,7 @@ use super::authority::write_private;
 use super::{
     Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
 };
+use crate::codec::jsonl::timestamp;
 use crate::model::{Generation, LogId, MemberName, Position, Seq};
 use crate::planted::{self, Bug};
 
@@ -499,7 +500,11 @@ impl Registry {
             return Err(refused());
         }
         if now_ms >= invite.expires_ms {
-            return Err(TrustError::Refused("the token has expired: ask for a new one".into()));
+            let (expired, now) = (timestamp(invite.expires_ms), timestamp(now_ms));
+            return Err(TrustError::Refused(format!(
+                "the token has expired, at {expired}, and the datastore's clock shows {now}: ask for a new one, or set that \
+                 clock if it is wrong"
+            )));
         }
         let certificate = authority.sign_member(request_der, name, invite.role, days, now_ms)?;
         let role = invite.role;
