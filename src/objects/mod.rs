@@ -27,6 +27,7 @@ pub mod preferences;
 pub mod record;
 pub mod refusals;
 pub mod resources;
+pub mod restored_names;
 pub mod searches;
 pub mod sessions;
 pub mod sharing;

@@ -19,6 +19,7 @@ use crate::model::Op;
 use crate::objects::backup::{self, BackupError, Item, Parts, Source, Written};
 use crate::objects::cleaning::SLICE;
 use crate::objects::contents::{self, Content};
+use crate::objects::restored_names::RestoredNames;
 use crate::objects::searches::{self, Search};
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
@@ -224,7 +225,17 @@ async fn restore(
         BackupError::Line { .. } => ApiError::bad(format!("the backup was not restored, nothing was changed: {error}")),
         error => ApiError::internal(error),
     };
-    let examined = tokio::task::spawn_blocking(move || backup::read(&mut open(&path, &secret)?, |_| Ok(())));
+    let store = app.store.clone();
+    let examined = tokio::task::spawn_blocking(move || {
+        let mut names = RestoredNames::new(&store);
+        backup::read(&mut open(&path, &secret)?, |item| match item {
+            Item::Object(op) => names.check(&op).map_err(|fault| {
+                let message = format!("the backup was not restored, nothing was changed: {fault}");
+                io::Error::new(io::ErrorKind::InvalidData, message)
+            }),
+            Item::Chunk(..) => Ok(()),
+        })
+    });
     let examined = examined.await.map_err(ApiError::internal)?.map_err(unfit)?;
     if examined.object_bytes > OFFLINE_BYTES_MAX && !app.store.replica().is_connected() {
         let message =

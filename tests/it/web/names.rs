@@ -233,3 +233,38 @@ fn w40_names_are_judged_alike_on_every_way_in() {
     admin.changed(&path, &json!({ "Description": "d" }));
     assert_eq!(admin.delete(&path).status, 200, "what was taken can be changed and deleted");
 }
+
+/// The backup with a text in its lines replaced, and a sum that fits.
+fn altered(backup: &str, from: &str, to: &str) -> String {
+    assert!(backup.contains(from), "{from} is in it");
+    let backup = backup.replace(from, to);
+    let at = backup.trim_end().rfind('\n').expect("an end") + 1;
+    let (body, end) = backup.split_at(at);
+    let mut end: Value = serde_json::from_str(end).expect("the end");
+    end["end"]["blake3"] = blake3::hash(body.as_bytes()).to_hex().to_string().into();
+    format!("{body}{end}\n")
+}
+
+#[test]
+fn w40_a_restore_gives_no_name_that_a_change_could_not_give() {
+    let site = Site::new();
+    let (admin, _) = site.admins();
+    let uid = admin.made("/api/users", &user("anna"));
+    admin.made("/api/users", &user("bert"));
+    let gid = admin.made("/api/groups", &json!({ "Name": "staff" }));
+    let whole = admin.get("/api/backup?savedsearch=false").text();
+    let before = site.converges();
+    let cases = [
+        ("\"User\":\"anna\"", "\"User\":\"ann\u{202e}a\"", format!("user {uid}")),
+        ("\"User\":\"anna\"", "\"User\":\"\u{430}dmin\"", format!("user {uid}")),
+        ("\"User\":\"anna\"", "\"User\":\"BERT\"", "has the same name".to_owned()),
+        ("\"Name\":\"staff\"", "\"Name\":\"\"", format!("group {gid}")),
+    ];
+    for (from, to, named) in cases {
+        let refused = admin.upload("POST", "/api/backup", "backup", altered(&whole, from, to).as_bytes());
+        assert!(refused.status == 400 && refused.text().contains(&named), "{to}: {}", refused.text());
+    }
+    assert_eq!(site.converges(), before, "a backup that is refused changes nothing");
+    let unaltered = admin.upload("POST", "/api/backup", "backup", altered(&whole, "anna", "anna").as_bytes());
+    assert_eq!(unaltered.status, 200, "{}", unaltered.text());
+}

@@ -1,0 +1,68 @@
+//! Names in a backup are checked as those that are typed in: what no other call takes does not come in by a restore.
+//!
+//! A name from a time before there was a check stays valid where it is: it may be restored to the account that bears it.
+
+use std::collections::BTreeMap;
+
+use super::claims::Owner;
+use super::groups::Group;
+use super::names;
+use super::record::Stored;
+use super::store::Store;
+use super::users::User;
+use crate::model::Op;
+
+/// Checks the names of a backup's users and groups, one after the other.
+pub struct RestoredNames<'a> {
+    store: &'a Store,
+    /// Whose each name is, as it is looked up.
+    users: BTreeMap<String, i32>,
+    groups: BTreeMap<String, i32>,
+}
+
+impl<'a> RestoredNames<'a> {
+    /// Starts; `store` holds what is there now.
+    #[must_use]
+    pub fn new(store: &'a Store) -> RestoredNames<'a> {
+        RestoredNames { store, users: BTreeMap::new(), groups: BTreeMap::new() }
+    }
+
+    /// Checks one object of a backup.
+    ///
+    /// # Errors
+    /// When it has a name that could not be given, or that another object of the backup has.
+    pub fn check(&mut self, op: &Op) -> Result<(), String> {
+        let Op::Put { collection, value, .. } = op else { return Ok(()) };
+        match collection.as_str() {
+            User::COLLECTION => one::<User>(self.store, &mut self.users, "User", value),
+            Group::COLLECTION => one::<Group>(self.store, &mut self.groups, "Name", value),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn one<O: Owner>(
+    store: &Store,
+    seen: &mut BTreeMap<String, i32>,
+    field: &'static str,
+    value: &[u8],
+) -> Result<(), String> {
+    // An object that is no such one is restored as it is, and listed as invalid.
+    let Ok(owner) = serde_json::from_slice::<O>(value) else { return Ok(()) };
+    let (name, number) = (owner.called(), owner.number());
+    let what = O::WHAT;
+    let place = || format!("{what} {number}, called {name:?}");
+    if let Some(other) = seen.insert(names::key(name), number) {
+        return Err(format!("{}: {what} {other} has the same name", place()));
+    }
+    let fault = match names::checked(field, name) {
+        Ok(kept) if kept == name => return Ok(()),
+        Ok(kept) => format!("{field} would be kept as {kept:?}"),
+        Err(error) => error.to_string(),
+    };
+    let present = store.valid::<O>(&number.to_string()).map_err(|error| error.to_string())?;
+    if present.is_some_and(|present| present.value.called() == name) {
+        return Ok(());
+    }
+    Err(format!("{}: {fault}; rename it where the backup was made, and make another backup", place()))
+}
