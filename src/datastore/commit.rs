@@ -225,6 +225,13 @@ impl Committer {
         };
         let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
         let now_ms = self.shared.commit_time();
+        if self.shared.take_time_correction() {
+            tracing::warn!(
+                to_ms = now_ms,
+                "a member confirmed that the last entries are dated in the future: commit times go back to the right time"
+            );
+            self.ledger.correct_time(now_ms);
+        }
         match self.ledger.commit(txns, &admit, &no_room, applied, now_ms, &mut outlet) {
             Ok(Batch::Done) => {}
             Ok(Batch::DiskFull) => self.shared.set_refusal("the disk is full"),

@@ -132,6 +132,11 @@ impl Ledger {
         Ok(Ledger { log, sequencer, state, own: None })
     }
 
+    /// Lets the times of later entries go back, see [`Sequencer::correct_time`].
+    pub fn correct_time(&mut self, time_ms: u64) {
+        self.sequencer.correct_time(time_ms);
+    }
+
     /// The log, for its upkeep.
     pub fn log(&mut self) -> &mut Log {
         &mut self.log

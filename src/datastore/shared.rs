@@ -189,6 +189,11 @@ impl Shared {
         self.clock().member(theirs_ms, now_ms(), steady_ms());
     }
 
+    /// Whether commit times are to go back, because a clock was wrong when the last entries were dated. Reported once.
+    pub(super) fn take_time_correction(&self) -> bool {
+        self.clock().take_correction()
+    }
+
     /// How far the clock of this host is from the time that entries are given, in milliseconds; 0 when it is believed.
     pub(super) fn clock_skew_ms(&self) -> i64 {
         self.commit_time();

@@ -123,6 +123,19 @@ pub enum CutError {
         /// What was wanted.
         wanted: String,
     },
+    /// A clock was wrong for a while, so a time does not say where.
+    #[error(
+        "commit times go back, because a clock was wrong for a while: at {wanted} the log may end at sequence {early} or at \
+         {late}; nothing was changed; look at both with `gravwell-logctl tail`, and choose one with --at SEQUENCE"
+    )]
+    TimesGoBack {
+        /// What was wanted.
+        wanted: String,
+        /// Last sequence before the first record that is later.
+        early: Seq,
+        /// Last sequence that is not later.
+        late: Seq,
+    },
     /// The end lies beyond the last record.
     #[error("the files end at sequence {last}: {wanted} is not in them")]
     Beyond {
@@ -171,6 +184,10 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     let files = fs.list(dir).map_err(IoFailure::at("list", dir.display()))?;
     let mut names: Vec<SegmentName> = files.iter().filter_map(|file| SegmentName::parse(file)).collect();
     names.sort();
+    let end = match end {
+        End::Time(time) => end_at(fs, dir, &names, time)?,
+        end @ End::Seq(_) => end,
+    };
     let first_ms = names.first().map(|name| first_time(fs, dir, *name)).transpose()?.flatten();
     let mut last = (Seq::ZERO, CHAIN_START);
     let mut is_over = false;
@@ -206,6 +223,39 @@ pub fn cut(fs: &dyn Fs, dir: &Path, cut: Cut, end: End) -> Result<(Seq, Chain), 
     HeadFile::create(fs, dir, slot).map_err(IoFailure::at("write", super::directory::HEAD))?;
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir.display()))?;
     Ok(last)
+}
+
+/// The end that a time means: the last record that is not later, as far as every record is there.
+fn end_at(fs: &dyn Fs, dir: &Path, names: &[SegmentName], time: u64) -> Result<End, CutError> {
+    let (mut before, mut early, mut late, mut is_later) = (Seq::ZERO, None, None, false);
+    for name in names {
+        let file = fs.open(&dir.join(name.to_string())).map_err(IoFailure::at("open", name))?;
+        let header = read_header(&*file).map_err(IoFailure::at("read", name))?;
+        if header.is_ok_and(|header| header.is_compacted()) {
+            before = name.last.unwrap_or_default();
+            continue;
+        }
+        let length = file.len().map_err(IoFailure::at("measure", name))?;
+        let frames_end = if name.last.is_some() { length.saturating_sub(FOOTER_BYTES as u64) } else { length };
+        let mut cursor = FrameCursor::new(file, HEADER_BYTES as u64, frames_end);
+        // What is damaged is found and named by the cut itself.
+        while let Ok(Some(raw)) = cursor.next().map_err(IoFailure::at("read", name))? {
+            // A record without a time is as late as the one before.
+            is_later = peek_time(&raw.header, &raw.payload()).map_or(is_later, |made| made > time);
+            match is_later {
+                true => early = early.or(Some(before)),
+                false => late = Some(raw.header.seq),
+            }
+            before = raw.header.seq;
+        }
+    }
+    match (early, late) {
+        (Some(early), Some(late)) if early < late => {
+            Err(CutError::TimesGoBack { wanted: timestamp(time), early, late })
+        }
+        (_, Some(late)) => Ok(End::Seq(late)),
+        (_, None) => Ok(End::Time(time)),
+    }
 }
 
 fn before_first(end: End, first_ms: Option<u64>) -> CutError {

@@ -1,13 +1,17 @@
 //! The time that entries are given: the machine's clock, unless it jumps where nothing confirms it.
 //!
-//! Commit times never go back, so one wrong date would be every later entry's date. The clock is therefore held
+//! Commit times do not go back, so one wrong date would be every later entry's date. The clock is therefore held
 //! against what is known: the last entry's time, how long the process has run since (by a clock that nobody sets), and
-//! the clocks of members. A jump that none of them confirms is not taken over, and is reported.
+//! the clocks of members. A jump that none of them confirms is not taken over, and is reported. When a member confirms that
+//! the last entries are dated in the future, later ones are given the right time.
 
 /// What two clocks may differ by without anybody asking why.
 pub const TOLERANCE_MS: u64 = 3_600_000;
 /// How long a datastore may have been stopped without anybody asking why.
 pub const STOPPED_MS: u64 = 31 * 24 * TOLERANCE_MS;
+
+/// 2026-01-01, in milliseconds: no clock that shows an earlier time is right.
+pub const EARLIEST_MS: u64 = 1_767_225_600_000;
 
 /// What is known of the time.
 #[derive(Clone, Copy, Debug)]
@@ -19,13 +23,15 @@ pub struct CommitClock {
     /// The machine's clock was confirmed since the start.
     is_settled: bool,
     skew_ms: i64,
+    /// The last entries were found to be dated in the future.
+    is_corrected: bool,
 }
 
 impl CommitClock {
     /// Starts after an entry of `last_ms`, 0 when there is none; `steady_ms` is the steady clock's time.
     #[must_use]
     pub fn new(last_ms: u64, steady_ms: u64) -> CommitClock {
-        CommitClock { known_ms: last_ms, since_ms: steady_ms, is_settled: false, skew_ms: 0 }
+        CommitClock { known_ms: last_ms, since_ms: steady_ms, is_settled: false, skew_ms: 0, is_corrected: false }
     }
 
     fn expected(&self, steady_ms: u64) -> u64 {
@@ -54,12 +60,22 @@ impl CommitClock {
     /// A member's clock, or the date of something that it made, shows `theirs_ms`.
     pub fn member(&mut self, theirs_ms: u64, wall_ms: u64, steady_ms: u64) {
         if theirs_ms.abs_diff(wall_ms) <= TOLERANCE_MS {
+            let goes_back = wall_ms.saturating_add(TOLERANCE_MS) < self.expected(steady_ms);
+            if goes_back && wall_ms < EARLIEST_MS {
+                return;
+            }
+            self.is_corrected |= goes_back;
             self.settle(wall_ms, steady_ms);
             (self.is_settled, self.skew_ms) = (true, 0);
         } else if theirs_ms < wall_ms && theirs_ms > self.expected(steady_ms) {
             // It is at least as late as that.
             self.settle(theirs_ms, steady_ms);
         }
+    }
+
+    /// Whether commit times are to go back to what [`CommitClock::now`] says: reported once.
+    pub fn take_correction(&mut self) -> bool {
+        std::mem::take(&mut self.is_corrected)
     }
 
     /// How far the machine's clock is ahead of the time that entries are given, when that is not taken over.
@@ -113,5 +129,20 @@ mod tests {
         let mut clock = CommitClock::new(NOW, 0);
         clock.member(NOW + 100 * 24 * HOUR, NOW + YEARS, 10);
         assert_eq!(clock.now(NOW + YEARS, 10), NOW + 100 * 24 * HOUR);
+    }
+
+    #[test]
+    fn entries_of_the_future_do_not_date_those_after_them() {
+        let mut clock = CommitClock::new(NOW + YEARS, 0);
+        assert_eq!(clock.now(NOW, 0), NOW + YEARS, "the entries may be right, and the clock wrong");
+        assert!(!clock.take_correction());
+        clock.member(NOW - 1000, NOW, 10);
+        assert!(clock.take_correction() && !clock.take_correction());
+        assert_eq!((clock.now(NOW + 5, 15), clock.skew_ms()), (NOW + 5, 0));
+        // Two clocks without a battery agree, too.
+        let mut clock = CommitClock::new(NOW, 0);
+        clock.member(1000, 2000, 10);
+        assert!(!clock.take_correction());
+        assert_eq!(clock.now(2000, 10), NOW + 10);
     }
 }

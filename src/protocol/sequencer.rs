@@ -212,6 +212,13 @@ impl Sequencer {
         self.staged.push(Undo::Pending(collection.clone(), key.clone(), old));
     }
 
+    /// Lets the times of later entries go back to `time_ms`, because the last ones were dated by a wrong clock. Nothing is
+    /// staged.
+    pub fn correct_time(&mut self, time_ms: u64) {
+        self.time_ms = self.time_ms.min(time_ms);
+        self.staged_from.1 = self.time_ms;
+    }
+
     /// The staged entries are durable.
     pub fn keep(&mut self) {
         self.staged.clear();
