@@ -199,3 +199,41 @@ impl IntoIterator for OriginTable {
         self.0.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::makers;
+    use super::*;
+    use crate::codec::frame::CHAIN_START;
+    use crate::codec::payload::encode_entry;
+    use crate::model::{Maker, MemberName, Txn, TxnId};
+
+    #[test]
+    fn p15_what_an_origin_costs_for_good_is_bounded() {
+        let cost = |name: &str, counter: u64, note: usize| {
+            let (origin, seq) = (Origin([0xee; 16]), Seq(counter * 3));
+            let (counter, member) = (OriginCounter(counter), MemberName::new(name).expect("name"));
+            let row = OriginRow { last_counter: counter, last_seq: seq, rejected: Vec::new() };
+            let row = key(origin).len() + encode(&key(origin), &row).len();
+            let maker = Maker { member: member.clone(), counter, hash: Some([7; 16]) };
+            let maker = postcard::to_stdvec(&maker).expect("encodes").len() + envelope::HEADER_BYTES;
+            // What compaction keeps of its last transaction.
+            let txn = Txn {
+                id: TxnId { origin, counter },
+                settled: counter,
+                time_ms: 1_800_000_000_000,
+                note: vec![b'x'; note].into(),
+                conditions: Vec::new(),
+                ops: Vec::new(),
+            };
+            let entry = Entry { seq, time_ms: 1_800_000_000_000, member, body: EntryBody::Commit(txn) };
+            let mut record = Vec::new();
+            encode_entry(&entry, &CHAIN_START, 0, 0, &mut record).expect("encodes");
+            (row + makers::key(origin).len() + maker, record.len())
+        };
+        let (state, log) = cost("web-1.example.net", 40_000, 0);
+        assert!(state <= 100 && log <= 120, "{state} bytes in the state, {log} in the log");
+        let (state, log) = cost(&"x".repeat(MemberName::BYTES_MAX), u64::MAX / 3, 4096);
+        assert!(state <= 200 && log <= 4400, "{state} bytes in the state, {log} in the log");
+    }
+}
