@@ -14,7 +14,7 @@ use std::sync::Arc;
 use gravwell::env::memory::{Fault, MemoryFs, Survival};
 use gravwell::log::journal::{Journal, JournalEntry, JournalError};
 use gravwell::log::{AppendError, Log};
-use gravwell::model::{Entry, Seq};
+use gravwell::model::{Entry, Generation, Seq};
 use logkit::{check, compact, history, is_full, open, outbox_dir};
 
 const ENTRIES: u64 = 210;
@@ -24,7 +24,7 @@ const ENTRIES: u64 = 210;
 struct Promised {
     seq: u64,
     tried: u64,
-    generation: u32,
+    generation: u64,
     /// What the journal may hold, as ranges of record numbers.
     journal: Vec<Range<u64>>,
 }
@@ -88,8 +88,8 @@ impl Life<'_> {
                 let _ = compact(&log, now - 15);
             }
             if now >= 90 && log.generation().0 == 1 {
-                match log.raise_generation() {
-                    Ok(generation) => self.promised.generation = generation.0,
+                match log.start_generation(Generation((1 << 52) | 77)) {
+                    Ok(()) => self.promised.generation = log.generation().0,
                     Err(AppendError::Full { .. }) => {}
                     Err(error) => return Err(stopped(error)),
                 }

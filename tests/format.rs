@@ -29,25 +29,28 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
 }
 
+/// Of structures that have a second version.
+fn golden_v2(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name)
+}
+
 /// Compares with a golden file. With `GOLDEN_CREATE` set, one that does not exist yet is made.
 fn check_golden(name: &str, bytes: &[u8]) {
-    let path = golden(name);
-    match std::fs::read(&path) {
-        Ok(expected) => assert_eq!(bytes, expected, "{name} is not written as it was released"),
-        Err(_) if std::env::var_os("GOLDEN_CREATE").is_some() => std::fs::write(&path, bytes).expect("writes"),
+    check_file(&golden(name), bytes);
+}
+
+fn check_file(path: &Path, bytes: &[u8]) {
+    match std::fs::read(path) {
+        Ok(expected) => assert_eq!(bytes, expected, "{} is not written as it was released", path.display()),
+        Err(_) if std::env::var_os("GOLDEN_CREATE").is_some() => std::fs::write(path, bytes).expect("writes"),
         Err(error) => panic!("{}: {error}", path.display()),
     }
 }
 
-/// [`check_golden`] of a format that came later.
+/// [`check_golden`] of a format that came later; the file's bytes.
 fn check_golden_v2(name: &str, bytes: &[u8]) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name);
-    if !path.exists() && std::env::var_os("GOLDEN_CREATE").is_some() {
-        std::fs::write(&path, bytes).expect("writes");
-    }
-    let released = std::fs::read(path).expect("reads");
-    assert_eq!(released, bytes, "{name} is not written as it was released");
-    released
+    check_file(&golden_v2(name), bytes);
+    bytes.to_vec()
 }
 
 fn entries() -> Vec<Entry> {
@@ -149,21 +152,70 @@ fn p12_a_released_log_opens_and_verifies() {
     let segment = [&file_header().encode()[..], &bytes, &footer(&bytes, chain).encode()].concat();
     check_golden("segment.bin", &segment);
     check_golden("head.bin", &[head_slot(4, chain).encode(), head_slot(3, chain).encode()].concat());
+    let log = opened(&golden("segment.bin"), &golden("head.bin"));
+    assert_eq!((log.log_id(), log.generation(), log.head()), (LogId([0x10; 16]), Generation(2), (Seq(7), chain)));
+}
+
+/// Opens a log of one golden segment and a head file, after its entries were compared.
+fn opened(segment: &Path, head: &Path) -> Log {
     let fs = MemoryFs::new();
     let dir = Path::new("/log");
     fs.create_dir_all(dir).expect("creates");
-    let files = [("segment.bin", format!("seg-{:020}-{:020}.log", 1, 7)), ("head.bin", "head".into())];
-    for (released, name) in files {
+    for (released, name) in [(segment, format!("seg-{:020}-{:020}.log", 1, 7)), (head, "head".into())] {
         let file = fs.create(&dir.join(name)).expect("creates");
-        file.write_at(&std::fs::read(golden(released)).expect("reads"), 0).expect("writes");
+        file.write_at(&std::fs::read(released).expect("reads"), 0).expect("writes");
         file.sync_data().expect("syncs");
     }
     let report = verify(&fs, dir, &mut |_, _| {});
     assert_eq!((report.damages, report.records, report.head), (vec![], 7, Seq(7)));
     let (log, _) = Log::open(Arc::new(fs), dir, LogOptions::default()).expect("opens");
-    assert_eq!((log.log_id(), log.generation(), log.head()), (LogId([0x10; 16]), Generation(2), (Seq(7), chain)));
     let found: Vec<_> = log.reader().entries(Seq(0), Seq(7)).collect::<Result<_, _>>().expect("reads");
     assert_eq!(found, entries());
+    log
+}
+
+#[test]
+fn p12_a_log_in_a_generation_of_more_than_32_bits_opens() {
+    let (bytes, chain) = frames();
+    let generation = Generation((1_795_000_000_123 << 11) | 0x345);
+    let header = FileHeader { generation, ..file_header() };
+    let segment = [&header.encode()[..], &bytes, &footer(&bytes, chain).encode()].concat();
+    let entry = |generation, shared_to| LineageEntry { generation, shared_to: Seq(shared_to) };
+    let lineage = vec![entry(Generation(1), 0), entry(Generation(1_764_000_000), 4), entry(generation, 5)];
+    let slot = |counter| HeadSlot { generation, lineage: lineage.clone(), ..head_slot(counter, chain) };
+    let head = [slot(4).encode(), slot(3).encode()].concat();
+    check_file(&golden_v2("log-segment.bin"), &segment);
+    check_file(&golden_v2("log-head.bin"), &head);
+    let log = opened(&golden_v2("log-segment.bin"), &golden_v2("log-head.bin"));
+    assert_eq!((log.generation(), log.lineage(), log.head()), (generation, lineage, (Seq(7), chain)));
+}
+
+#[test]
+fn p12_the_version_is_the_first_one_that_holds_the_generation() {
+    let entry = |number| LineageEntry { generation: Generation(number), shared_to: Seq(3) };
+    for (number, version) in [(1, 1), (u64::from(u32::MAX), 1), (u64::from(u32::MAX) + 1, 2), (Generation::MAX.0, 2)] {
+        let header = FileHeader { generation: Generation(number), ..file_header() };
+        assert_eq!((header.encode()[format::AT_FORMAT], FileHeader::decode(&header.encode())), (version, Ok(header)));
+        let most = if version == 1 { format::NARROW_LINEAGE_MAX } else { format::LINEAGE_MAX };
+        let mut slot = head_slot(7, [3; 16]);
+        (slot.generation, slot.lineage) = (Generation(number), vec![entry(number); most]);
+        assert_eq!((slot.encode()[format::AT_FORMAT], HeadSlot::decode(&slot.encode())), (version, Ok(slot)));
+    }
+    let sealed = |mut bytes: Vec<u8>, at: usize, number: u64| {
+        bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        let crc_at = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..crc_at]);
+        bytes[crc_at..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    };
+    let wide = Generation(1 << 40);
+    let header = FileHeader { generation: wide, ..file_header() }.encode().to_vec();
+    let slot = HeadSlot { generation: wide, lineage: vec![entry(wide.0)], ..head_slot(7, [3; 16]) }.encode();
+    let beyond = Generation::MAX.0 + 1;
+    assert!(FileHeader::decode(&sealed(header, format::AT_GENERATION, beyond)).is_err());
+    for at in [format::AT_SLOT_WIDE_GENERATION, format::AT_SLOT_LINEAGE] {
+        assert!(HeadSlot::decode(&sealed(slot.clone(), at, beyond)).is_err(), "{at}");
+    }
 }
 
 #[test]
@@ -458,6 +510,11 @@ fn the_tables_of_the_specification_are_those_of_the_code() {
         ("crc", format::AT_SLOT_CRC),
     ];
     check_table("### Head slot", format::SLOT_BYTES, &slot);
+    let wide = slot.map(|(field, offset)| match field {
+        "generation" => (field, format::AT_SLOT_WIDE_GENERATION),
+        _ => (field, offset),
+    });
+    check_table("### Head slot, version 2", format::SLOT_BYTES, &wide);
 }
 
 #[test]

@@ -21,10 +21,12 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
     }
     let covering = match end {
         None => return Ok(newest),
-        Some(End::Seq(seq)) => manifests
-            .iter()
-            .filter(|manifest| manifest.horizon <= seq && seq <= manifest.seq)
-            .max_by_key(|manifest| (manifest.generation, manifest.made_ms)),
+        Some(End::Seq(seq)) => {
+            manifests.iter().filter(|manifest| manifest.horizon <= seq && seq <= manifest.seq).max_by_key(|manifest| {
+                let leads_here = newest.lineage.iter().any(|entry| entry.generation == manifest.generation);
+                (leads_here, manifest.generation, manifest.made_ms)
+            })
+        }
         Some(End::Time(time)) => at_time(manifests, newest, time),
     };
     covering.ok_or_else(|| {
@@ -65,7 +67,7 @@ mod tests {
     use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
     use crate::model::{Digest, Generation, LogId};
 
-    fn manifest(log: u8, generation: u32, made_ms: u64, seq: u64) -> Manifest {
+    fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
         let info = |generation, time_ms, beginning| GenerationInfo {
             generation: Generation(generation),
             shared_to: Seq(0),

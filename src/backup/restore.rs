@@ -130,7 +130,8 @@ pub fn restore(
     }
     let new = path.join(NEW);
     remove(&new)?;
-    let generation = generations::after(manifest.generation.max(wishes.above), SystemClock.now_ms())?;
+    let known = manifest.generation.max(wishes.above);
+    let generation = generations::next(path, manifest.log_id, known, &manifest.generations)?;
     let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
     let mut restored = rebuild(repository, manifest, &new, config, end, generation, progress)?;
     let own: BTreeSet<ChunkId> = manifest.chunks.iter().map(|(id, _)| *id).collect();

@@ -17,6 +17,8 @@ pub const VERSION_MIN: u16 = 1;
 pub const VERSION_MAX: u16 = 2;
 /// Version from which on [`Open::StateAndDeletions`] is served.
 pub const VERSION_DELETIONS: u16 = 2;
+/// From this version on a generation may have more than 32 bits.
+pub const WIDE_GENERATIONS: u16 = 2;
 /// Longest message body; a block of frames may hold one largest transaction and little more.
 pub const MESSAGE_BYTES_MAX: usize = crate::model::limits::HARD.txn_bytes_max + (1 << 20);
 /// Bytes before the body of each message.

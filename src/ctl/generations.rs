@@ -21,7 +21,7 @@ pub enum Action {
     Set {
         /// Its number.
         #[arg(value_name = "N")]
-        generation: u32,
+        generation: Generation,
         /// Whether an earlier state was restored on purpose, or a lost log recovered, or a damaged one repaired.
         #[arg(value_parser = beginning)]
         beginning: Beginning,
@@ -41,7 +41,7 @@ fn beginning(text: &str) -> Result<Beginning, String> {
 pub(super) async fn run(dir: &Path, json: bool, action: Option<Action>) -> CtlResult {
     match action {
         None => list(dir, json).await,
-        Some(Action::Set { generation, beginning }) => set(dir, Generation(generation), beginning),
+        Some(Action::Set { generation, beginning }) => set(dir, generation, beginning),
     }
 }
 

@@ -133,7 +133,9 @@ async fn rebuild(
     let unheard = trust.unheard(&offers);
     let path = dir.to_owned();
     let dry_run = args.dry_run;
-    let above = offers.iter().map(|offer| offer.generation).max().unwrap_or_default();
+    // The chosen one's counts in any case; others may claim anything.
+    let claimed = offers.iter().map(|offer| offer.generation).filter(|generation| generation.is_plausible());
+    let above = claimed.max().unwrap_or_default();
     let work = move || recover(&path, &config, &state, above, &known, dry_run, &mut |what| complain!("{what}"));
     let log = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?.map_err(CtlError::new);
     let _ = std::fs::remove_dir_all(side(dir));

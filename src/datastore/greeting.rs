@@ -4,7 +4,7 @@ use crate::codec::message::{Hello, RefusalCode, Refused, Welcome};
 use crate::log::LogReader;
 use crate::model::{Digest, Limits, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
-use crate::protocol::session::{common_version, verdict};
+use crate::protocol::session::{check_generations, common_version, verdict};
 
 /// What the datastore is at this moment.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +28,11 @@ impl Greeter<'_> {
     /// Answers a greeting.
     ///
     /// # Errors
-    /// When no version is common, or the log cannot be read.
+    /// When no version is common, the client cannot read the log's generations, or the log cannot be read.
     pub fn welcome(&self, member: &str, role: &str, hello: &Hello) -> Result<Welcome, Refused> {
         let version = common_version(hello)?;
+        let lineage = self.log.lineage();
+        check_generations(version, hello, &lineage)?;
         let (log, head, horizon) = (self.log, self.head, self.log.horizon());
         let chain_at = |seq: Seq| {
             let internal = |error| format!("the datastore's log cannot be read: {error}");
@@ -48,7 +50,6 @@ impl Greeter<'_> {
             chain: chain_at(head)?.unwrap_or_default(),
             digest: Digest::ZERO,
         };
-        let lineage = log.lineage();
         let bytes = |value: usize| value as u64;
         Ok(Welcome {
             version,
@@ -78,4 +79,48 @@ pub fn may_follow(welcome: &Welcome, from: Seq, head: Seq) -> Result<(), Refused
         return Ok(());
     }
     Err(refused(RefusalCode::Diverged, "the positions do not fit: no tail is served"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::codec::message::VERSION_MAX;
+    use crate::env::MemoryFs;
+    use crate::log::{Log, LogOptions};
+    use crate::model::Generation;
+
+    #[test]
+    fn p12_a_member_that_cannot_read_the_generation_is_refused_by_name() {
+        let (mut log, _) =
+            Log::open(Arc::new(MemoryFs::new()), Path::new("/log"), LogOptions::default()).expect("opens");
+        let hello = |version_max, position| Hello {
+            version_min: 1,
+            version_max,
+            software: "gravwell 0.1.0".into(),
+            position,
+            external_addr: None,
+        };
+        let welcome = |log: &Log, hello: &Hello| {
+            let (log, limits) = (log.reader(), Limits::default());
+            Greeter { log: &log, head: Seq::ZERO, limits: &limits, heartbeat_ms: 1000 }.welcome("a", "webserver", hello)
+        };
+        assert_eq!(welcome(&log, &hello(1, None)).map(|welcome| welcome.version), Ok(1));
+        let wide = Generation(1 << 51);
+        log.start_generation(wide).expect("starts");
+        let refused = welcome(&log, &hello(1, None)).expect_err("its welcome could not be read");
+        assert!(refused.code == RefusalCode::Version && refused.message.contains("upgrade"), "{refused}");
+        let served = welcome(&log, &hello(VERSION_MAX, None)).expect("welcome");
+        assert_eq!((served.generation, served.lineage.len()), (wide, 2));
+        // What it says is read back whole.
+        let message = crate::codec::message::encode(crate::codec::message::Kind::Welcome, &served);
+        let body = &message[crate::codec::message::HEADER_BYTES..];
+        assert_eq!(crate::codec::message::decode(crate::codec::message::Kind::Welcome, body), Ok(served.clone()));
+        let mine =
+            Position { log_id: served.log_id, generation: wide, seq: Seq(0), chain: [0; 16], digest: Digest::ZERO };
+        let verdict = welcome(&log, &hello(VERSION_MAX, Some(mine))).map(|welcome| welcome.verdict);
+        assert_eq!(verdict, Ok(Some(Verdict::Same)));
+    }
 }

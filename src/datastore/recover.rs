@@ -14,6 +14,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::env::real::RealFs;
 use crate::log::repair::LOG;
 use crate::log::salvage::salvage;
+use crate::model::position::Divergence;
 use crate::model::{Digest, Generation, LineageEntry, LogId, Seq};
 use crate::state::{Fork, StateMeta, StateStore, descent};
 
@@ -89,6 +90,23 @@ pub enum NoSource {
         /// Its position.
         seq: Seq,
     },
+    /// Neither generation descends from the other: two recoveries or restores did not know of each other.
+    #[error(
+        "{newest} is of generation {}, {other} of generation {}, and neither descends from the other; they share the history up \
+         to {shared_to} only. Choose the one to keep with --member {newest} or --member {other}; the other member's own changes \
+         are then pushed again or archived there when it comes back (`gravwell-logctl quarantine`)",
+        .generations.0, .generations.1
+    )]
+    Apart {
+        /// The offer that would be chosen.
+        newest: String,
+        /// The one of another line.
+        other: String,
+        /// The generation of each.
+        generations: (Generation, Generation),
+        /// Last sequence that both have.
+        shared_to: Seq,
+    },
     /// One offer does not continue the other's history.
     #[error(
         "{chosen} and {other} have different histories of one log: {fork}. Choose the one to keep with --member NAME; the \
@@ -132,6 +150,15 @@ pub fn choose(offers: &[Offer]) -> Result<usize, NoSource> {
     let twin = |offer: &Offer| offer.seq == first.seq && offer.generation == first.generation;
     if let Some((_, other)) = fit.iter().find(|(_, offer)| twin(offer) && offer.digest != first.digest) {
         return Err(NoSource::Disagree(first.name.clone(), other.name.clone(), first.seq));
+    }
+    let apart = |offer: &Offer| Divergence::of(&offer.lineage, &first.lineage);
+    if let Some((_, other)) = fit.iter().find(|(_, offer)| apart(offer).is_mutual()) {
+        return Err(NoSource::Apart {
+            newest: first.name.clone(),
+            other: other.name.clone(),
+            generations: (first.generation, other.generation),
+            shared_to: apart(other).shared_to().unwrap_or_default(),
+        });
     }
     // A newer generation says why it left an older one behind only to those who can read it: a person is asked.
     let has_more = |offer: &&(usize, &Offer)| offer.1.generation < first.generation && offer.1.seq > first.seq;
@@ -211,7 +238,7 @@ pub fn side(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn offer(name: &str, log: u8, generation: u32, seq: u64, digest: u8) -> Offer {
+    fn offer(name: &str, log: u8, generation: u64, seq: u64, digest: u8) -> Offer {
         Offer {
             name: name.into(),
             log_id: LogId([log; 16]),
@@ -233,6 +260,16 @@ mod tests {
         assert_eq!(choose(&[offer("a", 1, 1, 9, 5), offer("b", 1, 2, 9, 9)]), Ok(1), "the newer generation");
         let older = choose(&[offer("a", 1, 1, 50, 5), offer("b", 1, 2, 9, 9)]);
         assert!(matches!(older, Err(NoSource::OlderHasMore { .. })), "{older:?}");
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let of_line = |name, generation, shared_to| Offer {
+            lineage: vec![entry(1, 0), entry(generation, shared_to)],
+            ..offer(name, 1, generation, 9, 9)
+        };
+        let apart = choose(&[of_line("a", 7, 4), of_line("b", 8, 5)]);
+        let Err(NoSource::Apart { newest, other, shared_to, .. }) = apart else { panic!("{apart:?}") };
+        assert_eq!((newest.as_str(), other.as_str(), shared_to), ("b", "a", Seq(4)));
+        assert_eq!(choose(&[of_line("a", 7, 4), of_line("b", 7, 4)]), Ok(0));
         assert_eq!(choose(&[]), Err(NoSource::Nobody));
         assert_eq!(choose(&[offer("a", 1, 1, 0, 0)]), Err(NoSource::Nobody));
         assert!(matches!(choose(&[offer("a", 1, 1, 5, 5), offer("b", 2, 1, 9, 9)]), Err(NoSource::SeveralLogs(_))));

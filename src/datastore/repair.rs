@@ -18,6 +18,7 @@ use crate::log::generations::{self, NotesError};
 use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
 use crate::log::salvage::{Salvage, salvage};
 use crate::log::{IoFailure, Log};
+use crate::model::position::Divergence;
 use crate::model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
 use crate::state::rebuild::{self, RebuildError};
 use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
@@ -219,7 +220,7 @@ pub fn repair(
     let deletions = snapshot.deletions().map_err(|error| RepairError::Member(error.to_string()))?;
     let mut start =
         Start { log_id, generation, lineage, seq, chain, time_ms, deletions_after: deletions.complete_after() };
-    let is_raised = judge(&mut report, &mut start, &old, &traces, options)?;
+    let is_raised = judge(path, &mut report, &mut start, &old, &traces, options)?;
     if options.dry_run {
         return Ok(report);
     }
@@ -262,14 +263,34 @@ fn sound(member: &StateStore) -> Result<(StateSnapshot, Arc<StateMeta>), RepairE
     }
 }
 
+/// The last sequence that a log shares with a state that does not lead to it.
+fn left_at(meta: &StateMeta, log: &[LineageEntry]) -> Option<Seq> {
+    // Without a lineage the number alone says what came later.
+    let later = || log.iter().filter(|entry| entry.generation > meta.generation).map(|entry| entry.shared_to).min();
+    if meta.lineage.is_empty() {
+        return later().filter(|shared_to| meta.seq > *shared_to);
+    }
+    let found = Divergence::of(log, &meta.lineage);
+    let shared_to = found.shared_to().filter(|_| found.first.is_some())?;
+    (found.is_mutual() || meta.seq > shared_to).then_some(shared_to)
+}
+
+/// Whether two logs have each a generation that the other one lacks.
+fn apart(one: &[LineageEntry], other: &[LineageEntry]) -> bool {
+    !one.is_empty() && !other.is_empty() && Divergence::of(one, other).is_mutual()
+}
+
 /// Generation and lineage of the log, and whether the member's state is on it.
 fn descent(old: &Salvage, meta: &StateMeta, index: Option<&StateMeta>) -> Result<(Generation, Lineage), RepairError> {
+    let head = old.head.as_ref();
     let index = index.filter(|index| old.log_id.is_none_or(|log| log == index.log_id));
+    // An index of a log that was given up for the present one says nothing of it.
+    let index = index.filter(|index| head.is_none_or(|head| !apart(&head.lineage, &index.lineage)));
     if let Some(log) = old.log_id.or(index.map(|index| index.log_id)).filter(|log| *log != meta.log_id) {
         return Err(RepairError::OtherLog { log, member: meta.log_id });
     }
     let candidates = [
-        old.head.as_ref().map(|head| (head.generation, &head.lineage)),
+        head.map(|head| (head.generation, &head.lineage)),
         index.map(|index| (index.generation, &index.lineage)),
         Some((meta.generation, &meta.lineage)),
     ];
@@ -281,8 +302,8 @@ fn descent(old: &Salvage, meta: &StateMeta, index: Option<&StateMeta>) -> Result
             "the log is of generation {found}, the newest that head file, index and member know is {generation}"
         )));
     }
-    let later = lineage.iter().filter(|entry| entry.generation > meta.generation);
-    if let Some(shared_to) = later.map(|entry| entry.shared_to).min().filter(|shared_to| meta.seq > *shared_to) {
+    let logs = [head.map(|head| &head.lineage), index.map(|index| &index.lineage)];
+    if let Some(shared_to) = logs.into_iter().flatten().find_map(|log| left_at(meta, log)) {
         let (seq, member) = (meta.seq, meta.generation);
         return Err(RepairError::OtherHistory(format!(
             "it is at {seq} in generation {member}, which the log shares up to {shared_to} only"
@@ -315,6 +336,7 @@ fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(
 
 /// Whether something acknowledged would be lost, and whether that is allowed. True: a new generation begins.
 fn judge(
+    path: &Path,
     report: &mut RepairReport,
     start: &mut Start,
     old: &Salvage,
@@ -336,7 +358,7 @@ fn judge(
     if start.lineage.len() >= LINEAGE_MAX {
         return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
-    start.generation = generations::after(start.generation.max(options.above), super::shared::now_ms())?;
+    start.generation = generations::next(path, start.log_id, start.generation.max(options.above), options.known)?;
     start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });
     report.generation = start.generation;
     Ok(true)

@@ -136,7 +136,7 @@ pub fn end(path: &Path) -> Result<(), DirectoryError> {
 /// Says what was interrupted, and what to do.
 pub fn judge(path: &Path, log: Option<(Seq, Generation)>, mode: Recovery) -> Result<(), String> {
     let Some(found) = find(path) else { return Ok(()) };
-    let replaces = found.as_ref().map_or(Generation(u32::MAX), |found| found.replaces);
+    let replaces = found.as_ref().map_or(Generation::MAX, |found| found.replaces);
     if log.is_some_and(|(head, generation)| head > Seq::ZERO || generation > replaces) || mode == Recovery::Off {
         return Ok(());
     }

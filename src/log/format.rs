@@ -13,8 +13,11 @@ pub const HEADER_MAGIC: [u8; 4] = *b"GLS1";
 pub const FOOTER_MAGIC: [u8; 4] = *b"GLF1";
 /// First bytes of a head slot.
 pub const HEAD_MAGIC: [u8; 4] = *b"GLH1";
-/// Version of all layouts here.
+/// Version of all layouts here, but for what [`WIDE`] says.
 pub const FORMAT: u8 = 1;
+/// Version of file headers and head slots that name a generation of more than 32 bits. Those that do not are written in the
+/// first version, so that a log that was never restored can be read by earlier programs.
+pub const WIDE: u8 = 2;
 
 /// Length of a file header.
 pub const HEADER_BYTES: usize = 96;
@@ -22,8 +25,12 @@ pub const HEADER_BYTES: usize = 96;
 pub const FOOTER_BYTES: usize = 128;
 /// Length of a head slot; the head file has two.
 pub const SLOT_BYTES: usize = 4096;
-/// Most generations that a head slot can list.
-pub const LINEAGE_MAX: usize = (SLOT_BYTES - 4 - AT_SLOT_LINEAGE) / 12;
+/// Most generations of a log.
+pub const LINEAGE_MAX: usize = (AT_SLOT_CRC - AT_SLOT_LINEAGE) / WIDE_ENTRY_BYTES;
+/// Most generations that a head slot of the first version can list.
+pub const NARROW_LINEAGE_MAX: usize = (AT_SLOT_CRC - AT_SLOT_LINEAGE) / NARROW_ENTRY_BYTES;
+const NARROW_ENTRY_BYTES: usize = 12;
+const WIDE_ENTRY_BYTES: usize = 16;
 
 /// Flag of a file header: a compacted segment.
 pub const FLAG_COMPACTED: u16 = 1;
@@ -38,7 +45,7 @@ pub const AT_FORMAT: usize = 4;
 pub const AT_FLAGS: usize = 6;
 /// File header: log id.
 pub const AT_LOG_ID: usize = 8;
-/// File header: generation.
+/// File header: generation, 4 bytes, or 8 in the second version.
 pub const AT_GENERATION: usize = 24;
 /// File header: first sequence covered.
 pub const AT_FIRST: usize = 32;
@@ -74,7 +81,7 @@ pub const AT_FOOTER_CRC: usize = 124;
 pub const AT_SLOT_COUNTER: usize = 8;
 /// Head slot: log id.
 pub const AT_SLOT_LOG_ID: usize = 16;
-/// Head slot: generation.
+/// Head slot of the first version: generation, 4 bytes.
 pub const AT_SLOT_GENERATION: usize = 32;
 /// Head slot: number of lineage entries.
 pub const AT_SLOT_LINEAGE_COUNT: usize = 36;
@@ -84,7 +91,9 @@ pub const AT_SLOT_SEQ: usize = 40;
 pub const AT_SLOT_CHAIN: usize = 48;
 /// Head slot: horizon.
 pub const AT_SLOT_HORIZON: usize = 64;
-/// Head slot: lineage, 12 bytes an entry.
+/// Head slot of the second version: generation, 8 bytes.
+pub const AT_SLOT_WIDE_GENERATION: usize = 72;
+/// Head slot: lineage, 12 bytes an entry, or 16 in the second version.
 pub const AT_SLOT_LINEAGE: usize = 96;
 /// Head slot: checksum.
 pub const AT_SLOT_CRC: usize = SLOT_BYTES - 4;
@@ -106,8 +115,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, at))
 }
 
-/// Checks length, magic, checksum and version, in that order.
-fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize) -> Result<(), DecodeError> {
+/// Checks length, magic, checksum and version, in that order. Returns the version.
+fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize, versions: &[u8]) -> Result<u8, DecodeError> {
     if bytes.len() < length {
         return Err(DecodeError::new(what, 0, format_args!("{length} bytes"), bytes.len()));
     }
@@ -119,10 +128,20 @@ fn check(bytes: &[u8], what: &'static str, magic: [u8; 4], length: usize) -> Res
     if computed != stored {
         return Err(DecodeError::checksum(what, 0, computed, stored));
     }
-    if bytes[AT_FORMAT] != FORMAT {
-        return Err(DecodeError::new(what, AT_FORMAT, format_args!("format {FORMAT}"), bytes[AT_FORMAT]));
+    if !versions.contains(&bytes[AT_FORMAT]) {
+        return Err(DecodeError::new(what, AT_FORMAT, format_args!("format {versions:?}"), bytes[AT_FORMAT]));
     }
-    Ok(())
+    Ok(bytes[AT_FORMAT])
+}
+
+fn wide_generation(bytes: &[u8], what: &'static str, at: usize) -> Result<Generation, DecodeError> {
+    let number = u64_at(bytes, at);
+    Generation::try_from(number)
+        .map_err(|_| DecodeError::new(what, at, format_args!("generation up to {}", Generation::MAX), number))
+}
+
+fn narrow_generation(bytes: &[u8], at: usize) -> Generation {
+    Generation(u64::from(u32_at(bytes, at)))
 }
 
 /// First bytes of a segment or journal.
@@ -154,7 +173,7 @@ impl FileHeader {
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         put(&mut bytes, 0, &HEADER_MAGIC);
-        bytes[AT_FORMAT] = FORMAT;
+        bytes[AT_FORMAT] = if self.generation.narrow().is_some() { FORMAT } else { WIDE };
         put(&mut bytes, AT_FLAGS, &self.flags.to_le_bytes());
         put(&mut bytes, AT_LOG_ID, &self.log_id.0);
         put(&mut bytes, AT_GENERATION, &self.generation.0.to_le_bytes());
@@ -170,11 +189,14 @@ impl FileHeader {
     /// # Errors
     /// When the bytes are too few, damaged or of another version.
     pub fn decode(bytes: &[u8]) -> Result<FileHeader, DecodeError> {
-        check(bytes, "file header", HEADER_MAGIC, HEADER_BYTES)?;
+        let generation = match check(bytes, "file header", HEADER_MAGIC, HEADER_BYTES, &[FORMAT, WIDE])? {
+            WIDE => wide_generation(bytes, "file header", AT_GENERATION)?,
+            _ => narrow_generation(bytes, AT_GENERATION),
+        };
         Ok(FileHeader {
             flags: u16::from_le_bytes(array_at(bytes, AT_FLAGS)),
             log_id: LogId(array_at(bytes, AT_LOG_ID)),
-            generation: Generation(u32_at(bytes, AT_GENERATION)),
+            generation,
             first: Seq(u64_at(bytes, AT_FIRST)),
             covered_last: Seq(u64_at(bytes, AT_COVERED_LAST)),
             chain_before: array_at(bytes, AT_CHAIN_BEFORE),
@@ -232,7 +254,7 @@ impl Footer {
     /// # Errors
     /// When the bytes are too few, damaged or of another version.
     pub fn decode(bytes: &[u8]) -> Result<Footer, DecodeError> {
-        check(bytes, "footer", FOOTER_MAGIC, FOOTER_BYTES)?;
+        check(bytes, "footer", FOOTER_MAGIC, FOOTER_BYTES, &[FORMAT])?;
         Ok(Footer {
             count: u64_at(bytes, AT_COUNT),
             last: Seq(u64_at(bytes, AT_LAST)),
@@ -267,25 +289,36 @@ pub struct HeadSlot {
 }
 
 impl HeadSlot {
+    /// Whether 32 bits are enough for every generation here.
+    fn is_narrow(&self) -> bool {
+        self.generation.narrow().is_some() && self.lineage.iter().all(|entry| entry.generation.narrow().is_some())
+    }
+
     /// The bytes. Lineage beyond [`LINEAGE_MAX`] entries does not fit; writers refuse before.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        let is_narrow = self.is_narrow();
         let mut bytes = vec![0; SLOT_BYTES];
         put(&mut bytes, 0, &HEAD_MAGIC);
-        bytes[AT_FORMAT] = FORMAT;
+        bytes[AT_FORMAT] = if is_narrow { FORMAT } else { WIDE };
         put(&mut bytes, AT_SLOT_COUNTER, &self.counter.to_le_bytes());
         put(&mut bytes, AT_SLOT_LOG_ID, &self.log_id.0);
-        put(&mut bytes, AT_SLOT_GENERATION, &self.generation.0.to_le_bytes());
-        let mut count = 0u32;
-        for (entry, at) in self.lineage.iter().zip((AT_SLOT_LINEAGE..).step_by(12)).take(LINEAGE_MAX) {
-            put(&mut bytes, at, &entry.generation.0.to_le_bytes());
-            put(&mut bytes, at + 4, &entry.shared_to.0.to_le_bytes());
-            count += 1;
-        }
-        put(&mut bytes, AT_SLOT_LINEAGE_COUNT, &count.to_le_bytes());
         put(&mut bytes, AT_SLOT_SEQ, &self.seq.0.to_le_bytes());
         put(&mut bytes, AT_SLOT_CHAIN, &self.chain);
         put(&mut bytes, AT_SLOT_HORIZON, &self.horizon.0.to_le_bytes());
+        // The low bytes of a number come first, so a narrow one is the first half of a wide one.
+        let (at, width, most) = match is_narrow {
+            true => (AT_SLOT_GENERATION, 4, NARROW_LINEAGE_MAX),
+            false => (AT_SLOT_WIDE_GENERATION, 8, LINEAGE_MAX),
+        };
+        put(&mut bytes, at, &self.generation.0.to_le_bytes()[..width]);
+        let mut count = 0u32;
+        for (entry, at) in self.lineage.iter().zip((AT_SLOT_LINEAGE..).step_by(width + 8)).take(most) {
+            put(&mut bytes, at, &entry.generation.0.to_le_bytes()[..width]);
+            put(&mut bytes, at + width, &entry.shared_to.0.to_le_bytes());
+            count += 1;
+        }
+        put(&mut bytes, AT_SLOT_LINEAGE_COUNT, &count.to_le_bytes());
         put_crc(&mut bytes, AT_SLOT_CRC);
         bytes
     }
@@ -295,22 +328,35 @@ impl HeadSlot {
     /// # Errors
     /// When the bytes are too few, damaged or of another version.
     pub fn decode(bytes: &[u8]) -> Result<HeadSlot, DecodeError> {
-        check(bytes, "head slot", HEAD_MAGIC, SLOT_BYTES)?;
+        let what = "head slot";
+        let is_wide = check(bytes, what, HEAD_MAGIC, SLOT_BYTES, &[FORMAT, WIDE])? == WIDE;
+        let (at, entry_bytes, most) = match is_wide {
+            true => (AT_SLOT_WIDE_GENERATION, WIDE_ENTRY_BYTES, LINEAGE_MAX),
+            false => (AT_SLOT_GENERATION, NARROW_ENTRY_BYTES, NARROW_LINEAGE_MAX),
+        };
         let count = u32_at(bytes, AT_SLOT_LINEAGE_COUNT) as usize;
-        if count > LINEAGE_MAX {
-            let expected = format!("at most {LINEAGE_MAX}");
+        if count > most {
+            let expected = format!("at most {most}");
             return Err(DecodeError::new("lineage count", AT_SLOT_LINEAGE_COUNT, expected, count));
         }
-        let entry =
-            |at| LineageEntry { generation: Generation(u32_at(bytes, at)), shared_to: Seq(u64_at(bytes, at + 4)) };
+        let generation = |at| match is_wide {
+            true => wide_generation(bytes, what, at),
+            false => Ok(narrow_generation(bytes, at)),
+        };
+        let entry = |at| {
+            let shared_to = Seq(u64_at(bytes, at + entry_bytes - 8));
+            Ok(LineageEntry { generation: generation(at)?, shared_to })
+        };
         Ok(HeadSlot {
             counter: u64_at(bytes, AT_SLOT_COUNTER),
             log_id: LogId(array_at(bytes, AT_SLOT_LOG_ID)),
-            generation: Generation(u32_at(bytes, AT_SLOT_GENERATION)),
+            generation: generation(at)?,
             seq: Seq(u64_at(bytes, AT_SLOT_SEQ)),
             chain: array_at(bytes, AT_SLOT_CHAIN),
             horizon: Seq(u64_at(bytes, AT_SLOT_HORIZON)),
-            lineage: (0..count).map(|i| entry(AT_SLOT_LINEAGE + 12 * i)).collect(),
+            lineage: (0..count)
+                .map(|i| entry(AT_SLOT_LINEAGE + entry_bytes * i))
+                .collect::<Result<_, DecodeError>>()?,
         })
     }
 }

@@ -14,7 +14,7 @@ use super::head::read_head;
 use super::repair::LOG;
 use crate::codec::admin::{Beginning, GenerationInfo};
 use crate::env::data_dir::{DirectoryError, replace_file};
-use crate::env::{RealFs, summed};
+use crate::env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, summed};
 use crate::model::{Generation, LineageEntry, LogId, Seq};
 
 /// The file.
@@ -44,20 +44,34 @@ pub enum NotesError {
     #[error("{0}")]
     Directory(#[from] DirectoryError),
     /// There is no number left.
-    #[error("generation {0} is the last one that can be numbered: no other can begin")]
+    #[error("generation {0} is too close to the last number, {max}: no other can start", max = Generation::MAX)]
     NoNumber(Generation),
+    /// There is no randomness.
+    #[error("cannot draw the number of a generation: {0}; try again")]
+    Random(std::io::Error),
 }
 
-/// The generation to begin after those that are known. There may be others, begun elsewhere: it is the second in which it
-/// begins, so none of them has its number, and members tell them apart.
+/// Draws the number of a generation that starts now: above `known`, and above all that `path` or `others` tell of the log.
 ///
 /// # Errors
-/// When no number is left: none is given twice.
-pub fn after(known: Generation, now_ms: u64) -> Result<Generation, NotesError> {
-    // A clock that shows a time beyond these numbers says nothing.
-    let seconds = u32::try_from(now_ms / 1000).unwrap_or(0);
-    let next = known.0.checked_add(1).ok_or(NotesError::NoNumber(known))?;
-    Ok(Generation(next.max(seconds)))
+/// When the notes in `path` cannot be read, or no number is left. Damaged notes do not count: they are kept aside when the next
+/// one is written, and the number is random enough to differ from theirs.
+pub fn next(
+    path: &Path,
+    log_id: LogId,
+    known: Generation,
+    others: &[GenerationInfo],
+) -> Result<Generation, NotesError> {
+    let noted = match all(path, log_id) {
+        Err(NotesError::Damaged { .. }) => Vec::new(),
+        noted => noted?,
+    };
+    // What members or a backup tell may be a false claim, which must not use up the numbers.
+    let told = noted.iter().chain(others).map(|info| info.generation).filter(|generation| generation.is_plausible());
+    let known = told.fold(known, Generation::max);
+    let mut random = [0; 8];
+    SystemEntropy.fill(&mut random).map_err(NotesError::Random)?;
+    Generation::after(known, SystemClock.now_ms(), u64::from_le_bytes(random)).ok_or(NotesError::NoNumber(known))
 }
 
 /// The file without a checksum, as earlier versions wrote it.
@@ -67,7 +81,7 @@ struct Bare {
     version: Option<u32>,
     log_id: Option<LogId>,
     #[serde(default)]
-    generations: std::collections::BTreeMap<u32, BareNote>,
+    generations: std::collections::BTreeMap<u64, BareNote>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +103,7 @@ struct File {
 impl File {
     fn parse(text: &str) -> Result<File, String> {
         if let Ok(Bare { version: None, log_id: Some(log_id), generations }) = serde_json::from_str(text) {
-            let info = |(number, note): (u32, BareNote)| GenerationInfo {
+            let info = |(number, note): (u64, BareNote)| GenerationInfo {
                 generation: Generation(number),
                 shared_to: note.shared_to,
                 beginning: note.beginning,
@@ -275,22 +289,34 @@ pub fn upgrade(path: &Path) -> Result<(), NotesError> {
 mod tests {
     use super::*;
 
-    fn entry(generation: u32, shared_to: u64) -> LineageEntry {
+    fn entry(generation: u64, shared_to: u64) -> LineageEntry {
         LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) }
     }
 
-    fn info(generation: u32, shared_to: u64, beginning: Beginning) -> GenerationInfo {
+    fn info(generation: u64, shared_to: u64, beginning: Beginning) -> GenerationInfo {
         GenerationInfo { generation: Generation(generation), shared_to: Seq(shared_to), beginning, time_ms: 5 }
     }
 
     #[test]
-    fn p05_generations_that_are_begun_apart_get_different_numbers() {
-        let after = |known, now_ms| after(known, now_ms).expect("a number");
-        let (early, late) = (after(Generation(1), 1_764_000_000_000), after(Generation(1), 1_764_000_001_000));
-        assert!(Generation(1) < early && early < late);
-        assert_eq!(after(late, 0), Generation(late.0 + 1), "clocks may go wrong");
-        assert_eq!(after(late, u64::MAX), Generation(late.0 + 1), "in both directions");
-        assert!(super::after(Generation(u32::MAX), 0).is_err(), "no number is given twice");
+    fn p05_a_new_generation_is_above_all_that_are_known() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (log, path) = (LogId([1; 16]), temp.path());
+        let next = |known| next(path, log, Generation(known), &[]).expect("draws");
+        let first = next(1);
+        assert!(first.narrow().is_none() && first.is_plausible());
+        assert!(next(first.0) > first);
+        // Of a clock decades ahead; and a claim that would leave no number.
+        let noted = (4_000_000_000_000 << 11) + 3;
+        learn(path, log, &[info(noted, 7, Beginning::Restored), info(Generation::MAX.0, 7, Beginning::Restored)])
+            .expect("writes");
+        assert!(next(1).0 > noted && next(first.0).0 > noted);
+        assert!(super::next(path, LogId([2; 16]), Generation(1), &[]).expect("draws").0 < noted, "of another log");
+        assert!(matches!(super::next(path, log, Generation::MAX, &[]), Err(NotesError::NoNumber(_))));
+        let told = [info(noted + 9, 7, Beginning::Recovered)];
+        assert!(super::next(path, log, first, &told).expect("draws").0 > noted + 9);
+        std::fs::write(path.join(FILE), "damaged").expect("writes");
+        assert!(next(first.0) > first);
+        assert_eq!(std::fs::read(path.join(FILE)).expect("reads"), b"damaged", "it is kept");
     }
 
     #[test]

@@ -390,20 +390,25 @@ impl Log {
         Ok(())
     }
 
-    /// Begins a new generation at the head, after a restore or recovery. Durable when it returns.
+    /// Starts a new generation at the head, of which the number is above every earlier one. Durable when it returns.
     ///
     /// # Errors
     /// When something is in flight, the lineage is full, or the head file cannot be written.
-    pub fn raise_generation(&mut self) -> Result<Generation, AppendError> {
+    pub fn start_generation(&mut self, generation: Generation) -> Result<(), AppendError> {
         self.seal()?;
-        let (generation, mut lineage) = (Generation(self.generation().0 + 1), self.lineage());
+        let mut lineage = self.lineage();
+        let context = || IoFailure::at("start a generation of", self.shared.dir.display());
+        if generation <= self.generation() {
+            let low = io::Error::other(format!("{generation} is not above {}", self.generation()));
+            return Err(context()(low).into());
+        }
         if lineage.len() >= LINEAGE_MAX {
             let full = io::Error::other(format!("the lineage is full: a log has at most {LINEAGE_MAX} generations"));
-            return Err(IoFailure::at("raise the generation of", self.shared.dir.display())(full).into());
+            return Err(context()(full).into());
         }
         lineage.push(LineageEntry { generation, shared_to: self.written.seq });
         self.shared.set_lineage(generation, lineage).map_err(IoFailure::at("write", super::directory::HEAD))?;
-        Ok(generation)
+        Ok(())
     }
 
     /// Gives the reserved disk space back, for deletes and compaction on a full disk. False when there was none.

@@ -33,10 +33,79 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Raised by one at every restore or recovery of a log; starts at 1.
+/// Number of a generation of a log: 1 when the log is created; a restore or recovery starts one with a greater number.
+///
+/// At most [`Generation::MAX`], so that every reader of JSON gets it exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Generation(pub u32);
+#[serde(into = "u64", try_from = "u64")]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// Greatest number: 2^53 - 1, the last integer that a JSON reader with floating-point numbers keeps exact.
+    pub const MAX: Generation = Generation((1 << 53) - 1);
+    /// Number of low bits that are random; those above are milliseconds since 1970-01-01 UTC.
+    const RANDOM_BITS: u32 = 11;
+    /// 2100-01-01 in milliseconds. A clock beyond it is wrong.
+    const CLOCK_MAX_MS: u64 = 4_102_444_800_000;
+    /// Longest step above a known number.
+    const STEP_MAX: u64 = 1 << 20;
+
+    /// The number of a generation that starts at `now_ms`, above all in `known`; `None` when none is left.
+    ///
+    /// Recoveries that do not know of each other get different numbers: they do not start in the same millisecond, or draw other
+    /// random bits. Where the clock is behind the known number, a random step above it separates them.
+    #[must_use]
+    pub fn after(known: Generation, now_ms: u64, random: u64) -> Option<Generation> {
+        let clock_ms = if now_ms < Self::CLOCK_MAX_MS { now_ms } else { 0 };
+        let by_clock = (clock_ms << Self::RANDOM_BITS) | (random & ((1 << Self::RANDOM_BITS) - 1));
+        let by_step = known.0.checked_add(1 + random % Self::STEP_MAX)?;
+        let next = if clock_ms > 0 && by_clock > known.0 { by_clock } else { by_step };
+        Generation::try_from(next).ok()
+    }
+
+    /// Whether a right clock can lead to this number. A greater one follows a wrong clock, or is a false claim.
+    #[must_use]
+    pub fn is_plausible(self) -> bool {
+        self.0 < Self::CLOCK_MAX_MS << Self::RANDOM_BITS
+    }
+
+    /// The number where 32 bits are enough, as in the first version of the formats.
+    #[must_use]
+    pub fn narrow(self) -> Option<u32> {
+        u32::try_from(self.0).ok()
+    }
+}
+
+impl From<Generation> for u64 {
+    fn from(generation: Generation) -> u64 {
+        generation.0
+    }
+}
+
+impl TryFrom<u64> for Generation {
+    type Error = BadGeneration;
+
+    fn try_from(number: u64) -> Result<Generation, BadGeneration> {
+        let generation = Generation(number);
+        if generation <= Self::MAX { Ok(generation) } else { Err(BadGeneration { number }) }
+    }
+}
+
+impl FromStr for Generation {
+    type Err = BadGeneration;
+
+    fn from_str(text: &str) -> Result<Self, BadGeneration> {
+        let number: u64 = text.parse().map_err(|_| BadGeneration { number: u64::MAX })?;
+        Generation::try_from(number)
+    }
+}
+
+/// A number that no generation has.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{number} is not the number of a generation: at most {max}", max = Generation::MAX)]
+pub struct BadGeneration {
+    number: u64,
+}
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -276,6 +345,48 @@ mod tests {
         assert_eq!((bytes.len(), postcard::from_bytes(&bytes)), (32, Ok(id)));
         let text = serde_json::to_string(&id).expect("encodes");
         assert_eq!(serde_json::from_str::<ChunkId>(&text).expect("decodes"), id);
+    }
+
+    #[test]
+    fn p05_generations_that_start_apart_get_different_numbers() {
+        let after = |known, now_ms, random| Generation::after(known, now_ms, random).expect("a number");
+        let (first, now) = (Generation(1), 1_795_000_000_000);
+        assert!(first < after(first, now, u64::MAX) && after(first, now, u64::MAX) < after(first, now + 1, 0));
+        assert_ne!(after(first, now, 7), after(first, now, 8), "within one millisecond");
+        let narrow = Generation(1_795_000_000);
+        assert!(narrow < after(narrow, now, 0), "numbers of 32 bits were seconds");
+        let late = after(first, now, 0);
+        for wrong in [0, 1, now, u64::MAX] {
+            assert!(after(late, wrong, 0) > late && after(late, wrong, 5) != after(late, wrong, 6), "{wrong}");
+        }
+        assert_ne!(after(first, 0, 5), after(first, 0, 6), "without a clock");
+        // A clock decades ahead, and the return to the right one, leave room for more recoveries than there will be.
+        let ahead = after(late, Generation::CLOCK_MAX_MS - 1, u64::MAX);
+        assert!(ahead.is_plausible());
+        let mut last = ahead;
+        for random in 0..1000 {
+            let next = after(last, now, u64::MAX - random);
+            assert!(next > last && next < Generation::MAX);
+            last = next;
+        }
+        assert!((Generation::MAX.0 - last.0) / Generation::STEP_MAX > 500_000_000);
+        assert_eq!(Generation::after(Generation::MAX, now, 0), None, "no number is given twice");
+        assert!(!Generation::MAX.is_plausible());
+    }
+
+    #[test]
+    fn generations_are_exact_in_json_and_bounded_everywhere() {
+        let text = serde_json::to_string(&Generation::MAX).expect("encodes");
+        assert_eq!(text.parse::<f64>().map(|number| format!("{number:.0}")), Ok(text.clone()));
+        assert_eq!(serde_json::from_str::<Generation>(&text).expect("decodes"), Generation::MAX);
+        let beyond = Generation::MAX.0 + 1;
+        assert!(serde_json::from_str::<Generation>(&beyond.to_string()).is_err());
+        let bytes = postcard::to_allocvec(&beyond).expect("encodes");
+        assert!(postcard::from_bytes::<Generation>(&bytes).is_err());
+        assert!(beyond.to_string().parse::<Generation>().is_err() && "x".parse::<Generation>().is_err());
+        // Bytes of the time when it had 32 bits.
+        let narrow = postcard::to_allocvec(&1_795_000_000_u32).expect("encodes");
+        assert_eq!(postcard::from_bytes(&narrow), Ok(Generation(1_795_000_000)));
     }
 
     #[test]

@@ -37,6 +37,38 @@ pub struct LineageEntry {
 /// How the generations of a log descend from each other, by rising generation.
 pub type Lineage = Vec<LineageEntry>;
 
+/// The generations that only one of two logs has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Divergence {
+    /// Last sequence that what only the first one has shares with its parents; `None` when the other one has all of it.
+    pub first: Option<Seq>,
+    /// As `first`, for the second one.
+    pub second: Option<Seq>,
+}
+
+impl Divergence {
+    /// Compares two logs of one identity. A generation is the same when its number and its start are.
+    #[must_use]
+    pub fn of(first: &[LineageEntry], second: &[LineageEntry]) -> Divergence {
+        let only = |here: &[LineageEntry], there: &[LineageEntry]| {
+            here.iter().filter(|entry| !there.contains(entry)).map(|entry| entry.shared_to).min()
+        };
+        Divergence { first: only(first, second), second: only(second, first) }
+    }
+
+    /// Whether each has a generation that the other one lacks: neither descends from the other.
+    #[must_use]
+    pub fn is_mutual(self) -> bool {
+        self.first.is_some() && self.second.is_some()
+    }
+
+    /// Last sequence that both share; `None`: one is the other, up to its head.
+    #[must_use]
+    pub fn shared_to(self) -> Option<Seq> {
+        self.first.into_iter().chain(self.second).min()
+    }
+}
+
 /// What a replica's position is to a datastore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
@@ -118,6 +150,10 @@ pub fn compare(
     if replica.generation > head.generation {
         return Verdict::Ahead;
     }
+    // A number that the log lacks is of a generation that did not lead to it, however the numbers compare.
+    if !lineage.is_empty() && !lineage.iter().any(|entry| entry.generation == replica.generation) {
+        return Verdict::Forked;
+    }
     let shared_to =
         lineage.iter().filter(|entry| entry.generation > replica.generation).map(|entry| entry.shared_to).min();
     if shared_to.is_some_and(|shared| replica.seq > shared) {
@@ -136,7 +172,7 @@ pub fn compare(
 mod tests {
     use super::*;
 
-    fn at(log: u8, generation: u32, seq: u64, chain: u8) -> Position {
+    fn at(log: u8, generation: u64, seq: u64, chain: u8) -> Position {
         Position {
             log_id: LogId([log; 16]),
             generation: Generation(generation),
@@ -150,24 +186,45 @@ mod tests {
     fn p05_every_pair_of_positions_is_named() {
         let lineage = [
             LineageEntry { generation: Generation(1), shared_to: Seq(0) },
-            LineageEntry { generation: Generation(2), shared_to: Seq(50) },
+            LineageEntry { generation: Generation(3), shared_to: Seq(50) },
         ];
-        let head = at(1, 2, 100, 9);
+        let head = at(1, 3, 100, 9);
         let cases = [
-            (at(1, 2, 100, 9), Some([9; 16]), Verdict::Same),
-            (at(1, 2, 100, 8), Some([9; 16]), Verdict::Forked),
-            (at(1, 2, 70, 7), Some([7; 16]), Verdict::Behind),
-            (at(1, 2, 70, 7), Some([6; 16]), Verdict::Forked),
-            (at(1, 2, 70, 7), None, Verdict::Behind),
+            (at(1, 3, 100, 9), Some([9; 16]), Verdict::Same),
+            (at(1, 3, 100, 8), Some([9; 16]), Verdict::Forked),
+            (at(1, 3, 70, 7), Some([7; 16]), Verdict::Behind),
+            (at(1, 3, 70, 7), Some([6; 16]), Verdict::Forked),
+            (at(1, 3, 70, 7), None, Verdict::Behind),
             (at(1, 1, 50, 7), Some([7; 16]), Verdict::Behind),
             (at(1, 1, 51, 7), Some([7; 16]), Verdict::Forked),
-            (at(1, 2, 101, 7), None, Verdict::Ahead),
-            (at(1, 3, 10, 7), None, Verdict::Ahead),
-            (at(2, 2, 100, 9), None, Verdict::Foreign),
+            (at(1, 3, 101, 7), None, Verdict::Ahead),
+            (at(1, 2, 10, 7), Some([7; 16]), Verdict::Forked),
+            (at(1, 4, 10, 7), None, Verdict::Ahead),
+            (at(2, 3, 100, 9), None, Verdict::Foreign),
         ];
         for (replica, chain, verdict) in cases {
             assert_eq!(compare(&replica, &head, &lineage, chain), verdict, "{replica:?}");
         }
         assert_eq!(compare(&at(2, 1, 5, 1), &at(3, 1, 0, 0), &[], None), Verdict::Empty);
+    }
+
+    #[test]
+    fn p05_lineages_say_what_two_logs_share() {
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let old = [entry(1, 0), entry(7, 50)];
+        let new = [entry(1, 0), entry(7, 50), entry(8, 40)];
+        let other = [entry(1, 0), entry(9, 60)];
+        let same_number = [entry(1, 0), entry(7, 30)];
+        let of = |first: &[LineageEntry], second: &[LineageEntry]| {
+            let found = Divergence::of(first, second);
+            (found.first.map(|seq| seq.0), found.second.map(|seq| seq.0), found.shared_to().map(|seq| seq.0))
+        };
+        assert_eq!(of(&old, &old), (None, None, None));
+        assert_eq!(of(&old, &new), (None, Some(40), Some(40)));
+        assert_eq!(of(&new, &old), (Some(40), None, Some(40)));
+        assert_eq!(of(&new, &other), (Some(40), Some(60), Some(40)));
+        assert_eq!(of(&old, &same_number), (Some(50), Some(30), Some(30)));
+        assert!(Divergence::of(&new, &other).is_mutual() && !Divergence::of(&old, &new).is_mutual());
     }
 }

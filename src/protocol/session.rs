@@ -1,8 +1,8 @@
 //! Hello and welcome: which version both speak, and what the replica may do given the verdict.
 
-use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, Welcome};
+use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_MAX, VERSION_MIN, WIDE_GENERATIONS, Welcome};
 use crate::model::position::compare;
-use crate::model::{Chain, LineageEntry, Position, Seq, Verdict};
+use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 
 /// The highest version that both sides speak.
@@ -20,6 +20,23 @@ pub fn common_version(hello: &Hello) -> Result<u16, Refused> {
             "no common protocol version: the client ({}) speaks {} to {}, the datastore {VERSION_MIN} to {VERSION_MAX}; \
              upgrade the older side",
             hello.software, hello.version_min, hello.version_max
+        ),
+    })
+}
+
+/// Whether a client that speaks `version` can read the generations of a log.
+///
+/// # Errors
+/// When it cannot: one of them has more than 32 bits.
+pub fn check_generations(version: u16, hello: &Hello, lineage: &[LineageEntry]) -> Result<(), Refused> {
+    let wide = lineage.iter().map(|entry| entry.generation).find(|generation| generation.narrow().is_none());
+    let Some(generation) = wide.filter(|_: &Generation| version < WIDE_GENERATIONS) else { return Ok(()) };
+    Err(Refused {
+        code: RefusalCode::Version,
+        message: format!(
+            "the client ({}) cannot read generation {generation} of the log, which a restore or recovery has started: it speaks \
+             protocol version {version}, and {WIDE_GENERATIONS} is needed; upgrade it, its data stays",
+            hello.software
         ),
     })
 }
@@ -133,7 +150,27 @@ mod tests {
             position: None,
             external_addr: None,
         };
-        assert_eq!(common_version(&hello(1, 7)), Ok(1));
-        assert!(common_version(&hello(2, 7)).expect_err("too new").message.contains("upgrade"));
+        assert_eq!(common_version(&hello(1, 7)), Ok(VERSION_MAX));
+        assert_eq!(common_version(&hello(1, 1)), Ok(1));
+        let newer = VERSION_MAX + 1;
+        assert!(common_version(&hello(newer, 7)).expect_err("too new").message.contains("upgrade"));
+    }
+
+    #[test]
+    fn p12_a_client_of_32_bits_is_served_until_a_wider_generation_starts() {
+        let entry = |generation| LineageEntry { generation: Generation(generation), shared_to: Seq(0) };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            software: "gravwell 0.1".into(),
+            position: None,
+            external_addr: None,
+        };
+        let (narrow, wide) = ([entry(1), entry(u64::from(u32::MAX))], [entry(1), entry(1 << 32)]);
+        assert_eq!(check_generations(1, &hello, &narrow), Ok(()));
+        assert_eq!(check_generations(WIDE_GENERATIONS, &hello, &wide), Ok(()));
+        let refused = check_generations(1, &hello, &wide).expect_err("it could not read the welcome");
+        assert_eq!(refused.code, RefusalCode::Version);
+        assert!(refused.message.contains("gravwell 0.1") && refused.message.contains("4294967296"), "{refused}");
     }
 }

@@ -14,12 +14,12 @@ use crate::codec::message::{
     Welcome,
 };
 use crate::log::generations;
-use crate::model::{Chain, LineageEntry, Position, Seq, Verdict};
+use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
-use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
+use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED, clock_trouble};
 use crate::transport::pulse;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
@@ -58,6 +58,11 @@ pub(super) enum LinkError {
     Compacted,
     #[error("the state must be fetched anew")]
     ResyncWanted,
+    #[error(
+        "the datastore ended the connection when it was shown this member's position, which is in generation {0}; a \
+         datastore of an earlier version cannot read such a number: upgrade it"
+    )]
+    Unread(Generation),
     #[error("the datastore is {0}")]
     Diverged(Verdict),
     #[error("{0}")]
@@ -75,7 +80,7 @@ impl From<Refused> for LinkError {
 impl From<quinn::ConnectionError> for LinkError {
     fn from(error: quinn::ConnectionError) -> Self {
         let quinn::ConnectionError::ApplicationClosed(close) = &error else {
-            return LinkError::Connect(error.to_string());
+            return LinkError::Connect(clock_trouble(&error).unwrap_or_else(|| error.to_string()));
         };
         let reason = String::from_utf8_lossy(&close.reason).into_owned();
         match close.error_code.into_inner() {
@@ -188,7 +193,9 @@ impl Linker {
         };
         // What the server said on closing explains more than the broken stream that we saw.
         let result = match (result, connection.close_reason()) {
-            (Err(LinkError::Wire(WireError::Io(_) | WireError::Closed)), Some(reason)) => Err(reason.into()),
+            (Err(LinkError::Wire(WireError::Io(_) | WireError::Closed) | LinkError::Unread(_)), Some(reason)) => {
+                Err(reason.into())
+            }
             (result, _) => result,
         };
         connection.close(0u32.into(), b"bye");
@@ -213,7 +220,8 @@ impl Linker {
         wire::send(&mut send, Kind::Open, &Open::Control).await?;
         wire::send(&mut send, Kind::Hello, &hello).await?;
         let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
-        let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))??;
+        let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?;
+        let welcome = welcome.map_err(|error| unread(error, mine.as_ref()))?;
         // What the state lost is judged by where it had been, and fetched from where it is.
         let is_lacking = self.shared.position().is_none_or(|position| position.seq < welcome.horizon)
             || self.shared.is_unsure_of(welcome.generation);
@@ -446,6 +454,15 @@ impl Linker {
             }
             changed.changed().await.map_err(|_| LinkError::Closing)?;
         }
+    }
+}
+
+/// Why no welcome came.
+fn unread(error: WireError, mine: Option<&Position>) -> LinkError {
+    let wide = mine.map(|mine| mine.generation).filter(|generation| generation.narrow().is_none());
+    match (error, wide) {
+        (WireError::Io(_) | WireError::Closed, Some(generation)) => LinkError::Unread(generation),
+        (error, _) => error.into(),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
 use crate::log::generations;
 use crate::model::deletions::Named;
+use crate::model::position::Divergence;
 use crate::model::{LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
@@ -56,7 +57,7 @@ fn fork<'a>(mine: &Position, lineage: &[LineageEntry], welcome: &'a Welcome) -> 
         if lineage.is_empty() { entry.generation > mine.generation } else { !lineage.contains(entry) }
     };
     let theirs: Vec<&LineageEntry> = welcome.lineage.iter().filter(is_unknown).collect();
-    let own = lineage.iter().filter(|entry| !welcome.lineage.contains(entry)).map(|entry| entry.shared_to).min();
+    let own = Divergence::of(lineage, &welcome.lineage).first;
     let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
     let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
     // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too. So is

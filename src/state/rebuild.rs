@@ -5,7 +5,7 @@ use super::loader::Target;
 use super::meta::StateMeta;
 use super::origins::OriginTable;
 use super::store::StateStore;
-use crate::model::position::Chain;
+use crate::model::position::{Chain, Divergence};
 use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
 use crate::planted::{self, Bug};
 
@@ -62,8 +62,8 @@ pub enum RebuildReason {
     /// It was begun for another log, and never took in an entry.
     #[error("the state is empty")]
     Empty,
-    /// It goes on beyond what a later generation of its log shares: an operator gave that up.
-    #[error("the state is of an earlier generation, which went on where this one began")]
+    /// It goes on beyond what another generation of its log shares, with which an operator gave that up.
+    #[error("the state is of a generation that was given up for the log's")]
     GivenUp,
     /// It ends before the entries that the log still has.
     #[error("the state ends before the log's horizon")]
@@ -95,11 +95,13 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
     let loss = |reason| Action::Loss { reason };
     let Some(meta) = meta else { return rebuild(RebuildReason::Missing) };
     let is_other = meta.log_id != log.log_id || meta.generation > log.generation;
-    // A generation of the state's that the log does not have was given up as well, since the log began a later one.
     let later = log.lineage.iter().filter(|entry| entry.generation > meta.generation);
-    let left = meta.lineage.iter().filter(|entry| !log.lineage.contains(entry));
-    let shared_to = later.chain(left).map(|entry| entry.shared_to).min();
+    let shared_to = later.map(|entry| entry.shared_to).min();
+    // Each has a generation that the other one lacks: whichever number is greater, an operator started the log's without knowing
+    // of this state. A log that merely lacks the state's generation may be an older copy.
+    let is_apart = meta.log_id == log.log_id && Divergence::of(&meta.lineage, log.lineage).is_mutual();
     match meta {
+        meta if is_apart && meta.seq > Seq::ZERO => rebuild(RebuildReason::GivenUp),
         meta if is_other && meta.seq == Seq::ZERO => rebuild(RebuildReason::Empty),
         meta if meta.log_id != log.log_id => loss(LossReason::OtherLog),
         meta if meta.generation > log.generation => loss(LossReason::LaterGeneration),

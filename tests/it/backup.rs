@@ -181,11 +181,9 @@ fn p05_a_backup_that_is_restored_twice_begins_two_generations_and_members_know_t
     // As on a host that has never heard of the first: the log that would tell is not there.
     std::fs::remove_dir_all(fleet.dir("d/log")).expect("removes");
     std::fs::remove_file(fleet.dir("d/generations.json")).expect("removes");
-    // Generations that do not know of each other are numbered by the clock, in seconds.
-    let seconds = || std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
-    fleet.wait("the clock has gone on", || seconds() > first);
+    // Generations that do not know of each other are numbered by the clock and random bits.
     let second = restore();
-    assert!(second > first, "{first}, {second}");
+    assert!(second > first && second < 1 << 53, "{first}, {second}");
     let _datastore = fleet.datastore();
     for value in 1..=9 {
         fleet.ok("d", &["put", "c", "second", "--value", &value.to_string()]);

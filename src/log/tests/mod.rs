@@ -10,11 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::directory::SegmentName;
+use super::format::LINEAGE_MAX;
 use super::*;
 use crate::codec::payload::decode_frames;
 use crate::env::fs::Fs;
 use crate::env::memory::{Fault, MemoryFs, SmallRandom, Survival};
-use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use crate::model::{
+    Collection, Entry, EntryBody, Generation, Key, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+};
 
 pub(super) fn dir() -> PathBuf {
     PathBuf::from("/log")
@@ -369,13 +372,58 @@ fn p05_a_new_generation_is_durable_and_recorded() {
     let fs = MemoryFs::new();
     let (mut log, _) = open(&fs, options(1500)).expect("creates");
     fill(&mut log, 5);
-    assert_eq!(log.raise_generation().expect("raises").0, 2);
+    assert!(log.start_generation(Generation(1)).is_err(), "no number is given twice");
+    log.start_generation(Generation(2)).expect("starts");
     fill(&mut log, 5);
     let lineage = log.lineage();
     assert_eq!((lineage.len(), lineage[1].shared_to), (2, Seq(5)));
     let fs = fs.crash(Survival::Nothing, 0);
     let (log, _) = open(&fs, options(1500)).expect("opens");
     assert_eq!((log.generation().0, log.lineage(), log.head().0), (2, lineage, Seq(10)));
+}
+
+#[test]
+fn p05_a_generation_of_more_than_32_bits_outlives_a_crash_and_the_lineage_has_an_end() {
+    let fs = MemoryFs::new();
+    let (mut log, _) = open(&fs, options(1500)).expect("creates");
+    fill(&mut log, 5);
+    for number in 1..LINEAGE_MAX as u64 {
+        log.start_generation(Generation((number << 32) + 7)).expect("starts");
+    }
+    let last = log.generation();
+    assert!(log.start_generation(Generation(last.0 + 1)).is_err_and(|error| error.to_string().contains("lineage")));
+    fill(&mut log, 50);
+    let lineage = log.lineage();
+    assert_eq!((lineage.len(), last), (LINEAGE_MAX, Generation(((LINEAGE_MAX as u64 - 1) << 32) + 7)));
+    let fs = fs.crash(Survival::Nothing, 0);
+    let (log, _) = open(&fs, options(1500)).expect("opens");
+    assert_eq!((log.generation(), log.lineage(), log.head().0), (last, lineage, Seq(55)));
+}
+
+#[test]
+fn a_time_that_a_wrong_clock_made_ambiguous_cuts_nothing() {
+    use super::copy::{Cut, CutError, End, cut};
+    let fs = MemoryFs::new();
+    let (mut log, _) = open(&fs, options(1500)).expect("creates");
+    let dated = |(seq, time_ms): (u64, u64)| Entry { time_ms, ..small(seq) };
+    let entries: Vec<Entry> = [(1, 100), (2, 5000), (3, 5001), (4, 101), (5, 102)].map(dated).into();
+    log.append(&entries).expect("appends");
+    log.sync().expect("syncs");
+    let about = Cut {
+        log_id: log.log_id(),
+        generation: Generation(2),
+        lineage: log.lineage(),
+        horizon: Seq(0),
+        may_be_empty: false,
+    };
+    log.close().expect("closes");
+    let at = |time| cut(&fs, &dir(), about.clone(), End::Time(time));
+    for (time, ends) in [(101, (1, 4)), (4000, (1, 5)), (5000, (2, 5))] {
+        let Err(CutError::TimesGoBack { early, late, .. }) = at(time) else { panic!("{time}") };
+        assert_eq!((early.0, late.0), ends, "{time}");
+    }
+    assert_eq!(open(&fs, options(1500)).expect("opens").0.head().0, Seq(5));
+    assert_eq!(at(100).expect("cuts").0, Seq(1), "nothing later is as early");
 }
 
 #[test]

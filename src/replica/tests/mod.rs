@@ -23,7 +23,7 @@ use crate::state::StateStore;
 const CACHE_BYTES: u64 = 1 << 20;
 
 fn generation(number: u64, shared_to: u64) -> LineageEntry {
-    let generation = Generation(number.try_into().expect("small"));
+    let generation = Generation(number);
     LineageEntry { generation, shared_to: Seq(shared_to) }
 }
 
