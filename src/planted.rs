@@ -129,6 +129,34 @@ bugs! {
     StateRemovedBeforeReplaced,
     /// A state that went back behind its mark is taken for sound.
     RollbackUnnoticed,
+    /// A state that went back writes its own, lower position into its mark.
+    MarkLowered,
+    /// What a state lost counts as there again as soon as it equals the datastore's at any sequence.
+    LossForgottenEarly,
+    /// What a lost state had decided is shown as if it still waited.
+    DecidedIsShownAgain,
+    /// The head of the outbox journal is not compared with the journal's end.
+    JournalHeadIgnored,
+    /// An outbox journal that is missing is taken for a new one.
+    MissingJournalIsNew,
+    /// The head file is not compared with the end of the log.
+    HeadNotAsked,
+    /// What a member beyond the log has shown is not written into the register.
+    ContradictionNotKept,
+    /// A snapshot is taken over by its number alone, whatever history it is of.
+    ForkByNumber,
+    /// An origin may be used by another member than the one that it belongs to.
+    OriginNotBound,
+    /// The same identity is taken for the same content.
+    IdentityNotCompared,
+    /// A rejected transaction that is submitted again is answered as committed.
+    RejectedIsKnown,
+    /// A reader takes writes.
+    ReaderWritesAccepted,
+    /// What a reader holds waits, and is never refused.
+    ReaderWriteStays,
+    /// Entries are dated by the host's clock, however far it jumps.
+    ClockTakenOver,
 }
 
 /// No fault.

@@ -459,7 +459,7 @@ fn header_of(file: &dyn File) -> Result<FileHeader, JournalError> {
 
 /// A missing file is a new one only where its head knows of no record.
 fn check_never_written(slots: Option<&Slots>) -> Result<(), JournalError> {
-    let Some(slots) = slots else { return Ok(()) };
+    let Some(slots) = slots.filter(|_| !planted::is(Bug::MissingJournalIsNew)) else { return Ok(()) };
     let expected = match slots.newest() {
         Some(Vouched { generation: Generation(1), seq: Seq::ZERO, .. }) => return Ok(()),
         Some(Vouched { seq, .. }) => format!("{seq} records, as its head says"),
@@ -503,7 +503,7 @@ fn scan_records(
     visit: &mut dyn FnMut(JournalRecord),
 ) -> Result<(Scan, Last), JournalError> {
     let mut last = Last { seq: Seq::ZERO, chain: CHAIN_START, end: HEADER_BYTES as u64 };
-    let vouched = vouched.filter(|_| !planted::is(Bug::JournalWithoutMarks));
+    let vouched = vouched.filter(|_| !planted::is(Bug::JournalWithoutMarks) && !planted::is(Bug::JournalHeadIgnored));
     let expected = vouched.map_or((Seq::ZERO, CHAIN_START), |(_, vouched)| (vouched.seq, vouched.chain));
     let mut is_other = expected.0 == Seq::ZERO && expected.1 != CHAIN_START;
     let scan = scan_frames(file, false, true, length, Scan::new(header), |raw| {

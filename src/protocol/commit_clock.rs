@@ -5,6 +5,8 @@
 //! the clocks of members. A jump that none of them confirms is not taken over, and is reported. When a member confirms that
 //! the last entries are dated in the future, later ones are given the right time.
 
+use crate::planted::{self, Bug};
+
 /// What two clocks may differ by without anybody asking why.
 pub const TOLERANCE_MS: u64 = 3_600_000;
 /// How long a datastore may have been stopped without anybody asking why.
@@ -47,7 +49,8 @@ impl CommitClock {
         let expected = self.expected(steady_ms);
         let ahead = if self.is_settled { TOLERANCE_MS } else { STOPPED_MS };
         let earliest = expected.saturating_sub(TOLERANCE_MS);
-        if self.known_ms == 0 || (earliest..=expected.saturating_add(ahead)).contains(&wall_ms) {
+        let is_believed = self.known_ms == 0 || planted::is(Bug::ClockTakenOver);
+        if is_believed || (earliest..=expected.saturating_add(ahead)).contains(&wall_ms) {
             self.settle(wall_ms, steady_ms);
             (self.is_settled, self.skew_ms) = (true, 0);
             return wall_ms;

@@ -331,7 +331,7 @@ impl Applier {
     /// Writes down how far the durable state came, unless it lost something: then the former mark shows what.
     pub(super) fn mark(&mut self) {
         self.unmarked_since = None;
-        if self.shared.lost().is_some() {
+        if self.shared.lost().is_some() && !planted::is(Bug::MarkLowered) {
             return;
         }
         let state = self.shared.state();
@@ -411,7 +411,7 @@ impl Applier {
     fn fork(&self, state: &StateStore) -> Option<Fork> {
         let present = self.shared.state();
         let of_one_log = present.meta()?.log_id == state.meta()?.log_id;
-        if !of_one_log {
+        if !of_one_log || planted::is(Bug::ForkByNumber) {
             return None;
         }
         let compared = || descent::fork(&present.snapshot()?, &state.snapshot()?);

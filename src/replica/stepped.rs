@@ -184,27 +184,19 @@ impl Stepped {
         self.applier.handle(applier::Request::Bookmark(bookmark))
     }
 
-    /// Puts a fetched state in the place of the present one.
+    /// Puts a fetched state in the place of the present one, whose history it has to continue.
     ///
     /// # Errors
     /// The outer one: the process must stop. The inner one: the state was not taken over.
     pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), String>, Fatal> {
-        let swapped = self.swap_if(state.clone(), path.clone(), Descent::Required)?;
-        if !matches!(swapped, Err(SwapError::Forked(_))) {
-            return Ok(swapped.map_err(|error| error.to_string()));
-        }
-        // Nothing is archived here: whoever drives the replica is asked to expect the fork.
-        self.forks += 1;
-        Ok(self.swap_if(state, path, Descent::Archived)?.map_err(|error| error.to_string()))
-    }
-
-    fn swap_if(&mut self, state: StateStore, path: PathBuf, descent: Descent) -> Result<Result<(), SwapError>, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        self.applier.handle(applier::Request::Swap(state, path, descent, reply))?;
-        Ok(answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string()))))
+        self.applier.handle(applier::Request::Swap(state, path, Descent::Required, reply))?;
+        let swapped = answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string())));
+        self.forks += u32::from(matches!(swapped, Err(SwapError::Forked(_))));
+        Ok(swapped.map_err(|error| error.to_string()))
     }
 
-    /// Number of fetched states that did not continue the history of the state that they replaced.
+    /// Number of fetched states that were refused because they do not continue the history of the present one.
     #[must_use]
     pub fn forks(&self) -> u32 {
         self.forks

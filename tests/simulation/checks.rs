@@ -20,6 +20,11 @@ const OBJECT_BYTES: u64 = 200;
 /// Most bytes that is kept of an origin.
 const ORIGIN_BYTES: u64 = 200;
 
+/// The collections that clients use.
+pub fn collections() -> [Collection; 2] {
+    ["dashboards", "users"].map(|name| Collection::new(name).expect("name"))
+}
+
 fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
     let view = state.snapshot().map_err(|error| error.to_string())?;
     let rows = view.objects().map(|row| {
@@ -57,6 +62,9 @@ impl World {
             return self.check_awareness(number);
         }
         self.oracle.restarted(number, pending.iter().map(|txn| &**txn))?;
+        self.check_refusals(number)?;
+        let node = &self.replicas[number];
+        let Some(running) = &node.running else { return Ok(()) };
         // From the loss until it is level it must say so.
         let is_back = node.seq().unwrap_or_default() < node.shown;
         if is_back && running.stepped.problem().is_empty() {
@@ -65,7 +73,8 @@ impl World {
         if node.states.has_lost_current() {
             broken!("{} removed its current state before another one was in its place", node.name);
         }
-        if is_back {
+        if is_back || node.seq().unwrap_or_default() < node.was_at {
+            self.check_shown_back(number, &pending)?;
             return self.check_nothing_forgotten(number, &pending);
         }
         // An entry that was altered on its way into the state passes every checksum: only a bookmark can show it.
@@ -134,7 +143,8 @@ impl World {
     fn check_nothing_forgotten(&self, number: usize, pending: &[Arc<Txn>]) -> Checked {
         let found: BTreeSet<TxnId> = pending.iter().map(|txn| txn.id).collect();
         let undecided = self.oracle.pending(number, self.oracle.head()).map(|(id, _)| id);
-        if let Some(id) = undecided.into_iter().find(|id| !found.contains(*id)) {
+        let mut undecided = undecided.filter(|id| !self.oracle.is_forsaken(**id));
+        if let Some(id) = undecided.find(|id| !found.contains(*id)) {
             let name = &self.replicas[number].name;
             broken!("{name} lost its state, and with it the pending transaction {}/{}", id.origin, id.counter);
         }
@@ -194,11 +204,15 @@ impl World {
         self.steady = Some((self.oracle.head(), undecided));
     }
 
+    fn is_decided(&self, id: &TxnId) -> bool {
+        self.oracle.by_id.contains_key(id) || self.oracle.lost.contains(id) || self.oracle.is_forsaken(*id)
+    }
+
     /// A steady load keeps nobody behind: what was there 25 seconds ago is decided, and shown by everybody.
     pub fn check_steady(&mut self) -> Checked {
         let Some((head, undecided)) = self.steady.take() else { return Ok(()) };
         self.oracle.checks += 1;
-        if let Some(id) = undecided.iter().find(|id| !self.oracle.by_id.contains_key(id)) {
+        if let Some(id) = undecided.iter().find(|id| !self.is_decided(id)) {
             broken!("{}/{} is not decided after 25 s of steady load", id.origin, id.counter);
         }
         for node in &self.replicas {

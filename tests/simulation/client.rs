@@ -18,7 +18,6 @@ use gravwell::trust::Role;
 
 use super::network::{ConnId, IDLE, MS, Message, SECOND};
 use super::oracle::{Checked, broken};
-use super::promises::READER_WRITES;
 use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
 use super::world::{Event, Truth, World};
 
@@ -79,7 +78,7 @@ impl World {
     }
 
     /// A failure after which the process must stop.
-    fn fatal(&mut self, number: usize, result: Result<(), Fatal>) -> bool {
+    pub fn fatal(&mut self, number: usize, result: Result<(), Fatal>) -> bool {
         let Err(failure) = result else { return false };
         if self.journal_lost.is_none() && self.check_excuse("a replica stopped", &failure.to_string()).is_err() {
             self.journal_lost = Some(format!("web{number} stopped, and nothing was done to it: {failure}"));
@@ -104,8 +103,9 @@ impl World {
             self.retry(number);
             return Ok(());
         }
-        // Who has no state of its own cannot tell a wrong datastore from the right one: a person watches over that.
-        if self.truth != Truth::Genuine && self.replicas[number].seq().is_none() {
+        // Who has no sound state of its own cannot tell a wrong datastore from the right one: a person watches over that.
+        let node = &self.replicas[number];
+        if self.truth != Truth::Genuine && (node.seq().is_none() || node.damaged) {
             self.retry(number);
             return Ok(());
         }
@@ -254,11 +254,18 @@ impl World {
                     Err(error) => broken!("web{number}: a snapshot was not whole: {error}"),
                 };
                 let before = running.stepped.position().map(|position| position.seq);
-                let swapped = running.stepped.swap(state, path);
+                let forks = running.stepped.forks();
+                let swapped = running.stepped.swap(state, path.clone());
+                let is_fork = running.stepped.forks() > forks;
                 let after = running.stepped.position().map(|position| position.seq);
+                self.judge_swap(id, number, before, is_fork, matches!(swapped, Ok(Ok(()))))?;
+                let Some(running) = self.running(number, life) else { return Ok(()) };
                 match swapped {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => return self.hang_up(number, id, &error),
+                    Ok(Err(error)) => {
+                        self.replicas[number].states.discard(&path);
+                        return self.hang_up(number, id, &error);
+                    }
                     Err(failure) => {
                         self.fatal(number, Err(failure));
                         return Ok(());
@@ -275,6 +282,7 @@ impl World {
                     self.oracle.durable(number, seq);
                     self.persisted[number] = Some(seq);
                     self.replicas[number].shown = seq;
+                    self.replicas[number].states.note_filled(seq);
                 }
                 self.subscribe(id, number)?;
                 self.look_at_receipts(number)?;
@@ -296,6 +304,10 @@ impl World {
             running.stepped.set_connected(Some(welcome.head));
         }
         link.welcome = Some(welcome.clone());
+        if !matches!(step, NextStep::Refuse(_)) {
+            running.stepped.take_role(&welcome.role);
+            running.knows_role |= welcome.role == Role::Reader.to_string();
+        }
         self.note(|| format!("web{number} at {:?} is welcomed: {step:?}", mine.map(|mine| mine.seq)));
         if let Some(mine) = mine
             && !tampered
@@ -425,6 +437,7 @@ impl World {
             }
         };
         let seq = running.stepped.position().map(|position| position.seq);
+        running.refuse_pending();
         self.note(|| format!("web{number} applied up to {seq:?}"));
         if self.fatal(number, result) {
             return Ok(());
@@ -486,10 +499,12 @@ impl World {
             self.after(SECOND, Event::Report(number, life));
             return self.hang_up(number, id, "the state must be fetched anew");
         }
+        running.refuse_pending();
         if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
             let (id, progress) = (link.id, running.stepped.progress());
             self.send(id, Message::Progress(progress));
         }
+        self.look_at_receipts(number)?;
         self.after(SECOND, Event::Report(number, life));
         Ok(())
     }
@@ -507,17 +522,18 @@ impl World {
             return Ok(());
         }
         // Writes at a reader are refused, or answered as all others are.
-        if self.replicas[number].role == Role::Reader && (!READER_WRITES || !self.chance(30)) {
+        if self.replicas[number].role == Role::Reader && !self.chance(30) {
             return Ok(());
         }
         match self.random.below(20) {
             0 => self.deal_with_rejection(number)?,
+            1 => self.reuse_identity(number)?,
             _ => self.write(number)?,
         }
         self.check_replica(number)
     }
 
-    fn any_key(&mut self) -> (Collection, Key) {
+    pub fn any_key(&mut self) -> (Collection, Key) {
         let collection = Collection::new(["dashboards", "users"][self.random.below(2)]).expect("name");
         let key = Key::new(format!("k{}", self.random.below(self.plan.keys))).expect("key");
         (collection, key)
@@ -591,6 +607,8 @@ impl World {
         }
         if self.chance(15) {
             drafts.push(self.next_import(number));
+        } else if self.chance(4) {
+            drafts.extend(self.steal_origin(number));
         }
         let kept: Vec<Draft> = drafts.clone();
         let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
@@ -607,10 +625,14 @@ impl World {
                 Ok(receipt) => {
                     let id = receipt.id();
                     self.note(|| format!("web{number} accepted {}/{}", id.origin, id.counter));
-                    if draft.id.is_some() {
-                        self.oracle.accept_import(id, number, draft.ops)?;
+                    let is_pending = receipt.stage() == Stage::Durable;
+                    if self.oracle.stolen.contains(&id) {
+                        self.oracle.accept(id, number, draft.ops)?;
+                    } else if draft.id.is_some() {
+                        self.oracle.accept_import(id, number, draft.ops, is_pending)?;
                         self.replicas[number].import.answered();
                     } else {
+                        self.check_may_write(number)?;
                         self.oracle.accept(id, number, draft.ops)?;
                     }
                     if let Some(running) = &mut self.replicas[number].running {
@@ -619,7 +641,8 @@ impl World {
                 }
                 Err(error) => {
                     self.note(|| format!("web{number} refused: {error}"));
-                    if draft.id.is_some() && self.replicas[number].import.refused(&error) {
+                    let is_import = draft.id.is_some_and(|id| !self.oracle.stolen.contains(&id));
+                    if is_import && self.replicas[number].import.refused(&error) {
                         continue;
                     }
                     let values = draft.ops.iter().filter_map(Op::value).cloned();
@@ -632,6 +655,7 @@ impl World {
 
     /// Submissions without an answer: the journal tells at the next start which of them are there.
     fn adopt_unanswered(&mut self, number: usize, drafts: Vec<Draft>) -> Checked {
+        drafts.iter().filter_map(|draft| draft.id).for_each(|id| self.oracle.unsure_again(id));
         self.oracle.unanswered(number, drafts.into_iter().map(|draft| draft.ops));
         Ok(())
     }
@@ -674,6 +698,7 @@ impl World {
 
     /// What clients learn from their receipts.
     fn look_at_receipts(&mut self, number: usize) -> Checked {
+        self.check_refusals(number)?;
         let Some(running) = &mut self.replicas[number].running else { return Ok(()) };
         let mut told = Vec::new();
         running.receipts.retain(|id, receipt| match receipt.stage() {

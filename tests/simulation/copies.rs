@@ -16,8 +16,7 @@ use super::faults::open_journal;
 use super::network::{MS, SECOND, Time};
 use super::oracle::{Checked, Remembered, Violation, broken};
 use super::plan::Fault;
-use super::promises::{JOURNAL_HAS_HEAD, STATE_GOES_BACK};
-use super::replica::{JOURNAL, Node, States};
+use super::replica::{JOURNAL, Node, REWRITE_BYTES_MIN, States};
 use super::world::{Event, Truth, World};
 
 /// A copy of a replica's directory.
@@ -35,7 +34,7 @@ impl World {
             return Ok(false);
         }
         match self.copies.remove(&number) {
-            Some(copy) if self.replicas[number].running.is_some() && STATE_GOES_BACK && self.chance(40) => {
+            Some(copy) if self.replicas[number].running.is_some() && self.chance(60) => {
                 self.roll_back_state(number, &copy);
                 Ok(true)
             }
@@ -47,7 +46,7 @@ impl World {
                 (node.damaged, node.tampered) = (false, false);
                 node.was_damaged = copy.was_damaged;
                 // An old copy of everything is not known here to be old: only the datastore can tell.
-                node.shown = Seq::ZERO;
+                (node.shown, node.was_at) = (Seq::ZERO, Seq::ZERO);
                 self.oracle.rolled_back(number, copy.remembered);
                 (self.reported[number], self.saved_reports[number]) = (None, None);
                 self.persisted[number] = None;
@@ -64,10 +63,12 @@ impl World {
 
     /// The state alone is replaced by an older one: the mark beside it shows that.
     fn roll_back_state(&mut self, number: usize, copy: &Copy) {
+        let was_at = self.replicas[number].seq().unwrap_or_default();
         self.stop_replica(number, true, "its state is replaced by an old copy");
         self.forget_connections(number);
         let node = &mut self.replicas[number];
         node.states = node.states.rolled_back(&copy.states);
+        node.was_at = node.was_at.max(was_at);
         (node.damaged, node.tampered) = (false, false);
         (self.reported[number], self.saved_reports[number]) = (None, None);
         self.persisted[number] = None;
@@ -121,7 +122,13 @@ impl World {
 
     /// What the start would say of a journal that ends early, or is not there. The right one stays in its place.
     pub fn shorten_journal(&mut self, number: usize, fault: Fault) -> bool {
-        if !JOURNAL_HAS_HEAD || self.replicas[number].running.is_none() || self.may_refuse_marks() {
+        if self.may_refuse_marks() {
+            return false;
+        }
+        // What the head has not vouched for may be taken for a torn write.
+        let Some(running) = &mut self.replicas[number].running else { return false };
+        let kept = running.stepped.keep_journal(REWRITE_BYTES_MIN);
+        if self.fatal(number, kept) {
             return false;
         }
         self.stop_replica(number, false, "its journal ends early");
@@ -148,6 +155,7 @@ impl World {
 
     /// What the start would say of an open segment that lacks what was synced, with everything else in its place.
     pub fn lose_tail(&mut self) -> Result<bool, Violation> {
+        let vouched = self.vouch_for_head();
         let Some(copy) = self.copy_of_stopped("its open segment loses its tail") else { return Ok(false) };
         let names = copy.fs.list(Path::new(LOG)).unwrap_or_default();
         let Some(open) = names.into_iter().find(|name| name.contains("open") && name.ends_with(".log")) else {
@@ -159,7 +167,7 @@ impl World {
         if copy.fs.open(&path).and_then(|file| file.set_len(to)).is_err() {
             return Ok(false);
         }
-        self.expect_refusal(copy, &format!("{} was cut to {to} bytes", path.display()))?;
+        self.expect_refusal(copy, &format!("{} was cut to {to} bytes", path.display()), vouched)?;
         Ok(true)
     }
 
@@ -171,8 +179,15 @@ impl World {
                 return Ok(false);
             }
         }
-        self.expect_refusal(copy, "the log was not there")?;
+        self.expect_refusal(copy, "the log was not there", Seq::ZERO)?;
         Ok(true)
+    }
+
+    /// Often a datastore has nothing to do and brings its head file up to date: as far as that, the log is vouched for.
+    fn vouch_for_head(&mut self) -> Seq {
+        let is_idle = self.chance(70);
+        let Some(datastore) = self.datastore.as_mut().filter(|_| is_idle) else { return Seq::ZERO };
+        if datastore.ledger.log().idle().is_ok() { datastore.head } else { Seq::ZERO }
     }
 
     /// A copy of the disk of a datastore that ends, sometimes without its index; it starts again from the right one.
@@ -188,21 +203,23 @@ impl World {
 
     /// Nothing that a witness knows of may be missing in silence: not what the index holds, not what members had when the
     /// register was written. What neither knows yet is the documented limit.
-    fn expect_refusal(&mut self, mut copy: Disks, what: &str) -> Checked {
+    fn expect_refusal(&mut self, mut copy: Disks, what: &str, vouched: Seq) -> Checked {
         let now_ms = self.datastore_ms();
         let index = StateStore::with_engine(Box::new(copy.index.clone())).ok().and_then(|index| index.meta());
         let index = index.map_or(Seq::ZERO, |meta| meta.seq);
-        let register = self.saved_reports.iter().flatten().map(|(_, applied)| *applied).max().unwrap_or_default();
+        // Revoking a member takes back what it proves.
+        let heard = self.replicas.iter().zip(&self.saved_reports).filter(|(node, _)| !node.revoked);
+        let register = heard.filter_map(|(_, report)| report.map(|(_, applied)| applied)).max().unwrap_or_default();
         match Running::start(&mut copy, self.now, now_ms) {
             // Its words name logs by random numbers, which do not belong into the trace.
             Err(_) => {
                 self.note(|| "refused".into());
                 Ok(())
             }
-            Ok(running) if running.head >= index.max(register) || running.waits() => Ok(()),
+            Ok(running) if running.head >= index.max(register).max(vouched) || running.waits() => Ok(()),
             Ok(running) => broken!(
-                "{what}, the log ends at {} although the index knew {index} and the register {register}, and the datastore \
-                 starts as if nothing were wrong",
+                "{what}, the log ends at {} although the index knew {index}, the register {register} and the head file \
+                 {vouched}, and the datastore starts as if nothing were wrong",
                 running.head
             ),
         }

@@ -15,12 +15,13 @@ use gravwell::log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
 };
 use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Seq, Txn};
+use gravwell::protocol::commit_clock::CommitClock;
 use gravwell::protocol::feed::{Block, Ring};
 use gravwell::state::StateStore;
 use gravwell::trust::{LogMark, Registry, Role};
 
 use super::engine::Disk;
-use super::network::{ConnId, Time};
+use super::network::{ConnId, MS, Time};
 
 pub const LOG: &str = "/log";
 pub const SEGMENT_BYTES: u64 = 6 << 10;
@@ -119,6 +120,9 @@ pub struct Running {
     /// Why it takes no writes; empty when it does.
     pub recovery: String,
     mode: Recovery,
+    pub clock: CommitClock,
+    /// Its index was built from the log at this start.
+    pub is_rebuilt: bool,
     pub sessions: BTreeMap<ConnId, Session>,
     pub queue: VecDeque<Proposal>,
     pub compaction: Option<Compaction<Liveness>>,
@@ -139,6 +143,7 @@ impl Running {
         let reader = log.reader();
         let usable = StateStore::with_engine(Box::new(disks.index.clone())).map_err(|error| text(&error));
         let usable = usable.map(|state| (open::level(&state, &reader), state));
+        let is_rebuilt = !matches!(usable, Ok((Ok(()), _)));
         let state = match usable {
             Ok((Ok(()), state)) => state,
             Ok((Err(loss @ open::Unlevel::Loss { .. }), _)) if mode != Recovery::Off => return Err(text(&loss)),
@@ -159,7 +164,10 @@ impl Running {
         if evidence.is_none() {
             recovery::enter(&here, &mut registry);
         }
+        let last_ms = state.meta().map_or(0, |meta| meta.time_ms);
         Ok(Running {
+            clock: CommitClock::new(last_ms, now / MS),
+            is_rebuilt,
             ledger,
             reader,
             state,
@@ -191,10 +199,11 @@ impl Running {
             None => here.contradicted_by(member.as_str(), position),
         };
         let Some(evidence) = evidence.filter(|evidence| recovery::counts(self.mode, evidence)) else { return false };
-        if self.recovery.is_empty() {
+        let is_noted = matches!(self.registry.note_contradiction(member, *position, now_ms), Ok(true));
+        if is_noted && self.recovery.is_empty() {
             self.recovery = evidence;
         }
-        self.registry.note_contradiction(member, *position, now_ms).is_ok()
+        is_noted
     }
 
     /// Notes in the register where the log stands, unless the register contradicts it.

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use gravwell::env::Fs;
 use gravwell::env::memory;
+use gravwell::log::Log;
 use gravwell::model::{Collection, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell::trust::Role;
 
-use super::datastore::{Disks, LOG, Proposal};
+use super::datastore::{Disks, LOG, Proposal, log_options};
 use super::network::{MS, Message, SECOND, Time};
 use super::oracle::{Checked, Violation};
 use super::plan::Fault;
@@ -152,6 +154,7 @@ impl World {
             Fault::OpenTailLost => return self.lose_tail(),
             Fault::LogDirectoryLost => return self.lose_log(),
             Fault::Revoked => return self.revoke(number),
+            Fault::GenerationRaised => return self.raise_generation(),
             Fault::OldCopy => return Ok(self.use_old_copy()),
             Fault::OldCopyFollowed => return self.follow_old_copy(),
             Fault::Wiped => return Ok(self.wipe()),
@@ -303,9 +306,30 @@ impl World {
         Ok(true)
     }
 
+    /// An operator begins a later generation of the log, once or twice, as after a restore that lost nothing.
+    fn raise_generation(&mut self) -> Result<bool, Violation> {
+        if self.truth != Truth::Genuine || self.flipped.is_some() || self.datastore.is_none() {
+            return Ok(false);
+        }
+        self.stop_datastore(false, "its log begins a new generation");
+        let times = 1 + self.random.below(2);
+        for _ in 0..times {
+            let fs = std::sync::Arc::new(self.disks.fs.clone());
+            let Ok((mut log, _)) = Log::open(fs, Path::new(LOG), log_options()) else { return Ok(false) };
+            if log.raise_generation().is_err() {
+                return Ok(false);
+            }
+        }
+        // Copies of an earlier generation are refused for that alone.
+        (self.old_copy, self.followed) = (None, None);
+        Ok(true)
+    }
+
     /// A revoked member joins again, with a new certificate.
     fn take_back(&mut self, number: usize) -> Checked {
         let now_ms = self.datastore_ms();
+        // Sometimes it may only read from then on: what it still holds is refused, visibly.
+        let becomes_reader = number > 0 && self.chance(25);
         let node = &mut self.replicas[number];
         if !node.revoked {
             return Ok(());
@@ -316,13 +340,15 @@ impl World {
         };
         let text = |error: gravwell::trust::TrustError| Violation(error.to_string());
         node.certificate.push(b'+');
-        datastore.registry.invite(&node.name, node.role, 1000, now_ms, true).map_err(text)?;
-        datastore.registry.enrol(&node.name, node.role, &node.certificate, CERTIFICATE_DAYS, now_ms).map_err(text)?;
+        let role = if becomes_reader { Role::Reader } else { node.role };
+        datastore.registry.invite(&node.name, role, 1000, now_ms, true).map_err(text)?;
+        datastore.registry.enrol(&node.name, role, &node.certificate, CERTIFICATE_DAYS, now_ms).map_err(text)?;
         self.disks.members = datastore.registry.text(now_ms).map_err(text)?;
-        // Two directories of one member join as one.
+        // Two directories of one member join as one. Who joins anew says again where it stands.
         let (name, certificate) = (node.name.clone(), node.certificate.clone());
-        for node in self.replicas.iter_mut().filter(|node| node.name == name) {
-            (node.revoked, node.certificate) = (false, certificate.clone());
+        for (number, node) in self.replicas.iter_mut().enumerate().filter(|(_, node)| node.name == name) {
+            (self.reported[number], self.saved_reports[number]) = (None, None);
+            (node.revoked, node.role, node.certificate) = (false, role, certificate.clone());
         }
         Ok(())
     }
@@ -406,6 +432,7 @@ impl World {
             datastore.queue.push_back(Proposal { member: MemberName::new("datastore").expect("name"), conn: 0, txn });
         }
         self.after(0, Event::Commit);
+        self.after(SECOND, Event::Compact);
         Ok(())
     }
 

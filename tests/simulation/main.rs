@@ -16,8 +16,8 @@ mod oracle;
 mod plan;
 #[cfg(feature = "planted-bugs")]
 mod planted;
-mod promises;
 mod replica;
+mod rights;
 mod runner;
 mod server;
 mod world;

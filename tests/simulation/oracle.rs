@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use gravwell::model::{
-    Condition, Deletions, Digest, Entry, EntryBody, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+    Condition, Deletions, Digest, Entry, EntryBody, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
 
 /// Collection and key.
@@ -61,6 +61,12 @@ pub struct Oracle {
     pub told: Seq,
     /// Accepted at a replica whose directory was taken back to before: nothing on any disk knows of them any more.
     pub lost: BTreeSet<TxnId>,
+    /// Whose transactions the log has of each origin, and where the last one stands.
+    makers: BTreeMap<Origin, (MemberName, Seq)>,
+    /// Under origins of other members: they are refused, and never committed.
+    pub stolen: BTreeSet<TxnId>,
+    /// Refused by their own replica after they were accepted, because the datastore never takes them.
+    forsaken: BTreeSet<TxnId>,
     pub checks: u64,
 }
 
@@ -152,6 +158,14 @@ impl Oracle {
             broken!("the commit time falls at sequence {}", entry.seq);
         }
         let Some(id) = entry.body.id() else { broken!("an entry of unknown kind at {}", entry.seq) };
+        let (maker, at) = self.makers.entry(id.origin).or_insert_with(|| (entry.member.clone(), entry.seq));
+        if *maker != entry.member {
+            broken!("sequence {} is of {}, and its origin {} belongs to {maker}", entry.seq, entry.member, id.origin);
+        }
+        *at = entry.seq;
+        if self.forsaken.contains(&id) {
+            broken!("{}/{} was listed as refused, and stands at {}", id.origin, id.counter, entry.seq);
+        }
         let last = self.last_counter.entry(id.origin).or_default();
         if id.counter != last.next() {
             broken!("transaction {}/{} came after {last}: lost, doubled or out of order", id.origin, id.counter);
@@ -339,13 +353,23 @@ impl Oracle {
         Ok(())
     }
 
-    /// An import was told that its transaction is safe, perhaps a second time.
-    pub fn accept_import(&mut self, id: TxnId, replica: usize, ops: Vec<Op>) -> Checked {
+    /// An import was told that its transaction is safe, perhaps a second time. `is_pending`: it waits for its outcome, maybe
+    /// again, because the state that knew the former one is lost.
+    pub fn accept_import(&mut self, id: TxnId, replica: usize, ops: Vec<Op>, is_pending: bool) -> Checked {
+        if is_pending && self.dismissed.remove(&id) {
+            // The rejection was dealt with; its author submits it again, and is shown it again.
+            let at = self.by_id.get(&id).copied().filter(|at| self.is_outcome(id, *at, true).is_ok());
+            self.rejected.entry(replica).or_default().extend(at.map(|at| (id, at)));
+        }
         match self.accepted.get(&id) {
             Some(known) if known.ops == ops => {
                 // What a directory that was taken back has forgotten is there again.
                 let open = self.open.entry(replica).or_default();
                 self.lost.remove(&id);
+                if is_pending && self.forsaken.contains(&id) {
+                    // Given again after it was refused, it waits behind what came since.
+                    open.retain(|known| *known != id);
+                }
                 if !open.contains(&id) {
                     open.push(id);
                 }
@@ -354,6 +378,36 @@ impl Oracle {
             Some(_) => broken!("{}/{} was accepted a second time with other contents", id.origin, id.counter),
             None => self.accept(id, replica, ops),
         }
+    }
+
+    /// A replica lists a transaction as refused without an entry of the log.
+    pub fn refused_here(&mut self, who: &str, id: TxnId, may_be: bool) -> Checked {
+        if let Some(at) = self.by_id.get(&id) {
+            broken!("{who} lists {}/{} as refused, which stands at {at}", id.origin, id.counter);
+        }
+        if !may_be {
+            broken!("{who} lists {}/{} as refused without a reason", id.origin, id.counter);
+        }
+        self.forsaken.insert(id);
+        // Before it is written down it may be forgotten, and is refused again.
+        self.unsure.insert(id);
+        Ok(())
+    }
+
+    /// The index was built from the log alone, which does not say below its horizon who made what.
+    pub fn forget_makers(&mut self, horizon: Seq) {
+        self.makers.retain(|_, (_, at)| *at > horizon);
+    }
+
+    /// Whether a transaction of a replica waits for no outcome of the log.
+    pub fn is_forsaken(&self, id: TxnId) -> bool {
+        self.forsaken.contains(&id)
+    }
+
+    /// Whether the log has committed a transaction after `from`, and at or before `seq`.
+    pub fn is_committed(&self, id: TxnId, from: Seq, seq: Seq) -> bool {
+        let at = self.by_id.get(&id).filter(|at| from < **at && **at <= seq);
+        at.is_some_and(|at| self.is_outcome(id, *at, false).is_ok())
     }
 
     /// What a copy of a replica's directory knows; `None` while submissions without an answer make that uncertain.
@@ -386,6 +440,10 @@ impl Oracle {
         before.versions.values_mut().for_each(|versions| versions.retain(|(at, _)| *at <= head));
         before.versions.retain(|_, versions| !versions.is_empty());
         before.last_counter.clear();
+        before.makers.clear();
+        for entry in &before.history {
+            before.makers.extend(entry.body.id().map(|id| (id.origin, (entry.member.clone(), entry.seq))));
+        }
         for id in before.history.iter().filter_map(|entry| entry.body.id()) {
             before.last_counter.insert(id.origin, id.counter);
         }
@@ -404,6 +462,13 @@ impl Oracle {
     /// A replica has started: submissions without an answer that it does not hold are gone.
     pub fn forget_unanswered(&mut self, replica: usize) {
         self.unanswered.remove(&replica);
+    }
+
+    /// An import's transaction was submitted again without an answer: its former rejection may be shown again.
+    pub fn unsure_again(&mut self, id: TxnId) {
+        if self.dismissed.contains(&id) {
+            self.unsure.insert(id);
+        }
     }
 
     /// Submissions ended without an answer: they may be there after a restart, or not.
@@ -467,7 +532,7 @@ impl Oracle {
     pub fn finish(&self) -> Checked {
         for (id, accepted) in &self.accepted {
             let Some(at) = self.by_id.get(id) else {
-                if self.lost.contains(id) {
+                if self.lost.contains(id) || self.forsaken.contains(id) {
                     continue;
                 }
                 broken!("{}/{} was accepted at replica {} and never decided", id.origin, id.counter, accepted.replica);

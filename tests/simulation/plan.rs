@@ -42,6 +42,7 @@ pub enum Fault {
     JournalRemoved,
     OpenTailLost,
     LogDirectoryLost,
+    GenerationRaised,
 }
 
 pub const ALL: &[(Fault, Time)] = &[
@@ -79,6 +80,7 @@ pub const ALL: &[(Fault, Time)] = &[
     (Fault::JournalRemoved, 60 * SECOND),
     (Fault::OpenTailLost, 60 * SECOND),
     (Fault::LogDirectoryLost, 60 * SECOND),
+    (Fault::GenerationRaised, 60 * SECOND),
 ];
 
 /// One seed's world.

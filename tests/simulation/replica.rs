@@ -44,6 +44,8 @@ struct Places {
     /// The next change of what is current fails.
     fails: bool,
     has_lost_current: bool,
+    /// The sequence of the snapshot from which the current state was filled.
+    filled: Seq,
 }
 
 impl States {
@@ -85,6 +87,27 @@ impl States {
         self.places().fails = false;
     }
 
+    /// Removes a state that was fetched and not taken over.
+    pub fn discard(&self, path: &Path) {
+        let mut places = self.places();
+        if places.current.as_deref() != Some(path) {
+            places.states.remove(path);
+        }
+    }
+
+    pub fn note_filled(&self, seq: Seq) {
+        self.places().filled = seq;
+    }
+
+    pub fn filled(&self) -> Seq {
+        self.places().filled
+    }
+
+    /// How far the mark says that the state came.
+    pub fn marked(&self) -> Seq {
+        Home::mark(self).ok().flatten().map_or(Seq::ZERO, |mark| mark.seq())
+    }
+
     /// Whether the current state was removed.
     pub fn has_lost_current(&self) -> bool {
         self.places().has_lost_current
@@ -102,7 +125,8 @@ impl States {
         let places = self.places();
         let states = places.states.iter().map(|(path, disk)| (path.clone(), disk.copy())).collect();
         let (current, mark) = (places.current.clone(), places.mark.clone());
-        let places = Places { next: places.next, states, current, mark, ..Places::default() };
+        let (next, filled) = (places.next, places.filled);
+        let places = Places { next, states, current, mark, filled, ..Places::default() };
         States(Arc::new(Mutex::new(places)))
     }
 
@@ -208,6 +232,8 @@ pub struct Running {
     pub needs_snapshot: bool,
     pub queue: VecDeque<ToApply>,
     pub receipts: BTreeMap<TxnId, Receipt>,
+    /// It knows that it is a reader.
+    pub knows_role: bool,
     /// Connection attempts belong to a process life and an attempt number.
     pub attempt: u64,
 }
@@ -216,6 +242,8 @@ pub struct Running {
 pub struct Node {
     pub name: MemberName,
     pub role: Role,
+    /// What its identity says of its role; the datastore may have given it another one since.
+    joined_as: Role,
     pub certificate: Vec<u8>,
     pub fs: MemoryFs,
     pub states: States,
@@ -231,6 +259,9 @@ pub struct Node {
     pub compared: Option<Bookmark>,
     /// What it has durably shown: less than this it may not show without saying so.
     pub shown: Seq,
+    /// Where it was when its state was replaced by an older one. The mark and the last persist may be older than that, and
+    /// the journal may have been rewritten for it.
+    pub was_at: Seq,
     /// An import that numbers its own transactions.
     pub import: Import,
     pub life: u64,
@@ -273,6 +304,7 @@ impl Node {
         Node {
             name,
             role,
+            joined_as: role,
             certificate,
             fs: MemoryFs::new(),
             states: States::default(),
@@ -283,6 +315,7 @@ impl Node {
             was_damaged: false,
             compared: None,
             shown: Seq::ZERO,
+            was_at: Seq::ZERO,
             import: Import::default(),
             life: 0,
         }
@@ -301,6 +334,7 @@ impl Node {
         let entries = records.into_iter().map(|record| (record.kind, record.payload)).collect();
         let fresh = || open(self.states.fresh());
         let stepped = Stepped::open(state, fresh, (journal, entries), Box::new(self.states.clone()), clock, entropy)?;
+        stepped.take_role(&self.joined_as.to_string());
         self.life += 1;
         self.running = Some(Running {
             stepped,
@@ -309,6 +343,7 @@ impl Node {
             needs_snapshot: false,
             queue: VecDeque::new(),
             receipts: BTreeMap::new(),
+            knows_role: self.joined_as == Role::Reader,
             attempt: 0,
         });
         Ok(())

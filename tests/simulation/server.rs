@@ -18,6 +18,8 @@ use super::world::{Event, Truth, World};
 
 /// Most bytes of a tail under way to one subscriber.
 const CHUNK_BYTES: usize = 2 << 10;
+/// Furthest jump of a clock that is believed: a host may have been switched off for so long.
+const BELIEVED_MS: u64 = 32 * 86_400_000;
 /// Below this much free space writes are refused.
 pub const MIN_FREE: u64 = 6 << 10;
 
@@ -57,6 +59,9 @@ impl World {
         if self.truth == Truth::Genuine {
             self.oracle.recovered(head)?;
             self.judge_waiting(&running.recovery)?;
+            if running.is_rebuilt {
+                self.oracle.forget_makers(running.reader.horizon());
+            }
             self.compare_log(&running)?;
             let state = running.state.clone();
             self.datastore = Some(running);
@@ -266,6 +271,9 @@ impl World {
             }
             return Ok(());
         }
+        let (wall_ms, steady_ms) = (now_ms, self.now / MS);
+        batch.iter().for_each(|proposal| datastore.clock.member(proposal.txn.time_ms, wall_ms, steady_ms));
+        let now_ms = datastore.clock.now(wall_ms, steady_ms);
         let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
         let submission =
             // Every transaction as if it came on a stream of its own: the order among origins is left to chance.
@@ -310,6 +318,7 @@ impl World {
                     .map_err(|error| Violation(format!("what is shown does not decode: {error}")))?;
                 for (entry, _) in &entries {
                     self.check_author(entry)?;
+                    self.check_time(entry)?;
                     self.oracle.shown(entry)?;
                 }
                 let after = entries.last().map(|(_, chain)| *chain).unwrap_or_default();
@@ -350,6 +359,16 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// No entry is dated by a clock that is wrong by years for a while.
+    fn check_time(&self, entry: &gravwell::model::Entry) -> Checked {
+        let first = self.oracle.history.first().map_or(entry.time_ms, |entry| entry.time_ms);
+        let latest = self.true_ms().max(first + self.now / MS) + BELIEVED_MS;
+        if entry.time_ms > latest {
+            broken!("sequence {} is dated {}, and it is {} now", entry.seq, entry.time_ms, self.true_ms());
+        }
+        Ok(())
     }
 
     fn check_author(&self, entry: &gravwell::model::Entry) -> Checked {
@@ -495,11 +514,14 @@ impl World {
     }
 
     pub fn start_compaction(&mut self) -> Checked {
-        // A fork below the horizon cannot be seen: docs/guarantees.md.
-        if self.truth != Truth::Genuine || self.datastore.as_ref().is_some_and(datastore::Running::waits) {
+        if self.datastore.as_ref().is_some_and(datastore::Running::waits) {
             return Ok(());
         }
-        let Some(target) = self.compaction_target() else { return Ok(()) };
+        let Some(mut target) = self.compaction_target() else { return Ok(()) };
+        // The administrator of another disk drops what members would need to see that it is another one.
+        if let Some(datastore) = self.datastore.as_ref().filter(|_| self.truth != Truth::Genuine) {
+            target = datastore.applied;
+        }
         let (chance, limit) = (self.chance(80), self.compaction_limit());
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         if datastore.compaction.is_some() {

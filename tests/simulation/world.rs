@@ -52,6 +52,7 @@ pub enum Event {
     Calm,
     SteadyMark,
     Fork,
+    Compact,
 }
 
 /// Life, sequence, changes of the outbox, and rounds of looking: when all are as before, so is what is shown.
@@ -278,9 +279,14 @@ impl World {
         self.queue.push(Reverse(Due { at: self.now + delay, order: self.order, event }));
     }
 
+    /// Milliseconds by a clock that is right.
+    pub fn true_ms(&self) -> u64 {
+        START_MS + self.now / MS
+    }
+
     /// Milliseconds by the datastore's clock.
     pub fn datastore_ms(&self) -> u64 {
-        (START_MS + self.now / MS).saturating_add_signed(self.clock_offset)
+        self.true_ms().saturating_add_signed(self.clock_offset)
     }
 
     /// Takes note of something that happened, for the trace.
@@ -367,6 +373,7 @@ impl World {
                 Ok(())
             }
             Event::Fork => self.fork(),
+            Event::Compact => self.start_compaction(),
         }
     }
 
