@@ -246,9 +246,8 @@ fn p10_no_part_of_an_outbox_goes_missing_unseen() {
     totals.print("outbox, files cut and removed");
 }
 
-/// Flips bits of real files, one at a time, cuts and removes them; `look` says what is accepted then, or which error names
-/// the file.
-fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], look: impl Fn() -> Result<T, String>) {
+/// Flips bits of real files, one at a time, and cuts them; `look` says what is accepted then, or which error names the file.
+fn changed_files<T: PartialEq + std::fmt::Debug>(paths: &[PathBuf], look: &impl Fn() -> Result<T, String>) -> Totals {
     let expected = look().expect("is good");
     let mut totals = Totals { files: paths.len(), ..Totals::default() };
     for path in paths {
@@ -276,6 +275,16 @@ fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], loo
             }
         }
         fs::write(path, &good).unwrap();
+    }
+    assert_eq!(look().expect("is good again"), expected);
+    totals
+}
+
+/// As [`changed_files`]; and each file is removed, which its error names as well.
+fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], look: impl Fn() -> Result<T, String>) {
+    let mut totals = changed_files(paths, &look);
+    for path in paths {
+        let name = path.file_name().unwrap().to_str().unwrap();
         totals.changes += 1;
         totals.detected += 1;
         let aside = path.with_extension("aside");
@@ -285,7 +294,7 @@ fn real_files<T: PartialEq + std::fmt::Debug>(what: &str, paths: &[PathBuf], loo
         assert!(!path.exists(), "{name}: nothing takes its place");
         fs::rename(&aside, path).unwrap();
     }
-    assert_eq!(look().expect("is good again"), expected);
+    look().expect("is good again");
     totals.print(what);
 }
 
@@ -326,6 +335,39 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
         let key = identity.key().map_err(|error| error.to_string())?.secret_der().to_vec();
         Ok((identity.name().clone(), identity.role(), identity.addresses().to_vec(), authority, certificate, key))
     });
+}
+
+/// The small files beside a state and beside a log. That one is missing is noticed by what is beside it (`lost_state`).
+#[test]
+fn p10_no_bit_of_a_mark_or_of_the_notes_on_generations_changes_unseen() {
+    use gravwell::codec::admin::{Beginning, GenerationInfo};
+    use gravwell::log::generations;
+    use gravwell::model::{Digest, Generation, LineageEntry, LogId, Origin, OriginCounter, Position};
+    use gravwell::replica::directory::{Directory, Home as _};
+    use gravwell::replica::{Access, Mark};
+    let place = tempfile::tempdir().unwrap();
+    let log_id = LogId([3; 16]);
+    let position = Position { log_id, generation: Generation(2), seq: Seq(77), chain: [5; 16], digest: Digest::ZERO };
+    let mark = Mark::new("state-0001".into(), position, vec![(Origin([4; 16]), OriginCounter(9))]);
+    let open = |access| Directory::open(place.path(), access, Duration::ZERO).map_err(|error| error.to_string());
+    open(Access::Serve).unwrap().set_mark(Some(&mark)).unwrap();
+    changed_files(&[place.path().join("high-water")], &|| open(Access::Read)?.mark()).print("high-water mark");
+
+    let log = tempfile::tempdir().unwrap();
+    let begun = |number, beginning| {
+        let (generation, shared_to) = (Generation(number), Seq(10));
+        GenerationInfo { generation, shared_to, beginning, time_ms: NOW_MS }
+    };
+    for info in [begun(2, Beginning::Restored), begun(3, Beginning::Recovered)] {
+        generations::set(log.path(), log_id, info).unwrap();
+    }
+    let notes = log.path().join(generations::FILE);
+    let look = || generations::all(log.path(), log_id).map_err(|error| error.to_string());
+    changed_files(std::slice::from_ref(&notes), &look).print("notes on generations");
+    fs::remove_file(&notes).unwrap();
+    let lineage = [LineageEntry { generation: Generation(2), shared_to: Seq(10) }];
+    let problem = generations::problem(log.path(), log_id, &lineage).expect("what is not known is named");
+    assert!(problem.contains('2') && !notes.exists(), "{problem}");
 }
 
 #[test]

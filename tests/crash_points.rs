@@ -217,6 +217,40 @@ fn p01_a_crash_after_any_operation_loses_nothing_acknowledged() {
     println!("crashes: {count} operations, {crashes} crashes, {finished} continued to the end");
 }
 
+/// `current`, the high-water mark, the notes on generations, the records of imports, the register: all are replaced in this
+/// one way.
+#[test]
+fn p03_a_crash_while_a_small_file_is_replaced_leaves_it_whole() {
+    use gravwell::env::Fs as _;
+    use gravwell::env::fs::replace_file;
+    let path = std::path::Path::new("/data/current");
+    let text = |n: u8| vec![n; 700 + usize::from(n) * 60];
+    let mut crashes = 0;
+    for stop in 0..80 {
+        let (fs, mut done) = (MemoryFs::new(), 0);
+        fs.create_dir_all(path.parent().unwrap()).unwrap();
+        fs.fail_at(fs.operations() + stop, Fault::Stop);
+        let is_over = (1..=8).all(|n| {
+            let written = replace_file(&fs, path, &text(n)).is_ok();
+            done += u8::from(written);
+            written
+        });
+        for survival in [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything] {
+            for seed in 0..4 {
+                let found = fs.crash(survival, stop + seed * 1_000).contents(path).unwrap_or_default();
+                let is_whole = [done, done + 1].into_iter().any(|n| found == if n == 0 { vec![] } else { text(n) });
+                assert!(is_whole, "crash at {stop}, {survival:?}: {} bytes after {done} writes", found.len());
+                crashes += 1;
+            }
+        }
+        if is_over {
+            println!("small files: {crashes} crashes");
+            return;
+        }
+    }
+    panic!("eight small files take more than 80 operations");
+}
+
 #[test]
 fn p01_a_failure_of_any_operation_loses_nothing_acknowledged() {
     let all = history(ENTRIES);
