@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use gravwell::env::Fs;
 use gravwell::env::memory;
 use gravwell::log::Log;
-use gravwell::model::{Collection, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
+use gravwell::model::{Collection, Generation, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
 use gravwell::trust::Role;
 
 use super::datastore::{Disks, LOG, Proposal, log_options};
@@ -316,7 +316,8 @@ impl World {
         for _ in 0..times {
             let fs = std::sync::Arc::new(self.disks.fs.clone());
             let Ok((mut log, _)) = Log::open(fs, Path::new(LOG), log_options()) else { return Ok(false) };
-            if log.raise_generation().is_err() {
+            let step = 1 + self.draw(1 << 20);
+            if log.start_generation(Generation(log.generation().0 + step)).is_err() {
                 return Ok(false);
             }
         }
