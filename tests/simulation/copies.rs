@@ -68,7 +68,8 @@ impl World {
         self.forget_connections(number);
         let node = &mut self.replicas[number];
         node.states = node.states.rolled_back(&copy.states);
-        node.was_at = node.was_at.max(was_at);
+        // A state that was damaged, and is gone by now, had come as far as the mark says.
+        node.was_at = node.was_at.max(was_at).max(node.states.marked());
         (node.damaged, node.tampered) = (false, false);
         (self.reported[number], self.saved_reports[number]) = (None, None);
         self.persisted[number] = None;
