@@ -45,8 +45,9 @@ impl World {
                 (node.fs, node.states) = (copy.fs, copy.states);
                 (node.damaged, node.tampered) = (false, false);
                 node.was_damaged = copy.was_damaged;
-                // An old copy of everything is not known here to be old: only the datastore can tell.
-                (node.shown, node.was_at) = (Seq::ZERO, Seq::ZERO);
+                // An old copy of everything is not known here to be old: only the datastore can tell. Whether its state had gone
+                // back already, its mark says.
+                (node.shown, node.was_at) = (Seq::ZERO, node.states.marked());
                 self.oracle.rolled_back(number, copy.remembered);
                 (self.reported[number], self.saved_reports[number]) = (None, None);
                 self.persisted[number] = None;
@@ -106,6 +107,7 @@ impl World {
         let node = &self.replicas[number];
         let mut twin = Node::new(node.name.clone(), node.role, node.certificate.clone());
         (twin.fs, twin.states, twin.was_damaged) = (copy.fs, copy.states, copy.was_damaged);
+        twin.was_at = twin.states.marked();
         let number = self.replicas.len();
         self.replicas.push(twin);
         self.oracle.doubled(number, copy.remembered);
