@@ -580,7 +580,7 @@ pub struct Enroll {
     #[arg(long, default_value = "webserver", value_parser = ["webserver", "reader", "admin"])]
     pub role: String,
     /// Life of the token in hours.
-    #[arg(long, default_value_t = 24, value_name = "HOURS")]
+    #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..))]
     pub ttl: u64,
     /// Address of the datastore to put into the token, host:port; may be repeated.
     #[arg(long = "address", value_name = "HOST:PORT")]

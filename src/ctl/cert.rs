@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -142,12 +142,12 @@ fn refuse_existing(files: &[&Path], replace: bool) -> CtlResult {
 fn write(path: &Path, contents: &str, mode: u32) -> CtlResult {
     let beside = path.with_extension("pem.tmp");
     let _ = fs::remove_file(&beside);
-    let written = fs::OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(mode)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(contents.as_bytes()).and_then(|()| file.sync_all()));
+    let written = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside).and_then(|mut file| {
+        // Of the mode of a new file the umask takes away what others may do.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(contents.as_bytes())?;
+        file.sync_all()
+    });
     written.map_err(named(&beside))?;
     fs::rename(&beside, path).map_err(named(path))
 }
@@ -182,7 +182,6 @@ fn address(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 

@@ -61,6 +61,13 @@ pub(super) async fn join(dir: &Path, json: bool, token: &str) -> CtlResult {
         let path = dir.display();
         return Err(CtlError::new(format!("{path} is a datastore's directory: join with a directory of its own")));
     }
+    if dir.join("own-log").exists() {
+        return Err(CtlError::new(format!(
+            "{} holds a standalone webserver with a log of its own, which does not become a member: export its objects, join with \
+             an empty directory, and import them there",
+            dir.display()
+        )));
+    }
     std::fs::create_dir_all(dir).map_err(CtlError::new)?;
     let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
     let identity: Identity = join::join(dir, &token, now_ms).await.map_err(CtlError::new)?;

@@ -1,6 +1,7 @@
 //! What a newcomer pastes: the blocks of the README in order, the demonstration, the embedding example.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -131,6 +132,42 @@ fn n05_bare_file_names_are_taken() {
     for name in ["a.sealed", "backups", "bundle.tar.gz", "ca", "nginx.conf", "man"] {
         assert!(here.join(name).exists(), "{name}");
     }
+}
+
+/// A webserver that runs as another user reads the certificate; nobody else reads the key.
+#[test]
+fn n08_a_certificate_is_for_everyone_and_its_key_is_not() {
+    let fleet = Fleet::new();
+    let out = fleet.dir("server");
+    fleet.ok("a", &["cert", "server", "--name", "localhost", "--out", out.to_str().expect("text")]);
+    for (name, mode) in [("cert.pem", 0o644), ("key.pem", 0o600), ("bundle.pem", 0o600)] {
+        let found = std::fs::metadata(out.join(name)).expect("made").permissions().mode();
+        assert_eq!(found & 0o777, mode, "{name}");
+    }
+}
+
+#[test]
+fn n09_a_webserver_begins_no_log_of_its_own_where_another_one_belongs() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.wait_connected("a");
+    a.terminate();
+    std::fs::remove_dir_all(fleet.dir("a/identity")).expect("removes");
+    for (name, why) in [("d", "is a datastore's directory"), ("a", "its identity is missing")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_gravwell_webserver"))
+            .args(["--listen", "127.0.0.1:0", "--no-redirect", "--data-dir"])
+            .arg(fleet.dir(name))
+            .output()
+            .expect("runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(why), "{name}: {text}");
+        assert!(!fleet.dir(name).join("own-log").exists(), "{name}");
+    }
+    std::fs::create_dir_all(fleet.dir("alone/own-log")).expect("makes");
+    let token = fleet.ok("d", &["enroll", "alone"]);
+    let refused = fleet.run("alone", &["join", token.trim()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("standalone"), "{refused:?}");
 }
 
 #[test]
