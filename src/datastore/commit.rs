@@ -244,10 +244,7 @@ impl Committer {
             return;
         }
         self.disk_checked = Some(Instant::now());
-        let Ok(free) = free_space(&self.shared.path) else { return };
-        self.shared.disk_free.store(free, Ordering::Relaxed);
-        let full = free < self.shared.config.min_free_bytes;
-        self.shared.set_refusal(if full { "the disk is full" } else { "" });
+        let Some(full) = measure_disk(&self.shared) else { return };
         if full && !self.is_reserve_dropped {
             // Deletes and compaction live on the reserve until there is space again.
             self.is_reserve_dropped = self.ledger.log().drop_reserve();
@@ -308,6 +305,15 @@ pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
 fn failed() -> Refused {
     let message = "a part of the datastore has failed, and it ends: nothing is accepted until it has started again";
     Refused { code: RefusalCode::Stopping, message: message.into() }
+}
+
+/// Whether the disk is full, which is noted for all who write and ask. `None` when it cannot be measured.
+pub(super) fn measure_disk(shared: &SharedRef) -> Option<bool> {
+    let free = free_space(&shared.path).ok()?;
+    shared.disk_free.store(free, Ordering::Relaxed);
+    let full = free < shared.config.min_free_bytes;
+    shared.set_refusal(if full { "the disk is full" } else { "" });
+    Some(full)
 }
 
 pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {

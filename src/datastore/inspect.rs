@@ -20,6 +20,8 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let meta = shared.state.meta();
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
     let incomplete = super::contents::incomplete(shared);
+    // Also where nothing is written.
+    let _ = super::commit::measure_disk(shared);
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
     let ended = shared.watch.ended();
     let reason = match (recovery.is_empty(), refusal.is_empty()) {

@@ -115,6 +115,7 @@ fn a_full_disk_refuses_puts_and_still_reads_deletes_and_compacts() {
     // The watermark is put above what is free: to the datastore the disk is as good as full.
     fleet.datastore_flags = vec!["--min-free-mb".into(), (free_mb * 2).to_string()];
     let datastore = fleet.datastore();
+    assert_eq!(fleet.run("d", &["status"]).status.code(), Some(1), "it reports it before anything is written");
     let refused = fleet.run("d", &["put", "c", "k3", "--value", "1"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("disk is full"), "{refused:?}");
