@@ -108,5 +108,6 @@ fn p14_archived_changes_ask_for_attention() {
     std::fs::create_dir_all(&directory).expect("creates");
     std::fs::write(directory.join("1.jsonl"), "").expect("writes");
     let _a = fleet.replica("a");
+    fleet.wait_connected("a");
     reports(&fleet, "a", "archived and not applied", "attention", "archived_changes");
 }
