@@ -52,9 +52,10 @@ fn w1_the_calls_of_existing_clients_at_login() {
 fn w2_two_webservers_started_at_once_make_one_administrator() {
     let site = Site::new();
     let (a, b) = site.admins();
+    // What was made at one of them is on its way to the other.
+    site.converges();
     assert_eq!(a.ok("GET", "/api/users"), b.ok("GET", "/api/users"));
     assert_eq!(a.ok("GET", "/api/users").as_array().map(Vec::len), Some(1));
-    site.converges();
     assert_eq!((a.ok("GET", "/api/rejections"), b.ok("GET", "/api/rejections")), (json!([]), json!([])));
 }
 
