@@ -234,7 +234,7 @@ impl Committer {
         }
         match self.ledger.commit(txns, &admit, &no_room, applied, now_ms, &mut outlet) {
             Ok(Batch::Done) => {}
-            Ok(Batch::DiskFull) => self.shared.set_refusal("the disk is full"),
+            Ok(Batch::DiskFull) => self.shared.set_refusal(DISK_IS_FULL),
             Err(failure) => stop_process(&self.shared, &failure),
         }
     }
@@ -245,6 +245,7 @@ impl Committer {
         }
         self.disk_checked = Some(Instant::now());
         let Some(full) = measure_disk(&self.shared) else { return };
+        self.shared.set_refusal(if full { DISK_IS_FULL } else { "" });
         if full && !self.is_reserve_dropped {
             // Deletes and compaction live on the reserve until there is space again.
             self.is_reserve_dropped = self.ledger.log().drop_reserve();
@@ -307,13 +308,14 @@ fn failed() -> Refused {
     Refused { code: RefusalCode::Stopping, message: message.into() }
 }
 
-/// Whether the disk is full, which is noted for all who write and ask. `None` when it cannot be measured.
+/// Why writes are refused while there is no room.
+pub(super) const DISK_IS_FULL: &str = "the disk is full";
+
+/// Measures the disk: whether it is full. `None` when it cannot be measured.
 pub(super) fn measure_disk(shared: &SharedRef) -> Option<bool> {
     let free = free_space(&shared.path).ok()?;
     shared.disk_free.store(free, Ordering::Relaxed);
-    let full = free < shared.config.min_free_bytes;
-    shared.set_refusal(if full { "the disk is full" } else { "" });
-    Some(full)
+    Some(free < shared.config.min_free_bytes)
 }
 
 pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {

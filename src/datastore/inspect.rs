@@ -20,8 +20,10 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let meta = shared.state.meta();
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
     let incomplete = super::contents::incomplete(shared);
-    // Also where nothing is written.
-    let _ = super::commit::measure_disk(shared);
+    // Also where nothing is written. That there is room again only a write shows: a quota refuses on a disk with space.
+    if super::commit::measure_disk(shared) == Some(true) {
+        shared.set_refusal(super::commit::DISK_IS_FULL);
+    }
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
     let ended = shared.watch.ended();
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
