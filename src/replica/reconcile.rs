@@ -23,7 +23,7 @@ use crate::codec::message::Welcome;
 use crate::log::generations;
 use crate::model::deletions::Named;
 use crate::model::position::Divergence;
-use crate::model::{LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict};
+use crate::model::{Generation, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict};
 use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
@@ -85,15 +85,7 @@ pub(super) async fn run(
     let here = generations::all(&linker.directory, mine.log_id).unwrap_or_default();
     let Some(is_restore) = reason(connection, &theirs, here).await else { return Ok(false) };
     let side = resync::side(linker)?;
-    let set = Set {
-        log_id: mine.log_id,
-        generation: mine.generation,
-        left_by: welcome.generation,
-        shared_to,
-        seq: mine.seq,
-        digest: mine.digest,
-        is_restore,
-    };
+    let set = Set { is_restore, ..set_of(mine, welcome.generation, shared_to) };
     let reconciled = async {
         let state = resync::fetch_into(linker, connection, welcome.version, &side).await?;
         let shared_to = earlier_fork(linker, &state, shared_to)?;
@@ -104,6 +96,12 @@ pub(super) async fn run(
         resync::remove(linker, &side).await;
     }
     reconciled.map(|()| true)
+}
+
+/// What an archive of a member at `mine` is about, unless an earlier state was restored on purpose.
+fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
+    let Position { log_id, generation, seq, digest, .. } = *mine;
+    Set { log_id, generation, left_by, shared_to, seq, digest, is_restore: false }
 }
 
 /// Takes over a fetched state that does not continue this member's history although the positions are consistent: own
@@ -120,15 +118,8 @@ pub(super) async fn leave(
         %fork, "the datastore's log is a fork of this member's: own changes are pushed again or archived before it is followed"
     );
     telemetry::metrics::verdict(Verdict::Forked);
-    let set = Set {
-        log_id: mine.log_id,
-        generation: mine.generation,
-        left_by: state.meta().map_or(mine.generation, |meta| meta.generation),
-        shared_to: fork.shared_to,
-        seq: mine.seq,
-        digest: mine.digest,
-        is_restore: false,
-    };
+    let left_by = state.meta().map_or(mine.generation, |meta| meta.generation);
+    let set = set_of(&mine, left_by, fork.shared_to);
     exchange(linker, connection, state, side, set).await
 }
 
@@ -175,15 +166,7 @@ pub(super) async fn leave_lost(
         return Err(failed("the fetched state has no position"));
     };
     let present = linker.shared.position().map_or(Seq::ZERO, |position| position.seq);
-    let set = Set {
-        log_id: mine.log_id,
-        generation: mine.generation,
-        left_by: theirs.generation,
-        shared_to: earlier_fork(linker, &state, present.min(theirs.seq))?,
-        seq: mine.seq,
-        digest: mine.digest,
-        is_restore: false,
-    };
+    let set = set_of(&mine, theirs.generation, earlier_fork(linker, &state, present.min(theirs.seq))?);
     tracing::error!(
         "the log has not what this member's state had decided before it was lost: own changes are archived"
     );
@@ -471,7 +454,7 @@ fn differences(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Digest, Generation, LogId};
+    use crate::model::{Chain, Digest, LogId};
 
     #[test]
     fn p05_a_log_that_went_another_way_is_told_by_its_lineage() {
