@@ -69,6 +69,8 @@ pub enum Code {
     Recovering,
     /// State that this process had is lost, and it has not caught up since.
     StateLost,
+    /// What the process stores is damaged, as a read has found while it runs.
+    Damaged,
     /// A task that the process needs has ended.
     TaskEnded,
     /// Evidence of lost or forked history.
@@ -167,7 +169,7 @@ impl Health {
     /// Exit code of a command that reports it: 0 good, 1 attention or failed, 3 damage or divergence.
     #[must_use]
     pub fn exit(&self) -> u8 {
-        let is_divergence = |reason: &Reason| matches!(reason.code, Code::Forked);
+        let is_divergence = |reason: &Reason| matches!(reason.code, Code::Forked | Code::Damaged);
         match self.level {
             Level::Good => 0,
             _ if self.reasons.iter().any(is_divergence) => 3,

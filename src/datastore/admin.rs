@@ -125,8 +125,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::Generations => {
             let shared = SharedRef::clone(shared);
-            let listing = move || generations::list(&shared.path, shared.log.log_id(), &shared.log.lineage());
-            for generation in off_thread(listing).await?.map_err(damaged)? {
+            for generation in off_thread(move || shared.generations()).await?.map_err(damaged)? {
                 answer.item(&generation).await?;
             }
             Ok(())
@@ -232,6 +231,11 @@ pub(super) fn unreadable(error: ReadError) -> Failure {
     }
 }
 
+/// An error of work on the whole log or state, which damage may have ended.
+fn failed(shared: &SharedRef, error: impl std::fmt::Display) -> Failure {
+    if shared.damage().is_some() { damaged(error) } else { refuse(error) }
+}
+
 pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(refuse)
 }
@@ -326,7 +330,7 @@ async fn export<W: AsyncWrite + Unpin>(
             check_reached(shared, at)?;
             let (path, cache, log) = (shared.work.clone(), shared.config.cache_bytes, shared.log.clone());
             let rebuilt = off_thread(move || inspect::state_at(&path, cache, &log, at, &mut |_| {})).await?;
-            Some(rebuilt.map_err(refuse)?)
+            Some(rebuilt.map_err(|error| failed(shared, error))?)
         }
     };
     let state = past.as_ref().map_or(&shared.state, |past| &past.state);
@@ -474,8 +478,8 @@ async fn compact<W: AsyncWrite + Unpin>(
     while let Some(progress) = told.recv().await {
         answer.item(&progress).await?;
     }
-    let report = result.await.map_err(|_| refuse("the datastore is stopping"))?.map_err(refuse)?;
-    answer.item(&report).await
+    let report = result.await.map_err(|_| refuse("the datastore is stopping"))?;
+    answer.item(&report.map_err(|error| failed(shared, error))?).await
 }
 
 async fn submit<R, W>(shared: &SharedRef, caller: &Caller, receive: &mut R, send: &mut W) -> Result<(), Failure>

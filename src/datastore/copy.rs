@@ -6,7 +6,6 @@ use tokio::io::AsyncWrite;
 use crate::chunks::ChunkError;
 use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
 use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
-use crate::log::generations;
 use crate::model::{ChunkId, Generation, LogId};
 use crate::transport::answer::{Answer, Failure, damaged, refuse};
 
@@ -69,7 +68,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     let sealing = std::sync::Arc::clone(shared);
     let escrow = off_thread(move || sealing.members.escrow(&trust, None)).await?;
     let escrow = escrow.map_err(refuse)?.1.unwrap_or_default();
-    let generations = generations::list(&shared.path, copy.log_id, &copy.lineage).map_err(damaged)?;
+    let generations = shared.generations().map_err(damaged)?;
     let segments = copy.segments.iter().map(|segment| CopySegment {
         name: segment.name.clone(),
         bytes: segment.bytes,
@@ -98,6 +97,15 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     }
     for (segment, announced) in copy.segments.into_iter().zip(&begin.segments) {
         let (mut segment, mut at) = (segment, announced.sent_from);
+        if at < segment.bytes {
+            let checked;
+            (segment, checked) = off_thread(move || {
+                let checked = segment.check();
+                (segment, checked)
+            })
+            .await?;
+            checked.map_err(damaged)?;
+        }
         while at < segment.bytes {
             let length = usize::try_from(PIECE_BYTES.min(segment.bytes - at)).unwrap_or(0);
             let bytes;

@@ -26,6 +26,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     }
     let (refusal, recovery) = (shared.refusal(), shared.recovery());
     let ended = shared.watch.ended();
+    let damage = shared.damage().map(|(found, remedy)| Reason::new(Code::Damaged, found, remedy));
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => {
             let message = format!("the datastore waits to be recovered, because {recovery}");
@@ -36,6 +37,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),
         (true, true) => None,
     };
+    let reason = damage.or(reason);
     let (problem, remedy) =
         reason.iter().map(|reason| (reason.message.clone(), reason.remedy.clone())).next().unwrap_or_default();
     let mut status = Status {

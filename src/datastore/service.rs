@@ -329,6 +329,10 @@ impl Datastore {
         threads.push(spawn("compact", None, Box::new(compacting))?);
         let listens = place.endpoint().is_some();
         if let Some(endpoint) = place.endpoint() {
+        let say =
+            |found: &str| tracing::error!(found, "a read found damage; the status reports it until it is repaired");
+        shared.log.damage().listen(say);
+        shared.state.damage().listen(say);
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
             tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(&shared), socket)));
             tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
@@ -418,6 +422,9 @@ impl Datastore {
     pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
         let Some(endpoint) = self.place.endpoint() else { return Ok(()) };
         let config = self.shared.members.server_config(names).map_err(|error| error.to_string())?;
+        if let Some((damage, _)) = shared.damage() {
+            return damage;
+        }
         endpoint.replace_certificate(config).map_err(|error| error.to_string())
     }
 

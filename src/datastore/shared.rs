@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
+use crate::codec::admin::GenerationInfo;
 use crate::codec::message::Bookmark;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::clock::steady_ms;
 use crate::env::watch::Watch;
-use crate::log::LogReader;
+use crate::log::generations::{self, NotesError};
+use crate::log::{LogReader, REPAIR_REMEDY};
 use crate::model::{Limits, MemberName, Seq};
 use crate::protocol::commit_clock::CommitClock;
 use crate::protocol::feed::Ring;
@@ -27,6 +29,8 @@ use super::recovery::{self, Here};
 
 /// Memory for recent batches.
 const RING_BYTES: usize = 16 << 20;
+/// What to do about a damaged index.
+const RESTART: &str = "start the datastore again: it sets the index aside and rebuilds it from the log (systemctl restart gravwell_datastore)";
 /// Snapshots served at the same time; others wait in line.
 const SNAPSHOTS_MAX: usize = 2;
 
@@ -108,6 +112,20 @@ impl Shared {
 
     pub(super) fn recovery(&self) -> String {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the generations of the log began.
+    pub(super) fn generations(&self) -> Result<Vec<GenerationInfo>, NotesError> {
+        let listed = generations::list(&self.path, self.log.log_id(), &self.log.lineage());
+        self.log.damage().checked(listed, |_| true)
+    }
+
+    /// What reads have found damaged while this process runs, and what to do about it.
+    pub(super) fn damage(&self) -> Option<(String, String)> {
+        let log = self.log.damage().summary().map(|found| (found, REPAIR_REMEDY.to_owned()));
+        let index =
+            || self.state.damage().summary().map(|found| (format!("the state index: {found}"), RESTART.to_owned()));
+        log.or_else(index)
     }
 
     /// Whether the process has to end, so that nothing more is accepted.

@@ -3,6 +3,7 @@
 
 pub mod background;
 pub mod clock;
+pub mod damage;
 pub mod data_dir;
 pub mod entropy;
 pub mod fs;

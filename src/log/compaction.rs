@@ -198,6 +198,11 @@ impl<I: LivenessIndex> Compaction<I> {
 
     /// The next entry of a segment with its flags and length; `None` at its end.
     fn next_entry(&self, walk: &mut Walk) -> Result<Option<(Entry, u16, u64)>, CompactionError> {
+        let read = self.read_entry(walk);
+        Ok(self.reader.damage().checked(read, ReadError::is_damage)?)
+    }
+
+    fn read_entry(&self, walk: &mut Walk) -> Result<Option<(Entry, u16, u64)>, ReadError> {
         let segment = &self.segments[walk.segment];
         let at = walk.cursor.offset();
         let damaged = |error| ReadError::Damaged(Damage::decode(&segment.name, at, &error));

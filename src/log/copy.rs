@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::LogReader;
 use super::cursor::FrameCursor;
 use super::directory::SegmentName;
-use super::error::{Damage, IoFailure};
+use super::error::{Damage, IoFailure, ReadError};
 use super::format::{FOOTER_BYTES, FileHeader, HEADER_BYTES, HeadSlot};
 use super::head::HeadFile;
 use super::segment::{Segment, hex, read_header};
-use crate::codec::frame::CHAIN_START;
+use crate::codec::frame::{CHAIN_START, check_chain};
 use crate::codec::jsonl::timestamp;
 use crate::codec::payload::peek_time;
+use crate::env::damage::DamageRecord;
 use crate::env::fs::{Fs, read_exact_at};
 use crate::model::{Chain, Generation, Lineage, LogId, Seq};
 
@@ -47,6 +48,8 @@ pub struct SegmentCopy {
     /// Whether compaction has been here. What has not been compacted only grows.
     pub is_compacted: bool,
     segment: Arc<Segment>,
+    /// Of the log.
+    damage: DamageRecord,
 }
 
 impl SegmentCopy {
@@ -55,7 +58,28 @@ impl SegmentCopy {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoFailure> {
-        read_exact_at(&*self.segment.file, bytes, offset).map_err(IoFailure::at("read", &self.name))
+        let read = read_exact_at(&*self.segment.file, bytes, offset).map_err(IoFailure::at("read", &self.name));
+        self.damage.checked(read, IoFailure::is_damage)
+    }
+
+    /// Reads every record, so that damage is not carried into a copy.
+    ///
+    /// # Errors
+    /// When a record is damaged or cannot be read.
+    pub fn check(&self) -> Result<(), ReadError> {
+        let end = self.segment.frames_end().unwrap_or(self.bytes);
+        let mut cursor = FrameCursor::new(Arc::clone(&self.segment.file), HEADER_BYTES as u64, end);
+        let mut chain = self.segment.header.chain_before;
+        let mut step = || {
+            let at = cursor.offset();
+            let damaged = |error| ReadError::Damaged(Damage::decode(&self.name, at, &error));
+            let raw = cursor.next().map_err(IoFailure::at("read", &self.name))?.map_err(damaged)?;
+            let Some(raw) = raw else { return Ok(false) };
+            chain = check_chain(&raw.bytes, &chain).map_err(damaged)?;
+            Ok(true)
+        };
+        while self.damage.checked(step(), ReadError::is_damage)? {}
+        Ok(())
     }
 }
 
@@ -83,6 +107,7 @@ impl LogReader {
                 mark,
                 is_compacted: segment.header.is_compacted(),
                 segment: Arc::clone(segment),
+                damage: self.damage().clone(),
             }
         });
         LogCopy {

@@ -64,6 +64,16 @@ pub struct IoFailure {
 }
 
 impl IoFailure {
+    /// Whether it says something of the medium, not of what the process lacks.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use io::ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        // Too many open files, of the process or of the system.
+        let has_no_descriptor = matches!(self.source.raw_os_error(), Some(23 | 24));
+        let lacks = [OutOfMemory, PermissionDenied, ReadOnlyFilesystem, StorageFull, QuotaExceeded];
+        !has_no_descriptor && !lacks.contains(&self.source.kind())
+    }
+
     /// For `map_err`.
     pub fn at(action: &'static str, path: impl fmt::Display) -> impl FnOnce(io::Error) -> IoFailure {
         let path = path.to_string();
@@ -143,6 +153,18 @@ pub enum SyncError {
 impl From<crate::codec::block::BadBlock> for ReadError {
     fn from(error: crate::codec::block::BadBlock) -> ReadError {
         Damage::new("a segment", 0, "record", "an intact one", error).into()
+    }
+}
+
+impl ReadError {
+    /// Whether it says that what is stored is not what was written, or cannot be read back.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            ReadError::Compacted { .. } | ReadError::Beyond { .. } => false,
+            ReadError::Damaged(_) => true,
+            ReadError::Io(failure) => failure.is_damage(),
+        }
     }
 }
 

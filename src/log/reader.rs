@@ -14,6 +14,7 @@ use super::shared::{Shared, Tip};
 use crate::codec::error::DecodeError;
 use crate::codec::frame::{self, decode_frame};
 use crate::codec::payload::decode_entry;
+use crate::env::damage::DamageRecord;
 use crate::env::fs::read_exact_at;
 use crate::model::{Chain, Entry, EntryBody, Generation, Lineage, LogId, Origin, OriginRow, Seq};
 
@@ -136,6 +137,27 @@ impl LogReader {
         &self.shared
     }
 
+    /// What reads of this log, by any reader, have found damaged since it was opened.
+    #[must_use]
+    pub fn damage(&self) -> &DamageRecord {
+        &self.shared.damage
+    }
+
+    fn checked<T>(&self, result: Result<T, ReadError>) -> Result<T, ReadError> {
+        self.shared.damage.checked(result, ReadError::is_damage)
+    }
+
+    fn walk_over(
+        &self,
+        view: View,
+        segments: std::ops::Range<usize>,
+        from: Seq,
+        to: Seq,
+        refused: Option<ReadError>,
+    ) -> Entries {
+        Entries::new(view, segments, from, to, refused, self.shared.damage.clone())
+    }
+
     /// Last durable sequence and its chain.
     #[must_use]
     pub fn head(&self) -> (Seq, Chain) {
@@ -179,7 +201,7 @@ impl LogReader {
         let first = view.segments.partition_point(|segment| view.last_of(segment) <= from);
         let refused = (from < view.horizon).then_some(ReadError::Compacted { from, horizon: view.horizon });
         let count = view.segments.len();
-        Entries::new(view, first..count, from, to, refused)
+        self.walk_over(view, first..count, from, to, refused)
     }
 
     /// What is left of the entries up to the horizon, in order. Applying them, then `entries(horizon, …)`, gives the
@@ -187,7 +209,7 @@ impl LogReader {
     pub fn base_entries(&self) -> Entries {
         let view = self.view();
         let (base, to) = (0..view.base_end(), view.horizon);
-        Entries::new(view, base, Seq::ZERO, to, None)
+        self.walk_over(view, base, Seq::ZERO, to, None)
     }
 
     /// Everything that makes up the state at `to` (or at the head, when that comes first): the base, then all entries
@@ -196,7 +218,7 @@ impl LogReader {
         let view = self.view();
         let refused = (to < view.horizon).then_some(ReadError::Compacted { from: to, horizon: view.horizon });
         let count = view.segments.len();
-        Entries::new(view, 0..count, Seq::ZERO, to, refused)
+        self.walk_over(view, 0..count, Seq::ZERO, to, refused)
     }
 
     /// [`LogReader::entries`], each with the chain at it.
@@ -247,6 +269,10 @@ impl LogReader {
     /// # Errors
     /// When they are compacted, beyond the head, or damaged.
     pub fn frames(&self, from: Seq, bytes_max: usize) -> Result<Option<FrameBlock>, ReadError> {
+        self.checked(self.read_frames(from, bytes_max))
+    }
+
+    fn read_frames(&self, from: Seq, bytes_max: usize) -> Result<Option<FrameBlock>, ReadError> {
         let view = self.view();
         if from < view.horizon {
             return Err(ReadError::Compacted { from, horizon: view.horizon });
@@ -309,18 +335,7 @@ impl LogReader {
     }
 
     fn find(&self, view: &View, seq: Seq) -> Result<Option<(String, RawFrame)>, ReadError> {
-        let Some(segment) = view.locate(seq).map(|index| &view.segments[index]) else { return Ok(None) };
-        let point = segment.seek(seq);
-        let mut cursor = FrameCursor::new(Arc::clone(&segment.file), point.offset, view.end_of(segment));
-        loop {
-            let at = cursor.offset();
-            match cursor.next().map_err(IoFailure::at("read", &segment.name))? {
-                Err(error) => return Err(damage(segment, at, &error)),
-                Ok(Some(raw)) if raw.header.seq < seq => {}
-                Ok(Some(raw)) if raw.header.seq == seq => return Ok(Some((segment.name.clone(), raw))),
-                Ok(_) => return Ok(None),
-            }
-        }
+        self.checked(read_one(view, seq))
     }
 
     /// All segments, oldest first.
@@ -347,6 +362,21 @@ impl LogReader {
             }
         };
         view.segments.iter().map(info).collect()
+    }
+}
+
+fn read_one(view: &View, seq: Seq) -> Result<Option<(String, RawFrame)>, ReadError> {
+    let Some(segment) = view.locate(seq).map(|index| &view.segments[index]) else { return Ok(None) };
+    let point = segment.seek(seq);
+    let mut cursor = FrameCursor::new(Arc::clone(&segment.file), point.offset, view.end_of(segment));
+    loop {
+        let at = cursor.offset();
+        match cursor.next().map_err(IoFailure::at("read", &segment.name))? {
+            Err(error) => return Err(damage(segment, at, &error)),
+            Ok(Some(raw)) if raw.header.seq < seq => {}
+            Ok(Some(raw)) if raw.header.seq == seq => return Ok(Some((segment.name.clone(), raw))),
+            Ok(_) => return Ok(None),
+        }
     }
 }
 
@@ -419,6 +449,8 @@ pub struct Entries {
     current: Option<Walk>,
     /// Chain at the entry that was given last.
     chain: Chain,
+    /// Of the log.
+    damage: DamageRecord,
 }
 
 #[derive(Debug)]
@@ -430,9 +462,16 @@ struct Walk {
 }
 
 impl Entries {
-    fn new(view: View, segments: std::ops::Range<usize>, from: Seq, to: Seq, refused: Option<ReadError>) -> Entries {
+    fn new(
+        view: View,
+        segments: std::ops::Range<usize>,
+        from: Seq,
+        to: Seq,
+        refused: Option<ReadError>,
+        damage: DamageRecord,
+    ) -> Entries {
         let to = to.min(view.tip.seq);
-        Entries { view, segments, from, to, refused, current: None, chain: frame::CHAIN_START }
+        Entries { view, segments, from, to, refused, current: None, chain: frame::CHAIN_START, damage }
     }
 
     /// Last sequence that can come.
@@ -505,7 +544,8 @@ impl Iterator for Entries {
             self.finish();
             return Some(Err(error));
         }
-        let item = self.advance().transpose();
+        let advanced = self.advance();
+        let item = self.damage.checked(advanced, ReadError::is_damage).transpose();
         if !matches!(item, Some(Ok(_))) {
             self.finish();
         }

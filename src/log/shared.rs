@@ -9,6 +9,7 @@ use super::directory::RESERVE;
 use super::format::HeadSlot;
 use super::head::HeadFile;
 use super::segment::Segment;
+use crate::env::damage::DamageRecord;
 use crate::env::fs::Fs;
 use crate::env::reserve::Reserve;
 use crate::model::{Chain, Generation, Lineage, LogId, Seq};
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     head: Mutex<HeadFile>,
     /// Set while the one compaction that may run does.
     pub compacting: AtomicBool,
+    /// What reads of this log found damaged.
+    pub damage: DamageRecord,
 }
 
 impl Shared {
@@ -58,6 +61,7 @@ impl Shared {
             state: RwLock::new(state),
             head: Mutex::new(head),
             compacting: AtomicBool::new(false),
+            damage: DamageRecord::default(),
         }
     }
 

@@ -131,7 +131,7 @@ impl LogReader {
                 report.damages.push(damage);
                 None
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => return self.damage().checked(Err(failure), IoFailure::is_damage),
         };
         let targets = view.segments.iter().map(|segment| {
             let durable_end = segment.footer.is_none().then_some(view.tip.end);
@@ -140,7 +140,9 @@ impl LogReader {
             let name = SegmentName { first: segment.first(), last };
             Target { name, file: Arc::clone(&segment.file), length, durable_end }
         });
-        Ok(run(report, head, &targets.collect::<Vec<_>>(), progress))
+        let report = run(report, head, &targets.collect::<Vec<_>>(), progress);
+        report.damages.iter().for_each(|damage| self.damage().note(damage));
+        Ok(report)
     }
 }
 

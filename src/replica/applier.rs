@@ -140,7 +140,7 @@ impl Applier {
             Request::Bookmark(bookmark) => {
                 if let Err(divergence) = self.follower.handle_bookmark(bookmark) {
                     self.diverged(&divergence);
-                } else if !self.shared.resync_wanted.load(Ordering::Acquire) {
+                } else if !self.shared.wants_resync() {
                     self.note_compared();
                 }
             }
@@ -157,7 +157,7 @@ impl Applier {
     }
 
     fn apply(&mut self, run: Run) -> Result<(), Fatal> {
-        if self.shared.resync_wanted.load(Ordering::Acquire) {
+        if self.shared.wants_resync() {
             return Ok(());
         }
         if self.has_skipped || !self.waits_for_room() {
@@ -459,7 +459,7 @@ impl Applier {
             *self.shared.outbox_mut() = crate::protocol::outbox::Outbox::default();
         }
         self.shared.set_problem("");
-        self.shared.resync_wanted.store(false, Ordering::Release);
+        self.shared.note_resynced();
         self.settle_by(&state);
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
@@ -570,7 +570,7 @@ mod tests {
             applier.handle(Request::Run(Run { entries, chain: Chain::default() })).expect("applies");
         }
         assert_eq!(*shared.applied.borrow(), Seq(5));
-        assert!(!shared.resync_wanted.load(Ordering::Acquire), "{}", shared.problem());
+        assert!(!shared.wants_resync(), "{}", shared.problem());
     }
 
     #[test]
@@ -580,7 +580,7 @@ mod tests {
             let (reply, mut answer) = oneshot::channel();
             let stopped =
                 applier.handle(Request::Swap(state(), PathBuf::from("side"), Descent::Required, reply)).is_err();
-            shared.resync_wanted.load(Ordering::Acquire);
+            shared.wants_resync();
             (stopped, answer.try_recv().ok().map(|answer| answer.is_ok()))
         };
         // A former state that cannot be removed is no failure of the swap.

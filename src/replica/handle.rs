@@ -526,10 +526,10 @@ impl Replica {
     /// # Errors
     /// When the state is damaged.
     pub fn origin(&self, origin: Origin) -> Result<OriginInfo, OriginError> {
-        if let Some(member) = self.shared.checked(self.shared.other_maker(origin)).map_err(ReadError::from)? {
+        if let Some(member) = self.shared.other_maker(origin).map_err(ReadError::from)? {
             return Err(OriginError::OfAnotherMember { origin, member });
         }
-        let row = self.shared.checked(self.shared.state().origin(origin)).map_err(ReadError::from)?;
+        let row = self.shared.state().origin(origin).map_err(ReadError::from)?;
         let decided = row.map_or_else(Default::default, |row| row.last_counter);
         let taken = decided.max(self.shared.outbox().taken(origin));
         Ok(OriginInfo { taken, decided })

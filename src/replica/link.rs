@@ -1,6 +1,5 @@
 //! The connection to the datastore: connects for ever, greets, follows the tail, pushes the outbox, reports progress.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -225,7 +224,7 @@ impl Linker {
         // What the state lost is judged by where it had been, and fetched from where it is.
         let is_lacking = self.shared.position().is_none_or(|position| position.seq < welcome.horizon)
             || self.shared.is_unsure_of(welcome.generation);
-        let wanted = needs_snapshot || is_lacking || self.shared.resync_wanted.load(Ordering::Acquire);
+        let wanted = needs_snapshot || is_lacking || self.shared.wants_resync();
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let is_left = mine.as_ref().is_some_and(|mine| reconcile::is_left(mine, &lineage, &welcome));
         let step = match judge(mine.as_ref(), &welcome, wanted) {
@@ -253,7 +252,7 @@ impl Linker {
             }
             return Err(LinkError::Diverged(verdict));
         }
-        if !self.shared.resync_wanted.load(Ordering::Acquire) {
+        if !self.shared.wants_resync() {
             self.shared.set_problem("");
         }
         self.shared.set_forbidden(role::forbidden(&welcome.role));
@@ -449,7 +448,7 @@ impl Linker {
     async fn watch_for_resync(&self) -> Result<std::convert::Infallible, LinkError> {
         let mut changed = self.shared.outbox_changed.subscribe();
         loop {
-            if self.shared.resync_wanted.load(Ordering::Acquire) {
+            if self.shared.wants_resync() {
                 return Err(LinkError::ResyncWanted);
             }
             changed.changed().await.map_err(|_| LinkError::Closing)?;

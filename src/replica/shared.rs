@@ -137,7 +137,7 @@ pub(super) struct Shared {
     /// The connection to the datastore while there is one.
     pub connection: Mutex<Option<quinn::Connection>>,
     /// The state differs from the datastore's: fetch a snapshot.
-    pub resync_wanted: AtomicBool,
+    resync_asked: AtomicBool,
     /// The contents that are kept here.
     pub contents: Option<Arc<contents::Inner>>,
     gate: Mutex<Gate>,
@@ -152,6 +152,8 @@ impl Shared {
         let gate = Mutex::new(Gate::new(contents.is_some()));
         let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
         Shared {
+        let outbox_changed = watch::channel(0).0;
+        wake_by_damage(&state, &outbox_changed);
             state: RwLock::new(state),
             outbox: RwLock::new(outbox),
             link: Mutex::default(),
@@ -170,11 +172,11 @@ impl Shared {
             applied: watch::channel(seq).0,
             // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
             durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,
-            outbox_changed: watch::channel(0).0,
+            outbox_changed,
             changes: broadcast::channel(16 << 10).0,
             entries: broadcast::channel(64).0,
             connection: Mutex::default(),
-            resync_wanted: AtomicBool::new(false),
+            resync_asked: AtomicBool::new(false),
             contents,
             gate,
             silence_ms: AtomicU64::new(0),
@@ -196,6 +198,7 @@ impl Shared {
     pub(super) fn replace_state(&self, state: StateStore) {
         let former = std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state);
         // Closing it takes its time, during which nobody waits for the lock.
+        wake_by_damage(&state, &self.outbox_changed);
         drop(former);
     }
 
@@ -279,7 +282,7 @@ impl Shared {
     pub(super) fn problem(&self) -> String {
         let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let full = || self.disk.is_full().then(|| disk::FULL.to_owned());
-        let problem = Some(problem).filter(|problem| !problem.is_empty());
+        let problem = Some(problem).filter(|problem| !problem.is_empty()).or_else(|| self.damage());
         let ended = || Some(self.watch.ended()).filter(|ended| !ended.is_empty());
         problem.or_else(|| self.lost()).or_else(full).or_else(ended).unwrap_or_default()
     }
@@ -298,11 +301,15 @@ impl Shared {
         });
         let full = self.disk.is_full().then(|| {
             health::Reason::new(health::Code::ReadOnly, disk::FULL, "free some space on the disk of the data directory")
+        let damage = self.damage().map(|damage| {
+            let remedy = "see that the datastore is reached: the state is fetched from it again without further action";
+            health::Reason::new(health::Code::Damaged, damage, remedy)
+        });
         });
         let unknown = self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown =
             unknown.map(|what| health::Reason::new(health::Code::GenerationsUnknown, what, LEARNS_GENERATIONS));
-        lost.into_iter().chain(full).chain(unknown).collect()
+        damage.into_iter().chain(lost).chain(full).chain(unknown).collect()
     }
 
     /// What the state lacks that it had; `None` once it was level with the datastore.
@@ -355,12 +362,27 @@ impl Shared {
 
     pub(super) fn want_resync(&self, why: String) {
         self.set_problem(why);
-        self.resync_wanted.store(true, Ordering::Release);
+        self.resync_asked.store(true, Ordering::Release);
         self.outbox_changed.send_modify(|number| *number += 1);
     }
 
     /// Records the generation of a datastore whose position fits; the position from which to follow it.
     pub(super) fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
+    /// Whether the state must be fetched again: it differs from the datastore's, or a read has found it damaged.
+    pub(super) fn wants_resync(&self) -> bool {
+        self.resync_asked.load(Ordering::Acquire) || self.state().damage().summary().is_some()
+    }
+
+    /// The state was fetched again.
+    pub(super) fn note_resynced(&self) {
+        self.resync_asked.store(false, Ordering::Release);
+    }
+
+    /// What reads have found damaged in the state.
+    fn damage(&self) -> Option<String> {
+        self.state().damage().summary().map(|found| format!("{found}; fetching the state anew"))
+    }
+
         let position = self.position().ok_or("no position")?;
         if position.generation != welcome.generation || position.log_id != welcome.log_id {
             let state = self.state();
@@ -485,6 +507,15 @@ pub(super) fn part_panicked(name: &'static str) -> ! {
     tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose accepted transactions");
     output::exit(70);
 }
+/// Damage that any read meets makes the replica fetch its state again.
+fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
+    let changed = outbox_changed.clone();
+    state.damage().listen(move |found| {
+        tracing::error!(found, "a read found damage; the state is fetched anew");
+        changed.send_modify(|number| *number += 1);
+    });
+}
+
 
 /// Handle to the shared state.
 pub(super) type SharedRef = Arc<Shared>;

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -259,7 +258,7 @@ impl Stepped {
     /// Whether the state must be fetched anew.
     #[must_use]
     pub fn wants_resync(&self) -> bool {
-        self.shared.resync_wanted.load(Ordering::Acquire)
+        self.shared.wants_resync()
     }
 
     /// The replica is connected to a datastore whose log ends at `head`, or no longer.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::model::{Collection, Key, Seq};
 use crate::protocol::outbox::Overlaid;
-use crate::state::{Remedy, StateError};
+use crate::state::StateError;
 
 use super::shared::Shared;
 
@@ -45,7 +45,7 @@ impl Shared {
         match overlaid {
             Overlaid::Put(value) => Ok(Some(Object { value, version: None, time_ms: 0 })),
             Overlaid::Deleted => Ok(None),
-            Overlaid::Untouched => Ok(self.checked(self.state().get(collection, key))?.map(of_state)),
+            Overlaid::Untouched => Ok(self.state().get(collection, key)?.map(of_state)),
         }
     }
 
@@ -63,7 +63,7 @@ impl Shared {
     ) -> Result<Vec<(Key, Object)>, ReadError> {
         let overlay = self.outbox().scan(collection, prefix);
         let mut overlay = overlay.into_iter().filter(|(key, _)| after.is_none_or(|after| key > after)).peekable();
-        let snapshot = self.checked(self.state().snapshot())?;
+        let snapshot = self.state().snapshot()?;
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
         let mut found = Vec::new();
         let put = |found: &mut Vec<_>, key, overlaid| {
@@ -72,7 +72,7 @@ impl Shared {
             }
         };
         for row in snapshot.scan(collection, prefix, from) {
-            let (key, object) = self.checked(row)?;
+            let (key, object) = row?;
             while let Some((pending, overlaid)) = overlay.next_if(|(pending, _)| *pending < key) {
                 put(&mut found, pending, overlaid);
             }
@@ -92,16 +92,6 @@ impl Shared {
         }
         found.truncate(limit);
         Ok(found)
-    }
-
-    pub(super) fn checked<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
-        // What was refused says nothing of the state.
-        if let Err(error) = &result
-            && error.remedy() != Remedy::Refused
-        {
-            self.want_resync(format!("{error}; fetching the state anew"));
-        }
-        result
     }
 }
 

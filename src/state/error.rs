@@ -101,6 +101,13 @@ pub enum Remedy {
 }
 
 impl StateError {
+    /// Whether it says that what is stored is not what was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let is_new = matches!(self, StateError::Uninitialised | StateError::Unfinished);
+        self.remedy() == Remedy::Rebuild && !is_new
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn remedy(&self) -> Remedy {

@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::deletions;
-use super::engine::{EngineSnapshot, prefix_end};
+use super::engine::{End, EngineSnapshot, Row, Slice, prefix_end};
 use super::envelope::Table;
 use super::error::StateError;
 use super::makers;
@@ -12,6 +12,7 @@ use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins::{self, OriginTable};
 use super::store::{CheckReport, StateDamage};
+use crate::env::damage::DamageRecord;
 use crate::model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginRow, Seq};
 
 /// A view of a state at one instant; cheap to clone.
@@ -19,11 +20,41 @@ use crate::model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginR
 pub struct StateSnapshot {
     view: Arc<dyn EngineSnapshot>,
     meta: Option<Arc<StateMeta>>,
+    /// Of the state.
+    damage: DamageRecord,
 }
 
 impl StateSnapshot {
-    pub(super) fn new(view: Arc<dyn EngineSnapshot>, meta: Option<Arc<StateMeta>>) -> StateSnapshot {
-        StateSnapshot { view, meta }
+    pub(super) fn new(
+        view: Arc<dyn EngineSnapshot>,
+        meta: Option<Arc<StateMeta>>,
+        damage: DamageRecord,
+    ) -> StateSnapshot {
+        StateSnapshot { view, meta, damage }
+    }
+
+    fn checked<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
+        self.damage.checked(result, StateError::is_damage)
+    }
+
+    /// The row under a key, decoded; every read of one row.
+    fn row<T>(
+        &self,
+        row_key: &[u8],
+        decode: impl FnOnce(&[u8], Slice) -> Result<T, StateError>,
+    ) -> Result<Option<T>, StateError> {
+        let read = self.view.get(row_key);
+        self.checked(read.and_then(|row| row.map(|row| decode(row_key, row)).transpose()))
+    }
+
+    /// The rows of a range, decoded; every read of several rows.
+    fn rows<T, D: Fn(Row) -> Result<T, StateError> + Send>(
+        &self,
+        (low, high): (End, End),
+        decode: D,
+    ) -> impl Iterator<Item = Result<T, StateError>> + Send + use<T, D> {
+        let (rows, damage) = (self.view.range(low, high), self.damage.clone());
+        rows.map(move |row| damage.checked(row.and_then(&decode), StateError::is_damage))
     }
 
     /// Where the view stands; `None` when the store was new or unfinished.
@@ -37,8 +68,7 @@ impl StateSnapshot {
     /// # Errors
     /// When its row cannot be read.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
-        let row_key = objects::key(collection.as_str(), key.as_str());
-        let row = self.view.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(objects::ObjectRow::into_object))
     }
 
@@ -47,8 +77,7 @@ impl StateSnapshot {
     /// # Errors
     /// When its row cannot be read.
     pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
-        let row_key = objects::key(collection.as_str(), key.as_str());
-        let row = self.view.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(|row| row.version))
     }
 
@@ -62,9 +91,8 @@ impl StateSnapshot {
         &self,
         after: Option<(&Collection, &Key)>,
     ) -> impl Iterator<Item = Result<(Collection, Key, Object), StateError>> + Send + use<> {
-        let (low, high) = objects::range_after(after);
-        self.view.range(low, high).map(|row| {
-            let (collection, key, row) = objects::decode_named(row?)?;
+        self.rows(objects::range_after(after), |row| {
+            let (collection, key, row) = objects::decode_named(row)?;
             Ok((collection, key, row.into_object()))
         })
     }
@@ -76,9 +104,8 @@ impl StateSnapshot {
         prefix: &str,
         from: Bound<&str>,
     ) -> impl Iterator<Item = Result<(Key, Object), StateError>> + Send + use<> {
-        let (low, high) = objects::range_of(collection, prefix, from);
-        self.view.range(low, high).map(|row| {
-            let (_, key, row) = objects::decode_named(row?)?;
+        self.rows(objects::range_of(collection, prefix, from), |row| {
+            let (_, key, row) = objects::decode_named(row)?;
             Ok((key, row.into_object()))
         })
     }
@@ -88,22 +115,17 @@ impl StateSnapshot {
     /// # Errors
     /// When its row cannot be read.
     pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
-        let row_key = origins::key(origin);
-        self.view.get(&row_key)?.map(|row| origins::decode(&row_key, &row)).transpose()
+        self.row(&origins::key(origin), |row_key, row| origins::decode(row_key, &row))
     }
 
     /// All origins' rows, by rising origin.
     pub fn origins(&self) -> impl Iterator<Item = Result<(Origin, OriginRow), StateError>> + Send + use<> {
-        let prefix = [Table::Origins.number()];
-        let rows = self.view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix));
-        rows.map(|row| origins::decode_named(row?))
+        self.rows(range_of(Table::Origins), origins::decode_named)
     }
 
     /// Who made the transactions of each origin of which that is known.
     pub fn makers(&self) -> impl Iterator<Item = Result<(Origin, Maker), StateError>> + Send + use<> {
-        let prefix = [Table::Makers.number()];
-        let rows = self.view.range(Bound::Included(prefix.to_vec()), prefix_end(&prefix));
-        rows.map(|row| makers::decode_named(row?))
+        self.rows(range_of(Table::Makers), makers::decode_named)
     }
 
     /// What was deleted lately, and since when that is known.
@@ -112,7 +134,8 @@ impl StateSnapshot {
     /// When a row cannot be read, or they do not add up; [`StateError::Uninitialised`] without a position.
     pub fn deletions(&self) -> Result<Deletions, StateError> {
         let at = self.meta.as_ref().ok_or(StateError::Uninitialised)?.seq;
-        deletions::load(&*self.view, meta::load_deletions(&*self.view)?, at)
+        let summary = self.checked(meta::load_deletions(&*self.view))?;
+        self.checked(deletions::load(&*self.view, summary, at))
     }
 
     /// All origins' rows at once.
@@ -134,6 +157,7 @@ impl StateSnapshot {
             Ok(found) => compare(&meta.digests, &found, &mut report.damage),
             Err(error) => report.damage.push(StateDamage::Row(error)),
         }
+        report.damage.iter().for_each(|damage| self.damage.note(damage));
         Ok(report)
     }
 
@@ -156,6 +180,12 @@ impl StateSnapshot {
         deletions::check(&*self.view, &self.deletions()?, at)?;
         Ok(found)
     }
+}
+
+/// All rows of a table.
+fn range_of(table: Table) -> (End, End) {
+    let prefix = [table.number()];
+    (Bound::Included(prefix.to_vec()), prefix_end(&prefix))
 }
 
 fn compare(expected: &DigestSet, found: &DigestSet, damage: &mut Vec<StateDamage>) {

@@ -18,6 +18,7 @@ use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins;
 use super::snapshot::StateSnapshot;
+use crate::env::damage::DamageRecord;
 use crate::model::deletions::{Changed, Deletions};
 use crate::model::position::Chain;
 use crate::model::{
@@ -35,6 +36,8 @@ struct Inner {
     /// cache in doubt, so a poisoned lock stops all writing.
     writer: Mutex<Deletions>,
     meta: Mutex<Option<Arc<StateMeta>>>,
+    /// What reads of this state, and of its snapshots, found damaged.
+    damage: DamageRecord,
 }
 
 /// What [`StateStore::check`] found.
@@ -110,7 +113,12 @@ impl StateStore {
     #[must_use]
     pub fn in_memory() -> StateStore {
         let engine = Box::<MemoryEngine>::default();
-        StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta: Mutex::new(None) }))
+        StateStore(Arc::new(Inner {
+            engine,
+            writer: Mutex::default(),
+            meta: Mutex::new(None),
+            damage: DamageRecord::default(),
+        }))
     }
 
     /// What takes the place of this state while it is opened again: it stands where this one stood, and every read and write
@@ -118,7 +126,7 @@ impl StateStore {
     #[must_use]
     pub fn stand_in(&self, reason: StateError) -> StateStore {
         let (engine, meta) = (Box::new(Absent(reason)), Mutex::new(self.meta()));
-        StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta }))
+        StateStore(Arc::new(Inner { engine, writer: Mutex::default(), meta, damage: self.0.damage.clone() }))
     }
 
     /// A state on any engine.
@@ -138,7 +146,8 @@ impl StateStore {
                 engine.write(left)?;
             }
         }
-        Ok(StateStore(Arc::new(Inner { engine, writer: Mutex::new(deletions), meta: Mutex::new(meta) })))
+        let (writer, meta, damage) = (Mutex::new(deletions), Mutex::new(meta), DamageRecord::default());
+        Ok(StateStore(Arc::new(Inner { engine, writer, meta, damage })))
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Deletions>, StateError> {
@@ -148,6 +157,26 @@ impl StateStore {
 
     fn meta_lock(&self) -> MutexGuard<'_, Option<Arc<StateMeta>>> {
         self.0.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What reads of this state have found damaged since it was opened.
+    #[must_use]
+    pub fn damage(&self) -> &DamageRecord {
+        &self.0.damage
+    }
+
+    fn checked<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
+        self.0.damage.checked(result, StateError::is_damage)
+    }
+
+    /// The row under a key, decoded; every read of one row.
+    fn row<T>(
+        &self,
+        row_key: &[u8],
+        decode: impl FnOnce(&[u8], Slice) -> Result<T, StateError>,
+    ) -> Result<Option<T>, StateError> {
+        let read = self.0.engine.get(row_key);
+        self.checked(read.and_then(|row| row.map(|row| decode(row_key, row)).transpose()))
     }
 
     pub(super) fn engine(&self) -> &dyn Engine {
@@ -238,7 +267,7 @@ impl StateStore {
                 return Err(StateError::OutOfOrder { expected, found: entry.seq });
             }
         }
-        let mut changes = apply::stage(self.engine(), entries, &meta.digests, true)?;
+        let mut changes = self.checked(apply::stage(self.engine(), entries, &meta.digests, true))?;
         changes.push_sums();
         let digest = changes.overall(meta.digest, meta.digests.origins);
         let origins = changes.origins_digest();
@@ -281,8 +310,7 @@ impl StateStore {
     /// # Errors
     /// When its row cannot be read.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, StateError> {
-        let row_key = objects::key(collection.as_str(), key.as_str());
-        let row = self.0.engine.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(objects::ObjectRow::into_object))
     }
 
@@ -291,8 +319,7 @@ impl StateStore {
     /// # Errors
     /// When its row cannot be read.
     pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
-        let row_key = objects::key(collection.as_str(), key.as_str());
-        let row = self.0.engine.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(|row| row.version))
     }
 
@@ -301,8 +328,7 @@ impl StateStore {
     /// # Errors
     /// When its row cannot be read.
     pub fn origin(&self, origin: Origin) -> Result<Option<OriginRow>, StateError> {
-        let row_key = origins::key(origin);
-        self.0.engine.get(&row_key)?.map(|row: Slice| origins::decode(&row_key, &row)).transpose()
+        self.row(&origins::key(origin), |row_key, row| origins::decode(row_key, &row))
     }
 
     /// Who made the transactions of an origin; `None` where that is not known.
@@ -310,8 +336,7 @@ impl StateStore {
     /// # Errors
     /// When its row cannot be read.
     pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
-        let row_key = makers::key(origin);
-        self.0.engine.get(&row_key)?.map(|row: Slice| makers::decode(&row_key, &row)).transpose()
+        self.row(&makers::key(origin), |row_key, row| makers::decode(row_key, &row))
     }
 
     /// A consistent view of this instant. Old rows are kept for as long as it lives, so it should not live long.
@@ -321,11 +346,11 @@ impl StateStore {
     pub fn snapshot(&self) -> Result<StateSnapshot, StateError> {
         let view = self.0.engine.snapshot();
         let cached = self.meta();
-        let place = meta::load_place(&*view)?;
+        let place = self.checked(meta::load_place(&*view))?;
         let cached_place = cached.as_ref().map(|meta| (meta.seq, meta.chain, meta.generation));
         // A batch may have become visible that the cache does not show yet, or the other way round.
-        let meta = if place == cached_place { cached } else { meta::load(&*view)?.map(Arc::new) };
-        Ok(StateSnapshot::new(Arc::from(view), meta))
+        let meta = if place == cached_place { cached } else { self.checked(meta::load(&*view))?.map(Arc::new) };
+        Ok(StateSnapshot::new(Arc::from(view), meta, self.0.damage.clone()))
     }
 
     /// Begins to fill a new store with rows.

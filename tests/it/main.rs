@@ -26,6 +26,7 @@ mod reading;
 mod recover;
 mod repair;
 mod resources;
+mod running_damage;
 mod state_damage;
 mod trust;
 mod verdicts;

@@ -120,7 +120,7 @@ fn p02_nothing_is_applied_after_a_run_that_was_left_out() {
     apply(&mut applier, 5);
     apply(&mut applier, 6);
     assert_eq!(shared.position().map(|position| position.seq), Some(Seq(3)));
-    assert!(!shared.resync_wanted.load(Ordering::Acquire), "{}", shared.problem());
+    assert!(!shared.wants_resync(), "{}", shared.problem());
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
         let listed = shared.scan(&collection, "", None, 10).expect_err("is not readable");
         assert!(got.is_passing() && listed.is_passing(), "{got}");
         assert_eq!(shared.position(), position, "where it stands is known all the same");
-        assert!(!shared.resync_wanted.load(Ordering::Acquire), "{}", shared.problem());
+        assert!(!shared.wants_resync(), "{}", shared.problem());
     };
     let stopped = || StateError::NotNow { dir: "state".into(), cause: "no space".into() };
     // Read by the very thread that opens it: no lock may be held meanwhile.
