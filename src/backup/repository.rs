@@ -32,7 +32,9 @@ pub enum RepositoryError {
     #[error("{0} is not encrypted, and stays so: use another place for encrypted backups")]
     NotEncrypted(String),
     /// An object is not what it should be.
-    #[error("{name} is damaged: {what}")]
+    #[error(
+        "{name} is damaged: {what}; `gravwell-logctl backup verify PLACE --all` names every damaged backup; make new ones at another place"
+    )]
     Damaged {
         /// The object.
         name: String,

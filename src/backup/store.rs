@@ -12,13 +12,15 @@ pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no such object.
-    #[error("{0} is not there")]
+    #[error("{0} is not there; check the place, and see `gravwell-logctl backup list PLACE`")]
     Missing(String),
     /// An object of that name is there already.
     #[error("{0} is there already")]
     Exists(String),
     /// The store refuses, or cannot be reached.
-    #[error("{name}: {reason}")]
+    #[error(
+        "{name}: {reason}; see that the place is right, can be reached and written, and has room, then run the command again"
+    )]
     Failed {
         /// What was asked for.
         name: String,

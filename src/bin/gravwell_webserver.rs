@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::process;
 use gravwell::ctl::webserver::{WebserverArgs, run};
+use gravwell::env::process::close_files_to_others;
 use gravwell::search::worker;
 use gravwell::telemetry::output;
 
@@ -22,6 +23,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    close_files_to_others();
     // A webserver starts itself again to run a filter of a search; that must come before everything else.
     worker::run_if_asked().unwrap_or_else(serve)
 }
@@ -34,7 +36,7 @@ fn serve() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 output::say(format_args!("gravwell_webserver: {error}"));
-                ExitCode::FAILURE
+                ExitCode::from(error.exit())
             }
         }
     })

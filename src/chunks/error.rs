@@ -86,6 +86,12 @@ pub enum ChunkError {
 }
 
 impl ChunkError {
+    /// Whether it says that what is stored is not what was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ChunkError::Damaged { .. })
+    }
+
     /// For `map_err`.
     pub(super) fn io(action: &'static str, path: impl std::fmt::Display) -> impl FnOnce(io::Error) -> ChunkError {
         let path = path.to_string();

@@ -267,6 +267,9 @@ pub struct Status {
     /// Those of them of which nobody who answers has the rest.
     #[serde(default)]
     pub contents_lost: u64,
+    /// On a replica: whether it belongs to a webserver without a datastore, which keeps a log of its own.
+    #[serde(default)]
+    pub is_standalone: bool,
     /// On a replica: whether it has joined a datastore; absent from versions that do not say.
     #[serde(default)]
     pub is_member: Option<bool>,

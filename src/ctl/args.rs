@@ -18,7 +18,7 @@ use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnI
 #[derive(Debug, Parser)]
 #[command(name = "gravwell-logctl", version, max_term_width = 100)]
 pub struct Args {
-    /// Data directory of a datastore or replica.
+    /// Data directory of a datastore or replica; the configuration file is not asked.
     #[arg(
         long,
         global = true,
@@ -489,6 +489,17 @@ pub enum AuthorityAction {
     Backup {
         /// The file.
         file: PathBuf,
+    },
+    /// Bring the authority and the register of members of a stopped datastore back from a sealed copy.
+    Restore {
+        /// The sealed copy: a member's identity/escrow, or what `authority backup` wrote.
+        file: PathBuf,
+        /// The key that `authority recovery-key` printed.
+        #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
+        recovery_key: Option<String>,
+        /// A file with that key.
+        #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
+        recovery_key_file: Option<PathBuf>,
     },
 }
 

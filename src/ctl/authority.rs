@@ -1,15 +1,18 @@
 //! `authority`: the recovery key, and a sealed copy of the authority in a file.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::codec::admin::{EscrowInfo, Request};
 use crate::codec::jsonl::timestamp;
 use crate::datastore::service::trust_dir;
-use crate::trust::{Escrow, RecoveryKey};
+use crate::env::{Clock, SystemClock, data_dir};
+use crate::trust::{Escrow, RecoveryKey, restore_trust};
 
 use super::args::AuthorityAction;
 use super::client::Client;
 use super::output::Output;
+use super::recover::{REVOKE_AGAIN, read_key};
 use super::{CtlError, CtlResult};
 
 /// `authority`
@@ -17,6 +20,10 @@ pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlR
     match action {
         AuthorityAction::RecoveryKey => recovery_key(dir, json),
         AuthorityAction::Backup { file } => backup(dir, json, &file).await,
+        AuthorityAction::Restore { file, recovery_key, recovery_key_file } => {
+            let key = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;
+            restore(dir, json, &file, key)
+        }
     }
 }
 
@@ -51,5 +58,32 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
         let (file, made) = (file.display(), timestamp(escrow.made_ms));
         output.line(&format!("{file}: authority {} as of {made}, sealed under the recovery key", escrow.name()))?;
     }
+    output.flush()
+}
+
+fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>) -> CtlResult {
+    let key = key.ok_or_else(|| CtlError::new("the copy is sealed: give the recovery key with --recovery-key"))?;
+    if !data_dir::is_claimed(dir) {
+        let dir = dir.display();
+        return Err(CtlError::new(format!(
+            "{dir} is no datastore's directory: check --data-dir; where nothing is left of one, use `recover` or `restore`"
+        )));
+    }
+    let _lock = data_dir::claim(dir, "datastore", Duration::ZERO)
+        .map_err(|error| CtlError::new(format!("{error}; the authority is restored while the datastore is stopped")))?;
+    let escrow = Escrow::load(file).map_err(CtlError::new)?;
+    let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    let aside = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
+    let mut output = Output::new();
+    if json {
+        output.json(&serde_json::json!({ "authority": escrow.authority, "made_ms": made_ms, "kept": aside }))?;
+        return output.flush();
+    }
+    let (name, made) = (escrow.name(), timestamp(made_ms));
+    output.line(&format!("authority {name} and the register of members are back, from a copy of {made}"))?;
+    if let Some(aside) = aside {
+        output.line(&format!("what was there is kept in {}", aside.display()))?;
+    }
+    output.line(&format!("start the datastore; {REVOKE_AGAIN}"))?;
     output.flush()
 }

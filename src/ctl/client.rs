@@ -21,6 +21,7 @@ use crate::datastore::Datastore;
 use crate::env::data_dir::{DirectoryError, PATIENCE};
 use crate::model::{Entry, Origin};
 use crate::replica::contents::{CHUNKS, ContentsOptions};
+use crate::replica::directory::OWN_LOG;
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Access, Connector, Replica, ReplicaOptions};
 use crate::transport::{local, wire};
@@ -330,17 +331,15 @@ async fn serve_here(directory: &Path, access: Access) -> Result<Server, (CtlErro
             // Opening the chunks changes their files, so a directory that is looked at is opened without them.
             let has_contents = access != Access::Read && path.join(CHUNKS).is_dir();
             let patience = if access == Access::Read { Duration::ZERO } else { PATIENCE };
+            let is_standalone = path.join(OWN_LOG).is_dir();
             let contents = has_contents.then(ContentsOptions::default);
-            let options = ReplicaOptions { patience, contents, access, ..ReplicaOptions::default() };
+            let options = ReplicaOptions { patience, contents, access, is_standalone, ..ReplicaOptions::default() };
             Replica::open(&path, options)
         });
         return match opening.await.map_err(|error| (failed(error), false))? {
             Ok(replica) => Ok(Server::Replica(Box::new(replica))),
             Err(error @ replica::OpenError::Directory(DirectoryError::InUse { .. })) => Err((failed(error), true)),
-            Err(
-                error @ (replica::OpenError::Damaged { .. }
-                | replica::OpenError::Journal(crate::log::journal::JournalError::Damaged(_))),
-            ) => Err((damaged(error), false)),
+            Err(error) if error.is_damage() => Err((damaged(error), false)),
             Err(error) => Err((failed(error), false)),
         };
     }

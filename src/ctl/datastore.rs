@@ -51,7 +51,7 @@ impl RunError {
 /// Keep the operation log of a fleet of webservers, and serve it over QUIC.
 ///
 /// Without a configuration file everything works by flags alone: --data-dir and --listen are enough. Flags win over
-/// the file, the file over the environment.
+/// the file; GRAVWELL_DATA_DIR and GRAVWELL_CONFIG stand for the flags of these names where they are not given.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DatastoreArgs {
     /// Configuration file, with `FILE.d/*.conf` laid over it.

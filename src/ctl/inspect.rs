@@ -33,7 +33,8 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
     }
     let running = if status.running { "running" } else { "not running" };
     let mut line = |name: &str, value: String| output.line(&format!("{name:<12}{value}"));
-    line("role", format!("{} ({running})", status.role))?;
+    let role = if status.is_standalone { "standalone webserver, with a log of its own" } else { &status.role };
+    line("role", format!("{role} ({running})"))?;
     line("log", format!("{} generation {}", or_dash(status.log_id), status.generation))?;
     line("sequence", format!("{} of {} ({} behind)", status.seq, status.head, status.lag_ops))?;
     line("horizon", format!("{} (floor {})", status.horizon, status.floor))?;

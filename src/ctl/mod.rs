@@ -132,7 +132,7 @@ async fn dispatch(args: Args) -> CtlResult {
         }
         Command::Webserver(mut webserver) => {
             webserver.data_dir = Some(data_dir);
-            webserver::run(webserver).await.map_err(CtlError::new)
+            webserver::run(webserver).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
         }
         Command::Outbox { action } => outbox::run(dir, json, action).await,
         Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,

@@ -13,6 +13,7 @@ use crate::datastore::recover::{Offer, check_descent, check_empty, choose, recov
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
+use crate::env::scratch::Scratch;
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::generations;
 use crate::model::{LogId, Seq};
@@ -43,32 +44,44 @@ struct Report {
 /// Where a member's state is kept while it is compared with the chosen one.
 const COMPARED: &str = "state.compared";
 
+/// Said after a register came back from a copy.
+pub(super) const REVOKE_AGAIN: &str =
+    "check `members`: who was revoked after the copy of the authority was made is to be revoked again";
+
 /// Where a rehearsal has the authority.
 const REHEARSAL: &str = "trust.rehearsal";
 
 /// `recover`
 pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
+    // A rehearsal leaves the directory as it is.
+    let scratch = args.dry_run.then(Scratch::new).transpose().map_err(CtlError::new)?;
+    let work = scratch.as_ref().map_or(dir, Scratch::path).to_owned();
     tokio::select! {
-        result = recover_from(dir, json, args) => result,
+        result = recover_from(dir, &work, json, args) => result,
         () = super::datastore::stop_signal() => {
             // What takes the old log's place does so at once, or at the next start: it may be left at any point.
-            let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
+            drop(scratch);
             complain!("gravwell-logctl: interrupted");
             std::process::exit(1);
         }
     }
 }
 
-async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
+/// `work`: where states are put for a moment.
+async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> CtlResult {
     let config = configured(dir, &args)?;
-    let lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(|error| {
+    let claimed = match args.dry_run {
+        true => data_dir::claim_to_read(dir, "datastore", Duration::ZERO),
+        false => data_dir::claim(dir, "datastore", Duration::ZERO).map(Some),
+    };
+    let lock = claimed.map_err(|error| {
         CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
     })?;
     let kept = kept(dir, &args)?;
     check_empty(dir).map_err(CtlError::new)?;
     let was_marked = unfinished::find(dir).is_some();
-    let (trust, authority) = trust(dir, &args, kept)?;
-    let recovered = rebuild(dir, json, &args, config, lock, (trust, authority)).await;
+    let (trust, authority) = trust(dir, work, &args, kept)?;
+    let recovered = rebuild((dir, work), json, &args, config, lock, (trust, authority)).await;
     if recovered.is_err() && authority == Authority::Kept && !was_marked && !args.dry_run {
         // Nothing was changed.
         unfinished::end(dir).map_err(CtlError::new)?;
@@ -77,11 +90,11 @@ async fn recover_from(dir: &Path, json: bool, args: Recover) -> CtlResult {
 }
 
 async fn rebuild(
-    dir: &Path,
+    (dir, work): (&Path, &Path),
     json: bool,
     args: &Recover,
     config: DatastoreConfig,
-    lock: std::fs::File,
+    lock: Option<std::fs::File>,
     (trust, authority): (Trust, Authority),
 ) -> CtlResult {
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
@@ -116,12 +129,12 @@ async fn rebuild(
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
     let state = match sources.get(chosen).map(|source: &MemberSource| source.state.clone()) {
         Some(state) => state,
-        None => fetch(&side(dir), &mut gathered, &name).await?,
+        None => fetch(&side(work), &mut gathered, &name).await?,
     };
     if args.member.is_none() {
-        let compared = compare(dir, (&name, &state), &offers, &sources, &mut gathered).await;
+        let compared = compare(work, (&name, &state), &offers, &sources, &mut gathered).await;
         if compared.is_err() {
-            let _ = std::fs::remove_dir_all(side(dir));
+            let _ = std::fs::remove_dir_all(side(work));
         }
         compared?;
     }
@@ -136,11 +149,10 @@ async fn rebuild(
     // The chosen one's counts in any case; others may claim anything.
     let claimed = offers.iter().map(|offer| offer.generation).filter(|generation| generation.is_plausible());
     let above = claimed.max().unwrap_or_default();
-    let work = move || recover(&path, &config, &state, above, &known, dry_run, &mut |what| complain!("{what}"));
-    let log = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?.map_err(CtlError::new);
-    let _ = std::fs::remove_dir_all(side(dir));
+    let building = move || recover(&path, &config, &state, above, &known, dry_run, &mut |what| complain!("{what}"));
+    let log = tokio::task::spawn_blocking(building).await.map_err(CtlError::new)?.map_err(CtlError::new);
+    let _ = std::fs::remove_dir_all(side(work));
     let log = log?;
-    drop(trust);
     print(json, dir, &Report { dry_run, authority: authority.word(), offers, chosen: name, log, unheard })
 }
 
@@ -168,16 +180,6 @@ fn configured(dir: &Path, args: &Recover) -> Result<DatastoreConfig, CtlError> {
 /// Where the authority is for now.
 struct Trust {
     path: PathBuf,
-    /// A rehearsal leaves nothing behind.
-    is_temporary: bool,
-}
-
-impl Drop for Trust {
-    fn drop(&mut self) {
-        if self.is_temporary {
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
 }
 
 impl Trust {
@@ -192,7 +194,7 @@ impl Trust {
 
 /// The authority: the one that is still here, or one from a sealed copy, or, when that is wanted, a new one. Whatever becomes
 /// of it, the mark of a recovery is written first.
-fn trust(dir: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
+fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, Authority), CtlError> {
     let here = trust_dir(dir);
     let begin = |becomes: Authority| match args.dry_run {
         true => Ok(()),
@@ -200,12 +202,9 @@ fn trust(dir: &Path, args: &Recover, kept: Option<Authority>) -> Result<(Trust, 
     };
     if let Some(kept) = kept {
         begin(kept)?;
-        return Ok((Trust { path: here, is_temporary: false }, kept));
+        return Ok((Trust { path: here }, kept));
     }
-    // The last one may not have come to its end.
-    let _ = std::fs::remove_dir_all(dir.join(REHEARSAL));
-    let path = if args.dry_run { dir.join(REHEARSAL) } else { here };
-    let found = Trust { path, is_temporary: args.dry_run };
+    let found = Trust { path: if args.dry_run { work.join(REHEARSAL) } else { here } };
     if args.new_authority {
         begin(Authority::New)?;
         let now_ms = SystemClock.now_ms();
@@ -360,7 +359,7 @@ async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Resu
 /// Fails when the chosen state is a fork of what another member has. Members at one position with one digest have one state,
 /// which is compared once.
 async fn compare(
-    dir: &Path,
+    work: &Path,
     chosen: (&str, &StateStore),
     offers: &[Offer],
     sources: &[MemberSource],
@@ -378,7 +377,7 @@ async fn compare(
             continue;
         }
         complain!("comparing with {}, at sequence {}", offer.name, offer.seq);
-        let place = dir.join(COMPARED);
+        let place = work.join(COMPARED);
         let result = match fetch(&place, gathered, &offer.name).await {
             Ok(state) => check_descent(chosen, &offer.name, &state).map_err(CtlError::new),
             Err(error) => Err(error),
@@ -418,8 +417,7 @@ fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {
         output.line(&format!("  gravwell-logctl --data-dir {dir} enroll NAME     and on the member's host"))?;
         output.line("  gravwell-logctl --data-dir MEMBER_DIR join TOKEN")?;
     } else {
-        output
-            .line("check `members`: who was revoked after the copy of the authority was made is to be revoked again")?;
+        output.line(REVOKE_AGAIN)?;
     }
     output.flush()
 }

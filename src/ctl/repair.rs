@@ -120,6 +120,11 @@ fn print(json: bool, report: &RepairReport) -> CtlResult {
         output.json(report)?;
         return output.flush();
     }
+    if let Some(register) = &report.register {
+        output.line(&format!(
+            "REGISTER {register}: how far the members were is not known from it; `authority restore` brings it back from a sealed copy"
+        ))?;
+    }
     for finding in &report.damaged {
         output.line(&format!("DAMAGE {}", finding.problem))?;
     }

@@ -24,7 +24,9 @@ pub(super) async fn run(dir: &Path, args: Replica) -> CtlResult {
     };
     // Without a webserver there is nothing that others would ask it for.
     let peers = if args.resources { PeerListening::Outgoing } else { PeerListening::Apart };
-    let service = Service::start(dir, args.datastores, options, peers).await.map_err(CtlError::new)?;
+    let service = Service::start(dir, args.datastores, options, peers)
+        .await
+        .map_err(|error| CtlError { exit: if error.is_damage() { 3 } else { 1 }, message: error.to_string() })?;
     let mut monitor = match args.metrics {
         Some(address) => {
             let started = monitor::start(address, None).await;

@@ -36,11 +36,22 @@ pub enum RunError {
     Ended(&'static str),
 }
 
+impl RunError {
+    /// Exit code of the process: 3 for damage, 1 for everything else.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        match self {
+            RunError::Webserver(error) if error.is_damage() => 3,
+            _ => 1,
+        }
+    }
+}
+
 /// Serve users, groups, dashboards, preferences, search histories and resources from a local copy of the log.
 ///
 /// Without a datastore the webserver keeps a log of its own. With one, join first:
 /// `gravwell-logctl --data-dir DATASTORE enroll NAME`, then `gravwell-logctl --data-dir DIR join TOKEN`. Flags win over the
-/// configuration file, the file over the environment.
+/// configuration file; GRAVWELL_DATA_DIR and GRAVWELL_CONFIG stand for the flags of these names where they are not given.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WebserverArgs {
     /// Configuration file, with `FILE.d/*.conf` laid over it.

@@ -387,9 +387,17 @@ async fn record<W: AsyncWrite + Unpin>(
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
     check_reached(shared, seq)?;
+    if seq == Seq::ZERO {
+        return Err(refuse(format!("the first record has sequence 1: ask for one from 1 to {}", shared.head())));
+    }
     let log = shared.log.clone();
     let found = off_thread(move || log.read_record(seq)).await?.map_err(unreadable)?;
-    let found = found.ok_or_else(|| refuse(format!("the record of sequence {seq} was compacted away")))?;
+    let found = found.ok_or_else(|| {
+        refuse(format!(
+            "the record of sequence {seq} was compacted away: every record is there from {} on (`segments` lists the files);              an earlier one may be in a backup (`backup list PLACE`, then `restore --at {seq}` into an empty directory)",
+            shared.log.horizon().next()
+        ))
+    })?;
     answer.item(&RecordInfo::of(&found.file, found.offset, &found.bytes).map_err(damaged)?).await
 }
 

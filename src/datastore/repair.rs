@@ -121,6 +121,9 @@ pub struct RepairReport {
     pub dry_run: bool,
     /// What is damaged.
     pub damaged: Vec<Finding>,
+    /// Why the register of members says nothing of how far they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub register: Option<String>,
     /// Sequence of the member's state, the new horizon.
     pub base: Seq,
     /// Digest of the state there.
@@ -146,18 +149,23 @@ pub struct RepairReport {
 struct Traces {
     index: Option<Arc<StateMeta>>,
     members: Vec<(String, Seq)>,
+    /// Why the register of members could not be read.
+    register: Option<String>,
 }
 
 impl Traces {
     /// With `log_is_lost` what the index proves of the log does not count.
     fn of(path: &Path, config: &DatastoreConfig, log_is_lost: bool) -> Result<Traces, RepairError> {
         let index = if log_is_lost { None } else { index::meta(path, config).map_err(RepairError::Index)? };
-        let registry = Registry::open(&path.join("trust"), super::shared::now_ms()).ok();
+        let (registry, register) = match Registry::open(&path.join("trust"), super::shared::now_ms()) {
+            Ok(registry) => (Some(registry), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         let members = registry.iter().flat_map(Registry::members);
         let place = |member: &Member| Some((member.name.to_string(), member.applied?));
         let mut members: Vec<_> = members.filter_map(place).collect();
         members.sort_by_key(|(_, applied)| std::cmp::Reverse(*applied));
-        Ok(Traces { index, members })
+        Ok(Traces { index, members, register })
     }
 
     fn known(&self) -> Option<Seq> {
@@ -193,6 +201,7 @@ pub fn repair(
     let old = salvage(&RealFs, &path.join(examined), &mut |_, _| {})?;
     let mut report = RepairReport { dry_run: options.dry_run, head_before: old.known, ..RepairReport::default() };
     let traces = Traces::of(path, config, options.log_is_lost)?;
+    report.register.clone_from(&traces.register);
     progress("checking the member's state");
     let (snapshot, meta) = sound(member)?;
     let (generation, lineage) = descent(&old, &meta, traces.index.as_deref())?;

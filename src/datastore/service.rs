@@ -57,6 +57,17 @@ pub enum DatastoreError {
     /// Authority, registry or certificates.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// Authority or registry are damaged or missing.
+    #[error(
+        "{source}; or bring both back from a sealed copy: `gravwell-logctl --data-dir {home} authority restore FILE \
+         --recovery-key KEY`, where FILE is a member's identity/escrow or what `authority backup` wrote", home = home.display()
+    )]
+    TrustDamaged {
+        /// The datastore's directory.
+        home: PathBuf,
+        /// What is wrong.
+        source: TrustError,
+    },
     /// The network.
     #[error("cannot listen on {address}: {source}; is another process using it? choose another one with --listen")]
     Listen {
@@ -91,7 +102,17 @@ impl DatastoreError {
         let log = matches!(self, DatastoreError::Open(OpenError::Log(crate::log::OpenError::Damaged { .. })));
         log || matches!(self, DatastoreError::Open(OpenError::Loss(_)))
             || matches!(self, DatastoreError::Open(OpenError::Read(_) | OpenError::Rebuild(_) | OpenError::Notes(_)))
-            || matches!(self, DatastoreError::Trust(TrustError::Damaged { .. }))
+            || matches!(self, DatastoreError::TrustDamaged { .. })
+    }
+
+    /// Names the datastore's directory in what has to be done.
+    fn of(self, home: &Path) -> DatastoreError {
+        match self {
+            DatastoreError::Trust(source @ TrustError::Damaged { .. }) => {
+                DatastoreError::TrustDamaged { home: home.to_owned(), source }
+            }
+            other => other,
+        }
     }
 }
 
@@ -150,7 +171,8 @@ impl Datastore {
     /// # Errors
     /// When the directory is in use or damaged, or the address is taken. Nothing is served then.
     pub async fn start(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
-        Self::open(config, true).await
+        let home = config.data_dir.clone();
+        Self::open(config, true).await.map_err(|error| error.of(&home))
     }
 
     /// Opens the directory for this process's own requests, without listening to anyone.
@@ -158,7 +180,8 @@ impl Datastore {
     /// # Errors
     /// As [`Datastore::start`].
     pub async fn open_offline(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
-        Self::open(config, false).await
+        let home = config.data_dir.clone();
+        Self::open(config, false).await.map_err(|error| error.of(&home))
     }
 
     /// Opens the directory for this process's own requests that only read. Nothing in it is created, changed or removed,
@@ -167,6 +190,11 @@ impl Datastore {
     /// # Errors
     /// As [`Datastore::start`]; also when there is no log.
     pub async fn open_to_read(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
+        let home = config.data_dir.clone();
+        Self::view(config).await.map_err(|error| error.of(&home))
+    }
+
+    async fn view(config: DatastoreConfig) -> Result<Datastore, DatastoreError> {
         let path = config.data_dir.clone();
         let lock = data_dir::claim_to_read(&path, "datastore", Duration::ZERO)?;
         let scratch = Scratch::new().map_err(io("a directory for temporary files"))?;
@@ -301,6 +329,10 @@ impl Datastore {
         });
         // The register says so itself.
         shared.wait_for_recovery(evidence, || true);
+        let say =
+            |found: &str| tracing::error!(found, "a read found damage; the status reports it until it is repaired");
+        shared.log.damage().listen(say);
+        shared.state.damage().listen(say);
         let mut threads = Vec::new();
         let mut tasks = tokio::task::JoinSet::new();
         if let Place::Read { .. } = place {
@@ -329,10 +361,6 @@ impl Datastore {
         threads.push(spawn("compact", None, Box::new(compacting))?);
         let listens = place.endpoint().is_some();
         if let Some(endpoint) = place.endpoint() {
-        let say =
-            |found: &str| tracing::error!(found, "a read found damage; the status reports it until it is repaired");
-        shared.log.damage().listen(say);
-        shared.state.damage().listen(say);
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
             tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(&shared), socket)));
             tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
@@ -394,6 +422,9 @@ impl Datastore {
         if !recovery.is_empty() {
             return format!("waits to be recovered: {recovery}");
         }
+        if let Some((damage, _)) = shared.damage() {
+            return damage;
+        }
         let ended = shared.watch.ended();
         if !ended.is_empty() {
             return ended;
@@ -422,9 +453,6 @@ impl Datastore {
     pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
         let Some(endpoint) = self.place.endpoint() else { return Ok(()) };
         let config = self.shared.members.server_config(names).map_err(|error| error.to_string())?;
-        if let Some((damage, _)) = shared.damage() {
-            return damage;
-        }
         endpoint.replace_certificate(config).map_err(|error| error.to_string())
     }
 
@@ -515,8 +543,7 @@ fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError
     if is_there("ca.key") || is_new || head == Seq::ZERO || mode == Recovery::Off {
         return Ok(());
     }
-    let what = "it is missing beside a log: bring `trust` back from a backup of the host, or from a sealed copy of the \
-                authority, see docs/recovery.md; --recovery off begins with a new authority, and every member joins again";
+    let what = "it is missing beside a log; --recovery off begins with a new authority, and every member joins again";
     Err(TrustError::Damaged { path: trust.join("ca.key"), what: what.into() })
 }
 

@@ -36,10 +36,7 @@ const MARK: u8 = 255;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// It is damaged. Nothing was changed.
-    #[error(
-        "{0}; what it holds exists nowhere else, so it is not discarded: bring the file back from a backup, or give up what \
-         is lost with `gravwell-logctl --data-dir DIR outbox accept-loss`, which keeps the damaged file and what can be read"
-    )]
+    #[error("{0}; what it holds exists nowhere else, so it is not discarded")]
     Damaged(#[from] Damage),
     /// A file cannot be read or written.
     #[error(transparent)]

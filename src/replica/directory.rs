@@ -14,6 +14,8 @@ use crate::env::scratch::Scratch;
 
 use super::mark::Mark;
 
+/// Directory of the log that a standalone webserver keeps, within the webserver's.
+pub const OWN_LOG: &str = "own-log";
 const CURRENT: &str = "current";
 const HIGH_WATER: &str = "high-water";
 /// Holds a view of a state while it is examined.

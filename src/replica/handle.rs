@@ -59,6 +59,8 @@ pub struct ReplicaOptions {
     /// What for.
     pub access: Access,
     /// With less room than this on the disk, in bytes, the replica only reads.
+    /// Whether the datastore is this webserver's own log.
+    pub is_standalone: bool,
     pub free_min_bytes: u64,
     /// Bytes that are kept for when the disk is full.
     pub reserve_bytes: u64,
@@ -76,6 +78,7 @@ impl Default for ReplicaOptions {
             contents: None,
             access: Access::Serve,
             free_min_bytes: 64 << 20,
+            is_standalone: false,
             reserve_bytes: 16 << 20,
         }
     }
@@ -91,6 +94,17 @@ pub enum OpenError {
     #[error("the outbox journal: {0}")]
     Journal(#[from] JournalError),
     /// An entry of the outbox journal.
+    /// The outbox journal is damaged or missing.
+    #[error(
+        "the outbox journal: {reason}: bring the file back from a backup, or give up what is lost with `gravwell-logctl \
+         --data-dir {home} outbox accept-loss`, which keeps the damaged file and what can be read", home = home.display()
+    )]
+    JournalDamaged {
+        /// The replica's directory.
+        home: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
     Outbox {
         /// The journal's directory.
@@ -121,6 +135,32 @@ pub enum OpenError {
 }
 
 /// Why nothing is said of an origin.
+impl OpenError {
+    /// Whether what lies on the disk is damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenError::Journal(JournalError::Damaged(_))
+            | OpenError::JournalDamaged { .. }
+            | OpenError::Outbox { .. }
+            | OpenError::Damaged { .. } => true,
+            OpenError::State(error) => error.is_damage(),
+            OpenError::Chunks(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+
+    /// Names the replica's directory in what has to be done.
+    fn of(self, home: &Path) -> OpenError {
+        match self {
+            OpenError::Journal(error @ JournalError::Damaged(_)) => {
+                OpenError::JournalDamaged { home: home.to_owned(), reason: error.to_string() }
+            }
+            other => other,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// The state is damaged.
@@ -186,6 +226,10 @@ impl Replica {
     /// nowhere else, so it is never discarded. A damaged state is set aside and fetched again.
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
+        Self::open_in(path, options).map_err(|error| error.of(path))
+    }
+
+    fn open_in(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         let directory = Directory::open(path, options.access, options.patience)?;
         outbox_loss::check(path, options.access != Access::Read)?;
         let disk = match options.access {
@@ -593,6 +637,7 @@ impl Replica {
             was_level: link.level_at.is_some(),
             is_member: Some(self.is_member()),
             is_refused: link.is_refused,
+            is_standalone: self.options.is_standalone,
             disconnected_ms: if link.connected { 0 } else { ms(lost_at.elapsed()) },
             quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
             clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),

@@ -30,9 +30,20 @@ pub enum ServiceError {
     /// The replica.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The identity.
+    /// The keys for other members.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The identity.
+    #[error(
+        "{source}; or join again: `gravwell-logctl enroll NAME --replace` at the datastore, then `gravwell-logctl --data-dir \
+         {home} join TOKEN`, which keeps state and outbox", home = home.display()
+    )]
+    Identity {
+        /// The replica's directory.
+        home: PathBuf,
+        /// What is wrong.
+        source: TrustError,
+    },
     /// Sockets.
     #[error("{what}: {source}")]
     Io {
@@ -41,6 +52,20 @@ pub enum ServiceError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl ServiceError {
+    /// Whether what lies on the disk is damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            ServiceError::Open(error) => error.is_damage(),
+            ServiceError::Trust(error) | ServiceError::Identity { source: error, .. } => {
+                matches!(error, TrustError::Damaged { .. })
+            }
+            ServiceError::Io { .. } => false,
+        }
+    }
 }
 
 /// In which order addresses are tried.
@@ -320,7 +345,7 @@ impl Service {
         let socket = local::listen(data_dir).map_err(|source| ServiceError::Io { what: "the local socket", source })?;
         let mut peers = None;
         if Identity::exists(data_dir) {
-            Identity::load(data_dir)?;
+            Identity::load(data_dir).map_err(|source| ServiceError::Identity { home: data_dir.to_owned(), source })?;
             let mut connector = MemberConnector::new(data_dir, addresses);
             if listening != PeerListening::Apart {
                 let begun = Peers::start(

@@ -68,7 +68,15 @@ pub(super) fn read_private(path: &Path) -> Result<String, TrustError> {
     if mode & 0o077 != 0 {
         return Err(TrustError::Exposed { path: path.to_owned(), mode, wanted: 0o600 });
     }
-    fs::read_to_string(path).map_err(io_error(path))
+    read_text(path)
+}
+
+/// Reads a file of text; one that is none is damaged.
+pub(super) fn read_text(path: &Path) -> Result<String, TrustError> {
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => TrustError::Damaged { path: path.to_owned(), what: "it is not text".into() },
+        _ => io_error(path)(error),
+    })
 }
 
 impl Authority {
@@ -122,7 +130,7 @@ impl Authority {
     fn open(key_path: &Path, certificate_path: &PathBuf) -> Result<Authority, TrustError> {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
-        let text = fs::read_to_string(certificate_path).map_err(io_error(certificate_path))?;
+        let text = read_text(certificate_path)?;
         // The signature does not cover every byte of a certificate. Files made before there was a checksum end in PEM.
         let is_bare = text.trim_end().ends_with("-----");
         let pem = if is_bare { &text } else { summed::open(&text).map_err(|what| damaged(certificate_path, what))? };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::authority::write_private;
+use super::authority::{read_text, write_private};
 use super::{
     Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
 };
@@ -172,10 +172,10 @@ impl Registry {
     /// When the file is damaged, or missing although there was one: it is never replaced by an empty one.
     pub fn open(dir: &Path, now_ms: u64) -> Result<Registry, TrustError> {
         let path = dir.join(FILE);
-        let contents = match std::fs::read_to_string(&path) {
+        let contents = match read_text(&path) {
             Ok(text) => parse(&text).map_err(|what| TrustError::Damaged { path: path.clone(), what })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing(dir, &path)?,
-            Err(source) => return Err(TrustError::Io { path, source }),
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => missing(dir, &path)?,
+            Err(error) => return Err(error),
         };
         Ok(Registry::of(Some(path), contents, now_ms))
     }

@@ -13,9 +13,12 @@ use hyper_util::rt::TokioTimer;
 use super::lingering::Acceptor;
 use super::server::{SLOW_CLIENT, WebserverError, io};
 
-/// Takes an address.
-pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, WebserverError> {
-    let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { address, source })?;
+/// What names the redirector's address, or switches it off.
+const REDIRECT_SETTING: &str = "Web-Redirect-Port, or none with Disable-HTTP-Redirector=true or --no-redirect";
+
+/// Takes an address, which `setting` names.
+pub(super) fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, WebserverError> {
+    let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { setting, address, source })?;
     listener.set_nonblocking(true).map_err(io("the listener"))?;
     Ok(listener)
 }
@@ -68,10 +71,10 @@ fn moved(request: &Request, port: u16) -> Option<String> {
 
 /// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
 pub(super) async fn redirect(address: SocketAddr, port: u16, handle: Handle<SocketAddr>) {
-    let server = match bind(address).and_then(|listener| plain(listener, &handle)) {
+    let server = match bind(address, REDIRECT_SETTING).and_then(|listener| plain(listener, &handle)) {
         Ok(server) => server,
         Err(error) => {
-            tracing::warn!(%error, "plain HTTP is not redirected; set Web-Redirect-Port or Disable-HTTP-Redirector");
+            tracing::warn!(%error, "plain HTTP is not redirected");
             return;
         }
     };

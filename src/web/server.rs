@@ -62,6 +62,9 @@ pub enum WebserverError {
     /// Its own log.
     #[error("the log of this webserver's own: {0}")]
     OwnLog(String),
+    /// Its own log is damaged.
+    #[error("the log of this webserver's own: {0}")]
+    OwnLogDamaged(String),
     /// Its own log, while another webserver of this process lets go of it.
     #[error("the log of this webserver's own: {0}")]
     OwnLogInUse(String),
@@ -70,9 +73,12 @@ pub enum WebserverError {
     Certificate(#[from] tls::CertificateError),
     /// The network.
     #[error(
-        "cannot listen on {address}: {source}; is another process using it, or is the port below 1024? choose another one with --listen"
+        "cannot listen on {address}: {source}; is another process using it, or is the port below 1024? choose another one with \
+         {setting}"
     )]
     Listen {
+        /// What names the address.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -104,6 +110,16 @@ impl WebserverError {
             WebserverError::Replica(ServiceError::Open(OpenError::Directory(DirectoryError::InUse { .. })))
             | WebserverError::OwnLogInUse(_) => true,
             WebserverError::Listen { source, .. } => source.kind() == std::io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+
+    /// Whether what lies on the disk is damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            WebserverError::Replica(error) => error.is_damage(),
+            WebserverError::OwnLogDamaged(_) => true,
             _ => false,
         }
     }
@@ -198,6 +214,7 @@ impl Webserver {
             outbox_bytes_max: usize::try_from(config.outbox_bytes_max).unwrap_or(usize::MAX),
             external_addr: config.external_addr.clone(),
             heartbeat_ms: config.update_interval_s * 1000,
+            is_standalone: own_log.is_some(),
             free_min_bytes: config.free_min_bytes,
             reserve_bytes: config.reserve_bytes,
             ..ReplicaOptions::default()
@@ -256,7 +273,7 @@ impl Webserver {
     }
 
     fn listen(&mut self) -> Result<(), WebserverError> {
-        let listener = listener::bind(self.address)?;
+        let listener = listener::bind(self.address, "--listen")?;
         self.address = listener.local_addr().map_err(io("the listener"))?;
         let router = routes::router(&self.app)
             .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))

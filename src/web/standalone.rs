@@ -8,13 +8,12 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::{Clock, SystemClock};
 use crate::model::MemberName;
+use crate::replica::directory::OWN_LOG as DIRECTORY;
 use crate::transport::join;
 use crate::trust::{Identity, Role, Token};
 
 use super::server::WebserverError;
 
-/// Directory of the log within the webserver's.
-pub(super) const DIRECTORY: &str = "own-log";
 /// Life of the token with which the webserver joins its own log.
 const TOKEN_S: u64 = 60;
 
@@ -39,9 +38,10 @@ pub(super) async fn start(data_dir: &Path) -> Result<Datastore, WebserverError> 
     let mut config = DatastoreConfig::for_dir(&data_dir.join(DIRECTORY));
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     (config.listen, config.port) = (Some(local.ip()), 0);
-    let datastore = Datastore::start(config).await.map_err(|error| match error.is_in_use() {
-        true => WebserverError::OwnLogInUse(error.to_string()),
-        false => failed(error.to_string()),
+    let datastore = Datastore::start(config).await.map_err(|error| match (error.is_in_use(), error.is_damage()) {
+        (true, _) => WebserverError::OwnLogInUse(error.to_string()),
+        (_, true) => WebserverError::OwnLogDamaged(error.to_string()),
+        _ => failed(error.to_string()),
     })?;
     if !Identity::exists(data_dir) {
         let name = MemberName::new("webserver").map_err(|error| failed(error.to_string()))?;

@@ -1,12 +1,14 @@
 //! The process, its datastore or its members: health, reachability, clocks, versions.
 
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::balance;
 use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
 use crate::codec::health::{self, Code, Reason};
 use crate::ctl::client::{self, Client};
+use crate::env::data_dir;
 use crate::trust::Identity;
 
 use super::{Findings, Subject, now_ms};
@@ -47,6 +49,7 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
     let unit = if Identity::exists(subject.dir) { "gravwell_webserver" } else { "gravwell_datastore" };
     let found = format!("none runs on {}", subject.dir.display());
     findings.problem("process", found, format!("systemctl start {unit}; if it does not start, journalctl -u {unit}"));
+    at_rest(subject.dir, findings).await;
     let Ok(identity) = Identity::load(subject.dir) else { return };
     match client::dial(subject.dir, &identity).await {
         Ok(connection) => {
@@ -57,13 +60,46 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
     }
 }
 
+/// What a directory that no process runs on holds: whether it can be opened, and whether it is well.
+async fn at_rest(dir: &Path, findings: &mut Findings) {
+    const SUBJECT: &str = "data";
+    if !data_dir::is_claimed(dir) {
+        return;
+    }
+    let status = match Client::open(dir).await {
+        Ok(client) => {
+            let status = client.status().await;
+            client.close().await;
+            status
+        }
+        Err(error) => Err(error),
+    };
+    match status {
+        Ok(mut status) => {
+            status.health.reasons.retain(|reason| reason.code != Code::NotRunning);
+            if status.health.reasons.is_empty() {
+                findings.good(SUBJECT, format!("{} at sequence {} can be opened", status.role, status.seq));
+            }
+            report(SUBJECT, &status, findings);
+        }
+        Err(error) => {
+            findings.reaches(error.exit);
+            let remedy = match error.exit {
+                3 => "run the command that it names; `gravwell-logctl verify` lists every damaged place",
+                _ => "do what it names, then look again",
+            };
+            findings.problem(SUBJECT, error, remedy);
+        }
+    }
+}
+
 fn process(status: &Status, findings: &mut Findings) {
     const SUBJECT: &str = "process";
     let Status { role, seq, head, version, .. } = status;
+    let role = if status.is_standalone { "standalone webserver" } else { role };
     if status.health.level == health::Level::Good {
         findings.good(SUBJECT, format!("{role} {version} at sequence {seq} of {head}"));
     }
-    findings.is_damage |= status.health.exit() == 3;
     report(SUBJECT, status, findings);
     if version != OWN_VERSION {
         let found = format!("the process is {version}, gravwell-logctl is {OWN_VERSION}");
@@ -75,13 +111,20 @@ fn process(status: &Status, findings: &mut Findings) {
     }
 }
 
-/// The reasons for a health that is not good; of connections, the subject `datastore` tells.
+/// The reasons for a health that is not good, at the level that `status` gives them; of connections, the subject `datastore`
+/// tells.
 fn report(subject: &'static str, status: &Status, findings: &mut Findings) {
-    for Reason { code, message, remedy } in &status.health.reasons {
-        let remedy = if remedy.is_empty() { "look at its log: journalctl -u UNIT" } else { remedy };
-        if *code != Code::Disconnected {
-            findings.problem(subject, message, remedy);
-        }
+    findings.reaches(status.health.exit());
+    let reasons = status.health.reasons.iter().filter(|reason| reason.code != Code::Disconnected);
+    reasons.for_each(|reason| tell(subject, reason, findings));
+}
+
+fn tell(subject: &'static str, reason: &Reason, findings: &mut Findings) {
+    let Reason { code, message, remedy } = reason;
+    let remedy = if remedy.is_empty() { "look at its log: journalctl -u UNIT" } else { remedy };
+    match code.level() {
+        health::Level::Failed => findings.problem(subject, message, remedy),
+        _ => findings.warning(subject, message, remedy),
     }
 }
 
@@ -91,7 +134,7 @@ async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
     if !status.connected {
         let reasons = &status.health.reasons;
         if let Some(reason) = reasons.iter().find(|reason| reason.code == Code::Disconnected) {
-            findings.problem(SUBJECT, &reason.message, &reason.remedy);
+            tell(SUBJECT, reason, findings);
         }
         return;
     }
@@ -101,7 +144,8 @@ async fn datastore(client: &Client, status: &Status, findings: &mut Findings) {
         Err(error) => return findings.warning(SUBJECT, error, "ask again; if it stays, look at the datastore's log"),
     };
     let answered_ms = now_ms();
-    findings.good(SUBJECT, format!("connected to {}, {} entries behind", status.address, status.lag_ops));
+    let whose = if status.is_standalone { "this webserver's own log at" } else { "connected to" };
+    findings.good(SUBJECT, format!("{whose} {}, {} entries behind", status.address, status.lag_ops));
     health::assess(&mut upstream);
     report(SUBJECT, &upstream, findings);
     compare_versions("the datastore", &upstream.version, findings);

@@ -10,9 +10,13 @@ use crate::ctl::output::size;
 use super::Findings;
 
 /// Folders of a data directory in which something is set aside. A webserver without a datastore has a log of its own.
-const FOLDERS: [&str; 7] = ["", "outbox", "log", "trust", "identity", "own-log", "own-log/trust"];
+const FOLDERS: [&str; 8] = ["", "outbox", "log", "trust", "identity", "own-log", "own-log/log", "own-log/trust"];
+/// Folders in which everything was set aside.
+const WHOLE: [&str; 4] = ["log/quarantine", "outbox/quarantine", "own-log/log/quarantine", ARCHIVED];
+/// Changes of an abandoned history.
+const ARCHIVED: &str = "quarantine";
 /// What names of copies have in them, with a number behind.
-const MARKS: [&str; 2] = [".damaged-", ".of-another-log-"];
+const MARKS: [&str; 3] = [".damaged-", ".of-another-log-", ".aside-"];
 
 /// A copy that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,12 +26,13 @@ pub(in crate::ctl) struct Kept {
 }
 
 pub(super) fn examine(dir: &Path, findings: &mut Findings) {
-    for folder in FOLDERS {
+    let folders = FOLDERS.map(|folder| (folder, is_copy as fn(&Path) -> bool));
+    for (folder, is_kept) in folders.into_iter().chain(WHOLE.map(|folder| (folder, is_whole as fn(&Path) -> bool))) {
         let entries = fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_copy(path)).collect();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_kept(path)).collect();
         paths.sort();
         for path in paths {
-            let (what, remedy) = describe(&path);
+            let (what, remedy) = if folder == ARCHIVED { describe_changes(&path) } else { describe(&path) };
             let bytes = bytes_in(&path);
             let found = format!("{} ({}): {what}", path.display(), size(bytes));
             findings.kept("damaged copy", found, remedy, Kept { path, bytes });
@@ -44,6 +49,25 @@ fn is_copy(path: &Path) -> bool {
     MARKS.iter().any(|mark| name_of(path).rsplit_once(mark).is_some_and(|(_, number)| is_number(number)))
 }
 
+/// Whether a file in a folder of what was set aside is finished.
+fn is_whole(path: &Path) -> bool {
+    path.extension().is_none_or(|extension| extension != "next")
+}
+
+/// What a file of archived changes is, and what to do with it.
+fn describe_changes(path: &Path) -> (&'static str, String) {
+    let shown = path.display();
+    let is_waiting = path.extension().is_some_and(|extension| extension == "jsonl");
+    if is_waiting {
+        let number = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let remedy = format!(
+            "gravwell-logctl quarantine show {number}, then `quarantine apply {number}`, or `quarantine drop {number}`"
+        );
+        return ("changes that were made here and are not in the log", remedy);
+    }
+    ("changes that were archived and have been dealt with", format!("rm {shown} when nothing is missed"))
+}
+
 /// What it is, and what to do with it.
 fn describe(path: &Path) -> (&'static str, String) {
     let (name, shown) = (name_of(path), path.display());
@@ -56,6 +80,14 @@ fn describe(path: &Path) -> (&'static str, String) {
         _ if name.starts_with("state.") => (
             "an index that the datastore set aside; it may hold what the log lost",
             keep(&format!("while the log lacks anything (`repair --from {shown}` reads it)")),
+        ),
+        _ if path.parent().is_some_and(|parent| name_of(parent) == "quarantine") => (
+            "bytes that were cut off the end of a file when it was opened",
+            keep("until nothing is missed (`gravwell-logctl verify` reads the rest)"),
+        ),
+        _ if name.starts_with("trust.") => (
+            "the authority and the register as they were before they were restored or begun again",
+            keep("until every member is connected"),
         ),
         _ if name.starts_with("log.") => (
             "the log as it was before a repair, a recovery or a restore",
@@ -103,8 +135,20 @@ mod tests {
             ("generations.json.of-another-log-1", "generations"),
             ("trust/members.json.damaged-1", "missed"),
             ("own-log/state.damaged-1/0.jnl", "repair --from"),
+            ("log/quarantine/seg-1.open@77", "verify"),
+            ("outbox/quarantine/journal@9", "verify"),
+            ("quarantine/0003.jsonl", "quarantine apply 0003"),
+            ("trust.damaged-1/ca.key", "member"),
+            ("trust.aside-2/members.json", "member"),
         ];
-        let others = ["state-0003/0.jnl", "log/head", "trust/members.json", "notes.damaged-x", "outbox/journal"];
+        let others = [
+            "quarantine/0004.next",
+            "state-0003/0.jnl",
+            "log/head",
+            "trust/members.json",
+            "notes.damaged-x",
+            "outbox/journal",
+        ];
         for file in copies.iter().map(|(file, _)| file).chain(&others) {
             let path = dir.join(file);
             fs::create_dir_all(path.parent().expect("parent")).expect("creates");
@@ -118,7 +162,7 @@ mod tests {
                 finding.kept.as_ref().is_some_and(|kept| dir.join(file).starts_with(&kept.path))
             };
             let finding = findings.list.iter().find(of_file).unwrap_or_else(|| panic!("{file}"));
-            assert!(finding.remedy.contains(remedy) && finding.remedy.contains("rm -r"), "{finding:?}");
+            assert!(finding.remedy.contains(remedy), "{finding:?}");
             assert_eq!(finding.kept.as_ref().map(|kept| kept.bytes), Some(1234));
         }
         let json: serde_json::Value = serde_json::from_str(&findings.text()).expect("JSON");

@@ -50,11 +50,16 @@ pub(super) struct Finding {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<Finding>,
-    /// Whether histories have diverged or data is damaged.
-    is_damage: bool,
+    /// Exit code that `status` gives at least.
+    exit: u8,
 }
 
 impl Findings {
+    /// The exit code is at least that of the status that was looked at.
+    fn reaches(&mut self, exit: u8) {
+        self.exit = self.exit.max(exit);
+    }
+
     fn add(&mut self, subject: &'static str, level: Level, found: impl ToString, remedy: impl ToString) {
         let (found, remedy) = (found.to_string(), remedy.to_string());
         self.list.push(Finding { subject, level, found, remedy, kept: None });
@@ -116,10 +121,8 @@ pub(super) async fn run(dir: &Path, json: bool, args: Doctor) -> CtlResult {
         }
     }
     output.flush()?;
-    if findings.worst() < Level::Problem {
-        return Ok(());
-    }
-    Err(CtlError { message: String::new(), exit: if findings.is_damage { 3 } else { 1 } })
+    let exit = findings.exit.max(u8::from(findings.worst() == Level::Problem));
+    if exit == 0 { Ok(()) } else { Err(CtlError { message: String::new(), exit }) }
 }
 
 /// Looks at everything; what cannot be looked at is a finding, too.

@@ -194,6 +194,7 @@ async fn ready(State(app): State<AppRef>) -> (StatusCode, Json<Value>) {
         "Ready": hindrance.is_none(),
         "Reason": hindrance.unwrap_or_default(),
         "Connected": status.connected,
+        "Standalone": status.is_standalone,
         "LagOps": status.lag_ops,
         "Level": status.health.level,
         "Reasons": reasons(&status),

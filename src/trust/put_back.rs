@@ -1,0 +1,48 @@
+//! Puts the authority and the register of a stopped datastore back, where either is damaged or missing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::registry::FILE;
+use super::{Authority, Escrow, RecoveryKey, Registry, TrustError};
+use crate::env::fs::parent_dir;
+
+/// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
+/// renamed; its new name is returned. Interrupted at any point it can be run again.
+///
+/// # Errors
+/// When nothing is damaged or missing, the key does not fit, the copy is of another authority than the one whose certificate
+/// is still here, or the operating system refuses. Nothing was changed then.
+pub fn restore_trust(
+    escrow: &Escrow,
+    key: &RecoveryKey,
+    dir: &Path,
+    now_ms: u64,
+) -> Result<Option<PathBuf>, TrustError> {
+    escrow.check(key)?;
+    match (Authority::load(dir), Registry::open(dir, now_ms)) {
+        (Ok(_), Ok(_)) if dir.join(FILE).exists() => {
+            let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
+            return Err(TrustError::Refused(what));
+        }
+        (Ok(_), _) => escrow.check_same(dir)?,
+        (Err(_), _) => {}
+    }
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TrustError::Io { path, source }
+    };
+    let next = dir.with_extension("next");
+    match fs::remove_dir_all(&next) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&next)(error)),
+        _ => escrow.restore(key, &next, now_ms)?,
+    }
+    let kept = |number: u32| dir.with_extension(format!("damaged-{number}"));
+    let aside = (1..u32::MAX).map(kept).find(|aside| !aside.exists()).filter(|_| dir.exists());
+    if let Some(aside) = &aside {
+        fs::rename(dir, aside).map_err(io(dir))?;
+    }
+    fs::rename(&next, dir).map_err(io(&next))?;
+    fs::File::open(parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io(dir))?;
+    Ok(aside)
+}

@@ -1,0 +1,59 @@
+//! `recover` as a rehearsal, and `repair` of a datastore of which little is left.
+
+use std::fs;
+
+use crate::fleet::Fleet;
+
+/// A datastore and a member with the same state, both stopped; the export and the recovery key.
+fn stopped() -> (Fleet, String, String) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let member = fleet.member("a");
+    for number in 0..20 {
+        fleet.ok("a", &["put", "c", &format!("k{number}"), "--value", "1"]);
+    }
+    let export = fleet.converges(&["a"]);
+    let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
+    fleet.wait("the member keeps the sealed authority", || fleet.dir("a/identity/escrow").exists());
+    member.terminate();
+    datastore.terminate();
+    (fleet, export, key)
+}
+
+#[test]
+fn p13_a_rehearsed_recovery_claims_and_makes_nothing() {
+    let (fleet, export, key) = stopped();
+    fs::rename(fleet.dir("d"), fleet.dir("lost")).expect("renames");
+    let from = fleet.dir("a").display().to_string();
+    let recover = ["recover", "--from", &from, "--recovery-key", &key];
+    let rehearsed = fleet.ok("d", &[&recover[..], &["--dry-run"]].concat());
+    assert!(rehearsed.contains("nothing was changed"), "{rehearsed}");
+    assert!(!fleet.dir("d").exists(), "a directory that is not there is not made");
+    fs::create_dir(fleet.dir("d")).expect("creates");
+    fleet.ok("d", &[&recover[..], &["--dry-run"]].concat());
+    fleet.ok("d", &["recover", "--from", &from, "--new-authority", "--dry-run"]);
+    assert_eq!(fs::read_dir(fleet.dir("d")).expect("lists").count(), 0, "it is empty as before");
+    fleet.ok("d", &recover);
+    let _datastore = fleet.datastore();
+    let _member = fleet.replica("a");
+    assert_eq!(fleet.converges(&["a"]), export);
+}
+
+#[test]
+fn p13_a_datastore_without_a_log_is_repaired_from_its_own_index() {
+    let (fleet, export, _) = stopped();
+    fs::remove_dir_all(fleet.dir("d/log")).expect("removes");
+    let index = fleet.dir("d/state").display().to_string();
+    let doubtful = fleet.run("d", &["repair", "--from", &index]);
+    let said = String::from_utf8_lossy(&doubtful.stderr).into_owned();
+    assert!(doubtful.status.success() || said.contains("--accept-loss"), "{said}");
+    // A register that says nothing is named.
+    fs::write(fleet.dir("d/trust/members.json"), "damaged").expect("writes");
+    let repaired = fleet.ok("d", &["repair", "--from", &index, "--accept-loss"]);
+    assert!(repaired.contains("REGISTER") && repaired.contains("members.json"), "{repaired}");
+    fs::rename(fleet.dir("d/trust/members.copy"), fleet.dir("d/trust/members.json")).expect("puts it back");
+    fs::copy(fleet.dir("d/trust/members.json"), fleet.dir("d/trust/members.copy")).expect("copies");
+    let _datastore = fleet.datastore();
+    let _member = fleet.replica("a");
+    assert_eq!(fleet.converges(&["a"]), export);
+}
