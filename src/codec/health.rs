@@ -198,7 +198,7 @@ pub fn assess(status: &mut Status) {
     }
     if status.quarantined > 0 {
         let message = format!("{} sets of changes are archived and not applied", status.quarantined);
-        let remedy = "read them with `gravwell-logctl quarantine list`, then apply or remove each";
+        let remedy = "read them with `gravwell-logctl quarantine list`, then `quarantine apply NUMBER` or `quarantine drop NUMBER` each";
         reasons.push(Reason::new(Code::ArchivedChanges, message, remedy));
     }
     if status.contents_lost > 0 {
@@ -265,14 +265,14 @@ fn connection(status: &Status) -> Option<Reason> {
         };
         return Some(Reason::new(code, message, &status.remedy));
     }
-    if !status.running || status.connected {
-        return None;
-    }
-    if status.is_refused {
+    if status.is_refused && !status.connected {
         let message = format!("the datastore refuses this member: {}", status.trouble);
         let remedy =
             "join again: `gravwell-logctl enroll NAME --replace` at the datastore, `gravwell-logctl join TOKEN` here";
         return Some(Reason::new(Code::Refused, message, remedy));
+    }
+    if !status.running || status.connected {
+        return None;
     }
     let message = format!(
         "disconnected since {} ({}); {} changes pending",

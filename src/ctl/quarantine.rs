@@ -61,7 +61,8 @@ fn list(dir: &Path, json: bool) -> CtlResult {
         let number: u64 = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).unwrap_or_default();
         rows.push(serde_json::json!({
             "number": number, "changes": changes.len(), "shared_to": set.shared_to, "seq": set.seq,
-            "generation": set.generation, "left_by": set.left_by, "restore": set.is_restore, "file": path,
+            "generation": set.generation, "left_by": set.left_by, "restore": set.is_restore, "revoked_ms": set.revoked_ms,
+            "file": path,
         }));
     }
     let mut output = Output::new();

@@ -26,6 +26,7 @@ use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::quarantine;
 use super::receipts::Receipt;
+use super::refusal::Refusal;
 use super::role;
 use super::shared::{Change, OUTBOX_BYTES_MAX, Shared, SharedRef};
 use super::terms::Terms;
@@ -58,9 +59,9 @@ pub struct ReplicaOptions {
     pub contents: Option<ContentsOptions>,
     /// What for.
     pub access: Access,
-    /// With less room than this on the disk, in bytes, the replica only reads.
     /// Whether the datastore is this webserver's own log.
     pub is_standalone: bool,
+    /// With less room than this on the disk, in bytes, the replica only reads.
     pub free_min_bytes: u64,
     /// Bytes that are kept for when the disk is full.
     pub reserve_bytes: u64,
@@ -77,8 +78,8 @@ impl Default for ReplicaOptions {
             limits: Limits::default(),
             contents: None,
             access: Access::Serve,
-            free_min_bytes: 64 << 20,
             is_standalone: false,
+            free_min_bytes: 64 << 20,
             reserve_bytes: 16 << 20,
         }
     }
@@ -93,7 +94,6 @@ pub enum OpenError {
     /// The outbox journal, which holds what exists nowhere else.
     #[error("the outbox journal: {0}")]
     Journal(#[from] JournalError),
-    /// An entry of the outbox journal.
     /// The outbox journal is damaged or missing.
     #[error(
         "the outbox journal: {reason}: bring the file back from a backup, or give up what is lost with `gravwell-logctl \
@@ -105,6 +105,7 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// An entry of the outbox journal.
     #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
     Outbox {
         /// The journal's directory.
@@ -134,7 +135,6 @@ pub enum OpenError {
     Thread(#[from] std::io::Error),
 }
 
-/// Why nothing is said of an origin.
 impl OpenError {
     /// Whether what lies on the disk is damaged.
     #[must_use]
@@ -161,6 +161,7 @@ impl OpenError {
     }
 }
 
+/// Why nothing is said of an origin.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// The state is damaged.
@@ -225,11 +226,11 @@ impl Replica {
     /// When the directory is in use or belongs to something else, or the outbox journal is damaged: that one exists
     /// nowhere else, so it is never discarded. A damaged state is set aside and fetched again.
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
-        tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         Self::open_in(path, options).map_err(|error| error.of(path))
     }
 
     fn open_in(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
+        tokio::runtime::Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let directory = Directory::open(path, options.access, options.patience)?;
         outbox_loss::check(path, options.access != Access::Read)?;
         let disk = match options.access {
@@ -294,6 +295,7 @@ impl Replica {
         // A role changes by joining, so the identity knows it at least as well as the last welcome.
         let role = identity.as_ref().map(|identity| identity.role().to_string());
         shared.set_forbidden(role.as_deref().and_then(role::forbidden));
+        shared.set_refusal(Refusal::load(path));
         let member = identity.map(|identity| identity.name().to_string());
         if let Some(member) = &member {
             let _ = shared.member.set(member.clone());
@@ -588,7 +590,7 @@ impl Replica {
     /// Position, head, lag, outbox, verdict and health.
     #[must_use]
     pub fn status(&self) -> Status {
-        let link = self.shared.link();
+        let (link, refusal) = (self.shared.link(), self.shared.refusal());
         let meta = self.shared.state().meta();
         let (outbox, rejected) = {
             let outbox = self.shared.outbox();
@@ -627,7 +629,7 @@ impl Replica {
             lag_ops: head.since(seq),
             lag_ms: if level { 0 } else { ms(since_level) },
             connected: link.connected,
-            trouble: link.trouble,
+            trouble: refusal.as_ref().map_or(link.trouble, |refusal| refusal.reason.clone()),
             objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
             healthy: problem.is_empty(),
             problem,
@@ -635,9 +637,9 @@ impl Replica {
             address: link.address,
             uptime_ms: ms(self.shared.started.elapsed()),
             was_level: link.level_at.is_some(),
-            is_member: Some(self.is_member()),
-            is_refused: link.is_refused,
             is_standalone: self.options.is_standalone,
+            is_member: Some(self.is_member()),
+            is_refused: refusal.is_some(),
             disconnected_ms: if link.connected { 0 } else { ms(lost_at.elapsed()) },
             quarantined: quarantine::files(&self.path).map_or(0, |files| files.len() as u64),
             clock_ms: crate::env::Clock::now_ms(&crate::env::SystemClock),
@@ -655,6 +657,12 @@ impl Replica {
     fn is_member(&self) -> bool {
         let is_linked = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         is_linked || crate::trust::Identity::exists(&self.path)
+    }
+
+    /// That the datastore refuses this member, as one that was revoked; `None` while it does not.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.shared.refusal()
     }
 
     /// Whether the datastore is reached.

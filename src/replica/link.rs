@@ -23,6 +23,7 @@ use crate::transport::pulse;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Roster;
 
+use super::refusal::Refusals;
 use super::shared::SharedRef;
 use super::terms::Terms;
 use super::{applier, lend, outbox_writer, push, reconcile, resync, role};
@@ -149,18 +150,12 @@ impl Linker {
                 Err(error) => error,
             };
             needs_snapshot = matches!(error, LinkError::Compacted);
-            let is_refused = matches!(error, LinkError::NotAMember(_) | LinkError::Revoked(_));
             self.shared.update_link(|link| {
                 link.disconnect();
-                // What the datastore said last holds until it says otherwise.
-                link.is_refused |= is_refused;
                 link.trouble = error.to_string();
             });
             self.shared.gate().handle_disconnected();
-            if matches!(error, LinkError::Revoked(_)) {
-                self.shared.set_forbidden(Some(role::revoked()));
-                role::refuse_now(&self.shared, &self.outbox).await;
-            }
+            self.refusals().learn(&error).await;
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
@@ -176,6 +171,10 @@ impl Linker {
             let drawn = getrandom::fill(&mut random).map_or(u64::MAX, |()| u64::from_le_bytes(random));
             sleep(backoff.next_delay(drawn)).await;
         }
+    }
+
+    fn refusals(&self) -> Refusals<'_> {
+        Refusals { shared: &self.shared, outbox: &self.outbox, directory: &self.directory }
     }
 
     async fn attempt(&self, needs_snapshot: bool) -> Result<std::convert::Infallible, LinkError> {
@@ -241,8 +240,8 @@ impl Linker {
             link.verdict = Some(verdict);
             (link.head, link.horizon) = (welcome.head, welcome.horizon);
             link.trouble.clear();
-            link.is_refused = false;
         });
+        self.refusals().lift().await?;
         if let NextStep::Refuse(verdict) = step
             && !self.reconciles(connection, mine.as_ref(), &lineage, &welcome).await?
         {

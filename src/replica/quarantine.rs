@@ -1,4 +1,4 @@
-//! Changes of a former history that the log has not, set aside in files for a person.
+//! Changes that the log has not, of a former history or of a member that was refused, set aside in files for a person.
 //!
 //! One file per time that a member was left behind, `quarantine/<number>.jsonl`, for its owner alone:
 //!
@@ -42,6 +42,8 @@ pub struct Set {
     pub digest: Digest,
     /// Whether an earlier state was restored on purpose.
     pub is_restore: bool,
+    /// When it was set aside because the datastore refused this member, milliseconds since 1970-01-01 UTC.
+    pub revoked_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +57,8 @@ struct Head {
     seq: Seq,
     digest: Digest,
     restore: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -167,6 +171,7 @@ impl Set {
             seq: self.seq,
             digest: self.digest,
             restore: self.is_restore,
+            revoked: self.revoked_ms,
         };
         writing.line(&serde_json::to_string(&head)?)?;
         Ok(writing)
@@ -229,6 +234,7 @@ fn parse_head(text: &str) -> Result<Set, String> {
         seq: head.seq,
         digest: head.digest,
         is_restore: head.restore,
+        revoked_ms: head.revoked,
     })
 }
 
@@ -315,6 +321,7 @@ mod tests {
             seq: Seq(9),
             digest: Digest::ZERO,
             is_restore: false,
+            revoked_ms: None,
         };
         let change = |seq: Option<u64>, key: &str, value: Option<&'static [u8]>| Change {
             seq: seq.map(Seq),

@@ -101,7 +101,7 @@ pub(super) async fn run(
 /// What an archive of a member at `mine` is about, unless an earlier state was restored on purpose.
 fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
     let Position { log_id, generation, seq, digest, .. } = *mine;
-    Set { log_id, generation, left_by, shared_to, seq, digest, is_restore: false }
+    Set { log_id, generation, left_by, shared_to, seq, digest, is_restore: false, revoked_ms: None }
 }
 
 /// Takes over a fetched state that does not continue this member's history although the positions are consistent: own

@@ -115,6 +115,8 @@ pub struct MemberConnector {
     bulk_endpoint: Mutex<Option<Made>>,
     favourites: Mutex<Favourites>,
     peers: Option<Peers>,
+    /// The certificate that `peers` show.
+    shown: Mutex<Option<Fingerprint>>,
     /// The datastore said that its members are others than before.
     members_changed: Notify,
 }
@@ -132,6 +134,7 @@ impl MemberConnector {
             bulk_endpoint,
             favourites: Mutex::default(),
             peers: None,
+            shown: Mutex::default(),
             members_changed,
         }
     }
@@ -149,19 +152,26 @@ impl MemberConnector {
         let certificate = fingerprint(&identity.certificate().map_err(|error| error.to_string())?);
         match &*cached {
             Some(made) if made.certificate == certificate => return Ok(made.endpoint.clone()),
-            // The member has joined anew, or its certificate was renewed: it shows itself to other members with that, too.
-            Some(_) => {
-                if let Some(Err(error)) = self.peers.as_ref().map(Peers::take_identity) {
-                    tracing::warn!(%error, "other members are shown the former certificate until this process starts again");
-                }
-            }
-            None => {}
+            _ => self.show_to_peers(certificate),
         }
         let protocol = if is_bulk { tls::ALPN_CHUNKS } else { tls::ALPN_LOG };
         let config = tls::member_config(identity, protocol).map_err(|error| error.to_string())?;
         let endpoint = if is_bulk { endpoint::bulk_client(config) } else { endpoint::client(config) };
         let endpoint = endpoint.map_err(|error| error.to_string())?;
         Ok(cached.insert(Made { certificate, endpoint }).endpoint.clone())
+    }
+
+    /// Shows other members the certificate that the datastore is shown: the member may have joined anew, or renewed it.
+    fn show_to_peers(&self, certificate: Fingerprint) {
+        let Some(peers) = &self.peers else { return };
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shown == Some(certificate) {
+            return;
+        }
+        match peers.take_identity() {
+            Ok(()) => *shown = Some(certificate),
+            Err(error) => tracing::warn!(%error, "other members are shown the former certificate for now"),
+        }
     }
 
     async fn try_all(&self, is_bulk: bool) -> Result<(quinn::Connection, String), ConnectError> {

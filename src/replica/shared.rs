@@ -24,6 +24,7 @@ use super::contents;
 use super::disk::{self, Disk};
 use super::opening::Lost;
 use super::receipts::{Receipts, Stage};
+use super::refusal::Refusal;
 use super::terms::Terms;
 
 /// One thing that happened to the replica's view, for watchers.
@@ -77,8 +78,6 @@ pub(super) struct Link {
     pub level_at: Option<Instant>,
     /// When the last connection was lost.
     pub lost_at: Option<Instant>,
-    /// The datastore said that this is no member of it.
-    pub is_refused: bool,
 }
 
 impl Link {
@@ -124,6 +123,8 @@ pub(super) struct Shared {
     pub member: std::sync::OnceLock<String>,
     /// Why nothing may be written here; `None`: it may.
     forbidden: Mutex<Option<String>>,
+    /// That the datastore refuses this member.
+    refusal: Mutex<Option<Refusal>>,
     pub receipts: Receipts,
     /// Applied sequence.
     pub applied: watch::Sender<Seq>,
@@ -151,9 +152,9 @@ impl Shared {
     pub(super) fn new(state: StateStore, outbox: Outbox, contents: Option<Arc<contents::Inner>>) -> Shared {
         let gate = Mutex::new(Gate::new(contents.is_some()));
         let seq = state.meta().map_or(Seq::ZERO, |meta| meta.seq);
-        Shared {
         let outbox_changed = watch::channel(0).0;
         wake_by_damage(&state, &outbox_changed);
+        Shared {
             state: RwLock::new(state),
             outbox: RwLock::new(outbox),
             link: Mutex::default(),
@@ -168,6 +169,7 @@ impl Shared {
             outbox_bytes_max: AtomicUsize::new(OUTBOX_BYTES_MAX),
             member: std::sync::OnceLock::new(),
             forbidden: Mutex::default(),
+            refusal: Mutex::default(),
             receipts: Receipts::default(),
             applied: watch::channel(seq).0,
             // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
@@ -196,9 +198,9 @@ impl Shared {
     }
 
     pub(super) fn replace_state(&self, state: StateStore) {
+        wake_by_damage(&state, &self.outbox_changed);
         let former = std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state);
         // Closing it takes its time, during which nobody waits for the lock.
-        wake_by_damage(&state, &self.outbox_changed);
         drop(former);
     }
 
@@ -299,12 +301,12 @@ impl Shared {
             let remedy = "see that the datastore is reached; states that were damaged are kept as state-*.damaged-*";
             health::Reason::new(health::Code::StateLost, lost, remedy)
         });
-        let full = self.disk.is_full().then(|| {
-            health::Reason::new(health::Code::ReadOnly, disk::FULL, "free some space on the disk of the data directory")
         let damage = self.damage().map(|damage| {
             let remedy = "see that the datastore is reached: the state is fetched from it again without further action";
             health::Reason::new(health::Code::Damaged, damage, remedy)
         });
+        let full = self.disk.is_full().then(|| {
+            health::Reason::new(health::Code::ReadOnly, disk::FULL, "free some space on the disk of the data directory")
         });
         let unknown = self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown =
@@ -366,8 +368,6 @@ impl Shared {
         self.outbox_changed.send_modify(|number| *number += 1);
     }
 
-    /// Records the generation of a datastore whose position fits; the position from which to follow it.
-    pub(super) fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
     /// Whether the state must be fetched again: it differs from the datastore's, or a read has found it damaged.
     pub(super) fn wants_resync(&self) -> bool {
         self.resync_asked.load(Ordering::Acquire) || self.state().damage().summary().is_some()
@@ -383,6 +383,8 @@ impl Shared {
         self.state().damage().summary().map(|found| format!("{found}; fetching the state anew"))
     }
 
+    /// Records the generation of a datastore whose position fits; the position from which to follow it.
+    pub(super) fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
         let position = self.position().ok_or("no position")?;
         if position.generation != welcome.generation || position.log_id != welcome.log_id {
             let state = self.state();
@@ -402,8 +404,18 @@ impl Shared {
 
     /// Why nothing may be written here, if so.
     pub(super) fn forbidden(&self) -> Option<Reason> {
+        let refused = || self.refusal().map(|refusal| refusal.message());
         let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        forbidden.map(|message| Reason::Forbidden { message })
+        refused().or(forbidden).map(|message| Reason::Forbidden { message })
+    }
+
+    /// That the datastore refuses this member; `None` while it does not.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_refusal(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
     }
 
     /// Who made the transactions of an origin, when that was another member than this one.
@@ -495,6 +507,15 @@ impl Shared {
     }
 }
 
+/// Damage that any read meets makes the replica fetch its state again.
+fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
+    let changed = outbox_changed.clone();
+    state.damage().listen(move |found| {
+        tracing::error!(found, "a read found damage; the state is fetched anew");
+        changed.send_modify(|number| *number += 1);
+    });
+}
+
 /// Ends the process: going on could lose what was accepted, or show what is not true. Nothing is accepted from now on.
 pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
@@ -507,15 +528,6 @@ pub(super) fn part_panicked(name: &'static str) -> ! {
     tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose accepted transactions");
     output::exit(70);
 }
-/// Damage that any read meets makes the replica fetch its state again.
-fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
-    let changed = outbox_changed.clone();
-    state.damage().listen(move |found| {
-        tracing::error!(found, "a read found damage; the state is fetched anew");
-        changed.send_modify(|number| *number += 1);
-    });
-}
-
 
 /// Handle to the shared state.
 pub(super) type SharedRef = Arc<Shared>;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderValue};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -91,7 +91,24 @@ fn report_invalid(response: &mut Response, invalid: &BTreeSet<String>) {
     }
 }
 
+/// Whether a request changes something, or begins what outlives it: a session, a search.
+fn begins_or_changes(method: &Method, path: &str) -> bool {
+    let begins = ["/api/login", "/api/users/su/", "/api/ws/search"];
+    !method.is_safe() || begins.iter().any(|begin| path.starts_with(begin))
+}
+
+/// A webserver that its datastore refuses goes on in nothing until it is enrolled again; what it has can still be read.
+fn refuse_when_revoked(app: &AppRef, parts: &Parts) -> ApiResult<()> {
+    match app.store.replica().refusal() {
+        Some(refusal) if begins_or_changes(&parts.method, parts.uri.path()) => {
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.message()))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn admit(app: &AppRef, need: Need, parts: &mut Parts) -> ApiResult<()> {
+    refuse_when_revoked(app, parts)?;
     let path = Path::<HashMap<String, String>>::from_request_parts(parts, &()).await;
     let path = path.map(|Path(path)| path).unwrap_or_default();
     let from = address(app, &parts.extensions, &parts.headers);

@@ -27,6 +27,7 @@ mod recover;
 mod rehearsal;
 mod repair;
 mod resources;
+mod revoked;
 mod running_damage;
 mod start_damage;
 mod state_damage;

@@ -1,0 +1,191 @@
+//! A member that its datastore refuses: revoked, or not one of its members. It stays so, over restarts, until it is enrolled
+//! again: nothing is accepted, and what was accepted before the refusal was known is archived for the operator.
+//!
+//! `refused` is a line of JSON and, in the next line, the BLAKE3 of the first.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::env::data_dir::{DirectoryError, io_error, replace_file};
+use crate::env::fs::parent_dir;
+use crate::env::{Clock, SystemClock};
+use crate::model::{Position, Reason, Txn};
+use crate::trust::summed;
+
+use super::link::LinkError;
+use super::outbox_writer::Request;
+use super::own;
+use super::quarantine::{Change, Set, Written};
+use super::role;
+use super::shared::{Shared, SharedRef};
+
+const VERSION: u32 = 1;
+const FILE: &str = "refused";
+
+/// What a member has to do that is refused.
+const JOIN_AGAIN: &str = "nothing is accepted here until it is enrolled again: `gravwell-logctl enroll NAME --replace` at the \
+                          datastore, `gravwell-logctl join TOKEN` here";
+
+/// That the datastore refuses this member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    version: u32,
+    /// What the datastore said.
+    pub reason: String,
+    /// When it first did: milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+}
+
+impl Refusal {
+    fn new(reason: String) -> Refusal {
+        Refusal { version: VERSION, reason, since_ms: SystemClock.now_ms() }
+    }
+
+    /// Reads it from a replica's directory. A file that is damaged is a refusal, too: there was one.
+    pub(super) fn load(directory: &Path) -> Option<Refusal> {
+        let path = directory.join(FILE);
+        let parse = |text: &str| -> Result<Refusal, String> {
+            serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
+        };
+        let read = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            read => read.map_err(|error| error.to_string()).and_then(|text| parse(&text)),
+        };
+        Some(read.unwrap_or_else(|what| Refusal::new(format!("{} is damaged ({what})", path.display()))))
+    }
+
+    fn save(&self, directory: &Path) -> Result<(), DirectoryError> {
+        let text = serde_json::to_string(self).expect("invariant: a refusal has text keys only");
+        replace_file(&directory.join(FILE), summed::seal(&text).as_bytes())
+    }
+
+    fn remove(directory: &Path) -> Result<(), DirectoryError> {
+        let path = directory.join(FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(&path)(error)),
+            _ => std::fs::File::open(parent_dir(&path)).and_then(|parent| parent.sync_all()).map_err(io_error(&path)),
+        }
+    }
+
+    /// What a client is answered.
+    #[must_use]
+    pub fn message(&self) -> String {
+        format!("the datastore refuses this member: {}; {JOIN_AGAIN}", self.reason)
+    }
+}
+
+/// Where a refusal is kept, and what it is about.
+pub(super) struct Refusals<'a> {
+    pub shared: &'a SharedRef,
+    pub outbox: &'a mpsc::Sender<Request>,
+    pub directory: &'a Path,
+}
+
+impl Refusals<'_> {
+    /// Takes an error of the connection for what it says of this member.
+    pub(super) async fn learn(&self, error: &LinkError) {
+        let (LinkError::Revoked(reason) | LinkError::NotAMember(reason)) = error else { return };
+        if self.shared.refusal().is_none_or(|known| known.reason != *reason) {
+            let since_ms = self.shared.refusal().map(|known| known.since_ms);
+            let mut refusal = Refusal::new(reason.clone());
+            refusal.since_ms = since_ms.unwrap_or(refusal.since_ms);
+            self.shared.set_refusal(Some(refusal.clone()));
+            let directory = self.directory.to_owned();
+            let saved = off_thread(move || refusal.save(&directory).map_err(|error| error.to_string())).await;
+            if let Err(error) = saved {
+                tracing::error!(error, "that the datastore refuses this member is not kept over a restart");
+            }
+        }
+        if let Err(error) = self.archive_pending().await {
+            tracing::error!(error, "what waits in the outbox is not archived yet; trying again");
+        }
+    }
+
+    /// The datastore has taken this member back.
+    pub(super) async fn lift(&self) -> Result<(), LinkError> {
+        if self.shared.refusal().is_none() {
+            return Ok(());
+        }
+        // Before anything of it could be pushed.
+        self.archive_pending().await.map_err(LinkError::Resync)?;
+        let directory = self.directory.to_owned();
+        let removing = move || Refusal::remove(&directory).map_err(|error| error.to_string());
+        off_thread(removing).await.map_err(LinkError::Resync)?;
+        self.shared.set_refusal(None);
+        tracing::warn!(
+            "the datastore takes this member again; see `gravwell-logctl quarantine list` for what it had accepted"
+        );
+        Ok(())
+    }
+
+    /// Archives what waits in the outbox, and puts it on the rejected list, so that its makers learn of it.
+    async fn archive_pending(&self) -> Result<(), String> {
+        loop {
+            let pending: Vec<Arc<Txn>> = self.shared.outbox().pending().cloned().collect();
+            if pending.is_empty() {
+                return Ok(());
+            }
+            let (shared, directory, archived) = (Arc::clone(self.shared), self.directory.to_owned(), pending.clone());
+            let written = off_thread(move || archive(&shared, &directory, &archived)).await?;
+            let reason = Reason::Forbidden { message: role::revoked() };
+            let to_note: Vec<_> = pending.iter().flat_map(|txn| self.shared.refuse(Some(txn.id), &reason)).collect();
+            tracing::warn!(
+                transactions = pending.len(),
+                changes = written.changes,
+                file = written.file,
+                "what was accepted before the refusal was known is archived: see `gravwell-logctl quarantine list`"
+            );
+            let _ = self.outbox.send(Request::Note(to_note)).await;
+        }
+    }
+}
+
+fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Written, String> {
+    let state = shared.state();
+    let at = |position: Position| (position.log_id, position.generation, position.seq, position.digest);
+    let (log_id, generation, seq, digest) = shared.position().map(at).unwrap_or_default();
+    let revoked_ms = Some(SystemClock.now_ms());
+    let set =
+        Set { log_id, generation, left_by: generation, shared_to: seq, seq, digest, is_restore: false, revoked_ms };
+    let mut file = set.create(directory).map_err(|error| error.to_string())?;
+    for ((collection, key), value) in own::values(pending) {
+        let there = state.version(&collection, &key).map_err(|error| error.to_string())?;
+        let change =
+            Change { seq: None, time_ms: None, collection, key, value, there: Some(there.unwrap_or_default()) };
+        file.write(&change).map_err(|error| error.to_string())?;
+    }
+    file.finish().map_err(|error| error.to_string())
+}
+
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p11_a_refusal_is_kept_and_a_damaged_file_is_one_too() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        assert_eq!(Refusal::load(temp.path()), None);
+        let refusal = Refusal::new("web1 was revoked".into());
+        refusal.save(temp.path()).expect("saves");
+        assert_eq!(Refusal::load(temp.path()), Some(refusal.clone()));
+        let good = std::fs::read(temp.path().join(FILE)).expect("reads");
+        for at in 0..good.len() - 1 {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(temp.path().join(FILE), &bad).expect("writes");
+            let found = Refusal::load(temp.path()).expect("is refused");
+            assert!(found.reason.contains("damaged"), "byte {at}: {found:?}");
+        }
+        Refusal::remove(temp.path()).expect("removes");
+        Refusal::remove(temp.path()).expect("there is none");
+        assert_eq!(Refusal::load(temp.path()), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! A webserver that was revoked: whatever it was doing when it learnt of it, it is not ready, lets nobody in and takes nothing,
+//! until it is enrolled again; and nothing that it had accepted is lost, or comes into the log unseen.
+
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, Process};
+use crate::web::Web;
+use crate::web::client::Client;
+
+const PEERS: [&str; 2] = ["--peer-listen", "127.0.0.1:0"];
+
+fn ready(web: &Web) -> u16 {
+    web.nobody().try_get("/api/ready").map_or(0, |(status, _)| status)
+}
+
+fn credentials() -> Value {
+    json!({ "User": "admin", "Pass": "changeme" })
+}
+
+/// What a client finds that has a session: readiness, a login, a change, a search.
+fn answers(web: &Web, client: &Client) -> [u16; 4] {
+    let login = web.nobody().post("/api/login", &credentials()).status;
+    let change = client.put("/api/users/1/preferences", &json!({ "x": 1 })).status;
+    let search = client.post("/api/searchctrl/launch", &json!({ "SearchString": "tag=resource:none" })).status;
+    [ready(web), login, change, search]
+}
+
+#[track_caller]
+fn is_shut(fleet: &Fleet, web: &Web, client: &Client, when: &str) {
+    fleet.wait(&format!("it knows that it was revoked, {when}"), || {
+        let status = fleet.status(web.name);
+        status["is_refused"] == true && ready(web) == 503
+    });
+    assert_eq!(answers(web, client), [503; 4], "{when}");
+    let status = fleet.run(web.name, &["status"]);
+    assert_eq!(status.status.code(), Some(1), "{when}");
+    assert!(String::from_utf8_lossy(&status.stdout).contains("revoked"), "{when}: {status:?}");
+    // What it has can still be read by who was in.
+    assert_eq!(client.get("/api/info/whoami").status, 200, "{when}");
+    assert_eq!(fleet.run(web.name, &["put", "c", "refused", "--value", "1"]).status.code(), Some(1), "{when}");
+}
+
+#[track_caller]
+fn is_open(fleet: &Fleet, web: &Web, client: &Client, when: &str) {
+    fleet.wait(&format!("it is ready, {when}"), || ready(web) == 200);
+    let [ready, login, change, _] = answers(web, client);
+    assert_eq!([ready, login, change], [200; 3], "{when}");
+}
+
+/// A small search at the webserver of `client`; its path.
+fn launch(client: &Client) -> String {
+    let begun = client.made("/api/searchctrl/launch", &json!({ "SearchString": "tag=resource:rows" }));
+    format!("/api/searchctrl/{}/rows", begun["SearchID"].as_str().expect("an id"))
+}
+
+fn status_of(client: &Client, path: &str) -> u16 {
+    client.try_get(path).map_or(0, |(status, _)| status)
+}
+
+fn enroll_again(fleet: &Fleet, name: &str) {
+    let token = fleet.ok("d", &["enroll", name, "--replace"]);
+    fleet.ok(name, &["join", token.trim()]);
+}
+
+fn site() -> (Fleet, Process, Web, Web) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    fleet.enroll("b", "webserver");
+    let (a, b) = (Web::start(&fleet, "a", &PEERS), Web::start(&fleet, "b", &PEERS));
+    a.admin(&fleet);
+    fleet.converges(&["a", "b"]);
+    (fleet, datastore, a, b)
+}
+
+#[test]
+fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_enrolled_again() {
+    let (fleet, datastore, a, mut b) = site();
+    let (at_a, at_b) = (a.login("admin", "changeme"), b.login("admin", "changeme"));
+    is_open(&fleet, &b, &at_b, "before");
+    let rows = at_a.made("/api/resources", &json!({ "ResourceName": "rows" }));
+    let raw = format!("/api/resources/{}/raw", rows["GUID"].as_str().expect("a GUID"));
+    assert_eq!(at_a.upload("PUT", &raw, "file", &b"{\"n\":1}\n"[..]).status, 200);
+    fleet.converges(&["a", "b"]);
+    let search = launch(&at_b);
+    fleet.wait("a member shows the search of another one", || status_of(&at_a, &search) == 200);
+    fleet.ok("d", &["revoke", "b"]);
+    is_shut(&fleet, &b, &at_b, "while idle");
+    fleet.wait("a member believes it no more", || status_of(&at_a, &search) != 200);
+    b.stop();
+    b.restart(&fleet, &PEERS);
+    is_shut(&fleet, &b, &at_b, "started again");
+    datastore.terminate();
+    b.kill();
+    b.restart(&fleet, &PEERS);
+    is_shut(&fleet, &b, &at_b, "started again without the datastore");
+    let doctor = fleet.run("b", &["doctor"]);
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("enroll NAME --replace"), "{doctor:?}");
+    let datastore = fleet.datastore();
+    is_shut(&fleet, &b, &at_b, "when the datastore is back");
+
+    // Enrolled again while it runs: every connection shows the new certificate.
+    enroll_again(&fleet, "b");
+    is_open(&fleet, &b, &at_b, "enrolled again");
+    fleet.converges(&["a", "b"]);
+    let made = at_b.made("/api/resources", &json!({ "ResourceName": "r" }));
+    let guid = made["GUID"].as_str().expect("a GUID").to_owned();
+    let body: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    let put = at_b.upload("PUT", &format!("/api/resources/{guid}/raw"), "file", body.as_slice());
+    assert_eq!(put.status, 200, "{}", put.text());
+    // Chunks go over a connection of their own, and members fetch results from each other.
+    fleet.wait("the contents are at the other one", || status_of(&at_a, &format!("/api/resources/{guid}/raw")) == 200);
+    let search = launch(&at_b);
+    fleet.wait("a member shows the search of another one again", || status_of(&at_a, &search) == 200);
+    datastore.terminate();
+}
+
+#[test]
+fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_pushed() {
+    let (fleet, datastore, a, b) = site();
+    let at_b = b.login("admin", "changeme");
+    datastore.terminate();
+    fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
+    // One that is merely cut off goes on as ever.
+    is_open(&fleet, &b, &at_b, "cut off");
+    fleet.ok("b", &["put", "c", "k", "--value", "\"made while cut off\"", "--no-wait"]);
+    // The datastore's register is changed while it is stopped.
+    fleet.ok("d", &["revoke", "b"]);
+    is_open(&fleet, &b, &at_b, "not knowing it");
+    let datastore = fleet.datastore();
+    is_shut(&fleet, &b, &at_b, "learnt later");
+    let status = fleet.status("b");
+    assert_eq!((&status["outbox"], &status["quarantined"]), (&json!(0), &json!(1)), "{status}");
+    assert!(status["rejected"].as_u64().is_some_and(|rejected| rejected > 0), "its makers learn of it: {status}");
+    for command in ["status", "doctor"] {
+        let output = fleet.run("b", &[command]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("quarantine apply"), "{command}: {text}");
+    }
+    fleet.ok("b", &["quarantine", "show", "1"]);
+    let archived = std::fs::read_to_string(fleet.dir("b/quarantine/0001.jsonl")).expect("reads");
+    assert!(archived.contains("made while cut off"), "{archived}");
+    enroll_again(&fleet, "b");
+    is_open(&fleet, &b, &at_b, "enrolled again");
+    fleet.converges(&["a", "b"]);
+    assert!(!fleet.export("d").contains("made while cut off"), "it is not pushed by itself");
+    fleet.ok("b", &["quarantine", "apply", "1"]);
+    fleet.converges(&["a", "b"]);
+    assert!(fleet.export("d").contains("made while cut off"));
+    drop((a, datastore));
+}
+
+#[test]
+fn p11_a_webserver_revoked_under_load_loses_nothing_that_it_had_accepted() {
+    let (fleet, datastore, a, b) = site();
+    let at_b = b.login("admin", "changeme");
+    let put = |number: u32| {
+        let key = format!("key-{number:04}");
+        (fleet.command("b", &["put", "c", &key, "--value", "1", "--no-wait"]), key)
+    };
+    let puts: Vec<_> = (0..1000).map(put).collect();
+    let writing = std::thread::spawn(move || {
+        let accepted =
+            puts.into_iter().map_while(|(mut put, key)| put.output().expect("runs").status.success().then_some(key));
+        accepted.collect::<Vec<String>>()
+    });
+    fleet.wait("it is under load", || fleet.export("d").contains("key-0005"));
+    fleet.ok("d", &["revoke", "b"]);
+    let accepted = writing.join().expect("no panic");
+    assert!(accepted.len() < 1000, "writes end");
+    is_shut(&fleet, &b, &at_b, "under load");
+    assert_eq!(fleet.status("b")["outbox"], 0);
+    enroll_again(&fleet, "b");
+    is_open(&fleet, &b, &at_b, "enrolled again");
+    fleet.converges(&["a", "b"]);
+    let mut found = fleet.export("d");
+    let sets: Vec<Value> = fleet
+        .ok("b", &["quarantine", "list", "--json"])
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    for set in &sets {
+        found += &fleet.ok("b", &["quarantine", "show", &set["number"].to_string()]);
+    }
+    for key in &accepted {
+        assert!(found.contains(key.as_str()), "{key} was accepted, and is neither in the log nor archived");
+    }
+    fleet.ok("b", &["put", "c", "after", "--value", "1"]);
+    drop((a, datastore));
+}
