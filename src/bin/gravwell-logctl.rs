@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::args::Args;
 use gravwell::ctl::process;
+use gravwell::env::process::close_files_to_others;
 use gravwell::telemetry::output;
 
 fn main() -> ExitCode {
+    close_files_to_others();
     let args = Args::parse();
     // Before there are threads: this may replace the process.
     if let Err(error) = gravwell::ctl::owner::act_as_owner(&args) {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gravwell::ctl::datastore::{DatastoreArgs, run};
 use gravwell::ctl::process;
+use gravwell::env::process::close_files_to_others;
 use gravwell::telemetry::output;
 
 /// Keep the operation log of a fleet of webservers, and serve it over QUIC.
@@ -21,6 +22,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    close_files_to_others();
     let Args { data_dir, mut datastore } = Args::parse();
     datastore.data_dir = data_dir;
     process::main("gravwell_datastore", async {

@@ -1,9 +1,11 @@
 //! A process's claim to its data directory, and small files replaced whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use super::modes;
 
 /// How long a service that starts waits for a tool that looks at its directory.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,23 +58,17 @@ pub fn create(path: &Path) -> Result<(), DirectoryError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
 }
 
-/// Closes the data directory of a service to other users of the host: what is in it, also what libraries make there, is
-/// protected by that alone.
+/// Closes the data directory of a service, with everything in it, to other users of the host.
 ///
 /// # Errors
 /// When other users may enter it, and it is not this process's to change.
 pub fn close_to_others(path: &Path) -> Result<(), DirectoryError> {
     let meta = fs::metadata(path).map_err(io_error(path))?;
     let mode = meta.mode() & 0o7777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
     let is_shared = mode & 0o1000 != 0;
     let user = rustix::process::geteuid();
     if !is_shared && (user.is_root() || meta.uid() == user.as_raw()) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700)).map_err(io_error(path))?;
-        tracing::warn!(path = %path.display(), "the data directory was open to other users (mode {mode:03o}); it is closed now");
-        return Ok(());
+        return modes::narrow(path);
     }
     // That a group of the administrator's choice may enter is the administrator's business.
     if mode & 0o007 == 0 { Ok(()) } else { Err(DirectoryError::Open { path: path.to_owned(), mode }) }
@@ -162,6 +158,8 @@ pub fn replace_file(path: &Path, contents: &[u8]) -> Result<(), DirectoryError> 
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

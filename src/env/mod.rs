@@ -8,6 +8,7 @@ pub mod data_dir;
 pub mod entropy;
 pub mod fs;
 pub mod memory;
+pub mod modes;
 pub mod process;
 pub mod real;
 pub mod reserve;

@@ -48,6 +48,12 @@ pub fn listen(directory: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Whether the caller is the user of this process, or root: the mode of the socket says so already, and a mode is easily lost.
+fn is_allowed(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|caller| caller.uid() == 0 || caller.uid() == own)
+}
+
 /// The requests that come in at the local socket.
 pub struct Requests {
     listener: UnixListener,
@@ -66,7 +72,8 @@ impl Requests {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => return (stream, place),
+                Ok((stream, _)) if is_allowed(&stream) => return (stream, place),
+                Ok(_) => tracing::warn!("another user of this host called at the local socket, and was refused"),
                 Err(error) => {
                     tracing::warn!(%error, "the local socket");
                     tokio::time::sleep(PAUSE).await;

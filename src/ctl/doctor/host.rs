@@ -1,10 +1,11 @@
 //! The machine: buffers, space, permissions, clock.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ctl::output::size;
+use crate::env::modes::{self, Wide};
 use crate::transport::endpoint::UDP_BUFFER_BYTES;
 
 use super::{Findings, Subject};
@@ -12,14 +13,8 @@ use super::{Findings, Subject};
 /// Files that are looked at for their owner; beyond, the answer is about the first so many.
 const FILES_MAX: usize = 10_000;
 /// Files that only their owner may read, relative to a data directory.
-const PRIVATE: [&str; 6] = [
-    "trust/ca.key",
-    "trust/members.json",
-    "identity/identity.json",
-    "tls/key.pem",
-    "initial-admin-password",
-    "ctl.sock",
-];
+const PRIVATE: [&str; 6] =
+    ["trust/ca.key", "trust/members.json", "identity/member.json", "tls/key.pem", "initial-admin-password", "ctl.sock"];
 
 pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     buffers(findings);
@@ -90,22 +85,9 @@ fn permissions(dir: &Path, findings: &mut Findings) {
     let Ok(meta) = fs::metadata(dir) else { return };
     let before = findings.list.len();
     let shown = dir.display();
-    let exposed = |mode: u32, mask: u32| mode & mask != 0;
-    if exposed(meta.mode(), 0o077) {
-        let found = format!("{shown} is open to others ({:o})", meta.mode() & 0o777);
-        findings.warning(SUBJECT, found, format!("chmod 700 {shown}"));
-    }
-    for name in PRIVATE {
-        let path = dir.join(name);
-        let Ok(mode) = fs::metadata(&path).map(|meta| meta.permissions().mode()) else { continue };
-        if exposed(mode, 0o077) && exposed(meta.mode(), 0o077) {
-            let path = path.display();
-            findings.problem(
-                SUBJECT,
-                format!("{path} is open to others ({:o})", mode & 0o777),
-                format!("chmod 600 {path}"),
-            );
-        }
+    match modes::wide(dir, FILES_MAX) {
+        Ok(wide) => open_to_others(dir, &wide, findings),
+        Err(error) => findings.warning(SUBJECT, error, "run gravwell-logctl as the owner of the directory"),
     }
     if let Some(path) = foreign(dir, meta.uid()) {
         let owner = meta.uid();
@@ -122,6 +104,25 @@ fn permissions(dir: &Path, findings: &mut Findings) {
     }
     if findings.list.len() == before {
         findings.good(SUBJECT, format!("{shown} and what is in it belong to user {}", meta.uid()));
+    }
+}
+
+/// What others could use if they came there; they come there when the directory itself is open.
+fn open_to_others(dir: &Path, wide: &[Wide], findings: &mut Findings) {
+    const SUBJECT: &str = "permissions";
+    let shown = dir.display();
+    let close = format!("chmod -R go= {shown}; a service also does so when it starts");
+    if let Some(top) = wide.iter().find(|wide| wide.path == dir) {
+        findings.warning(SUBJECT, format!("{shown} is open to others ({:o})", top.mode & 0o777), &close);
+        let private = |wide: &&Wide| PRIVATE.iter().any(|name| wide.path == dir.join(name));
+        for Wide { path, mode, .. } in wide.iter().filter(private) {
+            findings.problem(SUBJECT, format!("{} is open to others ({:o})", path.display(), mode & 0o777), &close);
+        }
+    }
+    let within: Vec<&Wide> = wide.iter().filter(|wide| wide.path != dir).collect();
+    if let Some(first) = within.first() {
+        let (path, mode, count) = (first.path.display(), first.mode & 0o777, within.len());
+        findings.warning(SUBJECT, format!("{count} entries are open to others, one is {path} ({mode:o})"), close);
     }
 }
 

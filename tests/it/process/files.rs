@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -55,13 +56,71 @@ fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
     fleet.ok("d", &["restore", &at("backups"), "--replace"]);
     fleet.ok("e", &["restore", &at("backups")]);
     fleet.ok("d", &["verify"]);
-    // A certificate is there to be given away.
-    let certificate = [(fleet.dir("authority/ca.pem"), 0o644)];
-    assert_eq!(open_to_others(fleet.dir("").as_path()), certificate);
+    let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
+    fleet.ok("d", &["lb", "--format", "traefik", "--output", &at("balancer.yml")]);
+    let (from, escrow) = (at("a"), at("a/identity/escrow"));
+    fleet.ok("f", &["recover", "--from", &from, "--recovery-key", &key]);
+    fs::remove_dir_all(fleet.dir("f/trust")).expect("removes");
+    fleet.ok("f", &["authority", "restore", &escrow, "--recovery-key", &key]);
+    fleet.ok("d", &["repair", "--from", &from]);
+    // A certificate is there to be given away, and so is what a balancer reads.
+    let given = [(fleet.dir("authority/ca.pem"), 0o644), (fleet.dir("balancer.yml"), 0o644)];
+    let open = || {
+        let mut found = open_to_others(fleet.dir("").as_path());
+        found.sort();
+        found
+    };
+    assert_eq!(open(), given);
     // Directories of an earlier version, or made by hand.
-    let wide = |name: &str| fs::set_permissions(fleet.dir(name), fs::Permissions::from_mode(0o777)).expect("opens");
-    ["d", "a"].iter().for_each(|name| wide(name));
+    ["d", "a", "alone"].iter().for_each(|name| widen(&fleet.dir(name)));
+    for name in ["d", "a", "alone"] {
+        let found = String::from_utf8_lossy(&fleet.run(name, &["doctor"]).stdout).into_owned();
+        assert!(found.contains("is open to others") && found.contains("entries are open to others"), "{found}");
+    }
     let _datastore = fleet.datastore();
     let _web = Web::start(&fleet, "a", &[]);
-    assert_eq!(open_to_others(fleet.dir("").as_path()), certificate);
+    let _alone = Web::start(&fleet, "alone", &[]);
+    assert_eq!(open(), given);
+    for name in ["d", "a", "alone"] {
+        assert!(fleet.log_of(name).contains("were open to other users"), "{name}: {}", fleet.log_of(name));
+    }
+}
+
+fn widen(path: &Path) {
+    let meta = fs::symlink_metadata(path).expect("is there");
+    if meta.is_symlink() {
+        return;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() | 0o077)).expect("opens");
+    if meta.is_dir() {
+        fs::read_dir(path).expect("lists").for_each(|entry| widen(&entry.expect("entry").path()));
+    }
+}
+
+/// Where modes do not hold, as after a careless `chmod`, the socket still asks who calls.
+#[test]
+fn p11_the_local_socket_answers_its_own_user_and_root_alone() {
+    const NOBODY: &str = "65534";
+    let fleet = Fleet::new();
+    let root = fleet.dir("").metadata().expect("is there").uid() == 0;
+    let can_be_another =
+        root && Command::new("setpriv").arg("--version").output().is_ok_and(|ran| ran.status.success());
+    if !can_be_another {
+        assert!(!crate::fleet::tools_are_required(), "this needs root and setpriv");
+        eprintln!("SKIPPED: this needs root and setpriv");
+        return;
+    }
+    let _datastore = fleet.datastore();
+    widen(&fleet.dir(""));
+    // One message is enough: what is asked does not matter.
+    let script = "$SIG{PIPE} = 'IGNORE'; $s = IO::Socket::UNIX->new($ARGV[0]) or die $!; print $s 'x'; $s->flush; exit(sysread($s, $b, 1) ? 1 : 0)";
+    let socket = fleet.dir("d/ctl.sock");
+    let called = Command::new("setpriv")
+        .args(["--reuid", NOBODY, "--clear-groups", "perl", "-MIO::Socket::UNIX", "-e", script])
+        .arg(socket)
+        .output()
+        .expect("runs");
+    assert!(called.status.success() || String::from_utf8_lossy(&called.stderr).contains("reset"), "{called:?}");
+    fleet.wait("the call is refused", || fleet.log_of("d").contains("another user of this host called"));
+    fleet.ok("d", &["status"]);
 }
