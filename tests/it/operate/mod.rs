@@ -2,6 +2,7 @@
 
 mod balancers;
 mod guide;
+mod json;
 mod observe;
 mod readme;
 mod service;
