@@ -105,8 +105,8 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
     fleet.converges(&["a", "b"]);
     let made = at_b.made("/api/resources", &json!({ "ResourceName": "r" }));
     let guid = made["GUID"].as_str().expect("a GUID").to_owned();
-    let body: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
-    let put = at_b.upload("PUT", &format!("/api/resources/{guid}/raw"), "file", body.as_slice());
+    let body: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    let put = at_b.upload("PUT", &format!("/api/resources/{guid}/raw"), "file", body.as_bytes());
     assert_eq!(put.status, 200, "{}", put.text());
     // Chunks go over a connection of their own, and members fetch results from each other.
     fleet.wait("the contents are at the other one", || status_of(&at_a, &format!("/api/resources/{guid}/raw")) == 200);
@@ -144,7 +144,9 @@ fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_p
     is_open(&fleet, &b, &at_b, "enrolled again");
     fleet.converges(&["a", "b"]);
     assert!(!fleet.export("d").contains("made while cut off"), "it is not pushed by itself");
-    fleet.ok("b", &["quarantine", "apply", "1"]);
+    // What was changed since, as the preferences above, is left.
+    let applied = fleet.run("b", &["quarantine", "apply", "1"]);
+    assert!(String::from_utf8_lossy(&applied.stdout).contains("applied"), "{applied:?}");
     fleet.converges(&["a", "b"]);
     assert!(fleet.export("d").contains("made while cut off"));
     drop((a, datastore));

@@ -139,6 +139,7 @@ fn p11_an_authority_that_is_damaged_or_missing_comes_back_by_the_command_that_is
     let fleet = Fleet::new();
     let datastore = fleet.datastore();
     let member = fleet.member("a");
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
     fleet.wait("the member keeps the sealed authority", || fleet.dir("a/identity/escrow").exists());
     member.terminate();
     let key = fleet.ok("d", &["authority", "recovery-key"]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::ctl::output::size;
+use crate::env::fs::parent_dir;
 
 use super::Findings;
 
@@ -81,7 +82,7 @@ fn describe(path: &Path) -> (&'static str, String) {
             "an index that the datastore set aside; it may hold what the log lost",
             keep(&format!("while the log lacks anything (`repair --from {shown}` reads it)")),
         ),
-        _ if path.parent().is_some_and(|parent| name_of(parent) == "quarantine") => (
+        _ if name_of(parent_dir(path)) == "quarantine" => (
             "bytes that were cut off the end of a file when it was opened",
             keep("until nothing is missed (`gravwell-logctl verify` reads the rest)"),
         ),

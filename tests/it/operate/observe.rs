@@ -107,7 +107,8 @@ fn o30_doctor_finds_what_is_wrong_and_says_what_to_do() {
     datastore.terminate();
     fleet.wait("it notices", || fleet.status("a")["connected"] == false);
     let (code, found) = doctor(&fleet, "a", &config);
-    assert_eq!((code, level_of(&found, "datastore", "disconnected since")), (1, "problem".into()));
+    // As `status` has it: it asks for attention.
+    assert_eq!((code, level_of(&found, "datastore", "disconnected since")), (1, "warning".into()));
     let (code, found) = doctor(&fleet, "d", &config);
     assert_eq!((code, level_of(&found, "process", "none runs on")), (1, "problem".into()));
     let _datastore = fleet.datastore();
