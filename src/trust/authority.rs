@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -127,7 +127,7 @@ impl Authority {
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
     }
 
-    fn open(key_path: &Path, certificate_path: &PathBuf) -> Result<Authority, TrustError> {
+    fn open(key_path: &Path, certificate_path: &Path) -> Result<Authority, TrustError> {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
         let text = read_text(certificate_path)?;
