@@ -147,6 +147,10 @@ bugs! {
     ForkByNumber,
     /// An origin may be used by another member than the one that it belongs to.
     OriginNotBound,
+    /// An index that is built from the log does not learn to whom the origins below the horizon belong.
+    BaseWithoutMakers,
+    /// A snapshot lacks the makers of origins.
+    SnapshotWithoutMakers,
     /// The same identity is taken for the same content.
     IdentityNotCompared,
     /// A rejected transaction that is submitted again is answered as committed.

@@ -9,14 +9,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Chain, Digest, Generation, Lineage, LogId, OriginCounter, Position, Reason, Seq, TxnId, Verdict};
-use crate::model::{Collection, Key, Origin, OriginRow};
+use crate::model::{Collection, Key, Maker, Origin, OriginRow};
 
 /// Oldest protocol version that this program speaks.
 pub const VERSION_MIN: u16 = 1;
 /// Newest protocol version that this program speaks.
-pub const VERSION_MAX: u16 = 2;
+pub const VERSION_MAX: u16 = 3;
 /// Version from which on [`Open::StateAndDeletions`] is served.
 pub const VERSION_DELETIONS: u16 = 2;
+/// Version from which on [`Open::WholeState`] is served.
+pub const VERSION_MAKERS: u16 = 3;
 /// From this version on a generation may have more than 32 bits.
 pub const WIDE_GENERATIONS: u16 = 2;
 /// Longest message body; a block of frames may hold one largest transaction and little more.
@@ -159,13 +161,19 @@ pub enum Open {
     Search,
     /// As [`Open::Snapshot`], with what was deleted lately; from [`VERSION_DELETIONS`] on.
     StateAndDeletions,
+    /// As [`Open::StateAndDeletions`], with the makers of origins; from [`VERSION_MAKERS`] on.
+    WholeState,
 }
 
 impl Open {
     /// How a state is asked for from a peer with which `version` was agreed on.
     #[must_use]
     pub fn state(version: u16) -> Open {
-        if version >= VERSION_DELETIONS { Open::StateAndDeletions } else { Open::Snapshot }
+        match version {
+            VERSION_MAKERS.. => Open::WholeState,
+            VERSION_DELETIONS.. => Open::StateAndDeletions,
+            _ => Open::Snapshot,
+        }
     }
 }
 
@@ -372,6 +380,13 @@ pub enum Row {
         /// The row.
         row: OriginRow,
     },
+    /// Who made the transactions of an origin; only where [`Open::WholeState`] was asked for, behind that origin's row.
+    Maker {
+        /// Which.
+        origin: Origin,
+        /// Who, and what the last one was.
+        maker: Maker,
+    },
 }
 
 /// End of a snapshot.
@@ -506,10 +521,11 @@ mod tests {
     fn p12_an_earlier_version_is_asked_as_it_understands() {
         assert_eq!(
             (Open::state(1), Open::state(2), Open::state(3)),
-            (Open::Snapshot, Open::StateAndDeletions, Open::StateAndDeletions)
+            (Open::Snapshot, Open::StateAndDeletions, Open::WholeState)
         );
         assert_eq!(encode(Kind::Open, &Open::Snapshot)[HEADER_BYTES..], [3]);
         assert_eq!(encode(Kind::Open, &Open::StateAndDeletions)[HEADER_BYTES..], [8]);
+        assert_eq!(encode(Kind::Open, &Open::WholeState)[HEADER_BYTES..], [9]);
     }
 
     #[test]

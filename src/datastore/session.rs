@@ -108,7 +108,7 @@ impl Session {
                 let _ = send.finish();
                 Ok(())
             }
-            Open::Snapshot | Open::StateAndDeletions => {
+            Open::Snapshot | Open::StateAndDeletions | Open::WholeState => {
                 snapshot::serve(&self.shared, &self.member, open, &mut send).await
             }
             Open::Renew => self.renew(&mut send, &mut receive).await,

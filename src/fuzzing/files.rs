@@ -142,6 +142,7 @@ fn load(rows: &[Row]) {
                     false => twice = true,
                 }
             }
+            Row::Maker { origin, maker } => loader.maker(*origin, maker).expect("memory takes it"),
         }
     }
     let digest: Digest = promised.overall();

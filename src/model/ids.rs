@@ -290,12 +290,26 @@ impl MemberName {
         }
     }
 
+    /// Stands in a log that was built on a state for whoever made what nothing is left of.
+    #[must_use]
+    pub fn unknown() -> MemberName {
+        MemberName(UNKNOWN.into())
+    }
+
+    /// Whether it is [`MemberName::unknown`].
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.0 == UNKNOWN
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+const UNKNOWN: &str = "unknown";
 
 impl<'de> Deserialize<'de> for MemberName {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

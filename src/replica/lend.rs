@@ -36,7 +36,7 @@ async fn answer(
     receive: &mut quinn::RecvStream,
 ) -> Result<(), WireError> {
     match wire::expect::<Open, _>(receive, Kind::Open).await? {
-        open @ (Open::Snapshot | Open::StateAndDeletions) => {
+        open @ (Open::Snapshot | Open::StateAndDeletions | Open::WholeState) => {
             let snapshot = shared.state().snapshot().map_err(std::io::Error::other)?;
             tracing::info!("the datastore is empty and asks for the state of this member");
             state_stream::send(snapshot, open, send).await

@@ -73,7 +73,9 @@ impl BaseEntries {
             ops.push(Op::Put { collection, key, value: object.value });
         }
         ops.extend(part.deleted.into_iter().map(|(collection, key)| Op::Delete { collection, key }));
-        let member = MemberName::new("unknown").expect("invariant: a valid name");
+        let of = part.rejected.as_ref().map(|(id, _)| *id).or(part.last_of);
+        let maker = of.map(|id| self.snapshot.maker(id.origin)).transpose()?.flatten();
+        let member = maker.map_or_else(MemberName::unknown, |maker| maker.member);
         let unknown = TxnId { origin: self.latest, counter: OriginCounter(0) };
         let mut txn =
             Txn { id: unknown, settled: OriginCounter(0), time_ms, note: Bytes::new(), conditions: Vec::new(), ops };

@@ -7,13 +7,16 @@ use super::apply;
 use super::deletions;
 use super::engine::{Batch, Slice};
 use super::error::StateError;
+use super::makers;
 use super::meta::StateMeta;
 use super::objects::{self, Object};
 use super::origins;
 use super::store::StateStore;
 use crate::model::deletions::{Changed, Deletions};
 use crate::model::position::Chain;
-use crate::model::{Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Origin, OriginRow, Seq};
+use crate::model::{
+    Collection, Digest, DigestSet, Entry, Generation, Key, Lineage, LogId, Maker, Origin, OriginRow, Seq,
+};
 
 /// Rows are written in batches of about this size.
 const BATCH_BYTES: usize = 1 << 20;
@@ -83,6 +86,15 @@ impl Loader {
         self.push(Slice::from(row_key), value)
     }
 
+    /// Takes in who made the transactions of an origin. Makers are part of no digest.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub fn maker(&mut self, origin: Origin, maker: &Maker) -> Result<(), StateError> {
+        let (key, row) = makers::row(origin, maker);
+        self.push(key, row)
+    }
+
     /// Takes in what was deleted lately, all at once.
     ///
     /// # Errors
@@ -107,8 +119,9 @@ impl Loader {
     }
 
     /// Takes in entries of compacted segments, in the order of their sequences; gaps are expected. Operations that
-    /// later ones replace do no harm. Origins are not touched: their rows come by [`Loader::origin`]. Of deletions it takes
-    /// in what [`Target::deletions_after`] vouches for.
+    /// later ones replace do no harm. Origins are not touched: their rows come by [`Loader::origin`]. Of makers it takes in
+    /// their names: what their last transactions held is not in a base. Of deletions it takes in what
+    /// [`Target::deletions_after`] vouches for.
     ///
     /// # Errors
     /// When the store cannot read or write.
@@ -122,6 +135,7 @@ impl Loader {
         let mut deleted = Changed::new();
         entries.iter().for_each(|entry| self.deletions.take(entry, &mut deleted));
         deletions::push(&mut batch, deleted);
+        makers::of_base(entries, &mut batch);
         self.store.engine().write(batch)?;
         changes.merge_into(&mut self.digests);
         Ok(())

@@ -1,8 +1,8 @@
 //! Table 5: who made the transactions of each origin, and the hash of the last one.
 //!
 //! Key: `0x05`, the 16 bytes of the origin. Value: envelope around the postcard of [`Maker`]. The rows are told by the entries
-//! that a store applies, so those of a store that was filled from a snapshot or from compacted entries come as its origins
-//! go on. They are part of no digest: members of versions without them have equal states.
+//! that a store applies, or come with a snapshot; compacted entries tell the names alone. They are part of no digest: members of
+//! versions without them have equal states.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,20 @@ use super::engine::{Batch, Engine, Slice};
 use super::envelope::{self, Table};
 use super::error::StateError;
 use crate::codec::txn::contents_hash;
-use crate::model::{Entry, EntryBody, Maker, Origin};
+use crate::model::{Entry, EntryBody, Maker, Origin, OriginCounter};
+use crate::planted::{self, Bug};
 
 pub(super) fn key(origin: Origin) -> [u8; 17] {
     let mut out = [Table::Makers.number(); 17];
     out[1..].copy_from_slice(&origin.0);
     out
+}
+
+/// Key and value of a row.
+pub(super) fn row(origin: Origin, maker: &Maker) -> (Slice, Slice) {
+    let row_key = key(origin);
+    let out = postcard::to_extend(maker, envelope::begin(64)).expect("invariant: a row has no map");
+    (Slice::from(row_key), envelope::seal(&row_key, out))
 }
 
 pub(super) fn decode(row_key: &[u8], row: &[u8]) -> Result<Maker, StateError> {
@@ -46,9 +54,23 @@ pub(super) fn stage(engine: &dyn Engine, entries: &[Entry], batch: &mut Batch) -
             EntryBody::Commit(txn) => Some(contents_hash(txn)),
             _ => None,
         };
-        let maker = Maker { member, counter: id.counter, hash };
-        let out = postcard::to_extend(&maker, envelope::begin(64)).expect("invariant: a row has no map");
-        batch.push((Slice::from(row_key), Some(envelope::seal(&row_key, out))));
+        let (row_key, row) = row(origin, &Maker { member, counter: id.counter, hash });
+        batch.push((row_key, Some(row)));
     }
     Ok(())
+}
+
+/// Adds to `batch` what compacted `entries` tell: whose an origin is. Their contents are not whole any more, so they have no
+/// hash. Records with counter 0 belong to no transaction of their origin.
+pub(super) fn of_base(entries: &[Entry], batch: &mut Batch) {
+    let known = entries.iter().filter(|entry| !entry.member.is_unknown() && !planted::is(Bug::BaseWithoutMakers));
+    let ids = known.filter_map(|entry| Some((entry.body.id()?, &entry.member)));
+    let last: HashMap<_, _> = ids
+        .filter(|(id, _)| id.counter > OriginCounter(0))
+        .map(|(id, member)| (id.origin, (id.counter, member)))
+        .collect();
+    for (origin, (counter, member)) in last {
+        let (row_key, row) = row(origin, &Maker { member: member.clone(), counter, hash: None });
+        batch.push((row_key, Some(row)));
+    }
 }

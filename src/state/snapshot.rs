@@ -123,6 +123,15 @@ impl StateSnapshot {
         self.rows(range_of(Table::Origins), origins::decode_named)
     }
 
+    /// Who made the transactions of an origin; `None` where that is not known.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn maker(&self, origin: Origin) -> Result<Option<Maker>, StateError> {
+        let row_key = makers::key(origin);
+        self.view.get(&row_key)?.map(|row| makers::decode(&row_key, &row)).transpose()
+    }
+
     /// Who made the transactions of each origin of which that is known.
     pub fn makers(&self) -> impl Iterator<Item = Result<(Origin, Maker), StateError>> + Send + use<> {
         self.rows(range_of(Table::Makers), makers::decode_named)

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::codec::deletions;
 use crate::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
-use crate::model::{Deletions, Origin, OriginRow};
+use crate::model::{Deletions, Maker, Origin, OriginRow};
 use crate::planted::{self, Bug};
 use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target};
 
@@ -39,12 +39,12 @@ pub async fn send(snapshot: StateSnapshot, open: Open, send: &mut quinn::SendStr
 async fn write<W: AsyncWrite + Unpin>(snapshot: StateSnapshot, open: Open, send: &mut W) -> Result<(), WireError> {
     let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
     wire::send(send, Kind::SnapshotBegin, &begin(&meta)).await?;
-    if open == Open::StateAndDeletions {
+    if matches!(open, Open::StateAndDeletions | Open::WholeState) {
         let deletions = snapshot.deletions().map_err(std::io::Error::other)?;
         wire::send_raw(send, Kind::Deletions, &deletions::encode(&deletions)).await?;
     }
     let (batches, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(BATCHES_WAITING);
-    let reading = tokio::task::spawn_blocking(move || read(&snapshot, &batches));
+    let reading = tokio::task::spawn_blocking(move || read(&snapshot, open == Open::WholeState, &batches));
     let mut rows = 0;
     while let Some((count, batch)) = ready.recv().await {
         rows += count;
@@ -151,6 +151,10 @@ impl Loading {
                     self.part(origin, row)?;
                     Ok(())
                 }
+                Row::Maker { origin, maker } => {
+                    self.maker(origin, &maker)?;
+                    Ok(())
+                }
             };
             result.map_err(|error| error.to_string())?;
         }
@@ -170,6 +174,16 @@ impl Loading {
                 Ok(())
             }
         }
+    }
+
+    /// The maker of the origin whose row came last.
+    fn maker(&mut self, origin: Origin, maker: &Maker) -> Result<(), String> {
+        match &self.origin {
+            Some((open, row)) if *open == origin && row.last_counter == maker.counter => {}
+            _ => return Err(format!("the maker of the origin {origin} does not follow its row")),
+        }
+        self.flush_origin()?;
+        self.loader.maker(origin, maker).map_err(|error| error.to_string())
     }
 
     fn flush_origin(&mut self) -> Result<(), String> {
@@ -240,7 +254,7 @@ fn load(
     Err("it broke off".into())
 }
 
-fn read(snapshot: &StateSnapshot, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Result<(), StateError> {
+fn read(snapshot: &StateSnapshot, with_makers: bool, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Result<(), StateError> {
     let mut rows: Vec<Row> = Vec::new();
     let mut bytes = 0;
     let give = |rows: &mut Vec<Row>| {
@@ -249,7 +263,7 @@ fn read(snapshot: &StateSnapshot, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Res
         rows.clear();
         sent
     };
-    for row in rows_of(snapshot) {
+    for row in rows_of(snapshot, with_makers) {
         let (row, size) = row?;
         rows.push(row);
         bytes += size;
@@ -285,7 +299,10 @@ pub fn end(meta: &StateMeta, rows: u64) -> SnapshotEnd {
 }
 
 /// The rows of a snapshot, each with about its size in bytes.
-pub fn rows_of(snapshot: &StateSnapshot) -> impl Iterator<Item = Result<(Row, usize), StateError>> + Send + use<> {
+pub fn rows_of(
+    snapshot: &StateSnapshot,
+    with_makers: bool,
+) -> impl Iterator<Item = Result<(Row, usize), StateError>> + Send + use<> {
     let objects = snapshot.objects().map(|row| {
         row.map(|(collection, key, object)| {
             let bytes = key.len() + object.value.len() + 64;
@@ -294,9 +311,16 @@ pub fn rows_of(snapshot: &StateSnapshot) -> impl Iterator<Item = Result<(Row, us
         })
     });
     let origins = snapshot.origins().filter(|_| !planted::is(Bug::SnapshotWithoutOrigins));
-    objects.chain(origins.flat_map(|row| match row {
+    let makers = snapshot.clone();
+    objects.chain(origins.flat_map(move |row| match row {
         Ok((origin, row)) => {
-            parts_of(row).into_iter().map(|(row, size)| Ok((Row::Origin { origin, row }, size))).collect()
+            let parts = parts_of(row).into_iter().map(|(row, size)| Ok((Row::Origin { origin, row }, size)));
+            let maker = if with_makers && !planted::is(Bug::SnapshotWithoutMakers) {
+                makers.maker(origin).transpose()
+            } else {
+                None
+            };
+            parts.chain(maker.map(|maker| Ok((Row::Maker { origin, maker: maker? }, ROW_BYTES)))).collect()
         }
         Err(error) => vec![Err(error)],
     }))
@@ -348,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn p12_deletions_go_to_who_asks_for_them_and_to_no_other() {
-        for (version, known_after, known) in [(1, Seq(1), 0), (2, Seq(0), 1)] {
+        for (version, known_after, known) in [(1, Seq(1), 0), (2, Seq(0), 1), (3, Seq(0), 1)] {
             let (mut near, mut far) = tokio::io::duplex(1 << 20);
             let snapshot = state().snapshot().expect("a view");
             write(snapshot, Open::state(version), &mut near).await.expect("sends");
@@ -358,6 +382,8 @@ mod tests {
             assert_eq!(received.meta(), state().meta());
             let deletions = received.snapshot().expect("a view").deletions().expect("reads");
             assert_eq!((deletions.complete_after(), deletions.len()), (known_after, known), "version {version}");
+            let made = state().maker(Origin([1; 16])).expect("reads").filter(|_| version >= 3);
+            assert_eq!(received.maker(Origin([1; 16])).expect("reads"), made, "version {version}");
         }
     }
 

@@ -282,7 +282,9 @@ impl World {
                     self.oracle.durable(number, seq);
                     self.persisted[number] = Some(seq);
                     self.replicas[number].shown = seq;
-                    self.replicas[number].states.note_filled(seq);
+                    // The rule by which the simulated datastore is one of an earlier version.
+                    let is_earlier = seq.0.is_multiple_of(3);
+                    self.replicas[number].states.note_filled(if is_earlier { seq } else { Seq::ZERO });
                 }
                 self.subscribe(id, number)?;
                 self.look_at_receipts(number)?;
@@ -450,6 +452,7 @@ impl World {
             if self.fatal(number, kept) {
                 return Ok(());
             }
+            self.note_durable(number, life);
         }
         self.replicas[number].compared = compared;
         self.look_at_receipts(number)?;
@@ -469,18 +472,23 @@ impl World {
         if self.fatal(number, result) {
             return Ok(());
         }
-        let durable = self.running(number, life).map(|running| running.stepped.durable());
-        if let Some(durable) = durable
-            && !self.replicas[number].damaged
-            && !self.replicas[number].tampered
-        {
+        if let Some(durable) = self.note_durable(number, life) {
             self.oracle.durable(number, durable);
-            self.persisted[number] = Some(durable);
             let node = &mut self.replicas[number];
             node.shown = node.shown.max(durable);
         }
         self.after(self.plan.persist_every, Event::Persist(number, life));
         Ok(())
+    }
+
+    /// What a state has made durable counts from then on: a journal that is rewritten has its state persisted first.
+    fn note_durable(&mut self, number: usize, life: u64) -> Option<Seq> {
+        let durable = self.running(number, life)?.stepped.durable();
+        if self.replicas[number].damaged || self.replicas[number].tampered {
+            return None;
+        }
+        self.persisted[number] = Some(durable);
+        Some(durable)
     }
 
     pub fn report(&mut self, number: usize, life: u64) -> Checked {

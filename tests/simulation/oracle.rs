@@ -61,8 +61,10 @@ pub struct Oracle {
     pub told: Seq,
     /// Accepted at a replica whose directory was taken back to before: nothing on any disk knows of them any more.
     pub lost: BTreeSet<TxnId>,
-    /// Whose transactions the log has of each origin, and where the last one stands.
-    makers: BTreeMap<Origin, (MemberName, Seq)>,
+    /// Whose transactions the log has of each origin.
+    makers: BTreeMap<Origin, MemberName>,
+    /// Up to here the datastore may not know what the last transaction of an origin held.
+    pub whole_after: Seq,
     /// Under origins of other members: they are refused, and never committed.
     pub stolen: BTreeSet<TxnId>,
     /// Refused by their own replica after they were accepted, because the datastore never takes them.
@@ -158,11 +160,10 @@ impl Oracle {
             broken!("the commit time falls at sequence {}", entry.seq);
         }
         let Some(id) = entry.body.id() else { broken!("an entry of unknown kind at {}", entry.seq) };
-        let (maker, at) = self.makers.entry(id.origin).or_insert_with(|| (entry.member.clone(), entry.seq));
+        let maker = self.makers.entry(id.origin).or_insert_with(|| entry.member.clone());
         if *maker != entry.member {
             broken!("sequence {} is of {}, and its origin {} belongs to {maker}", entry.seq, entry.member, id.origin);
         }
-        *at = entry.seq;
         if self.forsaken.contains(&id) {
             broken!("{}/{} was listed as refused, and stands at {}", id.origin, id.counter, entry.seq);
         }
@@ -356,8 +357,10 @@ impl Oracle {
     /// An import was told that its transaction is safe, perhaps a second time. `is_pending`: it waits for its outcome, maybe
     /// again, because the state that knew the former one is lost.
     pub fn accept_import(&mut self, id: TxnId, replica: usize, ops: Vec<Op>, is_pending: bool) -> Checked {
-        if is_pending && self.dismissed.remove(&id) {
-            // The rejection was dealt with; its author submits it again, and is shown it again.
+        if is_pending {
+            // The rejection was dealt with, or forgotten with a directory that was taken back: its author submits it again, and
+            // is shown it again.
+            self.dismissed.remove(&id);
             let at = self.by_id.get(&id).copied().filter(|at| self.is_outcome(id, *at, true).is_ok());
             self.rejected.entry(replica).or_default().extend(at.map(|at| (id, at)));
         }
@@ -394,9 +397,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// The index was built from the log alone, which does not say below its horizon who made what.
-    pub fn forget_makers(&mut self, horizon: Seq) {
-        self.makers.retain(|_, (_, at)| *at > horizon);
+    /// The index was built from the log alone, which below its horizon does not hold transactions whole.
+    pub fn forget_contents(&mut self, horizon: Seq) {
+        self.whole_after = self.whole_after.max(horizon);
     }
 
     /// Whether a transaction of a replica waits for no outcome of the log.
@@ -442,7 +445,7 @@ impl Oracle {
         before.last_counter.clear();
         before.makers.clear();
         for entry in &before.history {
-            before.makers.extend(entry.body.id().map(|id| (id.origin, (entry.member.clone(), entry.seq))));
+            before.makers.extend(entry.body.id().map(|id| (id.origin, entry.member.clone())));
         }
         for id in before.history.iter().filter_map(|entry| entry.body.id()) {
             before.last_counter.insert(id.origin, id.counter);

@@ -44,7 +44,7 @@ struct Places {
     /// The next change of what is current fails.
     fails: bool,
     has_lost_current: bool,
-    /// The sequence of the snapshot from which the current state was filled.
+    /// The sequence of the snapshot from which the current state was filled, by a datastore that does not know makers.
     filled: Seq,
 }
 

@@ -69,8 +69,9 @@ impl World {
         let node = &self.replicas[number];
         let Some((draft, true)) = node.import.last.clone() else { return Ok(()) };
         let (Some(id), Some(seq)) = (draft.id, node.seq()) else { return Ok(()) };
-        // A state that was filled from a snapshot does not know the contents of what came before.
-        if node.damaged || node.tampered || !self.oracle.is_committed(id, node.states.filled(), seq) {
+        // Not all that is below a horizon is known whole, and a state that was filled by an earlier version knows less.
+        let from = node.states.filled().max(self.oracle.whole_after);
+        if node.damaged || node.tampered || !self.oracle.is_committed(id, from, seq) {
             return Ok(());
         }
         let (collection, key) = self.any_key();

@@ -60,7 +60,7 @@ impl World {
             self.oracle.recovered(head)?;
             self.judge_waiting(&running.recovery)?;
             if running.is_rebuilt {
-                self.oracle.forget_makers(running.reader.horizon());
+                self.oracle.forget_contents(running.reader.horizon());
             }
             self.compare_log(&running)?;
             let state = running.state.clone();
@@ -488,11 +488,12 @@ impl World {
             let view = datastore.state.snapshot().map_err(text)?;
             let Some(meta) = view.meta().cloned() else { continue };
             self.note(|| format!("snapshot of {} for {id}", meta.seq));
-            let rows: Vec<_> = snapshot::rows_of(&view).collect::<Result<_, _>>().map_err(text)?;
+            // A datastore of an earlier version tells less.
+            let is_earlier = meta.seq.0 % 3 == 0;
+            let rows: Vec<_> = snapshot::rows_of(&view, !is_earlier).collect::<Result<_, _>>().map_err(text)?;
             let count = rows.len() as u64;
             self.send(id, Message::Begin(Box::new(snapshot::begin(&meta))));
-            // A datastore of an earlier version does not tell.
-            if meta.seq.0 % 3 > 0 {
+            if !is_earlier {
                 let deletions = view.deletions().map_err(text)?;
                 self.send(id, Message::Deletions(Box::new(deletions)));
             }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod deletions;
+mod makers;
 mod rows;
 
 use std::collections::BTreeMap;
