@@ -487,7 +487,8 @@ impl World {
         if self.replicas[number].damaged || self.replicas[number].tampered {
             return None;
         }
-        self.persisted[number] = Some(durable);
+        // After a start it says 0 until it has written something.
+        self.persisted[number] = self.persisted[number].max(Some(durable));
         Some(durable)
     }
 

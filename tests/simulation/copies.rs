@@ -123,6 +123,12 @@ impl World {
         Ok(true)
     }
 
+    /// The replicas that are directories of the same member, this one included.
+    pub fn twins_of(&self, number: usize) -> Vec<usize> {
+        let name = &self.replicas[number].name;
+        (0..self.replicas.len()).filter(|other| self.replicas[*other].name == *name).collect()
+    }
+
     /// What the start would say of a journal that ends early, or is not there. The right one stays in its place.
     pub fn shorten_journal(&mut self, number: usize, fault: Fault) -> bool {
         if self.may_refuse_marks() {

@@ -222,10 +222,13 @@ impl World {
                     self.disks.members = text;
                 }
                 // From its first report on a member counts, whatever happens to the datastore.
-                if self.saved_reports[replica].is_none() {
+                let twins = self.twins_of(replica);
+                if twins.iter().all(|twin| self.saved_reports[*twin].is_none()) {
                     self.saved_reports[replica] = Some((now_ms, progress.applied));
                 }
                 let before = self.reported[replica].map_or(Seq::ZERO, |(_, applied)| applied);
+                // Of two directories of one member the register knows the last report.
+                twins.into_iter().for_each(|twin| self.reported[twin] = None);
                 self.reported[replica] = Some((now_ms, progress.applied.max(before)));
             }
             Message::Push(bytes) => {
