@@ -282,7 +282,9 @@ fn replaced(fleet: &Fleet) -> String {
     let datastore = fleet.datastore();
     let member = fleet.member("a");
     let trust: &Path = &fleet.dir("trust");
+    datastore.terminate();
     copy_dir(&fleet.dir("d/trust"), trust);
+    let datastore = fleet.datastore();
     let file = fleet.write_file("in.jsonl", &History::new(33, 300, 100).lines);
     fleet.ok("a", &["import", file.to_str().expect("text")]);
     let export = fleet.converges(&["a"]);
