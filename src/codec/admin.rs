@@ -138,6 +138,8 @@ pub enum Request {
     },
     /// [`GenerationInfo`] items: how the log's generations came about, oldest first.
     Generations,
+    /// The last position that the datastore signed, as [`crate::trust::Proof`]; nothing where there is none.
+    Proof,
     /// One [`EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
     Escrow {
         /// Stamp of the copy that the member has.
@@ -187,7 +189,8 @@ impl Request {
             | Request::Outbox
             | Request::Barrier { .. }
             | Request::Upstream
-            | Request::Generations => true,
+            | Request::Generations
+            | Request::Proof => true,
             // Chunks are listed after their store was opened, which tidies it up.
             _ => false,
         }

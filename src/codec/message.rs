@@ -95,10 +95,13 @@ pub enum Kind {
     PushForsaken = 31,
     /// Server, snapshot stream, behind the beginning: what was deleted lately, as [`super::deletions::encode`] writes it.
     Deletions = 32,
+    /// Control stream, both ways: a signed position, as [`crate::trust::Proof`] writes it. The datastore sends each new one; a member
+    /// that the datastore's log contradicts shows the last one that it has.
+    Proof = 33,
 }
 
 impl Kind {
-    const ALL: [Kind; 32] = [
+    const ALL: [Kind; 33] = [
         Kind::Open,
         Kind::Hello,
         Kind::Welcome,
@@ -131,6 +134,7 @@ impl Kind {
         Kind::ChunksKept,
         Kind::PushForsaken,
         Kind::Deletions,
+        Kind::Proof,
     ];
 
     /// The kind of a byte on the wire.

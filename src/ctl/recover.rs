@@ -9,7 +9,7 @@ use crate::codec::admin::GenerationInfo;
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::gather::{self, Gathered};
-use crate::datastore::recover::{Offer, check_descent, check_empty, choose, recover, side};
+use crate::datastore::recover::{Offer, check_descent, check_empty, choose, dissent, recover, side};
 use crate::datastore::repair::RepairReport;
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished::{self, Trust as Authority, Unfinished, Work};
@@ -18,7 +18,9 @@ use crate::env::{Clock, SystemClock, data_dir};
 use crate::log::generations;
 use crate::model::{LogId, Seq};
 use crate::state::StateStore;
-use crate::trust::{Escrow, Identity, MemberState, RecoveryKey, Registry, check_authority, other_authority};
+use crate::trust::{
+    Escrow, Identity, LogMark, MemberState, RecoveryKey, Registry, Role, check_authority, other_authority,
+};
 
 use super::args::Recover;
 use super::output::Output;
@@ -120,7 +122,8 @@ async fn rebuild(
         offers.extend(found.offers());
         gathered = Some(found);
     }
-    let chosen = pick(&offers, args.member.as_deref())?;
+    let chosen = pick(&offers, args.member.as_deref(), trust.log_mark())?;
+    dissent(&offers, chosen).iter().for_each(|line| complain!("{line}"));
     let name = offers[chosen].name.clone();
     if !args.dry_run {
         let mark = Unfinished::of(dir, Work::Recover, authority);
@@ -183,6 +186,11 @@ struct Trust {
 }
 
 impl Trust {
+    /// Where the register says that the log stood.
+    fn log_mark(&self) -> Option<LogMark> {
+        Registry::open(&self.path, SystemClock.now_ms()).ok()?.log_mark()
+    }
+
     /// Enrolled members that are not among the offers.
     fn unheard(&self, offers: &[Offer]) -> Vec<String> {
         let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return Vec::new() };
@@ -343,8 +351,8 @@ fn announce(offer: &Offer) {
     );
 }
 
-fn pick(offers: &[Offer], member: Option<&str>) -> Result<usize, CtlError> {
-    let Some(name) = member else { return choose(offers).map_err(CtlError::new) };
+fn pick(offers: &[Offer], member: Option<&str>, mark: Option<LogMark>) -> Result<usize, CtlError> {
+    let Some(name) = member else { return choose(offers, mark).map_err(CtlError::new) };
     let found = offers.iter().position(|offer| offer.name == name && offer.unfit.is_none());
     found.ok_or_else(|| CtlError::new(format!("{name} is not among those that can be a source")))
 }
@@ -368,7 +376,11 @@ async fn compare(
     let at = |offer: &Offer| (offer.log_id, offer.generation, offer.seq, offer.digest);
     let mut compared: Vec<_> = offers.iter().filter(|offer| offer.name == chosen.0).map(at).collect();
     for (index, offer) in offers.iter().enumerate() {
-        if offer.unfit.is_some() || offer.seq == Seq::ZERO || compared.contains(&at(offer)) {
+        if offer.unfit.is_some()
+            || offer.role == Some(Role::Reader)
+            || offer.seq == Seq::ZERO
+            || compared.contains(&at(offer))
+        {
             continue;
         }
         compared.push(at(offer));

@@ -88,6 +88,7 @@ fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
             | Request::Tail { .. }
             | Request::History { .. }
             | Request::Generations
+            | Request::Proof
             | Request::Escrow { .. }
     );
     if caller.role == Role::Admin || for_all {
@@ -129,6 +130,13 @@ async fn answer_to<W: AsyncWrite + Unpin>(
                 answer.item(&generation).await?;
             }
             Ok(())
+        }
+        Request::Proof => {
+            let proof = shared.proof.borrow().clone();
+            match proof {
+                Some(proof) => answer.item(&proof).await,
+                None => Ok(()),
+            }
         }
         Request::Escrow { known } => {
             let trust = super::service::trust_dir(&shared.path);

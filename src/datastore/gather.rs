@@ -23,7 +23,7 @@ use crate::state::StateStore;
 use crate::transport::endpoint::{self, ServerEndpoint};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
-use crate::trust::{Authority, MemberState, Registry, Role, TrustError, tls};
+use crate::trust::{Authority, MemberState, Proof, Registry, Role, TrustError, tls};
 
 use super::recover::Offer;
 
@@ -112,7 +112,8 @@ pub async fn gather(
                 greeting.spawn(async move { greet(incoming, &registry, LogId(log_id)).await });
             }
             Some(greeted) = greeting.join_next() => match greeted {
-                Ok(Ok(member)) => {
+                Ok(Ok(mut member)) => {
+                    member.offer.judge_proof(authority.certificate());
                     tell(&member.offer);
                     heard.insert(member.offer.name.clone(), member);
                 }
@@ -200,6 +201,8 @@ async fn ask(
         digest: position.digest,
         time_ms: 0,
         objects: 0,
+        role: Some(role),
+        proof: None,
         unfit: None,
     };
     // Before the state, which may take long. A member of an earlier version does not say.
@@ -207,6 +210,11 @@ async fn ask(
     let known = known.unwrap_or_else(|reason| {
         tracing::debug!(%name, reason, "the member does not say how generations began");
         Vec::new()
+    });
+    let proof = timeout(ANSWER, proof(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
+    offer.proof = proof.unwrap_or_else(|reason| {
+        tracing::debug!(%name, reason, "the member does not say what was signed last");
+        None
     });
     let lent = timeout(ANSWER, borrow(connection, Open::state(welcome.version)))
         .await
@@ -229,12 +237,26 @@ async fn ask(
 
 /// What a member knows of how generations began.
 async fn generations(connection: &quinn::Connection) -> Result<Vec<GenerationInfo>, String> {
+    ask_all(connection, &Request::Generations, KNOWN_MAX).await
+}
+
+/// The last signed position that a member has; who signed it is not known yet.
+async fn proof(connection: &quinn::Connection) -> Result<Option<Proof>, String> {
+    Ok(ask_all(connection, &Request::Proof, 1).await?.pop())
+}
+
+/// The first items, at most so many, of a member's answer to a request.
+async fn ask_all<T: serde::de::DeserializeOwned>(
+    connection: &quinn::Connection,
+    request: &Request,
+    most: usize,
+) -> Result<Vec<T>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| text(&error))?;
     wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| text(&error))?;
-    wire::send_json(&mut send, Kind::AdminRequest, &Request::Generations).await.map_err(|error| text(&error))?;
+    wire::send_json(&mut send, Kind::AdminRequest, request).await.map_err(|error| text(&error))?;
     let mut known = Vec::new();
-    while known.len() < KNOWN_MAX {
+    while known.len() < most {
         match wire::read(&mut receive).await.map_err(|error| text(&error))? {
             Some((Kind::AdminItem, body)) => known.push(serde_json::from_slice(&body).map_err(|error| text(&error))?),
             Some((Kind::AdminEnd, _)) => return Ok(known),

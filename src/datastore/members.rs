@@ -12,7 +12,7 @@ use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Escrow, LogMark, Refusal, Registry, RegistryFile, Role, Token, TrustError, tls};
+use crate::trust::{Authority, Escrow, LogMark, Proof, Refusal, Registry, RegistryFile, Role, Token, TrustError, tls};
 
 use super::contents::Connected;
 use super::recovery::{self, Here};
@@ -404,6 +404,16 @@ impl Members {
     /// TLS settings with a fresh certificate of the datastore's own.
     pub(super) fn server_config(&self, names: &[String]) -> Result<rustls::ServerConfig, TrustError> {
         tls::server_config(&self.authority, names, now_ms())
+    }
+
+    /// Signs a position of the log.
+    pub(super) fn sign(&self, position: Position) -> Result<Proof, TrustError> {
+        Proof::sign(&self.authority, position, now_ms())
+    }
+
+    /// Whether this datastore's authority has signed a position.
+    pub(super) fn has_signed(&self, proof: &Proof) -> bool {
+        proof.is_of(self.authority.certificate())
     }
 
     /// What the register knows of a log that is not here.

@@ -23,6 +23,7 @@ mod members;
 mod named;
 pub mod open;
 mod pins;
+mod proofs;
 mod push;
 pub mod recover;
 pub mod recovery;

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use crate::codec::admin::GenerationInfo;
@@ -15,8 +16,9 @@ use crate::env::real::RealFs;
 use crate::log::repair::LOG;
 use crate::log::salvage::salvage;
 use crate::model::position::Divergence;
-use crate::model::{Digest, Generation, LineageEntry, LogId, Seq};
+use crate::model::{Digest, Generation, LineageEntry, LogId, Position, Seq};
 use crate::state::{Fork, StateMeta, StateStore, descent};
+use crate::trust::{LogMark, Proof, Role};
 
 use super::repair::{RepairError, RepairOptions, RepairReport, repair};
 use super::unfinished;
@@ -41,6 +43,10 @@ pub struct Offer {
     pub time_ms: u64,
     /// Objects in its state.
     pub objects: u64,
+    /// Its role; absent for a directory, which the operator has named.
+    pub role: Option<Role>,
+    /// The last position that the datastore signed, as far as the member has it.
+    pub proof: Option<Proof>,
     /// Why it is no source; absent when it is one.
     pub unfit: Option<String>,
 }
@@ -58,8 +64,34 @@ impl Offer {
             digest: meta.digest,
             time_ms: meta.time_ms,
             objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
+            role: None,
+            proof: None,
             unfit: None,
         }
+    }
+
+    /// Drops a proof that the authority did not sign, or that is of another log. A state that is not the one that was signed
+    /// at its sequence is no source.
+    pub fn judge_proof(&mut self, authority: &CertificateDer<'_>) {
+        let log_id = self.log_id;
+        self.proof = self.proof.take().filter(|proof| proof.position.log_id == log_id && proof.is_of(authority));
+        let Some(Position { generation, seq, digest, .. }) = self.proof.as_ref().map(|proof| proof.position) else {
+            return;
+        };
+        if (generation, seq) == (self.generation, self.seq) && digest != self.digest {
+            self.unfit = Some(format!("its state is not the one that the datastore signed at {seq}"));
+        }
+    }
+
+    /// Where it stands among others.
+    fn rank(&self) -> (Generation, Seq) {
+        (self.generation, self.seq)
+    }
+
+    /// Whether the datastore has signed just this state.
+    fn is_signed_by(&self, proof: &Proof) -> bool {
+        let Position { log_id, generation, seq, digest, .. } = proof.position;
+        (log_id, generation, seq, digest) == (self.log_id, self.generation, self.seq, self.digest)
     }
 }
 
@@ -107,6 +139,42 @@ pub enum NoSource {
         /// Last sequence that both have.
         shared_to: Seq,
     },
+    /// Nobody vouches for a generation.
+    #[error(
+        "{name} is of generation {generation}, at sequence {seq}; neither a signed position, nor the register, nor most of the          webserver members know that generation. If it is the one to keep, choose it with --member {name}; else choose another one"
+    )]
+    UnknownGeneration {
+        /// The offer that would be chosen.
+        name: String,
+        /// Its generation.
+        generation: Generation,
+        /// Its position.
+        seq: Seq,
+    },
+    /// The most advanced state is vouched for by its member alone.
+    #[error(
+        "nothing bears out that the state of {name} at sequence {seq} is the log's: the datastore signed sequence {signed} last, \
+         and no other webserver member has the same state at {seq}. A datastore that dies while it is written to leaves that \
+         behind, and so does a member that makes it up. Choose it with --member {name}, or another one"
+    )]
+    Unproven {
+        /// The offer that would be chosen.
+        name: String,
+        /// Its position.
+        seq: Seq,
+        /// The last sequence that was signed, as far as anybody shows.
+        signed: Seq,
+    },
+    /// A reader proves that it has more than any other member.
+    #[error(
+        "the reader {name} proves that sequence {seq} was reached, and is the only one that has it: choose it with --member {name},          or another one"
+    )]
+    ReaderHasMore {
+        /// The reader.
+        name: String,
+        /// Its position.
+        seq: Seq,
+    },
     /// One offer does not continue the other's history.
     #[error(
         "{chosen} and {other} have different histories of one log: {fork}. Choose the one to keep with --member NAME; the \
@@ -132,13 +200,21 @@ pub enum NoSource {
     },
 }
 
-/// Which offer is the most advanced one.
+/// Which offer is the most advanced one. Readers are a source only when they are named; what a member claims of itself counts
+/// as far as a signature, the register (`mark`) or other members bear it out.
 ///
 /// # Errors
-/// When there is none, or they contradict each other.
-pub fn choose(offers: &[Offer]) -> Result<usize, NoSource> {
+/// When there is none, they contradict each other, or nothing bears out what the most advanced one claims.
+pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource> {
+    let is_source = |offer: &Offer| offer.unfit.is_none() && offer.seq > Seq::ZERO;
     let fit: Vec<(usize, &Offer)> =
-        offers.iter().enumerate().filter(|(_, offer)| offer.unfit.is_none() && offer.seq > Seq::ZERO).collect();
+        offers.iter().enumerate().filter(|(_, offer)| is_source(offer) && offer.role != Some(Role::Reader)).collect();
+    let is_proven = |offer: &Offer| offer.proof.as_ref().is_some_and(|proof| offer.is_signed_by(proof));
+    let mut readers = offers.iter().filter(|offer| is_source(offer) && offer.role == Some(Role::Reader));
+    let most = fit.iter().map(|(_, offer)| offer.rank()).max();
+    if let Some(reader) = readers.find(|offer| is_proven(offer) && Some(offer.rank()) > most) {
+        return Err(NoSource::ReaderHasMore { name: reader.name.clone(), seq: reader.seq });
+    }
     let &(best, first) = fit
         .iter()
         .max_by_key(|(index, offer)| (offer.generation, offer.seq, std::cmp::Reverse(*index)))
@@ -170,7 +246,54 @@ pub fn choose(offers: &[Offer]) -> Result<usize, NoSource> {
             seq: older.seq,
         });
     }
+    vouch(first, &fit, mark)?;
     Ok(best)
+}
+
+/// Whether somebody else bears out what the most advanced member claims. A directory that was named is believed.
+fn vouch(first: &Offer, fit: &[(usize, &Offer)], mark: Option<LogMark>) -> Result<(), NoSource> {
+    if first.role.is_none() {
+        return Ok(());
+    }
+    let is_agreeing = |offer: &Offer| offer.rank() == first.rank() && offer.digest == first.digest;
+    let others = || fit.iter().map(|(_, offer)| *offer).filter(|offer| offer.name != first.name);
+    let in_generation = fit.iter().filter(|(_, offer)| offer.generation == first.generation).count();
+    let is_registered = mark.is_some_and(|mark| (mark.log_id, mark.generation) == (first.log_id, first.generation));
+    let proofs = || fit.iter().filter_map(|(_, offer)| offer.proof.as_ref());
+    let of_generation = |proof: &&Proof| proof.position.generation == first.generation;
+    let signed = proofs().filter(of_generation).map(|proof| proof.position.seq).max();
+    let (name, seq) = (first.name.clone(), first.seq);
+    if signed.is_none() && !is_registered && 2 * in_generation <= fit.len() {
+        return Err(NoSource::UnknownGeneration { name, generation: first.generation, seq });
+    }
+    if proofs().any(|proof| first.is_signed_by(proof)) || others().any(is_agreeing) {
+        return Ok(());
+    }
+    Err(NoSource::Unproven { name, seq, signed: signed.unwrap_or_default() })
+}
+
+/// What is to be said of those that are not the source and claim more than it.
+#[must_use]
+pub fn dissent(offers: &[Offer], chosen: usize) -> Vec<String> {
+    let first = &offers[chosen];
+    let others = offers.iter().filter(|offer| offer.name != first.name && offer.log_id == first.log_id);
+    let mut said: Vec<String> = others
+        .filter(|offer| offer.rank() > first.rank() || (offer.rank() == first.rank() && offer.digest != first.digest))
+        .map(|offer| {
+            let (name, seq, generation) = (&offer.name, offer.seq, offer.generation);
+            format!("not used: {name} shows sequence {seq} of generation {generation}, digest {}", offer.digest)
+        })
+        .collect();
+    let of_log =
+        offers.iter().filter_map(|offer| offer.proof.as_ref()).filter(|proof| proof.position.log_id == first.log_id);
+    let signed = of_log.map(|proof| proof.position).max_by_key(|position| (position.generation, position.seq));
+    if let Some(position) = signed.filter(|position| (position.generation, position.seq) > first.rank()) {
+        let Position { seq, generation, .. } = position;
+        said.push(format!(
+            "LOST: the datastore signed sequence {seq} of generation {generation}, and nobody who is a source has it"
+        ));
+    }
+    said
 }
 
 /// Checks that the chosen state continues the history of another member's.
@@ -248,8 +371,14 @@ mod tests {
             digest: Digest::from_bytes([digest; 32]),
             time_ms: 0,
             objects: 0,
+            role: None,
+            proof: None,
             unfit: None,
         }
+    }
+
+    fn choose(offers: &[Offer]) -> Result<usize, NoSource> {
+        super::choose(offers, None)
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::pins::Pins;
 use super::recovery::Here;
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
-use super::{admin, compaction, inspect, recovery};
+use super::{admin, compaction, inspect, proofs, recovery};
 
 /// Proposals that may wait for the commit thread.
 const COMMIT_QUEUE: usize = 8192;
@@ -307,6 +307,7 @@ impl Datastore {
             head: watch::channel(head).0,
             applied: watch::channel(head).0,
             bookmarks: broadcast::channel(256).0,
+            proof: watch::channel(None).0,
             commit: commit_sender,
             compaction: compaction_sender,
             members,
@@ -366,6 +367,7 @@ impl Datastore {
             tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
             let renewing = renew_certificate(Arc::clone(&shared), endpoint.clone());
             tasks.spawn(watch.lasting("renewal of the certificate", renewing));
+            tasks.spawn(watch.lasting("signed positions", proofs::run(Arc::clone(&shared))));
         }
         tasks.spawn(watch.lasting("register of members", save_members(Arc::clone(&shared))));
         if listens {

@@ -7,11 +7,11 @@ use tokio::time::{interval, timeout};
 use crate::codec::message::{
     self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
 };
-use crate::model::{MemberName, Seq};
+use crate::model::{MemberName, Position, Seq};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 use crate::transport::{endpoint, window};
-use crate::trust::Role;
+use crate::trust::{Proof, Role};
 
 use super::feed::{self, FeedEnd};
 use super::greeting::{Greeter, may_follow, refused};
@@ -165,6 +165,8 @@ impl Session {
         let mut roster = self.shared.members.watch_roster();
         roster.mark_changed();
         let mut heartbeats = interval(Duration::from_millis(welcome.heartbeat_ms));
+        let mut proofs = self.shared.proof.subscribe();
+        proofs.mark_changed();
         let mut tail = std::pin::pin!(futures_pending());
         let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
         let listen = self.listen(presence, receive, wanted);
@@ -179,6 +181,12 @@ impl Session {
                 Ok(()) = roster.changed() => {
                     let roster = roster.borrow_and_update().clone();
                     wire::send_raw(send, Kind::Roster, &roster).await?;
+                }
+                Ok(()) = proofs.changed() => {
+                    let proof = proofs.borrow_and_update().clone();
+                    if let Some(proof) = proof {
+                        wire::send_raw(send, Kind::Proof, proof.to_text().as_bytes()).await?;
+                    }
                 }
                 Some(from) = subscription.recv() => {
                     may_follow(&welcome, from, self.shared.head())?;
@@ -206,9 +214,27 @@ impl Session {
         Ok(welcome)
     }
 
-    /// Takes a member's position for what it proves of the log.
+    /// Takes a member's position for what it proves of the log. A reader is believed what the authority has signed.
     fn examine(&self, hello: &Hello) {
-        let Some(position) = &hello.position else { return };
+        if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
+            self.examine_position(&position);
+        }
+    }
+
+    /// A signed position is believed whoever shows it.
+    fn examine_proof(&self, body: &[u8]) {
+        match Proof::from_bytes(body) {
+            Ok(proof) if self.shared.members.has_signed(&proof) => self.examine_position(&proof.position),
+            Ok(_) => {
+                tracing::warn!(member = %self.member, "a member shows a position that this authority did not sign")
+            }
+            Err(error) => {
+                tracing::warn!(member = %self.member, error, "a member shows a signed position that cannot be read")
+            }
+        }
+    }
+
+    fn examine_position(&self, position: &Position) {
         let here = Here::of(&self.shared.log, self.shared.head());
         let evidence = self.shared.members.shown_by(&here, &self.member, position);
         self.shared.wait_for_recovery(evidence, || self.shared.members.note_contradiction(&self.member, *position));
@@ -251,6 +277,11 @@ impl Session {
                         tokio::task::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
                     }
                     self.shared.pins.end(&self.member, None);
+                }
+                Kind::Proof => {
+                    let session = self.clone();
+                    let examining = move || session.examine_proof(&body);
+                    tokio::task::spawn_blocking(examining).await.map_err(std::io::Error::other)?;
                 }
                 // A newer member may say more on this stream; what is not understood is not needed.
                 _ => {}

@@ -18,7 +18,7 @@ use crate::model::{Limits, MemberName, Seq};
 use crate::protocol::commit_clock::CommitClock;
 use crate::protocol::feed::Ring;
 use crate::state::StateStore;
-use crate::trust::LogMark;
+use crate::trust::{LogMark, Proof};
 
 use super::commit;
 use super::compaction;
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     /// Last sequence in the state index.
     pub applied: watch::Sender<Seq>,
     pub bookmarks: broadcast::Sender<Bookmark>,
+    /// The last position that was signed.
+    pub proof: watch::Sender<Option<Proof>>,
     pub commit: mpsc::Sender<commit::Request>,
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,

@@ -9,7 +9,7 @@ use crate::codec::{admin, block, chunks, deletions, frame, jsonl, message, paylo
 use crate::config::syntax;
 use crate::log::format;
 use crate::model::ChunkId;
-use crate::trust::{Roster, Token};
+use crate::trust::{Proof, Roster, Token};
 
 /// Frames and payloads; what decodes encodes to something that decodes to the same.
 pub fn record(bytes: &[u8]) {
@@ -87,8 +87,16 @@ pub fn messages(bytes: &[u8]) {
             Kind::AdminRequest => admin(body),
             Kind::Announce => again::<message::Announce>(kind, body),
             Kind::Roster => roster(body),
+            Kind::Proof => proof(body),
             Kind::Renew | Kind::Renewed | Kind::AdminItem | Kind::AdminEnd | Kind::AdminError => {}
         }
+    }
+}
+
+/// A signed position, whoever signed it.
+fn proof(body: &[u8]) {
+    if let Ok(found) = Proof::from_bytes(body) {
+        assert_eq!(Proof::from_bytes(found.to_text().as_bytes()), Ok(found));
     }
 }
 

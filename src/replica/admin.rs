@@ -123,6 +123,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::Record { .. }
         | Request::Compact { .. }
         | Request::Generations
+        | Request::Proof
         | Request::Escrow { .. }
         | Request::Copy { .. }
         | Request::CopyChunks { .. }

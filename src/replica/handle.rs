@@ -24,6 +24,7 @@ use super::opening::{self, Opened};
 use super::outbox_loss;
 use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::proofs;
 use super::quarantine;
 use super::receipts::Receipt;
 use super::refusal::Refusal;
@@ -279,6 +280,7 @@ impl Replica {
         let limits = terms.as_ref().map_or_else(|| options.limits.clone(), Terms::limits);
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         *shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        shared.proof.send_replace(proofs::open(path));
         shared.outbox_bytes_max.store(options.outbox_bytes_max, Ordering::Relaxed);
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
@@ -380,6 +382,9 @@ impl Replica {
         }
         if let Some(contents) = self.contents() {
             contents.checkpoint().await;
+        }
+        if self.options.access != Access::Read {
+            proofs::save(&self.shared, &self.path);
         }
         if self.options.access == Access::Serve {
             let _ = std::fs::remove_file(self.path.join(crate::transport::local::SOCKET));

@@ -44,9 +44,10 @@ async fn answer(
         Open::Admin => {
             let result = match answer::request(receive).await {
                 Ok(Request::Generations) => tell_generations(shared, directory, send).await,
-                Ok(_) => {
-                    Err(answer::refuse("a member says to a datastore without a log how generations began, and no more"))
-                }
+                Ok(Request::Proof) => tell_proof(shared, send).await,
+                Ok(_) => Err(answer::refuse(
+                    "a member says to a datastore without a log how generations began, what was signed last, and no more",
+                )),
                 Err(failure) => Err(failure),
             };
             Answer::new(send).end(result).await
@@ -66,4 +67,12 @@ async fn tell_generations(shared: &SharedRef, directory: &Path, send: &mut quinn
         answer.item(&info).await?;
     }
     Ok(())
+}
+
+async fn tell_proof(shared: &SharedRef, send: &mut quinn::SendStream) -> Result<(), Failure> {
+    let proof = shared.proof.borrow().clone();
+    match proof {
+        Some(proof) => Answer::new(send).item(&proof).await,
+        None => Ok(()),
+    }
 }

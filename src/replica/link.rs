@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -26,7 +27,7 @@ use crate::trust::Roster;
 use super::refusal::Refusals;
 use super::shared::SharedRef;
 use super::terms::Terms;
-use super::{applier, lend, outbox_writer, push, reconcile, resync, role};
+use super::{applier, lend, outbox_writer, proofs, push, reconcile, resync, role};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,6 +109,11 @@ pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>
 pub trait Connector: Send + Sync + 'static {
     /// Opens an authenticated connection; also says to which address.
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>>;
+
+    /// Certificate of the authority whose signatures under positions are believed; `None`: nobody's.
+    fn authority(&self) -> Option<CertificateDer<'static>> {
+        None
+    }
 
     /// Called on every good connection, for housekeeping such as renewing the certificate.
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()>;
@@ -246,6 +252,7 @@ impl Linker {
             && !self.reconciles(connection, mine.as_ref(), &lineage, &welcome).await?
         {
             self.shared.set_problem(format!("the datastore is {verdict}"));
+            proofs::show(&self.shared, &mut send).await?;
             if verdict == Verdict::Empty {
                 lend::serve(&self.shared, &self.directory, connection).await;
             }
@@ -277,6 +284,7 @@ impl Linker {
             result = role::refuse_pending(&self.shared, &self.outbox, welcome.head),
                 if self.shared.forbidden().is_some() => result,
             result = self.watch_for_resync() => result,
+            result = proofs::keep(&self.shared, &self.directory) => result,
             result = self.give_chunks(connection), if self.shared.contents.is_some() => result,
             never = async {
                 self.connector.on_connected(connection.clone()).await;
@@ -395,6 +403,7 @@ impl Linker {
                     Ok(roster) => self.connector.on_roster(roster),
                     Err(error) => tracing::warn!(error, "the datastore sent a roster that is not understood"),
                 },
+                Kind::Proof => proofs::take(&self.shared, &*self.connector, &body),
                 Kind::Heartbeat => {
                     let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
                     self.shared.update_link(|link| {

@@ -34,6 +34,7 @@ pub mod outbox_loss;
 mod outbox_records;
 mod outbox_writer;
 mod own;
+mod proofs;
 mod push;
 pub mod quarantine;
 mod receipts;

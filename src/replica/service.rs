@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 
 use crate::codec::admin::{EscrowInfo, Request};
@@ -273,6 +274,10 @@ impl Connector for MemberConnector {
 
     fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
         Box::pin(async { Ok(self.try_all(true).await?.0) })
+    }
+
+    fn authority(&self) -> Option<CertificateDer<'static>> {
+        Identity::load(&self.data_dir).and_then(|identity| identity.authority()).ok()
     }
 
     fn announcement(&self) -> Option<Announce> {

@@ -19,6 +19,7 @@ use crate::protocol::outbox::{Decided, Outbox, RejectedTxn, touched};
 use crate::protocol::push::Heard;
 use crate::state::{StateError, StateMeta, StateStore};
 use crate::telemetry::{self, output};
+use crate::trust::Proof;
 
 use super::contents;
 use super::disk::{self, Disk};
@@ -113,6 +114,8 @@ pub(super) struct Shared {
     /// What was not as it should be when the directory was opened.
     pub findings: Mutex<Vec<String>>,
     pub terms: Mutex<Option<Terms>>,
+    /// The last position that the datastore signed.
+    pub proof: watch::Sender<Option<Proof>>,
     pub disk: Disk,
     /// The replica is being closed: what cannot be applied now is applied after the next start.
     pub is_closing: AtomicBool,
@@ -163,6 +166,7 @@ impl Shared {
             unknown_generations: Mutex::default(),
             findings: Mutex::default(),
             terms: Mutex::default(),
+            proof: watch::channel(None).0,
             disk: Disk::unbounded(),
             is_closing: AtomicBool::new(false),
             limits: Mutex::default(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, SerialNumber, SigningKey,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -165,6 +165,14 @@ impl Authority {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         fingerprint(&self.certificate)
+    }
+
+    /// Signs a message that cannot be taken for a certificate.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
+        Ok(SigningKey::sign(self.issuer.key(), message)?)
     }
 
     /// A fresh key and certificate for the datastore itself, with the authority's certificate behind it.

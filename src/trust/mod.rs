@@ -7,6 +7,7 @@
 mod authority;
 mod escrow;
 mod identity;
+mod proof;
 mod put_back;
 mod registry;
 mod roster;
@@ -25,6 +26,7 @@ pub(crate) use crate::env::summed;
 pub use authority::Authority;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
+pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::restore_trust;
 pub use registry::{LogMark, Member, MemberState, Refusal, Registry, RegistryFile};
 pub use roster::{Roster, RosterCertificate, RosterMember};

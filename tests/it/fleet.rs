@@ -142,15 +142,25 @@ impl Fleet {
 
     /// Starts the datastore without waiting for it.
     pub fn spawn_datastore(&self) -> Process {
-        let mut command = self.program("d", &built("gravwell_datastore"));
+        self.spawn_datastore_in("d")
+    }
+
+    fn spawn_datastore_in(&self, name: &str) -> Process {
+        let mut command = self.program(name, &built("gravwell_datastore"));
         command.args(["--listen", &self.listen.to_string()]).args(&self.datastore_flags);
-        self.start("d", command)
+        self.start(name, command)
     }
 
     /// Starts the datastore and waits until it answers.
     pub fn datastore(&self) -> Process {
-        let process = self.spawn_datastore();
-        self.wait("the datastore answers", || self.dir("d/ctl.sock").exists() && self.status("d")["running"] == true);
+        self.datastore_in("d")
+    }
+
+    /// As [`Fleet::datastore`], from another directory.
+    pub fn datastore_in(&self, name: &str) -> Process {
+        let process = self.spawn_datastore_in(name);
+        let socket = self.dir(name).join("ctl.sock");
+        self.wait("the datastore answers", || socket.exists() && self.status(name)["running"] == true);
         process
     }
 
@@ -181,7 +191,11 @@ impl Fleet {
 
     /// Enrolls, joins and starts a replica, and waits until it is connected.
     pub fn member(&self, name: &str) -> Process {
-        self.enroll(name, "webserver");
+        self.member_as(name, "webserver")
+    }
+
+    pub fn member_as(&self, name: &str, role: &str) -> Process {
+        self.enroll(name, role);
         let process = self.replica(name);
         self.wait_connected(name);
         process

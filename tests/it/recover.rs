@@ -1,10 +1,12 @@
 //! A datastore whose disk is gone, rebuilt from its members.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::fleet::{Dice, Fleet, History, Process, from_env};
+use crate::verdicts::copy_dir;
 
 pub fn key_of(fleet: &Fleet) -> String {
     fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned()
@@ -534,4 +536,86 @@ fn p10_a_damaged_or_missing_reason_is_named_and_can_be_said_again() {
     fleet.wait_connected("a");
     fleet.converges(&["a", "b"]);
     assert_eq!(value(&fleet, "ahead").as_deref(), Some("2"));
+}
+
+/// Leads a stopped member's state on with a datastore of its own, and gives it its identity back.
+fn forge(fleet: &Fleet, member: &str) {
+    let (home, kept) = (fleet.dir(member), fleet.dir("kept-identity"));
+    let identity = home.join("identity");
+    copy_dir(&identity, &kept);
+    fleet.ok("own", &["recover", "--new-authority", "--from", home.to_str().unwrap()]);
+    let datastore = fleet.datastore_in("own");
+    for number in 0..3 {
+        fleet.ok("own", &["put", "c", "forged", "--value", &number.to_string()]);
+    }
+    let token = fleet.ok("own", &["enroll", member, "--role", "webserver"]);
+    fleet.ok(member, &["join", token.trim()]);
+    let follower = fleet.replica(member);
+    fleet.wait("it follows its own datastore", || value_at(fleet, member, "forged").is_some());
+    follower.terminate();
+    datastore.terminate();
+    std::fs::remove_dir_all(&identity).expect("removes");
+    copy_dir(&kept, &identity);
+    let key = identity.join("member.json");
+    std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).expect("sets the mode");
+}
+
+#[test]
+fn p13_a_position_that_nobody_bears_out_is_not_chosen_without_a_word() {
+    for role in ["reader", "webserver"] {
+        let fleet = Fleet::new();
+        let datastore = fleet.datastore();
+        let (_a, _b) = (fleet.member("a"), fleet.member("b"));
+        fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+        let forger = fleet.member_as("f", role);
+        fleet.converges(&["a", "b", "f"]);
+        forger.terminate();
+        let (key, authority) = (key_of(&fleet), escrow(&fleet, "a"));
+        destroy(&fleet, datastore);
+        forge(&fleet, "f");
+        let _forger = fleet.replica("f");
+        let listen = fleet.listen.to_string();
+        let flags = ["--authority", &authority, "--recovery-key", &key, "--expect", "3"];
+        let output = fleet.run("d", &[&["recover", "--listen", &listen][..], &flags].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("f: sequence") || said.contains("f shows sequence"), "{role}: {said}");
+        if role == "reader" {
+            assert!(output.status.success(), "{said}");
+            assert!(said.contains("not used: f"), "{said}");
+            let _datastore = fleet.datastore();
+            fleet.wait_connected("a");
+            assert_eq!(value_at(&fleet, "a", "forged"), None);
+            assert_eq!(value_at(&fleet, "a", "k").as_deref(), Some("1"));
+        } else {
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("--member f"), "the operator is asked: {said}");
+            let flags = [&flags[..], &["--member", "a"]].concat();
+            recover(&fleet, &flags);
+        }
+    }
+}
+
+#[test]
+fn p13_the_end_of_a_log_that_was_not_signed_is_asked_about() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a"]);
+    let (key, authority) = (key_of(&fleet), escrow(&fleet, "a"));
+    a.terminate();
+    destroy(&fleet, datastore);
+    // As if the datastore had died before it signed what it had sent.
+    std::fs::remove_file(fleet.dir("a").join("proof")).expect("it was signed");
+    let _a = fleet.replica("a");
+    let listen = fleet.listen.to_string();
+    let flags = ["--authority", &authority, "--recovery-key", &key, "--expect", "1"];
+    let output = fleet.run("d", &[&["recover", "--listen", &listen][..], &flags].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing bears out") && said.contains("--member a"), "{said}");
+    recover(&fleet, &[&flags[..], &["--member", "a"]].concat());
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    assert_eq!(value_at(&fleet, "a", "k").as_deref(), Some("1"));
 }

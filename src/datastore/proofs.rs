@@ -1,0 +1,41 @@
+//! Signs where the log stands, for every member to keep. See [`crate::trust::Proof`].
+
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::shared::SharedRef;
+use crate::model::Seq;
+
+/// Pause between two signatures: what follows the last one is the most that no signature vouches for.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// Signs the state's position at the start, and whenever it has changed.
+pub(super) async fn run(shared: SharedRef) {
+    let mut bookmarks = shared.bookmarks.subscribe();
+    loop {
+        let signed = sign(&shared);
+        tokio::time::sleep(EVERY).await;
+        bookmarks = bookmarks.resubscribe();
+        let is_level = shared.state.meta().map(|meta| meta.seq) == signed;
+        if is_level && matches!(bookmarks.recv().await, Err(RecvError::Closed)) {
+            return;
+        }
+    }
+}
+
+/// Where the state stands, signed unless the log is known to lack something.
+fn sign(shared: &SharedRef) -> Option<Seq> {
+    let position = shared.state.meta()?.position();
+    let is_signed = shared.proof.borrow().as_ref().is_some_and(|proof| proof.position == position);
+    if is_signed || !shared.recovery().is_empty() {
+        return Some(position.seq);
+    }
+    match shared.members.sign(position) {
+        Ok(proof) => drop(shared.proof.send_replace(Some(proof))),
+        Err(error) => {
+            tracing::error!(%error, "the log's position is not signed: after a loss no member can prove its own")
+        }
+    }
+    Some(position.seq)
+}
