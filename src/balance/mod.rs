@@ -16,7 +16,10 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::codec::admin::{MemberInfo, PresenceInfo};
+use crate::codec::admin::BackendInfo;
+use crate::model::address::is_local;
+
+pub use crate::model::address::host_and_port;
 
 /// Cookie that keeps a browser with the webserver that it began with.
 pub const COOKIE: &str = "gravwell_sticky";
@@ -51,56 +54,23 @@ impl Backend {
 
 /// The webservers to balance over, by name, and why others were left out.
 #[must_use]
-pub fn backends(members: &[MemberInfo], presence: &[PresenceInfo]) -> (Vec<Backend>, Vec<String>) {
+pub fn backends(webservers: &[BackendInfo], choice: &Choice) -> (Vec<Backend>, Vec<String>) {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
-    for member in members {
-        let is_served = member.role == "webserver" && member.state == "enrolled" && (member.connected || member.counts);
-        if !is_served {
-            continue;
-        }
-        let present = presence.iter().filter(|present| present.name == member.name).max_by_key(|p| p.since_ms);
-        let said = present.and_then(|present| present.external_addr.as_deref()).or(member.external_addr.as_deref());
-        match said.map(host_and_port) {
-            None => left_out.push(format!("{} says no External-Addr: set it in its gravwell.conf", member.name)),
-            Some(Err(what)) => left_out.push(format!("{}: {what}", member.name)),
+    for BackendInfo { name, external_addr, unhealthy, .. } in webservers {
+        match external_addr.as_deref().map(host_and_port) {
+            None => left_out.push(format!("{name} says no External-Addr: set it in its gravwell.conf")),
+            Some(Err(what)) => left_out.push(format!("{name}: {what}; it is left out")),
+            Some(Ok((host, _))) if is_local(&host) && !choice.allow_local_backends => left_out.push(format!(
+                "{name}: the External-Addr {host} is on the balancer's own host or link, or is no host's address; it is left out \
+                 unless --allow-local-backends is given"
+            )),
             Some(Ok((host, port))) => {
-                let unhealthy = present.and_then(|present| present.unhealthy.clone());
-                found.push(Backend { name: member.name.clone(), host, port, unhealthy });
+                found.push(Backend { name: name.clone(), host, port, unhealthy: unhealthy.clone() });
             }
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     (found, left_out)
-}
-
-/// Takes an `External-Addr` apart; the port is 443 when there is none.
-///
-/// # Errors
-/// When it is anything but a host and a port: it would be a part of a configuration file.
-pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("the External-Addr {text:?} is not HOST:PORT; it is left out");
-    let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        Some(Some((host, port))) => (host, port.strip_prefix(':')),
-        Some(None) => return Err(wrong()),
-        None => match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') => (host, Some(port)),
-            Some(_) => (text, None),
-            None => (text, None),
-        },
-    };
-    let is_v6 = host.contains(':');
-    let is_host = if is_v6 {
-        host.parse::<std::net::Ipv6Addr>().is_ok()
-    } else {
-        let is_name = |label: &str| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        host.len() <= 253 && host.split('.').all(is_name)
-    };
-    let port = port.map_or(Ok(443), str::parse::<u16>).map_err(|_| wrong())?;
-    if is_host && port > 0 { Ok((host.to_owned(), port)) } else { Err(wrong()) }
 }
 
 /// For whom a configuration is made.
@@ -178,6 +148,9 @@ pub struct Choice {
     pub rule: String,
     /// Port of the webservers' metrics, for Prometheus.
     pub metrics_port: u16,
+    /// Lists webservers at loopback, link-local, multicast and unspecified addresses, too: a member that reports one would
+    /// otherwise make the balancer send requests to services of its own host.
+    pub allow_local_backends: bool,
 }
 
 impl Default for Choice {
@@ -192,6 +165,7 @@ impl Default for Choice {
             entry_point: "websecure".into(),
             rule: "PathPrefix(`/`)".into(),
             metrics_port: 9408,
+            allow_local_backends: false,
         }
     }
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
+use crate::codec::admin::{MemberInfo, PresenceInfo};
 
 fn member(name: &str, address: Option<&str>) -> MemberInfo {
     MemberInfo {
@@ -15,9 +16,13 @@ fn member(name: &str, address: Option<&str>) -> MemberInfo {
     }
 }
 
+fn listed(members: &[MemberInfo], presence: &[PresenceInfo]) -> (Vec<Backend>, Vec<String>) {
+    backends(&BackendInfo::among(members, presence), &Choice::default())
+}
+
 fn two() -> Vec<Backend> {
     let members = [member("web1", Some("web1.example.net:443")), member("web2", Some("[fd00::2]:8443"))];
-    let (found, left_out) = backends(&members, &[]);
+    let (found, left_out) = listed(&members, &[]);
     assert!(left_out.is_empty(), "{left_out:?}");
     found
 }
@@ -37,7 +42,7 @@ fn who_is_away_stays_and_who_was_revoked_goes() {
         unhealthy: Some("it differs".into()),
         ..PresenceInfo::default()
     }];
-    let (found, left_out) = backends(&members, &presence);
+    let (found, left_out) = listed(&members, &presence);
     let addresses: Vec<String> = found.iter().map(Backend::address).collect();
     assert_eq!(addresses, ["a:1", "b.elsewhere:2", "n:1"]);
     assert_eq!(found[1].unhealthy.as_deref(), Some("it differs"));
@@ -59,8 +64,26 @@ fn an_address_is_a_host_and_a_port_and_nothing_else() {
         assert!(host_and_port(text).is_err(), "{text}");
     }
     // What cannot stand in a file is named, and the others are served.
-    let (found, left_out) = backends(&[member("a", Some("a:1; } server {")), member("b", Some("b:1"))], &[]);
+    let (found, left_out) = listed(&[member("a", Some("a:1; } server {")), member("b", Some("b:1"))], &[]);
     assert_eq!((found.len(), left_out.len()), (1, 1));
+}
+
+#[test]
+fn a_member_cannot_point_the_balancer_at_itself_unless_the_operator_allows_it() {
+    let members = [
+        member("a", Some("127.0.0.1:9407")),
+        member("b", Some("[::1]:9407")),
+        member("c", Some("169.254.169.254:80")),
+        member("d", Some("localhost:80")),
+        member("e", Some("[::ffff:127.0.0.1]:80")),
+        member("f", Some("0.0.0.0:80")),
+        member("good", Some("192.0.2.1:443")),
+    ];
+    let (found, left_out) = listed(&members, &[]);
+    assert_eq!(found.iter().map(|backend| backend.name.as_str()).collect::<Vec<_>>(), ["good"]);
+    assert!(left_out.len() == 6 && left_out.iter().all(|what| what.contains("--allow-local-backends")), "{left_out:?}");
+    let choice = Choice { allow_local_backends: true, ..Choice::default() };
+    assert_eq!(backends(&BackendInfo::among(&members, &[]), &choice).0.len(), members.len());
 }
 
 /// The part of Traefik 3's dynamic configuration that is used here, as its reference documents it: every member that an

@@ -24,6 +24,8 @@ pub enum Request {
     Members,
     /// [`PresenceInfo`] items.
     Presence,
+    /// [`BackendInfo`] items: the webservers that a load balancer may send requests to.
+    Backends,
     /// [`CollectionInfo`] items.
     Collections,
     /// [`SegmentInfo`] items.
@@ -95,7 +97,7 @@ pub enum Request {
     Enroll {
         /// Name of the new member.
         name: MemberName,
-        /// `webserver`, `reader` or `admin`.
+        /// `webserver`, `reader`, `balancer` or `admin`.
         role: String,
         /// Life of the token, seconds.
         ttl_s: u64,
@@ -176,6 +178,7 @@ impl Request {
             Request::Status
             | Request::Members
             | Request::Presence
+            | Request::Backends
             | Request::Collections
             | Request::Segments
             | Request::Get { .. }
@@ -392,6 +395,41 @@ pub struct MemberInfo {
     /// Where other webservers and balancers reach it, as it last said.
     #[serde(default)]
     pub external_addr: Option<String>,
+}
+
+/// A webserver behind a load balancer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackendInfo {
+    /// Name.
+    pub name: String,
+    /// Where balancers reach it, as it last reported.
+    pub external_addr: Option<String>,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Why it does not serve; absent when it does.
+    pub unhealthy: Option<String>,
+}
+
+impl BackendInfo {
+    /// The webservers among the members, as a datastore without [`Request::Backends`] describes them.
+    #[must_use]
+    pub fn among(members: &[MemberInfo], presence: &[PresenceInfo]) -> Vec<BackendInfo> {
+        let is_served = |member: &&MemberInfo| {
+            member.role == "webserver" && member.state == "enrolled" && (member.connected || member.counts)
+        };
+        let info = |member: &MemberInfo| {
+            let its = presence.iter().filter(|present| present.name == member.name);
+            let newest = its.max_by_key(|present| present.since_ms);
+            let reported = newest.and_then(|present| present.external_addr.clone());
+            BackendInfo {
+                name: member.name.clone(),
+                external_addr: reported.or_else(|| member.external_addr.clone()),
+                connected: member.connected,
+                unhealthy: newest.and_then(|present| present.unhealthy.clone()),
+            }
+        };
+        members.iter().filter(is_served).map(info).collect()
+    }
 }
 
 /// One connected member.

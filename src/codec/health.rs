@@ -83,6 +83,8 @@ pub enum Code {
     ConnectedTwice,
     /// A member does not know how generations of the log began, so the log could not be rebuilt from it with them.
     GenerationsUnknown,
+    /// The list of members cannot be read, or is too old: no other member is believed.
+    MembersNotBelieved,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -100,6 +102,7 @@ impl Code {
             | Code::ClockSkew
             | Code::ConnectedTwice
             | Code::GenerationsUnknown
+            | Code::MembersNotBelieved
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

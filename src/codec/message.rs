@@ -98,10 +98,12 @@ pub enum Kind {
     /// Control stream, both ways: a signed position, as [`crate::trust::Proof`] writes it. The datastore sends each new one; a member
     /// that the datastore's log contradicts shows the last one that it has.
     Proof = 33,
+    /// Server, control stream: [`Revocations`]. Members that do not know it ignore it.
+    Revocations = 34,
 }
 
 impl Kind {
-    const ALL: [Kind; 33] = [
+    const ALL: [Kind; 34] = [
         Kind::Open,
         Kind::Hello,
         Kind::Welcome,
@@ -135,6 +137,7 @@ impl Kind {
         Kind::PushForsaken,
         Kind::Deletions,
         Kind::Proof,
+        Kind::Revocations,
     ];
 
     /// The kind of a byte on the wire.
@@ -204,6 +207,17 @@ pub struct Announce {
     /// Names and addresses of its host, best first. The datastore adds the address from which the client reaches it.
     pub hosts: Vec<String>,
 }
+
+/// Certificates that no longer count, the latest [`REVOCATIONS_MAX`] of them. It says nothing that the roster does not say; it
+/// is there for when that cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocations {
+    /// BLAKE3 of each certificate.
+    pub certificates: Vec<[u8; 32]>,
+}
+
+/// Most certificates in [`Revocations`], so that it stays a small message.
+pub const REVOCATIONS_MAX: usize = 1024;
 
 /// A server's answer to [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,5 +12,6 @@ pub mod health;
 pub mod jsonl;
 pub mod message;
 pub mod payload;
+pub mod reports;
 pub mod sealed;
 pub mod txn;

@@ -52,6 +52,10 @@ pub struct DatastoreConfig {
     pub compact_min_bytes: u64,
     /// A member silent for longer no longer holds the floor back.
     pub retention_hours: u64,
+    /// `Datastore-Readers-Hold-Compaction`: whether entries that a reader lacks are kept, too.
+    pub readers_hold_compaction: bool,
+    /// `Datastore-Member-Max-Lag-Ops`: entries that are kept for one member at most.
+    pub member_lag_ops_max: u64,
     /// `Datastore-Update-Interval`: rhythm of heartbeats, in seconds.
     pub update_interval_s: u64,
     /// Life of members' certificates.
@@ -107,6 +111,8 @@ impl Configured for DatastoreConfig {
             }
             "datastore-compact-min-mb" => self.compact_min_bytes = source.mebibytes(1..=1 << 30)?,
             "datastore-member-retention-hours" => self.retention_hours = source.number(0..=1_000_000)?,
+            "datastore-readers-hold-compaction" => self.readers_hold_compaction = source.boolean()?,
+            "datastore-member-max-lag-ops" => self.member_lag_ops_max = source.number(1..=u64::MAX)?,
             "datastore-min-free-mb" => self.min_free_bytes = source.mebibytes(0..=1 << 30)?,
             "datastore-reserve-mb" => self.reserve_bytes = source.mebibytes(0..=1 << 20)?,
             "datastore-cache-mb" => self.cache_bytes = source.mebibytes(1..=1 << 20)?,
@@ -156,6 +162,8 @@ impl DatastoreConfig {
             compact_garbage_percent: 50,
             compact_min_bytes: 64 << 20,
             retention_hours: 168,
+            readers_hold_compaction: false,
+            member_lag_ops_max: 10_000_000,
             update_interval_s: 5,
             certificate_days: 90,
             recovery: Recovery::Auto,

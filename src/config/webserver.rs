@@ -43,6 +43,8 @@ pub struct WebserverConfig {
     pub peer_listen: Option<IpAddr>,
     /// `Peer-Port` (UDP); 0: any that is free, which members learn from the datastore.
     pub peer_port: u16,
+    /// `Membership-Max-Age-Hours`: other members are believed for so long after the datastore was last heard; 0: for ever.
+    pub membership_hours_max: u64,
     /// `Certificate-File`; without one, a certificate is made.
     pub certificate: Option<PathBuf>,
     /// `Key-File`.
@@ -154,6 +156,7 @@ impl WebserverConfig {
             listen: None,
             peer_listen: None,
             peer_port: 0,
+            membership_hours_max: 24,
             certificate: None,
             key: None,
             plain_http: false,
@@ -294,6 +297,7 @@ impl Configured for WebserverConfig {
             "web-listen-address" => self.listen = source.ip("Web-Port")?,
             "peer-listen-address" => self.peer_listen = source.ip("Peer-Port")?,
             "peer-port" => self.peer_port = u16::try_from(source.number(0..=65_535)?).unwrap_or(0),
+            "membership-max-age-hours" => self.membership_hours_max = source.number(0..=1_000_000)?,
             "certificate-file" => self.certificate = path(source)?,
             "key-file" => self.key = path(source)?,
             "insecure-disable-https" => self.plain_http = source.boolean()?,

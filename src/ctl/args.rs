@@ -587,8 +587,8 @@ pub struct ImportGravwell {
 pub struct Enroll {
     /// Name of the new member.
     pub name: MemberName,
-    /// What it may do: webserver (read and write), reader (read), admin (administer).
-    #[arg(long, default_value = "webserver", value_parser = ["webserver", "reader", "admin"])]
+    /// What it may do: webserver (read and write), reader (read), balancer (list the webservers), admin (administer).
+    #[arg(long, default_value = "webserver", value_parser = ["webserver", "reader", "balancer", "admin"])]
     pub role: String,
     /// Life of the token in hours.
     #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -765,6 +765,9 @@ pub struct Lb {
     /// Port of the webservers' metrics, for prometheus.
     #[arg(long, default_value_t = 9408, value_name = "PORT")]
     pub metrics_port: u16,
+    /// List webservers at loopback, link-local, multicast and unspecified addresses, too.
+    #[arg(long)]
+    pub allow_local_backends: bool,
 }
 
 impl Lb {
@@ -781,6 +784,7 @@ impl Lb {
             entry_point: self.entry_point.clone(),
             rule: self.rule.clone(),
             metrics_port: self.metrics_port,
+            allow_local_backends: self.allow_local_backends,
         }
     }
 }

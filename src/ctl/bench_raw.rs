@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::env::{Clock, Fs, RealFs, SystemClock};
+use crate::transport::admission::Admission;
 use crate::transport::endpoint;
 use crate::trust::{Authority, tls};
 
@@ -115,15 +116,21 @@ pub(super) async fn quic_bulk(dir: &Path, bytes: u64) -> Result<Duration, CtlErr
     Ok(took)
 }
 
+async fn accept(server: &endpoint::ServerEndpoint) -> Option<quinn::Connection> {
+    let (connection, _turn) = server.accept(&Admission::default()).await?.handshake().await.ok()?;
+    endpoint::trusted(&connection);
+    Some(connection)
+}
+
 async fn swallow(server: Arc<endpoint::ServerEndpoint>) -> Option<()> {
-    let connection = server.accept().await?.await.ok()?;
+    let connection = accept(&server).await?;
     let mut receive = connection.accept_uni().await.ok()?;
     while receive.read_chunk(1 << 20, true).await.ok()?.is_some() {}
     Some(())
 }
 
 async fn echo(server: Arc<endpoint::ServerEndpoint>) -> Option<()> {
-    let connection = server.accept().await?.await.ok()?;
+    let connection = accept(&server).await?;
     let (mut send, mut receive) = connection.accept_bi().await.ok()?;
     let mut message = [0; PAYLOAD_BYTES];
     loop {

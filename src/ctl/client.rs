@@ -25,7 +25,7 @@ use crate::replica::directory::OWN_LOG;
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Access, Connector, Replica, ReplicaOptions};
 use crate::transport::{local, wire};
-use crate::trust::{Identity, Role};
+use crate::trust::Identity;
 
 use super::CtlError;
 
@@ -84,7 +84,7 @@ impl Client {
             let path = directory.display();
             return Err(failed(format!("{path} is not a directory: say where the data is with --data-dir")));
         }
-        if let Some(identity) = administrator(directory)? {
+        if let Some(identity) = remote_identity(directory)? {
             let server = Server::Remote(dial(directory, &identity).await?);
             return Ok(Client { directory: directory.to_owned(), server: Mutex::new(server) });
         }
@@ -299,18 +299,18 @@ async fn answers(directory: &Path) -> std::io::Result<()> {
     })
 }
 
-/// The identity in `directory`, when it is an administrator's: such a directory holds nothing else.
-fn administrator(directory: &Path) -> Result<Option<Identity>, CtlError> {
+/// The identity in `directory`, when it is of a role without a replica: such a directory holds nothing else.
+fn remote_identity(directory: &Path) -> Result<Option<Identity>, CtlError> {
     if !Identity::exists(directory) {
         return Ok(None);
     }
     let identity = Identity::load(directory).map_err(failed)?;
-    Ok(Some(identity).filter(|identity| identity.role() == Role::Admin))
+    Ok(Some(identity).filter(|identity| !identity.role().holds_replica()))
 }
 
-/// Whether somebody answers for a directory: a process on it, or the datastore that an administrator's identity belongs to.
+/// Whether somebody answers for a directory: a process on it, or the datastore that an identity without a replica belongs to.
 pub(super) async fn is_served(directory: &Path) -> bool {
-    matches!(administrator(directory), Ok(Some(_))) || answers(directory).await.is_ok()
+    matches!(remote_identity(directory), Ok(Some(_))) || answers(directory).await.is_ok()
 }
 
 /// Connects to the datastore of a member.

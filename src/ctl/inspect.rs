@@ -164,7 +164,7 @@ pub(super) async fn get(dir: &Path, json: bool, collection: Collection, key: Key
             for row in &rows {
                 found = true;
                 match (json, row) {
-                    (true, row) => object_json(row)?.map_or(Ok(()), |line| output.line(&line))?,
+                    (true, row) => object_json(row)?.map_or(Ok(()), |line| output.raw_line(&line))?,
                     (false, Row::Object { value, .. }) => {
                         output.bytes(value)?;
                         output.bytes(b"\n")?;
@@ -196,7 +196,7 @@ pub(super) async fn ls(
             let Piece::Rows(rows) = piece else { return Ok(()) };
             for row in &rows {
                 match (json, row) {
-                    (true, row) => object_json(row)?.map_or(Ok(()), |line| output.line(&line))?,
+                    (true, row) => object_json(row)?.map_or(Ok(()), |line| output.raw_line(&line))?,
                     (false, Row::Object { key, version, value, .. }) => {
                         output.line(&format!("{key}  (version {version}, {})", size(value.len() as u64)))?;
                     }
@@ -213,7 +213,7 @@ pub(super) async fn ls(
 
 fn print_entry(output: &mut Output, json: bool, entry: &Entry) -> CtlResult {
     if json {
-        return output.line(&entry_line(entry));
+        return output.raw_line(&entry_line(entry));
     }
     let head = format!("{:>8}  {}  {}", entry.seq, timestamp(entry.time_ms), entry.member);
     match &entry.body {
@@ -333,7 +333,7 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
                 if let Row::Object { collection, key, value, .. } = row
                     && (with_secrets || !kinds::is_secret(collection.as_str()))
                 {
-                    output.line(&object_line(collection, key, value))?;
+                    output.raw_line(&object_line(collection, key, value))?;
                 }
             }
             Ok(())

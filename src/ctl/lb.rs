@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::balance::{self, Backend, Choice, Format};
-use crate::codec::admin::{MemberInfo, PresenceInfo, Request};
+use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request};
 use crate::env::RealFs;
 use crate::env::fs::replace_file;
 
@@ -25,13 +25,13 @@ pub(super) async fn run(dir: &Path, json: bool, args: Lb) -> CtlResult {
     let choice = args.choice();
     choice.check(args.format).map_err(|message| CtlError { message, exit: 2 })?;
     let Some(file) = args.output.as_deref().map(std::path::absolute).transpose().map_err(CtlError::new)? else {
-        let (backends, left_out) = ask(dir).await?;
+        let (backends, left_out) = ask(dir, &choice).await?;
         report(&left_out);
         return print(json, &args, &backends, &choice);
     };
     let mut keeper = Keeper { format: args.format, choice, file, exec: args.exec, is_pending: false };
     if !args.watch {
-        let (backends, left_out) = ask(dir).await?;
+        let (backends, left_out) = ask(dir, &keeper.choice).await?;
         report(&left_out);
         return keeper.keep(&backends).await.map(|_| ()).map_err(CtlError::new);
     }
@@ -57,16 +57,23 @@ fn report(left_out: &[String]) {
     left_out.iter().for_each(|what| complain!("gravwell-logctl: {what}"));
 }
 
-async fn ask(dir: &Path) -> Result<(Vec<Backend>, Vec<String>), CtlError> {
+async fn ask(dir: &Path, choice: &Choice) -> Result<(Vec<Backend>, Vec<String>), CtlError> {
     let client = Client::open(dir).await?;
-    let asked = async {
-        let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
-        let presence: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
-        Ok(balance::backends(&members, &presence))
-    };
-    let answer = asked.await;
+    let answer = webservers(&client).await;
     client.close().await;
-    answer
+    Ok(balance::backends(&answer?, choice))
+}
+
+/// The webservers that the datastore lists. One of an earlier version does not know the request, and is asked for the members,
+/// which it lists for administrators only.
+pub(super) async fn webservers(client: &Client) -> Result<Vec<BackendInfo>, CtlError> {
+    let error = match client.items(&Request::Backends).await {
+        Ok(webservers) => return Ok(webservers),
+        Err(error) => error,
+    };
+    let Ok(members) = client.items::<MemberInfo>(&Request::Members).await else { return Err(error) };
+    let presence: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
+    Ok(BackendInfo::among(&members, &presence))
 }
 
 async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult {
@@ -75,7 +82,7 @@ async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult
     let mut trouble = String::new();
     crate::telemetry::notify::ready("watching the members");
     loop {
-        let now = match ask(dir).await {
+        let now = match ask(dir, &keeper.choice).await {
             Ok((backends, left_out)) => {
                 if left_out != said {
                     report(&left_out);

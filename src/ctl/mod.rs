@@ -3,7 +3,10 @@
 /// Says a line on standard error; that it cannot be written ends nothing.
 macro_rules! complain {
     ($($arguments:tt)*) => {{
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($arguments)*)));
+        let text = format!($($arguments)*);
+        // What others said may be a part of it.
+        let lines: Vec<_> = text.split('\n').map($crate::model::printable::escape).collect();
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", lines.join("\n")));
     }};
 }
 

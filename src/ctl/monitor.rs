@@ -85,7 +85,7 @@ fn document(format: Format, roster: &Roster, choice: &Choice) -> Response {
     if let Err(wrong) = choice.check(format) {
         return (StatusCode::BAD_REQUEST, wrong).into_response();
     }
-    let (backends, left_out) = balance::backends(&roster.members(), &roster.presence());
+    let (backends, left_out) = balance::backends(&roster.backends(), choice);
     left_out.iter().for_each(|what| tracing::debug!(what, "left out of what balancers are told"));
     let text = balance::render(format, &backends, choice);
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()

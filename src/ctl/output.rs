@@ -4,6 +4,8 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 
 use serde::Serialize;
 
+use crate::model::printable;
+
 use super::{CtlError, CtlResult};
 
 /// Buffered standard output. A reader that went away ends the command quietly.
@@ -14,12 +16,18 @@ impl Output {
         Output(BufWriter::with_capacity(64 << 10, io::stdout().lock()))
     }
 
+    /// Prints one line for people: whatever is part of it, it stays one line and does nothing to a terminal.
     pub(super) fn line(&mut self, line: &str) -> CtlResult {
+        self.raw_line(&printable::escape(line))
+    }
+
+    /// Prints a line of JSON, or one of which every part was escaped.
+    pub(super) fn raw_line(&mut self, line: &str) -> CtlResult {
         self.0.write_all(line.as_bytes()).and_then(|()| self.0.write_all(b"\n")).map_err(output_error)
     }
 
     pub(super) fn json<T: Serialize>(&mut self, value: &T) -> CtlResult {
-        self.line(&serde_json::to_string(value).map_err(CtlError::new)?)
+        self.raw_line(&serde_json::to_string(value).map_err(CtlError::new)?)
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> CtlResult {
@@ -41,7 +49,9 @@ impl Output {
         if json {
             rows.iter().try_for_each(|row| self.json(row))?;
         } else {
-            let rows = rows.iter().map(cells).collect::<Vec<_>>();
+            // Escaped before the width of a column is taken.
+            let escaped = |cells: Vec<String>| cells.iter().map(|cell| printable::escape(cell).into_owned()).collect();
+            let rows = rows.iter().map(cells).map(escaped).collect::<Vec<Vec<String>>>();
             self.table(headings, &rows)?;
         }
         self.flush()

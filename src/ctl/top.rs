@@ -10,6 +10,7 @@ use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
 use crate::codec::health::Level;
 use crate::codec::jsonl::timestamp;
 use crate::model::Seq;
+use crate::model::printable::escape;
 
 use super::args::Top;
 use super::client::Client;
@@ -89,7 +90,11 @@ async fn look(client: &Client, last: Option<(Instant, Seq)>) -> Result<View, Ctl
     let presence: Vec<PresenceInfo> = client.items(&Request::Presence).await?;
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = last.map(|(then, head)| datastore.head.since(head) as f64 / then.elapsed().as_secs_f64().max(0.001));
-    let members = members.iter().filter(|member| member.role != "admin").map(|member| row(member, &presence)).collect();
+    let members = members
+        .iter()
+        .filter(|member| ["webserver", "reader"].contains(&member.role.as_str()))
+        .map(|member| row(member, &presence))
+        .collect();
     let time = timestamp(crate::env::Clock::now_ms(&crate::env::SystemClock));
     Ok(View { time, datastore, rate, members })
 }
@@ -130,7 +135,7 @@ fn print(json: bool, view: &View, live: Option<&Term>) -> CtlResult {
     for line in lines(view) {
         let line = console::truncate_str(&line, width, "…");
         let end = if live.is_some() { "\x1b[K" } else { "" };
-        output.line(&format!("{line}{end}"))?;
+        output.raw_line(&format!("{line}{end}"))?;
     }
     if live.is_some() {
         output.bytes(b"\x1b[J")?;
@@ -142,8 +147,8 @@ fn lines(view: &View) -> Vec<String> {
     let View { time, datastore, rate, members } = view;
     let health = match datastore.health.level {
         Level::Good => style("good".to_owned()).green(),
-        Level::Attention => style(datastore.health.summary()).yellow(),
-        Level::Failed => style(datastore.health.summary()).red(),
+        Level::Attention => style(escape(&datastore.health.summary()).into_owned()).yellow(),
+        Level::Failed => style(escape(&datastore.health.summary()).into_owned()).red(),
     };
     let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.1} transactions/s"));
     let Status { head, horizon, floor, subscribers, objects, log_bytes, disk_free_bytes, .. } = datastore;
@@ -159,7 +164,7 @@ fn lines(view: &View) -> Vec<String> {
         style(heading).bold().to_string(),
     ];
     for row in members {
-        let padded = format!("{:<10}", row.health);
+        let padded = format!("{:<10}", escape(&row.health));
         let health = match row.health.as_str() {
             "good" => style(padded).green(),
             "away" => style(padded).yellow(),
@@ -173,7 +178,7 @@ fn lines(view: &View) -> Vec<String> {
             or_dash(row.lag_ops),
             or_dash(row.outbox),
             or_dash(row.rejected),
-            or_dash(row.external_addr.as_deref()),
+            or_dash(row.external_addr.as_deref().map(escape)),
         ));
     }
     lines

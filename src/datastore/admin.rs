@@ -10,8 +10,9 @@ use crate::codec::admin::{
     CollectionInfo, CompactReport, EscrowInfo, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request,
     VerifyReport,
 };
-use crate::codec::message::{Fate, Kind, Outcome, Row};
+use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, Row};
 use crate::codec::payload::encode_entry;
+use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::codec::txn::decode_txn;
 use crate::log::{ReadError, generations};
 use crate::model::{Collection, Entry, Key, MemberName, Seq};
@@ -20,6 +21,7 @@ use crate::transport::local;
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
+use super::access::may_ask;
 use super::commit::wait_applied;
 use super::shared::SharedRef;
 use super::{compaction, contents, copy, inspect, push};
@@ -64,7 +66,8 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let result = match answer::request(receive).await {
+    let bytes_max = if caller.role == Role::Admin { MESSAGE_BYTES_MAX } else { REPORT_BYTES_MAX };
+    let result = match answer::request(receive, bytes_max).await {
         Ok(request) => match allow(caller, &request) {
             Ok(()) => match request {
                 Request::Submit { .. } => submit(shared, caller, receive, send).await,
@@ -77,24 +80,22 @@ where
     Answer::new(send).end(result).await
 }
 
-/// Members may ask how things stand, and see the log, of which they are given every entry anyway; everything else is for
-/// administrators.
 fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
-    let for_all = matches!(
-        request,
-        Request::Status
-            | Request::Presence
-            | Request::Collections
-            | Request::Tail { .. }
-            | Request::History { .. }
-            | Request::Generations
-            | Request::Proof
-            | Request::Escrow { .. }
-    );
-    if caller.role == Role::Admin || for_all {
+    if may_ask(caller.role, request) {
         return Ok(());
     }
     Err(refuse(format!("{} is a {}; this request needs the role admin", caller.name, caller.role)))
+}
+
+/// Sends each item in a message of its own, so that no message grows with their number.
+async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
+    items: Vec<T>,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    for item in items {
+        answer.item(&item).await?;
+    }
+    Ok(())
 }
 
 async fn answer_to<W: AsyncWrite + Unpin>(
@@ -104,18 +105,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     match request {
         Request::Status | Request::Upstream => answer.item(&inspect::status(shared)).await,
-        Request::Members => {
-            for member in shared.members.list(shared.head()) {
-                answer.item(&member).await?;
-            }
-            Ok(())
-        }
-        Request::Presence => {
-            for presence in shared.members.presence() {
-                answer.item(&presence).await?;
-            }
-            Ok(())
-        }
+        Request::Members => all(shared.members.list(shared.head()), answer).await,
+        Request::Presence => all(shared.members.presence(), answer).await,
+        Request::Backends => all(shared.members.backends(), answer).await,
         Request::Collections => {
             let meta = shared.state.meta();
             for (collection, sum) in meta.iter().flat_map(|meta| &meta.digests.collections) {

@@ -14,13 +14,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::admin::{GenerationInfo, Request};
 use crate::codec::message::{Hello, Kind, Open, SnapshotBegin, Welcome};
+use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::{Entropy, SystemEntropy};
 use crate::log::generations::KNOWN_MAX;
 use crate::model::{Digest, Generation, LogId, MemberName, Seq, Verdict};
 use crate::protocol::session::common_version;
 use crate::state::StateStore;
-use crate::transport::endpoint::{self, ServerEndpoint};
+use crate::transport::admission::Admission;
+use crate::transport::endpoint::{self, Arrival, ServerEndpoint};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
 use crate::trust::{Authority, MemberState, Proof, Registry, Role, TrustError, tls};
@@ -91,7 +93,7 @@ pub async fn gather(
     let registry = Registry::open(trust, now_ms)?;
     let authority = Authority::open_or_create(trust, now_ms)?;
     let is_expected =
-        |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role != Role::Admin;
+        |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role.holds_replica();
     let expected = expect.unwrap_or_else(|| registry.members().filter(is_expected).count());
     let address = config.listen_address();
     let server = tls::server_config(&authority, &config.server_names, now_ms)?;
@@ -100,16 +102,17 @@ pub async fn gather(
     let mut log_id = [0; 16];
     SystemEntropy.fill(&mut log_id).map_err(GatherError::Random)?;
     let registry = Arc::new(Mutex::new(registry));
+    let admission = Admission::default();
     let mut heard = BTreeMap::new();
     let mut greeting = JoinSet::new();
     let deadline = Instant::now() + wait;
     while heard.len() < expected {
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => break,
-            incoming = endpoint.accept() => {
-                let Some(incoming) = incoming else { break };
+            arrival = endpoint.accept(&admission) => {
+                let Some(arrival) = arrival else { break };
                 let registry = Arc::clone(&registry);
-                greeting.spawn(async move { greet(incoming, &registry, LogId(log_id)).await });
+                greeting.spawn(async move { greet(arrival, &registry, LogId(log_id)).await });
             }
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Ok(mut member)) => {
@@ -125,9 +128,9 @@ pub async fn gather(
     Ok(Gathered { heard, endpoint })
 }
 
-async fn greet(incoming: quinn::Incoming, registry: &Mutex<Registry>, log_id: LogId) -> Result<Heard, String> {
+async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> Result<Heard, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let connection = timeout(ANSWER, incoming).await.map_err(|error| text(&error))?.map_err(|error| text(&error))?;
+    let (connection, turn) = arrival.handshake().await.map_err(|error| text(&error))?;
     let refuse = |reason: String| {
         connection.close(3u32.into(), reason.as_bytes());
         reason
@@ -141,9 +144,11 @@ async fn greet(incoming: quinn::Incoming, registry: &Mutex<Registry>, log_id: Lo
         registry.authorise(&certificate, super::shared::now_ms())
     };
     let (name, role) = authorised.map_err(|refusal| refuse(refusal.to_string()))?;
-    if role == Role::Admin {
+    if !role.holds_replica() {
         return Err(refuse("the datastore is being recovered: try again when it serves".into()));
     }
+    drop(turn);
+    endpoint::trusted(&connection);
     let asked = async {
         let (mut send, mut receive) = control(&connection).await?;
         ask(&connection, &name, role, &mut send, &mut receive, log_id).await.map(|heard| (heard, send))
@@ -156,7 +161,7 @@ async fn greet(incoming: quinn::Incoming, registry: &Mutex<Registry>, log_id: Lo
 /// The control stream, which the member opens first.
 async fn control(connection: &quinn::Connection) -> Result<(quinn::SendStream, quinn::RecvStream), String> {
     let (send, mut receive) = connection.accept_bi().await.map_err(|error| error.to_string())?;
-    match wire::expect::<Open, _>(&mut receive, Kind::Open).await {
+    match wire::expect_at_most::<Open, _>(&mut receive, Kind::Open, REPORT_BYTES_MAX).await {
         Ok(Open::Control) => Ok((send, receive)),
         Ok(_) => Err("the datastore is being recovered".into()),
         Err(error) => Err(error.to_string()),
@@ -172,7 +177,9 @@ async fn ask(
     log_id: LogId,
 ) -> Result<Heard, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let hello: Hello = wire::expect(receive, Kind::Hello).await.map_err(|error| text(&error))?;
+    let hello = wire::expect_at_most::<Hello, _>(receive, Kind::Hello, REPORT_BYTES_MAX);
+    let hello = hello.await.map_err(|error| text(&error))?;
+    hello.check().map_err(|refused| text(&refused))?;
     let position = hello.position.ok_or("the datastore is being recovered, and this member has nothing yet")?;
     let limits = crate::model::Limits::default();
     let welcome = Welcome {

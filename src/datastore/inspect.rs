@@ -66,7 +66,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         clock_ms: super::shared::now_ms(),
         contents_incomplete: incomplete.len() as u64,
         contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
-        refused_members: shared.members.strangers(head),
+        refused_members: shared.members.strangers(),
         health: Health { reasons: reason.into_iter().chain(attention(shared)).collect(), ..Health::default() },
         ..Status::default()
     };

@@ -4,37 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use tokio::sync::watch;
-
-use crate::codec::admin::{Invitation, MemberInfo, PresenceInfo};
+use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::join::Redeem;
-use crate::trust::{Authority, Escrow, LogMark, Proof, Refusal, Registry, RegistryFile, Role, Token, TrustError, tls};
+use crate::trust::{
+    Authority, Escrow, LogMark, Member, MemberState, Proof, Refusal, Registry, RegistryFile, Role, Token, TrustError,
+    tls,
+};
 
 use super::contents::Connected;
+use super::presences::{PresenceId, Presences, Present};
+use super::published::Published;
 use super::recovery::{self, Here};
 use super::shared::{Shared, now_ms};
-
-/// One connection.
-pub(super) type PresenceId = u64;
-
-struct Present {
-    info: PresenceInfo,
-    member: MemberName,
-    connection: quinn::Connection,
-    role: Role,
-    /// It carries nothing but chunks, and says nothing of its own about who is present.
-    is_bulk: bool,
-}
-
-#[derive(Default)]
-struct Presences {
-    next: PresenceId,
-    present: BTreeMap<PresenceId, Present>,
-}
 
 /// Where others reach a member.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -43,15 +27,10 @@ struct Reachable {
     external_addr: Option<String>,
 }
 
-/// Hosts that a member may announce.
-const HOSTS_MAX: usize = 8;
 /// Addresses of refused clients that are remembered: enough to say that there are some.
 const STRANGERS_MAX: usize = 64;
 /// A connection that was lost is kept for less.
 const TWICE_AFTER_MS: u64 = 15_000;
-/// Longest name of a host, as DNS has it.
-const HOST_BYTES_MAX: usize = 255;
-
 /// Registry, authority and presence.
 ///
 /// What writes the register's file waits for the disk: it is called on threads that may. All else only takes locks that are
@@ -65,8 +44,7 @@ pub(super) struct Members {
     presences: Mutex<Presences>,
     /// Where members said that others reach them, kept over their absences.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
-    /// What members are told of each other, encoded.
-    roster: watch::Sender<Bytes>,
+    published: Published,
     /// Addresses of clients that trust another authority.
     strangers: Mutex<BTreeSet<IpAddr>>,
     retention_ms: u64,
@@ -114,14 +92,14 @@ impl Members {
     ) -> Members {
         let (registry, file) = registry.into_parts();
         let (presences, reachable) = (Mutex::default(), Mutex::default());
-        let roster = watch::channel(Bytes::new()).0;
+        let published = Published::new(registry.revoked_certificates());
         let members = Members {
             authority,
             registry: Mutex::new(registry),
             file: Mutex::new(file),
             presences,
             reachable,
-            roster,
+            published,
             strangers: Mutex::default(),
             retention_ms,
             addresses,
@@ -141,16 +119,19 @@ impl Members {
 
     /// Addresses of members of another log that tried to connect, while there are no members of this one: it may have been
     /// wiped. With members of its own they are a matter of theirs.
-    pub(super) fn strangers(&self, head: Seq) -> u64 {
+    pub(super) fn strangers(&self) -> u64 {
         let strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
-        let has_members =
-            strangers > 0 && self.list(head).iter().any(|member| member.state == "enrolled" && member.role != "admin");
+        let has_members = strangers > 0
+            && self
+                .registry()
+                .members()
+                .any(|member| member.state == MemberState::Enrolled && member.role.holds_replica());
         if has_members { 0 } else { strangers }
     }
 
-    /// The roster and its changes.
-    pub(super) fn watch_roster(&self) -> watch::Receiver<Bytes> {
-        self.roster.subscribe()
+    /// What members are told of each other.
+    pub(super) fn published(&self) -> &Published {
+        &self.published
     }
 
     /// Tells all members who the members are, when that has changed.
@@ -162,21 +143,16 @@ impl Members {
             member.peer_addresses.clone_from(peer_addresses);
             member.external_addr.clone_from(external_addr);
         }
-        let encoded = Bytes::from(roster.encode());
-        self.roster.send_if_modified(|known| {
-            let is_new = *known != encoded;
-            *known = encoded;
-            is_new
-        });
+        self.published.publish(&roster);
     }
 
-    /// A member says where others reach it; `seen` is where its connection comes from.
+    /// A member reports where others reach it, within the bounds of [`Announce::check`]; `seen` is where its connection comes
+    /// from.
     pub(super) fn announce(&self, id: PresenceId, announce: &Announce, seen: IpAddr) {
         let with_port = |host: &str| {
             if host.contains(':') { format!("[{host}]:{}", announce.port) } else { format!("{host}:{}", announce.port) }
         };
-        let good = announce.hosts.iter().filter(|host| !host.is_empty() && host.len() <= HOST_BYTES_MAX);
-        let mut peer_addresses: Vec<String> = good.take(HOSTS_MAX).map(|host| with_port(host)).collect();
+        let mut peer_addresses: Vec<String> = announce.hosts.iter().map(|host| with_port(host)).collect();
         let seen = with_port(&seen.to_canonical().to_string());
         if !peer_addresses.contains(&seen) {
             peer_addresses.push(seen);
@@ -220,9 +196,15 @@ impl Members {
 
     /// Who holds this certificate, if it is good.
     pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), Refusal> {
-        let authorised = self.registry().authorise(certificate, now_ms());
+        let (authorised, is_changed) = {
+            let mut registry = self.registry();
+            let retired = registry.retired();
+            (registry.authorise(certificate, now_ms()), registry.retired() != retired)
+        };
         // The first use of a renewed certificate ends the life of the one before.
-        self.publish_roster();
+        if is_changed {
+            self.publish_roster();
+        }
         authorised
     }
 
@@ -240,40 +222,45 @@ impl Members {
             since_ms: now_ms(),
             ..PresenceInfo::default()
         };
-        let mut presences = self.presences();
-        let id = presences.next;
-        presences.next += 1;
         let connection = connection.clone();
-        presences.present.insert(id, Present { info, member: member.clone(), connection, role, is_bulk });
-        id
+        self.presences().add(Present { info, member: member.clone(), connection, role, is_bulk })
     }
 
+    /// Whether one more connection of a member is served when `most` members may be connected.
+    pub(super) fn has_place_for(&self, member: &MemberName, most: u64) -> bool {
+        let presences = self.presences();
+        presences.count() < most || presences.has(member)
+    }
+
+    /// Notes what a member reports about itself, within the bounds of [`Hello::check`].
     pub(super) fn greet(&self, id: PresenceId, hello: &Hello) {
-        let member = {
+        let (member, external_addr) = {
             let mut presences = self.presences();
             let Some(present) = presences.present.get_mut(&id) else { return };
-            present.info.external_addr.clone_from(&hello.external_addr);
+            // Only webservers serve users.
+            let external_addr = hello.external_addr.clone().filter(|_| present.role == Role::Webserver);
+            present.info.external_addr.clone_from(&external_addr);
             present.info.software.clone_from(&hello.software);
-            present.member.clone()
+            (present.member.clone(), external_addr)
         };
-        self.registry().note_address(&member, hello.external_addr.as_deref());
+        self.registry().note_address(&member, external_addr.as_deref());
     }
 
     /// A member says how far it is. True: it says so for the first time, which is to be saved at once.
     #[must_use]
     pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq, may_note: bool) -> bool {
-        let member = {
+        let (member, role) = {
             let mut presences = self.presences();
             let Some(present) = presences.present.get_mut(&id) else { return false };
             present.info.applied = progress.applied;
             present.info.outbox = progress.outbox;
             present.info.rejected = progress.rejected;
             present.info.unhealthy.clone_from(&progress.unhealthy);
-            present.member.clone()
+            (present.member.clone(), present.role)
         };
         // While the datastore waits to be recovered, the register is evidence.
         // A claim beyond the head cannot raise the floor.
-        may_note && self.registry().note_position(&member, progress.applied.min(head), now_ms())
+        may_note && role.holds_replica() && self.registry().note_position(&member, progress.applied, head, now_ms())
     }
 
     pub(super) fn leave(&self, id: PresenceId) {
@@ -281,7 +268,7 @@ impl Members {
     }
 
     pub(super) fn connected(&self) -> u64 {
-        self.presences().present.values().filter(|present| !present.is_bulk).count() as u64
+        self.presences().count()
     }
 
     /// Connected members that may hold contents, with the connections over which they can be asked: those that carry nothing
@@ -308,7 +295,7 @@ impl Members {
         let now = now_ms();
         let presences = self.presences();
         let mut by_member: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for present in presences.present.values().filter(|present| !present.is_bulk && present.role != Role::Admin) {
+        for present in presences.present.values().filter(|present| !present.is_bulk && present.role.holds_replica()) {
             if now.saturating_sub(present.info.since_ms) > TWICE_AFTER_MS {
                 by_member.entry(&present.info.name).or_default().push(&present.info.address);
             }
@@ -325,7 +312,7 @@ impl Members {
         let connected: Vec<String> = self.presence().into_iter().map(|presence| presence.name).collect();
         let now = now_ms();
         let registry = self.registry();
-        let info = |member: &crate::trust::Member| MemberInfo {
+        let info = |member: &Member| MemberInfo {
             name: member.name.to_string(),
             role: member.role.to_string(),
             state: member.state.to_string(),
@@ -333,11 +320,34 @@ impl Members {
             applied: member.applied,
             lag_ops: member.applied.map(|applied| head.since(applied)),
             last_seen_ms: member.last_seen_ms,
-            counts: registry.counts(member, now, self.retention_ms),
+            counts: registry.counts(member, now, self.retention_ms, head),
             expires_ms: member.certificate_expires_ms(),
             external_addr: member.external_addr.clone(),
         };
         registry.members().map(info).collect()
+    }
+
+    /// The enrolled webservers, for a load balancer.
+    pub(super) fn backends(&self) -> Vec<BackendInfo> {
+        let (present, now) = (self.presence(), now_ms());
+        let registry = self.registry();
+        let is_served = |member: &&Member| {
+            let is_webserver = member.role == Role::Webserver && member.state == MemberState::Enrolled;
+            let is_present = || present.iter().any(|present| present.name == member.name.as_str());
+            is_webserver && (is_present() || registry.is_heard(member, now, self.retention_ms))
+        };
+        let info = |member: &Member| {
+            let its = present.iter().filter(|present| present.name == member.name.as_str());
+            let newest = its.max_by_key(|present| present.since_ms);
+            let reported = newest.and_then(|present| present.external_addr.clone());
+            BackendInfo {
+                name: member.name.to_string(),
+                external_addr: reported.or_else(|| member.external_addr.clone()),
+                connected: newest.is_some(),
+                unhealthy: newest.and_then(|present| present.unhealthy.clone()),
+            }
+        };
+        registry.members().filter(is_served).map(info).collect()
     }
 
     pub(super) fn invite(
@@ -493,7 +503,7 @@ mod tests {
                 let members = &members;
                 scope.spawn(move || {
                     let _ = members.authorise(b"certificate");
-                    let _ = (members.floor(Seq(9)), members.list(Seq(9)), members.strangers(Seq(9)));
+                    let _ = (members.floor(Seq(9)), members.list(Seq(9)), members.strangers());
                     members.note_log(LogMark { log_id: LogId([7; 16]), generation: Generation(1), seq: Seq(9) });
                     let _ = read.send(());
                 });

@@ -6,6 +6,7 @@
 //! Order of events for a batch, which may not be changed: written, synced, then shown to subscribers and
 //! acknowledged, then applied to the state index, then bookmarked.
 
+mod access;
 pub mod admin;
 mod applier;
 pub mod commit;
@@ -23,7 +24,9 @@ mod members;
 mod named;
 pub mod open;
 mod pins;
+mod presences;
 mod proofs;
+mod published;
 mod push;
 pub mod recover;
 pub mod recovery;

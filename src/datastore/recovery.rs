@@ -222,7 +222,7 @@ mod tests {
             assert!(!registry.note_contradiction(&name, shown, NOW).expect("writes"), "it has not joined");
             registry.enrol(&name, Role::Webserver, b"certificate", 90, NOW).expect("enrols");
             if is_applied {
-                registry.note_position(&name, Seq(5), NOW);
+                registry.note_position(&name, Seq(5), Seq(5), NOW);
             } else {
                 assert!(registry.note_contradiction(&name, shown, NOW).expect("writes"));
             }

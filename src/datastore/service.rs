@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::chunks::ChunkStore;
-use crate::codec::admin::{MemberInfo, PresenceInfo};
+use crate::codec::admin::BackendInfo;
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::env::background;
 use crate::env::clock::steady_ms;
@@ -19,10 +19,12 @@ use crate::log::compaction::Compactor;
 use crate::model::{MemberName, Seq};
 use crate::protocol::commit_clock::CommitClock;
 
-use crate::transport::endpoint::{self, ServerEndpoint};
+use crate::telemetry::seldom::Seldom;
+use crate::transport::admission::{Admission, Turn};
+use crate::transport::endpoint::{self, HandshakeError, ServerEndpoint};
 use crate::transport::wire::WireError;
 use crate::transport::{join, local};
-use crate::trust::{Authority, Refusal, Registry, Role, TrustError, tls};
+use crate::trust::{Authority, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::commit::{self, Committer};
@@ -148,16 +150,10 @@ impl Place {
 pub struct Roster(SharedRef);
 
 impl Roster {
-    /// Everybody who is enrolled, invited or revoked.
+    /// The webservers that a load balancer may send requests to.
     #[must_use]
-    pub fn members(&self) -> Vec<MemberInfo> {
-        self.0.members.list(self.0.head())
-    }
-
-    /// Who is connected now.
-    #[must_use]
-    pub fn presence(&self) -> Vec<PresenceInfo> {
-        self.0.members.presence()
+    pub fn backends(&self) -> Vec<BackendInfo> {
+        self.0.members.backends()
     }
 }
 
@@ -291,6 +287,10 @@ impl Datastore {
         if evidence.is_none() || config.recovery == Recovery::Off {
             recovery::enter(&here, &mut registry);
         }
+        registry.set_floor_policy(FloorPolicy {
+            readers: config.readers_hold_compaction,
+            lag_ops_max: config.member_lag_ops_max,
+        });
         let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
         let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
@@ -562,13 +562,14 @@ async fn renew_certificate(shared: SharedRef, endpoint: ServerEndpoint) {
 }
 
 async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
-    while let Some(incoming) = endpoint.accept().await {
-        let (shared, from) = (Arc::clone(&shared), incoming.remote_address().ip());
+    let admission = Admission::default();
+    while let Some(arrival) = endpoint.accept(&admission).await {
+        let (shared, from) = (Arc::clone(&shared), arrival.from.ip());
         tokio::spawn(async move {
-            match incoming.await {
-                Ok(connection) => serve(shared, connection).await,
+            match arrival.handshake().await {
+                Ok((connection, turn)) => serve(shared, connection, turn).await,
                 Err(error) => {
-                    if endpoint::is_distrusted(&error) {
+                    if matches!(&error, HandshakeError::Failed(error) if endpoint::is_distrusted(error)) {
                         shared.members.note_stranger(from);
                     }
                     tracing::debug!(%error, "a handshake failed");
@@ -578,13 +579,15 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
     }
 }
 
-async fn serve(shared: SharedRef, connection: quinn::Connection) {
+/// Refusals that strangers can cause as often as they like.
+static JOINS_REFUSED: Seldom = Seldom::new();
+static CONNECTIONS_REFUSED: Seldom = Seldom::new();
+
+async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
     if endpoint::is_join(&connection) {
-        let Ok(_turn) = shared.joins.try_acquire() else {
-            return connection.close(3u32.into(), b"too many join at this moment; try again");
-        };
-        if let Err(error) = join::serve(&connection, Arc::clone(&shared) as _).await {
-            tracing::warn!(%error, address = %connection.remote_address(), "a join was refused");
+        let joined = join::serve(&connection, Arc::clone(&shared) as _, turn, &shared.joins).await;
+        if let (Err(error), Some(left_out)) = (&joined, joined.as_ref().err().and_then(|_| JOINS_REFUSED.note())) {
+            tracing::warn!(%error, address = %connection.remote_address(), left_out, "a join was refused");
         }
         return;
     }
@@ -598,10 +601,12 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
         });
     match authorised {
         Ok((member, role)) => {
-            if shared.members.connected() >= shared.config.subscribers_max {
+            if !shared.members.has_place_for(&member, shared.config.subscribers_max) {
                 connection.close(3u32.into(), b"too many members are connected; try later");
                 return;
             }
+            drop(turn);
+            endpoint::trusted(&connection);
             let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
             let is_bulk = endpoint::is_bulk(&connection);
             let session = Session { shared, connection, member, role };
@@ -613,7 +618,9 @@ async fn serve(shared: SharedRef, connection: quinn::Connection) {
             }
         }
         Err((code, reason)) => {
-            tracing::warn!(reason, address = %connection.remote_address(), "a connection was refused");
+            if let Some(left_out) = CONNECTIONS_REFUSED.note() {
+                tracing::warn!(reason, address = %connection.remote_address(), left_out, "a connection was refused");
+            }
             connection.close(code.into(), reason.as_bytes());
         }
     }

@@ -7,15 +7,17 @@ use tokio::time::{interval, timeout};
 use crate::codec::message::{
     self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
 };
+use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::model::{MemberName, Position, Seq};
-use crate::telemetry;
+use crate::telemetry::{self, seldom::Seldom};
 use crate::transport::wire::{self, WireError};
 use crate::transport::{endpoint, window};
 use crate::trust::{Proof, Role};
 
+use super::access::may_open;
 use super::feed::{self, FeedEnd};
 use super::greeting::{Greeter, may_follow, refused};
-use super::members::PresenceId;
+use super::presences::PresenceId;
 use super::recovery::Here;
 use super::shared::{SharedRef, now_ms};
 use super::{admin, push, snapshot};
@@ -25,6 +27,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Close codes on the wire.
 const CLOSE_DONE: u32 = 0;
 const CLOSE_REFUSED: u32 = 1;
+
+static REFUSED: Seldom = Seldom::new();
+static DOUBTED: Seldom = Seldom::new();
 
 #[derive(Clone)]
 pub(super) struct Session {
@@ -55,7 +60,9 @@ impl Session {
         };
         match &result {
             Err(WireError::Refused(refused)) => {
-                tracing::warn!(member = %self.member, reason = refused.message, "connection refused");
+                if let Some(left_out) = REFUSED.note() {
+                    tracing::warn!(member = %self.member, reason = refused.message, left_out, "connection refused");
+                }
                 self.connection.close(CLOSE_REFUSED.into(), refused.message.as_bytes());
             }
             Err(error) => {
@@ -94,20 +101,25 @@ impl Session {
         mut send: quinn::SendStream,
         mut receive: quinn::RecvStream,
     ) -> Result<(), WireError> {
-        let open = timeout(GREETING_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open));
+        let open =
+            timeout(GREETING_TIMEOUT, wire::expect_at_most::<Open, _>(&mut receive, Kind::Open, REPORT_BYTES_MAX));
         let open = open.await.map_err(|_| refused(RefusalCode::Protocol, "no greeting came"))??;
         match open {
-            Open::Control => self.control(presence, &mut send, &mut receive).await,
-            Open::Push if self.role.may_write() => {
-                push::serve(&self.shared, &self.member, &mut send, &mut receive).await
-            }
-            Open::Push => {
-                let message = format!("{} is a {} and may not push", self.member, self.role);
-                let refused = refused(RefusalCode::Forbidden, message);
-                wire::send(&mut send, Kind::Refused, &refused).await?;
+            open if !may_open(self.role, open) => {
+                let message = format!("{} is a {}, which may not ask for this", self.member, self.role);
+                wire::send(&mut send, Kind::Refused, &refused(RefusalCode::Forbidden, message)).await?;
                 let _ = send.finish();
                 Ok(())
             }
+            Open::Control => {
+                let served = self.control(presence, &mut send, &mut receive).await;
+                // Who breaks the rules here is told which one.
+                served.map_err(|error| match error {
+                    WireError::Message(bad) => refused(RefusalCode::Protocol, bad.to_string()).into(),
+                    error => error,
+                })
+            }
+            Open::Push => push::serve(&self.shared, &self.member, &mut send, &mut receive).await,
             Open::Snapshot | Open::StateAndDeletions | Open::WholeState => {
                 snapshot::serve(&self.shared, &self.member, open, &mut send).await
             }
@@ -118,21 +130,15 @@ impl Session {
                 let _ = send.finish();
                 Ok(())
             }
-            Open::Tail => Err(refused(RefusalCode::Protocol, "a tail is opened by the datastore").into()),
-            Open::Chunks if self.role != Role::Admin => {
-                self.shared.contents.serve(self.role.may_write(), &mut send, &mut receive).await
-            }
-            Open::Chunks | Open::Search => {
-                let refused = refused(RefusalCode::Forbidden, "the datastore does not serve this");
-                wire::send(&mut send, Kind::Refused, &refused).await?;
-                let _ = send.finish();
-                Ok(())
+            Open::Chunks => self.shared.contents.serve(self.role.may_write(), &mut send, &mut receive).await,
+            Open::Tail | Open::Search => {
+                Err(refused(RefusalCode::Protocol, "the datastore does not serve this").into())
             }
         }
     }
 
     async fn renew(&self, send: &mut quinn::SendStream, receive: &mut quinn::RecvStream) -> Result<(), WireError> {
-        let (kind, request) = wire::read(receive).await?.ok_or(WireError::Closed)?;
+        let (kind, request) = wire::read_at_most(receive, REPORT_BYTES_MAX).await?.ok_or(WireError::Closed)?;
         if kind != Kind::Renew {
             return Err(refused(RefusalCode::Protocol, "expected a renewal request").into());
         }
@@ -152,7 +158,8 @@ impl Session {
         send: &mut quinn::SendStream,
         receive: &mut quinn::RecvStream,
     ) -> Result<(), WireError> {
-        let hello: Hello = wire::expect(receive, Kind::Hello).await?;
+        let hello: Hello = wire::expect_at_most(receive, Kind::Hello, REPORT_BYTES_MAX).await?;
+        hello.check()?;
         // Reads the log, and writes down what the member's position proves of it before the member is answered.
         let session = self.clone();
         let greeted = move || session.greeted(presence, &hello);
@@ -162,8 +169,10 @@ impl Session {
             telemetry::metrics::verdict(bad);
             tracing::warn!(member = %self.member, verdict = %bad, "a member's position does not fit");
         }
-        let mut roster = self.shared.members.watch_roster();
+        let published = self.shared.members.published();
+        let (mut roster, mut revocations) = (published.watch_roster(), published.watch_revocations());
         roster.mark_changed();
+        revocations.mark_changed();
         let mut heartbeats = interval(Duration::from_millis(welcome.heartbeat_ms));
         let mut proofs = self.shared.proof.subscribe();
         proofs.mark_changed();
@@ -177,6 +186,10 @@ impl Session {
                 _ = heartbeats.tick() => {
                     let (head, floor) = (self.shared.head(), self.shared.floor());
                     wire::send(send, Kind::Heartbeat, &Heartbeat { head, floor, time_ms: now_ms() }).await?;
+                }
+                Ok(()) = revocations.changed() => {
+                    let revocations = revocations.borrow_and_update().clone();
+                    wire::send_raw(send, Kind::Revocations, &revocations).await?;
                 }
                 Ok(()) = roster.changed() => {
                     let roster = roster.borrow_and_update().clone();
@@ -225,12 +238,15 @@ impl Session {
     fn examine_proof(&self, body: &[u8]) {
         match Proof::from_bytes(body) {
             Ok(proof) if self.shared.members.has_signed(&proof) => self.examine_position(&proof.position),
-            Ok(_) => {
-                tracing::warn!(member = %self.member, "a member shows a position that this authority did not sign")
-            }
-            Err(error) => {
-                tracing::warn!(member = %self.member, error, "a member shows a signed position that cannot be read")
-            }
+            Ok(_) => self.doubt("this authority did not sign it"),
+            Err(error) => self.doubt(&error),
+        }
+    }
+
+    /// Reports a signed position that counts for nothing. A member can show as many as it likes.
+    fn doubt(&self, why: &str) {
+        if let Some(left_out) = DOUBTED.note() {
+            tracing::warn!(member = %self.member, why, left_out, "a member shows a signed position that is not believed");
         }
     }
 
@@ -256,10 +272,11 @@ impl Session {
         receive: &mut quinn::RecvStream,
         wanted: tokio::sync::mpsc::Sender<Seq>,
     ) -> Result<(), WireError> {
-        while let Some((kind, body)) = wire::read_known(receive).await? {
+        while let Some((kind, body)) = wire::read_known_at_most(receive, REPORT_BYTES_MAX).await? {
             match kind {
                 Kind::Announce => {
                     let announce: Announce = message::decode(kind, &body)?;
+                    announce.check()?;
                     self.shared.members.announce(presence, &announce, self.connection.remote_address().ip());
                 }
                 Kind::Subscribe => {
@@ -268,6 +285,7 @@ impl Session {
                 }
                 Kind::Progress => {
                     let progress: Progress = message::decode(kind, &body)?;
+                    progress.check()?;
                     let head = self.shared.head();
                     telemetry::metrics::member_lag(self.member.as_str(), head.since(progress.applied));
                     let may_note = self.shared.recovery().is_empty();

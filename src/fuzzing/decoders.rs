@@ -88,6 +88,7 @@ pub fn messages(bytes: &[u8]) {
             Kind::Announce => again::<message::Announce>(kind, body),
             Kind::Roster => roster(body),
             Kind::Proof => proof(body),
+            Kind::Revocations => again::<message::Revocations>(kind, body),
             Kind::Renew | Kind::Renewed | Kind::AdminItem | Kind::AdminEnd | Kind::AdminError => {}
         }
     }
@@ -139,6 +140,7 @@ pub fn admin(bytes: &[u8]) {
     again::<admin::Status>(bytes);
     again::<admin::MemberInfo>(bytes);
     again::<admin::PresenceInfo>(bytes);
+    again::<admin::BackendInfo>(bytes);
     again::<admin::VerifyReport>(bytes);
     again::<admin::CompactReport>(bytes);
     again::<admin::OutboxItem>(bytes);

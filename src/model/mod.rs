@@ -2,11 +2,13 @@
 //!
 //! Nothing here does I/O, reads a clock or knows tokio; every other floor builds on it.
 
+pub mod address;
 pub mod deletions;
 pub mod digest;
 pub mod ids;
 pub mod limits;
 pub mod position;
+pub mod printable;
 pub mod txn;
 
 pub use deletions::Deletions;

@@ -199,6 +199,9 @@ async fn close_unused(connection: quinn::Connection, used: Arc<()>) {
 
 async fn dial(inner: &Arc<Inner>, member: &MemberName) -> Result<quinn::Connection, PeerError> {
     let unreachable = |reason: String| PeerError::Unreachable { member: member.clone(), reason };
+    if let Some(problem) = inner.membership.problem() {
+        return Err(unreachable(problem));
+    }
     let roster = inner.roster();
     let known = roster.member(member).ok_or_else(|| PeerError::Unknown(member.clone()))?;
     if known.peer_addresses.is_empty() {

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::model::MemberName;
-use crate::transport::endpoint::ServerEndpoint;
+use crate::telemetry::seldom::Seldom;
+use crate::transport::admission::{Admission, Turn};
+use crate::transport::endpoint::{ServerEndpoint, trusted};
 use crate::transport::wire::{self, WireError};
 use crate::trust::Role;
 
@@ -16,9 +18,6 @@ use super::peers::{CLOSE_REVOKED, Inner};
 
 /// Longest wait for what a stream is for.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections from others at the same time.
-const CONNECTIONS_MAX: usize = 1024;
-
 /// The member at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -40,33 +39,36 @@ pub trait Handler: Send + Sync + 'static {
     fn serve(&self, peer: Peer, send: quinn::SendStream, receive: quinn::RecvStream) -> Serving<'_>;
 }
 
+/// Refusals that others can cause as often as they like.
+static REFUSED: Seldom = Seldom::new();
+
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
-    let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some(incoming) = server.accept().await {
+    let admission = Admission::default();
+    while let Some(arrival) = server.accept(&admission).await {
         let Some(inner) = inner.upgrade() else { return };
-        let Ok(turn) = Arc::clone(&turns).try_acquire_owned() else {
-            incoming.refuse();
-            continue;
-        };
         tokio::spawn(async move {
-            match incoming.await {
-                Ok(connection) => connected(inner, &connection).await,
+            match arrival.handshake().await {
+                Ok((connection, turn)) => connected(inner, &connection, turn).await,
                 Err(error) => tracing::debug!(%error, "a member's handshake failed"),
             }
-            drop(turn);
         });
     }
 }
 
-async fn connected(inner: Arc<Inner>, connection: &quinn::Connection) {
+async fn connected(inner: Arc<Inner>, connection: &quinn::Connection, turn: Turn) {
     let (name, role, listed) = match inner.admit(connection) {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            tracing::warn!(%refusal, address = %connection.remote_address(), "a member's connection was refused");
+            if let Some(left_out) = REFUSED.note() {
+                let address = connection.remote_address();
+                tracing::warn!(%refusal, %address, left_out, "a member's connection was refused");
+            }
             return connection.close(CLOSE_REVOKED.into(), refusal.to_string().as_bytes());
         }
     };
+    drop(turn);
+    trusted(connection);
     let peer = Peer { name, role };
     // What lives as long as the connection must not keep this member's endpoint open.
     let weak = Arc::downgrade(&inner);
@@ -101,7 +103,7 @@ async fn serve(
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) -> Result<(), WireError> {
-    let open = timeout(OPEN_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open));
+    let open = timeout(OPEN_TIMEOUT, wire::expect_at_most::<Open, _>(&mut receive, Kind::Open, REPORT_BYTES_MAX));
     let open = open.await.map_err(|_| WireError::Closed)??;
     let refusal = match inner.handler(open) {
         Some(handler) if handler.allows(peer.role) => {

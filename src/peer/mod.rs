@@ -13,6 +13,7 @@
 
 mod dial;
 mod listen;
+mod membership;
 mod peers;
 
 pub use dial::{PeerError, PeerStream};

@@ -4,19 +4,26 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::codec::message::{Announce, Open};
 use crate::env::watch::Watch;
-use crate::env::{Clock, SystemClock};
 use crate::model::MemberName;
 use crate::transport::endpoint::{self, ClientEndpoint, ServerEndpoint};
 use crate::trust::{Fingerprint, Identity, Refusal, Role, Roster, TrustError, tls};
 
 use super::dial::Slot;
 use super::listen::{Handler, accept};
+use super::membership::Membership;
 
+/// Whether connections still count is checked this often, besides whenever the roster changes.
+const CHECKED_EVERY: Duration = Duration::from_secs(5);
+/// Connections of one member, whoever began them.
+const CONNECTIONS_MAX: usize = 4;
+/// Close code of a connection that gives way to a newer one.
+const CLOSE_REPLACED: u32 = 5;
 /// Close code for a member that is no longer in the roster.
 pub(super) const CLOSE_REVOKED: u32 = 2;
 
@@ -37,13 +44,31 @@ struct Lives {
 pub(super) struct Inner {
     data_dir: PathBuf,
     me: MemberName,
-    roster: watch::Sender<Arc<Roster>>,
+    pub(super) membership: Membership,
     handlers: RwLock<HashMap<Open, Arc<dyn Handler>>>,
     server: Option<ServerEndpoint>,
     client: Mutex<Option<ClientEndpoint>>,
     announce: Announce,
     lives: Mutex<Lives>,
     pub(super) slots: Mutex<HashMap<MemberName, Arc<Slot>>>,
+}
+
+impl Lives {
+    /// Connection `id` is `member`'s. Those of it that are too many end, the oldest first, so that a member that was restarted is
+    /// not kept out by connections that it has lost.
+    fn admit(&mut self, id: u64, member: &MemberName) {
+        if let Some(live) = self.open.get_mut(&id) {
+            live.member = Some(member.clone());
+        }
+        let its = self.open.iter().filter(|(_, live)| live.member.as_ref() == Some(member));
+        let is_open = |live: &Live| live.connection.close_reason().is_none();
+        let mut its: Vec<(u64, quinn::Connection)> =
+            its.filter(|(_, live)| is_open(live)).map(|(id, live)| (*id, live.connection.clone())).collect();
+        its.sort_by_key(|(id, _)| *id);
+        for (_, connection) in its.iter().take(its.len().saturating_sub(CONNECTIONS_MAX)) {
+            connection.close(CLOSE_REPLACED.into(), b"a newer connection of this member has taken its place");
+        }
+    }
 }
 
 /// A member's connections to other members. Cheap to clone; the last clone closes them.
@@ -63,10 +88,6 @@ impl Drop for Listed {
     }
 }
 
-pub(super) fn now_ms() -> u64 {
-    SystemClock.now_ms()
-}
-
 impl Inner {
     fn lives(&self) -> MutexGuard<'_, Lives> {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,7 +98,7 @@ impl Inner {
     }
 
     pub(super) fn roster(&self) -> Arc<Roster> {
-        self.roster.borrow().clone()
+        self.membership.roster()
     }
 
     /// Whose connection this is. It is on the list, and closed when its certificate no longer counts, until the returned
@@ -96,10 +117,8 @@ impl Inner {
             Listed(Arc::downgrade(self), id)
         };
         // After it is on the list, so that a roster that comes now does not miss it.
-        let (name, role) = self.roster().authorise_print(&certificate, now_ms())?;
-        if let Some(live) = self.lives().open.get_mut(&listed.1) {
-            live.member = Some(name.clone());
-        }
+        let (name, role) = self.membership.authorise(&certificate)?;
+        self.lives().admit(listed.1, &name);
         Ok((name, role, listed))
     }
 
@@ -126,11 +145,21 @@ impl Inner {
     }
 
     fn close_unlisted(&self) {
-        let (roster, now) = (self.roster(), now_ms());
         for live in self.lives().open.values() {
-            if let Err(refusal) = roster.authorise_print(&live.certificate, now) {
+            if let Err(refusal) = self.membership.authorise(&live.certificate) {
                 live.connection.close(CLOSE_REVOKED.into(), refusal.to_string().as_bytes());
             }
+        }
+    }
+}
+
+/// Closes connections whose members are no longer believed although nothing arrived: a roster ages, a certificate ends.
+async fn keep_checking(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(CHECKED_EVERY).await;
+        match inner.upgrade() {
+            Some(inner) => inner.close_unlisted(),
+            None => return,
         }
     }
 }
@@ -144,8 +173,9 @@ impl Drop for Inner {
 }
 
 impl Peers {
-    /// Begins with the roster that the data directory holds. With an address it listens there, otherwise it only connects
-    /// to others. Runs within a tokio runtime. `hosts` are names and addresses of this host for others, best first.
+    /// Begins with the roster that the data directory holds, which counts for `age_max` after the datastore was last heard.
+    /// With an address it listens there, otherwise it only connects to others. Runs within a tokio runtime. `hosts` are names
+    /// and addresses of this host for others, best first.
     ///
     /// # Errors
     /// When the identity cannot be read, or the address is taken.
@@ -153,6 +183,7 @@ impl Peers {
         data_dir: &Path,
         listen: Option<SocketAddr>,
         hosts: Vec<String>,
+        age_max: Option<Duration>,
         watch: &Watch,
     ) -> Result<Peers, TrustError> {
         let identity = Identity::load(data_dir)?;
@@ -176,7 +207,7 @@ impl Peers {
         let inner = Arc::new(Inner {
             data_dir: data_dir.to_owned(),
             me: identity.name().clone(),
-            roster: watch::channel(Arc::new(Roster::load(data_dir))).0,
+            membership: Membership::load(data_dir, age_max),
             handlers: RwLock::default(),
             client: Mutex::default(),
             announce: Announce { port, hosts },
@@ -187,6 +218,7 @@ impl Peers {
         if let Some(server) = server {
             tokio::spawn(watch.passing("listener for members", accept(Arc::downgrade(&inner), server)));
         }
+        tokio::spawn(watch.passing("age of the list of members", keep_checking(Arc::downgrade(&inner))));
         Ok(Peers { inner })
     }
 
@@ -210,20 +242,37 @@ impl Peers {
     /// The roster and its changes.
     #[must_use]
     pub fn watch_roster(&self) -> watch::Receiver<Arc<Roster>> {
-        self.inner.roster.subscribe()
+        self.inner.membership.watch()
     }
 
     /// Takes over a roster from the datastore: keeps it on the disk and closes the connections of whoever is no longer in it.
-    pub fn take_roster(&self, mut roster: Roster) {
-        roster.remember_addresses(&self.inner.roster());
-        if roster == *self.inner.roster() {
-            return;
-        }
-        if let Err(error) = roster.keep(&self.inner.data_dir) {
-            tracing::warn!(%error, "the roster was not kept: after a restart, members are not found until the datastore is back");
-        }
-        self.inner.roster.send_replace(Arc::new(roster));
+    pub fn take_roster(&self, roster: Roster) {
+        self.inner.membership.replace(roster);
         self.inner.close_unlisted();
+    }
+
+    /// [`Peers::take_roster`] of one as it is sent. When it cannot be read no member is believed until another one comes.
+    pub fn handle_roster(&self, body: &[u8]) {
+        self.inner.membership.handle_roster(body);
+        self.inner.close_unlisted();
+    }
+
+    /// Takes revoked certificates off the roster, as the datastore sends them, and closes their connections.
+    pub fn handle_revocations(&self, body: &[u8]) {
+        self.inner.membership.handle_revocations(body);
+        self.inner.close_unlisted();
+    }
+
+    /// The datastore was heard: the roster is as good as new.
+    pub fn confirm_roster(&self) {
+        self.inner.membership.confirm();
+    }
+
+    /// Why no other member is believed, and whether that is a fault; `None` when those of the roster are.
+    #[must_use]
+    pub fn membership_problem(&self) -> Option<(String, bool)> {
+        let membership = &self.inner.membership;
+        membership.problem().map(|problem| (problem, membership.is_refused()))
     }
 
     /// The identity was renewed: new connections use it.

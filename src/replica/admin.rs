@@ -10,7 +10,7 @@ use crate::codec::admin::{
     CollectionInfo, ExportEnd, Finding, OutboxItem, PendingInfo, RejectedInfo, Request, VerifyReport,
 };
 use crate::codec::jsonl;
-use crate::codec::message::{Fate, Kind, Outcome, RefusalCode, Refused, Row};
+use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, RefusalCode, Refused, Row};
 use crate::codec::txn::decode_txn;
 use crate::model::{Collection, Key, Origin, Reason, Seq, TxnId};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
@@ -48,7 +48,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let result = match answer::request(receive).await {
+    let result = match answer::request(receive, MESSAGE_BYTES_MAX).await {
         Ok(Request::Submit { wait }) => submit(replica, wait, receive, send).await,
         Ok(request) => answer_to(replica, request, &mut Answer::new(send)).await,
         Err(failure) => Err(failure),
@@ -117,6 +117,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::Members
         | Request::Presence
+        | Request::Backends
         | Request::Segments
         | Request::Tail { .. }
         | Request::History { .. }

@@ -48,6 +48,8 @@ pub struct ReplicaOptions {
     pub cache_bytes: u64,
     /// Where other webservers reach this one.
     pub external_addr: Option<String>,
+    /// How long the list of members counts after the datastore was last heard; `None`: for ever.
+    pub roster_age_max: Option<Duration>,
     /// How long to wait for a tool that looks at the directory.
     pub patience: Duration,
     /// Rhythm of progress reports, in milliseconds.
@@ -73,6 +75,7 @@ impl Default for ReplicaOptions {
         ReplicaOptions {
             cache_bytes: 32 << 20,
             external_addr: None,
+            roster_age_max: Some(Duration::from_secs(24 * 3600)),
             patience: PATIENCE,
             heartbeat_ms: 5000,
             outbox_bytes_max: OUTBOX_BYTES_MAX,
@@ -327,6 +330,7 @@ impl Replica {
             let mut task = self.life.contents.lock().unwrap_or_else(PoisonError::into_inner);
             task.get_or_insert_with(|| tokio::spawn(self.shared.watch.lasting("contents", contents::fetch(contents))));
         }
+        *self.shared.connector.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&connector));
         let linker = Linker {
             shared: Arc::clone(&self.shared),
             applier: self.applier.clone(),
@@ -636,7 +640,7 @@ impl Replica {
             connected: link.connected,
             trouble: refusal.as_ref().map_or(link.trouble, |refusal| refusal.reason.clone()),
             objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
-            healthy: problem.is_empty(),
+            healthy: problem.is_empty() && !self.shared.membership_problem().is_some_and(|(_, is_fault)| is_fault),
             problem,
             version: env!("CARGO_PKG_VERSION").into(),
             address: link.address,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::codec::admin::Request;
-use crate::codec::message::{Kind, Open, RefusalCode, Refused};
+use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Open, RefusalCode, Refused};
 use crate::log::generations;
 use crate::transport::answer::{self, Answer, Failure};
 use crate::transport::state_stream;
@@ -42,7 +42,7 @@ async fn answer(
             state_stream::send(snapshot, open, send).await
         }
         Open::Admin => {
-            let result = match answer::request(receive).await {
+            let result = match answer::request(receive, MESSAGE_BYTES_MAX).await {
                 Ok(Request::Generations) => tell_generations(shared, directory, send).await,
                 Ok(Request::Proof) => tell_proof(shared, send).await,
                 Ok(_) => Err(answer::refuse(

@@ -14,6 +14,7 @@ use crate::codec::message::{
     Welcome,
 };
 use crate::log::generations;
+use crate::model::address::host_and_port;
 use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
@@ -22,7 +23,6 @@ use crate::telemetry;
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED, clock_trouble};
 use crate::transport::pulse;
 use crate::transport::wire::{self, WireError};
-use crate::trust::Roster;
 
 use super::refusal::Refusals;
 use super::shared::SharedRef;
@@ -129,8 +129,19 @@ pub trait Connector: Send + Sync + 'static {
         None
     }
 
-    /// The datastore said who the members are.
-    fn on_roster(&self, _roster: Roster) {}
+    /// The datastore sent the list of members, as [`Roster::encode`](crate::trust::Roster::encode) writes it.
+    fn on_roster(&self, _body: &[u8]) {}
+
+    /// The datastore sent [`Revocations`](crate::codec::message::Revocations).
+    fn on_revocations(&self, _body: &[u8]) {}
+
+    /// The datastore was heard: the last list of members is still the right one.
+    fn on_heard(&self) {}
+
+    /// Why no other member is believed, and whether that is a fault; `None` when those of the list are.
+    fn membership_problem(&self) -> Option<(String, bool)> {
+        None
+    }
 }
 
 pub(super) struct Linker {
@@ -219,7 +230,7 @@ impl Linker {
             version_max: VERSION_MAX,
             software: software(),
             position: mine,
-            external_addr: self.external_addr.clone(),
+            external_addr: self.reportable_address(),
         };
         wire::send(&mut send, Kind::Open, &Open::Control).await?;
         wire::send(&mut send, Kind::Hello, &hello).await?;
@@ -290,6 +301,18 @@ impl Linker {
                 self.connector.on_connected(connection.clone()).await;
                 std::future::pending().await
             } => never,
+        }
+    }
+
+    /// The `External-Addr`, unless the datastore would refuse this member for it.
+    fn reportable_address(&self) -> Option<String> {
+        let text = self.external_addr.as_deref()?;
+        match host_and_port(text) {
+            Ok(_) => Some(text.to_owned()),
+            Err(what) => {
+                tracing::warn!(what, "the External-Addr is not reported: members and balancers do not know it");
+                None
+            }
         }
     }
 
@@ -399,10 +422,8 @@ impl Linker {
         loop {
             let (kind, body) = wire::read_known(receive).await?.ok_or(WireError::Closed)?;
             match kind {
-                Kind::Roster => match Roster::decode(&body) {
-                    Ok(roster) => self.connector.on_roster(roster),
-                    Err(error) => tracing::warn!(error, "the datastore sent a roster that is not understood"),
-                },
+                Kind::Roster => self.connector.on_roster(&body),
+                Kind::Revocations => self.connector.on_revocations(&body),
                 Kind::Proof => proofs::take(&self.shared, &*self.connector, &body),
                 Kind::Heartbeat => {
                     let heartbeat: Heartbeat = message::decode(kind, &body).map_err(WireError::from)?;
@@ -411,6 +432,7 @@ impl Linker {
                         link.floor = heartbeat.floor;
                     });
                     self.shared.outbox_mut().forget_passed(heartbeat.floor);
+                    self.connector.on_heard();
                     heard.notify_one();
                 }
                 Kind::Compacted => {

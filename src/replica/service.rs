@@ -15,7 +15,7 @@ use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
 use crate::transport::{local, wire};
-use crate::trust::{Escrow, Fingerprint, Identity, NewKey, Roster, TrustError, fingerprint, tls};
+use crate::trust::{Escrow, Fingerprint, Identity, NewKey, TrustError, fingerprint, tls};
 
 use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin, ask};
 
@@ -284,11 +284,27 @@ impl Connector for MemberConnector {
         self.peers.as_ref().and_then(Peers::announcement)
     }
 
-    fn on_roster(&self, roster: Roster) {
+    fn on_roster(&self, body: &[u8]) {
         self.members_changed.notify_one();
         if let Some(peers) = &self.peers {
-            peers.take_roster(roster);
+            peers.handle_roster(body);
         }
+    }
+
+    fn on_revocations(&self, body: &[u8]) {
+        if let Some(peers) = &self.peers {
+            peers.handle_revocations(body);
+        }
+    }
+
+    fn on_heard(&self) {
+        if let Some(peers) = &self.peers {
+            peers.confirm_roster();
+        }
+    }
+
+    fn membership_problem(&self) -> Option<(String, bool)> {
+        self.peers.as_ref()?.membership_problem()
     }
 
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
@@ -351,7 +367,7 @@ impl Service {
         options: ReplicaOptions,
         listening: PeerListening,
     ) -> Result<Service, ServiceError> {
-        let external_addr = options.external_addr.clone();
+        let (external_addr, roster_age_max) = (options.external_addr.clone(), options.roster_age_max);
         let (path, opening) = (data_dir.to_owned(), options);
         let replica = tokio::task::spawn_blocking(move || Replica::open(&path, opening))
             .await
@@ -367,6 +383,7 @@ impl Service {
                     data_dir,
                     listening.address(),
                     host_of(external_addr.as_deref()),
+                    roster_age_max,
                     replica.watch_over(),
                 )?;
                 if let Some(contents) = replica.contents() {

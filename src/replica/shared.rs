@@ -1,13 +1,14 @@
 //! What all parts of a running replica share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
 use crate::codec::health;
 use crate::codec::message::{Progress, Welcome};
+use crate::codec::reports::reportable;
 use crate::env::watch::Watch;
 use crate::model::{
     Collection, Entry, Generation, Key, Limits, MemberName, Origin, Position, Reason, Seq, TxnId, Verdict,
@@ -21,6 +22,7 @@ use crate::state::{StateError, StateMeta, StateStore};
 use crate::telemetry::{self, output};
 use crate::trust::Proof;
 
+use super::Connector;
 use super::contents;
 use super::disk::{self, Disk};
 use super::opening::Lost;
@@ -122,6 +124,8 @@ pub(super) struct Shared {
     pub limits: Mutex<Limits>,
     /// Most bytes of pending and rejected transactions.
     pub outbox_bytes_max: AtomicUsize,
+    /// Knows why no other member is believed.
+    pub connector: Mutex<Option<Weak<dyn Connector>>>,
     /// Name of this member, once it has one.
     pub member: std::sync::OnceLock<String>,
     /// Why nothing may be written here; `None`: it may.
@@ -171,6 +175,7 @@ impl Shared {
             is_closing: AtomicBool::new(false),
             limits: Mutex::default(),
             outbox_bytes_max: AtomicUsize::new(OUTBOX_BYTES_MAX),
+            connector: Mutex::default(),
             member: std::sync::OnceLock::new(),
             forbidden: Mutex::default(),
             refusal: Mutex::default(),
@@ -315,7 +320,20 @@ impl Shared {
         let unknown = self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown =
             unknown.map(|what| health::Reason::new(health::Code::GenerationsUnknown, what, LEARNS_GENERATIONS));
-        damage.into_iter().chain(lost).chain(full).chain(unknown).collect()
+        let members = self.membership_problem().map(|(what, _)| {
+            health::Reason::new(
+                health::Code::MembersNotBelieved,
+                what,
+                "see that the datastore is reached, and upgrade what is older",
+            )
+        });
+        damage.into_iter().chain(lost).chain(full).chain(unknown).chain(members).collect()
+    }
+
+    /// Why no other member is believed, and whether that is a fault.
+    pub(super) fn membership_problem(&self) -> Option<(String, bool)> {
+        let connector = self.connector.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        connector?.upgrade()?.membership_problem()
     }
 
     /// What the state lacks that it had; `None` once it was level with the datastore.
@@ -479,9 +497,10 @@ impl Shared {
             let outbox = self.outbox();
             (outbox.depth() as u64, outbox.rejected().len() as u64)
         };
-        let problem = self.problem();
+        let fault = || self.membership_problem().filter(|(_, is_fault)| *is_fault).map(|(what, _)| what);
+        let problem = Some(self.problem()).filter(|problem| !problem.is_empty()).or_else(fault).unwrap_or_default();
         let applied = if planted::is(Bug::ReportUndurable) { *self.applied.borrow() } else { applied };
-        Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then_some(problem) }
+        Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then(|| reportable(&problem)) }
     }
 
     /// Passes on what a push was answered; the reason to pause when there is one. Rejections to write down go to `to_note`.

@@ -38,12 +38,12 @@ pub fn damaged(message: impl std::fmt::Display) -> Failure {
     AdminError { message: message.to_string(), exit: 3 }.into()
 }
 
-/// Reads the request that opens an administrative stream.
+/// Reads the request that opens an administrative stream, of at most `bytes_max` bytes.
 ///
 /// # Errors
 /// When the stream breaks, or what comes is not a request that this version knows.
-pub async fn request<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Request, Failure> {
-    let (kind, body) = wire::read(stream).await?.ok_or(WireError::Closed)?;
+pub async fn request<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Result<Request, Failure> {
+    let (kind, body) = wire::read_at_most(stream, bytes_max).await?.ok_or(WireError::Closed)?;
     if kind != Kind::AdminRequest {
         return Err(refuse(format!("expected a request, found a message {kind:?}")));
     }

@@ -3,13 +3,14 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
 
+use super::admission::{Admission, Decision, Delay, Turn};
 use super::race;
 use super::window::WINDOW_FIRST;
 use crate::codec::jsonl::timestamp;
@@ -32,6 +33,8 @@ pub const CLOSE_REVOKED: u32 = 4;
 /// Bytes buffered per connection for sending: small, because many subscribe.
 const SEND_WINDOW: u64 = 2 << 20;
 const RECEIVE_WINDOW: u32 = 16 << 20;
+/// Bytes buffered of one who has not proved yet who it is.
+const UNTRUSTED_WINDOW: u32 = 256 << 10;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
 /// Close code for a client that is not, or no longer, a member.
 pub const CLOSE_NOT_A_MEMBER: u32 = 2;
@@ -103,7 +106,7 @@ fn server_settings(tls: rustls::ServerConfig) -> io::Result<quinn::ServerConfig>
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     // One side keeping a connection alive is enough, and a fleet's datastore has many of them.
-    config.transport_config(transport(None));
+    config.transport_config(transport_of(None, UNTRUSTED_WINDOW));
     Ok(config)
 }
 
@@ -120,6 +123,42 @@ pub fn server(address: SocketAddr, tls: rustls::ServerConfig, reset_key: &[u8; 3
     Ok(ServerEndpoint(endpoint(address, Some(server_settings(tls)?), config)?))
 }
 
+/// A handshake that may start.
+pub struct Arrival {
+    incoming: quinn::Incoming,
+    turn: Turn,
+    /// Where it comes from.
+    pub from: SocketAddr,
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// It failed.
+    #[error(transparent)]
+    Failed(#[from] quinn::ConnectionError),
+    /// It took too long.
+    #[error(transparent)]
+    Delay(#[from] Delay),
+}
+
+impl Arrival {
+    /// Completes the handshake. The peer holds its place until it has proved who it is: drop it then, and
+    /// [let it send](trusted) as much as members may.
+    ///
+    /// # Errors
+    /// When the handshake fails or takes too long.
+    pub async fn handshake(self) -> Result<(quinn::Connection, Turn), HandshakeError> {
+        let connection = self.turn.within(self.incoming.into_future()).await??;
+        Ok((connection, self.turn))
+    }
+}
+
+/// The other side has proved who it is, and may send ahead what a member may.
+pub fn trusted(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(RECEIVE_WINDOW));
+}
+
 impl ServerEndpoint {
     /// Where it listens.
     ///
@@ -129,9 +168,18 @@ impl ServerEndpoint {
         self.0.local_addr()
     }
 
-    /// The next handshake; `None` once closed.
-    pub async fn accept(&self) -> Option<quinn::Incoming> {
-        self.0.accept().await
+    /// The next handshake that may start; `None` once closed.
+    pub async fn accept(&self, admission: &Admission) -> Option<Arrival> {
+        loop {
+            let incoming = self.0.accept().await?;
+            let from = incoming.remote_address();
+            match admission.decide(from.ip(), incoming.remote_address_validated(), Instant::now()) {
+                Decision::Start(turn) => return Some(Arrival { incoming, turn, from }),
+                Decision::Refuse => incoming.refuse(),
+                // One that cannot be asked to answer once more has answered.
+                Decision::Retry => drop(incoming.retry()),
+            }
+        }
     }
 
     /// Serves new connections with another certificate.
@@ -388,8 +436,9 @@ mod tests {
         let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
         let address = listening.local_addr().expect("an address").to_string();
         let serving = tokio::spawn(async move {
-            while let Some(incoming) = listening.accept().await {
-                let _ = incoming.await;
+            let admission = Admission::default();
+            while let Some(arrival) = listening.accept(&admission).await {
+                let _ = arrival.handshake().await;
             }
         });
         let config = tls::join_config(crate::trust::fingerprint(authority.certificate())).expect("a configuration");

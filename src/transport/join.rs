@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::codec::jsonl::timestamp;
@@ -12,14 +13,17 @@ use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
 
+use super::admission::Turn;
 use super::endpoint;
 use super::wire::{self, WireError};
 
 /// Largest request of somebody who has not said who they are.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// Joins served at the same time.
+/// Tokens that are redeemed at the same time: each waits for the disk.
 pub const AT_ONCE: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Close code of a connection on which no request came.
+const CLOSE_IDLE: u32 = 3;
 /// Longest wait until the datastore has heard that the join is over.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -51,17 +55,35 @@ pub trait Redeem: Send + Sync + 'static {
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String>;
 }
 
-/// Serves one join.
+/// Serves one join. Until its request is there it is one of those who have not said who they are, and holds their `turn`; then it
+/// waits for one of `places`, which idle connections never hold.
 ///
 /// # Errors
 /// When the connection breaks or the token is refused.
-pub async fn serve(connection: &quinn::Connection, redeemer: Arc<dyn Redeem>) -> Result<(), WireError> {
-    let work = async {
-        let (mut send, mut receive) = connection.accept_bi().await.map_err(std::io::Error::other)?;
+pub async fn serve(
+    connection: &quinn::Connection,
+    redeemer: Arc<dyn Redeem>,
+    turn: Turn,
+    places: &Semaphore,
+) -> Result<(), WireError> {
+    let asked = async {
+        let (send, mut receive) = connection.accept_bi().await.map_err(std::io::Error::other)?;
         let _: Open = wire::expect_at_most(&mut receive, Kind::Open, REQUEST_BYTES_MAX).await?;
         let request: Request = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
+        Ok::<_, WireError>((send, request))
+    };
+    let (mut send, request) = match turn.within(asked).await {
+        Ok(asked) => asked?,
+        Err(delay) => {
+            connection.close(CLOSE_IDLE.into(), delay.to_string().as_bytes());
+            return Err(std::io::Error::other(delay).into());
+        }
+    };
+    let work = async {
+        let place = places.acquire().await.map_err(std::io::Error::other)?;
         let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der);
         let result = tokio::task::spawn_blocking(redeeming).await.map_err(std::io::Error::other)?;
+        drop(place);
         let answer = match result {
             Ok((certificate_der, authority_der, role)) => {
                 wire::send(&mut send, Kind::Renewed, &Joined { certificate_der, authority_der, role }).await
@@ -77,7 +99,10 @@ pub async fn serve(connection: &quinn::Connection, redeemer: Arc<dyn Redeem>) ->
         connection.closed().await;
         answer
     };
-    timeout(TIMEOUT, work).await.unwrap_or(Err(WireError::Closed))
+    // The turn is held to the end: nobody has proved anything.
+    let served = timeout(TIMEOUT, work).await.unwrap_or(Err(WireError::Closed));
+    drop(turn);
+    served
 }
 
 /// Why a join failed.

@@ -1,5 +1,6 @@
 //! QUIC endpoints, streams of messages, the join exchange, and the local socket.
 
+pub mod admission;
 pub mod answer;
 pub mod endpoint;
 pub mod join;

@@ -37,8 +37,19 @@ pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, 
 /// # Errors
 /// See [`read`].
 pub async fn read_known<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, Bytes)>, WireError> {
+    read_known_at_most(stream, MESSAGE_BYTES_MAX).await
+}
+
+/// [`read_known`] with a bound of the caller's.
+///
+/// # Errors
+/// See [`read`].
+pub async fn read_known_at_most<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    bytes_max: usize,
+) -> Result<Option<(Kind, Bytes)>, WireError> {
     loop {
-        match read_any(stream, MESSAGE_BYTES_MAX).await? {
+        match read_any(stream, bytes_max).await? {
             None => return Ok(None),
             Some((Ok(kind), body)) => return Ok(Some((kind, body))),
             Some((Err(unknown), _)) => tracing::debug!(%unknown, "passed over"),

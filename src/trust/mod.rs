@@ -28,8 +28,8 @@ pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
 pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::restore_trust;
-pub use registry::{LogMark, Member, MemberState, Refusal, Registry, RegistryFile};
-pub use roster::{Roster, RosterCertificate, RosterMember};
+pub use registry::{FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, Registry, RegistryFile};
+pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
 pub use token::{BadToken, Token};
 
 /// What a member may do.
@@ -42,9 +42,17 @@ pub enum Role {
     Reader,
     /// Administers; holds no replica.
     Admin,
+    /// Watches the datastore and lists the webservers for a load balancer; holds no replica.
+    Balancer,
 }
 
 impl Role {
+    /// Whether its members hold a replica, so that they follow the log.
+    #[must_use]
+    pub fn holds_replica(self) -> bool {
+        matches!(self, Role::Webserver | Role::Reader)
+    }
+
     /// Whether it may push transactions.
     #[must_use]
     pub fn may_write(self) -> bool {
@@ -58,13 +66,14 @@ impl fmt::Display for Role {
             Role::Webserver => "webserver",
             Role::Reader => "reader",
             Role::Admin => "admin",
+            Role::Balancer => "balancer",
         })
     }
 }
 
 /// Not a role.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a role: use webserver, reader or admin")]
+#[error("`{0}` is not a role: use webserver, reader, balancer or admin")]
 pub struct BadRole(String);
 
 impl FromStr for Role {
@@ -75,6 +84,7 @@ impl FromStr for Role {
             "webserver" => Ok(Role::Webserver),
             "reader" => Ok(Role::Reader),
             "admin" => Ok(Role::Admin),
+            "balancer" => Ok(Role::Balancer),
             other => Err(BadRole(other.to_owned())),
         }
     }

@@ -14,7 +14,9 @@ use super::{
     Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
 };
 use crate::codec::jsonl::timestamp;
-use crate::model::{Generation, LogId, MemberName, Position, Seq};
+use crate::model::address::host_and_port;
+use crate::model::ids::hex_bytes;
+use crate::model::{Generation, LogId, MemberName, Position, Seq, printable};
 use crate::planted::{self, Bug};
 
 /// The register's file, beside the authority's.
@@ -22,6 +24,11 @@ pub(super) const FILE: &str = "members.json";
 /// A second copy of it, written after it: shows that there was a register, when that is missing.
 const COPY: &str = "members.copy";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
+/// Members in the register, whatever their state: a roster of so many, with the longest values that are accepted, fits into one
+/// message.
+pub const MEMBERS_MAX: usize = 4096;
+/// Characters of an address beyond the bounds that are kept, to be shown.
+const SHOWN_CHARS: usize = 64;
 
 /// Where a member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +74,14 @@ pub struct Member {
     pub role: Role,
     /// Where it stands.
     pub state: MemberState,
-    /// Durably applied sequence; `None` when it never said.
+    /// Durably applied sequence as it last reported; `None` when it never did.
     pub applied: Option<Seq>,
+    /// The highest sequence that it ever reported in this log: the entries up to here are not kept for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    passed: Option<Seq>,
+    /// When that last rose, or was the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    advanced_ms: Option<u64>,
     /// When it was last heard of.
     pub last_seen_ms: Option<u64>,
     /// When it joined.
@@ -100,18 +113,38 @@ pub struct LogMark {
 }
 
 impl Member {
-    /// Whether it holds the floor back: a replica that has been heard of within the retention. Time during which the
-    /// datastore could hear nobody does not count.
-    fn counts(&self, now_ms: u64, retention_ms: u64, away: Away) -> bool {
+    /// Whether it has been heard of within the retention. Time during which the datastore could hear no member does not count.
+    fn is_heard(&self, now_ms: u64, retention_ms: u64, away: Away) -> bool {
         let silence = |seen: u64| now_ms.saturating_sub(seen).saturating_sub(away.since(seen));
-        let heard = self.last_seen_ms.is_some_and(|seen| silence(seen) <= retention_ms);
-        self.state == MemberState::Enrolled && self.role != Role::Admin && self.applied.is_some() && heard
+        let is_recent = |seen: Option<u64>| seen.is_some_and(|seen| silence(seen) <= retention_ms);
+        // One that is heard of and does not get on is as good as silent.
+        is_recent(self.last_seen_ms) && is_recent(self.advanced_ms.or(self.last_seen_ms))
+    }
+
+    /// The first sequence that need not be kept for it; `None` before it has reported any.
+    fn passed(&self) -> Option<Seq> {
+        self.passed.max(self.applied)
     }
 
     /// End of its certificate's life.
     #[must_use]
     pub fn certificate_expires_ms(&self) -> Option<u64> {
         self.certificates.last().map(|certificate| certificate.expires_ms)
+    }
+}
+
+/// Which members pin the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloorPolicy {
+    /// Whether readers do. Without that, one that is too far behind takes a snapshot, and loses nothing.
+    pub readers: bool,
+    /// Entries that are kept for one member at most.
+    pub lag_ops_max: u64,
+}
+
+impl Default for FloorPolicy {
+    fn default() -> FloorPolicy {
+        FloorPolicy { readers: false, lag_ops_max: u64::MAX }
     }
 }
 
@@ -149,6 +182,9 @@ pub enum Refusal {
     /// Its holder was cut off.
     #[error("{0} was revoked: ask an administrator for a new token")]
     Revoked(MemberName),
+    /// Who holds it cannot be told now.
+    #[error("{0}")]
+    Unverifiable(String),
     /// It has expired.
     #[error("the certificate of {0} has expired: ask an administrator for a new token")]
     Expired(MemberName),
@@ -163,9 +199,23 @@ pub struct Registry {
     away: Away,
     by_fingerprint: BTreeMap<String, MemberName>,
     is_dirty: bool,
+    policy: FloorPolicy,
+    /// Certificates that no longer count because a renewed one was used.
+    retired: u64,
 }
 
 impl Registry {
+    /// Sets which members pin the floor.
+    pub fn set_floor_policy(&mut self, policy: FloorPolicy) {
+        self.policy = policy;
+    }
+
+    /// Rises whenever the use of a renewed certificate ends the one before.
+    #[must_use]
+    pub fn retired(&self) -> u64 {
+        self.retired
+    }
+
     /// Opens the register in `dir`; one that never was written is empty.
     ///
     /// # Errors
@@ -191,7 +241,7 @@ impl Registry {
     #[must_use]
     pub fn copy(&self) -> Registry {
         let (contents, by_fingerprint) = (self.contents.clone(), self.by_fingerprint.clone());
-        Registry { path: None, contents, away: self.away, by_fingerprint, is_dirty: false }
+        Registry { path: None, contents, away: self.away, by_fingerprint, policy: self.policy, ..Registry::default() }
     }
 
     /// What `file`, which is this register's, is to hold from now on; `None` when it does already. Whoever takes it writes it.
@@ -274,6 +324,7 @@ impl Registry {
     pub fn enter(&mut self, mark: LogMark) {
         for member in self.contents.members.values_mut() {
             member.applied = member.applied.map(|applied| applied.min(mark.seq));
+            member.passed = member.passed.map(|passed| passed.min(mark.seq));
             member.contradiction = None;
         }
         self.note_log(mark);
@@ -323,7 +374,13 @@ impl Registry {
     fn of(path: Option<PathBuf>, contents: Contents, now_ms: u64) -> Registry {
         let from_ms = if contents.saved_ms == 0 { now_ms } else { contents.saved_ms };
         let away = Away { from_ms, to_ms: now_ms };
-        let mut registry = Registry { path, contents, away, by_fingerprint: BTreeMap::new(), is_dirty: false };
+        let mut registry = Registry { path, contents, away, ..Registry::default() };
+        // A version without bounds accepted any address. What is beyond them is only shown.
+        for member in registry.contents.members.values_mut() {
+            let wrong = member.external_addr.as_ref().filter(|text| host_and_port(text).is_err());
+            let shown = wrong.map(|text| format!("{} ({} bytes)", printable::shorten(text, SHOWN_CHARS), text.len()));
+            member.external_addr = shown.or(member.external_addr.take());
+        }
         registry.index();
         registry
     }
@@ -380,8 +437,18 @@ impl Registry {
             peer_addresses: Vec::new(),
             external_addr: None,
         };
-        let enrolled = self.members().filter(|member| member.state == MemberState::Enrolled);
-        Roster { members: enrolled.map(member).collect() }
+        // A balancer has nothing to do with other members, and earlier versions could not read its role.
+        let is_listed = |member: &&Member| member.state == MemberState::Enrolled && member.role != Role::Balancer;
+        Roster { members: self.members().filter(is_listed).map(member).collect(), ..Roster::default() }
+    }
+
+    /// Certificates of members that were revoked and not forgotten, the latest last.
+    #[must_use]
+    pub fn revoked_certificates(&self) -> Vec<Fingerprint> {
+        let mut revoked: Vec<&Member> = self.members().filter(|member| member.state == MemberState::Revoked).collect();
+        revoked.sort_by_key(|member| member.revoked_ms);
+        let certificates = revoked.into_iter().flat_map(|member| &member.certificates);
+        certificates.filter_map(|certificate| hex_bytes(&certificate.fingerprint)).collect()
     }
 
     /// Changes whenever somebody is invited, enrolled, renewed or cut off; not with positions.
@@ -389,7 +456,8 @@ impl Registry {
     pub fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for member in self.members() {
-            let lasting = Member { applied: None, last_seen_ms: None, contradiction: None, ..member.clone() };
+            let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
+            let lasting = Member { applied, passed, advanced_ms, last_seen_ms, contradiction: None, ..member.clone() };
             hasher.update(format!("{lasting:?}").as_bytes());
         }
         hasher.finalize().to_hex()[..32].to_owned()
@@ -437,6 +505,7 @@ impl Registry {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| TrustError::Refused(error.to_string()))?;
         let invite = Invite { secret_hash: hex(blake3::hash(&secret).as_bytes()), expires_ms: now_ms + ttl_ms, role };
+        let members = self.contents.members.len();
         match self.contents.members.get_mut(name) {
             Some(member) if member.state == MemberState::Enrolled && !replace => {
                 return Err(TrustError::Refused(format!(
@@ -451,9 +520,15 @@ impl Registry {
                     // Whoever was cut off stays so until the token is redeemed.
                     member.certificates.clear();
                     // Revoking took back what it showed. Who joins anew says again where it stands.
-                    member.applied = None;
+                    (member.applied, member.passed, member.advanced_ms) = (None, None, None);
                     member.contradiction = None;
                 }
+            }
+            None if members >= MEMBERS_MAX => {
+                return Err(TrustError::Refused(format!(
+                    "the register holds {members} members, which is the most: forget those that are revoked with `revoke NAME \
+                     --remove`"
+                )));
             }
             None => {
                 let member = Member {
@@ -461,6 +536,8 @@ impl Registry {
                     role,
                     state: MemberState::Invited,
                     applied: None,
+                    passed: None,
+                    advanced_ms: None,
                     last_seen_ms: None,
                     enrolled_ms: None,
                     revoked_ms: None,
@@ -495,7 +572,7 @@ impl Registry {
         };
         let member = self.contents.members.get_mut(name).ok_or_else(refused)?;
         let invite = member.invite.clone().ok_or_else(refused)?;
-        let wanted = crate::model::ids::hex_bytes::<32>(&invite.secret_hash).map(blake3::Hash::from_bytes);
+        let wanted = hex_bytes::<32>(&invite.secret_hash).map(blake3::Hash::from_bytes);
         // Comparison of BLAKE3 hashes takes the same time wherever they differ.
         if wanted != Some(blake3::hash(secret)) {
             return Err(refused());
@@ -585,6 +662,7 @@ impl Registry {
         member.last_seen_ms = Some(now_ms);
         if at > 0 {
             member.certificates.drain(..at);
+            self.retired += 1;
             self.index();
         }
         self.is_dirty = true;
@@ -614,11 +692,16 @@ impl Registry {
         self.write(now_ms)
     }
 
-    /// Notes how far a member has come. `true` the first time: from then on it holds the floor back, which has to be
-    /// saved at once, while a later position that is lost does no harm.
-    pub fn note_position(&mut self, name: &MemberName, applied: Seq, now_ms: u64) -> bool {
+    /// Notes how far a member has come in a log that ends at `head`. `true` the first time: from then on it may pin the floor,
+    /// which has to be saved at once, while a later position that is lost does no harm.
+    pub fn note_position(&mut self, name: &MemberName, applied: Seq, head: Seq, now_ms: u64) -> bool {
         let Some(member) = self.contents.members.get_mut(name) else { return false };
+        let applied = applied.min(head);
         member.last_seen_ms = Some(now_ms);
+        if member.passed().is_none_or(|passed| applied > passed) || applied == head || member.advanced_ms.is_none() {
+            member.advanced_ms = Some(now_ms);
+        }
+        member.passed = member.passed().max(Some(applied));
         self.is_dirty = true;
         member.applied.replace(applied).is_none() && !planted::is(Bug::FirstPositionLazy)
     }
@@ -632,18 +715,28 @@ impl Registry {
         }
     }
 
-    /// Whether a member holds the floor back.
+    /// Whether a member pins the floor of a log that ends at `head`: it follows the log, has been heard of and got on within the
+    /// retention, and is not further behind than entries are kept for.
     #[must_use]
-    pub fn counts(&self, member: &Member, now_ms: u64, retention_ms: u64) -> bool {
-        member.counts(now_ms, retention_ms, self.away)
+    pub fn counts(&self, member: &Member, now_ms: u64, retention_ms: u64, head: Seq) -> bool {
+        let role_counts = member.role == Role::Webserver || (member.role == Role::Reader && self.policy.readers);
+        let is_near = member.passed().is_some_and(|passed| head.since(passed) <= self.policy.lag_ops_max);
+        let is_enrolled = member.state == MemberState::Enrolled;
+        role_counts && is_enrolled && is_near && member.is_heard(now_ms, retention_ms, self.away)
+    }
+
+    /// Whether a member has been heard of within the retention.
+    #[must_use]
+    pub fn is_heard(&self, member: &Member, now_ms: u64, retention_ms: u64) -> bool {
+        member.is_heard(now_ms, retention_ms, self.away)
     }
 
     /// Lowest sequence durably applied by all members that count; `head` when none does.
     #[must_use]
     pub fn floor(&self, now_ms: u64, retention_ms: u64, head: Seq) -> Seq {
         let retention_ms = if planted::is(Bug::FloorOfConnected) { 0 } else { retention_ms };
-        let counting = self.members().filter(|member| member.counts(now_ms, retention_ms, self.away));
-        counting.filter_map(|member| member.applied).min().unwrap_or(head).min(head)
+        let counting = self.members().filter(|member| self.counts(member, now_ms, retention_ms, head));
+        counting.filter_map(Member::passed).min().unwrap_or(head).min(head)
     }
 }
 
@@ -710,105 +803,4 @@ fn parse(text: &str) -> Result<Contents, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rcgen::{CertificateParams, KeyPair};
-
-    const NOW: u64 = 1_800_000_000_000;
-
-    fn request() -> Vec<u8> {
-        let key = KeyPair::generate().expect("key");
-        CertificateParams::default().serialize_request(&key).expect("request").der().to_vec()
-    }
-
-    fn name() -> MemberName {
-        MemberName::new("web1").expect("name")
-    }
-
-    fn open() -> (tempfile::TempDir, Authority, Registry) {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let registry = Registry::open(temp.path(), NOW).expect("registry");
-        let authority = Authority::open_or_create(temp.path(), NOW).expect("authority");
-        (temp, authority, registry)
-    }
-
-    #[test]
-    fn p11_a_token_works_once_and_not_too_late() {
-        let (temp, authority, mut registry) = open();
-        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
-        let late = registry.redeem(&authority, &name(), &secret, &request(), 90, NOW + 1000);
-        assert!(late.expect_err("late").to_string().contains("expired"));
-        assert!(registry.redeem(&authority, &name(), &[0; 32], &request(), 90, NOW).is_err(), "wrong secret");
-        let (certificate, role) =
-            registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("first use");
-        assert_eq!(role, Role::Webserver);
-        assert!(registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).is_err(), "second use");
-        let mut again = Registry::open(temp.path(), NOW).expect("reopens");
-        assert_eq!(again.authorise(&certificate, NOW), Ok((name(), Role::Webserver)));
-        assert_eq!(again.authorise(&certificate, NOW + 91 * MS_PER_DAY), Err(Refusal::Expired(name())));
-        again.revoke(&name(), NOW).expect("revokes");
-        assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Revoked(name())));
-        again.remove(&name(), NOW).expect("removes");
-        assert_eq!(again.authorise(&certificate, NOW), Err(Refusal::Unknown));
-    }
-
-    #[test]
-    fn p11_an_invitation_does_not_revive_a_revoked_certificate() {
-        let (temp, authority, mut registry) = open();
-        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
-        let (stolen, _) = registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
-        registry.revoke(&name(), NOW).expect("revokes");
-        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites again");
-        assert_eq!(registry.authorise(&stolen, NOW), Err(Refusal::Unknown));
-        let mut again = Registry::open(temp.path(), NOW).expect("reopens");
-        assert_eq!(again.authorise(&stolen, NOW), Err(Refusal::Unknown));
-        let (fresh, _) = again.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
-        assert!(again.authorise(&fresh, NOW).is_ok());
-        assert_eq!(again.authorise(&stolen, NOW), Err(Refusal::Unknown));
-    }
-
-    #[test]
-    fn a_renewed_certificate_replaces_the_old_one_when_used() {
-        let (_temp, authority, mut registry) = open();
-        let secret = registry.invite(&name(), Role::Reader, 1000, NOW, false).expect("invites");
-        let (old, _) = registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
-        let new = registry.renew(&authority, &name(), &request(), 90, NOW).expect("renews");
-        assert!(registry.authorise(&old, NOW).is_ok(), "the new one may not have arrived");
-        assert!(registry.authorise(&new, NOW).is_ok());
-        assert_eq!(registry.authorise(&old, NOW), Err(Refusal::Unknown));
-    }
-
-    #[test]
-    fn p10_a_damaged_register_is_named_never_emptied() {
-        let (temp, _authority, mut registry) = open();
-        registry.invite(&name(), Role::Reader, 1000, NOW, false).expect("invites");
-        let path = temp.path().join(FILE);
-        let good = std::fs::read(&path).expect("read");
-        for at in (0..good.len()).step_by(7) {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            std::fs::write(&path, &bad).expect("write");
-            assert!(Registry::open(temp.path(), NOW).is_err(), "byte {at}");
-        }
-    }
-
-    #[test]
-    fn p04_the_floor_waits_for_members_that_count() {
-        let (temp, authority, mut registry) = open();
-        let head = Seq(100);
-        assert_eq!(registry.floor(NOW, 1000, head), head);
-        let secret = registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
-        registry.redeem(&authority, &name(), &secret, &request(), 90, NOW).expect("joins");
-        assert_eq!(registry.floor(NOW, 1000, head), head, "never connected");
-        registry.note_position(&name(), Seq(40), NOW);
-        assert_eq!(registry.floor(NOW + 1000, 1000, head), Seq(40));
-        assert_eq!(registry.floor(NOW + 1001, 1000, head), head, "silent for longer than the retention");
-        registry.note_position(&name(), Seq(40), NOW);
-        registry.save(NOW + 400).expect("saves");
-        let back = Registry::open(temp.path(), NOW + 90_000).expect("reopens");
-        assert_eq!(back.floor(NOW + 90_500, 1000, head), Seq(40), "nobody could be heard while the datastore was down");
-        assert_eq!(back.floor(NOW + 90_700, 1000, head), head);
-        registry.revoke(&name(), NOW).expect("revokes");
-        assert_eq!(registry.floor(NOW, 1000, head), head);
-    }
-}
+mod tests;

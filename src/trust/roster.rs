@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::authority::write_private;
 use super::registry::Refusal;
-use super::{Fingerprint, Identity, Role, TrustError, fingerprint, summed};
+use super::{Fingerprint, Identity, Role, TrustError, fingerprint, hex, summed};
 use crate::model::MemberName;
 
 /// The roster's file, beside the identity.
 const FILE: &str = "roster.json";
-/// Longest roster: more than the largest fleet needs.
+/// Longest roster: more than that of [`super::MEMBERS_MAX`] members with the longest values that are accepted.
 pub const BYTES_MAX: usize = 8 << 20;
+/// Version of rosters. A higher one means something that has to be understood.
+const VERSION: u32 = 1;
 
 /// A certificate that counts as its member's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,10 +46,44 @@ pub struct RosterMember {
 }
 
 /// The members of a fleet. Fields may be added; unknown ones are ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
+    /// Version; the first one did not say.
+    #[serde(default = "first_version")]
+    pub version: u32,
     /// The members by name.
     pub members: Vec<RosterMember>,
+}
+
+fn first_version() -> u32 {
+    VERSION
+}
+
+impl Default for Roster {
+    fn default() -> Roster {
+        Roster { version: VERSION, members: Vec::new() }
+    }
+}
+
+/// The part of a roster that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    #[serde(default = "first_version")]
+    version: u32,
+}
+
+/// A roster on a member's disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRoster {
+    /// The roster.
+    #[serde(flatten)]
+    pub roster: Roster,
+    /// When the datastore last sent or confirmed it, milliseconds since 1970-01-01 UTC.
+    #[serde(default)]
+    pub confirmed_ms: u64,
+    /// Why the one that the datastore sent last is not believed. The roster is empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 fn path(data_dir: &Path) -> PathBuf {
@@ -63,6 +99,10 @@ impl Roster {
         if body.len() > BYTES_MAX {
             return Err(format!("a roster of {} bytes is too long", body.len()));
         }
+        let Versioned { version } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if version > VERSION {
+            return Err(format!("version {version} of the roster is not known here; upgrade this member"));
+        }
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }
 
@@ -72,28 +112,17 @@ impl Roster {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The roster that was kept in `data_dir`; empty when there is none. A damaged one is as good as none: it would say
-    /// who may be believed, and the datastore sends another.
-    #[must_use]
-    pub fn load(data_dir: &Path) -> Roster {
-        let path = path(data_dir);
-        let Ok(text) = std::fs::read_to_string(&path) else { return Roster::default() };
-        match summed::open(&text).and_then(|body| Roster::decode(body.as_bytes())) {
-            Ok(roster) => roster,
-            Err(error) => {
-                tracing::warn!(error, path = %path.display(), "the roster is damaged: other members are not believed until the datastore sends it again");
-                Roster::default()
-            }
+    /// Takes certificates off the roster; returns whether any of them was on it.
+    pub fn revoke(&mut self, certificates: &[Fingerprint]) -> bool {
+        let revoked: std::collections::BTreeSet<String> = certificates.iter().map(|print| hex(print)).collect();
+        let mut is_changed = false;
+        for member in &mut self.members {
+            let before = member.certificates.len();
+            member.certificates.retain(|known| !revoked.contains(&known.fingerprint));
+            is_changed |= member.certificates.len() < before;
         }
-    }
-
-    /// Keeps the roster in `data_dir`.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the former one stays then.
-    pub fn keep(&self, data_dir: &Path) -> Result<(), TrustError> {
-        let body = String::from_utf8_lossy(&self.encode()).into_owned();
-        write_private(&path(data_dir), summed::seal(&body).as_bytes())
+        self.members.retain(|member| !member.certificates.is_empty());
+        is_changed
     }
 
     /// One member.
@@ -115,7 +144,7 @@ impl Roster {
     /// # Errors
     /// See [`Roster::authorise`].
     pub fn authorise_print(&self, print: &Fingerprint, now_ms: u64) -> Result<(MemberName, Role), Refusal> {
-        let print: String = print.iter().map(|byte| format!("{byte:02x}")).collect();
+        let print = hex(print);
         for member in &self.members {
             if let Some(found) = member.certificates.iter().find(|known| known.fingerprint == print) {
                 if now_ms >= found.expires_ms {
@@ -138,6 +167,45 @@ impl Roster {
     }
 }
 
+impl KeptRoster {
+    /// The roster that was kept in `data_dir`; empty when there is none. A damaged one is as good as none: it would say
+    /// who may be believed, and the datastore sends another.
+    #[must_use]
+    pub fn load(data_dir: &Path) -> KeptRoster {
+        let path = path(data_dir);
+        let Ok(text) = std::fs::read_to_string(&path) else { return KeptRoster::default() };
+        let decoded = summed::open(&text).and_then(|body| {
+            Roster::decode(body.as_bytes())?;
+            serde_json::from_str::<KeptRoster>(body).map_err(|error| error.to_string())
+        });
+        match decoded {
+            // Earlier versions did not note when; they wrote the file with every change.
+            Ok(kept) if kept.confirmed_ms == 0 => KeptRoster { confirmed_ms: written_ms(&path), ..kept },
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(error, path = %path.display(), "the roster is damaged: other members are not believed until the datastore sends it again");
+                KeptRoster { refused: Some("its file is damaged".into()), ..KeptRoster::default() }
+            }
+        }
+    }
+
+    /// Keeps the roster in `data_dir`.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the former one stays then.
+    pub fn save(&self, data_dir: &Path) -> Result<(), TrustError> {
+        let body = serde_json::to_string(self).map_err(|error| TrustError::Refused(error.to_string()))?;
+        write_private(&path(data_dir), summed::seal(&body).as_bytes())
+    }
+}
+
+/// When a file was last written.
+fn written_ms(path: &Path) -> u64 {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let since = modified.and_then(|modified| modified.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +215,7 @@ mod tests {
         let name = MemberName::new("web1").expect("name");
         let peer_addresses = vec!["127.0.0.1:9406".to_owned()];
         let member = RosterMember { name, role: Role::Webserver, certificates, peer_addresses, external_addr: None };
-        Roster { members: vec![member] }
+        Roster { members: vec![member], ..Roster::default() }
     }
 
     #[test]
@@ -163,17 +231,31 @@ mod tests {
     fn p10_a_damaged_roster_names_nobody() {
         let temp = tempfile::tempdir().expect("temp dir");
         std::fs::create_dir_all(Identity::dir(temp.path())).expect("creates");
-        assert_eq!(Roster::load(temp.path()), Roster::default());
-        roster().keep(temp.path()).expect("keeps");
-        assert_eq!(Roster::load(temp.path()), roster());
+        assert_eq!(KeptRoster::load(temp.path()), KeptRoster::default());
+        let kept = KeptRoster { roster: roster(), confirmed_ms: 7, refused: None };
+        kept.save(temp.path()).expect("keeps");
+        assert_eq!(KeptRoster::load(temp.path()), kept);
         let path = path(temp.path());
         let good = std::fs::read(&path).expect("reads");
         for at in (0..good.len() - 1).step_by(5) {
             let mut bad = good.clone();
             bad[at] ^= 1;
             std::fs::write(&path, &bad).expect("writes");
-            assert_eq!(Roster::load(temp.path()), Roster::default(), "byte {at}");
+            let damaged = KeptRoster::load(temp.path());
+            assert!(damaged.roster.members.is_empty() && damaged.refused.is_some(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn p12_the_file_of_an_earlier_version_counts_from_when_it_was_written() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        std::fs::create_dir_all(Identity::dir(temp.path())).expect("creates");
+        let mut earlier = serde_json::to_value(roster()).expect("encodes");
+        earlier.as_object_mut().expect("an object").remove("version");
+        std::fs::write(path(temp.path()), summed::seal(&earlier.to_string())).expect("writes");
+        let kept = KeptRoster::load(temp.path());
+        assert_eq!((kept.roster, kept.refused), (roster(), None));
+        assert!(kept.confirmed_ms > 1_600_000_000_000, "{}", kept.confirmed_ms);
     }
 
     #[test]

@@ -213,6 +213,9 @@ impl Webserver {
             cache_bytes: config.cache_bytes,
             outbox_bytes_max: usize::try_from(config.outbox_bytes_max).unwrap_or(usize::MAX),
             external_addr: config.external_addr.clone(),
+            roster_age_max: Some(config.membership_hours_max)
+                .filter(|hours| *hours > 0)
+                .map(|hours| Duration::from_secs(hours * 3600)),
             heartbeat_ms: config.update_interval_s * 1000,
             is_standalone: own_log.is_some(),
             free_min_bytes: config.free_min_bytes,

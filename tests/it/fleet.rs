@@ -46,6 +46,11 @@ impl Process {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("signals");
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As by a machine that swaps, or a laptop that is closed.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

@@ -12,6 +12,7 @@ mod fleet;
 mod forks;
 mod full_disk;
 mod health;
+mod hostile;
 mod hosts;
 mod interrupted;
 mod load;

@@ -9,6 +9,7 @@ use gravwell::datastore::open;
 use gravwell::env::Fs;
 use gravwell::model::{Collection, Seq, Txn, TxnId};
 use gravwell::state::StateStore;
+use gravwell::trust::Role;
 
 use super::datastore::{LOG, Running, SEGMENT_BYTES};
 use super::network::MS;
@@ -172,13 +173,17 @@ impl World {
         for (number, node) in self.replicas.iter().enumerate() {
             // Silence is measured by the datastore's clock, right or wrong.
             let silent = |at: u64| now_ms.saturating_sub(at) + 4000;
-            let fresh = self.reported[number].is_some_and(|(at, _)| silent(at) < retention_ms);
+            // One that does not get on for so long is as good as silent.
+            let fresh = self.reported[number]
+                .is_some_and(|(at, _, advanced)| silent(at) < retention_ms && silent(advanced) < retention_ms);
             // Two directories of one member report in turn, and the register knows the last report.
             let twins = || self.replicas.iter().enumerate().filter(|(_, other)| other.name == node.name);
             // What a state holds whose rows were damaged, or that holds what was never written, is not to be counted on; of
             // twins it is reported for both.
             let is_doubtful = twins().any(|(_, twin)| twin.damaged || twin.tampered || twin.was_damaged);
-            if node.revoked || !fresh || is_doubtful {
+            // Readers take a snapshot when they are too far behind.
+            let is_reader = node.role == Role::Reader;
+            if node.revoked || is_reader || !fresh || is_doubtful {
                 continue;
             }
             let passed = twins().filter_map(|(number, _)| self.persisted[number]).max().unwrap_or(Seq::ZERO);

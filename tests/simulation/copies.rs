@@ -218,7 +218,7 @@ impl World {
         let index = index.map_or(Seq::ZERO, |meta| meta.seq);
         // Revoking a member takes back what it proves.
         let heard = self.replicas.iter().zip(&self.saved_reports).filter(|(node, _)| !node.revoked);
-        let register = heard.filter_map(|(_, report)| report.map(|(_, applied)| applied)).max().unwrap_or_default();
+        let register = heard.filter_map(|(_, report)| report.map(|(_, applied, _)| applied)).max().unwrap_or_default();
         match Running::start(&mut copy, self.now, now_ms) {
             // Its words name logs by random numbers, which do not belong into the trace.
             Err(_) => {

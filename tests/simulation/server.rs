@@ -166,10 +166,10 @@ impl World {
                     broken!("{member} was revoked and is welcomed again");
                 }
                 // A clock that went back counts silence from now on.
-                if let Some((at, _)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
+                if let Some((at, ..)) = self.reported[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
                     *at = (*at).min(now_ms);
                 }
-                if let Some((at, _)) = self.saved_reports[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
+                if let Some((at, ..)) = self.saved_reports[replica].as_mut().filter(|_| self.truth == Truth::Genuine) {
                     *at = (*at).min(now_ms);
                 }
                 if let Some(position) = &hello.position
@@ -217,19 +217,23 @@ impl World {
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };
                 let may_note = !datastore.waits();
                 let is_first =
-                    may_note && datastore.registry.note_position(&session.member, progress.applied.min(head), now_ms);
+                    may_note && datastore.registry.note_position(&session.member, progress.applied, head, now_ms);
                 if is_first && let Ok(text) = datastore.registry.text(now_ms) {
                     self.disks.members = text;
                 }
                 // From its first report on a member counts, whatever happens to the datastore.
                 let twins = self.twins_of(replica);
                 if twins.iter().all(|twin| self.saved_reports[*twin].is_none()) {
-                    self.saved_reports[replica] = Some((now_ms, progress.applied));
+                    self.saved_reports[replica] = Some((now_ms, progress.applied, now_ms));
                 }
-                let before = self.reported[replica].map_or(Seq::ZERO, |(_, applied)| applied);
-                // Of two directories of one member the register knows the last report.
+                // Of two directories of one member the register knows the highest report.
+                let known = twins.iter().chain([&replica]).filter_map(|twin| self.reported[*twin]);
+                let (_, before, advanced) =
+                    known.max_by_key(|(_, applied, _)| *applied).unwrap_or((now_ms, Seq::ZERO, now_ms));
+                let gets_on = progress.applied > before || progress.applied >= head;
+                let advanced = if gets_on { now_ms } else { advanced };
                 twins.into_iter().for_each(|twin| self.reported[twin] = None);
-                self.reported[replica] = Some((now_ms, progress.applied.max(before)));
+                self.reported[replica] = Some((now_ms, progress.applied.max(before), advanced));
             }
             Message::Push(bytes) => {
                 let Some(session) = datastore.sessions.get(&id) else { return Ok(()) };

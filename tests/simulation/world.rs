@@ -107,6 +107,9 @@ pub struct Summary {
     pub faults: BTreeMap<String, u64>,
 }
 
+/// What a member last reported: when, the highest position, and when that last rose or was the head.
+pub type Report = (u64, Seq, u64);
+
 pub struct World {
     pub now: Time,
     pub random: SmallRandom,
@@ -130,9 +133,9 @@ pub struct World {
     /// Segment bits that were flipped: file, offset, bit.
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
     /// By replica: when the datastore last heard of it by its own clock, and its durable sequence as told.
-    pub reported: Vec<Option<(u64, Seq)>>,
+    pub reported: Vec<Option<Report>>,
     /// As the datastore has written it down.
-    pub saved_reports: Vec<Option<(u64, Seq)>>,
+    pub saved_reports: Vec<Option<Report>>,
     /// By replica: a copy of its directory for later.
     pub copies: BTreeMap<usize, Copy>,
     /// An old copy of the datastore's disk and of one replica's directory.

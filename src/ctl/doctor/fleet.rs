@@ -4,8 +4,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::balance;
-use crate::codec::admin::{MemberInfo, PresenceInfo, Request, Status};
+use crate::balance::{self, Choice};
+use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request, Status};
 use crate::codec::health::{self, Code, Reason};
 use crate::ctl::client::{self, Client};
 use crate::env::data_dir;
@@ -188,7 +188,8 @@ async fn members(client: &Client, findings: &mut Findings) {
     if members.is_empty() {
         return findings.good(SUBJECT, "none enrolled");
     }
-    let enrolled: Vec<&MemberInfo> = members.iter().filter(|m| m.state == "enrolled" && m.role != "admin").collect();
+    let enrolled: Vec<&MemberInfo> =
+        members.iter().filter(|m| m.state == "enrolled" && (m.role == "webserver" || m.role == "reader")).collect();
     let away: Vec<&str> = enrolled.iter().filter(|m| !m.connected).map(|m| m.name.as_str()).collect();
     if away.is_empty() {
         findings.good(SUBJECT, format!("{} enrolled, all connected", enrolled.len()));
@@ -217,7 +218,9 @@ async fn members(client: &Client, findings: &mut Findings) {
         }
         compare_versions(&present.name, present.software.rsplit(' ').next().unwrap_or_default(), findings);
     }
-    let (backends, left_out) = balance::backends(&members, &presence);
+    // Whether an address is the balancer's own is for the balancer's host to say.
+    let choice = Choice { allow_local_backends: true, ..Choice::default() };
+    let (backends, left_out) = balance::backends(&BackendInfo::among(&members, &presence), &choice);
     left_out.iter().for_each(|what| findings.warning("External-Addr", what, "balancers leave it out until then"));
     for backend in backends {
         reach("External-Addr", &backend.address(), findings).await;

@@ -68,7 +68,7 @@ impl Site {
         let file_text = file.to_str().expect("path");
         let (ca, listen) = (self.path("ca/ca.pem"), listen.to_string());
         let arguments = ["lb", "--format", format, "--output", file_text, "--watch", "--interval", "1", "--exec", exec];
-        let more = ["--backend", "https", "--backend-ca", &ca, "--listen", &listen];
+        let more = ["--backend", "https", "--backend-ca", &ca, "--listen", &listen, "--allow-local-backends"];
         let mut command = self.fleet.command("d", &arguments);
         command.args(more);
         let process = Process::begin(command, &self.fleet.dir("lb.log"));

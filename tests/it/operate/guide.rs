@@ -198,6 +198,8 @@ impl Stage {
         // A port of its own for the metrics of each webserver, and one for the balancer.
         text = text.replace("Metrics-Address=9408", &format!("Metrics-Address={}", free_address().port()));
         if host == "balancer" {
+            // Everything here is at loopback.
+            text = text.replace("--format", "--allow-local-backends --format");
             text = text.replace("--certificate", &format!("--listen 127.0.0.1:{} --certificate", port("balancer")));
         }
         for path in ["/opt/", "/var/", "/etc/"] {

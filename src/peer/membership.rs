@@ -1,0 +1,279 @@
+//! What a member believes about the others: the roster, how old it is, and why none is believed.
+//!
+//! It fails closed. A roster that cannot be read might be the one that revokes a member, so from then on no member is believed
+//! until a good one arrives, also over a restart. Revocations arrive in a message of their own, which applies whatever becomes
+//! of the roster. And a roster that the datastore has not confirmed for too long is not believed, because who was revoked in
+//! the meantime is not known.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::codec::message::{self, Kind, Revocations};
+use crate::env::{Clock, SystemClock};
+use crate::model::MemberName;
+use crate::trust::{Fingerprint, KeptRoster, Refusal, Role, Roster};
+
+/// That the datastore is there is written down this often.
+const WRITTEN_EVERY_MS: u64 = 600_000;
+
+/// The roster of one member, on its disk and in memory.
+pub(super) struct Membership {
+    data_dir: PathBuf,
+    roster: watch::Sender<Arc<Roster>>,
+    state: Mutex<State>,
+    /// `None`: a roster is believed however old it is.
+    age_max: Option<Duration>,
+}
+
+struct State {
+    /// When the datastore was last heard, by the clock of the host, which goes on over a restart.
+    confirmed_ms: u64,
+    /// The same by a clock that nobody sets.
+    confirmed: Instant,
+    written_ms: u64,
+    /// Why no roster is believed.
+    refused: Option<String>,
+}
+
+fn now_ms() -> u64 {
+    SystemClock.now_ms()
+}
+
+impl Membership {
+    /// Starts with what the data directory holds.
+    pub(super) fn load(data_dir: &Path, age_max: Option<Duration>) -> Membership {
+        let KeptRoster { roster, confirmed_ms, refused } = KeptRoster::load(data_dir);
+        // A time in the future is that of a clock that was wrong.
+        let confirmed_ms = confirmed_ms.min(now_ms());
+        let state = State { confirmed_ms, confirmed: Instant::now(), written_ms: confirmed_ms, refused };
+        Membership {
+            data_dir: data_dir.to_owned(),
+            roster: watch::channel(Arc::new(roster)).0,
+            state: Mutex::new(state),
+            age_max,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn roster(&self) -> Arc<Roster> {
+        self.roster.borrow().clone()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.subscribe()
+    }
+
+    /// Why no other member is believed; `None` when those of the roster are.
+    pub(super) fn problem(&self) -> Option<String> {
+        let state = self.state();
+        if let Some(why) = &state.refused {
+            return Some(format!(
+                "the list of members that the datastore sent is not believed ({why}); no other member is"
+            ));
+        }
+        let by_host = Duration::from_millis(now_ms().saturating_sub(state.confirmed_ms));
+        let age = by_host.max(state.confirmed.elapsed());
+        let bound = self.age_max.filter(|bound| age > *bound && !self.roster.borrow().members.is_empty())?;
+        let hours = |span: Duration| span.as_secs() / 3600;
+        Some(format!(
+            "the datastore has not been heard for {} h, and the list of members counts for {} h \
+             (Membership-Max-Age-Hours); no other member is believed until it is",
+            hours(age),
+            hours(bound)
+        ))
+    }
+
+    /// Whether it was refused: unlike one that is too old, that is a fault.
+    pub(super) fn is_refused(&self) -> bool {
+        self.state().refused.is_some()
+    }
+
+    /// Whose certificate this is.
+    pub(super) fn authorise(&self, certificate: &Fingerprint) -> Result<(MemberName, Role), Refusal> {
+        match self.problem() {
+            Some(problem) => Err(Refusal::Unverifiable(problem)),
+            None => self.roster().authorise_print(certificate, now_ms()),
+        }
+    }
+
+    /// Takes over a roster as the datastore sent it, or refuses it and believes no member from now on.
+    pub(super) fn handle_roster(&self, body: &[u8]) {
+        match Roster::decode(body) {
+            Ok(roster) => self.replace(roster),
+            Err(why) => self.refuse(&why),
+        }
+    }
+
+    pub(super) fn replace(&self, mut roster: Roster) {
+        roster.remember_addresses(&self.roster());
+        let was_refused = {
+            let mut state = self.state();
+            (state.confirmed_ms, state.confirmed) = (now_ms(), Instant::now());
+            state.refused.take().is_some()
+        };
+        let is_new = roster != *self.roster();
+        if is_new {
+            self.roster.send_replace(Arc::new(roster));
+        }
+        if is_new || was_refused {
+            self.keep();
+        }
+    }
+
+    fn refuse(&self, why: &str) {
+        tracing::error!(
+            why,
+            "the datastore sent a list of members that cannot be read: no other member is believed until it sends another"
+        );
+        self.state().refused = Some(crate::codec::reports::reportable(why));
+        // Addresses are learned again with the next roster.
+        self.roster.send_replace(Arc::default());
+        self.keep();
+    }
+
+    /// Takes certificates off the roster as the datastore says, whatever roster follows.
+    pub(super) fn handle_revocations(&self, body: &[u8]) {
+        match message::decode::<Revocations>(Kind::Revocations, body) {
+            Ok(revocations) => self.revoke(&revocations.certificates),
+            Err(error) => self.refuse(&error.to_string()),
+        }
+    }
+
+    fn revoke(&self, certificates: &[Fingerprint]) {
+        let mut roster = Roster::clone(&self.roster());
+        if roster.revoke(certificates) {
+            self.roster.send_replace(Arc::new(roster));
+            self.keep();
+        }
+    }
+
+    /// The datastore is there, and would have sent a roster if that had changed.
+    pub(super) fn confirm(&self) {
+        let is_due = {
+            let mut state = self.state();
+            (state.confirmed_ms, state.confirmed) = (now_ms(), Instant::now());
+            state.confirmed_ms.saturating_sub(state.written_ms) >= WRITTEN_EVERY_MS
+        };
+        if is_due {
+            self.keep();
+        }
+    }
+
+    fn keep(&self) {
+        let kept = {
+            let mut state = self.state();
+            state.written_ms = state.confirmed_ms;
+            let (confirmed_ms, refused) = (state.confirmed_ms, state.refused.clone());
+            KeptRoster { roster: Roster::clone(&self.roster()), confirmed_ms, refused }
+        };
+        if let Err(error) = kept.save(&self.data_dir) {
+            tracing::warn!(%error, "the list of members is not kept: after a restart the former one counts until the datastore is back");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Identity, RosterCertificate, RosterMember};
+
+    const AGE_MAX: Option<Duration> = Some(Duration::from_secs(24 * 3600));
+
+    fn roster(names: &[(&str, u8)]) -> Roster {
+        let member = |(name, byte): &(&str, u8)| RosterMember {
+            name: MemberName::new(*name).expect("name"),
+            role: Role::Webserver,
+            certificates: vec![RosterCertificate {
+                fingerprint: format!("{byte:02x}").repeat(32),
+                expires_ms: u64::MAX,
+            }],
+            peer_addresses: Vec::new(),
+            external_addr: None,
+        };
+        Roster { members: names.iter().map(member).collect(), ..Roster::default() }
+    }
+
+    fn dir() -> tempfile::TempDir {
+        let temp = tempfile::tempdir().expect("temp dir");
+        std::fs::create_dir_all(Identity::dir(temp.path())).expect("creates");
+        temp
+    }
+
+    #[test]
+    fn p11_a_roster_that_cannot_be_read_closes_the_port_until_a_good_one_arrives() {
+        let good = roster(&[("a", 1), ("b", 2)]).encode();
+        let mut newer = roster(&[("a", 1)]);
+        newer.version += 1;
+        let too_long = vec![b' '; crate::trust::ROSTER_BYTES_MAX + 1];
+        let faults: [&[u8]; 5] = [&too_long, &good[..good.len() - 1], b"", &[0xff; 40], &newer.encode()];
+        for fault in faults {
+            let temp = dir();
+            let membership = Membership::load(temp.path(), AGE_MAX);
+            assert!(membership.authorise(&[1; 32]).is_err() && membership.problem().is_none(), "none came yet");
+            membership.handle_roster(&good);
+            assert!(membership.authorise(&[1; 32]).is_ok());
+            membership.handle_roster(fault);
+            for membership in [membership, Membership::load(temp.path(), AGE_MAX)] {
+                assert!(matches!(membership.authorise(&[1; 32]), Err(Refusal::Unverifiable(_))));
+                assert!(membership.is_refused() && membership.problem().is_some());
+                membership.confirm();
+                assert!(membership.authorise(&[1; 32]).is_err(), "that the datastore is there does not help");
+            }
+            let membership = Membership::load(temp.path(), AGE_MAX);
+            membership.handle_roster(&good);
+            assert!(membership.authorise(&[1; 32]).is_ok() && membership.problem().is_none());
+            assert!(Membership::load(temp.path(), AGE_MAX).authorise(&[2; 32]).is_ok(), "after a restart as well");
+        }
+    }
+
+    #[test]
+    fn p11_a_revocation_applies_without_a_roster_and_over_a_restart() {
+        let temp = dir();
+        let membership = Membership::load(temp.path(), AGE_MAX);
+        membership.handle_roster(&roster(&[("a", 1), ("b", 2)]).encode());
+        let body = |certificates: &[Fingerprint]| {
+            message::encode(Kind::Revocations, &Revocations { certificates: certificates.to_vec() })
+                [message::HEADER_BYTES..]
+                .to_vec()
+        };
+        membership.handle_revocations(&body(&[[2; 32], [9; 32]]));
+        for membership in [membership, Membership::load(temp.path(), AGE_MAX)] {
+            assert!(membership.authorise(&[1; 32]).is_ok());
+            assert_eq!(membership.authorise(&[2; 32]), Err(Refusal::Unknown));
+        }
+        let membership = Membership::load(temp.path(), AGE_MAX);
+        membership.handle_revocations(&[7]);
+        assert!(membership.authorise(&[1; 32]).is_err(), "one that cannot be read may be about anybody");
+    }
+
+    #[test]
+    fn p11_a_roster_counts_only_for_its_time_and_again_when_the_datastore_is_there() {
+        let temp = dir();
+        let hour = 3_600_000;
+        let kept = |hours: u64| KeptRoster {
+            roster: roster(&[("a", 1)]),
+            confirmed_ms: now_ms() - hours * hour,
+            refused: None,
+        };
+        for (hours, age_max, counts) in [(23, AGE_MAX, true), (25, AGE_MAX, false), (1000, None, true)] {
+            kept(hours).save(temp.path()).expect("keeps");
+            let membership = Membership::load(temp.path(), age_max);
+            assert_eq!(membership.authorise(&[1; 32]).is_ok(), counts, "{hours} h");
+            assert_eq!(membership.problem().is_none(), counts, "{hours} h");
+            membership.confirm();
+            assert!(membership.authorise(&[1; 32]).is_ok());
+            let again = Membership::load(temp.path(), age_max);
+            assert!(again.authorise(&[1; 32]).is_ok(), "and after a restart");
+        }
+        // A clock that was ahead does not make a roster young for ever.
+        KeptRoster { confirmed_ms: u64::MAX, ..kept(0) }.save(temp.path()).expect("keeps");
+        let membership = Membership::load(temp.path(), AGE_MAX);
+        assert!(membership.state().confirmed_ms <= now_ms());
+    }
+}

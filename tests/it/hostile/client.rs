@@ -1,0 +1,115 @@
+//! The client: the real protocol, through the crate's own types, without any of its restraint.
+
+use std::time::Duration;
+
+use gravwell::codec::admin::{AdminError, Request};
+use gravwell::codec::message::{Hello, Kind, Open, Refused, VERSION_MAX, VERSION_MIN};
+use gravwell::transport::endpoint::{self, ClientEndpoint};
+use gravwell::transport::wire::{self, WireError};
+use gravwell::trust::{Identity, tls};
+use tokio::time::timeout;
+
+use crate::fleet::Fleet;
+
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(60);
+
+pub struct Hostile {
+    /// A connection ends with its endpoint.
+    _endpoint: ClientEndpoint,
+    pub connection: quinn::Connection,
+}
+
+/// What a stream was answered.
+#[derive(Debug)]
+pub enum Answered {
+    /// A message of this kind.
+    With(Kind),
+    /// A refusal, on the stream or on closing the connection.
+    Refused(String),
+    /// Nothing: the stream ended.
+    Ended,
+}
+
+pub fn endpoint_of(fleet: &Fleet, name: &str, protocol: &[u8]) -> ClientEndpoint {
+    let identity = Identity::load(&fleet.dir(name)).expect("an identity");
+    endpoint::client(tls::member_config(&identity, protocol).expect("settings")).expect("an endpoint")
+}
+
+impl Hostile {
+    pub async fn connect(fleet: &Fleet, name: &str) -> Hostile {
+        let endpoint = endpoint_of(fleet, name, tls::ALPN_LOG);
+        let connection = endpoint.connect(&fleet.listen.to_string()).await.expect("connects");
+        Hostile { _endpoint: endpoint, connection }
+    }
+
+    pub async fn open(&self, open: Open) -> (quinn::SendStream, quinn::RecvStream) {
+        let (mut send, receive) = self.connection.open_bi().await.expect("a stream");
+        wire::send(&mut send, Kind::Open, &open).await.expect("is sent");
+        (send, receive)
+    }
+
+    /// Greets with `hello`.
+    pub async fn greet(&self, hello: &Hello) -> (quinn::SendStream, quinn::RecvStream, Answered) {
+        let (mut send, mut receive) = self.open(Open::Control).await;
+        // A refusal may come before all of it was sent.
+        let _ = wire::send(&mut send, Kind::Hello, hello).await;
+        let answer = self.answer(&mut receive).await;
+        (send, receive, answer)
+    }
+
+    /// The next message of a stream, or why there is none.
+    pub async fn answer(&self, receive: &mut quinn::RecvStream) -> Answered {
+        match timeout(ANSWER, wire::read_known(receive)).await.expect("an answer in time") {
+            Ok(Some((Kind::Refused, body))) => {
+                let refused: Refused = gravwell::codec::message::decode(Kind::Refused, &body).expect("decodes");
+                Answered::Refused(refused.message)
+            }
+            Ok(Some((Kind::AdminError, body))) => {
+                Answered::Refused(serde_json::from_slice::<AdminError>(&body).expect("decodes").message)
+            }
+            Ok(Some((kind, _))) => Answered::With(kind),
+            Ok(None) | Err(WireError::Io(_)) => self.closed().await.map_or(Answered::Ended, Answered::Refused),
+            Err(error) => Answered::Refused(error.to_string()),
+        }
+    }
+
+    /// What the datastore said on closing the connection; `None` when it stays open.
+    pub async fn closed(&self) -> Option<String> {
+        match timeout(Duration::from_secs(1), self.connection.closed()).await {
+            Ok(quinn::ConnectionError::ApplicationClosed(close)) => {
+                Some(String::from_utf8_lossy(&close.reason).into_owned())
+            }
+            Ok(error) => Some(error.to_string()),
+            Err(_) => None,
+        }
+    }
+
+    /// Waits until the datastore closes the connection while it may go on sending heartbeats.
+    pub async fn refusal(&self, receive: &mut quinn::RecvStream) -> String {
+        loop {
+            match self.answer(receive).await {
+                Answered::With(_) => {}
+                Answered::Refused(why) => return why,
+                Answered::Ended => return String::new(),
+            }
+        }
+    }
+
+    /// Makes a request.
+    pub async fn ask(&self, request: &Request) -> Answered {
+        let (mut send, mut receive) = self.open(Open::Admin).await;
+        let _ = wire::send_json(&mut send, Kind::AdminRequest, request).await;
+        self.answer(&mut receive).await
+    }
+}
+
+pub fn hello() -> Hello {
+    Hello {
+        version_min: VERSION_MIN,
+        version_max: VERSION_MAX,
+        software: "hostile".into(),
+        position: None,
+        external_addr: None,
+    }
+}

@@ -1,0 +1,116 @@
+//! One identity, many connections; and positions that hold others up.
+
+use std::time::Duration;
+
+use gravwell::codec::message::{Kind, Open, Outcome, Progress};
+use gravwell::codec::txn::encode_txn;
+use gravwell::model::{Collection, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use gravwell::transport::wire;
+use gravwell::trust::tls;
+
+use super::Site;
+use super::client::{Answered, Hostile, endpoint_of, hello};
+use crate::fleet::from_env;
+
+/// Connects many times over one endpoint; says how many are still open in the end.
+async fn flood(site: &Site, protocol: &[u8], connections: u64) -> usize {
+    let (endpoint, address) = (endpoint_of(&site.fleet, "rogue", protocol), site.fleet.listen.to_string());
+    let mut held = Vec::new();
+    for _ in 0..connections {
+        held.push(endpoint.connect(&address).await.expect("connects"));
+    }
+    let still_open = || held.iter().filter(|connection| connection.close_reason().is_none()).count();
+    let newest = held.last().expect("one").clone();
+    for _ in 0..500 {
+        if still_open() <= 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(newest.close_reason().is_none(), "the newest one stays, or a member could be kept out by its own ghosts");
+    still_open()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_one_identity_has_few_connections_and_the_newest_stays() {
+    let site = Site::new("webserver");
+    let since = site.since();
+    let connections = from_env("GRAVWELL_HOSTILE_CONNECTIONS", 1_100);
+    assert_eq!(flood(&site, tls::ALPN_LOG, connections).await, 4);
+    assert_eq!(flood(&site, tls::ALPN_CHUNKS, 100).await, 4);
+    site.fleet.enroll("b", "webserver");
+    let another = site.fleet.replica("b");
+    site.fleet.wait_connected("b");
+    site.holds(since, "many connections");
+    drop(another);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p06_what_a_member_pushes_under_the_origin_of_another_is_refused() {
+    let site = Site::new("webserver");
+    let since = site.since();
+    site.fleet.ok("a", &["put", "c", "mine", "--value", "1"]);
+    let origin = site.fleet.tail().last().and_then(|entry| entry["origin"].as_str().map(str::to_owned));
+    let origin: Origin = origin.expect("an origin").parse().expect("an origin");
+    let hostile = Hostile::connect(&site.fleet, "rogue").await;
+    let (mut send, mut receive) = hostile.open(Open::Push).await;
+    for counter in 2..20 {
+        let txn = Txn {
+            id: TxnId { origin, counter: OriginCounter(counter) },
+            settled: OriginCounter(0),
+            time_ms: 0,
+            note: bytes::Bytes::new(),
+            conditions: Vec::new(),
+            ops: vec![Op::Put {
+                collection: Collection::new("c").expect("name"),
+                key: Key::new("stolen").expect("name"),
+                value: "1".into(),
+            }],
+        };
+        let mut body = Vec::new();
+        encode_txn(&txn, &mut body);
+        if wire::send_raw(&mut send, Kind::Push, &body).await.is_err() {
+            break;
+        }
+    }
+    match tokio::time::timeout(Duration::from_secs(60), wire::read(&mut receive)).await.expect("an answer") {
+        Ok(Some((Kind::Outcome, body))) => {
+            let outcome: Outcome = gravwell::codec::message::decode(Kind::Outcome, &body).expect("decodes");
+            let fate = format!("{:?}", outcome.fate);
+            assert!(!fate.contains("Committed") && !fate.contains("Decided"), "{fate}");
+        }
+        Ok(Some((kind, _))) => assert_eq!(kind, Kind::Refused),
+        Ok(None) | Err(_) => {}
+    }
+    for number in 0..5 {
+        site.fleet.ok("a", &["put", "c", "mine", "--value", &number.to_string()]);
+    }
+    assert!(!site.fleet.run("d", &["get", "c", "stolen"]).status.success());
+    assert_eq!(site.fleet.ok("d", &["get", "c", "mine"]).trim(), "4");
+    site.holds(since, "a foreign origin");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_a_reader_that_says_an_old_position_for_ever_does_not_hold_compaction() {
+    let site = Site::new("reader");
+    let since = site.since();
+    for number in 0..50 {
+        site.fleet.ok("d", &["put", "c", "k", "--value", &number.to_string()]);
+    }
+    site.fleet.converges(&["a"]);
+    let hostile = Hostile::connect(&site.fleet, "rogue").await;
+    let (mut send, _receive, answer) = hostile.greet(&hello()).await;
+    assert!(matches!(answer, Answered::With(Kind::Welcome)), "{answer:?}");
+    for _ in 0..10 {
+        let report = Progress { applied: Seq(1), ..Progress::default() };
+        wire::send(&mut send, Kind::Progress, &report).await.expect("is sent");
+    }
+    site.fleet.wait("its position is known", || site.fleet.ok("d", &["presence", "--json"]).contains("\"rogue\""));
+    let horizon = || site.fleet.status("d")["horizon"].as_u64().expect("a number");
+    site.fleet.wait("compaction passes it", || {
+        site.fleet.ok("d", &["compact", "--history-ops", "0"]);
+        horizon() >= 50
+    });
+    assert!(hostile.connection.close_reason().is_none());
+    site.holds(since, "an old position");
+}

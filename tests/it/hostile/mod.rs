@@ -1,0 +1,54 @@
+//! A member that keeps none of the rules, and strangers: whatever they say, the others stay connected and replicate, and what
+//! is kept of it stays small.
+
+mod client;
+mod connections;
+mod greetings;
+mod roles;
+mod strangers;
+
+use crate::fleet::{Fleet, Process};
+
+/// A datastore, an honest webserver `a`, and the identity of `rogue`, which no process of ours uses.
+struct Site {
+    fleet: Fleet,
+    datastore: Process,
+    _honest: Process,
+}
+
+impl Site {
+    fn new(role: &str) -> Site {
+        let fleet = Fleet::new();
+        let datastore = fleet.datastore();
+        let honest = fleet.member("a");
+        fleet.enroll("rogue", role);
+        Site { fleet, datastore, _honest: honest }
+    }
+
+    /// Since when the honest member has been connected.
+    fn since(&self) -> u64 {
+        let presence = self.fleet.ok("d", &["presence", "--json"]);
+        let mut rows = presence.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let honest = rows.find(|row| row["name"] == "a").expect("the honest member is connected");
+        honest["since_ms"].as_u64().expect("a time")
+    }
+
+    /// The honest member is connected as before and gets what is written; what is kept and shown of the rogue is small and does
+    /// nothing to a terminal.
+    fn holds(&self, since: u64, what: &str) {
+        self.fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{}\"", what.len())]);
+        self.fleet.converges(&["a"]);
+        assert_eq!(self.since(), since, "{what}: the honest member was disconnected");
+        for file in ["members.json", "members.copy"] {
+            let bytes = std::fs::metadata(self.fleet.dir("d/trust").join(file)).expect("is there").len();
+            assert!(bytes < 16 << 10, "{what}: {file} has {bytes} bytes");
+        }
+        for command in [&["members"][..], &["presence"], &["top", "--once"], &["status"], &["doctor"]] {
+            let output = self.fleet.run("d", command);
+            let text = String::from_utf8(output.stdout).expect("text");
+            assert!(text.len() < 16 << 10, "{what}: {command:?} prints {} bytes", text.len());
+            let wrong = text.chars().find(|c| *c != '\n' && c.is_control());
+            assert_eq!(wrong, None, "{what}: {command:?} prints a control character");
+        }
+    }
+}

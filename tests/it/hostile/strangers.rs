@@ -1,0 +1,94 @@
+//! Those who have no certificate: handshakes that are never completed, and connections that join and say nothing.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use gravwell::transport::endpoint;
+use gravwell::trust::{Identity, tls};
+
+use super::Site;
+use crate::fleet::from_env;
+
+/// First packets of handshakes, each of a connection of its own, as they arrive at a socket that answers none.
+async fn first_packets(site: &Site, count: u64) -> Vec<Vec<u8>> {
+    let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+    let address = sink.local_addr().expect("an address").to_string();
+    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
+    let authority = gravwell::trust::fingerprint(&identity.authority().expect("an authority"));
+    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let mut packets = Vec::new();
+    let mut buffer = vec![0; 2048];
+    while (packets.len() as u64) < count {
+        let connecting = tokio::spawn({
+            let (client, address) = (client.clone(), address.clone());
+            async move { client.connect(&address).await.map(drop) }
+        });
+        let (length, _) = sink.recv_from(&mut buffer).await.expect("a packet");
+        packets.push(buffer[..length].to_vec());
+        connecting.abort();
+    }
+    packets
+}
+
+/// Resident memory of a process in bytes.
+fn memory(id: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/statm")).expect("reads");
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    pages * 4096
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_handshakes_that_are_never_completed_keep_no_member_out() {
+    let site = Site::new("webserver");
+    let since = site.since();
+    let packets = first_packets(&site, from_env("GRAVWELL_HOSTILE_HANDSHAKES", 2_000)).await;
+    let before = memory(site.datastore.id());
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    for packet in &packets {
+        // A full buffer of the receiver drops it, which is the attack's loss.
+        let _ = socket.send_to(packet, site.fleet.listen);
+    }
+    // In the middle of it a member joins and connects.
+    site.fleet.enroll("b", "webserver");
+    let b = site.fleet.replica("b");
+    site.fleet.wait_connected("b");
+    for packet in &packets {
+        let _ = socket.send_to(packet, site.fleet.listen);
+    }
+    site.holds(since, "half-open handshakes");
+    // The places for addresses that have not answered are few, and so is what is held for them.
+    let grown = memory(site.datastore.id()).saturating_sub(before);
+    assert!(grown < 96 << 20, "{grown} bytes are held for {} strangers", packets.len());
+    drop(b);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_idle_connections_do_not_keep_anybody_from_joining() {
+    let site = Site::new("webserver");
+    let since = site.since();
+    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
+    let authority = gravwell::trust::fingerprint(&identity.authority().expect("an authority"));
+    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let address = site.fleet.listen.to_string();
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    // As many as there may be at any time, for as long as the test lasts.
+    let attack = tokio::spawn(async move {
+        let mut held = std::collections::VecDeque::new();
+        while !*stopped.borrow_and_update() {
+            if let Ok(connection) = client.connect(&address).await {
+                held.push_back(connection);
+            }
+            if held.len() > 300 {
+                held.pop_front();
+            }
+        }
+        held.iter().filter(|connection| connection.close_reason().is_none()).count()
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for name in ["b", "c", "e"] {
+        site.fleet.enroll(name, "reader");
+    }
+    stop.send_replace(true);
+    attack.await.expect("ends");
+    site.holds(since, "idle connections");
+}
