@@ -43,6 +43,7 @@ pub const WEBSERVER: &[&str] = &[
     "Webserver-Ready-Max-Cut-Off-Seconds",
     "Webserver-Drain-Seconds",
     "Webserver-Trusted-Proxy",
+    "Webserver-Max-Connections-Per-Address",
     "Webserver-Cache-MB",
     "Webserver-Min-Free-MB",
     "Webserver-Reserve-MB",

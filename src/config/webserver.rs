@@ -57,6 +57,8 @@ pub struct WebserverConfig {
     pub redirect_port: u16,
     /// `Webserver-Trusted-Proxy`: balancers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// `Webserver-Max-Connections-Per-Address`; 0: as many as there may be.
+    pub connections_of_address_max: usize,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
@@ -163,6 +165,7 @@ impl WebserverConfig {
             no_redirect: false,
             redirect_port: 80,
             trusted_proxies: Vec::new(),
+            connections_of_address_max: 256,
             allow_origin: None,
             may_be_framed: false,
             content_security_policy: None,
@@ -309,6 +312,9 @@ impl Configured for WebserverConfig {
                     self.trusted_proxies.push(network.parse().map_err(|error: String| source.wrong(error))?)
                 }
             },
+            "webserver-max-connections-per-address" => {
+                self.connections_of_address_max = usize::try_from(source.number(0..=1 << 20)?).unwrap_or(usize::MAX);
+            }
             "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
             "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
             "webserver-content-security-policy" => self.content_security_policy = text(source)?,

@@ -33,6 +33,11 @@ pub fn raise_descriptors() {
 }
 
 /// How many connections of clients this process may hold: what storage, other members and searches need stays free.
+#[must_use]
+pub fn places_max() -> usize {
+    usize::try_from(connections_max()).unwrap_or(usize::MAX)
+}
+
 fn connections_max() -> u64 {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(UNBOUNDED);
     descriptors - RESERVE_MAX.min(descriptors / 2)

@@ -20,12 +20,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
 
-use crate::env::process::Place;
+use super::connections::{Connection, Connections, Standing};
 
 /// Bytes that are thrown away at most.
 const BYTES_MAX: u64 = 64 << 20;
 /// Time that is spent on it at most.
 const TIME_MAX: Duration = Duration::from_secs(30);
+/// The same for a client that is not known to be a user.
+const STRANGERS_TIME_MAX: Duration = Duration::from_secs(5);
+/// A client that takes nothing of an answer for this long is given up.
+const STALLED_MAX: Duration = Duration::from_secs(60);
 /// A client that sends nothing for this long has read what it wanted to.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
@@ -39,9 +43,9 @@ impl Unread {
     }
 }
 
-/// Puts [`Lingering`] around accepted connections.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Acceptor;
+/// Puts [`Lingering`] around the connections that are let in.
+#[derive(Clone)]
+pub(super) struct Acceptor(pub Connections);
 
 impl<S> Accept<TcpStream, S> for Acceptor {
     type Stream = Lingering;
@@ -50,21 +54,28 @@ impl<S> Accept<TcpStream, S> for Acceptor {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let unread = Unread::default();
-        let Some(place) = Place::take() else {
-            return std::future::ready(Err(io::Error::other("too many connections are open")));
+        let admitted = stream.peer_addr().map(|address| self.0.admit(address.ip()));
+        let connection = match admitted {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return std::future::ready(Err(io::Error::other("too many connections are open"))),
+            Err(error) => return std::future::ready(Err(error)),
         };
-        let lingering = Lingering { stream, unread: unread.clone(), ending: None, _place: place };
+        let standing = Arc::clone(&connection.standing);
+        let limit: Limit = Box::pin(Arc::clone(&standing).ends());
+        let (unread_too, stalled) = (unread.clone(), None);
+        let lingering = Lingering { stream, unread: unread_too, ending: None, limit: Some(limit), stalled, connection };
         // Answers are whole when they are written: waiting for more only delays them.
         let ready = lingering.stream.set_nodelay(true);
-        std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread })))
+        std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread, standing })))
     }
 }
 
-/// Gives every request of a connection the means to say that its body was left unread.
+/// Gives every request of a connection the means to say that its body was left unread, and that it is a user's.
 #[derive(Clone, Debug)]
 pub(super) struct Marked<S> {
     inner: S,
     unread: Unread,
+    standing: Arc<Standing>,
 }
 
 impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
@@ -78,6 +89,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         request.extensions_mut().insert(self.unread.clone());
+        self.standing.note_request();
+        request.extensions_mut().insert(Arc::clone(&self.standing));
         self.inner.call(request)
     }
 }
@@ -90,18 +103,46 @@ struct Ending {
     bytes_left: u64,
 }
 
+type Limit = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A connection that outlives its last answer while the client still sends.
-#[derive(Debug)]
 pub(super) struct Lingering {
     stream: TcpStream,
     unread: Unread,
     ending: Option<Ending>,
-    _place: Place,
+    /// Completes when the connection has to end at once; `None`: it has.
+    limit: Option<Limit>,
+    /// Runs while the client takes nothing of what is sent.
+    stalled: Option<Pin<Box<Sleep>>>,
+    connection: Connection,
 }
 
 impl Lingering {
+    /// Fails when the connection has to end at once.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let has_to_end = self.limit.as_mut().is_none_or(|limit| limit.as_mut().poll(cx).is_ready());
+        if has_to_end {
+            self.limit = None;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    /// Gives a client up that takes nothing for too long.
+    fn poll_stalled<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED_MAX)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Throws away what arrives, until the client has ended or a bound is reached.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_limit(cx).is_err() {
+            return Poll::Ready(());
+        }
         let Some(ending) = &mut self.ending else { return Poll::Ready(()) };
         let mut space = [0; 16 << 10];
         loop {
@@ -127,13 +168,16 @@ impl Lingering {
 
 impl AsyncRead for Lingering {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_limit(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, to)
     }
 }
 
 impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.poll_limit(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.poll_stalled(written, cx)
     }
 
     fn poll_write_vectored(
@@ -141,7 +185,9 @@ impl AsyncWrite for Lingering {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        self.poll_limit(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.poll_stalled(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -155,7 +201,8 @@ impl AsyncWrite for Lingering {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ending.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            let (until, wake) = (Instant::now() + TIME_MAX, Box::pin(sleep(SILENCE_MAX)));
+            let time_max = if self.connection.standing.is_known() { TIME_MAX } else { STRANGERS_TIME_MAX };
+            let (until, wake) = (Instant::now() + time_max, Box::pin(sleep(SILENCE_MAX)));
             self.ending = Some(Ending { until, wake, bytes_left: BYTES_MAX });
         }
         self.poll_discard(cx).map(Ok)
@@ -173,7 +220,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (lingering, _) = Acceptor.accept(accepted.expect("accepts").0, ()).await.expect("ready");
+        let (lingering, _) =
+            Acceptor(Connections::new(0, Vec::new())).accept(accepted.expect("accepts").0, ()).await.expect("ready");
         (client.expect("connects"), lingering)
     }
 

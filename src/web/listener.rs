@@ -10,6 +10,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
 
+use super::connections::Connections;
 use super::lingering::Acceptor;
 use super::server::{SLOW_CLIENT, WebserverError, io};
 
@@ -35,8 +36,9 @@ fn patient(listener: TcpListener, handle: &Handle<SocketAddr>) -> Result<Server<
 pub(super) fn plain(
     listener: TcpListener,
     handle: &Handle<SocketAddr>,
+    connections: Connections,
 ) -> Result<Server<SocketAddr, Acceptor>, WebserverError> {
-    Ok(patient(listener, handle)?.acceptor(Acceptor))
+    Ok(patient(listener, handle)?.acceptor(Acceptor(connections)))
 }
 
 /// A server of HTTPS.
@@ -44,8 +46,9 @@ pub(super) fn secure(
     listener: TcpListener,
     settings: RustlsConfig,
     handle: &Handle<SocketAddr>,
+    connections: Connections,
 ) -> Result<Server<SocketAddr, RustlsAcceptor<Acceptor>>, WebserverError> {
-    let acceptor = RustlsAcceptor::new(settings).acceptor(Acceptor);
+    let acceptor = RustlsAcceptor::new(settings).acceptor(Acceptor(connections));
     Ok(patient(listener, handle)?.acceptor(acceptor))
 }
 
@@ -70,8 +73,8 @@ fn moved(request: &Request, port: u16) -> Option<String> {
 }
 
 /// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
-pub(super) async fn redirect(address: SocketAddr, port: u16, handle: Handle<SocketAddr>) {
-    let server = match bind(address, REDIRECT_SETTING).and_then(|listener| plain(listener, &handle)) {
+pub(super) async fn redirect(address: SocketAddr, port: u16, handle: Handle<SocketAddr>, connections: Connections) {
+    let server = match bind(address, REDIRECT_SETTING).and_then(|listener| plain(listener, &handle, connections)) {
         Ok(server) => server,
         Err(error) => {
             tracing::warn!(%error, "plain HTTP is not redirected");

@@ -6,7 +6,9 @@
 mod api;
 mod app;
 mod assets;
+mod bodies;
 mod caller;
+mod connections;
 mod damaged;
 mod error;
 mod guard;

@@ -11,6 +11,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::api;
 use super::app::AppRef;
 use super::assets;
+use super::bodies;
+use super::connections;
 use super::error::ApiError;
 use super::guard::{self, Need};
 
@@ -88,6 +90,12 @@ pub(super) fn router(app: &AppRef) -> Router {
     let mut router = Router::new();
     for Route { path, need, handler, .. } in table() {
         let state = (AppRef::clone(app), need);
+        let handler = match need {
+            Need::Nobody => handler.layer(middleware::from_fn(bodies::of_strangers)),
+            _ if STREAMED.contains(&path) => handler,
+            _ => handler.layer(middleware::from_fn(bodies::of_users)),
+        };
+        let handler = handler.layer(middleware::from_fn(connections::note_known));
         let handler = handler.layer(middleware::from_fn_with_state(state, guard::check));
         let handler = match need {
             Need::Nobody => handler.layer(DefaultBodyLimit::max(STRANGERS_BYTES_MAX)),

@@ -39,6 +39,7 @@ use crate::search::source::{Indexer, http};
 
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
+use super::connections::Connections;
 use super::limiter::Limiter;
 use super::orders::{Order, Orders};
 use super::searching::Asked;
@@ -289,8 +290,9 @@ impl Webserver {
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
         let watch = self.service.replica.watch_over().clone();
         let config = &self.app.config;
+        let connections = Connections::new(config.connections_of_address_max, config.trusted_proxies.clone());
         if config.plain_http {
-            let serving = listener::ended(listener::plain(listener, &self.handle)?.serve(service));
+            let serving = listener::ended(listener::plain(listener, &self.handle, connections)?.serve(service));
             self.tasks.spawn(watch.lasting("listener", serving));
             return Ok(());
         }
@@ -298,11 +300,12 @@ impl Webserver {
         let settings = files.load()?;
         let following = files.follow(settings.clone(), Arc::clone(&self.reread));
         self.tasks.spawn(watch.lasting("renewal of the certificate", following));
-        let serving = listener::ended(listener::secure(listener, settings, &self.handle)?.serve(service));
+        let serving =
+            listener::ended(listener::secure(listener, settings, &self.handle, connections.clone())?.serve(service));
         self.tasks.spawn(watch.lasting("listener", serving));
         if !config.no_redirect {
             let address = SocketAddr::new(self.address.ip(), config.redirect_port);
-            let redirecting = listener::redirect(address, self.address.port(), self.handle.clone());
+            let redirecting = listener::redirect(address, self.address.port(), self.handle.clone(), connections);
             self.tasks.spawn(watch.passing("redirection to HTTPS", redirecting));
         }
         Ok(())

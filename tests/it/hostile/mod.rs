@@ -4,6 +4,7 @@
 mod client;
 mod connections;
 mod greetings;
+mod requests;
 mod roles;
 mod strangers;
 

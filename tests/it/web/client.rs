@@ -97,6 +97,13 @@ impl Client {
         self.send("GET", "/api/version", None, SendBody::none()).is_ok_and(|response| response.status() == 200)
     }
 
+    /// The status of an answer, if one comes.
+    pub fn try_post(&self, path: &str, body: &Value) -> Option<u16> {
+        let text = body.to_string();
+        let sent = self.send("POST", path, Some("application/json"), ureq::AsSendBody::as_body(&mut text.as_str()));
+        sent.ok().map(|response| response.status().as_u16())
+    }
+
     /// The status and body of an answer, or what went wrong on the way.
     pub fn try_get(&self, path: &str) -> Result<(u16, String), String> {
         let response = self.send("GET", path, None, SendBody::none()).map_err(|error| error.to_string())?;

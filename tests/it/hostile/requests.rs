@@ -1,0 +1,77 @@
+//! Clients of a webserver who have not signed in and take their time.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::fleet::Fleet;
+use crate::web::Web;
+
+/// More than the webserver has descriptors, from many addresses.
+const STRANGERS: usize = 250;
+
+/// A connection from an address of this host of its own.
+fn connect(number: usize, to: SocketAddr) -> Option<TcpStream> {
+    let [high, low] = u16::try_from(number / 2).expect("few").to_be_bytes();
+    let from = SocketAddr::from((Ipv4Addr::new(127, 7, high, low.max(2)), 0));
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+    socket.bind(&from.into()).ok()?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(5)).ok()?;
+    Some(socket.into())
+}
+
+#[test]
+fn p15_strangers_that_are_slow_keep_no_user_out() {
+    let mut fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    fleet.wrapper = vec!["sh", "-c", "ulimit -n 256 && exec \"$@\"", "sh"];
+    let web = Web::start(&fleet, "a", &[]);
+    fleet.wrapper.clear();
+    let admin = web.admin(&fleet);
+    let starts: [&[u8]; 3] = [
+        b"POST /api/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n{",
+        b"GET /api/health HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"PUT /api/resources/x/raw HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n",
+    ];
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Whoever is closed comes again: the attack does not tire.
+            let mut held: Vec<Option<TcpStream>> = (0..STRANGERS).map(|_| None).collect();
+            while !is_over.load(Ordering::Relaxed) {
+                for (number, slot) in held.iter_mut().enumerate() {
+                    let sent = match slot {
+                        Some(stream) => stream.write_all(b"a").is_ok(),
+                        None => false,
+                    };
+                    if !sent {
+                        *slot = connect(number, web.address());
+                        let start = starts[number % starts.len()];
+                        let _ = slot.as_mut().map(|stream| stream.write_all(start));
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        for number in 0..20 {
+            fleet.wait("a user who is signed in is served", || {
+                let name = format!("made in spite of it {number}");
+                admin
+                    .try_post("/api/dashboards", &json!({ "Name": name, "Data": {} }))
+                    .is_some_and(|status| status == 200)
+            });
+            fleet.wait("another one signs in", || {
+                let credentials = json!({ "User": "admin", "Pass": "changeme" });
+                web.nobody().try_post("/api/login", &credentials).is_some_and(|status| status == 200)
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.wait("replication goes on", || fleet.run("a", &["get", "c", "k"]).status.success());
+}
