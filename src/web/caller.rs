@@ -2,35 +2,44 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 
+use crate::objects::capabilities;
 use crate::objects::sessions::{self, Session};
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
 use crate::objects::tokens::{self, Token};
 use crate::objects::users::{self, Admin, Lock, User};
-use crate::objects::{Record, Store};
+use crate::objects::{Moment, Record, Store};
 
+use super::admission::Admission;
+use super::app::App;
 use super::error::{ApiError, ApiResult};
 
 /// Name of the cookie that browsers hold.
 pub(super) const COOKIE: &str = "token";
 
-/// A known caller.
+/// A known caller, as of the moment at which the caller was identified. Whatever lasts longer than one answer identifies the
+/// caller again: see [`Caller::again`].
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub person: Person,
     pub user: String,
     pub session: Option<Record<Session>>,
     pub token: Option<Token>,
+    /// The end of a token for one download, if the caller has shown one.
+    pub temporary: Option<Moment>,
     /// Capabilities that were granted, where only these count.
     pub granted: Option<HashSet<String>>,
     /// Whether an administrator asks for everybody's objects.
     pub all: bool,
     pub from: IpAddr,
+    /// By what the caller was let in, and to what.
+    pub(super) admission: Arc<Admission>,
 }
 
 impl Caller {
@@ -51,6 +60,31 @@ impl Caller {
     pub(super) fn has(&self, capability: &str) -> bool {
         self.token.as_ref().is_none_or(|token| token.allows(capability))
             && self.granted.as_ref().is_none_or(|granted| granted.contains(capability))
+    }
+
+    /// Refuses a caller without a capability.
+    pub(super) fn require(&self, capability: &str) -> ApiResult<()> {
+        if self.has(capability) {
+            return Ok(());
+        }
+        let whose = if self.token.is_some() { "the token does" } else { "you do" };
+        let message = format!("{whose} not have the capability {capability}");
+        Err(ApiError::forbidden(message).with("Cap", capability))
+    }
+
+    /// Refuses sharing with groups of others. `before` is what it was shared with already.
+    pub(super) fn check_groups(&self, groups: &[i32], before: &[i32]) -> ApiResult<()> {
+        let Some(foreign) = self.person.foreign_group(groups, before) else { return Ok(()) };
+        let message = format!("you are no member of group {foreign}: share with your own groups");
+        Err(ApiError::forbidden(message))
+    }
+
+    /// The same caller as of now: known by the same session or token, with today's role, groups, grants and locks.
+    ///
+    /// # Errors
+    /// When the caller is no longer known, or would not be let in any more.
+    pub(super) fn again(&self, app: &App) -> ApiResult<Caller> {
+        self.admission.again(app)
     }
 }
 
@@ -80,8 +114,8 @@ fn presented(headers: &HeaderMap) -> (Option<&str>, bool) {
 
 /// A browser sends a cookie along with whatever another site makes it send: only reading is harmless then, and what a
 /// page of our own asks for, which the browser says.
-fn is_own_page(method: &Method, headers: &HeaderMap) -> bool {
-    if method.is_safe() {
+fn is_own_page(is_read: bool, headers: &HeaderMap) -> bool {
+    if is_read {
         return true;
     }
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -99,44 +133,60 @@ pub(super) fn is_foreign_page(headers: &HeaderMap) -> bool {
     site.is_some_and(|site| !["same-origin", "none"].contains(&site))
 }
 
-/// Who sends a request. What is decided here is looked up anew for every request, so that a logout, a lock or a deleted user
-/// counts from the moment this webserver has it.
-pub(super) fn identify(store: &Store, method: &Method, headers: &HeaderMap, from: IpAddr) -> ApiResult<Option<Caller>> {
-    if let Some(value) = headers.get("gravwell-token") {
-        let value = value.to_str().unwrap_or_default();
-        let Some(token) = tokens::by_value(store, value)? else { return Ok(None) };
-        let Some((person, user)) = known(store, token.value.uid)? else { return Ok(None) };
-        // A token never opens what is for administrators.
-        let person = Person { admin: false, ..person };
-        return Ok(Some(Caller {
-            person,
-            user,
-            session: None,
-            token: Some(token.value),
-            granted: None,
-            all: false,
-            from,
-        }));
-    }
-    let (Some(token), is_cookie) = presented(headers) else { return Ok(None) };
-    if is_cookie && !is_own_page(method, headers) {
-        return Ok(None);
-    }
-    let Some(claims) = sessions::verified(store, token)? else { return Ok(None) };
-    let Some(session) = sessions::live(store, claims.uid, &claims.session())? else { return Ok(None) };
-    if claims.temporary && claims.expires.is_past() {
-        return Ok(None);
-    }
-    let Some((person, user)) = known(store, claims.uid)? else { return Ok(None) };
-    Ok(Some(Caller { person, user, session: Some(session), token: None, granted: None, all: false, from }))
+/// By what a caller is known.
+#[derive(Clone)]
+pub(super) enum Proof {
+    /// The value of an API token.
+    Token(String),
+    /// The token of a session.
+    Session(String),
 }
 
-/// Whether somebody who was let in may go on: the session exists, and the user is who they were.
-pub(super) fn is_still_known(store: &Store, caller: &Caller) -> bool {
-    let Some(session) = &caller.session else { return false };
-    let is_live = sessions::live(store, caller.uid(), &session.value.id).is_ok_and(|live| live.is_some());
-    let person = known(store, caller.uid());
-    is_live && person.is_ok_and(|found| found.is_some_and(|(person, _)| person.admin == caller.person.admin))
+impl std::fmt::Debug for Proof {
+    /// Without the value, which opens the account.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Proof::Token(_) => "Token",
+            Proof::Session(_) => "Session",
+        })
+    }
+}
+
+impl Proof {
+    /// What a request shows; nothing when a cookie comes from a page of another site and the request changes something.
+    pub(super) fn shown(is_change: bool, method: &Method, headers: &HeaderMap) -> Option<Proof> {
+        if let Some(value) = headers.get("gravwell-token") {
+            return Some(Proof::Token(value.to_str().unwrap_or_default().to_owned()));
+        }
+        let (token, is_cookie) = presented(headers);
+        let is_read = method.is_safe() && !is_change;
+        token.filter(|_| !is_cookie || is_own_page(is_read, headers)).map(|token| Proof::Session(token.to_owned()))
+    }
+}
+
+/// Identifies a caller. All of it is looked up each time, so that a logout, a lock or a deleted user counts from the moment
+/// this webserver has it. The only place where that is done.
+pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Option<Caller>> {
+    let store = &app.store;
+    let (uid, session, token, temporary) = match &admission.proof {
+        Proof::Token(value) => {
+            let Some(token) = tokens::by_value(store, value)? else { return Ok(None) };
+            (token.value.uid, None, Some(token.value), None)
+        }
+        Proof::Session(token) => {
+            let Some(claims) = sessions::verified(store, token)? else { return Ok(None) };
+            let Some(session) = sessions::live(store, claims.uid, &claims.session())? else { return Ok(None) };
+            (claims.uid, Some(session), None, claims.temporary.then_some(claims.expires))
+        }
+    };
+    let Some((person, user)) = known(store, uid)? else { return Ok(None) };
+    let is_limited = app.config.capability_control && !person.admin;
+    let granted = if is_limited { Some(capabilities::of_person(store, &person)?) } else { None };
+    // A token never opens what is for administrators.
+    let person = Person { admin: person.admin && token.is_none(), ..person };
+    let all = admission.wants_all && person.admin;
+    let (from, admission) = (admission.from, Arc::clone(admission));
+    Ok(Some(Caller { person, user, session, token, temporary, granted, all, from, admission }))
 }
 
 /// A user who exists and is not locked, as an administrator or not and with groups, and the name.
@@ -181,17 +231,26 @@ mod tests {
 
     #[test]
     fn another_site_cannot_make_a_browser_change_anything() {
-        let cases: [(Method, Pairs<'_>, bool); 7] = [
-            (Method::GET, &[("sec-fetch-site", "cross-site")], true),
-            (Method::POST, &[("sec-fetch-site", "same-origin")], true),
-            (Method::POST, &[("sec-fetch-site", "cross-site")], false),
-            (Method::POST, &[("sec-fetch-site", "same-site")], false),
-            (Method::DELETE, &[("origin", "https://w:8443"), ("host", "w:8443")], true),
-            (Method::DELETE, &[("origin", "https://evil"), ("host", "w:8443")], false),
-            (Method::PUT, &[("host", "w:8443")], false),
+        type Case<'a> = (bool, Method, Pairs<'a>, bool);
+        let cases: [Case<'_>; 10] = [
+            (false, Method::GET, &[("sec-fetch-site", "cross-site")], true),
+            (true, Method::GET, &[("sec-fetch-site", "cross-site")], false),
+            (true, Method::GET, &[], false),
+            (true, Method::GET, &[("sec-fetch-site", "same-origin")], true),
+            (false, Method::POST, &[("sec-fetch-site", "same-origin")], true),
+            (false, Method::POST, &[("sec-fetch-site", "cross-site")], false),
+            (false, Method::POST, &[("sec-fetch-site", "same-site")], false),
+            (false, Method::DELETE, &[("origin", "https://w:8443"), ("host", "w:8443")], true),
+            (false, Method::DELETE, &[("origin", "https://evil"), ("host", "w:8443")], false),
+            (false, Method::PUT, &[("host", "w:8443")], false),
         ];
-        for (method, given, wanted) in cases {
-            assert_eq!(is_own_page(&method, &headers(given)), wanted, "{method} {given:?}");
+        for (is_change, method, given, wanted) in cases {
+            let mut given = headers(given);
+            // Only what a browser sends along by itself needs a page of our own.
+            given.insert(header::COOKIE, "token=x".parse().expect("value"));
+            assert_eq!(Proof::shown(is_change, &method, &given).is_some(), wanted, "{method} {given:?}");
+            given.insert(header::AUTHORIZATION, "Bearer x".parse().expect("value"));
+            assert!(Proof::shown(is_change, &method, &given).is_some(), "{method} {given:?}");
         }
     }
 }

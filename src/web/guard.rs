@@ -1,7 +1,8 @@
-//! The one place where requests are let in: every route says in its row of the table whom it serves.
+//! Lets requests in: every route says in its row of the table whom it serves, and [`super::admission`] decides.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
@@ -10,35 +11,18 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::objects::Moment;
-use crate::objects::capabilities;
+use crate::objects::Writes;
 use crate::objects::invalid;
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
-use crate::objects::users::Admin;
-use crate::objects::{Store, StoreError, Writes};
 
+use super::admission::{Admission, Rule};
+pub(super) use super::admission::{Need, Right};
 use super::app::{App, AppRef};
-use super::caller::{self, Caller};
+use super::caller::{Caller, Proof};
 use super::error::{ApiError, ApiResult};
 use super::input::is_on;
 use super::position;
-
-/// Whom a route serves. A name is that of the capability which a token must have; tokens never pass as administrators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Everybody, known or not.
-    Nobody,
-    /// Every user; with a token, one that has the capability, if one is named.
-    User(Option<&'static str>),
-    /// Administrators with a session.
-    Admin,
-    /// The user of the path's `{uid}`, and administrators.
-    SelfOrAdmin(Option<&'static str>),
-    /// Members of the path's `{gid}`, and administrators.
-    MemberOrAdmin(Option<&'static str>),
-    /// The session itself: not for tokens.
-    Session,
-}
 
 /// Invalid objects that an answer names.
 const INVALID_NAMED: usize = 20;
@@ -66,9 +50,9 @@ pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -
 }
 
 /// Lets a request in, or says why not.
-pub(super) async fn check(State((app, need)): State<(AppRef, Need)>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State((app, rule)): State<(AppRef, Rule)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    match admit(&app, need, &mut parts).await {
+    match admit(&app, rule, &mut parts).await {
         Ok(()) if parts.extensions.get::<Caller>().is_some_and(|caller| caller.person.admin) => {
             let (mut response, invalid) = invalid::noting(next.run(Request::from_parts(parts, body))).await;
             report_invalid(&mut response, &invalid);
@@ -92,111 +76,42 @@ fn report_invalid(response: &mut Response, invalid: &BTreeSet<String>) {
 }
 
 /// Whether a request changes something, or begins what outlives it: a session, a search.
-fn begins_or_changes(method: &Method, path: &str) -> bool {
-    let begins = ["/api/login", "/api/users/su/", "/api/ws/search"];
-    !method.is_safe() || begins.iter().any(|begin| path.starts_with(begin))
+fn begins_or_changes(rule: Rule, method: &Method, path: &str) -> bool {
+    let begins = ["/api/login", "/api/ws/search"];
+    rule.is_change || !method.is_safe() || begins.iter().any(|begin| path.starts_with(begin))
 }
 
 /// A webserver that its datastore refuses goes on in nothing until it is enrolled again; what it has can still be read.
-fn refuse_when_revoked(app: &AppRef, parts: &Parts) -> ApiResult<()> {
+fn refuse_when_revoked(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()> {
     match app.store.replica().refusal() {
-        Some(refusal) if begins_or_changes(&parts.method, parts.uri.path()) => {
+        Some(refusal) if begins_or_changes(rule, &parts.method, parts.uri.path()) => {
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.message()))
         }
         _ => Ok(()),
     }
 }
 
-async fn admit(app: &AppRef, need: Need, parts: &mut Parts) -> ApiResult<()> {
-    refuse_when_revoked(app, parts)?;
+async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
+    refuse_when_revoked(app, rule, parts)?;
     let path = Path::<HashMap<String, String>>::from_request_parts(parts, &()).await;
     let path = path.map(|Path(path)| path).unwrap_or_default();
     let from = address(app, &parts.extensions, &parts.headers);
-    position::wait(&app.store, &parts.headers).await?;
-    let mut caller = caller::identify(&app.store, &parts.method, &parts.headers, from)?;
-    if let Some(caller) = &mut caller {
-        caller.all = caller.person.admin && wants_all(parts.uri.query());
-        let is_limited = app.config.capability_control && !app.store.has::<Admin>(&caller.uid().to_string())?;
-        if is_limited {
-            caller.granted = Some(capabilities::of_person(&app.store, &caller.person)?);
-        }
-    }
-    allow(&app.store, need, caller.as_ref(), &path, parts.uri.path())?;
-    if let Some(caller) = caller {
-        extend(app, &caller);
-        parts.extensions.insert(caller);
-    }
     parts.extensions.insert(From(from));
+    position::wait(&app.store, &parts.headers).await?;
+    if rule.need == Need::Nobody {
+        return Ok(());
+    }
+    let proof = Proof::shown(rule.is_change, &parts.method, &parts.headers).ok_or_else(ApiError::unknown)?;
+    let (uri, wants_all) = (parts.uri.path().to_owned(), wants_all(parts.uri.query()));
+    let caller = Arc::new(Admission { proof, from, rule, path, uri, wants_all }).begin(app)?;
+    extend(app, &caller);
+    parts.extensions.insert(caller);
     Ok(())
 }
 
 fn wants_all(query: Option<&str>) -> bool {
     let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     pairs.filter(|(name, _)| *name == "admin").any(|(_, value)| is_on(Some(value)))
-}
-
-/// What a session may do whose password must be changed first.
-fn is_open_before_change(path: &str, uid: i32) -> bool {
-    let own = format!("/api/users/{uid}/pwd");
-    ["/api/info/whoami", "/api/settings", "/api/logout", "/api/testauth", own.as_str()]
-        .contains(&path.trim_end_matches('/'))
-}
-
-fn allow(
-    store: &Store,
-    need: Need,
-    caller: Option<&Caller>,
-    path: &HashMap<String, String>,
-    uri: &str,
-) -> ApiResult<()> {
-    if need == Need::Nobody {
-        return Ok(());
-    }
-    let caller = caller.ok_or_else(ApiError::unknown)?;
-    let password = match store.get::<crate::objects::passwords::Password>(&caller.uid().to_string()) {
-        Err(error @ StoreError::Invalid { .. }) if caller.session.is_some() => {
-            tracing::warn!(%error, "an account is denied");
-            return Err(ApiError::forbidden("what is kept of your password is invalid: ask an administrator"));
-        }
-        Err(StoreError::Invalid { .. }) => None,
-        password => password?,
-    };
-    if caller.session.is_some()
-        && password.is_some_and(|password| password.value.must_change)
-        && !is_open_before_change(uri, caller.uid())
-    {
-        return Err(ApiError::forbidden("change your password first: PUT /api/users/{uid}/pwd")
-            .with("MustChangePassword", true));
-    }
-    let number = |name: &str| {
-        let text = path.get(name).map(String::as_str).unwrap_or_default();
-        text.parse::<i32>().map_err(|_| ApiError::bad(format!("{text:?} is not a number")))
-    };
-    let capability = match need {
-        Need::User(capability) | Need::SelfOrAdmin(capability) | Need::MemberOrAdmin(capability) => capability,
-        Need::Nobody | Need::Admin | Need::Session => None,
-    };
-    if let Some(capability) = capability.filter(|capability| !caller.has(capability)) {
-        let whose = if caller.token.is_some() { "the token does" } else { "you do" };
-        let message = format!("{whose} not have the capability {capability}");
-        return Err(ApiError::forbidden(message).with("Cap", capability));
-    }
-    let is_allowed = match need {
-        Need::Nobody | Need::User(_) => true,
-        Need::Admin => caller.person.admin,
-        Need::SelfOrAdmin(_) => caller.is_self_or_admin(number("uid")?),
-        Need::MemberOrAdmin(_) => caller.person.admin || caller.person.groups.contains(&number("gid")?),
-        Need::Session => caller.session.is_some(),
-    };
-    if is_allowed {
-        return Ok(());
-    }
-    Err(ApiError::forbidden(match need {
-        Need::Admin => "only administrators may do this, with a session of their own",
-        Need::SelfOrAdmin(_) => "only the user concerned and administrators may do this",
-        Need::MemberOrAdmin(_) => "only members of the group and administrators may do this",
-        Need::Session | Need::Nobody | Need::User(_) => "this needs a session: tokens cannot do it",
-    }))
 }
 
 /// Writes the life of a session anew when enough of it has passed.

@@ -1,8 +1,10 @@
 //! The webserver: the REST API of existing clients, and an interface for browsers, over a replica.
 //!
-//! Every request passes the guard, which establishes who calls and whether the route's row in the table lets them; what a
-//! handler then does with an object that has an owner is decided by [`crate::objects::sharing`]. Nothing else decides.
+//! Every request passes the guard, which identifies the caller and checks that the route's row in the table lets them, and
+//! does so again while its answer lasts; what a handler then does with an object that has an owner is decided by
+//! [`crate::objects::sharing`]. Nothing else decides.
 
+mod admission;
 mod api;
 mod app;
 mod assets;

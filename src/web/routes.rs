@@ -8,13 +8,14 @@ use axum::http::{Method, StatusCode};
 use axum::middleware;
 use axum::routing::{MethodFilter, MethodRouter, on};
 
+use super::admission::{Need, Rule};
 use super::api;
 use super::app::AppRef;
 use super::assets;
 use super::bodies;
 use super::connections;
 use super::error::ApiError;
-use super::guard::{self, Need};
+use super::guard;
 
 /// Paths whose bodies are streamed and bounded by their handlers.
 const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/searchctrl/import"];
@@ -28,7 +29,27 @@ pub(super) struct Route {
     pub path: &'static str,
     pub need: Need,
     pub does: &'static str,
+    /// Whether it gives a file: only that is open to temporary tokens.
+    pub is_download: bool,
+    /// Whether it changes something although its method says that it only reads.
+    pub is_change: bool,
     handler: MethodRouter<AppRef>,
+}
+
+impl Route {
+    /// Opens the route to temporary tokens.
+    pub(super) fn for_downloads(self) -> Route {
+        Route { is_download: true, ..self }
+    }
+
+    /// Says that the route changes something although it is a GET, which existing clients send.
+    pub(super) fn that_changes(self) -> Route {
+        Route { is_change: true, ..self }
+    }
+
+    fn rule(&self) -> Rule {
+        Rule { need: self.need, is_download: self.is_download, is_change: self.is_change }
+    }
 }
 
 fn route<H: Handler<T, AppRef>, T: 'static>(
@@ -38,7 +59,7 @@ fn route<H: Handler<T, AppRef>, T: 'static>(
     does: &'static str,
     handler: H,
 ) -> Route {
-    Route { method, path, need, does, handler: on(filter, handler) }
+    Route { method, path, need, does, is_download: false, is_change: false, handler: on(filter, handler) }
 }
 
 macro_rules! methods {
@@ -88,8 +109,9 @@ pub(super) fn table() -> Vec<Route> {
 /// The router of the table's rows.
 pub(super) fn router(app: &AppRef) -> Router {
     let mut router = Router::new();
-    for Route { path, need, handler, .. } in table() {
-        let state = (AppRef::clone(app), need);
+    for route in table() {
+        let state = (AppRef::clone(app), route.rule());
+        let Route { path, need, handler, .. } = route;
         let handler = match need {
             Need::Nobody => handler.layer(middleware::from_fn(bodies::of_strangers)),
             _ if STREAMED.contains(&path) => handler,
@@ -116,7 +138,8 @@ mod tests {
     #[test]
     fn rows_are_unique_and_say_what_they_do() {
         let mut seen = std::collections::HashSet::new();
-        for Route { method, path, need, does, .. } in table() {
+        for Route { method, path, need, does, is_download, is_change, .. } in table() {
+            assert!(!(is_download || is_change) || method == Method::GET, "{method} {path}");
             assert!(seen.insert((method.clone(), path)), "{method} {path} twice");
             assert!(does.ends_with('.') && does.len() > 10, "{method} {path}: {does}");
             let needs_uid = matches!(need, Need::SelfOrAdmin(_));

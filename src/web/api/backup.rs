@@ -24,6 +24,7 @@ use crate::objects::searches::{self, Search};
 use crate::objects::sessions::Session;
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Stored, Writes};
+use crate::web::admission;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -41,7 +42,8 @@ const OFFLINE_BYTES_MAX: u64 = 64 << 20;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
-        get("/api/backup", Need::Admin, "Streams a backup of everything; the header Password encrypts it.", download),
+        get("/api/backup", Need::Admin, "Streams a backup of everything; the header Password encrypts it.", download)
+            .for_downloads(),
         post(
             "/api/backup",
             Need::Admin,
@@ -128,6 +130,7 @@ async fn download(
     };
     let source = Source::of(app.store.replica()).map_err(ApiError::internal)?;
     let (sender, receiver) = mpsc::channel(4);
+    let lost = admission::ended(&app, &caller);
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
         match write_all(&source, parts, &password, Sender(sender.clone())) {
@@ -149,7 +152,7 @@ async fn download(
     let day = now.split('T').next().unwrap_or_default();
     let name = format!("attachment; filename=\"gravwell-{day}.gravbak\"");
     let head = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_DISPOSITION, name)];
-    Ok((head, Body::from_stream(stream)).into_response())
+    Ok((head, Body::from_stream(admission::until(stream, lost))).into_response())
 }
 
 /// A file that goes when it is no longer needed.
@@ -219,6 +222,8 @@ async fn restore(
     if password.is_empty() {
         password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     }
+    // The backup may have taken a while to arrive.
+    let caller = caller.again(&app)?;
     let (path, secret) = (file.0.clone(), password.clone());
     let unfit = |error: BackupError| match error {
         BackupError::Io(error) if error.kind() == io::ErrorKind::InvalidData => ApiError::bad(error),

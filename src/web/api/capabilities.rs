@@ -17,7 +17,7 @@ use crate::objects::{Store, Stored, Writes, accounts};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, get, put};
 
@@ -27,11 +27,12 @@ const TAGS_MAX: usize = 10_000;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, User};
+    use Right::Any;
     vec![
-        get("/api/info/capabilities", User(None), "Lists all capabilities.", list),
-        get("/api/info/capabilities/templates", User(None), "Lists usual sets of capabilities.", templates),
-        get("/api/info/capabilities/my", User(None), "Lists the capabilities that the caller has.", mine),
-        get("/api/info/capabilities/why", User(None), "Tells why the caller has each capability.", why_me),
+        get("/api/info/capabilities", User(Any), "Lists all capabilities.", list),
+        get("/api/info/capabilities/templates", User(Any), "Lists usual sets of capabilities.", templates),
+        get("/api/info/capabilities/my", User(Any), "Lists the capabilities that the caller has.", mine),
+        get("/api/info/capabilities/why", User(Any), "Tells why the caller has each capability.", why_me),
         get("/api/users/{uid}/capabilities", Admin, "Lists what was granted to a user.", of_user),
         put("/api/users/{uid}/capabilities", Admin, "Grants capabilities to a user: these and no others.", grant_user),
         get("/api/users/{uid}/capabilities/why", Admin, "Tells why a user has each capability.", why),

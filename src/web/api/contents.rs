@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 
 use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away};
 use crate::objects::contents::{self, Reader, Upload};
-use crate::objects::resources::Resource;
+use crate::objects::resources::{self, Resource};
+use crate::objects::sharing::Shared;
 use crate::objects::{Moment, Writes};
-use crate::web::app::AppRef;
+use crate::web::admission;
+use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::input::Wishes;
@@ -32,7 +34,7 @@ const FORM_BYTES: u64 = 64 << 10;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![
-        get("/api/resources/{guid}/raw", READ, "Streams the contents of a resource.", download),
+        get("/api/resources/{guid}/raw", READ, "Streams the contents of a resource.", download).for_downloads(),
         put("/api/resources/{guid}/raw", WRITE, "Stores new contents: a form with one part called file.", upload),
         get("/api/resources/{guid}/contenttype", READ, "Gives the first bytes and what they look like.", preview),
     ]
@@ -76,9 +78,17 @@ fn place(digits: &str) -> Result<u64, std::num::ParseIntError> {
     digits.parse::<u64>().or_else(|error| if is_number { Ok(u64::MAX) } else { Err(error) })
 }
 
-/// What is left of a content, read while the client takes it.
-fn stream(reader: Reader) -> Body {
-    Body::from_stream(futures_util::stream::unfold(Some(reader), |reader| async move {
+/// Whether the caller may still read a resource; one that was deleted meanwhile is given to its end.
+fn is_open_to(app: &App, caller: &Caller, guid: &str) -> bool {
+    match resources::by_guid(&app.store, guid) {
+        Ok(record) => record.is_none_or(|record| record.value.is_readable_by(&caller.person)),
+        Err(_) => false,
+    }
+}
+
+/// What is left of a content, read while the client takes it and may read the resource.
+fn stream(reader: Reader, lost: impl Future<Output = ()> + Send + 'static) -> Body {
+    let pieces = futures_util::stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.next().await {
             Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
@@ -89,7 +99,8 @@ fn stream(reader: Reader) -> Body {
                 Some((Err(std::io::Error::other(error)), None))
             }
         }
-    }))
+    });
+    Body::from_stream(admission::until(pieces, lost))
 }
 
 fn attachment(resource: &Resource) -> String {
@@ -135,7 +146,8 @@ async fn download(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        stream(Reader::open(contents::kept(&app.store)?, &content, from, length).await?)
+        let reader = Reader::open(contents::kept(&app.store)?, &content, from, length).await?;
+        stream(reader, admission::lost(&app, &caller, move |app, caller| is_open_to(app, caller, &guid)))
     };
     let length = (header::CONTENT_LENGTH, length.to_string());
     let place = place.map(|place| [(header::CONTENT_RANGE, place)]);
@@ -225,6 +237,7 @@ async fn upload(
     let mut writes = Writes::new();
     let content = upload.finish(&mut writes).await?;
     // The metadata, and who may change it, may have been changed while the contents arrived.
+    let caller = caller.again(&app)?;
     let mut record = owned(&app, &caller, &guid)?;
     Room::of(&app, &record.value)?.admit(content.size)?;
     let former = std::mem::replace(&mut record.value.content, content.id);

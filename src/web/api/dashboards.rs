@@ -16,12 +16,12 @@ use crate::objects::{Moment, Record, StoreError, Stored, Writes, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes, is_on};
 use crate::web::routes::{Route, delete, get, post, put};
 
-const READ: Option<&str> = Some("DashboardRead");
-const WRITE: Option<&str> = Some("DashboardWrite");
+const READ: Right = Right::Capability("DashboardRead");
+const WRITE: Right = Right::Capability("DashboardWrite");
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{MemberOrAdmin, SelfOrAdmin, User};
@@ -40,6 +40,13 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         put("/api/dashboards/{id}", User(WRITE), "Changes a dashboard; what is missing stays.", update),
         delete("/api/dashboards/{id}", User(WRITE), "Deletes a dashboard.", remove),
         get(
+            "/api/dashboards/{id}/clone",
+            User(WRITE),
+            "Copies a dashboard for the caller; answers with its number.",
+            copy,
+        )
+        .that_changes(),
+        post(
             "/api/dashboards/{id}/clone",
             User(WRITE),
             "Copies a dashboard for the caller; answers with its number.",
@@ -237,6 +244,8 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(mut fields): In
     if !admin && (global || write_access.global) {
         return Err(ApiError::forbidden(SHARING_WITH_ALL));
     }
+    caller.check_groups(fields.gids.as_deref().unwrap_or_default(), &[])?;
+    caller.check_groups(&write_access.groups, &[])?;
     let empty = || RawValue::from_string("{}".into()).map_err(ApiError::internal);
     let data = match fields.data()? {
         Some(data) => data,
@@ -301,6 +310,9 @@ async fn update(
     dashboard.data = data.unwrap_or_else(|| dashboard.data.clone());
     // Clients send back all that they have read: what somebody may not change is left as it is.
     if owns {
+        caller.check_groups(fields.gids.as_deref().unwrap_or_default(), &dashboard.gids)?;
+        let writers = access.as_ref().map_or(&[][..], |access| &access.groups);
+        caller.check_groups(writers, &dashboard.write_access.groups)?;
         dashboard.gids = fields.gids.unwrap_or(std::mem::take(&mut dashboard.gids));
         if let Some(access) = access {
             dashboard.write_access =

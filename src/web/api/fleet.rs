@@ -12,13 +12,13 @@ use crate::codec::health;
 use crate::replica::Reply;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, get};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     vec![get(
         "/api/fleet",
-        Need::User(Some("SystemInfoRead")),
+        Need::User(Right::Capability("SystemInfoRead")),
         "Tells how webserver, datastore and members stand.",
         fleet,
     )]

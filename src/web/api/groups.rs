@@ -12,21 +12,22 @@ use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, MemberOrAdmin, User};
+    use Right::Capability;
     vec![
-        get("/api/groups", User(Some("ListGroups")), "Lists all groups.", list),
+        get("/api/groups", User(Capability("ListGroups")), "Lists all groups.", list),
         post("/api/groups", Admin, "Creates a group; answers with its number.", create),
-        get("/api/groups/{gid}", MemberOrAdmin(Some("ListGroups")), "Tells about a group.", show),
+        get("/api/groups/{gid}", MemberOrAdmin(Capability("ListGroups")), "Tells about a group.", show),
         put("/api/groups/{gid}", Admin, "Changes a group; what is missing or empty stays.", update),
         delete("/api/groups/{gid}", Admin, "Deletes a group and its memberships.", remove),
         get(
             "/api/groups/{gid}/members",
-            MemberOrAdmin(Some("ListGroupMembers")),
+            MemberOrAdmin(Capability("ListGroupMembers")),
             "Lists the members of a group.",
             members,
         ),

@@ -12,28 +12,29 @@ use crate::objects::{Moment, Record, names, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes};
 use crate::web::routes::{Route, delete, get, post};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, MemberOrAdmin, SelfOrAdmin, User};
-    let own = Some("SearchHistory");
+    use Right::Capability;
+    let own = Capability("SearchHistory");
     vec![
         get("/api/searchhistory", User(own), "Lists the caller's searches, newest first.", list),
-        post("/api/searchhistory", User(Some("Search")), "Adds a search to the caller's history.", add),
+        post("/api/searchhistory", User(Capability("Search")), "Adds a search to the caller's history.", add),
         delete("/api/searchhistory", User(own), "Clears the caller's history.", clear_own),
         get("/api/searchhistory/user/{uid}", SelfOrAdmin(own), "Lists a user's searches.", of_user),
         delete("/api/searchhistory/user/{uid}", SelfOrAdmin(own), "Clears a user's history.", clear),
         get(
             "/api/searchhistory/group/{gid}",
-            MemberOrAdmin(Some("SearchGroupHistory")),
+            MemberOrAdmin(Capability("SearchGroupHistory")),
             "Lists a group's searches.",
             of_group,
         ),
         get(
             "/api/searchhistory/all/{uid}",
-            SelfOrAdmin(Some("SearchAllHistory")),
+            SelfOrAdmin(Capability("SearchAllHistory")),
             "Lists searches of a user and of the user's groups.",
             of_user_and_groups,
         ),
@@ -117,6 +118,7 @@ async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Sea
     if search.global && !caller.person.admin {
         return Err(ApiError::forbidden("only administrators may share with everybody"));
     }
+    caller.check_groups(&search.gids, &[])?;
     let entry = Entry {
         id: history::new_id(&app.store, caller.uid(), launched)?,
         uid: caller.uid(),

@@ -20,27 +20,28 @@ use crate::objects::kinds::{Exposure, KINDS, exposure};
 use crate::objects::store::Author;
 use crate::objects::{Moment, exposed};
 use crate::replica::{AskError, Change};
+use crate::web::admission;
 use crate::web::app::{self, AppRef};
-use crate::web::caller::{self, Caller};
+use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::Wishes;
 use crate::web::routes::{Route, get};
 
 /// Changes that come within this time are told together.
 const GATHER: Duration = Duration::from_millis(10);
-/// Whether a stream's reader is still allowed to read is looked at this often.
+/// The state of the webserver is looked at this often when nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Entries that are given at once unless told otherwise, and at most.
 const ENTRIES: usize = 100;
 const ENTRIES_MAX: usize = 1000;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, Session};
+    use Need::{Admin, User};
     vec![
         get(
             "/api/events",
-            Session,
+            User(Right::Session),
             "Streams the names of collections as they change, and the state of the webserver.",
             events,
         ),
@@ -54,15 +55,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
 /// State of a stream for one reader.
 struct Watch<T: Clone> {
     app: AppRef,
-    caller: Caller,
     receiver: Receiver<T>,
     told: Value,
-}
-
-impl<T: Clone> Watch<T> {
-    fn may_go_on(&self) -> bool {
-        caller::is_still_known(&self.app.store, &self.caller)
-    }
 }
 
 fn status(app: &AppRef) -> Value {
@@ -85,8 +79,8 @@ fn collection_of(change: &Change) -> Option<&Collection> {
 
 async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let receiver = app.store.replica().watch();
-    let ending = app::ending(&app);
-    let watch = Watch { app, caller, receiver, told: Value::Null };
+    let (ending, lost) = (app::ending(&app), admission::ended(&app, &caller));
+    let watch = Watch { app, receiver, told: Value::Null };
     let stream = futures_util::stream::unfold(watch, |mut watch| async move {
         loop {
             let now = status(&watch.app);
@@ -98,12 +92,11 @@ async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<It
                 Ok(Err(RecvError::Closed)) => return None,
                 Ok(Err(RecvError::Lagged(_))) => return Some((Ok(everything()), watch)),
                 Ok(Ok(change)) => return Some((Ok(gathered(change, &mut watch.receiver).await), watch)),
-                Err(_) if !watch.may_go_on() => return None,
                 Err(_) => {}
             }
         }
     });
-    Sse::new(stream.take_until(ending)).keep_alive(KeepAlive::default())
+    Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default())
 }
 
 fn everything() -> Event {
@@ -185,8 +178,8 @@ async fn live(
     wishes: Wishes,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let receiver = app.store.replica().watch_entries();
-    let ending = app::ending(&app);
-    let watch = Watch { app, caller, receiver, told: Value::Null };
+    let (ending, lost) = (app::ending(&app), admission::ended(&app, &caller));
+    let watch = Watch { app, receiver, told: Value::Null };
     let collection = wishes.collection.filter(|name| !name.is_empty());
     let state = (watch, collection, Vec::<Value>::new());
     let stream = futures_util::stream::unfold(state, |(mut watch, collection, mut waiting)| async move {
@@ -205,12 +198,11 @@ async fn live(
                     let run: Arc<Vec<Entry>> = run;
                     waiting = run.iter().rev().filter_map(|entry| shown(entry, collection.as_deref())).collect();
                 }
-                Err(_) if !watch.may_go_on() => return None,
                 Err(_) => {}
             }
         }
     });
-    Sse::new(stream.take_until(ending)).keep_alive(KeepAlive::default())
+    Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default())
 }
 
 fn unanswered(error: AskError) -> ApiError {

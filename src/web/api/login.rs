@@ -20,7 +20,7 @@ use crate::objects::{Moment, Writes, accounts};
 use crate::web::app::{App, AppRef};
 use crate::web::caller::{self, COOKIE, Caller};
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::{self, Need};
+use crate::web::guard::{self, Need, Right};
 use crate::web::input;
 use crate::web::limiter::{self, Attempt};
 use crate::web::routes::{Route, delete, get, post, put};
@@ -31,21 +31,31 @@ const TEMPORARY_S: u64 = 3;
 const THROTTLE: Duration = Duration::from_secs(2);
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    use Need::{Admin, Nobody, SelfOrAdmin, Session, User};
+    use Need::{Admin, Nobody, SelfOrAdmin, User};
+    use Right::{Any, Session};
+    let renewed = "Gives a new token for the same session.";
+    let become_other = "Begins a session as another user.";
     vec![
         get("/api/test", Nobody, "Says that the webserver lives and serves sound data.", test),
-        get("/api/testauth", User(None), "Says that the caller is known.", || async { DONE }),
+        get("/api/testauth", User(Any), "Says that the caller is known.", || async { DONE }),
         get("/api/version", Nobody, "Tells the versions of API and program.", version),
         post("/api/login", Nobody, "Logs in with a name and a password, as a form or as JSON.", log_in),
         post("/api/login/mfa", Nobody, "Logs in with a name and a password, as JSON.", log_in),
-        get("/api/login/refreshtoken", Session, "Gives a new token for the same session.", refresh),
-        get("/api/login/tmptoken", Session, "Gives a token that lives three seconds, for a download.", temporary),
-        put("/api/logout", User(None), "Ends this session.", log_out),
-        delete("/api/logout", Session, "Ends all sessions of the caller.", log_out_everywhere),
-        get("/api/info/whoami", User(None), "Tells who the caller is.", who_am_i),
-        get("/api/users/{uid}/sessions", SelfOrAdmin(None), "Lists the sessions of a user.", sessions),
-        get("/api/users/su/{uid}", Admin, "Begins a session as another user.", become_user),
-        get("/api/mfa", User(None), "Tells that no second factor is asked for.", second_factors),
+        get("/api/login/refreshtoken", User(Session), renewed, refresh).that_changes(),
+        post("/api/login/refreshtoken", User(Session), renewed, refresh),
+        get(
+            "/api/login/tmptoken",
+            User(Session),
+            "Gives a token that opens downloads, to be begun within three seconds.",
+            temporary,
+        ),
+        put("/api/logout", User(Session), "Ends this session.", log_out),
+        delete("/api/logout", User(Session), "Ends all sessions of the caller.", log_out_everywhere),
+        get("/api/info/whoami", User(Any), "Tells who the caller is.", who_am_i),
+        get("/api/users/{uid}/sessions", SelfOrAdmin(Session), "Lists the sessions of a user.", sessions),
+        get("/api/users/su/{uid}", Admin, become_other, become_user).that_changes(),
+        post("/api/users/su/{uid}", Admin, become_other, become_user),
+        get("/api/mfa", User(Session), "Tells that no second factor is asked for.", second_factors),
         delete("/api/users/{uid}/mfa/clear", Admin, "Leaves a user without a second factor.", clear_second_factors),
     ]
 }

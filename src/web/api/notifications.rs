@@ -11,7 +11,7 @@ use crate::objects::{Moment, Record, Stored, Writes, names};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes};
 use crate::web::routes::{Route, delete, get, post, put};
 
@@ -21,7 +21,8 @@ const LEVELS: [&str; 4] = ["info", "warn", "error", "critical"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, User};
-    let (read, write) = (User(Some("NotificationRead")), User(Some("NotificationWrite")));
+    use Right::Capability;
+    let (read, write) = (User(Capability("NotificationRead")), User(Capability("NotificationWrite")));
     vec![
         get("/api/notifications", read, "Gives the caller's notifications by number.", list),
         get("/api/notifications/{id}", read, "Gives the caller's notifications newer than one.", newer),

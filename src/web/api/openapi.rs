@@ -3,7 +3,7 @@
 use axum::Json;
 use serde_json::{Map, Value, json};
 
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::routes::{self, Route, get};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -19,23 +19,25 @@ fn names_in(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn whom(need: Need) -> String {
-    let of = |capability: Option<&str>| {
-        capability.map_or_else(String::new, |name| format!(" A token needs the capability {name}."))
+    let who = match need {
+        Need::Nobody => return "Open to everybody.".into(),
+        Need::User(_) => "For every user.",
+        Need::Admin => "For administrators.",
+        Need::SelfOrAdmin(_) => "For the user concerned and administrators.",
+        Need::MemberOrAdmin(_) => "For members of the group and administrators.",
     };
-    match need {
-        Need::Nobody => "Open to everybody.".into(),
-        Need::User(capability) => format!("For every user.{}", of(capability)),
-        Need::Session => "For every user with a session; not for tokens.".into(),
-        Need::Admin => "For administrators with a session.".into(),
-        Need::SelfOrAdmin(capability) => format!("For the user concerned and administrators.{}", of(capability)),
-        Need::MemberOrAdmin(capability) => format!("For members of the group and administrators.{}", of(capability)),
-    }
+    let right = need.right().map_or_else(String::new, |right| match right {
+        Right::Capability(name) | Right::OfToken(name) => format!(" A token needs the capability {name}."),
+        Right::Any => " A token needs any capability.".into(),
+        Right::Session => " Not for tokens.".into(),
+    });
+    format!("{who}{right}")
 }
 
 /// OpenAPI 3.1.
 pub(in crate::web) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for Route { method, path, need, does, .. } in routes::table() {
+    for Route { method, path, need, does, is_download, .. } in routes::table() {
         let parameters: Vec<Value> = names_in(path)
             .map(|name| {
                 let kind = if ["uid", "gid"].contains(&name) { "integer" } else { "string" };
@@ -49,15 +51,15 @@ pub(in crate::web) fn document() -> Value {
         }
         let mut operation = json!({
             "summary": does,
-            "description": whom(need),
+            "description": format!("{}{}", whom(need), if is_download { " Open to temporary tokens." } else { "" }),
             "tags": [path.trim_start_matches("/api/").split('/').next().unwrap_or("api")],
             "parameters": parameters,
             "responses": responses,
         });
-        operation["security"] = match need {
-            Need::Nobody => json!([]),
-            Need::Session | Need::Admin => json!([{ "session": [] }]),
-            _ => json!([{ "session": [] }, { "token": [] }]),
+        operation["security"] = match need.right() {
+            None => json!([]),
+            Some(Right::Session) => json!([{ "session": [] }]),
+            Some(_) => json!([{ "session": [] }, { "token": [] }]),
         };
         let path = path.replace("{*", "{");
         let entry = paths.entry(path).or_insert_with(|| json!({}));

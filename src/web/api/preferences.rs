@@ -17,12 +17,12 @@ use crate::objects::{Moment, Writes, accounts};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::{self, Raw};
 use crate::web::routes::{Route, delete, get, put};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let this = Need::SelfOrAdmin(None);
+    let this = Need::SelfOrAdmin(Right::Session);
     vec![
         get(
             "/api/users/{uid}/preferences",

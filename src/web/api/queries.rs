@@ -18,20 +18,22 @@ use crate::search::query::{self, QueryError, read_span};
 use crate::search::render::Format;
 use crate::search::searches::Launch;
 use crate::search::source;
+use crate::web::admission;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input;
 use crate::web::routes::{Route, get, post};
 use crate::web::searching::{Answer, Deed, Who, perform};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::User;
+    use Right::{Capability, OfToken};
     vec![
-        get("/api/tags", User(None), "Lists the tags that can be searched.", tags),
-        post("/api/parse", User(Some("Search")), "Tells whether a query is understood.", parse),
-        post("/api/search/direct", User(Some("Search")), "Runs a query and streams its results.", direct),
+        get("/api/tags", User(OfToken("Search")), "Lists the tags that can be searched.", tags),
+        post("/api/parse", User(Capability("Search")), "Tells whether a query is understood.", parse),
+        post("/api/search/direct", User(Capability("Search")), "Runs a query and streams its results.", direct),
     ]
 }
 
@@ -156,7 +158,7 @@ async fn direct(
         let _until_all_is_given = &forgetting;
         item
     }));
-    Ok(file(Answer::File { kind, name, body }))
+    Ok(file(Answer::File { kind, name, body }, admission::ended(&app, &caller)))
 }
 
 /// Forgets a search when its results have been given, or nobody wants them any more.

@@ -12,11 +12,11 @@ use crate::protocol::outbox::RejectedTxn;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, delete, get, post};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let this = Need::Session;
+    let this = Need::User(Right::Session);
     vec![
         get("/api/rejections", this, "Lists the caller's changes that were refused; to administrators, all.", list),
         post("/api/rejections/{id}/retry", this, "Tries a refused change again.", retry),

@@ -17,12 +17,12 @@ use crate::objects::{Moment, Record, StoreError, Stored, Writes, accounts, names
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
 
-pub(super) const READ: Need = Need::User(Some("ResourceRead"));
-pub(super) const WRITE: Need = Need::User(Some("ResourceWrite"));
+pub(super) const READ: Need = Need::User(Right::Capability("ResourceRead"));
+pub(super) const WRITE: Need = Need::User(Right::Capability("ResourceWrite"));
 
 const CHANGED: &str = "the contents were replaced meanwhile: try again";
 
@@ -158,6 +158,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     if global && !caller.person.admin {
         return Err(ApiError::forbidden("only administrators may share with everybody"));
     }
+    caller.check_groups(fields.groupacl.as_deref().unwrap_or_default(), &[])?;
     let name = fields.resourcename.filter(|name| !name.trim().is_empty());
     let resource = Resource {
         uid: caller.uid(),
@@ -203,6 +204,7 @@ async fn update(
 ) -> ApiResult<Response> {
     let mut record = changeable(&app, &caller, &guid)?;
     fields.check(Some(&record.value))?;
+    caller.check_groups(fields.groupacl.as_deref().unwrap_or_default(), &record.value.group_acl)?;
     let mut writes = Writes::new();
     match_version(&headers, &record, &mut writes)?;
     if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {

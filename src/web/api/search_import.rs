@@ -14,14 +14,14 @@ use crate::search::searches::Import;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::routes::{Route, post};
 
 /// Longest of what is said of an archive, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
-    let need = Need::User(Some("SaveSearch"));
+    let need = Need::User(Right::Capability("SaveSearch"));
     vec![post(
         "/api/searchctrl/import",
         need,
@@ -90,6 +90,11 @@ async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) 
     }
     if !has_file {
         return Err(ApiError::bad("the form has no part called file"));
+    }
+    // The archive may have taken a while to arrive.
+    let caller = caller.again(&app)?;
+    if !wish.gids.is_empty() {
+        caller.require("SetSearchGroup")?;
     }
     let search = app.searches.import(&caller.person, &caller.author(), &arriving.0, wish).await?;
     Ok(Json(info(&search)))

@@ -19,10 +19,11 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use super::queries::{self, judged};
 use super::searchctrl::{self, info, renderer};
 use super::{search_commands, system};
+use crate::web::admission;
 use crate::web::app::{self, AppRef};
-use crate::web::caller::{self, Caller};
+use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input;
 use crate::web::routes::{Route, get};
 use crate::web::searching::{self, Who};
@@ -43,10 +44,16 @@ const VIEWS_MAX: usize = 64;
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
+    use Right::Capability;
     vec![
-        get("/api/ws/search", Need::User(Some("Search")), "Runs and shows searches over a web socket.", searches),
-        get("/api/ws/attach/{id}", Need::User(Some("AttachSearch")), "Shows one search over a web socket.", one_search),
-        get("/api/ws/stats", Need::User(Some("Stats")), "Tells over a web socket which parts answer.", states),
+        get("/api/ws/search", Need::User(Capability("Search")), "Runs and shows searches over a web socket.", searches),
+        get(
+            "/api/ws/attach/{id}",
+            Need::User(Capability("AttachSearch")),
+            "Shows one search over a web socket.",
+            one_search,
+        ),
+        get("/api/ws/stats", Need::User(Capability("Stats")), "Tells over a web socket which parts answer.", states),
     ]
 }
 
@@ -133,10 +140,23 @@ const CLOSING: Duration = Duration::from_secs(1);
 struct Conversation {
     app: AppRef,
     caller: Caller,
-    /// Which search a name of results stands for.
-    views: HashMap<String, String>,
+    /// Which search a name of results stands for, and what is needed to look at it.
+    views: HashMap<String, View>,
     begun: u64,
 }
+
+/// Results that a client looks at.
+#[derive(Clone)]
+struct View {
+    search: String,
+    /// The capability of the frame that opened it: whoever may run a search may see what it finds, as they do over
+    /// `/api/search/direct`.
+    capability: &'static str,
+}
+
+/// What it takes to run a search, and to look at one that exists.
+const SEARCH: &str = "Search";
+const ATTACH: &str = "AttachSearch";
 
 async fn text(socket: &mut Socket, patience: Duration) -> Option<String> {
     loop {
@@ -157,10 +177,11 @@ async fn say(socket: &mut Socket, kind: &str, data: &Value) -> Option<()> {
 
 impl Conversation {
     async fn hold(mut self, mut socket: Socket, subject: Subject) {
-        let ending = app::ending(&self.app);
+        let (ending, lost) = (app::ending(&self.app), admission::ended(&self.app, &self.caller));
         tokio::select! {
             () = self.talk(&mut socket, subject) => {}
             () = ending => {}
+            () = lost => {}
         }
         let _ = tokio::time::timeout(CLOSING, socket.close(None)).await;
     }
@@ -188,9 +209,7 @@ impl Conversation {
     async fn converse(&mut self, socket: &mut Socket) -> Option<()> {
         let mut bad = 0;
         while let Some(text) = text(socket, SILENCE).await {
-            if !self.may_go_on() {
-                break;
-            }
+            self.caller = self.caller.again(&self.app).ok()?;
             let Ok(frame) = serde_json::from_str::<Frame>(&text) else {
                 bad += 1;
                 if bad >= BAD_FRAMES_MAX {
@@ -206,9 +225,9 @@ impl Conversation {
         None
     }
 
-    /// Tells which parts answer, again and again, until the client is gone; other subjects have nothing to tell here.
+    /// Tells which parts answer, again and again, until the client is gone or may no longer know.
     async fn tell_states(&self, socket: &mut Socket, subjects: &[String]) -> Option<()> {
-        while self.may_go_on() {
+        loop {
             if subjects.iter().any(|subject| subject == "ping") {
                 say(socket, "ping", &json!({ "States": system::states(&self.app) })).await?;
             }
@@ -220,24 +239,19 @@ impl Conversation {
                 }
             }
         }
-        None
-    }
-
-    fn may_go_on(&self) -> bool {
-        match self.caller.session {
-            Some(_) => caller::is_still_known(&self.app.store, &self.caller),
-            None => caller::known(&self.app.store, self.caller.uid()).is_ok_and(|known| known.is_some()),
-        }
     }
 
     async fn answer(&mut self, frame: &Frame) -> Option<Value> {
         let data = frame.data.to_string();
         match frame.kind.as_str() {
             "PONG" => Some(json!({})),
-            "parse" => Some(match input::read::<queries::Parse>(data.as_bytes()) {
-                Ok(wish) => judged(&self.app, &self.caller, wish).await,
-                Err(error) => json!({ "GoodQuery": false, "ParseError": error.message() }),
-            }),
+            "parse" => {
+                let wish = self.caller.require(SEARCH).and_then(|()| input::read::<queries::Parse>(data.as_bytes()));
+                Some(match wish {
+                    Ok(wish) => judged(&self.app, &self.caller, wish).await,
+                    Err(error) => json!({ "GoodQuery": false, "ParseError": error.message() }),
+                })
+            }
             // The acknowledgement of a search that has begun needs no answer.
             "search" if frame.data.get("Ok").or(frame.data.get("OK")).is_some() => None,
             "search" => Some(self.begin(&data).await.unwrap_or_else(|error| json!({ "Error": error.message() }))),
@@ -246,10 +260,13 @@ impl Conversation {
                 Some(self.attach(&id).await.unwrap_or_else(|error| json!({ "Error": error.message() })))
             }
             name => {
-                let id = self.views.get(name)?.clone();
-                let asked = input::read::<search_commands::Command>(data.as_bytes());
+                let View { search, capability } = self.views.get(name)?.clone();
+                let asked = self.caller.require(capability);
+                let asked = asked.and_then(|()| input::read::<search_commands::Command>(data.as_bytes()));
                 let (command, answer) = match asked {
-                    Ok(command) => (command.id, search_commands::command(&self.app, &self.caller, &id, &command).await),
+                    Ok(command) => {
+                        (command.id, search_commands::command(&self.app, &self.caller, &search, &command).await)
+                    }
                     Err(error) => (search_commands::FAILED, Err(error)),
                 };
                 if command == search_commands::CLOSE {
@@ -260,21 +277,22 @@ impl Conversation {
         }
     }
 
-    fn view(&mut self, kind: &str, id: &str) -> ApiResult<String> {
+    fn view(&mut self, kind: &str, capability: &'static str, id: &str) -> ApiResult<String> {
         if self.views.len() >= VIEWS_MAX {
             return Err(ApiError::conflict("this socket looks at too many searches: close some"));
         }
         self.begun += 1;
         let name = format!("{kind}{}", self.begun + 1);
-        self.views.insert(name.clone(), id.to_owned());
+        self.views.insert(name.clone(), View { search: id.to_owned(), capability });
         Ok(name)
     }
 
     async fn begin(&mut self, data: &str) -> ApiResult<Value> {
-        let launch = input::read::<searchctrl::Start>(data.as_bytes())?.launch()?;
+        self.caller.require(SEARCH)?;
+        let launch = input::read::<searchctrl::Start>(data.as_bytes())?.launch(&self.caller)?;
         let live = self.app.searches.launch(&self.caller.person, &self.caller.author(), launch).await?;
         let search = live.search();
-        let name = self.view("search", &search.id)?;
+        let name = self.view("search", SEARCH, &search.id)?;
         let info = info(&search);
         Ok(json!({
             "RawQuery": search.user_query,
@@ -299,11 +317,9 @@ impl Conversation {
     }
 
     async fn attach(&mut self, id: &str) -> ApiResult<Value> {
-        if !self.caller.has("AttachSearch") {
-            return Err(ApiError::forbidden("the token does not have the capability AttachSearch"));
-        }
+        self.caller.require(ATTACH)?;
         let search = search_commands::standing(&self.app, &self.caller, id).await?.0;
-        let name = self.view("attach", &search.id)?;
+        let name = self.view("attach", ATTACH, &search.id)?;
         Ok(json!({
             "Subproto": name,
             "RendererMod": renderer(&search),

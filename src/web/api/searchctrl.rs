@@ -16,10 +16,11 @@ use crate::objects::{Moment, Record, Stored};
 use crate::search::conditions::Condition;
 use crate::search::render::Format;
 use crate::search::searches::{Launch, SearchError};
+use crate::web::admission;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::{self, Input};
 use crate::web::routes::{Route, delete, get, patch, post, put};
 use crate::web::searching::{self, Answer, Deed, Who};
@@ -29,7 +30,8 @@ const REFRESH_S: u32 = 30;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, User};
-    let attach = User(Some("AttachSearch"));
+    use Right::Capability;
+    let attach = User(Capability("AttachSearch"));
     vec![
         get("/api/searchctrl", attach, "Lists the searches that the caller may see.", list),
         get("/api/searchctrl/all", Admin, "Lists everybody's searches.", list_all),
@@ -39,7 +41,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Lists the searches that the caller may see, with details.",
             list_details,
         ),
-        post("/api/searchctrl/launch", User(Some("Search")), "Begins a search.", launch),
+        post("/api/searchctrl/launch", User(Capability("Search")), "Begins a search.", launch),
         get("/api/searchctrl/{id}", attach, "Tells how a search stands.", show),
         delete("/api/searchctrl/{id}", attach, "Deletes a search and its results.", remove),
         get("/api/searchctrl/{id}/details", attach, "Tells about a search, with details.", details),
@@ -48,19 +50,29 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         put("/api/searchctrl/{id}/detach", attach, "Says that nobody looks at a search any more.", detach),
         patch(
             "/api/searchctrl/{id}/background",
-            User(Some("BackgroundSearch")),
+            User(Capability("BackgroundSearch")),
             "Lets a search go on by itself.",
             background,
         ),
         patch(
             "/api/searchctrl/{id}/save",
-            User(Some("SaveSearch")),
+            User(Capability("SaveSearch")),
             "Keeps results for good, at every webserver.",
             save,
         ),
         put("/api/searchctrl/{id}/stop", attach, "Ends a search; what it has found is kept.", stop),
-        put("/api/searchctrl/{id}/group", User(Some("SetSearchGroup")), "Shares a search with one group.", set_group),
-        put("/api/searchctrl/{id}/groups", User(Some("SetSearchGroup")), "Shares a search with groups.", set_groups),
+        put(
+            "/api/searchctrl/{id}/group",
+            User(Capability("SetSearchGroup")),
+            "Shares a search with one group.",
+            set_group,
+        ),
+        put(
+            "/api/searchctrl/{id}/groups",
+            User(Capability("SetSearchGroup")),
+            "Shares a search with groups.",
+            set_groups,
+        ),
         put("/api/searchctrl/{id}/global", Admin, "Shares a search with everybody.", set_global),
         get("/api/searchctrl/{id}/rows", attach, "Gives some rows of the results.", rows),
         get("/api/searchctrl/{id}/stats", attach, "Gives how many rows lie in which stretch of time.", overview),
@@ -79,10 +91,11 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         ),
         get(
             "/api/searchctrl/{id}/download/{format}",
-            User(Some("Download")),
+            User(Capability("Download")),
             "Streams the results: text, json, csv or archive.",
             download,
-        ),
+        )
+        .for_downloads(),
     ]
 }
 
@@ -231,7 +244,14 @@ struct Begun {
 }
 
 impl Start {
-    pub(in crate::web) fn launch(self) -> ApiResult<Launch> {
+    /// The search that the caller may begin: letting it go on alone and sharing it take what these take afterwards.
+    pub(in crate::web) fn launch(self, caller: &Caller) -> ApiResult<Launch> {
+        if self.background {
+            caller.require("BackgroundSearch")?;
+        }
+        if !self.gids.is_empty() {
+            caller.require("SetSearchGroup")?;
+        }
         let begun = self.launchinfo.unwrap_or_default();
         let given = |time: Moment| (!time.is_never()).then_some(time);
         Ok(Launch {
@@ -269,7 +289,7 @@ pub(in crate::web) fn renderer(search: &Search) -> &'static str {
 }
 
 async fn launch(State(app): State<AppRef>, caller: Caller, Input(start): Input<Start>) -> ApiResult<Json<Value>> {
-    let live = app.searches.launch(&caller.person, &caller.author(), start.launch()?).await?;
+    let live = app.searches.launch(&caller.person, &caller.author(), start.launch(&caller)?).await?;
     Ok(Json(launched(&live.search())))
 }
 
@@ -551,17 +571,18 @@ async fn download(
     let until = time(between.end.or(said.endts).as_deref())?;
     let deed = Deed::Download { format, since, until };
     let answer = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?;
-    Ok(file(answer))
+    let lost = admission::lost(&app, &caller, move |app, caller| searching::is_open_to(app, &caller.person, &id));
+    Ok(file(answer, lost))
 }
 
-/// A file as an answer.
-pub(in crate::web) fn file(answer: Answer) -> Response {
+/// A file as an answer, for as long as the caller may have it.
+pub(in crate::web) fn file(answer: Answer, lost: impl Future<Output = ()> + Send + 'static) -> Response {
     match answer {
         Answer::Value(value) => Json(value).into_response(),
         Answer::File { kind, name, body } => {
             let disposition = format!("attachment; filename=\"{name}\"");
             let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, disposition)];
-            (headers, Body::from_stream(body)).into_response()
+            (headers, Body::from_stream(admission::until(body, lost))).into_response()
         }
     }
 }

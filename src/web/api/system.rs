@@ -15,7 +15,7 @@ use crate::objects::Moment;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::orders::Orders;
 use crate::web::routes::{Route, get, post, put};
@@ -28,12 +28,18 @@ const LEVELS: [&str; 4] = ["access", "info", "warn", "error"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, Nobody, User};
+    use Right::{Any, Capability, OfToken};
     vec![
-        get("/api/settings", User(None), "Tells what interfaces need to know of this webserver.", settings),
+        get("/api/settings", User(Any), "Tells what interfaces need to know of this webserver.", settings),
         get("/api/deployment", Admin, "Tells how this webserver is deployed.", deployment),
-        get("/api/distributed", User(None), "Tells whether this webserver belongs to a fleet.", distributed),
+        get(
+            "/api/distributed",
+            User(OfToken("SystemInfoRead")),
+            "Tells whether this webserver belongs to a fleet.",
+            distributed,
+        ),
         get("/api/language", Nobody, "Tells the default language.", language),
-        get("/api/stats/ping", User(Some("SystemInfoRead")), "Tells which parts answer.", ping),
+        get("/api/stats/ping", User(Capability("SystemInfoRead")), "Tells which parts answer.", ping),
         get("/api/logging", Admin, "Tells the level of logging.", logging),
         put(
             "/api/logging",

@@ -16,18 +16,20 @@ use crate::objects::{Moment, Record, Store, StoreError, Stored, Writes, accounts
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
-use crate::web::guard::Need;
+use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post, put};
 use crate::web::server::PASSWORD_FILE;
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, SelfOrAdmin, User};
-    let this = SelfOrAdmin(None);
+    use Right::{Capability, OfToken, Session};
+    let this = SelfOrAdmin(Session);
+    let search_groups = SelfOrAdmin(OfToken("SetSearchGroup"));
     vec![
-        get("/api/users", User(Some("ListUsers")), "Lists all users.", list),
+        get("/api/users", User(Capability("ListUsers")), "Lists all users.", list),
         post("/api/users", Admin, "Creates a user; answers with its number.", create),
-        get("/api/users/{uid}", this, "Tells about a user.", show),
+        get("/api/users/{uid}", SelfOrAdmin(OfToken("ListUsers")), "Tells about a user.", show),
         put("/api/users/{uid}", this, "Changes a user; what is missing or empty stays.", update),
         delete("/api/users/{uid}", Admin, "Deletes a user with everything that is only theirs.", remove),
         put("/api/users/{uid}/lock", Admin, "Locks an account and ends its sessions.", lock),
@@ -37,10 +39,20 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         put("/api/users/{uid}/admin", Admin, "Makes a user an administrator.", promote),
         delete("/api/users/{uid}/admin", Admin, "Takes the role of administrator from a user.", demote),
         put("/api/users/{uid}/pwd", this, "Changes a password; one's own needs the old one.", change_password),
-        get("/api/users/{uid}/searchgroup", this, "Tells the default group of searches; 0: none.", search_group),
-        put("/api/users/{uid}/searchgroup", this, "Sets the default group of searches.", set_search_group),
-        delete("/api/users/{uid}/searchgroup", this, "Unsets the default group of searches.", unset_search_group),
-        get("/api/users/{uid}/group", this, "Lists the groups of a user.", groups_of),
+        get(
+            "/api/users/{uid}/searchgroup",
+            search_groups,
+            "Tells the default group of searches; 0: none.",
+            search_group,
+        ),
+        put("/api/users/{uid}/searchgroup", search_groups, "Sets the default group of searches.", set_search_group),
+        delete(
+            "/api/users/{uid}/searchgroup",
+            search_groups,
+            "Unsets the default group of searches.",
+            unset_search_group,
+        ),
+        get("/api/users/{uid}/group", SelfOrAdmin(OfToken("ListGroups")), "Lists the groups of a user.", groups_of),
         post("/api/users/{uid}/group", Admin, "Adds a user to groups.", join),
         delete("/api/users/{uid}/group/{gid}", Admin, "Takes a user out of a group.", leave),
     ]

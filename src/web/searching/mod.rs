@@ -10,10 +10,10 @@ pub(super) use perform::{Answer, Deed, PAGE_ROWS_MAX, Saving, Who, perform};
 
 use crate::objects::StoreError;
 use crate::objects::searches::Search;
-use crate::objects::sharing::Shared;
+use crate::objects::sharing::{Person, Shared};
 use crate::objects::store::Author;
 
-use super::app::AppRef;
+use super::app::{App, AppRef};
 use super::caller::Caller;
 use super::error::{ApiError, ApiResult};
 
@@ -26,6 +26,14 @@ pub(super) fn found(app: &AppRef, who: &Who, id: &str) -> ApiResult<Search> {
     };
     let readable = record.filter(|search| search.is_readable_by(&who.person));
     readable.ok_or_else(|| ApiError::not_found(format!("search {id} that you may see")))
+}
+
+/// Whether a user may still read a search; one that was deleted meanwhile is given to its end.
+pub(super) fn is_open_to(app: &App, person: &Person, id: &str) -> bool {
+    match app.store.get::<Search>(id) {
+        Ok(record) => record.is_none_or(|record| record.value.is_readable_by(person)),
+        Err(_) => false,
+    }
 }
 
 /// A search that the caller may change.

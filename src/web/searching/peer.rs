@@ -21,12 +21,14 @@ use tokio::sync::mpsc;
 
 use super::body::{Bytestream, stream_of};
 use super::perform::{Answer, Deed, Who, perform};
-use super::{author_via, found, owned};
+use super::{author_via, found, is_open_to, owned};
 use crate::codec::message::Open;
 use crate::model::{MemberName, Seq};
 use crate::objects::searches::Search;
+use crate::objects::sharing::Person;
 use crate::peer::{Handler, Peer, Serving};
 use crate::trust::Role;
+use crate::web::admission;
 use crate::web::app::{App, AppRef};
 use crate::web::caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -160,10 +162,8 @@ impl Asked {
     async fn answer(&self, question: Question) -> ApiResult<Answer> {
         let app = self.0.upgrade().ok_or_else(|| ApiError::internal("the webserver stops"))?;
         app.store.replica().barrier(question.seen, CATCH_UP).await;
-        let known = caller::known(&app.store, question.uid)?;
-        let (mut person, user) =
-            known.ok_or_else(|| ApiError::forbidden("the user is not known here, or is locked"))?;
-        person.admin &= question.as_admin;
+        let (uid, as_admin, id) = (question.uid, question.as_admin, question.search.clone());
+        let (person, user) = asker(&app, uid, as_admin)?;
         let who = Who { author: author_via(person.uid, user, &question.from), person };
         let search = match question.deed.is_change() {
             true => owned(&app, &who, &question.search)?,
@@ -173,8 +173,22 @@ impl Asked {
         if !app.searches.is_here(&search) {
             return Err(ApiError::conflict(format!("the results are not here but at webserver {}", search.webserver)));
         }
-        perform(&app, &who, search, question.deed).await
+        Ok(match perform(&app, &who, search, question.deed).await? {
+            Answer::File { kind, name, body } => {
+                let may =
+                    move |app: &App| asker(app, uid, as_admin).is_ok_and(|(person, _)| is_open_to(app, &person, &id));
+                Answer::File { kind, name, body: Box::pin(admission::until(body, admission::unless(&app, may))) }
+            }
+            value => value,
+        })
     }
+}
+
+/// For whom another webserver asks, as this one knows the user.
+fn asker(app: &App, uid: i32, as_admin: bool) -> ApiResult<(Person, String)> {
+    let known = caller::known(&app.store, uid)?;
+    let (person, user) = known.ok_or_else(|| ApiError::forbidden("the user is not known here, or is locked"))?;
+    Ok((Person { admin: person.admin && as_admin, ..person }, user))
 }
 
 impl Handler for Asked {

@@ -23,10 +23,13 @@ fn w1_the_calls_of_existing_clients_at_login() {
     assert!(admin.ok("GET", "/api/settings/")["MaxResourceSize"].is_u64());
     let fresh = admin.ok("GET", "/api/login/refreshtoken")["JWT"].as_str().expect("JWT").to_owned();
     assert_eq!(nobody.with("Authorization", &format!("Bearer {fresh}")).get("/api/testauth").status, 200);
+    let resource = admin.made("/api/resources", &json!({ "ResourceName": "r" }));
+    let raw = format!("/api/resources/{}/raw", resource["GUID"].as_str().expect("GUID"));
     let short = admin.ok("GET", "/api/login/tmptoken")["JWT"].as_str().expect("JWT").to_owned();
-    assert_eq!(nobody.with("Cookie", &format!("token={short}")).get("/api/testauth").status, 200);
+    let short = nobody.with("Cookie", &format!("token={short}"));
+    assert_eq!((short.get(&raw).status, short.get("/api/testauth").status), (200, 403), "it is for downloads");
     std::thread::sleep(std::time::Duration::from_millis(3100));
-    assert_eq!(nobody.with("Cookie", &format!("token={short}")).get("/api/testauth").status, 401);
+    assert_eq!((short.get(&raw).status, short.get("/api/testauth").status), (401, 401));
 
     for (user, password) in [("admin", "wrong"), ("nobody", "changeme"), ("", "")] {
         let answer = nobody.post("/api/login", &json!({ "User": user, "Pass": password }));

@@ -19,6 +19,7 @@ mod search_peers;
 mod searches;
 mod security;
 mod sharing;
+mod streams;
 mod transport;
 
 use std::net::SocketAddr;

@@ -9,168 +9,174 @@ use super::client::Client;
 use crate::fleet::Fleet;
 
 /// Callers, in the order of the columns below.
-const CALLERS: [&str; 6] = ["nobody", "user", "member", "admin", "token", "admin's token"];
+const CALLERS: [&str; 8] =
+    ["nobody", "user", "member", "admin", "token", "admin's token", "temporary token", "admin's temporary token"];
 
 /// Who gets past the guard: n(obody), u(ser, neither concerned nor member), m(ember and user concerned), a(dmin),
-/// t(oken of the user concerned, without any capability), T(oken of an administrator, with every capability).
+/// t(oken of the user concerned, without any capability), T(oken of an administrator, with every capability),
+/// d: a temporary token of the user concerned, D: one of an administrator.
 /// Routes of the user and group concerned name them; everything else is for whom the letters say.
-const TABLE: &[(&str, &str, &str)] = &[
-    ("GET", "/api/test", "numatT"),
-    ("GET", "/api/testauth", "umatT"),
-    ("GET", "/api/version", "numatT"),
-    ("POST", "/api/login", "numatT"),
-    ("POST", "/api/login/mfa", "numatT"),
-    ("GET", "/api/login/refreshtoken", "uma"),
-    ("GET", "/api/login/tmptoken", "uma"),
-    ("PUT", "/api/logout", "umatT"),
-    ("DELETE", "/api/logout", "uma"),
-    ("GET", "/api/info/whoami", "umatT"),
-    ("GET", "/api/users/{uid}/sessions", "mat"),
-    ("GET", "/api/users/su/{uid}", "a"),
-    ("GET", "/api/mfa", "umatT"),
-    ("DELETE", "/api/users/{uid}/mfa/clear", "a"),
-    ("GET", "/api/users", "umaT"),
-    ("POST", "/api/users", "a"),
-    ("GET", "/api/users/{uid}", "mat"),
-    ("PUT", "/api/users/{uid}", "mat"),
-    ("DELETE", "/api/users/{uid}", "a"),
-    ("PUT", "/api/users/{uid}/lock", "a"),
-    ("DELETE", "/api/users/{uid}/lock", "a"),
-    ("GET", "/api/users/{uid}/locked", "a"),
-    ("GET", "/api/users/{uid}/admin", "a"),
-    ("PUT", "/api/users/{uid}/admin", "a"),
-    ("DELETE", "/api/users/{uid}/admin", "a"),
-    ("PUT", "/api/users/{uid}/pwd", "ma"),
-    ("GET", "/api/users/{uid}/searchgroup", "mat"),
-    ("PUT", "/api/users/{uid}/searchgroup", "mat"),
-    ("DELETE", "/api/users/{uid}/searchgroup", "mat"),
-    ("GET", "/api/users/{uid}/group", "mat"),
-    ("POST", "/api/users/{uid}/group", "a"),
-    ("DELETE", "/api/users/{uid}/group/{gid}", "a"),
-    ("GET", "/api/groups", "umaT"),
-    ("POST", "/api/groups", "a"),
-    ("GET", "/api/groups/{gid}", "ma"),
-    ("PUT", "/api/groups/{gid}", "a"),
-    ("DELETE", "/api/groups/{gid}", "a"),
-    ("GET", "/api/groups/{gid}/members", "ma"),
-    ("GET", "/api/users/{uid}/preferences", "mat"),
-    ("PUT", "/api/users/{uid}/preferences", "mat"),
-    ("DELETE", "/api/users/{uid}/preferences", "mat"),
-    ("GET", "/api/users/preferences", "a"),
-    ("GET", "/api/dashboards", "umaT"),
-    ("POST", "/api/dashboards", "umaT"),
-    ("GET", "/api/dashboards/all", "umaT"),
-    ("GET", "/api/users/{uid}/dashboards", "ma"),
-    ("GET", "/api/groups/{gid}/dashboards", "ma"),
-    ("GET", "/api/dashboards/{id}", "ma"),
-    ("PUT", "/api/dashboards/{id}", "ma"),
-    ("DELETE", "/api/dashboards/{id}", "ma"),
-    ("GET", "/api/dashboards/{id}/clone", "ma"),
-    ("GET", "/api/searchhistory", "umaT"),
-    ("POST", "/api/searchhistory", "umaT"),
-    ("DELETE", "/api/searchhistory", "umaT"),
-    ("GET", "/api/searchhistory/user/{uid}", "ma"),
-    ("DELETE", "/api/searchhistory/user/{uid}", "ma"),
-    ("GET", "/api/searchhistory/group/{gid}", "ma"),
-    ("GET", "/api/searchhistory/all/{uid}", "ma"),
-    ("GET", "/api/searchhistory/all", "a"),
-    ("GET", "/api/resources", "umaT"),
-    ("POST", "/api/resources", "umaT"),
-    ("GET", "/api/resources/{guid}", "ma"),
-    ("PUT", "/api/resources/{guid}", "ma"),
-    ("DELETE", "/api/resources/{guid}", "ma"),
-    ("GET", "/api/resources/{guid}/raw", "ma"),
-    ("PUT", "/api/resources/{guid}/raw", "ma"),
-    ("GET", "/api/resources/{guid}/contenttype", "ma"),
-    ("POST", "/api/resources/{guid}/clone", "ma"),
+/// Last what a token needs: a capability, `*` for any, nothing where tokens never pass.
+const TABLE: &[(&str, &str, &str, &str)] = &[
+    ("GET", "/api/test", "numatTdD", ""),
+    ("GET", "/api/testauth", "umaT", "*"),
+    ("GET", "/api/version", "numatTdD", ""),
+    ("POST", "/api/login", "numatTdD", ""),
+    ("POST", "/api/login/mfa", "numatTdD", ""),
+    ("GET", "/api/login/refreshtoken", "uma", ""),
+    ("POST", "/api/login/refreshtoken", "uma", ""),
+    ("GET", "/api/login/tmptoken", "uma", ""),
+    ("PUT", "/api/logout", "uma", ""),
+    ("DELETE", "/api/logout", "uma", ""),
+    ("GET", "/api/info/whoami", "umaT", "*"),
+    ("GET", "/api/users/{uid}/sessions", "ma", ""),
+    ("GET", "/api/users/su/{uid}", "a", ""),
+    ("POST", "/api/users/su/{uid}", "a", ""),
+    ("GET", "/api/mfa", "uma", ""),
+    ("DELETE", "/api/users/{uid}/mfa/clear", "a", ""),
+    ("GET", "/api/users", "umaT", "ListUsers"),
+    ("POST", "/api/users", "a", ""),
+    ("GET", "/api/users/{uid}", "ma", "ListUsers"),
+    ("PUT", "/api/users/{uid}", "ma", ""),
+    ("DELETE", "/api/users/{uid}", "a", ""),
+    ("PUT", "/api/users/{uid}/lock", "a", ""),
+    ("DELETE", "/api/users/{uid}/lock", "a", ""),
+    ("GET", "/api/users/{uid}/locked", "a", ""),
+    ("GET", "/api/users/{uid}/admin", "a", ""),
+    ("PUT", "/api/users/{uid}/admin", "a", ""),
+    ("DELETE", "/api/users/{uid}/admin", "a", ""),
+    ("PUT", "/api/users/{uid}/pwd", "ma", ""),
+    ("GET", "/api/users/{uid}/searchgroup", "ma", "SetSearchGroup"),
+    ("PUT", "/api/users/{uid}/searchgroup", "ma", "SetSearchGroup"),
+    ("DELETE", "/api/users/{uid}/searchgroup", "ma", "SetSearchGroup"),
+    ("GET", "/api/users/{uid}/group", "ma", "ListGroups"),
+    ("POST", "/api/users/{uid}/group", "a", ""),
+    ("DELETE", "/api/users/{uid}/group/{gid}", "a", ""),
+    ("GET", "/api/groups", "umaT", "ListGroups"),
+    ("POST", "/api/groups", "a", ""),
+    ("GET", "/api/groups/{gid}", "ma", "ListGroups"),
+    ("PUT", "/api/groups/{gid}", "a", ""),
+    ("DELETE", "/api/groups/{gid}", "a", ""),
+    ("GET", "/api/groups/{gid}/members", "ma", "ListGroupMembers"),
+    ("GET", "/api/users/{uid}/preferences", "ma", ""),
+    ("PUT", "/api/users/{uid}/preferences", "ma", ""),
+    ("DELETE", "/api/users/{uid}/preferences", "ma", ""),
+    ("GET", "/api/users/preferences", "a", ""),
+    ("GET", "/api/dashboards", "umaT", "DashboardRead"),
+    ("POST", "/api/dashboards", "umaT", "DashboardWrite"),
+    ("GET", "/api/dashboards/all", "umaT", "DashboardRead"),
+    ("GET", "/api/users/{uid}/dashboards", "ma", "DashboardRead"),
+    ("GET", "/api/groups/{gid}/dashboards", "ma", "DashboardRead"),
+    ("GET", "/api/dashboards/{id}", "ma", "DashboardRead"),
+    ("PUT", "/api/dashboards/{id}", "ma", "DashboardWrite"),
+    ("DELETE", "/api/dashboards/{id}", "ma", "DashboardWrite"),
+    ("GET", "/api/dashboards/{id}/clone", "ma", "DashboardWrite"),
+    ("POST", "/api/dashboards/{id}/clone", "ma", "DashboardWrite"),
+    ("GET", "/api/searchhistory", "umaT", "SearchHistory"),
+    ("POST", "/api/searchhistory", "umaT", "Search"),
+    ("DELETE", "/api/searchhistory", "umaT", "SearchHistory"),
+    ("GET", "/api/searchhistory/user/{uid}", "ma", "SearchHistory"),
+    ("DELETE", "/api/searchhistory/user/{uid}", "ma", "SearchHistory"),
+    ("GET", "/api/searchhistory/group/{gid}", "ma", "SearchGroupHistory"),
+    ("GET", "/api/searchhistory/all/{uid}", "ma", "SearchAllHistory"),
+    ("GET", "/api/searchhistory/all", "a", ""),
+    ("GET", "/api/resources", "umaT", "ResourceRead"),
+    ("POST", "/api/resources", "umaT", "ResourceWrite"),
+    ("GET", "/api/resources/{guid}", "ma", "ResourceRead"),
+    ("PUT", "/api/resources/{guid}", "ma", "ResourceWrite"),
+    ("DELETE", "/api/resources/{guid}", "ma", "ResourceWrite"),
+    ("GET", "/api/resources/{guid}/raw", "madD", "ResourceRead"),
+    ("PUT", "/api/resources/{guid}/raw", "ma", "ResourceWrite"),
+    ("GET", "/api/resources/{guid}/contenttype", "ma", "ResourceRead"),
+    ("POST", "/api/resources/{guid}/clone", "ma", "ResourceWrite"),
     // A name means one's own, one's group's or everybody's, to administrators, too.
-    ("GET", "/api/resources/lookup/{name}", "m"),
-    ("GET", "/api/info/capabilities", "umatT"),
-    ("GET", "/api/info/capabilities/templates", "umatT"),
-    ("GET", "/api/info/capabilities/my", "umatT"),
-    ("GET", "/api/info/capabilities/why", "umatT"),
-    ("GET", "/api/users/{uid}/capabilities", "a"),
-    ("PUT", "/api/users/{uid}/capabilities", "a"),
-    ("GET", "/api/users/{uid}/capabilities/why", "a"),
-    ("GET", "/api/groups/{gid}/capabilities", "a"),
-    ("PUT", "/api/groups/{gid}/capabilities", "a"),
-    ("GET", "/api/users/{uid}/tags", "a"),
-    ("PUT", "/api/users/{uid}/tags", "a"),
-    ("GET", "/api/groups/{gid}/tags", "a"),
-    ("PUT", "/api/groups/{gid}/tags", "a"),
-    ("GET", "/api/tokens/capabilities", "umatT"),
-    ("GET", "/api/tokens", "umaT"),
-    ("POST", "/api/tokens", "umaT"),
-    ("GET", "/api/tokens/{id}", "ma"),
-    ("PUT", "/api/tokens/{id}", "ma"),
-    ("PATCH", "/api/tokens/{id}", "ma"),
-    ("DELETE", "/api/tokens/{id}", "ma"),
-    ("GET", "/api/notifications", "umaT"),
-    ("GET", "/api/notifications/{id}", "umaT"),
-    ("GET", "/api/notifications/all", "a"),
-    ("POST", "/api/notifications/targeted/self", "umaT"),
-    ("POST", "/api/notifications/targeted", "a"),
-    ("POST", "/api/notifications/broadcast", "a"),
-    ("PUT", "/api/notifications/{id}", "umaT"),
-    ("DELETE", "/api/notifications/{id}", "umaT"),
-    ("GET", "/api/settings", "umatT"),
-    ("GET", "/api/deployment", "a"),
-    ("GET", "/api/distributed", "umatT"),
-    ("GET", "/api/language", "numatT"),
-    ("GET", "/api/tags", "umatT"),
-    ("POST", "/api/parse", "umaT"),
-    ("POST", "/api/search/direct", "umaT"),
-    ("GET", "/api/ws/search", "umaT"),
-    ("GET", "/api/ws/attach/{id}", "ma"),
-    ("GET", "/api/ws/stats", "umaT"),
-    ("GET", "/api/searchctrl", "umaT"),
-    ("GET", "/api/searchctrl/all", "a"),
-    ("GET", "/api/searchctrl/details", "umaT"),
-    ("POST", "/api/searchctrl/launch", "umaT"),
-    ("POST", "/api/searchctrl/import", "umaT"),
-    ("GET", "/api/searchctrl/{id}", "ma"),
-    ("DELETE", "/api/searchctrl/{id}", "ma"),
-    ("GET", "/api/searchctrl/{id}/details", "ma"),
-    ("GET", "/api/searchctrl/{id}/attach", "ma"),
-    ("PUT", "/api/searchctrl/{id}/ping", "ma"),
-    ("PUT", "/api/searchctrl/{id}/detach", "ma"),
-    ("PATCH", "/api/searchctrl/{id}/background", "ma"),
-    ("PATCH", "/api/searchctrl/{id}/save", "ma"),
-    ("PUT", "/api/searchctrl/{id}/stop", "ma"),
-    ("PUT", "/api/searchctrl/{id}/group", "ma"),
-    ("PUT", "/api/searchctrl/{id}/groups", "ma"),
-    ("PUT", "/api/searchctrl/{id}/global", "a"),
-    ("GET", "/api/searchctrl/{id}/rows", "ma"),
-    ("GET", "/api/searchctrl/{id}/stats", "ma"),
-    ("GET", "/api/searchctrl/{id}/stats/overview", "ma"),
-    ("GET", "/api/searchctrl/{id}/renderer/{renderer}", "ma"),
-    ("GET", "/api/searchctrl/{id}/renderer/{renderer}/explore", "ma"),
-    ("GET", "/api/searchctrl/{id}/download/{format}", "ma"),
-    ("GET", "/api/stats/ping", "umaT"),
-    ("GET", "/api/logging", "a"),
-    ("PUT", "/api/logging", "a"),
-    ("POST", "/api/logging/{level}", "a"),
-    ("POST", "/api/restart/webserver", "a"),
-    ("GET", "/license/status", "numatT"),
-    ("GET", "/api/health", "numatT"),
-    ("GET", "/api/ready", "numatT"),
-    ("GET", "/api/fleet", "umaT"),
-    ("GET", "/api/events", "uma"),
-    ("GET", "/api/log/live", "a"),
-    ("GET", "/api/log", "a"),
-    ("GET", "/api/log/collections", "a"),
-    ("GET", "/api/log/object/{collection}/{key}", "a"),
-    ("GET", "/api/rejections", "uma"),
-    ("POST", "/api/rejections/{id}/retry", "uma"),
-    ("DELETE", "/api/rejections/{id}", "uma"),
-    ("GET", "/api/objects/invalid", "a"),
-    ("PUT", "/api/objects/invalid/{collection}/{key}", "a"),
-    ("DELETE", "/api/objects/invalid/{collection}/{key}", "a"),
-    ("GET", "/api/backup", "a"),
-    ("POST", "/api/backup", "a"),
-    ("GET", "/api/openapi.json", "numatT"),
+    ("GET", "/api/resources/lookup/{name}", "m", "ResourceRead"),
+    ("GET", "/api/info/capabilities", "umaT", "*"),
+    ("GET", "/api/info/capabilities/templates", "umaT", "*"),
+    ("GET", "/api/info/capabilities/my", "umaT", "*"),
+    ("GET", "/api/info/capabilities/why", "umaT", "*"),
+    ("GET", "/api/users/{uid}/capabilities", "a", ""),
+    ("PUT", "/api/users/{uid}/capabilities", "a", ""),
+    ("GET", "/api/users/{uid}/capabilities/why", "a", ""),
+    ("GET", "/api/groups/{gid}/capabilities", "a", ""),
+    ("PUT", "/api/groups/{gid}/capabilities", "a", ""),
+    ("GET", "/api/users/{uid}/tags", "a", ""),
+    ("PUT", "/api/users/{uid}/tags", "a", ""),
+    ("GET", "/api/groups/{gid}/tags", "a", ""),
+    ("PUT", "/api/groups/{gid}/tags", "a", ""),
+    ("GET", "/api/tokens/capabilities", "umaT", "TokenRead"),
+    ("GET", "/api/tokens", "umaT", "TokenRead"),
+    ("POST", "/api/tokens", "umaT", "TokenWrite"),
+    ("GET", "/api/tokens/{id}", "ma", "TokenRead"),
+    ("PUT", "/api/tokens/{id}", "ma", "TokenWrite"),
+    ("PATCH", "/api/tokens/{id}", "ma", "TokenWrite"),
+    ("DELETE", "/api/tokens/{id}", "ma", "TokenWrite"),
+    ("GET", "/api/notifications", "umaT", "NotificationRead"),
+    ("GET", "/api/notifications/{id}", "umaT", "NotificationRead"),
+    ("GET", "/api/notifications/all", "a", ""),
+    ("POST", "/api/notifications/targeted/self", "umaT", "NotificationWrite"),
+    ("POST", "/api/notifications/targeted", "a", ""),
+    ("POST", "/api/notifications/broadcast", "a", ""),
+    ("PUT", "/api/notifications/{id}", "umaT", "NotificationWrite"),
+    ("DELETE", "/api/notifications/{id}", "umaT", "NotificationWrite"),
+    ("GET", "/api/settings", "umaT", "*"),
+    ("GET", "/api/deployment", "a", ""),
+    ("GET", "/api/distributed", "umaT", "SystemInfoRead"),
+    ("GET", "/api/language", "numatTdD", ""),
+    ("GET", "/api/tags", "umaT", "Search"),
+    ("POST", "/api/parse", "umaT", "Search"),
+    ("POST", "/api/search/direct", "umaT", "Search"),
+    ("GET", "/api/ws/search", "umaT", "Search"),
+    ("GET", "/api/ws/attach/{id}", "ma", "AttachSearch"),
+    ("GET", "/api/ws/stats", "umaT", "Stats"),
+    ("GET", "/api/searchctrl", "umaT", "AttachSearch"),
+    ("GET", "/api/searchctrl/all", "a", ""),
+    ("GET", "/api/searchctrl/details", "umaT", "AttachSearch"),
+    ("POST", "/api/searchctrl/launch", "umaT", "Search"),
+    ("POST", "/api/searchctrl/import", "umaT", "SaveSearch"),
+    ("GET", "/api/searchctrl/{id}", "ma", "AttachSearch"),
+    ("DELETE", "/api/searchctrl/{id}", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/details", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/attach", "ma", "AttachSearch"),
+    ("PUT", "/api/searchctrl/{id}/ping", "ma", "AttachSearch"),
+    ("PUT", "/api/searchctrl/{id}/detach", "ma", "AttachSearch"),
+    ("PATCH", "/api/searchctrl/{id}/background", "ma", "BackgroundSearch"),
+    ("PATCH", "/api/searchctrl/{id}/save", "ma", "SaveSearch"),
+    ("PUT", "/api/searchctrl/{id}/stop", "ma", "AttachSearch"),
+    ("PUT", "/api/searchctrl/{id}/group", "ma", "SetSearchGroup"),
+    ("PUT", "/api/searchctrl/{id}/groups", "ma", "SetSearchGroup"),
+    ("PUT", "/api/searchctrl/{id}/global", "a", ""),
+    ("GET", "/api/searchctrl/{id}/rows", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/stats", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/stats/overview", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/renderer/{renderer}", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/renderer/{renderer}/explore", "ma", "AttachSearch"),
+    ("GET", "/api/searchctrl/{id}/download/{format}", "madD", "Download"),
+    ("GET", "/api/stats/ping", "umaT", "SystemInfoRead"),
+    ("GET", "/api/logging", "a", ""),
+    ("PUT", "/api/logging", "a", ""),
+    ("POST", "/api/logging/{level}", "a", ""),
+    ("POST", "/api/restart/webserver", "a", ""),
+    ("GET", "/license/status", "numatTdD", ""),
+    ("GET", "/api/health", "numatTdD", ""),
+    ("GET", "/api/ready", "numatTdD", ""),
+    ("GET", "/api/fleet", "umaT", "SystemInfoRead"),
+    ("GET", "/api/events", "uma", ""),
+    ("GET", "/api/log/live", "a", ""),
+    ("GET", "/api/log", "a", ""),
+    ("GET", "/api/log/collections", "a", ""),
+    ("GET", "/api/log/object/{collection}/{key}", "a", ""),
+    ("GET", "/api/rejections", "uma", ""),
+    ("POST", "/api/rejections/{id}/retry", "uma", ""),
+    ("DELETE", "/api/rejections/{id}", "uma", ""),
+    ("GET", "/api/objects/invalid", "a", ""),
+    ("PUT", "/api/objects/invalid/{collection}/{key}", "a", ""),
+    ("DELETE", "/api/objects/invalid/{collection}/{key}", "a", ""),
+    ("GET", "/api/backup", "aD", ""),
+    ("POST", "/api/backup", "a", ""),
+    ("GET", "/api/openapi.json", "numatTdD", ""),
 ];
-const LETTERS: &str = "numatT";
+const LETTERS: &str = "numatTdD";
 /// Streams that do not end by themselves, and what ends the webserver: only refusals are looked at.
 const ENDLESS: [&str; 3] = ["/api/events", "/api/log/live", "/api/restart/webserver"];
 /// Paths whose object is not there: who is let in is told so, who is not is refused or told the same.
@@ -199,6 +205,36 @@ struct Things {
     token: String,
     search: String,
     bare: Client,
+}
+
+/// A token of the caller with these capabilities.
+fn token(web: &Web, owner: &Client, capabilities: &[&str]) -> Client {
+    let made = owner.made("/api/tokens", &json!({ "name": "of a test", "capabilities": capabilities }));
+    web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"))
+}
+
+fn temporary(web: &Web, owner: &Client) -> Client {
+    let made = owner.ok("GET", "/api/login/tmptoken");
+    web.nobody().with("Authorization", &format!("Bearer {}", made["JWT"].as_str().expect("JWT")))
+}
+
+impl Things {
+    fn concrete(&self, path: &str, number: usize) -> String {
+        let id = match path {
+            path if path.contains("/tokens/") => &self.token,
+            path if path.contains("/searchctrl/") || path.contains("/ws/attach/") => &self.search,
+            _ => &self.dashboard,
+        };
+        path.replace("{uid}", &self.uid.to_string())
+            .replace("{gid}", &self.gid.to_string())
+            .replace("{id}", id)
+            .replace("{guid}", &self.resource)
+            .replace("{name}", &format!("r{number}"))
+            .replace("{level}", "info")
+            .replace("{format}", "text")
+            .replace("{collection}", "users")
+            .replace("{key}", "1")
+    }
 }
 
 impl Stage {
@@ -247,18 +283,19 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
         })
         .collect();
     let tabled: BTreeSet<(String, String)> =
-        TABLE.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+        TABLE.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
     assert_eq!(described, tabled, "every route has its row");
 
     let admin = &stage.admin;
     admin.made("/api/users", &json!({ "User": "stranger", "Pass": "p" }));
-    let all: Vec<serde_json::Value> = admin.ok("GET", "/api/tokens/capabilities").as_array().expect("list").clone();
-    let strong = admin.made("/api/tokens", &json!({ "name": "strong", "capabilities": all }));
-    let strong = stage.web.nobody().with("Gravwell-Token", strong["token"].as_str().expect("value"));
+    let all = admin.ok("GET", "/api/tokens/capabilities");
+    let all: Vec<&str> = all.as_array().expect("list").iter().filter_map(|name| name.as_str()).collect();
+    let strong = token(&stage.web, admin, &all);
+    let single: Vec<(&str, Client)> = all.iter().map(|name| (*name, token(&stage.web, admin, &[name]))).collect();
     let mut wrong = Vec::new();
     let mut things = stage.things();
     let (mut stranger, mut first) = (stage.web.login("stranger", "p"), stage.web.login("admin", "changeme"));
-    for (method, path, letters) in TABLE {
+    for (method, path, letters, right) in TABLE {
         for (column, letter) in LETTERS.chars().enumerate() {
             let caller = match letter {
                 'n' => stage.web.nobody(),
@@ -266,23 +303,11 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 'm' => things.member.clone(),
                 'a' => first.clone(),
                 't' => things.bare.clone(),
+                'd' => temporary(&stage.web, &things.member),
+                'D' => temporary(&stage.web, &first),
                 _ => strong.clone(),
             };
-            let id = match *path {
-                path if path.contains("/tokens/") => things.token.clone(),
-                path if path.contains("/searchctrl/") || path.contains("/ws/attach/") => things.search.clone(),
-                _ => things.dashboard.clone(),
-            };
-            let concrete = path
-                .replace("{uid}", &things.uid.to_string())
-                .replace("{gid}", &things.gid.to_string())
-                .replace("{id}", &id)
-                .replace("{guid}", &things.resource)
-                .replace("{name}", &format!("r{}", stage.number))
-                .replace("{level}", "info")
-                .replace("{format}", "text")
-                .replace("{collection}", "users")
-                .replace("{key}", "1");
+            let concrete = things.concrete(path, stage.number);
             let is_let_in = letters.contains(letter);
             let is_change = *method != "GET";
             if is_let_in && ENDLESS.contains(path) {
@@ -308,6 +333,29 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 };
                 (stranger, first) = (again(&stranger, "stranger", "p"), again(&first, "admin", "changeme"));
             }
+        }
+        if letters.contains('n') {
+            continue;
+        }
+        let concrete = things.concrete(path, stage.number);
+        for (name, caller) in &single {
+            let wanted = match *right {
+                "*" => 200,
+                right if right == *name => continue,
+                _ => 403,
+            };
+            let status = caller.call(method, &concrete).status;
+            if status != wanted {
+                wrong.push(format!("{method} {path} by a token with {name}: {status}"));
+            }
+        }
+        if all.contains(right) {
+            let caller = token(&stage.web, &things.member, &[right]);
+            let status = caller.call(method, &concrete).status;
+            if matches!(status, 401 | 403 | 500..) {
+                wrong.push(format!("{method} {path} by a token with {right}, which it needs: {status}"));
+            }
+            things = stage.things();
         }
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), stage.fleet.log_of("a"));
@@ -343,4 +391,60 @@ fn w8_a_token_has_its_capabilities_and_never_more() {
     assert_eq!((fresh.get("/api/dashboards").status, token.get("/api/dashboards").status), (200, 401));
     admin.ok("DELETE", &path);
     assert_eq!((fresh.get("/api/dashboards").status, admin.get(&path).status), (401, 404));
+}
+
+/// What a token may do to another one of its owner: one row for each relation between their capabilities.
+#[test]
+fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let made = |capabilities: &[&str]| {
+        let made = admin.made("/api/tokens", &json!({ "name": "t", "capabilities": capabilities }));
+        format!("/api/tokens/{}", made["id"].as_str().expect("id"))
+    };
+    let caller = token(&web, &admin, &["TokenRead", "TokenWrite", "Search"]);
+    let cases: [(&str, &[&str], bool); 6] = [
+        ("none", &[], true),
+        ("below", &["Search"], true),
+        ("equal", &["Search", "TokenWrite", "TokenRead"], true),
+        ("above", &["Search", "TokenWrite", "TokenRead", "Download"], false),
+        ("apart", &["Download"], false),
+        ("overlapping", &["Search", "Download"], false),
+    ];
+    let wish = json!({ "name": "u", "capabilities": [] });
+    for (relation, capabilities, may) in cases {
+        let path = made(capabilities);
+        let before = admin.ok("GET", &path);
+        let deeds: [(&str, &dyn Fn() -> u16); 3] = [
+            ("renew", &|| caller.call("PATCH", &path).status),
+            ("change", &|| caller.put(&path, &wish).status),
+            ("delete", &|| caller.delete(&path).status),
+        ];
+        for (deed, done) in deeds {
+            let status = done();
+            assert_eq!(status, if may { 200 } else { 403 }, "{deed} one that is {relation}");
+        }
+        if !may {
+            assert_eq!(admin.ok("GET", &path), before, "{relation}");
+            assert_eq!(admin.delete(&path).status, 200, "its owner may end it");
+        }
+    }
+    // Where capabilities are granted, a user without one makes and renews no token with it, and may still end those there are.
+    let config = fleet.write_file("gravwell.conf", "[Global]\nEnable-CBAC=true\n");
+    let web = Web::start(&fleet, "b", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let grant = |names: &[&str]| {
+        admin.changed(&format!("/api/users/{uid}/capabilities"), &json!({ "Grants": names }));
+    };
+    grant(&["TokenRead", "TokenWrite", "Search"]);
+    let bob = web.login("bob", "p");
+    let made = bob.made("/api/tokens", &json!({ "name": "t", "capabilities": ["Search"] }));
+    let path = format!("/api/tokens/{}", made["id"].as_str().expect("id"));
+    grant(&["TokenRead", "TokenWrite"]);
+    let create = json!({ "name": "t", "capabilities": ["Search"] });
+    assert_eq!(bob.post("/api/tokens", &create).status, 403);
+    assert_eq!((bob.call("PATCH", &path).status, bob.put(&path, &create).status), (403, 403));
+    assert_eq!(bob.delete(&path).status, 200);
 }

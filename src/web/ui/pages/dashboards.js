@@ -1,6 +1,6 @@
 // The dashboards that one may see.
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
-import { get, remove } from '../lib/api.js';
+import { post, remove } from '../lib/api.js';
 import { useEverybody } from '../lib/everybody.js';
 import { useLive } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
@@ -15,7 +15,7 @@ export async function eraseDashboard(dashboard, options) {
 export async function cloneDashboard(dashboard) {
   let id;
   const done = await attempt(async () => {
-    id = await get(`/api/dashboards/${dashboard.ID}/clone`);
+    id = await post(`/api/dashboards/${dashboard.ID}/clone`);
   }, `A copy of ${dashboard.Name} was made; it is yours.`);
   if (done) location.hash = `#/dashboards/${id}`;
 }

@@ -1,0 +1,407 @@
+//! Answers that last: each ends, or gives nothing more, when its caller loses the right to it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::searches::{ended, launch, resource};
+use super::{Site, Web};
+use crate::fleet::Fleet;
+
+/// More than the buffers between a webserver and a client that does not read.
+const ROWS: usize = 1000;
+const ROW_BYTES: usize = (16 << 10) + 9;
+/// A right is checked every two seconds: after this long the check has been made.
+const CHECKED: Duration = Duration::from_secs(5);
+/// How much a slow client reads at a time, and how often.
+const SIP: (usize, Duration) = (128 << 10, Duration::from_millis(100));
+/// An answer that goes on for longer than this is not going to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a right is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Logout,
+    NewPassword,
+    Lock,
+    Deletion,
+    Demotion,
+    TokenDeleted,
+    TokenExpired,
+    TokenStripped,
+    GrantTaken,
+    LeftGroup,
+}
+
+use Loss::{
+    Deletion, Demotion, GrantTaken, LeftGroup, Lock, Logout, NewPassword, TokenDeleted, TokenExpired, TokenStripped,
+};
+
+impl Loss {
+    fn is_of_token(self) -> bool {
+        matches!(self, TokenDeleted | TokenExpired | TokenStripped)
+    }
+}
+
+/// Every answer that lasts, and what ends it.
+const TABLE: [(&str, &[Loss]); 9] = [
+    ("/api/events", &[Logout, NewPassword, Lock, Deletion]),
+    ("/api/log/live", &[Logout, NewPassword, Lock, Deletion, Demotion]),
+    ("/api/ws/search", &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken]),
+    (
+        "/api/ws/attach/{search}",
+        &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken],
+    ),
+    ("/api/ws/stats", &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken]),
+    ("/api/search/direct", &[Logout, TokenDeleted, GrantTaken]),
+    (
+        "/api/resources/{resource}/raw",
+        &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken, LeftGroup],
+    ),
+    (
+        "/api/searchctrl/{search}/download/text",
+        &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken, LeftGroup],
+    ),
+    // One at a time.
+    ("/api/backup", &[Demotion]),
+];
+
+fn is_socket(path: &str) -> bool {
+    path.starts_with("/api/ws/")
+}
+
+fn is_event_stream(path: &str) -> bool {
+    ["/api/events", "/api/log/live"].contains(&path)
+}
+
+/// A connection on which an answer has begun.
+struct Open {
+    stream: TcpStream,
+    path: &'static str,
+    loss: Loss,
+}
+
+/// A frame from a client, which a mask of zeros leaves as it is.
+fn frame(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).expect("short");
+    assert!(length < 126, "{text}");
+    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+#[track_caller]
+fn begin(address: SocketAddr, method: &str, path: &str, head: &str, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{head}Content-Length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).expect("sends");
+    stream.set_read_timeout(Some(PATIENCE)).expect("sets");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a head");
+        head.extend(byte);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    assert!([" 200 ", " 101 "].contains(&&head[8..13]), "{method} {path}: {head}");
+    stream
+}
+
+impl Open {
+    #[track_caller]
+    fn new(web: &Web, path: &'static str, loss: Loss, concrete: &str, credentials: &str) -> Open {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let head = format!("{credentials}\r\n{}", if is_socket(path) { upgrade } else { "" });
+        let query = json!({ "SearchString": "tag=resource:big", "Format": "text", "Duration": "1h" }).to_string();
+        let (method, body) = if path == "/api/search/direct" { ("POST", query.as_str()) } else { ("GET", "") };
+        let mut stream = begin(web.address(), method, concrete, &head, body);
+        if is_socket(path) {
+            stream.write_all(&frame(&json!({ "Subs": ["PONG", "ping"] }).to_string())).expect("sends");
+        }
+        Open { stream, path, loss }
+    }
+
+    /// Reads until the answer ends, a little at a time, or all that there is after waiting; says whether it was broken off.
+    fn breaks_off(mut self, is_slow: bool) -> bool {
+        let lasts = is_socket(self.path) || is_event_stream(self.path);
+        if !is_slow && !lasts {
+            std::thread::sleep(CHECKED);
+        }
+        let (mut read, mut end, mut piece) = (0, Vec::new(), vec![0; SIP.0]);
+        let started = std::time::Instant::now();
+        loop {
+            match self.stream.read(&mut piece) {
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => return false,
+                Ok(0) | Err(_) => break,
+                Ok(count) => {
+                    read += count;
+                    end.extend(&piece[..count]);
+                    let surplus = end.len().saturating_sub(64);
+                    end.drain(..surplus);
+                }
+            }
+            if lasts && started.elapsed() > PATIENCE {
+                return false;
+            }
+            if is_slow && !lasts {
+                std::thread::sleep(SIP.1);
+            }
+            // An answer that is whole leaves the connection open.
+            if !lasts
+                && (end.ends_with(b"\r\n0\r\n\r\n") || read >= ROWS * (ROW_BYTES - 1) && self.path.ends_with("/raw"))
+            {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+struct Stage {
+    fleet: Fleet,
+    web: Web,
+    admin: Client,
+    gid: Value,
+    resource: String,
+    search: String,
+    all: Vec<String>,
+}
+
+/// Rows of which no two are alike, so that a backup of them is as large as they are.
+fn contents() -> String {
+    let mut dice = 0x2545_f491_4f6c_dd1d_u64;
+    let mut text = String::with_capacity(ROWS * ROW_BYTES);
+    for _ in 0..ROWS {
+        text.push_str("{\"n\":\"");
+        for _ in 0..(ROW_BYTES - 9) / 16 {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            text.push_str(&format!("{dice:016x}"));
+        }
+        text.push_str("\"}\n");
+    }
+    text
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let fleet = Fleet::new();
+        let config = fleet.write_file("gravwell.conf", "[Global]\nEnable-CBAC=true\n");
+        let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+        let admin = web.admin(&fleet);
+        let gid = admin.made("/api/groups", &json!({ "Name": "readers" }));
+        resource(&admin, "big", &contents());
+        let guid = admin.ok("GET", "/api/resources")[0]["GUID"].as_str().expect("GUID").to_owned();
+        admin.changed(&format!("/api/resources/{guid}"), &json!({ "GroupACL": [gid] }));
+        let path = launch(&admin, "tag=resource:big");
+        ended(&admin, &path);
+        admin.changed(&format!("{path}/groups"), &json!({ "GIDs": [gid] }));
+        let search = path.rsplit('/').next().expect("an id").to_owned();
+        let all = admin.ok("GET", "/api/tokens/capabilities");
+        let all = all.as_array().expect("a list").iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect();
+        Stage { fleet, web, admin, gid, resource: guid, search, all }
+    }
+
+    /// A user with an open answer, and what takes the right to it away.
+    fn open(&self, number: usize, path: &'static str, loss: Loss) -> (Open, Box<dyn FnOnce() + '_>) {
+        let (admin, name) = (&self.admin, format!("reader{number}"));
+        let is_admin = ["/api/log/live", "/api/backup"].contains(&path);
+        let user = json!({ "User": name, "Pass": "a plain horse", "Admin": is_admin });
+        let uid = admin.made("/api/users", &user);
+        let user = format!("/api/users/{uid}");
+        admin.made(&format!("{user}/group"), &json!({ "GIDs": [self.gid] }));
+        admin.changed(&format!("{user}/capabilities"), &json!({ "Grants": self.all }));
+        let own = self.web.login(&name, "a plain horse");
+        let mut token = String::new();
+        let credentials = if loss.is_of_token() {
+            let made = own.made("/api/tokens", &json!({ "name": "t", "capabilities": self.all }));
+            token = format!("/api/tokens/{}", made["id"].as_str().expect("id"));
+            format!("Gravwell-Token: {}", made["token"].as_str().expect("value"))
+        } else {
+            format!("Authorization: Bearer {}", own.token())
+        };
+        let concrete = path.replace("{search}", &self.search).replace("{resource}", &self.resource);
+        let open = Open::new(&self.web, path, loss, &concrete, &credentials);
+        let all = &self.all;
+        let lose = move || {
+            let done = match loss {
+                Logout => own.call("PUT", "/api/logout"),
+                NewPassword => admin.put(&format!("{user}/pwd"), &json!({ "NewPass": "a striped horse" })),
+                Lock => admin.call("PUT", &format!("{user}/lock")),
+                Deletion => admin.delete(&user),
+                Demotion => admin.delete(&format!("{user}/admin")),
+                TokenDeleted => own.delete(&token),
+                TokenExpired => {
+                    let past = json!({ "name": "t", "capabilities": all, "expiresAt": "2020-01-01T00:00:00Z" });
+                    own.put(&token, &past)
+                }
+                TokenStripped => own.put(&token, &json!({ "name": "t", "capabilities": ["TokenRead"] })),
+                GrantTaken => admin.put(&format!("{user}/capabilities"), &json!({ "Grants": [] })),
+                LeftGroup => admin.delete(&format!("{user}/group/{}", self.gid)),
+            };
+            assert_eq!(done.status, 200, "{loss:?}: {}", done.text());
+        };
+        (open, Box::new(lose))
+    }
+
+    /// Opens all answers of the table, takes all rights away, and sees each answer end.
+    fn play(&self, first: usize, with_traffic: bool) {
+        let cells = TABLE.iter().flat_map(|(path, losses)| losses.iter().map(|loss| (*path, *loss)));
+        let opened: Vec<_> =
+            cells.enumerate().map(|(number, (path, loss))| self.open(first + number, path, loss)).collect();
+        let (open, lose): (Vec<Open>, Vec<_>) = opened.into_iter().unzip();
+        let is_over = AtomicBool::new(false);
+        let mut talking: Vec<TcpStream> = open
+            .iter()
+            .filter(|open| is_socket(open.path))
+            .map(|open| open.stream.try_clone().expect("clones"))
+            .collect();
+        let wrong: Vec<String> = std::thread::scope(|scope| {
+            let admin = self.admin.clone();
+            if with_traffic {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        admin.changed("/api/users/1/preferences", &json!({ "n": 1 }));
+                        for socket in &mut talking {
+                            let _ = socket.write_all(&frame(&json!({ "type": "PONG", "data": {} }).to_string()));
+                        }
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                });
+            }
+            lose.into_iter().for_each(|lose| lose());
+            let reading: Vec<_> = open
+                .into_iter()
+                .map(|open| {
+                    let name = format!("{} after {:?}, with traffic: {with_traffic}", open.path, open.loss);
+                    (name, scope.spawn(move || open.breaks_off(with_traffic)))
+                })
+                .collect();
+            let kept = reading.into_iter().filter_map(|(name, reading)| {
+                let is_broken_off = reading.join().expect("reads");
+                (!is_broken_off).then_some(name)
+            });
+            let wrong = kept.collect();
+            is_over.store(true, Ordering::Relaxed);
+            wrong
+        });
+        assert!(wrong.is_empty(), "these went on:\n{}\n{}", wrong.join("\n"), self.fleet.log_of("a"));
+    }
+}
+
+#[test]
+fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_in_silence() {
+    Stage::new().play(0, false);
+}
+
+#[test]
+fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_amid_traffic() {
+    Stage::new().play(0, true);
+}
+
+/// A socket that was opened in time goes on with the groups and capabilities of the moment, frame by frame.
+#[test]
+fn w49_each_frame_needs_what_the_same_route_needs() {
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::tungstenite::{Message, client};
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    resource(&admin, "few", "{\"n\":1}\n");
+    let id = launch(&admin, "tag=resource:few");
+    ended(&admin, &id);
+    let id = id.rsplit('/').next().expect("an id").to_owned();
+    let query = json!({ "SearchString": "tag=resource:few" });
+    let background = json!({ "SearchString": "tag=resource:few", "Background": true });
+    let grouped = json!({ "SearchString": "tag=resource:few", "GIDs": [1] });
+    // What is asked, by which frame, what it needs, and whether the answer is that of somebody who may.
+    let asked: [(&str, &Value, &[&str]); 5] = [
+        ("parse", &query, &["Search"]),
+        ("search", &query, &["Search"]),
+        ("search", &background, &["Search", "BackgroundSearch"]),
+        ("search", &grouped, &["Search", "SetSearchGroup"]),
+        ("attach", &json!({ "ID": id }), &["AttachSearch"]),
+    ];
+    let sets: [&[&str]; 6] = [
+        &["Search"],
+        &["AttachSearch"],
+        &["Search", "AttachSearch"],
+        &["Search", "BackgroundSearch"],
+        &["Search", "SetSearchGroup"],
+        &["AttachSearch", "BackgroundSearch", "SetSearchGroup", "Download"],
+    ];
+    for capabilities in sets {
+        let made = admin.made("/api/tokens", &json!({ "name": "t", "capabilities": capabilities }));
+        let value = made["token"].as_str().expect("value");
+        let path = match capabilities.contains(&"Search") {
+            true => "/api/ws/search".to_owned(),
+            false => format!("/api/ws/attach/{id}"),
+        };
+        let mut request = format!("ws://{}{path}", web.address()).into_client_request().expect("a request");
+        request.headers_mut().insert("Gravwell-Token", value.parse().expect("a value"));
+        let stream = TcpStream::connect(web.address()).expect("connects");
+        let (mut socket, _) = client(request, stream).expect("a socket");
+        let read = |socket: &mut tokio_tungstenite::tungstenite::WebSocket<TcpStream>| -> Value {
+            serde_json::from_str(socket.read().expect("answers").to_text().expect("text")).expect("JSON")
+        };
+        let subscribed = json!({ "Subs": ["PONG", "parse", "search", "attach"] });
+        socket.send(Message::text(subscribed.to_string())).expect("sends");
+        assert_eq!(read(&mut socket), json!({ "Resp": "ACK" }));
+        if !capabilities.contains(&"Search") {
+            // The search that the path names comes by itself.
+            assert!(read(&mut socket)["data"]["Subproto"].is_string());
+        }
+        for (kind, data, needs) in asked {
+            socket.send(Message::text(json!({ "type": kind, "data": data }).to_string())).expect("sends");
+            let answer = read(&mut socket);
+            assert_eq!(answer["type"], kind, "{answer}");
+            let lacks = needs.iter().any(|need| !capabilities.contains(need));
+            let is_refused = answer.to_string().contains("not have the capability");
+            assert_eq!(is_refused, lacks, "{kind} {data} with {capabilities:?}: {answer}");
+        }
+    }
+}
+
+/// What another webserver has is given for as long as both let the user have it.
+#[test]
+fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
+    let site = Site::new();
+    let (a, b) = site.admins();
+    let gid = a.made("/api/groups", &json!({ "Name": "readers" }));
+    resource(&a, "big", &contents());
+    let path = launch(&a, "tag=resource:big");
+    ended(&a, &path);
+    a.changed(&format!("{path}/groups"), &json!({ "GIDs": [gid] }));
+    let search = path.rsplit('/').next().expect("an id");
+    let users: Vec<(Value, String)> = ["one", "two"]
+        .iter()
+        .map(|name| {
+            let uid = a.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+            a.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
+            (uid, (*name).to_owned())
+        })
+        .collect();
+    site.converges();
+    let download = "/api/searchctrl/{search}/download/text";
+    let open: Vec<Open> = users
+        .iter()
+        .zip([Lock, LeftGroup])
+        .map(|((_, name), loss)| {
+            let credentials = format!("Authorization: Bearer {}", site.b.login(name, "a plain horse").token());
+            Open::new(&site.b, download, loss, &download.replace("{search}", search), &credentials)
+        })
+        .collect();
+    b.ok("PUT", &format!("/api/users/{}/lock", users[0].0));
+    b.ok("DELETE", &format!("/api/users/{}/group/{gid}", users[1].0));
+    for open in open {
+        let loss = open.loss;
+        assert!(open.breaks_off(false), "it went on after {loss:?}");
+    }
+}
