@@ -363,7 +363,7 @@ impl Migration {
 
     fn resource(&self, resource: &Value) -> Result<String, CtlError> {
         let owner = self.owned_by(number(resource, "UID"))?;
-        let mut body = json!({ "GroupACL": self.gids_in(resource, "GroupACL") });
+        let mut body = json!({});
         for field in ["ResourceName", "Description", "Labels"] {
             body[field] = resource[field].clone();
         }
@@ -373,9 +373,11 @@ impl Migration {
             let contents = self.source.raw(&format!("/api/resources/{}/raw", text(resource, "GUID")))?;
             owner.put_raw(&format!("/api/resources/{guid}/raw"), contents)?;
         }
-        if resource["Global"].as_bool() == Some(true) {
+        // The administrator shares it: its owner need not be a member of the groups that it was shared with.
+        let (groups, is_global) = (self.gids_in(resource, "GroupACL"), resource["Global"].as_bool() == Some(true));
+        if is_global || !groups.is_empty() {
             made = self.target.get(&format!("/api/resources/{guid}"))?;
-            made["Global"] = json!(true);
+            (made["Global"], made["GroupACL"]) = (json!(is_global), json!(groups));
             self.target.send("PUT", &format!("/api/resources/{guid}"), &made)?;
         }
         Ok(guid)

@@ -38,7 +38,15 @@ impl Person {
     /// Whether the person may share something with these groups: those of which one is a member.
     #[must_use]
     pub fn may_share_with(&self, groups: &[i32]) -> bool {
-        self.admin || groups.iter().all(|group| self.groups.contains(group))
+        self.foreign_group(groups, &[]).is_none()
+    }
+
+    /// The first of these groups with which the person may not share. Clients send back all that they have read, so groups
+    /// that something was shared with `before` stay, also after its owner has left them.
+    #[must_use]
+    pub fn foreign_group(&self, groups: &[i32], before: &[i32]) -> Option<i32> {
+        let is_foreign = |group: &&i32| !self.admin && !self.groups.contains(group) && !before.contains(group);
+        groups.iter().find(is_foreign).copied()
     }
 }
 
@@ -100,6 +108,24 @@ mod tests {
 
     fn person(uid: i32, admin: bool, groups: &[i32]) -> Person {
         Person { uid, admin, groups: groups.to_vec() }
+    }
+
+    #[test]
+    fn only_members_share_with_a_group() {
+        let (admin, member) = (person(1, true, &[]), person(6, false, &[3, 4]));
+        type Row<'a> = (&'a Person, &'a [i32], &'a [i32], Option<i32>);
+        let table: [Row<'_>; 7] = [
+            (&member, &[], &[], None),
+            (&member, &[3, 4], &[], None),
+            (&member, &[3, 5], &[], Some(5)),
+            (&member, &[5, 3], &[5], None),
+            (&member, &[5, 6], &[5], Some(6)),
+            (&member, &[], &[5], None),
+            (&admin, &[5, 6], &[], None),
+        ];
+        for (person, groups, before, foreign) in table {
+            assert_eq!(person.foreign_group(groups, before), foreign, "{person:?} {groups:?} {before:?}");
+        }
     }
 
     /// Who may list, read, change, own: one row a case.

@@ -179,7 +179,9 @@ impl Searches {
         let mut gids = launch.gids;
         if gids.is_empty() {
             let user = self.store.get::<User>(&person.uid.to_string())?;
-            gids.extend(user.and_then(|user| user.value.default_gid));
+            // A group that the user has left is no longer one to share with.
+            let default = user.and_then(|user| user.value.default_gid);
+            gids.extend(default.filter(|gid| person.may_share_with(&[*gid])));
         }
         let factor = if launch.background { BACKGROUND_FACTOR } else { 1 };
         Ok(Search {

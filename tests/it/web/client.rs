@@ -135,6 +135,11 @@ impl Client {
     }
 
     #[track_caller]
+    pub fn send_bytes(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Answer {
+        self.answer(method, path, Some(kind), ureq::AsSendBody::as_body(&mut &*body))
+    }
+
+    #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.send_text("POST", path, "application/json", &body.to_string())
     }

@@ -13,7 +13,7 @@ fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
     let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
     for name in ["owner", "member", "stranger"] {
         let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "p" }));
-        if name == "member" {
+        if name != "stranger" {
             admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
         }
     }
@@ -184,4 +184,98 @@ fn w13_notifications_reach_whom_they_are_for_on_every_webserver() {
     assert_eq!(bob.ok("GET", "/api/notifications?after=2999-01-01T00:00:00-06"), json!({}));
     assert_eq!(bob.delete(&format!("/api/notifications/{id}")).status, 200);
     assert_eq!(bob.post("/api/notifications/broadcast", &json!({ "Msg": "x" })).status, 403);
+}
+
+/// Every field of every kind that names groups, at every call that takes it.
+#[test]
+fn w51_only_members_and_administrators_share_into_a_group() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let gid = admin.made("/api/groups", &json!({ "Name": "team" })).as_i64().expect("a number");
+    let mut uids = Vec::new();
+    for name in ["member", "stranger"] {
+        uids.push(admin.made("/api/users", &json!({ "User": name, "Pass": "p" })));
+    }
+    admin.made(&format!("/api/users/{}/group", uids[0]), &json!({ "GIDs": [gid] }));
+    let [member, stranger] = ["member", "stranger"].map(|name| web.login(name, "p"));
+    let query = "tag=resource:numbers | limit 1";
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    type Share<'a> = &'a dyn Fn(&super::Client, i64) -> super::client::Answer;
+    let dashboard = |client: &super::Client| format!("/api/dashboards/{}", client.made("/api/dashboards", &json!({})));
+    let resource = |client: &super::Client| {
+        let made = client.made("/api/resources", &json!({ "ResourceName": "numbers" }));
+        format!("/api/resources/{}", text(&made["GUID"]))
+    };
+    let search = |client: &super::Client| {
+        let path = super::searches::launch(client, query);
+        super::searches::ended(client, &path);
+        path
+    };
+    super::searches::resource(&admin, "numbers", "{\"n\":1}\n");
+    let shared = admin.ok("GET", "/api/resources")[0]["GUID"].clone();
+    admin.changed(&format!("/api/resources/{}", text(&shared)), &json!({ "Global": true }));
+    let archive = |client: &super::Client| client.get(&format!("{}/download/archive", search(client))).body;
+    let ways: [(&str, Share<'_>); 13] = [
+        ("create a dashboard", &|client, gid| client.post("/api/dashboards", &json!({ "GIDs": [gid] }))),
+        ("create a dashboard that may be written", &|client, gid| {
+            client.post("/api/dashboards", &json!({ "WriteAccess": { "GIDs": [gid] } }))
+        }),
+        ("change a dashboard", &|client, gid| client.put(&dashboard(client), &json!({ "GIDs": [gid] }))),
+        ("change who may write a dashboard", &|client, gid| {
+            client.put(&dashboard(client), &json!({ "WriteAccess": { "Global": false, "GIDs": [gid] } }))
+        }),
+        ("clone a dashboard", &|client, gid| {
+            let path = dashboard(client);
+            let copy = client.post(&format!("{path}/clone"), &json!({ "GIDs": [gid] }));
+            client.put(&format!("/api/dashboards/{}", copy.text()), &json!({ "GIDs": [gid] }))
+        }),
+        ("create a resource", &|client, gid| {
+            client.post("/api/resources", &json!({ "ResourceName": "r", "GroupACL": [gid] }))
+        }),
+        ("change a resource", &|client, gid| client.put(&resource(client), &json!({ "GroupACL": [gid] }))),
+        ("clone a resource", &|client, gid| {
+            let copy = client.made(&format!("{}/clone", resource(client)), &json!({ "GroupACL": [gid] }));
+            client.put(&format!("/api/resources/{}", text(&copy["GUID"])), &json!({ "GroupACL": [gid] }))
+        }),
+        ("add to the history", &|client, gid| {
+            client.post("/api/searchhistory", &json!({ "UserQuery": "q", "GIDs": [gid] }))
+        }),
+        ("begin a search", &|client, gid| {
+            client.post("/api/searchctrl/launch", &json!({ "SearchString": query, "GIDs": [gid] }))
+        }),
+        ("share a search", &|client, gid| client.put(&format!("{}/groups", search(client)), &json!({ "GIDs": [gid] }))),
+        ("share a search with one", &|client, gid| {
+            client.put(&format!("{}/group", search(client)), &json!({ "GID": gid }))
+        }),
+        ("choose the group of searches", &|client, gid| {
+            let uid = client.ok("GET", "/api/info/whoami")["UID"].clone();
+            client.put(&format!("/api/users/{uid}/searchgroup"), &json!({ "GID": gid }))
+        }),
+    ];
+    for (way, share) in ways {
+        for (who, client, wanted) in [("admin", &admin, 200), ("member", &member, 200), ("stranger", &stranger, 403)] {
+            let answer = share(client, gid);
+            assert_eq!(answer.status, wanted, "{way} by {who}: {}", answer.text());
+        }
+    }
+    let form = |client: &super::Client| {
+        let head = "--boundary\r\nContent-Disposition: form-data; name=\"GID\"\r\n\r\n";
+        let part = "\r\n--boundary\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n";
+        let (gid, archive) = (gid.to_string(), archive(client));
+        let body = [head.as_bytes(), gid.as_bytes(), part.as_bytes(), &archive, b"\r\n--boundary--\r\n"].concat();
+        client.send_bytes("POST", "/api/searchctrl/import", "multipart/form-data; boundary=boundary", &body)
+    };
+    assert_eq!([&admin, &member, &stranger].map(|client| form(client).status), [200, 200, 403], "import a search");
+
+    // What was shared while one was a member stays so, and can be changed otherwise; nothing new goes there.
+    let kept = dashboard(&member);
+    member.changed(&kept, &json!({ "GIDs": [gid], "WriteAccess": { "Global": false, "GIDs": [gid] } }));
+    admin.ok("DELETE", &format!("/api/users/{}/group/{gid}", uids[0]));
+    let back = json!({ "Name": "new", "GIDs": [gid], "WriteAccess": { "Global": false, "GIDs": [gid] } });
+    assert_eq!(member.changed(&kept, &back)["GIDs"], json!([gid]));
+    assert_eq!(member.put(&kept, &json!({ "GIDs": [gid, gid + 1] })).status, 403);
+    // The group that one's searches went to is not theirs any more.
+    let begun = member.made("/api/searchctrl/launch", &json!({ "SearchString": query }));
+    assert_eq!(member.ok("GET", &format!("/api/searchctrl/{}", text(&begun["SearchID"])))["GIDs"], json!([]));
 }
