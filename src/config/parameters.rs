@@ -88,6 +88,7 @@ const OTHERS: &[&str] = &[
     "Max-Payload-Size-MB",
     "Default-Language",
     "Session-Timeout-Minutes",
+    "Session-Max-Hours",
     "Persist-Web-Logins",
     "Login-Fail-Lock-Count",
     "Login-Fail-Lock-Duration",

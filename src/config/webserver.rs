@@ -10,7 +10,7 @@ use super::{ConfigError, Configured, Source};
 pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/webserver";
 
 /// `[Password-Control]`: what a new password must have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordControl {
     /// `Min-Length`, in characters.
     pub length_min: usize,
@@ -22,6 +22,13 @@ pub struct PasswordControl {
     pub number: bool,
     /// `Require-Special`.
     pub special: bool,
+}
+
+impl Default for PasswordControl {
+    /// NIST SP 800-63B: length counts, kinds of characters do not.
+    fn default() -> PasswordControl {
+        PasswordControl { length_min: 12, uppercase: false, lowercase: false, number: false, special: false }
+    }
 }
 
 /// Settings of a webserver.
@@ -71,6 +78,8 @@ pub struct WebserverConfig {
     pub language: String,
     /// `Session-Timeout-Minutes`, in seconds.
     pub session_timeout_s: u64,
+    /// `Session-Max-Hours`: after so long a session ends however much it is used, in seconds; 0: never.
+    pub session_lifetime_s: u64,
     /// `Persist-Web-Logins`.
     pub persist_logins: bool,
     /// `Login-Fail-Lock-Count`: failures before an account is held back; 0: never.
@@ -172,6 +181,7 @@ impl WebserverConfig {
             web_files: None,
             language: "en-US".into(),
             session_timeout_s: 60 * 60,
+            session_lifetime_s: 7 * 24 * 3600,
             persist_logins: true,
             login_failures: 5,
             login_window_s: 5 * 60,
@@ -321,6 +331,7 @@ impl Configured for WebserverConfig {
             "web-files-path" => self.web_files = path(source)?,
             "default-language" => source.text()?.clone_into(&mut self.language),
             "session-timeout-minutes" => self.session_timeout_s = source.number(1..=5_256_000)? * 60,
+            "session-max-hours" => self.session_lifetime_s = source.number(0..=1_000_000)? * 3600,
             "persist-web-logins" => self.persist_logins = source.boolean()?,
             "login-fail-lock-count" => self.login_failures = u32::try_from(source.number(0..=1_000_000)?).unwrap_or(0),
             "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,

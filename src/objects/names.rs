@@ -13,7 +13,7 @@ use crate::model::limits::Limits;
 /// Longest name of a user or a group, in characters.
 pub const NAME_CHARS_MAX: usize = 128;
 /// Longest title, such as the name of a dashboard or a resource, in characters.
-pub const TITLE_CHARS_MAX: usize = 1024;
+pub const TITLE_CHARS_MAX: usize = 256;
 /// Longest name of a person, and longest address, in characters.
 pub const PERSON_CHARS_MAX: usize = 256;
 /// Longest description, in characters.
@@ -101,9 +101,7 @@ pub fn checked(field: &'static str, text: &str) -> Result<String, FieldError> {
     if name.is_empty() {
         return fault(field, "is empty");
     }
-    if let Some(unseen) = name.chars().find(|c| is_unseen(*c)) {
-        return fault(field, format!("has a character that cannot be seen: U+{:04X}", u32::from(unseen)));
-    }
+    seen(field, &name)?;
     if name.starts_with(is_combining_mark) {
         return fault(field, "begins with a mark that belongs to a letter before it");
     }
@@ -124,6 +122,22 @@ pub fn bounded(field: &'static str, text: &str, chars_max: usize) -> Result<(), 
         return fault(field, format!("has {chars} characters; at most {chars_max} are allowed"));
     }
     Ok(())
+}
+
+/// What a person is called, or an address: bounded, and all of it can be seen.
+///
+/// # Errors
+/// When it is too long, or has characters that cannot be seen or that change how others are shown.
+pub fn person(field: &'static str, text: &str) -> Result<(), FieldError> {
+    bounded(field, text, PERSON_CHARS_MAX)?;
+    seen(field, text)
+}
+
+fn seen(field: &'static str, text: &str) -> Result<(), FieldError> {
+    match text.chars().find(|c| is_unseen(*c)) {
+        Some(unseen) => fault(field, format!("has a character that cannot be seen: U+{:04X}", u32::from(unseen))),
+        None => Ok(()),
+    }
 }
 
 /// A list of at most so many items.
@@ -249,6 +263,17 @@ mod tests {
         let long = checked("User", &"x".repeat(129)).expect_err("long").to_string();
         assert_eq!(long, "User has 129 characters; at most 128 are allowed");
         assert!(checked("User", &"é".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn names_for_people_are_bounded_and_can_be_seen() {
+        for name in ["", "José Ñandú", "山田 太郎", "o'Brien, Ph.D.", "bob@example.com"] {
+            assert_eq!(person("Name", name), Ok(()), "{name}");
+        }
+        for name in ["a\u{202e}b", "a\nb", "\u{200b}", "a\u{2066}b", "\u{1b}[31m", "\u{feff}x"] {
+            assert!(person("Name", name).is_err(), "{name:?}");
+        }
+        assert!(person("Name", &"é".repeat(256)).is_ok() && person("Name", &"é".repeat(257)).is_err());
     }
 
     #[test]

@@ -140,10 +140,25 @@ impl Stored for Session {
 }
 
 impl Session {
-    /// Whether its life must be written anew: a quarter has passed since the last time.
+    /// When it ends if it is used now and not again: after `timeout_s`, and at the latest `lifetime_s` after it was begun;
+    /// 0: however old it is.
     #[must_use]
-    pub fn needs_extension(&self, timeout_s: u64) -> bool {
-        Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires
+    pub fn end_if_used(&self, timeout_s: u64, lifetime_s: u64) -> Moment {
+        let end = Moment::now().plus(timeout_s);
+        if lifetime_s == 0 { end } else { end.min(self.created.plus(lifetime_s)) }
+    }
+
+    /// Whether it has reached the age at which all sessions end.
+    #[must_use]
+    pub fn is_too_old(&self, lifetime_s: u64) -> bool {
+        lifetime_s != 0 && self.created.plus(lifetime_s).is_past()
+    }
+
+    /// Whether its life must be written anew: a quarter has passed since the last time, and there is more to come.
+    #[must_use]
+    pub fn needs_extension(&self, timeout_s: u64, lifetime_s: u64) -> bool {
+        let is_due = Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires;
+        is_due && self.end_if_used(timeout_s, lifetime_s) > self.expires
     }
 }
 
@@ -391,6 +406,38 @@ mod tests {
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
         // A webserver of an earlier version does not know of epochs.
         assert!(epoch.includes(&session("", ahead)) && !epoch.includes(&session("", now)));
+    }
+
+    #[test]
+    fn a_session_ends_at_its_age_however_much_it_is_used() {
+        let now = Moment::now();
+        let session = |begun_s: i64, ends_s: i64| Session {
+            uid: 7,
+            id: "a".into(),
+            origin: String::new(),
+            agent: String::new(),
+            created: Moment::from_ms(now.ms().saturating_add_signed(begun_s * 1000)),
+            last_hit: now,
+            expires: Moment::from_ms(now.ms().saturating_add_signed(ends_s * 1000)),
+            webserver: String::new(),
+            epoch: String::new(),
+        };
+        // (begun, ends), timeout, lifetime: whether it is extended, whether it is over.
+        let cases = [
+            ((-10, 590), 600, 0, false, false),
+            ((-200, 400), 600, 0, true, false),
+            ((-200, 400), 600, 3600, true, false),
+            // The end of its life is near: it is written once, and not at every request.
+            ((-3500, 50), 600, 3600, true, false),
+            ((-3500, 100), 600, 3600, false, false),
+            ((-3601, 500), 600, 3600, false, true),
+            ((-100_000, 400), 600, 0, true, false),
+        ];
+        for ((begun, ends), timeout, lifetime, extended, over) in cases {
+            let session = session(begun, ends);
+            let found = (session.needs_extension(timeout, lifetime), session.is_too_old(lifetime));
+            assert_eq!(found, (extended, over), "{begun} {ends} {timeout} {lifetime}");
+        }
     }
 
     #[test]

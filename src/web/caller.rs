@@ -176,6 +176,9 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
         Proof::Session(token) => {
             let Some(claims) = sessions::verified(store, token)? else { return Ok(None) };
             let Some(session) = sessions::live(store, claims.uid, &claims.session())? else { return Ok(None) };
+            if session.value.is_too_old(app.config.session_lifetime_s) {
+                return Ok(None);
+            }
             (claims.uid, Some(session), None, claims.temporary.then_some(claims.expires))
         }
     };

@@ -117,8 +117,8 @@ fn wants_all(query: Option<&str>) -> bool {
 /// Writes the life of a session anew when enough of it has passed.
 fn extend(app: &AppRef, caller: &Caller) {
     let Some(session) = &caller.session else { return };
-    let timeout = app.config.session_timeout_s;
-    if !session.value.needs_extension(timeout) {
+    let (timeout, lifetime) = (app.config.session_timeout_s, app.config.session_lifetime_s);
+    if !session.value.needs_extension(timeout, lifetime) {
         return;
     }
     let id = session.value.id.clone();
@@ -127,7 +127,7 @@ fn extend(app: &AppRef, caller: &Caller) {
     }
     let (app, mut session, author) = (AppRef::clone(app), session.clone(), caller.author());
     session.value.last_hit = Moment::now();
-    session.value.expires = Moment::now().plus(timeout);
+    session.value.expires = session.value.end_if_used(timeout, lifetime);
     tokio::spawn(async move {
         if let Err(error) = write_extension(&app, &session, &author).await {
             tracing::debug!(%error, "a session was not extended");
