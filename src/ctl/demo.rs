@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::codec::admin::{Request, Status};
 use crate::model::{EntryBody, Op, Seq};
 use crate::objects::first_start::{NAME, WELL_KNOWN};
+use crate::objects::users::FIRST;
 
 use super::args::Demo;
 use super::cable::Cable;
@@ -25,6 +26,8 @@ use super::fleet::{Fleet, duration, quantile, wait_for};
 use super::{CtlError, CtlResult, datastore};
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// What the demonstration makes of the well-known password.
+const PASSWORD: &str = "two-webservers-at-play";
 /// Connections that create dashboards at the same time.
 const AT_ONCE: usize = 16;
 /// Changes that each webserver makes at each stage: edits, and deletions.
@@ -65,9 +68,9 @@ async fn show(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
 async fn keep_running(fleet: &Fleet, [first, second]: [SocketAddr; 2]) {
     let dir = |name| fleet.dir(name).display().to_string();
     say("\nEverything keeps running until you interrupt it. In a browser, best in two windows side by side:");
-    say(&format!("  http://{first}  and  http://{second}   user {NAME}, password {WELL_KNOWN}"));
+    say(&format!("  http://{first}  and  http://{second}   user {NAME}, password {PASSWORD}"));
     say("In another terminal:");
-    say(&format!("  curl -d 'User={NAME}&Pass={WELL_KNOWN}' http://{first}/api/login"));
+    say(&format!("  curl -d 'User={NAME}&Pass={PASSWORD}' http://{first}/api/login"));
     say(&format!("  gravwell-logctl --data-dir {} status", dir("datastore")));
     say(&format!("  gravwell-logctl --data-dir {} members", dir("datastore")));
     say(&format!("  gravwell-logctl --data-dir {} tail --follow", dir("datastore")));
@@ -111,17 +114,41 @@ fn free_address() -> Result<SocketAddr, CtlError> {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(CtlError::new)
 }
 
-async fn start_webserver(fleet: &mut Fleet, name: &'static str, datastore: &str) -> Result<Web, CtlError> {
+async fn start_webserver(
+    fleet: &mut Fleet,
+    name: &'static str,
+    datastore: &str,
+) -> Result<(Client, SocketAddr), CtlError> {
     let address = free_address()?;
-    let (listen, started) = (address.to_string(), Instant::now());
-    let admin = fleet.start_webserver(name, &listen, datastore).await?;
-    loop {
+    let admin = fleet.start_webserver(name, &address.to_string(), datastore).await?;
+    Ok((admin, address))
+}
+
+/// The first login, which must change the password.
+async fn first_login(name: &'static str, (admin, address): (Client, SocketAddr)) -> Result<Web, CtlError> {
+    let started = Instant::now();
+    let mut rest = loop {
         match Rest::log_in(name, address, NAME, WELL_KNOWN).await {
-            Ok(rest) => return Ok(Web { name, admin, rest }),
+            Ok(rest) => break rest,
             Err(error) if started.elapsed() > PATIENCE => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
+    };
+    let change = json!({ "OrigPass": WELL_KNOWN, "NewPass": PASSWORD });
+    rest.call(Method::PUT, &format!("/api/users/{FIRST}/pwd"), &change).await?;
+    Ok(Web { name, admin, rest })
+}
+
+/// A login at another webserver, as soon as that knows of the first one, and so of its password.
+async fn login_after(first: &Web, name: &'static str, (admin, address): (Client, SocketAddr)) -> Result<Web, CtlError> {
+    let started = Instant::now();
+    while let Err(error) = first.rest.again(name, address).get("/api/groups").await {
+        if started.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    Ok(Web { name, admin, rest: Rest::log_in(name, address, NAME, PASSWORD).await? })
 }
 
 async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
@@ -133,10 +160,10 @@ async fn start(fleet: &mut Fleet, table: Table) -> Result<Stage, CtlError> {
     fleet.enroll(&datastore, "web1").await?;
     fleet.enroll(&datastore, "web2").await?;
     let near = cable.address().to_string();
-    let first = start_webserver(fleet, "web1", &far).await?;
-    let second = start_webserver(fleet, "web2", &near).await?;
+    let first = first_login("web1", start_webserver(fleet, "web1", &far).await?).await?;
+    let second = login_after(&first, "web2", start_webserver(fleet, "web2", &near).await?).await?;
     for web in [&first, &second] {
-        say(&format!("  {}  http://{}  user {NAME}, password {WELL_KNOWN}", web.name, web.rest.address()));
+        say(&format!("  {}  http://{}  user {NAME}, password {PASSWORD}", web.name, web.rest.address()));
     }
     say("  both joined with one-time tokens and are connected (mutual TLS over QUIC)");
     let who = first.rest.again("web2", second.rest.address()).get("/api/info/whoami").await?;

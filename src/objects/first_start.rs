@@ -10,7 +10,7 @@ use super::{CommitError, Committed, Moment, Store};
 /// How the first administrator comes to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstPassword {
-    /// `admin` with the well-known password, for demonstrations and tests.
+    /// `admin` with the well-known password, for demonstrations and tests, to be changed at the first login, too.
     WellKnown,
     /// `admin` with a random password, to be changed at the first login.
     Random,
@@ -42,10 +42,15 @@ fn new_password() -> std::io::Result<String> {
 }
 
 /// Makes the first administrator unless there is one. Of two webservers that try at the same time, one finds the other's.
+/// The password is given to `keep` first, so that no administrator is made whose password nobody has.
 ///
 /// # Errors
-/// When the state cannot be read or written.
-pub async fn ensure(store: &Store, wanted: &FirstPassword) -> Result<First, CommitError> {
+/// When the password cannot be kept, or the state not be read or written.
+pub async fn ensure(
+    store: &Store,
+    wanted: &FirstPassword,
+    keep: impl FnOnce(&str) -> std::io::Result<()>,
+) -> Result<First, CommitError> {
     if store.has::<User>(&FIRST.to_string())? {
         return Ok(First::Exists);
     }
@@ -54,6 +59,7 @@ pub async fn ensure(store: &Store, wanted: &FirstPassword) -> Result<First, Comm
         FirstPassword::WellKnown => WELL_KNOWN.to_owned(),
         FirstPassword::Random => new_password().map_err(|error| refused(error.to_string()))?,
     };
+    keep(&password).map_err(|error| refused(format!("the first password cannot be kept: {error}")))?;
     let hash = passwords::hash(&password).await.map_err(|error| refused(error.to_string()))?;
     let user = User {
         uid: FIRST,
@@ -63,7 +69,7 @@ pub async fn ensure(store: &Store, wanted: &FirstPassword) -> Result<First, Comm
         default_gid: None,
         created: Moment::now(),
     };
-    let writes = accounts::create_user(store, &user, hash, true, *wanted == FirstPassword::Random)?;
+    let writes = accounts::create_user(store, &user, hash, true, true)?;
     match store.commit(&Author::default(), "create the first administrator", writes).await {
         Ok(committed) => Ok(First::Made { password, is_decided: matches!(committed, Committed::At(_)) }),
         // Another webserver was first.

@@ -34,6 +34,7 @@ pub mod sharing;
 pub mod store;
 pub mod tokens;
 pub mod users;
+pub mod weak_passwords;
 
 pub use crate::codec::depth;
 pub use moment::Moment;

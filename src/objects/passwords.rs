@@ -10,11 +10,15 @@ use tokio::sync::Semaphore;
 
 use super::Moment;
 use super::record::Stored;
+use super::weak_passwords::weakness;
 
+/// Shortest password unless the configuration says otherwise, in characters.
+pub const CHARS_MIN: usize = 12;
 /// Longest password, in bytes: hashing must not become a way to keep the processor busy.
 pub const BYTES_MAX: usize = 1024;
-/// Passwords hashed at the same time; each takes [`MEMORY_KIB`] of memory.
-const AT_ONCE: usize = 2;
+/// Passwords hashed at the same time; each takes [`MEMORY_KIB`] of memory. More than logins take, so that these do not keep
+/// those from changing a password who are in already.
+const AT_ONCE: usize = 6;
 /// OWASP's first choice for Argon2id (Password Storage Cheat Sheet): 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
@@ -47,7 +51,7 @@ impl Stored for Password {
 }
 
 /// What a new password must have: `[Password-Control]` of the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// `Min-Length`, in characters.
     pub length_min: usize,
@@ -61,12 +65,18 @@ pub struct Policy {
     pub special: bool,
 }
 
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { length_min: CHARS_MIN, uppercase: false, lowercase: false, number: false, special: false }
+    }
+}
+
 impl Policy {
-    /// Judges a new password.
+    /// Judges a new password of a user.
     ///
     /// # Errors
     /// Says everything that is missing.
-    pub fn check(&self, password: &str) -> Result<(), String> {
+    pub fn check(&self, password: &str, user: &str) -> Result<(), String> {
         if password.is_empty() {
             return Err("the password must not be empty".into());
         }
@@ -86,7 +96,10 @@ impl Policy {
         ];
         missing
             .extend(rules.iter().filter(|(wanted, found, _)| *wanted && !found).map(|(_, _, what)| (*what).to_owned()));
-        if missing.is_empty() { Ok(()) } else { Err(format!("the password needs {}", missing.join(", "))) }
+        if !missing.is_empty() {
+            return Err(format!("the password needs {}", missing.join(", ")));
+        }
+        weakness(password, user).map_or(Ok(()), |why| Err(format!("the password is too easy to guess: {why}")))
     }
 }
 
@@ -167,11 +180,16 @@ mod tests {
     #[test]
     fn the_policy_says_all_that_is_missing() {
         let strict = Policy { length_min: 8, uppercase: true, lowercase: true, number: true, special: true };
-        assert_eq!(strict.check("Abcdef1!"), Ok(()));
-        let said = strict.check("abc").expect_err("weak");
+        assert_eq!(strict.check("Xk3-vale", "bob"), Ok(()));
+        let said = strict.check("abc", "bob").expect_err("weak");
         assert!(["8 characters", "upper case", "digit", "special"].iter().all(|what| said.contains(what)), "{said}");
         assert!(!said.contains("lower case"));
-        assert!(Policy::default().check("").is_err() && Policy::default().check("x").is_ok());
-        assert!(Policy::default().check(&"x".repeat(BYTES_MAX + 1)).is_err());
+        let default = Policy::default();
+        assert!(default.check("", "bob").is_err() && default.check("elevenchars", "bob").is_err());
+        assert!(default.check("twelve chars", "bob").is_ok() && default.check("Password1234", "bob").is_err());
+        assert!(default.check(&"ab c".repeat(BYTES_MAX), "bob").is_err());
+        // What an installation has chosen counts, down to what is guessed first.
+        let none = Policy { length_min: 0, ..default };
+        assert!(none.check("p", "bob").is_ok() && none.check("password", "bob").is_err());
     }
 }

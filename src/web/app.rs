@@ -30,7 +30,7 @@ pub(super) struct App {
     pub uuid: uuid::Uuid,
     /// With what this webserver signs.
     pub key: SigningKey,
-    pub limiter: Limiter,
+    pub limiter: Arc<Limiter>,
     pub orders: Orders,
     pub started: Instant,
     /// Whether it keeps a log of its own.

@@ -1,107 +1,303 @@
-//! Failed logins are counted, by name and by address, so that guessing is slow.
+//! Logins are throttled, so that guessing is slow and hinders only those who guess.
+//!
+//! Failures are counted for a name together with the place that an attempt comes from (an IPv4 address, or the /64 of an
+//! IPv6 one), and for a place, whatever the names. So nobody is kept out by what is done elsewhere in their name. Passwords
+//! are compared a few at a time: users take turns apart from strangers where they logged in before, and who finds the queue
+//! full is told to come back. Existing, missing and special names are treated alike.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Failures of one address, of whatever names, are allowed this many times as often as those of one name.
-const ADDRESS_FACTOR: u32 = 10;
-/// Names and addresses that are remembered; beyond, the oldest are forgotten.
+use crate::objects::names;
+use crate::objects::sessions::random;
+
+/// Failures of one place, of whatever names, are allowed this many times as often as those of one name there.
+const PLACE_FACTOR: u32 = 10;
+/// Failures that are remembered: more than can be made within the usual window.
 const REMEMBERED_MAX: usize = 50_000;
+/// Successes that are remembered.
+const KNOWN_MAX: usize = 20_000;
+/// Passwords that are compared at the same time, for strangers and for known callers each.
+const TURNS: usize = 2;
+/// Attempts that wait for a turn in either of both, and those from one place among them.
+const WAITING_MAX: usize = 48;
+const WAITING_OF_PLACE_MAX: usize = 16;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Who {
-    Name(String),
-    Address(IpAddr),
-}
+/// A name at a place, or a place, under a key of this process: short whatever a client sends.
+type Key = [u8; 16];
 
 #[derive(Clone, Copy, Debug)]
-struct Failures {
-    count: u32,
+struct Count {
+    failures: u32,
+    /// Attempts that are not decided yet.
+    under_way: u32,
     first: Instant,
 }
 
-/// What is to be done with an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attempt {
-    Allowed,
-    /// The name has failed too often: refused until the window is over.
-    NameLocked,
-    /// The address has failed too often.
-    AddressLocked,
+impl Count {
+    fn new() -> Count {
+        Count { failures: 0, under_way: 0, first: Instant::now() }
+    }
 }
 
-/// The right to be judged, tried and noted.
-pub(super) struct Turn(#[expect(dead_code, reason = "held for its end")] Option<OwnedSemaphorePermit>);
+/// Why there is no attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The name has failed too often from this place: until the window is over.
+    Name,
+    /// The place has failed too often.
+    Place,
+    /// Too many wait already: a moment later there is room.
+    Busy,
+}
 
-/// Counts failures within a window.
-pub(super) struct Limiter {
-    /// Attempts that are judged and not noted yet: as many as may go beyond the count.
+impl Refusal {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Refusal::Name => "too many failed logins with this name: try again later",
+            Refusal::Place => "too many failed logins from this address: try again later",
+            Refusal::Busy => "too many logins at this moment: try again in a second",
+        }
+    }
+}
+
+/// A queue for turns.
+struct Lane {
     turns: Arc<Semaphore>,
+    waiting: HashMap<Key, usize>,
+    waiting_all: usize,
+}
+
+impl Lane {
+    fn new() -> Lane {
+        Lane { turns: Arc::new(Semaphore::new(TURNS)), waiting: HashMap::new(), waiting_all: 0 }
+    }
+}
+
+struct State {
+    counts: HashMap<Key, Count>,
+    /// When a name last logged in from a place.
+    known: HashMap<Key, Instant>,
+    strangers: Lane,
+    acquainted: Lane,
+}
+
+impl State {
+    fn lane(&mut self, is_known: bool) -> &mut Lane {
+        if is_known { &mut self.acquainted } else { &mut self.strangers }
+    }
+
+    /// The count of a key within the window. Where there is no room, those go that matter least: over, few, old.
+    fn count(&mut self, key: Key, window: Duration) -> &mut Count {
+        let is_over = |count: &Count| count.under_way == 0 && count.first.elapsed() >= window;
+        if !self.counts.contains_key(&key) && self.counts.len() >= REMEMBERED_MAX {
+            self.counts.retain(|_, count| !is_over(count));
+            if self.counts.len() >= REMEMBERED_MAX {
+                let mut order: Vec<_> =
+                    self.counts.iter().map(|(key, count)| (count.failures, count.first, *key)).collect();
+                order.sort_unstable();
+                order.truncate(REMEMBERED_MAX / 8);
+                for (.., key) in order {
+                    self.counts.remove(&key);
+                }
+            }
+        }
+        let count = self.counts.entry(key).or_insert_with(Count::new);
+        if is_over(count) {
+            *count = Count::new();
+        }
+        count
+    }
+
+    fn failures(&self, key: &Key, window: Duration) -> Count {
+        let count = self.counts.get(key).filter(|count| count.under_way > 0 || count.first.elapsed() < window);
+        count.copied().unwrap_or_else(Count::new)
+    }
+}
+
+/// Counts failures within a window, and hands out turns.
+pub(super) struct Limiter {
     count_max: u32,
     window: Duration,
-    failures: Mutex<HashMap<Who, Failures>>,
+    secret: [u8; 32],
+    state: Mutex<State>,
+    /// An attempt was decided.
+    decided: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct Keys {
+    name: Key,
+    place: Key,
+}
+
+/// An attempt that was let in. Unless it is noted as good it counts as a failure, also when its client goes away.
+pub(super) struct Attempt {
+    limiter: Arc<Limiter>,
+    keys: Keys,
+    succeeded: bool,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Attempt {
+    /// Notes how it went.
+    pub(super) fn note(mut self, succeeded: bool) {
+        self.succeeded = succeeded;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        // Whoever left before their turn has tried nothing.
+        let has_tried = self.turn.take().is_some();
+        let (window, keys) = (self.limiter.window, self.keys);
+        let mut state = self.limiter.locked();
+        let count = state.count(keys.name, window);
+        count.under_way = count.under_way.saturating_sub(1);
+        if self.succeeded {
+            count.failures = 0;
+            if count.under_way == 0 {
+                state.counts.remove(&keys.name);
+            }
+            if state.known.len() >= KNOWN_MAX && !state.known.contains_key(&keys.name) {
+                if let Some(oldest) = state.known.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key) {
+                    state.known.remove(&oldest);
+                }
+            }
+            state.known.insert(keys.name, Instant::now());
+        } else if has_tried {
+            count.failures = count.failures.saturating_add(1);
+            let count = state.count(keys.place, window);
+            count.failures = count.failures.saturating_add(1);
+        }
+        drop(state);
+        self.limiter.decided.notify_waiters();
+    }
+}
+
+/// A place in a queue.
+struct Waiting<'a> {
+    limiter: &'a Limiter,
+    place: Key,
+    is_known: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.limiter.locked();
+        let lane = state.lane(self.is_known);
+        lane.waiting_all = lane.waiting_all.saturating_sub(1);
+        if let Some(waiting) = lane.waiting.get_mut(&self.place) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                lane.waiting.remove(&self.place);
+            }
+        }
+    }
+}
+
+/// The part of an address that one client has: all of IPv4, the network of IPv6, of which a host has 2^64 addresses.
+fn place(address: IpAddr) -> [u8; 8] {
+    let mut place = [0; 8];
+    match address.to_canonical() {
+        IpAddr::V4(address) => place[..4].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => place.copy_from_slice(&address.octets()[..8]),
+    }
+    place
 }
 
 impl Limiter {
-    /// Allows `count_max` failures of a name within `window`; 0 in either: no limit.
-    pub(super) fn new(count_max: u32, window: Duration) -> Limiter {
-        Limiter { turns: Arc::new(Semaphore::new(1)), count_max, window, failures: Mutex::default() }
+    /// Allows `count_max` failures of a name at a place within `window`; 0 in either: no limit.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub(super) fn new(count_max: u32, window: Duration) -> std::io::Result<Limiter> {
+        let state =
+            State { counts: HashMap::new(), known: HashMap::new(), strangers: Lane::new(), acquainted: Lane::new() };
+        Ok(Limiter { count_max, window, secret: random()?, state: Mutex::new(state), decided: Notify::new() })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_off(&self) -> bool {
         self.count_max == 0 || self.window.is_zero()
     }
 
-    /// Waits until an attempt may be made.
-    pub(super) async fn turn(&self) -> Turn {
-        if self.is_off() {
-            return Turn(None);
-        }
-        Turn(Arc::clone(&self.turns).acquire_owned().await.ok())
+    fn keys(&self, name: &str, address: IpAddr) -> Keys {
+        let place = place(address);
+        let key = |name: &str| {
+            let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+            hasher.update(&place).update(name.as_bytes());
+            let mut key = Key::default();
+            hasher.finalize_xof().fill(&mut key);
+            key
+        };
+        // No name is empty.
+        Keys { name: key(&format!("={}", names::key(name))), place: key("") }
     }
 
-    /// Judges an attempt before the password is looked at.
-    pub(super) fn judge(&self, name: &str, address: IpAddr) -> Attempt {
-        if self.is_off() {
-            return Attempt::Allowed;
-        }
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = |who: &Who| failures.get(who).filter(|f| f.first.elapsed() < self.window).map_or(0, |f| f.count);
-        if count(&Who::Address(address)) >= self.count_max.saturating_mul(ADDRESS_FACTOR) {
-            return Attempt::AddressLocked;
-        }
-        if count(&Who::Name(name.to_lowercase())) >= self.count_max { Attempt::NameLocked } else { Attempt::Allowed }
-    }
-
-    /// Notes how an attempt went.
-    pub(super) fn note(&self, name: &str, address: IpAddr, succeeded: bool) {
-        if self.is_off() {
-            return;
-        }
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = Who::Name(name.to_lowercase());
-        if succeeded {
-            failures.remove(&name);
-            return;
-        }
-        if failures.len() >= REMEMBERED_MAX {
-            failures.retain(|_, failure| failure.first.elapsed() < self.window);
-        }
-        if failures.len() >= REMEMBERED_MAX {
-            failures.clear();
-        }
-        for who in [name, Who::Address(address)] {
-            let fresh = Failures { count: 0, first: Instant::now() };
-            let failure = failures.entry(who).or_insert(fresh);
-            if failure.first.elapsed() >= self.window {
-                *failure = fresh;
+    /// Waits for the turn of an attempt to prove who one is, before the password is looked at.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub(super) async fn admit(self: &Arc<Limiter>, name: &str, address: IpAddr) -> Result<Attempt, Refusal> {
+        let keys = self.keys(name, address);
+        let (waiting, turns) = self.queue(keys)?;
+        let mut attempt = loop {
+            let decided = self.decided.notified();
+            let mut decided = std::pin::pin!(decided);
+            decided.as_mut().enable();
+            if let Some(attempt) = self.judge(keys, waiting.is_known)? {
+                break attempt;
             }
-            failure.count = failure.count.saturating_add(1);
+            decided.await;
+        };
+        // The semaphore is never closed.
+        attempt.turn = turns.acquire_owned().await.ok();
+        drop(waiting);
+        Ok(attempt)
+    }
+
+    fn queue(&self, keys: Keys) -> Result<(Waiting<'_>, Arc<Semaphore>), Refusal> {
+        let mut state = self.locked();
+        let is_known = state.known.contains_key(&keys.name);
+        let lane = state.lane(is_known);
+        let here = lane.waiting.get(&keys.place).copied().unwrap_or(0);
+        if lane.waiting_all >= WAITING_MAX || here >= WAITING_OF_PLACE_MAX {
+            return Err(Refusal::Busy);
         }
+        lane.waiting_all += 1;
+        lane.waiting.insert(keys.place, here + 1);
+        let turns = Arc::clone(&lane.turns);
+        Ok((Waiting { limiter: self, place: keys.place, is_known }, turns))
+    }
+
+    /// Lets an attempt in, refuses it, or, with nothing, leaves it waiting for others of this name from this place: attempts
+    /// that are made at the same time cannot slip past the count together.
+    fn judge(self: &Arc<Limiter>, keys: Keys, is_known: bool) -> Result<Option<Attempt>, Refusal> {
+        let mut state = self.locked();
+        if !self.is_off() {
+            // Others at the place of a known caller do not keep them out.
+            let of_place = state.failures(&keys.place, self.window).failures;
+            if !is_known && of_place >= self.count_max.saturating_mul(PLACE_FACTOR) {
+                return Err(Refusal::Place);
+            }
+            let of_name = state.failures(&keys.name, self.window);
+            if of_name.failures >= self.count_max {
+                return Err(Refusal::Name);
+            }
+            if of_name.failures.saturating_add(of_name.under_way) >= self.count_max {
+                return Ok(None);
+            }
+        }
+        state.count(keys.name, self.window).under_way += 1;
+        Ok(Some(Attempt { limiter: Arc::clone(self), keys, succeeded: false, turn: None }))
     }
 }
 
@@ -109,34 +305,124 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_name_is_held_back_after_its_failures_and_an_address_after_many_names() {
-        let limiter = Limiter::new(3, Duration::from_secs(60));
-        let (here, there) = ("127.0.0.1".parse().expect("ip"), "127.0.0.2".parse().expect("ip"));
-        for _ in 0..3 {
-            assert_eq!(limiter.judge("Bob", here), Attempt::Allowed);
-            limiter.note("bob", here, false);
-        }
-        assert_eq!(limiter.judge("BOB", there), Attempt::NameLocked);
-        assert_eq!(limiter.judge("eve", here), Attempt::Allowed);
-        limiter.note("bob", here, true);
-        assert_eq!(limiter.judge("bob", here), Attempt::Allowed);
-        for number in 0..30 {
-            limiter.note(&format!("n{number}"), there, false);
-        }
-        assert_eq!(limiter.judge("eve", there), Attempt::AddressLocked);
-        assert_eq!(limiter.judge("eve", here), Attempt::Allowed);
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn limiter(count_max: u32, window: Duration) -> Arc<Limiter> {
+        Arc::new(Limiter::new(count_max, window).expect("randomness"))
     }
 
-    #[test]
-    fn the_window_ends_and_zero_means_no_limit() {
-        let here = "::1".parse().expect("ip");
-        let limiter = Limiter::new(1, Duration::from_nanos(1));
-        limiter.note("bob", here, false);
-        std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(limiter.judge("bob", here), Attempt::Allowed);
-        let off = Limiter::new(0, Duration::from_secs(60));
-        off.note("bob", here, false);
-        assert_eq!(off.judge("bob", here), Attempt::Allowed);
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    async fn try_once(limiter: &Arc<Limiter>, name: &str, address: &str, good: bool) -> Result<(), Refusal> {
+        limiter.admit(name, ip(address)).await.map(|attempt| attempt.note(good))
+    }
+
+    #[tokio::test]
+    async fn a_name_is_locked_only_where_it_failed() {
+        let here = "2001:db8:1:2::1";
+        let places = [
+            (here, Err(Refusal::Name)),
+            // The same network, of which one client has all addresses.
+            ("2001:db8:1:2:ffff::9", Err(Refusal::Name)),
+            ("2001:db8:1:3::1", Ok(())),
+            ("192.0.2.1", Ok(())),
+            ("::ffff:192.0.2.1", Ok(())),
+        ];
+        for name in ["bob", "admin", "no such user"] {
+            let limiter = limiter(3, LONG);
+            for _ in 0..3 {
+                assert_eq!(try_once(&limiter, name, here, false).await, Ok(()));
+            }
+            for (place, wanted) in places {
+                assert_eq!(try_once(&limiter, &name.to_uppercase(), place, true).await, wanted, "{name} at {place}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_is_locked_after_many_names_but_not_for_whom_it_knows() {
+        let limiter = limiter(3, LONG);
+        assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Ok(()));
+        for number in 0..30 {
+            assert_eq!(try_once(&limiter, &format!("n{number}"), "192.0.2.1", false).await, Ok(()));
+        }
+        assert_eq!(try_once(&limiter, "eve", "192.0.2.1", true).await, Err(Refusal::Place));
+        assert_eq!(try_once(&limiter, "eve", "192.0.2.2", true).await, Ok(()));
+        assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_success_clears_the_name_and_an_attempt_that_is_given_up_counts() {
+        let limiter = limiter(3, LONG);
+        for good in [false, false, true, false, false] {
+            assert_eq!(try_once(&limiter, "bob", "192.0.2.1", good).await, Ok(()));
+        }
+        drop(limiter.admit("bob", ip("192.0.2.1")).await);
+        assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Err(Refusal::Name));
+    }
+
+    #[tokio::test]
+    async fn attempts_at_the_same_time_do_not_slip_past_the_count() {
+        let limiter = limiter(2, LONG);
+        let one = limiter.admit("bob", ip("192.0.2.1")).await.expect("the first");
+        let two = limiter.admit("bob", ip("192.0.2.1")).await.expect("the second");
+        let third = tokio::spawn({
+            let limiter = Arc::clone(&limiter);
+            async move { try_once(&limiter, "bob", "192.0.2.1", true).await }
+        });
+        one.note(false);
+        two.note(false);
+        assert_eq!(third.await.expect("ends"), Err(Refusal::Name));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_strangers_and_lets_the_known_pass() {
+        let limiter = limiter(5, LONG);
+        assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Ok(()));
+        let mut held = Vec::new();
+        for number in 0..TURNS {
+            held.push(limiter.admit("x", ip(&format!("198.51.100.{number}"))).await);
+        }
+        let waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|number| {
+                let limiter = Arc::clone(&limiter);
+                tokio::spawn(async move { try_once(&limiter, "x", &format!("203.0.113.{number}"), false).await })
+            })
+            .collect();
+        while limiter.locked().strangers.waiting_all < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(try_once(&limiter, "eve", "192.0.2.7", true).await, Err(Refusal::Busy));
+        assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Ok(()));
+        drop(held);
+        for one in waiting {
+            assert_eq!(one.await.expect("ends"), Ok(()));
+        }
+        assert_eq!(try_once(&limiter, "eve", "192.0.2.7", true).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn fresh_names_neither_fill_the_memory_nor_clear_what_is_locked() {
+        let limiter = limiter(3, LONG);
+        for _ in 0..3 {
+            assert_eq!(try_once(&limiter, "bob", "192.0.2.1", false).await, Ok(()));
+        }
+        for number in (0_u32..).take(REMEMBERED_MAX) {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
+            assert_eq!(try_once(&limiter, "fresh", &address, false).await, Ok(()));
+        }
+        assert!(limiter.locked().counts.len() <= REMEMBERED_MAX + 1);
+        assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Err(Refusal::Name));
+    }
+
+    #[tokio::test]
+    async fn the_window_ends_and_zero_means_no_limit() {
+        for limiter in [limiter(1, Duration::from_nanos(1)), limiter(0, LONG)] {
+            for _ in 0..3 {
+                assert_eq!(try_once(&limiter, "bob", "::1", false).await, Ok(()));
+            }
+        }
     }
 }

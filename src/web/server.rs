@@ -245,7 +245,7 @@ impl Webserver {
             ids: Ids::open(&data_dir),
             uuid,
             key,
-            limiter: Limiter::new(config.login_failures, window),
+            limiter: Arc::new(Limiter::new(config.login_failures, window).map_err(io("randomness"))?),
             started: Instant::now(),
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
@@ -437,47 +437,64 @@ async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
 async fn first_administrator(app: AppRef) {
     let wanted = if app.config.default_password { FirstPassword::WellKnown } else { FirstPassword::Random };
     let file = app.config.data_dir.join(PASSWORD_FILE);
+    let is_kept = AtomicBool::new(false);
+    let mut told = None;
     loop {
         let status = app.store.replica().status();
         if status.connected && status.lag_ops == 0 && status.generation.0 > 0 {
-            match first_start::ensure(&app.store, &wanted).await {
-                Ok(First::Exists) => return,
-                Ok(First::Made { password, is_decided: true }) => {
-                    announce(&file, &wanted, &password);
+            is_kept.store(false, Ordering::Relaxed);
+            let keep = |password: &str| {
+                let is_random = wanted == FirstPassword::Random;
+                is_kept.store(is_random, Ordering::Relaxed);
+                if is_random { write_password(&file, password) } else { Ok(()) }
+            };
+            match first_start::ensure(&app.store, &wanted, keep).await {
+                // Undecided: it is in the state of this webserver, or another one was first.
+                Ok(First::Made { password, .. }) => return announce(&file, &wanted, &password),
+                Ok(First::Exists) => {
+                    // Another webserver was first at the same moment: nobody has this password.
+                    if is_kept.load(Ordering::Relaxed) {
+                        let _ = std::fs::remove_file(&file);
+                    }
                     return;
                 }
-                // Undecided: the next round sees what became of it.
-                Ok(First::Made { password, is_decided: false }) => {
-                    announce(&file, &wanted, &password);
-                    return;
+                Err(error) => {
+                    let reason = Some(error.to_string());
+                    if told != reason {
+                        tracing::warn!(%error, "the first administrator could not be made yet");
+                        told = reason;
+                    }
                 }
-                Err(error) => tracing::warn!(%error, "the first administrator could not be made yet"),
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
+fn write_password(file: &Path, password: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    // What is there is of an earlier attempt, and perhaps readable by others.
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut to = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(file)?;
+    to.write_all(format!("{password}\n").as_bytes())?;
+    to.sync_all()
+}
+
+/// Says where the password is; the password itself only to a person at a terminal, because other output is kept, as in a
+/// journal that others read.
 fn announce(file: &Path, wanted: &FirstPassword, password: &str) {
     if *wanted == FirstPassword::WellKnown {
         tracing::warn!("the first administrator has the well-known password: change it before anybody else can log in");
         return;
     }
-    let written = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, format!("{password}\n").as_bytes()));
-    let name = first_start::NAME;
-    output::answer(format_args!(
-        "First administrator: {name} with the password {password}, to be changed at the first login."
-    ));
-    match written {
-        Ok(()) => output::answer(format_args!("It is kept in {} until then.", file.display())),
-        Err(error) => tracing::warn!(%error, file = %file.display(), "the password could not be kept: note it now"),
+    let (name, file) = (first_start::NAME, file.display());
+    if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        output::answer(format_args!("First administrator: {name} with the password {password}"));
     }
+    output::answer(format_args!("The password of the first administrator, {name}, is in {file} until it is changed."));
 }
 
 #[cfg(test)]

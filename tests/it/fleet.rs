@@ -25,6 +25,13 @@ impl Process {
         Process::start(command, log)
     }
 
+    /// As [`Process::begin`], and what it prints goes into the log, too.
+    pub fn begin_printing(mut command: Command, log: &Path) -> Process {
+        let log = File::create(log).expect("log file");
+        command.stdout(log.try_clone().expect("a handle")).stderr(log);
+        Process::start_with_output(command)
+    }
+
     fn start(mut command: Command, log: &Path) -> Process {
         let log = File::options().create(true).append(true).open(log).expect("log file");
         command.stdout(Stdio::null()).stderr(log);

@@ -1,7 +1,6 @@
 //! Logging in and out, sessions, who one is, versions.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -22,13 +21,11 @@ use crate::web::caller::{self, COOKIE, Caller};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{self, Need, Right};
 use crate::web::input;
-use crate::web::limiter::{self, Attempt};
+use crate::web::limiter::Refusal;
 use crate::web::routes::{Route, delete, get, post, put};
 
 /// Life of a token for one download.
 const TEMPORARY_S: u64 = 3;
-/// The first administrator is never locked out; after too many failures each attempt takes this long.
-const THROTTLE: Duration = Duration::from_secs(2);
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, Nobody, SelfOrAdmin, User};
@@ -121,25 +118,18 @@ fn refused(status: StatusCode, reason: &str) -> ApiError {
         .with("MFASetupRequired", false)
 }
 
-/// Waits for the turn of an attempt to prove who one is; says why there is none. Judged and noted within one turn, attempts
-/// that are made at the same time cannot slip past the count together.
-pub(super) async fn admitted(
-    app: &App,
-    user: &str,
-    uid: Option<i32>,
-    from: IpAddr,
-) -> Result<limiter::Turn, &'static str> {
-    let judge = || match app.limiter.judge(user, from) {
-        Attempt::NameLocked if uid != Some(FIRST) => Err("too many failed logins with this name: try again later"),
-        Attempt::AddressLocked => Err("too many failed logins from this address: try again later"),
-        attempt => Ok(attempt),
-    };
-    if judge()? == Attempt::NameLocked {
-        tokio::time::sleep(THROTTLE).await;
+/// A login that is not looked at.
+fn held_back(refusal: Refusal) -> Response {
+    if refusal != Refusal::Busy {
+        return refused(StatusCode::LOCKED, refusal.reason()).into_response();
     }
-    let turn = app.limiter.turn().await;
-    judge()?;
-    Ok(turn)
+    come_back(refused(StatusCode::TOO_MANY_REQUESTS, refusal.reason()))
+}
+
+fn come_back(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+    response
 }
 
 async fn log_in(
@@ -154,17 +144,24 @@ async fn log_in(
             "a backup is being restored: try again when it has ended",
         ));
     }
+    // As long as this webserver does not know of the first administrator it cannot say that a name is wrong.
+    if !app.store.has::<User>(&FIRST.to_string())? {
+        let reason = "the first administrator is not known here yet: try again in a second";
+        return Ok(come_back(refused(StatusCode::SERVICE_UNAVAILABLE, reason)));
+    }
     let Credentials { user, pass } = credentials(&headers, &body)?;
+    let attempt = match app.limiter.admit(&user, from).await {
+        Ok(attempt) => attempt,
+        Err(refusal) => return Ok(held_back(refusal)),
+    };
     let uid = users::by_name(&app.store, &user)?;
-    let turn = admitted(&app, &user, uid, from).await.map_err(|reason| refused(StatusCode::LOCKED, reason))?;
     let password = match uid {
         Some(uid) => app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value),
         None => None,
     };
     let must_change = password.as_ref().is_some_and(|password| password.must_change);
     let fits = passwords::verify(&pass, password.map(|password| password.hash)).await?;
-    app.limiter.note(&user, from, fits);
-    drop(turn);
+    attempt.note(fits);
     let Some(uid) = uid.filter(|_| fits) else {
         tracing::warn!(%from, "a login failed");
         return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
@@ -188,7 +185,8 @@ async fn begin_session(
     must_change: bool,
 ) -> ApiResult<Response> {
     let now = Moment::now();
-    let expires = now.plus(app.config.session_timeout_s);
+    let (timeout, lifetime) = (app.config.session_timeout_s, app.config.session_lifetime_s);
+    let expires = now.plus(if lifetime == 0 { timeout } else { timeout.min(lifetime) });
     let claims = Claims::new(uid, expires)?;
     let mut writes = Writes::new();
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -244,8 +242,8 @@ fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
 }
 
 async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
-    let expires = Moment::now().plus(app.config.session_timeout_s);
     let mut session = caller.session.clone().ok_or_else(ApiError::unknown)?;
+    let expires = session.value.end_if_used(app.config.session_timeout_s, app.config.session_lifetime_s);
     session.value.expires = expires;
     session.value.last_hit = Moment::now();
     let mut writes = Writes::new();

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
+use crate::web::limiter::Refusal;
 use crate::web::routes::{Route, delete, get, post, put};
 use crate::web::server::PASSWORD_FILE;
 
@@ -145,16 +146,11 @@ fn checked_name(store: &Store, name: &str, uid: i32) -> ApiResult<String> {
     Ok(name)
 }
 
-/// What a person is called, and an address.
-fn checked_person(name: &str, email: &str) -> ApiResult<()> {
-    names::bounded("Name", name, names::PERSON_CHARS_MAX)?;
-    Ok(names::bounded("Email", email, names::PERSON_CHARS_MAX)?)
-}
-
 async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<NewUser>) -> ApiResult<Json<i32>> {
-    checked_person(&new.name, &new.email)?;
+    names::person("Name", &new.name)?;
+    names::person("Email", &new.email)?;
     let name = checked_name(&app.store, &new.user, 0)?;
-    app.policy().check(&new.pass).map_err(ApiError::bad)?;
+    app.policy().check(&new.pass, &name).map_err(ApiError::bad)?;
     let hash = passwords::hash(&new.pass).await?;
     let uid = accounts::new_number(&app.store, &app.ids, Numbers::Users)?;
     let user =
@@ -186,8 +182,10 @@ async fn update(
     if !changes.user.is_empty() && changes.user != before.user {
         record.value.user = checked_name(&app.store, &changes.user, uid)?;
     }
-    if changes.name != before.name || changes.email != before.email {
-        checked_person(&changes.name, &changes.email)?;
+    for (field, new, old) in [("Name", &changes.name, &before.name), ("Email", &changes.email, &before.email)] {
+        if new != old {
+            names::person(field, new)?;
+        }
     }
     if !changes.name.is_empty() {
         record.value.name = changes.name;
@@ -294,10 +292,12 @@ async fn change_password(
     if uid == caller.uid() {
         let must_change = kept.as_ref().is_some_and(|password| password.must_change);
         let hash = kept.map(|password| password.hash);
-        let turn = login::admitted(&app, &user.user, Some(uid), caller.from).await.map_err(ApiError::forbidden)?;
+        let attempt = app.limiter.admit(&user.user, caller.from).await.map_err(|refusal| match refusal {
+            Refusal::Busy => ApiError::new(StatusCode::TOO_MANY_REQUESTS, refusal.reason()),
+            Refusal::Name | Refusal::Place => ApiError::forbidden(refusal.reason()),
+        })?;
         let fits = passwords::verify(&given.origpass, hash).await?;
-        app.limiter.note(&user.user, caller.from, fits);
-        drop(turn);
+        attempt.note(fits);
         // Not 401: clients would take that for the end of their session.
         if !fits {
             return Err(ApiError::forbidden("the old password is wrong"));
@@ -306,7 +306,7 @@ async fn change_password(
             return Err(ApiError::bad("the new password must differ from the old one"));
         }
     }
-    app.policy().check(&given.newpass).map_err(ApiError::bad)?;
+    app.policy().check(&given.newpass, &user.user).map_err(ApiError::bad)?;
     let hash = passwords::hash(&given.newpass).await?;
     // Whoever holds a session of the old password is put out; the session that changes it goes on.
     let own = caller.session.as_ref().filter(|_| uid == caller.uid());

@@ -12,6 +12,7 @@ use super::has;
 use crate::fleet::{Fleet, Process};
 use crate::web::client::Client;
 use crate::web::free_address;
+use crate::web::{ADMIN_PASSWORD, first_login};
 
 const COOKIE: &str = "gravwell_sticky";
 
@@ -113,8 +114,10 @@ fn wait_for_both(site: &Site, client: &Client) {
 fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
     let nobody = Client::new(format!("http://{address}"));
     site.fleet.wait("the balancer answers", || nobody.try_get("/api/ready").is_ok_and(|(status, _)| status == 200));
-    let credentials = json!({ "User": "admin", "Pass": "changeme" });
-    site.fleet.wait("the first administrator exists", || nobody.post("/api/login", &credentials).status == 200);
+    let credentials = json!({ "User": "admin", "Pass": ADMIN_PASSWORD });
+    // Its answers must come from one webserver: the other one does not know of the session at once.
+    first_login(&nobody.with("Cookie", &sticky(&nobody)), &site.fleet);
+    site.fleet.converges(&["a", "b"]);
     let login = nobody.post("/api/login", &credentials);
     let token = login.json()["JWT"].as_str().expect("JWT").to_owned();
     let client = nobody.with("Authorization", &format!("Bearer {token}"));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Process};
 use crate::web::client::Client;
-use crate::web::free_address;
+use crate::web::{first_login, free_address};
 
 fn webserver(fleet: &Fleet, name: &str, options: &[&str]) -> (Process, Client) {
     fleet.enroll(name, "webserver");
@@ -15,13 +15,6 @@ fn webserver(fleet: &Fleet, name: &str, options: &[&str]) -> (Process, Client) {
     let process = fleet.spawn_webserver(name, address, options);
     fleet.wait_connected(name);
     (process, Client::new(format!("http://{address}")))
-}
-
-fn login(fleet: &Fleet, client: &Client) -> Client {
-    let credentials = json!({ "User": "admin", "Pass": "changeme" });
-    fleet.wait("the first administrator exists", || client.post("/api/login", &credentials).status == 200);
-    let token = client.made("/api/login", &credentials)["JWT"].as_str().expect("JWT").to_owned();
-    client.with("Authorization", &format!("Bearer {token}"))
 }
 
 /// What doctor says, with its exit code.
@@ -128,7 +121,7 @@ fn o31_a_transaction_is_followed_from_one_webserver_to_the_other() {
     let _datastore = fleet.datastore();
     let (_a, a) = webserver(&fleet, "a", &traced);
     let (_b, b) = webserver(&fleet, "b", &traced);
-    let admin = login(&fleet, &a);
+    let admin = first_login(&a, &fleet);
     admin.made("/api/groups", &json!({ "Name": "followed" }));
     fleet.converges(&["a", "b"]);
     let head = fleet.status("d")["head"].clone();
@@ -179,7 +172,7 @@ fn o32_a_debug_bundle_holds_no_secret() {
     let fleet = Fleet::new();
     let _datastore = fleet.datastore();
     let (_web, client) = webserver(&fleet, "a", &[]);
-    let admin = login(&fleet, &client);
+    let admin = first_login(&client, &fleet);
     admin.made("/api/users", &json!({ "User": "bob", "Pass": "hunter2-hunter2" }));
     let token = admin.made("/api/tokens", &json!({ "name": "t", "capabilities": [] }))["token"].to_string();
     admin.changed("/api/users/1/preferences", &json!({ "private": "diary-of-bob" }));

@@ -104,7 +104,7 @@ fn n04_the_demonstration_keeps_both_webservers_connected_until_it_is_interrupted
 
 fn login(url: &str) -> Client {
     let client = Client::new(url.to_owned());
-    let answer = client.post("/api/login", &json!({ "User": "admin", "Pass": "changeme" }));
+    let answer = client.post("/api/login", &json!({ "User": "admin", "Pass": "two-webservers-at-play" }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     client.with("Authorization", &format!("Bearer {}", answer.json()["JWT"].as_str().expect("JWT")))
 }

@@ -2,6 +2,7 @@
 
 use super::{Farm, Resource, noise};
 use crate::fleet::from_env;
+use crate::web::ADMIN_PASSWORD;
 
 /// What may be sent again for each process that is killed: what was under way and not yet written.
 const UNDER_WAY: u64 = 6 << 20;
@@ -47,7 +48,7 @@ fn r05_a_transfer_goes_on_where_it_was() {
         // Names and lists come on top.
         assert!(taken < size + 2 * UNDER_WAY + (1 << 20), "{taken}");
         assert!(received < size + UNDER_WAY + (1 << 20), "{received}");
-        let admin = b.login("admin", "changeme");
+        let admin = b.login("admin", ADMIN_PASSWORD);
         resource.holds(&admin, &contents);
         assert_eq!(farm.blobs("d", &["verify"]).0, 0);
     }

@@ -1,5 +1,6 @@
 //! What goes first, what is kept until it is decided, and who may not.
 
+use crate::web::ADMIN_PASSWORD;
 use serde_json::json;
 
 use super::{Farm, Resource, noise};
@@ -94,7 +95,7 @@ fn r12_former_contents_stay_until_their_successors_are_committed() {
     farm.start_datastore();
     farm.restart(&mut web_a);
     farm.fleet.converges(&["a", "b"]);
-    let a = web_a.login("admin", "changeme");
+    let a = web_a.login("admin", ADMIN_PASSWORD);
     farm.complete("a");
     resource.holds(&a, &first);
     resource.holds(&b, &first);

@@ -1,5 +1,6 @@
 //! What is collected, what never is, and what becomes of a change whose chunks are lost.
 
+use crate::web::ADMIN_PASSWORD;
 use serde_json::json;
 
 use super::{Farm, Resource, noise};
@@ -35,7 +36,7 @@ fn r07_only_what_nothing_names_is_collected() {
     }
     farm.start_datastore();
     farm.restart(&mut web);
-    let admin = web.login("admin", "changeme");
+    let admin = web.login("admin", ADMIN_PASSWORD);
     farm.fleet.converges(&["a"]);
     stays.holds(&admin, &kept);
     offline.holds(&admin, &pending);
@@ -59,7 +60,7 @@ fn r08_a_change_whose_chunks_are_lost_is_rejected_and_holds_nothing_up() {
     farm.fleet.converges(&["a"]);
     let rejected = farm.fleet.ok("a", &["outbox", "--json"]);
     assert!(rejected.contains("upload the contents again"), "{rejected}");
-    let admin = web.login("admin", "changeme");
+    let admin = web.login("admin", ADMIN_PASSWORD);
     assert_eq!(admin.ok("GET", &resource.path)["Size"], 0, "as if it had not been uploaded");
     assert_eq!(admin.get(&format!("/api/dashboards/{dashboard}")).status, 200);
 }

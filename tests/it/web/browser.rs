@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::ADMIN_PASSWORD;
 use super::driver::{Browser, Driver};
 use super::{Site, Web};
 
@@ -69,8 +70,8 @@ impl Two {
         let site = Site::new();
         site.admins();
         let (a, b) = (driver.browser(&site.fleet.dir("browser-a")), driver.browser(&site.fleet.dir("browser-b")));
-        a.sign_in(&site.a, "admin", "changeme");
-        b.sign_in(&site.b, "admin", "changeme");
+        a.sign_in(&site.a, "admin", ADMIN_PASSWORD);
+        b.sign_in(&site.b, "admin", ADMIN_PASSWORD);
         Some(Two { site, a, b, _driver: driver })
     }
 
@@ -242,7 +243,7 @@ fn own_things(two: &Two) {
 
     two.go("/history");
     // Searches are launched by programs.
-    let admin = site.a.login("admin", "changeme");
+    let admin = site.a.login("admin", ADMIN_PASSWORD);
     admin.made("/api/searchhistory", &json!({ "UserQuery": "tag=web error" }));
     b.sees(&row("tag=web error"), "tag=web error");
     a.sees(&row("tag=web error"), "tag=web error");
@@ -270,7 +271,7 @@ fn endings(two: &Two) {
         browser.was_never_loaded_again();
     }
     // A session that ends anywhere ends here, on the open page.
-    assert_eq!(site.a.login("admin", "changeme").call("DELETE", "/api/logout").status, 200);
+    assert_eq!(site.a.login("admin", ADMIN_PASSWORD).call("DELETE", "/api/logout").status, 200);
     b.sees(&test("sign-in"), "Sign in");
 }
 
@@ -330,9 +331,11 @@ fn w31_pictures_of_every_page() {
     let Some(directory) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
     let Some(two) = Two::start() else { return };
     std::fs::create_dir_all(&directory).expect("creates");
-    let admin = two.site.a.login("admin", "changeme");
-    let uid = admin
-        .made("/api/users", &json!({ "User": "bob", "Pass": "p", "Name": "Bob Builder", "Email": "bob@example.com" }));
+    let admin = two.site.a.login("admin", ADMIN_PASSWORD);
+    let uid = admin.made(
+        "/api/users",
+        &json!({ "User": "bob", "Pass": "a plain horse", "Name": "Bob Builder", "Email": "bob@example.com" }),
+    );
     let gid =
         admin.made("/api/groups", &json!({ "Name": "network operations", "Desc": "those who watch the routers" }));
     admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use serde_json::json;
 
+use super::ADMIN_PASSWORD;
 use super::{Site, Web};
 use crate::fleet::{Dice, Fleet};
 
@@ -85,8 +86,8 @@ fn w15_a_resource_that_is_too_large_is_refused_and_leaves_nothing_that_counts() 
 fn w16_a_backup_brings_everything_back() {
     let site = Site::new();
     let (a, b) = site.admins();
-    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
-    let bob = site.a.login("bob", "p");
+    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = site.a.login("bob", "a plain horse");
     let dashboard = bob.made("/api/dashboards", &json!({ "Name": "d", "Data": { "n": 1 } }));
     let resource = bob.made("/api/resources", &json!({ "ResourceName": "r" }))["GUID"].clone();
     let raw = format!("/api/resources/{}/raw", resource.as_str().expect("GUID"));
@@ -118,7 +119,7 @@ fn w16_a_backup_brings_everything_back() {
     assert_eq!((a.get("/api/testauth").status, bob.get("/api/testauth").status), (401, 401), "all sessions end");
     site.converges();
     assert_eq!(b.get("/api/testauth").status, 401);
-    let (admin, bob) = (site.b.login("admin", "changeme"), site.b.login("bob", "p"));
+    let (admin, bob) = (site.b.login("admin", ADMIN_PASSWORD), site.b.login("bob", "a plain horse"));
     assert_eq!(bob.ok("GET", &format!("/api/dashboards/{dashboard}"))["Data"]["n"], 1);
     assert!(bob.get(&raw).body == noise(5, 700_000));
     assert_eq!(admin.get(&format!("/api/dashboards/{after}")).status, 404);

@@ -9,7 +9,7 @@ use super::client::Client;
 fn work(client: &Client, mark: &str) {
     for number in 0..10 {
         let name = format!("{mark}{number}");
-        let uid = client.made("/api/users", &json!({ "User": name, "Pass": "p", "Name": name }));
+        let uid = client.made("/api/users", &json!({ "User": name, "Pass": "a plain horse", "Name": name }));
         let gid = client.made("/api/groups", &json!({ "Name": name }));
         let user = format!("/api/users/{uid}");
         assert_eq!(client.ok("GET", &user)["Synced"], false, "made here, not decided yet");
@@ -44,9 +44,9 @@ fn w17_a_hundred_changes_on_each_side_of_a_cut() {
     let mut site = Site::new();
     let (a, b) = site.admins();
     let old = a.made("/api/dashboards", &json!({ "Name": "old" }));
-    let doomed = a.made("/api/users", &json!({ "User": "doomed", "Pass": "p" }));
+    let doomed = a.made("/api/users", &json!({ "User": "doomed", "Pass": "a plain horse" }));
     site.converges();
-    let logged_in = site.a.login("doomed", "p");
+    let logged_in = site.a.login("doomed", "a plain horse");
     site.stop_datastore();
     work(&a, "a");
     work(&b, "b");
@@ -57,7 +57,7 @@ fn w17_a_hundred_changes_on_each_side_of_a_cut() {
     assert!(a.get("/api/users").header("gravwell-undecided").is_some());
     // Both take one name, which can be only one's.
     for (client, mark) in [(&a, "a"), (&b, "b")] {
-        client.made("/api/users", &json!({ "User": "twin", "Pass": "p", "Name": mark }));
+        client.made("/api/users", &json!({ "User": "twin", "Pass": "a plain horse", "Name": mark }));
     }
     // And a process dies in the middle of it.
     site.a.kill();
@@ -96,7 +96,7 @@ fn w18_a_conflict_is_told_at_once_while_the_datastore_is_there() {
     let results: Vec<u16> = std::thread::scope(|scope| {
         let create = |client: &Client| {
             let client = client.clone();
-            scope.spawn(move || client.post("/api/users", &json!({ "User": "twin", "Pass": "p" })).status)
+            scope.spawn(move || client.post("/api/users", &json!({ "User": "twin", "Pass": "a plain horse" })).status)
         };
         let both = [create(&a), create(&b)];
         both.into_iter().map(|thread| thread.join().expect("ends")).collect()

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::ADMIN_PASSWORD;
 use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
@@ -52,7 +53,7 @@ fn w33_one_invalid_object_of_each_kind_hides_no_valid_one() {
     fleet.enroll("a", "webserver");
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
-    admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
     admin.made("/api/users/1/group", &json!({ "GIDs": [gid] }));
     admin.changed("/api/users/1/preferences", &json!({ "a": 1 }));
@@ -76,7 +77,7 @@ fn w33_one_invalid_object_of_each_kind_hides_no_valid_one() {
         let path = format!("/api/objects/invalid/{collection}/{key}");
         let listed = admin.ok("GET", "/api/objects/invalid");
         assert_eq!((length(&listed), &listed[0]["Key"]), (1, &json!(key)), "{listed}");
-        assert_eq!(web.login("bob", "p").get("/api/objects/invalid").status, 403);
+        assert_eq!(web.login("bob", "a plain horse").get("/api/objects/invalid").status, 403);
         let doctor = String::from_utf8(fleet.run("a", &["doctor"]).stdout).expect("text");
         assert!(doctor.contains(&format!("invalid {collection}/{key}: ")), "{doctor}");
         assert_eq!(admin.delete(&path).status, 200, "{collection}");
@@ -92,8 +93,8 @@ fn w34_invalid_objects_are_named_replaced_and_deleted_in_their_own_places() {
     fleet.enroll("a", "webserver");
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
-    admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
-    let bob = web.login("bob", "p");
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = web.login("bob", "a plain horse");
     let guid = "5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c11";
     let resource = format!("/api/resources/{guid}");
     let token = "/api/tokens/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12";
@@ -150,10 +151,10 @@ fn w35_an_invalid_account_is_denied_and_others_are_not() {
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
     let made = |name: &str| -> (Value, Client) {
-        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "p" }));
-        (uid, web.login(name, "p"))
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+        (uid, web.login(name, "a plain horse"))
     };
-    let login = |name: &str| web.nobody().post("/api/login", &json!({ "User": name, "Pass": "p" })).status;
+    let login = |name: &str| web.nobody().post("/api/login", &json!({ "User": name, "Pass": "a plain horse" })).status;
     for (name, collection) in [("bob", "users"), ("carol", "passwords"), ("dave", "user-names")] {
         let (uid, session) = made(name);
         let key = if collection == "user-names" { name.to_owned() } else { uid.to_string() };
@@ -161,7 +162,7 @@ fn w35_an_invalid_account_is_denied_and_others_are_not() {
         assert_ne!(login(name), 200, "{collection}");
         assert!(collection == "user-names" || session.get("/api/dashboards").status != 200, "{collection}");
         assert_eq!(admin.get("/api/users").status, 200);
-        web.login("admin", "changeme");
+        web.login("admin", ADMIN_PASSWORD);
     }
     assert_eq!(
         admin

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::ADMIN_PASSWORD;
 use super::Web;
 use crate::fleet::Fleet;
 
@@ -12,17 +13,18 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     let _datastore = new.datastore();
     new.enroll("a", "webserver");
     let target = Web::start(&new, "a", &[]);
-    let admin = source.login("admin", "changeme");
+    let admin = source.admin(&old);
     let made = |answer: super::client::Answer| {
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     };
     let gid = made(admin.post("/api/groups", &json!({ "Name": "ops", "Desc": "d" })));
-    let ann = json!({ "User": "ann", "Pass": "Secret-123", "Name": "Ann", "Email": "ann@x.net", "Admin": false });
+    let ann =
+        json!({ "User": "ann", "Pass": "Secret-123-of-ann", "Name": "Ann", "Email": "ann@x.net", "Admin": false });
     let uid = made(admin.post("/api/users", &ann)).as_i64().unwrap();
     made(admin.post(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] })));
     made(admin.put(&format!("/api/users/{uid}/preferences"), &json!({ "theme": "dark" })));
-    let as_ann = source.login("ann", "Secret-123");
+    let as_ann = source.login("ann", "Secret-123-of-ann");
     let data = json!({ "tiles": [1, 2], "big": 12_345_678_901_234_567_890_u64 });
     let dashboard = json!({ "Name": "errors", "Description": "x", "Data": data, "GIDs": [gid], "Global": false });
     made(as_ann.post("/api/dashboards", &dashboard));
@@ -37,7 +39,7 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     });
     old.ok("source", &["put", "history", &format!("{uid}/0123456789ab-00000000"), "--value", &search.to_string()]);
 
-    let password = new.write_file("password", "changeme\n");
+    let password = new.write_file("password", &format!("{ADMIN_PASSWORD}\n"));
     let (password, state) = (password.to_str().unwrap(), new.dir("state.json"));
     let (from, to) = (format!("http://{}", source.address), format!("http://{}", target.address));
     let run = |flags: &[&str]| -> Value {
@@ -48,9 +50,10 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
         ];
         serde_json::from_str(&new.ok("a", &arguments.concat())).expect("JSON")
     };
+    target.admin(&new);
     let rehearsal = run(&["--dry-run"]);
     assert_eq!((&rehearsal["created"]["users"], &rehearsal["created"]["resources"]), (&1.into(), &1.into()));
-    assert_eq!(target.login("admin", "changeme").get("/api/users").json().as_array().unwrap().len(), 1);
+    assert_eq!(target.login("admin", ADMIN_PASSWORD).get("/api/users").json().as_array().unwrap().len(), 1);
     let report = run(&[]);
     for kind in ["users", "groups", "memberships", "preferences", "dashboards", "resources", "searches"] {
         assert_eq!(report["created"][kind], 1, "{kind}: {report}");
@@ -59,13 +62,13 @@ fn everything_is_brought_over_once_and_the_rest_is_reported() {
     let again = run(&[]);
     assert!(again["created"].as_object().unwrap().values().all(|count| count == 0), "{again}");
 
-    let admin = target.login("admin", "changeme");
+    let admin = target.login("admin", ADMIN_PASSWORD);
     let users = admin.get("/api/users").json();
     let ann = users.as_array().unwrap().iter().find(|user| user["User"] == "ann").expect("ann").clone();
     let uid = ann["UID"].as_i64().unwrap();
     assert_eq!((&ann["Email"], &ann["Groups"][0]["Name"]), (&"ann@x.net".into(), &"ops".into()));
-    made(admin.put(&format!("/api/users/{uid}/pwd"), &json!({ "NewPass": "Other-456" })));
-    let as_ann = target.login("ann", "Other-456");
+    made(admin.put(&format!("/api/users/{uid}/pwd"), &json!({ "NewPass": "Other-456-later" })));
+    let as_ann = target.login("ann", "Other-456-later");
     assert_eq!(as_ann.get(&format!("/api/users/{uid}/preferences")).json()["theme"], "dark");
     let dashboards = as_ann.get("/api/dashboards").json();
     assert_eq!((&dashboards[0]["Name"], &dashboards[0]["UID"]), (&"errors".into(), &uid.into()));

@@ -25,6 +25,7 @@ mod transport;
 use std::net::SocketAddr;
 
 use client::Client;
+use serde_json::json;
 
 use crate::fleet::{Fleet, Process, own_port};
 
@@ -92,14 +93,41 @@ impl Web {
         client.with("Authorization", &format!("Bearer {}", answer.json()["JWT"].as_str().expect("JWT")))
     }
 
-    /// The first administrator, as soon as there is one.
+    /// The first administrator, as soon as there is one, with the password that a first login must choose. Where another
+    /// webserver of the fleet has seen that login, this one has to hear of it first.
     #[track_caller]
     pub fn admin(&self, fleet: &Fleet) -> Client {
-        let client = self.nobody();
-        let credentials = serde_json::json!({ "User": "admin", "Pass": "changeme" });
-        fleet.wait("the first administrator exists", || client.post("/api/login", &credentials).status == 200);
-        self.login("admin", "changeme")
+        first_login(&self.nobody(), fleet)
     }
+}
+
+/// What the first administrator's password is changed to.
+pub const ADMIN_PASSWORD: &str = "a stable horse";
+
+/// Logs in as the first administrator at a webserver, see [`Web::admin`].
+#[track_caller]
+pub fn first_login(nobody: &Client, fleet: &Fleet) -> Client {
+    let as_bearer = |token: &str| nobody.with("Authorization", &format!("Bearer {token}"));
+    let login = |password: &str| nobody.post("/api/login", &json!({ "User": "admin", "Pass": password }));
+    fleet.wait("the first administrator exists", || login("").status != 503);
+    let position = nobody.get("/api/test").header("gravwell-position").expect("a position").to_owned();
+    let marker = fleet.dir(&format!("first-session-{}", position.split('.').next().expect("a log")));
+    if let Ok(token) = std::fs::read_to_string(&marker) {
+        let known = as_bearer(&token);
+        fleet.wait("the first administrator's password is known", || known.get("/api/groups").status == 200);
+    } else {
+        let first = login("changeme");
+        let token = first.json()["JWT"].as_str().expect("JWT").to_owned();
+        let change = json!({ "OrigPass": "changeme", "NewPass": ADMIN_PASSWORD });
+        as_bearer(&token).changed("/api/users/1/pwd", &change);
+        let mut options = std::fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.write(true).create(true).truncate(true).open(&marker).expect("opens");
+        std::io::Write::write_all(&mut file, token.as_bytes()).expect("writes");
+    }
+    let answer = login(ADMIN_PASSWORD);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    as_bearer(answer.json()["JWT"].as_str().expect("JWT"))
 }
 
 /// A datastore and two webservers, with an administrator logged in at both.

@@ -72,10 +72,10 @@ fn stage(options: &[&str]) -> Stage {
 #[test]
 fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_deleted() {
     let Stage { fleet, _datastore, mut web, admin } = stage(&[]);
-    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let path = format!("/api/users/{uid}");
     let login = |password: &str| web.login("bob", password);
-    let bob = login("p");
+    let bob = login("a plain horse");
     fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
     sessions(&fleet, &uid, MANY);
     histories(&fleet, &uid, MANY);
@@ -85,16 +85,19 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
     assert_eq!(admin.delete(&format!("{path}/lock")).status, 200);
     assert!(!is_in(&bob), "an unlocked account does not get its sessions back");
     sessions(&fleet, &uid, 0);
-    let bob = login("p");
+    let bob = login("a plain horse");
     assert!(is_in(&bob));
-    assert_eq!(admin.put(&format!("{path}/pwd"), &json!({ "NewPass": "q" })).status, 200);
+    assert_eq!(admin.put(&format!("{path}/pwd"), &json!({ "NewPass": "a quick horse" })).status, 200);
     assert!(!is_in(&bob));
-    let (bob, other) = (login("q"), login("q"));
-    assert_eq!(bob.put(&format!("{path}/pwd"), &json!({ "OrigPass": "q", "NewPass": "r" })).status, 200);
+    let (bob, other) = (login("a quick horse"), login("a quick horse"));
+    assert_eq!(
+        bob.put(&format!("{path}/pwd"), &json!({ "OrigPass": "a quick horse", "NewPass": "a roan horse" })).status,
+        200
+    );
     assert!(is_in(&bob) && !is_in(&other), "the session that changes the password goes on");
     assert_eq!(bob.delete("/api/logout").status, 200);
     assert!(!is_in(&bob));
-    let bob = login("r");
+    let bob = login("a roan horse");
     bob.made("/api/searchhistory", &json!({ "UserQuery": "the last one" }));
     assert_eq!(bob.delete("/api/searchhistory").status, 200);
     assert_eq!(bob.ok("GET", "/api/searchhistory"), json!([]), "at once");
@@ -102,23 +105,23 @@ fn w41_a_user_with_more_than_a_transaction_holds_is_locked_signed_out_and_delete
     assert_eq!(bob.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(1));
     assert_eq!(admin.delete(&path).status, 200);
     assert!(!is_in(&bob) && admin.get(&path).status == 404);
-    assert_eq!(web.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "r" })).status, 422);
+    assert_eq!(web.nobody().post("/api/login", &json!({ "User": "bob", "Pass": "a roan horse" })).status, 422);
     // Stopped in the middle, it goes on.
     web.kill();
     web.restart(&fleet, &[]);
     fleet.wait("nothing is left", || left(&fleet, &uid) == 0);
-    let again = web.admin(&fleet).made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let again = web.admin(&fleet).made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     assert_ne!(again, uid);
 }
 
 #[test]
 fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
     let Stage { fleet, _datastore, web, admin } = stage(&[]);
-    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
-    let first = web.login("bob", "p");
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let first = web.login("bob", "a plain horse");
     fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
     sessions(&fleet, &uid, 400);
-    let mine = web.login("bob", "p");
+    let mine = web.login("bob", "a plain horse");
     let listed = admin.ok("GET", &format!("/api/users/{uid}/sessions"))["Sessions"].as_array().map(Vec::len);
     assert!(listed.is_some_and(|count| count <= 256), "{listed:?}");
     assert_eq!(mine.get("/api/testauth").status, 200);
@@ -130,7 +133,7 @@ fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
 fn w43_nothing_is_cleared_away_that_was_not_ended() {
     let Stage { fleet, _datastore, web, admin } = stage(&[]);
     histories(&fleet, &json!(50), 10);
-    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     histories(&fleet, &uid, MANY);
     assert_eq!(admin.delete(&format!("/api/users/{uid}")).status, 200);
     fleet.wait("the deleted user's are gone", || left(&fleet, &uid) == 0);

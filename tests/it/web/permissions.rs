@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::ADMIN_PASSWORD;
 use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
@@ -242,10 +243,10 @@ impl Stage {
         self.number += 1;
         let (number, admin) = (self.number, &self.admin);
         let name = format!("member{number}");
-        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "p" })).as_i64().expect("number");
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" })).as_i64().expect("number");
         let gid = admin.made("/api/groups", &json!({ "Name": format!("group{number}") })).as_i64().expect("number");
         admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
-        let member = self.web.login(&name, "p");
+        let member = self.web.login(&name, "a plain horse");
         let text = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let dashboard = text(member.made("/api/dashboards", &json!({ "Name": "d" })));
         let resource =
@@ -269,8 +270,8 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
     let fleet = Fleet::new();
     let web = Web::start(&fleet, "a", &[]);
     // One who is not put out when the first administrator's sessions end.
-    web.admin(&fleet).made("/api/users", &json!({ "User": "stagehand", "Pass": "p", "Admin": true }));
-    let admin = web.login("stagehand", "p");
+    web.admin(&fleet).made("/api/users", &json!({ "User": "stagehand", "Pass": "a plain horse", "Admin": true }));
+    let admin = web.login("stagehand", "a plain horse");
     let mut stage = Stage { web, fleet, admin, number: 0 };
     let described = stage.web.nobody().ok("GET", "/api/openapi.json");
     let described: BTreeSet<(String, String)> = described["paths"]
@@ -287,14 +288,15 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
     assert_eq!(described, tabled, "every route has its row");
 
     let admin = &stage.admin;
-    admin.made("/api/users", &json!({ "User": "stranger", "Pass": "p" }));
+    admin.made("/api/users", &json!({ "User": "stranger", "Pass": "a plain horse" }));
     let all = admin.ok("GET", "/api/tokens/capabilities");
     let all: Vec<&str> = all.as_array().expect("list").iter().filter_map(|name| name.as_str()).collect();
     let strong = token(&stage.web, admin, &all);
     let single: Vec<(&str, Client)> = all.iter().map(|name| (*name, token(&stage.web, admin, &[name]))).collect();
     let mut wrong = Vec::new();
     let mut things = stage.things();
-    let (mut stranger, mut first) = (stage.web.login("stranger", "p"), stage.web.login("admin", "changeme"));
+    let (mut stranger, mut first) =
+        (stage.web.login("stranger", "a plain horse"), stage.web.login("admin", ADMIN_PASSWORD));
     for (method, path, letters, right) in TABLE {
         for (column, letter) in LETTERS.chars().enumerate() {
             let caller = match letter {
@@ -314,7 +316,9 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                 continue;
             }
             let status = match *path {
-                "/api/users/{uid}/pwd" => caller.put(&concrete, &json!({ "OrigPass": "p", "NewPass": "q" })).status,
+                "/api/users/{uid}/pwd" => {
+                    caller.put(&concrete, &json!({ "OrigPass": "a plain horse", "NewPass": "a quick horse" })).status
+                }
                 _ => caller.call(method, &concrete).status,
             };
             // A login without credentials is refused with a status of its own.
@@ -331,7 +335,8 @@ fn w7_every_route_serves_whom_the_table_says_and_nobody_else() {
                         stage.web.login(user, password)
                     }
                 };
-                (stranger, first) = (again(&stranger, "stranger", "p"), again(&first, "admin", "changeme"));
+                (stranger, first) =
+                    (again(&stranger, "stranger", "a plain horse"), again(&first, "admin", ADMIN_PASSWORD));
             }
         }
         if letters.contains('n') {
@@ -434,12 +439,12 @@ fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
     let config = fleet.write_file("gravwell.conf", "[Global]\nEnable-CBAC=true\n");
     let web = Web::start(&fleet, "b", &["--config", config.to_str().expect("path")]);
     let admin = web.admin(&fleet);
-    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let grant = |names: &[&str]| {
         admin.changed(&format!("/api/users/{uid}/capabilities"), &json!({ "Grants": names }));
     };
     grant(&["TokenRead", "TokenWrite", "Search"]);
-    let bob = web.login("bob", "p");
+    let bob = web.login("bob", "a plain horse");
     let made = bob.made("/api/tokens", &json!({ "name": "t", "capabilities": ["Search"] }));
     let path = format!("/api/tokens/{}", made["id"].as_str().expect("id"));
     grant(&["TokenRead", "TokenWrite"]);

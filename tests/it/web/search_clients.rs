@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, client};
 
+use super::ADMIN_PASSWORD;
 use super::client::Client;
 use super::searches::{ended, launch, numbers, resource};
 use super::{Site, Web};
@@ -93,7 +94,7 @@ fn s11_results_are_taken_elsewhere_as_an_archive_and_left_out_of_a_backup_on_dem
     assert!(has(&whole) && !has(&without) && without.len() < whole.len());
     // A restore leaves alone what the backup leaves out.
     assert_eq!(a.upload("POST", "/api/backup", "backup", without.as_slice()).status, 200);
-    let a = site.a.login("admin", "changeme");
+    let a = site.a.login("admin", ADMIN_PASSWORD);
     assert!(body(&a, &format!("{path}/download/text")) == saved);
 }
 

@@ -10,6 +10,7 @@ use gravwell::replica::ReplicaOptions;
 use gravwell::replica::service::{PeerListening, Service};
 use serde_json::{Value, json};
 
+use super::ADMIN_PASSWORD;
 use super::Site;
 use super::client::Client;
 use super::searches::{ended, launch, resource};
@@ -20,7 +21,7 @@ fn site_with(people: &[&str]) -> (Site, Client, Client) {
     let site = Site::new();
     let (a, b) = site.admins();
     for name in people {
-        a.made("/api/users", &json!({ "User": name, "Pass": "p" }));
+        a.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
     }
     (site, a, b)
 }
@@ -38,17 +39,23 @@ fn s5_what_may_be_done_is_the_same_at_every_webserver() {
         admin.made(&format!("/api/users/{}/group", uid(name)), &json!({ "GIDs": [gid] }));
     }
     site.converges();
-    let owner = site.a.login("owner", "p");
+    let owner = site.a.login("owner", "a plain horse");
     resource(&owner, "r", "{\"n\":1}\n");
     let path = launch(&owner, "tag=resource:r");
     ended(&owner, &path);
     owner.changed(&format!("{path}/groups"), &json!({ "GIDs": [gid] }));
     site.converges();
-    let gone = site.b.login("gone", "p");
+    let gone = site.b.login("gone", "a plain horse");
     admin.ok("PUT", &format!("/api/users/{}/lock", uid("gone")));
     site.converges();
     let at_b = |name: &str, password: &str| site.b.login(name, password);
-    let callers = [at_b("owner", "p"), at_b("admin", "changeme"), at_b("member", "p"), at_b("stranger", "p"), gone];
+    let callers = [
+        at_b("owner", "a plain horse"),
+        at_b("admin", ADMIN_PASSWORD),
+        at_b("member", "a plain horse"),
+        at_b("stranger", "a plain horse"),
+        gone,
+    ];
     let deeds = [
         ("GET", "", [200, 200, 200, 404, 401]),
         ("GET", "/details", [200, 200, 200, 404, 401]),
@@ -100,7 +107,7 @@ async fn ask(service: &Service, question: &Value) -> Option<Value> {
 #[test]
 fn s6_only_webservers_are_heard_and_what_they_say_of_users_is_checked() {
     let (site, admin, _) = site_with(&["owner", "stranger"]);
-    let owner = site.a.login("owner", "p");
+    let owner = site.a.login("owner", "a plain horse");
     resource(&owner, "r", "{\"n\":1}\n");
     let path = launch(&owner, "tag=resource:r");
     ended(&owner, &path);

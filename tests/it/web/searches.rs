@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::ADMIN_PASSWORD;
 use super::client::Client;
 use super::{Site, Web};
 use crate::fleet::Fleet;
@@ -89,13 +90,13 @@ fn s1_queries_give_what_they_ask_for() {
     assert_eq!(direct(&admin, "tag=resource:people.csv", "pcap").status, 400);
 
     // The log as events; who changes what is found, secrets are not.
-    admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame", "Email": "b@x" }));
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now", "Email": "b@x" }));
     let events =
         text(&admin, r#"tag=audit | select(.collection == "users" and .op == "put") | [.user, .after.User, .before]"#);
     assert!(events.contains("[\"admin\",\"bob\",null]\n"), "{events}");
     let secrets = text(&admin, r#"tag=audit | select(.collection == "passwords" or .collection == "sessions")"#);
     assert!(secrets.contains("passwords") && !secrets.contains("argon2"), "{secrets}");
-    let bob = web.login("bob", "open sesame");
+    let bob = web.login("bob", "open sesame now");
     assert_eq!(direct(&bob, "tag=audit", "text").status, 400);
     assert_eq!(direct(&bob, "tag=resource:numbers", "text").status, 400);
     assert_eq!(bob.ok("GET", "/api/tags"), json!([]));
@@ -213,7 +214,7 @@ fn s3_a_search_is_seen_used_and_saved_from_every_webserver() {
     b.ok("DELETE", &unsaved);
     site.a.restart(&site.fleet, &[]);
     site.converges();
-    assert_eq!(site.a.login("admin", "changeme").get(&unsaved).status, 404);
+    assert_eq!(site.a.login("admin", ADMIN_PASSWORD).get(&unsaved).status, 404);
     b.ok("DELETE", &path);
     let left = site.converges();
     assert!(!left.contains("\"searches\""), "{left}");

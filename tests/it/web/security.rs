@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::ADMIN_PASSWORD;
 use super::client::Client;
 use super::{Site, Web};
 use crate::fleet::Fleet;
@@ -17,9 +18,9 @@ fn w25_where_capabilities_are_controlled_only_what_was_granted_is_allowed() {
     let web = configured(&fleet, "Enable-CBAC=true\n");
     let admin = web.admin(&fleet);
     assert_eq!(admin.ok("GET", "/api/deployment")["CBACEnabled"], true);
-    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     let gid = admin.made("/api/groups", &json!({ "Name": "readers" }));
-    let bob = web.login("bob", "p");
+    let bob = web.login("bob", "a plain horse");
     let user = format!("/api/users/{uid}");
     let refused = bob.get("/api/dashboards");
     assert_eq!((refused.status, &refused.json()["Cap"]), (403, &json!("DashboardRead")));
@@ -55,24 +56,26 @@ fn w26_guessing_is_held_back_also_when_it_is_done_at_once() {
     let fleet = Fleet::new();
     let web = configured(&fleet, "Login-Fail-Lock-Count=4\nLogin-Fail-Lock-Duration=5\n");
     let admin = web.admin(&fleet);
-    admin.made("/api/users", &json!({ "User": "bob", "Pass": "right" }));
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "the right horse" }));
     let guess = |password: String| web.nobody().post("/api/login", &json!({ "User": "bob", "Pass": password })).status;
     let answers: Vec<u16> = std::thread::scope(|scope| {
         let guesses: Vec<_> = (0..24).map(|number| scope.spawn(move || guess(format!("wrong {number}")))).collect();
         guesses.into_iter().map(|guess| guess.join().expect("answers")).collect()
     });
     assert_eq!(answers.iter().filter(|status| **status == 422).count(), 4, "{answers:?}");
-    assert_eq!(answers.iter().filter(|status| **status == 423).count(), 20, "{answers:?}");
-    assert_eq!(guess("right".into()), 423, "nobody learns that it is the right one");
+    // The others are refused for that, or because too many of one address wait.
+    assert!(answers.iter().all(|status| [422, 423, 429].contains(status)), "{answers:?}");
+    assert_eq!(guess("the right horse".into()), 423, "nobody learns that it is the right one");
     // Whoever is in already is not put out, and cannot guess the old password either.
-    admin.made("/api/users", &json!({ "User": "eve", "Pass": "right" }));
-    let eve = web.login("eve", "right");
+    admin.made("/api/users", &json!({ "User": "eve", "Pass": "the right horse" }));
+    let eve = web.login("eve", "the right horse");
     let uid = eve.ok("GET", "/api/info/whoami")["UID"].clone();
-    let change = |old: &str| eve.put(&format!("/api/users/{uid}/pwd"), &json!({ "OrigPass": old, "NewPass": "new" }));
+    let change =
+        |old: &str| eve.put(&format!("/api/users/{uid}/pwd"), &json!({ "OrigPass": old, "NewPass": "a newer horse" }));
     for number in 0..4 {
         assert_eq!(change(&format!("wrong {number}")).status, 403);
     }
-    let late = change("right");
+    let late = change("the right horse");
     assert_eq!((late.status, late.text().contains("too many")), (403, true), "{}", late.text());
     assert_eq!(eve.get("/api/testauth").status, 200);
 }
@@ -83,7 +86,7 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
     let lines = "Webserver-Access-Control-Allow-Origin=https://tools.example\nWebserver-Trusted-Proxy=127.0.0.0/8\n";
     let web = configured(&fleet, lines);
     let admin = web.admin(&fleet);
-    let credentials = json!({ "User": "admin", "Pass": "changeme" });
+    let credentials = json!({ "User": "admin", "Pass": ADMIN_PASSWORD });
     let sessions =
         |client: &Client| client.ok("GET", "/api/users/1/sessions")["Sessions"].as_array().expect("a list").clone();
     let through = |named: &str| {
@@ -122,8 +125,8 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
 fn w28_nothing_tells_what_exists() {
     let site = Site::new();
     let (a, _) = site.admins();
-    a.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
-    let bob = site.a.login("bob", "p");
+    a.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = site.a.login("bob", "a plain horse");
     let id = a.made("/api/dashboards", &json!({ "Name": "d" }));
     let guid = a.made("/api/resources", &json!({ "ResourceName": "r" }))["GUID"].clone();
     let guid = guid.as_str().expect("GUID");

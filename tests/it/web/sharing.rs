@@ -12,12 +12,12 @@ fn w9_a_dashboard_is_seen_by_whom_it_is_shared_with() {
     let admin = web.admin(&fleet);
     let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
     for name in ["owner", "member", "stranger"] {
-        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "p" }));
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
         if name != "stranger" {
             admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
         }
     }
-    let [owner, member, stranger] = ["owner", "member", "stranger"].map(|name| web.login(name, "p"));
+    let [owner, member, stranger] = ["owner", "member", "stranger"].map(|name| web.login(name, "a plain horse"));
     let data = r#"{"tiles":[{"id":9007199254740991,"x":1.50}],"later":{"deep":[null]},"version":3}"#;
     let id = owner.send_text(
         "POST",
@@ -99,9 +99,9 @@ fn w11_a_name_means_the_nearest_resource() {
     let web = Web::start(&fleet, "a", &[]);
     let admin = web.admin(&fleet);
     let gid = admin.made("/api/groups", &json!({ "Name": "g" }));
-    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
     admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
-    let bob = web.login("bob", "p");
+    let bob = web.login("bob", "a plain horse");
     let make = |client: &super::Client, body: serde_json::Value| client.made("/api/resources", &body)["GUID"].clone();
     let look = |name: &str| bob.get(&format!("/api/resources/lookup/{name}"));
     assert_eq!(look("x").status, 404);
@@ -142,8 +142,8 @@ fn w12_histories_are_trimmed_searched_and_cleared_by_name() {
     assert_eq!(b.ok("GET", "/api/searchhistory").as_array(), Some(kept));
     assert_eq!(a.ok("GET", "/api/searchhistory?refine=101").as_array().map(Vec::len), Some(1));
     assert_eq!(a.ok("GET", "/api/searchhistory?start=1&end=3")[0]["UserQuery"], "tag=x 101");
-    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
-    let bob = site.a.login("bob", "p");
+    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = site.a.login("bob", "a plain horse");
     assert_eq!(bob.get("/api/searchhistory/user/1").status, 403);
     bob.made("/api/searchhistory", &json!({ "UserQuery": "tag=y" }));
     assert_eq!(a.ok("GET", "/api/searchhistory?admin=true").as_array().map(Vec::len), Some(kept.len() + 1));
@@ -157,8 +157,8 @@ fn w12_histories_are_trimmed_searched_and_cleared_by_name() {
 fn w13_notifications_reach_whom_they_are_for_on_every_webserver() {
     let site = Site::new();
     let (a, b) = site.admins();
-    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "p" }));
-    let bob = site.a.login("bob", "p");
+    let uid = a.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = site.a.login("bob", "a plain horse");
     assert_eq!(bob.ok("GET", "/api/notifications"), json!({}));
     a.made("/api/notifications/targeted", &json!({ "UID": uid, "Msg": "one", "Type": 7 }));
     a.made("/api/notifications/targeted", &json!({ "UID": uid, "Msg": "two", "Type": 7 }));
@@ -195,10 +195,10 @@ fn w51_only_members_and_administrators_share_into_a_group() {
     let gid = admin.made("/api/groups", &json!({ "Name": "team" })).as_i64().expect("a number");
     let mut uids = Vec::new();
     for name in ["member", "stranger"] {
-        uids.push(admin.made("/api/users", &json!({ "User": name, "Pass": "p" })));
+        uids.push(admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" })));
     }
     admin.made(&format!("/api/users/{}/group", uids[0]), &json!({ "GIDs": [gid] }));
-    let [member, stranger] = ["member", "stranger"].map(|name| web.login(name, "p"));
+    let [member, stranger] = ["member", "stranger"].map(|name| web.login(name, "a plain horse"));
     let query = "tag=resource:numbers | limit 1";
     let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     type Share<'a> = &'a dyn Fn(&super::Client, i64) -> super::client::Answer;
