@@ -100,7 +100,7 @@ pub enum Command {
         /// As of this sequence instead of now (datastore only).
         #[arg(long, value_name = "SEQ", value_parser = seq)]
         at: Option<Seq>,
-        /// Print what webservers keep secret, too: hashes of passwords and tokens, logins, signing keys.
+        /// Print what webservers keep secret, too: hashes of passwords and tokens, logins.
         #[arg(long)]
         with_secrets: bool,
     },

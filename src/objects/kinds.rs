@@ -14,7 +14,7 @@ use super::preferences::Preference;
 use super::record::Stored;
 use super::resources::Resource;
 use super::searches::Search;
-use super::sessions::{Epoch, Session, SigningKey};
+use super::sessions::{Epoch, FormerKey, Session};
 use super::tokens::Token;
 use super::users::{Admin, Lock, Membership, User, UserName};
 
@@ -80,7 +80,7 @@ pub const KINDS: &[Kind] = &[
         Exposure::Open,
         "<what>/<number>: what is left of something that was deleted, until it is cleared away",
     ),
-    kind::<SigningKey>(Exposure::Secret, "<id>: key with which a webserver signs logins"),
+    kind::<FormerKey>(Exposure::Secret, "<id>: key with which a webserver of an earlier version signed logins"),
     kind::<Notification>(Exposure::Personal, "<id>: a message to a user, a group or everybody"),
     kind::<Counter>(Exposure::Open, "<kind>: first number that no webserver has taken for itself"),
 ];

@@ -1,6 +1,6 @@
-//! Logins. A session is an object, so it is valid on every webserver and gone from all of them when it is deleted. What a
-//! client holds is a signed claim that names its session; each webserver signs with a key of its own, which is an
-//! object, too, so two webservers that cannot see each other never disagree about keys.
+//! Logins. A session is an object, so it is valid on every webserver and gone from all of them when it is deleted. A client
+//! holds a random secret, and the session is named by the secret's hash: who reads everything that is replicated can
+//! begin no request with it.
 //!
 //! A session lives as long as it is used. Writing every use into the log would make reading expensive, so a webserver
 //! extends a session only when a quarter of its life has passed: the log sees at most four writes per life.
@@ -15,8 +15,10 @@ use super::cleaning::SLICE;
 use super::record::Stored;
 use super::{Moment, Record, Store, StoreError, Writes};
 
-/// Name of the signature algorithm in tokens: keyed BLAKE3 with 64 bytes of output.
-const ALGORITHM: u32 = 3;
+/// Name of the algorithm of a token's last part: BLAKE3 with 64 bytes of output, keyed with the secret in the token.
+const ALGORITHM: u32 = 4;
+/// Sets the names of sessions apart from other hashes.
+const NAME_CONTEXT: &str = "gravwell session name v1";
 /// Most sessions of one user; a new login ends the one that was not used for the longest time.
 pub const SESSIONS_MAX: usize = 256;
 /// A webserver clears away its own sessions of an earlier epoch after this long, and those of others after a day.
@@ -25,51 +27,18 @@ const OTHERS_AFTER_S: u64 = 24 * 3600;
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// A key with which one webserver signs.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct SigningKey {
-    /// Name of the key.
-    pub id: String,
-    /// The key, in hexadecimal.
-    pub key: String,
+/// A key with which a webserver of an earlier version signed logins. This version believes none, and removes its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FormerKey {
+    id: String,
     /// Whose.
     pub webserver: String,
-    /// When it was made.
-    pub created: Moment,
 }
 
-impl std::fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SigningKey").field("id", &self.id).field("webserver", &self.webserver).finish_non_exhaustive()
-    }
-}
-
-impl Stored for SigningKey {
+impl Stored for FormerKey {
     const COLLECTION: &'static str = "signing-keys";
     fn key(&self) -> String {
         self.id.clone()
-    }
-}
-
-impl SigningKey {
-    /// A new key.
-    ///
-    /// # Errors
-    /// When there is no randomness.
-    pub fn generate(webserver: &str) -> std::io::Result<SigningKey> {
-        Ok(SigningKey {
-            id: hex(&random::<8>()?),
-            key: hex(&random::<32>()?),
-            webserver: webserver.to_owned(),
-            created: Moment::now(),
-        })
-    }
-
-    fn sign(&self, text: &str) -> Option<[u8; 64]> {
-        let key: [u8; 32] = unhex(&self.key)?.try_into().ok()?;
-        let mut signature = [0; 64];
-        blake3::Hasher::new_keyed(&key).update(text.as_bytes()).finalize_xof().fill(&mut signature);
-        Some(signature)
     }
 }
 
@@ -97,6 +66,9 @@ pub struct Session {
     /// The epoch to which it belongs; empty: none, or an earlier version does not say.
     #[serde(default)]
     pub epoch: String,
+    /// Name of the login for whose downloads it was made: these begin until `expires`. Empty: it is a login itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub of: String,
 }
 
 /// The logins of a user that count. A new epoch ends all of them at once, however many there are and whatever the clocks
@@ -158,26 +130,39 @@ impl Session {
     #[must_use]
     pub fn needs_extension(&self, timeout_s: u64, lifetime_s: u64) -> bool {
         let is_due = Moment::now().plus(timeout_s - timeout_s / 4) >= self.expires;
-        is_due && self.end_if_used(timeout_s, lifetime_s) > self.expires
+        is_due && !self.is_temporary() && self.end_if_used(timeout_s, lifetime_s) > self.expires
+    }
+
+    /// Whether it is for downloads only.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        !self.of.is_empty()
     }
 }
 
-/// A session that counts: it has not ended, and belongs to its user's epoch.
+/// A session that counts: it has not ended, and belongs to its user's epoch. One for downloads counts as long as the login
+/// that it was made for, because a download that has begun goes on.
 ///
 /// # Errors
 /// When the state is damaged.
 pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Record<Session>>, StoreError> {
     let Some(session) = store.valid::<Session>(&format!("{uid}/{id}"))? else { return Ok(None) };
-    Ok(is_live(&session.value, &epoch_of(store, uid)?).then_some(session))
+    let epoch = epoch_of(store, uid)?;
+    if !session.value.is_temporary() {
+        return Ok(is_live(&session.value, &epoch).then_some(session));
+    }
+    let login = store.valid::<Session>(&format!("{uid}/{}", session.value.of))?;
+    let is_current = login.is_some_and(|login| !login.value.is_temporary() && is_live(&login.value, &epoch));
+    Ok(is_current.then_some(session))
 }
 
-/// The sessions of a user that count.
+/// The sessions of a user that count, without those for one download.
 ///
 /// # Errors
 /// When the state is damaged.
 pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreError> {
     let (mut sessions, epoch) = (store.list::<Session>(&format!("{uid}/"))?, epoch_of(store, uid)?);
-    sessions.retain(|session| is_live(&session.value, &epoch));
+    sessions.retain(|session| !session.value.is_temporary() && is_live(&session.value, &epoch));
     Ok(sessions)
 }
 
@@ -233,6 +218,7 @@ pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<Str
 pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
     let epoch = epoch_of(store, uid)?;
     let sessions = store.list::<Session>(&format!("{uid}/"))?.into_iter().map(|record| record.value);
+    let sessions = sessions.filter(|session| !session.is_temporary());
     let (mut live, ended): (Vec<Session>, Vec<Session>) = sessions.partition(|session| is_live(session, &epoch));
     live.sort_by_key(|session| (session.last_hit, session.created));
     let excess = (live.len() + 1).saturating_sub(SESSIONS_MAX);
@@ -272,21 +258,26 @@ pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
 struct Header {
     algo: u32,
     typ: String,
-    kid: String,
 }
 
-/// What a token claims.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What a token says. Only whose it is and the secret count; how long it lives is up to the session.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Claims {
     /// Who.
     pub uid: i32,
     /// When it ends, unless the session is extended.
     pub expires: Moment,
-    /// Randomness of this login; its first half names the session.
-    pub iat: Vec<u8>,
-    /// A token for one download: ends at `expires` whatever happens.
+    /// The secret.
+    iat: [u8; 32],
+    /// A token for downloads.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub temporary: bool,
+}
+
+impl std::fmt::Debug for Claims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claims").field("uid", &self.uid).field("session", &self.session()).finish_non_exhaustive()
+    }
 }
 
 impl Claims {
@@ -295,50 +286,59 @@ impl Claims {
     /// # Errors
     /// When there is no randomness.
     pub fn new(uid: i32, expires: Moment) -> std::io::Result<Claims> {
-        Ok(Claims { uid, expires, iat: random::<32>()?.to_vec(), temporary: false })
+        Ok(Claims { uid, expires, iat: random()?, temporary: false })
     }
 
-    /// Name of the session.
+    /// Claims for downloads.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn for_downloads(uid: i32, expires: Moment) -> std::io::Result<Claims> {
+        Ok(Claims { temporary: true, ..Claims::new(uid, expires)? })
+    }
+
+    /// The same secret with another end.
+    #[must_use]
+    pub fn until(self, expires: Moment) -> Claims {
+        Claims { expires, ..self }
+    }
+
+    /// The claims of a token; whether its session exists is not said yet.
+    #[must_use]
+    pub fn read(token: &str) -> Option<Claims> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let (text, sum) = token.rsplit_once('.')?;
+        let (header, claims) = text.split_once('.')?;
+        let header: Header = serde_json::from_slice(&unhex(header)?).ok()?;
+        let claims: Claims = serde_json::from_slice(&unhex(claims)?).ok()?;
+        let is_whole = bool::from(claims.sum(text).ct_eq(&unhex(sum)?[..]));
+        (header.algo == ALGORITHM && is_whole).then_some(claims)
+    }
+
+    /// Name of the session: the hash of the secret.
     #[must_use]
     pub fn session(&self) -> String {
-        hex(&self.iat[..self.iat.len().min(16)])
+        hex(&blake3::derive_key(NAME_CONTEXT, &self.iat)[..16])
     }
 
-    /// The token: three parts in lower case hexadecimal, joined by dots; `None` when the key is damaged.
-    #[must_use]
-    pub fn signed(&self, key: &SigningKey) -> Option<String> {
-        let header = Header { algo: ALGORITHM, typ: "jwt".into(), kid: key.id.clone() };
-        let header = hex(&serde_json::to_vec(&header).ok()?);
-        let text = format!("{header}.{}", hex(&serde_json::to_vec(self).ok()?));
-        let signature = key.sign(&text)?;
-        Some(format!("{text}.{}", hex(&signature)))
+    /// The token: three parts in lower case hexadecimal, joined by dots.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn token(&self) -> serde_json::Result<String> {
+        let header = hex(&serde_json::to_vec(&Header { algo: ALGORITHM, typ: "jwt".into() })?);
+        let text = format!("{header}.{}", hex(&serde_json::to_vec(self)?));
+        Ok(format!("{text}.{}", hex(&self.sum(&text))))
     }
-}
 
-/// The claims of a token whose signature is right; nothing is said yet of the session.
-///
-/// # Errors
-/// When the state is damaged.
-pub fn verified(store: &Store, token: &str) -> Result<Option<Claims>, StoreError> {
-    if token.len() > TOKEN_BYTES_MAX {
-        return Ok(None);
+    /// The last part, where clients expect a signature: it shows that the token is whole.
+    fn sum(&self, text: &str) -> [u8; 64] {
+        let mut sum = [0; 64];
+        blake3::Hasher::new_keyed(&self.iat).update(text.as_bytes()).finalize_xof().fill(&mut sum);
+        sum
     }
-    let mut parts = token.split('.');
-    let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Ok(None);
-    };
-    let parsed = || {
-        let head: Header = serde_json::from_slice(&unhex(header)?).ok()?;
-        let claims: Claims = serde_json::from_slice(&unhex(claims)?).ok()?;
-        let signature = unhex(signature)?;
-        (head.algo == ALGORITHM && claims.iat.len() == 32).then_some((head.kid, claims, signature))
-    };
-    let Some((key, claims_read, signature)) = parsed() else { return Ok(None) };
-    let Some(key) = store.valid::<SigningKey>(&key)? else { return Ok(None) };
-    let wanted = key.value.sign(&token[..header.len() + 1 + claims.len()]);
-    let fits = wanted.is_some_and(|wanted| bool::from(wanted.ct_eq(&signature)));
-    Ok(fits.then_some(claims_read))
 }
 
 /// Random bytes.
@@ -375,9 +375,8 @@ mod tests {
 
     #[test]
     fn a_token_has_the_form_that_clients_know() {
-        let key = SigningKey::generate("w").expect("key");
         let claims = Claims::new(7, Moment::now().plus(60)).expect("claims");
-        let token = claims.signed(&key).expect("signs");
+        let token = claims.token().expect("encodes");
         let parts: Vec<&str> = token.split('.').collect();
         assert_eq!((parts.len(), parts[2].len()), (3, 128));
         assert!(token.chars().all(|c| c == '.' || c.is_ascii_digit() || ('a'..='f').contains(&c)));
@@ -386,6 +385,27 @@ mod tests {
         assert_eq!(read["iat"].as_array().map(Vec::len), Some(32));
         assert!(Moment::parse(read["expires"].as_str().expect("text")).is_some());
         assert_eq!(claims.session().len(), 32);
+        let read = Claims::read(&token).expect("reads");
+        assert_eq!((read.uid, read.session()), (7, claims.session()));
+    }
+
+    #[test]
+    fn p11_what_is_stored_of_a_login_is_not_in_the_token_nor_opens_anything() {
+        let claims = Claims::new(7, Moment::now().plus(60)).expect("claims");
+        let token = claims.token().expect("encodes");
+        assert!(!token.contains(&claims.session()), "the name is a hash of the secret");
+        let of_name = unhex(&claims.session()).expect("hex");
+        let secret = [&of_name[..], &of_name[..]].concat().try_into().expect("32 bytes");
+        let forged = Claims { iat: secret, ..claims.clone() };
+        assert_ne!(forged.session(), claims.session());
+        for at in 0..token.len() {
+            let mut damaged = token.clone().into_bytes();
+            damaged[at] = if damaged[at] == b'0' { b'1' } else { b'0' };
+            let damaged = String::from_utf8(damaged).expect("text");
+            assert!(Claims::read(&damaged).is_none(), "character {at}");
+        }
+        assert!(Claims::read("").is_none() && Claims::read("..").is_none());
+        assert!(Claims::read(&"0".repeat(TOKEN_BYTES_MAX + 1)).is_none());
     }
 
     #[test]
@@ -401,6 +421,7 @@ mod tests {
             expires: ahead,
             webserver: String::new(),
             epoch: epoch.into(),
+            of: String::new(),
         };
         let epoch = Epoch { uid: 7, id: "e".into(), since: now };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
@@ -421,6 +442,7 @@ mod tests {
             expires: Moment::from_ms(now.ms().saturating_add_signed(ends_s * 1000)),
             webserver: String::new(),
             epoch: String::new(),
+            of: String::new(),
         };
         // (begun, ends), timeout, lifetime: whether it is extended, whether it is over.
         let cases = [

@@ -8,10 +8,9 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::config::webserver::WebserverConfig;
+use crate::objects::Store;
 use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
-use crate::objects::sessions::SigningKey;
-use crate::objects::{Store, StoreError};
 use crate::peer::Peers;
 use crate::search::searches::Searches;
 
@@ -28,8 +27,6 @@ pub(super) struct App {
     pub ids: Ids,
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
-    /// With what this webserver signs.
-    pub key: SigningKey,
     pub limiter: Arc<Limiter>,
     pub orders: Orders,
     pub started: Instant,
@@ -66,12 +63,5 @@ impl App {
             number: control.number,
             special: control.special,
         }
-    }
-
-    /// The key of this webserver, made when there is none.
-    pub(super) fn find_key(store: &Store) -> Result<Option<SigningKey>, StoreError> {
-        let own =
-            store.list::<SigningKey>("")?.into_iter().map(|record| record.value).filter(|k| k.webserver == store.via());
-        Ok(own.max_by_key(|key| key.created))
     }
 }

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 
 use crate::objects::capabilities;
-use crate::objects::sessions::{self, Session};
+use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
 use crate::objects::tokens::{self, Token};
@@ -174,12 +174,13 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
             (token.value.uid, None, Some(token.value), None)
         }
         Proof::Session(token) => {
-            let Some(claims) = sessions::verified(store, token)? else { return Ok(None) };
+            let Some(claims) = Claims::read(token) else { return Ok(None) };
             let Some(session) = sessions::live(store, claims.uid, &claims.session())? else { return Ok(None) };
             if session.value.is_too_old(app.config.session_lifetime_s) {
                 return Ok(None);
             }
-            (claims.uid, Some(session), None, claims.temporary.then_some(claims.expires))
+            let until = session.value.is_temporary().then_some(session.value.expires);
+            (claims.uid, Some(session), None, until)
         }
     };
     let Some((person, user)) = known(store, uid)? else { return Ok(None) };

@@ -25,7 +25,7 @@ use crate::env::{RealFs, data_dir};
 use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
 use crate::objects::ids::Ids;
-use crate::objects::sessions::{Session, SigningKey};
+use crate::objects::sessions::{FormerKey, Session};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
 use crate::replica::ReplicaOptions;
@@ -231,7 +231,7 @@ impl Webserver {
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let store = Store::new(service.replica.clone(), &via);
-        let key = own_key(&store).await?;
+        forget_former_keys(&store).await?;
         if !config.persist_logins {
             end_own_sessions(&store).await?;
         }
@@ -244,7 +244,6 @@ impl Webserver {
             peers: service.peers.clone(),
             ids: Ids::open(&data_dir),
             uuid,
-            key,
             limiter: Arc::new(Limiter::new(config.login_failures, window).map_err(io("randomness"))?),
             started: Instant::now(),
             backup: std::sync::Mutex::default(),
@@ -410,15 +409,17 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     response
 }
 
-async fn own_key(store: &Store) -> Result<SigningKey, WebserverError> {
-    if let Some(key) = App::find_key(store)? {
-        return Ok(key);
+/// Removes with what this webserver signed logins as an earlier version.
+async fn forget_former_keys(store: &Store) -> Result<(), WebserverError> {
+    let own = store.list::<FormerKey>("")?.into_iter().filter(|key| key.value.webserver == store.via());
+    let own: Vec<String> = own.map(|key| key.value.key()).collect();
+    if own.is_empty() {
+        return Ok(());
     }
-    let key = SigningKey::generate(store.via()).map_err(io("randomness"))?;
     let mut writes = Writes::new();
-    writes.create(&key, "")?;
-    store.commit(&Author::default(), "make a key to sign logins with", writes).await?;
-    Ok(key)
+    own.iter().try_for_each(|key| writes.delete::<FormerKey>(key))?;
+    store.commit(&Author::default(), "remove keys that sign no more", writes).await?;
+    Ok(())
 }
 
 /// `Persist-Web-Logins=false`: what was begun at this webserver ends with its process.

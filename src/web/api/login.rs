@@ -17,7 +17,7 @@ use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Moment, Writes, accounts};
 use crate::web::app::{App, AppRef};
-use crate::web::caller::{self, COOKIE, Caller};
+use crate::web::caller::{self, COOKIE, Caller, Proof};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{self, Need, Right};
 use crate::web::input;
@@ -200,6 +200,7 @@ async fn begin_session(
         expires,
         webserver: app.store.via().to_owned(),
         epoch: sessions::epoch_for_new(&app.store, uid, &mut writes)?,
+        of: String::new(),
     };
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
     writes.set(&session)?;
@@ -211,7 +212,7 @@ async fn begin_session(
 }
 
 fn answer(app: &App, headers: &HeaderMap, claims: &Claims, must_change: bool) -> ApiResult<Response> {
-    let token = claims.signed(&app.key).ok_or_else(|| ApiError::internal("the signing key is damaged"))?;
+    let token = claims.token().map_err(ApiError::internal)?;
     let admin = app.store.has::<Admin>(&claims.uid.to_string())?;
     let mut body = json!({ "LoginStatus": true, "JWT": token, "MFARequired": false, "MFASetupRequired": false });
     if admin {
@@ -230,15 +231,13 @@ fn answer(app: &App, headers: &HeaderMap, claims: &Claims, must_change: bool) ->
     Ok(response)
 }
 
+/// What the caller has shown: only the caller knows the secret of a session.
 fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
-    let session = caller.session.as_ref().ok_or_else(ApiError::unknown)?;
-    let mut claims = Claims::new(caller.uid(), expires)?;
-    let digits = session.value.id.as_bytes().chunks_exact(2);
-    let id = digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    for (place, byte) in claims.iat.iter_mut().zip(id) {
-        *place = byte;
-    }
-    Ok(claims)
+    let claims = match &caller.admission.proof {
+        Proof::Session(token) => Claims::read(token),
+        Proof::Token(_) => None,
+    };
+    Ok(claims.ok_or_else(ApiError::unknown)?.until(expires))
 }
 
 async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
@@ -253,8 +252,16 @@ async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) 
 }
 
 async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
-    let mut claims = claims_of(&caller, Moment::now().plus(TEMPORARY_S))?;
-    claims.temporary = true;
+    let login = caller.session.as_ref().filter(|session| !session.value.is_temporary());
+    let login = login.ok_or_else(ApiError::unknown)?.value.clone();
+    let (now, uid) = (Moment::now(), caller.uid());
+    let claims = Claims::for_downloads(uid, now.plus(TEMPORARY_S))?;
+    let (id, of, expires) = (claims.session(), login.id.clone(), claims.expires);
+    let webserver = app.store.via().to_owned();
+    let session = Session { id, of, expires, webserver, last_hit: now, ..login };
+    let mut writes = Writes::new();
+    writes.set(&session)?;
+    app.store.commit(&caller.author(), "make a token for downloads", writes).await?;
     answer(&app, &headers, &claims, false)
 }
 

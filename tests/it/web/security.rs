@@ -173,3 +173,52 @@ fn w32_an_administrator_changes_the_level_of_logging_and_restarts() {
     fleet.wait("it answers again", || nobody.answers());
     assert_eq!(admin.ok("GET", &format!("/api/dashboards/{id}"))["Name"], "d", "the login outlives the restart");
 }
+
+/// Every regular file below a directory.
+fn files_below(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("lists").map(|entry| entry.expect("entry")) {
+        match entry.file_type().expect("type") {
+            kind if kind.is_dir() => found.extend(files_below(&entry.path())),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn p11_nothing_that_is_kept_opens_a_request() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let made = admin.made("/api/tokens", &json!({ "name": "t", "capabilities": ["DashboardRead"] }));
+    let value = made["token"].as_str().expect("a value").to_owned();
+    let download = admin.ok("GET", "/api/login/refreshtoken")["JWT"].as_str().expect("JWT").to_owned();
+    let mut secrets = vec![value.into_bytes()];
+    for token in [admin.token(), &download] {
+        let claims = token.split('.').nth(1).expect("claims");
+        let bytes: Vec<u8> =
+            (0..claims.len() / 2).map(|at| u8::from_str_radix(&claims[2 * at..2 * at + 2], 16).expect("hex")).collect();
+        let claims: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        let secret = claims["iat"].as_array().expect("bytes").iter();
+        let secret: Vec<u8> =
+            secret.map(|byte| u8::try_from(byte.as_u64().expect("a byte")).expect("a byte")).collect();
+        let half: String = secret[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        secrets.extend([token.as_bytes()[..200].to_vec(), secret[..16].to_vec(), half.into_bytes()]);
+    }
+    assert_eq!(admin.get("/api/dashboards").status, 200);
+    let copy = fleet.ok("a", &["export", "--with-secrets"]).into_bytes();
+    // What is reserved is zeros.
+    let used = |mut bytes: Vec<u8>| {
+        bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        bytes
+    };
+    let files = files_below(&fleet.dir("a")).into_iter().map(|path| used(std::fs::read(path).unwrap_or_default()));
+    let kept: Vec<Vec<u8>> = files.chain([copy]).collect();
+    assert!(kept.iter().any(|bytes| bytes.windows(8).any(|part| part == b"sessions")), "it is what is meant");
+    for secret in &secrets {
+        assert!(!kept.iter().any(|bytes| bytes.windows(secret.len()).any(|part| part == secret)), "{secret:?}");
+    }
+    assert!(!fleet.ok("a", &["collections"]).contains("signing-keys"));
+}
