@@ -97,12 +97,12 @@ fn is_walk(folded: &str) -> bool {
     let chars: Vec<char> = folded.chars().collect();
     let is_step = |pair: &[char]| {
         let (from, to) = (pair[0], pair[1]);
-        let follows = |row: &&str| {
+        let follows = |row: &str| {
             let at = |c: char| row.chars().position(|key| key == c);
             let length = row.chars().count();
             at(from).zip(at(to)).is_some_and(|(from, to)| (from + 1) % length == to || (to + 1) % length == from)
         };
-        from == to || ROWS.iter().any(|row| follows(&row))
+        from == to || ROWS.iter().any(|row| follows(row))
     };
     let runs = 1 + chars.windows(2).filter(|pair| !is_step(pair)).count();
     chars.len() >= 2 * RUN_CHARS && chars.len() / runs >= RUN_CHARS

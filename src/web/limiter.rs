@@ -163,10 +163,11 @@ impl Drop for Attempt {
             if count.under_way == 0 {
                 state.counts.remove(&keys.name);
             }
-            if state.known.len() >= KNOWN_MAX && !state.known.contains_key(&keys.name) {
-                if let Some(oldest) = state.known.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key) {
-                    state.known.remove(&oldest);
-                }
+            if state.known.len() >= KNOWN_MAX
+                && !state.known.contains_key(&keys.name)
+                && let Some(oldest) = state.known.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
+            {
+                state.known.remove(&oldest);
             }
             state.known.insert(keys.name, Instant::now());
         } else if has_tried {
