@@ -28,7 +28,8 @@ pub struct Copy {
 }
 
 impl World {
-    /// Keeps a copy of a replica's directory for later, or puts the kept one in its place.
+    /// Keeps a copy of a replica's directory for later, or puts the kept one in its place. What it passed before is not kept for
+    /// it again: one that went back takes a snapshot.
     pub fn roll_back(&mut self, number: usize) -> Result<bool, Violation> {
         if self.truth != Truth::Genuine {
             return Ok(false);
@@ -50,7 +51,6 @@ impl World {
                 (node.shown, node.was_at) = (Seq::ZERO, node.states.marked());
                 self.oracle.rolled_back(number, copy.remembered);
                 (self.reported[number], self.saved_reports[number]) = (None, None);
-                self.persisted[number] = None;
                 self.looked_at[number] = None;
                 Ok(true)
             }
@@ -73,7 +73,6 @@ impl World {
         node.was_at = node.was_at.max(was_at).max(node.states.marked());
         (node.damaged, node.tampered) = (false, false);
         (self.reported[number], self.saved_reports[number]) = (None, None);
-        self.persisted[number] = None;
         self.looked_at[number] = None;
     }
 
