@@ -657,6 +657,7 @@ mod tests {
             "register of members",
             "renewal of the certificate",
             "scrubbing of chunks",
+            "signed positions",
         ];
         assert_eq!(names, expected);
         assert!(datastore.summary().contains("start the process again"), "{}", datastore.summary());

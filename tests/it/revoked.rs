@@ -14,7 +14,7 @@ fn ready(web: &Web) -> u16 {
 }
 
 fn credentials() -> Value {
-    json!({ "User": "admin", "Pass": "changeme" })
+    json!({ "User": "admin", "Pass": crate::web::ADMIN_PASSWORD })
 }
 
 /// What a client finds that has a session: readiness, a login, a change, a search.
@@ -76,7 +76,7 @@ fn site() -> (Fleet, Process, Web, Web) {
 #[test]
 fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_enrolled_again() {
     let (fleet, datastore, a, mut b) = site();
-    let (at_a, at_b) = (a.login("admin", "changeme"), b.login("admin", "changeme"));
+    let (at_a, at_b) = (a.admin(&fleet), b.admin(&fleet));
     is_open(&fleet, &b, &at_b, "before");
     let rows = at_a.made("/api/resources", &json!({ "ResourceName": "rows" }));
     let raw = format!("/api/resources/{}/raw", rows["GUID"].as_str().expect("a GUID"));
@@ -118,7 +118,7 @@ fn p11_a_webserver_that_was_revoked_is_shut_also_over_a_restart_and_opens_when_e
 #[test]
 fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_pushed() {
     let (fleet, datastore, a, b) = site();
-    let at_b = b.login("admin", "changeme");
+    let at_b = b.admin(&fleet);
     datastore.terminate();
     fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
     // One that is merely cut off goes on as ever.
@@ -155,7 +155,7 @@ fn p11_what_a_revoked_webserver_had_accepted_while_cut_off_is_archived_and_not_p
 #[test]
 fn p11_a_webserver_revoked_under_load_loses_nothing_that_it_had_accepted() {
     let (fleet, datastore, a, b) = site();
-    let at_b = b.login("admin", "changeme");
+    let at_b = b.admin(&fleet);
     let put = |number: u32| {
         let key = format!("key-{number:04}");
         (fleet.command("b", &["put", "c", &key, "--value", "1", "--no-wait"]), key)

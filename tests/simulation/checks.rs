@@ -260,6 +260,8 @@ impl World {
             let damaged = ["dashboards", "users"]
                 .iter()
                 .any(|collection| running.stepped.scan(&Collection::new(*collection).expect("name"), "").is_err());
+            let deletions = running.stepped.state().snapshot().and_then(|view| view.deletions());
+            let damaged = damaged || deletions.is_err();
             if damaged && running.stepped.wants_resync() {
                 let id = running.link.as_ref().map(|link| link.id);
                 if let Some(id) = id {

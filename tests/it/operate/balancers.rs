@@ -241,8 +241,7 @@ fn o12_traefik_and_prometheus_ask_the_datastore() {
     };
     fleet.wait("it is listed", || url(&client) == "https://web1.example.net:8443");
     assert_eq!(client.ok("GET", "/prometheus?metrics-port=9999")[0]["targets"][0], "web1.example.net:9999");
-    let metrics = client.get("/metrics");
-    assert!(metrics.text().contains("gravwell_head_seq"), "{}", metrics.text());
+    fleet.wait("the head is among the metrics", || client.get("/metrics").text().contains("gravwell_head_seq"));
     let wrong = client.get("/traefik?backend-ca=a%20b");
     assert_eq!(wrong.status, 400, "{}", wrong.text());
     assert_eq!(client.get("/traefik?bakend=http").status, 400);
