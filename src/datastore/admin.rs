@@ -394,7 +394,8 @@ async fn record<W: AsyncWrite + Unpin>(
     let found = off_thread(move || log.read_record(seq)).await?.map_err(unreadable)?;
     let found = found.ok_or_else(|| {
         refuse(format!(
-            "the record of sequence {seq} was compacted away: every record is there from {} on (`segments` lists the files);              an earlier one may be in a backup (`backup list PLACE`, then `restore --at {seq}` into an empty directory)",
+            "the record of sequence {seq} was compacted away: every record is there from {} on (`segments` lists the files); \
+             an earlier one may be in a backup (`backup list PLACE`, then `restore --at {seq}` into an empty directory)",
             shared.log.horizon().next()
         ))
     })?;
