@@ -7,6 +7,7 @@
 
 use std::future::Future as _;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,10 @@ impl Unread {
     }
 }
 
+/// The address of this host that a client connected to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ArrivedAt(pub IpAddr);
+
 /// Puts [`Lingering`] around the connections that are let in.
 #[derive(Clone)]
 pub(super) struct Acceptor(pub Connections);
@@ -64,9 +69,10 @@ impl<S> Accept<TcpStream, S> for Acceptor {
         let limit: Limit = Box::pin(Arc::clone(&standing).ends());
         let (unread_too, stalled) = (unread.clone(), None);
         let lingering = Lingering { stream, unread: unread_too, ending: None, limit: Some(limit), stalled, connection };
+        let arrived = lingering.stream.local_addr().ok().map(|address| ArrivedAt(address.ip()));
         // Answers are whole when they are written: waiting for more only delays them.
         let ready = lingering.stream.set_nodelay(true);
-        std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread, standing })))
+        std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread, standing, arrived })))
     }
 }
 
@@ -76,6 +82,7 @@ pub(super) struct Marked<S> {
     inner: S,
     unread: Unread,
     standing: Arc<Standing>,
+    arrived: Option<ArrivedAt>,
 }
 
 impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
@@ -91,6 +98,9 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
         request.extensions_mut().insert(self.unread.clone());
         self.standing.note_request();
         request.extensions_mut().insert(Arc::clone(&self.standing));
+        if let Some(arrived) = self.arrived {
+            request.extensions_mut().insert(arrived);
+        }
         self.inner.call(request)
     }
 }

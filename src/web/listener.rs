@@ -1,6 +1,7 @@
 //! Listeners: HTTPS, or plain HTTP where the configuration says so, and the way from one to the other.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
@@ -11,7 +12,8 @@ use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
 
 use super::connections::Connections;
-use super::lingering::Acceptor;
+use super::lingering::{Acceptor, ArrivedAt};
+use super::own_names::OwnNames;
 use super::server::{SLOW_CLIENT, WebserverError, io};
 
 /// What names the redirector's address, or switches it off.
@@ -59,21 +61,26 @@ pub(super) async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
     }
 }
 
-/// The place at HTTPS that a plain request is sent to, if its `Host` can be one.
-fn moved(request: &Request, port: u16) -> Option<String> {
+/// The place at HTTPS that a plain request is sent to, if there is one.
+fn moved(request: &Request, port: u16, names: &OwnNames) -> Option<String> {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-[]:".contains(&b));
+    let local = request.extensions().get::<ArrivedAt>().map(|arrived| arrived.0);
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    let port = if port == 443 { String::new() } else { format!(":{port}") };
-    is_name.then(|| format!("https://{name}{port}{path}"))
+    names.target(host, local, port).map(|target| format!("https://{target}{path}"))
 }
 
+/// What a client reads that uses a name by which this webserver is not known. It does not repeat that name.
+const UNKNOWN_NAME: &str =
+    "this webserver is not known by this name: use one that is in its certificate, or set External-Addr\n";
+
 /// Answers plain HTTP with the way to HTTPS. A port that cannot be had is no reason not to serve.
-pub(super) async fn redirect(address: SocketAddr, port: u16, handle: Handle<SocketAddr>, connections: Connections) {
+pub(super) async fn redirect(
+    address: SocketAddr,
+    port: u16,
+    handle: Handle<SocketAddr>,
+    connections: Connections,
+    names: Arc<OwnNames>,
+) {
     let server = match bind(address, REDIRECT_SETTING).and_then(|listener| plain(listener, &handle, connections)) {
         Ok(server) => server,
         Err(error) => {
@@ -81,10 +88,13 @@ pub(super) async fn redirect(address: SocketAddr, port: u16, handle: Handle<Sock
             return;
         }
     };
-    let answer = move |request: Request| async move {
-        match moved(&request, port) {
-            Some(place) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, place)]).into_response(),
-            None => StatusCode::BAD_REQUEST.into_response(),
+    let answer = move |request: Request| {
+        let place = moved(&request, port, &names);
+        async move {
+            match place {
+                Some(place) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, place)]).into_response(),
+                None => (StatusCode::BAD_REQUEST, UNKNOWN_NAME).into_response(),
+            }
         }
     };
     ended(server.serve(axum::Router::new().fallback(answer).into_make_service())).await;

@@ -22,6 +22,7 @@ mod limiter;
 mod lingering;
 mod listener;
 pub mod orders;
+mod own_names;
 mod position;
 mod routes;
 mod searching;

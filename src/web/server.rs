@@ -44,6 +44,7 @@ use super::limiter::Limiter;
 use super::orders::{Order, Orders};
 use super::searching::Asked;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
+use super::own_names::OwnNames;
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
@@ -296,15 +297,17 @@ impl Webserver {
             return Ok(());
         }
         let files = tls::files(config)?;
-        let settings = files.load()?;
-        let following = files.follow(settings.clone(), Arc::clone(&self.reread));
+        let names = Arc::new(OwnNames::new(tls::names(config), config.external_addr.as_deref()));
+        let settings = files.load(&names)?;
+        let following = files.follow(settings.clone(), Arc::clone(&self.reread), Arc::clone(&names));
         self.tasks.spawn(watch.lasting("renewal of the certificate", following));
         let serving =
             listener::ended(listener::secure(listener, settings, &self.handle, connections.clone())?.serve(service));
         self.tasks.spawn(watch.lasting("listener", serving));
         if !config.no_redirect {
             let address = SocketAddr::new(self.address.ip(), config.redirect_port);
-            let redirecting = listener::redirect(address, self.address.port(), self.handle.clone(), connections);
+            let (port, handle) = (self.address.port(), self.handle.clone());
+            let redirecting = listener::redirect(address, port, handle, connections, names);
             self.tasks.spawn(watch.passing("redirection to HTTPS", redirecting));
         }
         Ok(())

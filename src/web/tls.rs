@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
+use super::own_names::OwnNames;
 use crate::config::webserver::WebserverConfig;
 use crate::env::RealFs;
 use crate::env::fs::replace_file;
@@ -66,7 +67,8 @@ pub(super) fn files(config: &WebserverConfig) -> Result<Files, CertificateError>
     Ok(files)
 }
 
-fn names(config: &WebserverConfig) -> Vec<String> {
+/// The names that are known from the configuration and the host.
+pub(super) fn names(config: &WebserverConfig) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
     if let Ok(host) = rustix::system::uname().nodename().to_str() {
         names.push(host.to_owned());
@@ -135,13 +137,22 @@ impl Files {
     }
 
     /// The settings of the listener.
-    pub(super) fn load(&self) -> Result<RustlsConfig, CertificateError> {
-        Ok(RustlsConfig::from_config(self.read()?))
+    pub(super) fn load(&self, names: &OwnNames) -> Result<RustlsConfig, CertificateError> {
+        let config = self.read()?;
+        self.note_names(names);
+        Ok(RustlsConfig::from_config(config))
+    }
+
+    /// Takes over the names in the certificate, which was read before.
+    fn note_names(&self, names: &OwnNames) {
+        if let Ok(certificate) = CertificateDer::from_pem_file(&self.certificate) {
+            names.set_certified(&certificate);
+        }
     }
 
     /// Reads the files again whenever they change, and when `reread` asks for it, until the task is dropped. What cannot be
     /// used is left unused.
-    pub(super) async fn follow(self, settings: RustlsConfig, reread: Arc<Notify>) {
+    pub(super) async fn follow(self, settings: RustlsConfig, reread: Arc<Notify>, names: Arc<OwnNames>) {
         let mut known = self.changed();
         loop {
             let is_asked = tokio::time::timeout(LOOK_EVERY, reread.notified()).await.is_ok();
@@ -152,6 +163,7 @@ impl Files {
             match self.read() {
                 Ok(config) => {
                     settings.reload_from_config(config);
+                    self.note_names(&names);
                     known = now;
                     tracing::info!("the certificate was read again");
                 }

@@ -38,6 +38,10 @@ fn w20_https_by_default_with_a_certificate_of_its_own_that_can_be_replaced() {
     );
     let odd = curl(&["-i", "-H", "Host: evil.example/x?y", &format!("http://localhost:{}/", plain.port())]);
     assert!(odd.starts_with("HTTP/1.1 400"), "{odd}");
+    let foreign = curl(&["-i", "-H", "Host: evil.example", &format!("http://localhost:{}/", plain.port())]);
+    assert!(foreign.starts_with("HTTP/1.1 400") && !foreign.contains("evil"), "{foreign}");
+    let by_address = curl(&["-i", &format!("http://127.0.0.1:{}/", plain.port())]);
+    assert!(by_address.contains(&format!("location: https://127.0.0.1:{}/", address.port())), "{by_address}");
 
     // Another certificate in its place is used without a restart; nonsense is not.
     let other = Fleet::new();
