@@ -1,5 +1,6 @@
 //! Results as text, JSON and CSV, block by block.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -19,15 +20,17 @@ pub enum Format {
     Text,
     /// A list of objects with time, tag and data.
     Json,
-    /// A line a row, with a head.
+    /// A line a row, with a head; cells that a spreadsheet would calculate are marked as text.
     Csv,
+    /// The same with cells as they are.
+    RawCsv,
     /// The file of results itself.
     Archive,
 }
 
 impl Format {
     /// Names that clients use.
-    pub const NAMES: [&'static str; 4] = ["text", "json", "csv", "archive"];
+    pub const NAMES: [&'static str; 5] = ["text", "json", "csv", "csv-raw", "archive"];
 
     /// The form of this name.
     ///
@@ -50,6 +53,7 @@ impl Format {
             "text" => Some(Format::Text),
             "json" => Some(Format::Json),
             "csv" => Some(Format::Csv),
+            "csv-raw" => Some(Format::RawCsv),
             "archive" => Some(Format::Archive),
             _ => None,
         }
@@ -61,7 +65,7 @@ impl Format {
         match self {
             Format::Text => "text/plain; charset=utf-8",
             Format::Json => "application/json",
-            Format::Csv => "text/csv; charset=utf-8",
+            Format::Csv | Format::RawCsv => "text/csv; charset=utf-8",
             Format::Archive => "application/octet-stream",
         }
     }
@@ -72,9 +76,13 @@ impl Format {
         match self {
             Format::Text => "txt",
             Format::Json => "json",
-            Format::Csv => "csv",
+            Format::Csv | Format::RawCsv => "csv",
             Format::Archive => "gwresult",
         }
+    }
+
+    fn is_csv(self) -> bool {
+        matches!(self, Format::Csv | Format::RawCsv)
     }
 }
 
@@ -144,13 +152,23 @@ fn quoted(text: &str, line: &mut String) {
     }
 }
 
-fn csv_line<'a>(cells: impl Iterator<Item = std::borrow::Cow<'a, str>>, to: &mut Vec<u8>) {
+/// Whether a spreadsheet would take a cell for a formula: see OWASP, CSV Injection. A number is what it looks like.
+fn is_formula(text: &str) -> bool {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) && text.parse::<f64>().is_ok();
+    text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number
+}
+
+fn csv_line<'a>(cells: impl Iterator<Item = Cow<'a, str>>, format: Format, to: &mut Vec<u8>) {
     let mut line = String::new();
     for (number, text) in cells.enumerate() {
         if number > 0 {
             line.push(',');
         }
-        quoted(&text, &mut line);
+        if format == Format::Csv && is_formula(&text) {
+            quoted(&format!("'{text}"), &mut line);
+        } else {
+            quoted(&text, &mut line);
+        }
     }
     line.push_str("\r\n");
     to.extend_from_slice(line.as_bytes());
@@ -186,7 +204,7 @@ impl Rendering {
     pub fn new(results: Arc<Results>, about: About, format: Format) -> Result<Rendering, ResultsError> {
         let columns = match (&about.columns, format) {
             (Some(columns), _) => columns.clone(),
-            (None, Format::Csv) => find_columns(&results)?,
+            (None, format) if format.is_csv() => find_columns(&results)?,
             (None, _) => Vec::new(),
         };
         Ok(Rendering { results, about, format, columns, next: 0, is_first: true })
@@ -195,7 +213,7 @@ impl Rendering {
     /// Whether a form can be given only once there are all rows.
     #[must_use]
     pub fn must_be_complete(about: &About, format: Format) -> bool {
-        format == Format::Archive || (format == Format::Csv && about.columns.is_none())
+        format == Format::Archive || (format.is_csv() && about.columns.is_none())
     }
 
     /// The next bytes. Blocks.
@@ -229,11 +247,11 @@ impl Rendering {
     }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
-        if self.format == Format::Csv {
+        if self.format.is_csv() {
             let own = ["timestamp", "tag"].into_iter().filter(|_| self.about.columns.is_none());
             let name = |name: &'_ String| if name.is_empty() { "data".to_owned() } else { name.clone() };
-            let columns = self.columns.iter().map(name).map(std::borrow::Cow::Owned);
-            csv_line(own.map(std::borrow::Cow::Borrowed).chain(columns), out);
+            let columns = self.columns.iter().map(name).map(Cow::Owned);
+            csv_line(own.map(Cow::Borrowed).chain(columns), self.format, out);
             self.is_first = false;
         }
     }
@@ -258,12 +276,13 @@ impl Rendering {
                 out.extend_from_slice(&row.data);
                 out.push(b'}');
             }
-            Format::Csv => {
+            Format::Csv | Format::RawCsv => {
                 let own = match self.about.columns {
                     Some(_) => Vec::new(),
                     None => vec![Moment::from_ns(row.time).text(), self.tag(row).to_owned()],
                 };
-                csv_line(own.into_iter().chain(cells(row, &self.columns)).map(std::borrow::Cow::Owned), out);
+                let cells = own.into_iter().chain(cells(row, &self.columns)).map(Cow::Owned);
+                csv_line(cells, self.format, out);
             }
         }
         self.is_first = false;
@@ -316,5 +335,25 @@ mod tests {
         assert_eq!(rendered(&[], None, Format::Json), "[]\n");
         assert_eq!(rendered(&[], Some(&["t"]), Format::Csv), "t\r\n");
         assert_eq!(rendered(&[], None, Format::Text), "");
+    }
+
+    #[test]
+    fn csv_marks_what_a_spreadsheet_would_calculate_unless_it_is_raw() {
+        for text in ["=cmd|'/c calc'!A0", "@SUM(1)", "+1+2", "-1-2", "-", "\t=1", "\r=1", "--1", "+1e", "-inf", "+NaN"]
+        {
+            assert!(is_formula(text), "{text:?}");
+        }
+        for text in ["-3.5", "+49", "-1e-7", "1+2", "a=b", "", "'=1", "0"] {
+            assert!(!is_formula(text), "{text:?}");
+        }
+        let rows = [r#"{"=a":"=cmd|'/c calc'!A0","b":-3.5,"c":"@SUM(1,2)","d":"\r=1"}"#];
+        let marked =
+            "timestamp,tag,'=a,b,c,d\r\n1970-01-01T00:00:00Z,a,'=cmd|'/c calc'!A0,-3.5,\"'@SUM(1,2)\",\"'\r=1\"\r\n";
+        assert_eq!(rendered(&rows, None, Format::Csv), marked);
+        assert_eq!(
+            rendered(&rows, None, Format::RawCsv),
+            marked.replace("'=", "=").replace("'@", "@").replace("'\r", "\r")
+        );
+        assert_eq!(Format::wanted("CSV-Raw"), Ok(Format::RawCsv));
     }
 }

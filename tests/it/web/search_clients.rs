@@ -114,7 +114,11 @@ fn s12_statistics_renderers_and_further_sockets() {
     assert!(plain["AdditionalEntries"] == true && plain["Explore"].is_null(), "{plain}");
     for format in ["pcap", "lookupdata", "ipexist", "hex"] {
         let refused = admin.get(&format!("{path}/download/{format}"));
-        assert!(refused.status == 400 && refused.text().contains("text, json, csv, archive"), "{}", refused.text());
+        assert!(
+            refused.status == 400 && refused.text().contains("text, json, csv, csv-raw, archive"),
+            "{}",
+            refused.text()
+        );
     }
 
     let open = |path: &str| {

@@ -85,6 +85,9 @@ fn s1_queries_give_what_they_ask_for() {
     }
     let csv = direct(&admin, "tag=resource:people.csv | table name", "csv");
     assert_eq!(csv.text(), "name\r\nAda\r\n\"Grace, H.\"\r\n");
+    let formula = r#"tag=resource:numbers | limit 1 | {a: "=1+1", b: -3.5} | table a b"#;
+    assert_eq!(direct(&admin, formula, "csv").text(), "a,b\r\n'=1+1,-3.5\r\n");
+    assert_eq!(direct(&admin, formula, "csv-raw").text(), "a,b\r\n=1+1,-3.5\r\n");
     let list: Value = direct(&admin, "tag=resource:people.csv | limit 1", "json").json();
     assert_eq!(list[0]["Data"]["town"], "London");
     assert_eq!(direct(&admin, "tag=resource:people.csv", "pcap").status, 400);
@@ -101,7 +104,7 @@ fn s1_queries_give_what_they_ask_for() {
     assert_eq!(direct(&bob, "tag=resource:numbers", "text").status, 400);
     assert_eq!(bob.ok("GET", "/api/tags"), json!([]));
     assert_eq!(admin.ok("GET", "/api/searchctrl"), json!([]), "what is asked directly is not kept");
-    assert_eq!(admin.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(15));
+    assert_eq!(admin.ok("GET", "/api/searchhistory").as_array().map(Vec::len), Some(17));
 }
 
 #[test]
