@@ -43,7 +43,7 @@ pub struct Options {
     pub keep_s: u64,
     /// Entries of a user's history.
     pub history_max: usize,
-    /// Whether tags of indexers must have been granted.
+    /// Whether all tags of indexers must have been granted, not only those that are not for everybody.
     pub tags_are_granted: bool,
     /// Indexers.
     pub indexers: Arc<Vec<Indexer>>,
@@ -91,10 +91,10 @@ impl Searches {
     /// # Errors
     /// When the state is damaged.
     pub fn around(&self, person: &Person) -> Result<Surroundings, StoreError> {
-        let is_limited = self.options.tags_are_granted && !self.store.has::<Admin>(&person.uid.to_string())?;
-        let granted = is_limited.then(|| tags_of_person(&self.store, person)).transpose()?;
-        let (store, person) = (self.store.clone(), person.clone());
-        Ok(Surroundings { store, person, indexers: Arc::clone(&self.options.indexers), granted })
+        let is_admin = self.store.has::<Admin>(&person.uid.to_string())?;
+        let granted = (!is_admin).then(|| tags_of_person(&self.store, person)).transpose()?;
+        let (store, person, indexers) = (self.store.clone(), person.clone(), Arc::clone(&self.options.indexers));
+        Ok(Surroundings { store, person, indexers, granted, all_are_granted: self.options.tags_are_granted })
     }
 
     fn file(&self, id: &str) -> PathBuf {

@@ -21,7 +21,7 @@ pub struct Indexer {
 }
 
 /// Tag of all journals.
-const TAG: &str = "journal";
+pub(super) const TAG: &str = "journal";
 /// Form in which entries are asked for.
 const FORM: &str = "application/vnd.fdo.journal";
 

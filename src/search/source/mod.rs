@@ -67,13 +67,21 @@ pub struct Surroundings {
     pub person: Person,
     /// The configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
-    /// Patterns of the tags of indexers that the person may search; `None`: all.
+    /// Patterns of the tags that the person was granted; `None`: an administrator, who may search all of them.
     pub granted: Option<Vec<String>>,
+    /// Whether every tag must have been granted, not only those that hold what is not for everybody.
+    pub all_are_granted: bool,
 }
+
+/// Tags that only administrators search unless they are granted, also where others need not be: a host's journal holds what
+/// every program of that host writes.
+const DELICATE: [&str; 1] = [journal::TAG];
 
 impl Surroundings {
     fn may_search(&self, tag: &str) -> bool {
-        self.granted.as_ref().is_none_or(|granted| granted.iter().any(|pattern| means_tag(pattern, tag)))
+        let Some(granted) = &self.granted else { return true };
+        let needs_grant = self.all_are_granted || DELICATE.contains(&tag);
+        !needs_grant || granted.iter().any(|pattern| means_tag(pattern, tag))
     }
 }
 

@@ -107,6 +107,16 @@ fn s4_journals_are_merged_by_time_and_what_fails_is_named() {
     let admin = web.admin(&fleet);
     assert_eq!(admin.ok("GET", "/api/tags"), json!(["audit", "journal"]));
     let range = "since=2023-11-14 until=2023-11-15";
+    // A journal is for administrators, and for whom they grant it to.
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
+    let bob = web.login("bob", "open sesame now");
+    let refused = direct(&bob, &format!("tag=journal {range}"), "text");
+    assert!(refused.status == 400 && refused.text().contains("was not granted to you"), "{}", refused.text());
+    assert_eq!(bob.ok("GET", "/api/tags"), json!([]));
+    admin.changed(&format!("/api/users/{uid}/tags"), &json!({ "Grants": ["jour*"] }));
+    assert_eq!(bob.ok("GET", "/api/tags"), json!(["journal"]));
+    let granted = direct(&bob, &format!("tag=journal {range} | count"), "text");
+    assert!([200, 503].contains(&granted.status), "{}", granted.text());
     // Both listen only once they are asked: the first search may come too early.
     fleet.wait("both answer", || text(&admin, &format!("tag=journal {range} | count")) == "{\"count\":100}\n");
     let all = text(&admin, &format!("tag=journal {range} | .MESSAGE"));
