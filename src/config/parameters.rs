@@ -44,6 +44,7 @@ pub const WEBSERVER: &[&str] = &[
     "Webserver-Drain-Seconds",
     "Webserver-Trusted-Proxy",
     "Webserver-Max-Connections-Per-Address",
+    "Webserver-Max-Streams-Per-User",
     "Webserver-Cache-MB",
     "Webserver-Min-Free-MB",
     "Webserver-Reserve-MB",
@@ -59,6 +60,8 @@ pub const WEBSERVER: &[&str] = &[
     "Indexer-Timeout",
     "Search-Max-Seconds",
     "Search-Max-Per-User",
+    "Search-Filter-Processes",
+    "Search-Filter-Sandbox",
     "Search-Keep-Hours",
 ];
 

@@ -66,6 +66,8 @@ pub struct WebserverConfig {
     pub trusted_proxies: Vec<Network>,
     /// `Webserver-Max-Connections-Per-Address`; 0: as many as there may be.
     pub connections_of_address_max: usize,
+    /// `Webserver-Max-Streams-Per-User`: event streams and web sockets that one user may have open.
+    pub streams_of_user_max: usize,
     /// `Webserver-Access-Control-Allow-Origin`.
     pub allow_origin: Option<String>,
     /// `Webserver-Enable-Frame-Embedding`.
@@ -120,6 +122,10 @@ pub struct WebserverConfig {
     pub search_seconds_max: u64,
     /// `Search-Max-Per-User`: searches of one user that run at the same time.
     pub searches_per_user: usize,
+    /// `Search-Filter-Processes`: processes in which filters of all searches run at the same time.
+    pub search_filters_max: usize,
+    /// `Search-Filter-Sandbox=required`: filters that the kernel cannot confine fully do not run.
+    pub search_sandbox_required: bool,
     /// `Search-Keep-Hours`: how long results are kept that are not saved, in seconds.
     pub search_keep_s: u64,
     /// `Enable-CBAC`: users who are no administrators may do what was granted to them, and nothing else.
@@ -175,6 +181,7 @@ impl WebserverConfig {
             redirect_port: 80,
             trusted_proxies: Vec::new(),
             connections_of_address_max: 256,
+            streams_of_user_max: 64,
             allow_origin: None,
             may_be_framed: false,
             content_security_policy: None,
@@ -202,6 +209,8 @@ impl WebserverConfig {
             indexer_timeout_s: 15,
             search_seconds_max: 600,
             searches_per_user: 8,
+            search_filters_max: 32,
+            search_sandbox_required: false,
             search_keep_s: 24 * 3600,
             capability_control: false,
             no_tile_proxy: false,
@@ -325,6 +334,9 @@ impl Configured for WebserverConfig {
             "webserver-max-connections-per-address" => {
                 self.connections_of_address_max = usize::try_from(source.number(0..=1 << 20)?).unwrap_or(usize::MAX);
             }
+            "webserver-max-streams-per-user" => {
+                self.streams_of_user_max = usize::try_from(source.number(1..=1 << 20)?).unwrap_or(64);
+            }
             "webserver-access-control-allow-origin" => self.allow_origin = text(source)?,
             "webserver-enable-frame-embedding" => self.may_be_framed = source.boolean()?,
             "webserver-content-security-policy" => self.content_security_policy = text(source)?,
@@ -363,6 +375,17 @@ impl Configured for WebserverConfig {
             "indexer-timeout" => self.indexer_timeout_s = source.number(1..=3600)?,
             "search-max-seconds" => self.search_seconds_max = source.number(1..=1_000_000)?,
             "search-max-per-user" => self.searches_per_user = usize::try_from(source.number(1..=1000)?).unwrap_or(8),
+            // At least as many as one query can have filters.
+            "search-filter-processes" => {
+                self.search_filters_max = usize::try_from(source.number(16..=10_000)?).unwrap_or(32);
+            }
+            "search-filter-sandbox" => {
+                self.search_sandbox_required = match source.text()?.to_ascii_lowercase().as_str() {
+                    "preferred" => false,
+                    "required" => true,
+                    other => return Err(source.wrong(format!("`{other}` is not known: use preferred or required"))),
+                }
+            }
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
             // Who asks for a second factor must not be left believing that it is asked for.
             "mfa-required" if source.boolean()? => {

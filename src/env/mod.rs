@@ -10,6 +10,7 @@ pub mod fs;
 pub mod memory;
 pub mod modes;
 pub mod process;
+pub mod quota;
 pub mod real;
 pub mod reserve;
 pub mod scratch;

@@ -13,6 +13,7 @@ pub mod query;
 pub mod render;
 pub mod results;
 pub mod row;
+mod sandbox;
 pub mod searches;
 pub mod source;
 pub mod stages;

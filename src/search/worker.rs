@@ -5,15 +5,19 @@
 //! keeps, rows in through standard input, rows out through standard output. Whatever happens to it, the search ends with
 //! a reason and everything else goes on.
 //!
-//! In: batches, each a length (u32, little-endian) and that many bytes of rows, as [`super::row::Row::write`] writes them. Out: first a
-//! line, `+` when the filter is understood, or `-BYTE MESSAGE`; then rows in the same form, in pieces, and after what comes of
+//! As soon as it has its bounds it confines itself ([`super::sandbox`]), before it reads a byte of what was typed.
+//!
+//! In: the filter, a length (u32, little-endian) and its text; then batches, each a length (u32, little-endian) and that many bytes of rows, as [`super::row::Row::write`] writes them. Out: first a
+//! line, `+` when the filter is understood, with what it is not confined by behind it, or `-BYTE MESSAGE`; then rows in the same form, in pieces, and after what comes of
 //! each batch a length of nothing. A row with the tag [`MESSAGE_TAG`] is no row but says why the filter failed on one.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use jaq_core::load::{self, Arena, Loader, span};
 use jaq_core::{Compiler, Ctx, DataT, Filter, Lut, Vars, data, native, unwrap_valr};
@@ -21,7 +25,9 @@ use jaq_json::Val;
 use jaq_std::input::{self, Inputs, RcIter};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
+use super::query::QUERY_BYTES_MAX;
 use super::row::{ROW_BYTES_MAX, ROW_HEAD_BYTES, read_head, write_head};
+use super::sandbox;
 
 /// First argument with which a program becomes this.
 pub const ARGUMENT: &str = "--run-search-filter";
@@ -61,6 +67,37 @@ impl<'a> input::HasInputs<'a, Val> for &'a Around<'a> {
     }
 }
 
+/// What happens on a kernel that cannot confine filters fully.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// They run as confined as they can be, and the log says so.
+    #[default]
+    Preferred,
+    /// They do not run.
+    Required,
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sandbox::Preferred => "preferred",
+            Sandbox::Required => "required",
+        })
+    }
+}
+
+impl FromStr for Sandbox {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Sandbox, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "preferred" => Ok(Sandbox::Preferred),
+            "required" => Ok(Sandbox::Required),
+            _ => Err(format!("`{text}` is not known: use preferred or required")),
+        }
+    }
+}
+
 /// Whether this process was started as a filter; if so, it is one and nothing else.
 #[must_use]
 pub fn run_if_asked() -> Option<ExitCode> {
@@ -69,20 +106,51 @@ pub fn run_if_asked() -> Option<ExitCode> {
         return None;
     }
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(60);
-    let code = arguments.next().unwrap_or_default();
-    if let Err(error) = bound(seconds) {
-        let _ = writeln!(std::io::stdout(), "-0 the bounds of a filter cannot be set: {error}");
-        return Some(ExitCode::FAILURE);
-    }
-    Some(match run(&code) {
+    // Anything that is not understood is taken for the stricter one.
+    let sandbox = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(Sandbox::Required);
+    Some(match start(seconds, sandbox) {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads any more, or nobody writes: either way there is nothing to do.
         Err(_) => ExitCode::FAILURE,
     })
 }
 
+fn start(seconds: u64, sandbox: Sandbox) -> std::io::Result<()> {
+    // Batches are read and written whole: buffers between would only copy them once more.
+    let mut stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let mut stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let missing = match bound(seconds).and_then(|()| sandbox::confine()) {
+        Ok(missing) if sandbox == Sandbox::Preferred || missing.is_empty() => missing,
+        Ok(missing) => {
+            let refused = format!(
+                "this kernel cannot confine filters: {missing}; boot one that can, or set Search-Filter-Sandbox=preferred"
+            );
+            return stdout.write_all(format!("-0 {}\n", one_line(&refused)).as_bytes());
+        }
+        Err(error) => {
+            return stdout.write_all(format!("-0 the bounds of a filter cannot be set: {error}\n").as_bytes());
+        }
+    };
+    let code = read_code(&mut stdin)?;
+    run(&code, stdin, stdout, &one_line(&missing))
+}
+
+fn read_code(stdin: &mut File) -> std::io::Result<String> {
+    let mut length = [0; LENGTH];
+    stdin.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > QUERY_BYTES_MAX {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut code = vec![0; length];
+    stdin.read_exact(&mut code)?;
+    String::from_utf8(code).map_err(std::io::Error::other)
+}
+
 /// From here on the kernel holds the bounds.
 fn bound(seconds: u64) -> std::io::Result<()> {
+    // When memory runs short it is the first to go. A host where that cannot be said takes whom it takes.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
     setrlimit(Resource::Data, limit(MEMORY_BYTES))?;
     setrlimit(Resource::Cpu, limit(seconds))?;
@@ -134,17 +202,14 @@ fn one_line(text: &str) -> String {
     text[..end].to_owned()
 }
 
-fn run(code: &str) -> std::io::Result<()> {
-    // Batches are read and written whole: buffers between would only copy them once more.
-    let mut stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-    let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+fn run(code: &str, stdin: File, mut stdout: File, missing: &str) -> std::io::Result<()> {
     let filter = match compile(code) {
         Ok(filter) => filter,
         Err((at, message)) => {
             return stdout.write_all(format!("-{at} {}\n", one_line(&message)).as_bytes());
         }
     };
-    stdout.write_all(b"+\n")?;
+    stdout.write_all(format!("+{missing}\n").as_bytes())?;
     let out = RefCell::new(Out { stdout, piece: Vec::with_capacity(PIECE_BYTES * 2) });
     // The row that was read last gives its time and tag to what comes out.
     let head = Cell::new((0i64, 0u16));

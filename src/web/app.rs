@@ -5,15 +5,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use axum::http::StatusCode;
 use tokio::sync::watch;
 
 use crate::config::webserver::WebserverConfig;
+use crate::env::quota::{Held, Quota};
 use crate::objects::Store;
 use crate::objects::ids::Ids;
 use crate::objects::passwords::Policy;
 use crate::peer::Peers;
 use crate::search::searches::Searches;
 
+use super::caller::Caller;
+use super::error::{ApiError, ApiResult};
 use super::limiter::Limiter;
 use super::orders::Orders;
 
@@ -30,6 +34,8 @@ pub(super) struct App {
     pub limiter: Arc<Limiter>,
     pub orders: Orders,
     pub started: Instant,
+    /// Event streams and web sockets of each user.
+    pub streams: Arc<Quota<i32>>,
     /// Whether it keeps a log of its own.
     pub stands_alone: bool,
     /// Whether a backup or restore is under way.
@@ -54,6 +60,16 @@ pub(super) fn ending(app: &App) -> impl Future<Output = ()> + Send + 'static + u
 }
 
 impl App {
+    /// A place for a stream or socket of a user, for as long as it is held.
+    pub(super) fn stream_of(&self, caller: &Caller) -> ApiResult<Held<i32>> {
+        self.streams.take(caller.person.uid).ok_or_else(|| {
+            let max = self.streams.max();
+            let message =
+                format!("{max} streams and sockets of yours are open: close some (Webserver-Max-Streams-Per-User)");
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
+        })
+    }
+
     pub(super) fn policy(&self) -> Policy {
         let control = &self.config.passwords;
         Policy {

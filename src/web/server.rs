@@ -21,6 +21,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 use crate::config::webserver::WebserverConfig;
 use crate::datastore::Datastore;
 use crate::env::fs::replace_file;
+use crate::env::quota::Quota;
 use crate::env::{RealFs, data_dir};
 use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
@@ -36,15 +37,16 @@ use crate::telemetry::output;
 use crate::codec::message::Open;
 use crate::search::searches::{Options, Searches};
 use crate::search::source::{Indexer, http};
+use crate::search::worker::Sandbox;
 
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::connections::Connections;
 use super::limiter::Limiter;
 use super::orders::{Order, Orders};
+use super::own_names::OwnNames;
 use super::searching::Asked;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
-use super::own_names::OwnNames;
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
@@ -157,6 +159,8 @@ fn search_options(config: &WebserverConfig) -> Result<Options, WebserverError> {
         bytes_max: config.render_store_limit.saturating_mul(1 << 20),
         run_seconds: config.search_seconds_max,
         per_user_max: config.searches_per_user,
+        filters_max: config.search_filters_max,
+        sandbox: if config.search_sandbox_required { Sandbox::Required } else { Sandbox::Preferred },
         keep_s: config.search_keep_s,
         history_max: config.history_max,
         tags_are_granted: config.capability_control,
@@ -252,6 +256,7 @@ impl Webserver {
             extending: std::sync::Mutex::default(),
             is_draining: AtomicBool::new(false),
             ending: tokio::sync::watch::Sender::new(false),
+            streams: Quota::new(config.streams_of_user_max),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -271,6 +276,8 @@ impl Webserver {
             peers.serve(Open::Search, Arc::new(Asked(Arc::downgrade(&webserver.app))));
         }
         sweeper::spawn(&webserver.app, &mut webserver.tasks);
+        let searches = Arc::clone(&webserver.app.searches);
+        webserver.tasks.spawn(async move { searches.probe().await });
         let first = first_administrator(AppRef::clone(&webserver.app));
         webserver.tasks.spawn(webserver.service.replica.watch_over().passing("first administrator", first));
         Ok(webserver)

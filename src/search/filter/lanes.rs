@@ -62,10 +62,10 @@ impl Giver {
             return Some(());
         }
         if self.batches >= BATCHES_ALONE && self.lanes.len() < self.lanes_max {
-            match self.runner.begin(&self.code, &self.control) {
-                Ok(process) => self.add_lane(process)?,
+            match self.runner.begin_more(&self.code, &self.control) {
+                Some(process) => self.add_lane(process)?,
                 // Those that run do.
-                Err(_) => self.lanes_max = self.lanes.len(),
+                None => self.lanes_max = self.lanes.len(),
             }
         }
         let lane = usize::try_from(self.batches % self.lanes.len() as u64).ok()?;

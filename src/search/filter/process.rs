@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::places::Reserved;
 use crate::search::control::Control;
 use crate::search::stages::Failure;
 use crate::search::worker::{FRAME_BYTES_MAX, MEMORY_BYTES};
@@ -27,6 +28,8 @@ pub(super) struct Process {
     id: u32,
     control: Arc<Control>,
     out: BufReader<ChildStdout>,
+    /// Its place among all filters, unless the search holds that.
+    place: Option<Reserved>,
 }
 
 impl Process {
@@ -35,7 +38,14 @@ impl Process {
         let id = child.id();
         let child = Arc::new(Mutex::new(child));
         control.add_child(&child);
-        Process { child, id, control: Arc::clone(control), out }
+        Process { child, id, control: Arc::clone(control), out, place: None }
+    }
+
+    /// Gives the place back when it has ended.
+    pub(super) fn in_place(self, place: Reserved) -> Process {
+        let mut process = self;
+        process.place = Some(place);
+        process
     }
 
     /// Where its rows go in.
@@ -86,6 +96,7 @@ impl Drop for Process {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = child.kill();
         let _ = child.wait();
+        drop(self.place.take());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::objects::contents::UploadError;
 use crate::objects::{CommitError, StoreError};
+use crate::search::filter::Busy;
 use crate::search::query::QueryError;
 use crate::search::results::ResultsError;
 
@@ -12,8 +13,11 @@ pub enum SearchError {
     #[error(transparent)]
     Query(#[from] QueryError),
     /// Too many run.
-    #[error("{0} of your searches run already: wait, or stop one (Search-Max-Per-User)")]
+    #[error("{0} of your searches run, or wait to run, already: wait, or stop one (Search-Max-Per-User)")]
     TooMany(usize),
+    /// All processes of filters are in use.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// Not allowed.
     #[error("{0}")]
     Forbidden(String),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::live::{Live, note};
 use super::{SearchError, Searches, locked};
+use crate::env::quota::Held;
 use crate::objects::history::{self, Entry};
 use crate::objects::searches::{Search, State};
 use crate::objects::sessions::random;
@@ -15,6 +16,7 @@ use crate::objects::{CommitError, Moment, Writes};
 use crate::search::conditions::{self, Condition};
 use crate::search::control::Stopped;
 use crate::search::engine::{self, End, Job, Outcome};
+use crate::search::filter::Reserved;
 use crate::search::query::{self, Query, QueryError};
 use crate::search::results::{About, Writer};
 use crate::search::source::{self, Range, Sources};
@@ -64,6 +66,17 @@ struct Prepared {
     until: Moment,
 }
 
+/// A search that begins.
+struct Running {
+    job: Job,
+    /// Its place among the searches of its user.
+    held: Held<i32>,
+    /// The places of its filters.
+    reserved: Reserved,
+    author: Author,
+    is_passing: bool,
+}
+
 /// What an archive of the results says of itself.
 fn about(search: &Search) -> About {
     About {
@@ -87,19 +100,27 @@ impl Searches {
     /// Whether a query is understood and may be run by the person; filters are looked at in a process of their own.
     ///
     /// # Errors
-    /// Names the column.
-    pub async fn check(&self, person: &Person, text: &str, conditions: &[Condition]) -> Result<Query, QueryError> {
+    /// Names the column, or says that too many are checked already.
+    pub async fn check(&self, person: &Person, text: &str, conditions: &[Condition]) -> Result<Query, SearchError> {
         let conditioned = conditions::applied(text, conditions)?;
-        self.check_text(person, &conditioned.text).await.map_err(|error| conditioned.of_typed(error))
+        self.check_text(person, &conditioned.text).await.map_err(|error| match error {
+            SearchError::Query(error) => conditioned.of_typed(error).into(),
+            error => error,
+        })
     }
 
-    async fn check_text(&self, person: &Person, text: &str) -> Result<Query, QueryError> {
+    async fn check_text(&self, person: &Person, text: &str) -> Result<Query, SearchError> {
         let query = query::parse(text, Moment::now())?;
         let around = self.around(person).map_err(|error| QueryError::at(text, 0, error.to_string()))?;
         source::open(&query, &around)?;
+        let place = self.runner.reserve_check().await?;
         let (runner, checked) = (self.runner.clone(), query.clone());
-        let check = tokio::task::spawn_blocking(move || runner.check(&checked)).await;
-        check.map_err(|error| QueryError::at(text, 0, error.to_string()))??;
+        let check = tokio::task::spawn_blocking(move || {
+            // Given back when its process has ended, also when nobody waits for it any more.
+            let _place = place;
+            runner.check(&checked)
+        });
+        check.await.map_err(|error| QueryError::at(text, 0, error.to_string()))??;
         Ok(query)
     }
 
@@ -113,11 +134,6 @@ impl Searches {
             return Err(QueryError::at(&launch.query, 0, "the range ends before it begins").into());
         }
         Ok(Prepared { query, sources, since, until })
-    }
-
-    fn running_of(&self, uid: i32) -> usize {
-        let live = locked(&self.live);
-        live.values().filter(|live| locked(&live.search).uid == uid && !*live.done.borrow()).count()
     }
 
     /// Begins a search. It runs already when this returns, and everybody has been told or will be.
@@ -137,10 +153,9 @@ impl Searches {
             return Err(SearchError::NotMember);
         }
         let prepared = self.prepare(person, &launch).await?;
-        let running = self.running_of(person.uid);
-        if running >= self.options.per_user_max {
-            return Err(SearchError::TooMany(running));
-        }
+        // Before the wait for processes, so that the searches of one user cannot fill the queue for them.
+        let held = self.of_users.take(person.uid).ok_or(SearchError::TooMany(self.options.per_user_max))?;
+        let reserved = self.runner.reserve(&prepared.query).await?;
         let search = self.describe(person, launch.clone(), &prepared)?;
         let range = Range { since: prepared.since.ns(), until: prepared.until.ns() };
         let mut writer = Writer::create(&self.file(&search.id), (range.since, range.until))?;
@@ -164,7 +179,8 @@ impl Searches {
             bytes_max: self.options.bytes_max,
         };
         let (told, is_told) = tokio::sync::oneshot::channel();
-        tokio::spawn(Arc::clone(self).run(Arc::clone(&live), job, author.clone(), launch.is_passing, is_told));
+        let running = Running { job, held, reserved, author: author.clone(), is_passing: launch.is_passing };
+        tokio::spawn(Arc::clone(self).run(Arc::clone(&live), running, is_told));
         let result = self.tell(author, &search, &launch).await;
         if result.is_err() {
             live.stop();
@@ -248,20 +264,19 @@ impl Searches {
         Ok(())
     }
 
-    async fn run(
-        self: Arc<Self>,
-        live: Arc<Live>,
-        job: Job,
-        author: Author,
-        is_passing: bool,
-        is_told: tokio::sync::oneshot::Receiver<bool>,
-    ) {
+    async fn run(self: Arc<Self>, live: Arc<Live>, running: Running, is_told: tokio::sync::oneshot::Receiver<bool>) {
+        let Running { job, held, reserved, author, is_passing } = running;
         let (control, seconds) = (Arc::clone(&live.control), self.options.run_seconds);
         let deadline = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             control.stop(Stopped::TooLong(format!("it ran for {seconds} s (Search-Max-Seconds)")));
         });
-        let outcome = tokio::task::spawn_blocking(move || engine::run(job)).await;
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = engine::run(job);
+            drop(reserved);
+            outcome
+        });
+        let outcome = outcome.await;
         deadline.abort();
         let outcome = outcome.unwrap_or_else(|error| {
             tracing::error!(%error, "a search broke off");
@@ -283,6 +298,8 @@ impl Searches {
         {
             tracing::warn!(%error, id = search.id, "the end of a search could not be told");
         }
+        // Whoever is told of its end may begin another one.
+        drop(held);
         live.done.send_replace(true);
         // From now on its results are opened when somebody wants them; a passing one is forgotten by whoever asked.
         if !is_passing {

@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::filter::Runner;
 use super::results::Results;
 use super::source::{Indexer, Surroundings};
+use super::worker::Sandbox;
+use crate::env::quota::Quota;
 use crate::objects::capabilities::tags_of_person;
 use crate::objects::searches::{Search, State};
 use crate::objects::sharing::Person;
@@ -37,8 +39,12 @@ pub struct Options {
     pub bytes_max: u64,
     /// Longest run, in seconds.
     pub run_seconds: u64,
-    /// Searches of one user that may run at the same time.
+    /// Searches of one user that may run, or wait to run, at the same time.
     pub per_user_max: usize,
+    /// Processes of filters that may run at the same time.
+    pub filters_max: usize,
+    /// What happens to filters that cannot be confined fully.
+    pub sandbox: Sandbox,
     /// Results that are not saved are kept this long, in seconds.
     pub keep_s: u64,
     /// Entries of a user's history.
@@ -58,6 +64,8 @@ pub struct Searches {
     store: Store,
     options: Options,
     runner: Runner,
+    /// Searches of each user.
+    of_users: Arc<Quota<i32>>,
     live: Mutex<HashMap<String, Arc<Live>>>,
     opened: Mutex<HashMap<String, Arc<Results>>>,
     fetching: tokio::sync::Mutex<()>,
@@ -75,15 +83,23 @@ impl Searches {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
-        let runner = Runner::own(options.run_seconds);
+        let runner = Runner::own(options.run_seconds, options.filters_max, options.sandbox);
+        let of_users = Quota::new(options.per_user_max);
         let (live, opened) = (Mutex::default(), Mutex::default());
-        Ok(Searches { store, options, runner, live, opened, fetching: tokio::sync::Mutex::default() })
+        Ok(Searches { store, options, runner, of_users, live, opened, fetching: tokio::sync::Mutex::default() })
     }
 
     /// Its bounds and places.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Tries whether filters run on this host as configured, and logs it when they do not.
+    pub async fn probe(&self) {
+        let runner = self.runner.clone();
+        // What is wrong is in the log; searches without filters run all the same.
+        let _ = tokio::task::spawn_blocking(move || runner.probe()).await;
     }
 
     /// What sources need for a person.

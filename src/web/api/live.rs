@@ -15,6 +15,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::codec::admin::Request;
+use crate::env::quota::Held;
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Txn};
 use crate::objects::kinds::{Exposure, KINDS, exposure};
 use crate::objects::store::Author;
@@ -57,6 +58,8 @@ struct Watch<T: Clone> {
     app: AppRef,
     receiver: Receiver<T>,
     told: Value,
+    /// The stream's place among those of its user.
+    _place: Held<i32>,
 }
 
 fn status(app: &AppRef) -> Value {
@@ -77,10 +80,14 @@ fn collection_of(change: &Change) -> Option<&Collection> {
     }
 }
 
-async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn events(
+    State(app): State<AppRef>,
+    caller: Caller,
+) -> ApiResult<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+    let place = app.stream_of(&caller)?;
     let receiver = app.store.replica().watch();
     let (ending, lost) = (app::ending(&app), admission::ended(&app, &caller));
-    let watch = Watch { app, receiver, told: Value::Null };
+    let watch = Watch { app, receiver, told: Value::Null, _place: place };
     let stream = futures_util::stream::unfold(watch, |mut watch| async move {
         loop {
             let now = status(&watch.app);
@@ -96,7 +103,7 @@ async fn events(State(app): State<AppRef>, caller: Caller) -> Sse<impl Stream<It
             }
         }
     });
-    Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default())
+    Ok(Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default()))
 }
 
 fn everything() -> Event {
@@ -176,10 +183,11 @@ async fn live(
     State(app): State<AppRef>,
     caller: Caller,
     wishes: Wishes,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> ApiResult<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+    let place = app.stream_of(&caller)?;
     let receiver = app.store.replica().watch_entries();
     let (ending, lost) = (app::ending(&app), admission::ended(&app, &caller));
-    let watch = Watch { app, receiver, told: Value::Null };
+    let watch = Watch { app, receiver, told: Value::Null, _place: place };
     let collection = wishes.collection.filter(|name| !name.is_empty());
     let state = (watch, collection, Vec::<Value>::new());
     let stream = futures_util::stream::unfold(state, |(mut watch, collection, mut waiting)| async move {
@@ -202,7 +210,7 @@ async fn live(
             }
         }
     });
-    Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default())
+    Ok(Sse::new(stream.take_until(ending).take_until(lost)).keep_alive(KeepAlive::default()))
 }
 
 fn unanswered(error: AskError) -> ApiError {

@@ -16,7 +16,7 @@ use crate::objects::sharing::null_is_empty;
 use crate::search::conditions::Condition;
 use crate::search::query::{self, QueryError, read_span};
 use crate::search::render::Format;
-use crate::search::searches::Launch;
+use crate::search::searches::{Launch, SearchError};
 use crate::search::source;
 use crate::web::admission;
 use crate::web::app::AppRef;
@@ -51,7 +51,7 @@ pub(in crate::web) struct Parse {
 }
 
 /// What is said of a query.
-pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> Value {
+pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> ApiResult<Value> {
     let Parse { searchstring: text, sequence, filters } = wish;
     let checked = app.searches.check(&caller.person, &text, &filters).await;
     let mut answer = json!({
@@ -71,12 +71,14 @@ pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -
             answer["RenderModule"] = query.renderer().into();
             answer["Tags"] = query.tags.iter().map(|tag| tag.name.as_str()).collect();
         }
-        Err(QueryError { column, message }) => {
+        Err(SearchError::Query(QueryError { column, message })) => {
             answer["ParseError"] = message.into();
             answer["Column"] = column.into();
         }
+        // Nothing is wrong with the query as far as anybody knows: the client asks again.
+        Err(error) => return Err(error.into()),
     }
-    answer
+    Ok(answer)
 }
 
 /// What a request says of one thing: in a header, in its URL, or in its body.
@@ -109,7 +111,7 @@ async fn parse(
     let wish: Parse = input::read(&body)?;
     let said = Said::new(headers, url, b"")?;
     let searchstring = said.of("query", "").unwrap_or_else(|| wish.searchstring.clone());
-    Ok(Json(judged(&app, &caller, Parse { searchstring, ..wish }).await))
+    Ok(Json(judged(&app, &caller, Parse { searchstring, ..wish }).await?))
 }
 
 fn range(said: &Said) -> ApiResult<(Option<Moment>, Option<Moment>)> {

@@ -105,7 +105,9 @@ fn upgrade(app: AppRef, caller: Caller, mut request: Request, subject: Subject) 
     let upgrading = request.extensions_mut().remove::<OnUpgrade>();
     let needed = || ApiError::new(StatusCode::UPGRADE_REQUIRED, "this path serves web sockets");
     let (key, upgrading) = key.zip(upgrading).ok_or_else(needed)?;
+    let place = app.stream_of(&caller)?;
     tokio::spawn(async move {
+        let _place = place;
         if let Ok(upgraded) = upgrading.await {
             let config = WebSocketConfig::default()
                 .max_message_size(Some(FRAME_BYTES_MAX))
@@ -247,10 +249,11 @@ impl Conversation {
             "PONG" => Some(json!({})),
             "parse" => {
                 let wish = self.caller.require(SEARCH).and_then(|()| input::read::<queries::Parse>(data.as_bytes()));
-                Some(match wish {
+                let judged = match wish {
                     Ok(wish) => judged(&self.app, &self.caller, wish).await,
-                    Err(error) => json!({ "GoodQuery": false, "ParseError": error.message() }),
-                })
+                    Err(error) => Err(error),
+                };
+                Some(judged.unwrap_or_else(|error| json!({ "GoodQuery": false, "ParseError": error.message() })))
             }
             // The acknowledgement of a search that has begun needs no answer.
             "search" if frame.data.get("Ok").or(frame.data.get("OK")).is_some() => None,

@@ -6,6 +6,7 @@ pub mod client;
 mod contents;
 mod disconnected;
 mod driver;
+mod filters;
 mod invalid;
 mod journals;
 mod migration;
@@ -66,6 +67,11 @@ impl Web {
     /// The service manager's word that settings are to be read again.
     pub fn hang_up(&self) {
         self.process.as_ref().expect("runs").hang_up();
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("runs").id()
     }
 
     pub fn address(&self) -> SocketAddr {

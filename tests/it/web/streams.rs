@@ -405,3 +405,35 @@ fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
         assert!(open.breaks_off(false), "it went on after {loss:?}");
     }
 }
+
+#[test]
+fn p15_streams_and_sockets_of_one_user_are_bounded() {
+    let fleet = Fleet::new();
+    let config = fleet.write_file("gravwell.conf", "[Global]\nWebserver-Max-Streams-Per-User=3\n");
+    let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
+    let credentials = |client: &Client| format!("Authorization: Bearer {}", client.token());
+    let open = |path, client: &Client| Open::new(&web, path, Logout, path, &credentials(client));
+    let held = [open("/api/events", &admin), open("/api/log/live", &admin), open("/api/ws/stats", &admin)];
+    for path in ["/api/events", "/api/log/live"] {
+        let refused = admin.get(path);
+        assert!(
+            refused.status == 429 && refused.text().contains("Webserver-Max-Streams-Per-User"),
+            "{}",
+            refused.text()
+        );
+    }
+    // Others have their own.
+    let _others = open("/api/events", &web.login("bob", "open sesame now"));
+    drop(held);
+    let read_head = |path| {
+        let mut stream = TcpStream::connect(web.address()).expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", credentials(&admin));
+        stream.write_all(request.as_bytes()).expect("sends");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("a status");
+        head.ends_with(b" 200")
+    };
+    fleet.wait("places are given back", || read_head("/api/events"));
+}

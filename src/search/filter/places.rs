@@ -1,0 +1,128 @@
+//! Bounds the processes that filters have at the same time, over all searches of a webserver.
+//!
+//! A search reserves a place for each of its filters before it starts, all at once: two searches that hold some places
+//! and wait for more would wait for each other. The second process of a filter is an extra, taken only while half of the
+//! places are free.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Longest wait for places.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Searches that wait at the same time; the next one is refused without a wait.
+const WAITING_MAX: usize = 256;
+
+/// Why there are no places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all {0} filter processes of this webserver are busy; try again in a moment (Search-Filter-Processes)")]
+pub struct Busy(usize);
+
+/// Places of filter processes, given back when dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Filter processes that there may be.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    max: usize,
+    wait_max: Duration,
+    waiting: AtomicUsize,
+}
+
+/// Counts a search that waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Places {
+    pub(super) fn new(max: usize) -> Places {
+        Places { free: Arc::new(Semaphore::new(max)), max, wait_max: WAIT_MAX, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Reserves `count` places, in the order of those who ask.
+    ///
+    /// # Errors
+    /// When they do not become free within [`WAIT_MAX`], or too many wait already.
+    pub(super) async fn reserve(&self, count: usize) -> Result<Reserved, Busy> {
+        if count == 0 {
+            return Ok(Reserved { _permit: None });
+        }
+        let busy = || Busy(self.max);
+        let count = u32::try_from(count.min(self.max)).map_err(|_| busy())?;
+        let is_full = self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX;
+        let _waiting = Waiting(&self.waiting);
+        if is_full {
+            return Err(busy());
+        }
+        let permit = tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_many_owned(count)).await;
+        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        Ok(Reserved { _permit: Some(permit) })
+    }
+
+    /// A place for a process that a filter can do without; `None` unless half of the places are free.
+    pub(super) fn spare(&self) -> Option<Reserved> {
+        if self.free.available_permits() <= self.max / 2 {
+            return None;
+        }
+        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        Some(Reserved { _permit: Some(permit) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(max: usize, wait_ms: u64) -> Places {
+        Places { wait_max: Duration::from_millis(wait_ms), ..Places::new(max) }
+    }
+
+    #[tokio::test]
+    async fn p15_searches_wait_for_filter_processes_and_are_refused_in_the_end() {
+        let places = places(4, 200);
+        let first = places.reserve(3).await.expect("free");
+        assert!(places.spare().is_none(), "less than half is free");
+        assert_eq!(places.reserve(2).await.expect_err("one is free"), Busy(4));
+        let (second, ()) = tokio::join!(places.reserve(2), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(first);
+        });
+        drop(second.expect("free again"));
+        drop(places.reserve(100).await.expect("as many as there are"));
+        let spare = places.spare().expect("all are free");
+        assert!(places.spare().is_some() && places.reserve(0).await.is_ok());
+        drop(spare);
+        assert_eq!((places.free.available_permits(), places.waiting.load(Ordering::Relaxed)), (4, 0));
+    }
+
+    #[tokio::test]
+    async fn p15_only_so_many_searches_wait() {
+        let places = Arc::new(places(1, 2000));
+        let held = places.reserve(1).await.expect("free");
+        let waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|_| {
+                let places = Arc::clone(&places);
+                tokio::spawn(async move { places.reserve(1).await.is_ok() })
+            })
+            .collect();
+        while places.waiting.load(Ordering::Relaxed) < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        let refused = tokio::time::timeout(Duration::from_millis(500), places.reserve(1)).await;
+        assert!(refused.expect("without a wait").is_err());
+        drop(held);
+        for waited in waiting {
+            assert!(waited.await.expect("ends"), "each has its turn");
+        }
+    }
+}
