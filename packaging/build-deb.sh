@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Debian packages gravwell-tools, gravwell-datastore and gravwell-webserver.
 #
-# Needs cargo and dpkg-deb, which every Debian has; no network beyond the crates that cargo fetches. dpkg-deb itself rather than
+# Needs cargo, python3 and dpkg-deb, which every Debian has; no network beyond the crates that cargo fetches. dpkg-deb itself rather than
 # debhelper or cargo-deb: three packages of a few files each need no more than what dpkg reads, and nothing has to be installed.
 #
 #   packaging/build-deb.sh [--out DIR] [--version VERSION] [--binaries DIR]
@@ -37,6 +37,9 @@ done
 # The oldest C library that has every symbol version that the programs ask for.
 glibc="$(cat "$stage"/bin/* | LC_ALL=C grep -aoE 'GLIBC_2\.[0-9]+' | LC_ALL=C sort -uV | tail -1 | sed 's/GLIBC_//')"
 
+# What the programs are made of, the same in each package: they are built together.
+"$here/sbom.py" --version "$version" --target "$(rustc -vV | sed -n 's/^host: //p')" >"$stage/sbom.cdx.json"
+
 # put MODE SOURCE TARGET: into the package that is being made.
 put() { install -D -m "$1" "$2" "$pkg$3"; }
 compressed() { mkdir -p "$pkg$(dirname "$2")"; gzip -9 -n -c "$1" >"$pkg$2"; }
@@ -46,6 +49,7 @@ begin() {
   pkg="$stage/$name"
   mkdir -p "$pkg/DEBIAN"
   put 644 "$root/LICENSE" "/usr/share/doc/$name/copyright"
+  put 644 "$stage/sbom.cdx.json" "/usr/share/doc/$name/sbom.cdx.json"
   put 644 "$root/docs/operating.md" "/usr/share/doc/$name/operating.md"
   put 644 "$root/docs/recovery.md" "/usr/share/doc/$name/recovery.md"
 }

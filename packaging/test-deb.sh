@@ -96,6 +96,8 @@ done
 have /usr/bin/gravwell{_datastore,_webserver,-logctl} /opt/gravwell/etc/gravwell.conf
 have /usr/share/man/man1/gravwell{_datastore,_webserver,-logctl,-logctl-enroll}.1.gz
 have /usr/share/bash-completion/completions/gravwell-logctl /usr/lib/sysctl.d/60-gravwell.conf
+have /usr/share/doc/gravwell-{tools,datastore,webserver}/sbom.cdx.json
+grep -q '"bomFormat": "CycloneDX"' /usr/share/doc/gravwell-webserver/sbom.cdx.json || fail "no bill of materials"
 bash -n /usr/share/bash-completion/completions/gravwell-logctl
 id gravwell >/dev/null || fail "no user"
 [ "$(stat -Lc '%U %a' $D)" = "gravwell 700" ] || fail "$(stat -Lc '%U %a' $D)"

@@ -112,6 +112,66 @@ fn the_guide_names_the_exposure_that_the_units_have() {
     }
 }
 
+#[test]
+fn units_bound_memory_and_tasks() {
+    for unit in ["datastore", "webserver", "backup", "balancer"] {
+        let text = read(&format!("packaging/gravwell_{unit}.service"));
+        let value = |name: &str| {
+            let setting = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let digits = setting.map(|value| value.trim_end_matches(['%', 'M']));
+            digits.and_then(|digits| digits.parse::<u64>().ok()).unwrap_or_else(|| panic!("{unit}: {name}"))
+        };
+        assert!(value("MemoryHigh") < value("MemoryMax"), "{unit}");
+        let filters = WebserverConfig::defaults().search_filters_max as u64;
+        assert!(unit != "webserver" || value("TasksMax") > 512 + 2 * filters, "{unit}");
+        assert!(value("TasksMax") >= 256, "{unit}");
+    }
+}
+
+#[test]
+fn the_bill_of_materials_is_what_the_lock_file_has_and_always_the_same() {
+    let bill = || {
+        let mut command = std::process::Command::new("python3");
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/sbom.py")).args(["--version", "1.2.3~x"]);
+        command.output().ok().map(|output| {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("text")
+        })
+    };
+    let Some(text) = bill() else {
+        assert!(std::env::var("GRAVWELL_TOOLS").is_err(), "python3 is missing");
+        return eprintln!("SKIPPED: python3 is not installed");
+    };
+    assert_eq!(bill().as_ref(), Some(&text));
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "no path of the machine that made it");
+    let bill: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((bill["bomFormat"].as_str(), bill["specVersion"].as_str()), (Some("CycloneDX"), Some("1.5")));
+    assert_eq!(bill["metadata"]["component"]["version"], "1.2.3~x");
+    let lock = read("Cargo.lock");
+    let components = bill["components"].as_array().expect("a list");
+    let mut scopes = std::collections::BTreeMap::new();
+    for component in components {
+        let field = |name: &str| component[name].as_str().unwrap_or_else(|| panic!("{name}: {component}"));
+        let (name, version) = (field("name"), field("version"));
+        let checksum = component["hashes"][0]["content"].as_str().expect("a checksum");
+        let known = lock.split("[[package]]").any(|entry| {
+            [format!("name = \"{name}\""), format!("version = \"{version}\""), format!("checksum = \"{checksum}\"")]
+                .iter()
+                .all(|line| entry.lines().any(|found| found == line))
+        });
+        assert!(known, "{name} {version} is not in Cargo.lock");
+        assert!(component["licenses"][0]["expression"].as_str().is_some_and(|text| !text.is_empty()), "{component}");
+        scopes.insert(name.to_owned(), field("scope").to_owned());
+    }
+    for linked in ["fjall", "quinn", "rustls", "ring", "jaq-core", "landlock", "seccompiler"] {
+        assert_eq!(scopes.get(linked).map(String::as_str), Some("required"), "{linked}");
+    }
+    assert_eq!(scopes.get("serde_derive").map(String::as_str), Some("excluded"));
+    assert!(!scopes.contains_key("proptest") && !scopes.contains_key("gravwell"), "what only tests need is left out");
+    let referred = bill["dependencies"].as_array().expect("a list");
+    assert_eq!(referred.len(), components.len() + 1);
+}
+
 /// Where Prometheus' own tool is installed, it has the last word.
 #[test]
 fn rules_and_configuration_are_what_prometheus_reads() {

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Writes the software bill of materials of the programs: CycloneDX 1.5, as JSON.
+
+    packaging/sbom.py [--version VERSION] [--target TRIPLE] > sbom.cdx.json
+
+It lists what Cargo.lock has the programs built from, with the checksums that cargo verifies. The same source gives the same
+bytes: there is no time, no path and no random number in it.
+"""
+import argparse
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import tomllib
+import urllib.parse
+import uuid
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAMS = ("gravwell-logctl", "gravwell_datastore", "gravwell_webserver")
+
+
+def metadata(target):
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", target]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
+
+
+def built(target):
+    """Names and versions of what is built; the metadata also list crates of features that are off."""
+    command = ["cargo", "tree", "--locked", "--edges", "normal,build", "--target", target, "--prefix", "none", "--format", "{p}"]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()
+    return {tuple(line.replace(" v", " ", 1).split()[:2]) for line in lines if line}
+
+
+def reached(nodes, root, kinds, is_left_out=lambda package: False):
+    """Packages that the root depends on over dependencies of these kinds; what is left out leads to no others."""
+    found, left = set(), [root]
+    while left:
+        package = left.pop()
+        if package in nodes and package not in found and not is_left_out(package):
+            found.add(package)
+            left += [dep["pkg"] for dep in nodes[package] if {kind["kind"] for kind in dep["dep_kinds"]} & kinds]
+    return found
+
+
+def reference(package):
+    return f"pkg:cargo/{urllib.parse.quote(package['name'])}@{urllib.parse.quote(package['version'])}"
+
+
+def component(package, checksum, is_linked):
+    made = {
+        "type": "library",
+        "bom-ref": reference(package),
+        "name": package["name"],
+        "version": package["version"],
+        # Macros and build scripts run when the programs are built, and are no part of them.
+        "scope": "required" if is_linked else "excluded",
+        "licenses": [{"expression": package["license"].replace("/", " OR ").replace("  ", " ")}],
+        "purl": reference(package),
+        "hashes": [{"alg": "SHA-256", "content": checksum}],
+    }
+    if package["repository"]:
+        made["externalReferences"] = [{"type": "vcs", "url": package["repository"]}]
+    return made
+
+
+def bill(version, target):
+    found = metadata(target)
+    names = built(target)
+    packages = {package["id"]: package for package in found["packages"] if (package["name"], package["version"]) in names}
+    nodes = {node["id"]: node["deps"] for node in found["resolve"]["nodes"] if node["id"] in packages}
+    root = found["resolve"]["root"]
+    lock = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
+    checksums = {(entry["name"], entry["version"]): entry.get("checksum") for entry in lock}
+    linked = reached(nodes, root, {None}, lambda package: is_macro(packages[package]))
+    listed = sorted(reached(nodes, root, {None, "build"}) - {root}, key=lambda package: reference(packages[package]))
+    own = f"pkg:generic/gravwell@{urllib.parse.quote(version or packages[root]['version'])}"
+
+    def ref(package):
+        return own if package == root else reference(packages[package])
+
+    def depends_on(package):
+        deps = [dep for dep in nodes[package] if {kind["kind"] for kind in dep["dep_kinds"]} & {None, "build"}]
+        return sorted({ref(dep["pkg"]) for dep in deps if dep["pkg"] in packages})
+
+    application = {
+        "type": "application",
+        "bom-ref": own,
+        "name": "gravwell",
+        "version": version or packages[root]["version"],
+        "licenses": [{"expression": packages[root]["license"]}],
+        "purl": own,
+        "properties": [{"name": "gravwell:program", "value": program} for program in PROGRAMS]
+        + [{"name": "gravwell:target", "value": target}],
+    }
+    components = []
+    for package in listed:
+        described = packages[package]
+        checksum = checksums.get((described["name"], described["version"]))
+        if checksum is None:
+            sys.exit(f"{described['name']} {described['version']} has no checksum in Cargo.lock: use crates of a registry")
+        components.append(component(described, checksum, package in linked))
+    contents = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": application},
+        "components": components,
+        "dependencies": [{"ref": ref(package), "dependsOn": depends_on(package)} for package in [root, *listed]],
+    }
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).digest()
+    return contents | {"serialNumber": uuid.UUID(bytes=digest[:16], version=5).urn}
+
+
+def is_macro(package):
+    return any("proc-macro" in target["kind"] for target in package["targets"])
+
+
+def main():
+    arguments = argparse.ArgumentParser(description="Writes the software bill of materials of the programs.")
+    arguments.add_argument("--version", help="version of the package; as in Cargo.toml by default")
+    arguments.add_argument("--target", default="x86_64-unknown-linux-gnu", help="for which the programs are built")
+    given = arguments.parse_args()
+    print(json.dumps(bill(given.version, given.target), indent=1, sort_keys=True, ensure_ascii=False))
+
+
+main()
