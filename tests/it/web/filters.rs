@@ -1,7 +1,9 @@
 //! Processes in which filters of searches run: what they may do, what of them is seen, and how many there are.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::json;
 
 use super::Web;
@@ -48,6 +50,13 @@ fn p15_filters_are_confined_and_their_text_is_not_seen() {
     fleet.wait("it is confined", || read("status").contains("Seccomp:\t2\n"));
     assert_eq!(read("oom_score_adj").trim(), "1000", "it is the first to go when memory runs short");
     assert!(read("status").contains("NoNewPrivs:\t1\n"), "{}", read("status"));
+    let held: Vec<PathBuf> = std::fs::read_dir(filter.join("fd"))
+        .expect("lists")
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .collect();
+    // Pipes and /dev/null: its own, and what the test was started with.
+    let is_own = |path: &PathBuf| path == Path::new("/dev/null") || path.to_string_lossy().starts_with("pipe:");
+    assert!(held.len() >= 5 && held.iter().all(is_own), "it inherits nothing of the webserver: {held:?}");
     let limits = read("limits");
     assert!(limits.lines().any(|line| line.starts_with("Max open files            0 ")), "{limits}");
     for entry in std::fs::read_dir("/proc").expect("lists").filter_map(Result::ok) {
@@ -106,4 +115,38 @@ fn p15_filter_processes_of_all_searches_are_bounded() {
         admin.ok("PUT", &format!("{first}/stop"));
         assert_eq!(waits.join().expect("answers"), 200);
     });
+}
+
+/// What a kernel without landlock answers, for the calling thread and the processes that it starts.
+fn take_landlock_away() {
+    let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
+    let (unknown, arch) = (SeccompAction::Errno(libc::ENOSYS.unsigned_abs()), std::env::consts::ARCH.try_into());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, unknown, arch.expect("known"));
+    let program = BpfProgram::try_from(filter.expect("rules")).expect("a program");
+    seccompiler::apply_filter(&program).expect("applies");
+}
+
+#[test]
+fn p15_a_kernel_without_landlock_is_named_in_the_log_or_refused() {
+    let play = |setting: &'static str| {
+        let playing = std::thread::spawn(move || {
+            take_landlock_away();
+            let fleet = Fleet::new();
+            let (_web, admin) = web_with(&fleet, setting);
+            let query = json!({ "SearchString": "tag=resource:numbers | .n" });
+            let begun = admin.post("/api/searchctrl/launch", &query);
+            let plain =
+                admin.post("/api/searchctrl/launch", &json!({ "SearchString": "tag=resource:numbers | count" }));
+            assert_eq!(plain.status, 200, "searches without filters run: {}", plain.text());
+            (begun.status, begun.text(), fleet.log_of("a"))
+        });
+        playing.join().expect("plays")
+    };
+    let (status, answer, log) = play("");
+    assert_eq!(status, 200, "{answer}");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("not fully confined")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("no landlock"), "once, and with what is missing: {log}");
+    let (status, answer, log) = play("Search-Filter-Sandbox=required\n");
+    assert!(status == 400 && answer.contains("cannot confine filters: no landlock"), "{status} {answer}");
+    assert!(log.contains("searches with filters will fail"), "{log}");
 }
