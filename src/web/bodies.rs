@@ -1,9 +1,10 @@
 //! Bodies of requests that are read into memory: how long one of a stranger may take, and how much there may be at a time.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,50 +16,101 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Sleep, sleep};
 
+use super::caller::Caller;
 use super::error::ApiError;
 
 /// A stranger's whole body arrives within this time, however it is sent.
 const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);
-/// Bytes of bodies in memory at a time: of strangers, and of all users.
+/// Bytes of bodies in memory at a time: of strangers, of all users, and of one user, who has two of the largest.
 const STRANGERS_BYTES_MAX: usize = 32 << 20;
 const USERS_BYTES_MAX: usize = 256 << 20;
+const USER_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of one kind of bodies that are in memory.
 struct Budget {
     used: AtomicUsize,
     most: usize,
+    /// The same of each user who has any.
+    of_users: Mutex<BTreeMap<i32, usize>>,
 }
 
-static STRANGERS: Budget = Budget { used: AtomicUsize::new(0), most: STRANGERS_BYTES_MAX };
-static USERS: Budget = Budget { used: AtomicUsize::new(0), most: USERS_BYTES_MAX };
+impl Budget {
+    const fn new(most: usize) -> Budget {
+        Budget { used: AtomicUsize::new(0), most, of_users: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn of_users(&self) -> MutexGuard<'_, BTreeMap<i32, usize>> {
+        self.of_users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+static STRANGERS: Budget = Budget::new(STRANGERS_BYTES_MAX);
+static USERS: Budget = Budget::new(USERS_BYTES_MAX);
 
 /// What one request has taken of a budget; given back when it has been answered.
 struct Share {
     budget: &'static Budget,
+    uid: Option<i32>,
     bytes: AtomicUsize,
+    /// There was too little for everybody, or for this user.
     is_refused: AtomicBool,
+    is_users_own: AtomicBool,
     is_late: AtomicBool,
 }
 
 impl Share {
-    fn of(budget: &'static Budget) -> Arc<Share> {
-        let (bytes, is_refused, is_late) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Share { budget, bytes, is_refused, is_late })
+    fn of(budget: &'static Budget, uid: Option<i32>) -> Arc<Share> {
+        let no = || AtomicBool::new(false);
+        let bytes = AtomicUsize::new(0);
+        Arc::new(Share { budget, uid, bytes, is_refused: no(), is_users_own: no(), is_late: no() })
     }
 
     fn take(&self, bytes: usize) -> bool {
         // Counted first, so that many who come at once cannot all find the last bytes.
         let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before + bytes <= self.budget.most;
-        self.is_refused.fetch_or(!fits, Ordering::Relaxed);
-        fits
+        let of_user = self.uid.map_or(0, |uid| {
+            let mut of_users = self.budget.of_users();
+            let used = of_users.entry(uid).or_default();
+            *used += bytes;
+            *used
+        });
+        let (fits, is_users_own) = (before + bytes <= self.budget.most, of_user > USER_BYTES_MAX);
+        self.is_refused.fetch_or(!fits || is_users_own, Ordering::Relaxed);
+        self.is_users_own.fetch_or(is_users_own, Ordering::Relaxed);
+        fits && !is_users_own
+    }
+
+    /// Why there was no room, if there was none.
+    fn refusal(&self) -> Option<ApiError> {
+        if !self.is_refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(match self.is_users_own.load(Ordering::Relaxed) {
+            true => {
+                let greedy = "too many large requests of yours are under way; wait until they are answered";
+                ApiError::new(StatusCode::TOO_MANY_REQUESTS, greedy)
+            }
+            false => {
+                let busy = "too many large requests are under way; try again in a moment";
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, busy)
+            }
+        })
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        let bytes = *self.bytes.get_mut();
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        let Some(uid) = self.uid else { return };
+        let mut of_users = self.budget.of_users();
+        if let Some(used) = of_users.get_mut(&uid) {
+            *used -= bytes;
+            if *used == 0 {
+                of_users.remove(&uid);
+            }
+        }
     }
 }
 
@@ -92,16 +144,15 @@ async fn bounded(budget: &'static Budget, time_max: Option<Duration>, request: R
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    let share = Share::of(budget);
+    let share = Share::of(budget, request.extensions().get::<Caller>().map(|caller| caller.person.uid));
     let counted = |body: Body| Counted {
         body: body.into_data_stream(),
         share: Arc::clone(&share),
         deadline: time_max.map(|time_max| Box::pin(sleep(time_max))),
     };
     let response = next.run(request.map(|body| Body::from_stream(counted(body)))).await;
-    if share.is_refused.load(Ordering::Relaxed) {
-        let busy = "too many large requests are under way; try again in a moment";
-        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, busy).into_response();
+    if let Some(refusal) = share.refusal() {
+        return refusal.into_response();
     }
     if share.is_late.load(Ordering::Relaxed) {
         let late = format!("the body did not arrive within {} s", STRANGERS_TIME_MAX.as_secs());
@@ -126,14 +177,33 @@ mod tests {
 
     #[test]
     fn p15_a_budget_is_given_back() {
-        static BUDGET: Budget = Budget { used: AtomicUsize::new(0), most: 10 };
-        let (first, second) = (Share::of(&BUDGET), Share::of(&BUDGET));
+        static BUDGET: Budget = Budget::new(10);
+        let (first, second) = (Share::of(&BUDGET, None), Share::of(&BUDGET, None));
         assert!(first.take(6) && !second.take(5) && second.is_refused.load(Ordering::Relaxed));
         drop(second);
-        let third = Share::of(&BUDGET);
+        let third = Share::of(&BUDGET, Some(1));
         assert!(third.take(4) && !first.is_refused.load(Ordering::Relaxed));
         drop((first, third));
         assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0);
+        assert!(BUDGET.of_users().is_empty());
+    }
+
+    #[test]
+    fn p15_one_user_does_not_take_the_budget_of_all() {
+        static BUDGET: Budget = Budget::new(USERS_BYTES_MAX);
+        let status = |share: &Share| share.refusal().map(|error| error.status());
+        let (first, second) = (Share::of(&BUDGET, Some(7)), Share::of(&BUDGET, Some(7)));
+        assert!(first.take(USER_BYTES_MAX) && !second.take(1));
+        assert_eq!((status(&first), status(&second)), (None, Some(StatusCode::TOO_MANY_REQUESTS)));
+        let other = Share::of(&BUDGET, Some(8));
+        assert!(other.take(USER_BYTES_MAX));
+        drop((first, second));
+        assert!(Share::of(&BUDGET, Some(7)).take(USER_BYTES_MAX));
+        let others: Vec<_> = (9..12).map(|uid| Share::of(&BUDGET, Some(uid))).collect();
+        assert!(others.iter().all(|share| share.take(USER_BYTES_MAX)), "four users have all that there is");
+        let last = Share::of(&BUDGET, Some(12));
+        assert!(!last.take(1));
+        assert_eq!(status(&last), Some(StatusCode::SERVICE_UNAVAILABLE));
     }
 
     fn body(share: &Arc<Share>, time_max: Duration, pieces: impl Stream<Item = Bytes> + Send + 'static) -> Counted {
@@ -144,8 +214,8 @@ mod tests {
 
     #[tokio::test]
     async fn p15_a_body_that_comes_byte_by_byte_ends_with_its_time() {
-        static BUDGET: Budget = Budget { used: AtomicUsize::new(0), most: 1000 };
-        let share = Share::of(&BUDGET);
+        static BUDGET: Budget = Budget::new(1000);
+        let share = Share::of(&BUDGET, None);
         let drip = futures_util::stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             Some((Bytes::from_static(b"a"), ()))
@@ -157,8 +227,8 @@ mod tests {
 
     #[tokio::test]
     async fn p15_a_body_beyond_the_budget_ends() {
-        static BUDGET: Budget = Budget { used: AtomicUsize::new(0), most: 1000 };
-        let share = Share::of(&BUDGET);
+        static BUDGET: Budget = Budget::new(1000);
+        let share = Share::of(&BUDGET, None);
         let mut counted = body(&share, STRANGERS_TIME_MAX, futures_util::stream::repeat(Bytes::from_static(&[7; 300])));
         for _ in 0..3 {
             counted.next().await.expect("a piece").expect("fits");

@@ -1,5 +1,6 @@
 //! Clients of a webserver who have not signed in and take their time.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,4 +84,38 @@ fn p15_strangers_that_are_slow_keep_no_user_out() {
     });
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
     fleet.wait("replication goes on", || fleet.run("a", &["get", "c", "k"]).status.success());
+}
+
+#[test]
+fn p15_bodies_of_one_user_leave_room_for_those_of_others() {
+    const LENGTH: usize = 32 << 20;
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
+    let bob = web.login("bob", "open sesame now");
+    // Two bodies, of which all but the end has come.
+    let hold = || {
+        let mut stream = TcpStream::connect(web.address()).expect("connects");
+        let head = format!(
+            "POST /api/dashboards HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {LENGTH}\r\n\r\n",
+            admin.token()
+        );
+        stream.write_all(head.as_bytes()).expect("sends");
+        stream.write_all(&vec![b' '; LENGTH - (256 << 10)]).expect("sends");
+        stream
+    };
+    let large = json!({ "Name": "large", "Data": { "text": "x".repeat(700 << 10) } });
+    let held = RefCell::new(None);
+    fleet.wait("one user has all that one may have", || {
+        // One that comes while they still arrive may be let in instead of their ends.
+        held.replace(Some([hold(), hold()]));
+        std::thread::sleep(Duration::from_secs(1));
+        admin.post("/api/dashboards", &large).status == 429
+    });
+    assert_eq!(bob.post("/api/dashboards", &large).status, 200);
+    assert_eq!(admin.get("/api/dashboards").status, 200);
+    drop(held);
+    fleet.wait("there is room again", || admin.post("/api/dashboards", &large).status == 200);
 }
