@@ -107,13 +107,13 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
     };
     // Revoking a member takes back all that it showed.
     let standing = || registry.members().filter(|member| member.state != MemberState::Revoked);
-    let positions = standing().filter_map(|member| Some((member.applied?.min(shared_to), member)));
+    let positions = standing().filter_map(|member| Some((member.passed()?.min(shared_to), member)));
     if let Some((seq, member)) = positions.max_by_key(|(seq, _)| *seq).filter(|(seq, _)| *seq > head) {
         let name = &member.name;
         return Some(if head == Seq::ZERO {
-            format!("its log is empty, but member {name} has applied sequence {seq}")
+            format!("its log is empty, but member {name} had applied sequence {seq}")
         } else {
-            format!("member {name} is at {seq}, and this log ends at {head}")
+            format!("member {name} had applied {seq}, and this log ends at {head}")
         });
     }
     let mut shown = standing().filter_map(|member| Some((member, member.contradiction?)));
@@ -237,6 +237,23 @@ mod tests {
             assert_eq!(from_register(&here, &reopened()), None, "enrolled");
             registry.remove(&name, NOW).expect("removes");
         }
+    }
+
+    #[test]
+    fn p13_what_a_member_reported_is_evidence_also_after_it_reports_less() {
+        let fs = Arc::new(MemoryFs::new());
+        let (log, _) = Log::open(fs, std::path::Path::new("/log"), LogOptions::default()).expect("opens");
+        let reader = log.reader();
+        let name = MemberName::new("web1").expect("name");
+        let mut registry = Registry::default();
+        registry.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+        registry.enrol(&name, Role::Webserver, b"certificate", 90, NOW).expect("enrols");
+        registry.note_position(&name, Seq(5), Seq(9), NOW);
+        registry.note_position(&name, Seq(0), Seq(9), NOW);
+        assert!(from_register(&Here::of(&reader, Seq(4)), &registry).is_some(), "it has just been started again");
+        assert_eq!(from_register(&Here::of(&reader, Seq(5)), &registry), None);
+        enter(&Here::of(&reader, Seq(4)), &mut registry);
+        assert_eq!(from_register(&Here::of(&reader, Seq(4)), &registry), None, "the rest was given up");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LineageEntry, Origin, OriginCounter, Position, Seq};
+use crate::model::{Origin, OriginCounter, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::outbox::Outbox;
 use crate::state::{StateError, StateMeta, StateStore};
@@ -84,18 +84,30 @@ impl Mark {
                 "the state is gone: it was at sequence {seq} of log {log_id}, generation {generation}"
             ));
         };
-        let came_later = |entry: &LineageEntry| entry.generation == generation;
-        if found.log_id == log_id && found.generation != generation && found.lineage.iter().any(came_later) {
-            return None;
-        }
-        let is_same = found.log_id == log_id && found.generation == generation;
-        if is_same && (found.seq > seq || found.position() == self.position) {
+        let is_there = match self.shared_to(found) {
+            _ if found.log_id == log_id && found.generation == generation => {
+                found.seq > seq || found.position() == self.position
+            }
+            // A later generation goes on from what it shares with the marked one, and gave up the rest for a known reason.
+            Some(shared_to) => found.seq >= seq.min(shared_to),
+            None => false,
+        };
+        if is_there {
             return None;
         }
         let (at, generation_at) = (found.seq, found.generation);
         Some(format!(
             "the state went back: it was at sequence {seq} of generation {generation}, and is at {at} of {generation_at}"
         ))
+    }
+
+    /// The last sequence that a state's generation, which is a later one, shares with the marked one; `None` when it does not
+    /// descend from that.
+    fn shared_to(&self, found: &StateMeta) -> Option<Seq> {
+        let Position { log_id, generation, .. } = self.position;
+        let descends = found.log_id == log_id && found.lineage.iter().any(|entry| entry.generation == generation);
+        let later = found.lineage.iter().filter(|entry| entry.generation > generation);
+        descends.then(|| later.map(|entry| entry.shared_to).min().unwrap_or(Seq(u64::MAX)))
     }
 
     /// Sequence at which the state stood.
@@ -108,17 +120,19 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Digest, DigestSet, Generation, LogId};
+    use crate::model::{Digest, DigestSet, Generation, LineageEntry, LogId};
 
     const FIRST: Generation = Generation(1);
     const SECOND: Generation = Generation(2);
+    const THIRD: Generation = Generation(3);
 
     fn meta(generation: Generation, seq: u64) -> StateMeta {
-        let entry = |generation| LineageEntry { generation, shared_to: Seq(1) };
+        let entry = |(generation, shared_to)| LineageEntry { generation, shared_to: Seq(shared_to) };
+        let lineage = [(FIRST, 0), (SECOND, 3), (THIRD, 8)].into_iter();
         StateMeta {
             log_id: LogId([1; 16]),
             generation,
-            lineage: [FIRST, SECOND].into_iter().filter(|earlier| *earlier <= generation).map(entry).collect(),
+            lineage: lineage.filter(|(earlier, _)| *earlier <= generation).map(entry).collect(),
             seq: Seq(seq),
             chain: [3; 16],
             time_ms: 0,
@@ -141,6 +155,9 @@ mod tests {
             !loss(&mark(FIRST, 5), Some(meta(SECOND, 3))),
             "the log went on in another generation, which is followed"
         );
+        assert!(loss(&mark(FIRST, 5), Some(meta(SECOND, 2))), "the later generation has what this state lacks");
+        assert!(!loss(&mark(FIRST, 5), Some(meta(THIRD, 3))), "the first of two later ones gave up more");
+        assert!(loss(&mark(SECOND, 7), Some(meta(THIRD, 6))) && !loss(&mark(SECOND, 9), Some(meta(THIRD, 8))));
         assert!(loss(&mark(SECOND, 3), Some(meta(FIRST, 5))), "an older copy knows nothing of the generation");
         let other = StateMeta { chain: [4; 16], ..meta(FIRST, 5) };
         assert!(loss(&mark(FIRST, 5), Some(other)), "the same sequence of another history");

@@ -121,8 +121,10 @@ impl Member {
         is_recent(self.last_seen_ms) && is_recent(self.advanced_ms.or(self.last_seen_ms))
     }
 
-    /// The first sequence that need not be kept for it; `None` before it has reported any.
-    fn passed(&self) -> Option<Seq> {
+    /// The highest sequence that it ever reported as durably applied in this log; `None` before it has reported any. Where it
+    /// stands itself may be lower: after a start it reports 0 until it has written something, and its state may have gone back.
+    #[must_use]
+    pub fn passed(&self) -> Option<Seq> {
         self.passed.max(self.applied)
     }
 

@@ -25,11 +25,13 @@ pub struct Copy {
     states: States,
     remembered: Remembered,
     was_damaged: bool,
+    /// See [`Node::was_at`]: its state may have gone back before the copy was made.
+    was_at: Seq,
 }
 
 impl World {
-    /// Keeps a copy of a replica's directory for later, or puts the kept one in its place. What it passed before is not kept for
-    /// it again: one that went back takes a snapshot.
+    /// Keeps a copy of a replica's directory for later, or puts the kept one in its place. The register knows nothing of that:
+    /// what the replica passed before is not kept for it again, and it gets on only when it comes beyond that.
     pub fn roll_back(&mut self, number: usize) -> Result<bool, Violation> {
         if self.truth != Truth::Genuine {
             return Ok(false);
@@ -46,11 +48,9 @@ impl World {
                 (node.fs, node.states) = (copy.fs, copy.states);
                 (node.damaged, node.tampered) = (false, false);
                 node.was_damaged = copy.was_damaged;
-                // An old copy of everything is not known here to be old: only the datastore can tell. Whether its state had gone
-                // back already, its mark says.
-                (node.shown, node.was_at) = (Seq::ZERO, node.states.marked());
+                // An old copy of everything is not known here to be old: only the datastore can tell.
+                (node.shown, node.was_at) = (Seq::ZERO, copy.was_at);
                 self.oracle.rolled_back(number, copy.remembered);
-                (self.reported[number], self.saved_reports[number]) = (None, None);
                 self.looked_at[number] = None;
                 Ok(true)
             }
@@ -72,7 +72,6 @@ impl World {
         // A state that was damaged, and is gone by now, had come as far as the mark says.
         node.was_at = node.was_at.max(was_at).max(node.states.marked());
         (node.damaged, node.tampered) = (false, false);
-        (self.reported[number], self.saved_reports[number]) = (None, None);
         self.looked_at[number] = None;
     }
 
@@ -84,7 +83,8 @@ impl World {
         let fs = node.fs.crash(Survival::Everything, 0);
         fs.set_capacity(None);
         let (states, was_damaged) = (node.states.copy(), node.was_damaged);
-        Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged })
+        let was_at = node.was_at.max(states.marked());
+        Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged, was_at })
     }
 
     /// Nothing that is under way arrives any more.
@@ -106,7 +106,7 @@ impl World {
         let node = &self.replicas[number];
         let mut twin = Node::new(node.name.clone(), node.role, node.certificate.clone());
         (twin.fs, twin.states, twin.was_damaged) = (copy.fs, copy.states, copy.was_damaged);
-        twin.was_at = twin.states.marked();
+        twin.was_at = copy.was_at;
         let number = self.replicas.len();
         self.replicas.push(twin);
         self.oracle.doubled(number, copy.remembered);
@@ -285,6 +285,7 @@ impl World {
             let fs = if number == follower { &copy.fs } else { &node.fs };
             let states = if number == follower { &copy.states } else { &node.states };
             (other.fs, other.states) = (fs.crash(Survival::Everything, 0), states.copy());
+            other.was_at = if number == follower { copy.was_at } else { node.was_at };
             other.fs.set_capacity(None);
             side.replicas.push(other);
         }

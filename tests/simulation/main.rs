@@ -39,6 +39,9 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (111, "the head of a journal was written again over the slot that was durable"),
     (87, "a torn slot of a journal's head was taken for the durable one"),
     (544, "a torn slot of a journal's head was taken for the durable one"),
+    (1541, "a state that went back was taken for sound once it followed a later generation"),
+    (2663, "the oracle took the first report of a member that went back for progress"),
+    (4278, "the oracle forgot that the state in a copied directory had gone back"),
 ];
 
 fn number(name: &str, otherwise: u64) -> u64 {
