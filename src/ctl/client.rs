@@ -24,7 +24,8 @@ use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::directory::OWN_LOG;
 use crate::replica::service::MemberConnector;
 use crate::replica::{self, Access, Connector, Replica, ReplicaOptions};
-use crate::transport::{local, wire};
+use crate::transport::wire::{self, WireError};
+use crate::transport::{closed, local};
 use crate::trust::Identity;
 
 use super::CtlError;
@@ -150,9 +151,9 @@ impl Client {
                 (Box::new(read), Box::new(write))
             }
             Server::Remote(connection) => {
-                let (mut send, receive) = connection.open_bi().await.map_err(failed)?;
-                wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(failed)?;
-                (Box::new(receive), Box::new(send))
+                let opened = open_remote(connection).await;
+                let (read, write) = explain(Some(connection), opened).await?;
+                (read, write)
             }
             Server::Replica(replica) => {
                 let (here, there) = tokio::io::duplex(1 << 20);
@@ -175,11 +176,12 @@ impl Client {
                 (Box::new(read), Box::new(write))
             }
         };
-        wire::send_json(&mut write, Kind::AdminRequest, request).await.map_err(failed)?;
         let remote = match &server {
             Server::Remote(connection) => Some(connection.clone()),
             _ => None,
         };
+        let sent = wire::send_json(&mut write, Kind::AdminRequest, request).await;
+        explain(remote.as_ref(), sent).await?;
         Ok(Call { read, write, remote })
     }
 
@@ -252,14 +254,9 @@ async fn let_go(server: Server) {
 impl Call {
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Piece>, CtlError> {
-        let remote = self.remote.clone();
-        // What the datastore said on closing explains more than the broken stream.
-        let gone = |error: &dyn std::fmt::Display| match remote.as_ref().and_then(quinn::Connection::close_reason) {
-            Some(quinn::ConnectionError::ApplicationClosed(close)) => failed(String::from_utf8_lossy(&close.reason)),
-            _ => failed(format!("the process went away in the middle: {error}")),
-        };
-        let message = wire::read(&mut self.read).await.map_err(|error| gone(&error))?;
-        let (kind, body) = message.ok_or_else(|| gone(&"the connection ended"))?;
+        let message = wire::read(&mut self.read).await;
+        let message = message.and_then(|message| message.ok_or(WireError::Closed));
+        let (kind, body) = explain(self.remote.as_ref(), message).await?;
         match kind {
             Kind::AdminItem => Ok(Some(Piece::Item(body))),
             Kind::Rows => Ok(Some(Piece::Rows(message::decode(kind, &body).map_err(failed)?))),
@@ -272,6 +269,26 @@ impl Call {
             other => Err(failed(format!("unexpected message {other:?}"))),
         }
     }
+}
+
+/// A stream of requests to a datastore on another host.
+async fn open_remote(connection: &quinn::Connection) -> Result<(Reader, Writer), WireError> {
+    let (mut send, receive) = connection.open_bi().await?;
+    wire::send(&mut send, Kind::Open, &Open::Admin).await?;
+    Ok((Box::new(receive), Box::new(send)))
+}
+
+/// What became of a use of a stream. The reason that a datastore gives for closing the connection is reported as it is.
+async fn explain<T>(remote: Option<&quinn::Connection>, result: Result<T, WireError>) -> Result<T, CtlError> {
+    let error = match (result, remote) {
+        (Ok(value), _) => return Ok(value),
+        (Err(error), Some(connection)) => closed::explained(connection, error).await,
+        (Err(error), None) => error,
+    };
+    Err(match error {
+        WireError::ClosedBy(close) => failed(close),
+        error => failed(format!("the process went away in the middle: {error}")),
+    })
 }
 
 async fn connect(directory: &Path) -> std::io::Result<UnixStream> {

@@ -331,7 +331,7 @@ async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> Vec<ChunkId> {
 
 async fn fetch_from(shared: &SharedRef, connection: &quinn::Connection, ids: &[ChunkId]) -> Result<(), TransferError> {
     let opening = async {
-        let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+        let (mut send, receive) = connection.open_bi().await?;
         wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
         Ok::<_, WireError>((send, receive))
     };

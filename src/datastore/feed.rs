@@ -37,7 +37,7 @@ pub(super) async fn serve(
     connection: &quinn::Connection,
     from: Seq,
 ) -> Result<std::convert::Infallible, FeedEnd> {
-    let broken = |error: quinn::ConnectionError| FeedEnd::Wire(std::io::Error::other(error).into());
+    let broken = |error: quinn::ConnectionError| FeedEnd::Wire(error.into());
     let mut stream = connection.open_uni().await.map_err(broken)?;
     wire::send(&mut stream, Kind::Open, &Open::Tail).await?;
     let mut head = shared.head.subscribe();

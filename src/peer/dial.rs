@@ -109,7 +109,7 @@ impl Peers {
         let (connection, used) = self.connect(member).await?;
         tokio::spawn(doubt(connection.clone()));
         let opening = async {
-            let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+            let (mut send, receive) = connection.open_bi().await?;
             wire::send(&mut send, Kind::Open, &open).await?;
             Ok::<_, WireError>((send, receive))
         };

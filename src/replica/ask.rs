@@ -9,7 +9,8 @@ use crate::codec::admin::{AdminError, Request};
 use crate::codec::message::{Kind, Open};
 use crate::codec::payload::decode_loose_frames;
 use crate::model::{Entry, Seq};
-use crate::transport::wire;
+use crate::transport::closed;
+use crate::transport::wire::{self, WireError};
 
 use super::Replica;
 
@@ -17,6 +18,8 @@ use super::Replica;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest answer: it is held whole in memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+type Halves = (quinn::SendStream, quinn::RecvStream);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -66,13 +69,12 @@ pub(super) async fn entries_after(
 ) -> Result<(), AskError> {
     let silent = |error: &dyn std::fmt::Display| AskError::Silent(error.to_string());
     let request = Request::Tail { from, to: None, follow: false };
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| silent(&error))?;
-    wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| silent(&error))?;
-    wire::send_json(&mut send, Kind::AdminRequest, &request).await.map_err(|error| silent(&error))?;
+    let (_send, mut receive) = heard(connection, start(connection, &request).await).await?;
     loop {
         let message = tokio::time::timeout(PATIENCE, wire::read(&mut receive)).await;
-        let message = message.map_err(|error| silent(&error))?.map_err(|error| silent(&error))?;
-        match message.ok_or_else(|| silent(&"the stream ended"))? {
+        let message = message.map_err(|error| silent(&error))?;
+        let message = message.and_then(|message| message.ok_or(WireError::Closed));
+        match heard(connection, message).await? {
             (Kind::Frames, body) => {
                 decode_loose_frames(&body).map_err(|error| silent(&error))?.into_iter().for_each(&mut give);
             }
@@ -86,15 +88,30 @@ pub(super) async fn entries_after(
     }
 }
 
+/// Opens a stream and sends a request on it; the answer comes on its other half.
+async fn start(connection: &quinn::Connection, request: &Request) -> Result<Halves, WireError> {
+    let (mut send, receive) = connection.open_bi().await?;
+    wire::send(&mut send, Kind::Open, &Open::Admin).await?;
+    wire::send_json(&mut send, Kind::AdminRequest, request).await?;
+    Ok((send, receive))
+}
+
+/// What became of a use of a stream, with the reason of the datastore when it closed the connection.
+async fn heard<T>(connection: &quinn::Connection, result: Result<T, WireError>) -> Result<T, AskError> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(AskError::Silent(closed::explained(connection, error).await.to_string())),
+    }
+}
+
 pub(super) async fn ask(connection: &quinn::Connection, request: &Request) -> Result<Reply, AskError> {
     let silent = |error: &dyn std::fmt::Display| AskError::Silent(error.to_string());
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| silent(&error))?;
-    wire::send(&mut send, Kind::Open, &Open::Admin).await.map_err(|error| silent(&error))?;
-    wire::send_json(&mut send, Kind::AdminRequest, request).await.map_err(|error| silent(&error))?;
+    let (_send, mut receive) = heard(connection, start(connection, request).await).await?;
     let (mut reply, mut size) = (Reply::default(), 0);
     loop {
-        let message = wire::read(&mut receive).await.map_err(|error| silent(&error))?;
-        let (kind, body) = message.ok_or_else(|| silent(&"the stream ended"))?;
+        let message = wire::read(&mut receive).await;
+        let message = message.and_then(|message| message.ok_or(WireError::Closed));
+        let (kind, body) = heard(connection, message).await?;
         size += body.len();
         if size > ANSWER_BYTES_MAX {
             return Err(AskError::TooLarge);

@@ -20,9 +20,9 @@ use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
-use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED, clock_trouble};
-use crate::transport::pulse;
+use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::wire::{self, WireError};
+use crate::transport::{closed, pulse};
 
 use super::refusal::Refusals;
 use super::shared::SharedRef;
@@ -42,7 +42,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Wire(WireError),
     #[error("{0}")]
     Connect(String),
     #[error("{0}")]
@@ -74,21 +74,25 @@ pub(super) enum LinkError {
 
 impl From<Refused> for LinkError {
     fn from(refused: Refused) -> Self {
-        LinkError::Wire(refused.into())
+        WireError::from(refused).into()
+    }
+}
+
+impl From<WireError> for LinkError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::ClosedBy(close) if close.code == u64::from(CLOSE_REVOKED) => LinkError::Revoked(close.reason),
+            WireError::ClosedBy(close) if close.code == u64::from(CLOSE_NOT_A_MEMBER) => {
+                LinkError::NotAMember(close.reason)
+            }
+            error => LinkError::Wire(error),
+        }
     }
 }
 
 impl From<quinn::ConnectionError> for LinkError {
     fn from(error: quinn::ConnectionError) -> Self {
-        let quinn::ConnectionError::ApplicationClosed(close) = &error else {
-            return LinkError::Connect(clock_trouble(&error).unwrap_or_else(|| error.to_string()));
-        };
-        let reason = String::from_utf8_lossy(&close.reason).into_owned();
-        match close.error_code.into_inner() {
-            code if code == u64::from(CLOSE_REVOKED) => LinkError::Revoked(reason),
-            code if code == u64::from(CLOSE_NOT_A_MEMBER) => LinkError::NotAMember(reason),
-            _ => LinkError::Connect(reason),
-        }
+        WireError::from(error).into()
     }
 }
 
@@ -206,12 +210,9 @@ impl Linker {
                 Err(LinkError::Silent { address })
             }
         };
-        // What the server said on closing explains more than the broken stream that we saw.
-        let result = match (result, connection.close_reason()) {
-            (Err(LinkError::Wire(WireError::Io(_) | WireError::Closed) | LinkError::Unread(_)), Some(reason)) => {
-                Err(reason.into())
-            }
-            (result, _) => result,
+        let result = match result {
+            Err(LinkError::Wire(error)) => Err(closed::explained(&connection, error).await.into()),
+            result => result,
         };
         connection.close(0u32.into(), b"bye");
         result
@@ -236,7 +237,10 @@ impl Linker {
         wire::send(&mut send, Kind::Hello, &hello).await?;
         let welcome = timeout(SETUP_TIMEOUT, wire::expect::<Welcome, _>(&mut receive, Kind::Welcome));
         let welcome = welcome.await.map_err(|_| LinkError::Timeout(SETUP_TIMEOUT))?;
-        let welcome = welcome.map_err(|error| unread(error, mine.as_ref()))?;
+        let welcome = match welcome {
+            Ok(welcome) => welcome,
+            Err(error) => return Err(unread(closed::explained(connection, error).await, mine.as_ref())),
+        };
         // What the state lost is judged by where it had been, and fetched from where it is.
         let is_lacking = self.shared.position().is_none_or(|position| position.seq < welcome.horizon)
             || self.shared.is_unsure_of(welcome.generation);
@@ -490,7 +494,8 @@ impl Linker {
 fn unread(error: WireError, mine: Option<&Position>) -> LinkError {
     let wide = mine.map(|mine| mine.generation).filter(|generation| generation.narrow().is_none());
     match (error, wide) {
-        (WireError::Io(_) | WireError::Closed, Some(generation)) => LinkError::Unread(generation),
+        // Versions that cannot read it close without a reason.
+        (WireError::Closed, Some(generation)) => LinkError::Unread(generation),
         (error, _) => error.into(),
     }
 }

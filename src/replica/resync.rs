@@ -20,7 +20,7 @@ use super::reconcile;
 impl From<ReceiveError> for LinkError {
     fn from(error: ReceiveError) -> Self {
         match error {
-            ReceiveError::Wire(error) => LinkError::Wire(error),
+            ReceiveError::Wire(error) => error.into(),
             ReceiveError::Load(reason) => LinkError::Resync(reason),
         }
     }

@@ -248,7 +248,7 @@ impl MemberConnector {
         }
         let key = NewKey::generate(identity.name()).map_err(text)?;
         let exchange = async {
-            let (mut send, mut receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+            let (mut send, mut receive) = connection.open_bi().await?;
             wire::send(&mut send, Kind::Open, &Open::Renew).await?;
             wire::send_raw(&mut send, Kind::Renew, &key.request_der).await?;
             wire::read(&mut receive).await

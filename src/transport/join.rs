@@ -67,7 +67,7 @@ pub async fn serve(
     places: &Semaphore,
 ) -> Result<(), WireError> {
     let asked = async {
-        let (send, mut receive) = connection.accept_bi().await.map_err(std::io::Error::other)?;
+        let (send, mut receive) = connection.accept_bi().await?;
         let _: Open = wire::expect_at_most(&mut receive, Kind::Open, REQUEST_BYTES_MAX).await?;
         let request: Request = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
         Ok::<_, WireError>((send, request))
@@ -168,7 +168,7 @@ async fn redeem(data_dir: &Path, token: &Token) -> Result<Identity, JoinError> {
 }
 
 async fn exchange(connection: &quinn::Connection, token: &Token, key: &NewKey) -> Result<Joined, WireError> {
-    let (mut send, mut receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+    let (mut send, mut receive) = connection.open_bi().await?;
     wire::send(&mut send, Kind::Open, &Open::Renew).await?;
     let request = Request { name: token.name.clone(), secret: token.secret, request_der: key.request_der.clone() };
     wire::send(&mut send, Kind::Renew, &request).await?;

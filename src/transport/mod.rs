@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod answer;
+pub mod closed;
 pub mod endpoint;
 pub mod join;
 pub mod local;

@@ -7,18 +7,23 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::codec::message::{self, BadMessage, HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, Refused};
 
+use super::closed::ClosedBy;
+
 /// Why reading or writing a message failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// The stream failed or ended within a message.
     #[error("the connection broke: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// What came is not a message that belongs here.
     #[error(transparent)]
     Message(#[from] BadMessage),
     /// The stream ended where a message was expected.
     #[error("the connection was closed by the other side")]
     Closed,
+    /// The other side closed the connection, with its reason.
+    #[error(transparent)]
+    ClosedBy(#[from] ClosedBy),
     /// The other side refuses, with its reason.
     #[error(transparent)]
     Refused(#[from] Refused),

@@ -65,7 +65,7 @@ impl Inner {
         }
         let connection = self.bulk_connection().await?;
         let opening = async {
-            let (mut send, receive) = connection.open_bi().await.map_err(std::io::Error::other)?;
+            let (mut send, receive) = connection.open_bi().await?;
             wire::send(&mut send, Kind::Open, &Open::Chunks).await?;
             Ok::<_, WireError>((send, receive))
         };

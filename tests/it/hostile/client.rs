@@ -69,7 +69,9 @@ impl Hostile {
                 Answered::Refused(serde_json::from_slice::<AdminError>(&body).expect("decodes").message)
             }
             Ok(Some((kind, _))) => Answered::With(kind),
-            Ok(None) | Err(WireError::Io(_)) => self.closed().await.map_or(Answered::Ended, Answered::Refused),
+            Ok(None) | Err(WireError::Io(_) | WireError::Closed) => {
+                self.closed().await.map_or(Answered::Ended, Answered::Refused)
+            }
             Err(error) => Answered::Refused(error.to_string()),
         }
     }
