@@ -340,6 +340,7 @@ impl Replica {
             directory: self.path.clone(),
             cache_bytes: self.options.cache_bytes,
             heartbeat_ms: self.options.heartbeat_ms,
+            fetching: Mutex::default(),
         };
         let task = tokio::spawn(self.shared.watch.lasting("connection to the datastore", linker.run()));
         if let Some(former) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {

@@ -1,6 +1,7 @@
 //! The connection to the datastore: connects for ever, greets, follows the tail, pushes the outbox, reports progress.
 
-use std::sync::{Arc, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -154,9 +155,11 @@ pub(super) struct Linker {
     pub outbox: mpsc::Sender<outbox_writer::Request>,
     pub connector: Arc<dyn Connector>,
     pub external_addr: Option<String>,
-    pub directory: std::path::PathBuf,
+    pub directory: PathBuf,
     pub cache_bytes: u64,
     pub heartbeat_ms: u64,
+    /// Where a state is being fetched to, or was when the connection was given up.
+    pub fetching: Mutex<Option<PathBuf>>,
 }
 
 impl Linker {

@@ -84,18 +84,14 @@ pub(super) async fn run(
     let Some(Fork { shared_to, theirs }) = fork(mine, lineage, welcome) else { return Ok(false) };
     let here = generations::all(&linker.directory, mine.log_id).unwrap_or_default();
     let Some(is_restore) = reason(connection, &theirs, here).await else { return Ok(false) };
-    let side = resync::side(linker)?;
+    let side = resync::side(linker).await?;
     let set = Set { is_restore, ..set_of(mine, welcome.generation, shared_to) };
     let reconciled = async {
         let state = resync::fetch_into(linker, connection, welcome.version, &side).await?;
         let shared_to = earlier_fork(linker, &state, shared_to)?;
         exchange(linker, connection, state, &side, Set { shared_to, ..set }).await
     };
-    let reconciled = reconciled.await;
-    if reconciled.is_err() {
-        resync::remove(linker, &side).await;
-    }
-    reconciled.map(|()| true)
+    resync::ended(linker, &side, reconciled.await).await.map(|()| true)
 }
 
 /// What an archive of a member at `mine` is about, unless an earlier state was restored on purpose.

@@ -2,6 +2,7 @@
 //! atomically. The outbox is untouched: it lies elsewhere, and what the snapshot has decided is settled by it.
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use tokio::sync::oneshot;
 
@@ -31,7 +32,7 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, versi
     if linker.shared.disk.is_full() {
         return Err(LinkError::Resync(super::disk::FULL.into()));
     }
-    let side = side(linker)?;
+    let side = side(linker).await?;
     let fetched = async {
         let state = fetch_into(linker, connection, version, &side).await?;
         if reconcile::lacks_what_was_lost(linker, &state)? {
@@ -42,20 +43,36 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, versi
             Some(fork) => reconcile::leave(linker, connection, state, &side, fork).await,
         }
     };
-    let fetched = fetched.await;
-    if fetched.is_err() {
-        remove(linker, &side).await;
+    ended(linker, &side, fetched.await).await
+}
+
+/// A new directory for a state. One that is left of a fetch in the middle of which the connection was given up is removed first,
+/// so that any number of those leave no more than one.
+pub(super) async fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
+    let left = linker.fetching.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(left) = left {
+        // The applier may be about to make it the current state.
+        let (reply, passed) = oneshot::channel();
+        linker.hand_over(applier::Request::Barrier(reply)).await?;
+        passed.await.map_err(|_| LinkError::Closing)?;
+        remove(linker, &left).await;
     }
+    let side = directory::new_state_in(&linker.directory).map_err(|error| LinkError::Resync(error.to_string()))?;
+    *linker.fetching.lock().unwrap_or_else(PoisonError::into_inner) = Some(side.clone());
+    Ok(side)
+}
+
+/// What came of fetching a state into `side`, which is removed when that failed.
+pub(super) async fn ended<T>(linker: &Linker, side: &Path, fetched: Result<T, LinkError>) -> Result<T, LinkError> {
+    if fetched.is_err() {
+        remove(linker, side).await;
+    }
+    *linker.fetching.lock().unwrap_or_else(PoisonError::into_inner) = None;
     fetched
 }
 
-/// A new directory for a state.
-pub(super) fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
-    directory::new_state_in(&linker.directory).map_err(|error| LinkError::Resync(error.to_string()))
-}
-
 /// Removes a state that did not become the current one. What remains of it is removed at the next start at the latest.
-pub(super) async fn remove(linker: &Linker, side: &Path) {
+async fn remove(linker: &Linker, side: &Path) {
     if !directory::may_open(&linker.directory, side) {
         let _ = tokio::fs::remove_dir_all(side).await;
     }

@@ -30,6 +30,7 @@ mod repair;
 mod resources;
 mod revoked;
 mod running_damage;
+mod snapshots;
 mod start_damage;
 mod state_damage;
 mod trust;

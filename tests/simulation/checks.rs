@@ -342,7 +342,12 @@ impl World {
     fn check_growth(&mut self, running: &mut Running) -> Checked {
         running.ledger.seal().map_err(|error| Violation(format!("the log cannot be sealed: {error}")))?;
         let target = running.head;
+        // While one is under way another one is refused.
+        running.compaction = None;
         running.compaction = super::datastore::compaction(running, &self.disks, target, 0.0);
+        if running.compaction.is_none() {
+            broken!("the log cannot be compacted up to {target}");
+        }
         while !super::datastore::step_compaction(running).map_err(Violation)? {}
         let names = self.disks.fs.list(Path::new(LOG)).unwrap_or_default();
         let names = names.iter().filter(|name| name.ends_with(".log") && !name.contains("open"));

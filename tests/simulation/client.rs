@@ -57,6 +57,8 @@ impl World {
     pub fn stop_replica(&mut self, number: usize, power: bool, why: &str) {
         let Some(running) = self.replicas[number].running.take() else { return };
         self.note(|| format!("web{number} ends: {why}, power={power}"));
+        // What had arrived of a state is removed at the next start.
+        self.replicas[number].discard_fetched(running.link.as_ref());
         if let Some(link) = running.link {
             // The datastore notices later; what is under way still arrives there.
             let wait = self.draw(3 * SECOND);
@@ -156,8 +158,11 @@ impl World {
         if let Some(running) = &self.replicas[number].running {
             running.stepped.set_connected(None);
         }
-        if let Some(running) = &mut self.replicas[number].running
-            && let Some(link) = running.link.take()
+        let node = &mut self.replicas[number];
+        let link = node.running.as_mut().and_then(|running| running.link.take());
+        // What has arrived of a state is removed before another one is fetched.
+        node.discard_fetched(link.as_ref());
+        if let (Some(running), Some(link)) = (&mut node.running, link)
             && (now - link.since > 10 * SECOND || running.needs_snapshot || running.stepped.wants_resync())
         {
             running.backoff.reset();

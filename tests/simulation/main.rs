@@ -42,6 +42,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (1541, "a state that went back was taken for sound once it followed a later generation"),
     (2663, "the oracle took the first report of a member that went back for progress"),
     (4278, "the oracle forgot that the state in a copied directory had gone back"),
+    (5119, "the oracle compacted while another compaction was under way, and was refused"),
+    (5158, "a fetch of a state that was given up left a directory"),
 ];
 
 fn number(name: &str, otherwise: u64) -> u64 {

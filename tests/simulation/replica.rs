@@ -349,6 +349,13 @@ impl Node {
         Ok(())
     }
 
+    /// Removes what has arrived of a state over a connection that has ended.
+    pub fn discard_fetched(&self, link: Option<&Link>) {
+        if let Some(fetching) = link.and_then(|link| link.fetching.as_ref()) {
+            self.states.discard(&fetching.path);
+        }
+    }
+
     /// Sequence of the committed state; `None` while there is no state.
     pub fn seq(&self) -> Option<Seq> {
         self.running.as_ref().and_then(|running| running.stepped.position()).map(|position| position.seq)

@@ -1,0 +1,47 @@
+//! States that are fetched over a network that fails in the middle.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::fleet::Fleet;
+use crate::proxy::{Proxy, Weather};
+
+/// Slow enough that a state of some megabytes is on its way for seconds.
+const SLOW: Weather = Weather { cut: false, lost: 0, doubled: 0, delay_us: 100_000, jitter_us: 0 };
+
+/// Names of the directories of a member's states.
+fn states(fleet: &Fleet, name: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(fleet.dir(name)).expect("lists");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("state-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p15_fetches_that_are_cut_off_again_and_again_leave_one_state() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let put = |number| {
+        let value = "x".repeat(100_000);
+        format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"k{number}\",\"value\":\"{value}\"}}}}]}}\n")
+    };
+    let file = fleet.write_file("in.jsonl", &(0..200).map(put).collect::<String>());
+    fleet.ok("d", &["import", file.to_str().expect("text")]);
+    let counts = Arc::default();
+    let proxy = Proxy::open(fleet.listen, 7, &counts).await.expect("opens");
+    proxy.set(SLOW, SLOW);
+    fleet.enroll("a", "webserver");
+    let _replica = fleet.replica_with("a", &["--datastore", &proxy.address().to_string()]);
+    fleet.wait("the replica answers", || fleet.status("a")["running"] == true);
+    let logged = |what: &str| fleet.log_of("a").matches(what).count();
+    for round in 1..=3 {
+        fleet.wait("a state is being fetched", || logged("fetching the state") >= round);
+        proxy.set(Weather::CUT, Weather::CUT);
+        let found = states(&fleet, "a");
+        assert!(found.len() <= 2, "round {round}: {found:?}");
+        fleet.wait("the silence is noticed", || logged("nothing has been heard") >= round);
+        proxy.set(SLOW, SLOW);
+    }
+    proxy.set(Weather::default(), Weather::default());
+    fleet.converges(&["a"]);
+    fleet.wait("what is left is removed", || states(&fleet, "a").len() == 1);
+}
