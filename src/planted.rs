@@ -151,6 +151,10 @@ bugs! {
     BaseWithoutMakers,
     /// A snapshot lacks the makers of origins.
     SnapshotWithoutMakers,
+    /// A reader is sent entries with the values that are withheld from it.
+    TailNotRedacted,
+    /// A member that became a reader, or is none any more, keeps its state.
+    RoleChangeKeepsState,
     /// The same identity is taken for the same content.
     IdentityNotCompared,
     /// A rejected transaction that is submitted again is answered as committed.

@@ -17,6 +17,8 @@ pub const FORMAT: u8 = 1;
 pub const HEADER_BYTES: usize = 48;
 /// Greatest payload: one largest transaction and its envelope.
 pub const PAYLOAD_BYTES_MAX: usize = HARD.txn_bytes_max + (64 << 10);
+/// How much longer a redacted payload may be: what stands for a value can be longer than the value.
+pub const REDACTION_BYTES_MAX: usize = HARD.ops_max * 48;
 /// Chain before the first record of a log.
 pub const CHAIN_START: Chain = [0; 16];
 
@@ -47,6 +49,8 @@ pub mod kind {
     pub const COMMIT: u8 = 1;
     /// A refused transaction: `RejectV1`.
     pub const REJECT: u8 = 2;
+    /// What a member is sent in place of a commit that has values which are withheld from it; in no log.
+    pub const REDACTED: u8 = 3;
     /// First kind that journals may use.
     pub const JOURNAL_MIN: u8 = 16;
 }
@@ -130,6 +134,15 @@ pub struct FrameParts {
 /// # Panics
 /// When `frame` is shorter than a header or its payload longer than [`PAYLOAD_BYTES_MAX`]; callers check both.
 pub fn seal_frame(frame: &mut [u8], parts: FrameParts, before: &Chain) -> Chain {
+    seal_frame_of(frame, parts, |header, payload| chain_after(before, header, payload))
+}
+
+/// [`seal_frame`] with a chain that comes from elsewhere.
+pub(super) fn seal_frame_of(
+    frame: &mut [u8],
+    parts: FrameParts,
+    chain: impl FnOnce(&[u8; HEADER_BYTES], &[u8]) -> Chain,
+) -> Chain {
     let (head, payload) = frame.split_at_mut(HEADER_BYTES);
     let length = u32::try_from(payload.len()).expect("invariant: payloads are bounded");
     let mut header = [0; HEADER_BYTES];
@@ -140,7 +153,7 @@ pub fn seal_frame(frame: &mut [u8], parts: FrameParts, before: &Chain) -> Chain 
     header[AT_LENGTH..AT_BATCH_INDEX].copy_from_slice(&length.to_le_bytes());
     header[AT_BATCH_INDEX..AT_SEQ].copy_from_slice(&parts.batch_index.to_le_bytes());
     header[AT_SEQ..AT_CHAIN].copy_from_slice(&parts.seq.0.to_le_bytes());
-    let chain = chain_after(before, &header, payload);
+    let chain = chain(&header, payload);
     header[AT_CHAIN..AT_PAYLOAD_CRC].copy_from_slice(&chain);
     header[AT_PAYLOAD_CRC..AT_HEADER_CRC].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
     let crc = crc32c::crc32c(&header[..AT_HEADER_CRC]);
@@ -195,8 +208,9 @@ pub fn decode_header(bytes: &[u8]) -> Result<FrameHeader, DecodeError> {
         return Err(DecodeError::new("frame format", AT_FORMAT, FORMAT, header[AT_FORMAT]));
     }
     let payload_bytes = u32::from_le_bytes(array_at(header, AT_LENGTH));
-    if payload_bytes as usize > PAYLOAD_BYTES_MAX {
-        let expected = format!("at most {PAYLOAD_BYTES_MAX}");
+    let growth = if header[AT_KIND] == kind::REDACTED { REDACTION_BYTES_MAX } else { 0 };
+    if payload_bytes as usize > PAYLOAD_BYTES_MAX + growth {
+        let expected = format!("at most {}", PAYLOAD_BYTES_MAX + growth);
         return Err(DecodeError::new("payload length", AT_LENGTH, expected, payload_bytes));
     }
     Ok(FrameHeader {

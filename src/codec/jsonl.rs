@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::model::limits::{JSON_DEPTH_MAX, json_depth};
-use crate::model::{Collection, Condition, Entry, EntryBody, Key, Op, Seq, Txn};
+use crate::model::{Collection, Condition, Entry, EntryBody, Key, Op, Seq, Txn, Withheld};
 
 /// Longest line that is looked at: one largest transaction, every byte escaped.
 pub const LINE_BYTES_MAX: usize = 6 * crate::model::limits::HARD.txn_bytes_max;
@@ -224,6 +224,11 @@ fn op_form(op: &Op) -> String {
     }
 }
 
+fn withheld_form(object: &Withheld) -> String {
+    let (name, bytes) = (name(&object.collection, &object.key), object.value_bytes);
+    format!("{{\"put\":{{{name},\"bytes\":{bytes}}}}}")
+}
+
 fn condition_form(condition: &Condition) -> String {
     let name = name(condition.collection(), condition.key());
     match condition {
@@ -277,8 +282,11 @@ pub fn entry_line(entry: &Entry) -> String {
     }
     add(format_args!(",\"member\":{}", quoted(entry.member.as_str())));
     match &entry.body {
-        EntryBody::Commit(txn) => {
+        EntryBody::Commit(txn) | EntryBody::Redacted { txn, .. } => {
             add(format_args!(",\"ops\":[{}]", list(&txn.ops, op_form)));
+            if let EntryBody::Redacted { withheld, .. } = &entry.body {
+                add(format_args!(",\"withheld\":[{}]", list(withheld, withheld_form)));
+            }
             if !txn.conditions.is_empty() {
                 add(format_args!(",\"if\":[{}]", list(&txn.conditions, condition_form)));
             }

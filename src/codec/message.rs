@@ -9,20 +9,23 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Chain, Digest, Generation, Lineage, LogId, OriginCounter, Position, Reason, Seq, TxnId, Verdict};
-use crate::model::{Collection, Key, Maker, Origin, OriginRow};
+use crate::model::{Collection, Key, Maker, Origin, OriginRow, Withheld};
 
 /// Oldest protocol version that this program speaks.
 pub const VERSION_MIN: u16 = 1;
 /// Newest protocol version that this program speaks.
-pub const VERSION_MAX: u16 = 3;
+pub const VERSION_MAX: u16 = 4;
 /// Version from which on [`Open::StateAndDeletions`] is served.
 pub const VERSION_DELETIONS: u16 = 2;
 /// Version from which on [`Open::WholeState`] is served.
 pub const VERSION_MAKERS: u16 = 3;
+/// Version from which on a reader is not given values that are withheld from readers; it must speak it.
+pub const VERSION_REDACTED: u16 = 4;
 /// From this version on a generation may have more than 32 bits.
 pub const WIDE_GENERATIONS: u16 = 2;
-/// Longest message body; a block of frames may hold one largest transaction and little more.
-pub const MESSAGE_BYTES_MAX: usize = crate::model::limits::HARD.txn_bytes_max + (1 << 20);
+/// Longest message body; a block of frames may hold one largest transaction, redacted, and little more.
+pub const MESSAGE_BYTES_MAX: usize =
+    crate::model::limits::HARD.txn_bytes_max + super::frame::REDACTION_BYTES_MAX + (1 << 20);
 /// Bytes before the body of each message.
 pub const HEADER_BYTES: usize = 5;
 
@@ -404,6 +407,15 @@ pub enum Row {
         origin: Origin,
         /// Who, and what the last one was.
         maker: Maker,
+    },
+    /// An object whose value is withheld from the member; from [`VERSION_REDACTED`] on, and to readers only.
+    Withheld {
+        /// Sequence of its last write.
+        version: Seq,
+        /// Commit time of its last write.
+        time_ms: u64,
+        /// Which, and what it adds to the digest.
+        object: Withheld,
     },
 }
 

@@ -12,6 +12,7 @@ pub mod health;
 pub mod jsonl;
 pub mod message;
 pub mod payload;
+pub mod redacted;
 pub mod reports;
 pub mod sealed;
 pub mod txn;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{DecodeError, EncodeError};
 use super::frame::{FrameHeader, FrameParts, HEADER_BYTES, PAYLOAD_BYTES_MAX, decode_frame, kind, seal_frame};
+use super::redacted::decode_sent;
 use crate::model::limits::HARD;
 use crate::model::{Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Reason, Seq, Txn, TxnId};
 
@@ -36,7 +37,7 @@ struct RejectV1<'a> {
 }
 
 /// Appends the payload of `entry` to `out`; returns its kind.
-fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
+pub(super) fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
     let start = std::mem::take(out);
     let encoded = match &entry.body {
         EntryBody::Commit(txn) => {
@@ -61,6 +62,9 @@ fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
                 reason: Cow::Borrowed(reason),
             };
             postcard::to_extend(&body, start).map(|bytes| (bytes, kind::REJECT))
+        }
+        EntryBody::Redacted { txn, withheld } => {
+            super::redacted::encode_payload(entry, txn, withheld, start).map(|bytes| (bytes, kind::REDACTED))
         }
         EntryBody::Unknown { kind, payload } => {
             let mut bytes = start;
@@ -147,7 +151,7 @@ pub fn peek_time(header: &FrameHeader, payload: &[u8]) -> Option<u64> {
     known.then(|| postcard::take_from_bytes::<u64>(payload).ok().map(|(time, _)| time)).flatten()
 }
 
-fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, payload: &'a Bytes) -> Result<T, DecodeError> {
+pub(super) fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, payload: &'a Bytes) -> Result<T, DecodeError> {
     let (body, rest) = postcard::take_from_bytes(payload)
         .map_err(|error| DecodeError::new(what, 0, "a well-formed structure", error))?;
     if rest.is_empty() {
@@ -183,7 +187,7 @@ pub fn decode_frames(bytes: &Bytes, after: (Seq, Chain)) -> Result<(Vec<Entry>, 
     Ok((entries, chain))
 }
 
-/// Decodes frames that need not follow each other, as they answer a question; checks checksums only.
+/// Decodes frames that need not follow each other, as they answer a question; checks checksums only. They may be redacted.
 ///
 /// # Errors
 /// At the first frame that is damaged.
@@ -194,7 +198,7 @@ pub fn decode_loose_frames(bytes: &Bytes) -> Result<Vec<Entry>, DecodeError> {
         let rest = bytes.slice(at..);
         let (header, payload) = decode_frame(&rest)?;
         at += payload.end;
-        entries.push(decode_entry(&header, &rest.slice(payload))?);
+        entries.push(decode_sent(&header, &rest.slice(payload))?);
     }
     Ok(entries)
 }

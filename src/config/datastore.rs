@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::{ConfigError, Configured, Source};
-use crate::model::Limits;
+use crate::model::{Limits, Redaction};
 
 /// Where data goes unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/opt/gravwell/datastore";
@@ -54,6 +54,8 @@ pub struct DatastoreConfig {
     pub retention_hours: u64,
     /// `Datastore-Readers-Hold-Compaction`: whether entries that a reader lacks are kept, too.
     pub readers_hold_compaction: bool,
+    /// What readers are not given.
+    pub redaction: Redaction,
     /// `Datastore-Member-Max-Lag-Ops`: entries that are kept for one member at most.
     pub member_lag_ops_max: u64,
     /// `Datastore-Update-Interval`: rhythm of heartbeats, in seconds.
@@ -163,6 +165,7 @@ impl DatastoreConfig {
             compact_min_bytes: 64 << 20,
             retention_hours: 168,
             readers_hold_compaction: false,
+            redaction: Redaction::default(),
             member_lag_ops_max: 10_000_000,
             update_interval_s: 5,
             certificate_days: 90,

@@ -44,7 +44,7 @@ impl Side {
                     Row::Object { collection, key, version, value, .. } => {
                         Some(Object { collection, key, version, value })
                     }
-                    Row::Origin { .. } | Row::Maker { .. } => None,
+                    Row::Origin { .. } | Row::Maker { .. } | Row::Withheld { .. } => None,
                 })),
                 Some(_) => {}
             }

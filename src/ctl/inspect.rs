@@ -6,7 +6,7 @@ use crate::codec::admin::{CollectionInfo, MemberInfo, PresenceInfo, RecordInfo, 
 use crate::codec::health::Reason;
 use crate::codec::jsonl::{entry_line, object_line, timestamp};
 use crate::codec::message::Row;
-use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
+use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq, Withheld};
 use crate::objects::kinds;
 
 use super::client::{Client, Piece, entries};
@@ -217,7 +217,11 @@ fn print_entry(output: &mut Output, json: bool, entry: &Entry) -> CtlResult {
     }
     let head = format!("{:>8}  {}  {}", entry.seq, timestamp(entry.time_ms), entry.member);
     match &entry.body {
-        EntryBody::Commit(txn) => {
+        EntryBody::Commit(txn) | EntryBody::Redacted { txn, .. } => {
+            for Withheld { collection, key, value_bytes, .. } in entry.body.withheld() {
+                let bytes = size(*value_bytes);
+                output.line(&format!("{head}  put     {collection}/{key}  {bytes}, withheld from readers"))?;
+            }
             for op in &txn.ops {
                 let (collection, key) = (op.collection(), op.key());
                 output.line(&match op {

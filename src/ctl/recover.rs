@@ -415,6 +415,13 @@ fn print(json: bool, dir: &Path, report: &Report) -> CtlResult {
             log.ask.first().map_or("a member", String::as_str)
         ))?;
     }
+    if log.withheld > 0 {
+        output.line(&format!(
+            "LOST: {} objects, whose values are withheld from readers (passwords, tokens, logins): they are not in the new log. A \
+             webserver that has them sets them aside when it comes back (`gravwell-logctl quarantine list`); else set new passwords",
+            log.withheld
+        ))?;
+    }
     for name in &report.unheard {
         output.line(&format!("not heard: {name}; it goes on by itself when it comes back"))?;
     }

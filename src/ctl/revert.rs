@@ -62,6 +62,6 @@ pub(super) async fn run(dir: &Path, json: bool, collection: Collection, key: Key
 fn parts(row: Row) -> (Seq, bytes::Bytes) {
     match row {
         Row::Object { version, value, .. } => (version, value),
-        Row::Origin { .. } | Row::Maker { .. } => (Seq::ZERO, bytes::Bytes::new()),
+        Row::Origin { .. } | Row::Maker { .. } | Row::Withheld { .. } => (Seq::ZERO, bytes::Bytes::new()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -12,10 +13,11 @@ use crate::codec::admin::{
 };
 use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, Row};
 use crate::codec::payload::encode_entry;
+use crate::codec::redacted::redact_frames;
 use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::codec::txn::decode_txn;
 use crate::log::{ReadError, generations};
-use crate::model::{Collection, Entry, Key, MemberName, Seq};
+use crate::model::{Collection, Entry, Key, MemberName, Redaction, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::local;
 use crate::transport::wire::{self, WireError};
@@ -71,7 +73,7 @@ where
         Ok(request) => match allow(caller, &request) {
             Ok(()) => match request {
                 Request::Submit { .. } => submit(shared, caller, receive, send).await,
-                request => answer_to(shared, request, &mut Answer::new(send)).await,
+                request => answer_to(shared, caller.role, request, &mut Answer::new(send)).await,
             },
             Err(refused) => Err(refused),
         },
@@ -100,6 +102,7 @@ async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
 
 async fn answer_to<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
+    role: Role,
     request: Request,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
@@ -148,12 +151,13 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Get { collection, key, at } => get(shared, collection, key, at, answer).await,
         Request::List { collection, prefix, limit } => list(shared, collection, prefix, limit, answer).await,
         Request::Export { at } => export(shared, at, answer).await,
-        Request::Tail { from, to, follow } => tail(shared, from, to, follow, answer).await,
+        Request::Tail { from, to, follow } => tail(shared, role, (from, to), follow, answer).await,
         Request::History { collection, key } => {
             let (log, head) = (shared.log.clone(), shared.head());
             let entries = off_thread(move || inspect::history(&log, &collection, &key, head)).await?;
+            let redaction = shared.redaction_for(role);
             for entry in entries.map_err(unreadable)? {
-                answer.frames(&frame(&entry)?).await?;
+                answer.frames(&sendable(redaction.as_ref(), frame(&entry)?.into())?).await?;
             }
             Ok(())
         }
@@ -249,6 +253,11 @@ fn frame(entry: &Entry) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     encode_entry(entry, &Default::default(), 0, 0, &mut bytes).map_err(refuse)?;
     Ok(bytes)
+}
+
+/// Frames as whoever asked may see them.
+fn sendable(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, Failure> {
+    redaction.map_or_else(|| Ok(frames.clone()), |redaction| redact_frames(redaction, frames.clone()).map_err(damaged))
 }
 
 /// Streams rows that a blocking producer gives.
@@ -356,11 +365,12 @@ async fn export<W: AsyncWrite + Unpin>(
 
 async fn tail<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
-    from: Seq,
-    to: Option<Seq>,
+    role: Role,
+    (from, to): (Seq, Option<Seq>),
     follow: bool,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
+    let redaction = shared.redaction_for(role);
     let mut head = shared.head.subscribe();
     let mut sent = from;
     loop {
@@ -371,7 +381,7 @@ async fn tail<W: AsyncWrite + Unpin>(
             let block = off_thread(move || log.frames(after, 1 << 20)).await?.map_err(unreadable)?;
             let Some(block) = block else { break };
             // Entries after `to` are left out by the client, which knows what it asked for.
-            answer.frames(&block.bytes).await?;
+            answer.frames(&sendable(redaction.as_ref(), block.bytes)?).await?;
             sent = block.last;
         }
         if !follow || to.is_some_and(|to| sent >= to) {

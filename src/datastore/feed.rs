@@ -2,11 +2,13 @@
 
 use std::sync::PoisonError;
 
+use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::codec::message::{self, Bookmark, Kind, Open};
+use crate::codec::redacted::redact_frames;
 use crate::log::ReadError;
-use crate::model::Seq;
+use crate::model::{Redaction, Seq};
 use crate::protocol::feed::{self, Next};
 use crate::transport::wire::{self, WireError};
 
@@ -31,11 +33,12 @@ impl<E: Into<WireError>> From<E> for FeedEnd {
     }
 }
 
-/// Serves the entries after `from` until the connection ends.
+/// Serves the entries after `from`, without what `redaction` withholds, until the connection ends.
 pub(super) async fn serve(
     shared: &SharedRef,
     connection: &quinn::Connection,
     from: Seq,
+    redaction: Option<&Redaction>,
 ) -> Result<std::convert::Infallible, FeedEnd> {
     let broken = |error: quinn::ConnectionError| FeedEnd::Wire(error.into());
     let mut stream = connection.open_uni().await.map_err(broken)?;
@@ -62,12 +65,15 @@ pub(super) async fn serve(
                 },
             },
             Next::Send(blocks) => {
-                let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+                let last = blocks.last().map_or(sent, |block| block.last);
+                let frames = blocks.into_iter().map(|block| sendable(redaction, block.bytes));
+                let frames = frames.collect::<Result<Vec<_>, _>>()?;
+                let bytes: usize = frames.iter().map(Bytes::len).sum();
                 stream.write_all(&message::header(Kind::Frames, bytes)).await.map_err(std::io::Error::from)?;
-                for block in blocks {
-                    stream.write_chunk(block.bytes).await.map_err(std::io::Error::from)?;
-                    sent = block.last;
+                for frames in frames {
+                    stream.write_chunk(frames).await.map_err(std::io::Error::from)?;
                 }
+                sent = last;
             }
             Next::Read(after) => {
                 let log = shared.log.clone();
@@ -78,12 +84,20 @@ pub(super) async fn serve(
                     Err(ReadError::Compacted { .. }) => return Err(FeedEnd::Compacted),
                     Err(error) => return Err(FeedEnd::Log(error)),
                 };
-                let header = message::header(Kind::Frames, block.bytes.len());
-                stream.write_all(&header).await.map_err(std::io::Error::from)?;
-                stream.write_chunk(block.bytes).await.map_err(std::io::Error::from)?;
+                let frames = sendable(redaction, block.bytes)?;
+                stream.write_all(&message::header(Kind::Frames, frames.len())).await.map_err(std::io::Error::from)?;
+                stream.write_chunk(frames).await.map_err(std::io::Error::from)?;
                 sent = block.last;
             }
             Next::Compacted => return Err(FeedEnd::Compacted),
         }
+    }
+}
+
+/// Frames of the log as a member is sent them.
+fn sendable(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, FeedEnd> {
+    match redaction {
+        Some(redaction) => Ok(redact_frames(redaction, frames).map_err(std::io::Error::other)?),
+        None => Ok(frames),
     }
 }

@@ -209,6 +209,7 @@ async fn ask(
         time_ms: 0,
         objects: 0,
         role: Some(role),
+        is_redacted: false,
         proof: None,
         unfit: None,
     };
@@ -307,7 +308,7 @@ impl Gathered {
         let rest = self.heard.get_mut(name).and_then(|heard| heard.rest.take());
         let (begin, mut receive) = rest.ok_or_else(|| failed("it lends nothing".into()))?;
         let announced: Digest = begin.position.digest;
-        let fetched = state_stream::receive(&mut receive, begin, side, cache_bytes).await;
+        let fetched = state_stream::receive(&mut receive, begin, side, cache_bytes, false).await;
         let state = fetched.map_err(|error: ReceiveError| failed(error.to_string()))?;
         match state.meta() {
             Some(meta) if meta.digest == announced => Ok(state),

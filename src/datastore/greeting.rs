@@ -1,10 +1,11 @@
 //! The datastore's half of the handshake: what it says of itself and of a member's position, and who may follow.
 
-use crate::codec::message::{Hello, RefusalCode, Refused, Welcome};
+use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_REDACTED, Welcome};
 use crate::log::LogReader;
 use crate::model::{Digest, Limits, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 use crate::protocol::session::{check_generations, common_version, verdict};
+use crate::trust::Role;
 
 /// What the datastore is at this moment.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +30,9 @@ impl Greeter<'_> {
     ///
     /// # Errors
     /// When no version is common, the client cannot read the log's generations, or the log cannot be read.
-    pub fn welcome(&self, member: &str, role: &str, hello: &Hello) -> Result<Welcome, Refused> {
+    pub fn welcome(&self, member: &str, role: Role, hello: &Hello) -> Result<Welcome, Refused> {
         let version = common_version(hello)?;
+        check_redaction(version, role, hello)?;
         let lineage = self.log.lineage();
         check_generations(version, hello, &lineage)?;
         let (log, head, horizon) = (self.log, self.head, self.log.horizon());
@@ -55,7 +57,7 @@ impl Greeter<'_> {
             version,
             software: format!("gravwell {}", env!("CARGO_PKG_VERSION")),
             member: member.to_owned(),
-            role: role.to_owned(),
+            role: role.to_string(),
             log_id: here.log_id,
             generation: here.generation,
             verdict: verdict(hello.position.as_ref(), &here, &lineage, chain_at_client),
@@ -68,6 +70,18 @@ impl Greeter<'_> {
             key_bytes_max: bytes(self.limits.key_bytes_max),
         })
     }
+}
+
+/// A reader that does not know of redacted entries could follow nothing, and would not say why.
+fn check_redaction(version: u16, role: Role, hello: &Hello) -> Result<(), Refused> {
+    if role != Role::Reader || version >= VERSION_REDACTED {
+        return Ok(());
+    }
+    let message = format!(
+        "readers are not given passwords, tokens and sessions any more, and this one ({}) is too old for that: upgrade it",
+        hello.software
+    );
+    Err(refused(RefusalCode::Version, message))
 }
 
 /// Whether a member that was welcomed so may be served the tail after `from`.
@@ -105,7 +119,11 @@ mod tests {
         };
         let welcome = |log: &Log, hello: &Hello| {
             let (log, limits) = (log.reader(), Limits::default());
-            Greeter { log: &log, head: Seq::ZERO, limits: &limits, heartbeat_ms: 1000 }.welcome("a", "webserver", hello)
+            Greeter { log: &log, head: Seq::ZERO, limits: &limits, heartbeat_ms: 1000 }.welcome(
+                "a",
+                Role::Webserver,
+                hello,
+            )
         };
         assert_eq!(welcome(&log, &hello(1, None)).map(|welcome| welcome.version), Ok(1));
         let wide = Generation(1 << 51);

@@ -45,6 +45,8 @@ pub struct Offer {
     pub objects: u64,
     /// Its role; absent for a directory, which the operator has named.
     pub role: Option<Role>,
+    /// Whether values are withheld from its state: a log made of it lacks them.
+    pub is_redacted: bool,
     /// The last position that the datastore signed, as far as the member has it.
     pub proof: Option<Proof>,
     /// Why it is no source; absent when it is one.
@@ -65,6 +67,7 @@ impl Offer {
             time_ms: meta.time_ms,
             objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
             role: None,
+            is_redacted: meta.is_redacted,
             proof: None,
             unfit: None,
         }
@@ -141,7 +144,8 @@ pub enum NoSource {
     },
     /// Nobody vouches for a generation.
     #[error(
-        "{name} is of generation {generation}, at sequence {seq}; neither a signed position, nor the register, nor most of the          webserver members know that generation. If it is the one to keep, choose it with --member {name}; else choose another one"
+        "{name} is of generation {generation}, at sequence {seq}; neither a signed position, nor the register, nor most of the \
+         webserver members know that generation. If it is the one to keep, choose it with --member {name}; else choose another one"
     )]
     UnknownGeneration {
         /// The offer that would be chosen.
@@ -167,7 +171,9 @@ pub enum NoSource {
     },
     /// A reader proves that it has more than any other member.
     #[error(
-        "the reader {name} proves that sequence {seq} was reached, and is the only one that has it: choose it with --member {name},          or another one"
+        "the reader {name} proves that sequence {seq} was reached, and is the only one that has it. Secret values are withheld from \
+         a reader, so a log made of its state lacks them: choose another member with --member and bring what only the reader has \
+         back from its `export`, or stop the reader and name its directory with --from"
     )]
     ReaderHasMore {
         /// The reader.
@@ -207,10 +213,13 @@ pub enum NoSource {
 /// When there is none, they contradict each other, or nothing bears out what the most advanced one claims.
 pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource> {
     let is_source = |offer: &Offer| offer.unfit.is_none() && offer.seq > Seq::ZERO;
-    let fit: Vec<(usize, &Offer)> =
-        offers.iter().enumerate().filter(|(_, offer)| is_source(offer) && offer.role != Some(Role::Reader)).collect();
+    let sources =
+        || offers.iter().enumerate().filter(|(_, offer)| is_source(offer) && offer.role != Some(Role::Reader));
+    let whole: Vec<(usize, &Offer)> = sources().filter(|(_, offer)| !offer.is_redacted).collect();
+    let fit = if whole.is_empty() { sources().collect() } else { whole };
     let is_proven = |offer: &Offer| offer.proof.as_ref().is_some_and(|proof| offer.is_signed_by(proof));
-    let mut readers = offers.iter().filter(|offer| is_source(offer) && offer.role == Some(Role::Reader));
+    // What a reader does not lend proves something all the same.
+    let mut readers = offers.iter().filter(|offer| offer.seq > Seq::ZERO && offer.role == Some(Role::Reader));
     let most = fit.iter().map(|(_, offer)| offer.rank()).max();
     if let Some(reader) = readers.find(|offer| is_proven(offer) && Some(offer.rank()) > most) {
         return Err(NoSource::ReaderHasMore { name: reader.name.clone(), seq: reader.seq });
@@ -372,6 +381,7 @@ mod tests {
             time_ms: 0,
             objects: 0,
             role: None,
+            is_redacted: false,
             proof: None,
             unfit: None,
         }

@@ -21,7 +21,7 @@ use crate::log::{IoFailure, Log};
 use crate::model::position::Divergence;
 use crate::model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
 use crate::state::rebuild::{self, RebuildError};
-use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries};
+use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries_left};
 use crate::trust::{Member, Registry};
 
 use super::index;
@@ -138,6 +138,8 @@ pub struct RepairReport {
     pub generation: Generation,
     /// First and last acknowledged sequence that is lost.
     pub lost: Option<(Seq, Seq)>,
+    /// Objects that are lost because their values are withheld from readers, and the state is a reader's.
+    pub withheld: u64,
     /// Where the members were when they were last heard of, the furthest first: whom to ask for what would be lost.
     pub ask: Vec<String>,
     /// Where the damaged log is kept.
@@ -204,6 +206,7 @@ pub fn repair(
     report.register.clone_from(&traces.register);
     progress("checking the member's state");
     let (snapshot, meta) = sound(member)?;
+    let (withheld, digest) = left_of(&snapshot, &meta, options)?;
     let (generation, lineage) = descent(&old, &meta, traces.index.as_deref())?;
     let ends = old.known.unwrap_or_default();
     let known = ends.max(traces.known().unwrap_or_default());
@@ -224,7 +227,8 @@ pub fn repair(
     covers(&snapshot, &meta, &old)?;
     let reach = repair::reach(&old, (meta.seq, meta.chain))?;
     report.head_before = old.known.max(traces.known());
-    (report.base, report.digest, report.carried, report.head) = (meta.seq, meta.digest, reach.carried, reach.head);
+    (report.base, report.digest, report.carried, report.head) = (meta.seq, digest, reach.carried, reach.head);
+    report.withheld = withheld;
     let (log_id, seq, chain, time_ms) = (meta.log_id, meta.seq, meta.chain, meta.time_ms);
     let deletions = snapshot.deletions().map_err(|error| RepairError::Member(error.to_string()))?;
     let mut start =
@@ -236,7 +240,7 @@ pub fn repair(
     progress("building the new log");
     build(path, config, &start, &snapshot, &old, reach)?;
     progress("checking the new log");
-    check(path, config, &start, &meta, reach)?;
+    check(path, config, &start, digest, reach)?;
     note_generations(path, &start, is_raised, options)?;
     report.kept = repair::swap(&RealFs, path)?;
     report.repaired = true;
@@ -270,6 +274,24 @@ fn sound(member: &StateStore) -> Result<(StateSnapshot, Arc<StateMeta>), RepairE
         Some(damage) => Err(RepairError::Member(damage.to_string())),
         None => Ok((snapshot, meta)),
     }
+}
+
+/// How many objects of the state have no value, and what the others add up to. A reader's state can only begin a log anew.
+fn left_of(
+    snapshot: &StateSnapshot,
+    meta: &StateMeta,
+    options: RepairOptions<'_>,
+) -> Result<(u64, Digest), RepairError> {
+    let unfit = |error: StateError| RepairError::Member(error.to_string());
+    if meta.is_redacted && !options.log_is_lost {
+        return Err(unfit(StateError::Redacted));
+    }
+    let mut left = (0, meta.digest);
+    for row in snapshot.withheld() {
+        let row = row.map_err(unfit)?;
+        left = (left.0 + 1, left.1.minus(row.object.contribution));
+    }
+    Ok(left)
 }
 
 /// The last sequence that a log shares with a state that does not lead to it.
@@ -368,7 +390,9 @@ fn judge(
         return Err(RepairError::Wrong(format!("a log has at most {LINEAGE_MAX} generations")));
     }
     start.generation = generations::next(path, start.log_id, start.generation.max(options.above), options.known)?;
-    start.lineage.push(LineageEntry { generation: start.generation, shared_to: report.head });
+    // A state without some values shares nothing: members that have them set aside what the new log lacks.
+    let shared_to = if report.withheld > 0 { Seq::ZERO } else { report.head };
+    start.lineage.push(LineageEntry { generation: start.generation, shared_to });
     report.generation = start.generation;
     Ok(true)
 }
@@ -383,7 +407,7 @@ fn build(
     expected: Reach,
 ) -> Result<(), RepairError> {
     remove_leftovers(path)?;
-    let mut base = base_entries(snapshot).map_err(|error| RepairError::Member(error.to_string()))?;
+    let mut base = base_entries_left(snapshot).map_err(|error| RepairError::Member(error.to_string()))?;
     repair::entries_to(old, start.seq, |entry| base.remember(entry))?;
     let built = repair::build(&RealFs, &path.join(NEW), start, base, old, config.segment_bytes);
     let reach = built.map_err(|error| match error {
@@ -399,7 +423,7 @@ fn check(
     path: &Path,
     config: &DatastoreConfig,
     start: &Start,
-    meta: &StateMeta,
+    digest: Digest,
     reach: Reach,
 ) -> Result<(), RepairError> {
     let wrong = |what: String| RepairError::Wrong(what);
@@ -424,7 +448,7 @@ fn check(
         chain: base.chain,
         time_ms: base.time_ms,
         deletions_after: Some(base.deletions_after),
-        digest: Some(meta.digest),
+        digest: Some(digest),
     };
     let origins = base.origins.into_iter().collect();
     let tail = reader.chained_entries(start.seq, reach.head);

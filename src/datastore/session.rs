@@ -121,7 +121,7 @@ impl Session {
             }
             Open::Push => push::serve(&self.shared, &self.member, &mut send, &mut receive).await,
             Open::Snapshot | Open::StateAndDeletions | Open::WholeState => {
-                snapshot::serve(&self.shared, &self.member, open, &mut send).await
+                snapshot::serve(&self.shared, (&self.member, self.role), open, &mut send).await
             }
             Open::Renew => self.renew(&mut send, &mut receive).await,
             Open::Admin => {
@@ -258,8 +258,9 @@ impl Session {
 
     fn feed(&self, from: Seq) -> Feeding {
         let (shared, connection) = (std::sync::Arc::clone(&self.shared), self.connection.clone());
+        let redaction = shared.redaction_for(self.role);
         Box::pin(async move {
-            match feed::serve(&shared, &connection, from).await {
+            match feed::serve(&shared, &connection, from, redaction.as_ref()).await {
                 Ok(never) => match never {},
                 Err(end) => end,
             }
@@ -312,7 +313,7 @@ impl Session {
         let shared = &self.shared;
         let heartbeat_ms = shared.config.heartbeat_ms();
         let greeter = Greeter { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
-        greeter.welcome(self.member.as_str(), &self.role.to_string(), hello)
+        greeter.welcome(self.member.as_str(), self.role, hello)
     }
 }
 

@@ -14,11 +14,11 @@ use crate::env::clock::steady_ms;
 use crate::env::watch::Watch;
 use crate::log::generations::{self, NotesError};
 use crate::log::{LogReader, REPAIR_REMEDY};
-use crate::model::{Limits, MemberName, Seq};
+use crate::model::{Limits, MemberName, Redaction, Seq};
 use crate::protocol::commit_clock::CommitClock;
 use crate::protocol::feed::Ring;
 use crate::state::StateStore;
-use crate::trust::{LogMark, Proof};
+use crate::trust::{LogMark, Proof, Role};
 
 use super::commit;
 use super::compaction;
@@ -102,6 +102,11 @@ pub(super) fn queue_permits() -> Arc<Semaphore> {
 impl Shared {
     pub(super) fn head(&self) -> Seq {
         *self.head.borrow()
+    }
+
+    /// What a member of a role is not given.
+    pub(super) fn redaction_for(&self, role: Role) -> Option<Redaction> {
+        (role == Role::Reader).then(|| self.config.redaction.clone())
     }
 
     pub(super) fn floor(&self) -> Seq {

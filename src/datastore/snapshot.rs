@@ -10,11 +10,12 @@ pub use crate::transport::state_stream::{begin, end, rows_of};
 
 use super::shared::SharedRef;
 use crate::model::{MemberName, Seq};
+use crate::trust::Role;
 
 /// Sends a snapshot; waits in line while too many others are being sent.
 pub(super) async fn serve(
     shared: &SharedRef,
-    member: &MemberName,
+    (member, role): (&MemberName, Role),
     open: Open,
     send: &mut quinn::SendStream,
 ) -> Result<(), WireError> {
@@ -24,7 +25,7 @@ pub(super) async fn serve(
     let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
     let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
     shared.pins.begin(member, seq, Instant::now());
-    let sent = state_stream::send(snapshot, open, send).await;
+    let sent = state_stream::send(snapshot, open, shared.redaction_for(role), send).await;
     shared.pins.end(member, Some(Instant::now()));
     sent?;
     crate::telemetry::metrics::snapshot_served();

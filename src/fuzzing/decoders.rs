@@ -5,10 +5,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::message::Kind;
+use crate::codec::payload::decode_loose_frames;
+use crate::codec::redacted::redact_frames;
 use crate::codec::{admin, block, chunks, deletions, frame, jsonl, message, payload, txn};
 use crate::config::syntax;
 use crate::log::format;
-use crate::model::ChunkId;
+use crate::model::{ChunkId, Redaction};
 use crate::trust::{Proof, Roster, Token};
 
 /// Frames and payloads; what decodes encodes to something that decodes to the same.
@@ -29,7 +31,17 @@ pub fn segment(bytes: &[u8]) {
     let _ = format::FileHeader::decode(bytes);
     let _ = format::Footer::decode(bytes);
     let _ = format::HeadSlot::decode(bytes);
-    let _ = block::decode_block(Bytes::copy_from_slice(bytes), frame::CHAIN_START);
+    let _ = block::decode_block(Bytes::copy_from_slice(bytes), frame::CHAIN_START, false);
+    redacted(Bytes::copy_from_slice(bytes));
+}
+
+/// Frames as a reader gets them: none has a value of a collection that is withheld.
+fn redacted(bytes: Bytes) {
+    let _ = block::decode_block(bytes.clone(), frame::CHAIN_START, true);
+    let redaction = Redaction::default();
+    let Ok(frames) = redact_frames(&redaction, bytes) else { return };
+    let Ok(entries) = decode_loose_frames(&frames) else { return };
+    assert!(!entries.iter().any(|entry| redaction.concerns(entry)));
 }
 
 /// Messages: the header, then the body as every type that may travel.
@@ -69,7 +81,7 @@ pub fn messages(bytes: &[u8]) {
             Kind::Progress => again::<message::Progress>(kind, body),
             Kind::Heartbeat => again::<message::Heartbeat>(kind, body),
             Kind::Compacted => again::<message::Compacted>(kind, body),
-            Kind::Frames => drop(block::decode_block(Bytes::copy_from_slice(body), frame::CHAIN_START)),
+            Kind::Frames => drop(block::decode_block(Bytes::copy_from_slice(body), frame::CHAIN_START, true)),
             Kind::Bookmark => again::<message::Bookmark>(kind, body),
             Kind::Push | Kind::PushForsaken => drop(txn::decode_txn(body)),
             Kind::ChunksAsked => again::<chunks::Asked>(kind, body),

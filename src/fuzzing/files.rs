@@ -13,10 +13,10 @@ use crate::env::fs::{Fs as _, parent_dir};
 use crate::env::memory::MemoryFs;
 use crate::env::{SystemClock, SystemEntropy};
 use crate::log::journal::Journal;
-use crate::model::{Chain, Digest, DigestSet, Generation, LogId, Seq};
+use crate::model::{Chain, Digest, DigestSet, Generation, LogId, Seq, Withheld};
 use crate::replica::directory::{Home, parse_current};
 use crate::replica::stepped::Stepped;
-use crate::state::{Object, StateStore, Target};
+use crate::state::{Object, StateStore, Target, WithheldObject};
 use crate::trust::Registry;
 
 const DIR: &str = "/outbox";
@@ -116,7 +116,10 @@ pub fn rows(bytes: &[u8]) {
     while !steps.is_done() && made.len() < 40 {
         let (collection, key) = steps.name();
         let (version, value) = (Seq(steps.below(9)), Bytes::from(vec![b'1'; 1 + usize::from(steps.one_in(3))]));
-        made.push(Row::Object { collection, key, version, time_ms: 0, value });
+        made.push(match steps.one_in(4) {
+            true => Row::Withheld { version, time_ms: 0, object: Withheld::of(collection, key, version, &value) },
+            false => Row::Object { collection, key, version, time_ms: 0, value },
+        });
     }
     load(&made);
 }
@@ -124,6 +127,7 @@ pub fn rows(bytes: &[u8]) {
 fn load(rows: &[Row]) {
     let store = StateStore::in_memory();
     let mut loader = store.loader().expect("a new store");
+    loader.redact();
     let (mut promised, mut seen, mut twice) = (DigestSet::default(), BTreeSet::new(), false);
     for row in rows {
         match row {
@@ -139,6 +143,14 @@ fn load(rows: &[Row]) {
                 loader.origin(*origin, row).expect("memory takes it");
                 match seen.insert(format!("\0{origin}")) {
                     true => promised.replace_origin(*origin, None, Some(row)),
+                    false => twice = true,
+                }
+            }
+            Row::Withheld { version, time_ms, object } => {
+                let row = WithheldObject { version: *version, time_ms: *time_ms, object: object.clone() };
+                loader.withheld(&row).expect("memory takes it");
+                match seen.insert(format!("{}\0{}", object.collection, object.key.as_str())) {
+                    true => promised.add_withheld(object),
                     false => twice = true,
                 }
             }

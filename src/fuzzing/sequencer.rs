@@ -61,7 +61,7 @@ impl Model {
             EntryBody::Commit(Txn { id: by, settled, .. }) | EntryBody::Reject { id: by, settled, .. } => {
                 by.origin == id.origin && by.counter > id.counter && *settled >= id.counter
             }
-            EntryBody::Unknown { .. } => false,
+            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => false,
         })
     }
 
@@ -81,7 +81,7 @@ impl Model {
                         assert!(!good && *id == txn.id, "{entry:?} {txn:?}");
                         assert!(matches!(reason, Reason::ConditionFailed { .. }), "{reason}");
                     }
-                    EntryBody::Unknown { .. } => panic!("nobody makes these"),
+                    EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => panic!("nobody makes these"),
                 }
                 assert!(self.entries.last().is_none_or(|before| before.time_ms <= entry.time_ms), "time never falls");
                 self.entries.push(entry);

@@ -111,7 +111,7 @@ impl BaseChanges {
                 (txn.id, txn.settled, None)
             }
             EntryBody::Reject { id, settled, reason } => (*id, *settled, Some(reason.clone())),
-            EntryBody::Unknown { .. } => {
+            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => {
                 self.summary.position = entry.seq;
                 return Ok(());
             }

@@ -256,7 +256,7 @@ impl LogReader {
             let (id, settled, reason) = match entry.body {
                 EntryBody::Commit(txn) => (txn.id, txn.settled, None),
                 EntryBody::Reject { id, settled, reason } => (id, settled, Some(reason)),
-                EntryBody::Unknown { .. } => continue,
+                EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => continue,
             };
             base.origins.entry(id.origin).or_default().record(entry.seq, id.counter, settled, reason);
         }

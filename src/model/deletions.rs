@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::ids::Seq;
-use super::txn::{Collection, Entry, EntryBody, Key, Op};
+use super::txn::{Collection, Entry, Key, Op};
 
 /// Most deletions that are kept.
 pub const ROWS_MAX: usize = 1 << 16;
@@ -126,7 +126,12 @@ impl Deletions {
 
     /// Takes in the next entry; adds to `changed` what is different then.
     pub fn take(&mut self, entry: &Entry, changed: &mut Changed) {
-        let EntryBody::Commit(txn) = &entry.body else { return };
+        let Some((txn, withheld)) = entry.body.committed() else { return };
+        for object in withheld {
+            if self.remove(&object.collection, &object.key).is_some() {
+                changed.insert((object.collection.clone(), object.key.clone()), None);
+            }
+        }
         for op in &txn.ops {
             let former = if self.is_empty() { None } else { self.remove(op.collection(), op.key()) };
             if matches!(op, Op::Delete { .. }) && entry.seq > self.complete_after {
@@ -213,7 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{MemberName, OriginCounter, Txn, TxnId};
+    use crate::model::{EntryBody, MemberName, OriginCounter, Txn, TxnId};
 
     fn name(key: u8) -> Named {
         (Collection::new(format!("c{}", key % 2)).expect("name"), Key::new(format!("k{key}")).expect("key"))

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Origin, Seq, hex_bytes};
+use super::redaction::Withheld;
 use super::txn::{Collection, Key, OriginRow};
 
 /// A sum of row hashes, as four little-endian limbs.
@@ -174,22 +175,42 @@ impl DigestSet {
     /// Takes in one object.
     pub fn add_object(&mut self, collection: &Collection, key: &Key, version: Seq, value: &[u8]) {
         let contribution = Digest::of_object(collection, key, version, value);
+        self.add(collection, (key.len() + value.len()) as u64, contribution);
+    }
+
+    /// Takes in one object whose value is withheld.
+    pub fn add_withheld(&mut self, object: &Withheld) {
+        self.add(&object.collection, (object.key.len() as u64).saturating_add(object.value_bytes), object.contribution);
+    }
+
+    fn add(&mut self, collection: &Collection, bytes: u64, contribution: Digest) {
         if !self.collections.contains_key(collection) {
             self.collections.insert(collection.clone(), CollectionSum::default());
         }
         if let Some(sum) = self.collections.get_mut(collection) {
             sum.objects += 1;
-            sum.bytes += (key.len() + value.len()) as u64;
+            sum.bytes = sum.bytes.saturating_add(bytes);
             sum.digest = sum.digest.plus(contribution);
         }
     }
 
     /// Takes one object out that was taken in before.
     pub fn remove_object(&mut self, collection: &Collection, key: &Key, version: Seq, value: &[u8]) {
+        let contribution = Digest::of_object(collection, key, version, value);
+        self.remove(collection, (key.len() + value.len()) as u64, contribution);
+    }
+
+    /// Takes one object out that [`DigestSet::add_withheld`] took in.
+    pub fn remove_withheld(&mut self, object: &Withheld) {
+        let bytes = (object.key.len() as u64).saturating_add(object.value_bytes);
+        self.remove(&object.collection, bytes, object.contribution);
+    }
+
+    fn remove(&mut self, collection: &Collection, bytes: u64, contribution: Digest) {
         let Some(sum) = self.collections.get_mut(collection) else { return };
         sum.objects = sum.objects.saturating_sub(1);
-        sum.bytes = sum.bytes.saturating_sub((key.len() + value.len()) as u64);
-        sum.digest = sum.digest.minus(Digest::of_object(collection, key, version, value));
+        sum.bytes = sum.bytes.saturating_sub(bytes);
+        sum.digest = sum.digest.minus(contribution);
         if sum.objects == 0 {
             self.collections.remove(collection);
         }

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod limits;
 pub mod position;
 pub mod printable;
+pub mod redaction;
 pub mod txn;
 
 pub use deletions::Deletions;
@@ -16,4 +17,5 @@ pub use digest::{Digest, DigestSet};
 pub use ids::{ChunkId, Generation, LogId, MemberName, Origin, OriginCounter, Seq};
 pub use limits::Limits;
 pub use position::{Chain, Lineage, LineageEntry, Position, Verdict};
+pub use redaction::{Redaction, Withheld};
 pub use txn::{Collection, Condition, Entry, EntryBody, Key, Maker, Op, OriginRow, Reason, Txn, TxnId};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{MemberName, Origin, OriginCounter, Seq};
 use super::limits::COLLECTION_BYTES_MAX;
+use super::redaction::Withheld;
 
 /// Name of a kind of object: 1 to 255 bytes of UTF-8 without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -362,6 +363,14 @@ pub enum EntryBody {
         /// Why.
         reason: Reason,
     },
+    /// A committed transaction as a member gets it that may not see some of its values: `txn` has the other operations. It is
+    /// sent, and never in a log.
+    Redacted {
+        /// The transaction without what is withheld.
+        txn: Txn,
+        /// Objects that it wrote, without their values; each is in no operation of `txn`.
+        withheld: Vec<Withheld>,
+    },
     /// A kind that this version does not know: carried unchanged, applied as nothing.
     Unknown {
         /// Kind number of the record.
@@ -376,9 +385,25 @@ impl EntryBody {
     #[must_use]
     pub fn id(&self) -> Option<TxnId> {
         match self {
-            EntryBody::Commit(txn) => Some(txn.id),
+            EntryBody::Commit(txn) | EntryBody::Redacted { txn, .. } => Some(txn.id),
             EntryBody::Reject { id, .. } => Some(*id),
             EntryBody::Unknown { .. } => None,
+        }
+    }
+
+    /// The objects that a committed transaction wrote whose values are withheld.
+    #[must_use]
+    pub fn withheld(&self) -> &[Withheld] {
+        self.committed().map_or(&[], |(_, withheld)| withheld)
+    }
+
+    /// The transaction that was committed, and the objects that it wrote besides.
+    #[must_use]
+    pub fn committed(&self) -> Option<(&Txn, &[Withheld])> {
+        match self {
+            EntryBody::Commit(txn) => Some((txn, &[])),
+            EntryBody::Redacted { txn, withheld } => Some((txn, withheld)),
+            EntryBody::Reject { .. } | EntryBody::Unknown { .. } => None,
         }
     }
 }

@@ -64,14 +64,15 @@ pub enum FrameError {
 #[derive(Debug)]
 pub struct Intake {
     chain: Chain,
+    is_redacted: bool,
     follower: Follower,
 }
 
 impl Intake {
-    /// Continues after the entry at `from`, where the chain is `chain`.
+    /// Continues after the entry at `from`, where the chain is `chain`; `is_redacted`: values are withheld here.
     #[must_use]
-    pub fn new(from: Seq, chain: Chain) -> Intake {
-        Intake { chain, follower: Follower::new(from, Digest::ZERO) }
+    pub fn new(from: Seq, chain: Chain, is_redacted: bool) -> Intake {
+        Intake { chain, is_redacted, follower: Follower::new(from, Digest::ZERO) }
     }
 
     /// Takes in a block of frames and cuts it into runs.
@@ -79,7 +80,7 @@ impl Intake {
     /// # Errors
     /// When anything about it is wrong; nothing of it is taken in then.
     pub fn handle_frames(&mut self, frames: Bytes) -> Result<Vec<Run>, FrameError> {
-        let entries = decode_block(frames, self.chain)?;
+        let entries = decode_block(frames, self.chain, self.is_redacted)?;
         let chain = entries.last().map_or(self.chain, |(_, chain)| *chain);
         let runs = self.follower.handle_entries(entries)?;
         self.chain = chain;

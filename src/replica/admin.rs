@@ -76,6 +76,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::Get { collection, key, at: None } => match replica.get(&collection, &key).map_err(damaged)? {
             Some(object) => answer.rows(&[as_row(&collection, key, object)]).await,
+            None if replica.state().withheld(&collection, &key).map_err(damaged)?.is_some() => Err(refuse(format!(
+                "the value of {collection}/{key} is withheld from readers: ask a webserver or the datastore"
+            ))),
             None => Ok(()),
         },
         Request::List { collection, prefix, limit } => list(replica, &collection, &prefix, limit, answer).await,

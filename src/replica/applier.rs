@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
 use crate::env::wait;
-use crate::model::{Entry, EntryBody, Op, Origin, Position, Seq};
+use crate::model::{Entry, Op, Origin, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::Decided;
@@ -278,7 +278,7 @@ impl Applier {
             return;
         }
         for entry in entries {
-            let EntryBody::Commit(txn) = &entry.body else { continue };
+            let Some((txn, _)) = entry.body.committed() else { continue };
             for op in &txn.ops {
                 let (seq, collection, key) = (entry.seq, op.collection().clone(), op.key().clone());
                 let change = match op {
@@ -513,7 +513,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Chain, Collection, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Txn, TxnId,
+        Chain, Collection, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Txn, TxnId,
     };
     use crate::protocol::outbox::Outbox;
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::codec::admin::Request;
 use crate::codec::message::{Kind, MESSAGE_BYTES_MAX, Open, RefusalCode, Refused};
 use crate::log::generations;
+use crate::state::StateError;
 use crate::transport::answer::{self, Answer, Failure};
 use crate::transport::state_stream;
 use crate::transport::wire::{self, WireError};
@@ -38,8 +39,12 @@ async fn answer(
     match wire::expect::<Open, _>(receive, Kind::Open).await? {
         open @ (Open::Snapshot | Open::StateAndDeletions | Open::WholeState) => {
             let snapshot = shared.state().snapshot().map_err(std::io::Error::other)?;
+            if snapshot.meta().is_some_and(|meta| meta.is_redacted) {
+                let message = StateError::Redacted.to_string();
+                return wire::send(send, Kind::Refused, &Refused { code: RefusalCode::Forbidden, message }).await;
+            }
             tracing::info!("the datastore is empty and asks for the state of this member");
-            state_stream::send(snapshot, open, send).await
+            state_stream::send(snapshot, open, None, send).await
         }
         Open::Admin => {
             let result = match answer::request(receive, MESSAGE_BYTES_MAX).await {

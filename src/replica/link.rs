@@ -16,7 +16,7 @@ use crate::codec::message::{
 };
 use crate::log::generations;
 use crate::model::address::host_and_port;
-use crate::model::{Chain, Generation, LineageEntry, Position, Seq, Verdict};
+use crate::model::{Generation, LineageEntry, Position, Verdict};
 use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
@@ -246,7 +246,8 @@ impl Linker {
         };
         // What the state lost is judged by where it had been, and fetched from where it is.
         let is_lacking = self.shared.position().is_none_or(|position| position.seq < welcome.horizon)
-            || self.shared.is_unsure_of(welcome.generation);
+            || self.shared.is_unsure_of(welcome.generation)
+            || self.shared.is_redacted_wrongly(&welcome);
         let wanted = needs_snapshot || is_lacking || self.shared.wants_resync();
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let is_left = mine.as_ref().is_some_and(|mine| reconcile::is_left(mine, &lineage, &welcome));
@@ -281,7 +282,7 @@ impl Linker {
         }
         self.shared.set_forbidden(role::forbidden(&welcome.role));
         if step == NextStep::Snapshot {
-            resync::fetch(self, connection, welcome.version).await?;
+            resync::fetch(self, connection, &welcome).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
         self.take_over_terms(&welcome).await;
@@ -295,7 +296,7 @@ impl Linker {
         let heard = Notify::new();
         tracing::info!(member = welcome.member, seq = %position.seq, head = %welcome.head, "connected");
         tokio::select! {
-            result = self.follow(connection, position.seq, position.chain) => result,
+            result = self.follow(connection, Intake::new(position.seq, position.chain, role::is_redacted(&welcome))) => result,
             result = self.listen(&mut receive, &heard) => result,
             result = self.report(&mut send, welcome.heartbeat_ms, &heard) => result,
             result = push::run(&self.shared, &self.outbox, connection), if self.shared.forbidden().is_none() => result,
@@ -387,12 +388,10 @@ impl Linker {
     async fn follow(
         &self,
         connection: &quinn::Connection,
-        from: Seq,
-        chain: Chain,
+        mut intake: Intake,
     ) -> Result<std::convert::Infallible, LinkError> {
         let mut stream = connection.accept_uni().await?;
         let _: Open = wire::expect(&mut stream, Kind::Open).await?;
-        let mut intake = Intake::new(from, chain);
         loop {
             let (kind, body) = wire::read(&mut stream).await?.ok_or(WireError::Closed)?;
             match kind {

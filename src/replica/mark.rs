@@ -138,6 +138,7 @@ mod tests {
             time_ms: 0,
             digests: DigestSet::default(),
             digest: Digest::ZERO,
+            is_redacted: false,
         }
     }
 

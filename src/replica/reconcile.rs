@@ -87,7 +87,7 @@ pub(super) async fn run(
     let side = resync::side(linker).await?;
     let set = Set { is_restore, ..set_of(mine, welcome.generation, shared_to) };
     let reconciled = async {
-        let state = resync::fetch_into(linker, connection, welcome.version, &side).await?;
+        let state = resync::fetch_into(linker, connection, welcome, &side).await?;
         let shared_to = earlier_fork(linker, &state, shared_to)?;
         exchange(linker, connection, state, &side, Set { shared_to, ..set }).await
     };

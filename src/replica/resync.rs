@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use tokio::sync::oneshot;
 
-use crate::codec::message::{Kind, Open, SnapshotBegin};
+use crate::codec::message::{Kind, Open, SnapshotBegin, Welcome};
 use crate::state::{Fork, StateStore};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
@@ -16,7 +16,7 @@ pub use crate::transport::state_stream::{Loading, Piece};
 use super::applier::{self, Descent, SwapError};
 use super::directory;
 use super::link::{LinkError, Linker};
-use super::reconcile;
+use super::{reconcile, role};
 
 impl From<ReceiveError> for LinkError {
     fn from(error: ReceiveError) -> Self {
@@ -27,14 +27,14 @@ impl From<ReceiveError> for LinkError {
     }
 }
 
-/// Fetches a snapshot over `connection`, on which `version` is spoken, and makes it the replica's state.
-pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, version: u16) -> Result<(), LinkError> {
+/// Fetches a snapshot over `connection`, on which this member was welcomed so, and makes it the replica's state.
+pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welcome: &Welcome) -> Result<(), LinkError> {
     if linker.shared.disk.is_full() {
         return Err(LinkError::Resync(super::disk::FULL.into()));
     }
     let side = side(linker).await?;
     let fetched = async {
-        let state = fetch_into(linker, connection, version, &side).await?;
+        let state = fetch_into(linker, connection, welcome, &side).await?;
         if reconcile::lacks_what_was_lost(linker, &state)? {
             return reconcile::leave_lost(linker, connection, state, &side).await;
         }
@@ -82,14 +82,14 @@ async fn remove(linker: &Linker, side: &Path) {
 pub(super) async fn fetch_into(
     linker: &Linker,
     connection: &quinn::Connection,
-    version: u16,
+    welcome: &Welcome,
     side: &Path,
 ) -> Result<StateStore, LinkError> {
     let (mut send, mut receive) = connection.open_bi().await?;
-    wire::send(&mut send, Kind::Open, &Open::state(version)).await?;
+    wire::send(&mut send, Kind::Open, &Open::state(welcome.version)).await?;
     let begin: SnapshotBegin = wire::expect(&mut receive, Kind::SnapshotBegin).await?;
     tracing::info!(seq = %begin.position.seq, objects = begin.objects, bytes = begin.bytes, "fetching the state");
-    Ok(state_stream::receive(&mut receive, begin, side, linker.cache_bytes).await?)
+    Ok(state_stream::receive(&mut receive, begin, side, linker.cache_bytes, role::is_redacted(welcome)).await?)
 }
 
 /// Makes a fetched state the current one, unless it does not continue the history of the present one.

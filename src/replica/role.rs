@@ -8,6 +8,7 @@ use std::convert::Infallible;
 
 use tokio::sync::mpsc;
 
+use crate::codec::message::{VERSION_REDACTED, Welcome};
 use crate::model::Seq;
 use crate::trust::Role;
 
@@ -20,6 +21,12 @@ pub(super) fn forbidden(role: &str) -> Option<String> {
     let is_reader = role == Role::Reader.to_string();
     is_reader
         .then(|| "this member is a reader, which may not write: write at a webserver or at the datastore".to_owned())
+}
+
+/// Whether the state of a member that is welcomed so lacks values that are withheld from readers. A datastore of an earlier
+/// version withholds nothing.
+pub fn is_redacted(welcome: &Welcome) -> bool {
+    welcome.version >= VERSION_REDACTED && welcome.role == Role::Reader.to_string()
 }
 
 /// Why a member that was revoked may not write.

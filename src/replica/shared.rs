@@ -28,6 +28,7 @@ use super::disk::{self, Disk};
 use super::opening::Lost;
 use super::receipts::{Receipts, Stage};
 use super::refusal::Refusal;
+use super::role;
 use super::terms::Terms;
 
 /// One thing that happened to the replica's view, for watchers.
@@ -373,6 +374,12 @@ impl Shared {
         let is_unmarked = lost.as_ref().map_or(is_absent, |lost| lost.mark.is_none());
         let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
         is_unmarked && terms.as_ref().is_none_or(|terms| terms.generation != generation)
+    }
+
+    /// Whether the state lacks values that this member may have, or has values that are withheld from it.
+    pub(super) fn is_redacted_wrongly(&self, welcome: &Welcome) -> bool {
+        let is_wrong = self.state().meta().is_some_and(|meta| meta.is_redacted != role::is_redacted(welcome));
+        is_wrong && !planted::is(Bug::RoleChangeKeepsState)
     }
 
     pub(super) fn set_lost(&self, lost: Option<Lost>) {

@@ -27,6 +27,8 @@ use super::receipts::Receipt;
 use super::shared::{Shared, SharedRef};
 use super::view::{Object, ReadError};
 
+pub use super::role::is_redacted;
+
 /// What a submission came to.
 pub type Submitted = Result<Receipt, SubmitError>;
 
@@ -150,7 +152,8 @@ impl Stepped {
 
     /// What to do with a welcome.
     pub fn judge(&self, mine: Option<&Position>, welcome: &Welcome, needs_snapshot: bool) -> NextStep {
-        let step = judge(mine, welcome, needs_snapshot || self.wants_resync());
+        let step =
+            judge(mine, welcome, needs_snapshot || self.wants_resync() || self.shared.is_redacted_wrongly(welcome));
         match step {
             NextStep::Refuse(verdict) => self.shared.set_problem(format!("the datastore is {verdict}")),
             _ if self.wants_resync() => {}

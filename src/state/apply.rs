@@ -8,9 +8,10 @@ use std::collections::hash_map::Entry as Slot;
 
 use super::engine::{Batch, Engine, Slice};
 use super::error::StateError;
+use super::withheld::{self, WithheldObject};
 use super::{makers, meta, objects, origins};
 use crate::model::digest::CollectionSum;
-use crate::model::{Collection, Digest, DigestSet, Entry, EntryBody, Op, Origin, OriginRow, Seq};
+use crate::model::{Collection, Digest, DigestSet, Entry, EntryBody, Key, Op, Origin, OriginRow, Seq, Withheld};
 use crate::planted::{self, Bug};
 
 /// The rows that change, and the sums of the collections concerned.
@@ -24,80 +25,133 @@ pub(super) struct Changes {
 
 /// The last word of a batch on one object.
 struct Last<'a> {
-    op: &'a Op,
+    word: Word<'a>,
     version: Seq,
     time_ms: u64,
 }
 
+#[derive(Clone, Copy)]
+enum Word<'a> {
+    Op(&'a Op),
+    Withheld(&'a Withheld),
+}
+
+impl Word<'_> {
+    fn name(&self) -> (&Collection, &Key) {
+        match self {
+            Word::Op(op) => (op.collection(), op.key()),
+            Word::Withheld(object) => (&object.collection, &object.key),
+        }
+    }
+
+    fn is_delete(&self) -> bool {
+        matches!(self, Word::Op(Op::Delete { .. }))
+    }
+}
+
+/// What is changed.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a> {
+    pub(super) engine: &'a dyn Engine,
+    pub(super) digests: &'a DigestSet,
+    /// Whether values are withheld from the state.
+    pub(super) is_redacted: bool,
+}
+
 /// Works out what `entries` change. Origins are left alone when `with_origins` is false.
-pub(super) fn stage(
-    engine: &dyn Engine,
-    entries: &[Entry],
-    digests: &DigestSet,
-    with_origins: bool,
-) -> Result<Changes, StateError> {
+pub(super) fn stage(state: Whole<'_>, entries: &[Entry], with_origins: bool) -> Result<Changes, StateError> {
+    let is_redacted = |entry: &&Entry| matches!(entry.body, EntryBody::Redacted { .. });
+    if let Some(entry) = entries.iter().find(is_redacted).filter(|_| !state.is_redacted) {
+        return Err(StateError::RedactedEntry { seq: entry.seq });
+    }
     let last = last_words(entries);
-    let sums = DigestSet { origins: digests.origins, ..DigestSet::default() };
+    let sums = DigestSet { origins: state.digests.origins, ..DigestSet::default() };
     let mut changes = Changes { batch: Vec::with_capacity(last.len() + 8), sums, before: HashMap::new() };
     for last in last {
-        changes.object(engine, digests, &last)?;
+        changes.object(state, &last)?;
     }
     if with_origins {
-        changes.origins(engine, entries)?;
-        makers::stage(engine, entries, &mut changes.batch)?;
+        changes.origins(state.engine, entries)?;
+        makers::stage(state.engine, entries, &mut changes.batch)?;
     }
     Ok(changes)
 }
 
 fn last_words(entries: &[Entry]) -> Vec<Last<'_>> {
-    let ops = entries.iter().filter_map(|entry| match &entry.body {
-        EntryBody::Commit(txn) => Some((entry, txn)),
-        EntryBody::Reject { .. } | EntryBody::Unknown { .. } => None,
-    });
     let mut places = HashMap::<(&str, &str), usize>::new();
     let mut words = Vec::<Last<'_>>::new();
-    for (entry, txn) in ops {
-        for op in &txn.ops {
-            let word = Last { op, version: entry.seq, time_ms: entry.time_ms };
-            match places.entry((op.collection().as_str(), op.key().as_str())) {
-                Slot::Occupied(place) => words[*place.get()] = word,
+    for entry in entries {
+        let Some((txn, withheld)) = entry.body.committed() else { continue };
+        for word in txn.ops.iter().map(Word::Op).chain(withheld.iter().map(Word::Withheld)) {
+            let last = Last { word, version: entry.seq, time_ms: entry.time_ms };
+            let (collection, key) = match word {
+                Word::Op(op) => (op.collection(), op.key()),
+                Word::Withheld(object) => (&object.collection, &object.key),
+            };
+            match places.entry((collection.as_str(), key.as_str())) {
+                Slot::Occupied(place) => words[*place.get()] = last,
                 Slot::Vacant(place) => {
                     place.insert(words.len());
-                    words.push(word);
+                    words.push(last);
                 }
             }
         }
     }
     // In key order, neighbours share the engine's blocks.
-    words.sort_unstable_by_key(|word| (word.op.collection(), word.op.key()));
+    words.sort_unstable_by(|a, b| a.word.name().cmp(&b.word.name()));
     words
 }
 
 impl Changes {
-    fn object(&mut self, engine: &dyn Engine, digests: &DigestSet, last: &Last<'_>) -> Result<(), StateError> {
-        let (collection, key) = (last.op.collection(), last.op.key());
+    fn object(&mut self, state: Whole<'_>, last: &Last<'_>) -> Result<(), StateError> {
+        let (collection, key) = last.word.name();
         let row_key = objects::key(collection.as_str(), key.as_str());
-        let old = engine.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
-        if old.is_none() && last.op.value().is_none() {
+        let old = state.engine.get(&row_key)?.map(|row| objects::decode(&row_key, row)).transpose()?;
+        let withheld_key = state.is_redacted.then(|| withheld::key(collection, key));
+        let old_withheld = withheld_key.clone().map(|key| withheld::get(state.engine, key)).transpose()?.flatten();
+        if old.is_none() && old_withheld.is_none() && last.word.is_delete() {
             return Ok(());
         }
-        if !self.before.contains_key(collection) {
-            let sum = digests.collections.get(collection).copied();
-            self.before.insert(collection.clone(), sum);
-            if let Some(sum) = sum {
-                self.sums.collections.insert(collection.clone(), sum);
-            }
-        }
-        let kept = planted::is(Bug::DigestWithoutDelete) && last.op.value().is_none();
-        if let Some(old) = old.filter(|_| !kept) {
+        self.touch(collection, state.digests);
+        let kept = planted::is(Bug::DigestWithoutDelete) && last.word.is_delete();
+        if let Some(old) = old.as_ref().filter(|_| !kept) {
             self.sums.remove_object(collection, key, old.version, old.value());
         }
-        let row = last.op.value().map(|value| {
-            self.sums.add_object(collection, key, last.version, value);
-            objects::encode(&row_key, last.version, last.time_ms, value)
-        });
+        if let Some(old) = old_withheld.as_ref().filter(|_| !kept) {
+            self.sums.remove_withheld(&old.object);
+        }
+        let (mut row, mut withheld_row) = (None, None);
+        match last.word {
+            Word::Op(op) => {
+                row = op.value().map(|value| {
+                    self.sums.add_object(collection, key, last.version, value);
+                    objects::encode(&row_key, last.version, last.time_ms, value)
+                });
+            }
+            Word::Withheld(object) => {
+                self.sums.add_withheld(object);
+                let (version, time_ms) = (last.version, last.time_ms);
+                let object = WithheldObject { version, time_ms, object: object.clone() };
+                withheld_row = withheld_key.as_ref().map(|key| withheld::encode(key, &object));
+            }
+        }
         self.batch.push((Slice::from(row_key), row));
+        if let Some(key) = withheld_key.filter(|_| old_withheld.is_some() || withheld_row.is_some()) {
+            self.batch.push((Slice::from(key), withheld_row));
+        }
         Ok(())
+    }
+
+    /// Notes the sum of a collection that is about to change.
+    fn touch(&mut self, collection: &Collection, digests: &DigestSet) {
+        if self.before.contains_key(collection) {
+            return;
+        }
+        let sum = digests.collections.get(collection).copied();
+        self.before.insert(collection.clone(), sum);
+        if let Some(sum) = sum {
+            self.sums.collections.insert(collection.clone(), sum);
+        }
     }
 
     fn origins(&mut self, engine: &dyn Engine, entries: &[Entry]) -> Result<(), StateError> {

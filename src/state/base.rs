@@ -33,8 +33,19 @@ pub struct BaseEntries {
 /// Plans the base that stands for a state. Holds the names of all objects in memory, not their values.
 ///
 /// # Errors
-/// When the state is damaged.
+/// When the state is damaged, or values are withheld from it.
 pub fn base_entries(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError> {
+    if snapshot.meta().is_some_and(|meta| meta.is_redacted) {
+        return Err(StateError::Redacted);
+    }
+    base_entries_left(snapshot)
+}
+
+/// [`base_entries`] that leave out objects whose values are withheld from the state. They do not add up to its digest then.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn base_entries_left(snapshot: &StateSnapshot) -> Result<BaseEntries, StateError> {
     let mut parts = BTreeMap::<Seq, Part>::new();
     for row in snapshot.objects() {
         let (collection, key, object) = row?;

@@ -17,6 +17,7 @@ pub(crate) enum Table {
     Objects = 4,
     Makers = 5,
     Deletions = 6,
+    Withheld = 7,
 }
 
 impl Table {
@@ -28,6 +29,7 @@ impl Table {
             Table::Objects => "objects",
             Table::Makers => "makers",
             Table::Deletions => "deletions",
+            Table::Withheld => "withheld",
         }
     }
 

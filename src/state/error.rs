@@ -73,6 +73,19 @@ pub enum StateError {
     /// The store holds rows but no position: filling it was interrupted.
     #[error("the state has rows but no position: filling it was interrupted; discard the directory and begin anew")]
     Unfinished,
+    /// Values are withheld from the state, so it cannot take the place of a log or of another state.
+    #[error(
+        "the state does not hold the values that are withheld from readers: only a webserver's or the datastore's can be used; what it does hold can be written out with `export`"
+    )]
+    Redacted,
+    /// An entry from which values are withheld, for a state that holds all values.
+    #[error(
+        "entry {seq} lacks values that are withheld from readers, and the state holds all values: it must be fetched anew"
+    )]
+    RedactedEntry {
+        /// Its sequence.
+        seq: Seq,
+    },
     /// The store holds a state already.
     #[error("the state at sequence {seq} is in place already; a new one needs an empty directory")]
     AlreadyInitialised {
@@ -123,6 +136,8 @@ impl StateError {
             | StateError::Unavailable { .. }
             | StateError::NotNow { .. }
             | StateError::AlreadyInitialised { .. }
+            | StateError::Redacted
+            | StateError::RedactedEntry { .. }
             | StateError::OutOfOrder { .. } => Remedy::Refused,
         }
     }

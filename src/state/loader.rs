@@ -12,6 +12,7 @@ use super::meta::StateMeta;
 use super::objects::{self, Object};
 use super::origins;
 use super::store::StateStore;
+use super::withheld::{self, WithheldObject};
 use crate::model::deletions::{Changed, Deletions};
 use crate::model::position::Chain;
 use crate::model::{
@@ -50,12 +51,13 @@ pub struct Loader {
     batch: Batch,
     batch_bytes: usize,
     rows: u64,
+    is_redacted: bool,
 }
 
 impl Loader {
     pub(super) fn new(store: StateStore) -> Loader {
         let (digests, deletions) = (DigestSet::default(), Deletions::default());
-        Loader { store, digests, deletions, batch: Vec::new(), batch_bytes: 0, rows: 0 }
+        Loader { store, digests, deletions, batch: Vec::new(), batch_bytes: 0, rows: 0, is_redacted: false }
     }
 
     /// Rows taken in so far.
@@ -72,6 +74,25 @@ impl Loader {
         self.digests.add_object(collection, key, object.version, &object.value);
         let row_key = objects::key(collection.as_str(), key.as_str());
         let row = objects::encode(&row_key, object.version, object.time_ms, &object.value);
+        self.push(Slice::from(row_key), row)
+    }
+
+    /// Makes this a state from which values are withheld, also when it has no such object yet.
+    pub fn redact(&mut self) {
+        self.is_redacted = true;
+    }
+
+    /// Takes in an object whose value is withheld. Each may come once.
+    ///
+    /// # Errors
+    /// Before [`Loader::redact`], and when the store cannot write.
+    pub fn withheld(&mut self, object: &WithheldObject) -> Result<(), StateError> {
+        if !self.is_redacted {
+            return Err(StateError::Redacted);
+        }
+        self.digests.add_withheld(&object.object);
+        let row_key = withheld::key(&object.object.collection, &object.object.key);
+        let row = withheld::encode(&row_key, object);
         self.push(Slice::from(row_key), row)
     }
 
@@ -129,7 +150,8 @@ impl Loader {
         if !self.batch.is_empty() {
             self.write()?;
         }
-        let mut changes = apply::stage(self.store.engine(), entries, &self.digests, false)?;
+        let whole = apply::Whole { engine: self.store.engine(), digests: &self.digests, is_redacted: false };
+        let mut changes = apply::stage(whole, entries, false)?;
         let mut batch = std::mem::take(&mut changes.batch);
         self.rows += batch.len() as u64;
         let mut deleted = Changed::new();
@@ -159,8 +181,8 @@ impl Loader {
         deletions::push(&mut self.batch, forgotten);
         self.write()?;
         deletions::check(&*self.store.engine().snapshot(), &self.deletions, seq)?;
-        let digests = self.digests;
-        let meta = StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest: found };
+        let (digests, is_redacted) = (self.digests, self.is_redacted);
+        let meta = StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest: found, is_redacted };
         self.store.finish(meta, self.deletions)?;
         Ok(self.store)
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Batch, EngineSnapshot, Slice, prefix_end};
 use super::envelope::{self, Table};
 use super::error::StateError;
+use super::withheld;
 use crate::model::deletions::Summary;
 use crate::model::digest::CollectionSum;
 use crate::model::position::Chain;
@@ -36,6 +37,8 @@ pub struct StateMeta {
     pub digests: DigestSet,
     /// `digests.overall()`, kept up to date.
     pub digest: Digest,
+    /// Whether values are withheld: of some objects it has the names and what they add to the digest, no more.
+    pub is_redacted: bool,
 }
 
 impl StateMeta {
@@ -156,5 +159,6 @@ pub(super) fn load(view: &dyn EngineSnapshot) -> Result<Option<StateMeta>, State
         time_ms: position.time_ms,
         digests,
         digest: found,
+        is_redacted: withheld::is_marked(view)?,
     }))
 }

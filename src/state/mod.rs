@@ -12,7 +12,7 @@
 //! before [`StateStore::persist`] is called; a state may lag its log, never contradict it.
 //!
 //! Tables (numbers are on disk and never reused): 1 position, 2 collection sums ([`meta`]), 3 origins ([`origins`]),
-//! 4 objects ([`objects`]), 5 makers (`makers`), 6 recent deletions (`deletions`). They share **one** keyspace of the engine, each row's key beginning with its table's
+//! 4 objects ([`objects`]), 5 makers (`makers`), 6 recent deletions (`deletions`), 7 objects whose values are withheld (`withheld`). They share **one** keyspace of the engine, each row's key beginning with its table's
 //! number. Separate keyspaces are flushed separately and before the journal is synced, so a power cut could leave
 //! objects that are newer than the position; one keyspace is flushed as a whole.
 
@@ -37,9 +37,10 @@ pub mod rebuild;
 mod snapshot;
 pub mod store;
 mod view;
+mod withheld;
 
 pub use aborts::is_suspect;
-pub use base::{BaseEntries, base_entries};
+pub use base::{BaseEntries, base_entries, base_entries_left};
 pub use descent::Fork;
 pub use error::{Remedy, StateError};
 pub use loader::{Loader, Target};
@@ -50,6 +51,7 @@ pub use rebuild::{Action, LogView, LossReason, RebuildReason};
 pub use snapshot::StateSnapshot;
 pub use store::{CheckReport, StateDamage, StateStore};
 pub use view::duplicate;
+pub use withheld::WithheldObject;
 
 #[cfg(test)]
 mod tests;

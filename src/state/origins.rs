@@ -40,7 +40,9 @@ pub(super) fn decode_named((row_key, row): (Slice, Slice)) -> Result<(Origin, Or
 /// What an entry tells of its origin, in the form of [`OriginRow::record`].
 pub(super) fn outcome(entry: &Entry) -> Option<(Origin, OriginCounter, OriginCounter, Option<&Reason>)> {
     match &entry.body {
-        EntryBody::Commit(txn) => Some((txn.id.origin, txn.id.counter, txn.settled, None)),
+        EntryBody::Commit(txn) | EntryBody::Redacted { txn, .. } => {
+            Some((txn.id.origin, txn.id.counter, txn.settled, None))
+        }
         EntryBody::Reject { id, settled, reason } => Some((id.origin, id.counter, *settled, Some(reason))),
         EntryBody::Unknown { .. } => None,
     }

@@ -12,6 +12,7 @@ use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins::{self, OriginTable};
 use super::store::{CheckReport, StateDamage};
+use super::withheld::{self, WithheldObject};
 use crate::env::damage::DamageRecord;
 use crate::model::{Collection, Deletions, DigestSet, Key, Maker, Origin, OriginRow, Seq};
 
@@ -110,6 +111,11 @@ impl StateSnapshot {
         })
     }
 
+    /// The objects whose values are withheld from this state; none unless it is redacted.
+    pub fn withheld(&self) -> impl Iterator<Item = Result<WithheldObject, StateError>> + Send + use<> {
+        self.rows(withheld::range(), withheld::decode_named)
+    }
+
     /// What is remembered of an origin.
     ///
     /// # Errors
@@ -176,6 +182,10 @@ impl StateSnapshot {
         for row in self.view.range(low, high) {
             let (collection, key, object) = objects::decode_named(row?)?;
             found.add_object(&collection, &key, object.version, object.value());
+            *rows += 1;
+        }
+        for object in self.withheld() {
+            found.add_withheld(&object?.object);
             *rows += 1;
         }
         for row in self.origins() {

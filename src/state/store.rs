@@ -18,6 +18,7 @@ use super::meta::{self, StateMeta};
 use super::objects::{self, Object};
 use super::origins;
 use super::snapshot::StateSnapshot;
+use super::withheld::{self, WithheldObject};
 use crate::env::damage::DamageRecord;
 use crate::model::deletions::{Changed, Deletions};
 use crate::model::position::Chain;
@@ -215,8 +216,9 @@ impl StateStore {
         let deletions = self.writer()?;
         self.check_new()?;
         let (seq, chain, time_ms, digest) = (Seq::ZERO, Chain::default(), 0, Digest::ZERO);
-        let digests = DigestSet::default();
-        self.replace_meta(StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest }, &deletions)
+        let (digests, is_redacted) = (DigestSet::default(), false);
+        let meta = StateMeta { log_id, generation, lineage, seq, chain, time_ms, digests, digest, is_redacted };
+        self.replace_meta(meta, &deletions)
     }
 
     /// Records that the log went on to another generation; the history up to here is shared.
@@ -244,6 +246,9 @@ impl StateStore {
         for (collection, sum) in &meta.digests.collections {
             meta::push_sum(&mut batch, collection, Some(sum));
         }
+        if meta.is_redacted {
+            withheld::push_marker(&mut batch);
+        }
         meta::push_position(&mut batch, &meta, meta.digests.origins, deletions.summary());
         self.0.engine.write(batch)?;
         self.0.engine.persist()?;
@@ -267,7 +272,8 @@ impl StateStore {
                 return Err(StateError::OutOfOrder { expected, found: entry.seq });
             }
         }
-        let mut changes = self.checked(apply::stage(self.engine(), entries, &meta.digests, true))?;
+        let whole = apply::Whole { engine: self.engine(), digests: &meta.digests, is_redacted: meta.is_redacted };
+        let mut changes = self.checked(apply::stage(whole, entries, true))?;
         changes.push_sums();
         let digest = changes.overall(meta.digest, meta.digests.origins);
         let origins = changes.origins_digest();
@@ -321,6 +327,17 @@ impl StateStore {
     pub fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
         let row = self.row(&objects::key(collection.as_str(), key.as_str()), objects::decode)?;
         Ok(row.map(|row| row.version))
+    }
+
+    /// The object under a key whose value is withheld from this state.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn withheld(&self, collection: &Collection, key: &Key) -> Result<Option<WithheldObject>, StateError> {
+        if !self.meta().is_some_and(|meta| meta.is_redacted) {
+            return Ok(None);
+        }
+        self.checked(withheld::get(self.engine(), withheld::key(collection, key)))
     }
 
     /// What is remembered of an origin.

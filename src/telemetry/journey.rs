@@ -110,7 +110,7 @@ fn decided(side: Side, entries: &[Entry]) {
     }
     for entry in entries {
         let (id, reason) = match &entry.body {
-            EntryBody::Commit(txn) => (txn.id, None),
+            EntryBody::Commit(txn) | EntryBody::Redacted { txn, .. } => (txn.id, None),
             EntryBody::Reject { id, reason, .. } => (*id, Some(reason)),
             EntryBody::Unknown { .. } => continue,
         };

@@ -122,7 +122,7 @@ impl RowBatch {
     pub fn push(&mut self, row: Row) -> Option<Vec<Row>> {
         self.bytes += match &row {
             Row::Object { key, value, .. } => key.len() + value.len() + 64,
-            Row::Origin { .. } | Row::Maker { .. } => 64,
+            Row::Origin { .. } | Row::Maker { .. } | Row::Withheld { .. } => 64,
         };
         self.rows.push(row);
         (self.bytes >= ROWS_BYTES).then(|| self.take())

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 
 use crate::codec::deletions;
 use crate::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
-use crate::model::{Deletions, Maker, Origin, OriginRow};
+use crate::model::{Deletions, Maker, Origin, OriginRow, Redaction, Withheld};
 use crate::planted::{self, Bug};
-use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target};
+use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target, WithheldObject};
 
 use super::wire::{self, WireError};
 
@@ -26,25 +26,40 @@ const BATCHES_WAITING: usize = 4;
 /// Pieces that may wait for the disk.
 const PIECES_WAITING: usize = 4;
 
-/// Sends a state, as a stream was opened for it with `open`; ends the stream.
+/// Sends a state, as a stream was opened for it with `open`, without the values that are withheld by `redaction`; ends the
+/// stream.
 ///
 /// # Errors
-/// When the state cannot be read or the stream breaks.
-pub async fn send(snapshot: StateSnapshot, open: Open, send: &mut quinn::SendStream) -> Result<(), WireError> {
-    write(snapshot, open, send).await?;
+/// When the state cannot be read or is itself redacted, or the stream breaks.
+pub async fn send(
+    snapshot: StateSnapshot,
+    open: Open,
+    redaction: Option<Redaction>,
+    send: &mut quinn::SendStream,
+) -> Result<(), WireError> {
+    write(snapshot, open, redaction, send).await?;
     send.finish().map_err(std::io::Error::other)?;
     Ok(())
 }
 
-async fn write<W: AsyncWrite + Unpin>(snapshot: StateSnapshot, open: Open, send: &mut W) -> Result<(), WireError> {
+async fn write<W: AsyncWrite + Unpin>(
+    snapshot: StateSnapshot,
+    open: Open,
+    redaction: Option<Redaction>,
+    send: &mut W,
+) -> Result<(), WireError> {
     let meta = snapshot.meta().cloned().ok_or_else(|| std::io::Error::other("the state has no position"))?;
+    if meta.is_redacted {
+        return Err(std::io::Error::other(StateError::Redacted).into());
+    }
     wire::send(send, Kind::SnapshotBegin, &begin(&meta)).await?;
     if matches!(open, Open::StateAndDeletions | Open::WholeState) {
         let deletions = snapshot.deletions().map_err(std::io::Error::other)?;
         wire::send_raw(send, Kind::Deletions, &deletions::encode(&deletions)).await?;
     }
     let (batches, mut ready) = mpsc::channel::<(u64, Vec<u8>)>(BATCHES_WAITING);
-    let reading = tokio::task::spawn_blocking(move || read(&snapshot, open == Open::WholeState, &batches));
+    let with_makers = open == Open::WholeState;
+    let reading = tokio::task::spawn_blocking(move || read(&snapshot, with_makers, redaction, &batches));
     let mut rows = 0;
     while let Some((count, batch)) = ready.recv().await {
         rows += count;
@@ -65,7 +80,7 @@ pub enum ReceiveError {
     Load(String),
 }
 
-/// Loads the state that follows `begin` on a stream into the new directory `path`.
+/// Loads the state that follows `begin` on a stream into the new directory `path`; `is_redacted`: values may be withheld.
 ///
 /// # Errors
 /// When the stream breaks or what came is not what was announced. The directory is to be removed then.
@@ -74,10 +89,11 @@ pub async fn receive<R: AsyncRead + Unpin>(
     begin: SnapshotBegin,
     path: &Path,
     cache_bytes: u64,
+    is_redacted: bool,
 ) -> Result<StateStore, ReceiveError> {
     let (pieces, incoming) = mpsc::channel::<Piece>(PIECES_WAITING);
     let path = path.to_owned();
-    let loading = tokio::task::spawn_blocking(move || load(&path, cache_bytes, &begin, incoming));
+    let loading = tokio::task::spawn_blocking(move || load(&path, cache_bytes, &begin, is_redacted, incoming));
     let received = receive_pieces(stream, &pieces).await;
     drop(pieces);
     let loaded = loading.await.map_err(|error| ReceiveError::Load(error.to_string()))?;
@@ -106,12 +122,15 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Begins to fill `store`, which is new.
+    /// Begins to fill `store`, which is new; `is_redacted`: values may be withheld.
     ///
     /// # Errors
     /// When it is not.
-    pub fn begin(store: &StateStore, begin: &SnapshotBegin) -> Result<Loading, String> {
-        let loader = store.loader().map_err(|error| error.to_string())?;
+    pub fn begin(store: &StateStore, begin: &SnapshotBegin, is_redacted: bool) -> Result<Loading, String> {
+        let mut loader = store.loader().map_err(|error| error.to_string())?;
+        if is_redacted {
+            loader.redact();
+        }
         let target = Target {
             log_id: begin.position.log_id,
             generation: begin.position.generation,
@@ -150,6 +169,9 @@ impl Loading {
                 Row::Origin { origin, row } => {
                     self.part(origin, row)?;
                     Ok(())
+                }
+                Row::Withheld { version, time_ms, object } => {
+                    self.loader.withheld(&WithheldObject { version, time_ms, object })
                 }
                 Row::Maker { origin, maker } => {
                     self.maker(origin, &maker)?;
@@ -240,10 +262,11 @@ fn load(
     path: &Path,
     cache_bytes: u64,
     begin: &SnapshotBegin,
+    is_redacted: bool,
     mut incoming: mpsc::Receiver<Piece>,
 ) -> Result<StateStore, String> {
     let store = StateStore::open(path, cache_bytes).map_err(|error| error.to_string())?;
-    let mut loading = Loading::begin(&store, begin)?;
+    let mut loading = Loading::begin(&store, begin, is_redacted)?;
     while let Some(piece) = incoming.blocking_recv() {
         match piece {
             Piece::Deletions(deletions) => loading.deletions(deletions)?,
@@ -254,7 +277,12 @@ fn load(
     Err("it broke off".into())
 }
 
-fn read(snapshot: &StateSnapshot, with_makers: bool, batches: &mpsc::Sender<(u64, Vec<u8>)>) -> Result<(), StateError> {
+fn read(
+    snapshot: &StateSnapshot,
+    with_makers: bool,
+    redaction: Option<Redaction>,
+    batches: &mpsc::Sender<(u64, Vec<u8>)>,
+) -> Result<(), StateError> {
     let mut rows: Vec<Row> = Vec::new();
     let mut bytes = 0;
     let give = |rows: &mut Vec<Row>| {
@@ -263,7 +291,7 @@ fn read(snapshot: &StateSnapshot, with_makers: bool, batches: &mpsc::Sender<(u64
         rows.clear();
         sent
     };
-    for row in rows_of(snapshot, with_makers) {
+    for row in rows_of(snapshot, with_makers, redaction) {
         let (row, size) = row?;
         rows.push(row);
         bytes += size;
@@ -298,15 +326,21 @@ pub fn end(meta: &StateMeta, rows: u64) -> SnapshotEnd {
     SnapshotEnd { rows, digest: meta.digest, chain: meta.chain }
 }
 
-/// The rows of a snapshot, each with about its size in bytes.
+/// The rows of a snapshot, each with about its size in bytes, without the values that are withheld by `redaction`.
 pub fn rows_of(
     snapshot: &StateSnapshot,
     with_makers: bool,
+    redaction: Option<Redaction>,
 ) -> impl Iterator<Item = Result<(Row, usize), StateError>> + Send + use<> {
-    let objects = snapshot.objects().map(|row| {
+    let objects = snapshot.objects().map(move |row| {
         row.map(|(collection, key, object)| {
-            let bytes = key.len() + object.value.len() + 64;
             let (version, time_ms, value) = (object.version, object.time_ms, object.value);
+            if redaction.as_ref().is_some_and(|redaction| redaction.hides(&collection)) {
+                let object = Withheld::of(collection, key, version, &value);
+                let bytes = object.key.len() + ROW_BYTES + 32;
+                return (Row::Withheld { version, time_ms, object }, bytes);
+            }
+            let bytes = key.len() + value.len() + ROW_BYTES;
             (Row::Object { collection, key, version, time_ms, value }, bytes)
         })
     });
@@ -375,10 +409,11 @@ mod tests {
         for (version, known_after, known) in [(1, Seq(1), 0), (2, Seq(0), 1), (3, Seq(0), 1)] {
             let (mut near, mut far) = tokio::io::duplex(1 << 20);
             let snapshot = state().snapshot().expect("a view");
-            write(snapshot, Open::state(version), &mut near).await.expect("sends");
+            write(snapshot, Open::state(version), None, &mut near).await.expect("sends");
             let begin = wire::expect(&mut far, Kind::SnapshotBegin).await.expect("begins");
             let place = tempfile::tempdir().expect("temp dir");
-            let received = receive(&mut far, begin, &place.path().join("state"), 8 << 20).await.expect("receives");
+            let received =
+                receive(&mut far, begin, &place.path().join("state"), 8 << 20, false).await.expect("receives");
             assert_eq!(received.meta(), state().meta());
             let deletions = received.snapshot().expect("a view").deletions().expect("reads");
             assert_eq!((deletions.complete_after(), deletions.len()), (known_after, known), "version {version}");

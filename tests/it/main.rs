@@ -36,3 +36,4 @@ mod state_damage;
 mod trust;
 mod verdicts;
 mod web;
+mod withheld;

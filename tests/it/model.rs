@@ -90,7 +90,7 @@ impl Model {
                 assert!(!reason.to_string().is_empty());
                 Some(reason.to_string())
             }
-            EntryBody::Unknown { .. } => panic!("unknown: {entry:?}"),
+            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => panic!("not of a log: {entry:?}"),
         };
         assert_eq!(self.decided.insert(id, (self.seq, reason)), None, "{id:?} was decided twice");
     }

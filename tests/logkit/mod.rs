@@ -103,7 +103,7 @@ impl Model {
                 (txn.id, txn.settled, None)
             }
             EntryBody::Reject { id, settled, reason } => (*id, *settled, Some(reason.clone())),
-            EntryBody::Unknown { .. } => return,
+            EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => return,
         };
         self.origins.entry(id.origin).or_default().record(entry.seq, id.counter, settled, reason);
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use gravwell::codec::message::Bookmark;
 use gravwell::datastore::open;
 use gravwell::env::Fs;
-use gravwell::model::{Collection, Seq, Txn, TxnId};
+use gravwell::model::{Collection, Seq, Txn, TxnId, Withheld};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
-use super::datastore::{LOG, Running, SEGMENT_BYTES};
+use super::datastore::{LOG, Running, SEGMENT_BYTES, redaction};
 use super::network::MS;
 use super::oracle::{Checked, Held, Name, Violation, broken};
 use super::world::{Truth, World};
@@ -23,7 +23,11 @@ const ORIGIN_BYTES: u64 = 200;
 
 /// The collections that clients use.
 pub fn collections() -> [Collection; 2] {
-    ["dashboards", "users"].map(|name| Collection::new(name).expect("name"))
+    ["dashboards", "users"].map(named)
+}
+
+fn named(collection: &str) -> Collection {
+    Collection::new(collection).expect("name")
 }
 
 fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
@@ -36,17 +40,50 @@ fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
     rows.collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
+/// Whether no row of an object is damaged.
+fn is_readable(state: &StateStore) -> bool {
+    let withheld = state.snapshot().and_then(|view| view.withheld().try_for_each(|row| row.map(drop)));
+    objects(state).is_ok() && withheld.is_ok()
+}
+
 impl World {
     /// Somebody's committed state must be the history's at its sequence, its digest everybody's.
     pub fn check_committed(&mut self, who: &str, state: &StateStore) -> Checked {
         let Some(meta) = state.meta() else { return Ok(()) };
-        let rows = objects(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
+        let mut rows = objects(state).map_err(|error| Violation(format!("{who} cannot be read: {error}")))?;
+        if meta.is_redacted {
+            self.add_withheld(who, state, &mut rows)?;
+        }
         self.oracle.state(who, meta.seq, rows.into_iter())?;
         // Damaged rows of deletions are refused where they are read, and found by the last look.
         if let Ok(deletions) = state.snapshot().and_then(|view| view.deletions()) {
             self.oracle.deletions(who, meta.seq, &deletions)?;
         }
         self.oracle.digest(who, meta.seq, meta.digest)
+    }
+
+    /// A redacted state holds no hidden value, and of each what it adds to the digest. The model's own values are added to `rows`.
+    fn add_withheld(&self, who: &str, state: &StateStore, rows: &mut Vec<(Name, Held)>) -> Checked {
+        let redaction = redaction();
+        if let Some((name, _)) = rows.iter().find(|((collection, _), _)| redaction.hides(&named(collection))) {
+            broken!("{who} is a reader, and holds the value of {name:?}");
+        }
+        let unread = |error: gravwell::state::StateError| Violation(format!("{who} cannot be read: {error}"));
+        let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
+        for withheld in state.snapshot().map_err(unread)?.withheld() {
+            let withheld = withheld.map_err(unread)?;
+            let Withheld { collection, key, .. } = &withheld.object;
+            let name = (collection.to_string(), key.as_str().to_owned());
+            let Some((value, version)) = self.oracle.at(&name, seq) else {
+                broken!("{who} at {seq}: {name:?} is withheld, and was not there");
+            };
+            let told = Withheld::of(collection.clone(), key.clone(), version, &value);
+            if (&told, version) != (&withheld.object, withheld.version) {
+                broken!("{who} at {seq}: of {name:?} it has {withheld:?}, should have {told:?} at {version}");
+            }
+            rows.push((name, (value, version)));
+        }
+        Ok(())
     }
 
     /// What a replica shows: the committed state, its own pending transactions on top, its rejected ones.
@@ -87,7 +124,7 @@ impl World {
         let who = node.name.to_string();
         let state = running.stepped.state();
         // A damaged row is refused where it is read; whatever is shown must be right.
-        if !is_damaged || objects(&state).is_ok() {
+        if !is_damaged || is_readable(&state) {
             self.check_committed(&who, &state)?;
         }
         let (node, oracle) = (&self.replicas[number], &self.oracle);
@@ -119,7 +156,11 @@ impl World {
                 if should.contains(id) { "lost" } else { "made up" }
             );
         }
-        let view = oracle.view(number, seq, &known);
+        let mut view = oracle.view(number, seq, &known);
+        if state.meta().is_some_and(|meta| meta.is_redacted) {
+            let redaction = redaction();
+            view.retain(|(collection, _), (_, version)| version.is_none() || !redaction.hides(&named(collection)));
+        }
         let mut seen = BTreeMap::new();
         for collection in ["dashboards", "users"] {
             let rows = running.stepped.scan(&Collection::new(collection).expect("name"), "");
@@ -261,7 +302,7 @@ impl World {
                 .iter()
                 .any(|collection| running.stepped.scan(&Collection::new(*collection).expect("name"), "").is_err());
             let deletions = running.stepped.state().snapshot().and_then(|view| view.deletions());
-            let damaged = damaged || deletions.is_err();
+            let damaged = damaged || deletions.is_err() || !is_readable(&running.stepped.state());
             if damaged && running.stepped.wants_resync() {
                 let id = running.link.as_ref().map(|link| link.id);
                 if let Some(id) = id {

@@ -12,6 +12,7 @@ use gravwell::protocol::push::Pusher;
 use gravwell::protocol::session::NextStep;
 use gravwell::protocol::tail::Intake;
 use gravwell::replica::resync::Loading;
+use gravwell::replica::stepped::is_redacted;
 use gravwell::replica::{Draft, Stage};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
@@ -222,10 +223,11 @@ impl World {
                 self.look_at_receipts(number)
             }
             Message::Begin(begin) => {
+                let is_redacted = link.welcome.as_ref().is_some_and(is_redacted);
                 let (path, disk) = self.replicas[number].states.add();
                 let loading = StateStore::with_engine(Box::new(disk))
                     .map_err(|error| error.to_string())
-                    .and_then(|store| Loading::begin(&store, &begin));
+                    .and_then(|store| Loading::begin(&store, &begin, is_redacted));
                 match loading {
                     Ok(loading) => {
                         if let Some(running) = self.running(number, life)
@@ -375,7 +377,11 @@ impl World {
             Ok(position) => position,
             Err(error) => return self.hang_up(number, id, &error),
         };
-        link.intake = Some(Intake::new(position.seq, position.chain));
+        link.intake = Some(Intake::new(position.seq, position.chain, is_redacted(welcome)));
+        let holds_all = running.stepped.state().meta().is_some_and(|meta| !meta.is_redacted);
+        if is_redacted(welcome) && holds_all {
+            broken!("web{number} is a reader, follows, and its state holds what is withheld from readers");
+        }
         self.send(id, Message::Subscribe(position.seq));
         self.push(number)
     }

@@ -14,7 +14,7 @@ use gravwell::log::liveness::{BaseChanges, BaseSummary};
 use gravwell::log::{
     Compaction, CompactionOptions, CompactionProgress, LivenessIndex, Log, LogOptions, LogReader, MemoryLiveness,
 };
-use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Seq, Txn};
+use gravwell::model::{Chain, Collection, Key, Limits, MemberName, Origin, OriginRow, Position, Redaction, Seq, Txn};
 use gravwell::protocol::commit_clock::CommitClock;
 use gravwell::protocol::feed::{Block, Ring};
 use gravwell::state::StateStore;
@@ -33,6 +33,11 @@ pub const VALUE_BYTES_MAX: usize = 90;
 
 pub fn limits() -> Limits {
     Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() }
+}
+
+/// What readers are not given: the values of one of the two collections.
+pub fn redaction() -> Redaction {
+    Redaction::of([Collection::new("users").expect("name")])
 }
 
 /// What outlives the process.

@@ -1,6 +1,7 @@
 //! The datastore's side of the world.
 
 use gravwell::codec::message::{Fate, Outcome, RefusalCode, Refused};
+use gravwell::codec::redacted::redact_frames;
 use gravwell::codec::txn::decode_txn;
 use gravwell::datastore::greeting::{Greeter, may_follow, refused};
 use gravwell::datastore::ledger::{self, Batch, SealError, Stream, Submission};
@@ -10,6 +11,7 @@ use gravwell::env::memory::Survival;
 use gravwell::log::ReadError;
 use gravwell::model::Seq;
 use gravwell::protocol::feed::{self, Next};
+use gravwell::trust::Role;
 
 use super::datastore::{self, LOG, Proposal, Released, Running, Session};
 use super::network::{ConnId, MS, Message, SECOND};
@@ -184,7 +186,7 @@ impl World {
                 let limits = datastore::limits();
                 let greeter =
                     Greeter { log: &datastore.reader, head: datastore.head, limits: &limits, heartbeat_ms: 1000 };
-                match greeter.welcome(member.as_str(), &role.to_string(), &hello) {
+                match greeter.welcome(member.as_str(), role, &hello) {
                     Ok(welcome) => {
                         let session =
                             Session { member, role, welcome: Some(welcome.clone()), tail: None, snapshot_at: None };
@@ -321,7 +323,7 @@ impl World {
             let (first, last) = (block.first, block.last);
             if genuine {
                 let chain = self.datastore.as_ref().map(|datastore| datastore.chain).unwrap_or_default();
-                let entries = gravwell::codec::block::decode_block(block.bytes.clone(), chain)
+                let entries = gravwell::codec::block::decode_block(block.bytes.clone(), chain, false)
                     .map_err(|error| Violation(format!("what is shown does not decode: {error}")))?;
                 for (entry, _) in &entries {
                     self.check_author(entry)?;
@@ -458,7 +460,12 @@ impl World {
             },
             Next::Compacted => return self.tell_compacted(id),
         };
+        let is_reader = session.role == Role::Reader;
         for (last, bytes) in frames {
+            let bytes = match is_reader {
+                true => redact_frames(&datastore::redaction(), bytes).map_err(|error| Violation(error.to_string()))?,
+                false => bytes,
+            };
             if let Some(session) = self.datastore.as_mut().and_then(|datastore| datastore.sessions.get_mut(&id)) {
                 session.tail = Some(last);
             }
@@ -488,16 +495,17 @@ impl World {
             datastore.sessions.iter().filter(|(_, session)| ready(session)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(datastore) = &mut self.datastore else { return Ok(()) };
-            if let Some(session) = datastore.sessions.get_mut(&id) {
-                session.snapshot_at = None;
-            }
+            let Some(session) = datastore.sessions.get_mut(&id) else { continue };
+            session.snapshot_at = None;
+            let redaction = (session.role == Role::Reader).then(datastore::redaction);
             let text = |error: gravwell::state::StateError| Violation(format!("no snapshot: {error}"));
             let view = datastore.state.snapshot().map_err(text)?;
             let Some(meta) = view.meta().cloned() else { continue };
             self.note(|| format!("snapshot of {} for {id}", meta.seq));
             // A datastore of an earlier version tells less.
             let is_earlier = meta.seq.0 % 3 == 0;
-            let rows: Vec<_> = snapshot::rows_of(&view, !is_earlier).collect::<Result<_, _>>().map_err(text)?;
+            let rows = snapshot::rows_of(&view, !is_earlier, redaction);
+            let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(text)?;
             let count = rows.len() as u64;
             self.send(id, Message::Begin(Box::new(snapshot::begin(&meta))));
             if !is_earlier {

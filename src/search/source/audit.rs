@@ -141,7 +141,7 @@ fn events(entry: &Entry, before: &mut Before, is_wanted: bool) -> Vec<Bytes> {
             add(&Event { op: "rejected", reason: Some(reason.to_string()), ..base });
         }
         EntryBody::Unknown { .. } if is_wanted => add(&base),
-        EntryBody::Reject { .. } | EntryBody::Unknown { .. } => {}
+        EntryBody::Reject { .. } | EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => {}
     }
     found
 }

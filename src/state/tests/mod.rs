@@ -3,6 +3,7 @@
 mod crash;
 mod deletions;
 mod makers;
+mod redacted;
 mod rows;
 
 use std::collections::BTreeMap;

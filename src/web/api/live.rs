@@ -174,7 +174,7 @@ fn shown(entry: &Entry, collection: Option<&str>) -> Option<Value> {
         }
         EntryBody::Reject { reason, .. } if collection.is_none() => body["Rejected"] = reason.to_string().into(),
         EntryBody::Unknown { kind, .. } if collection.is_none() => body["Unknown"] = (*kind).into(),
-        EntryBody::Reject { .. } | EntryBody::Unknown { .. } => return None,
+        EntryBody::Reject { .. } | EntryBody::Redacted { .. } | EntryBody::Unknown { .. } => return None,
     }
     Some(body)
 }

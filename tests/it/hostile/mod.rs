@@ -1,7 +1,7 @@
 //! A member that keeps none of the rules, and strangers: whatever they say, the others stay connected and replicate, and what
 //! is kept of it stays small.
 
-mod client;
+pub mod client;
 mod connections;
 mod greetings;
 mod requests;

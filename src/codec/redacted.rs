@@ -1,0 +1,170 @@
+//! Frames for members that may not see every value; see [`crate::model::redaction`].
+//!
+//! A redacted frame takes the place of a commit's frame on its way to such a member. Its chain is that of the frame which it
+//! stands for, and cannot be computed from what is left: the member believes it of the datastore, and the digest at the next
+//! bookmark shows whether what was withheld is what the log holds. No log holds a frame of this kind.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::error::DecodeError;
+use super::frame::{FrameHeader, FrameParts, HEADER_BYTES, decode_frame, kind, seal_frame_of};
+use super::payload::{decode_body, decode_entry};
+use crate::model::limits::HARD;
+use crate::model::{
+    Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Redaction, Txn, TxnId, Withheld,
+};
+use crate::planted::{self, Bug};
+
+#[derive(Serialize, Deserialize)]
+struct RedactedV1<'a> {
+    time_ms: u64,
+    member: Cow<'a, MemberName>,
+    id: TxnId,
+    settled: OriginCounter,
+    made_ms: u64,
+    #[serde(with = "serde_bytes", borrow)]
+    note: Cow<'a, [u8]>,
+    conditions: Cow<'a, [Condition]>,
+    ops: Cow<'a, [Op]>,
+    withheld: Cow<'a, [Withheld]>,
+}
+
+/// Appends the payload of a redacted entry to `out`.
+pub(super) fn encode_payload(
+    entry: &Entry,
+    txn: &Txn,
+    withheld: &[Withheld],
+    out: Vec<u8>,
+) -> postcard::Result<Vec<u8>> {
+    let body = RedactedV1 {
+        time_ms: entry.time_ms,
+        member: Cow::Borrowed(&entry.member),
+        id: txn.id,
+        settled: txn.settled,
+        made_ms: txn.time_ms,
+        note: Cow::Borrowed(&txn.note),
+        conditions: Cow::Borrowed(&txn.conditions),
+        ops: Cow::Borrowed(&txn.ops),
+        withheld: Cow::Borrowed(withheld),
+    };
+    postcard::to_extend(&body, out)
+}
+
+/// [`decode_entry`] where a redacted frame may come.
+///
+/// # Errors
+/// When the payload is not what its kind promises.
+pub fn decode_sent(header: &FrameHeader, payload: &Bytes) -> Result<Entry, DecodeError> {
+    if header.kind != kind::REDACTED {
+        return decode_entry(header, payload);
+    }
+    let body: RedactedV1 = decode_body("redacted payload", payload)?;
+    let rows = body.ops.len() + body.conditions.len() + body.withheld.len();
+    if rows > HARD.ops_max {
+        return Err(DecodeError::new("redacted payload", 0, format_args!("at most {} rows", HARD.ops_max), rows));
+    }
+    let txn = Txn {
+        id: body.id,
+        settled: body.settled,
+        time_ms: body.made_ms,
+        note: Bytes::copy_from_slice(&body.note),
+        conditions: body.conditions.into_owned(),
+        ops: body.ops.into_owned(),
+    };
+    let (member, withheld) = (body.member.into_owned(), body.withheld.into_owned());
+    Ok(Entry { seq: header.seq, time_ms: body.time_ms, member, body: EntryBody::Redacted { txn, withheld } })
+}
+
+/// Whole frames as they are sent to a member that is not given what `redaction` withholds.
+///
+/// # Errors
+/// At the first frame that is damaged.
+pub fn redact_frames(redaction: &Redaction, frames: Bytes) -> Result<Bytes, DecodeError> {
+    if planted::is(Bug::TailNotRedacted) {
+        return Ok(frames);
+    }
+    let (mut out, mut copied, mut at) = (Vec::new(), 0, 0);
+    while at < frames.len() {
+        let rest = frames.slice(at..);
+        let (header, payload) = decode_frame(&rest)?;
+        let end = at + payload.end;
+        let entry = decode_entry(&header, &rest.slice(payload))?;
+        if redaction.concerns(&entry) {
+            out.extend_from_slice(&frames[copied..at]);
+            append(&redaction.redact(entry), &header, &mut out);
+            copied = end;
+        }
+        at = end;
+    }
+    if copied == 0 {
+        return Ok(frames);
+    }
+    out.extend_from_slice(&frames[copied..]);
+    Ok(out.into())
+}
+
+/// Appends the frame of a redacted entry, which stands for the one with `header`.
+fn append(entry: &Entry, header: &FrameHeader, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + HEADER_BYTES, 0);
+    super::payload::encode_payload(entry, out);
+    let parts =
+        FrameParts { kind: kind::REDACTED, flags: header.flags, batch_index: header.batch_index, seq: header.seq };
+    seal_frame_of(&mut out[start..], parts, |_, _| header.chain);
+}
+
+/// The chain after a frame that stands for another one.
+pub(super) fn chain_of(header: &FrameHeader) -> Option<Chain> {
+    (header.kind == kind::REDACTED).then_some(header.chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::block::decode_block;
+    use crate::codec::frame::CHAIN_START;
+    use crate::codec::payload::encode_entry;
+    use crate::model::{Collection, Key, Origin, Seq};
+
+    fn entry(seq: u64, collection: &str, value: &'static [u8]) -> Entry {
+        let (collection, key) = (Collection::new(collection).expect("name"), Key::new("k").expect("key"));
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(seq) };
+        let ops = vec![Op::Put { collection, key, value: Bytes::from_static(value) }];
+        let txn = Txn { id, settled: OriginCounter(0), time_ms: 5, note: "who".into(), conditions: vec![], ops };
+        let member = MemberName::new("m").expect("name");
+        Entry { seq: Seq(seq), time_ms: 9, member, body: EntryBody::Commit(txn) }
+    }
+
+    #[test]
+    fn p11_a_redacted_block_has_the_chain_of_the_whole_one_and_no_hidden_value() {
+        let entries =
+            [entry(1, "passwords", b"opens it"), entry(2, "users", b"seen"), entry(3, "passwords", b"opens more")];
+        let (mut frames, mut chain) = (Vec::new(), CHAIN_START);
+        let mut chains = Vec::new();
+        for entry in &entries {
+            chain = encode_entry(entry, &chain, 0, 0, &mut frames).expect("encodes");
+            chains.push(chain);
+        }
+        let redaction = Redaction::default();
+        let sent = redact_frames(&redaction, frames.into()).expect("redacts");
+        assert!(!sent.windows(5).any(|bytes| bytes == b"opens"));
+        let got = decode_block(sent.clone(), CHAIN_START, true).expect("decodes");
+        assert_eq!(got.iter().map(|(_, chain)| *chain).collect::<Vec<_>>(), chains);
+        let expected = entries.map(|entry| redaction.redact(entry));
+        assert_eq!(got.into_iter().map(|(entry, _)| entry).collect::<Vec<_>>(), expected);
+        // Who is to have every value takes no frame that lacks one.
+        assert!(decode_block(sent, CHAIN_START, false).is_err());
+    }
+
+    #[test]
+    fn p11_nothing_is_copied_where_nothing_is_hidden() {
+        let mut frames = Vec::new();
+        encode_entry(&entry(1, "users", b"seen"), &CHAIN_START, 0, 0, &mut frames).expect("encodes");
+        let frames = Bytes::from(frames);
+        let sent = redact_frames(&Redaction::default(), frames.clone()).expect("redacts");
+        assert_eq!(sent.as_ptr(), frames.as_ptr());
+    }
+}

@@ -1,0 +1,137 @@
+//! What members are not given: the values of some collections.
+//!
+//! A member that may not see a value is given what the value adds to the state's digest instead, so that it still proves
+//! that its copy is equal. From that contribution the value cannot be computed; whether a guess is right can be, so only
+//! values that nobody can guess are kept secret this way: salted hashes, and hashes of random bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::ids::Seq;
+use super::txn::{Collection, Entry, EntryBody, Key, Op};
+
+/// Collections whose values open something: what users, tokens and sessions prove themselves with.
+pub const SECRET_COLLECTIONS: [&str; 4] = ["passwords", "tokens", "sessions", "signing-keys"];
+
+/// An object whose value is not given, only what it adds to the state's digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// Where.
+    pub collection: Collection,
+    /// Which.
+    pub key: Key,
+    /// Bytes of the value.
+    pub value_bytes: u64,
+    /// [`Digest::of_object`] of the object.
+    pub contribution: Digest,
+}
+
+impl Withheld {
+    /// What is told of an object instead of its value.
+    #[must_use]
+    pub fn of(collection: Collection, key: Key, version: Seq, value: &[u8]) -> Withheld {
+        let contribution = Digest::of_object(&collection, &key, version, value);
+        Withheld { collection, key, value_bytes: value.len() as u64, contribution }
+    }
+}
+
+/// The collections whose values are withheld.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redaction(Arc<BTreeSet<Collection>>);
+
+impl Default for Redaction {
+    fn default() -> Redaction {
+        Redaction::of(SECRET_COLLECTIONS.iter().filter_map(|name| Collection::new(*name).ok()))
+    }
+}
+
+impl Redaction {
+    /// Withholds the values of `collections`.
+    #[must_use]
+    pub fn of(collections: impl IntoIterator<Item = Collection>) -> Redaction {
+        Redaction(Arc::new(collections.into_iter().collect()))
+    }
+
+    /// Whether the values of a collection are withheld.
+    #[must_use]
+    pub fn hides(&self, collection: &Collection) -> bool {
+        self.0.contains(collection)
+    }
+
+    /// Whether an entry holds a value that is withheld.
+    #[must_use]
+    pub fn concerns(&self, entry: &Entry) -> bool {
+        let EntryBody::Commit(txn) = &entry.body else { return false };
+        txn.ops.iter().any(|op| op.value().is_some() && self.hides(op.collection()))
+    }
+
+    /// The entry without the values that are withheld. Of the operations on an object of a hidden collection the last one
+    /// counts, as it does when they are applied.
+    #[must_use]
+    pub fn redact(&self, entry: Entry) -> Entry {
+        if !self.concerns(&entry) {
+            return entry;
+        }
+        let Entry { seq, time_ms, member, body: EntryBody::Commit(mut txn) } = entry else { return entry };
+        let mut last = BTreeMap::new();
+        let mut ops = Vec::with_capacity(txn.ops.len());
+        for op in std::mem::take(&mut txn.ops) {
+            if self.hides(op.collection()) {
+                last.insert((op.collection().clone(), op.key().clone()), op);
+            } else {
+                ops.push(op);
+            }
+        }
+        let mut withheld = Vec::new();
+        for op in last.into_values() {
+            match op {
+                Op::Put { collection, key, value } => withheld.push(Withheld::of(collection, key, seq, &value)),
+                Op::Delete { .. } => ops.push(op),
+            }
+        }
+        txn.ops = ops;
+        Entry { seq, time_ms, member, body: EntryBody::Redacted { txn, withheld } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{MemberName, Origin, OriginCounter, Txn, TxnId};
+
+    #[test]
+    fn p11_the_last_operation_on_a_hidden_object_decides_what_is_told_of_it() {
+        let name = |text: &str| Collection::new(text).expect("name");
+        let key = |text: &str| Key::new(text).expect("key");
+        let put = |collection, at, value: &'static [u8]| Op::Put {
+            collection: name(collection),
+            key: key(at),
+            value: Bytes::from_static(value),
+        };
+        let delete = |collection, at| Op::Delete { collection: name(collection), key: key(at) };
+        let ops = vec![
+            put("passwords", "1", b"first"),
+            put("dashboards", "1", b"seen"),
+            put("passwords", "1", b"second"),
+            put("passwords", "2", b"taken back"),
+            delete("passwords", "2"),
+            delete("sessions", "3"),
+            put("sessions", "3", b"made again"),
+        ];
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        let txn = Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops };
+        let member = MemberName::new("m").expect("name");
+        let entry = Entry { seq: Seq(7), time_ms: 1, member, body: EntryBody::Commit(txn) };
+        let redaction = Redaction::default();
+        let EntryBody::Redacted { txn, withheld } = redaction.redact(entry.clone()).body else { panic!("redacted") };
+        assert_eq!(txn.ops, [put("dashboards", "1", b"seen"), delete("passwords", "2")]);
+        let told = [("passwords", "1", &b"second"[..]), ("sessions", "3", b"made again")];
+        assert_eq!(withheld, told.map(|(at, k, value)| Withheld::of(name(at), key(k), Seq(7), value)));
+        assert_eq!(Redaction::of([]).redact(entry.clone()), entry);
+    }
+}

@@ -1,0 +1,187 @@
+//! Readers hold no value that opens something, and prove all the same that their copy is equal.
+
+use std::path::Path;
+
+use gravwell::codec::admin::Request;
+use gravwell::codec::message::{Hello, Kind, Open};
+use gravwell::model::{Collection, Key, Seq};
+use gravwell::transport::wire;
+
+use crate::fleet::Fleet;
+use crate::hostile::client::{Answered, Hostile, hello};
+
+/// What stands in every secret value of these tests.
+const NEEDLE: &[u8] = b"needle-in-a-secret";
+
+fn put_secrets(fleet: &Fleet, text: &str) {
+    for collection in ["passwords", "tokens", "sessions"] {
+        fleet.ok("d", &["put", collection, "1", "--value", &format!(r#"{{"v":"needle-in-a-secret {text}"}}"#)]);
+    }
+}
+
+fn has_needle(bytes: &[u8]) -> bool {
+    bytes.windows(NEEDLE.len()).any(|part| part == NEEDLE)
+}
+
+/// Files below a directory that hold the needle.
+fn files_with_needle(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with_needle(&path));
+        } else if std::fs::read(&path).is_ok_and(|bytes| has_needle(&bytes)) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+fn is_level(fleet: &Fleet, name: &str) {
+    fleet.wait(&format!("{name} is level"), || {
+        let (there, here) = (fleet.status("d"), fleet.status(name));
+        here["seq"] == there["head"] && here["digest"] == there["digest"] && here["healthy"] == true
+    });
+}
+
+#[test]
+fn p11_a_reader_is_level_and_holds_no_secret_value() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    put_secrets(&fleet, "in the first state");
+    fleet.ok("d", &["put", "users", "1", "--value", r#"{"name":"seen"}"#]);
+    fleet.enroll("r", "reader");
+    let reader = fleet.replica("r");
+    fleet.wait_connected("r");
+    is_level(&fleet, "r");
+    put_secrets(&fleet, "replaced while it follows");
+    fleet.ok("d", &["delete", "tokens", "1"]);
+    is_level(&fleet, "r");
+    assert_eq!(fleet.ok("r", &["get", "users", "1"]).trim(), r#"{"name":"seen"}"#);
+    let refused = fleet.run("r", &["get", "passwords", "1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("withheld from readers"), "{refused:?}");
+    assert_eq!(fleet.ok("r", &["collections", "--json"]), fleet.ok("d", &["collections", "--json"]));
+    fleet.ok("r", &["verify"]);
+    assert!(!fleet.ok("r", &["export", "--with-secrets"]).contains("needle"));
+    reader.terminate();
+    assert_eq!(files_with_needle(&fleet.dir("r")), Vec::<String>::new());
+    // Left behind the horizon it takes another snapshot.
+    put_secrets(&fleet, "replaced while it is away");
+    fleet.ok("d", &["compact", "--history-ops", "0"]);
+    let reader = fleet.replica("r");
+    is_level(&fleet, "r");
+    fleet.ok("r", &["verify"]);
+    reader.terminate();
+    fleet.ok("r", &["verify"]);
+    assert_eq!(files_with_needle(&fleet.dir("r")), Vec::<String>::new());
+}
+
+/// Every byte of the answer to a request.
+async fn answer(hostile: &Hostile, request: &Request) -> Vec<u8> {
+    let (mut send, mut receive) = hostile.open(Open::Admin).await;
+    wire::send_json(&mut send, Kind::AdminRequest, request).await.expect("is sent");
+    let mut bytes = Vec::new();
+    while let Some((kind, body)) = wire::read(&mut receive).await.expect("an answer") {
+        assert_ne!(kind, Kind::AdminError, "{}", String::from_utf8_lossy(&body));
+        bytes.extend_from_slice(&body);
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_a_readers_identity_sees_the_log_without_secret_values() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    put_secrets(&fleet, "in the log");
+    for (name, role) in [("r", "reader"), ("w", "webserver")] {
+        fleet.enroll(name, role);
+        let hostile = Hostile::connect(&fleet, name).await;
+        let (collection, key) = (Collection::new("passwords").expect("name"), Key::new("1").expect("key"));
+        let tail = Request::Tail { from: Seq(0), to: None, follow: false };
+        for request in [tail, Request::History { collection, key }] {
+            let bytes = answer(&hostile, &request).await;
+            assert!(bytes.windows(9).any(|part| part == b"passwords"), "{request:?}");
+            assert_eq!(has_needle(&bytes), role == "webserver", "{role}: {request:?}");
+        }
+        let (mut send, mut receive) = hostile.open(Open::WholeState).await;
+        send.finish().expect("a stream");
+        let mut bytes = Vec::new();
+        while let Some((_, body)) = wire::read(&mut receive).await.expect("a state") {
+            bytes.extend_from_slice(&body);
+        }
+        assert_eq!(has_needle(&bytes), role == "webserver", "{role}: the state");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p12_a_reader_that_does_not_know_of_withheld_values_is_told_to_be_upgraded() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    for (name, role) in [("r", "reader"), ("w", "webserver")] {
+        fleet.enroll(name, role);
+        let hostile = Hostile::connect(&fleet, name).await;
+        let (_send, mut receive, answered) = hostile.greet(&Hello { version_max: 3, ..hello() }).await;
+        match (role, answered) {
+            ("reader", Answered::Refused(why)) => assert!(why.contains("upgrade it"), "{why}"),
+            ("webserver", Answered::With(Kind::Welcome)) => {}
+            (role, Answered::With(kind)) => panic!("{role}: {kind:?}, {}", hostile.refusal(&mut receive).await),
+            (role, _) => panic!("{role} is not answered as it should be"),
+        }
+    }
+}
+
+#[test]
+fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put_secrets(&fleet, "that the reader lacks");
+    fleet.ok("d", &["put", "users", "1", "--value", r#"{"name":"seen"}"#]);
+    let (reader, webserver) = (fleet.member_as("r", "reader"), fleet.member("a"));
+    is_level(&fleet, "r");
+    is_level(&fleet, "a");
+    reader.terminate();
+    webserver.terminate();
+    datastore.terminate();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
+    let place = fleet.dir("r").display().to_string();
+    let said = fleet.ok("d", &["recover", "--new-authority", "--from", &place]);
+    assert!(said.contains("LOST: 3 objects"), "{said}");
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["verify"]);
+    assert_eq!(fleet.ok("d", &["get", "users", "1"]).trim(), r#"{"name":"seen"}"#);
+    let token = fleet.ok("d", &["enroll", "a", "--role", "webserver"]);
+    fleet.ok("a", &["join", token.trim()]);
+    let _webserver = fleet.replica("a");
+    fleet.wait_connected("a");
+    is_level(&fleet, "a");
+    let kept = fleet.ok("a", &["quarantine", "show", "1"]);
+    assert!(["passwords/1", "tokens/1", "sessions/1"].iter().all(|object| kept.contains(object)), "{kept}");
+    fleet.ok("a", &["quarantine", "apply", "1"]);
+    assert!(fleet.ok("d", &["get", "passwords", "1"]).contains("needle"));
+}
+
+#[test]
+fn p11_a_member_that_becomes_a_reader_gives_its_secret_values_up() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    put_secrets(&fleet, "seen by a webserver");
+    let replica = fleet.member("a");
+    is_level(&fleet, "a");
+    assert!(fleet.ok("a", &["get", "passwords", "1"]).contains("needle"));
+    replica.terminate();
+    let become_a = |role: &str| {
+        let token = fleet.ok("d", &["enroll", "a", "--role", role, "--replace"]);
+        fleet.ok("a", &["join", token.trim()]);
+        fleet.replica("a")
+    };
+    let replica = become_a("reader");
+    fleet.wait("the values are gone", || !fleet.run("a", &["get", "passwords", "1"]).status.success());
+    is_level(&fleet, "a");
+    replica.terminate();
+    assert_eq!(files_with_needle(&fleet.dir("a")), Vec::<String>::new());
+    let _replica = become_a("webserver");
+    fleet.wait("the values are there again", || fleet.run("a", &["get", "passwords", "1"]).status.success());
+    is_level(&fleet, "a");
+    assert!(fleet.ok("a", &["get", "passwords", "1"]).contains("needle"));
+}
