@@ -66,7 +66,11 @@ fn child_ends(test: &str, dir: &Path) -> Option<i32> {
 fn p03_killed_anywhere_it_is_at_a_position() {
     let dir = tempfile::tempdir().expect("dir");
     let mut reached = 0;
-    for round in 0..6u64 {
+    // On a busy host the first ones may be killed before they have written anything.
+    for round in 0..60u64 {
+        if round >= 6 && reached > 0 {
+            break;
+        }
         let mut child = child("writes_until_killed", dir.path()).spawn().expect("spawn");
         std::thread::sleep(Duration::from_millis(150 + 61 * round));
         child.kill().expect("kill");

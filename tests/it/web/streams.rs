@@ -15,8 +15,8 @@ use crate::fleet::Fleet;
 /// More than the buffers between a webserver and a client that does not read.
 const ROWS: usize = 1000;
 const ROW_BYTES: usize = (16 << 10) + 9;
-/// A right is checked every two seconds: after this long the check has been made.
-const CHECKED: Duration = Duration::from_secs(5);
+/// A right is checked every two seconds: after this long the check has been made, also on a busy host.
+const CHECKED: Duration = Duration::from_secs(10);
 /// How much a slow client reads at a time, and how often.
 const SIP: (usize, Duration) = (128 << 10, Duration::from_millis(100));
 /// An answer that goes on for longer than this is not going to end.

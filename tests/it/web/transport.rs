@@ -103,8 +103,8 @@ fn read_until(web: &Web, path: &str, token: &str, act: impl FnOnce(), fits: impl
     let mut lines = BufReader::new(stream).lines();
     let mut seen = String::new();
     let mut next = || lines.next().expect("goes on").expect("reads");
+    // Whoever has the head of the answer gets everything that happens from then on.
     while !next().contains("event-stream") {}
-    std::thread::sleep(Duration::from_millis(200));
     act();
     loop {
         let line = next();
