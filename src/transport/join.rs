@@ -14,6 +14,7 @@ use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
 
 use super::admission::Turn;
+use super::closed;
 use super::endpoint;
 use super::wire::{self, WireError};
 
@@ -158,7 +159,10 @@ async fn redeem(data_dir: &Path, token: &Token) -> Result<Identity, JoinError> {
         .connect_any(&token.addresses)
         .await
         .map_err(|errors| JoinError::Unreachable(endpoint::summary(&errors)))?;
-    let joined = exchange(&connection, token, &key).await;
+    let joined = match exchange(&connection, token, &key).await {
+        Ok(joined) => Ok(joined),
+        Err(error) => Err(closed::explained(&connection, error).await),
+    };
     connection.close(0u32.into(), b"");
     // Until it has been told; not until those are forgotten that have never answered.
     let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
