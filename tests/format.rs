@@ -12,6 +12,7 @@ use gravwell::backup::repository::Repository;
 use gravwell::backup::restore::{RestoreEnd, rehearse};
 use gravwell::backup::store::LocalStore;
 use gravwell::chunks::{ChunkStore, Part, StoreOptions, decode_index, encode_index, format as pack, manifest};
+use gravwell::codec::audit::{Act, AuditEvent, AuditOp, AuditRecord, LogPoint, Value};
 use gravwell::codec::frame::{self, FrameParts, encode_frame};
 use gravwell::codec::payload::{decode_entry, decode_frames, encode_entry};
 use gravwell::config::datastore::DatastoreConfig;
@@ -306,6 +307,84 @@ fn p12_a_released_backup_is_verified_and_restored() {
         let part = restored(Some(End::Time(1_700_000_000_002)));
         assert_eq!((part.seq, part.objects, part.generation), (Seq(2), 1, Generation(3)));
     }
+}
+
+/// One record of every event and of every kind of value.
+fn audit_records() -> Vec<AuditRecord> {
+    let member = MemberName::new("web-1.example").expect("name");
+    let covered = |seq| LogPoint {
+        log_id: LogId([0x10; 16]),
+        generation: Generation(2),
+        seq: Seq(seq),
+        chain: [seq.to_le_bytes()[0]; 16],
+    };
+    let op =
+        |is_delete, before, after| AuditOp {
+            is_delete, collection: "users".into(), key: "käte".into(), before, after
+        };
+    let json = Value::Json(Bytes::from_static(b"{\"id\":300}"));
+    let ops = vec![
+        op(false, Value::None, json),
+        op(true, Value::Unknown, Value::None),
+        op(false, Value::Withheld(300), Value::None),
+    ];
+    let note = b"{\"uid\":1,\"user\":\"admin\"}".to_vec();
+    let act = Act {
+        kind: "login-failed".into(),
+        happened_ms: 1_700_000_000_000,
+        uid: Some(-1),
+        user: "käte".into(),
+        by: "admin".into(),
+        from: "192.0.2.1".into(),
+        what: "wrong password".into(),
+        count: 3,
+        id: "a1/7".into(),
+    };
+    let events = [
+        AuditEvent::Commit { note, ops, more: 2 },
+        AuditEvent::Reject { reason: Reason::IdentityReused },
+        AuditEvent::Unknown { kind: 9 },
+        AuditEvent::Gap { after: covered(3), reason: "compacted".into() },
+        AuditEvent::Trimmed { to: Seq(0), chain: frame::CHAIN_START },
+        AuditEvent::Act(act),
+    ];
+    let record = |(event, seq): (AuditEvent, u64)| AuditRecord {
+        time_ms: 1_700_000_000_000 + seq,
+        member: member.clone(),
+        covered: covered(seq),
+        event,
+    };
+    events.into_iter().zip(1..).map(record).collect()
+}
+
+#[test]
+fn p12_a_released_audit_opens_and_verifies() {
+    let (mut bytes, mut chain) = (Vec::new(), frame::CHAIN_START);
+    for (record, seq) in audit_records().iter().zip(1..) {
+        chain = encode_entry(&record.entry(Seq(seq)), &chain, 0, 0, &mut bytes).expect("encodes");
+    }
+    let header = FileHeader { flags: format::FLAG_TRIMMED, generation: Generation(1), ..file_header() };
+    let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq(0) }];
+    let slot = |counter| HeadSlot {
+        seq: Seq(6),
+        generation: Generation(1),
+        lineage: lineage.clone(),
+        ..head_slot(counter, chain)
+    };
+    let segment = check_golden_v2("audit-segment.bin", &[&header.encode()[..], &bytes].concat());
+    let head = check_golden_v2("audit-head.bin", &[slot(4).encode(), slot(3).encode()].concat());
+    let fs = MemoryFs::new();
+    let dir = Path::new("/audit");
+    for (name, bytes) in [(format!("seg-{:020}-open.log", 1), segment), ("head".into(), head)] {
+        fs.create(&dir.join(name)).expect("creates").write_at(&bytes, 0).expect("writes");
+    }
+    let report = verify(&fs, dir, &mut |_, _| {});
+    assert_eq!((report.damages, report.records, report.head), (vec![], 6, Seq(6)));
+    let options = gravwell::datastore::audit::store::options();
+    let (log, _) = Log::open(Arc::new(fs), dir, options).expect("opens");
+    let entries = log.reader().entries(Seq(0), Seq(6)).map(|entry| entry.expect("reads"));
+    let found: Vec<_> = entries.map(|entry| AuditRecord::of(&entry).expect("decodes")).collect();
+    assert_eq!(found, audit_records());
 }
 
 #[test]

@@ -161,6 +161,25 @@ pub enum Request {
     },
     /// On a replica: the [`Status`] of its datastore, as it answers now. On a datastore: its own.
     Upstream,
+    /// A page of the audit: its frames, then one [`super::audit::AuditPage`].
+    Audit {
+        /// The first record is one after this.
+        from: Seq,
+        /// Earliest time wanted, milliseconds since 1970-01-01 UTC; earlier records may come along.
+        since_ms: u64,
+        /// Latest time wanted; later records may come along.
+        until_ms: u64,
+    },
+    /// One [`super::audit::AuditReport`].
+    AuditVerify {
+        /// A record of which the chain is wanted.
+        at: Option<Seq>,
+    },
+    /// Acts that happened at a member, to be recorded in the audit; one empty item when they are durable.
+    AuditActs {
+        /// Oldest first.
+        acts: Vec<super::audit::Act>,
+    },
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -193,6 +212,8 @@ impl Request {
             | Request::Barrier { .. }
             | Request::Upstream
             | Request::Generations
+            | Request::Audit { .. }
+            | Request::AuditVerify { .. }
             | Request::Proof => true,
             // Chunks are listed after their store was opened, which tidies it up.
             _ => false,

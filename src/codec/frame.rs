@@ -51,6 +51,8 @@ pub mod kind {
     pub const REJECT: u8 = 2;
     /// What a member is sent in place of a commit that has values which are withheld from it; in no log.
     pub const REDACTED: u8 = 3;
+    /// A record of the audit, which is a log of its own: `AuditV1`.
+    pub const AUDIT: u8 = 4;
     /// First kind that journals may use.
     pub const JOURNAL_MIN: u8 = 16;
 }

@@ -85,6 +85,8 @@ pub enum Code {
     GenerationsUnknown,
     /// The list of members cannot be read, or is too old: no other member is believed.
     MembersNotBelieved,
+    /// A datastore cannot write its audit.
+    AuditNotWritten,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,

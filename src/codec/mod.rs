@@ -1,12 +1,15 @@
 //! Bytes on disk and wire: total, bounded functions without I/O.
 
 pub mod admin;
+pub mod audit;
+pub mod audit_rows;
 pub mod block;
 pub mod chunks;
 pub mod content;
 pub mod deletions;
 pub mod depth;
 pub mod error;
+pub mod exposed;
 pub mod frame;
 pub mod health;
 pub mod jsonl;

@@ -147,7 +147,7 @@ fn unknown_entry(seq: Seq, kind: u8, payload: Bytes) -> Entry {
 /// Commit time of a record without decoding the rest: every payload of a known kind starts with it.
 #[must_use]
 pub fn peek_time(header: &FrameHeader, payload: &[u8]) -> Option<u64> {
-    let known = matches!(header.kind, kind::COMMIT | kind::REJECT);
+    let known = matches!(header.kind, kind::COMMIT | kind::REJECT | kind::AUDIT);
     known.then(|| postcard::take_from_bytes::<u64>(payload).ok().map(|(time, _)| time)).flatten()
 }
 

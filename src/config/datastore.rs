@@ -46,6 +46,8 @@ pub struct DatastoreConfig {
     pub history_ops: u64,
     /// Hours of history that compaction keeps; 0: only `history_ops` counts.
     pub history_hours: u64,
+    /// `Datastore-Audit-Hours`: for how long the audit is kept, whatever compaction drops.
+    pub audit_hours: u64,
     /// Compacted segments are rewritten when this much of them is garbage.
     pub compact_garbage_percent: u8,
     /// Compaction starts when this much has gathered below the horizon-to-be.
@@ -108,6 +110,7 @@ impl Configured for DatastoreConfig {
             "datastore-log-segment-mb" => self.segment_bytes = source.mebibytes(1..=4096)?,
             "datastore-log-history-ops" => self.history_ops = source.number(0..=u64::MAX)?,
             "datastore-log-history-hours" => self.history_hours = source.number(0..=1_000_000)?,
+            "datastore-audit-hours" => self.audit_hours = source.number(1..=1_000_000)?,
             "datastore-compact-garbage-percent" => {
                 self.compact_garbage_percent = u8::try_from(source.number(1..=100)?).unwrap_or(50);
             }
@@ -161,6 +164,7 @@ impl DatastoreConfig {
             min_free_bytes: 64 << 20,
             history_ops: 10_000,
             history_hours: 0,
+            audit_hours: 90 * 24,
             compact_garbage_percent: 50,
             compact_min_bytes: 64 << 20,
             retention_hours: 168,
@@ -254,6 +258,12 @@ impl DatastoreConfig {
     #[must_use]
     pub fn heartbeat_ms(&self) -> u64 {
         self.update_interval_s.max(1) * 1000
+    }
+
+    /// For how long the audit is kept, in milliseconds.
+    #[must_use]
+    pub fn audit_ms(&self) -> u64 {
+        self.audit_hours.saturating_mul(3_600_000)
     }
 
     /// Retention of silent members in milliseconds.

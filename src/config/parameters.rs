@@ -12,6 +12,7 @@ pub const DATASTORE: &[&str] = &[
     "Datastore-Log-Segment-MB",
     "Datastore-Log-History-Ops",
     "Datastore-Log-History-Hours",
+    "Datastore-Audit-Hours",
     "Datastore-Compact-Garbage-Percent",
     "Datastore-Compact-Min-MB",
     "Datastore-Member-Max-Lag-Ops",

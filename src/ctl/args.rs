@@ -124,6 +124,12 @@ pub enum Command {
     /// The authority's key, by which members' certificates stay good, comes from a sealed copy that every member keeps; it
     /// opens with the key that `authority recovery-key` printed. Without that key: --new-authority.
     Recover(Recover),
+    /// The audit: who did what, kept by the datastore apart from the log.
+    Audit {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: super::audit::Action,
+    },
     /// What brings the datastore's authority back when its disk does not.
     Authority {
         /// What to do.

@@ -11,6 +11,8 @@ macro_rules! complain {
 }
 
 pub mod args;
+pub mod audit;
+mod audit_syslog;
 mod authority;
 mod backup;
 mod backup_copy;
@@ -111,6 +113,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Verify => maintain::verify(dir, json).await,
         Command::Repair(repair) => repair::run(dir, json, repair).await,
         Command::Recover(recover) => recover::run(dir, json, recover).await,
+        Command::Audit { action } => audit::run(dir, json, action).await,
         Command::Authority { action } => authority::run(dir, json, action).await,
         Command::Quarantine { action } => quarantine::run(dir, json, action).await,
         Command::Backup { action } => backup::run(dir, json, action).await,

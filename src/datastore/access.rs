@@ -19,11 +19,13 @@ pub(super) fn may_open(role: Role, open: Open) -> bool {
 }
 
 /// Whether members of a role may make a request. Administrators may make every one. Who holds a replica may see how things
-/// stand and the log, of which it is given every entry anyway. A balancer sees who is there.
+/// stand and the log, of which it is given every entry anyway. Webservers search the audit for administrators, and send what happens at them. A balancer sees who
+/// is there.
 pub(super) fn may_ask(role: Role, request: &Request) -> bool {
     match role {
         Role::Admin => true,
         Role::Balancer => matches!(request, Request::Status | Request::Presence | Request::Backends),
+        Role::Webserver if matches!(request, Request::Audit { .. } | Request::AuditActs { .. }) => true,
         Role::Webserver | Role::Reader => matches!(
             request,
             Request::Status

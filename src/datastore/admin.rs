@@ -26,7 +26,7 @@ use crate::trust::Role;
 use super::access::may_ask;
 use super::commit::wait_applied;
 use super::shared::SharedRef;
-use super::{compaction, contents, copy, inspect, push};
+use super::{audit, compaction, contents, copy, inspect, push};
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Caller {
     pub name: MemberName,
     /// Role.
     pub role: Role,
+    /// Where it asks from: an address, or a user of this host.
+    pub from: String,
 }
 
 /// Serves the local socket, whose callers own the data directory, until the task is dropped.
@@ -44,7 +46,8 @@ pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
         let (stream, place) = requests.next().await;
         let shared = SharedRef::clone(&shared);
         tokio::spawn(async move {
-            let caller = Caller { name: shared.local.clone(), role: Role::Admin };
+            let from = audit::acts::local_user(stream.peer_cred());
+            let caller = Caller { name: shared.local.clone(), role: Role::Admin, from };
             let (mut receive, mut send) = stream.into_split();
             if let Err(error) = serve(&shared, &caller, &mut receive, &mut send).await {
                 tracing::debug!(%error, "a local request ended early");
@@ -70,16 +73,40 @@ where
 {
     let bytes_max = if caller.role == Role::Admin { MESSAGE_BYTES_MAX } else { REPORT_BYTES_MAX };
     let result = match answer::request(receive, bytes_max).await {
-        Ok(request) => match allow(caller, &request) {
-            Ok(()) => match request {
-                Request::Submit { .. } => submit(shared, caller, receive, send).await,
-                request => answer_to(shared, caller.role, request, &mut Answer::new(send)).await,
-            },
-            Err(refused) => Err(refused),
-        },
+        Ok(request) => recorded(shared, caller, request, receive, send).await,
         Err(failure) => Err(failure),
     };
     Answer::new(send).end(result).await
+}
+
+/// Does what is asked, and records who asked for it: what changes anything, or gives much away, before it is done.
+async fn recorded<R, W>(
+    shared: &SharedRef,
+    caller: &Caller,
+    request: Request,
+    receive: &mut R,
+    send: &mut W,
+) -> Result<(), Failure>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    allow(caller, &request)?;
+    let asked = audit::acts::of_request(caller, &request).filter(|_| !shared.audit.is_read_only());
+    if let Some(asked) = &asked {
+        match asked.is_change {
+            true => shared.audit.note(&caller.name, asked.act.clone()).await,
+            false => shared.audit.note_soon(&caller.name, asked.act.clone()),
+        }
+    }
+    let done = match request {
+        Request::Submit { .. } => submit(shared, caller, receive, send).await,
+        request => answer_to(shared, caller, request, &mut Answer::new(send)).await,
+    };
+    if let (Some(asked), Err(Failure::Request(error))) = (asked, &done) {
+        shared.audit.note_soon(&caller.name, asked.failed(&error.message));
+    }
+    done
 }
 
 fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
@@ -102,7 +129,7 @@ async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
 
 async fn answer_to<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
-    role: Role,
+    caller: &Caller,
     request: Request,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
@@ -151,11 +178,11 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Get { collection, key, at } => get(shared, collection, key, at, answer).await,
         Request::List { collection, prefix, limit } => list(shared, collection, prefix, limit, answer).await,
         Request::Export { at } => export(shared, at, answer).await,
-        Request::Tail { from, to, follow } => tail(shared, role, (from, to), follow, answer).await,
+        Request::Tail { from, to, follow } => tail(shared, caller.role, (from, to), follow, answer).await,
         Request::History { collection, key } => {
             let (log, head) = (shared.log.clone(), shared.head());
             let entries = off_thread(move || inspect::history(&log, &collection, &key, head)).await?;
-            let redaction = shared.redaction_for(role);
+            let redaction = shared.redaction_for(caller.role);
             for entry in entries.map_err(unreadable)? {
                 answer.frames(&sendable(redaction.as_ref(), frame(&entry)?.into())?).await?;
             }
@@ -168,6 +195,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             answer.item(&OriginInfo { taken: row.last_counter, decided: row.last_counter }).await
         }
         Request::Verify => verify(shared, answer).await,
+        request @ (Request::Audit { .. } | Request::AuditVerify { .. } | Request::AuditActs { .. }) => {
+            about_audit(shared, caller, request, answer).await
+        }
         Request::Compact { dry_run, history_ops } => compact(shared, dry_run, history_ops, answer).await,
         Request::Enroll { name, role, ttl_s, addresses, replace } => {
             let role: Role = role.parse().map_err(refuse)?;
@@ -225,6 +255,29 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             Err(refuse("this is a datastore, which has no outbox: run the command with a replica's --data-dir"))
         }
         Request::Submit { .. } => Err(refuse("a submission needs its stream")),
+    }
+}
+
+async fn about_audit<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    caller: &Caller,
+    request: Request,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    match request {
+        Request::Audit { from, since_ms, until_ms } => {
+            let (frames, page) = audit::page(shared, from, since_ms, until_ms).await?;
+            if let Some(frames) = frames {
+                answer.frames(&frames).await?;
+            }
+            answer.item(&page).await
+        }
+        Request::AuditVerify { at } => answer.item(&audit::verify(shared, at).await?).await,
+        Request::AuditActs { acts } => {
+            shared.audit.receive(&caller.name, acts).await.map_err(refuse)?;
+            answer.item(&serde_json::json!({})).await
+        }
+        _ => Err(refuse("this is not about the audit")),
     }
 }
 

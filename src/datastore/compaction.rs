@@ -95,6 +95,10 @@ fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
             found = (by_time, "the history window");
         }
     }
+    let audited = shared.audit.covered();
+    if audited < found.0 {
+        found = (audited, "the audit, which has not recorded more");
+    }
     if found.0 == head { (head, "nothing: it reaches the head") } else { found }
 }
 
@@ -110,6 +114,7 @@ fn compact(
     if !recovery.is_empty() && !dry_run {
         return Err(format!("nothing is compacted while the datastore waits to be recovered: {recovery}"));
     }
+    shared.audit.wait_covered_blocking(shared.head());
     let (wanted, held_by) = target(shared, history_ops);
     let horizon_before = shared.log.horizon();
     let bytes_before = log_bytes(shared);

@@ -24,7 +24,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     if super::commit::measure_disk(shared) == Some(true) {
         shared.set_refusal(super::commit::DISK_IS_FULL);
     }
-    let (refusal, recovery) = (shared.refusal(), shared.recovery());
+    let (refusal, recovery, audit) = (shared.refusal(), shared.recovery(), shared.audit.problem());
     let ended = shared.watch.ended();
     let damage = shared.damage().map(|(found, remedy)| Reason::new(Code::Damaged, found, remedy));
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
@@ -35,6 +35,13 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         }
         (true, false) => Some(Reason::new(Code::ReadOnly, refusal, "free some disk space, or compact")),
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),
+        (true, true) if !audit.is_empty() => {
+            let behind = head.since(shared.audit.covered());
+            let message = format!("the audit cannot be written, and is {behind} entries behind: {audit}");
+            let remedy = "free some disk space, or see what is wrong with the directory `audit`; it goes on by itself, \
+                          and nothing is lost meanwhile, because compaction waits for it";
+            Some(Reason::new(Code::AuditNotWritten, message, remedy))
+        }
         (true, true) => None,
     };
     let reason = damage.or(reason);

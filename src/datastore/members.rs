@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
+use crate::codec::audit::Act;
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
+use crate::telemetry::seldom::Seldom;
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::join::Redeem;
 use crate::trust::{
@@ -52,14 +54,27 @@ pub(super) struct Members {
     certificate_days: u32,
 }
 
+static JOINS_FAILED: Seldom = Seldom::new();
+
 impl Redeem for Shared {
     fn redeem(
         &self,
         name: &MemberName,
         secret: &[u8; 32],
         request_der: &[u8],
+        from: IpAddr,
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
-        self.members.redeem(name, secret, request_der)
+        let joined = self.members.redeem(name, secret, request_der);
+        let (kind, what, count) = match &joined {
+            Ok((.., role)) => ("join", format!("{name} joined as a {role}"), Some(1)),
+            // Who has no token can try as often as it likes.
+            Err(error) => ("join-failed", format!("{name}: {error}"), JOINS_FAILED.note().map(|left_out| left_out + 1)),
+        };
+        if let Some(count) = count {
+            let (kind, happened_ms, from) = (kind.into(), now_ms(), from.to_string());
+            self.audit.note_soon(&self.local, Act { kind, happened_ms, from, what, count, ..Act::default() });
+        }
+        joined
     }
 }
 

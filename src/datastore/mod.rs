@@ -9,6 +9,7 @@
 mod access;
 pub mod admin;
 mod applier;
+pub mod audit;
 pub mod commit;
 mod compaction;
 mod contents;

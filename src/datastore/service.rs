@@ -27,6 +27,7 @@ use crate::transport::{join, local};
 use crate::trust::{Authority, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
+use super::audit::Audit;
 use super::commit::{self, Committer};
 use super::contents::{self, Contents};
 use super::ledger::Ledger;
@@ -36,7 +37,7 @@ use super::pins::Pins;
 use super::recovery::Here;
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
-use super::{admin, compaction, inspect, proofs, recovery};
+use super::{admin, audit, compaction, inspect, proofs, recovery};
 
 /// Proposals that may wait for the commit thread.
 const COMMIT_QUEUE: usize = 8192;
@@ -301,6 +302,7 @@ impl Datastore {
             },
             path,
             contents,
+            audit: Audit::new(reader.horizon()),
             log: reader,
             state,
             ring: new_ring(),
@@ -360,6 +362,7 @@ impl Datastore {
         threads.push(spawn("commit", Some(commit::part_panicked), Box::new(committing))?);
         let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
         threads.push(spawn("compact", None, Box::new(compacting))?);
+        threads.push(spawn("audit", None, Box::new(Audit::work(&shared)))?);
         let listens = place.endpoint().is_some();
         if let Some(endpoint) = place.endpoint() {
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
@@ -391,7 +394,8 @@ impl Datastore {
         R: tokio::io::AsyncRead + Unpin,
         W: tokio::io::AsyncWrite + Unpin,
     {
-        let caller = admin::Caller { name: self.shared.local.clone(), role: Role::Admin };
+        let from = audit::acts::own_user();
+        let caller = admin::Caller { name: self.shared.local.clone(), role: Role::Admin, from };
         admin::serve(&self.shared, &caller, receive, send).await
     }
 
@@ -510,7 +514,7 @@ impl Datastore {
             for thread in threads.by_ref().take(2) {
                 let _ = thread.join();
             }
-            // Compaction ends at once unless it is in the middle of its work, which may be left at any point.
+            // Compaction ends at once unless it is in the middle of its work, which may be left at any point; so may the audit's.
             let deadline = Instant::now() + Duration::from_millis(500);
             while threads.as_slice().iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(2));

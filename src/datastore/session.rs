@@ -125,7 +125,8 @@ impl Session {
             }
             Open::Renew => self.renew(&mut send, &mut receive).await,
             Open::Admin => {
-                let caller = admin::Caller { name: self.member.clone(), role: self.role };
+                let from = self.connection.remote_address().ip().to_string();
+                let caller = admin::Caller { name: self.member.clone(), role: self.role, from };
                 admin::serve(&self.shared, &caller, &mut receive, &mut send).await?;
                 let _ = send.finish();
                 Ok(())

@@ -20,6 +20,7 @@ use crate::protocol::feed::Ring;
 use crate::state::StateStore;
 use crate::trust::{LogMark, Proof, Role};
 
+use super::audit::Audit;
 use super::commit;
 use super::compaction;
 use super::contents::Contents;
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub compaction: mpsc::Sender<compaction::Request>,
     pub members: Members,
     pub contents: Contents,
+    pub audit: Audit,
     /// Joins that may be served at the same time.
     pub joins: Semaphore,
     pub snapshots: Arc<Semaphore>,

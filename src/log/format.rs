@@ -38,6 +38,8 @@ pub const FLAG_COMPACTED: u16 = 1;
 pub const FLAG_JOURNAL: u16 = 2;
 /// Flag of a file header: a journal that has a head file.
 pub const FLAG_HEADED: u16 = 4;
+/// Flag of a file header: a segment of a log whose oldest segments are removed whole.
+pub const FLAG_TRIMMED: u16 = 8;
 
 /// File header: version.
 pub const AT_FORMAT: usize = 4;
@@ -147,7 +149,7 @@ fn narrow_generation(bytes: &[u8], at: usize) -> Generation {
 /// First bytes of a segment or journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileHeader {
-    /// See [`FLAG_COMPACTED`], [`FLAG_JOURNAL`].
+    /// See [`FLAG_COMPACTED`], [`FLAG_JOURNAL`], [`FLAG_TRIMMED`].
     pub flags: u16,
     /// The log it belongs to.
     pub log_id: LogId,

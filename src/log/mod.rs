@@ -20,6 +20,7 @@ pub mod repair;
 pub mod salvage;
 mod segment;
 mod shared;
+mod trim;
 pub mod verify;
 mod writer;
 
@@ -46,10 +47,13 @@ pub struct LogOptions {
     pub preallocate: bool,
     /// Space held back for deletes and compaction on a full disk; 0 for none.
     pub reserve_bytes: u64,
+    /// Whether the oldest segments are removed whole, see [`Log::trim`], instead of being compacted. It is written into every
+    /// segment, so a log that is not one of these is never taken for one that was trimmed.
+    pub is_trimmed: bool,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { segment_bytes: 64 << 20, preallocate: true, reserve_bytes: 4 << 20 }
+        LogOptions { segment_bytes: 64 << 20, preallocate: true, reserve_bytes: 4 << 20, is_trimmed: false }
     }
 }

@@ -17,6 +17,7 @@ use super::format::{FLAG_JOURNAL, FOOTER_BYTES, FileHeader, Footer, HEADER_BYTES
 use super::head::{HeadFile, read_head};
 use super::segment::{Scan, Segment, check_footer, hex, read_footer, read_header, scan_frames};
 use super::shared::{Shared, State, Tip};
+use super::trim;
 use super::writer::create_segment;
 use crate::codec::error::DecodeError;
 use crate::codec::frame::CHAIN_START;
@@ -189,6 +190,11 @@ impl Scanner<'_> {
     fn all(&mut self, mut names: Vec<SegmentName>) -> Result<(), OpenError> {
         let last_of = |name: &SegmentName| name.last.unwrap_or(Seq(u64::MAX));
         names.sort_by_key(|name| (name.first, std::cmp::Reverse(last_of(name))));
+        if let Some(start) = trim::start(self.fs, self.dir, &self.head, &mut names)? {
+            let leftover = start.leftover.iter().map(|name| RecoveryAction::RemoveLeftover { file: name.to_string() });
+            self.actions.extend(leftover);
+            (self.tip.seq, self.tip.chain) = (start.seq, start.chain);
+        }
         // An open segment sorts before a sealed one of the same start; it never covers anything.
         let mut wide: Option<SegmentName> = None;
         let mut covered = Vec::new();
@@ -480,7 +486,7 @@ pub(super) fn carry_out(
     }
     if segments.last().is_none_or(|segment| segment.footer.is_some()) {
         let header = FileHeader {
-            flags: 0,
+            flags: trim::flags(options),
             log_id: slot.log_id,
             generation: slot.generation,
             first: tip.seq.next(),

@@ -12,6 +12,7 @@ use super::format::{FOOTER_BYTES, FileHeader, HEADER_BYTES, HeadSlot};
 use super::head::read_head;
 use super::reader::LogReader;
 use super::segment::{Scan, check_footer, hex, read_footer, read_header, scan_frames};
+use super::trim;
 use crate::codec::frame::CHAIN_START;
 use crate::env::fs::{File, Fs};
 use crate::model::{Chain, Seq};
@@ -102,6 +103,12 @@ fn offline(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<Targets
         }
         Err(error) => return Err(IoFailure::at("read", HEAD)(error)),
     };
+    if let Some(head) = &head
+        && let Some(start) = trim::start(fs, dir, head, &mut names)?
+    {
+        let noted = |name: &SegmentName| format!("{name} is older than what is kept; opening will remove it");
+        report.notes.extend(start.leftover.iter().map(noted));
+    }
     let mut targets = Vec::new();
     let mut covered_to = None;
     for name in names {
@@ -153,7 +160,9 @@ fn run(
     progress: &mut dyn FnMut(u64, u64),
 ) -> VerifyReport {
     let total = targets.iter().map(|target| target.length).sum();
-    let mut verifier = Verifier { report, head, next: Seq(1), chain: Some(CHAIN_START), total, progress };
+    let (next, chain) =
+        targets.first().map_or((Seq(1), CHAIN_START), |target| trim::begin(&*target.file, head.as_ref()));
+    let mut verifier = Verifier { report, head, next, chain: Some(chain), total, progress };
     for target in targets {
         if let Err(error) = verifier.segment(target) {
             verifier.damage(unreadable(&IoFailure::at("read", target.name)(error)));

@@ -18,6 +18,7 @@ use super::reader::LogReader;
 use super::recovery::{self, RecoveryReport};
 use super::segment::{IndexPoint, Segment, SparseIndex};
 use super::shared::{Shared, Tip};
+use super::trim;
 use crate::codec::frame;
 use crate::codec::payload::encode_entry;
 use crate::env::fs::{File, Fs, is_full};
@@ -68,8 +69,8 @@ pub struct AppendedBatch {
 /// The writer of a log. Owned by one thread.
 #[derive(Debug)]
 pub struct Log {
-    shared: Arc<Shared>,
-    options: LogOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) options: LogOptions,
     /// The open segment; `None` when it could not be created yet.
     open: Option<Arc<Segment>>,
     /// The state once the batch in flight is durable.
@@ -337,7 +338,7 @@ impl Log {
             return Ok(Arc::clone(segment));
         }
         let header = FileHeader {
-            flags: 0,
+            flags: trim::flags(&self.options),
             log_id: self.shared.log_id,
             generation: self.generation(),
             first: self.written.seq.next(),

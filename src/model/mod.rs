@@ -5,6 +5,7 @@
 pub mod address;
 pub mod deletions;
 pub mod digest;
+pub mod exposure;
 pub mod ids;
 pub mod limits;
 pub mod position;

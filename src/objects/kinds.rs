@@ -17,17 +17,9 @@ use super::searches::Search;
 use super::sessions::{Epoch, FormerKey, Session};
 use super::tokens::Token;
 use super::users::{Admin, Lock, Membership, User, UserName};
+use crate::model::exposure;
 
-/// What may be seen of a collection outside the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exposure {
-    /// Shown to administrators in the live view, exported, backed up.
-    Open,
-    /// Somebody's own affair: in the live view only that it changed; exported and backed up.
-    Personal,
-    /// Never shown. Backed up only together with everything, never exported without being asked for by name.
-    Secret,
-}
+pub use crate::model::exposure::Exposure;
 
 /// One collection.
 #[derive(Clone, Copy, Debug)]
@@ -94,11 +86,24 @@ pub fn of(collection: &str) -> Option<&'static Kind> {
 /// What may be seen of a collection; of one that this version does not know, nothing.
 #[must_use]
 pub fn exposure(collection: &str) -> Exposure {
-    of(collection).map_or(Exposure::Secret, |kind| kind.exposure)
+    exposure::of(collection)
 }
 
 /// Whether a collection is one of those that are kept secret.
 #[must_use]
 pub fn is_secret(collection: &str) -> bool {
     KINDS.iter().any(|kind| kind.collection == collection && kind.exposure == Exposure::Secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p11_what_is_secret_is_so_for_every_part_of_the_program() {
+        for kind in KINDS {
+            assert_eq!(exposure(kind.collection), kind.exposure, "{}", kind.collection);
+        }
+        assert_eq!(exposure("of-a-later-version"), Exposure::Secret);
+    }
 }

@@ -12,7 +12,6 @@ pub mod claims;
 pub mod cleaning;
 pub mod contents;
 pub mod dashboards;
-pub mod exposed;
 pub mod first_start;
 pub mod groups;
 pub mod history;
@@ -36,7 +35,7 @@ pub mod tokens;
 pub mod users;
 pub mod weak_passwords;
 
-pub use crate::codec::depth;
+pub use crate::codec::{depth, exposed};
 pub use moment::Moment;
 pub use record::{Record, Stored};
 pub use store::{CommitError, Committed, Store, StoreError, Writes};

@@ -131,6 +131,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::Escrow { .. }
         | Request::Copy { .. }
         | Request::CopyChunks { .. }
+        | Request::Audit { .. }
+        | Request::AuditVerify { .. }
+        | Request::AuditActs { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {
             Err(refuse("this is a replica, which has no log: run the command with the datastore's --data-dir"))

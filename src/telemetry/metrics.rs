@@ -49,6 +49,14 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
         Unit::Seconds,
         "How far a datastore's clock is from the time that entries are given; 0 while it is believed",
     ),
+    ("gravwell_audit_seq", MetricKind::Gauge, Unit::Count, "Last record of a datastore's audit"),
+    ("gravwell_audit_behind_ops", MetricKind::Gauge, Unit::Count, "Entries of the log that the audit has not recorded"),
+    (
+        "gravwell_audit_write_failures_total",
+        MetricKind::Counter,
+        Unit::Count,
+        "Times that the audit could not be written",
+    ),
     ("gravwell_disk_free_bytes", MetricKind::Gauge, Unit::Bytes, "Free space on the data directory's file system"),
     ("gravwell_outbox_depth", MetricKind::Gauge, Unit::Count, "Transactions waiting in a replica's outbox"),
     ("gravwell_chunks_sent_total", MetricKind::Counter, Unit::Count, "Chunks sent to members, by form: whole or delta"),
@@ -103,6 +111,21 @@ fn set(name: &'static str, value: u64) {
 /// Lines of the log, or of other output, could not be written.
 pub fn log_lines_lost(count: u64) {
     counter!("gravwell_log_lines_lost_total").increment(count);
+}
+
+/// The audit was written.
+pub fn audit(seq: Seq) {
+    set("gravwell_audit_seq", seq.0);
+}
+
+/// How many entries the audit has not recorded.
+pub fn audit_behind(entries: u64) {
+    set("gravwell_audit_behind_ops", entries);
+}
+
+/// The audit could not be written.
+pub fn audit_write_failure() {
+    counter!("gravwell_audit_write_failures_total").increment(1);
 }
 
 /// A thread or a task has panicked.

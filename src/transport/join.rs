@@ -1,5 +1,6 @@
 //! The join exchange: a token's secret and a request for a certificate against a certificate.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,8 @@ struct Joined {
 
 /// What redeems tokens at the datastore.
 pub trait Redeem: Send + Sync + 'static {
-    /// Exchanges a secret for a certificate, the authority's certificate and the role. May wait for the disk.
+    /// Exchanges a secret, which came from an address, for a certificate, the authority's certificate and the role. May wait for
+    /// the disk.
     ///
     /// # Errors
     /// The reason for refusing, for the one who joins.
@@ -53,6 +55,7 @@ pub trait Redeem: Send + Sync + 'static {
         name: &MemberName,
         secret: &[u8; 32],
         request_der: &[u8],
+        from: IpAddr,
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String>;
 }
 
@@ -82,7 +85,8 @@ pub async fn serve(
     };
     let work = async {
         let place = places.acquire().await.map_err(std::io::Error::other)?;
-        let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der);
+        let from = connection.remote_address().ip();
+        let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der, from);
         let result = tokio::task::spawn_blocking(redeeming).await.map_err(std::io::Error::other)?;
         drop(place);
         let answer = match result {

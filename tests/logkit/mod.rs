@@ -29,7 +29,7 @@ pub fn is_full(variable: &str) -> bool {
 }
 
 pub fn options() -> LogOptions {
-    LogOptions { segment_bytes: 1500, preallocate: true, reserve_bytes: 0 }
+    LogOptions { segment_bytes: 1500, reserve_bytes: 0, ..LogOptions::default() }
 }
 
 pub fn open(fs: &MemoryFs) -> Result<(Log, RecoveryReport), OpenError> {

@@ -135,7 +135,7 @@ pub struct Running {
 }
 
 pub fn log_options() -> LogOptions {
-    LogOptions { segment_bytes: SEGMENT_BYTES, preallocate: true, reserve_bytes: 2 << 10 }
+    LogOptions { segment_bytes: SEGMENT_BYTES, reserve_bytes: 2 << 10, ..LogOptions::default() }
 }
 
 impl Running {

@@ -37,6 +37,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
                 }
             } else {
                 members(&client, findings).await;
+                super::audit::examine(&client, findings).await;
             }
             super::objects::examine(&client, findings).await;
         }

@@ -13,7 +13,8 @@ use super::Findings;
 /// Folders of a data directory in which something is set aside. A webserver without a datastore has a log of its own.
 const FOLDERS: [&str; 8] = ["", "outbox", "log", "trust", "identity", "own-log", "own-log/log", "own-log/trust"];
 /// Folders in which everything was set aside.
-const WHOLE: [&str; 4] = ["log/quarantine", "outbox/quarantine", "own-log/log/quarantine", ARCHIVED];
+const WHOLE: [&str; 5] =
+    ["log/quarantine", "audit/quarantine", "outbox/quarantine", "own-log/log/quarantine", ARCHIVED];
 /// Changes of an abandoned history.
 const ARCHIVED: &str = "quarantine";
 /// What names of copies have in them, with a number behind.
@@ -98,6 +99,10 @@ fn describe(path: &Path) -> (&'static str, String) {
             "an outbox journal that was given up; changes that were accepted here and never pushed may be in it",
             keep("until the authors miss nothing"),
         ),
+        _ if name.starts_with("audit.") => (
+            "an audit that was damaged; a new one goes on since",
+            keep("for as long as the audit has to be kept (`gravwell-logctl audit` reads the new one)"),
+        ),
         _ if name.starts_with("generations.json.") => (
             "why generations of the log began, as it was",
             keep("until `gravwell-logctl generations` lists every generation"),
@@ -130,6 +135,7 @@ mod tests {
             ("state-0002.damaged-1/0.jnl", "recover --from"),
             ("state.damaged-3/tables/1", "repair --from"),
             ("log.damaged-1/head", "backup"),
+            ("audit.damaged-1/head", "new one"),
             ("outbox/journal.damaged-1", "authors"),
             ("outbox/head.damaged-1", "authors"),
             ("generations.json.damaged-2", "generations"),

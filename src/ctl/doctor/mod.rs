@@ -1,5 +1,6 @@
 //! `doctor`: looks at everything that an operator would look at, and says of each finding what to do.
 
+mod audit;
 mod certificates;
 mod fleet;
 mod host;

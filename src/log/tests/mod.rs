@@ -52,7 +52,7 @@ fn small(seq: u64) -> Entry {
 }
 
 pub(super) fn options(segment_bytes: u64) -> LogOptions {
-    LogOptions { segment_bytes, preallocate: true, reserve_bytes: 0 }
+    LogOptions { segment_bytes, reserve_bytes: 0, ..LogOptions::default() }
 }
 
 pub(super) fn open(fs: &MemoryFs, options: LogOptions) -> Result<(Log, RecoveryReport), OpenError> {

@@ -14,6 +14,7 @@ fn who_may_ask(request: &Request) -> &'static [&'static str] {
     match request {
         Request::Status | Request::Presence => &["webserver", "reader", "balancer", "admin"],
         Request::Backends => &["balancer", "admin"],
+        Request::Audit { .. } | Request::AuditActs { .. } => &["webserver", "admin"],
         Request::Collections
         | Request::Tail { .. }
         | Request::History { .. }
@@ -41,6 +42,7 @@ fn who_may_ask(request: &Request) -> &'static [&'static str] {
         | Request::BlobCollect { .. }
         | Request::Copy { .. }
         | Request::CopyChunks { .. }
+        | Request::AuditVerify { .. }
         | Request::Upstream
         | Request::Barrier { .. } => &["admin"],
     }
@@ -107,6 +109,9 @@ fn requests() -> Vec<Request> {
         Request::Escrow { known: None },
         Request::Copy { of: None, have: Vec::new() },
         Request::CopyChunks { ids: Vec::new() },
+        Request::Audit { from: Seq(0), since_ms: 0, until_ms: u64::MAX },
+        Request::AuditVerify { at: None },
+        Request::AuditActs { acts: Vec::new() },
         Request::Upstream,
         Request::Barrier { seq: None, timeout_ms: 1000 },
     ]

@@ -1,0 +1,213 @@
+//! Records of the audit as rows: one JSON object for each thing that was done, the same for searches, for `gravwell-logctl audit`
+//! and for what it exports.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::audit::{Act, AuditEvent, AuditOp, AuditRecord, Value};
+use super::jsonl::timestamp;
+use crate::model::Seq;
+
+/// One row.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AuditRow<'a> {
+    /// When it was recorded, RFC 3339.
+    pub time: String,
+    /// Number of the record in the audit.
+    pub audit: u64,
+    /// Sequence in the operation log; absent for what is no transaction.
+    pub seq: Option<u64>,
+    /// The member at which it happened, as the datastore knows it.
+    pub member: String,
+    /// Number of the user; 0: the webserver itself.
+    pub uid: Option<i32>,
+    /// Name of the user.
+    pub user: Option<Cow<'a, str>>,
+    /// The administrator who acts as this user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Cow<'a, str>>,
+    /// Address of the client.
+    pub from: Option<Cow<'a, str>>,
+    /// The webserver, as it calls itself.
+    pub via: Option<Cow<'a, str>>,
+    /// What was done, in words.
+    pub what: Option<Cow<'a, str>>,
+    /// `put`, `delete`, `rejected`, or the kind of the act.
+    pub op: Cow<'a, str>,
+    /// Collection of the object.
+    pub collection: Option<&'a str>,
+    /// Key of the object.
+    pub key: Option<&'a str>,
+    /// The object before, if it may be shown.
+    pub before: Option<Cow<'a, RawValue>>,
+    /// The object after, if it may be shown.
+    pub after: Option<Cow<'a, RawValue>>,
+    /// Why it was rejected, or is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many of the same it stands for, where that is not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// When it happened, by the clock of where it did, where that was not when it was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub happened: Option<String>,
+}
+
+/// What a webserver notes beside its transactions.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Note {
+    uid: Option<i32>,
+    user: Option<String>,
+    su: Option<String>,
+    /// The program, of those that are no webserver.
+    by: Option<String>,
+    from: Option<String>,
+    via: Option<String>,
+    what: Option<String>,
+}
+
+/// A moment that is this close to when it was recorded is not told apart from it.
+const SAME_MS: u64 = 2000;
+
+/// The rows of a record at `seq` of the audit.
+#[must_use]
+pub fn rows(seq: Seq, record: &AuditRecord) -> Vec<AuditRow<'_>> {
+    let base = AuditRow {
+        time: timestamp(record.time_ms),
+        audit: seq.0,
+        member: record.member.to_string(),
+        ..AuditRow::default()
+    };
+    let covered = Some(record.covered.seq.0);
+    match &record.event {
+        AuditEvent::Commit { note, ops, more } => {
+            let note: Note = serde_json::from_slice(note).unwrap_or_default();
+            let base = AuditRow { seq: covered, ..base };
+            let rest = (*more > 0).then(|| AuditRow { op: "more".into(), count: Some(*more), ..base.clone() });
+            ops.iter().map(|op| change(op, &note, base.clone())).chain(rest).collect()
+        }
+        AuditEvent::Reject { reason } => {
+            vec![AuditRow { seq: covered, op: "rejected".into(), reason: Some(reason.to_string()), ..base }]
+        }
+        AuditEvent::Unknown { kind } => {
+            let reason = Some(format!("an entry of the kind {kind}, which this version does not know"));
+            vec![AuditRow { seq: covered, op: "unknown".into(), reason, ..base }]
+        }
+        AuditEvent::Gap { after, reason } => {
+            let to = record.covered.seq;
+            let what = match to > after.seq {
+                true => format!("entries {} to {to} of the log are not in the audit", after.seq.next()),
+                false => format!("the audit goes on after entry {to} of the log"),
+            };
+            vec![AuditRow { op: "gap".into(), what: Some(what.into()), reason: Some(reason.clone()), ..base }]
+        }
+        AuditEvent::Trimmed { to, .. } => {
+            let what = format!("records up to {to} of the audit were removed, because they were older than it is kept");
+            vec![AuditRow { op: "trimmed".into(), what: Some(what.into()), ..base }]
+        }
+        AuditEvent::Act(act) => vec![of_act(act, record.time_ms, base)],
+    }
+}
+
+fn text(text: &str) -> Option<Cow<'_, str>> {
+    (!text.is_empty()).then_some(Cow::Borrowed(text))
+}
+
+fn of_act<'a>(act: &'a Act, recorded_ms: u64, base: AuditRow<'a>) -> AuditRow<'a> {
+    let is_late = act.happened_ms.abs_diff(recorded_ms) > SAME_MS;
+    AuditRow {
+        uid: act.uid,
+        user: text(&act.user),
+        by: text(&act.by),
+        from: text(&act.from),
+        via: Some(base.member.clone().into()),
+        what: text(&act.what),
+        op: Cow::Borrowed(&act.kind),
+        count: (act.count != 1).then_some(act.count),
+        happened: is_late.then(|| timestamp(act.happened_ms)),
+        ..base
+    }
+}
+
+fn change<'a>(op: &'a AuditOp, note: &Note, base: AuditRow<'a>) -> AuditRow<'a> {
+    let owned = |text: &Option<String>| text.clone().map(Cow::Owned);
+    AuditRow {
+        uid: note.uid,
+        user: owned(&note.user),
+        by: owned(&note.su),
+        from: owned(&note.from),
+        via: owned(&note.via).or_else(|| owned(&note.by)),
+        what: owned(&note.what),
+        op: if op.is_delete { "delete" } else { "put" }.into(),
+        collection: Some(&op.collection),
+        key: Some(&op.key),
+        before: shown(&op.before),
+        after: shown(&op.after),
+        ..base
+    }
+}
+
+fn shown(value: &Value) -> Option<Cow<'_, RawValue>> {
+    match value {
+        Value::Json(json) => super::audit::readable(json),
+        Value::None | Value::Unknown | Value::Withheld(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::audit::LogPoint;
+    use crate::model::{Collection, Key, MemberName, Op};
+
+    fn commit(op: &Op, before: Value) -> AuditRecord {
+        let note = br#"{"uid":1,"user":"admin","from":"192.0.2.1","via":"web1","what":"rename"}"#.to_vec();
+        let mut room = usize::MAX;
+        AuditRecord {
+            time_ms: 1_700_000_000_000,
+            member: MemberName::new("web1").expect("name"),
+            covered: LogPoint { seq: Seq(7), ..LogPoint::default() },
+            event: AuditEvent::Commit { note, ops: vec![AuditOp::of(op, before, &mut room)], more: 0 },
+        }
+    }
+
+    fn put(collection: &str, value: &str) -> Op {
+        let (collection, key) = (Collection::new(collection).expect("name"), Key::new("7/a").expect("key"));
+        Op::Put { collection, key, value: value.to_owned().into() }
+    }
+
+    #[test]
+    fn what_is_nested_deeply_is_shown_as_text() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let record = commit(&put("dashboards", &deep), Value::None);
+        let rows = rows(Seq(1), &record);
+        let shown: serde_json::Value =
+            serde_json::from_str(rows[0].after.as_ref().expect("shown").get()).expect("JSON");
+        assert_eq!(shown, deep.as_str());
+    }
+
+    #[test]
+    fn secrets_are_not_kept() {
+        let record = commit(&put("passwords", r#"{"Hash":"x"}"#), Value::None);
+        let encoded = record.entry(Seq(1));
+        assert_eq!(AuditRecord::of(&encoded).as_ref(), Ok(&record));
+        let rows = rows(Seq(1), &record);
+        assert!(rows[0].after.is_none() && rows[0].key == Some("7"), "{rows:?}");
+        assert!(!format!("{record:?}").contains("Hash"));
+    }
+
+    #[test]
+    fn a_change_is_shown_with_its_author_and_both_values() {
+        let record = commit(&put("users", r#"{"a":1.50}"#), Value::Json(r#"{"a":2}"#.into()));
+        let json = serde_json::to_value(&rows(Seq(3), &record)[0]).expect("JSON");
+        let expected = [("seq", "7"), ("audit", "3"), ("uid", "1"), ("user", "\"admin\""), ("op", "\"put\"")];
+        for (field, value) in expected {
+            assert_eq!(json[field].to_string(), value, "{json}");
+        }
+        let text = serde_json::to_string(&rows(Seq(3), &record)[0]).expect("JSON");
+        assert!(text.contains(r#""after":{"a":1.50}"#) && text.contains(r#""before":{"a":2}"#), "{text}");
+    }
+}

@@ -1,0 +1,261 @@
+//! `audit`: the audit of a datastore as a table or as JSON lines, whether it is whole, and what other systems take.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use crate::codec::admin::Request;
+use crate::codec::audit::{AuditPage, AuditRecord, AuditReport};
+use crate::codec::audit_rows::{AuditRow, rows};
+use crate::codec::jsonl::timestamp;
+use crate::model::Seq;
+use crate::objects::Moment;
+
+use super::audit_syslog;
+use super::client::{Client, Piece, entries};
+use super::output::{Output, or_dash, size};
+use super::{CtlError, CtlResult};
+
+/// What to do with the audit.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List what was done, oldest first.
+    Ls(Range),
+    /// Check every byte and the chain: whether a record was removed, altered or inserted. Exits with 3 when one was.
+    Verify {
+        /// A record and its chain as an earlier `audit verify` printed them: checks that it is still the same one.
+        #[arg(long, value_name = "RECORD:CHAIN", value_parser = expected)]
+        expect: Option<(Seq, String)>,
+    },
+    /// Write what was done for other systems: JSON lines, or lines of syslog (RFC 5424).
+    Export {
+        /// What to write.
+        #[command(flatten)]
+        range: Range,
+        /// Lines of syslog instead of JSON. Values of objects are left out.
+        #[arg(long)]
+        syslog: bool,
+        /// Write to this new file instead of standard output; it is readable for its owner alone.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// A part of the audit.
+#[derive(Clone, Debug, Args)]
+pub struct Range {
+    /// From this time on: 2026-01-31T12:00:00Z, or so long ago: 90s, 15m, 12h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<u64>,
+    /// Up to this time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<u64>,
+    /// After this record, as its field `audit` has it: goes on where an earlier export ended.
+    #[arg(long, value_name = "RECORD", default_value_t = 0)]
+    after: u64,
+}
+
+fn time(text: &str) -> Result<u64, String> {
+    if let Some(moment) = Moment::parse(text) {
+        return Ok(moment.ms());
+    }
+    let wrong = || format!("`{text}` is no time: write 2026-01-31T12:00:00Z, or how long ago, as 90s, 15m, 12h or 7d");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let number: u64 = number.trim_start_matches('-').parse().map_err(|_| wrong())?;
+    let unit_ms: u64 = match unit {
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    Ok(Moment::now().ms().saturating_sub(number.saturating_mul(unit_ms)))
+}
+
+fn expected(text: &str) -> Result<(Seq, String), String> {
+    let wrong = || format!("`{text}` is no RECORD:CHAIN as `audit verify` prints it");
+    let (seq, chain) = text.split_once(':').ok_or_else(wrong)?;
+    let is_chain = chain.len() == 32 && chain.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let seq = seq.parse().map(Seq).map_err(|_| wrong())?;
+    if is_chain { Ok((seq, chain.to_ascii_lowercase())) } else { Err(wrong()) }
+}
+
+/// `audit ls`, `audit verify`, `audit export`
+pub(super) async fn run(dir: &Path, json: bool, action: Action) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let done = match action {
+        Action::Ls(range) => list(&client, json, &range).await,
+        Action::Verify { expect } => verify(&client, json, expect).await,
+        Action::Export { range, syslog, out } => export(&client, &range, syslog, out.as_deref()).await,
+    };
+    client.close().await;
+    done
+}
+
+/// Gives every row of a range to `take`. What is missing at its end is said on standard error.
+async fn each_row(client: &Client, range: &Range, mut take: impl FnMut(&AuditRow<'_>) -> CtlResult) -> CtlResult {
+    let (since_ms, until_ms) = (range.since.unwrap_or(0), range.until.unwrap_or(u64::MAX));
+    let mut from = Seq(range.after);
+    loop {
+        let mut page = AuditPage::default();
+        let mut found = Vec::new();
+        let gather = |piece| {
+            match piece {
+                Piece::Frames(frames) => found.extend(entries(&frames)?),
+                Piece::Item(item) => page = serde_json::from_slice(&item).map_err(CtlError::new)?,
+                Piece::Rows(_) => {}
+            }
+            Ok(())
+        };
+        client.each(&Request::Audit { from, since_ms, until_ms }, gather).await?;
+        for entry in &found {
+            let Ok(record) = AuditRecord::of(entry) else {
+                complain!("record {} of the audit is of a later version: update gravwell-logctl", entry.seq);
+                continue;
+            };
+            if (since_ms..=until_ms).contains(&record.time_ms) {
+                rows(entry.seq, &record).iter().try_for_each(&mut take)?;
+            }
+        }
+        match page.next.filter(|next| *next > from) {
+            Some(next) => from = next,
+            None => {
+                if page.missing > 0 {
+                    complain!("{} transactions are not in the audit yet {}", page.missing, page.problem);
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn who(row: &AuditRow<'_>) -> String {
+    match (&row.user, &row.by) {
+        (Some(user), Some(by)) => format!("{by} as {user}"),
+        (Some(user), None) => user.to_string(),
+        (None, _) => or_dash(row.uid),
+    }
+}
+
+fn cells(row: &AuditRow<'_>) -> Vec<String> {
+    let object = row.collection.map(|collection| format!("{collection}/{}", row.key.unwrap_or_default()));
+    let what = row.what.as_deref().or(row.reason.as_deref()).unwrap_or_default().to_owned();
+    let count = row.count.map_or_else(String::new, |count| format!(" ({count} times)"));
+    let from = or_dash(row.from.as_deref());
+    vec![
+        row.time.clone(),
+        row.member.clone(),
+        who(row),
+        from,
+        row.op.to_string(),
+        or_dash(object),
+        format!("{what}{count}"),
+    ]
+}
+
+async fn list(client: &Client, json: bool, range: &Range) -> CtlResult {
+    let mut output = Output::new();
+    if json {
+        each_row(client, range, |row| output.json(row)).await?;
+        return output.flush();
+    }
+    // Rows are printed as they come: their number has no bound.
+    output.line("TIME                      MEMBER  WHO  FROM  DONE  OBJECT  WHAT")?;
+    each_row(client, range, |row| output.line(&cells(row).join("  "))).await?;
+    output.flush()
+}
+
+async fn verify(client: &Client, json: bool, expect: Option<(Seq, String)>) -> CtlResult {
+    let at = expect.as_ref().map(|(seq, _)| *seq);
+    let mut report: AuditReport = client.item(&Request::AuditVerify { at }).await?;
+    if let Some((seq, chain)) = expect {
+        let problem = match &report.chain_at {
+            Some(found) if *found == chain => None,
+            Some(found) => Some(format!("record {seq} has the chain {found}, and had {chain}: the audit was changed")),
+            None if seq < report.first => {
+                Some(format!("record {seq} is not kept any more: they begin at {}", report.first))
+            }
+            None => Some(format!("there is no record {seq}: the audit was cut, or is another one")),
+        };
+        let finding = |problem| crate::codec::admin::Finding { place: "audit".into(), offset: None, problem };
+        report.findings.extend(problem.map(finding));
+        report.ok = report.findings.is_empty();
+    }
+    let mut output = Output::new();
+    if json {
+        output.json(&report)?;
+    } else {
+        print(&report, &mut output)?;
+    }
+    output.flush()?;
+    if report.ok { Ok(()) } else { Err(CtlError { message: String::new(), exit: 3 }) }
+}
+
+fn print(report: &AuditReport, output: &mut Output) -> CtlResult {
+    let AuditReport { files, records, bytes, first, last, chain, .. } = report;
+    for finding in &report.findings {
+        output.line(&format!("DAMAGED  {}: {}", finding.place, finding.problem))?;
+    }
+    output.line(&format!("{records} records in {files} files ({}), from {first} to {last}", size(*bytes)))?;
+    if report.last_time_ms > 0 {
+        output.line(&format!(
+            "recorded from {} to {}",
+            timestamp(report.first_time_ms),
+            timestamp(report.last_time_ms)
+        ))?;
+    }
+    if report.gaps > 0 {
+        output.line(&format!("{} records say that something is missing: audit ls | grep gap", report.gaps))?;
+    }
+    match report.ok {
+        true => output.line(&format!("whole; to be kept elsewhere: {last}:{chain}")),
+        false => {
+            output.line("what is damaged stays as it is; keep the directory, and compare it with what was exported")
+        }
+    }
+}
+
+async fn export(client: &Client, range: &Range, is_syslog: bool, out: Option<&Path>) -> CtlResult {
+    let line = |row: &AuditRow<'_>| match is_syslog {
+        true => Ok(audit_syslog::line(row)),
+        false => serde_json::to_string(row).map_err(CtlError::new),
+    };
+    match out {
+        None => {
+            let mut output = Output::new();
+            each_row(client, range, |row| output.raw_line(&line(row)?)).await?;
+            output.flush()
+        }
+        Some(path) => {
+            let failed = |error: std::io::Error| CtlError::new(format!("{}: {error}", path.display()));
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+            let mut file = BufWriter::new(file);
+            each_row(client, range, |row| writeln!(file, "{}", line(row)?).map_err(failed)).await?;
+            file.into_inner()
+                .map_err(|error| failed(error.into_error()))
+                .and_then(|file: File| file.sync_all().map_err(failed))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_chains_are_read() {
+        assert_eq!(time("1970-01-01T00:00:01Z"), Ok(1000));
+        let now = Moment::now().ms();
+        assert!((now - 7_201_000..=now - 7_199_000).contains(&time("2h").expect("reads")));
+        for wrong in ["", "yesterday", "h", "5y", "é"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(expected(&format!("7:{}", "0A".repeat(16))), Ok((Seq(7), "0a".repeat(16))));
+        for wrong in ["7", "x:00", "7:00", ""] {
+            assert!(expected(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What administrators ask of the datastore, as acts: who, from where, and what. Requests that only tell how things stand are left
+//! out, and so are those by which members do their own work.
+
+use tokio::net::unix::UCred;
+
+use crate::codec::admin::Request;
+use crate::codec::audit::Act;
+use crate::datastore::admin::Caller;
+use crate::datastore::shared::now_ms;
+use crate::trust::Role;
+
+/// An act, and whether it changes anything: then it is recorded before it is done.
+pub(in crate::datastore) struct Asked {
+    pub act: Act,
+    pub is_change: bool,
+}
+
+impl Asked {
+    /// The same act, which came to nothing.
+    pub(in crate::datastore) fn failed(&self, why: &str) -> Act {
+        Act { kind: format!("{}-failed", self.act.kind), what: format!("{}: {why}", self.act.what), ..self.act.clone() }
+    }
+}
+
+/// The user at the other end of the local socket, as the kernel says. The login's user is who logged in to the host, whatever
+/// `su` and `sudo` made of them since, where the system keeps track of it.
+pub(in crate::datastore) fn local_user(caller: std::io::Result<UCred>) -> String {
+    let Ok(caller) = caller else { return "an unknown user of this host".into() };
+    let login = caller.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
+    described(caller.uid(), login.as_deref())
+}
+
+/// The user of this process, which opened the directory itself.
+pub(in crate::datastore) fn own_user() -> String {
+    let login = std::fs::read_to_string("/proc/self/loginuid").ok();
+    described(rustix::process::getuid().as_raw(), login.as_deref())
+}
+
+fn described(uid: u32, login: Option<&str>) -> String {
+    let login = login.and_then(|text| text.trim().parse::<u32>().ok()).filter(|login| *login != u32::MAX);
+    match login.filter(|login| *login != uid) {
+        Some(login) => format!("uid {uid} of this host, logged in as uid {login}"),
+        None => format!("uid {uid} of this host"),
+    }
+}
+
+/// The act that a request is, if it is one.
+pub(in crate::datastore) fn of_request(caller: &Caller, request: &Request) -> Option<Asked> {
+    if caller.role != Role::Admin {
+        return None;
+    }
+    let (kind, what, is_change) = described_request(request)?;
+    let act =
+        Act { kind: kind.into(), happened_ms: now_ms(), from: caller.from.clone(), what, count: 1, ..Act::default() };
+    Some(Asked { act: act.bounded(), is_change })
+}
+
+fn described_request(request: &Request) -> Option<(&'static str, String, bool)> {
+    let at = |at: &Option<crate::model::Seq>| at.map_or_else(String::new, |at| format!(" as of {at}"));
+    let read = |what: String| Some(("read", what, false));
+    match request {
+        Request::Get { collection, key, at: seq } => read(format!("{collection}/{key}{}", at(seq))),
+        Request::List { collection, prefix, .. } => read(format!("the objects of {collection} {prefix}")),
+        Request::Tail { from, follow, .. } => {
+            read(format!("the log after {from}{}", if *follow { ", on and on" } else { "" }))
+        }
+        Request::History { collection, key } => read(format!("the history of {collection}/{key}")),
+        Request::Record { seq } => read(format!("record {seq} of the log")),
+        Request::Audit { from, .. } if *from == crate::model::Seq::ZERO => read("the audit".into()),
+        Request::Export { at: seq } => Some(("export", format!("the whole state{}", at(seq)), true)),
+        Request::Copy { .. } => Some(("backup", "a copy of the log".into(), true)),
+        Request::Escrow { .. } => Some(("export", "the authority, sealed under the recovery key".into(), true)),
+        Request::Submit { .. } => Some(("administration", "transactions, which follow".into(), true)),
+        Request::Compact { dry_run: false, .. } => Some(("administration", "compact the log".into(), true)),
+        Request::BlobCollect { dry_run: false, .. } => Some(("administration", "collect chunks".into(), true)),
+        Request::Enroll { name, role, replace, .. } => {
+            let anew = if *replace { ", in the place of the one that has the name" } else { "" };
+            Some(("enroll", format!("{name} as a {role}{anew}"), true))
+        }
+        Request::Revoke { name, remove } => {
+            Some(("revoke", format!("{name}{}", if *remove { ", and forget it" } else { "" }), true))
+        }
+        Request::Status
+        | Request::Members
+        | Request::Presence
+        | Request::Backends
+        | Request::Collections
+        | Request::Segments
+        | Request::OriginStatus { .. }
+        | Request::Verify
+        | Request::Compact { .. }
+        | Request::Outbox
+        | Request::Retry { .. }
+        | Request::Dismiss { .. }
+        | Request::BlobList
+        | Request::BlobStats
+        | Request::BlobVerify
+        | Request::BlobCollect { .. }
+        | Request::Generations
+        | Request::Proof
+        | Request::CopyChunks { .. }
+        | Request::Audit { .. }
+        | Request::AuditVerify { .. }
+        | Request::AuditActs { .. }
+        | Request::Upstream
+        | Request::Barrier { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MemberName;
+
+    #[test]
+    fn requests_of_administrators_are_acts_and_those_of_members_are_not() {
+        let name = MemberName::new("ops").expect("name");
+        let caller = |role| Caller { name: name.clone(), role, from: "192.0.2.1".into() };
+        let revoke = Request::Revoke { name: MemberName::new("web1").expect("name"), remove: false };
+        let asked = of_request(&caller(Role::Admin), &revoke).expect("an act");
+        assert_eq!((asked.act.kind.as_str(), asked.act.what.as_str(), asked.is_change), ("revoke", "web1", true));
+        assert_eq!(asked.failed("no such member").kind, "revoke-failed");
+        assert!(of_request(&caller(Role::Webserver), &revoke).is_none());
+        assert!(of_request(&caller(Role::Admin), &Request::Status).is_none());
+    }
+
+    #[test]
+    fn users_of_the_host_are_named_with_their_login() {
+        assert_eq!(described(0, Some("1000\n")), "uid 0 of this host, logged in as uid 1000");
+        assert_eq!(described(7, Some("4294967295")), "uid 7 of this host");
+        assert_eq!(described(7, None), "uid 7 of this host");
+    }
+}

@@ -1,0 +1,120 @@
+//! Records of the audit from entries of the operation log, with what each object was before.
+//!
+//! What an object was is found in a snapshot of the state that is no later than the entries, and in what the entries themselves
+//! changed since. So it costs the way of a commit nothing, and is exact; only after a crash, or for entries that were there
+//! before the audit was, the state is ahead, and what is not known is said to be.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::codec::audit::{AuditEvent, AuditOp, AuditRecord, LogPoint, NAMES_BYTES_MAX, VALUES_BYTES_MAX, Value};
+use crate::model::exposure::{self, Exposure};
+use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LogId, Op, Seq, Txn};
+use crate::state::{StateError, StateSnapshot};
+
+/// Bytes of former values that are remembered between two snapshots.
+const REMEMBERED_BYTES_MAX: usize = 16 << 20;
+
+/// What objects are just before the next entry.
+#[derive(Default)]
+pub struct Former {
+    snapshot: Option<StateSnapshot>,
+    changed: HashMap<(Collection, Key), Option<Bytes>>,
+    bytes: usize,
+    /// Too much has changed since the snapshot to be remembered.
+    is_lossy: bool,
+}
+
+impl Former {
+    /// Starts anew from a snapshot that is level with the next entry.
+    pub fn begin(&mut self, snapshot: StateSnapshot) {
+        *self = Former { snapshot: Some(snapshot), ..Former::default() };
+    }
+
+    /// Whether there is nothing to find former values in.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.snapshot.is_none()
+    }
+
+    /// The object as it was before the entry at `seq`.
+    fn before(&self, op: &Op, seq: Seq, room: &mut usize) -> Result<Value, StateError> {
+        if exposure::of(op.collection().as_str()) != Exposure::Open {
+            return Ok(Value::Unknown);
+        }
+        let kept = |value: &[u8], room: &mut usize| Value::of(op.collection(), value, room);
+        if let Some(changed) = self.changed.get(&(op.collection().clone(), op.key().clone())) {
+            return Ok(changed.as_ref().map_or(Value::None, |value| kept(value, room)));
+        }
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| !self.is_lossy) else { return Ok(Value::Unknown) };
+        let is_earlier = snapshot.meta().is_none_or(|meta| meta.seq < seq);
+        Ok(match snapshot.get(op.collection(), op.key())? {
+            Some(object) if object.version < seq => kept(&object.value, room),
+            None if is_earlier => Value::None,
+            Some(_) | None => Value::Unknown,
+        })
+    }
+
+    fn change(&mut self, op: &Op) {
+        if exposure::of(op.collection().as_str()) != Exposure::Open {
+            return;
+        }
+        let place = (op.collection().clone(), op.key().clone());
+        self.bytes += place.1.len() + op.value().map_or(0, Bytes::len) + 64;
+        self.changed.insert(place, op.value().cloned());
+        if self.bytes > REMEMBERED_BYTES_MAX {
+            (self.changed, self.bytes, self.is_lossy) = (HashMap::new(), 0, true);
+        }
+    }
+}
+
+/// Which log the entries are of.
+#[derive(Clone, Copy, Debug)]
+pub struct OfLog {
+    /// Identity of the log.
+    pub log_id: LogId,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+impl OfLog {
+    /// A point of it.
+    #[must_use]
+    pub fn point(self, seq: Seq, chain: Chain) -> LogPoint {
+        LogPoint { log_id: self.log_id, generation: self.generation, seq, chain }
+    }
+}
+
+/// The record of an entry.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn record(entry: &Entry, chain: Chain, log: OfLog, former: &mut Former) -> Result<AuditRecord, StateError> {
+    let event = match &entry.body {
+        EntryBody::Commit(txn) => commit(txn, entry.seq, former)?,
+        EntryBody::Reject { reason, .. } => AuditEvent::Reject { reason: reason.clone() },
+        EntryBody::Redacted { txn, .. } => commit(txn, entry.seq, former)?,
+        EntryBody::Unknown { kind, .. } => AuditEvent::Unknown { kind: *kind },
+    };
+    let (time_ms, member) = (entry.time_ms, entry.member.clone());
+    Ok(AuditRecord { time_ms, member, covered: log.point(entry.seq, chain), event })
+}
+
+fn commit(txn: &Txn, seq: Seq, former: &mut Former) -> Result<AuditEvent, StateError> {
+    let (mut values, mut names) = (VALUES_BYTES_MAX, NAMES_BYTES_MAX);
+    let mut ops = Vec::with_capacity(txn.ops.len());
+    let mut more = 0;
+    for op in &txn.ops {
+        let bytes = op.collection().as_str().len() + op.key().len() + 32;
+        if bytes <= names {
+            names -= bytes;
+            let before = former.before(op, seq, &mut values)?;
+            ops.push(AuditOp::of(op, before, &mut values));
+        } else {
+            more += 1;
+        }
+        former.change(op);
+    }
+    Ok(AuditEvent::Commit { note: txn.note.to_vec(), ops, more })
+}

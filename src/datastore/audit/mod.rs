@@ -1,0 +1,220 @@
+//! The audit: who did what, kept apart from the operation log and for a time of its own. Compaction does not touch it, and nobody
+//! who is recorded in it can make it shorter.
+
+pub(super) mod acts;
+mod derive;
+mod reading;
+mod resume;
+pub mod store;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::codec::audit::{Act, AuditPage, AuditReport};
+use crate::env::view_fs::ViewFs;
+use crate::log::{Log, LogReader};
+use crate::model::{MemberName, Seq};
+use crate::transport::answer::{Failure, damaged, refuse};
+
+use super::admin::off_thread;
+use super::shared::SharedRef;
+use writer::{Acts, Writer};
+
+/// Requests that may wait for the thread that writes.
+const QUEUE: usize = 64;
+/// Longest wait for a record to become durable. What waits longer is recorded later.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the parts of a datastore have of its audit.
+pub(super) struct Audit {
+    requests: mpsc::Sender<Acts>,
+    /// Taken by the thread that writes.
+    received: Mutex<Option<mpsc::Receiver<Acts>>>,
+    reader: watch::Sender<Option<LogReader>>,
+    /// The audit has everything of the operation log up to here.
+    covered: watch::Sender<Seq>,
+    problem: Mutex<String>,
+    /// Acts that are not recorded because too many waited; only their number is.
+    lost: AtomicU64,
+}
+
+impl Audit {
+    /// The audit of a log of which entries can be read from `horizon` on; nothing is opened yet.
+    pub(super) fn new(horizon: Seq) -> Audit {
+        let (requests, received) = mpsc::channel(QUEUE);
+        let (reader, covered) = (watch::channel(None).0, watch::channel(horizon).0);
+        let (received, problem, lost) = (Mutex::new(Some(received)), Mutex::default(), AtomicU64::new(0));
+        Audit { requests, received, reader, covered, problem, lost }
+    }
+
+    /// The work of the thread that writes; to be started once.
+    pub(super) fn work(shared: &SharedRef) -> impl FnOnce() + Send + 'static {
+        let received = shared.audit.received.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let shared = Arc::clone(shared);
+        move || {
+            if let Some(received) = received {
+                Writer::new(shared, received).run();
+            }
+        }
+    }
+
+    /// How far the audit has the operation log. Compaction goes no further.
+    pub(super) fn covered(&self) -> Seq {
+        *self.covered.borrow()
+    }
+
+    fn set_covered(&self, seq: Seq) {
+        self.covered.send_replace(seq);
+    }
+
+    fn set_reader(&self, reader: LogReader) {
+        self.reader.send_replace(Some(reader));
+    }
+
+    /// Why nothing can be recorded; empty when it can.
+    pub(super) fn problem(&self) -> String {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether that is news.
+    fn set_problem(&self, problem: String) -> bool {
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != problem;
+        *known = problem;
+        is_news
+    }
+
+    /// Waits until the audit has the operation log up to `seq`, for a while.
+    pub(super) async fn wait_covered(&self, seq: Seq) -> bool {
+        let mut covered = self.covered.subscribe();
+        tokio::time::timeout(PATIENCE, covered.wait_for(|covered| *covered >= seq)).await.is_ok()
+    }
+
+    /// [`Audit::wait_covered`] on a thread without a runtime.
+    pub(super) fn wait_covered_blocking(&self, seq: Seq) {
+        let mut covered = self.covered.subscribe();
+        let _ = crate::env::wait::at_most(PATIENCE, covered.wait_for(|covered| *covered >= seq));
+    }
+
+    /// Records an act at the datastore itself; waits until it is durable, but not for long. It is recorded later then.
+    pub(super) async fn note(&self, member: &MemberName, act: Act) {
+        let (reply, recorded) = oneshot::channel();
+        let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, reply };
+        match tokio::time::timeout(PATIENCE, self.requests.send(acts)).await {
+            Ok(Ok(())) => drop(tokio::time::timeout(PATIENCE, recorded).await),
+            Ok(Err(_)) | Err(_) => self.lose(),
+        }
+    }
+
+    /// Counts an act that found no place to wait in; the number is recorded.
+    fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records an act without waiting. When too many wait already, only that there was one is recorded.
+    pub(super) fn note_soon(&self, member: &MemberName, act: Act) {
+        let (reply, _) = oneshot::channel();
+        let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, reply };
+        if self.requests.try_send(acts).is_err() {
+            self.lose();
+        }
+    }
+
+    /// Records acts that a member sent.
+    ///
+    /// # Errors
+    /// When they are not recorded: the member sends them again.
+    pub(super) async fn receive(&self, member: &MemberName, acts: Vec<Act>) -> Result<(), String> {
+        acts.iter().try_for_each(Act::check)?;
+        let (reply, recorded) = oneshot::channel();
+        let acts = Acts { member: member.clone(), acts, is_kept: false, reply };
+        let receiving = async {
+            self.requests.send(acts).await.map_err(|_| "the datastore is stopping".to_owned())?;
+            recorded.await.map_err(|_| "the datastore is stopping".to_owned())?
+        };
+        tokio::time::timeout(PATIENCE, receiving).await.map_err(|_| "the audit is busy".to_owned())?
+    }
+
+    /// Whether no thread writes it: the directory is only looked at.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// The reader of an audit that a thread of this process writes, or of one that is only looked at.
+async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
+    let opened = shared.audit.reader.borrow().clone();
+    if let Some(reader) = opened {
+        return Ok(reader);
+    }
+    if !shared.audit.is_read_only() {
+        // It is opened beside everything else, so that nothing waits for it at the start.
+        let mut opening = shared.audit.reader.subscribe();
+        let opened = tokio::time::timeout(PATIENCE, opening.wait_for(Option::is_some)).await;
+        if let Ok(Ok(reader)) = opened.map(|opened| opened.map(|reader| reader.clone()))
+            && let Some(reader) = reader
+        {
+            return Ok(reader);
+        }
+        let problem = shared.audit.problem();
+        let why = if problem.is_empty() { "it is still being opened: try again in a moment".into() } else { problem };
+        return Err(refuse(format!("the audit cannot be read: {why}")));
+    }
+    let dir = shared.path.join(store::AUDIT);
+    let reader = off_thread(move || view(dir)).await??;
+    shared.audit.set_reader(reader.clone());
+    Ok(reader)
+}
+
+fn view(dir: PathBuf) -> Result<LogReader, Failure> {
+    let fs = Arc::new(ViewFs::default());
+    if !crate::log::exists(&*fs, &dir).map_err(refuse)? {
+        return Err(refuse(format!("there is no audit in {}: the datastore begins one when it starts", dir.display())));
+    }
+    let (log, _) = Log::open(fs, &dir, store::options()).map_err(|error| match error {
+        crate::log::OpenError::Damaged { .. } => damaged(error),
+        crate::log::OpenError::Io(_) => refuse(error),
+    })?;
+    Ok(log.reader())
+}
+
+/// A page of the audit: frames, and what comes after them.
+pub(super) async fn page(
+    shared: &SharedRef,
+    from: Seq,
+    since_ms: u64,
+    until_ms: u64,
+) -> Result<(Option<bytes::Bytes>, AuditPage), Failure> {
+    let head = shared.head();
+    let reader = reader_of(shared).await?;
+    // What was done before this was asked is found.
+    let is_whole = shared.audit.covered() >= head || shared.audit.wait_covered(head).await;
+    let found = off_thread(move || reading::page(&reader, from, since_ms, until_ms)).await?;
+    let reading::Page { block, horizon } = found.map_err(super::admin::unreadable)?;
+    let covered = shared.audit.covered();
+    let missing = if is_whole { 0 } else { head.since(covered) };
+    let next = block.as_ref().map(|block| block.last);
+    let page = AuditPage { next, horizon, covered, missing, problem: shared.audit.problem() };
+    Ok((block.map(|block| block.bytes), page))
+}
+
+/// Whether the audit is whole, and the chain at `at`.
+pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditReport, Failure> {
+    match reader_of(shared).await {
+        Ok(reader) => off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse),
+        // One that does not open is examined file by file, so that every damaged place is named.
+        Err(Failure::Request(error)) if error.exit == 3 => {
+            let dir = shared.path.join(store::AUDIT);
+            off_thread(move || reading::examine(&dir)).await
+        }
+        Err(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,131 @@
+//! Reading the audit: pages of records for searches and commands, and whether it is whole.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::codec::admin::Finding;
+use crate::codec::audit::{Act, AuditEvent, AuditRecord, AuditReport};
+use crate::env::RealFs;
+use crate::log::{FrameBlock, IoFailure, LogReader, ReadError, VerifyReport};
+use crate::model::{Chain, MemberName, Seq};
+
+/// Bytes of one page: it is held whole in memory on both sides.
+const PAGE_BYTES: usize = 1 << 20;
+/// Records are nearly in the order of their times; how far a clock may have gone back between them.
+const DISORDER_MS: u64 = 3_600_000;
+
+/// A page of the audit.
+pub(super) struct Page {
+    /// Records; `None`: there are no more.
+    pub block: Option<FrameBlock>,
+    /// Lowest record from which reading can start.
+    pub horizon: Seq,
+}
+
+/// The records after `from` that may be of a time between `since_ms` and `until_ms`; others are left out by segments only.
+pub(super) fn page(reader: &LogReader, from: Seq, since_ms: u64, until_ms: u64) -> Result<Page, ReadError> {
+    // Old segments may go while somebody reads.
+    loop {
+        let (horizon, head) = (reader.horizon(), reader.head().0);
+        let mut start = from.max(horizon);
+        for segment in reader.segments() {
+            let is_over = segment.sealed && segment.last_time_ms.saturating_add(DISORDER_MS) < since_ms;
+            let is_ahead = segment.first_time_ms > until_ms.saturating_add(DISORDER_MS);
+            if is_over {
+                start = start.max(segment.last);
+            } else if is_ahead && segment.first > start {
+                return Ok(Page { block: None, horizon });
+            }
+        }
+        if start >= head {
+            return Ok(Page { block: None, horizon });
+        }
+        match reader.frames(start, PAGE_BYTES) {
+            Err(ReadError::Compacted { .. }) => {}
+            block => return Ok(Page { block: block?, horizon }),
+        }
+    }
+}
+
+/// Which act of which life of its member's buffer it is.
+pub(super) fn number(act: &Act) -> Option<(&str, u64)> {
+    let (life, number) = act.id.rsplit_once('/')?;
+    Some((life, number.parse().ok()?))
+}
+
+/// The last acts that members sent, from the newest segments: what a member sends again was sent a moment before.
+pub(super) fn seen(reader: &LogReader) -> HashMap<(MemberName, String), u64> {
+    let segments = reader.segments();
+    let from = segments.iter().rev().nth(1).or(segments.first()).map_or(Seq::ZERO, |segment| Seq(segment.first.0 - 1));
+    let mut seen = HashMap::new();
+    for entry in reader.entries(from.max(reader.horizon()), reader.head().0).filter_map(Result::ok) {
+        let Ok(AuditRecord { member, event: AuditEvent::Act(act), .. }) = AuditRecord::of(&entry) else { continue };
+        if let Some((life, number)) = number(&act) {
+            let last = seen.entry((member, life.to_owned())).or_insert(0);
+            *last = number.max(*last);
+        }
+    }
+    seen
+}
+
+fn hex(chain: &Chain) -> String {
+    chain.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn finding(place: &str, problem: String) -> Finding {
+    Finding { place: place.to_owned(), offset: None, problem }
+}
+
+fn report_of(files: &VerifyReport) -> AuditReport {
+    AuditReport {
+        files: files.segments as u64,
+        records: files.records,
+        bytes: files.bytes,
+        last: files.head,
+        chain: hex(&files.chain),
+        findings: files.damages.iter().map(|damage| finding(&damage.file, damage.to_string())).collect(),
+        ..AuditReport::default()
+    }
+}
+
+/// Every damaged place of an audit that does not open.
+pub(super) fn examine(dir: &Path) -> AuditReport {
+    report_of(&crate::log::verify(&RealFs, dir, &mut |_, _| {}))
+}
+
+/// Checks every byte, the chain, and that what is left goes on from what was removed.
+///
+/// # Errors
+/// When the head file cannot be read.
+pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport, IoFailure> {
+    let files = reader.verify(&mut |_, _| {})?;
+    let mut report = report_of(&files);
+    report.first = reader.horizon().next();
+    report.chain_at = at.and_then(|at| reader.chain_at(at).ok().flatten()).map(|chain| hex(&chain));
+    let anchor = reader.chain_at(reader.horizon()).ok().flatten();
+    let mut is_anchored = reader.horizon() == Seq::ZERO;
+    for entry in reader.entries(reader.horizon(), reader.head().0) {
+        let Ok(entry) = entry else { break };
+        let Ok(record) = AuditRecord::of(&entry) else {
+            report.unknown += 1;
+            continue;
+        };
+        report.first_time_ms = if report.first_time_ms == 0 { record.time_ms } else { report.first_time_ms };
+        (report.last_time_ms, report.covered) = (record.time_ms, record.covered.seq);
+        match record.event {
+            AuditEvent::Trimmed { to, chain } => is_anchored |= to == reader.horizon() && anchor == Some(chain),
+            AuditEvent::Gap { .. } => report.gaps += 1,
+            AuditEvent::Act(act) if act.kind == "gap" => report.gaps += 1,
+            _ => {}
+        }
+    }
+    if !is_anchored && report.findings.is_empty() {
+        let problem = format!(
+            "records up to {} are missing, and no record says that they were removed because of their age",
+            reader.horizon()
+        );
+        report.findings.push(finding("audit", problem));
+    }
+    report.ok = report.findings.is_empty();
+    Ok(report)
+}

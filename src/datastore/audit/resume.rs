@@ -1,0 +1,132 @@
+//! Where the audit goes on in the operation log after a start: at what its last record had, unless the log is another one now.
+
+use crate::codec::audit::{AuditEvent, LogPoint};
+use crate::log::{LogReader, ReadError};
+use crate::model::{Chain, Generation, LogId, Seq};
+
+/// What matters of the operation log.
+#[derive(Clone, Debug)]
+pub struct LogNow {
+    /// Identity.
+    pub log_id: LogId,
+    /// Generation.
+    pub generation: Generation,
+    /// Last sequence that the generation of the point asked for shares with the log.
+    pub shared_to: Seq,
+    /// Lowest sequence from which entries can be read.
+    pub horizon: Seq,
+    /// Last durable sequence.
+    pub head: Seq,
+    /// Chain at the point asked for, where it is known.
+    pub chain: Option<Chain>,
+}
+
+impl LogNow {
+    /// The log as it is, for an audit that got to `covered`.
+    ///
+    /// # Errors
+    /// When the log cannot be read there.
+    pub fn of(log: &LogReader, covered: Option<LogPoint>) -> Result<LogNow, ReadError> {
+        let generation = covered.map_or(Generation(0), |point| point.generation);
+        let later = log.lineage().into_iter().filter(|entry| entry.generation > generation);
+        Ok(LogNow {
+            log_id: log.log_id(),
+            generation: log.generation(),
+            shared_to: later.map(|entry| entry.shared_to).min().unwrap_or(Seq(u64::MAX)),
+            horizon: log.horizon(),
+            head: log.head().0,
+            chain: covered.map(|point| log.chain_at(point.seq)).transpose()?.flatten(),
+        })
+    }
+}
+
+/// Where to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The first entry to record is the one after this.
+    pub from: Seq,
+    /// What has to be recorded before it: that something is missing, or was given up.
+    pub said: Option<AuditEvent>,
+}
+
+/// Where an audit goes on that got to `covered`.
+#[must_use]
+pub fn resume(covered: Option<LogPoint>, log: &LogNow) -> Resume {
+    let gap = |after: LogPoint, reason: String| Some(AuditEvent::Gap { after, reason });
+    let Some(point) = covered.filter(|point| *point != LogPoint::default()) else {
+        let reason = "the audit begins here: earlier entries had been compacted".to_owned();
+        let said = (log.horizon > Seq::ZERO).then(|| gap(LogPoint::default(), reason)).flatten();
+        return Resume { from: log.horizon, said };
+    };
+    if point.log_id != log.log_id {
+        let reason = format!("the log was replaced: it is {} now, and was {}", log.log_id, point.log_id);
+        return Resume { from: log.horizon, said: gap(point, reason) };
+    }
+    let shared = point.seq.min(log.shared_to).min(log.head);
+    if shared < point.seq {
+        let reason = format!(
+            "the log was restored or recovered: in generation {} it goes on after entry {shared}, and what followed it in \
+             generation {} no longer counts",
+            log.generation, point.generation
+        );
+        return Resume { from: shared.max(log.horizon), said: gap(point, reason) };
+    }
+    if log.chain.is_some_and(|chain| chain != point.chain) {
+        let reason = format!("the log is another one: entry {} is not the one that the audit has", point.seq);
+        return Resume { from: log.horizon, said: gap(point, reason) };
+    }
+    if point.seq < log.horizon {
+        return Resume {
+            from: log.horizon,
+            said: gap(point, "they had been compacted before they were recorded".into()),
+        };
+    }
+    Resume { from: point.seq, said: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> LogNow {
+        LogNow {
+            log_id: LogId([1; 16]),
+            generation: Generation(2),
+            shared_to: Seq(u64::MAX),
+            horizon: Seq(10),
+            head: Seq(100),
+            chain: Some([7; 16]),
+        }
+    }
+
+    fn at(seq: u64) -> LogPoint {
+        LogPoint { log_id: LogId([1; 16]), generation: Generation(2), seq: Seq(seq), chain: [7; 16] }
+    }
+
+    #[test]
+    fn the_audit_goes_on_where_it_was_or_says_what_is_missing() {
+        type Change = fn(&mut LogNow, &mut LogPoint);
+        let cases: [(&str, Change, u64, Option<&str>); 7] = [
+            ("level", |_, _| {}, 50, None),
+            ("behind the horizon", |log, _| log.horizon = Seq(60), 60, Some("compacted")),
+            ("another log", |_, point| point.log_id = LogId([2; 16]), 10, Some("replaced")),
+            ("given up", |log, _| log.shared_to = Seq(40), 40, Some("restored or recovered")),
+            ("rolled back", |log, _| log.head = Seq(30), 30, Some("restored or recovered")),
+            ("forked", |log, _| log.chain = Some([8; 16]), 10, Some("another one")),
+            ("unknown there", |log, _| log.chain = None, 50, None),
+        ];
+        for (name, change, from, said) in cases {
+            let (mut log, mut point) = (now(), at(50));
+            change(&mut log, &mut point);
+            let resumed = resume(Some(point), &log);
+            assert_eq!(resumed.from, Seq(from), "{name}");
+            let reason = resumed.said.map(|said| format!("{said:?}"));
+            match said {
+                None => assert_eq!(reason, None, "{name}"),
+                Some(words) => assert!(reason.expect("says so").contains(words), "{name}"),
+            }
+        }
+        assert_eq!(resume(None, &LogNow { horizon: Seq::ZERO, ..now() }), Resume { from: Seq::ZERO, said: None });
+        assert!(resume(None, &now()).said.is_some());
+    }
+}

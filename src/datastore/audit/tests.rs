@@ -1,0 +1,219 @@
+//! The audit on the file system that crashes, rots and fills up.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::reading;
+use super::store::{AUDIT, AuditError, AuditStore, options};
+use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
+use crate::env::fs::Fs;
+use crate::env::memory::{Fault, MemoryFs, SmallRandom, Survival};
+use crate::log::{Log, LogOptions};
+use crate::model::{MemberName, Seq};
+
+const HOUR_MS: u64 = 3_600_000;
+const START_MS: u64 = 1_700_000_000_000;
+
+fn dir() -> &'static Path {
+    Path::new(AUDIT)
+}
+
+fn name() -> MemberName {
+    MemberName::new("datastore").expect("name")
+}
+
+fn open(fs: &MemoryFs) -> Result<AuditStore, AuditError> {
+    let options = LogOptions { segment_bytes: 2000, reserve_bytes: 0, ..options() };
+    AuditStore::open_with(Arc::new(fs.clone()), dir(), 10 * HOUR_MS, options)
+}
+
+fn record(number: u64, time_ms: u64) -> AuditRecord {
+    let act = Act { kind: "login-failed".into(), what: format!("number {number}"), count: 1, ..Act::default() };
+    let covered = LogPoint { seq: Seq(number), ..LogPoint::default() };
+    AuditRecord { time_ms, member: name(), covered, event: AuditEvent::Act(act) }
+}
+
+/// Records `count` acts in batches, an hour apart each; the number of the last one.
+fn fill(store: &mut AuditStore, from: u64, count: u64) -> Result<u64, AuditError> {
+    let mut at = from;
+    while at < from + count {
+        let batch: Vec<_> = (at..(at + 1 + at % 3).min(from + count)).collect();
+        at += batch.len() as u64;
+        store.append(&batch.iter().map(|n| record(*n, START_MS + n * HOUR_MS)).collect::<Vec<_>>())?;
+    }
+    Ok(at)
+}
+
+fn acts(store: &AuditStore) -> Vec<String> {
+    let reader = store.reader();
+    let entries = reader.entries(reader.horizon(), reader.head().0).map(|entry| entry.expect("reads"));
+    let records = entries.map(|entry| AuditRecord::of(&entry).expect("is a record"));
+    let what = |record: AuditRecord| match record.event {
+        AuditEvent::Act(act) => Some(act.what),
+        _ => None,
+    };
+    records.filter_map(what).collect()
+}
+
+fn check(store: &AuditStore) -> crate::codec::audit::AuditReport {
+    reading::verify(&store.reader(), None).expect("verifies")
+}
+
+#[test]
+fn p01_what_was_recorded_survives_a_power_cut_and_the_chain_holds() {
+    let count = {
+        let fs = MemoryFs::new();
+        fill(&mut open(&fs).expect("creates"), 1, 60).expect("records");
+        fs.operations()
+    };
+    for operation in (0..count).step_by(2) {
+        for (seed, survival) in [(operation, Survival::Nothing), (operation, Survival::Sectors)] {
+            let fs = MemoryFs::new();
+            fs.fail_at(operation, Fault::Stop);
+            let mut acknowledged = 0;
+            if let Ok(mut store) = open(&fs) {
+                let mut at = 1;
+                while let Ok(next) = fill(&mut store, at, 1) {
+                    (acknowledged, at) = (at, next);
+                    if at > 60 {
+                        break;
+                    }
+                }
+            }
+            let fs = fs.crash(survival, seed);
+            let store = open(&fs).unwrap_or_else(|error| panic!("operation {operation}: {error}"));
+            let found = acts(&store);
+            assert!(found.len() as u64 >= acknowledged, "operation {operation}: {} of {acknowledged}", found.len());
+            let wanted: Vec<_> = (1..=found.len()).map(|n| format!("number {n}")).collect();
+            assert_eq!(found, wanted, "operation {operation}");
+            let report = check(&store);
+            assert!(report.ok, "operation {operation}: {:?}", report.findings);
+            let covered = store.covered().map_or(0, |point| point.seq.0);
+            assert_eq!(covered, found.len() as u64, "operation {operation}: the log is read from there");
+        }
+    }
+}
+
+/// An audit of which the oldest segments were removed, in segments of about a dozen records.
+fn trimmed() -> MemoryFs {
+    let fs = MemoryFs::new();
+    let mut store = open(&fs).expect("creates");
+    fill(&mut store, 1, 60).expect("records");
+    store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("keeps house");
+    assert!(store.reader().horizon() > Seq(20), "{}", store.reader().horizon());
+    store.close().expect("closes");
+    fs
+}
+
+#[test]
+fn old_segments_go_whole_and_the_rest_is_anchored() {
+    let fs = trimmed();
+    let store = open(&fs).expect("opens");
+    let report = check(&store);
+    assert!(report.ok, "{:?}", report.findings);
+    let found = acts(&store);
+    assert_eq!(found.last().map(String::as_str), Some("number 60"));
+    assert!(!found.contains(&"number 20".to_owned()) && found.contains(&"number 55".to_owned()), "{found:?}");
+    // Whoever reads from the beginning gets what is left.
+    let page = reading::page(&store.reader(), Seq::ZERO, 0, u64::MAX).expect("reads");
+    assert_eq!(page.block.map(|block| block.first), Some(report.first));
+}
+
+#[test]
+fn a_crash_while_old_segments_go_leaves_a_whole_audit() {
+    let prepared = || {
+        let fs = MemoryFs::new();
+        let mut store = open(&fs).expect("creates");
+        fill(&mut store, 1, 60).expect("records");
+        store.close().expect("closes");
+        fs
+    };
+    let count = {
+        let fs = prepared();
+        let mut store = open(&fs).expect("opens");
+        let before = fs.operations();
+        store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("keeps house");
+        fs.operations() - before
+    };
+    for operation in 0..count {
+        for survival in [Survival::Nothing, Survival::Sectors, Survival::Everything] {
+            let fs = prepared();
+            let mut store = open(&fs).expect("opens");
+            fs.fail_at(fs.operations() + operation, Fault::Stop);
+            let _ = store.keep_house(START_MS + 61 * HOUR_MS, &name());
+            drop(store);
+            let fs = fs.crash(survival, operation);
+            let mut store = open(&fs).unwrap_or_else(|error| panic!("operation {operation}: {error}"));
+            assert!(check(&store).ok, "operation {operation}: {:?}", check(&store).findings);
+            store.keep_house(START_MS + 61 * HOUR_MS, &name()).expect("keeps house again");
+            assert!(check(&store).ok, "operation {operation}: {:?}", check(&store).findings);
+            assert_eq!(acts(&store).last().map(String::as_str), Some("number 60"));
+        }
+    }
+}
+
+#[test]
+fn p10_every_change_of_a_file_of_the_audit_is_found() {
+    let whole = trimmed();
+    let files = whole.list(dir()).expect("lists");
+    let expected = acts(&open(&whole).expect("opens"));
+    let mut random = SmallRandom(7);
+    let mut changes = 0;
+    for file in files.iter().filter(|file| file.starts_with("seg-")) {
+        let length = whole.contents(&dir().join(file)).expect("reads").len() as u64;
+        for offset in 0..length {
+            let fs = trimmed_again(&whole);
+            fs.flip_bit(&dir().join(file), offset, u8::try_from(random.below(8)).expect("a bit")).expect("flips");
+            changes += 1;
+            let is_found = match open(&fs) {
+                Err(error) => error.is_damage(),
+                Ok(store) => !check(&store).ok || acts(&store) == expected,
+            };
+            assert!(is_found, "{file} at {offset}");
+        }
+    }
+    assert!(changes > 1000, "{changes}");
+    for file in files.iter().filter(|file| file.starts_with("seg-")) {
+        let fs = trimmed_again(&whole);
+        fs.remove(&dir().join(file)).expect("removes");
+        assert!(open(&fs).is_err_and(|error| error.is_damage()), "{file} is missing");
+    }
+}
+
+/// The same files on another file system.
+fn trimmed_again(whole: &MemoryFs) -> MemoryFs {
+    whole.crash(Survival::Everything, 0)
+}
+
+/// Whoever removes the oldest records and makes the head say so cannot make a record that says so.
+#[test]
+fn records_that_were_removed_before_their_time_are_missed() {
+    let fs = MemoryFs::new();
+    let mut store = open(&fs).expect("creates");
+    fill(&mut store, 1, 60).expect("records");
+    store.close().expect("closes");
+    let options = LogOptions { segment_bytes: 2000, reserve_bytes: 0, ..options() };
+    let (mut log, _) = Log::open(Arc::new(fs.clone()), dir(), options).expect("opens");
+    assert!(log.trim(Seq(30)).expect("trims") > 0);
+    log.close().expect("closes");
+    let report = check(&open(&fs).expect("opens"));
+    assert!(!report.ok && report.findings[0].problem.contains("no record says"), "{:?}", report.findings);
+}
+
+#[test]
+fn nothing_is_lost_on_a_full_disk() {
+    let fs = MemoryFs::new();
+    let mut store = open(&fs).expect("creates");
+    fill(&mut store, 1, 20).expect("records");
+    fs.set_capacity(Some(fs.used_bytes() + 600));
+    let mut at = 21;
+    while let Ok(next) = fill(&mut store, at, 1) {
+        at = next;
+    }
+    assert!(!store.is_lost(), "it may be written again");
+    fs.set_capacity(None);
+    fill(&mut store, at, 20).expect("records again");
+    let found = acts(&store);
+    assert_eq!(found, (1..at + 20).map(|n| format!("number {n}")).collect::<Vec<_>>());
+    assert!(check(&store).ok);
+}

@@ -1,0 +1,354 @@
+//! The thread that writes the audit. It follows the operation log, which has everything that is acknowledged, and takes acts that
+//! are no transactions from a queue. It is in nobody's way: commits do not wait for it, and what it could not write yet, as on a
+//! full disk, it reads from the log when it can, because compaction waits for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
+use crate::datastore::shared::SharedRef;
+use crate::env::fs::parent_dir;
+use crate::env::real::RealFs;
+use crate::env::wait;
+use crate::model::{MemberName, Seq};
+use crate::telemetry;
+
+use super::derive::{Former, OfLog, record};
+use super::resume::{LogNow, resume};
+use super::store::{AUDIT, AuditError, AuditStore};
+
+/// Most entries and bytes of records that are written at once.
+const BATCH_RECORDS: usize = 2048;
+const BATCH_BYTES: usize = 4 << 20;
+/// What gathers for this long is written at once, so that a busy log costs few syncs.
+const GATHER: Duration = Duration::from_millis(25);
+/// House is kept this often; after a failure it is tried again after this long.
+const TICK: Duration = Duration::from_secs(1);
+/// Acts that wait while nothing can be written. Of more only the number is recorded.
+const PENDING_MAX: usize = 4096;
+
+/// Buffers of members of which it is remembered what they sent. A member has one, and begins another one when it was lost.
+const SEEN_MAX: usize = 4096;
+
+/// Acts to record.
+pub(super) struct Acts {
+    pub member: MemberName,
+    pub acts: Vec<Act>,
+    /// Whether they are kept in memory when they cannot be written; otherwise whoever sent them has them.
+    pub is_kept: bool,
+    /// Told when they are durable, or why not.
+    pub reply: oneshot::Sender<Result<(), String>>,
+}
+
+pub(super) struct Writer {
+    shared: SharedRef,
+    requests: mpsc::Receiver<Acts>,
+    store: Option<AuditStore>,
+    former: Former,
+    /// Acts that nobody waits for and that could not be written yet.
+    pending: VecDeque<(MemberName, Act)>,
+    /// The last number of the acts that each life of a member's buffer sent.
+    seen: HashMap<(MemberName, String), u64>,
+    tried: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: SharedRef, requests: mpsc::Receiver<Acts>) -> Writer {
+        let (pending, seen) = (VecDeque::new(), HashMap::new());
+        Writer { shared, requests, store: None, former: Former::default(), pending, seen, tried: None }
+    }
+
+    /// Works until the datastore stops; then it records what is there.
+    pub(super) fn run(mut self) {
+        let mut stopping = self.shared.stopping.subscribe();
+        let mut applied = self.shared.applied.subscribe();
+        applied.mark_changed();
+        let mut kept = Instant::now();
+        loop {
+            let waiting = async {
+                tokio::select! {
+                    _ = stopping.wait_for(|stopping| *stopping) => Wake::Stop,
+                    Some(acts) = self.requests.recv() => Wake::Acts(acts),
+                    Ok(()) = applied.changed() => Wake::Applied,
+                }
+            };
+            let wake = wait::at_most(TICK, waiting);
+            let is_last = matches!(wake, Some(Wake::Stop));
+            if matches!(wake, Some(Wake::Applied)) {
+                std::thread::sleep(GATHER);
+            }
+            applied.mark_unchanged();
+            self.work(if let Some(Wake::Acts(acts)) = wake { Some(acts) } else { None });
+            if kept.elapsed() >= TICK || is_last {
+                kept = Instant::now();
+                self.keep_house();
+            }
+            if is_last {
+                return self.close();
+            }
+        }
+    }
+
+    /// Records what is there: entries that were applied, acts that came.
+    fn work(&mut self, first: Option<Acts>) {
+        let mut asked: Vec<Acts> = first.into_iter().collect();
+        while asked.len() < 64
+            && let Ok(acts) = self.requests.try_recv()
+        {
+            asked.push(acts);
+        }
+        let rests = self.tried.is_some_and(|tried| tried.elapsed() < TICK);
+        let done = if rests { Err(self.shared.audit.problem()) } else { self.try_work(&asked) };
+        if let Err(error) = done.as_ref().map_err(Clone::clone)
+            && !rests
+        {
+            self.fail(&error);
+        }
+        for acts in asked {
+            if done.is_err() && acts.is_kept {
+                self.keep(acts.member, acts.acts);
+            }
+            let _ = acts.reply.send(done.clone());
+        }
+        if done.is_ok() {
+            self.tried = None;
+            self.shared.audit.set_problem(String::new());
+        }
+    }
+
+    fn try_work(&mut self, asked: &[Acts]) -> Result<(), String> {
+        self.open()?;
+        self.record_acts(asked)?;
+        self.catch_up()
+    }
+
+    fn keep(&mut self, member: MemberName, acts: Vec<Act>) {
+        for act in acts {
+            match self.pending.len() < PENDING_MAX {
+                true => self.pending.push_back((member.clone(), act)),
+                false => self.shared.audit.lose(),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &str) {
+        telemetry::metrics::audit_write_failure();
+        self.tried = Some(Instant::now());
+        // It may be ahead of what was recorded.
+        self.former = Former::default();
+        if self.shared.audit.set_problem(error.to_owned()) {
+            tracing::error!(error, "the audit cannot be written; it goes on from the log when it can");
+        }
+    }
+
+    /// Opens the audit when it is not open. One that is damaged is set aside, and a new one says so.
+    fn open(&mut self) -> Result<(), String> {
+        if self.store.as_ref().is_some_and(|store| !store.is_lost()) {
+            return Ok(());
+        }
+        self.store = None;
+        let dir = self.shared.path.join(AUDIT);
+        let keep_ms = self.shared.config.audit_ms();
+        let opened = AuditStore::open(Arc::new(RealFs), &dir, keep_ms);
+        let (store, aside) = match opened {
+            Err(error) if error.is_damage() => {
+                let aside = set_aside(&dir).map_err(|io| format!("{error}; it cannot be set aside: {io}"))?;
+                tracing::error!(%error, kept = %aside.display(), "the audit is damaged: it was set aside, and a new one begins");
+                (AuditStore::open(Arc::new(RealFs), &dir, keep_ms).map_err(text)?, Some((aside, error)))
+            }
+            opened => (opened.map_err(text)?, None),
+        };
+        self.seen = super::reading::seen(&store.reader());
+        self.shared.audit.set_reader(store.reader());
+        self.store = Some(store);
+        self.resume(aside)
+    }
+
+    /// Finds out where to go on in the operation log, and records what stands between.
+    fn resume(&mut self, aside: Option<(PathBuf, AuditError)>) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let covered = store.covered();
+        let log = self.of_log();
+        let now = LogNow::of(&self.shared.log, covered).map_err(text)?;
+        let resumed = resume(covered, &now);
+        let chain = self.shared.log.chain_at(resumed.from).map_err(text)?.unwrap_or_default();
+        let point = log.point(resumed.from, chain);
+        let damaged = aside.map(|(aside, error)| {
+            AuditEvent::Act(
+                Act {
+                    kind: "audit-damaged".into(),
+                    happened_ms: self.shared.commit_time(),
+                    what: format!("the audit was damaged ({error}) and was set aside as {}", aside.display()),
+                    count: 1,
+                    ..Act::default()
+                }
+                .bounded(),
+            )
+        });
+        let events: Vec<AuditEvent> = damaged.into_iter().chain(resumed.said).collect();
+        let local = self.shared.local.clone();
+        self.append(events.into_iter().map(|event| (local.clone(), event)).collect(), point)?;
+        self.shared.audit.set_covered(point.seq);
+        Ok(())
+    }
+
+    fn of_log(&self) -> OfLog {
+        OfLog { log_id: self.shared.log.log_id(), generation: self.shared.log.generation() }
+    }
+
+    fn covered(&self) -> LogPoint {
+        let store = self.store.as_ref().and_then(AuditStore::covered);
+        store.unwrap_or_else(|| self.of_log().point(self.shared.audit.covered(), Default::default()))
+    }
+
+    fn append(&mut self, events: Vec<(MemberName, AuditEvent)>, covered: LogPoint) -> Result<(), String> {
+        let time_ms = self.shared.commit_time();
+        let record = |(member, event)| AuditRecord { time_ms, member, covered, event };
+        self.append_records(&events.into_iter().map(record).collect::<Vec<_>>())
+    }
+
+    fn append_records(&mut self, records: &[AuditRecord]) -> Result<(), String> {
+        let Some(store) = self.store.as_mut() else { return Err("the audit is not open".into()) };
+        let seq = store.append(records).map_err(text)?;
+        telemetry::metrics::audit(seq);
+        Ok(())
+    }
+
+    /// Records acts: those that had to wait, then those that are asked for now. What was recorded before is left out.
+    fn record_acts(&mut self, asked: &[Acts]) -> Result<(), String> {
+        let local = self.shared.local.clone();
+        let lost_count = self.shared.audit.lost.load(Ordering::Relaxed);
+        let lost = (lost_count > 0).then(|| {
+            let what = "acts were not recorded, because too many waited for it".to_owned();
+            let happened_ms = self.shared.commit_time();
+            (local, Act { kind: "gap".into(), happened_ms, what, count: lost_count, ..Act::default() })
+        });
+        let asked = asked.iter().flat_map(|acts| acts.acts.iter().map(|act| (acts.member.clone(), act.clone())));
+        let all: Vec<_> = self.pending.iter().cloned().chain(lost).chain(asked).collect();
+        let mut seen = HashMap::new();
+        let mut events = Vec::with_capacity(all.len());
+        for (member, act) in all {
+            if let Some((life, number)) = super::reading::number(&act) {
+                let place = (member.clone(), life.to_owned());
+                let last = seen.get(&place).or_else(|| self.seen.get(&place)).copied().unwrap_or(0);
+                if number <= last {
+                    continue;
+                }
+                seen.insert(place, number);
+            }
+            events.push((member, AuditEvent::Act(act)));
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.append(events, self.covered())?;
+        if self.seen.len() > SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.extend(seen);
+        self.pending.clear();
+        self.shared.audit.lost.fetch_sub(lost_count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Records the entries that the state has, in batches.
+    fn catch_up(&mut self) -> Result<(), String> {
+        loop {
+            let from = self.shared.audit.covered();
+            let snapshot = self.shared.state.snapshot().map_err(text)?;
+            let to = snapshot.meta().map_or(from, |meta| meta.seq);
+            if to <= from {
+                return Ok(());
+            }
+            if self.former.is_new() {
+                self.former.begin(snapshot.clone());
+            }
+            self.record_entries(from, to)?;
+            self.former.begin(snapshot);
+        }
+    }
+
+    fn record_entries(&mut self, from: Seq, to: Seq) -> Result<(), String> {
+        let log = self.of_log();
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for entry in self.shared.log.clone().chained_entries(from, to) {
+            let (entry, chain) = entry.map_err(text)?;
+            let made = record(&entry, chain, log, &mut self.former).map_err(text)?;
+            bytes += weight(&made);
+            records.push(made);
+            if records.len() >= BATCH_RECORDS || bytes >= BATCH_BYTES {
+                self.append_entries(&mut records)?;
+                bytes = 0;
+            }
+        }
+        self.append_entries(&mut records)
+    }
+
+    fn append_entries(&mut self, records: &mut Vec<AuditRecord>) -> Result<(), String> {
+        self.append_records(records)?;
+        if let Some(last) = records.last() {
+            self.shared.audit.set_covered(last.covered.seq);
+        }
+        records.clear();
+        Ok(())
+    }
+
+    fn keep_house(&mut self) {
+        let behind = self.shared.head().since(self.shared.audit.covered());
+        telemetry::metrics::audit_behind(behind);
+        let (now_ms, local) = (self.shared.commit_time(), self.shared.local.clone());
+        if let Some(store) = self.store.as_mut()
+            && let Err(error) = store.keep_house(now_ms, &local)
+        {
+            telemetry::metrics::audit_write_failure();
+            tracing::warn!(%error, "old records of the audit could not be removed, or its head not be written");
+        }
+    }
+
+    fn close(self) {
+        if let Some(store) = self.store
+            && let Err(error) = store.close()
+        {
+            tracing::warn!(%error, "the audit was not closed cleanly; what was recorded is durable");
+        }
+    }
+}
+
+enum Wake {
+    Stop,
+    Acts(Acts),
+    Applied,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// About how many bytes a record takes.
+fn weight(record: &AuditRecord) -> usize {
+    match &record.event {
+        AuditEvent::Commit { note, ops, .. } => {
+            let value = |value: &crate::codec::audit::Value| match value {
+                crate::codec::audit::Value::Json(json) => json.len(),
+                _ => 0,
+            };
+            let op = |op: &crate::codec::audit::AuditOp| op.key.len() + value(&op.before) + value(&op.after) + 32;
+            note.len() + ops.iter().map(op).sum::<usize>() + 128
+        }
+        _ => 256,
+    }
+}
+
+/// Renames a damaged audit, so that nothing of it is lost and a new one can begin.
+fn set_aside(dir: &std::path::Path) -> std::io::Result<PathBuf> {
+    let kept = |number: u32| dir.with_extension(format!("damaged-{number}"));
+    let aside = (1..u32::MAX).map(kept).find(|aside| !aside.exists()).ok_or(std::io::ErrorKind::AlreadyExists)?;
+    std::fs::rename(dir, &aside)?;
+    std::fs::File::open(parent_dir(dir))?.sync_all()?;
+    Ok(aside)
+}
