@@ -94,6 +94,8 @@ const OTHERS: &[&str] = &[
     "Session-Timeout-Minutes",
     "Session-Max-Hours",
     "Persist-Web-Logins",
+    "Write-Rate-Per-User",
+    "Write-Burst-Per-User",
     "Login-Fail-Lock-Count",
     "Login-Fail-Lock-Duration",
     "Search-Agent-Auth",

@@ -88,6 +88,10 @@ pub struct WebserverConfig {
     pub login_failures: u32,
     /// `Login-Fail-Lock-Duration`, in seconds; 0: never.
     pub login_window_s: u64,
+    /// `Write-Rate-Per-User`: changes that one user may make in a second, administrators four times as many; 0: no bound.
+    pub writes_per_s: u32,
+    /// `Write-Burst-Per-User`: changes that one user may make at once.
+    pub writes_burst: u32,
     /// `Max-Search-History`.
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
@@ -192,6 +196,8 @@ impl WebserverConfig {
             persist_logins: true,
             login_failures: 5,
             login_window_s: 5 * 60,
+            writes_per_s: 50,
+            writes_burst: 500,
             history_max: 100,
             resource_bytes_max: 512 << 20,
             resource_quota_bytes: 0,
@@ -347,6 +353,8 @@ impl Configured for WebserverConfig {
             "persist-web-logins" => self.persist_logins = source.boolean()?,
             "login-fail-lock-count" => self.login_failures = u32::try_from(source.number(0..=1_000_000)?).unwrap_or(0),
             "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,
+            "write-rate-per-user" => self.writes_per_s = u32::try_from(source.number(0..=1_000_000)?).unwrap_or(0),
+            "write-burst-per-user" => self.writes_burst = u32::try_from(source.number(1..=1_000_000)?).unwrap_or(1),
             "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
             "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
             "resource-user-quota-mb" => self.resource_quota_bytes = source.mebibytes(0..=1 << 30)?,

@@ -69,6 +69,9 @@ pub struct Session {
     /// Name of the login for whose downloads it was made: these begin until `expires`. Empty: it is a login itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub of: String,
+    /// The administrator who began it to act as this user; empty: the user did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub su: String,
 }
 
 /// The logins of a user that count. A new epoch ends all of them at once, however many there are and whatever the clocks
@@ -422,6 +425,7 @@ mod tests {
             webserver: String::new(),
             epoch: epoch.into(),
             of: String::new(),
+            su: String::new(),
         };
         let epoch = Epoch { uid: 7, id: "e".into(), since: now };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
@@ -443,6 +447,7 @@ mod tests {
             webserver: String::new(),
             epoch: String::new(),
             of: String::new(),
+            su: String::new(),
         };
         // (begun, ends), timeout, lifetime: whether it is extended, whether it is over.
         let cases = [

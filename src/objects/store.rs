@@ -89,6 +89,9 @@ pub struct Author {
     pub via: String,
     /// What is done, in words.
     pub what: String,
+    /// The administrator who acts as this user; empty: nobody does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub su: String,
 }
 
 impl Author {
@@ -96,7 +99,7 @@ impl Author {
     fn note(mut self) -> Result<Bytes, StoreError> {
         let mut chars_max = NOTE_CHARS_MAX;
         loop {
-            for text in [&mut self.what, &mut self.user, &mut self.from, &mut self.via] {
+            for text in [&mut self.what, &mut self.user, &mut self.from, &mut self.via, &mut self.su] {
                 shorten(text, chars_max);
             }
             let note = serde_json::to_vec(&self).map_err(StoreError::Write)?;

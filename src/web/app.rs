@@ -16,10 +16,12 @@ use crate::objects::passwords::Policy;
 use crate::peer::Peers;
 use crate::search::searches::Searches;
 
+use super::acts::Recorder;
 use super::caller::Caller;
 use super::error::{ApiError, ApiResult};
 use super::limiter::Limiter;
 use super::orders::Orders;
+use super::write_rate::WriteRate;
 
 /// A running webserver.
 pub(super) struct App {
@@ -32,6 +34,10 @@ pub(super) struct App {
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
     pub limiter: Arc<Limiter>,
+    /// Records what happens here and is no transaction.
+    pub recorder: Recorder,
+    /// How fast each user may change things.
+    pub write_rate: WriteRate,
     pub orders: Orders,
     pub started: Instant,
     /// Event streams and web sockets of each user.

@@ -48,7 +48,8 @@ impl Caller {
     }
 
     pub(super) fn author(&self) -> Author {
-        Author { uid: self.person.uid, user: self.user.clone(), from: self.from.to_string(), ..Author::default() }
+        let su = self.session.as_ref().map(|session| session.value.su.clone()).unwrap_or_default();
+        Author { uid: self.person.uid, user: self.user.clone(), from: self.from.to_string(), su, ..Author::default() }
     }
 
     /// Whether this is the user, or an administrator.

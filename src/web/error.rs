@@ -1,6 +1,8 @@
 //! Errors as clients read them: a status and `{"Error": "..."}`.
 
-use axum::http::StatusCode;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -18,13 +20,15 @@ pub(super) struct ApiError {
     status: StatusCode,
     message: String,
     besides: Map<String, Value>,
+    /// Seconds after which it may be tried again.
+    retry_after: Option<u64>,
 }
 
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl std::fmt::Display) -> ApiError {
-        ApiError { status, message: message.to_string(), besides: Map::new() }
+        ApiError { status, message: message.to_string(), besides: Map::new(), retry_after: None }
     }
 
     /// The request cannot be understood.
@@ -55,6 +59,12 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the webserver failed to do this; its log says why")
     }
 
+    /// Says when it may be tried again.
+    pub(super) fn retry_after(mut self, wait: Duration) -> ApiError {
+        self.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        self
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }
@@ -74,7 +84,11 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.besides;
         body.insert("Error".into(), self.message.into());
-        (self.status, axum::Json(json!(body))).into_response()
+        let mut response = (self.status, axum::Json(json!(body))).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }
 

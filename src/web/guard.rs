@@ -104,9 +104,35 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     let proof = Proof::shown(rule.is_change, &parts.method, &parts.headers).ok_or_else(ApiError::unknown)?;
     let (uri, wants_all) = (parts.uri.path().to_owned(), wants_all(parts.uri.query()));
     let caller = Arc::new(Admission { proof, from, rule, path, uri, wants_all }).begin(app)?;
+    if rule.is_change || !parts.method.is_safe() {
+        slow_down(app, &caller)?;
+    }
+    record(app, rule, &caller);
     extend(app, &caller);
     parts.extensions.insert(caller);
     Ok(())
+}
+
+/// Refuses a change of a user who has made too many of late.
+fn slow_down(app: &AppRef, caller: &Caller) -> ApiResult<()> {
+    app.write_rate.take(caller.uid(), caller.person.admin).map_err(|wait| {
+        app.recorder.note("writes-throttled", caller.into(), "changes came faster than they may");
+        ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "you make changes faster than this webserver takes them: wait a moment",
+        )
+        .retry_after(wait)
+    })
+}
+
+/// Records what is no transaction: that a token is used, and that a file is fetched.
+fn record(app: &AppRef, rule: Rule, caller: &Caller) {
+    if let Some(token) = &caller.token {
+        app.recorder.note_token(caller.into(), format!("the token {} ({})", token.name, token.id));
+    }
+    if rule.is_download {
+        app.recorder.note("download", caller.into(), caller.admission.uri.clone());
+    }
 }
 
 fn wants_all(query: Option<&str>) -> bool {

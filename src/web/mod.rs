@@ -4,6 +4,7 @@
 //! does so again while its answer lasts; what a handler then does with an object that has an owner is decided by
 //! [`crate::objects::sharing`]. Nothing else decides.
 
+mod acts;
 mod admission;
 mod api;
 mod app;
@@ -30,3 +31,4 @@ pub mod server;
 mod standalone;
 mod sweeper;
 mod tls;
+mod write_rate;

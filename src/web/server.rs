@@ -29,9 +29,9 @@ use crate::objects::ids::Ids;
 use crate::objects::sessions::{FormerKey, Session};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
-use crate::replica::ReplicaOptions;
 use crate::replica::contents::{ContentsOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
+use crate::replica::{ReplicaOptions, acts};
 use crate::telemetry::output;
 
 use crate::codec::message::Open;
@@ -39,6 +39,7 @@ use crate::search::searches::{Options, Searches};
 use crate::search::source::{Indexer, http};
 use crate::search::worker::Sandbox;
 
+use super::acts::Recorder;
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::connections::Connections;
@@ -46,6 +47,7 @@ use super::limiter::Limiter;
 use super::orders::{Order, Orders};
 use super::own_names::OwnNames;
 use super::searching::Asked;
+use super::write_rate::WriteRate;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
@@ -54,6 +56,8 @@ pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(10);
 /// What requests began in the background is given this long after that.
 const RELEASE: Duration = Duration::from_secs(5);
+/// Counts of repeated acts are written down within this time.
+const WRITE_DOWN: Duration = Duration::from_millis(300);
 /// Where the first password is kept.
 pub const PASSWORD_FILE: &str = "initial-admin-password";
 
@@ -241,6 +245,7 @@ impl Webserver {
             end_own_sessions(&store).await?;
         }
         let window = Duration::from_secs(config.login_window_s);
+        let (acts, sending) = acts::channel(&data_dir);
         let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
         let (orders_given, orders) = Orders::new(&config.log_level);
         let app = Arc::new(App {
@@ -250,6 +255,8 @@ impl Webserver {
             ids: Ids::open(&data_dir),
             uuid,
             limiter: Arc::new(Limiter::new(config.login_failures, window).map_err(io("randomness"))?),
+            recorder: Recorder::new(acts),
+            write_rate: WriteRate::new(config.writes_per_s, config.writes_burst),
             started: Instant::now(),
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
@@ -275,6 +282,8 @@ impl Webserver {
         if let Some(peers) = &webserver.service.peers {
             peers.serve(Open::Search, Arc::new(Asked(Arc::downgrade(&webserver.app))));
         }
+        let sending = sending.run(webserver.app.store.replica().clone());
+        webserver.tasks.spawn(webserver.service.replica.watch_over().lasting("acts for the audit", sending));
         sweeper::spawn(&webserver.app, &mut webserver.tasks);
         let searches = Arc::clone(&webserver.app.searches);
         webserver.tasks.spawn(async move { searches.probe().await });
@@ -387,6 +396,9 @@ impl Webserver {
         };
         let _ = tokio::time::timeout(DRAIN, drained).await;
         self.handle.shutdown();
+        if self.app.recorder.flush_all() {
+            tokio::time::sleep(WRITE_DOWN).await;
+        }
         self.tasks.shutdown().await;
         let app = Arc::downgrade(&self.app);
         drop(self.app);
@@ -526,8 +538,10 @@ mod tests {
         let ending = replica.watch_over().end_each(|| replica.status().problem);
         let names = tokio::time::timeout(Duration::from_secs(60), ending).await.expect("each is named");
         let expected = [
+            "acts for the audit",
             "connection to the datastore",
             "contents",
+            "counts of repeated acts",
             "housekeeping",
             "leases of numbers",
             "listener",

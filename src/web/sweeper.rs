@@ -37,7 +37,16 @@ pub(super) fn spawn(app: &AppRef, tasks: &mut JoinSet<()>) {
     tasks.spawn(watch.lasting("sweeper of searches", async move { sweep_searches(&searches).await }));
     tasks.spawn(watch.lasting("removal of searches", async move { following.searches.follow().await }));
     tasks.spawn(watch.lasting("search for damaged objects", async move { damaged::follow(&damage.store).await }));
+    let counting = of();
+    tasks.spawn(watch.lasting("counts of repeated acts", async move { count_acts(&counting).await }));
     tasks.spawn(watch.lasting("housekeeping", async move { housekeeping::run(&keeping).await }));
+}
+
+async fn count_acts(app: &AppRef) {
+    loop {
+        tokio::time::sleep(LEASES_EVERY).await;
+        app.recorder.flush();
+    }
 }
 
 async fn lease(app: &AppRef) {

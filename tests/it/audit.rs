@@ -49,26 +49,30 @@ fn p14_every_act_is_found_after_a_flood_a_compaction_and_a_malformed_row() {
     let gid = admin.made("/api/groups", &json!({ "Name": "team" }));
     admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
     admin.changed(&format!("/api/users/{uid}/admin"), &json!({}));
-    // Rows as deep as they may be, and no JSON at all.
+    // Rows as deep as they may be, and of no form that there is.
     let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
     fleet.ok("d", &["put", "dashboards", "7", "--value", &deep]);
-    fleet.ok("d", &["put", "dashboards", "8", "--value", "{ no JSON"]);
+    fleet.ok("d", &["put", "dashboards", "8", "--value", "\"no dashboard\""]);
     flood(&fleet);
     fleet.converges(&["a"]);
-    fleet.ok("d", &["compact", "--history-ops", "0"]);
-    assert!(fleet.status("d")["horizon"].as_u64() > Some(10_000), "{}", fleet.status("d"));
+    fleet.wait("the log is compacted", || {
+        fleet.ok("d", &["compact", "--history-ops", "0"]);
+        fleet.status("d")["horizon"].as_u64() > Some(10_000)
+    });
     for restarted in [false, true] {
         if restarted {
             datastore.kill();
             datastore = fleet.datastore();
-            fleet.wait_connected("a");
+            let body = json!({ "SearchString": "tag=audit | limit 1", "Format": "text", "Duration": "1h" });
+            let answer = || admin.post("/api/search/direct", &body);
+            fleet.wait("the audit is found again", || answer().text().contains("enroll"));
         }
         let rows = search(&admin, r#"tag=audit | select(.collection != "preferences")"#);
         let of = |collection: &str| rows.iter().filter(|row| row["collection"] == collection).collect::<Vec<_>>();
         assert!(of("users").iter().any(|row| row["after"]["User"] == "bob" && row["user"] == "admin"), "{rows:?}");
         assert!(!of("groups").is_empty() && !of("memberships").is_empty() && !of("admins").is_empty());
         let kept: Vec<_> = of("dashboards").iter().map(|row| row["after"].to_string()).collect();
-        assert_eq!(kept, [&deep, "null"]);
+        assert_eq!(kept, [&deep, "\"no dashboard\""]);
         let enrolled = rows.iter().find(|row| row["op"] == "enroll").expect("the enrolment");
         assert!(enrolled["from"].as_str().is_some_and(|from| from.contains("uid ")), "{enrolled}");
         assert!(rows.iter().any(|row| row["op"] == "join") && has(&rows, "compact the log"), "{rows:?}");
@@ -140,4 +144,83 @@ fn p14_a_change_of_the_files_is_found_and_the_damaged_audit_is_kept() {
     assert!(listed(&fleet).iter().any(|row| row["key"] == "3"), "the log is read again");
     let doctor = fleet.run("d", &["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("audit.damaged-1"));
+}
+
+/// Rows of acts of a kind.
+fn acts(admin: &Client, kind: &str) -> Vec<Value> {
+    search(admin, &format!(r#"tag=audit | select(.op == "{kind}")"#))
+}
+
+#[test]
+fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
+    let fail = |name: &str| web.nobody().post("/api/login", &json!({ "User": name, "Pass": "wrong" })).status;
+    assert_eq!(fail("bob"), 422);
+    let of_bob = || acts(&admin, "login-failed").into_iter().find(|row| row["user"] == "bob");
+    fleet.wait("the failed login is found", || of_bob().is_some());
+    let failed = of_bob().expect("found");
+    assert_eq!(
+        (&failed["user"], &failed["uid"], &failed["from"], &failed["member"]),
+        (&json!("bob"), &uid, &json!("127.0.0.1"), &json!("a"))
+    );
+    // A token shows once, however often it is used; a download once a minute.
+    let token = admin.made("/api/tokens", &json!({ "name": "nightly", "capabilities": ["ResourceRead"] }));
+    let guid = admin.made("/api/resources", &json!({ "ResourceName": "r" }))["GUID"].clone();
+    let with_token = web.nobody().with("Gravwell-Token", token["token"].as_str().expect("a value"));
+    let raw = format!("/api/resources/{}/raw", guid.as_str().expect("GUID"));
+    for _ in 0..20 {
+        with_token.get(&raw);
+    }
+    // Who acts as somebody else is known by both names.
+    let session = admin.ok("POST", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
+    let as_bob = web.nobody().with("Authorization", &format!("Bearer {session}"));
+    as_bob.made("/api/dashboards", &json!({ "Name": "of bob" }));
+    as_bob.get(&raw);
+    fleet.wait("downloads are found", || acts(&admin, "download").len() >= 2);
+    let used = acts(&admin, "token");
+    assert_eq!((used.len(), &used[0]["user"]), (1, &json!("admin")), "{used:?}");
+    assert!(used[0]["what"].as_str().expect("text").contains("nightly"), "{used:?}");
+    assert!(acts(&admin, "download").iter().any(|row| row["by"] == "admin" && row["user"] == "bob"));
+    let begun = search(&admin, r#"tag=audit | select(.what == "log in as bob (uid 2)" and .op == "put")"#);
+    assert!(begun.iter().any(|row| row["user"] == "admin"), "{begun:?}");
+    let made = search(&admin, r#"tag=audit | select(.collection == "dashboards")"#);
+    assert_eq!((&made[0]["user"], &made[0]["by"]), (&json!("bob"), &json!("admin")), "{made:?}");
+    // What happens while the datastore is away comes later, also after a crash of this webserver.
+    datastore.kill();
+    fail("carol");
+    let stored = || {
+        fs::read(fleet.dir("a").join("acts/journal")).is_ok_and(|bytes| bytes.windows(5).any(|five| five == b"carol"))
+    };
+    fleet.wait("it is written down", stored);
+    let mut web = web;
+    web.kill();
+    web.restart(&fleet, &[]);
+    let _datastore = fleet.datastore();
+    fleet
+        .wait("it is found", || listed(&fleet).iter().any(|row| row["op"] == "login-failed" && row["user"] == "carol"));
+    let late: Vec<_> = listed(&fleet).into_iter().filter(|row| row["user"] == "carol").collect();
+    assert_eq!(late.len(), 1, "{late:?}");
+}
+
+#[test]
+fn p15_one_user_cannot_fill_the_log() {
+    let fleet = Fleet::new();
+    let config = fleet.write_file("gravwell.conf", "[Global]\nWrite-Rate-Per-User=5\nWrite-Burst-Per-User=20\n");
+    let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    admin.made("/api/users", &json!({ "User": "bob", "Pass": "open sesame now" }));
+    let bob = web.login("bob", "open sesame now");
+    let write = |n: usize| bob.put("/api/users/2/preferences", &json!({ "n": n }));
+    let answers: Vec<_> = (0..60).map(write).collect();
+    let refused = answers.iter().find(|answer| answer.status == 429).expect("some are refused");
+    assert_eq!(refused.header("retry-after"), Some("1"), "{}", refused.text());
+    assert!(answers[..20].iter().all(|answer| answer.status != 429), "a burst passes");
+    assert_eq!(bob.get("/api/info/whoami").status, 200, "reading goes on");
+    assert_eq!(admin.post("/api/groups", &json!({ "Name": "g" })).status, 200, "and others go on");
+    fleet.wait("it is taken again", || write(0).status != 429);
 }

@@ -16,6 +16,7 @@ use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Moment, Writes, accounts};
+use crate::web::acts::Who;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::{self, COOKIE, Caller, Proof};
 use crate::web::error::{ApiError, ApiResult};
@@ -152,7 +153,10 @@ async fn log_in(
     let Credentials { user, pass } = credentials(&headers, &body)?;
     let attempt = match app.limiter.admit(&user, from).await {
         Ok(attempt) => attempt,
-        Err(refusal) => return Ok(held_back(refusal)),
+        Err(refusal) => {
+            app.recorder.note("login-throttled", Who::named(None, &user, from), refusal.reason());
+            return Ok(held_back(refusal));
+        }
     };
     let uid = users::by_name(&app.store, &user)?;
     let password = match uid {
@@ -164,25 +168,36 @@ async fn log_in(
     attempt.note(fits);
     let Some(uid) = uid.filter(|_| fits) else {
         tracing::warn!(%from, "a login failed");
+        app.recorder.note("login-failed", Who::named(uid, &user, from), "wrong user name or password");
         return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
     };
     // Only who knows the password learns that the account is locked.
     if app.store.has::<Lock>(&uid.to_string())? {
+        app.recorder.note("login-failed", Who::named(Some(uid), &user, from), "the account is locked");
         return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
     }
     let invalid = || refused(StatusCode::LOCKED, "what is kept of the account is invalid: ask an administrator");
     let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?;
     let author = Author { uid, user: user.value.user.clone(), from: from.to_string(), ..Author::default() };
-    begin_session(&app, &author, uid, from, &headers, must_change).await
+    let begun = Begun { uid, su: String::new(), must_change };
+    begin_session(&app, &author, "log in", begun, from, &headers).await
+}
+
+/// A session that begins.
+struct Begun {
+    uid: i32,
+    /// The administrator who begins it to act as this user; empty: the user does.
+    su: String,
+    must_change: bool,
 }
 
 async fn begin_session(
     app: &App,
     author: &Author,
-    uid: i32,
+    what: &str,
+    Begun { uid, su, must_change }: Begun,
     from: IpAddr,
     headers: &HeaderMap,
-    must_change: bool,
 ) -> ApiResult<Response> {
     let now = Moment::now();
     let (timeout, lifetime) = (app.config.session_timeout_s, app.config.session_lifetime_s);
@@ -201,13 +216,14 @@ async fn begin_session(
         webserver: app.store.via().to_owned(),
         epoch: sessions::epoch_for_new(&app.store, uid, &mut writes)?,
         of: String::new(),
+        su,
     };
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
     writes.set(&session)?;
     for displaced in sessions::displaced(&app.store, uid)? {
         writes.delete::<Session>(&displaced)?;
     }
-    app.store.commit(author, "log in", writes).await?;
+    app.store.commit(author, what, writes).await?;
     answer(app, headers, &claims, must_change)
 }
 
@@ -325,10 +341,16 @@ async fn become_user(
     headers: HeaderMap,
     Path(uid): Path<i32>,
 ) -> ApiResult<Response> {
-    if !app.store.has::<User>(&uid.to_string())? {
-        return Err(ApiError::not_found(format!("user {uid}")));
-    }
-    let mut response = begin_session(&app, &caller.author(), uid, caller.from, &headers, false).await?;
+    let user = app.store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))?;
+    let author = caller.author();
+    // Who acts as somebody who acts as somebody else is still known.
+    let su = match author.su.as_str() {
+        "" => author.user.clone(),
+        first => format!("{first} as {}", author.user),
+    };
+    let what = format!("log in as {} (uid {uid})", user.value.user);
+    let begun = Begun { uid, su, must_change: false };
+    let mut response = begin_session(&app, &author, &what, begun, caller.from, &headers).await?;
     // The administrator's browser stays the administrator's.
     response.headers_mut().remove(header::SET_COOKIE);
     Ok(response)

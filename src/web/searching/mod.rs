@@ -61,6 +61,6 @@ pub(super) async fn anywhere(app: &AppRef, who: &Who, id: &str, deed: Deed) -> A
 }
 
 /// Author of what is done at this webserver for somebody at another one.
-fn author_via(uid: i32, user: String, from: &str) -> Author {
-    Author { uid, user, from: from.to_owned(), ..Author::default() }
+fn author_via(uid: i32, user: String, from: &str, su: &str) -> Author {
+    Author { uid, user, from: from.to_owned(), su: su.to_owned(), ..Author::default() }
 }

@@ -57,6 +57,9 @@ struct Question {
     as_admin: bool,
     /// Address of the client.
     from: String,
+    /// The administrator who acts as this user.
+    #[serde(default)]
+    su: String,
     /// Which search.
     search: String,
     /// What.
@@ -118,6 +121,7 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
         uid: who.person.uid,
         as_admin: who.person.admin,
         from: who.author.from.clone(),
+        su: who.author.su.clone(),
         search: search.id.clone(),
         deed,
         seen: app.store.replica().status().seq,
@@ -164,7 +168,7 @@ impl Asked {
         app.store.replica().barrier(question.seen, CATCH_UP).await;
         let (uid, as_admin, id) = (question.uid, question.as_admin, question.search.clone());
         let (person, user) = asker(&app, uid, as_admin)?;
-        let who = Who { author: author_via(person.uid, user, &question.from), person };
+        let who = Who { author: author_via(person.uid, user, &question.from, &question.su), person };
         let search = match question.deed.is_change() {
             true => owned(&app, &who, &question.search)?,
             false => found(&app, &who, &question.search)?,

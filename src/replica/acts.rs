@@ -1,0 +1,455 @@
+//! Acts that happen at a member and are no transactions, such as a failed login, on their way to the datastore's audit.
+//!
+//! They wait in a journal of their own until the datastore has them durably. The journal is bounded: where the datastore is away
+//! for long the oldest go, and how many went is sent in their place. Each act has a number of its own, so that one that is sent
+//! again after a lost answer is recorded once.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::codec::admin::Request;
+use crate::codec::audit::Act;
+use crate::env::entropy::{Entropy, SystemEntropy};
+use crate::env::fs::Fs;
+use crate::env::real::RealFs;
+use crate::env::{Clock, SystemClock};
+use crate::log::journal::{Journal, JournalEntry, JournalError};
+use crate::telemetry::{self, seldom::Seldom};
+
+use super::{AskError, Replica};
+
+/// Directory of the journal within a replica's.
+pub const ACTS: &str = "acts";
+/// Acts that wait in memory for the task that writes them.
+const QUEUE: usize = 1024;
+/// Acts, and bytes of them, that wait for the datastore.
+const WAITING_MAX: usize = 10_000;
+const WAITING_BYTES_MAX: usize = 8 << 20;
+/// Bytes of acts in one request: more than one largest act, and less than a member may ask at once.
+const BATCH_BYTES: usize = 40 << 10;
+/// What gathers for this long is written and sent at once.
+const GATHER: Duration = Duration::from_millis(100);
+/// Pause after a request that came to nothing.
+const AGAIN: Duration = Duration::from_secs(2);
+/// The journal is written anew when it is this much longer than what waits.
+const WASTE_BYTES_MAX: u64 = 1 << 20;
+
+/// Kinds of records.
+const LIFE: u8 = 16;
+const WAITS: u8 = 17;
+const LOST: u8 = 18;
+const SENT: u8 = 19;
+
+static TROUBLE: Seldom = Seldom::new();
+
+/// An act with its number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Numbered {
+    number: u64,
+    act: Act,
+}
+
+/// Acts that gave way: how many, and the number of the last one, which is sent as the number of the record that says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Lost {
+    count: u64,
+    last: u64,
+}
+
+/// The name of this journal, and the number of the next act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Life {
+    id: String,
+    next: u64,
+}
+
+/// Takes acts; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Acts {
+    to: mpsc::Sender<Act>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Acts {
+    /// One whose acts a test takes.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> (Acts, mpsc::Receiver<Act>) {
+        let (to, from) = mpsc::channel(QUEUE * 8);
+        (Acts { to, missed: Arc::default() }, from)
+    }
+
+    /// Takes an act to be recorded. Never waits: of acts that come faster than they can be written only the number is recorded.
+    pub fn note(&self, act: Act) {
+        if self.to.try_send(act.bounded()).is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What waits for the datastore, and its journal.
+struct Waiting {
+    journal: Option<Journal>,
+    life: Life,
+    acts: VecDeque<Numbered>,
+    bytes: usize,
+    lost: Lost,
+}
+
+/// Acts on their way.
+pub struct Sending {
+    from: mpsc::Receiver<Act>,
+    missed: Arc<AtomicU64>,
+    directory: PathBuf,
+}
+
+/// What takes acts at the replica in `directory`, and what sends them on. Nothing is opened before that runs.
+#[must_use]
+pub fn channel(directory: &Path) -> (Acts, Sending) {
+    let (to, from) = mpsc::channel(QUEUE);
+    let missed = Arc::new(AtomicU64::new(0));
+    (Acts { to, missed: Arc::clone(&missed) }, Sending { from, missed, directory: directory.join(ACTS) })
+}
+
+fn random_id() -> Result<String, JournalError> {
+    let mut id = [0; 8];
+    let drawn = SystemEntropy.fill(&mut id);
+    drawn.map_err(crate::log::IoFailure::at("draw random bytes for", ACTS))?;
+    Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn encode<T: Serialize>(kind: u8, value: &T) -> JournalEntry {
+    (kind, serde_json::to_vec(value).expect("invariant: encoding into memory cannot fail"))
+}
+
+impl Waiting {
+    /// Opens the journal. One that is damaged is kept beside a new one, and that something is missing is recorded.
+    fn open(fs: Arc<dyn Fs>, directory: PathBuf) -> Result<Waiting, JournalError> {
+        match Waiting::load(Arc::clone(&fs), &directory) {
+            Err(JournalError::Damaged(damage)) => {
+                let kept = Journal::accept_loss(&fs, &directory)?;
+                tracing::error!(%damage, kept, "acts for the audit are damaged; the files are kept, and the audit says so");
+                let mut waiting = Waiting::load(fs, &directory)?;
+                let what = format!("acts that waited at this member may be missing: {damage}");
+                waiting.take(vec![gap(what, 1)]);
+                Ok(waiting)
+            }
+            loaded => loaded,
+        }
+    }
+
+    fn load(fs: Arc<dyn Fs>, directory: &Path) -> Result<Waiting, JournalError> {
+        let (journal, records) = Journal::open(fs, directory)?;
+        let life = Life { id: random_id()?, next: 1 };
+        let is_new = !records.iter().any(|record| record.kind == LIFE);
+        let (acts, lost) = (VecDeque::new(), Lost::default());
+        let mut waiting = Waiting { journal: Some(journal), life, acts, bytes: 0, lost };
+        for record in records {
+            waiting.replay(record.kind, &record.payload);
+        }
+        if is_new {
+            waiting.rewrite();
+        }
+        Ok(waiting)
+    }
+
+    /// Records of a later version are left out: whatever they say is less than what is recorded twice.
+    fn replay(&mut self, kind: u8, payload: &[u8]) {
+        match kind {
+            LIFE => {
+                if let Ok(life) = serde_json::from_slice(payload) {
+                    self.life = life;
+                }
+            }
+            WAITS => {
+                if let Ok(numbered) = serde_json::from_slice::<Numbered>(payload) {
+                    self.life.next = self.life.next.max(numbered.number + 1);
+                    self.bytes += weight(&numbered.act);
+                    self.acts.push_back(numbered);
+                }
+            }
+            LOST => {
+                self.lost = serde_json::from_slice(payload).unwrap_or(self.lost);
+                self.drop_to(self.lost.last);
+            }
+            SENT => {
+                let number = serde_json::from_slice(payload).unwrap_or(0);
+                self.sent_to(number);
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_to(&mut self, number: u64) {
+        while self.acts.front().is_some_and(|act| act.number <= number) {
+            self.bytes -= self.acts.pop_front().map_or(0, |act| weight(&act.act));
+        }
+    }
+
+    fn sent_to(&mut self, number: u64) {
+        if self.lost.last <= number {
+            self.lost = Lost::default();
+        }
+        self.drop_to(number);
+    }
+
+    /// Takes acts and makes them durable, as far as the disk lets it; where it does not they wait in memory.
+    fn take(&mut self, acts: Vec<Act>) {
+        let mut records = Vec::with_capacity(acts.len());
+        for act in acts {
+            let numbered = Numbered { number: self.life.next, act };
+            self.life.next += 1;
+            records.push(encode(WAITS, &numbered));
+            self.bytes += weight(&numbered.act);
+            self.acts.push_back(numbered);
+        }
+        let before = self.lost;
+        while self.acts.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
+            let Some(oldest) = self.acts.pop_front() else { break };
+            self.bytes -= weight(&oldest.act);
+            self.lost = Lost { count: self.lost.count + oldest.act.count.max(1), last: oldest.number };
+        }
+        if self.lost != before {
+            records.push(encode(LOST, &self.lost));
+        }
+        self.write(&records);
+    }
+
+    fn write(&mut self, records: &[JournalEntry]) {
+        let Some(journal) = self.journal.as_mut() else { return };
+        if let Err(error) = journal.append(records).and_then(|()| journal.sync()) {
+            trouble(&error);
+            if matches!(error, JournalError::Poisoned) {
+                self.journal = None;
+            }
+            return;
+        }
+        if journal.bytes() > self.bytes as u64 * 2 + WASTE_BYTES_MAX {
+            self.rewrite();
+        }
+    }
+
+    /// Writes the journal anew with what waits.
+    fn rewrite(&mut self) {
+        let lost = (self.lost.count > 0).then(|| encode(LOST, &self.lost));
+        let acts = self.acts.iter().map(|act| encode(WAITS, act));
+        let records: Vec<_> = std::iter::once(encode(LIFE, &self.life)).chain(lost).chain(acts).collect();
+        if let Some(Err(error)) = self.journal.as_mut().map(|journal| journal.replace_with(&records)) {
+            trouble(&error);
+        }
+    }
+
+    /// What to send next, and the number of the last of it; `None`: nothing waits.
+    fn batch(&self) -> Option<(Vec<Act>, u64)> {
+        let lost = (self.lost.count > 0).then(|| Numbered {
+            number: self.lost.last,
+            act: gap(
+                "acts at this member were given up, because the datastore was away for too long".into(),
+                self.lost.count,
+            ),
+        });
+        let (mut acts, mut last, mut bytes) = (Vec::new(), 0, 0);
+        for Numbered { number, act } in lost.iter().chain(&self.acts) {
+            let act = Act { id: format!("{}/{number}", self.life.id), ..act.clone() };
+            bytes += serde_json::to_vec(&act).map_or(0, |json| json.len() + 1);
+            if bytes > BATCH_BYTES && !acts.is_empty() {
+                break;
+            }
+            acts.push(act);
+            last = *number;
+        }
+        (!acts.is_empty()).then_some((acts, last))
+    }
+
+    /// The datastore has everything up to a number.
+    fn sent(&mut self, number: u64) {
+        self.sent_to(number);
+        self.write(&[encode(SENT, &number)]);
+    }
+}
+
+fn gap(what: String, count: u64) -> Act {
+    Act { kind: "gap".into(), happened_ms: SystemClock.now_ms(), what, count, ..Act::default() }.bounded()
+}
+
+/// About how many bytes an act takes.
+fn weight(act: &Act) -> usize {
+    act.kind.len() + act.user.len() + act.by.len() + act.from.len() + act.what.len() + 128
+}
+
+fn trouble(error: &dyn std::fmt::Display) {
+    telemetry::metrics::audit_write_failure();
+    if let Some(left_out) = TROUBLE.note() {
+        tracing::warn!(%error, left_out, "acts for the audit cannot be written here; they wait in memory");
+    }
+}
+
+impl Sending {
+    /// Writes acts down and sends them, until nothing takes acts any more.
+    pub async fn run(self, replica: Replica) {
+        let Sending { mut from, missed, directory } = self;
+        let mut waiting = opened(directory).await;
+        let mut rests_until: Option<tokio::time::Instant> = None;
+        loop {
+            let until = rests_until.unwrap_or_else(tokio::time::Instant::now);
+            let arrived = match waiting.batch() {
+                None => Some(from.recv().await),
+                Some(_) => tokio::time::timeout_at(until, from.recv()).await.ok(),
+            };
+            let mut acts = match arrived {
+                Some(None) => return,
+                Some(Some(act)) => {
+                    tokio::time::sleep(GATHER).await;
+                    vec![act]
+                }
+                None => Vec::new(),
+            };
+            while acts.len() < QUEUE
+                && let Ok(act) = from.try_recv()
+            {
+                acts.push(act);
+            }
+            let count = missed.swap(0, Ordering::Relaxed);
+            acts.extend((count > 0).then(|| gap("acts came faster than they could be written down".into(), count)));
+            if !acts.is_empty() {
+                waiting = off_thread(waiting, move |waiting| waiting.take(acts)).await;
+            }
+            if rests_until.is_some_and(|until| until > tokio::time::Instant::now()) {
+                continue;
+            }
+            let Some((batch, last)) = waiting.batch() else { continue };
+            match replica.ask_datastore(&Request::AuditActs { acts: batch }).await {
+                Ok(_) => {
+                    rests_until = None;
+                    waiting = off_thread(waiting, move |waiting| waiting.sent(last)).await;
+                }
+                Err(error) => {
+                    if !matches!(error, AskError::Away) {
+                        tracing::debug!(%error, "acts are not in the datastore's audit yet");
+                    }
+                    rests_until = Some(tokio::time::Instant::now() + AGAIN);
+                }
+            }
+        }
+    }
+}
+
+/// Opens the journal as soon as the operating system lets it.
+async fn opened(directory: PathBuf) -> Waiting {
+    loop {
+        let directory = directory.clone();
+        let opening = tokio::task::spawn_blocking(move || Waiting::open(Arc::new(RealFs), directory));
+        match opening.await {
+            Ok(Ok(waiting)) => return waiting,
+            Ok(Err(error)) => trouble(&error),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Does what waits for the disk on a thread for that.
+async fn off_thread(mut waiting: Waiting, work: impl FnOnce(&mut Waiting) + Send + 'static) -> Waiting {
+    let working = tokio::task::spawn_blocking(move || {
+        work(&mut waiting);
+        waiting
+    });
+    match working.await {
+        Ok(waiting) => waiting,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::memory::{MemoryFs, Survival};
+
+    fn act(number: usize) -> Act {
+        Act { kind: "login-failed".into(), what: format!("number {number}"), count: 1, ..Act::default() }
+    }
+
+    fn open(fs: &MemoryFs) -> Waiting {
+        Waiting::open(Arc::new(fs.clone()), PathBuf::from("/acts")).expect("opens")
+    }
+
+    /// Sends everything; what was sent.
+    fn drain(waiting: &mut Waiting) -> Vec<Act> {
+        let mut all = Vec::new();
+        while let Some((acts, last)) = waiting.batch() {
+            all.extend(acts);
+            waiting.sent(last);
+        }
+        all
+    }
+
+    #[test]
+    fn acts_wait_over_a_crash_and_keep_their_numbers() {
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        waiting.take((0..5).map(act).collect());
+        let (first, _) = waiting.batch().expect("a batch");
+        let fs = fs.crash(Survival::Nothing, 1);
+        let mut waiting = open(&fs);
+        assert_eq!(waiting.batch().expect("a batch").0, first, "the same numbers");
+        assert_eq!(drain(&mut waiting), first);
+        let fs = fs.crash(Survival::Nothing, 1);
+        let mut waiting = open(&fs);
+        assert!(waiting.batch().is_none(), "what was sent is not sent again");
+        waiting.take(vec![act(9)]);
+        let (next, last) = waiting.batch().expect("a batch");
+        assert!(last == 6 && next[0].id.ends_with("/6"), "{next:?}");
+    }
+
+    #[test]
+    fn the_oldest_give_way_and_their_number_is_told() {
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        for begin in (0..WAITING_MAX + 500).step_by(500) {
+            waiting.take((begin..begin + 500).map(act).collect());
+        }
+        waiting = open(&fs.crash(Survival::Nothing, 1));
+        let sent = drain(&mut waiting);
+        assert_eq!((sent.len(), sent[0].kind.as_str(), sent[0].count), (WAITING_MAX + 1, "gap", 500));
+        assert_eq!(sent[1].what, "number 500");
+        let numbers = sent.iter().map(|act| act.id.rsplit_once('/').expect("id").1.parse().expect("a number"));
+        assert!(numbers.collect::<Vec<u64>>().is_sorted());
+        assert!(waiting.journal.as_ref().expect("a journal").bytes() < 8 << 20);
+    }
+
+    #[test]
+    fn a_damaged_journal_is_kept_and_told() {
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        waiting.take((0..3).map(act).collect());
+        waiting.take((3..6).map(act).collect());
+        drop(waiting);
+        fs.flip_bit(Path::new("/acts/journal"), 300, 3).expect("flips");
+        let sent = drain(&mut open(&fs));
+        assert!(sent.iter().any(|act| act.kind == "gap"), "{sent:?}");
+        assert!(fs.exists(Path::new("/acts/journal.damaged-1")).expect("looks"));
+    }
+
+    #[test]
+    fn every_batch_fits_into_a_request_of_a_member() {
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        let long = "\u{1}".repeat(5000);
+        let long =
+            Act { kind: long.clone(), user: long.clone(), by: long.clone(), from: long.clone(), what: long, ..act(1) };
+        waiting.take(vec![long.bounded(); 100]);
+        let (mut count, bytes_max) = (0, crate::codec::reports::REPORT_BYTES_MAX);
+        while let Some((acts, last)) = waiting.batch() {
+            count += acts.len();
+            let bytes = serde_json::to_vec(&Request::AuditActs { acts }).expect("JSON").len();
+            assert!(bytes < bytes_max, "{bytes}");
+            waiting.sent(last);
+        }
+        assert_eq!(count, 100);
+    }
+}
