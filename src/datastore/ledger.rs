@@ -81,11 +81,19 @@ pub enum Batch {
     DiskFull,
 }
 
-impl Versions for StateStore {
+/// What is durable: the index for versions, the log for who wrote them.
+struct Durable<'a>(&'a StateStore, &'a Log);
+
+impl Versions for Durable<'_> {
     type Error = StateError;
 
     fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, StateError> {
-        StateStore::version(self, collection, key)
+        self.0.version(collection, key)
+    }
+
+    /// A record that cannot be read is noted by the log as damage; here it counts as not known.
+    fn author(&self, seq: Seq) -> Option<TxnId> {
+        self.1.reader().entry(seq).ok().flatten()?.body.id()
     }
 }
 
@@ -184,7 +192,8 @@ impl Ledger {
             let fate = match stream.check().and_then(|()| admit(&txn)) {
                 Err(refused) => Fate::Deferred(refused),
                 Ok(()) => {
-                    let decision = self.sequencer.propose_unless(&member, txn, objection, now_ms, &self.state);
+                    let durable = Durable(&self.state, &self.log);
+                    let decision = self.sequencer.propose_unless(&member, txn, objection, now_ms, &durable);
                     fate_of(decision.map_err(Fatal::of("the state index cannot be read"))?, &mut entries)
                 }
             };

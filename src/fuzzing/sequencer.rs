@@ -36,6 +36,11 @@ impl Versions for Model {
     fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Infallible> {
         Ok(version_in(&self.entries[..self.applied], collection, key))
     }
+
+    fn author(&self, seq: Seq) -> Option<TxnId> {
+        let place = usize::try_from(seq.0).ok()?.checked_sub(1)?;
+        self.entries[..self.kept].get(place)?.body.id()
+    }
 }
 
 impl Model {
@@ -52,7 +57,10 @@ impl Model {
     }
 
     fn holds(&self, condition: &Condition) -> bool {
-        condition.holds(version_in(&self.entries, condition.collection(), condition.key()))
+        let found = version_in(&self.entries, condition.collection(), condition.key());
+        let Some(mark) = condition.mark() else { return condition.holds(found) };
+        let at = |seq: Seq| self.entries.get(usize::try_from(seq.0).ok()?.checked_sub(1)?)?.body.id();
+        found.and_then(at).is_some_and(|id| id.mark() == mark)
     }
 
     /// Whether the origin has said that it remembers the rejection of `id` itself.

@@ -60,9 +60,13 @@ impl<'a> Steps<'a> {
 
     fn condition(&mut self, head: Seq) -> Condition {
         let (collection, key) = self.name();
-        match self.below(3) {
+        match self.below(4) {
             0 => Condition::Absent { collection, key },
             1 => Condition::Present { collection, key },
+            2 => {
+                let id = TxnId { origin: self.origin(), counter: OriginCounter(1 + self.below(6)) };
+                Condition::written_by(collection, key, id)
+            }
             _ => Condition::Version { collection, key, version: Seq(head.0.saturating_sub(self.below(4))) },
         }
     }

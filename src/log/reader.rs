@@ -334,6 +334,16 @@ impl LogReader {
         Ok(found.map(|(file, raw)| RecordAt { file, offset: raw.offset, bytes: raw.bytes }))
     }
 
+    /// The entry of a sequence; `None` when it is compacted away or beyond the head.
+    ///
+    /// # Errors
+    /// When the records there are damaged.
+    pub fn entry(&self, seq: Seq) -> Result<Option<Entry>, ReadError> {
+        let Some((file, raw)) = self.find(&self.view(), seq)? else { return Ok(None) };
+        let damaged = |error| ReadError::Damaged(Damage::decode(&file, raw.offset, &error));
+        self.checked(decode_entry(&raw.header, &raw.payload()).map(Some).map_err(damaged))
+    }
+
     fn find(&self, view: &View, seq: Seq) -> Result<Option<(String, RawFrame)>, ReadError> {
         self.checked(read_one(view, seq))
     }

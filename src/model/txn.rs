@@ -182,7 +182,8 @@ pub enum Condition {
         /// Which.
         key: Key,
     },
-    /// The object was last written at exactly this sequence.
+    /// The object was last written at exactly this sequence; from 2^63 on, by the transaction that the number stands for
+    /// ([`Condition::written_by`]).
     Version {
         /// Where.
         collection: Collection,
@@ -193,7 +194,26 @@ pub enum Condition {
     },
 }
 
+/// Versions from here on are no sequences: they stand for transactions.
+const MARKS_FROM: u64 = 1 << 63;
+
 impl Condition {
+    /// The object was last written by this transaction, which has no sequence yet: it waits before the one of the condition.
+    /// When it is rejected, or another one writes the object after it, the condition fails.
+    #[must_use]
+    pub fn written_by(collection: Collection, key: Key, id: TxnId) -> Condition {
+        Condition::Version { collection, key, version: id.mark() }
+    }
+
+    /// The number that stands for a transaction, in a condition on a write that had no sequence.
+    #[must_use]
+    pub fn mark(&self) -> Option<Seq> {
+        match self {
+            Condition::Version { version, .. } if version.0 >= MARKS_FROM => Some(*version),
+            _ => None,
+        }
+    }
+
     /// The collection that is looked at.
     #[must_use]
     pub fn collection(&self) -> &Collection {
@@ -212,7 +232,8 @@ impl Condition {
         }
     }
 
-    /// Whether the condition holds for an object whose version is `version` (`None`: absent).
+    /// Whether the condition holds for an object whose version is `version` (`None`: absent). One with a mark
+    /// ([`Condition::mark`]) holds for no version: it asks for the transaction that wrote the object.
     #[must_use]
     pub fn holds(&self, version: Option<Seq>) -> bool {
         match self {
@@ -228,6 +249,9 @@ impl fmt::Display for Condition {
         match self {
             Condition::Absent { collection, key } => write!(f, "absent {collection}/{key}"),
             Condition::Present { collection, key } => write!(f, "present {collection}/{key}"),
+            Condition::Version { collection, key, .. } if self.mark().is_some() => {
+                write!(f, "{collection}/{key} as the author's earlier change left it")
+            }
             Condition::Version { collection, key, version } => write!(f, "version {version} of {collection}/{key}"),
         }
     }
@@ -240,6 +264,19 @@ pub struct TxnId {
     pub origin: Origin,
     /// The maker's number.
     pub counter: OriginCounter,
+}
+
+impl TxnId {
+    /// A number that stands for this transaction where a sequence is expected. It is at least 2^63, which no sequence reaches;
+    /// its other bits are those of a hash, so two transactions share one with a probability of 2^-63.
+    #[must_use]
+    pub fn mark(self) -> Seq {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.origin.0);
+        hasher.update(&self.counter.0.to_le_bytes());
+        let first = hasher.finalize().as_bytes().first_chunk::<8>().copied().unwrap_or_default();
+        Seq(u64::from_le_bytes(first) | MARKS_FROM)
+    }
 }
 
 /// Operations and conditions that commit together or not at all.
@@ -313,6 +350,9 @@ impl fmt::Display for Reason {
         match self {
             Reason::ConditionFailed { condition, found: None } => {
                 write!(f, "condition failed: expected {condition}, but the object is absent")
+            }
+            Reason::ConditionFailed { condition, found: Some(version) } if version.0 >= MARKS_FROM => {
+                write!(f, "condition failed: expected {condition}, but a pending change of the object came after that")
             }
             Reason::ConditionFailed { condition, found: Some(version) } => {
                 write!(f, "condition failed: expected {condition}, but the object has version {version}")

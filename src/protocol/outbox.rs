@@ -505,6 +505,13 @@ impl Outbox {
         layer.and_then(|layer| layer.last_key_value()).map_or(Overlaid::Untouched, |(_, value)| as_overlaid(value))
     }
 
+    /// The pending transaction that wrote a key last.
+    #[must_use]
+    pub fn last_writer(&self, collection: &Collection, key: &Key) -> Option<TxnId> {
+        let (place, _) = self.overlay.get(collection)?.get(key)?.last_key_value()?;
+        self.pending.get(place).map(|txn| txn.id)
+    }
+
     /// What the pending transactions make of the keys of a collection that start with `prefix`, in key order.
     #[must_use]
     pub fn scan(&self, collection: &Collection, prefix: &str) -> Vec<(Key, Overlaid)> {

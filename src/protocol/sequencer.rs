@@ -4,13 +4,13 @@
 //! written ([`Sequencer::undo`]). Conditions are judged against the committed state plus everything staged or not yet
 //! applied to the state index, so a transaction sees exactly the entries before it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::codec::txn::contents_hash;
 use crate::model::txn::RowChange;
 use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, Maker, MemberName, Op, Origin, OriginCounter, OriginRow,
-    Reason, Seq, Txn,
+    Reason, Seq, Txn, TxnId,
 };
 use crate::planted::{self, Bug};
 
@@ -24,6 +24,9 @@ pub trait Versions {
     /// # Errors
     /// When the index cannot be read.
     fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Self::Error>;
+
+    /// The transaction that was committed at a sequence; `None` when it is not known (any more).
+    fn author(&self, seq: Seq) -> Option<TxnId>;
 }
 
 /// What the sequencer decides about one transaction.
@@ -75,6 +78,8 @@ pub struct Sequencer {
     pending_from: Seq,
     staged: Vec<Undo>,
     staged_from: (Seq, u64),
+    /// The transactions that are staged as committed.
+    staged_ids: BTreeMap<Seq, TxnId>,
 }
 
 impl Sequencer {
@@ -84,7 +89,8 @@ impl Sequencer {
         let staged_from = (head, time_ms);
         let pending = HashMap::new();
         let (makers, staged) = (HashMap::new(), Vec::new());
-        Sequencer { head, time_ms, limits, rows, makers, pending, pending_from: head, staged, staged_from }
+        let staged_ids = BTreeMap::new();
+        Sequencer { head, time_ms, limits, rows, makers, pending, pending_from: head, staged, staged_from, staged_ids }
     }
 
     /// Lets it know who made the transactions of origins, as far as the state does.
@@ -176,6 +182,7 @@ impl Sequencer {
                 for op in &txn.ops {
                     self.note_write(op, seq);
                 }
+                self.staged_ids.insert(seq, id);
                 EntryBody::Commit(Txn { settled, ..txn })
             }
         };
@@ -188,11 +195,19 @@ impl Sequencer {
         }
         for condition in &txn.conditions {
             let found = self.version(condition, versions)?;
-            if !condition.holds(found) {
+            if !self.holds(condition, found, versions) {
                 return Ok(Some(Reason::ConditionFailed { condition: condition.to_string(), found }));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a condition holds for an object that was found in this version. What wrote it is looked up where a condition
+    /// names a transaction; when it is not known the condition fails, so that nothing is overwritten unseen.
+    fn holds<V: Versions>(&self, condition: &Condition, found: Option<Seq>, versions: &V) -> bool {
+        let Some(mark) = condition.mark() else { return condition.holds(found) };
+        let author = |seq: Seq| self.staged_ids.get(&seq).copied().or_else(|| versions.author(seq));
+        found.and_then(author).is_some_and(|id| id.mark() == mark)
     }
 
     fn version<V: Versions>(&self, condition: &Condition, versions: &V) -> Result<Option<Seq>, V::Error> {
@@ -223,11 +238,13 @@ impl Sequencer {
     /// The staged entries are durable.
     pub fn keep(&mut self) {
         self.staged.clear();
+        self.staged_ids.clear();
         self.staged_from = (self.head, self.time_ms);
     }
 
     /// The staged entries were not written: as if they had never been proposed.
     pub fn undo(&mut self) {
+        self.staged_ids.clear();
         while let Some(step) = self.staged.pop() {
             match step {
                 Undo::Row(origin, Some(change)) => {
@@ -274,10 +291,10 @@ impl Sequencer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TxnId;
     use bytes::Bytes;
     use std::convert::Infallible;
 
+    /// Versions of objects; transaction `n` of origin 1 was committed at sequence `10 + n`.
     struct Index(Vec<(&'static str, u64)>);
 
     impl Versions for Index {
@@ -285,6 +302,11 @@ mod tests {
 
         fn version(&self, _: &Collection, key: &Key) -> Result<Option<Seq>, Infallible> {
             Ok(self.0.iter().find(|(k, _)| *k == key.as_str()).map(|(_, v)| Seq(*v)))
+        }
+
+        fn author(&self, seq: Seq) -> Option<TxnId> {
+            let counter = OriginCounter(seq.0.checked_sub(10)?);
+            Some(TxnId { origin: Origin([1; 16]), counter })
         }
     }
 
@@ -375,6 +397,34 @@ mod tests {
             propose(&mut sequencer, txn(2, 2, vec![put("a")], vec![version]), &index),
             Decision::Write(Entry { body: EntryBody::Commit(_), .. })
         ));
+    }
+
+    #[test]
+    fn p08_a_change_of_a_pending_change_holds_only_while_that_was_the_last() {
+        let upon = |counter: u64| {
+            let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+            vec![Condition::written_by(collection(), key("a"), id)]
+        };
+        let is_written = |decision: Decision| match decision {
+            Decision::Write(entry) => matches!(entry.body, EntryBody::Commit(_)),
+            other => panic!("{other:?}"),
+        };
+        let (mut sequencer, index) = (new(), Index(vec![("a", 11), ("taken", 3)]));
+        // In one batch, and after the first became durable; the second write makes way for none but its own successor.
+        assert!(is_written(propose(&mut sequencer, txn(1, 1, vec![put("a")], vec![]), &index)));
+        assert!(is_written(propose(&mut sequencer, txn(1, 2, vec![put("b")], upon(1)), &index)));
+        sequencer.keep();
+        sequencer.applied(Seq(12));
+        assert!(is_written(propose(&mut sequencer, txn(1, 3, vec![put("b")], upon(1)), &index)));
+        assert!(!is_written(propose(&mut sequencer, txn(1, 4, vec![put("b")], upon(2)), &index)));
+        assert!(is_written(propose(&mut sequencer, txn(2, 1, vec![put("a")], vec![]), &index)));
+        assert!(
+            !is_written(propose(&mut sequencer, txn(1, 5, vec![put("a")], upon(1)), &index)),
+            "another came between"
+        );
+        // One that was rejected has written nothing.
+        assert!(!is_written(propose(&mut sequencer, txn(1, 6, vec![put("taken")], vec![absent("taken")]), &index)));
+        assert!(!is_written(propose(&mut sequencer, txn(1, 7, vec![put("a")], upon(6)), &index)));
     }
 
     #[test]

@@ -522,6 +522,10 @@ impl OutboxWriter {
                 overlaid => overlaid,
             };
             let pending = overlaid != Overlaid::Untouched;
+            if pending && matches!(condition, Condition::Version { .. }) {
+                self.precheck_upon_pending(condition, staged)?;
+                continue;
+            }
             let version = match overlaid {
                 Overlaid::Put(_) => Some(Seq(u64::MAX)),
                 Overlaid::Deleted => None,
@@ -529,8 +533,10 @@ impl OutboxWriter {
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
+                // Whether the transaction that it names wrote what the state holds, the datastore knows.
+                Condition::Version { .. } if condition.mark().is_some() => false,
                 // The local state may be behind the version that the maker has seen elsewhere.
-                Condition::Version { version: wanted, .. } => !pending && version.is_some_and(|have| have > *wanted),
+                Condition::Version { version: wanted, .. } => version.is_some_and(|have| have > *wanted),
             };
             if decidable && !condition.holds(version) {
                 let found = version.filter(|_| !pending);
@@ -541,6 +547,24 @@ impl OutboxWriter {
             }
         }
         Ok(())
+    }
+
+    /// A condition on the last write of an object that a pending transaction has written since, or was it.
+    fn precheck_upon_pending(&self, condition: &Condition, staged: &Outbox) -> Result<(), SubmitError> {
+        let Condition::Version { collection, key, version: wanted } = condition else { return Ok(()) };
+        let own = || self.shared.outbox().last_writer(collection, key);
+        let found = staged.last_writer(collection, key).or_else(own).map(TxnId::mark);
+        let is_overtaken = if condition.mark().is_some() {
+            found.is_some_and(|found| found != *wanted)
+        } else {
+            // What the state holds was read, and written over here since. A version that the state does not have yet was
+            // read elsewhere: the datastore decides.
+            self.shared.state().version(collection, key)?.is_some_and(|have| have >= *wanted)
+        };
+        if !is_overtaken {
+            return Ok(());
+        }
+        Err(SubmitError::Condition(Reason::ConditionFailed { condition: condition.to_string(), found }))
     }
 
     fn own_origin(&mut self, is_bulk: bool) -> Result<Origin, SubmitError> {

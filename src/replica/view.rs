@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, Key, Seq};
+use crate::model::{Collection, Key, Seq, TxnId};
 use crate::protocol::outbox::Overlaid;
 use crate::state::StateError;
 
@@ -30,6 +30,8 @@ pub struct Object {
     pub value: Bytes,
     /// Sequence of its last write; `None` while its last write is not yet decided.
     pub version: Option<Seq>,
+    /// The transaction of its last write, while that is not yet decided.
+    pub pending: Option<TxnId>,
     /// When it was last written, milliseconds since 1970-01-01 UTC; 0 while not decided.
     pub time_ms: u64,
 }
@@ -41,9 +43,12 @@ impl Shared {
     /// When the state is damaged.
     pub(super) fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
         // The overlay first: a transaction leaves it only after the state has taken it in.
-        let overlaid = self.outbox().look_up(collection, key);
+        let (overlaid, writer) = {
+            let outbox = self.outbox();
+            (outbox.look_up(collection, key), outbox.last_writer(collection, key))
+        };
         match overlaid {
-            Overlaid::Put(value) => Ok(Some(Object { value, version: None, time_ms: 0 })),
+            Overlaid::Put(value) => Ok(Some(of_outbox(value, writer))),
             Overlaid::Deleted => Ok(None),
             Overlaid::Untouched => Ok(self.state().get(collection, key)?.map(of_state)),
         }
@@ -61,34 +66,39 @@ impl Shared {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Object)>, ReadError> {
-        let overlay = self.outbox().scan(collection, prefix);
-        let mut overlay = overlay.into_iter().filter(|(key, _)| after.is_none_or(|after| key > after)).peekable();
+        let overlay: Vec<_> = {
+            let outbox = self.outbox();
+            let touched = outbox.scan(collection, prefix).into_iter();
+            let touched = touched.filter(|(key, _)| after.is_none_or(|after| key > after));
+            touched.map(|(key, overlaid)| (outbox.last_writer(collection, &key), key, overlaid)).collect()
+        };
+        let mut overlay = overlay.into_iter().peekable();
         let snapshot = self.state().snapshot()?;
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
         let mut found = Vec::new();
-        let put = |found: &mut Vec<_>, key, overlaid| {
+        let put = |found: &mut Vec<_>, (writer, key, overlaid)| {
             if let Overlaid::Put(value) = overlaid {
-                found.push((key, Object { value, version: None, time_ms: 0 }));
+                found.push((key, of_outbox(value, writer)));
             }
         };
         for row in snapshot.scan(collection, prefix, from) {
             let (key, object) = row?;
-            while let Some((pending, overlaid)) = overlay.next_if(|(pending, _)| *pending < key) {
-                put(&mut found, pending, overlaid);
+            while let Some(pending) = overlay.next_if(|(_, pending, _)| *pending < key) {
+                put(&mut found, pending);
             }
             if found.len() >= limit {
                 break;
             }
-            match overlay.next_if(|(pending, _)| *pending == key) {
-                Some((key, overlaid)) => put(&mut found, key, overlaid),
+            match overlay.next_if(|(_, pending, _)| *pending == key) {
+                Some(pending) => put(&mut found, pending),
                 None => found.push((key, of_state(object))),
             }
         }
-        for (key, overlaid) in overlay {
+        for pending in overlay {
             if found.len() >= limit {
                 break;
             }
-            put(&mut found, key, overlaid);
+            put(&mut found, pending);
         }
         found.truncate(limit);
         Ok(found)
@@ -96,5 +106,9 @@ impl Shared {
 }
 
 fn of_state(object: crate::state::Object) -> Object {
-    Object { value: object.value, version: Some(object.version), time_ms: object.time_ms }
+    Object { value: object.value, version: Some(object.version), pending: None, time_ms: object.time_ms }
+}
+
+fn of_outbox(value: Bytes, writer: Option<TxnId>) -> Object {
+    Object { value, version: None, pending: writer, time_ms: 0 }
 }

@@ -104,6 +104,11 @@ fn check(log: &Log, all: &[Entry], context: &str) {
     let mut expected = Model::of(all.iter().take(horizon as usize).cloned());
     assert_eq!(found, expected, "{context}: at the horizon {horizon}");
     assert_eq!(reader.base().expect("reads").origins, expected.origins, "{context}");
+    // Who wrote an object that is there can be looked up, however long ago that was.
+    for (written, _) in expected.objects.values() {
+        let entry = reader.entry(*written).expect("reads").expect("kept with its object");
+        assert_eq!(entry.body.id(), all[written.0 as usize - 1].body.id(), "{context}: at {written}");
+    }
     check_deletions(log, all, context);
     let tail: Vec<_> = reader.entries(Seq(horizon), Seq(u64::MAX)).collect::<Result<_, _>>().expect("reads");
     assert_eq!(tail[..], all[horizon as usize..], "{context}");
