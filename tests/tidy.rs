@@ -185,3 +185,69 @@ fn the_interface_is_whole_and_needs_nobody_else() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The last argument of a call, given what follows its name.
+fn last_argument(call: &str) -> &str {
+    let from = call.find('(').map_or(0, |at| at + 1);
+    let (mut start, mut depth, mut is_text) = (from, 1, false);
+    for (at, c) in call.char_indices().skip_while(|(at, _)| *at < from) {
+        match c {
+            '"' => is_text = !is_text,
+            _ if is_text => {}
+            '(' | '{' | '[' => depth += 1,
+            ')' | '}' | ']' if depth == 1 => return call[start..at].trim(),
+            ')' | '}' | ']' => depth -= 1,
+            // Not one that only ends the line.
+            ',' if depth == 1 && !call[at + 1..].trim_start().starts_with(')') => start = at + 1,
+            _ => {}
+        }
+    }
+    ""
+}
+
+/// Whether it is a text, or a constant or variable that holds one.
+fn is_reason(argument: &str) -> bool {
+    let argument = argument.trim_end_matches(',');
+    let name = argument.rsplit("::").next().unwrap_or_default();
+    let is_name = name == "why" || (!name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_'));
+    is_name || (argument.len() > 2 && argument.starts_with('"') && argument.ends_with('"'))
+}
+
+/// Webservers write through [`Writes`](../src/objects/writes.rs), which compares with what was read; what takes effect whatever
+/// is there says why.
+#[test]
+fn no_webserver_writes_blindly_without_a_reason() {
+    /// Where operations are made otherwise, and on which conditions.
+    const ELSEWHERE: &[(&str, &str)] = &[
+        ("objects/writes.rs", "the one place"),
+        ("objects/claims.rs", "repairs, under conditions on all that was read"),
+        ("objects/backup.rs", "what an archive holds"),
+        ("web/api/backup.rs", "a restore, see WHAT_WAS there"),
+    ];
+    let blind = [".overwrite", ".delete_whatever", "Writes::whatever"];
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    for folder in ["objects", "search", "web"] {
+        for file in files(&root().join("src").join(folder), "rs") {
+            let name = file.strip_prefix(root().join("src")).expect("within src").display().to_string();
+            let text = fs::read_to_string(&file).expect("reads");
+            let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let is_known = ELSEWHERE.iter().any(|(known, _)| *known == name);
+            for (number, line) in product.lines().enumerate() {
+                let is_made = line.contains("Op::Delete {") || (line.contains("Op::Put {") && line.contains("value }"));
+                if (is_made && !is_known) || (line.contains(".submit(") && name != "objects/store.rs") {
+                    wrong.push(format!("{name}:{}: use Writes", number + 1));
+                }
+            }
+            let product = if name == "objects/writes.rs" { "" } else { product };
+            for call in blind.iter().flat_map(|call| product.split(call).skip(1)) {
+                found += 1;
+                if !is_reason(last_argument(call)) {
+                    let call = call.lines().next().unwrap_or_default();
+                    wrong.push(format!("{name}: a write without a reason: {call}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(found > 20, "the names of these methods have changed: {found}");
+}

@@ -9,7 +9,7 @@ use super::groups::Group;
 use super::ids::{Ids, Numbers};
 use super::passwords::Password;
 use super::record::Stored;
-use super::sessions::{Epoch, Session};
+use super::sessions::{self, Epoch, Session};
 use super::users::{self, Admin, Lock, Membership, User};
 use super::{Moment, Record, Store, StoreError, Writes, claims};
 
@@ -17,6 +17,10 @@ use super::{Moment, Record, Store, StoreError, Writes, claims};
 pub const USER_GONE: &str = "the user was deleted";
 /// Said when a change meets the deletion of its group.
 pub const GROUP_GONE: &str = "the group was deleted";
+/// Why what belongs to a user is written, or deleted, whatever is there: the condition on the user decides.
+const WITH_THE_USER: &str = "it comes and goes with the user";
+/// The same for a group.
+const WITH_THE_GROUP: &str = "it goes with the group";
 /// Numbers that are tried before one is found of which nothing is left.
 const NUMBERS_TRIED: usize = 1000;
 
@@ -54,9 +58,10 @@ pub fn create_user(
     let left = cleaning::key(Of::User, user.uid);
     writes.require_absent::<Cleaning>(&left, "an earlier user of this number is being cleared away: try again")?;
     let changed = Moment::now();
-    writes.set(&Password { uid: user.uid, hash: password_hash, changed, must_change })?;
+    let password = Password { uid: user.uid, hash: password_hash, changed, must_change };
+    writes.overwrite(&password, WITH_THE_USER)?;
     if admin {
-        writes.set(&Admin { uid: user.uid, since: changed })?;
+        writes.overwrite(&Admin { uid: user.uid, since: changed }, WITH_THE_USER)?;
     }
     Ok(writes)
 }
@@ -91,7 +96,8 @@ pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreEr
 
 fn set_flag<T: Stored + Serialize>(writes: &mut Writes, uid: i32, flag: &T, is_set: bool) -> Result<(), StoreError> {
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
-    if is_set { writes.set(flag) } else { writes.delete::<T>(&flag.key()) }
+    let why = "it says only that it is there: whoever sets it or takes it away last counts";
+    if is_set { writes.overwrite(flag, why) } else { writes.delete_whatever::<T>(&flag.key(), why) }
 }
 
 /// Deletes a user with everything that belongs to nobody else. Dashboards and resources stay: others may use them, and
@@ -106,15 +112,15 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the user was deleted already", &mut writes)?;
-    writes.delete::<Admin>(&key)?;
-    writes.delete::<Lock>(&key)?;
-    writes.delete::<Password>(&key)?;
-    writes.delete::<Epoch>(&key)?;
-    writes.delete::<Grants>(&Holder::User(uid).key())?;
-    writes.delete::<TagGrants>(&Holder::User(uid).key())?;
-    writes.delete::<Cleaning>(&cleaning::key(Of::History, uid))?;
+    writes.delete_whatever::<Admin>(&key, WITH_THE_USER)?;
+    writes.delete_whatever::<Lock>(&key, WITH_THE_USER)?;
+    writes.delete_whatever::<Password>(&key, WITH_THE_USER)?;
+    writes.delete_whatever::<Epoch>(&key, WITH_THE_USER)?;
+    writes.delete_whatever::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
+    writes.delete_whatever::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;
+    writes.delete_whatever::<Cleaning>(&cleaning::key(Of::History, uid), WITH_THE_USER)?;
     if !is_all {
-        writes.set(&Cleaning::new(store, Of::User, uid, String::new()))?;
+        writes.overwrite(&Cleaning::new(store, Of::User, uid, String::new()), WITH_THE_USER)?;
     }
     Ok(writes)
 }
@@ -130,16 +136,16 @@ pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> 
     let kept_key = kept.map(|kept| kept.value.key());
     for key in store.some_keys::<Session>(&format!("{uid}/"), SLICE)? {
         if kept_key.as_ref() != Some(&key) {
-            writes.delete::<Session>(&key)?;
+            writes.delete_whatever::<Session>(&key, sessions::ENDED)?;
         }
     }
     if let Some(kept) = kept {
         let mut kept = kept.clone();
         kept.value.epoch.clone_from(&epoch.id);
-        writes.update(&kept, "the session was ended")?;
+        writes.overwrite_existing(&kept, "the session was ended", sessions::ONLY_TIMES)?;
     }
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
-    writes.set(&epoch)?;
+    writes.overwrite(&epoch, "any new epoch ends what came before it: the last one counts")?;
     Ok(writes)
 }
 
@@ -175,10 +181,10 @@ pub fn delete_group(store: &Store, record: &Record<Group>) -> Result<Writes, Sto
     let is_all = rows.count() < SLICE;
     let mut writes = if is_all { rows.into_writes() } else { Writes::new() };
     claims::delete(store, record, "the group was deleted already", &mut writes)?;
-    writes.delete::<Grants>(&Holder::Group(gid).key())?;
-    writes.delete::<TagGrants>(&Holder::Group(gid).key())?;
+    writes.delete_whatever::<Grants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
+    writes.delete_whatever::<TagGrants>(&Holder::Group(gid).key(), WITH_THE_GROUP)?;
     if !is_all {
-        writes.set(&Cleaning::new(store, Of::Group, gid, String::new()))?;
+        writes.overwrite(&Cleaning::new(store, Of::Group, gid, String::new()), WITH_THE_GROUP)?;
     }
     Ok(writes)
 }
@@ -192,7 +198,7 @@ pub fn join_groups(uid: i32, groups: &[i32]) -> Result<Writes, StoreError> {
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
     for gid in groups {
         writes.require::<Group>(&gid.to_string(), &format!("there is no group {gid}"))?;
-        writes.set(&Membership { uid, gid: *gid })?;
+        writes.overwrite(&Membership { uid, gid: *gid }, "it says only that it is there")?;
     }
     Ok(writes)
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::groups::{Group, GroupName};
 use super::record::Stored;
 use super::users::{User, UserName};
-use super::{Record, Store, StoreError, Writes, names};
+use super::{AsRead, Record, Store, StoreError, Writes, names};
 use crate::model::{Collection, Condition, Key, Op, Seq};
 
 /// What bears a name that is unique.
@@ -136,13 +136,10 @@ pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Write
     match store.valid::<O::Claim>(&key)? {
         // Nobody bears it: what is left of it gives way, if it is still that.
         Some(found) if found.value.owner() != number && !is_borne::<O>(store, &found)? && found.version.is_some() => {
-            writes.unchanged(&found, &said)?;
-            writes.set(&claim)?;
+            writes.replace(Some(found.as_read), &claim, &said)?;
         }
         Some(found) if found.value.owner() == number => {
-            writes.require::<O::Claim>(&key, &said)?;
-            writes.unchanged(&found, &said)?;
-            writes.set(&claim)?;
+            writes.replace(Some(found.as_read), &claim, &said)?;
         }
         _ => writes.create(&claim, &said)?,
     }
@@ -154,15 +151,6 @@ pub fn take<O: Owner>(store: &Store, name: &str, number: i32, writes: &mut Write
     Ok(())
 }
 
-/// Whether an undecided claim came to be together with its owner: then whoever finds the owner there has the claim, too.
-fn came_with_owner<O: Owner>(store: &Store, claim: &Key, owner: &str) -> bool {
-    let is_put = |op: &Op| matches!(op, Op::Put { collection, key, .. } if collection.as_str() == O::Claim::COLLECTION && key == claim);
-    let is_new = |condition: &Condition| matches!(condition, Condition::Absent { collection, key } if collection.as_str() == O::COLLECTION && key.as_str() == owner);
-    let pending = store.replica().pending();
-    let last = pending.iter().rev().find(|txn| txn.ops.iter().any(is_put));
-    last.is_some_and(|txn| txn.conditions.iter().any(is_new))
-}
-
 /// Requires that an owner still bears its name, and, if it gives the name up, deletes the claims.
 fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writes) -> Result<(), StoreError> {
     let said = moved::<O>(owner.called());
@@ -171,13 +159,10 @@ fn hold<O: Owner>(store: &Store, owner: &O, is_given_up: bool, writes: &mut Writ
         if claim.value.owner() != owner.number() {
             continue;
         }
-        let at = Key::new(&key).map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let is_sure = claim.version.is_some() || came_with_owner::<O>(store, &at, &owner.key());
         writes.require::<O::Claim>(&key, &said)?;
         writes.unchanged(&claim, &said)?;
-        // A claim that is undecided may yet become another's: then only housekeeping can tell.
-        if is_given_up && is_sure {
-            writes.delete::<O::Claim>(&key)?;
+        if is_given_up {
+            writes.delete(&claim, &said)?;
         }
     }
     Ok(())
@@ -208,7 +193,6 @@ pub fn update<O: Owner>(
     let is_renamed = names::key(before.called()) != names::key(record.value.called());
     if is_renamed {
         take::<O>(store, record.value.called(), record.value.number(), writes)?;
-        writes.unchanged(record, &moved::<O>(before.called()))?;
     }
     hold(store, before, is_renamed, writes)?;
     writes.update(record, gone)
@@ -219,11 +203,8 @@ pub fn update<O: Owner>(
 /// # Errors
 /// When the state is damaged.
 pub fn delete<O: Owner>(store: &Store, record: &Record<O>, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
-    let key = record.value.key();
-    writes.require::<O>(&key, gone)?;
-    writes.unchanged(record, &format!("the {} was changed meanwhile: look again", O::WHAT))?;
     hold(store, &record.value, true, writes)?;
-    writes.delete::<O>(&key)
+    writes.delete(record, gone)
 }
 
 /// A name and an owner that do not agree.
@@ -438,11 +419,11 @@ impl Side {
         };
         let conditions = vec![free, at_version(O::COLLECTION, &number.to_string(), owner.version)?];
         let mut writes = Writes::new();
-        writes.set(&O::Claim::of(&name, number))?;
+        writes.overwrite(&O::Claim::of(&name, number), "under the conditions of the repair")?;
         if bearer.is_some() {
-            let mut record = Record::<O>::read(owner.value.clone(), Some(owner.version))?;
+            let mut record = Record::<O>::read(owner.value.clone(), AsRead::Committed(owner.version))?;
             record.value.rename(name.clone());
-            writes.set_raw::<O>(&number.to_string(), record.rewritten()?)?;
+            writes.overwrite_existing(&record, "", "under the conditions of the repair")?;
         }
         Ok(Repair {
             dispute: Dispute::Unnamed { what: O::WHAT, name: owner.name.clone(), number, held_by: bearer },

@@ -109,7 +109,7 @@ impl Rows {
                 break;
             }
             if wanted(&key) {
-                self.writes.delete::<T>(&key)?;
+                self.writes.delete_whatever::<T>(&key, "it goes with its owner, whatever it is by then")?;
             }
         }
         Ok(())
@@ -224,7 +224,7 @@ pub fn slice(store: &Store, work: &Record<Cleaning>) -> Result<(Writes, bool), S
         Of::History | Of::Unknown => {}
     }
     if is_last {
-        writes.delete::<Cleaning>(&work.value.key())?;
+        writes.delete(work, "")?;
     }
     Ok((writes, is_last))
 }

@@ -347,7 +347,7 @@ impl std::io::Read for Waiting {
 /// When the state is damaged or the object cannot be written.
 pub fn name_again(store: &Store, id: &str, gone: &str, writes: &mut Writes) -> Result<(), StoreError> {
     match store.get::<Content>(id)? {
-        Some(record) => writes.update(&record, gone),
+        Some(record) => writes.overwrite_existing(&record, gone, "a content never changes: the same is written again"),
         None if id.is_empty() => Ok(()),
         None => writes.require::<Content>(id, gone),
     }
@@ -377,9 +377,7 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
         return Ok(None);
     }
     let mut writes = Writes::new();
-    writes.unchanged(&head, "")?;
-    writes.require::<Content>(id, "")?;
-    writes.delete::<Content>(id)?;
+    writes.delete(&head, "")?;
     Ok(Some(writes))
 }
 

@@ -73,7 +73,7 @@ pub async fn ensure(
     match store.commit(&Author::default(), "create the first administrator", writes).await {
         Ok(committed) => Ok(First::Made { password, is_decided: matches!(committed, Committed::At(_)) }),
         // Another webserver was first.
-        Err(CommitError::Conflict(_)) => Ok(First::Exists),
+        Err(CommitError::Conflict(_) | CommitError::Changed(_)) => Ok(First::Exists),
         Err(error) => Err(error),
     }
 }

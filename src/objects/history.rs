@@ -10,6 +10,9 @@ use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
 use super::{Moment, Record, Store, StoreError, Writes};
 
+/// Why entries are deleted without a condition.
+const NEVER_CHANGED: &str = "an entry never changes";
+
 /// One search.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -69,10 +72,11 @@ pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     let keys = store.keys::<Entry>(&format!("{uid}/"))?;
     let mut writes = Writes::new();
     if keys.len() < SLICE {
-        keys.iter().try_for_each(|key| writes.delete::<Entry>(key))?;
+        keys.iter().try_for_each(|key| writes.delete_whatever::<Entry>(key, NEVER_CHANGED))?;
     } else if let Some((_, until)) = keys.last().and_then(|key| key.split_once('/')) {
         writes.require::<super::users::User>(&uid.to_string(), "the user was deleted")?;
-        writes.set(&Cleaning::new(store, Of::History, uid, until.to_owned()))?;
+        let work = Cleaning::new(store, Of::History, uid, until.to_owned());
+        writes.overwrite(&work, "later work includes earlier work: entries are in the order of their time")?;
     }
     Ok(writes)
 }
@@ -109,12 +113,12 @@ pub fn of_all(store: &Store) -> Result<Vec<Record<Entry>>, StoreError> {
 pub fn add(store: &Store, entry: &Entry, entries_max: usize) -> Result<Writes, StoreError> {
     let mut writes = Writes::new();
     writes.require::<super::users::User>(&entry.uid.to_string(), "the user was deleted")?;
-    writes.set(entry)?;
+    writes.overwrite(entry, "its number is random")?;
     let keys = store.keys::<Entry>(&format!("{}/", entry.uid))?;
     let excess = (keys.len() + 1).saturating_sub(entries_max.max(1));
     // More than a few only after the setting was lowered: the rest goes with the searches that follow.
     for key in keys.iter().take(excess.min(SLICE)) {
-        writes.delete::<Entry>(key)?;
+        writes.delete_whatever::<Entry>(key, NEVER_CHANGED)?;
     }
     Ok(writes)
 }

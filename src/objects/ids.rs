@@ -169,8 +169,7 @@ impl Ids {
             None => writes.create(&counter, "another webserver leases numbers at this moment")?,
             Some(record) if record.version.is_none() => return Ok(()),
             Some(record) => {
-                writes.unchanged(&record, "another webserver leases numbers at this moment")?;
-                writes.set(&counter)?;
+                writes.replace(Some(record.as_read), &counter, "another webserver leases numbers at this moment")?;
             }
         }
         let what = format!("lease numbers for {}", numbers.name());

@@ -34,8 +34,10 @@ pub mod store;
 pub mod tokens;
 pub mod users;
 pub mod weak_passwords;
+pub mod writes;
 
 pub use crate::codec::{depth, exposed};
 pub use moment::Moment;
-pub use record::{Record, Stored};
-pub use store::{CommitError, Committed, Store, StoreError, Writes};
+pub use record::{AsRead, Record, Stored};
+pub use store::{CommitError, Committed, Store, StoreError};
+pub use writes::Writes;

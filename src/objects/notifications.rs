@@ -93,10 +93,10 @@ pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreE
         };
         let earlier = store.list::<Notification>("")?.into_iter().map(|record| record.value);
         for other in earlier.filter(is_replaced).take(SLICE) {
-            writes.delete::<Notification>(&other.key())?;
+            writes.delete_whatever::<Notification>(&other.key(), "the new notification says what counts now")?;
         }
     }
-    writes.set(notification)?;
+    writes.overwrite(notification, "its number is random, or that of one rejection")?;
     Ok(writes)
 }
 

@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::model::Seq;
+use crate::model::{Collection, Condition, Key, Seq, TxnId};
+use crate::replica::Object;
 
 /// A kind of object. All fields are always written, so that what is not written is what this version does not know.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -18,6 +19,47 @@ pub trait Stored: Serialize + DeserializeOwned {
     fn key(&self) -> String;
 }
 
+/// The write of an object that was read. A change that is computed from it is made on the condition that this is still the
+/// last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsRead {
+    /// Committed at this sequence.
+    Committed(Seq),
+    /// By a transaction of this webserver that is not decided yet.
+    Pending(TxnId),
+}
+
+impl AsRead {
+    /// The last write of an object that the replica shows.
+    #[must_use]
+    pub fn of(object: &Object) -> AsRead {
+        match (object.version, object.pending) {
+            (Some(version), _) => AsRead::Committed(version),
+            (None, Some(id)) => AsRead::Pending(id),
+            // The replica always names one of them. No object has this version, so nothing would be overwritten unseen.
+            (None, None) => AsRead::Committed(Seq::ZERO),
+        }
+    }
+
+    /// Its sequence; `None` while it is not decided.
+    #[must_use]
+    pub fn version(self) -> Option<Seq> {
+        match self {
+            AsRead::Committed(version) => Some(version),
+            AsRead::Pending(_) => None,
+        }
+    }
+
+    /// The condition that it is still the last write at this place.
+    #[must_use]
+    pub fn condition(self, collection: Collection, key: Key) -> Condition {
+        match self {
+            AsRead::Committed(version) => Condition::Version { collection, key, version },
+            AsRead::Pending(id) => Condition::written_by(collection, key, id),
+        }
+    }
+}
+
 /// An object as it was read.
 #[derive(Clone, Debug)]
 pub struct Record<T> {
@@ -25,6 +67,8 @@ pub struct Record<T> {
     pub value: T,
     /// Sequence of its last write; `None` while that is not decided.
     pub version: Option<Seq>,
+    /// Its last write.
+    pub as_read: AsRead,
     raw: Bytes,
 }
 
@@ -50,9 +94,9 @@ impl<T: Stored> Record<T> {
     ///
     /// # Errors
     /// When the bytes are not JSON of this kind.
-    pub fn read(raw: Bytes, version: Option<Seq>) -> Result<Record<T>, serde_json::Error> {
+    pub fn read(raw: Bytes, as_read: AsRead) -> Result<Record<T>, serde_json::Error> {
         let value = serde_json::from_slice(&raw)?;
-        Ok(Record { value, version, raw })
+        Ok(Record { value, version: as_read.version(), as_read, raw })
     }
 
     /// The bytes to be written: this value, and what was in the object besides.
@@ -99,7 +143,7 @@ mod tests {
     #[test]
     fn unknown_fields_and_numbers_survive_a_rewrite() {
         let raw = br#"{"name":"a","data":{"big":9007199254740993,"f":1.0},"gone":3,"later":{"x":[1.50]}}"#;
-        let mut record = Record::<Thing>::read(Bytes::from_static(raw), Some(Seq(7))).expect("reads");
+        let mut record = Record::<Thing>::read(Bytes::from_static(raw), AsRead::Committed(Seq(7))).expect("reads");
         assert_eq!(record.tag(), "\"7\"");
         record.value.name = "b".into();
         record.value.gone = None;

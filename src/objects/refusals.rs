@@ -12,6 +12,10 @@ fn thing(collection: &str) -> &'static str {
         "tokens" => "token",
         "notifications" => "notification",
         "sessions" | "session-epochs" => "session",
+        "searches" => "search",
+        "passwords" => "password",
+        "preferences" => "set of preferences",
+        "capabilities" | "tag-access" => "list of grants",
         "contents" | "chunks" => "contents of the resource",
         _ => "object",
     }
@@ -25,6 +29,10 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
     match meant {
         Some(Condition::Absent { collection, key }) => match collection.as_str() {
             "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
+            // Objects that have no number of their own.
+            name @ ("passwords" | "preferences" | "capabilities" | "tag-access") => {
+                format!("the {} was changed by somebody else meanwhile", thing(name))
+            }
             name => format!("the number or name {key} was given to another {} first", thing(name)),
         },
         Some(Condition::Present { collection, .. } | Condition::Version { collection, .. })
@@ -35,6 +43,10 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
         Some(Condition::Present { collection, .. }) => {
             format!("the {} was deleted meanwhile, or never came to be", thing(collection.as_str()))
         }
+        Some(condition @ Condition::Version { collection, .. }) if condition.mark().is_some() => format!(
+            "the {} was changed by somebody else meanwhile, or an earlier change that this one goes on from was refused",
+            thing(collection.as_str())
+        ),
         Some(Condition::Version { collection, .. }) => {
             format!("the {} was changed by somebody else meanwhile", thing(collection.as_str()))
         }
@@ -61,6 +73,7 @@ mod tests {
             (present(place("group-names", "g")), "the group was renamed or deleted meanwhile"),
             (absent(place("users", "7")), "the number or name 7 was given to another user first"),
             (present(place("groups", "7")), "the group was deleted meanwhile, or never came to be"),
+            (absent(place("capabilities", "u/7")), "the list of grants was changed by somebody else meanwhile"),
             (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),
         ];
         for (condition, wanted) in cases {

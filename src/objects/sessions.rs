@@ -24,6 +24,10 @@ pub const SESSIONS_MAX: usize = 256;
 /// A webserver clears away its own sessions of an earlier epoch after this long, and those of others after a day.
 const OWN_AFTER_S: u64 = 60;
 const OTHERS_AFTER_S: u64 = 24 * 3600;
+/// Why sessions are deleted whatever they are by then: ending one always counts.
+pub const ENDED: &str = "a session that is ended stays ended, however it was extended";
+/// Why a session is rewritten whatever else wrote it: the same login is extended at several webservers at once.
+pub const ONLY_TIMES: &str = "only its times and epoch change, and of an old epoch it counts nowhere";
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 4096;
 
@@ -207,7 +211,7 @@ pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<Str
         Known::Now(epoch) => Ok(epoch.value.id),
         Known::Invalid => {
             let epoch = Epoch::begin(uid)?;
-            writes.set(&epoch)?;
+            writes.overwrite(&epoch, "an invalid epoch has no reader, and gives way to a new one")?;
             Ok(epoch.id)
         }
     }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::chunks::Hold;
 use crate::model::limits::NOTE_BYTES_MAX;
-use crate::model::{Collection, Condition, Key, Op, Reason, Seq, TxnId};
+use crate::model::{Collection, Key, Reason, Seq, TxnId};
 use crate::replica::{Draft, ReadError, Replica, Stage, SubmitError};
 
 use super::invalid;
-use super::record::{Record, Stored, written};
+use super::record::{AsRead, Record, Stored};
+use super::writes::{Writes, place};
 
 /// A writer waits this long for the datastore's decision while the replica is connected.
 const DECISION: Duration = Duration::from_secs(5);
@@ -56,9 +56,12 @@ pub enum StoreError {
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Somebody was first, or what was to be changed is gone.
+    /// A name or number is taken, or what was to be changed is gone.
     #[error("{0}")]
     Conflict(String),
+    /// What was to be changed has been changed since it was read. Reading it again and repeating the change may succeed.
+    #[error("{0}")]
+    Changed(String),
     /// The replica does not take it.
     #[error(transparent)]
     Refused(SubmitError),
@@ -124,174 +127,6 @@ fn shorten(text: &mut String, chars_max: usize) {
     }
 }
 
-/// Operations of one transaction with what must hold for it, each condition with what it means to people.
-#[derive(Clone, Debug, Default)]
-pub struct Writes {
-    ops: Vec<Op>,
-    conditions: Vec<(Condition, String)>,
-    /// Keep the chunks that the operations name, until these are in the outbox.
-    holds: Vec<Hold>,
-}
-
-fn place<T: Stored>(key: &str) -> Result<(Collection, Key), StoreError> {
-    let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-    let key = Key::new(key).map_err(|error| StoreError::BadKey(error.to_string()))?;
-    Ok((collection, key))
-}
-
-impl Writes {
-    /// Nothing yet.
-    #[must_use]
-    pub fn new() -> Writes {
-        Writes::default()
-    }
-
-    /// Operations as they are, without conditions.
-    #[must_use]
-    pub fn of(ops: Vec<Op>) -> Writes {
-        Writes { ops, ..Writes::default() }
-    }
-
-    /// Operations as they are, under conditions.
-    #[must_use]
-    pub fn under(ops: Vec<Op>, conditions: Vec<Condition>) -> Writes {
-        let conditions = conditions.into_iter().map(|condition| (condition, String::new())).collect();
-        Writes { ops, conditions, ..Writes::default() }
-    }
-
-    /// Keeps the chunks that the operations name, until these are made.
-    pub fn hold(&mut self, hold: Hold) {
-        self.holds.push(hold);
-    }
-
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
-    }
-
-    /// Number of operations.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ops.len()
-    }
-
-    /// Creates an object that must not exist; `taken` is said when it does.
-    ///
-    /// # Errors
-    /// When the object cannot be written.
-    pub fn create<T: Stored>(&mut self, value: &T, taken: &str) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(&value.key())?;
-        self.conditions.push((Condition::Absent { collection, key }, taken.to_owned()));
-        self.set(value)
-    }
-
-    /// Rewrites an object that must still exist; `gone` is said when it does not.
-    ///
-    /// # Errors
-    /// When the object cannot be written.
-    pub fn update<T: Stored>(&mut self, record: &Record<T>, gone: &str) -> Result<(), StoreError> {
-        let key = record.value.key();
-        self.require::<T>(&key, gone)?;
-        let (collection, key) = place::<T>(&key)?;
-        self.ops.push(Op::Put { collection, key, value: record.rewritten()? });
-        Ok(())
-    }
-
-    /// Writes an object whatever was there.
-    ///
-    /// # Errors
-    /// When the object cannot be written.
-    pub fn set<T: Stored>(&mut self, value: &T) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(&value.key())?;
-        self.ops.push(Op::Put { collection, key, value: written(value)? });
-        Ok(())
-    }
-
-    /// Writes bytes as they are.
-    ///
-    /// # Errors
-    /// When the key cannot be one.
-    pub fn set_raw<T: Stored>(&mut self, key: &str, value: Bytes) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(key)?;
-        self.ops.push(Op::Put { collection, key, value });
-        Ok(())
-    }
-
-    /// Deletes an object.
-    ///
-    /// # Errors
-    /// When the key cannot be one.
-    pub fn delete<T: Stored>(&mut self, key: &str) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(key)?;
-        self.ops.push(Op::Delete { collection, key });
-        Ok(())
-    }
-
-    /// An object must exist at commit; `gone` is said when it does not.
-    ///
-    /// # Errors
-    /// When the key cannot be one.
-    pub fn require<T: Stored>(&mut self, key: &str, gone: &str) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(key)?;
-        self.conditions.push((Condition::Present { collection, key }, gone.to_owned()));
-        Ok(())
-    }
-
-    /// No such object may exist at commit; `there` is said when one does.
-    ///
-    /// # Errors
-    /// When the key cannot be one.
-    pub fn require_absent<T: Stored>(&mut self, key: &str, there: &str) -> Result<(), StoreError> {
-        let (collection, key) = place::<T>(key)?;
-        self.conditions.push((Condition::Absent { collection, key }, there.to_owned()));
-        Ok(())
-    }
-
-    /// The object must still be as it was read; `changed` is said when it is not. One whose last write is not decided
-    /// cannot be named by a version: what was read here is all that can be compared, and the caller has done so.
-    ///
-    /// # Errors
-    /// When the key cannot be one.
-    pub fn unchanged<T: Stored>(&mut self, record: &Record<T>, changed: &str) -> Result<(), StoreError> {
-        if let Some(version) = record.version {
-            let (collection, key) = place::<T>(&record.value.key())?;
-            self.conditions.push((Condition::Version { collection, key, version }, changed.to_owned()));
-        }
-        Ok(())
-    }
-
-    /// A place must still hold what was read there; `changed` is said when it does not.
-    pub fn unchanged_at(&mut self, collection: &Collection, key: &Key, version: Option<Seq>, changed: &str) {
-        if let Some(version) = version {
-            let condition = Condition::Version { collection: collection.clone(), key: key.clone(), version };
-            self.conditions.push((condition, changed.to_owned()));
-        }
-    }
-
-    /// The operations alone.
-    #[must_use]
-    pub fn into_ops(self) -> Vec<Op> {
-        self.ops
-    }
-
-    /// An operation as it is.
-    pub fn push(&mut self, op: Op) {
-        self.ops.push(op);
-    }
-
-    /// What a rejection means to people.
-    fn explain(&self, reason: &Reason) -> String {
-        if let Reason::ConditionFailed { condition, .. } = reason {
-            let meant = self.conditions.iter().find(|(known, _)| known.to_string() == *condition);
-            if let Some((_, meaning)) = meant.filter(|(_, meaning)| !meaning.is_empty()) {
-                return meaning.clone();
-            }
-        }
-        reason.to_string()
-    }
-}
-
 /// The replica, seen as a store of typed objects. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -347,7 +182,7 @@ impl Store {
         }
         let (collection, key) = place::<T>(key)?;
         let Some(object) = self.replica.get(&collection, &key)? else { return Ok(None) };
-        Ok(Some(understood::<T>(&key, object.value, object.version)?))
+        Ok(Some(understood::<T>(&key, AsRead::of(&object), object.value)?))
     }
 
     /// Whether an object exists.
@@ -383,14 +218,14 @@ impl Store {
         blank: &serde_json::Value,
     ) -> Result<Option<Record<T>>, StoreError> {
         let (collection, at) = place::<T>(key)?;
-        let Some((value, version)) = self.raw(&collection, &at)? else { return Ok(None) };
+        let Some((value, as_read)) = self.raw(&collection, &at)? else { return Ok(None) };
         if invalid::check::<T>(key, &value).is_ok() {
             return self.get(key);
         }
         let made = invalid::completed(blank, &value, |bytes| invalid::check::<T>(key, bytes).is_ok());
         let made =
             made.map_err(|reason| StoreError::Invalid { collection: T::COLLECTION, key: key.to_owned(), reason })?;
-        understood::<T>(&at, made.into(), version).map(Some)
+        understood::<T>(&at, as_read, made.into()).map(Some)
     }
 
     /// Whether an object exists, and if so, whether the datastore has it as it is here.
@@ -399,15 +234,24 @@ impl Store {
     /// When the replica's state is damaged.
     pub fn synced<T: Stored>(&self, key: &str) -> Result<Option<bool>, StoreError> {
         let (collection, key) = place::<T>(key)?;
-        Ok(self.raw(&collection, &key)?.map(|(_, version)| version.is_some()))
+        Ok(self.raw(&collection, &key)?.map(|(_, as_read)| as_read.version().is_some()))
     }
 
-    /// An object as it is stored, whatever it is, and its version.
+    /// An object as it is stored, whatever it is, and its last write.
     ///
     /// # Errors
     /// When the replica's state is damaged.
-    pub fn raw(&self, collection: &Collection, key: &Key) -> Result<Option<(Bytes, Option<Seq>)>, StoreError> {
-        Ok(self.replica.get(collection, key)?.map(|object| (object.value, object.version)))
+    pub fn raw(&self, collection: &Collection, key: &Key) -> Result<Option<(Bytes, AsRead)>, StoreError> {
+        Ok(self.replica.get(collection, key)?.map(|object| (object.value.clone(), AsRead::of(&object))))
+    }
+
+    /// The last write of an object, whether the object is valid or not; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn seen<T: Stored>(&self, key: &str) -> Result<Option<AsRead>, StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        Ok(self.raw(&collection, &key)?.map(|(_, as_read)| as_read))
     }
 
     /// The valid objects whose keys start with `prefix`, in key order. Those that are not valid are noted
@@ -440,7 +284,7 @@ impl Store {
     ) -> Result<impl Iterator<Item = Result<Record<T>, StoreError>> + use<T>, StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let rows = self.replica.scan(&collection, prefix, None, usize::MAX)?;
-        Ok(rows.into_iter().map(|(key, object)| understood::<T>(&key, object.value, object.version)))
+        Ok(rows.into_iter().map(|(key, object)| understood::<T>(&key, AsRead::of(&object), object.value)))
     }
 
     /// The first keys that start with `prefix`, in order, at most `keys_max`.
@@ -479,10 +323,9 @@ impl Store {
     pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let note = author.note()?;
-        let conditions = writes.conditions.iter().map(|(condition, _)| condition.clone()).collect();
-        let draft = Draft { ops: writes.ops.clone(), conditions, note, ..Draft::default() };
+        let draft = Draft { ops: writes.ops().to_vec(), conditions: writes.conditions(), note, ..Draft::default() };
         let mut receipt = self.replica.submit(draft).await.map_err(|error| match error {
-            SubmitError::Condition(reason) => CommitError::Conflict(writes.explain(&reason)),
+            SubmitError::Condition(reason) => refused(&writes, &reason),
             error => CommitError::Refused(error),
         })?;
         let id = receipt.id();
@@ -504,12 +347,12 @@ impl Store {
                 Ok(Committed::At(seq))
             }
             Stage::Rejected(_, reason) => {
-                let said = writes.explain(&reason);
+                let refused = refused(&writes, &reason);
                 // Whoever made it is told now; it need not wait on the list.
                 if let Err(error) = self.replica.dismiss(id).await {
                     tracing::debug!(%error, "a rejection that was answered stays on the list");
                 }
-                Err(CommitError::Conflict(said))
+                Err(refused)
             }
             Stage::Durable => Ok(Committed::Pending(id)),
         };
@@ -518,9 +361,15 @@ impl Store {
     }
 }
 
-fn understood<T: Stored>(key: &Key, value: Bytes, version: Option<Seq>) -> Result<Record<T>, StoreError> {
+/// What a failed condition or another rejection means to the author of a change.
+fn refused(writes: &Writes, reason: &Reason) -> CommitError {
+    let said = writes.explain(reason);
+    if writes.is_overtaken(reason) { CommitError::Changed(said) } else { CommitError::Conflict(said) }
+}
+
+fn understood<T: Stored>(key: &Key, as_read: AsRead, value: Bytes) -> Result<Record<T>, StoreError> {
     let invalid = |reason| StoreError::Invalid { collection: T::COLLECTION, key: key.to_string(), reason };
-    let record = Record::<T>::read(value, version).map_err(|error| invalid(invalid::reason(&error)))?;
+    let record = Record::<T>::read(value, as_read).map_err(|error| invalid(invalid::reason(&error)))?;
     if record.value.key() == key.as_str() {
         return Ok(record);
     }

@@ -22,13 +22,15 @@ pub(super) struct ApiError {
     besides: Map<String, Value>,
     /// Seconds after which it may be tried again.
     retry_after: Option<u64>,
+    is_overtaken: bool,
 }
 
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl std::fmt::Display) -> ApiError {
-        ApiError { status, message: message.to_string(), besides: Map::new(), retry_after: None }
+        let (message, besides) = (message.to_string(), Map::new());
+        ApiError { status, message, besides, retry_after: None, is_overtaken: false }
     }
 
     /// The request cannot be understood.
@@ -51,6 +53,16 @@ impl ApiError {
 
     pub(super) fn conflict(message: impl std::fmt::Display) -> ApiError {
         ApiError::new(StatusCode::CONFLICT, message)
+    }
+
+    /// What was to be changed was changed by another request since it was read.
+    pub(super) fn overtaken(message: impl std::fmt::Display) -> ApiError {
+        ApiError { is_overtaken: true, ..ApiError::conflict(message) }
+    }
+
+    /// Whether the same request, made again, reads something else and may succeed.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.is_overtaken
     }
 
     /// The fault is ours: details go to the log.
@@ -130,6 +142,7 @@ impl From<CommitError> for ApiError {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Conflict(reason) => ApiError::conflict(reason),
+            CommitError::Changed(reason) => ApiError::overtaken(reason),
             CommitError::Refused(error) => error.into(),
             CommitError::Store(error) => error.into(),
         }

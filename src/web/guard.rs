@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use crate::objects::Moment;
 use crate::objects::Writes;
 use crate::objects::invalid;
-use crate::objects::sessions::Session;
+use crate::objects::sessions::{self, Session};
 use crate::objects::store::Author;
 
 use super::admission::{Admission, Rule};
@@ -169,6 +169,6 @@ async fn write_extension(
 ) -> Result<(), crate::objects::CommitError> {
     let mut writes = Writes::new();
     // Whoever logs out meanwhile stays logged out.
-    writes.update(session, "the session was ended")?;
+    writes.overwrite_existing(session, "the session was ended", sessions::ONLY_TIMES)?;
     app.store.commit(author, "extend a session", writes).await.map(drop)
 }

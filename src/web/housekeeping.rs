@@ -44,7 +44,7 @@ async fn clear_away_once(app: &AppRef) -> Result<(), CommitError> {
             let (writes, is_last) = slice.map_err(|error| CommitError::Conflict(error.to_string()))??;
             let done = app.store.commit(&Author::default(), "clear away what was deleted", writes).await;
             // Another webserver has done it, or its owner is back.
-            let is_over = matches!(done, Err(CommitError::Conflict(_)));
+            let is_over = matches!(done, Err(CommitError::Conflict(_) | CommitError::Changed(_)));
             if !is_over {
                 done?;
             }

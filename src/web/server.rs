@@ -26,7 +26,7 @@ use crate::env::{RealFs, data_dir};
 use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
 use crate::objects::ids::Ids;
-use crate::objects::sessions::{FormerKey, Session};
+use crate::objects::sessions::{self, FormerKey, Session};
 use crate::objects::store::Author;
 use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
 use crate::replica::contents::{ContentsOptions, Fetching};
@@ -439,7 +439,8 @@ async fn forget_former_keys(store: &Store) -> Result<(), WebserverError> {
         return Ok(());
     }
     let mut writes = Writes::new();
-    own.iter().try_for_each(|key| writes.delete::<FormerKey>(key))?;
+    own.iter()
+        .try_for_each(|key| writes.delete_whatever::<FormerKey>(key, "such keys sign nothing, whatever they are"))?;
     store.commit(&Author::default(), "remove keys that sign no more", writes).await?;
     Ok(())
 }
@@ -450,7 +451,7 @@ async fn end_own_sessions(store: &Store) -> Result<(), WebserverError> {
     let own: Vec<String> = own.map(|session| session.value.key()).collect();
     for keys in own.chunks(SLICE) {
         let mut writes = Writes::new();
-        keys.iter().try_for_each(|key| writes.delete::<Session>(key))?;
+        keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;
         store.commit(&Author::default(), "end the logins of the former process", writes).await?;
     }
     Ok(())

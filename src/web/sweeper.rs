@@ -122,7 +122,7 @@ async fn tell(app: &AppRef, rejection: &RejectedTxn) -> Result<(), CommitError> 
         ..Notification::default()
     };
     let mut writes = Writes::new();
-    writes.set(&notification)?;
+    writes.overwrite(&notification, "its number is that of the rejection")?;
     app.store.commit(&Author::default(), "tell of a rejected change", writes).await.map(drop)
 }
 
@@ -148,10 +148,15 @@ async fn sweep(app: &AppRef) {
     }
 }
 
-async fn delete_all<T: Stored>(app: &AppRef, keys: &[String], what: &str) -> Result<(), CommitError> {
+async fn delete_all<T: Stored>(
+    app: &AppRef,
+    keys: &[String],
+    what: &str,
+    why: &'static str,
+) -> Result<(), CommitError> {
     for keys in keys.chunks(SLICE) {
         let mut writes = Writes::new();
-        keys.iter().try_for_each(|key| writes.delete::<T>(key))?;
+        keys.iter().try_for_each(|key| writes.delete_whatever::<T>(key, why))?;
         app.store.commit(&Author::default(), what, writes).await?;
     }
     Ok(())
@@ -160,8 +165,10 @@ async fn delete_all<T: Stored>(app: &AppRef, keys: &[String], what: &str) -> Res
 async fn sweep_once(app: &AppRef) -> Result<(), CommitError> {
     let ended: Vec<String> =
         notifications::ended(&app.store, app.uuid)?.iter().map(|record| record.value.key()).collect();
-    delete_all::<Notification>(app, &ended, "clear away notifications that have ended").await?;
-    delete_all::<Session>(app, &sessions::ended(&app.store)?, "clear away sessions that have ended").await?;
+    let shown = "it was shown for as long as it was meant to be";
+    delete_all::<Notification>(app, &ended, "clear away notifications that have ended", shown).await?;
+    let ended = sessions::ended(&app.store)?;
+    delete_all::<Session>(app, &ended, "clear away sessions that have ended", sessions::ENDED).await?;
     for content in contents::abandoned(&app.store)? {
         if let Some(writes) = contents::removal(&app.store, &content)? {
             app.store.commit(&Author::default(), "take away contents of a broken upload", writes).await?;

@@ -11,6 +11,8 @@ use crate::search::results::{Results, ResultsError};
 
 /// Files of results that are kept open.
 const OPENED_MAX: usize = 64;
+/// How often a change is made again that met others.
+const TRIES: usize = 5;
 /// Bytes that are read at once to be saved.
 const SAVE_BYTES: usize = 256 << 10;
 
@@ -26,19 +28,29 @@ impl Searches {
         what: &str,
         change: impl Fn(&mut Search),
     ) -> Result<Search, CommitError> {
+        self.rewrite_with(author, id, what, &Writes::new(), change).await
+    }
+
+    /// [`Searches::rewrite`], with more in the same transaction.
+    async fn rewrite_with(
+        &self,
+        author: &Author,
+        id: &str,
+        what: &str,
+        more: &Writes,
+        change: impl Fn(&mut Search),
+    ) -> Result<Search, CommitError> {
         const GONE: &str = "the search was deleted meanwhile";
-        const CHANGED: &str = "the search was changed meanwhile: try again";
         let mut tries = 0;
         loop {
             let found = self.store.get::<Search>(id)?;
             let mut record = found.ok_or_else(|| CommitError::Conflict(GONE.into()))?;
-            let mut writes = Writes::new();
-            writes.unchanged(&record, CHANGED)?;
+            let mut writes = more.clone();
             change(&mut record.value);
             record.value.updated = Moment::now();
             writes.update(&record, GONE)?;
             match self.store.commit(author, what, writes).await {
-                Err(CommitError::Conflict(reason)) if reason == CHANGED && tries < 5 => tries += 1,
+                Err(CommitError::Changed(_)) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
                 Ok(_) => {
                     if let Some(live) = self.live(id) {
@@ -138,17 +150,11 @@ impl Searches {
         }
         let mut writes = Writes::new();
         let content = upload.finish(&mut writes).await?;
-        let found = self.store.get::<Search>(&search.id)?;
-        let mut record = found.ok_or_else(|| SearchError::Conflict("the search was deleted meanwhile".into()))?;
-        set(&mut record.value);
-        record.value.content.clone_from(&content.id);
-        record.value.updated = Moment::now();
-        writes.update(&record, "the search was deleted meanwhile")?;
-        self.store.commit(author, "save a search", writes).await?;
-        if let Some(live) = self.live(&search.id) {
-            *locked(&live.search) = record.value.clone();
-        }
-        Ok(record.value)
+        let named = |kept: &mut Search| {
+            set(kept);
+            kept.content.clone_from(&content.id);
+        };
+        Ok(self.rewrite_with(author, &search.id, "save a search", &writes, named).await?)
     }
 
     /// Deletes a search everywhere; its webserver clears its results away as soon as it hears of it.
@@ -157,7 +163,7 @@ impl Searches {
     /// When the log refuses.
     pub async fn remove(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
         let mut writes = Writes::new();
-        writes.delete::<Search>(&search.id)?;
+        writes.delete_whatever::<Search>(&search.id, "a search goes with its owner's wish, however far it has come")?;
         let committed = self.store.commit(author, "delete a search", writes).await?;
         self.forget(&search.id);
         // While it is not decided, it may be rejected, and the contents are needed: the sweeper takes them away later.

@@ -21,7 +21,7 @@ use crate::objects::cleaning::SLICE;
 use crate::objects::contents::{self, Content};
 use crate::objects::restored_names::RestoredNames;
 use crate::objects::searches::{self, Search};
-use crate::objects::sessions::Session;
+use crate::objects::sessions::{self, Session};
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Stored, Writes};
 use crate::web::admission;
@@ -314,14 +314,17 @@ impl Batch {
     }
 }
 
+/// Why a restored backup is written whatever is there.
+const WHAT_WAS: &str = "a restore brings back what was, in the place of what is";
+
 async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Committed> {
-    Ok(app.store.commit(author, "restore a backup", Writes::of(ops)).await?)
+    Ok(app.store.commit(author, "restore a backup", Writes::whatever(ops, WHAT_WAS)).await?)
 }
 
 async fn end_all_sessions(app: &AppRef, author: &Author) -> ApiResult<()> {
     for keys in app.store.keys::<Session>("")?.chunks(SLICE) {
         let mut writes = Writes::new();
-        keys.iter().try_for_each(|key| writes.delete::<Session>(key))?;
+        keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;
         app.store.commit(author, "end all sessions after a restore", writes).await?;
     }
     Ok(())

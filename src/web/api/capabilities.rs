@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::groups::{found as found_group, group_details};
+use super::repeated;
 use super::users::found as found_user;
 use crate::objects::capabilities::{self, ALL, Capability, Grants, Holder, TagGrants};
 use crate::objects::groups::Group;
@@ -134,9 +135,21 @@ async fn store_grants<T: Stored + serde::Serialize>(
     value: &T,
     what: &str,
 ) -> ApiResult<()> {
+    repeated(|| put_grants(app, caller, holder, value, what)).await
+}
+
+async fn put_grants<T: Stored + serde::Serialize>(
+    app: &AppRef,
+    caller: &Caller,
+    holder: Holder,
+    value: &T,
+    what: &str,
+) -> ApiResult<()> {
     let mut writes = Writes::new();
     let whom = requirement(&app.store, holder, &mut writes)?;
-    writes.set(value)?;
+    // What was taken away elsewhere must not come back with a list that was read before.
+    let found = app.store.seen::<T>(&value.key())?;
+    writes.replace(found, value, "the grants were changed meanwhile: read them again")?;
     app.store.commit(&caller.author(), &format!("{what} {whom}"), writes).await?;
     Ok(())
 }

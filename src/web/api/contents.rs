@@ -11,11 +11,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::repeated;
 use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away};
-use crate::objects::contents::{self, Reader, Upload};
+use crate::objects::contents::{self, Content, Reader, Upload};
 use crate::objects::resources::{self, Resource};
 use crate::objects::sharing::Shared;
-use crate::objects::{Moment, Writes};
+use crate::objects::store::Author;
+use crate::objects::{Committed, Moment, Writes};
 use crate::web::admission;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
@@ -238,18 +240,40 @@ async fn upload(
     let content = upload.finish(&mut writes).await?;
     // The metadata, and who may change it, may have been changed while the contents arrived.
     let caller = caller.again(&app)?;
-    let mut record = owned(&app, &caller, &guid)?;
-    Room::of(&app, &record.value)?.admit(content.size)?;
-    let former = std::mem::replace(&mut record.value.content, content.id);
-    record.value.size = content.size;
-    record.value.hash = content.md5;
-    record.value.version_number += 1;
-    record.value.last_modified = Moment::now();
-    writes.update(&record, "the resource was deleted meanwhile")?;
-    let what = format!("store contents of resource {}", record.value.resource_name);
-    let committed = app.store.commit(&author, &what, writes).await?;
-    take_away(&app, &caller, committed, &former).await;
+    let stored = Complete { content, writes, former: resource.content };
+    let committed = repeated(|| stored.name(&app, &caller, &author, &guid)).await?;
+    take_away(&app, &caller, committed, &stored.former).await;
     Ok(answer(&found(&app, &caller, &guid)?))
+}
+
+/// Contents that are complete, to be those of a resource.
+struct Complete {
+    content: Content,
+    writes: Writes,
+    /// Those that the resource had when their upload began.
+    former: String,
+}
+
+impl Complete {
+    /// Lets a resource name them, as it is now. Others that came while these arrived stay: their author has been told that they
+    /// are stored, and this one is told what happened.
+    async fn name(&self, app: &AppRef, caller: &Caller, author: &Author, guid: &str) -> ApiResult<Committed> {
+        let mut record = owned(app, caller, guid)?;
+        if record.value.content != self.former {
+            let message = "other contents of the resource were stored meanwhile: look at them, then store these again";
+            return Err(ApiError::conflict(message));
+        }
+        Room::of(app, &record.value)?.admit(self.content.size)?;
+        record.value.content.clone_from(&self.content.id);
+        record.value.size = self.content.size;
+        record.value.hash.clone_from(&self.content.md5);
+        record.value.version_number += 1;
+        record.value.last_modified = Moment::now();
+        let mut writes = self.writes.clone();
+        writes.update(&record, "the resource was deleted meanwhile")?;
+        let what = format!("store contents of resource {}", record.value.resource_name);
+        Ok(app.store.commit(author, &what, writes).await?)
+    }
 }
 
 /// What bytes look like, in the words that clients know from elsewhere.

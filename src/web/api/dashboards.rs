@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{DONE, invalid, match_version};
+use super::{DONE, invalid, match_version, repeated};
 use crate::objects::dashboards::{self, Dashboard};
 use crate::objects::sharing::{Audience, Shared};
 use crate::objects::users::User;
@@ -179,7 +179,7 @@ async fn show(
     Ok(answer(&record))
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Access {
     #[serde(rename = "Global", alias = "global", default)]
     global: bool,
@@ -187,7 +187,7 @@ struct Access {
     gids: Option<Vec<i32>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Fields {
     name: Option<String>,
@@ -286,15 +286,27 @@ async fn update(
     Path(id): Path<String>,
     wishes: Wishes,
     headers: HeaderMap,
-    Input(mut fields): Input<Fields>,
+    Input(fields): Input<Fields>,
 ) -> ApiResult<Response> {
-    let mut record = changeable(&app, &caller, &id)?;
+    let is_trivial = is_on(wishes.trivial.as_deref());
+    repeated(|| change(&app, &caller, &id, is_trivial, &headers, fields.clone())).await
+}
+
+async fn change(
+    app: &AppRef,
+    caller: &Caller,
+    id: &str,
+    is_trivial: bool,
+    headers: &HeaderMap,
+    mut fields: Fields,
+) -> ApiResult<Response> {
+    let mut record = changeable(app, caller, id)?;
     if !record.value.is_writable_by(&caller.person) {
         return Err(ApiError::forbidden("you may read this dashboard, not change it"));
     }
     fields.check(Some(&record.value))?;
     let mut writes = Writes::new();
-    match_version(&headers, &record, &mut writes)?;
+    match_version(headers, &record, &mut writes)?;
     if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {
         writes.require::<User>(&uid.to_string(), &format!("there is no user {uid}"))?;
     }
@@ -328,7 +340,7 @@ async fn update(
     } else if fields.global == Some(true) && !dashboard.global {
         return Err(ApiError::forbidden(SHARING_WITH_ALL));
     }
-    dashboard.trivial = is_on(wishes.trivial.as_deref());
+    dashboard.trivial = is_trivial;
     dashboard.updated = Moment::now();
     writes.update(&record, "the dashboard was deleted meanwhile")?;
     let what = format!("change dashboard {}", record.value.name);
@@ -347,13 +359,17 @@ async fn remove(
     if invalid::discarded(&app, &caller, Dashboard::COLLECTION, &id).await? {
         return Ok(DONE);
     }
-    let record = found(&app, &caller, &id)?;
+    repeated(|| delete_dashboard(&app, &caller, &id, &headers)).await
+}
+
+async fn delete_dashboard(app: &AppRef, caller: &Caller, id: &str, headers: &HeaderMap) -> ApiResult<Json<Value>> {
+    let record = found(app, caller, id)?;
     if !record.value.is_owned_by(&caller.person) {
         return Err(ApiError::forbidden("only the owner and administrators may delete this dashboard"));
     }
     let mut writes = Writes::new();
-    match_version(&headers, &record, &mut writes)?;
-    writes.delete::<Dashboard>(&record.value.key())?;
+    match_version(headers, &record, &mut writes)?;
+    writes.delete(&record, "the dashboard was deleted meanwhile")?;
     app.store.commit(&caller.author(), &format!("delete dashboard {}", record.value.name), writes).await?;
     Ok(DONE)
 }

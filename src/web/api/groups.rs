@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{DONE, invalid, users::details};
+use super::{DONE, invalid, repeated, users::details};
 use crate::objects::groups::{self, Group};
 use crate::objects::ids::Numbers;
 use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
@@ -62,7 +62,7 @@ fn checked_name(store: &Store, name: &str, gid: i32) -> ApiResult<String> {
     Ok(name)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Fields {
     name: String,
@@ -89,6 +89,10 @@ async fn update(
     Path(gid): Path<i32>,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Json<Value>> {
+    repeated(|| change(&app, &caller, gid, &fields)).await
+}
+
+async fn change(app: &AppRef, caller: &Caller, gid: i32, fields: &Fields) -> ApiResult<Json<Value>> {
     let blank = json!({ "GID": gid, "Name": format!("group {gid}") });
     let record = app.store.get_completed::<Group>(&gid.to_string(), &blank)?;
     let mut record = record.ok_or_else(|| ApiError::not_found(format!("group {gid}")))?;
@@ -111,6 +115,10 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>)
     if invalid::discarded(&app, &caller, Group::COLLECTION, &gid.to_string()).await? {
         return Ok(DONE);
     }
+    repeated(|| delete_group(&app, &caller, gid)).await
+}
+
+async fn delete_group(app: &AppRef, caller: &Caller, gid: i32) -> ApiResult<Json<Value>> {
     let group = found(&app.store, gid)?;
     let writes = accounts::delete_group(&app.store, &group)?;
     app.store.commit(&caller.author(), &format!("delete group {}", group.value.name), writes).await?;

@@ -5,9 +5,9 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::DONE;
-use crate::model::{Collection, Key, Op};
+use crate::model::{Collection, Key};
 use crate::objects::kinds::{self, Exposure};
-use crate::objects::{Writes, invalid};
+use crate::objects::{AsRead, Writes, invalid};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -48,7 +48,7 @@ fn shown_key(invalid: &invalid::Invalid) -> &str {
 struct Found {
     collection: Collection,
     key: Key,
-    writes: Writes,
+    as_read: AsRead,
 }
 
 /// An invalid object that is to be changed; a valid one has its own calls, with their rules.
@@ -57,10 +57,8 @@ fn found(app: &AppRef, collection: &str, key: &str) -> ApiResult<Found> {
     let (collection, key) =
         (Collection::new(collection).map_err(|_| nowhere())?, Key::new(key).map_err(|_| nowhere())?);
     invalid::at(&app.store, &collection, &key)?.ok_or_else(nowhere)?;
-    let version = app.store.raw(&collection, &key)?.and_then(|(_, version)| version);
-    let mut writes = Writes::new();
-    writes.unchanged_at(&collection, &key, version, CHANGED);
-    Ok(Found { collection, key, writes })
+    let (_, as_read) = app.store.raw(&collection, &key)?.ok_or_else(nowhere)?;
+    Ok(Found { collection, key, as_read })
 }
 
 async fn replace(
@@ -69,13 +67,14 @@ async fn replace(
     Path((collection, key)): Path<(String, String)>,
     Raw(value): Raw,
 ) -> ApiResult<Json<Value>> {
-    let Found { collection, key, mut writes } = found(&app, &collection, &key)?;
+    let Found { collection, key, as_read } = found(&app, &collection, &key)?;
     let kind = kinds::of(collection.as_str()).filter(|kind| kind.exposure != Exposure::Secret);
     let kind = kind.ok_or_else(|| ApiError::forbidden(format!("what {collection} holds can only be deleted here")))?;
     (kind.check)(key.as_str(), &value)
         .map_err(|reason| ApiError::bad(format!("this is no object of {collection}/{key} either: {reason}")))?;
     let what = format!("replace the invalid object {collection}/{key}");
-    writes.push(Op::Put { collection, key, value });
+    let mut writes = Writes::new();
+    writes.replace_at((collection, key), as_read, Some(value), CHANGED);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(DONE)
 }
@@ -88,13 +87,10 @@ async fn remove(
     discard(&app, &caller, found(&app, &collection, &key)?).await
 }
 
-async fn discard(
-    app: &AppRef,
-    caller: &Caller,
-    Found { collection, key, mut writes }: Found,
-) -> ApiResult<Json<Value>> {
+async fn discard(app: &AppRef, caller: &Caller, Found { collection, key, as_read }: Found) -> ApiResult<Json<Value>> {
     let what = format!("delete the invalid object {collection}/{key}");
-    writes.push(Op::Delete { collection, key });
+    let mut writes = Writes::new();
+    writes.replace_at((collection, key), as_read, None, CHANGED);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(DONE)
 }

@@ -15,7 +15,7 @@ use crate::objects::passwords::{self, Password};
 use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
-use crate::objects::{Moment, Writes, accounts};
+use crate::objects::{Moment, Stored, Writes, accounts};
 use crate::web::acts::Who;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::{self, COOKIE, Caller, Proof};
@@ -219,9 +219,9 @@ async fn begin_session(
         su,
     };
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
-    writes.set(&session)?;
+    writes.overwrite(&session, "its name is random")?;
     for displaced in sessions::displaced(&app.store, uid)? {
-        writes.delete::<Session>(&displaced)?;
+        writes.delete_whatever::<Session>(&displaced, sessions::ENDED)?;
     }
     app.store.commit(author, what, writes).await?;
     answer(app, headers, &claims, must_change)
@@ -262,7 +262,7 @@ async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) 
     session.value.expires = expires;
     session.value.last_hit = Moment::now();
     let mut writes = Writes::new();
-    writes.update(&session, "the session was ended")?;
+    writes.overwrite_existing(&session, "the session was ended", sessions::ONLY_TIMES)?;
     app.store.commit(&caller.author(), "refresh a session", writes).await?;
     answer(&app, &headers, &claims_of(&caller, expires)?, false)
 }
@@ -276,7 +276,7 @@ async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap
     let webserver = app.store.via().to_owned();
     let session = Session { id, of, expires, webserver, last_hit: now, ..login };
     let mut writes = Writes::new();
-    writes.set(&session)?;
+    writes.overwrite(&session, "its name is random")?;
     app.store.commit(&caller.author(), "make a token for downloads", writes).await?;
     answer(&app, &headers, &claims, false)
 }
@@ -291,7 +291,7 @@ fn without_cookie() -> Response {
 async fn log_out(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     if let Some(session) = &caller.session {
         let mut writes = Writes::new();
-        writes.delete::<Session>(&format!("{}/{}", caller.uid(), session.value.id))?;
+        writes.delete_whatever::<Session>(&session.value.key(), sessions::ENDED)?;
         app.store.commit(&caller.author(), "log out", writes).await?;
     }
     Ok(without_cookie())

@@ -35,6 +35,22 @@ use super::error::{ApiError, ApiResult};
 /// Answered where there is nothing to say: every known client accepts it.
 const DONE: Json<Value> = Json(Value::Null);
 
+/// How often a change is made again that met others.
+const TRIES: usize = 5;
+
+/// Makes a change that is written only while the object is as it was read. When another request changed the object in
+/// between, it is read again and the change repeated, as if this request had come a moment later. A change that is decided
+/// later, because the datastore is unreachable, is not repeated: when it meets another one it is rejected.
+async fn repeated<T, F: Future<Output = ApiResult<T>>>(change: impl Fn() -> F) -> ApiResult<T> {
+    for _ in 1..TRIES {
+        match change().await {
+            Err(error) if error.is_overtaken() => {}
+            done => return done,
+        }
+    }
+    change().await
+}
+
 /// Compares what a client believes it changes (`If-Match`) with what is there, and lets the datastore compare again.
 fn match_version<T: Stored>(headers: &HeaderMap, record: &Record<T>, writes: &mut Writes) -> ApiResult<()> {
     const CHANGED: &str = "it was changed meanwhile: read it again";

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{DONE, invalid};
+use super::{DONE, invalid, repeated};
 use crate::objects::notifications::{self, LIFE_S, Notification};
 use crate::objects::{Moment, Record, Stored, Writes, names};
 use crate::web::app::AppRef;
@@ -78,7 +78,7 @@ async fn all(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
     answer(app.store.list::<Notification>("")?)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Fields {
     uid: i32,
@@ -166,7 +166,11 @@ async fn update(
     Path(id): Path<String>,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Json<Value>> {
-    let mut record = found(&app, &caller, &id)?;
+    repeated(|| change(&app, &caller, &id, fields.clone())).await
+}
+
+async fn change(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiResult<Json<Value>> {
+    let mut record = found(app, caller, id)?;
     let level = fields.level()?;
     let notification = &mut record.value;
     if !level.is_empty() {
@@ -189,7 +193,7 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     }
     let record = found(&app, &caller, &id)?;
     let mut writes = Writes::new();
-    writes.delete::<Notification>(&record.value.key())?;
+    writes.delete_whatever::<Notification>(&record.value.key(), "it was read, and is of no more use")?;
     app.store.commit(&caller.author(), "delete a notification", writes).await?;
     Ok(DONE)
 }

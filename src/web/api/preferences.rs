@@ -9,11 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::DONE;
 use super::users::found;
+use super::{DONE, repeated};
 use crate::objects::preferences::{self, PREFERENCES, Preference};
 use crate::objects::users::User;
-use crate::objects::{Moment, Writes, accounts};
+use crate::objects::{Moment, Stored, Writes, accounts};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -57,17 +57,24 @@ async fn store(
     let data: Box<RawValue> =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("preferences are JSON: {error}")))?;
     let preference = Preference { uid, name: PREFERENCES.into(), updated: Moment::now(), data };
+    let what = format!("store preferences of {}", user.user);
+    repeated(|| put_preference(&app, &caller, &preference, &what)).await
+}
+
+async fn put_preference(app: &AppRef, caller: &Caller, preference: &Preference, what: &str) -> ApiResult<Json<Value>> {
     let mut writes = Writes::new();
-    writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
-    writes.set(&preference)?;
-    app.store.commit(&caller.author(), &format!("store preferences of {}", user.user), writes).await?;
+    writes.require::<User>(&preference.uid.to_string(), accounts::USER_GONE)?;
+    let found = app.store.seen::<Preference>(&preference.key())?;
+    writes.replace(found, preference, "the preferences were changed meanwhile: read them again")?;
+    app.store.commit(&caller.author(), what, writes).await?;
     Ok(DONE)
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     let mut writes = Writes::new();
-    writes.delete::<Preference>(&preferences::key(uid, PREFERENCES))?;
+    let key = preferences::key(uid, PREFERENCES);
+    writes.delete_whatever::<Preference>(&key, "they go back to what they were at first, whatever they are")?;
     app.store.commit(&caller.author(), &format!("delete preferences of {}", user.user), writes).await?;
     Ok(DONE)
 }

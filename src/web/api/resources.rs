@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{DONE, invalid, match_version};
+use super::{DONE, invalid, match_version, repeated};
 use crate::objects::contents::{self, Content};
 use crate::objects::resources::{self, Resource};
 use crate::objects::sharing::Shared;
@@ -121,7 +121,7 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
     Ok(Json(records.iter().map(shown).collect()))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Fields {
     resourcename: Option<String>,
@@ -202,11 +202,15 @@ async fn update(
     headers: HeaderMap,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Response> {
-    let mut record = changeable(&app, &caller, &guid)?;
+    repeated(|| change(&app, &caller, &guid, &headers, fields.clone())).await
+}
+
+async fn change(app: &AppRef, caller: &Caller, guid: &str, headers: &HeaderMap, fields: Fields) -> ApiResult<Response> {
+    let mut record = changeable(app, caller, guid)?;
     fields.check(Some(&record.value))?;
     caller.check_groups(fields.groupacl.as_deref().unwrap_or_default(), &record.value.group_acl)?;
     let mut writes = Writes::new();
-    match_version(&headers, &record, &mut writes)?;
+    match_version(headers, &record, &mut writes)?;
     if let Some(uid) = fields.uid.filter(|uid| caller.person.admin && *uid != 0 && *uid != record.value.uid) {
         writes.require::<User>(&uid.to_string(), &format!("there is no user {uid}"))?;
     }
@@ -225,24 +229,27 @@ async fn update(
     }
     resource.last_modified = Moment::now();
     writes.update(&record, "the resource was deleted meanwhile")?;
-    // Somebody may be storing contents elsewhere: what is known here must not take their place, nor name what is gone.
-    writes.unchanged(&record, CHANGED)?;
+    // Somebody may be storing contents elsewhere: what is known here must not name what is gone.
     contents::name_again(&app.store, &record.value.content, CHANGED, &mut writes)?;
     let what = format!("change resource {}", record.value.resource_name);
     app.store.commit(&caller.author(), &what, writes).await?;
-    Ok(answer(&stored(&app, record.value.guid)?))
+    Ok(answer(&stored(app, record.value.guid)?))
 }
 
 async fn remove(State(app): State<AppRef>, caller: Caller, Path(guid): Path<String>) -> ApiResult<Json<Value>> {
     if invalid::discarded(&app, &caller, Resource::COLLECTION, &guid).await? {
         return Ok(DONE);
     }
-    let resource = owned(&app, &caller, &guid)?.value;
+    repeated(|| delete_resource(&app, &caller, &guid)).await
+}
+
+async fn delete_resource(app: &AppRef, caller: &Caller, guid: &str) -> ApiResult<Json<Value>> {
+    let record = owned(app, caller, guid)?;
     let mut writes = Writes::new();
-    writes.delete::<Resource>(&resource.key())?;
-    let what = format!("delete resource {}", resource.resource_name);
+    writes.delete(&record, "the resource was deleted meanwhile")?;
+    let what = format!("delete resource {}", record.value.resource_name);
     let committed = app.store.commit(&caller.author(), &what, writes).await?;
-    take_away(&app, &caller, committed, &resource.content).await;
+    take_away(app, caller, committed, &record.value.content).await;
     Ok(DONE)
 }
 

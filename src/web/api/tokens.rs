@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{DONE, invalid};
+use super::{DONE, invalid, repeated};
 use crate::objects::capabilities::{self, ALL};
 use crate::objects::cleaning::SLICE;
 use crate::objects::tokens::{self, TOKENS_MAX, Token};
@@ -65,7 +65,7 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
     Ok(Json(tokens.iter().map(|record| shown(&record.value)).collect()))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Fields {
     name: Option<String>,
@@ -102,7 +102,7 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     }
     let tokens = app.store.list::<Token>(&prefix)?;
     for ended in tokens.iter().filter(|token| token.value.expires.is_past()).take(SLICE) {
-        writes.delete::<Token>(&ended.value.key())?;
+        writes.delete(ended, "a token that had ended was deleted at the same time: try again")?;
     }
     if tokens.len() - writes.len() >= TOKENS_MAX {
         return Err(ApiError::conflict(format!("a user has at most {TOKENS_MAX} tokens: delete one first")));
@@ -166,13 +166,17 @@ async fn update(
     Path(id): Path<String>,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Json<Value>> {
+    repeated(|| change(&app, &caller, &id, fields.clone())).await
+}
+
+async fn change(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiResult<Json<Value>> {
     fields.check()?;
-    let mut record = changeable(&app, &caller, &id)?;
-    record.value.capabilities = fields.capabilities(&caller)?;
+    let mut record = changeable(app, caller, id)?;
+    record.value.capabilities = fields.capabilities(caller)?;
     record.value.name = fields.name.unwrap_or_default();
     record.value.description = fields.description.unwrap_or_default();
     record.value.expires = fields.expiresat.unwrap_or_default();
-    commit(&app, &caller, &record, "change").await?;
+    commit(app, caller, &record, "change").await?;
     Ok(Json(shown(&record.value)))
 }
 
@@ -182,11 +186,15 @@ async fn renew(
     Path(id): Path<String>,
     Input(fields): Input<Fields>,
 ) -> ApiResult<Json<Value>> {
-    let mut record = changeable(&app, &caller, &id)?;
+    repeated(|| give_new_value(&app, &caller, &id, fields.clone())).await
+}
+
+async fn give_new_value(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiResult<Json<Value>> {
+    let mut record = changeable(app, caller, id)?;
     let (value, hash) = tokens::new_value(record.value.uid, record.value.id)?;
     record.value.hash = hash;
     record.value.expires = fields.expiresat.unwrap_or_default();
-    commit(&app, &caller, &record, "renew").await?;
+    commit(app, caller, &record, "renew").await?;
     let mut body = shown(&record.value);
     body["token"] = value.into();
     Ok(Json(body))
@@ -201,7 +209,10 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     // Whoever is here in person may end any token of theirs.
     let record = if caller.token.is_some() { changeable } else { found }(&app, &caller, &id)?;
     let mut writes = Writes::new();
-    writes.delete::<Token>(&record.value.key())?;
+    writes.delete_whatever::<Token>(
+        &record.value.key(),
+        "a right that is taken away is taken away, whatever name or end the token was given meanwhile",
+    )?;
     app.store.commit(&caller.author(), &format!("delete token {}", record.value.name), writes).await?;
     Ok(DONE)
 }

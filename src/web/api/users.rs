@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::groups::group_details;
-use super::{DONE, invalid, login, match_version};
+use super::{DONE, invalid, login, match_version, repeated};
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions;
@@ -160,7 +160,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(new): Input<New
     Ok(Json(uid))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Changes {
     user: String,
@@ -175,6 +175,16 @@ async fn update(
     Path(uid): Path<i32>,
     headers: HeaderMap,
     Input(changes): Input<Changes>,
+) -> ApiResult<Json<Value>> {
+    repeated(|| change(&app, &caller, uid, &headers, changes.clone())).await
+}
+
+async fn change(
+    app: &AppRef,
+    caller: &Caller,
+    uid: i32,
+    headers: &HeaderMap,
+    changes: Changes,
 ) -> ApiResult<Json<Value>> {
     let mut record = if caller.person.admin { changeable(&app.store, uid)? } else { found(&app.store, uid)? };
     let before = record.value.clone();
@@ -194,7 +204,7 @@ async fn update(
         record.value.email = changes.email;
     }
     let mut writes = accounts::update_user(&app.store, &before, &record)?;
-    match_version(&headers, &record, &mut writes)?;
+    match_version(headers, &record, &mut writes)?;
     // Clients send the role with every change; it counts when an administrator sends it.
     let is_admin = app.store.has::<Admin>(&uid.to_string())?;
     if let Some(admin) = changes.admin.filter(|admin| caller.person.admin && *admin != is_admin) {
@@ -211,6 +221,10 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
     if invalid::discarded(&app, &caller, User::COLLECTION, &uid.to_string()).await? {
         return Ok(DONE);
     }
+    repeated(|| delete_user(&app, &caller, uid)).await
+}
+
+async fn delete_user(app: &AppRef, caller: &Caller, uid: i32) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?;
     let writes = accounts::delete_user(&app.store, &user)?;
     app.store.commit(&caller.author(), &format!("delete user {}", user.value.user), writes).await?;
@@ -288,6 +302,7 @@ async fn change_password(
     if caller.session.is_none() {
         return Err(ApiError::forbidden("a token cannot change passwords: log in"));
     }
+    let seen = app.store.seen::<Password>(&uid.to_string())?;
     let kept = app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value);
     if uid == caller.uid() {
         let must_change = kept.as_ref().is_some_and(|password| password.must_change);
@@ -311,7 +326,12 @@ async fn change_password(
     // Whoever holds a session of the old password is put out; the session that changes it goes on.
     let own = caller.session.as_ref().filter(|_| uid == caller.uid());
     let mut writes = accounts::end_sessions(&app.store, uid, own)?;
-    writes.set(&Password { uid, hash, changed: Moment::now(), must_change: false })?;
+    let password = Password { uid, hash, changed: Moment::now(), must_change: false };
+    if uid == caller.uid() {
+        writes.replace(seen, &password, "the password was changed in the meantime: log in with the new one")?;
+    } else {
+        writes.overwrite(&password, "an administrator sets it because the old one is lost or known to others")?;
+    }
     app.store.commit(&caller.author(), &format!("change the password of {}", user.user), writes).await?;
     if uid == FIRST {
         let _ = tokio::fs::remove_file(app.config.data_dir.join(PASSWORD_FILE)).await;
@@ -330,11 +350,15 @@ struct Group {
 }
 
 async fn change_search_group(app: &AppRef, caller: &Caller, uid: i32, gid: Option<i32>) -> ApiResult<Json<Value>> {
+    repeated(|| store_search_group(app, caller, uid, gid)).await
+}
+
+async fn store_search_group(app: &AppRef, caller: &Caller, uid: i32, gid: Option<i32>) -> ApiResult<Json<Value>> {
     let mut record = found(&app.store, uid)?;
+    let before = record.value.clone();
     record.value.default_gid = gid;
-    let mut writes = Writes::new();
-    writes.update(&record, accounts::USER_GONE)?;
-    let what = format!("set the search group of {}", record.value.user);
+    let writes = accounts::update_user(&app.store, &before, &record)?;
+    let what = format!("set the search group of {}", before.user);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(DONE)
 }
@@ -401,7 +425,7 @@ async fn leave(
 ) -> ApiResult<Json<Value>> {
     let user = found(&app.store, uid)?.value;
     let mut writes = Writes::new();
-    writes.delete::<users::Membership>(&format!("{uid}/{gid}"))?;
+    writes.delete_whatever::<users::Membership>(&format!("{uid}/{gid}"), "it says only that it is there")?;
     let what = format!("take user {} out of group {gid}", user.user);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(DONE)

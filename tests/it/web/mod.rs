@@ -20,6 +20,7 @@ mod search_peers;
 mod searches;
 mod security;
 mod sharing;
+mod stale;
 mod streams;
 mod transport;
 
