@@ -20,6 +20,7 @@ use crate::model::{LogId, Seq};
 use crate::state::StateStore;
 use crate::trust::{
     Escrow, Identity, LogMark, MemberState, RecoveryKey, Registry, Role, check_authority, other_authority,
+    replace_trust,
 };
 
 use super::args::Recover;
@@ -101,11 +102,15 @@ async fn rebuild(
 ) -> CtlResult {
     let (mut offers, mut sources) = (Vec::new(), Vec::new());
     for from in &args.from {
-        let (offer, source) = open(from)?;
-        announce(&offer);
+        let (mut offer, source) = open(from)?;
+        if trust.has_revoked(&offer.member) {
+            offer.reserve = Some("the register says that it was revoked".into());
+        }
         offers.push(offer);
         sources.push(source);
     }
+    tell_apart(&mut offers, &args.from);
+    offers.iter().for_each(announce);
     if authority == Authority::Kept {
         sources.iter().try_for_each(|source| check_member(&trust.path, &source.home))?;
     }
@@ -119,6 +124,14 @@ async fn rebuild(
         let wait = Duration::from_secs(args.wait);
         let found = gather::gather(&config, &trust.path, wait, args.expect, &mut announce).await;
         let found = found.map_err(CtlError::new)?;
+        if found.refused() > 0 {
+            complain!(
+                "{} connections were refused, because the register does not know their certificates, or no longer: if they are \
+                 members, this copy of the authority is older than their certificates; give a newer one, the file \
+                 identity/escrow of a member's directory, with --authority",
+                found.refused()
+            );
+        }
         offers.extend(found.offers());
         gathered = Some(found);
     }
@@ -126,7 +139,7 @@ async fn rebuild(
     dissent(&offers, chosen).iter().for_each(|line| complain!("{line}"));
     let name = offers[chosen].name.clone();
     if !args.dry_run {
-        let mark = Unfinished::of(dir, Work::Recover, authority);
+        let mark = Unfinished { copy_ms: copy_of(dir), ..Unfinished::of(dir, Work::Recover, authority) };
         Unfinished { log_id: Some(offers[chosen].log_id), ..mark }.write(dir).map_err(CtlError::new)?;
     }
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
@@ -191,12 +204,18 @@ impl Trust {
         Registry::open(&self.path, SystemClock.now_ms()).ok()?.log_mark()
     }
 
+    /// Whether a member was cut off.
+    fn has_revoked(&self, name: &str) -> bool {
+        let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return false };
+        registry.members().any(|member| member.name.as_str() == name && member.state == MemberState::Revoked)
+    }
+
     /// Enrolled members that are not among the offers.
     fn unheard(&self, offers: &[Offer]) -> Vec<String> {
         let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return Vec::new() };
         let enrolled = registry.members().filter(|member| member.state == MemberState::Enrolled);
         let names = enrolled.map(|member| member.name.to_string());
-        names.filter(|name| !offers.iter().any(|offer| offer.name == *name)).collect()
+        names.filter(|name| !offers.iter().any(|offer| offer.member == *name)).collect()
     }
 }
 
@@ -206,7 +225,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let here = trust_dir(dir);
     let begin = |becomes: Authority| match args.dry_run {
         true => Ok(()),
-        false => Unfinished::of(dir, Work::Recover, becomes).write(dir).map_err(CtlError::new),
+        false => begin(dir, becomes),
     };
     if let Some(kept) = kept {
         begin(kept)?;
@@ -234,7 +253,9 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
         )
     })?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
-    begin(Authority::Restored)?;
+    if !args.dry_run {
+        mark_restored(dir, made_ms)?;
+    }
     escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     complain!(
@@ -252,9 +273,52 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
     if !here.join("ca.key").exists() {
         return Ok(None);
     }
-    let found = unfinished::find(dir).and_then(Result::ok).map_or(Authority::Kept, |earlier| earlier.trust);
+    let earlier = unfinished::find(dir).and_then(Result::ok);
+    let found = earlier.map_or(Authority::Kept, |earlier| earlier.trust);
     check_same(&here, found, args)?;
+    if found == Authority::Restored {
+        restore_newer(dir, args, earlier.and_then(|earlier| earlier.copy_ms))?;
+    }
     Ok(Some(found))
+}
+
+/// An interrupted recovery brought the authority back from a sealed copy of `copy_ms`: a newer one that is given now takes its
+/// place, because members and revocations since are in that one only.
+fn restore_newer(dir: &Path, args: &Recover, copy_ms: Option<u64>) -> CtlResult {
+    let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
+    let Some((escrow, key)) = newest_escrow(args, key.as_ref())?.zip(key) else { return Ok(()) };
+    let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    if copy_ms.is_some_and(|copy_ms| made_ms <= copy_ms) {
+        return Ok(());
+    }
+    let what = format!(
+        "the authority's copy of {} is newer than the one that an earlier attempt restored",
+        timestamp(made_ms)
+    );
+    if args.dry_run {
+        complain!("{what}: it would take its place");
+        return Ok(());
+    }
+    let aside = replace_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
+    mark_restored(dir, made_ms)?;
+    let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
+    complain!("{what}, and takes its place; the former is kept in {aside}");
+    Ok(())
+}
+
+/// When the sealed copy was made that an earlier step has restored.
+fn copy_of(dir: &Path) -> Option<u64> {
+    unfinished::find(dir).and_then(Result::ok).and_then(|earlier| earlier.copy_ms)
+}
+
+fn begin(dir: &Path, becomes: Authority) -> CtlResult {
+    let mark = Unfinished { copy_ms: copy_of(dir), ..Unfinished::of(dir, Work::Recover, becomes) };
+    mark.write(dir).map_err(CtlError::new)
+}
+
+fn mark_restored(dir: &Path, made_ms: u64) -> CtlResult {
+    let mark = Unfinished::of(dir, Work::Recover, Authority::Restored);
+    Unfinished { copy_ms: Some(made_ms), ..mark }.write(dir).map_err(CtlError::new)
 }
 
 /// Fails when what is given of an authority is of another one than the one that is here, which would be used all the same.
@@ -338,10 +402,22 @@ fn open(from: &Path) -> Result<(Offer, MemberSource), CtlError> {
     Ok((offer, source))
 }
 
+/// Names offers of one member by their directories.
+fn tell_apart(offers: &mut [Offer], from: &[PathBuf]) {
+    let names: Vec<String> = offers.iter().map(|offer| offer.member.clone()).collect();
+    for (index, (offer, from)) in offers.iter_mut().zip(from).enumerate() {
+        if names.iter().enumerate().any(|(other, name)| other != index && *name == names[index]) {
+            offer.tell_apart(from.display());
+        }
+    }
+}
+
 fn announce(offer: &Offer) {
+    let reserve =
+        offer.reserve.as_ref().map_or(String::new(), |reason| format!("; only when there is no other: {reason}"));
     let unfit = offer.unfit.as_ref().map_or(String::new(), |reason| format!("; no source: {reason}"));
     complain!(
-        "{}: sequence {}, generation {}, {} objects, last change {}, digest {}{unfit}",
+        "{}: sequence {}, generation {}, {} objects, last change {}, digest {}{reserve}{unfit}",
         offer.name,
         offer.seq,
         offer.generation,
@@ -354,7 +430,9 @@ fn announce(offer: &Offer) {
 fn pick(offers: &[Offer], member: Option<&str>, mark: Option<LogMark>) -> Result<usize, CtlError> {
     let Some(name) = member else { return choose(offers, mark).map_err(CtlError::new) };
     let found = offers.iter().position(|offer| offer.name == name && offer.unfit.is_none());
-    found.ok_or_else(|| CtlError::new(format!("{name} is not among those that can be a source")))
+    let sources = offers.iter().filter(|offer| offer.unfit.is_none()).map(|offer| format!("{:?}", offer.name));
+    let sources = sources.collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| CtlError::new(format!("{name} is not among those that can be a source, which are: {sources}")))
 }
 
 async fn fetch(side: &Path, gathered: &mut Option<Gathered>, name: &str) -> Result<StateStore, CtlError> {

@@ -4,7 +4,7 @@
 //! nothing, and lend it their state when it asks. Each is asked at once for the head of its state; of the chosen one the rest
 //! is read, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +31,8 @@ use super::recover::Offer;
 
 /// Longest wait for one answer of a member.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Most positions that one member is heard with.
+const COPIES_MAX: usize = 8;
 
 /// Why members cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,7 @@ struct Heard {
 /// The members that were heard.
 pub struct Gathered {
     heard: BTreeMap<String, Heard>,
+    refused: u64,
     endpoint: ServerEndpoint,
 }
 
@@ -106,7 +109,8 @@ pub async fn gather(
     let mut heard = BTreeMap::new();
     let mut greeting = JoinSet::new();
     let deadline = Instant::now() + wait;
-    while heard.len() < expected {
+    let mut refused = 0;
+    while members(&heard) < expected {
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => break,
             arrival = endpoint.accept(&admission) => {
@@ -117,18 +121,66 @@ pub async fn gather(
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Ok(mut member)) => {
                     member.offer.judge_proof(authority.certificate());
-                    tell(&member.offer);
-                    heard.insert(member.offer.name.clone(), member);
+                    if let Some(offer) = keep(&mut heard, member) {
+                        tell(offer);
+                    }
                 }
-                Ok(Err(reason)) => tracing::debug!(reason, "a connection came to nothing"),
+                Ok(Err(NoOffer::Refused(reason))) => {
+                    refused += 1;
+                    tracing::debug!(reason, "a connection was refused");
+                }
+                Ok(Err(NoOffer::Other(reason))) => tracing::debug!(reason, "a connection came to nothing"),
                 Err(error) => tracing::debug!(%error, "a greeting failed"),
             }
         }
     }
-    Ok(Gathered { heard, endpoint })
+    Ok(Gathered { heard, refused, endpoint })
 }
 
-async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> Result<Heard, String> {
+/// Number of members that were heard, copies of one counted once.
+fn members(heard: &BTreeMap<String, Heard>) -> usize {
+    heard.values().map(|heard| &heard.offer.member).collect::<BTreeSet<_>>().len()
+}
+
+/// Takes in what a member has. One that comes again with the same position takes the place of its former connection; with another
+/// position it is a copy, which counts for itself. `None`: it shows too many of them.
+fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Offer> {
+    let place = |offer: &Offer| (offer.log_id, offer.generation, offer.seq, offer.digest);
+    let mut copies = 0;
+    let mut name = None;
+    for earlier in heard.values().map(|heard| &heard.offer).filter(|offer| offer.member == member.offer.member) {
+        copies += 1;
+        if place(earlier) == place(&member.offer) {
+            name = Some(earlier.name.clone());
+        }
+    }
+    if let Some(name) = name {
+        member.offer.name = name;
+    } else if copies >= COPIES_MAX {
+        return None;
+    } else if copies > 0 {
+        member.offer.tell_apart(format_args!("copy {}", copies + 1));
+    }
+    let name = member.offer.name.clone();
+    heard.insert(name.clone(), member);
+    heard.get(&name).map(|heard| &heard.offer)
+}
+
+/// Why a connection brought no offer.
+enum NoOffer {
+    /// The register does not know it, or no longer.
+    Refused(String),
+    /// It ended, or is not one that could.
+    Other(String),
+}
+
+impl From<String> for NoOffer {
+    fn from(reason: String) -> Self {
+        NoOffer::Other(reason)
+    }
+}
+
+async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> Result<Heard, NoOffer> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let (connection, turn) = arrival.handshake().await.map_err(|error| text(&error))?;
     let refuse = |reason: String| {
@@ -136,16 +188,16 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
         reason
     };
     if endpoint::is_join(&connection) {
-        return Err(refuse("the datastore is being recovered: join when it serves again".into()));
+        return Err(refuse("the datastore is being recovered: join when it serves again".into()).into());
     }
     let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
     let authorised = {
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.authorise(&certificate, super::shared::now_ms())
     };
-    let (name, role) = authorised.map_err(|refusal| refuse(refusal.to_string()))?;
+    let (name, role) = authorised.map_err(|refusal| NoOffer::Refused(refuse(refusal.to_string())))?;
     if !role.holds_replica() {
-        return Err(refuse("the datastore is being recovered: try again when it serves".into()));
+        return Err(refuse("the datastore is being recovered: try again when it serves".into()).into());
     }
     drop(turn);
     endpoint::trusted(&connection);
@@ -201,6 +253,7 @@ async fn ask(
     wire::send(send, Kind::Welcome, &welcome).await.map_err(|error| text(&error))?;
     let mut offer = Offer {
         name: name.to_string(),
+        member: name.to_string(),
         log_id: position.log_id,
         generation: position.generation,
         lineage: Vec::new(),
@@ -209,7 +262,7 @@ async fn ask(
         time_ms: 0,
         objects: 0,
         role: Some(role),
-        is_redacted: false,
+        reserve: None,
         proof: None,
         unfit: None,
     };
@@ -286,6 +339,12 @@ async fn borrow(
 }
 
 impl Gathered {
+    /// Connections with a certificate that the register does not know, or no longer.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// What the members know of how generations of the log began.
     #[must_use]
     pub fn known(&self, log_id: LogId) -> Vec<GenerationInfo> {

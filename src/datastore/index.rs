@@ -272,20 +272,27 @@ fn set_aside(path: &Path, index: &Path) -> Result<PathBuf, OpenError> {
     Ok(aside)
 }
 
-/// What the index of the datastore in `path` says of itself. The index is left as it is. One that is damaged says nothing.
+/// The index of the datastore in `path`, which is left as it is. One that is damaged says nothing.
 ///
 /// # Errors
 /// When it cannot be read for a reason that says nothing of it.
-pub(super) fn meta(path: &Path, config: &DatastoreConfig) -> Result<Option<Arc<StateMeta>>, OpenError> {
+pub(super) fn look_at(path: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenError> {
     match view(&path.join(STATE), config) {
-        Ok(meta) => Ok(meta),
+        Ok(view) => Ok(view),
         Err(OpenError::State(error)) if error.remedy() == Remedy::Rebuild => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// What an index, which is left as it is, says of itself; `None` when it is empty.
-fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<Arc<StateMeta>>, OpenError> {
+/// A view of an index, whose files are left as they are.
+pub(super) struct View {
+    pub state: StateStore,
+    pub meta: Arc<StateMeta>,
+    _scratch: Scratch,
+}
+
+/// A view of an index; `None` when it is empty.
+fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenError> {
     let is_empty = match fs::read_dir(index) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == ErrorKind::NotFound => true,
@@ -295,7 +302,8 @@ fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<Arc<StateMeta>>
         return Ok(None);
     }
     let scratch = Scratch::new().map_err(io_error(&std::env::temp_dir()))?;
-    Ok(StateStore::open_view(index, &scratch.path().join(STATE), config.cache_bytes)?.meta())
+    let state = StateStore::open_view(index, &scratch.path().join(STATE), config.cache_bytes)?;
+    Ok(state.meta().map(|meta| View { state, meta, _scratch: scratch }))
 }
 
 /// What the index of a datastore without a log proves: the one in place, or one that was being replaced, or was set aside.
@@ -319,7 +327,7 @@ pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result
 /// What an index, which is left as it is, proves of a log that is missing; `None` when it has no position.
 fn proves(index: &Path, config: &DatastoreConfig) -> Result<Option<String>, OpenError> {
     match view(index, config) {
-        Ok(meta) => Ok(meta.filter(|meta| meta.seq > Seq::ZERO).map(|meta| stands(&meta))),
+        Ok(view) => Ok(view.filter(|view| view.meta.seq > Seq::ZERO).map(|view| stands(&view.meta))),
         Err(OpenError::State(error)) if error.remedy() == Remedy::Rebuild => {
             Ok(Some(format!("the index cannot be read: {error}")))
         }

@@ -4,6 +4,7 @@
 //! whether anything beyond was acknowledged cannot be known any more. Members at or behind that position go on as if nothing
 //! had happened. One that has more comes back by itself: see `replica/reconcile.rs`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,17 +18,21 @@ use crate::log::repair::LOG;
 use crate::log::salvage::salvage;
 use crate::model::position::Divergence;
 use crate::model::{Digest, Generation, LineageEntry, LogId, Position, Seq};
-use crate::state::{Fork, StateMeta, StateStore, descent};
+use crate::state::{Fork, StateError, StateMeta, StateStore, descent};
 use crate::trust::{LogMark, Proof, Role};
 
-use super::repair::{RepairError, RepairOptions, RepairReport, repair};
+use super::index;
+use super::open::STATE;
+use super::repair::{RepairError, RepairOptions, RepairReport, agrees, is_given_up, repair};
 use super::unfinished;
 
 /// What a member has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Offer {
-    /// The member, or the directory.
+    /// What it is called here: the member, and where it is when several have that name.
     pub name: String,
+    /// The member.
+    pub member: String,
     /// Which log.
     pub log_id: LogId,
     /// Which generation of it.
@@ -45,8 +50,8 @@ pub struct Offer {
     pub objects: u64,
     /// Its role; absent for a directory, which the operator has named.
     pub role: Option<Role>,
-    /// Whether values are withheld from its state: a log made of it lacks them.
-    pub is_redacted: bool,
+    /// Why it is used only when it is named or there is no other; absent when it counts like the others.
+    pub reserve: Option<String>,
     /// The last position that the datastore signed, as far as the member has it.
     pub proof: Option<Proof>,
     /// Why it is no source; absent when it is one.
@@ -59,6 +64,7 @@ impl Offer {
     pub fn of(name: &str, meta: &Arc<StateMeta>) -> Offer {
         Offer {
             name: name.to_owned(),
+            member: name.to_owned(),
             log_id: meta.log_id,
             generation: meta.generation,
             lineage: meta.lineage.clone(),
@@ -67,10 +73,15 @@ impl Offer {
             time_ms: meta.time_ms,
             objects: meta.digests.collections.values().map(|sum| sum.objects).sum(),
             role: None,
-            is_redacted: meta.is_redacted,
+            reserve: meta.is_redacted.then(|| "it is a reader's, which lacks secret values".to_owned()),
             proof: None,
             unfit: None,
         }
+    }
+
+    /// Tells it from other offers of the same member: copies of one directory may have gone different ways.
+    pub fn tell_apart(&mut self, place: impl fmt::Display) {
+        self.name = format!("{} in {place}", self.member);
     }
 
     /// Drops a proof that the authority did not sign, or that is of another log. A state that is not the one that was signed
@@ -215,7 +226,7 @@ pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource
     let is_source = |offer: &Offer| offer.unfit.is_none() && offer.seq > Seq::ZERO;
     let sources =
         || offers.iter().enumerate().filter(|(_, offer)| is_source(offer) && offer.role != Some(Role::Reader));
-    let whole: Vec<(usize, &Offer)> = sources().filter(|(_, offer)| !offer.is_redacted).collect();
+    let whole: Vec<(usize, &Offer)> = sources().filter(|(_, offer)| offer.reserve.is_none()).collect();
     let fit = if whole.is_empty() { sources().collect() } else { whole };
     let is_proven = |offer: &Offer| offer.proof.as_ref().is_some_and(|proof| offer.is_signed_by(proof));
     // What a reader does not lend proves something all the same.
@@ -265,7 +276,7 @@ fn vouch(first: &Offer, fit: &[(usize, &Offer)], mark: Option<LogMark>) -> Resul
         return Ok(());
     }
     let is_agreeing = |offer: &Offer| offer.rank() == first.rank() && offer.digest == first.digest;
-    let others = || fit.iter().map(|(_, offer)| *offer).filter(|offer| offer.name != first.name);
+    let others = || fit.iter().map(|(_, offer)| *offer).filter(|offer| offer.member != first.member);
     let in_generation = fit.iter().filter(|(_, offer)| offer.generation == first.generation).count();
     let is_registered = mark.is_some_and(|mark| (mark.log_id, mark.generation) == (first.log_id, first.generation));
     let proofs = || fit.iter().filter_map(|(_, offer)| offer.proof.as_ref());
@@ -335,6 +346,29 @@ pub fn check_empty(path: &Path) -> Result<(), RepairError> {
     }
 }
 
+/// What is left of the lost log's index is a witness, as a member is: one that has more, or another history, is not left behind
+/// without a word.
+fn check_index(path: &Path, config: &DatastoreConfig, member: &StateStore) -> Result<(), RepairError> {
+    let Some(index) = index::look_at(path, config).map_err(RepairError::Index)? else { return Ok(()) };
+    let unfit = |error: StateError| RepairError::Member(error.to_string());
+    let snapshot = member.snapshot().map_err(unfit)?;
+    let meta = snapshot.meta().ok_or_else(|| unfit(StateError::Uninitialised))?;
+    if index.meta.seq == Seq::ZERO {
+        return Ok(());
+    }
+    if index.meta.log_id != meta.log_id {
+        return Err(RepairError::OtherLog { log: index.meta.log_id, member: meta.log_id });
+    }
+    if is_given_up(&index.meta, &meta.lineage) {
+        return Ok(());
+    }
+    if index.meta.seq > meta.seq {
+        let (path, index, member) = (path.join(STATE), index.meta.seq, meta.seq);
+        return Err(RepairError::IndexHasMore { path, index, member });
+    }
+    agrees(&index, &snapshot)
+}
+
 /// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`. `known` is what the
 /// members know of how the log's generations began.
 ///
@@ -350,6 +384,7 @@ pub fn recover(
     progress: &mut dyn FnMut(&str),
 ) -> Result<RepairReport, RepairError> {
     check_empty(path)?;
+    check_index(path, config, member)?;
     let options = RepairOptions { dry_run, accept_loss: true, log_is_lost: true, above, known };
     let report = repair(path, config, member, options, progress)?;
     if report.repaired
@@ -373,6 +408,7 @@ mod tests {
     fn offer(name: &str, log: u8, generation: u64, seq: u64, digest: u8) -> Offer {
         Offer {
             name: name.into(),
+            member: name.into(),
             log_id: LogId([log; 16]),
             generation: Generation(generation),
             lineage: Vec::new(),
@@ -381,7 +417,7 @@ mod tests {
             time_ms: 0,
             objects: 0,
             role: None,
-            is_redacted: false,
+            reserve: None,
             proof: None,
             unfit: None,
         }

@@ -55,6 +55,21 @@ pub enum RepairError {
     /// Acknowledged transactions would be lost.
     #[error("{}", loss(.0))]
     Loss(Box<RepairReport>),
+    /// The index that is left of a lost log holds more than the chosen member, or another history.
+    #[error(
+        "{path}, the state index that is left of the log, is at sequence {index}, and the chosen member at {member}: nothing was \
+         changed. Rebuild from the index, `gravwell-logctl --data-dir {dir} repair --from {path} --accept-loss`; or, to do without \
+         it, put it aside first, `mv {path} {path}.aside`, and run this command again",
+        path = path.display(), dir = parent_dir(path).display()
+    )]
+    IndexHasMore {
+        /// The index.
+        path: PathBuf,
+        /// Its sequence.
+        index: Seq,
+        /// The member's.
+        member: Seq,
+    },
     /// There is a log to be repaired.
     #[error(
         "{path} holds a log up to sequence {known}: it is not replaced; if it is damaged, use `repair`, and if it is not this \
@@ -149,7 +164,7 @@ pub struct RepairReport {
 /// What the datastore's directory tells besides its log.
 #[derive(Default)]
 struct Traces {
-    index: Option<Arc<StateMeta>>,
+    index: Option<index::View>,
     members: Vec<(String, Seq)>,
     /// Why the register of members could not be read.
     register: Option<String>,
@@ -158,7 +173,7 @@ struct Traces {
 impl Traces {
     /// With `log_is_lost` what the index proves of the log does not count.
     fn of(path: &Path, config: &DatastoreConfig, log_is_lost: bool) -> Result<Traces, RepairError> {
-        let index = if log_is_lost { None } else { index::meta(path, config).map_err(RepairError::Index)? };
+        let index = if log_is_lost { None } else { index::look_at(path, config).map_err(RepairError::Index)? };
         let (registry, register) = match Registry::open(&path.join("trust"), super::shared::now_ms()) {
             Ok(registry) => (Some(registry), None),
             Err(error) => (None, Some(error.to_string())),
@@ -171,7 +186,7 @@ impl Traces {
     }
 
     fn known(&self) -> Option<Seq> {
-        self.members.iter().map(|(_, applied)| *applied).chain(self.index.iter().map(|meta| meta.seq)).max()
+        self.members.iter().map(|(_, applied)| *applied).chain(self.index.iter().map(|index| index.meta.seq)).max()
     }
 }
 
@@ -207,7 +222,7 @@ pub fn repair(
     progress("checking the member's state");
     let (snapshot, meta) = sound(member)?;
     let (withheld, digest) = left_of(&snapshot, &meta, options)?;
-    let (generation, lineage) = descent(&old, &meta, traces.index.as_deref())?;
+    let (generation, lineage) = descent(&old, &meta, traces.index.as_ref().map(|index| &*index.meta))?;
     let ends = old.known.unwrap_or_default();
     let known = ends.max(traces.known().unwrap_or_default());
     if old.is_good() && known.max(meta.seq) <= ends {
@@ -225,6 +240,9 @@ pub fn repair(
         report.damaged.push(Finding { place: LOG.to_owned(), offset: None, problem });
     }
     covers(&snapshot, &meta, &old)?;
+    if let Some(index) = traces.index.as_ref().filter(|index| !is_given_up(&index.meta, &lineage)) {
+        agrees(index, &snapshot)?;
+    }
     let reach = repair::reach(&old, (meta.seq, meta.chain))?;
     report.head_before = old.known.max(traces.known());
     (report.base, report.digest, report.carried, report.head) = (meta.seq, digest, reach.carried, reach.head);
@@ -363,6 +381,23 @@ fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Whether the generations in `lineage` left the index behind, so that it proves nothing.
+pub(super) fn is_given_up(index: &StateMeta, lineage: &[LineageEntry]) -> bool {
+    left_at(index, lineage).is_some()
+}
+
+/// Fails when the index and the member's state are of histories that forked.
+pub(super) fn agrees(index: &index::View, member: &StateSnapshot) -> Result<(), RepairError> {
+    let unreadable = |error: StateError| RepairError::Index(error.into());
+    let at = member.meta().map(|meta| meta.seq).unwrap_or_default();
+    let own = index.state.snapshot().map_err(unreadable)?;
+    let (earlier, later) = if index.meta.seq <= at { (&own, member) } else { (member, &own) };
+    match crate::state::descent::fork(earlier, later).map_err(unreadable)? {
+        Some(fork) => Err(RepairError::OtherHistory(format!("it and the state index D/state differ: {fork}"))),
+        None => Ok(()),
+    }
 }
 
 /// Whether something acknowledged would be lost, and whether that is allowed. True: a new generation begins.

@@ -71,6 +71,9 @@ pub struct Unfinished {
     /// The log that is to be there, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_id: Option<LogId>,
+    /// When the sealed copy of the authority was made that is restored, milliseconds since 1970-01-01 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_ms: Option<u64>,
     /// Generation of the log that is replaced, zero without one.
     pub replaces: Generation,
     /// When, milliseconds since 1970-01-01 UTC.
@@ -82,7 +85,7 @@ impl Unfinished {
     #[must_use]
     pub fn of(path: &Path, work: Work, trust: Trust) -> Unfinished {
         let replaces = generation_in(path);
-        Unfinished { work, trust, log_id: None, replaces, begun_ms: super::shared::now_ms() }
+        Unfinished { work, trust, log_id: None, copy_ms: None, replaces, begun_ms: super::shared::now_ms() }
     }
 
     /// Puts the mark into the data directory `path`, whose lock the caller holds; durable when it returns.
@@ -171,6 +174,7 @@ mod tests {
             work: Work::Recover,
             trust: Trust::Restored,
             log_id: Some(LogId([7; 16])),
+            copy_ms: Some(5),
             replaces: Generation(1),
             begun_ms: 0,
         };

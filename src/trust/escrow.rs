@@ -19,6 +19,9 @@ use super::authority::{private_dir, read_private, write_private};
 use super::{Authority, Registry, TrustError, registry, summed};
 use crate::codec::sealed::{open_bytes, seal_bytes};
 
+/// Name of the copy of a register that was lost, once another one came back from a sealed copy.
+const LEFT: &str = "members.copy.left";
+
 const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
 const CHECK_BYTES: usize = 4;
@@ -211,6 +214,11 @@ impl Escrow {
         // Tokens that were redeemed after the copy was made would be good again.
         Registry::open(&staged, now_ms)?.forget_invitations(now_ms)?;
         Authority::open_or_create(&staged, now_ms)?;
+        // What is left of a register that was lost is kept, and says nothing of the one that comes back.
+        let left = dir.join(registry::COPY);
+        if left.exists() {
+            std::fs::rename(&left, dir.join(LEFT)).map_err(|source| io(&left, source))?;
+        }
         for name in FILES {
             write_private(&dir.join(name), read(&staged.join(name))?.as_bytes())?;
         }

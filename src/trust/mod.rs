@@ -27,7 +27,7 @@ pub use authority::Authority;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
 pub use proof::{PROOF_BYTES_MAX, Proof};
-pub use put_back::restore_trust;
+pub use put_back::{replace_trust, restore_trust};
 pub use registry::{FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, Registry, RegistryFile};
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
 pub use token::{BadToken, Token};

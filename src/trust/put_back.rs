@@ -28,6 +28,20 @@ pub fn restore_trust(
         (Ok(_), _) => escrow.check_same(dir)?,
         (Err(_), _) => {}
     }
+    replace_trust(escrow, key, dir, now_ms)
+}
+
+/// Puts what `escrow` holds in the place of the trust directory `dir`, which is renamed; its new name is returned. Interrupted
+/// at any point it can be run again.
+///
+/// # Errors
+/// When the key does not fit, or the operating system refuses. Nothing was changed then.
+pub fn replace_trust(
+    escrow: &Escrow,
+    key: &RecoveryKey,
+    dir: &Path,
+    now_ms: u64,
+) -> Result<Option<PathBuf>, TrustError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| TrustError::Io { path, source }

@@ -22,7 +22,7 @@ use crate::planted::{self, Bug};
 /// The register's file, beside the authority's.
 pub(super) const FILE: &str = "members.json";
 /// A second copy of it, written after it: shows that there was a register, when that is missing.
-const COPY: &str = "members.copy";
+pub(super) const COPY: &str = "members.copy";
 const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 /// Members in the register, whatever their state: a roster of so many, with the longest values that are accepted, fits into one
 /// message.
@@ -156,6 +156,9 @@ struct Contents {
     /// When this was written; 0 in files of a version that did not say.
     #[serde(default)]
     saved_ms: u64,
+    /// Rises with every write; 0 in files of a version that did not count.
+    #[serde(default)]
+    revision: u64,
     /// Absent in files of a version that did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log: Option<LogMark>,
@@ -221,7 +224,7 @@ impl Registry {
     /// Opens the register in `dir`; one that never was written is empty.
     ///
     /// # Errors
-    /// When the file is damaged, or missing although there was one: it is never replaced by an empty one.
+    /// When the file is damaged, older than its copy, or missing although there was one: it is never replaced by an empty one.
     pub fn open(dir: &Path, now_ms: u64) -> Result<Registry, TrustError> {
         let path = dir.join(FILE);
         let contents = match read_text(&path) {
@@ -229,6 +232,7 @@ impl Registry {
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => missing(dir, &path)?,
             Err(error) => return Err(error),
         };
+        check_copy(&path, &contents)?;
         Ok(Registry::of(Some(path), contents, now_ms))
     }
 
@@ -368,6 +372,7 @@ impl Registry {
     /// When it cannot be encoded.
     pub fn text(&mut self, now_ms: u64) -> Result<String, TrustError> {
         self.contents.saved_ms = now_ms;
+        self.contents.revision = self.contents.revision.saturating_add(1);
         let body =
             serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
         Ok(summed::seal(&body))
@@ -778,6 +783,25 @@ fn no_such(name: &MemberName) -> TrustError {
 
 fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
     Certificate { fingerprint: hex(print), expires_ms: now_ms + u64::from(days.max(1)) * MS_PER_DAY }
+}
+
+/// Fails when the register in `path` is older than its copy: it is written first, so it was put in the place of a newer one. A
+/// copy that cannot be read says nothing.
+fn check_copy(path: &Path, contents: &Contents) -> Result<(), TrustError> {
+    let copy = path.with_file_name(COPY);
+    let Some(newer) = read_text(&copy).ok().and_then(|text| parse(&text).ok()) else { return Ok(()) };
+    if newer.revision <= contents.revision {
+        return Ok(());
+    }
+    let what = format!(
+        "it is older (revision {}) than its copy beside it (revision {}), so who was revoked or enrolled since is not in it: put \
+         the copy in its place, `mv {} {}`; if the older one is right all the same, move the copy away",
+        contents.revision,
+        newer.revision,
+        copy.display(),
+        path.display()
+    );
+    Err(TrustError::Damaged { path: path.to_owned(), what })
 }
 
 /// What is to be made of a file that is not there.

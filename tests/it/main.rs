@@ -26,6 +26,7 @@ mod process;
 mod proxy;
 mod reading;
 mod recover;
+mod recover_witnesses;
 mod rehearsal;
 mod repair;
 mod resources;

@@ -216,3 +216,23 @@ fn p04_the_floor_waits_for_members_that_count() {
     registry.revoke(&name(), NOW).expect("revokes");
     assert_eq!(registry.floor(NOW, 1000, head), head);
 }
+
+#[test]
+fn p13_a_register_that_is_older_than_its_copy_is_not_believed() {
+    let (temp, _authority, mut registry) = open();
+    registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
+    let (file, copy) = (temp.path().join(FILE), temp.path().join(COPY));
+    let old = std::fs::read(&file).expect("reads");
+    registry.revoke(&name(), NOW).expect("revokes");
+    let new = std::fs::read(&file).expect("reads");
+    // A crash between the two writes leaves an older copy.
+    std::fs::write(&copy, &old).expect("writes");
+    Registry::open(temp.path(), NOW).expect("the file was written first");
+    std::fs::write(&copy, &new).expect("writes");
+    std::fs::write(&file, &old).expect("writes");
+    let refused = Registry::open(temp.path(), NOW).err().expect("refused").to_string();
+    assert!(refused.contains("older") && refused.contains("mv "), "{refused}");
+    std::fs::rename(&copy, &file).expect("as it is told");
+    let found = Registry::open(temp.path(), NOW).expect("the newer one");
+    assert!(found.members().all(|member| member.state == MemberState::Revoked));
+}

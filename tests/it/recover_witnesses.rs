@@ -1,0 +1,171 @@
+//! Who is asked, and who is told apart, when a log is rebuilt.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::fleet::Fleet;
+use crate::reading::copy_dir;
+use crate::recover::{destroy, escrow, escrow_since, key_of};
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stderr[..], &output.stdout[..]].concat()).into_owned()
+}
+
+fn put(fleet: &Fleet, at: &str, prefix: &str, count: u64) {
+    for number in 0..count {
+        fleet.ok(at, &["put", "c", &format!("{prefix}{number}"), "--value", "1"]);
+    }
+}
+
+fn replace_dir(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    copy_dir(from, to);
+}
+
+fn path(fleet: &Fleet, name: &str) -> String {
+    fleet.dir(name).display().to_string()
+}
+
+#[test]
+fn p13_copies_of_one_member_are_told_apart_and_their_fork_is_named() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    put(&fleet, "a", "shared", 3);
+    fleet.converges(&["a"]);
+    let key = key_of(&fleet);
+    a.terminate();
+    datastore.terminate();
+    for name in ["d", "a"] {
+        replace_dir(&fleet.dir(name), &fleet.dir(&format!("{name}-copy")));
+    }
+    let branch = |prefix, count| {
+        let (datastore, a) = (fleet.datastore(), fleet.replica("a"));
+        fleet.wait_connected("a");
+        put(&fleet, "a", prefix, count);
+        fleet.converges(&["a"]);
+        a.terminate();
+        datastore.terminate();
+    };
+    branch("one", 4);
+    replace_dir(&fleet.dir("a"), &fleet.dir("a-one"));
+    for name in ["d", "a"] {
+        replace_dir(&fleet.dir(&format!("{name}-copy")), &fleet.dir(name));
+    }
+    branch("two", 2);
+    std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
+    let (one, two) = (path(&fleet, "a-one"), path(&fleet, "a"));
+    for order in [[&one, &two], [&two, &one]] {
+        let refused = fleet.run("d", &["recover", "--recovery-key", &key, "--from", order[0], "--from", order[1]]);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        let said = said(&refused);
+        let named = format!("a in {one}");
+        assert!(said.contains("different histories") && said.contains(&named), "{said}");
+        assert!(!fleet.dir("d").join("log").exists(), "nothing was put in place");
+    }
+    let ambiguous = ["recover", "--recovery-key", &key, "--from", &one, "--from", &two, "--member", "a"];
+    assert!(said(&fleet.run("d", &ambiguous)).contains("a in "), "the copies are listed");
+    let named = format!("a in {two}");
+    fleet.ok("d", &["recover", "--recovery-key", &key, "--from", &one, "--from", &two, "--member", &named]);
+    assert!(fleet.ok("d", &["ls", "c"]).contains("two1"));
+}
+
+#[test]
+fn p13_what_is_left_of_the_index_is_asked_before_a_log_is_rebuilt() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    put(&fleet, "a", "both", 4);
+    fleet.converges(&["a"]);
+    let key = key_of(&fleet);
+    a.terminate();
+    put(&fleet, "d", "datastore", 3);
+    fleet.wait("the index has all", || fleet.status("d")["seq"] == 7);
+    datastore.terminate();
+    std::fs::remove_dir_all(fleet.dir("d").join("log")).expect("removes");
+    let from = path(&fleet, "a");
+    let flags = ["recover", "--recovery-key", &key, "--from", &from];
+    let refused = fleet.run("d", &flags);
+    assert_eq!(refused.status.code(), Some(1));
+    let text = said(&refused);
+    assert!(text.contains("is at sequence 7, and the chosen member at 4"), "{text}");
+    // As it is told: the index gives the log back.
+    let index = path(&fleet, "d/state");
+    fleet.ok("d", &["repair", "--from", &index, "--accept-loss"]);
+    let datastore = fleet.datastore();
+    assert!(fleet.ok("d", &["ls", "c"]).contains("datastore2"));
+    datastore.terminate();
+    // Or it is put aside.
+    std::fs::remove_dir_all(fleet.dir("d").join("log")).expect("removes");
+    std::fs::rename(fleet.dir("d/state"), fleet.dir("d/state.aside")).expect("renames");
+    fleet.ok("d", &flags);
+    assert!(!fleet.ok("d", &["ls", "c"]).contains("datastore2"));
+}
+
+#[test]
+fn p13_a_log_is_not_repaired_from_a_member_whose_history_is_not_the_indexs() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    put(&fleet, "a", "shared", 3);
+    fleet.converges(&["a"]);
+    a.terminate();
+    datastore.terminate();
+    replace_dir(&fleet.dir("d"), &fleet.dir("old"));
+    let datastore = fleet.datastore();
+    put(&fleet, "d", "true", 3);
+    fleet.wait("the index has all", || fleet.status("d")["seq"] == 6);
+    datastore.terminate();
+    replace_dir(&fleet.dir("d"), &fleet.dir("true"));
+    replace_dir(&fleet.dir("old"), &fleet.dir("d"));
+    let (datastore, a) = (fleet.datastore(), fleet.replica("a"));
+    fleet.wait_connected("a");
+    put(&fleet, "a", "forked", 5);
+    fleet.converges(&["a"]);
+    a.terminate();
+    datastore.terminate();
+    replace_dir(&fleet.dir("true"), &fleet.dir("d"));
+    // What follows the shared part is gone from the log, and only the index knows it.
+    let log = fleet.dir("d/log");
+    let open = std::fs::read_dir(&log).expect("lists").map(|entry| entry.expect("entry").path());
+    let open = open.into_iter().find(|path| path.to_string_lossy().ends_with("-open.log")).expect("an open segment");
+    let bytes = std::fs::read(&open).expect("reads");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("records") + 1;
+    std::fs::write(&open, &bytes[..end * 6 / 10]).expect("cuts");
+    let from = path(&fleet, "a");
+    let refused = fleet.run("d", &["repair", "--from", &from]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("state index"), "{}", said(&refused));
+    let index = path(&fleet, "d/state");
+    fleet.ok("d", &["repair", "--from", &index]);
+    let _datastore = fleet.datastore();
+    assert!(fleet.ok("d", &["ls", "c"]).contains("true2"));
+}
+
+#[test]
+fn p11_a_newer_copy_of_the_authority_takes_the_place_of_one_that_an_earlier_attempt_restored() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    let key = key_of(&fleet);
+    let stale = fleet.dir("stale").display().to_string();
+    std::fs::copy(escrow(&fleet, "a"), &stale).expect("copies");
+    let before = std::time::SystemTime::now();
+    fleet.enroll("b", "webserver");
+    put(&fleet, "a", "k", 2);
+    fleet.converges(&["a"]);
+    escrow_since(&fleet, "a", before);
+    a.terminate();
+    destroy(&fleet, datastore);
+    let listen = fleet.listen.to_string();
+    let first = ["recover", "--authority", &stale, "--recovery-key", &key, "--listen", &listen, "--wait", "1"];
+    assert_eq!(fleet.run("d", &first).status.code(), Some(1), "nobody is there");
+    let from = path(&fleet, "a");
+    let second = fleet.run("d", &["recover", "--from", &from, "--recovery-key", &key]);
+    assert!(second.status.success(), "{}", said(&second));
+    assert!(said(&second).contains("takes its place"), "{}", said(&second));
+    let _datastore = fleet.datastore();
+    assert!(fleet.ok("d", &["members"]).contains('b'), "who joined later is known");
+    let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
+    fleet.converges(&["a", "b"]);
+}
