@@ -5,6 +5,7 @@
 //! manifest is written last, when everything that it names is there. Nothing is believed without its hash.
 
 pub mod choice;
+mod endings;
 pub mod lock;
 pub mod manifest;
 pub mod repository;

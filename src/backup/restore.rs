@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::endings;
 use super::manifest::{Manifest, Segment};
 use super::repository::{Repository, RepositoryError};
 use crate::chunks::decode_index;
@@ -16,13 +17,14 @@ use crate::codec::admin::{Beginning, GenerationInfo};
 use crate::codec::content;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::{self, log_options};
+use crate::datastore::recover::index_beyond;
 use crate::env::data_dir::DirectoryError;
 use crate::env::{Clock, RealFs, SystemClock};
 use crate::log::copy::{Cut, CutError, End, cut};
 use crate::log::generations::{self, NotesError};
 use crate::log::repair::{LOG, NEW, swap};
 use crate::log::{IoFailure, Log};
-use crate::model::{ChunkId, Collection, Digest, Generation, Seq};
+use crate::model::{ChunkId, Collection, Digest, Generation, Key, Seq};
 use crate::state::StateStore;
 use crate::transfer::inventory::Contents;
 use crate::trust::{Escrow, RecoveryKey, Registry, TrustError};
@@ -42,6 +44,20 @@ pub enum RestoreError {
     /// Something else is there.
     #[error("{0} holds a log already: say --replace, and it is kept beside the restored one")]
     NotEmpty(PathBuf),
+    /// The index that is left of a lost log holds more than the backup.
+    #[error(
+        "{path}, the state index that is left of the log, is at sequence {index}, and the backup gives {restored}: nothing was \
+         changed. Rebuild from the index, `gravwell-logctl repair --from {path} --accept-loss`; or say --replace, and the index is \
+         kept beside the restored log", path = path.display()
+    )]
+    IndexHasMore {
+        /// The index.
+        path: PathBuf,
+        /// Its sequence.
+        index: Seq,
+        /// The backup's.
+        restored: Seq,
+    },
     /// What was restored is not what was backed up.
     #[error("the restored log is not what was backed up: {0}")]
     Wrong(String),
@@ -76,6 +92,15 @@ pub struct Restored {
     pub records: u64,
     /// Where the former log is kept.
     pub kept: Option<PathBuf>,
+    /// Objects that were deleted at its end, see [`Wishes::ended`].
+    #[serde(skip)]
+    pub ended: u64,
+    /// Objects of [`Wishes::told`].
+    #[serde(skip)]
+    pub access: Vec<(Collection, Key, Bytes)>,
+    /// What is left of the index of a lost log, where it has more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<Seq>,
     #[serde(skip)]
     contents: Contents,
     /// What became of the authority.
@@ -110,6 +135,10 @@ pub struct Wishes<'a> {
     pub chunks: Option<&'a BTreeMap<ChunkId, String>>,
     /// Sealed copies of the authority: the newest that the recovery key opens counts.
     pub escrows: &'a [&'a str],
+    /// Collections whose objects are deleted at the end of the restored log: what let somebody in then.
+    pub ended: &'a [Collection],
+    /// Collections whose objects the caller wants to know.
+    pub told: &'a [Collection],
 }
 
 /// Restores a backup into the data directory `path`, whose lock the caller holds.
@@ -133,7 +162,13 @@ pub fn restore(
     let known = manifest.generation.max(wishes.above);
     let generation = generations::next(path, manifest.log_id, known, &manifest.generations)?;
     let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
-    let mut restored = rebuild(repository, manifest, &new, config, end, generation, progress)?;
+    let mut restored = rebuild(repository, manifest, &new, config, (end, generation), &wishes, progress)?;
+    restored.index = if log.exists() { None } else { index_beyond(path, config, restored.seq) };
+    if let Some(index) = restored.index.filter(|_| !wishes.replace) {
+        remove(&new)?;
+        let (path, restored) = (path.join(open::STATE), restored.seq);
+        return Err(RestoreError::IndexHasMore { path, index, restored });
+    }
     let own: BTreeSet<ChunkId> = manifest.chunks.iter().map(|(id, _)| *id).collect();
     if let Some(chunks) = wishes.chunks.filter(|chunks| !chunks.is_empty()) {
         bring_chunks(repository, chunks, &own, path)?;
@@ -166,7 +201,7 @@ pub fn rehearse(
     let new = scratch.join(NEW);
     remove(&new)?;
     let generation = Generation(manifest.generation.0 + 1);
-    let restored = rebuild(repository, manifest, &new, config, end, generation, progress);
+    let restored = rebuild(repository, manifest, &new, config, (end, generation), &Wishes::default(), progress);
     remove(&new)?;
     let mut restored = restored?;
     let pieces: BTreeMap<ChunkId, &str> = manifest.chunks.iter().map(|(id, piece)| (*id, piece.as_str())).collect();
@@ -256,8 +291,8 @@ fn rebuild(
     manifest: &Manifest,
     new: &Path,
     config: &DatastoreConfig,
-    RestoreEnd { end, may_be_empty }: RestoreEnd,
-    generation: Generation,
+    (RestoreEnd { end, may_be_empty }, generation): (RestoreEnd, Generation),
+    wishes: &Wishes<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     fs::create_dir_all(new).map_err(IoFailure::at("create", new.display()))?;
@@ -279,7 +314,7 @@ fn rebuild(
     if seq == manifest.seq && crate::log::copy::chain_text(&chain) != manifest.chain {
         return Err(RestoreError::Wrong("its chain is another one".into()));
     }
-    check(manifest, new, config, (seq, generation))
+    check(manifest, new, config, (seq, generation), wishes)
 }
 
 /// Puts one file together from its pieces.
@@ -312,9 +347,11 @@ fn check(
     new: &Path,
     config: &DatastoreConfig,
     (seq, generation): (Seq, Generation),
+    wishes: &Wishes<'_>,
 ) -> Result<Restored, RestoreError> {
     let wrong = |what: String| RestoreError::Wrong(what);
-    let (log, _) = Log::open(Arc::new(RealFs), new, log_options(config)).map_err(|error| wrong(error.to_string()))?;
+    let (mut log, _) =
+        Log::open(Arc::new(RealFs), new, log_options(config)).map_err(|error| wrong(error.to_string()))?;
     let verified = log.reader().verify(&mut |_, _| {}).map_err(|error| wrong(error.to_string()))?;
     if let Some(damage) = verified.damages.first() {
         return Err(wrong(damage.to_string()));
@@ -333,8 +370,10 @@ fn check(
     }
     open::level(&built, &log.reader()).map_err(|error| wrong(error.to_string()))?;
     let objects = built.meta().map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum());
-    log.close().map_err(|error| wrong(error.to_string()))?;
     let digest = digest(&built);
+    let access = endings::objects_of(&built, wishes.told)?;
+    let ended = endings::append(&mut log, &built, wishes.ended)?;
+    log.close().map_err(|error| wrong(error.to_string()))?;
     let contents = contents_of(&built).map_err(|error| wrong(error.to_string()))?;
     drop((state, built));
     remove(&side)?;
@@ -346,6 +385,9 @@ fn check(
         objects,
         records: verified.records,
         kept: None,
+        ended,
+        access,
+        index: None,
         contents,
         authority: String::new(),
         incomplete: Vec::new(),

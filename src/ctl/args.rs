@@ -475,6 +475,9 @@ pub struct BackupRestore {
     /// Put the log that is there aside.
     #[arg(long)]
     pub replace: bool,
+    /// End all API tokens of the restored moment, as its logins are ended in any case.
+    #[arg(long)]
+    pub rotate_secrets: bool,
     /// The key that `authority recovery-key` printed: brings the authority back where there is none.
     #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
     pub recovery_key: Option<String>,

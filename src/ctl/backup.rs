@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::backup::choice::{choose, coverage};
 use crate::backup::lock::Lock;
 use crate::backup::manifest::Manifest;
@@ -20,6 +22,7 @@ use crate::log::copy::End;
 use crate::model::{ChunkId, Seq};
 use crate::trust::RecoveryKey;
 
+use super::access::{self, Access};
 use super::args::{BackupAction, BackupPlace, BackupRestore};
 use super::backup_copy::{Made, check_complete, copy};
 use super::client::Client;
@@ -313,8 +316,9 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
     let restored = off_thread(move || restore_into(&dir, &args).map(|restored| (dir, args, restored))).await?;
     let (dir, args, restored) = restored;
     let mut output = Output::new();
+    let access = Access::of(&restored);
     if json {
-        output.json(&restored)?;
+        output.json(&WithAccess { restored: &restored, access })?;
         return output.flush();
     }
     let (seq, objects) = (restored.seq, restored.objects);
@@ -333,12 +337,26 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
     if let Some(kept) = &restored.kept {
         output.line(&format!("the former log is kept in {}", kept.display()))?;
     }
+    if let Some(index) = restored.index {
+        output.line(&format!(
+            "NOT RESTORED: up to sequence {index}, which only the index {}/state has: it is kept",
+            dir.display()
+        ))?;
+    }
+    access.print(&mut output)?;
     output.line(&format!(
         "restored in generation {}: start the datastore on {}. Members that have more follow it, and set aside what they had",
         restored.generation,
         dir.display()
     ))?;
     output.flush()
+}
+
+#[derive(Serialize)]
+struct WithAccess<'a> {
+    #[serde(flatten)]
+    restored: &'a Restored,
+    access: Access,
 }
 
 fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> {
@@ -390,6 +408,8 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
         above,
         chunks: Some(&chunks),
         escrows: &escrows,
+        ended: &access::ended(args.rotate_secrets),
+        told: &access::told(),
     };
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
     bar.finish_and_clear();

@@ -10,6 +10,7 @@ macro_rules! complain {
     }};
 }
 
+mod access;
 pub mod args;
 pub mod audit;
 mod audit_syslog;

@@ -369,6 +369,13 @@ fn check_index(path: &Path, config: &DatastoreConfig, member: &StateStore) -> Re
     agrees(&index, &snapshot)
 }
 
+/// The sequence of the index in `path`, where that is beyond `seq`. One that cannot be read says nothing.
+#[must_use]
+pub fn index_beyond(path: &Path, config: &DatastoreConfig, seq: Seq) -> Option<Seq> {
+    let index = index::look_at(path, config).ok().flatten()?;
+    Some(index.meta.seq).filter(|found| *found > seq)
+}
+
 /// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`. `known` is what the
 /// members know of how the log's generations began.
 ///

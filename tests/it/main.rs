@@ -30,6 +30,7 @@ mod recover_witnesses;
 mod rehearsal;
 mod repair;
 mod resources;
+mod restored_access;
 mod revoked;
 mod running_damage;
 mod snapshots;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Site;
+use super::{ADMIN_PASSWORD, Site};
 use crate::recover::{destroy, key_of};
 
 fn follows(site: &Site, former: u64) -> u64 {
@@ -18,21 +18,23 @@ fn follows(site: &Site, former: u64) -> u64 {
 fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     let mut site = Site::new();
     let (a, b) = site.admins();
-    let make = |name: String| a.made("/api/dashboards", &json!({ "Name": name }));
-    let early = make("early".into());
+    let make = |client: &super::Client, name: &str| client.made("/api/dashboards", &json!({ "Name": name }));
+    let early = make(&a, "early");
     site.converges();
     let seq = site.fleet.status("d")["head"].to_string();
-    let gone: Vec<_> = (0..5).map(|number| make(format!("gone {number}"))).collect();
+    let gone: Vec<_> = (0..5).map(|number| make(&a, &format!("gone {number}"))).collect();
     site.converges();
     let place = site.fleet.dir("backups").display().to_string();
     site.fleet.ok("d", &["backup", "create", &place]);
     site.stop_datastore();
-    let waiting = make("made while away".into());
+    let waiting = make(&a, "made while away");
     site.fleet.ok("d", &["restore", &place, "--at", &seq, "--replace"]);
     site.start_datastore();
     let generation = follows(&site, 1);
-    // The same processes write on; nothing waits for ever.
-    let after = make("after the restore".into());
+    // The same processes write on; nothing waits for ever. The logins of before are over.
+    site.fleet.wait("the restore has ended the login", || a.get("/api/dashboards").status == 401);
+    let (a, b) = (site.a.login("admin", ADMIN_PASSWORD), site.b.login("admin", ADMIN_PASSWORD));
+    let after = make(&a, "after the restore");
     let there = b.made("/api/dashboards", &json!({ "Name": "at the other" }));
     site.converges();
     let status = |client: &super::Client, id: &serde_json::Value| client.get(&format!("/api/dashboards/{id}")).status;
@@ -44,7 +46,7 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     // The log is rebuilt from b, which has not seen the last of a, and goes on; a has run all the time.
     let key = key_of(&site.fleet);
     site.b.stop();
-    let own = make("only at a".into());
+    let own = make(&a, "only at a");
     site.fleet.converges(&["a"]);
     destroy(&site.fleet, site.datastore.take().expect("runs"));
     let from = site.fleet.dir("b").display().to_string();
@@ -52,7 +54,7 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     site.b.restart(&site.fleet, &[]);
     site.start_datastore();
     follows(&site, generation);
-    let last = make("after the recovery".into());
+    let last = make(&a, "after the recovery");
     site.converges();
     for id in [&own, &last] {
         assert_eq!((status(&a, id), status(&b, id)), (200, 200), "{id}");

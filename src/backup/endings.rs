@@ -1,0 +1,72 @@
+//! What a restored log goes on with: what opened something at that moment, and may have been taken away since, is deleted.
+//!
+//! The deletions are part of the log before it is in place, so nothing of it is ever served.
+
+use bytes::Bytes;
+
+use super::restore::RestoreError;
+use crate::env::{Clock, Entropy, SystemClock, SystemEntropy};
+use crate::log::Log;
+use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
+use crate::state::StateStore;
+
+/// Most deletions in one transaction.
+const OPS_MAX: usize = 10_000;
+/// In whose name the deletions are made.
+const MEMBER: &str = "restore";
+
+/// Deletes every object of `collections` at the end of `log`, which `state` is level with; how many there were.
+///
+/// # Errors
+/// When state or log cannot be read or written.
+pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collection]) -> Result<u64, RestoreError> {
+    let keys = keys_of(state, collections)?;
+    let wrong = |error: &dyn std::fmt::Display| RestoreError::Wrong(error.to_string());
+    let mut origin = [0; 16];
+    SystemEntropy.fill(&mut origin).map_err(|error| wrong(&error))?;
+    let member = MemberName::new(MEMBER).map_err(|error| wrong(&error))?;
+    for (counter, keys) in (1..).zip(keys.chunks(OPS_MAX)) {
+        let delete =
+            |(collection, key): &(Collection, Key)| Op::Delete { collection: collection.clone(), key: key.clone() };
+        let now_ms = SystemClock.now_ms();
+        let txn = Txn {
+            id: TxnId { origin: Origin(origin), counter: OriginCounter(counter) },
+            settled: OriginCounter(0),
+            time_ms: now_ms,
+            note: Bytes::from_static(b"ended by a restore"),
+            conditions: Vec::new(),
+            ops: keys.iter().map(delete).collect(),
+        };
+        let (seq, time_ms) = (log.head().0.next(), log.last_time_ms().max(now_ms));
+        let entry = Entry { seq, time_ms, member: member.clone(), body: EntryBody::Commit(txn) };
+        log.append(std::slice::from_ref(&entry)).map_err(|error| wrong(&error))?;
+        log.sync().map_err(|error| wrong(&error))?;
+        state.apply(&[entry], log.head().1).map_err(|error| wrong(&error))?;
+    }
+    Ok(keys.len() as u64)
+}
+
+fn keys_of(state: &StateStore, collections: &[Collection]) -> Result<Vec<(Collection, Key)>, RestoreError> {
+    let rows = objects_of(state, collections)?;
+    Ok(rows.into_iter().map(|(collection, key, _)| (collection, key)).collect())
+}
+
+/// The objects of `collections`.
+///
+/// # Errors
+/// When the state cannot be read.
+pub(super) fn objects_of(
+    state: &StateStore,
+    collections: &[Collection],
+) -> Result<Vec<(Collection, Key, Bytes)>, RestoreError> {
+    let wrong = |error: crate::state::StateError| RestoreError::Wrong(error.to_string());
+    let view = state.snapshot().map_err(wrong)?;
+    let mut found = Vec::new();
+    for collection in collections {
+        for row in view.scan(collection, "", std::ops::Bound::Unbounded) {
+            let (key, object) = row.map_err(wrong)?;
+            found.push((collection.clone(), key, object.value));
+        }
+    }
+    Ok(found)
+}

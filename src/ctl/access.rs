@@ -1,0 +1,85 @@
+//! What a restore gives back that opens something: API tokens and the rights of administrators.
+
+use serde::Serialize;
+
+use crate::backup::restore::Restored;
+use crate::model::Collection;
+use crate::objects::record::Stored;
+use crate::objects::sessions::{FormerKey, Session};
+use crate::objects::tokens::Token;
+use crate::objects::users::{Admin, User};
+
+use super::CtlResult;
+use super::output::Output;
+
+/// Who can get in after a restore.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Access {
+    /// Logins, and tokens when that was asked for, that were ended.
+    ended: u64,
+    /// API tokens that are good again as they were then.
+    tokens: Vec<RestoredToken>,
+    /// Names of those who are administrators again as they were then.
+    administrators: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RestoredToken {
+    user: String,
+    name: String,
+    id: String,
+}
+
+/// Collections whose objects are deleted at the end of a restored log.
+pub(super) fn ended(with_tokens: bool) -> Vec<Collection> {
+    let names =
+        [Session::COLLECTION, FormerKey::COLLECTION].into_iter().chain(with_tokens.then_some(Token::COLLECTION));
+    names.filter_map(|name| Collection::new(name).ok()).collect()
+}
+
+/// Collections of which a restore tells the objects.
+pub(super) fn told() -> Vec<Collection> {
+    let names = [User::COLLECTION, Token::COLLECTION, Admin::COLLECTION];
+    names.into_iter().filter_map(|name| Collection::new(name).ok()).collect()
+}
+
+impl Access {
+    pub(super) fn of(restored: &Restored) -> Access {
+        let of = |name: &'static str| {
+            restored
+                .access
+                .iter()
+                .filter(move |(collection, _, _)| collection.as_str() == name)
+                .map(|(_, key, value)| (key, value))
+        };
+        let users: std::collections::BTreeMap<i32, String> = of(User::COLLECTION)
+            .filter_map(|(_, value)| serde_json::from_slice::<User>(value).ok())
+            .map(|user| (user.uid, user.user))
+            .collect();
+        let name = |uid: i32| users.get(&uid).cloned().unwrap_or_else(|| format!("user {uid}"));
+        let tokens = of(Token::COLLECTION).map(|(key, value)| match serde_json::from_slice::<Token>(value) {
+            Ok(token) => RestoredToken { user: name(token.uid), name: token.name, id: token.id.to_string() },
+            Err(_) => RestoredToken { user: "?".into(), name: "?".into(), id: key.as_str().to_owned() },
+        });
+        let administrators =
+            of(Admin::COLLECTION).map(|(key, _)| key.as_str().parse().map_or_else(|_| key.as_str().to_owned(), name));
+        Access { ended: restored.ended, tokens: tokens.collect(), administrators: administrators.collect() }
+    }
+
+    /// What people are told.
+    pub(super) fn print(&self, output: &mut Output) -> CtlResult {
+        if self.ended > 0 {
+            output.line(&format!("ended: {} logins and keys of that moment; everybody logs in again", self.ended))?;
+        }
+        for RestoredToken { user, name, id } in &self.tokens {
+            output.line(&format!(
+                "API token as it was then: {name:?} of {user}, {id}; if it was deleted or renewed since, delete it \
+                 (--rotate-secrets ends all)"
+            ))?;
+        }
+        if !self.administrators.is_empty() {
+            output.line(&format!("administrators as they were then: {}", self.administrators.join(", ")))?;
+        }
+        Ok(())
+    }
+}
