@@ -17,7 +17,7 @@ fn follows(site: &Site, former: u64) -> u64 {
 #[test]
 fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     let mut site = Site::new();
-    let (a, b) = site.admins();
+    let (a, _) = site.admins();
     let make = |client: &super::Client, name: &str| client.made("/api/dashboards", &json!({ "Name": name }));
     let early = make(&a, "early");
     site.converges();
