@@ -46,6 +46,9 @@ struct Summary {
     rejected: u64,
     bad_lines: u64,
     before: u64,
+    /// Counter of the last transaction.
+    #[serde(skip)]
+    last: OriginCounter,
 }
 
 struct Source {
@@ -78,6 +81,20 @@ impl Source {
         Ok(())
     }
 
+    /// All of it was sent and answered: the record goes when everything is decided, and stays until then, so that the same
+    /// command never commits it again. Returns whether it went.
+    async fn finish(&self, client: &Client, last: OriginCounter) -> Result<bool, CtlError> {
+        let Some(path) = &self.record else { return Ok(true) };
+        if has_decided(client, self.known.origin, last).await.unwrap_or(false) {
+            std::fs::remove_file(path).map_err(CtlError::new)?;
+            return Ok(true);
+        }
+        let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
+        let rejected = self.rejected.load(Ordering::Relaxed);
+        Record { heard, rejected, last: Some(last), ..self.known.clone() }.save(path)?;
+        Ok(false)
+    }
+
     /// Writes down how far outcomes were reported.
     fn save(&self) -> Result<(), CtlError> {
         let heard = OriginCounter(self.heard.load(Ordering::Relaxed));
@@ -90,9 +107,15 @@ impl Source {
     }
 }
 
+/// Whether everything of `origin` up to `last` that was taken is committed or rejected, as far as the state here knows.
+async fn has_decided(client: &Client, origin: Origin, last: OriginCounter) -> Result<bool, CtlError> {
+    let known: OriginInfo = client.item(&Request::OriginStatus { origin }).await?;
+    Ok(known.decided >= last.min(known.taken))
+}
+
 /// Runs an import.
 pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
-    let source = open(dir, &args.file)?;
+    let source = open(dir, &args.file).await?;
     let total = source.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
     let bar = progress_bar(total);
     let mut summary;
@@ -135,12 +158,14 @@ pub(super) async fn run(dir: &Path, json: bool, args: Import) -> CtlResult {
     summary.rejected = source.rejected.load(Ordering::Relaxed);
     let waited = if args.no_wait { Ok(()) } else { drain(&client).await };
     bar.finish_and_clear();
+    let is_finished = source.finish(&client, summary.last).await;
     client.close().await;
-    if let Some(record) = &source.record {
-        std::fs::remove_file(record).map_err(CtlError::new)?;
-    }
     report(json, &summary)?;
-    waited?;
+    let again = "run the same command again to see whether all of it is decided: nothing is committed twice";
+    waited.map_err(|error| CtlError { message: format!("{}; {again}", error.message), exit: error.exit })?;
+    if !is_finished? {
+        complain!("not everything is decided yet; {again}");
+    }
     if summary.bad_lines + summary.rejected > 0 {
         return Err(CtlError { message: String::new(), exit: 1 });
     }
@@ -155,7 +180,7 @@ fn progress_bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
+async fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     if path == Path::new("-") {
         // It is never resumed, so the process that takes it can number it.
         let known = Record { origin: Origin::default(), ..Record::new(path.to_owned())? };
@@ -164,6 +189,7 @@ fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     let mut file = File::open(path).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))?;
     let imports = dir.join("imports");
     std::fs::create_dir_all(&imports).map_err(|error| CtlError::new(format!("{}: {error}", imports.display())))?;
+    forget_finished(dir, &imports, path, &mut file).await?;
     let (known, record, was_known) = import_record::find(&imports, path, &mut file)?;
     if was_known {
         complain!("resuming the interrupted import of {}", path.display());
@@ -171,6 +197,18 @@ fn open(dir: &Path, path: &Path) -> Result<Source, CtlError> {
     let source = Source::new(Some(file), Some(record), known);
     source.save()?;
     Ok(source)
+}
+
+/// Removes the record of an earlier import from this path when everything of it is decided, and the file holds something else now.
+async fn forget_finished(dir: &Path, imports: &Path, path: &Path, file: &mut File) -> CtlResult {
+    let Some((last, earlier, at)) = import_record::replaced(imports, path, file) else { return Ok(()) };
+    let client = Client::open(dir).await?;
+    let is_decided = has_decided(&client, earlier.origin, last).await;
+    client.close().await;
+    match is_decided? {
+        true => std::fs::remove_file(&at).map_err(CtlError::new),
+        false => Ok(()),
+    }
 }
 
 /// The flag of an error says that the process went away and may come back.
@@ -247,8 +285,8 @@ async fn send(
     drop(ready);
     let parsed = parsing.await.map_err(|error| (CtlError::new(error), false))?;
     result?;
-    let (lines, bad, before) = parsed.map_err(|error| (error, false))?;
-    (summary.lines, summary.bad_lines, summary.before) = (lines, bad, before);
+    let Parsed { lines, bad, before, last } = parsed.map_err(|error| (error, false))?;
+    (summary.lines, summary.bad_lines, summary.before, summary.last) = (lines, bad, before, last);
     Ok(())
 }
 
@@ -280,16 +318,22 @@ struct Chunk {
     source_bytes: u64,
 }
 
-type Parsed = Result<(u64, u64, u64), CtlError>;
+/// Numbers of lines, bad lines, and lines taken before, and the counter of the last good one.
+struct Parsed {
+    lines: u64,
+    bad: u64,
+    before: u64,
+    last: OriginCounter,
+}
 
-/// Reads lines and makes messages of them; returns the numbers of lines, bad lines, and lines taken before.
+/// Reads lines and makes messages of them.
 fn parse(
     mut reader: Box<dyn BufRead + Send>,
     (origin, taken): (Origin, OriginCounter),
     settled: &AtomicU64,
     bad_reported: &AtomicU64,
     chunks: &mpsc::Sender<Chunk>,
-) -> Parsed {
+) -> Result<Parsed, CtlError> {
     let note = note();
     let (mut number, mut bad, mut counter) = (0, 0, OriginCounter(0));
     let mut line = Vec::new();
@@ -338,12 +382,12 @@ fn parse(
                 source_bytes: std::mem::take(&mut source_bytes),
             };
             if chunks.blocking_send(chunk).is_err() {
-                return Ok((number, bad, taken.0.min(counter.0)));
+                return Ok(Parsed { lines: number, bad, before: taken.0.min(counter.0), last: counter });
             }
         }
     }
     let _ = chunks.blocking_send(Chunk { messages, lines, source_bytes });
-    Ok((number, bad, taken.0.min(counter.0)))
+    Ok(Parsed { lines: number, bad, before: taken.0.min(counter.0), last: counter })
 }
 
 async fn drain(client: &Client) -> CtlResult {

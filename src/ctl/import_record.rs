@@ -36,13 +36,16 @@ pub(super) struct Record {
     /// BLAKE3 of those bytes, hexadecimal.
     #[serde(default)]
     pub hash: String,
+    /// The last transaction of the import, once all of them were sent and answered. They may wait in an outbox still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<OriginCounter>,
 }
 
 impl Record {
     /// A record of an import that has not started.
     pub(super) fn new(file: PathBuf) -> Result<Record, CtlError> {
         let (heard, rejected) = (OriginCounter(0), 0);
-        Ok(Record { origin: new_origin()?, file, heard, rejected, length: 0, hash: String::new() })
+        Ok(Record { origin: new_origin()?, file, heard, rejected, length: 0, hash: String::new(), last: None })
     }
 
     /// Writes it to `path`, whole or not at all.
@@ -129,12 +132,22 @@ pub(super) fn find(imports: &Path, path: &Path, file: &mut File) -> Result<(Reco
     if !known.hash.is_empty() {
         same_start(&known, path, file, &remedy)?;
     }
-    let now = Record { file: absolute, length, hash, ..known };
+    let now = Record { file: absolute, length, hash, last: None, ..known };
     if known_at != at {
         now.save(&at)?;
         std::fs::remove_file(&known_at).map_err(CtlError::new)?;
     }
     Ok((now, at, true))
+}
+
+/// The record of an import from `path` of which all was sent, when the file does not begin as it did then; with its last
+/// transaction and where it is. Such a record says nothing of the file any more once all of it is decided.
+pub(super) fn replaced(imports: &Path, path: &Path, file: &mut File) -> Option<(OriginCounter, Record, PathBuf)> {
+    let absolute = path.canonicalize().ok()?;
+    let at = imports.join(format!("{}.json", hex(absolute.as_os_str().as_encoded_bytes())));
+    let record = Record::load(&at).ok()?;
+    let last = record.last?;
+    same_start(&record, path, file, "").is_err().then_some((last, record, at))
 }
 
 /// Refuses a file that does not begin as it did when its import started.

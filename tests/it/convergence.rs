@@ -139,3 +139,52 @@ fn p06_a_second_import_of_the_same_file_is_a_new_one_and_an_interrupted_one_goes
     fleet.ok("d", &["import", small.to_str().unwrap()]);
     assert_eq!(fleet.status("d")["head"], 20_020);
 }
+
+#[test]
+fn p06_an_import_that_waits_in_an_outbox_is_not_repeated_until_it_is_decided() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.wait_connected("a");
+    datastore.terminate();
+    fleet.wait("it is cut off", || fleet.status("a")["connected"] == false);
+    let lines = |from: u32| -> String {
+        let line = |number| {
+            format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"k{number}\",\"value\":{number}}}}}]}}\n")
+        };
+        (from..from + 10).map(line).collect()
+    };
+    let file = fleet.write_file("in.jsonl", &lines(0));
+    let import = || fleet.run("a", &["import", file.to_str().expect("text")]);
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let first = import();
+    assert!(first.status.success() && said(&first).contains("10 queued"), "{first:?}");
+    let again = import();
+    assert!(again.status.success() && said(&again).contains("10 taken before"), "{again:?}");
+    assert_eq!(fleet.status("a")["outbox"], 10);
+    // Another file in its place is not taken for it while it waits.
+    fs_write(&file, &lines(100));
+    assert!(!import().status.success());
+    a.kill();
+    let datastore = fleet.datastore();
+    let a = fleet.replica("a");
+    fleet.converges(&["a"]);
+    let head = fleet.status("d")["head"].as_u64().expect("a head");
+    fs_write(&file, &lines(0));
+    let resumed = import();
+    assert!(resumed.status.success() && said(&resumed).contains("10 taken before"), "{resumed:?}");
+    assert_eq!(fleet.status("d")["head"].as_u64(), Some(head), "nothing twice");
+    // All of it is decided now: the next one is a new one, whatever is in the file.
+    for start in [0, 200] {
+        fs_write(&file, &lines(start));
+        let new = import();
+        assert!(new.status.success() && said(&new).contains("10 committed"), "{new:?}");
+    }
+    assert_eq!(fleet.status("d")["head"].as_u64(), Some(head + 20));
+    a.terminate();
+    datastore.terminate();
+}
+
+fn fs_write(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("writes");
+}
