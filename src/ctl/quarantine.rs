@@ -16,6 +16,11 @@ use super::{CtlError, CtlResult, transact};
 
 /// `quarantine`
 pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>) -> CtlResult {
+    let role = std::fs::read_to_string(dir.join("role")).unwrap_or_default();
+    if role.trim() != "replica" {
+        let dir = dir.display();
+        return Err(CtlError::new(format!("{dir} is not a replica's directory: check --data-dir")));
+    }
     match action.unwrap_or(QuarantineAction::List) {
         QuarantineAction::List => list(dir, json),
         QuarantineAction::Show { number } => show(dir, json, number).await,

@@ -25,7 +25,7 @@ use crate::trust::{
 
 use super::args::Recover;
 use super::output::Output;
-use super::repair::{MemberSource, open_member};
+use super::repair::{MemberSource, find_member, open_member};
 use super::{CtlError, CtlResult};
 
 /// The state is read once, from one end to the other.
@@ -73,17 +73,27 @@ pub(super) async fn run(dir: &Path, json: bool, args: Recover) -> CtlResult {
 /// `work`: where states are put for a moment.
 async fn recover_from(dir: &Path, work: &Path, json: bool, args: Recover) -> CtlResult {
     let config = configured(dir, &args)?;
-    let claimed = match args.dry_run {
-        true => data_dir::claim_to_read(dir, "datastore", Duration::ZERO),
-        false => data_dir::claim(dir, "datastore", Duration::ZERO).map(Some),
-    };
-    let lock = claimed.map_err(|error| {
+    let in_use = |error: data_dir::DirectoryError| {
         CtlError::new(format!("{error}; a datastore is recovered while it is stopped, and started again afterwards"))
-    })?;
+    };
+    // What was named is looked at before the directory is marked as a datastore's.
+    let looking = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     let kept = kept(dir, &args)?;
     check_empty(dir).map_err(CtlError::new)?;
+    args.from.iter().try_for_each(|from| find_member(from))?;
+    let (was_there, was_claimed) = (dir.is_dir(), data_dir::is_claimed(dir));
+    let lock = if args.dry_run {
+        looking
+    } else {
+        drop(looking);
+        Some(data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?)
+    };
     let was_marked = unfinished::find(dir).is_some();
-    let (trust, authority) = trust(dir, work, &args, kept)?;
+    let found = trust(dir, work, &args, kept);
+    if found.is_err() && !was_claimed && !args.dry_run && unfinished::find(dir).is_none() {
+        data_dir::unclaim(dir, was_there);
+    }
+    let (trust, authority) = found?;
     let recovered = rebuild((dir, work), json, &args, config, lock, (trust, authority)).await;
     if recovered.is_err() && authority == Authority::Kept && !was_marked && !args.dry_run {
         // Nothing was changed.

@@ -89,6 +89,16 @@ pub(super) fn open_member(from: &Path) -> Result<MemberSource, CtlError> {
     MemberSource::open(&path, home.to_owned(), lock)
 }
 
+/// Fails where `from` is no member's directory, or has no state, without opening anything.
+pub(super) fn find_member(from: &Path) -> CtlResult {
+    let is_state = from.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state-"));
+    if is_state {
+        return role(parent_dir(from), "replica", "--from");
+    }
+    role(from, "replica", "--from")?;
+    state_of(from).map(drop)
+}
+
 fn role(dir: &Path, expected: &str, flag: &str) -> CtlResult {
     let found = std::fs::read_to_string(dir.join("role")).unwrap_or_default();
     if found.trim() == expected {

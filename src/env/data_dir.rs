@@ -104,6 +104,17 @@ pub fn claim(path: &Path, role: &'static str, patience: Duration) -> Result<File
     Ok(lock)
 }
 
+/// Takes back the mark that [`claim`] has made, by a command that came to nothing before it wrote anything else. `was_there`:
+/// whether there was a directory before.
+pub fn unclaim(path: &Path, was_there: bool) {
+    let _ = fs::remove_file(path.join(ROLE));
+    if !was_there {
+        let _ = fs::remove_file(path.join(LOCK));
+        // Only an empty one goes.
+        let _ = fs::remove_dir(path);
+    }
+}
+
 /// As [`claim`] for a command that only reads: nothing is created or written. `None` when the directory has no lock file:
 /// no process uses it then.
 ///

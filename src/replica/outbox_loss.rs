@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::env::data_dir::{PATIENCE, claim};
+use crate::env::data_dir::{PATIENCE, claim, claim_to_read, is_claimed};
 use crate::env::fs::Fs;
 use crate::env::real::RealFs;
 use crate::log::journal::{Journal, JournalError};
@@ -44,6 +44,12 @@ fn was_used(directory: &Path) -> Result<bool, OpenError> {
     Ok(false)
 }
 
+/// Whether a directory without a `role` was a replica's.
+fn is_replicas(directory: &Path) -> Result<bool, OpenError> {
+    let is_datastores = ["log", "trust"].iter().any(|name| directory.join(name).exists());
+    Ok(!is_datastores && was_used(directory)?)
+}
+
 /// What accepting a loss came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -57,6 +63,9 @@ pub enum AcceptError {
     /// The outbox is as it should be.
     #[error("the outbox journal of {0} is neither damaged nor missing: nothing was changed")]
     Sound(std::path::PathBuf),
+    /// It is somebody else's, or nothing at all.
+    #[error("{0} is not a replica's directory: check --data-dir; nothing was changed")]
+    NoReplica(std::path::PathBuf),
     /// The directory or its journal.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -66,12 +75,21 @@ pub enum AcceptError {
 /// the new journal, and the damaged files stay next to it as `*.damaged-N`.
 ///
 /// # Errors
-/// When a process runs on the directory, nothing is damaged, or the operating system refuses.
+/// When it is no replica's directory, a process runs on it, nothing is damaged, or the operating system refuses.
 pub fn accept(directory: &Path) -> Result<Accepted, AcceptError> {
-    let _lock = claim(directory, "replica", PATIENCE).map_err(OpenError::from)?;
+    let looking = claim_to_read(directory, "replica", PATIENCE).map_err(OpenError::from)?;
+    if !is_claimed(directory) && !is_replicas(directory)? {
+        return Err(AcceptError::NoReplica(directory.to_owned()));
+    }
     let outbox = directory.join("outbox");
-    let is_missing = check(directory, false).is_err();
-    if !is_missing {
+    let is_absent = Journal::is_absent(&RealFs, &outbox).map_err(OpenError::from)?;
+    if is_absent && !was_used(directory)? {
+        return Err(AcceptError::Sound(directory.to_owned()));
+    }
+    // Only what was found to be a replica's is marked as one.
+    drop(looking);
+    let _lock = claim(directory, "replica", PATIENCE).map_err(OpenError::from)?;
+    if !is_absent {
         match Journal::open_dir(&outbox) {
             Ok(_) => return Err(AcceptError::Sound(directory.to_owned())),
             Err(JournalError::Damaged(_)) => {}
@@ -109,5 +127,17 @@ mod tests {
         assert_eq!(accepted, Accepted { records: 0 });
         reopen().await.expect("opens again");
         assert!(matches!(accept(&path), Err(AcceptError::Sound(_))));
+    }
+
+    #[test]
+    fn p13_a_loss_is_accepted_only_where_a_replica_is() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (absent, datastore) = (temp.path().join("absent"), temp.path().join("datastore"));
+        std::fs::create_dir_all(datastore.join("log")).expect("makes");
+        std::fs::create_dir(datastore.join("state")).expect("makes");
+        for path in [&absent, &datastore] {
+            assert!(matches!(accept(path), Err(AcceptError::NoReplica(_))), "{}", path.display());
+        }
+        assert!(!absent.exists() && !datastore.join("role").exists() && !datastore.join("outbox").exists());
     }
 }

@@ -619,3 +619,24 @@ fn p13_the_end_of_a_log_that_was_not_signed_is_asked_about() {
     fleet.wait_connected("a");
     assert_eq!(value_at(&fleet, "a", "k").as_deref(), Some("1"));
 }
+
+#[test]
+fn p13_a_recovery_from_what_is_no_member_leaves_nothing_behind() {
+    let fleet = Fleet::new();
+    let (absent, foreign, wrong) = (fleet.dir("absent"), fleet.dir("foreign"), fleet.dir("wrong"));
+    for directory in [&foreign, &wrong] {
+        std::fs::create_dir(directory).expect("makes");
+        std::fs::write(directory.join("notes.txt"), "mine").expect("writes");
+    }
+    let before = crate::reading::tree(&foreign);
+    for name in ["absent", "foreign"] {
+        for from in [&wrong, &fleet.dir("nowhere")] {
+            let output = fleet.run(name, &["recover", "--from", from.to_str().expect("text")]);
+            assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+        }
+        assert_eq!(fleet.run(name, &["quarantine"]).status.code(), Some(1), "{name}");
+        assert_eq!(fleet.run(name, &["outbox", "accept-loss"]).status.code(), Some(1), "{name}");
+    }
+    assert!(!absent.exists());
+    assert!(crate::reading::tree(&foreign) == before);
+}
