@@ -102,7 +102,7 @@ impl Client {
                 }
                 Err(error) => return Err(failed(format!("the socket in {}: {error}", directory.display()))),
             }
-            match serve_here(directory, Access::Read).await {
+            match serve_here(directory, Access::Read, false).await {
                 Ok(server) => {
                     return Ok(Client { directory: directory.to_owned(), server: Mutex::new(server) });
                 }
@@ -129,13 +129,18 @@ impl Client {
             Server::Replica(replica) => replica.is_read_only(),
             Server::Datastore(datastore) => datastore.is_read_only(),
         };
-        if request.is_reading() || !is_read_only {
+        // The chunks are opened for who asks for them only: it takes a while.
+        let lacks_contents = request.is_of_contents()
+            && self.directory.join(CHUNKS).is_dir()
+            && matches!(&server, Server::Replica(replica) if replica.contents().is_none());
+        if !is_read_only || (request.is_reading() && !lacks_contents) {
             return Ok(server);
         }
         // From here on whoever is running would be reached.
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Server::Process;
         let_go(server).await;
-        let server = serve_here(&self.directory, Access::Write).await.map_err(|(error, _)| error)?;
+        let access = if request.is_reading() { Access::Read } else { Access::Write };
+        let server = serve_here(&self.directory, access, true).await.map_err(|(error, _)| error)?;
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server.clone();
         Ok(server)
     }
@@ -224,6 +229,16 @@ impl Client {
         }
         health::assess(&mut status);
         Ok(status)
+    }
+
+    /// Fails, as for damage, where it is known that what a replica shows is older than what it showed before.
+    pub(super) async fn check_shown(&self) -> Result<(), CtlError> {
+        if matches!(self.server(), Server::Remote(_)) {
+            return Ok(());
+        }
+        let status: Status = self.item(&Request::Status).await?;
+        let lost = status.health.reasons.into_iter().find(|reason| reason.code == health::Code::StateLost);
+        lost.map_or(Ok(()), |lost| Err(damaged(format!("older than what was shown before: {}", lost.message))))
     }
 
     /// Closes what this process opened.
@@ -338,16 +353,18 @@ pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn:
     Ok(connection)
 }
 
-/// Opens a directory that no process runs on; the flag says that one does run, after all.
-async fn serve_here(directory: &Path, access: Access) -> Result<Server, (CtlError, bool)> {
+/// Opens a directory that no process runs on, a replica's with its contents or without; the flag of an error says that one does
+/// run, after all.
+async fn serve_here(directory: &Path, access: Access, with_contents: bool) -> Result<Server, (CtlError, bool)> {
     let role = std::fs::read_to_string(directory.join("role")).unwrap_or_default();
     let is_replica = role.trim() == "replica" || (role.is_empty() && Identity::exists(directory));
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {
-            // Opening the chunks changes their files, so a directory that is looked at is opened without them.
-            let has_contents = access != Access::Read && path.join(CHUNKS).is_dir();
-            let patience = if access == Access::Read { Duration::ZERO } else { PATIENCE };
+            let has_contents = with_contents && path.join(CHUNKS).is_dir();
+            // Where the contents are asked for, this process has just let go of the directory.
+            let is_first = access == Access::Read && !with_contents;
+            let patience = if is_first { Duration::ZERO } else { PATIENCE };
             let is_standalone = path.join(OWN_LOG).is_dir();
             let contents = has_contents.then(ContentsOptions::default);
             let options = ReplicaOptions { patience, contents, access, is_standalone, ..ReplicaOptions::default() };

@@ -125,10 +125,12 @@ pub(super) async fn presence(dir: &Path, json: bool) -> CtlResult {
 pub(super) async fn collections(dir: &Path, json: bool) -> CtlResult {
     let client = Client::open(dir).await?;
     let rows: Vec<CollectionInfo> = client.items(&Request::Collections).await?;
+    let shown = client.check_shown().await;
     client.close().await;
     Output::new().list(json, &rows, &["COLLECTION", "OBJECTS", "SIZE", "DIGEST"], |row| {
         vec![row.collection.clone(), row.objects.to_string(), size(row.bytes), row.digest.to_string()]
-    })
+    })?;
+    shown
 }
 
 /// `segments`
@@ -175,9 +177,11 @@ pub(super) async fn get(dir: &Path, json: bool, collection: Collection, key: Key
             Ok(())
         })
         .await;
+    let shown = client.check_shown().await;
     client.close().await;
     result?;
     output.flush()?;
+    shown?;
     if found { Ok(()) } else { Err(CtlError::new(format!("{collection}/{key} does not exist"))) }
 }
 
@@ -206,9 +210,11 @@ pub(super) async fn ls(
             Ok(())
         })
         .await;
+    let shown = client.check_shown().await;
     client.close().await;
     result?;
-    output.flush()
+    output.flush()?;
+    shown
 }
 
 fn print_entry(output: &mut Output, json: bool, entry: &Entry) -> CtlResult {
@@ -344,8 +350,9 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
         })
         .await;
     output.flush()?;
+    let shown = client.check_shown().await;
     client.close().await;
-    result
+    result.and(shown)
 }
 
 /// `barrier`

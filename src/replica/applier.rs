@@ -183,6 +183,11 @@ impl Applier {
             let mut outbox = self.shared.outbox_mut();
             entries.iter().filter_map(|entry| outbox.handle_applied(entry.seq, &entry.body)).collect::<Vec<_>>()
         };
+        // The outbox journal never knows more than the durable state does: where it says more, the state went back.
+        let is_noted = decided.iter().any(|decided| matches!(decided, Decided::Rejected(..)));
+        if is_noted && let Err(error) = state.persist() {
+            tracing::warn!(%error, "the state is not durable yet when a rejection is written down");
+        }
         self.settle(decided);
         self.shared.applied.send_replace(last);
         self.shared.update_link(|link| link.head = link.head.max(last));
@@ -378,6 +383,7 @@ impl Applier {
     fn unmark(&mut self, ahead: Ahead) -> Result<(), String> {
         let Ahead::Marked(former) = ahead else { return Ok(()) };
         self.home.set_mark(former.as_ref())?;
+        self.shared.reached.send_replace(former.as_ref().map(|mark| mark.position));
         self.marked = former.map(|mark| (mark.state, mark.position));
         Ok(())
     }
@@ -388,6 +394,7 @@ impl Applier {
         // A new generation is written by others, so it may not be durable yet.
         state.persist().map_err(|error| error.to_string())?;
         self.home.set_mark(Some(&mark))?;
+        self.shared.reached.send_replace(Some(mark.position));
         self.marked = Some((mark.state, mark.position));
         Ok(())
     }

@@ -234,6 +234,15 @@ impl Directory {
         replace_file(&self.path.join(CURRENT), line.as_bytes())
     }
 
+    /// Writes down in the mark's place that the state is less than it was, until it was level with the datastore once.
+    pub(super) fn note_lost(&self, what: &str) {
+        if self.access == Access::Serve
+            && let Err(error) = replace_file(&self.path.join(HIGH_WATER), Mark::lost(what).as_bytes())
+        {
+            tracing::warn!(%error, "that the state went back is not written down");
+        }
+    }
+
     /// Keeps a damaged state under a name that no start opens.
     ///
     /// # Errors
@@ -349,7 +358,21 @@ pub fn current_in(home: &Path) -> Result<PathBuf, String> {
     if path.is_dir() { Ok(path) } else { Err(format!("`current` names {name}, which is missing")) }
 }
 
-fn number(path: &Path) -> Option<u64> {
+/// The name of the state that `current` in a replica's directory names, when it is missing; an empty one when `current` is
+/// damaged and there is no state at all.
+pub(super) fn missing_current(home: &Path) -> Option<String> {
+    let line = fs::read_to_string(home.join(CURRENT));
+    if line.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return None;
+    }
+    match line.ok().and_then(|line| parse_current(&line)) {
+        Some(name) => (!home.join(&name).is_dir()).then_some(name),
+        None => states_in(home).is_ok_and(|states| states.is_empty()).then(String::new),
+    }
+}
+
+/// The number in the name of a state's directory.
+pub(super) fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("state-")?.parse().ok()
 }
 

@@ -20,7 +20,7 @@ use super::contents::{self, Contents, ContentsOptions};
 use super::directory::{Access, Directory};
 use super::disk::Disk;
 use super::link::{Connector, Linker};
-use super::opening::{self, Opened};
+use super::opening::{self, Lost, Opened};
 use super::outbox_loss;
 use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
@@ -247,21 +247,25 @@ impl Replica {
         let outbox_path = directory.outbox()?;
         let scratch = directory.scratch().map(Path::to_path_buf);
         let (journal, restoring) = outbox_records::open(&outbox_path)?;
+        let lost = match lost {
+            Some(lost) => Some(lost),
+            None => restoring.contradict(state.meta().as_deref()).map(|what| {
+                directory.note_lost(&what);
+                Lost::unmarked(what)
+            }),
+        };
         let restored = restoring.finish(&state, Outbox::keeping().without_overlay_of(decided));
         let (outbox, to_note) = restored.map_err(|error| match error {
             RestoreError::State(error) => OpenError::State(error),
             RestoreError::Journal(reason) => OpenError::Outbox { path: outbox_path, reason },
         })?;
         // Without a mark it is not known what of it a state that was lost had decided.
-        let is_unsure = match &lost {
-            Some(lost) => lost.mark.is_none(),
-            None => state.position().is_none() && !matches!(Terms::load(path), Ok(None)),
-        };
+        let is_unsure = lost.as_ref().is_some_and(|lost| lost.mark.is_none());
         let outbox = if is_unsure { outbox.doubted() } else { outbox };
         let contents = match &options.contents {
             None => None,
             Some(wanted) => {
-                let store = wanted.store.clone().map_or_else(|| contents::open_store(path), Ok)?;
+                let store = wanted.store.clone().map_or_else(|| contents::open_store(path, options.access), Ok)?;
                 Some(Arc::new(contents::Inner::new(wanted, store, path)))
             }
         };
@@ -283,7 +287,7 @@ impl Replica {
         let limits = terms.as_ref().map_or_else(|| options.limits.clone(), Terms::limits);
         *shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         *shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
-        shared.proof.send_replace(proofs::open(path));
+        proofs::open(path, &shared);
         shared.outbox_bytes_max.store(options.outbox_bytes_max, Ordering::Relaxed);
         let (outbox, outbox_requests) = mpsc::channel(OUTBOX_QUEUE);
         let (applier, applier_requests) = mpsc::channel(APPLIER_QUEUE);
@@ -385,10 +389,10 @@ impl Replica {
         if self.applier.send(applier::Request::Persist(reply)).await.is_ok() {
             let _ = persisted.await;
         }
-        if let Some(contents) = self.contents() {
-            contents.checkpoint().await;
-        }
         if self.options.access != Access::Read {
+            if let Some(contents) = self.contents() {
+                contents.checkpoint().await;
+            }
             proofs::save(&self.shared, &self.path);
         }
         if self.options.access == Access::Serve {

@@ -378,9 +378,14 @@ impl Linker {
         {
             return;
         }
-        let directory = self.directory.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || terms.save(&directory)).await {
-            tracing::warn!(%error, "what the datastore said is not kept; it is asked again at the next connection");
+        let (directory, state) = (self.directory.clone(), self.shared.state());
+        let saving = move || {
+            // They bear witness that a state of this log and generation was here.
+            state.persist().map_err(|error| error.to_string())?;
+            terms.save(&directory).map_err(|error| error.to_string())
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(saving).await {
+            tracing::warn!(error, "what the datastore said is not kept; it is asked again at the next connection");
         }
     }
 

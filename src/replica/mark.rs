@@ -60,12 +60,23 @@ impl Mark {
         summed::seal(&serde_json::to_string(self).expect("invariant: a mark has text keys only"))
     }
 
+    /// Contents for the file of a mark that is lost: what showed that the state is less than it was. They are read as damage,
+    /// so that a later start knows it, too, when what showed it is gone.
+    #[must_use]
+    pub(super) fn lost(what: &str) -> String {
+        summed::seal(&serde_json::json!({ "lost": what }).to_string())
+    }
+
     /// Reads a file's contents.
     ///
     /// # Errors
     /// Says what is wrong with it.
     pub fn decode(text: &str) -> Result<Mark, String> {
-        let mark: Mark = serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())?;
+        let text = summed::open(text)?;
+        if let Ok(Noted { lost }) = serde_json::from_str(text) {
+            return Err(lost);
+        }
+        let mark: Mark = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if mark.version != VERSION {
             return Err(format!("version {} is not known to this version", mark.version));
         }
@@ -115,6 +126,12 @@ impl Mark {
     pub fn seq(&self) -> Seq {
         self.position.seq
     }
+}
+
+/// See [`Mark::lost`].
+#[derive(Deserialize)]
+struct Noted {
+    lost: String,
 }
 
 #[cfg(test)]

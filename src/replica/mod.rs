@@ -48,6 +48,7 @@ mod shared;
 pub mod stepped;
 mod terms;
 mod view;
+mod witnesses;
 
 pub use ask::{AskError, Reply};
 pub use directory::Access;

@@ -15,7 +15,7 @@ use super::directory::{Access, Directory, Home as _, Views, damaged_in};
 use super::evidence;
 use super::handle::OpenError;
 use super::mark::Mark;
-use super::terms::Terms;
+use super::witnesses::Witnesses;
 
 /// What remains to be done, for messages.
 const REMEDY: &str = "what is shown here is out of date until the datastore is reached, from which the replica catches up by \
@@ -31,6 +31,12 @@ pub(super) struct Lost {
 }
 
 impl Lost {
+    /// One of which it is known that it is, and not how far the state had come.
+    pub(super) fn unmarked(what: String) -> Lost {
+        tracing::error!(what, "{REMEDY}");
+        Lost { message: format!("{what}; {REMEDY}"), mark: None }
+    }
+
     /// Whether a state that is level with its datastore has everything again.
     pub(super) fn is_made_up(&self, meta: Option<&StateMeta>) -> bool {
         self.mark.as_ref().is_none_or(|mark| mark.loss(meta).is_none())
@@ -64,13 +70,13 @@ struct Sound {
 pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, OpenError> {
     let mut findings = Vec::new();
     let mark = directory.mark();
-    let was_connected = Terms::load(directory.path()).is_ok_and(|terms| terms.is_some());
+    let witnesses = Witnesses::of(directory, mark.as_ref().ok().and_then(Option::as_ref));
     let unknown = match &mark {
         Err(error) => Some(format!("the high-water file is damaged ({error})")),
-        Ok(None) if was_connected => Some("the high-water file is missing".to_owned()),
+        Ok(None) if witnesses.was_connected() => Some("the high-water file is missing".to_owned()),
         Ok(_) => None,
     };
-    let is_damaged_mark = mark.is_err();
+    let is_mark_sound = mark.is_ok();
     let doubted = |what: String| format!("{what}, so whether the state went back is not known");
     findings.extend(unknown.clone());
     let mark = mark.ok().flatten();
@@ -93,9 +99,10 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         Err(error) if directory.access() == Access::Serve && is_want(&error) => {
             let place = named.map_err(|_| error)?;
             let state = open_sound(&place, cache_bytes)?;
-            let loss = mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
-            let doubt = unknown.filter(|_| is_damaged_mark || state.meta().is_some()).map(doubted);
-            return Ok(opened((state, place, loss.or(doubt)), mark, findings));
+            let meta = state.meta();
+            let loss = mark.as_ref().and_then(|mark| mark.loss(meta.as_deref()));
+            let doubt = unknown.map(doubted).or_else(|| witnesses.contradict(meta.as_deref()));
+            return Ok(opened((state, place, loss), doubt, mark, findings));
         }
         Err(error) => return Err(error),
     };
@@ -105,9 +112,16 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     let was_damaged = !damaged.is_empty() || !damaged_in(directory.path()).is_empty();
     let is_older = mark.is_none() && (was_damaged || (named.is_err() && !is_alone));
     let doubt = is_older.then(|| "the state was damaged, and an older one may have taken its place".to_owned());
-    let doubt = doubt.or_else(|| unknown.map(doubted));
+    let found = best.as_ref().and_then(|sound| sound.meta.clone());
+    let witnessed = witnesses.contradict(found.as_deref());
+    let doubt = doubt.or_else(|| witnessed.clone()).or_else(|| unknown.map(doubted));
     let none_left = || mark.as_ref().and_then(|mark| mark.loss(None));
     let (state, place, loss) = match (directory.access(), best) {
+        // A tool puts no empty state in the place of one that was lost.
+        (Access::Write, None) if damaged.is_empty() && (none_left().is_some() || doubt.is_some()) => {
+            let reason = none_left().or(doubt).unwrap_or_default();
+            return Err(OpenError::Damaged { path: directory.path().to_owned(), reason });
+        }
         (_, None) if named.is_err() && damaged.is_empty() => {
             let (state, place) = begin(directory, cache_bytes)?;
             (state, place, none_left())
@@ -130,8 +144,10 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         }
     };
     drop(search);
-    // Where no state was ever fetched, there is none that could have gone back.
-    let doubt = doubt.filter(|_| is_older || is_damaged_mark || state.meta().is_some());
+    // What shows it may be gone at the next start. A mark that shows a loss stays, and so does one that is damaged.
+    if let Some(what) = witnessed.filter(|_| loss.is_none() && is_mark_sound) {
+        directory.note_lost(&what);
+    }
     if directory.access() == Access::Serve {
         let sound = state.meta().filter(|_| loss.is_none() && doubt.is_none() && mark.is_some());
         let most = if sound.is_some() { evidence::KEPT } else { evidence::KEPT_IN_DOUBT };
@@ -139,22 +155,23 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
             tracing::warn!(%error, "states that were set aside stay for now");
         }
     }
-    Ok(opened((state, place, loss.or(doubt)), mark, findings))
+    Ok(opened((state, place, loss), doubt, mark, findings))
 }
 
-/// A state, its directory, and what it lacks.
+/// A state, its directory, and what it lacks by the mark.
 type Taken = (StateStore, PathBuf, Option<String>);
 
-fn opened((state, place, loss): Taken, mark: Option<Mark>, findings: Vec<String>) -> Opened {
+/// `doubt`: what else shows that the state may be less than what was here. It is made up by being level once.
+fn opened((state, place, loss): Taken, doubt: Option<String>, mark: Option<Mark>, findings: Vec<String>) -> Opened {
     let mark = mark.filter(|_| loss.is_some());
     let decided = mark.as_ref().map(|mark| mark.decided.clone()).unwrap_or_default();
     for finding in &findings {
         tracing::warn!(finding, "the replica's directory");
     }
-    if let Some(loss) = &loss {
-        tracing::error!(loss, "{REMEDY}");
-    }
-    let lost = loss.map(|loss| Lost { message: format!("{loss}; {REMEDY}"), mark });
+    let lost = match loss {
+        Some(loss) => Some(Lost { mark, ..Lost::unmarked(loss) }),
+        None => doubt.map(Lost::unmarked),
+    };
     Opened { state, place, lost, decided, findings }
 }
 

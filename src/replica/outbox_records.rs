@@ -10,8 +10,9 @@ use crate::codec::txn::{decode_txn, encode_txn};
 use crate::env::real::RealFs;
 use crate::log::journal::{Journal, JournalError};
 use crate::model::{Reason, Seq, Txn, TxnId};
+use crate::planted::{self, Bug};
 use crate::protocol::outbox::{Decided, Outbox, RejectedTxn};
-use crate::state::{StateError, StateStore};
+use crate::state::{StateError, StateMeta, StateStore};
 
 /// Journal kinds; never reused.
 pub(super) const KIND_TXN: u8 = 16;
@@ -117,6 +118,19 @@ impl Restoring {
         if let Some((place, _)) = self.txns.remove(&id) {
             self.order.remove(&place);
         }
+    }
+
+    /// How a state that stands at `found` (`None`: there is none) is less than what was here when a rejection was written down;
+    /// `None` when nothing shows that. Once the log has begun another generation the sequences of older rejections say nothing.
+    pub(super) fn contradict(&self, found: Option<&StateMeta>) -> Option<String> {
+        let noted = self.rejected.iter().filter(|(id, _)| self.txns.contains_key(*id)).map(|(_, (seq, _))| *seq);
+        let furthest = noted.max().filter(|seq| *seq != Seq::ZERO && !planted::is(Bug::RollbackUnnoticed))?;
+        let at = match found {
+            None => "is gone".to_owned(),
+            Some(found) if found.lineage.len() <= 1 && found.seq < furthest => format!("is at {}", found.seq),
+            Some(_) => return None,
+        };
+        Some(format!("the state went back: the outbox journal shows that it was at sequence {furthest}, and it {at}"))
     }
 
     /// The outbox of a replica that has this state, and rejections that only the state knew of.

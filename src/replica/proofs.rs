@@ -1,11 +1,16 @@
 //! Keeps the last position that the datastore signed: after the loss of its disk it tells what this member's position is worth.
+//! Next to it stands how far this member's own state had come, for when state and high-water mark are lost together.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::codec::message::Kind;
+use crate::env::data_dir::replace_file;
+use crate::model::Position;
 use crate::transport::wire;
-use crate::trust::Proof;
+use crate::trust::{Proof, summed};
 
 use super::link::{Connector, LinkError};
 use super::shared::{Shared, SharedRef};
@@ -15,12 +20,60 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for what was shown to arrive.
 const ARRIVES: Duration = Duration::from_secs(2);
 
+/// What `proof` holds. Who reads the signed position alone passes over the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// The last position that the datastore signed. The state may not have come there.
+    #[serde(flatten)]
+    pub proof: Proof,
+    /// Position of the last high-water mark that was written before.
+    #[serde(default)]
+    pub reached: Option<Position>,
+}
+
+impl Kept {
+    /// Keeps it in a member's directory, in the place of an earlier one.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn save(&self, directory: &Path) -> Result<(), String> {
+        let text = serde_json::to_string(self).expect("invariant: it has no map with odd keys");
+        replace_file(&directory.join(Proof::FILE), summed::seal(&text).as_bytes()).map_err(|error| error.to_string())
+    }
+}
+
+/// Reads what the directory keeps.
+///
+/// # Errors
+/// Says what is wrong with the file.
+pub(super) fn read(directory: &Path) -> Result<Option<Kept>, String> {
+    let Some(proof) = Proof::load(directory)? else { return Ok(None) };
+    let path = directory.join(Proof::FILE);
+    let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = std::fs::read_to_string(&path).map_err(|error| problem(&error))?;
+    let kept: Kept =
+        serde_json::from_str(summed::open(&text).map_err(|error| problem(&error))?).map_err(|error| problem(&error))?;
+    Ok(Some(Kept { proof, ..kept }))
+}
+
 /// What the directory keeps. A file that cannot be read proves nothing, and is replaced by the next one.
-pub(super) fn open(directory: &Path) -> Option<Proof> {
-    Proof::load(directory).unwrap_or_else(|error| {
-        tracing::warn!(error, "the last signed position is not known here until the datastore sends another one");
-        None
-    })
+pub(super) fn open(directory: &Path, shared: &Shared) {
+    match read(directory) {
+        Ok(Some(Kept { proof, reached })) => {
+            shared.proof.send_replace(Some(proof));
+            shared.reached.send_replace(reached);
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(error, "the last signed position is not known here until the datastore sends another one");
+        }
+    }
+}
+
+fn write(shared: &Shared, directory: &Path) -> Result<(), String> {
+    let (proof, reached) = (shared.proof.borrow().clone(), *shared.reached.borrow());
+    let Some(proof) = proof else { return Ok(()) };
+    Kept { proof, reached }.save(directory)
 }
 
 /// Takes in what the datastore sent.
@@ -44,12 +97,19 @@ pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
 
 /// Writes down what comes.
 pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::convert::Infallible, LinkError> {
-    let mut proofs = shared.proof.subscribe();
+    let (mut proofs, mut reached) = (shared.proof.subscribe(), shared.reached.subscribe());
+    // Marks may have been written before this connection.
+    reached.mark_changed();
     loop {
-        proofs.changed().await.map_err(|_| LinkError::Closing)?;
-        let proof = proofs.borrow_and_update().clone();
-        let directory = PathBuf::from(directory);
-        let saving = move || proof.map_or(Ok(()), |proof| proof.save(&directory));
+        tokio::select! {
+            changed = proofs.changed() => changed,
+            changed = reached.changed() => changed,
+        }
+        .map_err(|_| LinkError::Closing)?;
+        proofs.mark_unchanged();
+        reached.mark_unchanged();
+        let (shared, directory) = (SharedRef::clone(shared), PathBuf::from(directory));
+        let saving = move || write(&shared, &directory);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(saving).await {
             tracing::warn!(error, "the last signed position is not kept; the next one is");
         }
@@ -59,8 +119,7 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
 
 /// Writes down the last one, before the process ends.
 pub(super) fn save(shared: &Shared, directory: &Path) {
-    let proof = shared.proof.borrow().clone();
-    if let Some(Err(error)) = proof.map(|proof| proof.save(directory)) {
+    if let Err(error) = write(shared, directory) {
         tracing::warn!(error, "the last signed position is not kept");
     }
 }

@@ -119,6 +119,8 @@ pub(super) struct Shared {
     pub terms: Mutex<Option<Terms>>,
     /// The last position that the datastore signed.
     pub proof: watch::Sender<Option<Proof>>,
+    /// Position of the last high-water mark that was written, or that `proof` names.
+    pub reached: watch::Sender<Option<Position>>,
     pub disk: Disk,
     /// The replica is being closed: what cannot be applied now is applied after the next start.
     pub is_closing: AtomicBool,
@@ -172,6 +174,7 @@ impl Shared {
             findings: Mutex::default(),
             terms: Mutex::default(),
             proof: watch::channel(None).0,
+            reached: watch::channel(None).0,
             disk: Disk::unbounded(),
             is_closing: AtomicBool::new(false),
             limits: Mutex::default(),

@@ -44,7 +44,7 @@ impl Terms {
         Terms {
             version: VERSION,
             log_id: LogId([1; 16]),
-            generation: Generation(2),
+            generation: Generation(1),
             member: "web1".into(),
             role: "webserver".into(),
             heartbeat_ms: 5000,

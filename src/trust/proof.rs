@@ -16,7 +16,6 @@ use crate::model::Position;
 
 /// Begins what is signed, so that no other signature of the authority's key can be taken for one.
 const DOMAIN: &[u8] = b"gravwell position v1\0";
-const FILE: &str = "proof";
 /// Longest one that is read.
 pub const PROOF_BYTES_MAX: usize = 4 << 10;
 
@@ -37,6 +36,9 @@ fn message(position: &Position, time_ms: u64) -> Vec<u8> {
 }
 
 impl Proof {
+    /// Name of the file in a member's directory that keeps the last one.
+    pub const FILE: &str = "proof";
+
     /// Signs a position.
     ///
     /// # Errors
@@ -87,7 +89,7 @@ impl Proof {
     /// # Errors
     /// Says what is wrong with the file.
     pub fn load(directory: &Path) -> Result<Option<Proof>, String> {
-        let path = directory.join(FILE);
+        let path = directory.join(Self::FILE);
         let problem = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
         match std::fs::metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -104,7 +106,7 @@ impl Proof {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, directory: &Path) -> Result<(), String> {
-        replace_file(&directory.join(FILE), self.to_text().as_bytes()).map_err(|error| error.to_string())
+        replace_file(&directory.join(Self::FILE), self.to_text().as_bytes()).map_err(|error| error.to_string())
     }
 }
 
@@ -153,7 +155,7 @@ mod tests {
             bad[at] ^= 1;
             assert!(Proof::from_bytes(&bad).is_err() || Proof::from_bytes(&bad) == Ok(proof.clone()), "byte {at}");
         }
-        std::fs::write(temp.path().join(FILE), vec![b'x'; PROOF_BYTES_MAX + 1]).expect("writes");
+        std::fs::write(temp.path().join(Proof::FILE), vec![b'x'; PROOF_BYTES_MAX + 1]).expect("writes");
         assert!(Proof::load(temp.path()).is_err());
     }
 }

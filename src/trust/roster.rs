@@ -189,6 +189,12 @@ impl KeptRoster {
         }
     }
 
+    /// Whether the datastore ever sent one.
+    #[must_use]
+    pub fn is_kept(data_dir: &Path) -> bool {
+        path(data_dir).exists()
+    }
+
     /// Keeps the roster in `data_dir`.
     ///
     /// # Errors

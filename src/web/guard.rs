@@ -91,8 +91,19 @@ fn refuse_when_revoked(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()>
     }
 }
 
+/// A webserver whose state went back may have users, rights, sessions and tokens again that are gone elsewhere: it lets nobody in
+/// until it was level with its datastore once.
+fn refuse_when_lost(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()> {
+    let is_open = rule.need == Need::Nobody && !parts.uri.path().starts_with("/api/login");
+    match app.store.replica().lost() {
+        Some(lost) if !is_open => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, lost)),
+        _ => Ok(()),
+    }
+}
+
 async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     refuse_when_revoked(app, rule, parts)?;
+    refuse_when_lost(app, rule, parts)?;
     let path = Path::<HashMap<String, String>>::from_request_parts(parts, &()).await;
     let path = path.map(|Path(path)| path).unwrap_or_default();
     let from = address(app, &parts.extensions, &parts.headers);

@@ -268,7 +268,8 @@ impl Fleet {
         for replica in replicas {
             self.wait(&format!("{replica} has converged"), || {
                 let (head, status) = (self.status("d"), self.status(replica));
-                status["outbox"] == 0 && status["connected"] == true && status["seq"] == head["head"]
+                let is_level = status["connected"] == true && status["seq"] == head["head"];
+                status["outbox"] == 0 && is_level && status["healthy"] == true
             });
         }
         self.wait("the datastore's index is level", || {

@@ -91,6 +91,12 @@ impl Rest {
             let got = self.fleet.run("a", &["get", "c", "cfg"]);
             let shown = String::from_utf8_lossy(&got.stdout).into_owned();
             assert!(process.is_none() || !shown.contains("v2"), "{what}: what is lost is not shown");
+            for reading in [&["get", "c", "cfg"] as &[&str], &["ls", "c"], &["export"], &["collections"], &["verify"]] {
+                let output = self.fleet.run("a", reading);
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.code(), Some(3), "{what}, {command}, {reading:?}: {output:?}");
+                assert!(reading == ["verify"] || !said.is_empty(), "{what}, {command}, {reading:?}");
+            }
             if let Some(process) = process {
                 process.terminate();
             }
@@ -133,7 +139,7 @@ fn p13_a_sound_state_is_found_whatever_current_says() {
     current(&|path| fs::write(path, "").expect("writes"));
     rest.is_whole("`current` is empty");
     // A name that is right in itself, of a directory that is not there.
-    let name = "state-0077";
+    let name = "state-0000";
     let sum = &blake3::hash(name.as_bytes()).to_hex()[..16];
     current(&|path| fs::write(path, format!("{name} {sum}\n")).expect("writes"));
     rest.is_whole("`current` names what is missing");
@@ -178,6 +184,60 @@ fn p09_a_state_that_went_back_is_never_shown_as_healthy() {
     fs::remove_dir_all(&older).expect("removes");
     copy_dir(&rest.older, &older);
     rest.says_so("its state is an older copy");
+}
+
+/// State and high-water mark are lost, or go back, together, while the datastore is away.
+#[test]
+fn p13_a_state_that_is_lost_with_its_mark_is_missed_until_it_is_there_again() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, _b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "secret", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    a.terminate();
+    let dir = fleet.dir("a");
+    copy_dir(&dir, &fleet.dir("a.old"));
+    let a = fleet.replica("a");
+    fleet.wait_connected("a");
+    fleet.ok("b", &["delete", "c", "secret"]);
+    let export = fleet.converges(&["a", "b"]);
+    a.terminate();
+    datastore.terminate();
+    copy_dir(&dir, &fleet.dir("a.good"));
+    for how in ["lost", "lost with `current`", "back"] {
+        fs::remove_dir_all(&dir).expect("removes");
+        copy_dir(&fleet.dir("a.good"), &dir);
+        fs::remove_dir_all(&states(&dir)[0]).expect("removes");
+        fs::remove_file(dir.join("high-water")).expect("removes");
+        match how {
+            "back" => {
+                let older = states(&fleet.dir("a.old")).remove(0);
+                copy_dir(&older, &dir.join(older.file_name().expect("a name")));
+                fs::copy(fleet.dir("a.old/high-water"), dir.join("high-water")).expect("copies");
+            }
+            "lost" => {}
+            _ => fs::remove_file(dir.join("current")).expect("removes"),
+        }
+        assert_eq!(fleet.run("a", &["verify"]).status.code(), Some(3), "{how}, stopped");
+        for start in ["a first", "a second"] {
+            let a = fleet.replica("a");
+            fleet.wait("the member answers", || fleet.status("a")["running"] == true);
+            let status = fleet.status("a");
+            assert_eq!(status["healthy"], false, "{how}, {start} start: {status}");
+            assert!(status["health"].to_string().contains("state_lost"), "{how}, {start} start: {status}");
+            assert_eq!(fleet.run("a", &["export"]).status.code(), Some(3), "{how}, {start} start");
+            a.terminate();
+        }
+        let datastore = fleet.datastore();
+        let a = fleet.replica("a");
+        assert_eq!(fleet.converges(&["a"]), export, "{how}");
+        a.terminate();
+        datastore.terminate();
+        let a = fleet.replica("a");
+        fleet.wait("the member answers", || fleet.status("a")["running"] == true);
+        assert_eq!(fleet.status("a")["healthy"], true, "{how}: once it was level, nothing is lost any more");
+        a.terminate();
+    }
 }
 
 #[test]

@@ -21,12 +21,14 @@ use crate::chunks::{ChunkError, ChunkStore, Part, StoreOptions};
 use crate::codec::chunks::Want;
 use crate::codec::content::ContentHead;
 use crate::codec::message::Open;
-use crate::env::{RealFs, SystemClock};
+use crate::env::view_fs::ViewFs;
+use crate::env::{Fs, RealFs, SystemClock};
 use crate::model::ChunkId;
 use crate::peer::{Handler, Peer, Peers, Serving};
 use crate::transfer::{Limiter, Server, check, inventory};
 use crate::trust::Role;
 
+use super::directory::Access;
 use super::link::Connector;
 use super::shared::SharedRef;
 
@@ -115,8 +117,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Opens the chunk store in a replica's directory, which this process has claimed.
-pub(super) fn open_store(directory: &Path) -> Result<ChunkStore, ChunkError> {
-    let (fs, clock) = (Arc::new(RealFs), Arc::new(SystemClock));
+pub(super) fn open_store(directory: &Path, access: Access) -> Result<ChunkStore, ChunkError> {
+    let clock = Arc::new(SystemClock);
+    let fs: Arc<dyn Fs> = match access {
+        // Opening tidies up; what is only looked at is tidied in memory.
+        Access::Read => Arc::new(ViewFs::default()),
+        Access::Serve | Access::Write => Arc::new(RealFs),
+    };
     let (store, report) = ChunkStore::open(&directory.join(CHUNKS), fs, clock, StoreOptions::default())?;
     report.damages.iter().for_each(|damage| tracing::warn!(%damage, "the chunk store"));
     Ok(store)

@@ -3,6 +3,7 @@
 mod evidence;
 mod losses;
 mod swap;
+mod witnesses;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod driver;
 mod filters;
 mod invalid;
 mod journals;
+mod lost;
 mod migration;
 mod names;
 mod owners;
