@@ -214,10 +214,18 @@ impl Request {
             | Request::Generations
             | Request::Audit { .. }
             | Request::AuditVerify { .. }
+            | Request::Copy { .. }
+            | Request::CopyChunks { .. }
             | Request::Proof => true,
-            // Chunks are listed after their store was opened, which tidies it up.
-            _ => false,
+            Request::Compact { dry_run, .. } | Request::BlobCollect { dry_run, .. } => *dry_run,
+            _ => self.is_of_contents(),
         }
+    }
+
+    /// Whether it is about the chunks of contents.
+    #[must_use]
+    pub fn is_of_contents(&self) -> bool {
+        matches!(self, Request::BlobList | Request::BlobStats | Request::BlobVerify | Request::BlobCollect { .. })
     }
 }
 

@@ -338,7 +338,18 @@ impl Datastore {
         shared.state.damage().listen(say);
         let mut threads = Vec::new();
         let mut tasks = tokio::task::JoinSet::new();
+        let compactor =
+            Compactor::new(shared.log.clone(), &shared.work.join("base")).segment_bytes(shared.config.segment_bytes);
+        let for_compaction = Arc::clone(&shared);
+        let watch = shared.watch.clone();
+        let spawn = |name, end: Option<fn(&'static str) -> !>, work: Box<dyn FnOnce() + Send>| {
+            watch.thread(name, end, work).map_err(io("starting a thread"))
+        };
+        // Who looks may ask what a compaction would do.
+        let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
+        let compacting = spawn("compact", None, Box::new(compacting))?;
         if let Place::Read { .. } = place {
+            threads.push(compacting);
             return Ok(Datastore { shared, place, threads, tasks, recovery });
         }
         let applier = Applier { shared: Arc::clone(&shared), committed };
@@ -350,18 +361,10 @@ impl Datastore {
             is_reserve_dropped: false,
             unvouched_since: None,
         };
-        let compactor =
-            Compactor::new(shared.log.clone(), &shared.path.join("base")).segment_bytes(shared.config.segment_bytes);
-        let for_compaction = Arc::clone(&shared);
-        let watch = shared.watch.clone();
-        let spawn = |name, end: Option<fn(&'static str) -> !>, work: Box<dyn FnOnce() + Send>| {
-            watch.thread(name, end, work).map_err(io("starting a thread"))
-        };
         threads.push(spawn("apply", Some(commit::part_panicked), Box::new(move || applier.run()))?);
         let committing = move || committer.run(commit_requests);
         threads.push(spawn("commit", Some(commit::part_panicked), Box::new(committing))?);
-        let compacting = move || compaction::run(&for_compaction, compactor, compaction_requests);
-        threads.push(spawn("compact", None, Box::new(compacting))?);
+        threads.push(compacting);
         threads.push(spawn("audit", None, Box::new(Audit::work(&shared)))?);
         let listens = place.endpoint().is_some();
         if let Some(endpoint) = place.endpoint() {

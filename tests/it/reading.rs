@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::fleet::Fleet;
+use crate::web::Web;
 
 /// Every file and folder below a directory, with its contents.
 pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
@@ -102,4 +103,33 @@ fn p13_reading_commands_leave_a_members_directory_as_it_is() {
     let commands: [&[&str]; 7] =
         [&["verify"], &["status"], &["export"], &["ls", "c"], &["get", "c", "k1"], &["tail"], &["outbox"]];
     leave_as_it_is(&fleet, "a", &commands);
+}
+
+#[test]
+fn p13_what_looks_at_contents_or_copies_a_log_leaves_a_stopped_directory_as_it_is() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let mut web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let made = admin.made("/api/resources", &serde_json::json!({ "ResourceName": "r" }));
+    let raw = format!("/api/resources/{}/raw", made["GUID"].as_str().expect("a GUID"));
+    assert_eq!(admin.upload("PUT", &raw, "file", &[7; 300_000][..]).status, 200);
+    fleet.converges(&["a"]);
+    fleet.wait("the contents have arrived", || fleet.ok("d", &["blobs", "verify"]).contains("all is well"));
+    web.stop();
+    datastore.terminate();
+    let backups = fleet.dir("backups");
+    let backup = ["backup", "create", backups.to_str().expect("text")];
+    let blobs: [&[&str]; 4] =
+        [&["blobs", "list"], &["blobs", "stats"], &["blobs", "verify"], &["blobs", "gc", "--dry-run"]];
+    let of_datastore = blobs.into_iter().chain([&["compact", "--dry-run"] as &[&str], &backup]);
+    let all = of_datastore.map(|command| ("d", command)).chain(blobs.into_iter().map(|command| ("a", command)));
+    for (name, command) in all {
+        let before = tree(&fleet.dir(name));
+        fleet.ok(name, command);
+        assert!(tree(&fleet.dir(name)) == before, "{command:?} changed the directory of {name}");
+    }
+    // What it copied is whole.
+    fleet.ok("d", &["backup", "verify", backups.to_str().expect("text")]);
 }
