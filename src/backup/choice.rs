@@ -22,10 +22,18 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
     let covering = match end {
         None => return Ok(newest),
         Some(End::Seq(seq)) => {
-            manifests.iter().filter(|manifest| manifest.horizon <= seq && seq <= manifest.seq).max_by_key(|manifest| {
-                let leads_here = newest.lineage.iter().any(|entry| entry.generation == manifest.generation);
-                (leads_here, manifest.generation, manifest.made_ms)
-            })
+            let reaching = manifests.iter().filter(|manifest| manifest.horizon <= seq && seq <= manifest.seq);
+            let rank = |manifest: &&Manifest| (leads_to(newest, manifest, seq), manifest.generation, manifest.made_ms);
+            match reaching.max_by_key(rank) {
+                Some(found) if !leads_to(newest, found, seq) => {
+                    let (id, latest) = (&found.id, &newest.id);
+                    return Err(RestoreError::NotCovered(format!(
+                        "sequence {seq} is in a branch of the log only that was given up before backup {latest} was made: to \
+                         restore that branch all the same, name its backup, --backup {id}"
+                    )));
+                }
+                found => found,
+            }
         }
         Some(End::Time(time)) => at_time(manifests, newest, time),
     };
@@ -33,6 +41,14 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
         let ranges = coverage(manifests).into_iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>();
         RestoreError::NotCovered(format!("no backup reaches it; what can be restored: {}", ranges.join(", ")))
     })
+}
+
+/// Whether what `manifest` holds up to `seq` is part of the history of `newest`.
+fn leads_to(newest: &Manifest, manifest: &Manifest, seq: Seq) -> bool {
+    let later = newest.lineage.iter().filter(|entry| entry.generation > manifest.generation);
+    let shared_to = later.map(|entry| entry.shared_to).min();
+    let is_ancestor = newest.lineage.iter().any(|entry| entry.generation == manifest.generation);
+    (is_ancestor || manifest.generation == newest.generation) && shared_to.is_none_or(|shared_to| seq <= shared_to)
 }
 
 /// Of the generation that was current then: the earliest that was made afterwards, because the later, the more may have been
@@ -65,7 +81,7 @@ pub fn coverage(manifests: &[Manifest]) -> Vec<(Seq, Seq)> {
 mod tests {
     use super::*;
     use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
-    use crate::model::{Digest, Generation, LogId};
+    use crate::model::{Digest, Generation, LineageEntry, LogId};
 
     fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
         let info = |generation, time_ms, beginning| GenerationInfo {
@@ -95,6 +111,21 @@ mod tests {
             missing: Vec::new(),
             stamp: String::new(),
         }
+    }
+
+    #[test]
+    fn p13_a_branch_that_was_given_up_is_restored_only_when_it_is_named() {
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let mut all = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 2, 120, 13)];
+        all.iter_mut().for_each(|manifest| manifest.lineage = vec![entry(1, 0)]);
+        all[2].lineage.push(entry(2, 10));
+        let chosen = |seq| choose(&all, Some(End::Seq(Seq(seq)))).map(|manifest| manifest.id.clone());
+        assert_eq!(chosen(12).expect("one"), "1-2-120", "both branches have it: the one that went on");
+        let refused = chosen(14).expect_err("given up").to_string();
+        assert!(refused.contains("given up") && refused.contains("--backup 1-1-60"), "{refused}");
+        let given_up = [all[0].clone(), all[1].clone()];
+        assert!(choose(&given_up, Some(End::Seq(Seq(14)))).is_ok(), "nothing says that it was");
     }
 
     #[test]
