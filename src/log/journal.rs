@@ -148,7 +148,7 @@ impl Journal {
         let Last { seq, chain, end } = last;
         let now = Vouched { id: header.log_id, generation: header.generation, seq, chain };
         let head = match (&slots, vouched) {
-            (Some(slots), Some((index, _))) => JournalHead::open(&*fs, dir, slots, index, now),
+            (Some(slots), Some(_)) => JournalHead::open(&fs, dir, slots, now),
             // Of a version without heads: see below.
             _ => JournalHead::create(&*fs, dir, Vouched { generation: following(header.generation), ..now }),
         };
@@ -466,7 +466,7 @@ fn check_never_written(slots: Option<&Slots>) -> Result<(), JournalError> {
 }
 
 /// What the head says of a file; `None` for one of a version without heads.
-fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<(u64, Vouched)>, JournalError> {
+fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<Vouched>, JournalError> {
     if header.flags & FLAG_HEADED != 0 {
         let found = slots.and_then(|slots| slots.about(header.log_id, header.generation));
         let damage = |found: &str| Damage::new(HEAD, 0, "the head of the outbox journal", "one of this file", found);
@@ -496,12 +496,12 @@ fn scan_records(
     file: &Arc<dyn File>,
     header: &FileHeader,
     length: u64,
-    vouched: Option<(u64, Vouched)>,
+    vouched: Option<Vouched>,
     visit: &mut dyn FnMut(JournalRecord),
 ) -> Result<(Scan, Last), JournalError> {
     let mut last = Last { seq: Seq::ZERO, chain: CHAIN_START, end: HEADER_BYTES as u64 };
     let vouched = vouched.filter(|_| !planted::is(Bug::JournalWithoutMarks) && !planted::is(Bug::JournalHeadIgnored));
-    let expected = vouched.map_or((Seq::ZERO, CHAIN_START), |(_, vouched)| (vouched.seq, vouched.chain));
+    let expected = vouched.map_or((Seq::ZERO, CHAIN_START), |vouched| (vouched.seq, vouched.chain));
     let mut is_other = expected.0 == Seq::ZERO && expected.1 != CHAIN_START;
     let scan = scan_frames(file, false, true, length, Scan::new(header), |raw| {
         if raw.header.kind == MARK {
@@ -634,6 +634,39 @@ mod tests {
                 let fits = |range: &std::ops::Range<u64>| range.clone().map(record).eq(found.iter().cloned());
                 assert!(allowed.iter().any(fits), "{stop} {survival:?}: {} records, {allowed:?}", found.len());
             }
+        }
+    }
+
+    #[test]
+    fn p07_a_power_cut_on_a_full_disk_leaves_the_head_a_slot() {
+        for seed in 0..200 {
+            let fs = MemoryFs::new();
+            let append = |journal: &mut Journal, n: u64| {
+                journal.append(&[record(n)]).expect("fits");
+                journal.sync().expect("syncs");
+            };
+            let (mut journal, _) = open(&fs).expect("opens");
+            append(&mut journal, 0);
+            journal.vouch();
+            append(&mut journal, 1);
+            // Killed before the head was synced, and started again where there is no room for a new head.
+            fs.set_capacity(Some(fs.used_bytes() + 1000));
+            let (mut journal, found) = open(&fs).expect("opens on a full disk");
+            assert_eq!(found.len(), 2);
+            append(&mut journal, 2);
+            let survival = if seed % 2 == 0 { Survival::Sectors } else { Survival::Prefix };
+            let fs = fs.crash(survival, seed);
+            let (_, found) = open(&fs).unwrap_or_else(|error| panic!("{seed}: {error}"));
+            assert_eq!(found.len(), 3, "{seed}");
+            // With room again, the new head is made.
+            let (mut journal, _) = open(&fs).expect("opens");
+            fs.set_capacity(None);
+            append(&mut journal, 3);
+            journal.vouch();
+            let fs = fs.crash(Survival::Nothing, seed);
+            let file = fs.open(&dir().join(FILE)).expect("is there");
+            file.set_len(HEADER_BYTES as u64).expect("cuts");
+            assert!(open(&fs).is_err(), "{seed}: the head vouches for what was cut");
         }
     }
 

@@ -6,7 +6,7 @@
 //! for it: whichever file is found afterwards has its slot.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{HeadSlot, SLOT_BYTES};
@@ -39,7 +39,7 @@ impl Vouched {
 
 /// What a head file holds.
 #[derive(Debug)]
-pub(super) struct Slots(Vec<(u64, HeadSlot)>);
+pub(super) struct Slots(Vec<HeadSlot>);
 
 impl Slots {
     /// Reads both slots; those that are damaged are left out.
@@ -48,31 +48,28 @@ impl Slots {
         let length = usize::try_from(file.len()?.min(2 * SLOT_BYTES as u64)).unwrap_or(0);
         let mut bytes = vec![0; length];
         read_exact_at(&*file, &mut bytes, 0)?;
-        let slot = |index: u64| {
-            let offset = usize::try_from(index).unwrap_or(0) * SLOT_BYTES;
-            HeadSlot::decode(bytes.get(offset..).unwrap_or_default()).ok().map(|slot| (index, slot))
-        };
+        let slot = |index: usize| HeadSlot::decode(bytes.get(index * SLOT_BYTES..).unwrap_or_default()).ok();
         Ok(Slots((0..2).filter_map(slot).collect()))
     }
 
-    /// The newest slot about one file, and its index.
-    pub(super) fn about(&self, id: LogId, generation: Generation) -> Option<(u64, Vouched)> {
-        let matching = self.0.iter().filter(|(_, slot)| slot.log_id == id && slot.generation == generation);
-        matching.max_by_key(|(_, slot)| slot.counter).map(|(index, slot)| (*index, Vouched::of(slot)))
+    /// The newest slot about one file.
+    pub(super) fn about(&self, id: LogId, generation: Generation) -> Option<Vouched> {
+        let matching = self.0.iter().filter(|slot| slot.log_id == id && slot.generation == generation);
+        matching.max_by_key(|slot| slot.counter).map(Vouched::of)
     }
 
     /// The newest slot.
     pub(super) fn newest(&self) -> Option<Vouched> {
-        self.0.iter().max_by_key(|(_, slot)| slot.counter).map(|(_, slot)| Vouched::of(slot))
+        self.0.iter().max_by_key(|slot| slot.counter).map(Vouched::of)
     }
 
     /// Whether nothing was written after the file was made, but for the preparation of one rewrite.
     pub(super) fn is_new(&self) -> bool {
-        self.0.iter().all(|(_, slot)| slot.counter <= 2)
+        self.0.iter().all(|slot| slot.counter <= 2)
     }
 
     fn counter(&self) -> u64 {
-        self.0.iter().map(|(_, slot)| slot.counter).max().unwrap_or(0)
+        self.0.iter().map(|slot| slot.counter).max().unwrap_or(0)
     }
 }
 
@@ -85,6 +82,16 @@ pub(super) struct JournalHead {
     counter: u64,
     /// Whether the other slot was written since the last sync.
     is_dirty: bool,
+    /// The file that has to be made before anything is written, because the disk was full when it was opened.
+    unmade: Option<Unmade>,
+}
+
+/// A head file that is to take the place of one of which it is not known which slot the disk has.
+#[derive(Debug)]
+struct Unmade {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    vouched: Vouched,
 }
 
 impl JournalHead {
@@ -96,30 +103,34 @@ impl JournalHead {
     fn create_after(fs: &dyn Fs, dir: &Path, counter: u64, vouched: Vouched) -> io::Result<JournalHead> {
         let bytes = [vouched.slot(counter).encode(), vouched.slot(counter + 1).encode()].concat();
         replace_file(fs, &dir.join(HEAD), &bytes)?;
-        Ok(JournalHead { file: fs.open(&dir.join(HEAD))?, durable: 1, counter: counter + 1, is_dirty: false })
+        let file = fs.open(&dir.join(HEAD))?;
+        Ok(JournalHead { file, durable: 1, counter: counter + 1, is_dirty: false, unmade: None })
     }
 
     /// Puts a new file in the place of the one with `slots`, of which both slots say `vouched`. After a failed sync a slot can
     /// be read that the disk never received, so neither slot of the old file may be overwritten: it might be the durable one.
-    /// On a full disk the old file stays in use, of which the slot at `index` is believed.
-    pub(super) fn open(
-        fs: &dyn Fs,
-        dir: &Path,
-        slots: &Slots,
-        index: u64,
-        vouched: Vouched,
-    ) -> io::Result<JournalHead> {
-        match JournalHead::create_after(fs, dir, slots.counter() + 1, vouched) {
+    /// On a full disk the old file stays as it is until there is room for the new one.
+    pub(super) fn open(fs: &Arc<dyn Fs>, dir: &Path, slots: &Slots, vouched: Vouched) -> io::Result<JournalHead> {
+        match JournalHead::create_after(&**fs, dir, slots.counter() + 1, vouched) {
             Err(error) if is_full(&error) => {
-                let file = fs.open(&dir.join(HEAD))?;
-                Ok(JournalHead { file, durable: index, counter: slots.counter(), is_dirty: false })
+                let unmade = Unmade { fs: Arc::clone(fs), dir: dir.to_owned(), vouched };
+                let (file, counter) = (fs.open(&dir.join(HEAD))?, slots.counter());
+                Ok(JournalHead { file, durable: 1, counter, is_dirty: false, unmade: Some(unmade) })
             }
             made => made,
         }
     }
 
+    /// Makes the file for which there was no room.
+    fn make(&mut self) -> io::Result<()> {
+        let Some(Unmade { fs, dir, vouched }) = &self.unmade else { return Ok(()) };
+        *self = JournalHead::create_after(&**fs, dir, self.counter + 1, *vouched)?;
+        Ok(())
+    }
+
     /// Vouches for a record of the journal in place, which is durable. Without a sync a power cut may undo it.
     pub(super) fn write(&mut self, vouched: Vouched) -> io::Result<()> {
+        self.make()?;
         self.counter += 1;
         // A slot that was torn here must not become the durable one.
         self.is_dirty = false;
@@ -146,6 +157,7 @@ impl JournalHead {
 
     /// Vouches durably for a file that is about to take the journal's place; [`JournalHead::replaced`] says that it has.
     pub(super) fn prepare(&mut self, vouched: Vouched) -> io::Result<()> {
+        self.make()?;
         self.sync()?;
         self.counter += 1;
         self.file.write_at(&vouched.slot(self.counter).encode(), (1 - self.durable) * SLOT_BYTES as u64)?;

@@ -289,6 +289,7 @@ impl World {
                     self.oracle.durable(number, seq);
                     self.persisted[number] = Some(seq);
                     self.replicas[number].shown = seq;
+                    self.replicas[number].came_to = self.replicas[number].came_to.max(seq);
                     // The rule by which the simulated datastore is one of an earlier version.
                     let is_earlier = seq.0.is_multiple_of(3);
                     self.replicas[number].states.note_filled(if is_earlier { seq } else { Seq::ZERO });
@@ -451,6 +452,8 @@ impl World {
         };
         let seq = running.stepped.position().map(|position| position.seq);
         running.refuse_pending();
+        let node = &mut self.replicas[number];
+        node.came_to = node.came_to.max(seq.unwrap_or_default());
         self.note(|| format!("web{number} applied up to {seq:?}"));
         if self.fatal(number, result) {
             return Ok(());
@@ -567,11 +570,11 @@ impl World {
     /// The next transaction of an import, or the last one again: because it was not answered, or by mistake.
     fn next_import(&mut self, number: usize) -> Draft {
         let again = self.chance(10);
-        let import = &self.replicas[number].import;
-        if let Some((draft, answered)) = &import.last
-            && (!answered || again)
+        let import = &mut self.replicas[number].import;
+        if import.last.as_ref().is_some_and(|(_, answered)| !answered || again)
+            && let Some(draft) = import.again()
         {
-            return draft.clone();
+            return draft;
         }
         let (collection, key) = self.any_key();
         self.next_value += 1;
@@ -591,7 +594,7 @@ impl World {
         import.counter += 1;
         let id = Some(TxnId { origin, counter: OriginCounter(import.counter) });
         let draft = Draft { ops: vec![Op::Put { collection, key, value }], conditions, id, ..Draft::default() };
-        import.last = Some((draft.clone(), false));
+        import.next(draft.clone());
         draft
     }
 

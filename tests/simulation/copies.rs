@@ -27,6 +27,7 @@ pub struct Copy {
     was_damaged: bool,
     /// See [`Node::was_at`]: its state may have gone back before the copy was made.
     was_at: Seq,
+    came_to: Seq,
 }
 
 impl World {
@@ -49,7 +50,7 @@ impl World {
                 (node.damaged, node.tampered) = (false, false);
                 node.was_damaged = copy.was_damaged;
                 // An old copy of everything is not known here to be old: only the datastore can tell.
-                (node.shown, node.was_at) = (Seq::ZERO, copy.was_at);
+                (node.shown, node.was_at, node.came_to) = (Seq::ZERO, copy.was_at, copy.came_to);
                 self.oracle.rolled_back(number, copy.remembered);
                 self.looked_at[number] = None;
                 Ok(true)
@@ -64,13 +65,11 @@ impl World {
 
     /// The state alone is replaced by an older one: the mark beside it shows that.
     fn roll_back_state(&mut self, number: usize, copy: &Copy) {
-        let was_at = self.replicas[number].seq().unwrap_or_default();
         self.stop_replica(number, true, "its state is replaced by an old copy");
         self.forget_connections(number);
         let node = &mut self.replicas[number];
         node.states = node.states.rolled_back(&copy.states);
-        // A state that was damaged, and is gone by now, had come as far as the mark says.
-        node.was_at = node.was_at.max(was_at).max(node.states.marked());
+        node.was_at = node.was_at.max(node.came_to).max(node.states.marked());
         (node.damaged, node.tampered) = (false, false);
         self.looked_at[number] = None;
     }
@@ -83,8 +82,8 @@ impl World {
         let fs = node.fs.crash(Survival::Everything, 0);
         fs.set_capacity(None);
         let (states, was_damaged) = (node.states.copy(), node.was_damaged);
-        let was_at = node.was_at.max(states.marked());
-        Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged, was_at })
+        let (was_at, came_to) = (node.was_at.max(states.marked()), node.came_to);
+        Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged, was_at, came_to })
     }
 
     /// Nothing that is under way arrives any more.
@@ -106,7 +105,7 @@ impl World {
         let node = &self.replicas[number];
         let mut twin = Node::new(node.name.clone(), node.role, node.certificate.clone());
         (twin.fs, twin.states, twin.was_damaged) = (copy.fs, copy.states, copy.was_damaged);
-        twin.was_at = copy.was_at;
+        (twin.was_at, twin.came_to) = (copy.was_at, copy.came_to);
         let number = self.replicas.len();
         self.replicas.push(twin);
         self.oracle.doubled(number, copy.remembered);
@@ -285,7 +284,9 @@ impl World {
             let fs = if number == follower { &copy.fs } else { &node.fs };
             let states = if number == follower { &copy.states } else { &node.states };
             (other.fs, other.states) = (fs.crash(Survival::Everything, 0), states.copy());
-            other.was_at = if number == follower { copy.was_at } else { node.was_at };
+            let (was_at, came_to) = (node.was_at, node.came_to);
+            (other.was_at, other.came_to) =
+                if number == follower { (copy.was_at, copy.came_to) } else { (was_at, came_to) };
             other.fs.set_capacity(None);
             side.replicas.push(other);
         }

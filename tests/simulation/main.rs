@@ -2,6 +2,7 @@
 //! by an oracle that is written from the promises alone. `docs/testing.md` says how to run more of it.
 //!
 //! `GRAVWELL_SEEDS=5000 cargo test --profile sim --no-default-features --test simulation seeds -- --nocapture`
+//! `GRAVWELL_WITH=OldCopy,ReplicaRolledBack` plays only seeds in which these faults strike.
 //! `GRAVWELL_SEED=17 cargo test --profile sim --no-default-features --test simulation replay -- --nocapture`
 #![allow(missing_docs, reason = "a test")]
 
@@ -44,6 +45,9 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (4278, "the oracle forgot that the state in a copied directory had gone back"),
     (5119, "the oracle compacted while another compaction was under way, and was refused"),
     (5158, "a fetch of a state that was given up left a directory"),
+    (7348, "the oracle's import gave a number again that may have been taken"),
+    (7555, "a journal's head that was opened on a full disk was written over where it was durable"),
+    (7731, "the oracle knew how far a state had come from its mark alone"),
 ];
 
 fn number(name: &str, otherwise: u64) -> u64 {

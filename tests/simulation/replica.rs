@@ -262,6 +262,8 @@ pub struct Node {
     /// Where it was when its state was replaced by an older one. The mark and the last persist may be older than that, and
     /// the journal may have been rewritten for it.
     pub was_at: Seq,
+    /// How far its state ever came: the journal may have been rewritten for that, whatever became of the state since.
+    pub came_to: Seq,
     /// An import that numbers its own transactions.
     pub import: Import,
     pub life: u64,
@@ -274,19 +276,37 @@ pub struct Import {
     pub counter: u64,
     /// The last one that was submitted, and whether it was answered.
     pub last: Option<(Draft, bool)>,
+    /// Whether that was submitted before.
+    is_again: bool,
 }
 
 impl Import {
+    /// The last one, to be submitted again.
+    pub fn again(&mut self) -> Option<Draft> {
+        self.is_again = true;
+        self.last.as_ref().map(|(draft, _)| draft.clone())
+    }
+
+    /// The next one is submitted for the first time.
+    pub fn next(&mut self, draft: Draft) {
+        (self.last, self.is_again) = (Some((draft, false)), false);
+    }
+
     pub fn answered(&mut self) {
         if let Some((_, answered)) = &mut self.last {
             *answered = true;
         }
     }
 
-    /// It was not taken: the next one gets its number. True: nobody here knows what became of it, so the import begins anew.
+    /// It was not taken: the next one gets its number, unless this one was submitted before without an answer and so may have been
+    /// taken then. True: nobody here knows what became of it, so it is submitted again, or the import begins anew.
     pub fn refused(&mut self, error: &SubmitError) -> bool {
         let is_unknown = matches!(error, SubmitError::Gap { .. });
         match self.last.take() {
+            Some((draft, false)) if self.is_again && !is_unknown => {
+                self.last = Some((draft, false));
+                return true;
+            }
             // A second time by mistake, refused: the first one stands.
             Some((draft, true)) if !is_unknown => {
                 self.last = Some((draft, true));
@@ -316,6 +336,7 @@ impl Node {
             compared: None,
             shown: Seq::ZERO,
             was_at: Seq::ZERO,
+            came_to: Seq::ZERO,
             import: Import::default(),
             life: 0,
         }

@@ -68,6 +68,7 @@ pub fn run_many(from: u64, count: u64, progress: bool) -> Report {
 }
 
 pub fn run_until(from: u64, count: u64, progress: bool, failures_max: usize) -> Report {
+    let with = std::env::var("GRAVWELL_WITH").unwrap_or_default();
     let (next, stop) = (AtomicU64::new(from), AtomicBool::new(false));
     let report = Mutex::new(Report::default());
     let started = Instant::now();
@@ -79,6 +80,9 @@ pub fn run_until(from: u64, count: u64, progress: bool, failures_max: usize) -> 
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= from + count {
                         return;
+                    }
+                    if !World::strikes_with(seed, &with) {
+                        continue;
                     }
                     let (summary, result) = run_one(seed);
                     let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -166,9 +166,20 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, verbose: bool) -> World {
-        let mut random = SmallRandom(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66);
+        let mut random = World::random_of(seed);
         let plan = Plan::draw(&mut random);
         World::of(plan, random, verbose)
+    }
+
+    /// Whether a seed's plan has each of these faults, named with commas between them.
+    pub fn strikes_with(seed: u64, faults: &str) -> bool {
+        let plan = Plan::draw(&mut World::random_of(seed));
+        let has = |name: &str| plan.faults.iter().any(|(fault, _)| format!("{fault:?}") == name);
+        faults.split(',').filter(|name| !name.is_empty()).all(has)
+    }
+
+    fn random_of(seed: u64) -> SmallRandom {
+        SmallRandom(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66)
     }
 
     fn of(plan: Plan, mut random: SmallRandom, verbose: bool) -> World {
