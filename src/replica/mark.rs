@@ -107,6 +107,12 @@ impl Mark {
             return None;
         }
         let (at, generation_at) = (found.seq, found.generation);
+        if (at, generation_at) == (seq, generation) {
+            let (was, is) = (self.position.digest, found.digest);
+            return Some(format!(
+                "the state is not the one that was here: at sequence {seq} its digest was {was}, and is {is}"
+            ));
+        }
         Some(format!(
             "the state went back: it was at sequence {seq} of generation {generation}, and is at {at} of {generation_at}"
         ))
