@@ -221,7 +221,7 @@ impl World {
             let twins = || self.replicas.iter().enumerate().filter(|(_, other)| other.name == node.name);
             // What a state holds whose rows were damaged, or that holds what was never written, is not to be counted on; of
             // twins it is reported for both.
-            let is_doubtful = twins().any(|(_, twin)| twin.damaged || twin.tampered || twin.was_damaged);
+            let is_doubtful = twins().any(|(_, twin)| twin.is_doubtful() || twin.has_misreported);
             // Readers take a snapshot when they are too far behind.
             let is_reader = node.role == Role::Reader;
             if node.revoked || is_reader || !fresh || is_doubtful {

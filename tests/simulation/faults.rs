@@ -349,6 +349,7 @@ impl World {
         let (name, certificate) = (node.name.clone(), node.certificate.clone());
         for (number, node) in self.replicas.iter_mut().enumerate().filter(|(_, node)| node.name == name) {
             (self.reported[number], self.saved_reports[number]) = (None, None);
+            node.has_misreported = false;
             (node.revoked, node.role, node.certificate) = (false, role, certificate.clone());
         }
         Ok(())

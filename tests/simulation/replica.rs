@@ -255,6 +255,8 @@ pub struct Node {
     pub damaged: bool,
     /// Rows were damaged at some time.
     pub was_damaged: bool,
+    /// It has reported a position of a state with damaged or altered rows, which the register keeps whatever becomes of that.
+    pub has_misreported: bool,
     /// The last bookmark that a replica known to differ was shown.
     pub compared: Option<Bookmark>,
     /// What it has durably shown: less than this it may not show without saying so.
@@ -333,6 +335,7 @@ impl Node {
             tampered: false,
             damaged: false,
             was_damaged: false,
+            has_misreported: false,
             compared: None,
             shown: Seq::ZERO,
             was_at: Seq::ZERO,
@@ -368,6 +371,11 @@ impl Node {
             attempt: 0,
         });
         Ok(())
+    }
+
+    /// Whether its state holds, or held, what was never written.
+    pub fn is_doubtful(&self) -> bool {
+        self.damaged || self.tampered || self.was_damaged
     }
 
     /// Removes what has arrived of a state over a connection that has ended.

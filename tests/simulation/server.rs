@@ -223,6 +223,7 @@ impl World {
                 if is_first && let Ok(text) = datastore.registry.text(now_ms) {
                     self.disks.members = text;
                 }
+                self.replicas[replica].has_misreported |= self.replicas[replica].is_doubtful();
                 // From its first report on a member counts, whatever happens to the datastore.
                 let twins = self.twins_of(replica);
                 if twins.iter().all(|twin| self.saved_reports[*twin].is_none()) {
