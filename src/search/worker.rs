@@ -5,7 +5,7 @@
 //! keeps, rows in through standard input, rows out through standard output. Whatever happens to it, the search ends with
 //! a reason and everything else goes on.
 //!
-//! As soon as it has its bounds it confines itself ([`super::sandbox`]), before it reads a byte of what was typed.
+//! As soon as it has its bounds it confines itself (`search/sandbox.rs`), before it reads a byte of what was typed.
 //!
 //! In: the filter, a length (u32, little-endian) and its text; then batches, each a length (u32, little-endian) and that many bytes of rows, as [`super::row::Row::write`] writes them. Out: first a
 //! line, `+` when the filter is understood, with what it is not confined by behind it, or `-BYTE MESSAGE`; then rows in the same form, in pieces, and after what comes of
