@@ -47,6 +47,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (5158, "a fetch of a state that was given up left a directory"),
     (7348, "the oracle's import gave a number again that may have been taken"),
     (7555, "a journal's head that was opened on a full disk was written over where it was durable"),
+    (1701, "the oracle counted on what a damaged state had reported, once the directory was replaced"),
     (7731, "the oracle knew how far a state had come from its mark alone"),
 ];
 

