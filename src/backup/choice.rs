@@ -4,6 +4,7 @@ use super::manifest::Manifest;
 use super::restore::RestoreError;
 use crate::log::copy::End;
 use crate::model::Seq;
+use crate::model::position::shared_after;
 
 /// Chooses the backup from which `end` can be restored: the newest of those that reach it; `None`: the newest of all.
 ///
@@ -45,8 +46,7 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
 
 /// Whether what `manifest` holds up to `seq` is part of the history of `newest`.
 fn leads_to(newest: &Manifest, manifest: &Manifest, seq: Seq) -> bool {
-    let later = newest.lineage.iter().filter(|entry| entry.generation > manifest.generation);
-    let shared_to = later.map(|entry| entry.shared_to).min();
+    let shared_to = shared_after(&newest.lineage, manifest.generation);
     let is_ancestor = newest.lineage.iter().any(|entry| entry.generation == manifest.generation);
     (is_ancestor || manifest.generation == newest.generation) && shared_to.is_none_or(|shared_to| seq <= shared_to)
 }

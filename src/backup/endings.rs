@@ -20,14 +20,16 @@ const MEMBER: &str = "restore";
 /// # Errors
 /// When state or log cannot be read or written.
 pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collection]) -> Result<u64, RestoreError> {
-    let keys = keys_of(state, collections)?;
+    let objects = objects_of(state, collections)?;
     let wrong = |error: &dyn std::fmt::Display| RestoreError::Wrong(error.to_string());
     let mut origin = [0; 16];
     SystemEntropy.fill(&mut origin).map_err(|error| wrong(&error))?;
     let member = MemberName::new(MEMBER).map_err(|error| wrong(&error))?;
-    for (counter, keys) in (1..).zip(keys.chunks(OPS_MAX)) {
-        let delete =
-            |(collection, key): &(Collection, Key)| Op::Delete { collection: collection.clone(), key: key.clone() };
+    for (counter, objects) in (1..).zip(objects.chunks(OPS_MAX)) {
+        let delete = |(collection, key, _): &(Collection, Key, Bytes)| Op::Delete {
+            collection: collection.clone(),
+            key: key.clone(),
+        };
         let now_ms = SystemClock.now_ms();
         let txn = Txn {
             id: TxnId { origin: Origin(origin), counter: OriginCounter(counter) },
@@ -35,7 +37,7 @@ pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collectio
             time_ms: now_ms,
             note: Bytes::from_static(b"ended by a restore"),
             conditions: Vec::new(),
-            ops: keys.iter().map(delete).collect(),
+            ops: objects.iter().map(delete).collect(),
         };
         let (seq, time_ms) = (log.head().0.next(), log.last_time_ms().max(now_ms));
         let entry = Entry { seq, time_ms, member: member.clone(), body: EntryBody::Commit(txn) };
@@ -43,12 +45,7 @@ pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collectio
         log.sync().map_err(|error| wrong(&error))?;
         state.apply(&[entry], log.head().1).map_err(|error| wrong(&error))?;
     }
-    Ok(keys.len() as u64)
-}
-
-fn keys_of(state: &StateStore, collections: &[Collection]) -> Result<Vec<(Collection, Key)>, RestoreError> {
-    let rows = objects_of(state, collections)?;
-    Ok(rows.into_iter().map(|(collection, key, _)| (collection, key)).collect())
+    Ok(objects.len() as u64)
 }
 
 /// The objects of `collections`.

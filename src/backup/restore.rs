@@ -16,7 +16,7 @@ use crate::chunks::decode_index;
 use crate::codec::admin::{Beginning, GenerationInfo};
 use crate::codec::content;
 use crate::config::datastore::DatastoreConfig;
-use crate::datastore::open::{self, log_options};
+use crate::datastore::open::{self, OpenError, log_options};
 use crate::datastore::recover::index_beyond;
 use crate::env::data_dir::DirectoryError;
 use crate::env::{Clock, RealFs, SystemClock};
@@ -58,6 +58,9 @@ pub enum RestoreError {
         /// The backup's.
         restored: Seq,
     },
+    /// The index that is left of a lost log may hold more than the backup, and the process lacks what it needs to read it.
+    #[error("the state index that is left of the log may know more than the backup, and cannot be examined now: {0}")]
+    Index(OpenError),
     /// What was restored is not what was backed up.
     #[error("the restored log is not what was backed up: {0}")]
     Wrong(String),
@@ -163,7 +166,9 @@ pub fn restore(
     let generation = generations::next(path, manifest.log_id, known, &manifest.generations)?;
     let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
     let mut restored = rebuild(repository, manifest, &new, config, (end, generation), &wishes, progress)?;
-    restored.index = if log.exists() { None } else { index_beyond(path, config, restored.seq) };
+    if !log.exists() {
+        restored.index = index_beyond(path, config, restored.seq).map_err(RestoreError::Index)?;
+    }
     if let Some(index) = restored.index.filter(|_| !wishes.replace) {
         remove(&new)?;
         let (path, restored) = (path.join(open::STATE), restored.seq);

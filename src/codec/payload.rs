@@ -14,8 +14,9 @@ use super::redacted::decode_sent;
 use crate::model::limits::HARD;
 use crate::model::{Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Reason, Seq, Txn, TxnId};
 
+/// A commit as it is written; the beginning of a redacted one, too.
 #[derive(Serialize, Deserialize)]
-struct CommitV1<'a> {
+pub(super) struct CommitV1<'a> {
     time_ms: u64,
     member: Cow<'a, MemberName>,
     id: TxnId,
@@ -25,6 +26,44 @@ struct CommitV1<'a> {
     note: Cow<'a, [u8]>,
     conditions: Cow<'a, [Condition]>,
     ops: Cow<'a, [Op]>,
+}
+
+impl<'a> CommitV1<'a> {
+    pub(super) fn of(entry: &'a Entry, txn: &'a Txn) -> CommitV1<'a> {
+        CommitV1 {
+            time_ms: entry.time_ms,
+            member: Cow::Borrowed(&entry.member),
+            id: txn.id,
+            settled: txn.settled,
+            made_ms: txn.time_ms,
+            note: Cow::Borrowed(&txn.note),
+            conditions: Cow::Borrowed(&txn.conditions),
+            ops: Cow::Borrowed(&txn.ops),
+        }
+    }
+
+    /// The entry at `seq`; `more` rows come besides its own, and `body` makes its body of the transaction.
+    pub(super) fn into_entry(
+        self,
+        what: &'static str,
+        seq: Seq,
+        more: usize,
+        body: impl FnOnce(Txn) -> EntryBody,
+    ) -> Result<Entry, DecodeError> {
+        let rows = self.ops.len() + self.conditions.len() + more;
+        if rows > HARD.ops_max {
+            return Err(DecodeError::new(what, 0, format_args!("at most {} rows", HARD.ops_max), rows));
+        }
+        let txn = Txn {
+            id: self.id,
+            settled: self.settled,
+            time_ms: self.made_ms,
+            note: Bytes::copy_from_slice(&self.note),
+            conditions: self.conditions.into_owned(),
+            ops: self.ops.into_owned(),
+        };
+        Ok(Entry { seq, time_ms: self.time_ms, member: self.member.into_owned(), body: body(txn) })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,17 +80,7 @@ pub(super) fn encode_payload(entry: &Entry, out: &mut Vec<u8>) -> u8 {
     let start = std::mem::take(out);
     let encoded = match &entry.body {
         EntryBody::Commit(txn) => {
-            let body = CommitV1 {
-                time_ms: entry.time_ms,
-                member: Cow::Borrowed(&entry.member),
-                id: txn.id,
-                settled: txn.settled,
-                made_ms: txn.time_ms,
-                note: Cow::Borrowed(&txn.note),
-                conditions: Cow::Borrowed(&txn.conditions),
-                ops: Cow::Borrowed(&txn.ops),
-            };
-            postcard::to_extend(&body, start).map(|bytes| (bytes, kind::COMMIT))
+            postcard::to_extend(&CommitV1::of(entry, txn), start).map(|bytes| (bytes, kind::COMMIT))
         }
         EntryBody::Reject { id, settled, reason } => {
             let body = RejectV1 {
@@ -106,24 +135,8 @@ pub fn encode_entry(
 pub fn decode_entry(header: &FrameHeader, payload: &Bytes) -> Result<Entry, DecodeError> {
     match header.kind {
         kind::COMMIT => {
-            let body: CommitV1 = decode_body("commit payload", payload)?;
-            let rows = body.ops.len() + body.conditions.len();
-            if rows > HARD.ops_max {
-                return Err(DecodeError::new("commit payload", 0, format_args!("at most {} rows", HARD.ops_max), rows));
-            }
-            Ok(Entry {
-                seq: header.seq,
-                time_ms: body.time_ms,
-                member: body.member.into_owned(),
-                body: EntryBody::Commit(Txn {
-                    id: body.id,
-                    settled: body.settled,
-                    time_ms: body.made_ms,
-                    note: Bytes::copy_from_slice(&body.note),
-                    conditions: body.conditions.into_owned(),
-                    ops: body.ops.into_owned(),
-                }),
-            })
+            let what = "commit payload";
+            decode_body::<CommitV1>(what, payload)?.into_entry(what, header.seq, 0, EntryBody::Commit)
         }
         kind::REJECT => {
             let body: RejectV1 = decode_body("reject payload", payload)?;

@@ -11,24 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::DecodeError;
 use super::frame::{FrameHeader, FrameParts, HEADER_BYTES, decode_frame, kind, seal_frame_of};
-use super::payload::{decode_body, decode_entry};
-use crate::model::limits::HARD;
-use crate::model::{
-    Chain, Condition, Entry, EntryBody, MemberName, Op, OriginCounter, Redaction, Txn, TxnId, Withheld,
-};
+use super::payload::{CommitV1, decode_body, decode_entry};
+use crate::model::{Chain, Entry, EntryBody, Redaction, Txn, Withheld};
 use crate::planted::{self, Bug};
 
 #[derive(Serialize, Deserialize)]
 struct RedactedV1<'a> {
-    time_ms: u64,
-    member: Cow<'a, MemberName>,
-    id: TxnId,
-    settled: OriginCounter,
-    made_ms: u64,
-    #[serde(with = "serde_bytes", borrow)]
-    note: Cow<'a, [u8]>,
-    conditions: Cow<'a, [Condition]>,
-    ops: Cow<'a, [Op]>,
+    #[serde(borrow)]
+    commit: CommitV1<'a>,
     withheld: Cow<'a, [Withheld]>,
 }
 
@@ -39,18 +29,7 @@ pub(super) fn encode_payload(
     withheld: &[Withheld],
     out: Vec<u8>,
 ) -> postcard::Result<Vec<u8>> {
-    let body = RedactedV1 {
-        time_ms: entry.time_ms,
-        member: Cow::Borrowed(&entry.member),
-        id: txn.id,
-        settled: txn.settled,
-        made_ms: txn.time_ms,
-        note: Cow::Borrowed(&txn.note),
-        conditions: Cow::Borrowed(&txn.conditions),
-        ops: Cow::Borrowed(&txn.ops),
-        withheld: Cow::Borrowed(withheld),
-    };
-    postcard::to_extend(&body, out)
+    postcard::to_extend(&RedactedV1 { commit: CommitV1::of(entry, txn), withheld: Cow::Borrowed(withheld) }, out)
 }
 
 /// [`decode_entry`] where a redacted frame may come.
@@ -61,21 +40,21 @@ pub fn decode_sent(header: &FrameHeader, payload: &Bytes) -> Result<Entry, Decod
     if header.kind != kind::REDACTED {
         return decode_entry(header, payload);
     }
-    let body: RedactedV1 = decode_body("redacted payload", payload)?;
-    let rows = body.ops.len() + body.conditions.len() + body.withheld.len();
-    if rows > HARD.ops_max {
-        return Err(DecodeError::new("redacted payload", 0, format_args!("at most {} rows", HARD.ops_max), rows));
+    let what = "redacted payload";
+    let RedactedV1 { commit, withheld } = decode_body(what, payload)?;
+    let (count, withheld) = (withheld.len(), withheld.into_owned());
+    commit.into_entry(what, header.seq, count, |txn| EntryBody::Redacted { txn, withheld })
+}
+
+/// Whole frames of the log as somebody is sent them from whom `redaction` withholds something, if anything.
+///
+/// # Errors
+/// At the first frame that is damaged.
+pub fn frames_for(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, DecodeError> {
+    match redaction {
+        Some(redaction) => redact_frames(redaction, frames),
+        None => Ok(frames),
     }
-    let txn = Txn {
-        id: body.id,
-        settled: body.settled,
-        time_ms: body.made_ms,
-        note: Bytes::copy_from_slice(&body.note),
-        conditions: body.conditions.into_owned(),
-        ops: body.ops.into_owned(),
-    };
-    let (member, withheld) = (body.member.into_owned(), body.withheld.into_owned());
-    Ok(Entry { seq: header.seq, time_ms: body.time_ms, member, body: EntryBody::Redacted { txn, withheld } })
 }
 
 /// Whole frames as they are sent to a member that is not given what `redaction` withholds.
@@ -127,7 +106,7 @@ mod tests {
     use crate::codec::block::decode_block;
     use crate::codec::frame::CHAIN_START;
     use crate::codec::payload::encode_entry;
-    use crate::model::{Collection, Key, Origin, Seq};
+    use crate::model::{Collection, Key, MemberName, Op, Origin, OriginCounter, Seq, TxnId};
 
     fn entry(seq: u64, collection: &str, value: &'static [u8]) -> Entry {
         let (collection, key) = (Collection::new(collection).expect("name"), Key::new("k").expect("key"));

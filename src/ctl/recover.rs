@@ -149,7 +149,7 @@ async fn rebuild(
     dissent(&offers, chosen).iter().for_each(|line| complain!("{line}"));
     let name = offers[chosen].name.clone();
     if !args.dry_run {
-        let mark = Unfinished { copy_ms: copy_of(dir), ..Unfinished::of(dir, Work::Recover, authority) };
+        let mark = mark(dir, authority);
         Unfinished { log_id: Some(offers[chosen].log_id), ..mark }.write(dir).map_err(CtlError::new)?;
     }
     complain!("rebuilding from {name}, at sequence {}", offers[chosen].seq);
@@ -216,7 +216,13 @@ impl Trust {
 
     /// Whether a member was cut off.
     fn has_revoked(&self, name: &str) -> bool {
-        let Ok(registry) = Registry::open(&self.path, SystemClock.now_ms()) else { return false };
+        let registry = match Registry::open(&self.path, SystemClock.now_ms()) {
+            Ok(registry) => registry,
+            Err(error) => {
+                complain!("whether {name} was revoked is not known: {error}");
+                return false;
+            }
+        };
         registry.members().any(|member| member.name.as_str() == name && member.state == MemberState::Revoked)
     }
 
@@ -235,7 +241,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     let here = trust_dir(dir);
     let begin = |becomes: Authority| match args.dry_run {
         true => Ok(()),
-        false => begin(dir, becomes),
+        false => mark(dir, becomes).write(dir).map_err(CtlError::new),
     };
     if let Some(kept) = kept {
         begin(kept)?;
@@ -316,14 +322,10 @@ fn restore_newer(dir: &Path, args: &Recover, copy_ms: Option<u64>) -> CtlResult 
     Ok(())
 }
 
-/// When the sealed copy was made that an earlier step has restored.
-fn copy_of(dir: &Path) -> Option<u64> {
-    unfinished::find(dir).and_then(Result::ok).and_then(|earlier| earlier.copy_ms)
-}
-
-fn begin(dir: &Path, becomes: Authority) -> CtlResult {
-    let mark = Unfinished { copy_ms: copy_of(dir), ..Unfinished::of(dir, Work::Recover, becomes) };
-    mark.write(dir).map_err(CtlError::new)
+/// The mark of this recovery, with what an earlier step noted of the sealed copy.
+fn mark(dir: &Path, becomes: Authority) -> Unfinished {
+    let copy_ms = unfinished::find(dir).and_then(Result::ok).and_then(|earlier| earlier.copy_ms);
+    Unfinished { copy_ms, ..Unfinished::of(dir, Work::Recover, becomes) }
 }
 
 fn mark_restored(dir: &Path, made_ms: u64) -> CtlResult {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -13,11 +12,11 @@ use crate::codec::admin::{
 };
 use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, Row};
 use crate::codec::payload::encode_entry;
-use crate::codec::redacted::redact_frames;
+use crate::codec::redacted::frames_for;
 use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::codec::txn::decode_txn;
 use crate::log::{ReadError, generations};
-use crate::model::{Collection, Entry, Key, MemberName, Redaction, Seq};
+use crate::model::{Collection, Entry, Key, MemberName, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
 use crate::transport::local;
 use crate::transport::wire::{self, WireError};
@@ -184,7 +183,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             let entries = off_thread(move || inspect::history(&log, &collection, &key, head)).await?;
             let redaction = shared.redaction_for(caller.role);
             for entry in entries.map_err(unreadable)? {
-                answer.frames(&sendable(redaction.as_ref(), frame(&entry)?.into())?).await?;
+                let frames = frames_for(redaction.as_ref(), frame(&entry)?.into()).map_err(damaged)?;
+                answer.frames(&frames).await?;
             }
             Ok(())
         }
@@ -308,11 +308,6 @@ fn frame(entry: &Entry) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Frames as whoever asked may see them.
-fn sendable(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, Failure> {
-    redaction.map_or_else(|| Ok(frames.clone()), |redaction| redact_frames(redaction, frames.clone()).map_err(damaged))
-}
-
 /// Streams rows that a blocking producer gives.
 async fn stream_rows<W, P>(answer: &mut Answer<'_, W>, produce: P) -> Result<(), Failure>
 where
@@ -434,7 +429,7 @@ async fn tail<W: AsyncWrite + Unpin>(
             let block = off_thread(move || log.frames(after, 1 << 20)).await?.map_err(unreadable)?;
             let Some(block) = block else { break };
             // Entries after `to` are left out by the client, which knows what it asked for.
-            answer.frames(&sendable(redaction.as_ref(), block.bytes)?).await?;
+            answer.frames(&frames_for(redaction.as_ref(), block.bytes).map_err(damaged)?).await?;
             sent = block.last;
         }
         if !follow || to.is_some_and(|to| sent >= to) {

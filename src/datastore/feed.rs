@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::codec::message::{self, Bookmark, Kind, Open};
-use crate::codec::redacted::redact_frames;
+use crate::codec::redacted::frames_for;
 use crate::log::ReadError;
 use crate::model::{Redaction, Seq};
 use crate::protocol::feed::{self, Next};
@@ -66,8 +66,8 @@ pub(super) async fn serve(
             },
             Next::Send(blocks) => {
                 let last = blocks.last().map_or(sent, |block| block.last);
-                let frames = blocks.into_iter().map(|block| sendable(redaction, block.bytes));
-                let frames = frames.collect::<Result<Vec<_>, _>>()?;
+                let frames = blocks.into_iter().map(|block| frames_for(redaction, block.bytes));
+                let frames = frames.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
                 let bytes: usize = frames.iter().map(Bytes::len).sum();
                 stream.write_all(&message::header(Kind::Frames, bytes)).await.map_err(std::io::Error::from)?;
                 for frames in frames {
@@ -84,20 +84,12 @@ pub(super) async fn serve(
                     Err(ReadError::Compacted { .. }) => return Err(FeedEnd::Compacted),
                     Err(error) => return Err(FeedEnd::Log(error)),
                 };
-                let frames = sendable(redaction, block.bytes)?;
+                let frames = frames_for(redaction, block.bytes).map_err(std::io::Error::other)?;
                 stream.write_all(&message::header(Kind::Frames, frames.len())).await.map_err(std::io::Error::from)?;
                 stream.write_chunk(frames).await.map_err(std::io::Error::from)?;
                 sent = block.last;
             }
             Next::Compacted => return Err(FeedEnd::Compacted),
         }
-    }
-}
-
-/// Frames of the log as a member is sent them.
-fn sendable(redaction: Option<&Redaction>, frames: Bytes) -> Result<Bytes, FeedEnd> {
-    match redaction {
-        Some(redaction) => Ok(redact_frames(redaction, frames).map_err(std::io::Error::other)?),
-        None => Ok(frames),
     }
 }

@@ -22,7 +22,7 @@ use crate::state::{Fork, StateError, StateMeta, StateStore, descent};
 use crate::trust::{LogMark, Proof, Role};
 
 use super::index;
-use super::open::STATE;
+use super::open::{OpenError, STATE};
 use super::repair::{RepairError, RepairOptions, RepairReport, agrees, is_given_up, repair};
 use super::unfinished;
 
@@ -369,11 +369,13 @@ fn check_index(path: &Path, config: &DatastoreConfig, member: &StateStore) -> Re
     agrees(&index, &snapshot)
 }
 
-/// The sequence of the index in `path`, where that is beyond `seq`. One that cannot be read says nothing.
-#[must_use]
-pub fn index_beyond(path: &Path, config: &DatastoreConfig, seq: Seq) -> Option<Seq> {
-    let index = index::look_at(path, config).ok().flatten()?;
-    Some(index.meta.seq).filter(|found| *found > seq)
+/// The sequence of the index in `path`, where that is beyond `seq`. One that is damaged says nothing.
+///
+/// # Errors
+/// When it cannot be read for a reason that says nothing of it.
+pub fn index_beyond(path: &Path, config: &DatastoreConfig, seq: Seq) -> Result<Option<Seq>, OpenError> {
+    let index = index::look_at(path, config)?;
+    Ok(index.map(|index| index.meta.seq).filter(|found| *found > seq))
 }
 
 /// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`. `known` is what the

@@ -8,7 +8,7 @@
 use crate::codec::message::{RefusalCode, Refused};
 use crate::config::datastore::Recovery;
 use crate::log::LogReader;
-use crate::model::position::compare;
+use crate::model::position::{compare, shared_after};
 use crate::model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 use crate::trust::{LogMark, Member, MemberState, Registry};
@@ -32,8 +32,7 @@ impl<'a> Here<'a> {
 
     /// The last sequence that generations after `generation` share with it.
     fn shared_to(&self, generation: Generation) -> Seq {
-        let later = self.lineage.iter().filter(|entry| entry.generation > generation);
-        later.map(|entry| entry.shared_to).min().unwrap_or(Seq(u64::MAX))
+        shared_after(&self.lineage, generation).unwrap_or(Seq(u64::MAX))
     }
 
     /// What a member's position proves of this log.

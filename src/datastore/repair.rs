@@ -18,7 +18,7 @@ use crate::log::generations::{self, NotesError};
 use crate::log::repair::{self, BuildError, LOG, NEW, REPAIRED, Reach, Start};
 use crate::log::salvage::{Salvage, salvage};
 use crate::log::{IoFailure, Log};
-use crate::model::position::Divergence;
+use crate::model::position::{Divergence, shared_after};
 use crate::model::{Digest, Generation, Lineage, LineageEntry, LogId, Origin, OriginCounter, Seq};
 use crate::state::rebuild::{self, RebuildError};
 use crate::state::{StateError, StateMeta, StateSnapshot, StateStore, Target, base_entries_left};
@@ -315,9 +315,8 @@ fn left_of(
 /// The last sequence that a log shares with a state that does not lead to it.
 fn left_at(meta: &StateMeta, log: &[LineageEntry]) -> Option<Seq> {
     // Without a lineage the number alone says what came later.
-    let later = || log.iter().filter(|entry| entry.generation > meta.generation).map(|entry| entry.shared_to).min();
     if meta.lineage.is_empty() {
-        return later().filter(|shared_to| meta.seq > *shared_to);
+        return shared_after(log, meta.generation).filter(|shared_to| meta.seq > *shared_to);
     }
     let found = Divergence::of(log, &meta.lineage);
     let shared_to = found.shared_to().filter(|_| found.first.is_some())?;

@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An open file. Stays readable after it was renamed, replaced or removed.
@@ -180,6 +180,12 @@ pub fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()?;
     fs.rename(&beside, path)?;
     fs.sync_dir(parent_dir(path))
+}
+
+/// The first of the names for 1, 2, 3 ... that nothing has yet; for what is put aside and must overwrite nothing.
+#[must_use]
+pub fn first_free(name: impl Fn(u32) -> PathBuf) -> Option<PathBuf> {
+    (1..u32::MAX).map(name).find(|name| !name.exists())
 }
 
 /// The directory of a file: of a bare name, the current one. [`Path::parent`] gives an empty path for it, which no call takes.

@@ -14,6 +14,7 @@ use super::head::read_head;
 use super::repair::LOG;
 use crate::codec::admin::{Beginning, GenerationInfo};
 use crate::env::data_dir::{DirectoryError, replace_file};
+use crate::env::fs::first_free;
 use crate::env::{Clock, Entropy, RealFs, SystemClock, SystemEntropy, summed};
 use crate::model::{Generation, LineageEntry, LogId, Seq};
 
@@ -142,8 +143,7 @@ fn read(path: &Path) -> Result<Option<File>, NotesError> {
 /// Renames what must not be overwritten.
 fn set_aside(path: &Path, why: &str) -> Result<(), DirectoryError> {
     let file = path.join(FILE);
-    let kept = (1..u32::MAX).map(|number| path.join(format!("{FILE}.{why}-{number}"))).find(|kept| !kept.exists());
-    let Some(kept) = kept else { return Ok(()) };
+    let Some(kept) = first_free(|number| path.join(format!("{FILE}.{why}-{number}"))) else { return Ok(()) };
     tracing::warn!(kept = %kept.display(), "what was in {FILE} is kept");
     std::fs::rename(&file, &kept).map_err(|source| DirectoryError::Io { path: kept, source })
 }

@@ -30,6 +30,8 @@ const OPEN: &[&str] = &[
     "users",
 ];
 const PERSONAL: &[&str] = &["chunks", "history", "notifications", "preferences", "searches"];
+/// Collections whose values open something: what users, tokens and sessions prove themselves with.
+pub const SECRET: &[&str] = &["passwords", "sessions", "signing-keys", "tokens"];
 
 /// How far a collection may be seen; of one that this version does not know, not at all.
 #[must_use]

@@ -37,6 +37,12 @@ pub struct LineageEntry {
 /// How the generations of a log descend from each other, by rising generation.
 pub type Lineage = Vec<LineageEntry>;
 
+/// Last sequence that the generations of `lineage` after `generation` share with it; `None`: there is none after it.
+#[must_use]
+pub fn shared_after(lineage: &[LineageEntry], generation: Generation) -> Option<Seq> {
+    lineage.iter().filter(|entry| entry.generation > generation).map(|entry| entry.shared_to).min()
+}
+
 /// The generations that only one of two logs has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Divergence {
@@ -154,9 +160,7 @@ pub fn compare(
     if !lineage.is_empty() && !lineage.iter().any(|entry| entry.generation == replica.generation) {
         return Verdict::Forked;
     }
-    let shared_to =
-        lineage.iter().filter(|entry| entry.generation > replica.generation).map(|entry| entry.shared_to).min();
-    if shared_to.is_some_and(|shared| replica.seq > shared) {
+    if shared_after(lineage, replica.generation).is_some_and(|shared| replica.seq > shared) {
         return Verdict::Forked;
     }
     if replica.seq > head.seq {

@@ -10,11 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::exposure;
 use super::ids::Seq;
 use super::txn::{Collection, Entry, EntryBody, Key, Op};
-
-/// Collections whose values open something: what users, tokens and sessions prove themselves with.
-pub const SECRET_COLLECTIONS: [&str; 4] = ["passwords", "tokens", "sessions", "signing-keys"];
 
 /// An object whose value is not given, only what it adds to the state's digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +42,7 @@ pub struct Redaction(Arc<BTreeSet<Collection>>);
 
 impl Default for Redaction {
     fn default() -> Redaction {
-        Redaction::of(SECRET_COLLECTIONS.iter().filter_map(|name| Collection::new(*name).ok()))
+        Redaction::of(exposure::SECRET.iter().filter_map(|name| Collection::new(*name).ok()))
     }
 }
 

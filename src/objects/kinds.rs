@@ -92,7 +92,7 @@ pub fn exposure(collection: &str) -> Exposure {
 /// Whether a collection is one of those that are kept secret.
 #[must_use]
 pub fn is_secret(collection: &str) -> bool {
-    KINDS.iter().any(|kind| kind.collection == collection && kind.exposure == Exposure::Secret)
+    exposure::SECRET.contains(&collection)
 }
 
 #[cfg(test)]
@@ -103,7 +103,9 @@ mod tests {
     fn p11_what_is_secret_is_so_for_every_part_of_the_program() {
         for kind in KINDS {
             assert_eq!(exposure(kind.collection), kind.exposure, "{}", kind.collection);
+            assert_eq!(is_secret(kind.collection), kind.exposure == Exposure::Secret, "{}", kind.collection);
         }
+        assert!(exposure::SECRET.iter().all(|name| of(name).is_some()), "each is a collection of the webserver");
         assert_eq!(exposure("of-a-later-version"), Exposure::Secret);
     }
 }

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::position::shared_after;
 use crate::model::{Origin, OriginCounter, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::outbox::Outbox;
@@ -123,8 +124,7 @@ impl Mark {
     fn shared_to(&self, found: &StateMeta) -> Option<Seq> {
         let Position { log_id, generation, .. } = self.position;
         let descends = found.log_id == log_id && found.lineage.iter().any(|entry| entry.generation == generation);
-        let later = found.lineage.iter().filter(|entry| entry.generation > generation);
-        descends.then(|| later.map(|entry| entry.shared_to).min().unwrap_or(Seq(u64::MAX)))
+        descends.then(|| shared_after(&found.lineage, generation).unwrap_or(Seq(u64::MAX)))
     }
 
     /// Sequence at which the state stood.

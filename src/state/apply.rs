@@ -36,15 +36,15 @@ enum Word<'a> {
     Withheld(&'a Withheld),
 }
 
-impl Word<'_> {
-    fn name(&self) -> (&Collection, &Key) {
+impl<'a> Word<'a> {
+    fn name(self) -> (&'a Collection, &'a Key) {
         match self {
             Word::Op(op) => (op.collection(), op.key()),
             Word::Withheld(object) => (&object.collection, &object.key),
         }
     }
 
-    fn is_delete(&self) -> bool {
+    fn is_delete(self) -> bool {
         matches!(self, Word::Op(Op::Delete { .. }))
     }
 }
@@ -84,10 +84,7 @@ fn last_words(entries: &[Entry]) -> Vec<Last<'_>> {
         let Some((txn, withheld)) = entry.body.committed() else { continue };
         for word in txn.ops.iter().map(Word::Op).chain(withheld.iter().map(Word::Withheld)) {
             let last = Last { word, version: entry.seq, time_ms: entry.time_ms };
-            let (collection, key) = match word {
-                Word::Op(op) => (op.collection(), op.key()),
-                Word::Withheld(object) => (&object.collection, &object.key),
-            };
+            let (collection, key) = word.name();
             match places.entry((collection.as_str(), key.as_str())) {
                 Slot::Occupied(place) => words[*place.get()] = last,
                 Slot::Vacant(place) => {
@@ -98,7 +95,7 @@ fn last_words(entries: &[Entry]) -> Vec<Last<'_>> {
         }
     }
     // In key order, neighbours share the engine's blocks.
-    words.sort_unstable_by(|a, b| a.word.name().cmp(&b.word.name()));
+    words.sort_unstable_by_key(|last| last.word.name());
     words
 }
 

@@ -5,7 +5,7 @@ use super::loader::Target;
 use super::meta::StateMeta;
 use super::origins::OriginTable;
 use super::store::StateStore;
-use crate::model::position::{Chain, Divergence};
+use crate::model::position::{Chain, Divergence, shared_after};
 use crate::model::{Digest, Entry, Generation, LineageEntry, LogId, Seq};
 use crate::planted::{self, Bug};
 
@@ -95,8 +95,7 @@ pub fn verify_against(meta: Option<&StateMeta>, log: &LogView<'_>) -> Action {
     let loss = |reason| Action::Loss { reason };
     let Some(meta) = meta else { return rebuild(RebuildReason::Missing) };
     let is_other = meta.log_id != log.log_id || meta.generation > log.generation;
-    let later = log.lineage.iter().filter(|entry| entry.generation > meta.generation);
-    let shared_to = later.map(|entry| entry.shared_to).min();
+    let shared_to = shared_after(log.lineage, meta.generation);
     // Each has a generation that the other one lacks: whichever number is greater, an operator started the log's without knowing
     // of this state. A log that merely lacks the state's generation may be an older copy.
     let is_apart = meta.log_id == log.log_id && Divergence::of(&meta.lineage, log.lineage).is_mutual();

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::authority::{private_dir, read_private, write_private};
 use super::{Authority, Registry, TrustError, registry, summed};
 use crate::codec::sealed::{open_bytes, seal_bytes};
+use crate::env::fs::first_free;
 
-/// Name of the copy of a register that was lost, once another one came back from a sealed copy.
-const LEFT: &str = "members.copy.left";
+/// Name of the copy of a register that was lost, once another one came back from a sealed copy; a number follows.
+const LEFT: &str = "members.copy.left-";
 
 const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
@@ -217,7 +218,10 @@ impl Escrow {
         // What is left of a register that was lost is kept, and says nothing of the one that comes back.
         let left = dir.join(registry::COPY);
         if left.exists() {
-            std::fs::rename(&left, dir.join(LEFT)).map_err(|source| io(&left, source))?;
+            let kept = first_free(|number| dir.join(format!("{LEFT}{number}")));
+            let renamed =
+                kept.ok_or(std::io::ErrorKind::AlreadyExists.into()).and_then(|kept| std::fs::rename(&left, kept));
+            renamed.map_err(|source| io(&left, source))?;
         }
         for name in FILES {
             write_private(&dir.join(name), read(&staged.join(name))?.as_bytes())?;

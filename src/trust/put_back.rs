@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::registry::FILE;
 use super::{Authority, Escrow, RecoveryKey, Registry, TrustError};
-use crate::env::fs::parent_dir;
+use crate::env::fs::{first_free, parent_dir};
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
 /// renamed; its new name is returned. Interrupted at any point it can be run again.
@@ -51,8 +51,7 @@ pub fn replace_trust(
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&next)(error)),
         _ => escrow.restore(key, &next, now_ms)?,
     }
-    let kept = |number: u32| dir.with_extension(format!("damaged-{number}"));
-    let aside = (1..u32::MAX).map(kept).find(|aside| !aside.exists()).filter(|_| dir.exists());
+    let aside = first_free(|number| dir.with_extension(format!("damaged-{number}"))).filter(|_| dir.exists());
     if let Some(aside) = &aside {
         fs::rename(dir, aside).map_err(io(dir))?;
     }

@@ -14,6 +14,7 @@ use super::{
     Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
 };
 use crate::codec::jsonl::timestamp;
+use crate::env::fs::first_free;
 use crate::model::address::host_and_port;
 use crate::model::ids::hex_bytes;
 use crate::model::{Generation, LogId, MemberName, Position, Seq, printable};
@@ -299,9 +300,8 @@ impl Registry {
         if dir.join("ca.key").exists() || !dir.join(FILE).exists() || Registry::is_unused(dir) {
             return Ok(None);
         }
-        let kept = |number: u32| dir.with_extension(format!("aside-{number}"));
         let io = |source| TrustError::Io { path: dir.to_owned(), source };
-        let Some(aside) = (1..u32::MAX).map(kept).find(|aside| !aside.exists()) else { return Ok(None) };
+        let Some(aside) = first_free(|number| dir.with_extension(format!("aside-{number}"))) else { return Ok(None) };
         std::fs::rename(dir, &aside).map_err(io)?;
         std::fs::File::open(crate::env::fs::parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io)?;
         Ok(Some(aside))

@@ -2,6 +2,7 @@
 
 use crate::codec::audit::{AuditEvent, LogPoint};
 use crate::log::{LogReader, ReadError};
+use crate::model::position::shared_after;
 use crate::model::{Chain, Generation, LogId, Seq};
 
 /// What matters of the operation log.
@@ -28,11 +29,10 @@ impl LogNow {
     /// When the log cannot be read there.
     pub fn of(log: &LogReader, covered: Option<LogPoint>) -> Result<LogNow, ReadError> {
         let generation = covered.map_or(Generation(0), |point| point.generation);
-        let later = log.lineage().into_iter().filter(|entry| entry.generation > generation);
         Ok(LogNow {
             log_id: log.log_id(),
             generation: log.generation(),
-            shared_to: later.map(|entry| entry.shared_to).min().unwrap_or(Seq(u64::MAX)),
+            shared_to: shared_after(&log.lineage(), generation).unwrap_or(Seq(u64::MAX)),
             horizon: log.horizon(),
             head: log.head().0,
             chain: covered.map(|point| log.chain_at(point.seq)).transpose()?.flatten(),

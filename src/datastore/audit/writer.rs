@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
 use crate::datastore::shared::SharedRef;
-use crate::env::fs::parent_dir;
+use crate::env::fs::{first_free, parent_dir};
 use crate::env::real::RealFs;
 use crate::env::wait;
 use crate::model::{MemberName, Seq};
@@ -346,8 +346,8 @@ fn weight(record: &AuditRecord) -> usize {
 
 /// Renames a damaged audit, so that nothing of it is lost and a new one can begin.
 fn set_aside(dir: &std::path::Path) -> std::io::Result<PathBuf> {
-    let kept = |number: u32| dir.with_extension(format!("damaged-{number}"));
-    let aside = (1..u32::MAX).map(kept).find(|aside| !aside.exists()).ok_or(std::io::ErrorKind::AlreadyExists)?;
+    let aside = first_free(|number| dir.with_extension(format!("damaged-{number}")));
+    let aside = aside.ok_or(std::io::ErrorKind::AlreadyExists)?;
     std::fs::rename(dir, &aside)?;
     std::fs::File::open(parent_dir(dir))?.sync_all()?;
     Ok(aside)
