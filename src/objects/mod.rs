@@ -6,6 +6,7 @@
 //! undo each other.
 
 pub mod accounts;
+pub mod afresh;
 pub mod backup;
 pub mod capabilities;
 pub mod claims;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use crate::model::{Origin, OriginCounter, TxnId};
+use crate::objects::afresh::{Maker, Refusal};
 use crate::objects::refusals;
 use crate::objects::store::Author;
 use crate::protocol::outbox::RejectedTxn;
@@ -65,21 +66,31 @@ async fn list(State(app): State<AppRef>, caller: Caller) -> Json<Value> {
     Json(for_caller(&app, &caller).into_iter().map(shown).collect())
 }
 
-fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<TxnId> {
+fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<RejectedTxn> {
     let nowhere = || ApiError::not_found(format!("refused change {id} of yours at this webserver"));
     let id = parse(id).ok_or_else(nowhere)?;
-    let own = for_caller(app, caller);
-    own.iter().any(|(rejected, _)| rejected.txn.id == id).then_some(id).ok_or_else(nowhere)
+    let mut own = for_caller(app, caller).into_iter().map(|(rejected, _)| rejected);
+    own.find(|rejected| rejected.txn.id == id).ok_or_else(nowhere)
+}
+
+/// Rights that were taken away since the change was made are not there any more; the change stays on the list.
+fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<()> {
+    let maker = Maker { person: &caller.person, has: &|capability| caller.has(capability), present: &app.store };
+    maker.check(&rejected.txn.ops).map_err(|refusal| match refusal {
+        Refusal::Right(reason) => ApiError::forbidden(format!("you may not make this change now: {reason}")),
+        Refusal::Store(error) => error.into(),
+    })
 }
 
 async fn retry(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    let id = found(&app, &caller, &id)?;
-    app.store.replica().retry(id).await?;
+    let rejected = found(&app, &caller, &id)?;
+    check_rights(&app, &caller, &rejected)?;
+    app.store.replica().retry(rejected.txn.id).await?;
     Ok(DONE)
 }
 
 async fn dismiss(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    let id = found(&app, &caller, &id)?;
-    app.store.replica().dismiss(id).await?;
+    let rejected = found(&app, &caller, &id)?;
+    app.store.replica().dismiss(rejected.txn.id).await?;
     Ok(DONE)
 }

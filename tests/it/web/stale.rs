@@ -268,3 +268,34 @@ fn p08_of_two_uploads_at_once_one_is_stored_and_the_other_is_answered_with_a_con
         assert!(answers.iter().all(|status| [200, 409].contains(status)), "{answers:?}");
     }
 }
+
+#[test]
+fn p11_a_rejected_change_is_tried_again_only_by_who_may_make_it_now() {
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let zed = json!({ "User": "zed", "Pass": "a known horse", "Admin": true });
+    let mallory = b.made("/api/users", &json!({ "User": "mallory", "Pass": "a plain horse", "Admin": true }));
+    site.converges();
+    let as_admin = site.a.login("mallory", "a plain horse");
+    site.stop_datastore();
+    done(&as_admin.post("/api/users", &zed));
+    let other = b.made("/api/users", &json!({ "User": "zed", "Pass": "a hidden horse" }));
+    site.heals_b_first();
+    b.ok("DELETE", &format!("/api/users/{mallory}/admin"));
+    b.ok("DELETE", &format!("/api/users/{other}"));
+    site.converges();
+    let demoted = site.a.login("mallory", "a plain horse");
+    assert_eq!(rejected(&demoted), ["create user zed"]);
+    let id = demoted.ok("GET", "/api/rejections")[0]["ID"].as_str().expect("ID").to_owned();
+    let retry = format!("/api/rejections/{id}/retry");
+    let refused = demoted.post(&retry, &json!({}));
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.text().contains("you may not make this change now"), "{}", refused.text());
+    let login = |name: &str| json!({ "User": name, "Pass": "a known horse" });
+    assert_eq!(site.a.nobody().post("/api/login", &login("zed")).status, 422);
+    assert_eq!(rejected(&demoted), ["create user zed"], "it stays on the list");
+    // Who may create users may let it happen.
+    done(&a.post(&retry, &json!({})));
+    site.converges();
+    assert_eq!(site.b.nobody().post("/api/login", &login("zed")).status, 200);
+}

@@ -1,0 +1,519 @@
+//! Whether somebody may make a transaction now that was made earlier: a change that was refused and is tried again. What was
+//! allowed then says nothing, so every operation is judged by what it writes and by what is there. What is not known here is
+//! for administrators.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::cleaning::{self, Cleaning, Of};
+use super::contents::Content;
+use super::dashboards::Dashboard;
+use super::history::Entry;
+use super::kinds::{self, Exposure};
+use super::notifications::Notification;
+use super::preferences::Preference;
+use super::record::Stored;
+use super::resources::Resource;
+use super::searches::Search;
+use super::sessions::{Epoch, Session};
+use super::sharing::{Audience, Person, Shared};
+use super::tokens::Token;
+use super::users::{User, UserName};
+use super::{Store, StoreError};
+use crate::model::{Collection, Key, Op};
+
+const ADMINISTRATORS: &str = "only administrators may do this";
+const NOT_YOURS: &str = "it concerns what is not yours, or what you may only read";
+const SHARING_WITH_ALL: &str = "only administrators may share with everybody";
+const PROOF: &str =
+    "a login, or a password of one's own, is not made by trying again: log in, or choose a password anew";
+const CONTENTS: &str = "it names contents that you may not read";
+
+/// What is there now.
+pub trait Present {
+    /// The value of an object.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    fn value(&self, collection: &str, key: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// Whether a resource or a search that the person may read names a content.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    fn is_content_open(&self, content: &str, person: &Person) -> Result<bool, StoreError>;
+}
+
+/// Why not.
+#[derive(Debug)]
+pub enum Refusal {
+    /// A right that is missing, in words.
+    Right(String),
+    /// What is there cannot be read.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Store(error)
+    }
+}
+
+impl Present for Store {
+    fn value(&self, collection: &str, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let bad = |error: &dyn std::fmt::Display| StoreError::BadKey(error.to_string());
+        let collection = Collection::new(collection).map_err(|error| bad(&error))?;
+        let key = Key::new(key).map_err(|error| bad(&error))?;
+        Ok(self.raw(&collection, &key)?.map(|(value, _)| value))
+    }
+
+    fn is_content_open(&self, content: &str, person: &Person) -> Result<bool, StoreError> {
+        let names = |named: &str, shared: &dyn Fn() -> bool| named == content && shared();
+        let resources = self.list::<Resource>("")?;
+        if resources.iter().any(|it| names(&it.value.content, &|| it.value.is_readable_by(person))) {
+            return Ok(true);
+        }
+        let searches = self.list::<Search>("")?;
+        Ok(searches.iter().any(|it| names(&it.value.content, &|| it.value.is_readable_by(person))))
+    }
+}
+
+type Judged = Result<(), Refusal>;
+
+fn only_if(allowed: bool, reason: &str) -> Judged {
+    if allowed { Ok(()) } else { Err(Refusal::Right(reason.to_owned())) }
+}
+
+/// Somebody who wants to make operations.
+pub struct Maker<'a> {
+    /// Who.
+    pub person: &'a Person,
+    /// Whether the person has a capability.
+    pub has: &'a dyn Fn(&str) -> bool,
+    /// What is there.
+    pub present: &'a dyn Present,
+}
+
+/// An object before and after an operation.
+struct Change<T> {
+    before: Option<T>,
+    after: Option<T>,
+}
+
+fn understood<T: Stored>(key: &str, value: &[u8]) -> Option<T> {
+    serde_json::from_slice::<T>(value).ok().filter(|object| object.key() == key)
+}
+
+impl Maker<'_> {
+    /// Whether the person may make all of these operations now.
+    ///
+    /// # Errors
+    /// Says which right is missing.
+    pub fn check(&self, ops: &[Op]) -> Judged {
+        ops.iter().try_for_each(|op| self.judge(op))
+    }
+
+    fn needs(&self, capability: &str) -> Judged {
+        only_if((self.has)(capability), &format!("you do not have the capability {capability}"))
+    }
+
+    fn is_own(&self, key: &str) -> bool {
+        let uid = self.person.uid.to_string();
+        key.split('/').next() == Some(uid.as_str())
+    }
+
+    /// What cannot be read is nobody's, so that only administrators change it.
+    fn change<T: Stored>(&self, op: &Op) -> Result<Change<T>, Refusal> {
+        let key = op.key().as_str();
+        let read = |value: Option<&Bytes>| match value.map(|value| understood::<T>(key, value)) {
+            Some(None) => Err(Refusal::Right(ADMINISTRATORS.to_owned())),
+            found => Ok(found.flatten()),
+        };
+        let there = self.present.value(T::COLLECTION, key)?;
+        Ok(Change { before: read(there.as_ref())?, after: read(op.value())? })
+    }
+
+    fn judge(&self, op: &Op) -> Judged {
+        let (collection, key, is_put) = (op.collection().as_str(), op.key().as_str(), op.value().is_some());
+        self.judge_proof(collection, key, is_put)?;
+        if self.person.admin {
+            return Ok(());
+        }
+        match collection {
+            Dashboard::COLLECTION => {
+                self.needs("DashboardWrite")?;
+                self.judge_shared::<Dashboard>(op).map(drop)
+            }
+            Resource::COLLECTION => {
+                self.needs("ResourceWrite")?;
+                let change = self.judge_shared::<Resource>(op)?;
+                self.judge_content(change.before.map(|it| it.content), change.after.map(|it| it.content))
+            }
+            Search::COLLECTION => {
+                self.needs("Search")?;
+                let change = self.judge_shared::<Search>(op)?;
+                self.judge_content(change.before.map(|it| it.content), change.after.map(|it| it.content))
+            }
+            Content::COLLECTION => self.judge_same(op),
+            Entry::COLLECTION => self.judge_entry(op),
+            Token::COLLECTION => self.judge_token(op),
+            Notification::COLLECTION => self.judge_notification(op),
+            User::COLLECTION => self.judge_user(op),
+            UserName::COLLECTION => {
+                let Change { before, after } = self.change::<UserName>(op)?;
+                let is_own = |name: &UserName| name.uid == self.person.uid;
+                only_if(before.iter().chain(&after).all(is_own), NOT_YOURS)
+            }
+            Cleaning::COLLECTION => {
+                only_if(is_put && key == cleaning::key(Of::History, self.person.uid), ADMINISTRATORS)
+            }
+            Preference::COLLECTION | Session::COLLECTION | Epoch::COLLECTION => only_if(self.is_own(key), NOT_YOURS),
+            _ => only_if(false, ADMINISTRATORS),
+        }
+    }
+
+    /// Whoever logs in or chooses a password of their own shows a secret for it; who made the change may no longer know it.
+    fn judge_proof(&self, collection: &str, key: &str, is_put: bool) -> Judged {
+        let is_login = collection == Session::COLLECTION && is_put;
+        let is_of_owner = [Token::COLLECTION, Session::COLLECTION].contains(&collection);
+        let is_secret = kinds::exposure(collection) == Exposure::Secret && self.is_own(key) && !is_of_owner;
+        only_if(!is_login && !is_secret, PROOF)
+    }
+
+    fn judge_shared<T: Stored + Shared>(&self, op: &Op) -> Result<Change<T>, Refusal> {
+        let change = self.change::<T>(op)?;
+        match (&change.before, &change.after) {
+            (None, None) => {}
+            (Some(before), None) => only_if(before.is_owned_by(self.person), NOT_YOURS)?,
+            (None, Some(after)) => {
+                only_if(after.owner() == self.person.uid, NOT_YOURS)?;
+                self.judge_audiences(&[], after)?;
+            }
+            (Some(before), Some(after)) => {
+                only_if(before.is_writable_by(self.person) && after.owner() == before.owner(), NOT_YOURS)?;
+                let is_shared_as_before = before.readers() == after.readers() && before.writers() == after.writers();
+                only_if(is_shared_as_before || before.is_owned_by(self.person), NOT_YOURS)?;
+                self.judge_audiences(&[before.readers(), before.writers()], after)?;
+            }
+        }
+        Ok(change)
+    }
+
+    /// Groups, and everybody, with whom it is shared already stay.
+    fn judge_audiences(&self, before: &[Audience], after: &impl Shared) -> Judged {
+        let none = Audience::default();
+        for (place, audience) in [after.readers(), after.writers()].into_iter().enumerate() {
+            let known = before.get(place).unwrap_or(&none);
+            only_if(!audience.global || known.global, SHARING_WITH_ALL)?;
+            if let Some(foreign) = self.person.foreign_group(&audience.groups, &known.groups) {
+                only_if(false, &format!("you are no member of group {foreign}: share with your own groups"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Contents that are there already may be named by who may read them.
+    fn judge_content(&self, before: Option<String>, after: Option<String>) -> Judged {
+        let Some(named) = after.filter(|content| !content.is_empty() && before.as_ref() != Some(content)) else {
+            return Ok(());
+        };
+        let is_there = self.present.value(Content::COLLECTION, &named)?.is_some();
+        only_if(!is_there || self.present.is_content_open(&named, self.person)?, CONTENTS)
+    }
+
+    /// A content never changes, and is taken away by webservers when nothing names it.
+    fn judge_same(&self, op: &Op) -> Judged {
+        let Some(value) = op.value() else { return only_if(false, ADMINISTRATORS) };
+        let there = self.present.value(Content::COLLECTION, op.key().as_str())?;
+        let read = |value: &[u8]| serde_json::from_slice::<Value>(value).ok();
+        only_if(there.is_none_or(|there| read(&there) == read(value)), ADMINISTRATORS)
+    }
+
+    fn judge_entry(&self, op: &Op) -> Judged {
+        only_if(self.is_own(op.key().as_str()), NOT_YOURS)?;
+        let Change { after, .. } = self.change::<Entry>(op)?;
+        let Some(entry) = after else {
+            return only_if(
+                (self.has)("SearchHistory") || (self.has)("Search"),
+                "you do not have the capability SearchHistory",
+            );
+        };
+        self.needs("Search")?;
+        only_if(!entry.global, SHARING_WITH_ALL)?;
+        let groups: Vec<i32> = entry.gids.iter().copied().chain((entry.gid != 0).then_some(entry.gid)).collect();
+        only_if(self.person.may_share_with(&groups), "you are no member of a group that it names")
+    }
+
+    /// A token allows nothing that its owner may not do.
+    fn judge_token(&self, op: &Op) -> Judged {
+        self.needs("TokenWrite")?;
+        only_if(self.is_own(op.key().as_str()), NOT_YOURS)?;
+        let Change { before, after } = self.change::<Token>(op)?;
+        // Any token of one's own may be deleted.
+        let is_put = after.is_some();
+        let concerned = before.iter().filter(|_| is_put).chain(&after);
+        concerned.flat_map(|token| &token.capabilities).try_for_each(|capability| self.needs(capability))
+    }
+
+    fn judge_notification(&self, op: &Op) -> Judged {
+        self.needs("NotificationWrite")?;
+        let Change { before, after } = self.change::<Notification>(op)?;
+        let is_own = |it: &Notification| it.uid == self.person.uid && it.gid == 0 && !it.broadcast;
+        only_if(before.iter().chain(&after).all(is_own), NOT_YOURS)
+    }
+
+    fn judge_user(&self, op: &Op) -> Judged {
+        only_if(op.key().as_str() == self.person.uid.to_string(), ADMINISTRATORS)?;
+        let Change { before: Some(before), after: Some(after) } = self.change::<User>(op)? else {
+            return only_if(false, ADMINISTRATORS);
+        };
+        let is_member = after.default_gid.is_none_or(|gid| gid == 0 || self.person.groups.contains(&gid));
+        only_if(is_member || after.default_gid == before.default_gid, "you are no member of that group")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::json;
+
+    use super::super::kinds::KINDS;
+    use super::*;
+
+    #[derive(Default)]
+    struct There {
+        objects: HashMap<(String, String), Bytes>,
+        /// Contents that a resource names which may be read.
+        open: Vec<String>,
+    }
+
+    impl There {
+        fn with(mut self, collection: &str, key: &str, value: &Value) -> There {
+            self.objects.insert((collection.into(), key.into()), value.to_string().into());
+            self
+        }
+    }
+
+    impl Present for There {
+        fn value(&self, collection: &str, key: &str) -> Result<Option<Bytes>, StoreError> {
+            Ok(self.objects.get(&(collection.into(), key.into())).cloned())
+        }
+        fn is_content_open(&self, content: &str, _: &Person) -> Result<bool, StoreError> {
+            Ok(self.open.iter().any(|open| open == content))
+        }
+    }
+
+    fn put(collection: &str, key: &str, value: &Value) -> Op {
+        let (collection, key) = (Collection::new(collection).expect("name"), Key::new(key).expect("key"));
+        Op::Put { collection, key, value: value.to_string().into() }
+    }
+
+    fn delete(collection: &str, key: &str) -> Op {
+        Op::Delete { collection: Collection::new(collection).expect("name"), key: Key::new(key).expect("key") }
+    }
+
+    /// User 9 as somebody with these rights.
+    #[derive(Clone, Copy)]
+    struct As {
+        admin: bool,
+        groups: &'static [i32],
+        lacks: &'static str,
+    }
+
+    const ADMIN: As = As { admin: true, groups: &[], lacks: "" };
+    const MEMBER: As = As { admin: false, groups: &[3], lacks: "" };
+    const PLAIN: As = As { admin: false, groups: &[], lacks: "" };
+
+    impl As {
+        fn lacking(self, lacks: &'static str) -> As {
+            As { lacks, ..self }
+        }
+
+        fn may(self, there: &There, ops: &[Op]) -> bool {
+            let person = Person { uid: 9, admin: self.admin, groups: self.groups.to_vec() };
+            let has = |capability: &str| capability != self.lacks;
+            let maker = Maker { person: &person, has: &has, present: there };
+            match maker.check(ops) {
+                Ok(()) => true,
+                Err(Refusal::Right(_)) => false,
+                Err(Refusal::Store(error)) => panic!("{error}"),
+            }
+        }
+    }
+
+    const DATE: &str = "2026-01-01T00:00:00Z";
+
+    fn dashboard(uid: i32, gids: &[i32], global: bool, writers: &[i32]) -> Value {
+        json!({ "ID": 5, "Name": "d", "UID": uid, "GIDs": gids, "Global": global, "Created": DATE, "Updated": DATE,
+                "Data": {}, "WriteAccess": { "Global": false, "GIDs": writers } })
+    }
+
+    const GUID: &str = "00000000-0000-4000-8000-000000000001";
+
+    fn resource(uid: i32, groups: &[i32], content: &str) -> Value {
+        json!({ "UID": uid, "GUID": GUID, "LastModified": DATE, "GroupACL": groups, "Global": false,
+                "ResourceName": "r", "Content": content })
+    }
+
+    fn user(uid: i32, group: Value) -> Value {
+        json!({ "UID": uid, "User": "u", "DefaultGID": group })
+    }
+
+    fn token(uid: i32, capabilities: &[&str]) -> Value {
+        json!({ "id": GUID, "name": "t", "uid": uid, "createdAt": DATE, "capabilities": capabilities, "hash": "h" })
+    }
+
+    fn note(uid: i32, gid: i32, broadcast: bool) -> Value {
+        json!({ "ID": 5, "UID": uid, "GID": gid, "Broadcast": broadcast, "Msg": "m" })
+    }
+
+    fn entry(gids: &[i32]) -> Value {
+        json!({ "ID": "a", "UID": 9, "GIDs": gids, "UserQuery": "q", "EffectiveQuery": "q", "Launched": DATE })
+    }
+
+    /// One kind of change, with whom may make it, and with who has lost the right since.
+    #[test]
+    fn p11_a_change_is_judged_by_the_rights_of_today() {
+        let token_key = format!("9/{GUID}");
+        let others_token = format!("66/{GUID}");
+        let content = json!({ "id": "c", "size": 1 });
+        let of_other = |writers: &[i32]| There::default().with("dashboards", "5", &dashboard(66, &[], false, writers));
+        let own = || There::default().with("dashboards", "5", &dashboard(9, &[], false, &[]));
+        let nothing = There::default;
+        let dashboards = |value: Value| vec![put("dashboards", "5", &value)];
+        let resources = |value: Value| vec![put("resources", GUID, &value)];
+        let lacking = |name| MEMBER.lacking(name);
+        type Row = (&'static str, There, Vec<Op>, As, As);
+        let table: Vec<Row> = vec![
+            ("create a user", nothing(), vec![put("users", "66", &user(66, json!(null)))], ADMIN, PLAIN),
+            ("name a user", nothing(), vec![put("user-names", "z", &json!({ "name": "z", "uid": 66 }))], ADMIN, PLAIN),
+            ("set a password", nothing(), vec![put("passwords", "66", &json!({}))], ADMIN, PLAIN),
+            ("promote", nothing(), vec![put("admins", "66", &json!({ "uid": 66, "since": DATE }))], ADMIN, PLAIN),
+            ("promote oneself", nothing(), vec![put("admins", "9", &json!({ "uid": 9, "since": DATE }))], ADMIN, PLAIN),
+            ("demote", nothing(), vec![delete("admins", "66")], ADMIN, PLAIN),
+            ("lock", nothing(), vec![put("locks", "66", &json!({ "uid": 66, "since": DATE }))], ADMIN, PLAIN),
+            ("unlock", nothing(), vec![delete("locks", "9")], ADMIN, PLAIN),
+            ("join", nothing(), vec![put("memberships", "9/3", &json!({ "uid": 9, "gid": 3 }))], ADMIN, MEMBER),
+            ("leave", nothing(), vec![delete("memberships", "9/3")], ADMIN, MEMBER),
+            ("grant", nothing(), vec![put("capabilities", "user/9", &json!({}))], ADMIN, PLAIN),
+            ("grant tags", nothing(), vec![put("tag-access", "user/9", &json!({}))], ADMIN, PLAIN),
+            ("create a group", nothing(), vec![put("groups", "7", &json!({}))], ADMIN, PLAIN),
+            ("end others' sessions", nothing(), vec![put("session-epochs", "66", &json!({}))], ADMIN, PLAIN),
+            ("delete a user", nothing(), vec![delete("users", "66")], ADMIN, PLAIN),
+            ("clear a user away", nothing(), vec![put("cleanings", "user/66", &json!({}))], ADMIN, PLAIN),
+            ("clear others' history", nothing(), vec![put("cleanings", "history/66", &json!({}))], ADMIN, PLAIN),
+            ("others' preferences", nothing(), vec![put("preferences", "66/prefs", &json!({}))], ADMIN, PLAIN),
+            ("others' history", nothing(), vec![delete("history", "66/a")], ADMIN, PLAIN),
+            ("others' token", nothing(), vec![delete("tokens", &others_token)], ADMIN, PLAIN),
+            ("notify others", nothing(), vec![put("notifications", "5", &note(66, 0, false))], ADMIN, PLAIN),
+            ("notify a group", nothing(), vec![put("notifications", "5", &note(0, 3, false))], ADMIN, MEMBER),
+            ("notify all", nothing(), vec![put("notifications", "5", &note(9, 0, true))], ADMIN, PLAIN),
+            ("a dashboard for another", nothing(), dashboards(dashboard(66, &[], false, &[])), ADMIN, PLAIN),
+            ("share with everybody", nothing(), dashboards(dashboard(9, &[], true, &[])), ADMIN, PLAIN),
+            ("give a dashboard away", own(), dashboards(dashboard(66, &[], false, &[])), ADMIN, PLAIN),
+            ("share with a group", own(), dashboards(dashboard(9, &[3], false, &[])), MEMBER, PLAIN),
+            ("let a group write", own(), dashboards(dashboard(9, &[], false, &[3])), MEMBER, PLAIN),
+            ("a shared one", of_other(&[3]), dashboards(dashboard(66, &[], false, &[3])), MEMBER, PLAIN),
+            ("share others' one", of_other(&[3]), dashboards(dashboard(66, &[3], false, &[3])), ADMIN, MEMBER),
+            ("delete others' one", of_other(&[3]), vec![delete("dashboards", "5")], ADMIN, MEMBER),
+            ("a dashboard", own(), dashboards(dashboard(9, &[], false, &[])), PLAIN, lacking("DashboardWrite")),
+            ("delete a dashboard", own(), vec![delete("dashboards", "5")], PLAIN, lacking("DashboardWrite")),
+            ("a resource", nothing(), resources(resource(9, &[3], "")), MEMBER, PLAIN),
+            ("a resource's right", nothing(), resources(resource(9, &[], "")), PLAIN, lacking("ResourceWrite")),
+            ("a token", nothing(), vec![put("tokens", &token_key, &token(9, &["Search"]))], PLAIN, lacking("Search")),
+            ("any token", nothing(), vec![delete("tokens", &token_key)], PLAIN, lacking("TokenWrite")),
+            ("search with a group", nothing(), vec![put("history", "9/a", &entry(&[3]))], MEMBER, PLAIN),
+            (
+                "the search group",
+                nothing().with("users", "9", &user(9, json!(null))),
+                vec![put("users", "9", &user(9, json!(3)))],
+                MEMBER,
+                PLAIN,
+            ),
+            ("one's own again", nothing(), vec![put("users", "9", &user(9, json!(null)))], ADMIN, PLAIN),
+            (
+                "other contents",
+                nothing().with("contents", "c", &content),
+                vec![put("contents", "c", &json!({ "id": "c", "size": 2 }))],
+                ADMIN,
+                PLAIN,
+            ),
+            ("delete contents", nothing().with("contents", "c", &content), vec![delete("contents", "c")], ADMIN, PLAIN),
+            ("of a later version", nothing(), vec![put("of-a-later-version", "x", &json!({}))], ADMIN, PLAIN),
+        ];
+        for (what, there, ops, with, without) in table {
+            assert!(with.may(&there, &ops), "{what}: who has the right may");
+            assert!(!without.may(&there, &ops), "{what}: who lost it may not");
+            // One operation that is not allowed is enough.
+            let own_first = [vec![put("preferences", "9/prefs", &json!({}))], ops].concat();
+            assert!(!without.may(&there, &own_first), "{what}: also among others");
+        }
+    }
+
+    #[test]
+    fn p11_what_concerns_oneself_alone_stays_allowed() {
+        let there = There::default()
+            .with("users", "9", &user(9, json!(3)))
+            .with("user-names", "u", &json!({ "name": "u", "uid": 9 }))
+            .with("notifications", "5", &note(9, 0, false))
+            .with("dashboards", "5", &dashboard(9, &[4], true, &[4]));
+        let allowed = [
+            put("users", "9", &user(9, json!(3))),
+            delete("user-names", "u"),
+            put("user-names", "v", &json!({ "name": "v", "uid": 9 })),
+            put("preferences", "9/prefs", &json!({})),
+            put("history", "9/a", &entry(&[])),
+            delete("history", "9/a"),
+            put("cleanings", "history/9", &json!({})),
+            put("session-epochs", "9", &json!({})),
+            delete("sessions", "9/x"),
+            delete("notifications", "5"),
+            // Shared as it is: with a group that was left, and with everybody.
+            put("dashboards", "5", &dashboard(9, &[4], true, &[4])),
+        ];
+        for op in allowed {
+            assert!(PLAIN.may(&there, std::slice::from_ref(&op)), "{op:?}");
+        }
+    }
+
+    #[test]
+    fn p11_contents_are_named_again_only_by_who_may_read_them() {
+        let there = |open: &[&str]| There {
+            open: open.iter().map(|&it| it.to_owned()).collect(),
+            ..There::default().with("contents", "c", &json!({ "id": "c", "size": 1 }))
+        };
+        // A copy, as it was made while the original could be read.
+        let ops =
+            [put("contents", "c", &json!({ "size": 1, "id": "c" })), put("resources", GUID, &resource(9, &[], "c"))];
+        assert!(PLAIN.may(&there(&["c"]), &ops));
+        assert!(!PLAIN.may(&there(&[]), &ops));
+        let uploaded = [put("contents", "n", &json!({})), put("resources", GUID, &resource(9, &[], "n"))];
+        assert!(PLAIN.may(&there(&[]), &uploaded), "contents of one's own that are not there yet");
+    }
+
+    #[test]
+    fn p11_nobody_logs_in_or_sets_their_own_password_by_trying_again() {
+        let (there, ordinary) = (There::default(), PLAIN);
+        for who in [ADMIN, ordinary] {
+            assert!(!who.may(&there, &[put("sessions", "9/x", &json!({}))]));
+            assert!(!who.may(&there, &[put("sessions", "66/x", &json!({}))]));
+            assert!(!who.may(&there, &[put("passwords", "9", &json!({}))]));
+            assert!(!who.may(&there, &[put("secret-of-a-later-version", "9", &json!({}))]));
+        }
+    }
+
+    #[test]
+    fn p11_no_collection_lets_a_user_change_what_is_others() {
+        for kind in KINDS {
+            for key in ["66", "66/x", "user/66", "x"] {
+                let ops = [put(kind.collection, key, &json!({})), delete(kind.collection, key)];
+                // What is not there can be deleted by anybody: that changes nothing.
+                let there = There::default().with(kind.collection, key, &json!({}));
+                let refused = ops.map(|op| !MEMBER.may(&there, &[op]));
+                let is_same_content = kind.collection == "contents";
+                assert_eq!(refused, [!is_same_content, true], "{}/{key}", kind.collection);
+            }
+        }
+    }
+}
