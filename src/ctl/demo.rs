@@ -34,6 +34,8 @@ const AT_ONCE: usize = 16;
 const EDITS: usize = 100;
 const DELETIONS: usize = 50;
 const PROBES: usize = 40;
+/// Changes of the webserver that is cut off which meet changes of the other one.
+const REJECTIONS: usize = 2;
 /// What all stages change, and one dashboard that both webservers change.
 const ROWS_MIN: usize = 4 * (EDITS + DELETIONS) + 1;
 
@@ -354,6 +356,14 @@ impl Stage {
         self.cable.set_cut(false);
         let mended = Instant::now();
         self.settle().await?;
+        // A webserver that learns of a rejection writes a notification: a change of its own, to be decided in turn.
+        let rest = &mut self.web[1].rest;
+        wait_until("the notifications of both rejections arrive", async || {
+            let notifications = rest.get("/api/notifications").await?;
+            Ok(notifications.as_object().is_some_and(|all| all.len() >= REJECTIONS))
+        })
+        .await?;
+        self.settle().await?;
         say(&format!("  level again after {}: {}", duration(mended.elapsed()), self.positions().await?));
         // Of two changes that meet, the one that was committed first stands.
         if let Some((_, description, _)) = self.model.get_mut(&both) {
@@ -420,7 +430,7 @@ impl Stage {
         let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
         let user = refused.iter().find(|one| one["What"] == "create user carol");
         let dashboard = refused.iter().find(|one| text(one, "What").contains("dashboard"));
-        let (Some(user), Some(dashboard), 2) = (user, dashboard, refused.len()) else {
+        let (Some(user), Some(dashboard), REJECTIONS) = (user, dashboard, refused.len()) else {
             return claim(false, &format!("web2 lists the two changes that met others: {refused:?}"));
         };
         claim(true, &format!("web2 says why its own carol is not: {}", text(user, "Reason")))?;
@@ -429,11 +439,10 @@ impl Stage {
             &format!("and why its change of the dashboard that web1 changed is not: {}", text(dashboard, "Reason")),
         )?;
         let rest = &mut self.web[1].rest;
-        wait_until("the notification arrives", async || {
-            Ok(rest.get("/api/notifications").await?.to_string().contains("create user carol"))
-        })
-        .await?;
-        claim(true, "whoever made it has a notification")
+        claim(
+            rest.get("/api/notifications").await?.to_string().contains("create user carol"),
+            "whoever made it has a notification",
+        )
     }
 
     /// Numbers of the dashboards that the log says were deleted.
