@@ -61,6 +61,7 @@ pub(super) struct Call {
     pub read: Reader,
     pub write: Writer,
     remote: Option<quinn::Connection>,
+    has_ended: bool,
 }
 
 /// A piece of an answer.
@@ -187,7 +188,7 @@ impl Client {
         };
         let sent = wire::send_json(&mut write, Kind::AdminRequest, request).await;
         explain(remote.as_ref(), sent).await?;
-        Ok(Call { read, write, remote })
+        Ok(Call { read, write, remote, has_ended: false })
     }
 
     /// Sends a request and gives every piece of the answer to `take`.
@@ -267,8 +268,11 @@ async fn let_go(server: Server) {
 }
 
 impl Call {
-    /// The next piece; `None` at the end.
+    /// The next piece; `None` at the end, and from then on.
     pub(super) async fn next(&mut self) -> Result<Option<Piece>, CtlError> {
+        if self.has_ended {
+            return Ok(None);
+        }
         let message = wire::read(&mut self.read).await;
         let message = message.and_then(|message| message.ok_or(WireError::Closed));
         let (kind, body) = explain(self.remote.as_ref(), message).await?;
@@ -276,7 +280,10 @@ impl Call {
             Kind::AdminItem => Ok(Some(Piece::Item(body))),
             Kind::Rows => Ok(Some(Piece::Rows(message::decode(kind, &body).map_err(failed)?))),
             Kind::Frames => Ok(Some(Piece::Frames(body))),
-            Kind::AdminEnd => Ok(None),
+            Kind::AdminEnd => {
+                self.has_ended = true;
+                Ok(None)
+            }
             Kind::AdminError => {
                 let AdminError { message, exit } = serde_json::from_slice(&body).map_err(failed)?;
                 Err(CtlError { message, exit })

@@ -60,8 +60,21 @@ struct Counts {
     removed: u64,
 }
 
-/// `diff`
+/// `diff`. Exit codes are those of diff(1): 1 when something differs, 2 when that could not be found out.
 pub(super) async fn run(dir: &Path, json: bool, from: Seq, to: Option<Seq>, values: bool) -> CtlResult {
+    let found = ask(dir, json, from, to, values).await;
+    let (to, counts) =
+        found.map_err(|error| CtlError { exit: if error.exit == 1 { 2 } else { error.exit }, ..error })?;
+    let Counts { added, changed, removed } = counts;
+    let mut output = Output::new();
+    if !json {
+        output.line(&format!("from sequence {from} to {to}: {added} added, {changed} changed, {removed} removed"))?;
+    }
+    output.flush()?;
+    if added + changed + removed == 0 { Ok(()) } else { Err(CtlError { message: String::new(), exit: 1 }) }
+}
+
+async fn ask(dir: &Path, json: bool, from: Seq, to: Option<Seq>, values: bool) -> Result<(Seq, Counts), CtlError> {
     let client = Client::open(dir).await?;
     let to = match to {
         Some(to) => to,
@@ -69,13 +82,7 @@ pub(super) async fn run(dir: &Path, json: bool, from: Seq, to: Option<Seq>, valu
     };
     let counts = compare(&client, json, from, to, values).await;
     client.close().await;
-    let Counts { added, changed, removed } = counts?;
-    let mut output = Output::new();
-    if !json {
-        output.line(&format!("from sequence {from} to {to}: {added} added, {changed} changed, {removed} removed"))?;
-    }
-    output.flush()?;
-    if added + changed + removed == 0 { Ok(()) } else { Err(CtlError { message: String::new(), exit: 1 }) }
+    Ok((to, counts?))
 }
 
 async fn compare(client: &Client, json: bool, from: Seq, to: Seq, values: bool) -> Result<Counts, CtlError> {

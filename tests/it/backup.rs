@@ -300,7 +300,7 @@ fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
     fleet.ok("a", &["put", "passwords", "1", "--value", "\"hash\""]);
     fleet.converges(&["a"]);
     let differs = fleet.run("d", &["diff", "--from", &then, "--values", "--json"]);
-    assert_eq!(differs.status.code(), Some(1));
+    assert_eq!((differs.status.code(), String::from_utf8_lossy(&differs.stderr).as_ref()), (Some(1), ""));
     let text = String::from_utf8_lossy(&differs.stdout).into_owned();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let found: Vec<_> =
@@ -310,6 +310,13 @@ fn p08_an_object_is_reverted_and_states_are_compared_without_a_restore() {
     assert!(!text.contains("hash"), "secrets are not printed");
     let same = fleet.run("d", &["diff", "--from", &then, "--to", &then]);
     assert_eq!(same.status.code(), Some(0));
+    // Either side may end first.
+    let backwards = fleet.run("d", &["diff", "--from", &head(&fleet).to_string(), "--to", &then]);
+    let text = String::from_utf8_lossy(&backwards.stdout).into_owned();
+    assert_eq!((backwards.status.code(), String::from_utf8_lossy(&backwards.stderr).as_ref()), (Some(1), ""));
+    assert!(text.ends_with("1 added, 1 changed, 2 removed\n"), "{text}");
+    let beyond = fleet.run("d", &["diff", "--from", "999999"]);
+    assert_eq!(beyond.status.code(), Some(2), "what cannot be compared differs in nothing");
 
     for key in ["changed", "gone"] {
         fleet.ok("d", &["revert", "c", key, "--to", &then, "--dry-run"]);
