@@ -205,6 +205,19 @@ impl Condition {
         Condition::Version { collection, key, version: id.mark() }
     }
 
+    /// No write satisfies this condition: the change that carries it was made upon a write that was lost with its history.
+    #[must_use]
+    pub fn upon_lost(collection: Collection, key: Key) -> Condition {
+        // Counters begin at 1, so nothing has this identity.
+        Condition::written_by(collection, key, TxnId::default())
+    }
+
+    /// Whether it is one that no write satisfies ([`Condition::upon_lost`]).
+    #[must_use]
+    pub fn is_upon_lost(&self) -> bool {
+        self.mark() == Some(TxnId::default().mark())
+    }
+
     /// The number that stands for a transaction, in a condition on a write that had no sequence.
     #[must_use]
     pub fn mark(&self) -> Option<Seq> {
@@ -249,6 +262,9 @@ impl fmt::Display for Condition {
         match self {
             Condition::Absent { collection, key } => write!(f, "absent {collection}/{key}"),
             Condition::Present { collection, key } => write!(f, "present {collection}/{key}"),
+            Condition::Version { collection, key, .. } if self.is_upon_lost() => {
+                write!(f, "{collection}/{key} as a history that was lost had left it")
+            }
             Condition::Version { collection, key, .. } if self.mark().is_some() => {
                 write!(f, "{collection}/{key} as the author's earlier change left it")
             }

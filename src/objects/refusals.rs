@@ -43,6 +43,10 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
         Some(Condition::Present { collection, .. }) => {
             format!("the {} was deleted meanwhile, or never came to be", thing(collection.as_str()))
         }
+        Some(condition @ Condition::Version { collection, .. }) if condition.is_upon_lost() => format!(
+            "the {} that was changed here was lost with a part of the log, before this change was sent",
+            thing(collection.as_str())
+        ),
         Some(condition @ Condition::Version { collection, .. }) if condition.mark().is_some() => format!(
             "the {} was changed by somebody else meanwhile, or an earlier change that this one goes on from was refused",
             thing(collection.as_str())

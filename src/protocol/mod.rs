@@ -11,6 +11,7 @@ pub mod gate;
 pub mod lanes;
 pub mod outbox;
 pub mod push;
+mod rebase;
 pub mod sequencer;
 pub mod session;
 pub mod tail;

@@ -15,6 +15,7 @@ use crate::model::{
 use crate::planted::{self, Bug};
 
 use super::lanes::Bulk;
+use super::rebase::Rebase;
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -183,20 +184,24 @@ impl Outbox {
     /// before what is pending. A counter that nothing is left of is filled by a transaction without operations; where so many
     /// are that filling them makes no sense, what follows goes on under an origin that `fresh` gives. A rejection that the
     /// log does not know gets such an origin as well: it stays on the list, and its old identity belongs to what fills its
-    /// place. What is lost with a state ([`Outbox::lost_with_state`]) is left out.
+    /// place. What is lost with a state ([`Outbox::lost_with_state`]) is left out. Up to `shared_to` both logs are the same:
+    /// conditions upon later writes are rewritten (`rebase.rs`).
     #[must_use]
     pub fn requeued(
         &self,
         decided: &BTreeMap<Origin, OriginCounter>,
         again: Vec<Arc<Txn>>,
+        shared_to: Seq,
         mut fresh: impl FnMut() -> Origin,
     ) -> Outbox {
+        let mut rebase = Rebase::new(shared_to, self.kept.iter());
         let decided_of = |origin: &Origin| decided.get(origin).copied().unwrap_or_default();
         let mut outbox = Outbox { keeps: self.keeps, next_place: self.next_place, ..Outbox::default() };
         for (id, rejected) in &self.rejected {
             let is_known = id.counter <= decided_of(&id.origin);
             let id = if is_known { *id } else { TxnId { origin: fresh(), counter: OriginCounter(1) } };
-            let txn = Arc::new(Txn { id, ..Txn::clone(&rejected.txn) });
+            let conditions = rebase.conditions(&rejected.txn);
+            let txn = Arc::new(Txn { id, conditions, ..Txn::clone(&rejected.txn) });
             outbox.restore_rejected(RejectedTxn { txn, ..rejected.clone() });
         }
         let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
@@ -215,8 +220,10 @@ impl Outbox {
                 outbox.insert(Arc::new(nothing(*last, txn.time_ms)));
             }
             last.counter = last.counter.next();
+            rebase.renumbered(txn.id, *last);
+            let conditions = rebase.conditions(&txn);
             // What it says of rejections, it says of another history.
-            outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), ..Txn::clone(&txn) }));
+            outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), conditions, ..Txn::clone(&txn) }));
         }
         outbox
     }
@@ -654,16 +661,16 @@ mod tests {
         let decided = BTreeMap::from([(origin, OriginCounter(2))]);
         let fresh = || Origin([7; 16]);
         let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
-        let requeued = outbox.requeued(&decided, kept, fresh);
+        let requeued = outbox.requeued(&decided, kept, Seq(2), fresh);
         assert_eq!(ids(&requeued), [(3, 1), (4, 1), (5, 1), (6, 1)]);
-        let requeued = outbox.requeued(&decided, Vec::new(), fresh);
+        let requeued = outbox.requeued(&decided, Vec::new(), Seq(2), fresh);
         assert_eq!(ids(&requeued), [(3, 0), (4, 0), (5, 1), (6, 1)], "counters are filled");
         assert_eq!((requeued.kept().count(), requeued.taken(origin)), (0, OriginCounter(6)));
-        assert_eq!(outbox.requeued(&BTreeMap::new(), Vec::new(), fresh).depth(), 6);
+        assert_eq!(outbox.requeued(&BTreeMap::new(), Vec::new(), Seq(2), fresh).depth(), 6);
         outbox = Outbox::keeping();
         outbox.insert(txn(9000, &[(1, Some(1))]));
         outbox.insert(txn(9001, &[(1, Some(2))]));
-        let requeued = outbox.requeued(&decided, Vec::new(), fresh);
+        let requeued = outbox.requeued(&decided, Vec::new(), Seq(2), fresh);
         assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "so many that they get another origin");
         assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
         assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));

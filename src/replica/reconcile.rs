@@ -398,7 +398,7 @@ impl Exchange {
             }
             Origin(origin)
         };
-        let mut requeued = outbox.requeued(&decided, self.own.clone(), &mut fresh);
+        let mut requeued = outbox.requeued(&decided, self.own.clone(), self.set.shared_to, &mut fresh);
         for txn in &self.archived {
             // Its identity belongs to what fills its place.
             let id = TxnId { origin: fresh(), counter: OriginCounter(1) };

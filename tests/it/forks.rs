@@ -155,3 +155,37 @@ fn p05_a_member_of_the_branch_that_was_not_chosen_leaves_it_where_it_parted() {
         assert!(!has(&export, "base2") && has(&export, "d0"), "{at_b}: {export}");
     }
 }
+
+/// The sequences of the lost part are given out again. A change that waits and was made upon one of them must not be committed
+/// over the write that has it now.
+#[test]
+fn p05_what_waits_upon_a_lost_write_is_not_committed_over_another_one() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "x", "--value", "\"base\""]);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    fleet.ok("a", &["put", "c", "x", "--value", "\"lost\""]);
+    let lost = fleet.status("d")["head"].as_u64().expect("a sequence");
+    let key = key_of(&fleet);
+    destroy(&fleet, datastore);
+    fleet.wait("a is cut off", || fleet.status("a")["connected"] == false);
+    let upon_lost =
+        ["put", "c", "x", "--value", "\"upon what was lost\"", "--if-version", &lost.to_string(), "--no-wait"];
+    fleet.ok("a", &upon_lost);
+    a.terminate();
+    let from_b = fleet.dir("b");
+    fleet.ok("d", &["recover", "--from", from_b.to_str().expect("text"), "--recovery-key", &key]);
+    let _datastore = fleet.datastore();
+    let _b = fleet.replica("b");
+    fleet.wait_connected("b");
+    fleet.ok("b", &["put", "c", "x", "--value", "\"of another\""]);
+    assert_eq!(fleet.status("d")["head"].as_u64(), Some(lost), "the sequence of the lost write is given out again");
+    let _a = fleet.replica("a");
+    fleet.wait_connected("a");
+    let export = fleet.converges(&["a", "b"]);
+    assert!(export.contains("of another") && !export.contains("upon what was lost"), "{export}");
+    let rejected = fleet.ok("a", &["outbox"]);
+    assert!(rejected.contains("upon what was lost"), "the author is told: {rejected}");
+}
