@@ -87,6 +87,8 @@ pub enum Code {
     MembersNotBelieved,
     /// A datastore cannot write its audit.
     AuditNotWritten,
+    /// Chunks of contents are missing, and members that may have them have not answered.
+    ContentsIncomplete,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -105,6 +107,7 @@ impl Code {
             | Code::ConnectedTwice
             | Code::GenerationsUnknown
             | Code::MembersNotBelieved
+            | Code::ContentsIncomplete
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }
@@ -286,8 +289,13 @@ fn connection(status: &Status) -> Option<Reason> {
         status.outbox
     );
     let remedy = match status.trouble.as_str() {
-        "" => "see that the datastore runs and that UDP port 9405 is open to it".to_owned(),
-        trouble => format!("{trouble}: see that the datastore runs and that UDP port 9405 is open to it"),
+        "" => {
+            "see that the datastore runs and that its UDP port (9405, unless another one is configured) can be reached"
+                .to_owned()
+        }
+        trouble => format!(
+            "{trouble}: see that the datastore runs and that its UDP port (9405, unless another one is configured) can be reached"
+        ),
     };
     Some(Reason::new(Code::Disconnected, message, remedy))
 }

@@ -36,7 +36,7 @@ async fn list(client: Client, json: bool) -> CtlResult {
         }
         let state = match (info.missing, info.lost) {
             (0, _) => "complete".to_owned(),
-            (missing, true) => format!("{missing} chunks are missing, and no member that answers has them"),
+            (missing, true) => format!("{missing} chunks are missing, and no member has them"),
             (missing, false) => format!("{missing} chunks are missing here"),
         };
         let bytes = size(info.size);
@@ -92,8 +92,10 @@ async fn verify(client: Client, json: bool) -> CtlResult {
         }
         output.line(match (report.ok, report.incomplete.iter().any(|info| info.lost)) {
             (true, _) => "all is well",
-            (false, false) => "chunks are missing here; a running process fetches them from members that have them",
-            (false, true) => "chunks are missing that no member that answers has: upload these resources again",
+            (false, false) => {
+                "chunks are missing here; a running process fetches them from members that have them: see `status`"
+            }
+            (false, true) => "chunks are missing that no member has: restore a backup, or upload these resources again",
         })?;
     }
     output.flush()?;

@@ -51,8 +51,19 @@ pub(super) struct Contents {
     wake: Notify,
     missed: mpsc::Sender<ChunkId>,
     missed_here: Mutex<Option<mpsc::Receiver<ChunkId>>>,
-    /// Contents that are not complete, and whether everybody connected was asked in vain.
-    incomplete: Mutex<BTreeMap<String, bool>>,
+    /// Contents that are not complete.
+    incomplete: Mutex<BTreeMap<String, Missing>>,
+}
+
+/// What is known of a content that is not complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is being fetched.
+    Sought,
+    /// These members may have the rest and have not answered.
+    WaitsFor(Vec<MemberName>),
+    /// Every member was asked, and none has the rest.
+    Lost,
 }
 
 /// What the chunks that a transaction names mean for it.
@@ -257,27 +268,47 @@ async fn look(shared: &SharedRef) -> u64 {
     let contents = &shared.contents;
     metrics::chunk_store(contents.store.stats().file_bytes);
     let Ok(all) = all(shared) else { return 0 };
-    let (mut incomplete, mut lost) = (BTreeMap::new(), 0);
+    let (mut incomplete, mut missing, mut lost) = (BTreeMap::new(), 0, 0);
     for (key, head) in &all.heads {
-        let Some(absent) = heal_content(shared, &all, key, head).await else { continue };
-        lost += absent.count;
-        incomplete.insert(key.clone(), true);
-        let mut known = contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.get(key).is_some_and(|is_lost| *is_lost) {
-            let (concerned, count, first) = (all.label(key), absent.count, absent.first);
-            tracing::error!(concerned, count, %first, "chunks are lost: no connected member has them");
+        let Some(Absent { count, first, of }) = heal_content(shared, &all, key, head).await else { continue };
+        missing += count;
+        incomplete.insert(key.clone(), of.clone());
+        let concerned = all.label(key);
+        let former = locked(contents).insert(key.clone(), of.clone());
+        let is_news = former.as_ref() != Some(&of);
+        match &of {
+            Missing::Lost => {
+                lost += count;
+                if is_news {
+                    tracing::error!(concerned, count, %first, "chunks are lost: no member has them");
+                }
+            }
+            Missing::WaitsFor(members) if is_news => {
+                let members = members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ");
+                tracing::warn!(
+                    concerned,
+                    count,
+                    members,
+                    "chunks are missing, and members that may have them are away"
+                );
+            }
+            Missing::WaitsFor(_) | Missing::Sought => {}
         }
-        known.insert(key.clone(), true);
     }
-    metrics::chunks_missing(lost, lost);
-    *contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner) = incomplete;
-    lost
+    metrics::chunks_missing(missing, lost);
+    *locked(contents) = incomplete;
+    missing
 }
 
-/// Chunks that no connected member has.
+fn locked(contents: &Contents) -> std::sync::MutexGuard<'_, BTreeMap<String, Missing>> {
+    contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Chunks that no member which answers has.
 struct Absent {
     count: u64,
     first: ChunkId,
+    of: Missing,
 }
 
 /// Fetches what is missing of one content until nothing is, or nobody has the rest.
@@ -295,12 +326,13 @@ async fn heal_content(
         if lacking.ids.is_empty() {
             break None;
         }
-        contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner).entry(key.to_owned()).or_insert(false);
+        locked(contents).entry(key.to_owned()).or_insert(Missing::Sought);
         let wanted = lacking.ids.len();
-        let absent = bring(shared, lacking.ids).await;
+        let (absent, unheard) = bring(shared, lacking.ids).await;
         healed += (wanted - absent.len()) as u64;
         if let Some(first) = absent.first().copied() {
-            break Some(Absent { count: absent.len() as u64, first });
+            let of = if unheard.is_empty() { Missing::Lost } else { Missing::WaitsFor(unheard) };
+            break Some(Absent { count: absent.len() as u64, first, of });
         }
     };
     metrics::chunks_healed(healed);
@@ -310,15 +342,21 @@ async fn heal_content(
     absent
 }
 
-/// Asks connected members for chunks, one after the other; returns those that none has.
-async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> Vec<ChunkId> {
-    let mut left = ids;
+/// Asks members for chunks, one after the other; returns those that none has who was heard, and who was not heard.
+async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> (Vec<ChunkId>, Vec<MemberName>) {
+    let (mut left, mut unheard) = (ids, shared.members.holders());
     for (member, connection) in shared.members.connections() {
         if left.is_empty() {
             break;
         }
-        if let Err(error) = fetch_from(shared, &connection, &left).await {
-            tracing::debug!(%member, %error, "chunks do not come from a member");
+        match fetch_from(shared, &connection, &left).await {
+            Ok(()) => unheard.retain(|name| *name != member),
+            Err(error) => {
+                tracing::debug!(%member, %error, "chunks do not come from a member");
+                if is_refusal(&error) {
+                    unheard.retain(|name| *name != member);
+                }
+            }
         }
         left.retain(|id| !shared.contents.store.contains(id));
     }
@@ -326,7 +364,12 @@ async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> Vec<ChunkId> {
     if let Ok(Err(error)) = blocking(move || store.sync()).await {
         tracing::error!(%error, "chunks were not made durable");
     }
-    left
+    (left, unheard)
+}
+
+/// Whether a member that keeps no contents said so.
+fn is_refusal(error: &TransferError) -> bool {
+    matches!(error, TransferError::Wire(WireError::Refused(refused)) if refused.code == RefusalCode::Forbidden)
 }
 
 async fn fetch_from(shared: &SharedRef, connection: &quinn::Connection, ids: &[ChunkId]) -> Result<(), TransferError> {
@@ -368,15 +411,15 @@ pub(super) async fn verify(shared: &SharedRef, progress: mpsc::Sender<Progress>)
     Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
 }
 
-/// Contents that are not complete, and whether everybody connected was asked in vain.
-pub(super) fn incomplete(shared: &SharedRef) -> BTreeMap<String, bool> {
-    shared.contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// Contents that are not complete.
+pub(super) fn incomplete(shared: &SharedRef) -> BTreeMap<String, Missing> {
+    locked(&shared.contents).clone()
 }
 
 /// Notes which contents are known to be lost.
 pub(super) fn mark_lost(shared: &SharedRef, infos: &mut [crate::codec::admin::BlobInfo]) {
-    let asked = shared.contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner);
-    infos.iter_mut().for_each(|info| info.lost = asked.get(&info.content).copied().unwrap_or(false));
+    let known = locked(&shared.contents);
+    infos.iter_mut().for_each(|info| info.lost = known.get(&info.content) == Some(&Missing::Lost));
 }
 
 /// A member that other members may be served by.

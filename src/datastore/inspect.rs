@@ -11,6 +11,7 @@ use crate::log::{LogReader, ReadError};
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
 use crate::state::StateStore;
 
+use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
 use super::shared::SharedRef;
 
@@ -72,7 +73,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         clock_ms: super::shared::now_ms(),
         contents_incomplete: incomplete.len() as u64,
-        contents_lost: incomplete.values().filter(|is_lost| **is_lost).count() as u64,
+        contents_lost: incomplete.values().filter(|missing| **missing == Missing::Lost).count() as u64,
         refused_members: shared.members.strangers(),
         health: Health { reasons: reason.into_iter().chain(attention(shared)).collect(), ..Health::default() },
         ..Status::default()
@@ -94,9 +95,27 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
         );
         reasons.push(Reason::new(Code::ClockSkew, message, SET_CLOCK));
     }
+    reasons.extend(contents_away(shared));
     let twice = shared.members.twice();
     reasons.extend(twice.into_iter().map(|message| Reason::new(Code::ConnectedTwice, message, RUNS_TWICE)));
     reasons
+}
+
+/// Contents whose rest may be at members that have not answered.
+fn contents_away(shared: &SharedRef) -> Option<Reason> {
+    let (mut count, mut members) = (0, BTreeSet::new());
+    for missing in super::contents::incomplete(shared).into_values() {
+        if let Missing::WaitsFor(away) = missing {
+            count += 1;
+            members.extend(away.into_iter().map(|member| member.to_string()));
+        }
+    }
+    let names = members.into_iter().collect::<Vec<_>>().join(", ");
+    let message =
+        format!("{count} contents are incomplete, and members that may have the rest have not answered: {names}");
+    let remedy =
+        "start these members, or revoke those that will not come back; the rest is fetched from them by itself";
+    (count > 0).then(|| Reason::new(Code::ContentsIncomplete, message, remedy))
 }
 
 const SET_CLOCK: &str = "set the clock of this host; a right one is believed as soon as a member commits something";

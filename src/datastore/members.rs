@@ -291,13 +291,20 @@ impl Members {
     pub(super) fn connections(&self) -> Vec<Connected> {
         let presences = self.presences();
         let mut by_member: BTreeMap<&MemberName, &Present> = BTreeMap::new();
-        for present in presences.present.values() {
+        for present in presences.present.values().filter(|present| present.role.holds_replica()) {
             let known = by_member.entry(&present.member).or_insert(present);
             if present.is_bulk {
                 *known = present;
             }
         }
         by_member.into_iter().map(|(member, present)| (member.clone(), present.connection.clone())).collect()
+    }
+
+    /// Enrolled members that may hold contents, connected or not.
+    pub(super) fn holders(&self) -> Vec<MemberName> {
+        let registry = self.registry();
+        let may_hold = |member: &&Member| member.state == MemberState::Enrolled && member.role.holds_replica();
+        registry.members().filter(may_hold).map(|member| member.name.clone()).collect()
     }
 
     pub(super) fn presence(&self) -> Vec<PresenceInfo> {

@@ -36,6 +36,8 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest pause between two attempts.
 const RETRY_CAP: Duration = Duration::from_secs(5);
+/// A log that is not followed is reported again after this long.
+const REPEAT_EVERY: Duration = Duration::from_secs(300);
 /// Progress is reported at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
@@ -167,6 +169,7 @@ impl Linker {
     pub(super) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), RETRY_CAP);
         let mut needs_snapshot = false;
+        let mut told: Option<(Verdict, Instant)> = None;
         loop {
             let since = Instant::now();
             let error = match self.attempt(needs_snapshot).await {
@@ -183,7 +186,11 @@ impl Linker {
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
-                    tracing::error!(%verdict, remedy = verdict.remedy(), "not following the datastore");
+                    // It may last for hours, and is met again at each attempt.
+                    if told.is_none_or(|(last, at)| last != *verdict || at.elapsed() > REPEAT_EVERY) {
+                        told = Some((*verdict, Instant::now()));
+                        tracing::error!(%verdict, remedy = verdict.remedy(), "not following the datastore");
+                    }
                 }
                 error => tracing::info!(%error, "disconnected"),
             }
@@ -304,7 +311,7 @@ impl Linker {
                 if self.shared.forbidden().is_some() => result,
             result = self.watch_for_resync() => result,
             result = proofs::keep(&self.shared, &self.directory) => result,
-            result = self.give_chunks(connection), if self.shared.contents.is_some() => result,
+            result = self.give_chunks(connection) => result,
             never = async {
                 self.connector.on_connected(connection.clone()).await;
                 std::future::pending().await
@@ -324,10 +331,10 @@ impl Linker {
         }
     }
 
-    /// Serves streams on which the datastore asks for chunks that it has lost.
+    /// Answers streams on which the datastore asks for chunks that it has lost.
     async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
-        let Some(contents) = &self.shared.contents else { return std::future::pending().await };
-        Ok(super::contents::give(&contents.server(), connection).await?)
+        let server = self.shared.contents.as_ref().map(|contents| contents.server());
+        Ok(super::contents::give(server, connection).await?)
     }
 
     /// A log that went on without this member's last entries, for a known reason, is followed all the same.

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::codec::chunks::Want;
-use crate::codec::message::{Kind, Open};
+use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::{ChunkId, MemberName};
 use crate::transfer::{ChunkStream, Server, TransferError};
 use crate::transport::window;
@@ -33,26 +33,37 @@ pub(super) struct Bulk {
     _giving: JoinSet<()>,
 }
 
-/// Serves streams on which the datastore asks for chunks that it has lost, until the connection ends.
+/// Answers streams on which the datastore asks for chunks that it has lost, until the connection ends. Without a `server`, at a
+/// member that keeps no contents, they are refused, so that nobody waits for an answer.
 pub(in crate::replica) async fn give(
-    server: &Server,
+    server: Option<Server>,
     connection: &quinn::Connection,
 ) -> Result<std::convert::Infallible, quinn::ConnectionError> {
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             stream = connection.accept_bi() => {
-                let (mut send, mut receive) = stream?;
-                let server = server.clone();
-                streams.spawn(async move {
-                    let open = timeout(OPEN_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
-                    if matches!(open, Ok(Ok(Open::Chunks))) {
-                        let _ = server.serve(&mut send, &mut receive).await;
-                    }
-                });
+                let (send, receive) = stream?;
+                streams.spawn(give_on(server.clone(), send, receive));
             }
             Some(_) = streams.join_next() => {}
         }
+    }
+}
+
+async fn give_on(server: Option<Server>, mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
+    let open = timeout(OPEN_TIMEOUT, wire::expect::<Open, _>(&mut receive, Kind::Open)).await;
+    if !matches!(open, Ok(Ok(Open::Chunks))) {
+        return;
+    }
+    if let Some(server) = server {
+        let _ = server.serve(&mut send, &mut receive).await;
+        return;
+    }
+    let refused = Refused { code: RefusalCode::Forbidden, message: "this member keeps no contents".into() };
+    if wire::send(&mut send, Kind::Refused, &refused).await.is_ok() && send.finish().is_ok() {
+        // The stream stays open until the answer has been read.
+        let _ = timeout(OPEN_TIMEOUT, send.stopped()).await;
     }
 }
 
@@ -88,7 +99,7 @@ impl Inner {
         let (server, given) = (self.server(), connection.clone());
         giving.spawn(async move {
             tokio::select! {
-                Err(error) = give(&server, &given) => tracing::debug!(%error, "the connection for chunks has ended"),
+                Err(error) = give(Some(server), &given) => tracing::debug!(%error, "the connection for chunks has ended"),
                 never = window::give_way(&given) => match never {},
             }
         });

@@ -109,16 +109,52 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
     farm.stop_datastore(&[]);
     std::fs::remove_dir_all(farm.fleet.dir("d/chunks")).expect("removes");
     farm.start_datastore();
+    // Who may have them is away: nothing is called lost. A replica that keeps no contents says so at once.
+    let _replica = farm.fleet.member("r");
+    farm.fleet.wait_connected("r");
+    let reasons = |farm: &Farm| {
+        let status = farm.fleet.status("d");
+        let text = |reason: &Value, name: &str| reason[name].as_str().unwrap_or_default().to_owned();
+        let reasons = status["health"]["reasons"].as_array().cloned().unwrap_or_default();
+        (reasons.iter().map(|one| (text(one, "code"), text(one, "message"))).collect::<Vec<_>>(), status)
+    };
+    let away = |reasons: &[(String, String)]| {
+        reasons.iter().any(|(code, message)| code == "contents_incomplete" && message.ends_with("have not answered: a"))
+    };
+    farm.fleet.wait("it waits for a alone", || away(&reasons(&farm).0));
+    assert_eq!(reasons(&farm).1["contents_lost"], 0);
     let place = farm.fleet.dir("backups").display().to_string();
     let made = farm.fleet.run("d", &["backup", "create", &place]);
     assert_eq!(made.status.code(), Some(3), "{made:?}");
     let refused = farm.fleet.run("d", &["backup", "verify", &place]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(3) && text.contains("the report"), "{text}");
+    assert!(!farm.fleet.log_of("d").contains("chunks are lost"));
     farm.restart(&mut web);
     farm.complete("d");
+    farm.fleet.wait("nothing is incomplete", || reasons(&farm).0.is_empty());
     assert_eq!(json(&farm.fleet, &["backup", "create", &place])["is_new"], true);
     farm.fleet.ok("d", &["backup", "verify", &place]);
+}
+
+#[test]
+fn r11_contents_that_nobody_has_are_lost_once_every_member_was_asked() {
+    let mut farm = Farm::new("", &[("a", "")]);
+    let mut web = farm.start("a");
+    let admin = web.admin(&farm.fleet);
+    Resource::new(&admin, "the report").store(&admin, &noise(42, 1 << 20));
+    farm.fleet.converges(&["a"]);
+    web.stop();
+    farm.stop_datastore(&[]);
+    for chunks in ["d/chunks", "a/chunks"] {
+        std::fs::remove_dir_all(farm.fleet.dir(chunks)).expect("removes");
+    }
+    farm.start_datastore();
+    farm.restart(&mut web);
+    farm.fleet.wait("they are lost", || farm.fleet.status("d")["contents_lost"] == 1);
+    let (code, infos) = farm.blobs("d", &["list"]);
+    assert_eq!((code, &infos[0]["lost"]), (0, &Value::Bool(true)));
+    farm.fleet.wait("the log says so", || farm.fleet.log_of("d").contains("chunks are lost: no member has them"));
 }
 
 #[test]
