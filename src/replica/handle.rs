@@ -715,6 +715,18 @@ impl Replica {
         self.shared.lost()
     }
 
+    /// Why nobody can log in from this state: values that a login needs are withheld from readers, and are fetched when the
+    /// member connects as something else.
+    #[must_use]
+    pub fn lacks_secrets(&self) -> Option<String> {
+        self.shared.state().meta().filter(|meta| meta.is_redacted).map(|_| {
+            "the state here is a reader's and lacks passwords, tokens and logins: give this member the role webserver \
+             (`gravwell-logctl enroll NAME --role webserver --replace` at the datastore, `join TOKEN` here); it fetches the \
+             rest when it connects"
+                .to_owned()
+        })
+    }
+
     /// What the datastore said at the last connection; `None` before the first.
     #[must_use]
     pub fn terms(&self) -> Option<Terms> {

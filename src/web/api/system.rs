@@ -171,6 +171,9 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     if let Some(reason) = status.health.failure() {
         return Some(reason.message.clone());
     }
+    if let Some(reason) = app.store.replica().lacks_secrets() {
+        return Some(reason);
+    }
     if status.generation.0 == 0 {
         return Some("it has never met its datastore".into());
     }
