@@ -10,8 +10,8 @@ use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnI
 
 /// Inspect, verify, compact and repair a replicated operation log, and administer its members.
 ///
-/// Every command works on the data directory of a datastore or of a replica. When a process runs there, the command
-/// asks that process through its local socket; when none runs, the command opens the files itself. Root acts as the
+/// Commands work on the data directory of a datastore or of a replica; those about the log, its members and the audit on
+/// a datastore's. When a process runs there, the command asks that process through its local socket; when none runs, the command opens the files itself. Root acts as the
 /// owner of the directory, so that no file in it comes to belong to root.
 ///
 /// Exit codes: 0 fine; 1 refused or failed; 2 usage; 3 damage or divergence found.
@@ -265,6 +265,9 @@ pub enum Command {
         /// What to do with them; default: list.
         #[command(subcommand)]
         action: Option<OutboxAction>,
+        /// List what webservers keep secret, too: hashes of passwords and tokens, logins.
+        #[arg(long, global = true)]
+        with_secrets: bool,
     },
     /// Look at configuration, certificates, clocks, UDP buffers, disk space, permissions, reachability and versions.
     ///
@@ -599,8 +602,8 @@ pub struct Enroll {
     /// What it may do: webserver (read and write), reader (read), balancer (list the webservers), admin (administer).
     #[arg(long, default_value = "webserver", value_parser = ["webserver", "reader", "balancer", "admin"])]
     pub role: String,
-    /// Life of the token in hours.
-    #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Life of the token in hours, up to a year.
+    #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=8760))]
     pub ttl: u64,
     /// Address of the datastore to put into the token, host:port; may be repeated.
     #[arg(long = "address", value_name = "HOST:PORT")]

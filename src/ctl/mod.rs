@@ -141,7 +141,7 @@ async fn dispatch(args: Args) -> CtlResult {
             webserver.data_dir = Some(data_dir);
             webserver::run(webserver).await.map_err(|error| CtlError { exit: error.exit(), message: error.to_string() })
         }
-        Command::Outbox { action } => outbox::run(dir, json, action).await,
+        Command::Outbox { action, with_secrets } => outbox::run(dir, json, action, with_secrets).await,
         Command::Doctor(doctor) => doctor::run(dir, json, doctor).await,
         Command::Lb(lb) => lb::run(dir, json, lb).await,
         Command::Cert { action } => cert::run(json, action),

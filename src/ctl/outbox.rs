@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use crate::codec::admin::{OutboxItem, Request};
+use serde_json::Value;
+
+use crate::codec::admin::{OutboxItem, PendingInfo, RejectedInfo, Request};
 use crate::codec::jsonl::timestamp;
 use crate::model::TxnId;
+use crate::objects::kinds;
 use crate::replica::outbox_loss;
 
 use super::CtlResult;
@@ -13,13 +16,17 @@ use super::client::{Client, failed};
 use super::output::Output;
 
 /// `outbox list|retry|dismiss`
-pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>) -> CtlResult {
+pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>, with_secrets: bool) -> CtlResult {
     let request = match action {
         None | Some(OutboxAction::List) => {
             let client = Client::open(dir).await?;
             let rows: Result<Vec<OutboxItem>, _> = client.items(&Request::Outbox).await;
             client.close().await;
-            return list(json, &rows?);
+            let mut rows = rows?;
+            if !with_secrets {
+                rows.iter_mut().for_each(withhold);
+            }
+            return list(json, &rows);
         }
         Some(OutboxAction::AcceptLoss) => return accept_loss(dir, json),
         Some(OutboxAction::Retry { id, .. }) => Request::Retry { id },
@@ -43,6 +50,20 @@ fn accept_loss(dir: &Path, json: bool) -> CtlResult {
 
 fn name(id: &TxnId) -> String {
     format!("{}/{}", id.origin, id.counter)
+}
+
+/// Takes out what webservers keep secret: operators paste this list.
+fn withhold(item: &mut OutboxItem) {
+    let (OutboxItem::Pending(PendingInfo { txn, .. }) | OutboxItem::Rejected(RejectedInfo { txn, .. })) = item;
+    let ops = txn.get_mut("ops").and_then(Value::as_array_mut);
+    for put in ops.into_iter().flatten().filter_map(|op| op.get_mut("put")?.as_object_mut()) {
+        let is_secret = put.get("collection").and_then(Value::as_str).is_none_or(kinds::is_secret);
+        if is_secret {
+            // Whatever form the value has: only what names the object stays.
+            put.retain(|name, _| ["collection", "key"].contains(&name.as_str()));
+            put.insert("withheld".into(), true.into());
+        }
+    }
 }
 
 fn list(json: bool, rows: &[OutboxItem]) -> CtlResult {

@@ -9,6 +9,7 @@ use gravwell::transport::wire;
 
 use crate::fleet::Fleet;
 use crate::hostile::client::{Answered, Hostile, hello};
+use crate::web::Web;
 
 /// What stands in every secret value of these tests.
 const NEEDLE: &[u8] = b"needle-in-a-secret";
@@ -184,4 +185,49 @@ fn p11_a_member_that_becomes_a_reader_gives_its_secret_values_up() {
     fleet.wait("the values are there again", || fleet.run("a", &["get", "passwords", "1"]).status.success());
     is_level(&fleet, "a");
     assert!(fleet.ok("a", &["get", "passwords", "1"]).contains("needle"));
+}
+
+/// Nobody can log in from a reader's state: a balancer must not send users to such a webserver.
+#[test]
+fn p11_a_webserver_with_a_readers_state_is_not_ready_and_says_why() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "reader");
+    let mut web = Web::start(&fleet, "a", &[]);
+    fleet.wait_connected("a");
+    let says_why = |web: &Web| {
+        let ready = web.nobody().get("/api/ready");
+        let login = web.nobody().post("/api/login", &serde_json::json!({ "User": "admin", "Pass": "changeme" }));
+        assert_eq!((ready.status, login.status), (503, 503));
+        let reason = ready.json()["Reason"].as_str().unwrap_or_default().to_owned();
+        assert!(reason.contains("lacks passwords") && reason.contains("--role webserver"), "{reason}");
+    };
+    says_why(&web);
+    web.stop();
+    // The role alone does not bring what is withheld.
+    let token = fleet.ok("d", &["enroll", "a", "--role", "webserver", "--replace"]);
+    fleet.ok("a", &["join", token.trim()]);
+    datastore.kill();
+    let web = Web::start(&fleet, "a", &[]);
+    says_why(&web);
+    let _datastore = fleet.datastore();
+    fleet.wait("it is ready", || web.nobody().get("/api/ready").status == 200);
+}
+
+/// Operators are told to list the outbox, and paste it.
+#[test]
+fn p11_the_list_of_the_outbox_shows_no_secret_unless_asked() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    datastore.kill();
+    fleet.wait("a is cut off", || fleet.status("a")["connected"] == false);
+    fleet.ok("a", &["put", "passwords", "1", "--value", "\"needle-in-a-secret\"", "--no-wait"]);
+    fleet.ok("a", &["put", "users", "1", "--value", "\"seen\"", "--no-wait"]);
+    for arguments in [&["outbox"][..], &["outbox", "--json"], &["outbox", "list"]] {
+        let text = fleet.ok("a", arguments);
+        assert!(text.contains("seen") && text.contains("passwords") && !text.contains("needle"), "{text}");
+        let text = fleet.ok("a", &[arguments, &["--with-secrets"]].concat());
+        assert!(text.contains("seen") && text.contains("needle"), "{text}");
+    }
 }
