@@ -219,8 +219,11 @@ impl Trust {
         let registry = match Registry::open(&self.path, SystemClock.now_ms()) {
             Ok(registry) => registry,
             Err(error) => {
-                complain!("whether {name} was revoked is not known: {error}");
-                return false;
+                let is_revoked = Registry::state_in_copy(&self.path, name) == Some(MemberState::Revoked);
+                if !is_revoked {
+                    complain!("whether {name} was revoked is not known: {error}");
+                }
+                return is_revoked;
             }
         };
         registry.members().any(|member| member.name.as_str() == name && member.state == MemberState::Revoked)

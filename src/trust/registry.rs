@@ -31,6 +31,9 @@ pub const MEMBERS_MAX: usize = 4096;
 /// Characters of an address beyond the bounds that are kept, to be shown.
 const SHOWN_CHARS: usize = 64;
 
+/// Longest life of a token to join with: a year.
+pub const TOKEN_LIFE_MAX_MS: u64 = 365 * 24 * 3_600_000;
+
 /// Where a member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -235,6 +238,14 @@ impl Registry {
         };
         check_copy(&path, &contents)?;
         Ok(Registry::of(Some(path), contents, now_ms))
+    }
+
+    /// What the copy of the register in `dir` says of a member; `None`: it cannot be read, or does not know the member. It may be
+    /// one change behind. For where the register itself cannot be read.
+    #[must_use]
+    pub fn state_in_copy(dir: &Path, name: &str) -> Option<MemberState> {
+        let contents = parse(&read_text(&dir.join(COPY)).ok()?).ok()?;
+        contents.members.values().find(|member| member.name.as_str() == name).map(|member| member.state)
     }
 
     /// Parts the register from its file, so that it can be read while the file is written.
@@ -500,7 +511,8 @@ impl Registry {
     /// Invites a member; returns the secret of its token, of which only a hash is kept.
     ///
     /// # Errors
-    /// When the name is a current member's and `replace` is not set, or the file cannot be written.
+    /// When the name is a current member's and `replace` is not set, the token would be good for more than
+    /// [`TOKEN_LIFE_MAX_MS`], or the file cannot be written.
     pub fn invite(
         &mut self,
         name: &MemberName,
@@ -509,9 +521,16 @@ impl Registry {
         now_ms: u64,
         replace: bool,
     ) -> Result<[u8; 32], TrustError> {
+        if ttl_ms > TOKEN_LIFE_MAX_MS {
+            return Err(TrustError::Refused("a token is good for a year at most: give it a shorter life".into()));
+        }
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| TrustError::Refused(error.to_string()))?;
-        let invite = Invite { secret_hash: hex(blake3::hash(&secret).as_bytes()), expires_ms: now_ms + ttl_ms, role };
+        let invite = Invite {
+            secret_hash: hex(blake3::hash(&secret).as_bytes()),
+            expires_ms: now_ms.saturating_add(ttl_ms),
+            role,
+        };
         let members = self.contents.members.len();
         match self.contents.members.get_mut(name) {
             Some(member) if member.state == MemberState::Enrolled && !replace => {

@@ -218,6 +218,18 @@ fn p04_the_floor_waits_for_members_that_count() {
 }
 
 #[test]
+fn p11_a_token_is_good_for_a_year_at_most() {
+    let (_temp, _authority, mut registry) = open();
+    for ttl_ms in [u64::MAX, super::TOKEN_LIFE_MAX_MS + 1] {
+        let refused = registry.invite(&name(), Role::Webserver, ttl_ms, NOW, false).expect_err("too long").to_string();
+        assert!(refused.contains("a year at most"), "{refused}");
+    }
+    registry
+        .invite(&name(), Role::Webserver, super::TOKEN_LIFE_MAX_MS, u64::MAX - 5, false)
+        .expect("a clock that is wrong");
+}
+
+#[test]
 fn p13_a_register_that_is_older_than_its_copy_is_not_believed() {
     let (temp, _authority, mut registry) = open();
     registry.invite(&name(), Role::Webserver, 1000, NOW, false).expect("invites");
@@ -232,6 +244,9 @@ fn p13_a_register_that_is_older_than_its_copy_is_not_believed() {
     std::fs::write(&file, &old).expect("writes");
     let refused = Registry::open(temp.path(), NOW).err().expect("refused").to_string();
     assert!(refused.contains("older") && refused.contains("mv "), "{refused}");
+    // Where the register is not believed, its copy still knows who was revoked.
+    assert_eq!(Registry::state_in_copy(temp.path(), name().as_str()), Some(MemberState::Revoked));
+    assert_eq!(Registry::state_in_copy(temp.path(), "nobody"), None);
     std::fs::rename(&copy, &file).expect("as it is told");
     let found = Registry::open(temp.path(), NOW).expect("the newer one");
     assert!(found.members().all(|member| member.state == MemberState::Revoked));
