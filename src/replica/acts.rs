@@ -51,18 +51,24 @@ static TROUBLE: Seldom = Seldom::new();
 /// An act with its number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Numbered {
+    /// Within which the number means this act alone; empty in what earlier versions wrote: that of the journal.
+    #[serde(default)]
+    life: String,
     number: u64,
     act: Act,
 }
 
 /// Acts that gave way: how many, and the number of the last one, which is sent as the number of the record that says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Lost {
+    #[serde(default)]
+    life: String,
     count: u64,
     last: u64,
 }
 
-/// The name of this journal, and the number of the next act.
+/// From an opening of the journal to the next one, and the number of the next act. What was numbered and sent without having
+/// been written, as on a full disk, has its number in no journal: acts after the next opening must not be taken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Life {
     id: String,
@@ -152,6 +158,7 @@ impl Waiting {
         for record in records {
             waiting.replay(record.kind, &record.payload);
         }
+        waiting.life.id = random_id()?;
         if is_new {
             waiting.rewrite();
         }
@@ -167,18 +174,26 @@ impl Waiting {
                 }
             }
             WAITS => {
-                if let Ok(numbered) = serde_json::from_slice::<Numbered>(payload) {
+                if let Ok(mut numbered) = serde_json::from_slice::<Numbered>(payload) {
                     self.life.next = self.life.next.max(numbered.number + 1);
+                    if numbered.life.is_empty() {
+                        numbered.life.clone_from(&self.life.id);
+                    }
                     self.bytes += weight(&numbered.act);
                     self.acts.push_back(numbered);
                 }
             }
             LOST => {
-                self.lost = serde_json::from_slice(payload).unwrap_or(self.lost);
+                if let Ok(lost) = serde_json::from_slice::<Lost>(payload) {
+                    let life = if lost.life.is_empty() { self.life.id.clone() } else { lost.life.clone() };
+                    self.lost = Lost { life, ..lost };
+                }
+                self.life.next = self.life.next.max(self.lost.last + 1);
                 self.drop_to(self.lost.last);
             }
             SENT => {
                 let number = serde_json::from_slice(payload).unwrap_or(0);
+                self.life.next = self.life.next.max(number + 1);
                 self.sent_to(number);
             }
             _ => {}
@@ -202,17 +217,18 @@ impl Waiting {
     fn take(&mut self, acts: Vec<Act>) {
         let mut records = Vec::with_capacity(acts.len());
         for act in acts {
-            let numbered = Numbered { number: self.life.next, act };
+            let numbered = Numbered { life: self.life.id.clone(), number: self.life.next, act };
             self.life.next += 1;
             records.push(encode(WAITS, &numbered));
             self.bytes += weight(&numbered.act);
             self.acts.push_back(numbered);
         }
-        let before = self.lost;
+        let before = self.lost.clone();
         while self.acts.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
             let Some(oldest) = self.acts.pop_front() else { break };
             self.bytes -= weight(&oldest.act);
-            self.lost = Lost { count: self.lost.count + oldest.act.count.max(1), last: oldest.number };
+            let count = self.lost.count + oldest.act.count.max(1);
+            self.lost = Lost { life: oldest.life, count, last: oldest.number };
         }
         if self.lost != before {
             records.push(encode(LOST, &self.lost));
@@ -247,6 +263,7 @@ impl Waiting {
     /// What to send next, and the number of the last of it; `None`: nothing waits.
     fn batch(&self) -> Option<(Vec<Act>, u64)> {
         let lost = (self.lost.count > 0).then(|| Numbered {
+            life: self.lost.life.clone(),
             number: self.lost.last,
             act: gap(
                 "acts at this member were given up, because the datastore was away for too long".into(),
@@ -254,8 +271,8 @@ impl Waiting {
             ),
         });
         let (mut acts, mut last, mut bytes) = (Vec::new(), 0, 0);
-        for Numbered { number, act } in lost.iter().chain(&self.acts) {
-            let act = Act { id: format!("{}/{number}", self.life.id), ..act.clone() };
+        for Numbered { life, number, act } in lost.iter().chain(&self.acts) {
+            let act = Act { id: format!("{life}/{number}"), ..act.clone() };
             bytes += serde_json::to_vec(&act).map_or(0, |json| json.len() + 1);
             if bytes > BATCH_BYTES && !acts.is_empty() {
                 break;
@@ -404,6 +421,23 @@ mod tests {
         waiting.take(vec![act(9)]);
         let (next, last) = waiting.batch().expect("a batch");
         assert!(last == 6 && next[0].id.ends_with("/6"), "{next:?}");
+    }
+
+    #[test]
+    fn what_was_sent_without_having_been_written_is_not_taken_for_what_comes_later() {
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        waiting.take(vec![act(1)]);
+        let mut sent = drain(&mut waiting);
+        // As on a disk that takes nothing any more.
+        waiting.journal = None;
+        waiting.take((2..50).map(act).collect());
+        sent.extend(drain(&mut waiting));
+        let mut waiting = open(&fs.crash(Survival::Nothing, 1));
+        waiting.take((50..90).map(act).collect());
+        let later = drain(&mut waiting);
+        assert_eq!(later.len(), 40);
+        assert!(later.iter().all(|later| sent.iter().all(|sent| sent.id != later.id)), "{later:?}");
     }
 
     #[test]
