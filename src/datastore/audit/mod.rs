@@ -59,9 +59,10 @@ impl Audit {
     pub(super) fn work(shared: &SharedRef) -> impl FnOnce() + Send + 'static {
         let received = shared.audit.received.lock().unwrap_or_else(PoisonError::into_inner).take();
         let shared = Arc::clone(shared);
+        let is_new_log = shared.head() == Seq::ZERO;
         move || {
             if let Some(received) = received {
-                Writer::new(shared, received).run();
+                Writer::new(shared, received, is_new_log).run();
             }
         }
     }

@@ -49,13 +49,17 @@ pub struct Resume {
     pub said: Option<AuditEvent>,
 }
 
-/// Where an audit goes on that got to `covered`.
+/// Where an audit goes on that got to `covered`; `is_new_log`: the log had no entries when this process started.
 #[must_use]
-pub fn resume(covered: Option<LogPoint>, log: &LogNow) -> Resume {
+pub fn resume(covered: Option<LogPoint>, log: &LogNow, is_new_log: bool) -> Resume {
     let gap = |after: LogPoint, reason: String| Some(AuditEvent::Gap { after, reason });
     let Some(point) = covered.filter(|point| *point != LogPoint::default()) else {
-        let reason = "the audit begins here: earlier entries had been compacted".to_owned();
-        let said = (log.horizon > Seq::ZERO).then(|| gap(LogPoint::default(), reason)).flatten();
+        // The audit is no part of the log. One that is missing beside a log that has entries may have been removed.
+        let reason =
+            "no audit was here, though the log had entries: it was removed, lost with the disk, or an earlier version \
+                      kept none. Acts before this that are no transactions are not recorded"
+                .to_owned();
+        let said = (!is_new_log || log.horizon > Seq::ZERO).then(|| gap(LogPoint::default(), reason)).flatten();
         return Resume { from: log.horizon, said };
     };
     if point.log_id != log.log_id {
@@ -118,7 +122,7 @@ mod tests {
         for (name, change, from, said) in cases {
             let (mut log, mut point) = (now(), at(50));
             change(&mut log, &mut point);
-            let resumed = resume(Some(point), &log);
+            let resumed = resume(Some(point), &log, false);
             assert_eq!(resumed.from, Seq(from), "{name}");
             let reason = resumed.said.map(|said| format!("{said:?}"));
             match said {
@@ -126,7 +130,9 @@ mod tests {
                 Some(words) => assert!(reason.expect("says so").contains(words), "{name}"),
             }
         }
-        assert_eq!(resume(None, &LogNow { horizon: Seq::ZERO, ..now() }), Resume { from: Seq::ZERO, said: None });
-        assert!(resume(None, &now()).said.is_some());
+        let new = LogNow { horizon: Seq::ZERO, ..now() };
+        assert_eq!(resume(None, &new, true), Resume { from: Seq::ZERO, said: None });
+        assert!(resume(None, &new, false).said.is_some(), "an audit that was removed is missed");
+        assert!(resume(None, &now(), true).said.is_some());
     }
 }

@@ -55,12 +55,14 @@ pub(super) struct Writer {
     /// The last number of the acts that each life of a member's buffer sent.
     seen: HashMap<(MemberName, String), u64>,
     tried: Option<Instant>,
+    /// Whether the log had no entries when this process started.
+    is_new_log: bool,
 }
 
 impl Writer {
-    pub(super) fn new(shared: SharedRef, requests: mpsc::Receiver<Acts>) -> Writer {
+    pub(super) fn new(shared: SharedRef, requests: mpsc::Receiver<Acts>, is_new_log: bool) -> Writer {
         let (pending, seen) = (VecDeque::new(), HashMap::new());
-        Writer { shared, requests, store: None, former: Former::default(), pending, seen, tried: None }
+        Writer { shared, requests, store: None, former: Former::default(), pending, seen, tried: None, is_new_log }
     }
 
     /// Works until the datastore stops; then it records what is there.
@@ -175,7 +177,7 @@ impl Writer {
         let covered = store.covered();
         let log = self.of_log();
         let now = LogNow::of(&self.shared.log, covered).map_err(text)?;
-        let resumed = resume(covered, &now);
+        let resumed = resume(covered, &now, self.is_new_log);
         let chain = self.shared.log.chain_at(resumed.from).map_err(text)?.unwrap_or_default();
         let point = log.point(resumed.from, chain);
         let damaged = aside.map(|(aside, error)| {
