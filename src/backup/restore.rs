@@ -22,7 +22,7 @@ use crate::env::data_dir::DirectoryError;
 use crate::env::{Clock, RealFs, SystemClock};
 use crate::log::copy::{Cut, CutError, End, cut};
 use crate::log::generations::{self, NotesError};
-use crate::log::repair::{LOG, NEW, swap};
+use crate::log::repair::{LOG, NEW, REPAIRED, finish_swap, swap};
 use crate::log::{IoFailure, Log};
 use crate::model::{ChunkId, Collection, Digest, Generation, Key, Seq};
 use crate::state::StateStore;
@@ -46,8 +46,8 @@ pub enum RestoreError {
     NotEmpty(PathBuf),
     /// The index that is left of a lost log holds more than the backup.
     #[error(
-        "{path}, the state index that is left of the log, is at sequence {index}, and the backup gives {restored}: nothing was \
-         changed. Rebuild from the index, `gravwell-logctl repair --from {path} --accept-loss`; or say --replace, and the index is \
+        "{path}, the state index that is left of the log, is at sequence {index} and holds what the backup, which gives {restored}, \
+         has not: nothing was changed. Rebuild from the index, `gravwell-logctl repair --from {path} --accept-loss`; or say --replace, and the index is \
          kept beside the restored log", path = path.display()
     )]
     IndexHasMore {
@@ -157,17 +157,22 @@ pub fn restore(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     let log = path.join(LOG);
-    if log.exists() && !wishes.replace {
+    // What an interrupted restore or repair had made whole is kept beside the restored log, too.
+    let is_unfinished = finish_swap(&RealFs, path)?;
+    if log.exists() && !wishes.replace && !is_unfinished {
         return Err(RestoreError::NotEmpty(log));
     }
     let new = path.join(NEW);
     remove(&new)?;
+    if log.exists() {
+        remove(&path.join(REPAIRED))?;
+    }
     let known = manifest.generation.max(wishes.above);
     let generation = generations::next(path, manifest.log_id, known, &manifest.generations)?;
     let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
     let mut restored = rebuild(repository, manifest, &new, config, (end, generation), &wishes, progress)?;
     if !log.exists() {
-        restored.index = index_beyond(path, config, restored.seq).map_err(RestoreError::Index)?;
+        restored.index = index_beyond(path, config, restored.seq, &manifest.lineage).map_err(RestoreError::Index)?;
     }
     if let Some(index) = restored.index.filter(|_| !wishes.replace) {
         remove(&new)?;

@@ -369,13 +369,23 @@ fn check_index(path: &Path, config: &DatastoreConfig, member: &StateStore) -> Re
     agrees(&index, &snapshot)
 }
 
-/// The sequence of the index in `path`, where that is beyond `seq`. One that is damaged says nothing.
+/// The sequence of the index in `path`, where it holds more than a history of these generations that ends at `seq`. One that is
+/// damaged says nothing.
 ///
 /// # Errors
 /// When it cannot be read for a reason that says nothing of it.
-pub fn index_beyond(path: &Path, config: &DatastoreConfig, seq: Seq) -> Result<Option<Seq>, OpenError> {
-    let index = index::look_at(path, config)?;
-    Ok(index.map(|index| index.meta.seq).filter(|found| *found > seq))
+pub fn index_beyond(
+    path: &Path,
+    config: &DatastoreConfig,
+    seq: Seq,
+    lineage: &[LineageEntry],
+) -> Result<Option<Seq>, OpenError> {
+    let Some(index) = index::look_at(path, config)? else { return Ok(None) };
+    // A generation that the history does not have begins after what both share.
+    let is_other = |entry: &&LineageEntry| lineage.iter().all(|known| known.generation != entry.generation);
+    let shared = index.meta.lineage.iter().filter(is_other).map(|entry| entry.shared_to).min();
+    let ends = shared.map_or(seq, |shared| shared.min(seq));
+    Ok(Some(index.meta.seq).filter(|found| *found > ends))
 }
 
 /// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`. `known` is what the

@@ -169,3 +169,63 @@ fn p11_a_newer_copy_of_the_authority_takes_the_place_of_one_that_an_earlier_atte
     let (_a, _b) = (fleet.replica("a"), fleet.replica("b"));
     fleet.converges(&["a", "b"]);
 }
+
+/// An index of the branch that was restored on purpose knows what was acknowledged there, at whatever sequence.
+#[test]
+fn p13_a_restore_does_not_pass_over_an_index_of_another_branch() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", "before", 15);
+    let place = path(&fleet, "backups");
+    fleet.ok("d", &["backup", "create", &place]);
+    datastore.terminate();
+    fleet.ok("d", &["restore", &place, "--at", "10", "--replace"]);
+    let datastore = fleet.datastore();
+    put(&fleet, "d", "branch", 2);
+    fleet.wait("the index has all", || {
+        let status = fleet.status("d");
+        status["seq"] == status["head"]
+    });
+    datastore.terminate();
+    let entries = std::fs::read_dir(fleet.dir("d")).expect("reads").flatten().map(|entry| entry.path());
+    let is_log = |path: &std::path::PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name == "log" || name.contains(".damaged-")
+    };
+    entries.filter(is_log).for_each(|path| std::fs::remove_dir_all(path).expect("removes"));
+    let refused = fleet.run("d", &["restore", &place]);
+    let text = said(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("holds what the backup") && text.contains("repair --from"), "{text}");
+    assert!(!fleet.dir("d/log").exists());
+    // As it is told.
+    fleet.ok("d", &["repair", "--from", &path(&fleet, "d/state"), "--accept-loss"]);
+    let _datastore = fleet.datastore();
+    assert!(fleet.ok("d", &["ls", "c"]).contains("branch1"));
+}
+
+/// A power cut between the two renames with which a restored log takes its place.
+#[test]
+fn p05_a_restore_goes_on_where_one_was_interrupted_between_its_renames() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    put(&fleet, "d", "k", 5);
+    let place = path(&fleet, "backups");
+    fleet.ok("d", &["backup", "create", &place]);
+    put(&fleet, "d", "later", 2);
+    datastore.terminate();
+    let log = fleet.dir("d/log");
+    for is_first_done in [true, false] {
+        copy_dir(&log, &fleet.dir("d/log.repaired"));
+        if !is_first_done {
+            std::fs::rename(&log, fleet.dir("d/log.damaged-9")).expect("renames");
+        }
+        let flags = if is_first_done { vec!["restore", &place, "--replace"] } else { vec!["restore", &place] };
+        fleet.ok("d", &flags);
+        assert!(!fleet.dir("d/log.repaired").exists());
+        let datastore = fleet.datastore();
+        let objects = fleet.ok("d", &["ls", "c"]);
+        assert!(objects.contains("k4") && !objects.contains("later1"), "{objects}");
+        datastore.terminate();
+    }
+}
