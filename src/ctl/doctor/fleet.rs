@@ -57,7 +57,11 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
             findings.good("datastore", format!("{} answers and knows this member", connection.remote_address()));
             connection.close(0u32.into(), b"done");
         }
-        Err(error) => findings.problem("datastore", error, "see that it runs, and that UDP port 9405 is open to it"),
+        Err(error) => findings.problem(
+            "datastore",
+            error,
+            "see that it runs, and that its UDP port (9405, unless another one is configured) can be reached",
+        ),
     }
 }
 
@@ -196,7 +200,11 @@ async fn members(client: &Client, findings: &mut Findings) {
         findings.good(SUBJECT, format!("{} enrolled, all connected", enrolled.len()));
     } else {
         let found = format!("{} of {} are away: {}", away.len(), enrolled.len(), away.join(", "));
-        findings.warning(SUBJECT, found, "see that they run and reach UDP port 9405; revoke who never comes back");
+        findings.warning(
+            SUBJECT,
+            found,
+            "see that they run and reach this datastore's UDP port; revoke who never comes back",
+        );
     }
     for member in &enrolled {
         let days = member.expires_ms.map(|expires_ms| super::days_until(expires_ms, now_ms()));

@@ -37,7 +37,8 @@ pub(super) fn examine(dir: &Path, findings: &mut Findings) {
             let (what, remedy) = if folder == ARCHIVED { describe_changes(&path) } else { describe(&path) };
             let bytes = bytes_in(&path);
             let found = format!("{} ({}): {what}", path.display(), size(bytes));
-            findings.kept("damaged copy", found, remedy, Kept { path, bytes });
+            let subject = if folder == ARCHIVED { "archived changes" } else { "damaged copy" };
+            findings.kept(subject, found, remedy, Kept { path, bytes });
         }
     }
 }
