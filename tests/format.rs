@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gravwell::backup::repository::Repository;
+use gravwell::backup::repository::{Repository, Secret};
 use gravwell::backup::restore::{RestoreEnd, rehearse};
 use gravwell::backup::store::LocalStore;
 use gravwell::chunks::{ChunkStore, Part, StoreOptions, decode_index, encode_index, format as pack, manifest};
@@ -285,9 +285,10 @@ fn p12_golden_files_of_a_replicas_directory() {
 /// `backup create` made them of a log that consists of the golden segment and head file.
 #[test]
 fn p12_a_released_backup_is_verified_and_restored() {
-    for (name, passphrase) in [("backup-plain", None), ("backup-encrypted", Some("correct horse"))] {
+    let secrets = [("backup-plain", Secret::None), ("backup-encrypted", Secret::Passphrase("correct horse"))];
+    for (name, secret) in secrets {
         let place = golden(name);
-        let repository = Repository::open(Box::new(LocalStore::new(&place)), passphrase, false).expect("opens");
+        let repository = Repository::open(Box::new(LocalStore::new(&place)), secret, false).expect("opens");
         let manifest = repository.manifests().expect("reads").0.pop().expect("a backup");
         let temp = tempfile::tempdir().expect("temp dir");
         let config = DatastoreConfig::for_dir(temp.path());

@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::manifest::{Manifest, PIECE_BYTES};
 use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
 use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
+use crate::trust::{BackupKey, RecoveryKey, TrustError};
 
 const HEAD: &str = "gravwell-backup.json";
 const MANIFESTS: &str = "manifests/";
 const PIECES: &str = "pieces/";
+/// The repository's key, sealed under recovery keys: an object for each, by its name.
+const KEYS: &str = "keys/";
 const VERSION: u32 = 1;
-/// What an encrypted repository proves a passphrase with.
+/// Version of a repository under a backup key, which earlier programs do not know.
+const VERSION_KEY: u32 = 2;
+/// What an encrypted repository proves a passphrase or a key with.
 const PROOF: &[u8] = b"gravwell backup repository";
 
 /// Why a repository cannot be used.
@@ -25,12 +29,23 @@ pub enum RepositoryError {
     /// There are no backups.
     #[error("{0} holds no backups: make one with `gravwell-logctl backup create`")]
     None(String),
-    /// It is encrypted, and no or the wrong passphrase was given.
+    /// It is encrypted under a passphrase, and none or the wrong one was given.
     #[error("{0} is encrypted: give its passphrase with --passphrase-file or GRAVWELL_BACKUP_PASSPHRASE")]
     Locked(String),
-    /// It is not encrypted, but a passphrase was given.
+    /// It is encrypted under a backup key, and none or the wrong one was given.
+    #[error("{place} is encrypted with the backup key {key}, not with the one that was given")]
+    OtherKey {
+        /// The repository.
+        place: String,
+        /// Name of its key.
+        key: String,
+    },
+    /// It is not encrypted, but a passphrase or a key was given.
     #[error("{0} is not encrypted, and stays so: use another place for encrypted backups")]
     NotEncrypted(String),
+    /// Its key.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// An object is not what it should be.
     #[error(
         "{name} is damaged: {what}; `gravwell-logctl backup verify PLACE --all` names every damaged backup; make new ones at another place"
@@ -56,6 +71,31 @@ struct Head {
     id: String,
     salt: Option<String>,
     proof: Option<String>,
+    /// Name of the backup key; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+/// What a repository is encrypted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// Nothing.
+    Plain,
+    /// A passphrase.
+    Passphrase,
+    /// A backup key, of this name.
+    Key(String),
+}
+
+/// What opens a repository.
+#[derive(Clone, Copy)]
+pub enum Secret<'a> {
+    /// Nothing: it is not encrypted.
+    None,
+    /// A passphrase.
+    Passphrase(&'a str),
+    /// A backup key.
+    Key(&'a BackupKey),
 }
 
 /// Keys of an encrypted repository: one for contents, one for names.
@@ -68,6 +108,7 @@ struct Keys {
 pub struct Repository {
     store: Box<dyn Store>,
     keys: Option<Keys>,
+    encryption: Encryption,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -79,67 +120,169 @@ fn bytes_of(text: &str) -> Option<Vec<u8>> {
     digits.map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
 }
 
-fn keys(passphrase: &str, salt: &[u8; 16]) -> std::io::Result<Keys> {
-    let key = key_of(passphrase, salt)?;
-    Ok(Keys {
-        contents: blake3::derive_key("gravwell backup contents v1", &key),
-        names: blake3::derive_key("gravwell backup names v1", &key),
-    })
+impl Secret<'_> {
+    fn keys(&self, salt: &[u8; 16]) -> std::io::Result<Option<Keys>> {
+        let key = match self {
+            Secret::None => return Ok(None),
+            Secret::Passphrase(passphrase) => key_of(passphrase, salt)?,
+            Secret::Key(key) => key.for_repository(salt),
+        };
+        Ok(Some(Keys {
+            contents: blake3::derive_key("gravwell backup contents v1", &key),
+            names: blake3::derive_key("gravwell backup names v1", &key),
+        }))
+    }
+
+    fn encryption(&self) -> Encryption {
+        match self {
+            Secret::None => Encryption::Plain,
+            Secret::Passphrase(_) => Encryption::Passphrase,
+            Secret::Key(key) => Encryption::Key(key.name()),
+        }
+    }
+}
+
+impl Head {
+    /// `None`: there is no repository.
+    fn load(store: &dyn Store) -> Result<Option<Head>, RepositoryError> {
+        let bytes = match store.get(HEAD) {
+            Ok(bytes) => bytes,
+            Err(StoreError::Missing(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let head: Head = serde_json::from_slice(&bytes).map_err(|error| Head::damaged(store, error.to_string()))?;
+        let version = if head.key.is_some() { VERSION_KEY } else { VERSION };
+        if head.version != version {
+            let what = format!("version {} is not known; this program reads {VERSION} and {VERSION_KEY}", head.version);
+            return Err(Head::damaged(store, what));
+        }
+        Ok(Some(head))
+    }
+
+    fn damaged(store: &dyn Store, what: String) -> RepositoryError {
+        RepositoryError::Damaged { name: format!("{}/{HEAD}", store.place()), what }
+    }
+
+    fn encryption(&self, store: &dyn Store) -> Result<Encryption, RepositoryError> {
+        match (&self.salt, &self.proof, &self.key) {
+            (None, None, None) => Ok(Encryption::Plain),
+            (Some(_), Some(_), None) => Ok(Encryption::Passphrase),
+            (Some(_), Some(_), Some(key)) => Ok(Encryption::Key(key.clone())),
+            _ => Err(Head::damaged(store, "salt and proof belong together".into())),
+        }
+    }
+
+    /// The keys, when `secret` is the one that it was made with.
+    fn keys(&self, store: &dyn Store, secret: Secret<'_>) -> Result<Option<Keys>, RepositoryError> {
+        let (place, encryption) = (store.place(), self.encryption(store)?);
+        let refused = match &encryption {
+            Encryption::Plain => RepositoryError::NotEncrypted(place),
+            Encryption::Passphrase => RepositoryError::Locked(place),
+            Encryption::Key(key) => RepositoryError::OtherKey { place, key: key.clone() },
+        };
+        match (&encryption, secret) {
+            (Encryption::Plain, Secret::None) => return Ok(None),
+            (Encryption::Passphrase, Secret::Passphrase(_)) => {}
+            (Encryption::Key(name), Secret::Key(key)) if key.name() == *name => {}
+            _ => return Err(refused),
+        }
+        let (salt, proof) = (self.salt.as_deref().unwrap_or_default(), self.proof.as_deref().unwrap_or_default());
+        let salt = bytes_of(salt).and_then(|salt| salt.try_into().ok());
+        let keys = secret.keys(&salt.ok_or_else(|| Head::damaged(store, "the salt".into()))?)?;
+        let proof = bytes_of(proof).ok_or_else(|| Head::damaged(store, "the proof".into()))?;
+        let contents = keys.as_ref().map(|keys| keys.contents).unwrap_or_default();
+        match open_bytes(&contents, &proof) {
+            Ok(opened) if opened == PROOF => Ok(keys),
+            _ => Err(refused),
+        }
+    }
 }
 
 impl Repository {
+    /// What the repository in a store is encrypted with; `None`: there is none.
+    ///
+    /// # Errors
+    /// When its head is damaged, or the store cannot be reached.
+    pub fn encryption_of(store: &dyn Store) -> Result<Option<Encryption>, RepositoryError> {
+        Head::load(store)?.map(|head| head.encryption(store)).transpose()
+    }
+
+    /// The backup key of the name `key` that the store keeps sealed under a recovery key; `None` when it has none.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub fn key_under(
+        store: &dyn Store,
+        recovery: &RecoveryKey,
+        key: &str,
+    ) -> Result<Option<BackupKey>, RepositoryError> {
+        match store.get(&format!("{KEYS}{}", recovery.name())) {
+            Ok(sealed) => Ok(BackupKey::unseal(&sealed, recovery).filter(|found| found.name() == key)),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keeps the backup key in the store, sealed under each of the recovery keys, and under no other any more once these
+    /// have been read back.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or written.
+    pub fn keep_key(&self, key: &BackupKey, under: &[RecoveryKey]) -> Result<(), RepositoryError> {
+        for recovery in under {
+            if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
+                self.store.put(&format!("{KEYS}{}", recovery.name()), &key.seal(recovery)?)?;
+            }
+            if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
+                return Err(self.damaged(&format!("{KEYS}{}", recovery.name()), "it is not what was written"));
+            }
+        }
+        let is_current = |name: &str| under.iter().any(|recovery| name == format!("{KEYS}{}", recovery.name()));
+        if !under.is_empty() {
+            for listed in self.store.list(KEYS)?.into_iter().filter(|listed| !is_current(&listed.name)) {
+                self.store.remove(&listed.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the repository in a store; makes one when there is none and `create` says so.
     ///
     /// # Errors
-    /// When there is none, its head is damaged, or the passphrase does not fit.
-    pub fn open(store: Box<dyn Store>, passphrase: Option<&str>, create: bool) -> Result<Repository, RepositoryError> {
-        let place = store.place();
-        let head = match store.get(HEAD) {
-            Ok(bytes) => bytes,
-            Err(StoreError::Missing(_)) if create => return Self::create(store, passphrase),
-            Err(StoreError::Missing(_)) => return Err(RepositoryError::None(place)),
-            Err(error) => return Err(error.into()),
+    /// When there is none, its head is damaged, or it was made with another secret.
+    pub fn open(store: Box<dyn Store>, secret: Secret<'_>, create: bool) -> Result<Repository, RepositoryError> {
+        let Some(head) = Head::load(&*store)? else {
+            return if create { Self::create(store, secret) } else { Err(RepositoryError::None(store.place())) };
         };
-        let damaged = |what: String| RepositoryError::Damaged { name: format!("{place}/{HEAD}"), what };
-        let head: Head = serde_json::from_slice(&head).map_err(|error| damaged(error.to_string()))?;
-        if head.version != VERSION {
-            return Err(damaged(format!("version {} is not known; this program reads {VERSION}", head.version)));
-        }
-        let keys = match (head.salt, head.proof, passphrase) {
-            (None, None, None) => None,
-            (None, None, Some(_)) => return Err(RepositoryError::NotEncrypted(place)),
-            (Some(salt), Some(proof), Some(passphrase)) => {
-                let salt = bytes_of(&salt).and_then(|salt| salt.try_into().ok());
-                let keys = keys(passphrase, &salt.ok_or_else(|| damaged("the salt".into()))?)?;
-                let proof = bytes_of(&proof).ok_or_else(|| damaged("the proof".into()))?;
-                let opened = open_bytes(&keys.contents, &proof).map_err(|_| RepositoryError::Locked(place.clone()))?;
-                if opened != PROOF {
-                    return Err(RepositoryError::Locked(place));
-                }
-                Some(keys)
-            }
-            (Some(_), Some(_), None) => return Err(RepositoryError::Locked(place)),
-            _ => return Err(damaged("salt and proof belong together".into())),
-        };
-        Ok(Repository { store, keys })
+        let keys = head.keys(&*store, secret)?;
+        Ok(Repository { store, keys, encryption: secret.encryption() })
     }
 
-    fn create(store: Box<dyn Store>, passphrase: Option<&str>) -> Result<Repository, RepositoryError> {
+    fn create(store: Box<dyn Store>, secret: Secret<'_>) -> Result<Repository, RepositoryError> {
         let mut id = [0; 16];
         let mut salt = [0; 16];
         for bytes in [&mut id, &mut salt] {
             getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
         }
-        let keys = passphrase.map(|passphrase| keys(passphrase, &salt)).transpose()?;
+        let keys = secret.keys(&salt)?;
         let proof = keys.as_ref().map(|keys| seal_bytes(&keys.contents, PROOF)).transpose()?;
-        let head = json!({
-            "gravwell-backup-repository": VERSION,
-            "id": hex(&id),
-            "salt": keys.as_ref().map(|_| hex(&salt)),
-            "proof": proof.map(|proof| hex(&proof)),
-        });
-        store.put_new(HEAD, format!("{head}\n").as_bytes())?;
-        Ok(Repository { store, keys })
+        let key = if let Secret::Key(key) = secret { Some(key.name()) } else { None };
+        let head = Head {
+            version: if key.is_some() { VERSION_KEY } else { VERSION },
+            id: hex(&id),
+            salt: keys.as_ref().map(|_| hex(&salt)),
+            proof: proof.map(|proof| hex(&proof)),
+            key,
+        };
+        let text = serde_json::to_string(&head).map_err(std::io::Error::other)?;
+        store.put_new(HEAD, format!("{text}\n").as_bytes())?;
+        Ok(Repository { store, keys, encryption: secret.encryption() })
+    }
+
+    /// What it is encrypted with.
+    #[must_use]
+    pub fn encryption(&self) -> &Encryption {
+        &self.encryption
     }
 
     /// Where it is.
@@ -330,32 +473,85 @@ mod tests {
     #[test]
     fn p10_pieces_are_what_their_names_say_or_are_refused() {
         let temp = tempfile::tempdir().expect("temp dir");
-        for passphrase in [None, Some("secret")] {
-            let path = temp.path().join(format!("{}", passphrase.is_some()));
-            assert!(matches!(Repository::open(store(&path), passphrase, false), Err(RepositoryError::None(_))));
-            let repository = Repository::open(store(&path), passphrase, true).expect("makes");
+        let key = BackupKey::generate().expect("makes");
+        let secrets =
+            [("plain", Secret::None), ("passphrase", Secret::Passphrase("secret")), ("key", Secret::Key(&key))];
+        for (name, secret) in secrets {
+            let path = temp.path().join(name);
+            assert!(matches!(Repository::open(store(&path), secret, false), Err(RepositoryError::None(_))));
+            assert_eq!(Repository::encryption_of(&*store(&path)).expect("looks"), None);
+            let repository = Repository::open(store(&path), secret, true).expect("makes");
             let mut known = BTreeSet::new();
-            let (name, is_new) = repository.put_piece(b"contents", &mut known).expect("stores");
+            let (piece, is_new) = repository.put_piece(b"contents", &mut known).expect("stores");
             assert!(is_new && !repository.put_piece(b"contents", &mut known).expect("knows").1);
-            assert_eq!(repository.piece(&name).expect("reads"), b"contents");
-            let file = path.join(path_of(&name));
+            assert_eq!(repository.piece(&piece).expect("reads"), b"contents");
+            let file = path.join(path_of(&piece));
             let stored = std::fs::read(&file).expect("reads");
-            assert_eq!(stored == b"contents", passphrase.is_none());
+            assert_eq!(stored == b"contents", name == "plain");
             for at in 0..stored.len() {
                 let mut bad = stored.clone();
                 bad[at] ^= 1;
                 std::fs::write(&file, bad).expect("writes");
-                let refused = repository.piece(&name).expect_err("damaged").to_string();
-                assert!(refused.contains(&name) && refused.contains("damaged"), "{refused}");
+                let refused = repository.piece(&piece).expect_err("damaged").to_string();
+                assert!(refused.contains(&piece) && refused.contains("damaged"), "{refused}");
             }
             std::fs::remove_file(&file).expect("removes");
-            assert!(repository.piece(&name).expect_err("missing").to_string().contains("missing"));
-            let again = Repository::open(store(&path), passphrase, false).expect("opens");
-            assert_eq!(again.piece_name(b"contents"), name);
+            assert!(repository.piece(&piece).expect_err("missing").to_string().contains("missing"));
+            let again = Repository::open(store(&path), secret, false).expect("opens");
+            assert_eq!(again.piece_name(b"contents"), piece);
+            assert_eq!(Repository::encryption_of(&*store(&path)).expect("looks").as_ref(), Some(again.encryption()));
         }
-        let (plain, encrypted) = (temp.path().join("false"), temp.path().join("true"));
-        assert!(matches!(Repository::open(store(&encrypted), None, false), Err(RepositoryError::Locked(_))));
-        assert!(matches!(Repository::open(store(&encrypted), Some("wrong"), false), Err(RepositoryError::Locked(_))));
-        assert!(matches!(Repository::open(store(&plain), Some("secret"), true), Err(RepositoryError::NotEncrypted(_))));
+        let other = BackupKey::generate().expect("makes");
+        let wrong = [
+            Secret::None,
+            Secret::Passphrase("wrong"),
+            Secret::Passphrase("secret"),
+            Secret::Key(&key),
+            Secret::Key(&other),
+        ];
+        for (name, right) in secrets {
+            for secret in wrong.into_iter().filter(|secret| secret.encryption() != right.encryption()) {
+                for create in [false, true] {
+                    let refused = Repository::open(store(&temp.path().join(name)), secret, create).err();
+                    let is_named = match refused {
+                        Some(RepositoryError::NotEncrypted(_)) => name == "plain",
+                        Some(RepositoryError::Locked(_)) => name == "passphrase",
+                        Some(RepositoryError::OtherKey { key: named, .. }) => name == "key" && named == key.name(),
+                        _ => false,
+                    };
+                    assert!(is_named, "{name} with {:?}", secret.encryption());
+                }
+            }
+        }
+        let wrong = Repository::open(store(&temp.path().join("passphrase")), Secret::Passphrase("wrong"), false);
+        assert!(matches!(wrong, Err(RepositoryError::Locked(_))));
+    }
+
+    #[test]
+    fn p11_a_repository_keeps_its_key_under_the_recovery_keys_that_count_and_no_other() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let [old, new] =
+            ["old", "new"].map(|name| RecoveryKey::open_or_create(&temp.path().join(name)).expect("makes"));
+        let (key, path) = (BackupKey::generate().expect("makes"), temp.path().join("place"));
+        let repository = Repository::open(store(&path), Secret::Key(&key), true).expect("makes");
+        let kept =
+            |recovery: &RecoveryKey| Repository::key_under(&*store(&path), recovery, &key.name()).expect("looks");
+        for (under, is_kept) in [
+            (&[][..], [false, false]),
+            (&[old.clone()], [true, false]),
+            // Where no recovery key is known, what is there stays.
+            (&[], [true, false]),
+            (&[old.clone(), new.clone()], [true, true]),
+            (&[new.clone()], [false, true]),
+        ] {
+            repository.keep_key(&key, under).expect("keeps");
+            assert_eq!([kept(&old).is_some(), kept(&new).is_some()], is_kept);
+        }
+        assert_eq!(kept(&new), Some(key.clone()));
+        assert_eq!(Repository::key_under(&*store(&path), &new, "another").expect("looks"), None);
+        std::fs::write(path.join(KEYS).join(new.name()), b"damaged").expect("writes");
+        assert_eq!(kept(&new), None);
+        repository.keep_key(&key, &[new.clone()]).expect("writes it again");
+        assert_eq!(kept(&new), Some(key.clone()));
     }
 }

@@ -82,14 +82,20 @@ pub fn open(place: &str) -> Result<Box<dyn Store>, StoreError> {
     if place.starts_with("s3://") {
         return Ok(Box::new(super::s3::S3Store::open(place)?));
     }
-    let path = place.strip_prefix("file://").unwrap_or(place);
-    match path.split_once("://") {
-        Some((scheme, _)) => Err(StoreError::Failed {
+    match directory(place) {
+        None => Err(StoreError::Failed {
             name: place.to_owned(),
-            reason: format!("{scheme} is not a place for backups: use a directory or s3://bucket/prefix"),
+            reason: "this is not a place for backups: use a directory or s3://bucket/prefix".into(),
         }),
-        None => Ok(Box::new(LocalStore { root: path.into() })),
+        Some(root) => Ok(Box::new(LocalStore { root })),
     }
+}
+
+/// The directory that `place` names; `None`: it is none.
+#[must_use]
+pub fn directory(place: &str) -> Option<PathBuf> {
+    let path = place.strip_prefix("file://").unwrap_or(place);
+    (!path.contains("://")).then(|| path.into())
 }
 
 /// A directory.

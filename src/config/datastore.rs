@@ -68,6 +68,10 @@ pub struct DatastoreConfig {
     pub recovery: Recovery,
     /// `Datastore-Archive`: where backups are made continuously; `None`: nowhere.
     pub archive: Option<String>,
+    /// `Datastore-Backup-Key-File`: the key of these backups; `None`: `backup.key` in the data directory.
+    pub backup_key_file: Option<PathBuf>,
+    /// `Datastore-Backup-Plain`: whether they are not encrypted.
+    pub backup_plain: bool,
     /// Most connected members.
     pub subscribers_max: u64,
     /// Memory for cached state.
@@ -131,6 +135,10 @@ impl Configured for DatastoreConfig {
                 self.certificate_days = u32::try_from(source.number(1..=36_500)?).unwrap_or(90);
             }
             "datastore-archive" => self.archive = Some(source.text()?.to_owned()).filter(|place| !place.is_empty()),
+            "datastore-backup-key-file" => {
+                self.backup_key_file = Some(source.text()?).filter(|path| !path.is_empty()).map(PathBuf::from);
+            }
+            "datastore-backup-plain" => self.backup_plain = source.boolean()?,
             "datastore-recovery" => {
                 self.recovery = match source.text()?.to_ascii_lowercase().as_str() {
                     "auto" => Recovery::Auto,
@@ -175,6 +183,8 @@ impl DatastoreConfig {
             certificate_days: 90,
             recovery: Recovery::Auto,
             archive: None,
+            backup_key_file: None,
+            backup_plain: false,
             subscribers_max: 1000,
             cache_bytes: 64 << 20,
             chunk_grace_hours: 24,

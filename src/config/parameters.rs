@@ -30,6 +30,8 @@ pub const DATASTORE: &[&str] = &[
     "Chunk-Bandwidth-Limit",
     "Datastore-Recovery",
     "Datastore-Archive",
+    "Datastore-Backup-Key-File",
+    "Datastore-Backup-Plain",
     "Datastore-Insecure-Disable-TLS",
     "Datastore-Insecure-Skip-TLS-Verify",
     "Log-Level",

@@ -12,7 +12,6 @@ use crate::backup::manifest::Manifest;
 use crate::backup::repository::{Repository, RepositoryError};
 use crate::backup::restore::{self, RestoreEnd, RestoreError, Restored, Wishes};
 use crate::backup::retention::{Keep, prune};
-use crate::backup::store;
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::service::trust_dir;
@@ -20,11 +19,12 @@ use crate::datastore::unfinished::{self, Trust, Unfinished, Work};
 use crate::env::data_dir;
 use crate::log::copy::End;
 use crate::model::{ChunkId, Seq};
-use crate::trust::RecoveryKey;
+use crate::trust::{BackupKey, RecoveryKey};
 
 use super::access::{self, Access};
-use super::args::{BackupAction, BackupPlace, BackupRestore};
+use super::backup_args::{BackupAction, BackupPlace, BackupRestore};
 use super::backup_copy::{Made, check_complete, copy};
+use super::backup_place::{self, Notices, Opened};
 use super::client::Client;
 use super::maintain::bytes_bar;
 use super::output::{Output, size};
@@ -46,24 +46,29 @@ fn not_restored(error: RestoreError) -> CtlError {
 /// `backup`
 pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResult {
     match action {
-        BackupAction::Create { place, follow, every } if follow => {
+        BackupAction::Create { place, plain, follow, every } if follow => {
             let every = Duration::from_secs(every.max(1));
             tokio::select! {
-                result = keep_making(dir, &place, every, json) => result,
+                result = keep_making(dir, &place, plain, every, json) => result,
                 () = super::datastore::stop_signal() => Ok(()),
             }
         }
-        BackupAction::Create { place, .. } => {
-            let made = create(dir, &place, json).await?;
+        BackupAction::Create { place, plain, .. } => {
+            let made = create(dir, &place, plain, json, &mut Notices::new(on_standard_error)).await?;
             report(json, &made)?;
             check_complete(&made)
         }
-        BackupAction::List { place } => off_thread(move || list(&place, json)).await,
+        BackupAction::List { place } => {
+            let repository = backup_place::open(dir, &place)?;
+            off_thread(move || list(&repository, json)).await
+        }
+        BackupAction::Key { key_file } => print_key(dir, key_file, json),
         BackupAction::Verify { place, id, all, scratch } => {
+            let repository = backup_place::open(dir, &place)?;
             let directory = scratch_dir(scratch)?;
             let verifying = {
                 let directory = directory.clone();
-                off_thread(move || verify(&place, id.as_deref(), all, &directory, json))
+                off_thread(move || verify(&repository, id.as_deref(), all, &directory, json))
             };
             // What was restored for a moment is removed, whatever happens.
             let verified = tokio::select! {
@@ -75,7 +80,8 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
         }
         BackupAction::Prune { place, keep_last, keep_daily, keep_weekly, dry_run } => {
             let keep = Keep { last: keep_last, daily: keep_daily, weekly: keep_weekly };
-            off_thread(move || drop_old(&place, keep, dry_run, json)).await
+            let repository = backup_place::open(dir, &place)?;
+            off_thread(move || drop_old(&repository, keep, dry_run, json)).await
         }
     }
 }
@@ -86,24 +92,11 @@ async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(CtlError::new)?
 }
 
-fn open(place: &BackupPlace, create: bool) -> Result<Repository, CtlError> {
-    let passphrase = match (&place.passphrase_file, &place.passphrase) {
-        (Some(file), _) => {
-            let text =
-                std::fs::read_to_string(file).map_err(|error| CtlError::new(format!("{}: {error}", file.display())))?;
-            Some(text.trim_end_matches(['\n', '\r']).to_owned())
-        }
-        (None, passphrase) => passphrase.clone().filter(|passphrase| !passphrase.is_empty()),
-    };
-    let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
-    Repository::open(store, passphrase.as_deref(), create).map_err(failed)
-}
-
 /// Makes backups for ever, whenever something was committed.
-async fn keep_making(dir: &Path, place: &BackupPlace, every: Duration, json: bool) -> CtlResult {
-    let mut trouble = String::new();
+async fn keep_making(dir: &Path, place: &BackupPlace, plain: bool, every: Duration, json: bool) -> CtlResult {
+    let (mut trouble, mut notices) = (String::new(), Notices::new(on_standard_error));
     loop {
-        match create(dir, place, json).await {
+        match create(dir, place, plain, json, &mut notices).await {
             Ok(made) => {
                 trouble.clear();
                 if made.is_new {
@@ -121,12 +114,18 @@ async fn keep_making(dir: &Path, place: &BackupPlace, every: Duration, json: boo
     }
 }
 
-/// Keeps an archive of the datastore in `dir`, from within its own process.
-pub(super) async fn archive(dir: std::path::PathBuf, place: String) {
+fn on_standard_error(notice: &str) {
+    complain!("gravwell-logctl: {notice}");
+}
+
+/// Keeps an archive of the datastore with these settings, from within its own process.
+pub(super) async fn archive(config: DatastoreConfig, place: String) {
     let passphrase = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok();
-    let place = BackupPlace { place, passphrase_file: None, passphrase };
+    let key_file = config.backup_key_file.or_else(|| std::env::var_os("GRAVWELL_BACKUP_KEY_FILE").map(PathBuf::from));
+    let place = BackupPlace { place, key_file, passphrase_file: None, passphrase };
+    let mut notices = Notices::new(|notice| tracing::warn!("{notice}"));
     loop {
-        match create(&dir, &place, true).await {
+        match create(&config.data_dir, &place, config.backup_plain, true, &mut notices).await {
             Ok(made) if made.missing > 0 && made.is_new => {
                 tracing::error!(
                     backup = made.backup,
@@ -144,15 +143,30 @@ pub(super) async fn archive(dir: std::path::PathBuf, place: String) {
     }
 }
 
-async fn create(dir: &Path, place: &BackupPlace, quiet: bool) -> Result<Made, CtlError> {
-    let place = place.clone();
-    let repository = off_thread(move || open(&place, true)).await?;
+async fn create(
+    dir: &Path,
+    place: &BackupPlace,
+    plain: bool,
+    quiet: bool,
+    notices: &mut Notices,
+) -> Result<Made, CtlError> {
+    let (path, place) = (dir.to_owned(), place.clone());
+    let opened = off_thread(move || backup_place::open_or_create(&path, &place, plain)).await?;
+    opened.notices.iter().for_each(|notice| notices.give(notice));
+    let repository = &opened.repository;
     let lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup")).map_err(CtlError::new)?;
+    let is_kept = tokio::task::block_in_place(|| opened.keep_key(dir))?;
     let earlier = tokio::task::block_in_place(|| repository.newest()).map_err(failed)?;
     let client = Client::open(dir).await?;
-    let made = copy(&client, &repository, &lock, earlier, quiet).await;
+    let made = copy(&client, repository, &lock, earlier, quiet).await;
     client.close().await;
-    made
+    let mut made = made?;
+    if !is_kept {
+        // The first copy of a datastore makes its recovery key.
+        tokio::task::block_in_place(|| opened.keep_key(dir))?;
+    }
+    made.encryption = opened.described();
+    Ok(made)
 }
 
 fn report(json: bool, made: &Made) -> CtlResult {
@@ -170,6 +184,7 @@ fn report(json: bool, made: &Made) -> CtlResult {
             made.chunks,
             size(made.new_bytes)
         ))?;
+        output.line(&made.encryption.to_string())?;
     } else {
         output.line(&format!("nothing has changed since {}", made.backup))?;
     }
@@ -188,8 +203,22 @@ fn report(json: bool, made: &Made) -> CtlResult {
     output.flush()
 }
 
-fn list(place: &BackupPlace, json: bool) -> CtlResult {
-    let (manifests, bad) = open(place, false)?.manifests().map_err(failed)?;
+fn print_key(dir: &Path, key_file: Option<PathBuf>, json: bool) -> CtlResult {
+    let path = key_file.unwrap_or_else(|| BackupKey::path_in(dir));
+    let missing = || CtlError::new(format!("{} is not there: the first encrypted backup makes it", path.display()));
+    let key = BackupKey::load(&path).map_err(CtlError::new)?.ok_or_else(missing)?;
+    let mut output = Output::new();
+    if json {
+        output.json(&serde_json::json!({ "backup_key": key.to_string(), "key": key.name(), "key_file": path }))?;
+    } else {
+        output.line(&key.to_string())?;
+        complain!("the backup key {}: keep it where neither this host's disk nor the backups are", key.name());
+    }
+    output.flush()
+}
+
+fn list(repository: &Repository, json: bool) -> CtlResult {
+    let (manifests, bad) = repository.manifests().map_err(failed)?;
     let mut output = Output::new();
     let rows: Vec<_> = manifests
         .iter()
@@ -241,8 +270,7 @@ fn scratch_dir(base: Option<PathBuf>) -> Result<PathBuf, CtlError> {
     made.map(|()| path.clone()).map_err(|error| CtlError::new(format!("{}: {error}", path.display())))
 }
 
-fn verify(place: &BackupPlace, id: Option<&str>, all: bool, directory: &Path, json: bool) -> Result<(), CtlError> {
-    let repository = open(place, false)?;
+fn verify(repository: &Repository, id: Option<&str>, all: bool, directory: &Path, json: bool) -> Result<(), CtlError> {
     let (manifests, mut bad) = match id {
         Some(id) => (vec![repository.manifest(id).map_err(failed)?], Vec::new()),
         None => repository.manifests().map_err(failed)?,
@@ -250,7 +278,7 @@ fn verify(place: &BackupPlace, id: Option<&str>, all: bool, directory: &Path, js
     let first = if all || id.is_some() { 0 } else { manifests.len().saturating_sub(1) };
     let (mut output, mut troubles) = (Output::new(), Vec::new());
     for manifest in &manifests[first..] {
-        match test_restore(&repository, manifest, directory) {
+        match test_restore(repository, manifest, directory) {
             Ok(restored) if json => output.json(&restored)?,
             Ok(restored) => output.line(&format!(
                 "{}: restored up to sequence {}, {} objects, digest {}: good",
@@ -282,10 +310,9 @@ fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) 
     })
 }
 
-fn drop_old(place: &BackupPlace, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
-    let repository = open(place, false)?;
+fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
     let lock = Lock::take(repository.store(), "prune").map_err(CtlError::new)?;
-    let pruned = prune(&repository, &lock, keep, dry_run).map_err(failed)?;
+    let pruned = prune(repository, &lock, keep, dry_run).map_err(failed)?;
     let mut output = Output::new();
     if json {
         output.json(&pruned)?;
@@ -313,12 +340,12 @@ fn drop_old(place: &BackupPlace, keep: Keep, dry_run: bool, json: bool) -> Resul
 /// `restore`
 pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlResult {
     let dir = dir.to_owned();
-    let restored = off_thread(move || restore_into(&dir, &args).map(|restored| (dir, args, restored))).await?;
-    let (dir, args, restored) = restored;
+    let restoring = move || restore_into(&dir, &args).map(|(restored, key)| (dir, args, restored, key));
+    let (dir, args, restored, key) = off_thread(restoring).await?;
     let mut output = Output::new();
     let access = Access::of(&restored);
     if json {
-        output.json(&WithAccess { restored: &restored, access })?;
+        output.json(&WithAccess { restored: &restored, backup_key: key.as_ref().map(BackupKey::name), access })?;
         return output.flush();
     }
     let (seq, objects) = (restored.seq, restored.objects);
@@ -343,6 +370,14 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
             dir.display()
         ))?;
     }
+    if let Some(key) = key {
+        let path = BackupKey::path_in(&dir);
+        output.line(&format!(
+            "the backup key {} came out of the backups with the recovery key: {}",
+            key.name(),
+            path.display()
+        ))?;
+    }
     access.print(&mut output)?;
     output.line(&format!(
         "restored in generation {}: start the datastore on {}. Members that have more follow it, and set aside what they had",
@@ -356,11 +391,16 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
 struct WithAccess<'a> {
     #[serde(flatten)]
     restored: &'a Restored,
+    /// Name of the backup key that was brought back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup_key: Option<String>,
     access: Access,
 }
 
-fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> {
-    let repository = open(&args.place, false)?;
+/// The backup key is told when it was brought back, too.
+fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<BackupKey>), CtlError> {
+    let key = recovery_key(args)?;
+    let Opened { repository, unsealed, .. } = backup_place::open_to_restore(dir, &args.place, key.as_ref())?;
     let (manifests, bad) = repository.manifests().map_err(failed)?;
     let named = args.backup.as_ref().map(|id| repository.manifest(id).map_err(failed)).transpose()?;
     let manifest = match &named {
@@ -385,9 +425,8 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
         let end = RestoreEnd { end: args.at, may_be_empty: args.at_empty };
         let restored = restore::rehearse(&repository, manifest, &scratch, &config, end, &mut tell);
         let _ = std::fs::remove_dir_all(&scratch);
-        return restored.map_err(not_restored);
+        return restored.map(|restored| (restored, None)).map_err(not_restored);
     }
-    let key = recovery_key(args)?;
     let mark = Mark::begin(dir)?;
     // The register of members is as of now, whatever moment the state is of.
     let escrows: Vec<&str> = manifests.iter().chain([manifest]).map(|manifest| manifest.escrow.as_str()).collect();
@@ -414,7 +453,9 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Restored, CtlError> 
     let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
     bar.finish_and_clear();
     mark.end(dir, restored.is_ok())?;
-    restored.map_err(not_restored)
+    let restored = restored.map_err(not_restored)?;
+    let saved = unsealed.map(|key| key.save_new(&BackupKey::path_in(dir)).map(|is_new| is_new.then_some(key)));
+    Ok((restored, saved.transpose().map_err(CtlError::new)?.flatten()))
 }
 
 /// The mark of a restore that is under way.

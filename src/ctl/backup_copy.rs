@@ -15,6 +15,7 @@ use crate::model::{ChunkId, Seq};
 use crate::trust::Escrow;
 
 use super::backup::failed;
+use super::backup_place::Described;
 use super::client::{Call, Client, Piece};
 use super::maintain::bytes_bar;
 use super::{CtlError, CtlResult};
@@ -42,6 +43,8 @@ pub(super) struct Made {
     pub is_new: bool,
     /// Sequences between the last backup and this one that cannot be restored one by one.
     pub gap: Option<(Seq, Seq)>,
+    #[serde(flatten)]
+    pub encryption: Described,
 }
 
 /// Pieces on their way into a repository.
@@ -264,6 +267,7 @@ fn finish(
         new_bytes: storing.new_bytes,
         new_pieces: storing.new_pieces,
         is_new,
+        encryption: Described::default(),
     })
 }
 

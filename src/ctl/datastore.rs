@@ -198,7 +198,7 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     if !wait_for_log(&config).await {
         return Ok(());
     }
-    let (dir, archive) = (config.data_dir.clone(), config.archive.clone());
+    let archive = config.archive.clone().map(|place| (config.clone(), place));
     let datastore = tokio::select! {
         started = Datastore::start(config) => started?,
         () = &mut stop => stopped_while_starting(),
@@ -214,8 +214,8 @@ pub async fn run(args: DatastoreArgs) -> Result<(), RunError> {
     tracing::info!(address = %datastore.address(), "{}", datastore.summary());
     notify::ready(&datastore.summary());
     let mut archiving = tokio::task::JoinSet::new();
-    if let Some(place) = archive {
-        archiving.spawn(super::backup::archive(dir, place));
+    if let Some((config, place)) = archive {
+        archiving.spawn(super::backup::archive(config, place));
     }
     let period = notify::watchdog_period().unwrap_or(REPORT_EVERY).min(REPORT_EVERY);
     loop {

@@ -12,11 +12,11 @@ use std::path::Path;
 use std::str::FromStr;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::authority::{private_dir, read_private, write_private};
-use super::{Authority, Registry, TrustError, registry, summed};
+use super::{Authority, Registry, TrustError, key_text, registry, summed};
 use crate::codec::sealed::{open_bytes, seal_bytes};
 use crate::env::fs::first_free;
 
@@ -25,7 +25,7 @@ const LEFT: &str = "members.copy.left-";
 
 const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
-const CHECK_BYTES: usize = 4;
+const NAME: &str = "gravwell recovery key name v1";
 const VERSION: u32 = 1;
 /// Digits of a fingerprint that are shown.
 const NAME_CHARS: usize = 16;
@@ -44,9 +44,7 @@ impl fmt::Debug for RecoveryKey {
 
 impl fmt::Display for RecoveryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = self.0.to_vec();
-        bytes.extend_from_slice(&blake3::hash(&self.0).as_bytes()[..CHECK_BYTES]);
-        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+        f.write_str(&key_text::encode(PREFIX, &self.0))
     }
 }
 
@@ -54,18 +52,7 @@ impl FromStr for RecoveryKey {
     type Err = TrustError;
 
     fn from_str(text: &str) -> Result<RecoveryKey, TrustError> {
-        let wrong = || {
-            let what = format!("this is not a whole recovery key: one starts with `{PREFIX}`; copy it again");
-            TrustError::Refused(what)
-        };
-        let body = text.trim().strip_prefix(PREFIX).filter(|body| body.len() < 100).ok_or_else(wrong)?;
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| wrong())?;
-        let (key, check) = bytes.split_at_checked(32).ok_or_else(wrong)?;
-        let key: [u8; 32] = key.try_into().map_err(|_| wrong())?;
-        if blake3::hash(&key).as_bytes()[..CHECK_BYTES] != *check {
-            return Err(wrong());
-        }
-        Ok(RecoveryKey(key))
+        key_text::decode(PREFIX, "recovery key", text).map(RecoveryKey)
     }
 }
 
@@ -75,17 +62,27 @@ impl RecoveryKey {
     /// # Errors
     /// When the file is damaged or readable by others, or there is no randomness.
     pub fn open_or_create(dir: &Path) -> Result<RecoveryKey, TrustError> {
-        let path = dir.join(KEY_FILE);
-        if path.exists() {
-            let damaged = |error: TrustError| TrustError::Damaged { path: path.clone(), what: error.to_string() };
-            return read_private(&path)?.parse().map_err(damaged);
+        if let Some(key) = RecoveryKey::load(dir)? {
+            return Ok(key);
         }
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|error| TrustError::Refused(error.to_string()))?;
-        let key = RecoveryKey(bytes);
+        let key = RecoveryKey(key_text::random()?);
         private_dir(dir)?;
         key.write(dir)?;
         Ok(key)
+    }
+
+    /// The key of the datastore whose trust directory is `dir`; `None`: it has none yet.
+    ///
+    /// # Errors
+    /// When the file is damaged or readable by others.
+    pub fn load(dir: &Path) -> Result<Option<RecoveryKey>, TrustError> {
+        let path = dir.join(KEY_FILE);
+        let text = match read_private(&path) {
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let damaged = |error: TrustError| TrustError::Damaged { path: path.clone(), what: error.to_string() };
+        text.parse().map(Some).map_err(damaged)
     }
 
     /// Checks that it is the key of the authority in the trust directory `dir`.
@@ -98,6 +95,17 @@ impl RecoveryKey {
             return Ok(());
         }
         Err(other_authority(dir, "the recovery key is another one's"))
+    }
+
+    /// Tells it from others, and says nothing of it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        key_text::name(NAME, &self.0)
+    }
+
+    /// Seals keys of backups; nothing else is sealed under it.
+    pub(super) fn for_backup_keys(&self) -> [u8; 32] {
+        blake3::derive_key("gravwell backup key under a recovery key v1", &self.0)
     }
 
     fn write(&self, dir: &Path) -> Result<(), TrustError> {

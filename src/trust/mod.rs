@@ -5,8 +5,10 @@
 //! is refused, however long it would still be valid.
 
 mod authority;
+mod backup_key;
 mod escrow;
 mod identity;
+mod key_text;
 mod proof;
 mod put_back;
 mod registry;
@@ -24,6 +26,7 @@ use crate::planted::{self, Bug};
 
 pub(crate) use crate::env::summed;
 pub use authority::Authority;
+pub use backup_key::BackupKey;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
 pub use proof::{PROOF_BYTES_MAX, Proof};

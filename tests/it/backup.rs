@@ -42,7 +42,8 @@ fn follows(fleet: &Fleet, former: u64) {
 fn moments_are_restored(fleet: &Fleet, place: &str, moments: &[(u64, String)]) {
     for (seq, export) in moments {
         let name = format!("restored-{seq}");
-        let restored = json(fleet, &name, &["restore", place, "--at", &seq.to_string()]);
+        let key = fleet.backup_key();
+        let restored = json(fleet, &name, &["restore", place, "--key-file", &key, "--at", &seq.to_string()]);
         assert_eq!(restored["seq"], *seq);
         assert_eq!(&fleet.export(&name), export, "as of {seq}");
         assert!(fleet.status(&name)["generation"].as_u64() > Some(1));
@@ -92,7 +93,8 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
     assert_eq!(rehearsed["removed"], pruned["removed"]);
     assert!(pruned["pieces"].as_u64() > Some(0));
     fleet.ok("d", &["backup", "verify", &place]);
-    let refused = fleet.run("late", &["restore", &place, "--at", "1"]);
+    let key = fleet.backup_key();
+    let refused = fleet.run("late", &["restore", &place, "--key-file", &key, "--at", "1"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("what can be restored"), "{refused:?}");
     assert_eq!(fleet.run("d", &["backup", "prune", &place]).status.code(), Some(1), "nothing to keep is refused");
@@ -105,8 +107,8 @@ fn p10_a_backup_under_load_is_consistent_and_any_moment_can_be_restored() {
     bytes[at] ^= 1;
     std::fs::write(piece, bytes).expect("writes");
     let name = piece.file_name().unwrap().to_str().unwrap();
-    for arguments in [&["backup", "verify", &place][..], &["restore", &place]] {
-        let refused = fleet.run("damaged", arguments);
+    for command in [&["backup", "verify"][..], &["restore"]] {
+        let refused = fleet.run("damaged", &[command, &[&place, "--key-file", &key]].concat());
         assert_eq!(refused.status.code(), Some(3), "{refused:?}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains(name), "{refused:?}");
     }
@@ -266,7 +268,7 @@ fn an_archive_follows_the_datastore_by_itself() {
     fleet.datastore_flags = ["--archive", &place].map(String::from).into();
     let _datastore = fleet.datastore();
     let _a = fleet.member("a");
-    fleet.wait("the archive begins", || fleet.run("x", &["backup", "list", &place]).status.success());
+    fleet.wait("the archive begins", || fleet.run("d", &["backup", "list", &place]).status.success());
     let mut follower = fleet.command("d", &["backup", "create", &place, "--follow", "--every", "1"]);
     let _follower = Process::begin(
         {
@@ -279,10 +281,11 @@ fn an_archive_follows_the_datastore_by_itself() {
     let export = fleet.converges(&["a"]);
     let head = head(&fleet);
     fleet.wait("the archive has it", || {
-        let list = fleet.ok("x", &["backup", "list", &place, "--json"]);
+        let list = fleet.ok("x", &["backup", "list", &place, "--key-file", &fleet.backup_key(), "--json"]);
         list.lines().any(|line| line.contains(&format!("\"to\":{head}")))
     });
-    fleet.ok("r", &["restore", &place]);
+    assert!(fleet.log_of("d").contains("made the backup key"), "the operator is told");
+    fleet.ok("r", &["restore", &place, "--key-file", &fleet.backup_key()]);
     assert_eq!(fleet.export("r"), export);
 }
 
@@ -363,7 +366,7 @@ fn backups_in_an_s3_store_are_as_good_as_in_a_directory() {
     ok("d", &["backup", "create", &place]);
     assert_eq!(ok("d", &["backup", "list", &place, "--json"]).lines().count(), 2);
     ok("d", &["backup", "verify", &place, "--all"]);
-    ok("r", &["restore", &place, "--at", &moment]);
+    ok("r", &["restore", &place, "--key-file", &fleet.backup_key(), "--at", &moment]);
     assert_eq!(fleet.export("r"), then);
     ok("d", &["backup", "prune", &place, "--keep-last", "1"]);
     ok("d", &["backup", "verify", &place]);

@@ -148,6 +148,11 @@ impl Fleet {
         self.temp.path().join(name)
     }
 
+    /// The file with the key of the backups that the datastore has made.
+    pub fn backup_key(&self) -> String {
+        self.dir("d").join("backup.key").to_str().expect("text").to_owned()
+    }
+
     pub fn log_of(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir(&format!("{name}.log"))).unwrap_or_default()
     }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod backup;
+mod backup_keys;
 mod compaction;
 mod convergence;
 mod crash;

@@ -13,8 +13,16 @@ use super::{Findings, Subject};
 /// Files that are looked at for their owner; beyond, the answer is about the first so many.
 const FILES_MAX: usize = 10_000;
 /// Files that only their owner may read, relative to a data directory.
-const PRIVATE: [&str; 6] =
-    ["trust/ca.key", "trust/members.json", "identity/member.json", "tls/key.pem", "initial-admin-password", "ctl.sock"];
+const PRIVATE: [&str; 8] = [
+    "backup.key",
+    "trust/ca.key",
+    "trust/members.json",
+    "trust/recovery.key",
+    "identity/member.json",
+    "tls/key.pem",
+    "initial-admin-password",
+    "ctl.sock",
+];
 
 pub(super) fn examine(subject: &Subject<'_>, findings: &mut Findings) {
     buffers(findings);

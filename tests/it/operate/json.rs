@@ -84,6 +84,7 @@ fn every_command_prints_json_alone_when_asked() {
         ("backup list", &[&backups]),
         ("backup verify", &[&backups]),
         ("backup prune", &[&backups, "--keep-last", "1"]),
+        ("backup key", &[]),
         ("debug-bundle", &["--output", &bundle]),
         ("cert ca", &["--out", &certificates]),
         ("cert server", &["--name", "web1.example.net", "--out", &certificates, "--replace"]),

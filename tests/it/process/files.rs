@@ -54,7 +54,7 @@ fn p11_whatever_the_umask_nothing_is_open_to_other_users() {
     alone.stop();
     datastore.terminate();
     fleet.ok("d", &["restore", &at("backups"), "--replace"]);
-    fleet.ok("e", &["restore", &at("backups")]);
+    fleet.ok("e", &["restore", &at("backups"), "--key-file", &fleet.backup_key()]);
     fleet.ok("d", &["verify"]);
     let key = fleet.ok("d", &["authority", "recovery-key"]).trim().to_owned();
     fleet.ok("d", &["lb", "--format", "traefik", "--output", &at("balancer.yml")]);

@@ -32,11 +32,11 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     replaced.store(&admin, &former);
     gone.store(&admin, &deleted);
     farm.fleet.converges(&["a"]);
-    let first = json(&farm.fleet, &["backup", "create", &place]);
+    let first = json(&farm.fleet, &["backup", "create", &place, "--plain"]);
     replaced.store(&admin, &new);
     admin.ok("DELETE", &gone.path);
     farm.fleet.converges(&["a"]);
-    let second = json(&farm.fleet, &["backup", "create", &place]);
+    let second = json(&farm.fleet, &["backup", "create", &place, "--plain"]);
     let (before, brought) = (first["new_bytes"].as_u64().unwrap(), second["new_bytes"].as_u64().unwrap());
     assert!(before > 6 << 20 && (2 << 20..3 << 20).contains(&brought), "only what is new: {before}, {brought}");
     farm.fleet.ok("d", &["backup", "verify", &place, "--all"]);
@@ -56,7 +56,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     assert!(collected[0]["chunks"].as_u64() > Some(10), "{collected:?}");
     farm.start_datastore();
     farm.fleet.wait_connected("a");
-    json(&farm.fleet, &["backup", "create", &place]);
+    json(&farm.fleet, &["backup", "create", &place, "--plain"]);
     farm.fleet.ok("d", &["backup", "prune", &place, "--keep-last", "1"]);
     farm.fleet.ok("d", &["backup", "verify", &place, "--all"]);
     let restored = farm.fleet.ok("pruned", &["restore", &place, "--at", &moment, "--json"]);
@@ -124,7 +124,7 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
     farm.fleet.wait("it waits for a alone", || away(&reasons(&farm).0));
     assert_eq!(reasons(&farm).1["contents_lost"], 0);
     let place = farm.fleet.dir("backups").display().to_string();
-    let made = farm.fleet.run("d", &["backup", "create", &place]);
+    let made = farm.fleet.run("d", &["backup", "create", &place, "--plain"]);
     assert_eq!(made.status.code(), Some(3), "{made:?}");
     let refused = farm.fleet.run("d", &["backup", "verify", &place]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -133,7 +133,7 @@ fn r11_a_backup_that_lacks_contents_says_so_until_it_has_them() {
     farm.restart(&mut web);
     farm.complete("d");
     farm.fleet.wait("nothing is incomplete", || reasons(&farm).0.is_empty());
-    assert_eq!(json(&farm.fleet, &["backup", "create", &place])["is_new"], true);
+    assert_eq!(json(&farm.fleet, &["backup", "create", &place, "--plain"])["is_new"], true);
     farm.fleet.ok("d", &["backup", "verify", &place]);
 }
 

@@ -1,0 +1,263 @@
+//! Opening a place of backups: what it is encrypted with, and where the key is.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::backup::repository::{Encryption, Repository, Secret};
+use crate::backup::store::{self, Store};
+use crate::datastore::service::trust_dir;
+use crate::trust::{BackupKey, RecoveryKey};
+
+use super::CtlError;
+use super::backup::failed;
+use super::backup_args::BackupPlace;
+
+/// What an operator should know, once.
+pub(super) struct Notices {
+    given: Vec<String>,
+    give: fn(&str),
+}
+
+impl Notices {
+    pub(super) fn new(give: fn(&str)) -> Notices {
+        Notices { given: Vec::new(), give }
+    }
+
+    pub(super) fn give(&mut self, notice: &str) {
+        if !self.given.iter().any(|given| given == notice) {
+            (self.give)(notice);
+            self.given.push(notice.to_owned());
+        }
+    }
+}
+
+/// What a backup is encrypted with.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Described {
+    /// `key`, `passphrase` or `none`.
+    encryption: &'static str,
+    /// Name of the backup key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The file that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<PathBuf>,
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.key, &self.key_file) {
+            (Some(key), Some(file)) => {
+                let file = file.display();
+                write!(
+                    f,
+                    "encrypted with the key {key} in {file}: keep a copy of it away from this host and from the backups"
+                )
+            }
+            _ if self.encryption == "passphrase" => f.write_str("encrypted with the passphrase"),
+            _ => f.write_str("NOT ENCRYPTED: who reads the backups reads everything"),
+        }
+    }
+}
+
+/// An open repository, and its key.
+pub(super) struct Opened {
+    pub(super) repository: Repository,
+    pub(super) notices: Vec<String>,
+    /// The key, when it is not in its file but came out of the repository.
+    pub(super) unsealed: Option<BackupKey>,
+    key: Option<BackupKey>,
+    key_file: PathBuf,
+}
+
+impl Opened {
+    /// Keeps the key in the repository, sealed under the recovery keys of the datastore in `dir`. False: none is known there.
+    pub(super) fn keep_key(&self, dir: &Path) -> Result<bool, CtlError> {
+        let Some(key) = &self.key else { return Ok(true) };
+        let recovery = recovery_keys(dir)?;
+        self.repository.keep_key(key, &recovery).map_err(failed)?;
+        Ok(!recovery.is_empty())
+    }
+
+    pub(super) fn described(&self) -> Described {
+        match self.repository.encryption() {
+            Encryption::Plain => Described { encryption: "none", ..Described::default() },
+            Encryption::Passphrase => Described { encryption: "passphrase", ..Described::default() },
+            Encryption::Key(name) => {
+                Described { encryption: "key", key: Some(name.clone()), key_file: Some(self.key_file.clone()) }
+            }
+        }
+    }
+}
+
+fn recovery_keys(dir: &Path) -> Result<Vec<RecoveryKey>, CtlError> {
+    let key = RecoveryKey::load(&trust_dir(dir)).map_err(CtlError::new)?;
+    Ok(key.into_iter().collect())
+}
+
+/// Opens a repository that is there. Nothing is written.
+pub(super) fn open(dir: &Path, place: &BackupPlace) -> Result<Repository, CtlError> {
+    open_to_restore(dir, place, None).map(|opened| opened.repository)
+}
+
+/// As [`open`]; the recovery key may be given, with which the backup key is found in the repository.
+pub(super) fn open_to_restore(
+    dir: &Path,
+    place: &BackupPlace,
+    recovery: Option<&RecoveryKey>,
+) -> Result<Opened, CtlError> {
+    let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
+    let encryption = Repository::encryption_of(&*store).map_err(failed)?.unwrap_or(Encryption::Plain);
+    open_found(dir, place, store, &encryption, recovery)
+}
+
+/// Opens a repository, or makes one: encrypted, unless `plain`.
+pub(super) fn open_or_create(dir: &Path, place: &BackupPlace, plain: bool) -> Result<Opened, CtlError> {
+    let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
+    let (found, passphrase) = (Repository::encryption_of(&*store).map_err(failed)?, passphrase(place)?);
+    let shown = store.place();
+    if plain && (passphrase.is_some() || !matches!(found, None | Some(Encryption::Plain))) {
+        let what = if passphrase.is_some() { "a passphrase is given" } else { "it is encrypted already" };
+        return Err(CtlError::new(format!(
+            "{shown} cannot be plain, because {what}: leave --plain out, or use another place"
+        )));
+    }
+    let key_file = key_file(dir, place);
+    if matches!(found, Some(Encryption::Key(_))) || (found.is_none() && !plain && passphrase.is_none()) {
+        lies_outside(place, &key_file)?;
+    }
+    if let Some(encryption) = found {
+        let mut opened = open_found(dir, place, store, &encryption, None)?;
+        if encryption == Encryption::Plain && !plain {
+            opened.notices.push(format!(
+                "{shown} is not encrypted, and stays so: who reads it reads everything, hashes of passwords included. Use another \
+                 place for encrypted backups, or say --plain (Datastore-Backup-Plain) when this is meant"
+            ));
+        }
+        if let Some(key) = &opened.unsealed
+            && key.save_new(&opened.key_file).map_err(CtlError::new)?
+        {
+            let (name, file) = (key.name(), opened.key_file.display());
+            opened
+                .notices
+                .push(format!("{file} was missing: the backup key {name} is back from its sealed copy in {shown}"));
+        }
+        return Ok(opened);
+    }
+    let (key, notices) = match (plain, &passphrase) {
+        (false, None) => made_or_found(dir, &key_file, &shown)?,
+        _ => (None, Vec::new()),
+    };
+    let secret = match (&key, &passphrase) {
+        (Some(key), _) => Secret::Key(key),
+        (None, Some(passphrase)) => Secret::Passphrase(passphrase),
+        (None, None) => Secret::None,
+    };
+    let repository = Repository::open(store, secret, true).map_err(failed)?;
+    Ok(Opened { repository, notices, unsealed: None, key, key_file })
+}
+
+fn made_or_found(dir: &Path, key_file: &Path, place: &str) -> Result<(Option<BackupKey>, Vec<String>), CtlError> {
+    let (key, is_new) = BackupKey::open_or_create(key_file).map_err(CtlError::new)?;
+    let (name, file, dir) = (key.name(), key_file.display(), dir.display());
+    let notice = format!(
+        "made the backup key {name} in {file}: without it the backups in {place} cannot be read. Keep a copy of it away from this \
+         host and from the backups: `gravwell-logctl --data-dir {dir} backup key` prints it"
+    );
+    Ok((Some(key), if is_new { vec![notice] } else { Vec::new() }))
+}
+
+fn open_found(
+    dir: &Path,
+    place: &BackupPlace,
+    store: Box<dyn Store>,
+    encryption: &Encryption,
+    recovery: Option<&RecoveryKey>,
+) -> Result<Opened, CtlError> {
+    let (passphrase, key_file) = (passphrase(place)?, key_file(dir, place));
+    let (mut key, mut unsealed) = (None, None);
+    if let (Encryption::Key(name), None) = (encryption, &passphrase) {
+        (key, unsealed) = find_key(dir, &key_file, &*store, name, recovery)?;
+    }
+    let secret = match (&key, &passphrase) {
+        (Some(key), _) => Secret::Key(key),
+        (None, Some(passphrase)) => Secret::Passphrase(passphrase),
+        (None, None) => Secret::None,
+    };
+    let repository = Repository::open(store, secret, false).map_err(failed)?;
+    Ok(Opened { repository, notices: Vec::new(), unsealed, key, key_file })
+}
+
+type Found = (Option<BackupKey>, Option<BackupKey>);
+
+/// The key `name`: from its file, or else from the repository with a recovery key, and then once more.
+fn find_key(
+    dir: &Path,
+    key_file: &Path,
+    store: &dyn Store,
+    name: &str,
+    recovery: Option<&RecoveryKey>,
+) -> Result<Found, CtlError> {
+    let here = BackupKey::load(key_file).map_err(CtlError::new)?;
+    if here.as_ref().is_some_and(|key| key.name() == name) {
+        return Ok((here, None));
+    }
+    for recovery in recovery.cloned().into_iter().chain(recovery_keys(dir)?) {
+        if let Some(key) = Repository::key_under(store, &recovery, name).map_err(failed)? {
+            let unsealed = here.is_none().then(|| key.clone());
+            return Ok((Some(key), unsealed));
+        }
+    }
+    let file = key_file.display();
+    let here = match here {
+        Some(key) => format!("{file} holds the key {}", key.name()),
+        None => format!("{file} is not there"),
+    };
+    let sealed = match recovery {
+        Some(_) => ". The recovery key that was given opens no copy of it there",
+        None => "; `restore --recovery-key KEY` opens the copy of it that is there",
+    };
+    Err(CtlError::new(format!(
+        "{} is encrypted with the backup key {name}, and {here}: name a file with that key with --key-file{sealed}",
+        store.place()
+    )))
+}
+
+fn key_file(dir: &Path, place: &BackupPlace) -> PathBuf {
+    place.key_file.clone().unwrap_or_else(|| BackupKey::path_in(dir))
+}
+
+fn passphrase(place: &BackupPlace) -> Result<Option<String>, CtlError> {
+    match (&place.passphrase_file, &place.passphrase) {
+        (Some(file), _) => {
+            let text =
+                std::fs::read_to_string(file).map_err(|error| CtlError::new(format!("{}: {error}", file.display())))?;
+            Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
+        }
+        (None, passphrase) => Ok(passphrase.clone().filter(|passphrase| !passphrase.is_empty())),
+    }
+}
+
+/// A key beside the backups that it opens keeps no reader out.
+fn lies_outside(place: &BackupPlace, key_file: &Path) -> Result<(), CtlError> {
+    let Some(directory) = store::directory(&place.place) else { return Ok(()) };
+    let (Some(directory), Some(file)) = (resolved(&directory), resolved(key_file)) else { return Ok(()) };
+    if !file.starts_with(&directory) {
+        return Ok(());
+    }
+    let (file, directory) = (file.display(), directory.display());
+    Err(CtlError::new(format!(
+        "the key {file} would lie in {directory}, beside the backups that it opens: name another file with --key-file, or another place"
+    )))
+}
+
+/// A path of which the end may not exist, without links and dots.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|above| {
+        let real = above.canonicalize().ok()?;
+        Some(real.join(path.strip_prefix(above).ok()?))
+    })
+}

@@ -1,0 +1,206 @@
+//! The key of backups: made once, kept apart from them, found again, and named when it is missing.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use gravwell::trust::RecoveryKey;
+use serde_json::Value;
+
+use crate::fleet::{Fleet, History};
+use crate::recover::key_of;
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn holds(place: &str, text: &str) -> bool {
+    let text = text.as_bytes();
+    let has = |file: &PathBuf| std::fs::read(file).expect("reads").windows(text.len()).any(|found| found == text);
+    files(Path::new(place)).iter().any(has)
+}
+
+fn json(fleet: &Fleet, name: &str, arguments: &[&str]) -> Value {
+    serde_json::from_str(&fleet.ok(name, &[arguments, &["--json"]].concat())).expect("JSON")
+}
+
+/// What a command says that must be refused.
+fn refused(fleet: &Fleet, name: &str, arguments: &[&str]) -> String {
+    let output = fleet.run(name, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let (secret, place) = ("a-value-that-nobody-may-read", fleet.dir("backups").display().to_string());
+    fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
+    let export = fleet.export("d");
+    let first = fleet.run("d", &["backup", "create", &place]);
+    assert!(first.status.success(), "{first:?}");
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    let printed = json(&fleet, "d", &["backup", "key"]);
+    let (key, name) = (printed["backup_key"].as_str().expect("a key"), printed["key"].as_str().expect("its name"));
+    for part in [name, &fleet.backup_key(), "away from this host", "backup key"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(String::from_utf8_lossy(&first.stdout).contains(&format!("encrypted with the key {name}")), "{first:?}");
+    assert_eq!(std::fs::metadata(fleet.backup_key()).expect("is there").permissions().mode() & 0o777, 0o600);
+    for text in [secret, "seg-", key] {
+        assert!(!holds(&place, text), "{text} is in the clear");
+    }
+    let again = fleet.run("d", &["backup", "create", &place]);
+    assert!(
+        again.status.success() && !String::from_utf8_lossy(&again.stderr).contains("made the backup key"),
+        "{again:?}"
+    );
+
+    // Elsewhere it opens with that key, and the words say which one is missing.
+    let (missing, other) =
+        (fleet.dir("r/backup.key").display().to_string(), fleet.dir("other.key").display().to_string());
+    let elsewhere = fleet.dir("elsewhere").display().to_string();
+    let of_other = json(&fleet, "d", &["backup", "create", &elsewhere, "--key-file", &other]);
+    let of_other = of_other["key"].as_str().expect("its name");
+    for command in [&["restore"][..], &["backup", "list"], &["backup", "verify"]] {
+        let said = refused(&fleet, "r", &[command, &[&place]].concat());
+        assert!(said.contains(name) && said.contains(&missing) && said.contains("--key-file"), "{said}");
+        let said = refused(&fleet, "r", &[command, &[&place, "--key-file", &other]].concat());
+        assert!(said.contains(name) && said.contains(of_other), "{said}");
+    }
+    assert!(!fleet.dir("r/log").exists() && !Path::new(&missing).exists(), "nothing was made");
+    fleet.ok("r", &["restore", &place, "--key-file", &fleet.backup_key()]);
+    assert_eq!(fleet.export("r"), export);
+}
+
+#[test]
+fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let place = fleet.dir("backups").display().to_string();
+    let file = fleet.write_file("in.jsonl", &History::new(41, 800, 200).lines);
+    fleet.ok("d", &["import", file.to_str().expect("text")]);
+    let made = json(&fleet, "d", &["backup", "create", &place]);
+    let (export, recovery) = (fleet.export("d"), key_of(&fleet));
+    let backup_key = std::fs::read_to_string(fleet.backup_key()).expect("reads");
+
+    // The file alone is gone: what runs beside the recovery key finds the copy in the place.
+    std::fs::remove_file(fleet.backup_key()).expect("removes");
+    fleet.ok("d", &["backup", "list", &place]);
+    assert!(!Path::new(&fleet.backup_key()).exists(), "a command that reads changes nothing");
+    let again = fleet.run("d", &["backup", "create", &place]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is back from its sealed copy"), "{again:?}");
+    assert_eq!(std::fs::read_to_string(fleet.backup_key()).expect("reads"), backup_key);
+
+    // The disk is gone.
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    let said = refused(&fleet, "d", &["restore", &place]);
+    assert!(said.contains(made["key"].as_str().expect("its name")) && said.contains("--recovery-key"), "{said}");
+    let another = RecoveryKey::open_or_create(&fleet.dir("another")).expect("makes").to_string();
+    let said = refused(&fleet, "d", &["restore", &place, "--recovery-key", &another]);
+    assert!(said.contains("recovery key"), "{said}");
+    let restored = json(&fleet, "d", &["restore", &place, "--recovery-key", &recovery]);
+    assert_eq!(restored["backup_key"], made["key"]);
+    assert_eq!(fleet.export("d"), export);
+    assert_eq!(std::fs::read_to_string(fleet.backup_key()).expect("reads"), backup_key);
+    assert_eq!(std::fs::metadata(fleet.backup_key()).expect("is there").permissions().mode() & 0o777, 0o600);
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "later", "--value", "1"]);
+    let next = json(&fleet, "d", &["backup", "create", &place]);
+    assert_eq!(next["key"], made["key"], "the chain goes on under its key");
+    fleet.ok("d", &["backup", "verify", &place, "--all"]);
+}
+
+#[test]
+fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let at = |name: &str| fleet.dir(name).display().to_string();
+    let (plain, encrypted) = (at("plain"), at("encrypted"));
+    let secret = "a-value-that-is-not-hidden";
+    fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
+    let asked = fleet.run("d", &["backup", "create", &plain, "--plain"]);
+    assert!(
+        asked.status.success() && !String::from_utf8_lossy(&asked.stderr).contains("is not encrypted"),
+        "{asked:?}"
+    );
+    assert!(String::from_utf8_lossy(&asked.stdout).contains("NOT ENCRYPTED"), "{asked:?}");
+    assert!(holds(&plain, secret) && !Path::new(&fleet.backup_key()).exists());
+
+    // A chain that is plain goes on so, and each backup says what that means.
+    fleet.ok("d", &["put", "c", "k2", "--value", "1"]);
+    let next = fleet.run("d", &["backup", "create", &plain, "--json"]);
+    let said = String::from_utf8_lossy(&next.stderr).into_owned();
+    assert!(next.status.success() && said.contains("is not encrypted") && said.contains("another place"), "{next:?}");
+    let made: Value = serde_json::from_slice(&next.stdout).expect("JSON");
+    assert_eq!((&made["encryption"], &made["key"]), (&"none".into(), &Value::Null));
+    assert!(!Path::new(&fleet.backup_key()).exists(), "no key is made for nothing");
+    fleet.ok("x", &["backup", "verify", &plain, "--all"]);
+
+    // An encrypted one is not made plain.
+    assert_eq!(json(&fleet, "d", &["backup", "create", &encrypted])["encryption"], "key");
+    let said = refused(&fleet, "d", &["backup", "create", &encrypted, "--plain"]);
+    assert!(said.contains("encrypted already"), "{said}");
+    let mut asked = fleet.command("d", &["backup", "create", &at("third"), "--json"]);
+    let asked = asked.env("GRAVWELL_BACKUP_PLAIN", "true").output().expect("runs");
+    let made: Value = serde_json::from_slice(&asked.stdout).expect("JSON");
+    assert_eq!(made["encryption"], "none");
+
+    // A key beside what it opens is no key.
+    let parent = fleet.dir("d").parent().expect("a parent").display().to_string();
+    for (place, flags) in [(&parent, &[][..]), (&at("fourth"), &["--key-file", &at("fourth/../fourth/key")])] {
+        let said = refused(&fleet, "d", &[&["backup", "create", place][..], flags].concat());
+        assert!(said.contains("beside the backups"), "{said}");
+    }
+    assert!(!fleet.dir("fourth").exists() && !fleet.dir("gravwell-backup.json").exists());
+}
+
+#[test]
+fn an_archive_is_encrypted_with_the_key_that_the_configuration_names_or_plain_when_it_says_so() {
+    for (setting, encryption) in [("Datastore-Backup-Key-File={}", "key"), ("Datastore-Backup-Plain=true", "none")] {
+        let mut fleet = Fleet::new();
+        let (place, key) = (fleet.dir("archive").display().to_string(), fleet.dir("keys.backup").display().to_string());
+        let setting = setting.replace("{}", &key);
+        let file = fleet.write_file("gravwell.conf", &format!("[Global]\nDatastore-Archive={place}\n{setting}\n"));
+        fleet.datastore_flags = vec!["--config".into(), file.display().to_string()];
+        let _datastore = fleet.datastore();
+        fleet.ok("d", &["put", "c", "k", "--value", "\"found-by-a-search\""]);
+        let list = |flags: &[&str]| fleet.run("x", &[&["backup", "list", &place][..], flags].concat()).status.success();
+        let flags: &[&str] = if encryption == "key" { &["--key-file", &key] } else { &[] };
+        fleet.wait("the archive begins", || list(flags));
+        assert_eq!(list(&[]), encryption == "none");
+        assert_eq!(Path::new(&key).exists(), encryption == "key");
+        assert!(!Path::new(&fleet.backup_key()).exists(), "the key is where the configuration says");
+    }
+}
+
+/// Kills, spread over how long a first backup takes.
+const KILLS: u32 = 12;
+
+#[test]
+fn p11_a_first_backup_killed_at_any_point_leaves_no_place_without_its_key() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let file = fleet.write_file("in.jsonl", &History::new(42, 1_500, 600).lines);
+    fleet.ok("d", &["import", file.to_str().expect("text")]);
+    let place = fleet.dir("backups").display().to_string();
+    let create = ["backup", "create", &place];
+    let started = Instant::now();
+    fleet.ok("d", &create);
+    let whole = started.elapsed();
+    for moment in 0..KILLS {
+        std::fs::remove_dir_all(&place).expect("wipes");
+        std::fs::remove_file(fleet.backup_key()).expect("removes");
+        let mut child = fleet.command("d", &create).spawn().expect("starts");
+        std::thread::sleep(Duration::max(whole * moment / KILLS, Duration::from_millis(1)));
+        let _ = child.kill();
+        child.wait().expect("waits");
+        let was_begun = Path::new(&place).join("gravwell-backup.json").exists();
+        assert!(!was_begun || Path::new(&fleet.backup_key()).exists(), "kill {moment}: the key comes first");
+        fleet.ok("d", &create);
+        fleet.ok("d", &["backup", "verify", &place, "--all"]);
+    }
+}
