@@ -25,6 +25,7 @@ use gravwell::model::{
     ChunkId, Collection, Condition, Deletions, Digest, Entry, EntryBody, Generation, Key, LineageEntry, LogId,
     MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
+use gravwell::trust::{BackupKey, RecoveryKey};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
@@ -285,7 +286,16 @@ fn p12_golden_files_of_a_replicas_directory() {
 /// `backup create` made them of a log that consists of the golden segment and head file.
 #[test]
 fn p12_a_released_backup_is_verified_and_restored() {
-    let secrets = [("backup-plain", Secret::None), ("backup-encrypted", Secret::Passphrase("correct horse"))];
+    let text = |name: &str| std::fs::read_to_string(golden(name)).expect("reads");
+    let key: BackupKey = text("backup-keyed.key").parse().expect("a key");
+    let recovery: RecoveryKey = text("backup-keyed.recovery").parse().expect("a key");
+    let found = Repository::key_under(&LocalStore::new(&golden("backup-keyed")), &recovery, &key.name());
+    assert_eq!(found.expect("reads"), Some(key.clone()), "the recovery key opens the copy that is there");
+    let secrets = [
+        ("backup-plain", Secret::None),
+        ("backup-encrypted", Secret::Passphrase("correct horse")),
+        ("backup-keyed", Secret::Key(&key)),
+    ];
     for (name, secret) in secrets {
         let place = golden(name);
         let repository = Repository::open(Box::new(LocalStore::new(&place)), secret, false).expect("opens");

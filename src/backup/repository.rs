@@ -463,6 +463,8 @@ fn path_of(piece: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::backup::store::LocalStore;
 
@@ -538,11 +540,11 @@ mod tests {
             |recovery: &RecoveryKey| Repository::key_under(&*store(&path), recovery, &key.name()).expect("looks");
         for (under, is_kept) in [
             (&[][..], [false, false]),
-            (&[old.clone()], [true, false]),
+            (from_ref(&old), [true, false]),
             // Where no recovery key is known, what is there stays.
             (&[], [true, false]),
             (&[old.clone(), new.clone()], [true, true]),
-            (&[new.clone()], [false, true]),
+            (from_ref(&new), [false, true]),
         ] {
             repository.keep_key(&key, under).expect("keeps");
             assert_eq!([kept(&old).is_some(), kept(&new).is_some()], is_kept);
@@ -551,7 +553,7 @@ mod tests {
         assert_eq!(Repository::key_under(&*store(&path), &new, "another").expect("looks"), None);
         std::fs::write(path.join(KEYS).join(new.name()), b"damaged").expect("writes");
         assert_eq!(kept(&new), None);
-        repository.keep_key(&key, &[new.clone()]).expect("writes it again");
+        repository.keep_key(&key, from_ref(&new)).expect("writes it again");
         assert_eq!(kept(&new), Some(key.clone()));
     }
 }

@@ -317,6 +317,9 @@ pub struct Status {
     /// On a datastore without members: addresses of members of another log that were refused.
     #[serde(default)]
     pub refused_members: u64,
+    /// On a datastore: the recovery key is being rotated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotates_recovery_key: bool,
     /// How well it does, and why not better; see [`super::health::assess`].
     #[serde(default)]
     pub health: Health,
@@ -424,6 +427,9 @@ pub struct MemberInfo {
     /// Where other webservers and balancers reach it, as it last said.
     #[serde(default)]
     pub external_addr: Option<String>,
+    /// Names of the recovery keys that open the sealed copy of the authority that it last said it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_keys: Option<String>,
 }
 
 /// A webserver behind a load balancer.

@@ -395,6 +395,12 @@ pub struct Recover {
 pub enum AuthorityAction {
     /// Print the key that opens every sealed copy of the authority. Write it down, away from this host.
     RecoveryKey,
+    /// Replace the recovery key: begin, then finish when every member has a copy that the new key opens.
+    RotateRecoveryKey {
+        /// What to do.
+        #[command(subcommand)]
+        action: RotationAction,
+    },
     /// Write a sealed copy of the authority and the register of members to a file. Every member keeps one as well.
     Backup {
         /// The file.
@@ -411,6 +417,29 @@ pub enum AuthorityAction {
         #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
         recovery_key_file: Option<PathBuf>,
     },
+}
+
+/// A step of the recovery key's rotation.
+#[derive(Debug, Subcommand)]
+pub enum RotationAction {
+    /// Make a new recovery key and print it. Copies are sealed under both from now on. Given again, it prints the same one.
+    Begin,
+    /// Show the keys' names, and which of them open the copy that each member has.
+    Status,
+    /// Let the new key alone count, when every member has a copy that it opens.
+    Finish {
+        /// The new key, as `begin` printed it: shows that it was written down.
+        #[arg(long, value_name = "KEY", env = "GRAVWELL_RECOVERY_KEY", hide_env_values = true)]
+        recovery_key: Option<String>,
+        /// A file with the new key.
+        #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
+        recovery_key_file: Option<PathBuf>,
+        /// Do not wait for this member's copy; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        without: Vec<MemberName>,
+    },
+    /// Take the rotation back: the present key stays.
+    Abort,
 }
 
 /// What to do with what was set aside.

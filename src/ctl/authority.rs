@@ -19,6 +19,7 @@ use super::{CtlError, CtlResult};
 pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlResult {
     match action {
         AuthorityAction::RecoveryKey => recovery_key(dir, json),
+        AuthorityAction::RotateRecoveryKey { action } => super::rotation::run(dir, json, action).await,
         AuthorityAction::Backup { file } => backup(dir, json, &file).await,
         AuthorityAction::Restore { file, recovery_key, recovery_key_file } => {
             let key = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;
@@ -27,13 +28,18 @@ pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlR
     }
 }
 
-fn recovery_key(dir: &Path, json: bool) -> CtlResult {
-    let trust = trust_dir(dir);
-    if !trust.join("ca.key").exists() {
-        let dir = dir.display();
-        return Err(CtlError::new(format!("{dir} has no authority: name the datastore's directory with --data-dir")));
+/// Whether `dir` is the datastore's own directory, where the keys are.
+pub(super) fn check_local(dir: &Path) -> CtlResult {
+    if trust_dir(dir).join("ca.key").exists() {
+        return Ok(());
     }
-    let key = RecoveryKey::open_or_create(&trust).map_err(CtlError::new)?;
+    let dir = dir.display();
+    Err(CtlError::new(format!("{dir} has no authority: name the datastore's directory with --data-dir")))
+}
+
+fn recovery_key(dir: &Path, json: bool) -> CtlResult {
+    check_local(dir)?;
+    let key = RecoveryKey::open_or_create(&trust_dir(dir)).map_err(CtlError::new)?;
     let mut output = Output::new();
     if json {
         output.json(&serde_json::json!({ "recovery_key": key.to_string() }))?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::backup::repository::{Encryption, Repository, Secret};
 use crate::backup::store::{self, Store};
 use crate::datastore::service::trust_dir;
-use crate::trust::{BackupKey, RecoveryKey};
+use crate::trust::{BackupKey, RecoveryKey, RecoveryKeys};
 
 use super::CtlError;
 use super::backup::failed;
@@ -93,8 +93,8 @@ impl Opened {
 }
 
 fn recovery_keys(dir: &Path) -> Result<Vec<RecoveryKey>, CtlError> {
-    let key = RecoveryKey::load(&trust_dir(dir)).map_err(CtlError::new)?;
-    Ok(key.into_iter().collect())
+    let keys = RecoveryKeys::load(&trust_dir(dir)).map_err(CtlError::new)?;
+    Ok(keys.map(|keys| keys.all()).unwrap_or_default())
 }
 
 /// Opens a repository that is there. Nothing is written.

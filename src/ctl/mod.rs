@@ -58,6 +58,7 @@ mod repair;
 mod replica;
 mod rest;
 mod revert;
+mod rotation;
 mod top;
 mod transact;
 pub mod webserver;

@@ -162,6 +162,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Escrow { known } => {
             let trust = super::service::trust_dir(&shared.path);
             let shared = SharedRef::clone(shared);
+            shared.members.note_copy(&caller.name, known.as_deref());
             let sealing = move || shared.members.escrow(&trust, known.as_deref());
             let (stamp, text) = off_thread(sealing).await?.map_err(refuse)?;
             answer.item(&EscrowInfo { stamp, text }).await

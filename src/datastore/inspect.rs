@@ -10,6 +10,7 @@ use crate::codec::message::Row;
 use crate::log::{LogReader, ReadError};
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
 use crate::state::StateStore;
+use crate::trust::RecoveryKeys;
 
 use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
@@ -62,6 +63,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         lag_ops: head.since(seq),
         connected: true,
         subscribers: shared.members.connected(),
+        rotates_recovery_key: RecoveryKeys::is_rotating(&super::service::trust_dir(&shared.path)),
         objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
         log_bytes: shared.log.segments().iter().map(|segment| segment.bytes).sum(),
         disk_free_bytes: super::commit::free_space(&shared.path).unwrap_or_default(),

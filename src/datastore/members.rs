@@ -12,8 +12,8 @@ use crate::telemetry::seldom::Seldom;
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::join::Redeem;
 use crate::trust::{
-    Authority, Escrow, LogMark, Member, MemberState, Proof, Refusal, Registry, RegistryFile, Role, Token, TrustError,
-    tls,
+    Authority, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile, Role, Token,
+    TrustError, tls,
 };
 
 use super::contents::Connected;
@@ -345,6 +345,7 @@ impl Members {
             counts: registry.counts(member, now, self.retention_ms, head),
             expires_ms: member.certificate_expires_ms(),
             external_addr: member.external_addr.clone(),
+            copy_keys: member.copy_keys.clone(),
         };
         registry.members().map(info).collect()
     }
@@ -424,13 +425,19 @@ impl Members {
         // One at a time: the first one makes the recovery key.
         let _turn = self.file();
         let mut copy = self.registry().copy();
-        let stamp = copy.stamp();
+        let keys = RecoveryKeys::open_or_create(trust).map_err(|error| error.to_string())?;
+        let stamp = Escrow::stamp_of(&copy, &keys);
         if known == Some(stamp.as_str()) {
             return Ok((stamp, None));
         }
         let escrow = Escrow::seal(trust, &self.authority, &mut copy, now_ms()).map_err(|error| error.to_string())?;
         let text = escrow.to_text().map_err(|error| error.to_string())?;
         Ok((stamp, Some(text)))
+    }
+
+    /// Notes which sealed copy a member has, as the stamp that it shows tells.
+    pub(super) fn note_copy(&self, member: &MemberName, known: Option<&str>) {
+        self.registry().note_copy(member, known.and_then(Escrow::keys_of));
     }
 
     /// TLS settings with a fresh certificate of the datastore's own.

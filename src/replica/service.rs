@@ -223,7 +223,11 @@ impl MemberConnector {
     /// Keeps a sealed copy of the datastore's authority, so that it comes back even when its disk does not.
     async fn keep_escrow(&self, connection: &quinn::Connection) {
         loop {
-            if let Err(error) = self.fetch_escrow(connection).await {
+            let fetched = self.fetch_escrow(connection).await;
+            if let Ok(true) = fetched {
+                // Asked once more, the datastore knows that the copy is here.
+                let _ = self.fetch_escrow(connection).await;
+            } else if let Err(error) = fetched {
                 // A datastore of an earlier version has none to give.
                 tracing::debug!(error, "no sealed copy of the authority");
             }
@@ -231,13 +235,15 @@ impl MemberConnector {
         }
     }
 
-    async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<(), String> {
+    /// Whether there was another one than the one that is here.
+    async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let path = Identity::escrow(&self.data_dir);
         let known = Escrow::load(&path).ok().map(|escrow| escrow.stamp);
         let reply = ask::ask(connection, &Request::Escrow { known }).await.map_err(|error| error.to_string())?;
         let info: Option<EscrowInfo> = reply.items.first().and_then(|item| serde_json::from_slice(item).ok());
-        let Some(text) = info.and_then(|info| info.text) else { return Ok(()) };
-        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())
+        let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
+        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())?;
+        Ok(true)
     }
 
     async fn renew(&self, connection: &quinn::Connection) -> Result<bool, String> {

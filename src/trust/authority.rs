@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SerialNumber, SigningKey,
 };
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
@@ -52,8 +53,30 @@ pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustErr
     let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&next).map_err(io_error(&next))?;
     std::io::Write::write_all(&mut file, contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;
     fs::rename(&next, path).map_err(io_error(path))?;
-    let parent = crate::env::fs::parent_dir(path);
-    fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(io_error(parent))
+    sync_dir(crate::env::fs::parent_dir(path))
+}
+
+/// As [`write_private`], where no file is yet; several who write at a time leave one of theirs. False: a file is there.
+pub(super) fn write_new_private(path: &Path, contents: &[u8]) -> Result<bool, TrustError> {
+    let staged = path.with_extension(format!("{}.next", super::hex(&super::key_text::random()?[..8])));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.create_new(true).write(true).mode(0o600).open(&staged).map_err(io_error(&staged))?;
+    let written = std::io::Write::write_all(&mut file, contents).and_then(|()| file.sync_all());
+    let placed = written.and_then(|()| match renameat_with(CWD, &staged, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    });
+    if !matches!(placed, Ok(true)) {
+        let _ = fs::remove_file(&staged);
+    }
+    let is_new = placed.map_err(io_error(path))?;
+    sync_dir(crate::env::fs::parent_dir(path))?;
+    Ok(is_new)
+}
+
+pub(super) fn sync_dir(path: &Path) -> Result<(), TrustError> {
+    fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error(path))
 }
 
 /// Makes a directory that only its owner may enter.

@@ -4,15 +4,10 @@
 //! on, a copy in the place of the backups is sealed under the operator's recovery key, where that is known.
 
 use std::fmt;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
-use super::authority::read_private;
+use super::authority::{read_private, write_new_private};
 use super::{RecoveryKey, TrustError, key_text};
 use crate::codec::sealed::{open_bytes, seal_bytes};
 
@@ -74,21 +69,7 @@ impl BackupKey {
     /// # Errors
     /// When it cannot be written.
     pub fn save_new(&self, path: &Path) -> Result<bool, TrustError> {
-        let io = |source: std::io::Error| TrustError::Io { path: path.to_owned(), source };
-        let staged = path.with_extension(format!("{}.next", key_text::name("staged", &key_text::random()?)));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged).map_err(io)?;
-        let written = writeln!(file, "{self}").and_then(|()| file.sync_all());
-        // Two who make one at a time: the second takes the first one's.
-        let placed = written.and_then(|()| match renameat_with(CWD, &staged, CWD, path, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(error) => Err(error.into()),
-        });
-        if !matches!(placed, Ok(true)) {
-            let _ = fs::remove_file(&staged);
-        }
-        let parent = crate::env::fs::parent_dir(path);
-        placed.and_then(|is_new| fs::File::open(parent)?.sync_all().map(|()| is_new)).map_err(io)
+        write_new_private(path, format!("{self}\n").as_bytes())
     }
 
     /// The key in a file, made when there is none yet, and whether it was made now.
@@ -144,6 +125,7 @@ impl BackupKey {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

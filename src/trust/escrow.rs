@@ -15,20 +15,22 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::authority::{private_dir, read_private, write_private};
-use super::{Authority, Registry, TrustError, key_text, registry, summed};
+use super::authority::{private_dir, read_private, write_new_private, write_private};
+use super::{Authority, RecoveryKeys, Registry, TrustError, key_text, registry, summed};
 use crate::codec::sealed::{open_bytes, seal_bytes};
 use crate::env::fs::first_free;
 
 /// Name of the copy of a register that was lost, once another one came back from a sealed copy; a number follows.
 const LEFT: &str = "members.copy.left-";
 
-const KEY_FILE: &str = "recovery.key";
+pub(super) const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
 const NAME: &str = "gravwell recovery key name v1";
 const VERSION: u32 = 1;
 /// Digits of a fingerprint that are shown.
 const NAME_CHARS: usize = 16;
+/// Two names of keys and what is between them.
+const KEY_NAMES_BYTES_MAX: usize = 40;
 /// Longest escrow that is read.
 pub const ESCROW_BYTES_MAX: u64 = 64 << 20;
 
@@ -65,10 +67,17 @@ impl RecoveryKey {
         if let Some(key) = RecoveryKey::load(dir)? {
             return Ok(key);
         }
-        let key = RecoveryKey(key_text::random()?);
         private_dir(dir)?;
-        key.write(dir)?;
-        Ok(key)
+        let path = dir.join(KEY_FILE);
+        let made = RecoveryKey::generate()?;
+        if write_new_private(&path, format!("{made}\n").as_bytes())? {
+            return Ok(made);
+        }
+        RecoveryKey::load(dir)?.ok_or_else(|| io(&path, std::io::ErrorKind::NotFound.into()))
+    }
+
+    pub(super) fn generate() -> Result<RecoveryKey, TrustError> {
+        key_text::random().map(RecoveryKey)
     }
 
     /// The key of the datastore whose trust directory is `dir`; `None`: it has none yet.
@@ -76,12 +85,15 @@ impl RecoveryKey {
     /// # Errors
     /// When the file is damaged or readable by others.
     pub fn load(dir: &Path) -> Result<Option<RecoveryKey>, TrustError> {
-        let path = dir.join(KEY_FILE);
-        let text = match read_private(&path) {
+        RecoveryKey::read(&dir.join(KEY_FILE))
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Option<RecoveryKey>, TrustError> {
+        let text = match read_private(path) {
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
-        let damaged = |error: TrustError| TrustError::Damaged { path: path.clone(), what: error.to_string() };
+        let damaged = |error: TrustError| TrustError::Damaged { path: path.to_owned(), what: error.to_string() };
         text.parse().map(Some).map_err(damaged)
     }
 
@@ -90,8 +102,7 @@ impl RecoveryKey {
     /// # Errors
     /// When that one has another key, or none yet. The words name what to do.
     pub fn check_same(&self, dir: &Path) -> Result<(), TrustError> {
-        let path = dir.join(KEY_FILE);
-        if path.exists() && RecoveryKey::open_or_create(dir)? == *self {
+        if RecoveryKeys::load(dir)?.is_some_and(|keys| keys.all().contains(self)) {
             return Ok(());
         }
         Err(other_authority(dir, "the recovery key is another one's"))
@@ -129,9 +140,12 @@ pub struct Escrow {
     pub made_ms: u64,
     /// Fingerprint of the authority's certificate, hexadecimal.
     pub authority: String,
-    /// Changes whenever somebody is enrolled, renewed or cut off.
+    /// Changes whenever somebody is enrolled, renewed or cut off, and with the recovery keys, whose names are its end.
     pub stamp: String,
     sealed: String,
+    /// The same, sealed under the key that takes the place of the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed_next: Option<String>,
 }
 
 /// The files that make up the trust of a datastore.
@@ -143,8 +157,8 @@ impl Escrow {
     /// # Errors
     /// When a file cannot be read, or there is no randomness.
     pub fn seal(dir: &Path, authority: &Authority, register: &mut Registry, now_ms: u64) -> Result<Escrow, TrustError> {
-        let key = RecoveryKey::open_or_create(dir)?;
-        let stamp = register.stamp();
+        let keys = RecoveryKeys::open_or_create(dir)?;
+        let stamp = Escrow::stamp_of(register, &keys);
         let mut files = BTreeMap::new();
         for name in FILES {
             let text = if name == registry::FILE { register.text(now_ms)? } else { read(&dir.join(name))? };
@@ -152,9 +166,27 @@ impl Escrow {
         }
         let refused = |error: &dyn fmt::Display| TrustError::Refused(error.to_string());
         let contents = serde_json::to_vec(&Contents { files }).map_err(|error| refused(&error))?;
-        let sealed = seal_bytes(&key.0, &contents).map_err(|error| refused(&error))?;
+        let seal = |key: &RecoveryKey| match seal_bytes(&key.0, &contents) {
+            Ok(sealed) => Ok(STANDARD.encode(sealed)),
+            Err(error) => Err(refused(&error)),
+        };
+        let (sealed, sealed_next) = (seal(&keys.current)?, keys.next.as_ref().map(seal).transpose()?);
         let authority = super::hex(&authority.fingerprint());
-        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed: STANDARD.encode(sealed) })
+        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next })
+    }
+
+    /// The stamp of a copy of this register under these keys.
+    #[must_use]
+    pub fn stamp_of(register: &Registry, keys: &RecoveryKeys) -> String {
+        format!("{}.{}", register.stamp(), keys.names())
+    }
+
+    /// The names of the keys that open a copy with this stamp; `None`: it is of a version that does not say.
+    #[must_use]
+    pub fn keys_of(stamp: &str) -> Option<&str> {
+        let (_, names) = stamp.split_once('.')?;
+        let is_name = |byte: u8| byte.is_ascii_hexdigit() || byte == b'+';
+        (names.len() <= KEY_NAMES_BYTES_MAX && names.bytes().all(is_name)).then_some(names)
     }
 
     /// The text of a file that holds it.
@@ -275,8 +307,11 @@ impl Escrow {
 
     fn open(&self, key: &RecoveryKey) -> Result<BTreeMap<String, String>, TrustError> {
         let wrong = || TrustError::Refused("the recovery key does not open this copy of the authority".into());
-        let sealed = STANDARD.decode(&self.sealed).map_err(|_| wrong())?;
-        let bytes = open_bytes(&key.0, &sealed).map_err(|_| wrong())?;
+        let mut opened = [Some(&self.sealed), self.sealed_next.as_ref()].into_iter().flatten().filter_map(|sealed| {
+            let sealed = STANDARD.decode(sealed).ok()?;
+            open_bytes(&key.0, &sealed).ok()
+        });
+        let bytes = opened.next().ok_or_else(wrong)?;
         let Contents { files } = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
         match FILES.iter().find(|name| !files.contains_key(**name)) {
             Some(name) => Err(TrustError::Refused(format!("this copy of the authority lacks {name}"))),
@@ -367,6 +402,37 @@ mod tests {
         assert!(read.made(&other).is_err());
         assert_eq!(RecoveryKey::open_or_create(&new).expect("key"), key);
         assert!(read.restore(&key, &new, NOW).is_err(), "an authority is never replaced");
+    }
+
+    #[test]
+    fn p11_a_copy_that_is_made_in_a_rotation_opens_with_both_keys_and_one_after_it_with_the_new_one() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        let mut seal = || {
+            let text = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals").to_text().expect("text");
+            Escrow::from_text(&text).expect("reads")
+        };
+        let before = seal();
+        let old = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        let during = seal();
+        RecoveryKeys::finish(&dir, &new).expect("ends");
+        let after = seal();
+        let opens = |escrow: &Escrow| [&old, &new].map(|key| escrow.check(key).is_ok());
+        assert_eq!([opens(&before), opens(&during), opens(&after)], [[true, false], [true, true], [false, true]]);
+        let names = [&before, &during, &after].map(|escrow| Escrow::keys_of(&escrow.stamp).expect("says").to_owned());
+        assert_eq!(names, [old.name(), format!("{}+{}", old.name(), new.name()), new.name()]);
+        assert_eq!(Escrow::keys_of("0123456789abcdef"), None, "a version that does not say");
+        assert_eq!(Escrow::keys_of(&format!("x.{}", "a".repeat(41))), None, "a member that makes it up");
+        // With either key the datastore is what it was; the key that was given is its key.
+        for key in [&old, &new] {
+            let back = temp.path().join(key.name());
+            during.restore(key, &back, NOW).expect("restores");
+            assert_eq!(RecoveryKeys::load(&back).expect("reads").expect("is there").all(), std::slice::from_ref(key));
+            assert!(old.check_same(&back).is_ok() == (key == &old));
+        }
     }
 
     #[test]

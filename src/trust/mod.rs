@@ -13,6 +13,7 @@ mod proof;
 mod put_back;
 mod registry;
 mod roster;
+mod rotation;
 pub mod tls;
 mod token;
 
@@ -33,6 +34,7 @@ pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::{replace_trust, restore_trust};
 pub use registry::{FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, Registry, RegistryFile};
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
+pub use rotation::RecoveryKeys;
 pub use token::{BadToken, Token};
 
 /// What a member may do.

@@ -103,6 +103,9 @@ pub struct Member {
     /// The log that was here when it joined; absent in files of a version that did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enrolled_in: Option<LogId>,
+    /// Names of the recovery keys that open the sealed copy that it last said it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_keys: Option<String>,
 }
 
 /// Where the log stood when the register was last written.
@@ -337,6 +340,17 @@ impl Registry {
         self.contents.log = Some(mark);
     }
 
+    /// Notes which recovery keys open the sealed copy that a member has. Written lazily: one that is lost is said again.
+    pub fn note_copy(&mut self, name: &MemberName, keys: Option<&str>) {
+        let Some(member) = self.contents.members.get_mut(name).filter(|member| member.role.holds_replica()) else {
+            return;
+        };
+        if member.copy_keys.as_deref() != keys {
+            member.copy_keys = keys.map(str::to_owned);
+            self.is_dirty = true;
+        }
+    }
+
     /// Takes `mark` for the log's position, when nothing contradicts it: positions beyond it were of another generation.
     pub fn enter(&mut self, mark: LogMark) {
         for member in self.contents.members.values_mut() {
@@ -475,7 +489,15 @@ impl Registry {
         let mut hasher = blake3::Hasher::new();
         for member in self.members() {
             let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
-            let lasting = Member { applied, passed, advanced_ms, last_seen_ms, contradiction: None, ..member.clone() };
+            let lasting = Member {
+                applied,
+                passed,
+                advanced_ms,
+                last_seen_ms,
+                contradiction: None,
+                copy_keys: None,
+                ..member.clone()
+            };
             hasher.update(format!("{lasting:?}").as_bytes());
         }
         hasher.finalize().to_hex()[..32].to_owned()
@@ -572,6 +594,7 @@ impl Registry {
                     external_addr: None,
                     contradiction: None,
                     enrolled_in: None,
+                    copy_keys: None,
                 };
                 self.contents.members.insert(name.clone(), member);
             }
@@ -631,6 +654,7 @@ impl Registry {
         let enrolled_in = self.contents.log.map(|mark| mark.log_id);
         let member = self.contents.members.get_mut(name).ok_or_else(|| no_such(name))?;
         member.enrolled_in = enrolled_in;
+        member.copy_keys = None;
         member.role = role;
         member.state = MemberState::Enrolled;
         member.enrolled_ms = Some(now_ms);

@@ -28,6 +28,7 @@ mod proxy;
 mod reading;
 mod recover;
 mod recover_witnesses;
+mod recovery_key;
 mod rehearsal;
 mod repair;
 mod resources;

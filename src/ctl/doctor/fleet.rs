@@ -8,8 +8,10 @@ use crate::balance::{self, Choice};
 use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request, Status};
 use crate::codec::health::{self, Code, Reason};
 use crate::ctl::client::{self, Client};
+use crate::ctl::rotation::{self, OpensWith};
+use crate::datastore::service::trust_dir;
 use crate::env::data_dir;
-use crate::trust::Identity;
+use crate::trust::{Identity, RecoveryKeys};
 
 use super::{Findings, Subject, now_ms};
 
@@ -36,7 +38,7 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
                     reach("External-Addr", address, findings).await;
                 }
             } else {
-                members(&client, findings).await;
+                members(subject.dir, &client, findings).await;
                 super::audit::examine(&client, findings).await;
             }
             super::objects::examine(&client, findings).await;
@@ -180,7 +182,37 @@ fn compare_versions(who: &str, version: &str, findings: &mut Findings) {
 }
 
 /// A datastore's members.
-async fn members(client: &Client, findings: &mut Findings) {
+/// Whose sealed copy of the authority opens with which key. Only the datastore's own directory tells.
+fn copies(dir: &Path, members: &[MemberInfo], findings: &mut Findings) {
+    const SUBJECT: &str = "recovery key";
+    let keys = match RecoveryKeys::load(&trust_dir(dir)) {
+        Ok(Some(keys)) => keys,
+        Ok(None) => return,
+        Err(error) => return findings.problem(SUBJECT, error, "see what `authority recovery-key` says"),
+    };
+    let holders = rotation::holders(members, &keys);
+    let names = |of: &dyn Fn(OpensWith) -> bool| {
+        let chosen = holders.iter().filter(|holder| of(holder.opens_with));
+        chosen.map(|holder| holder.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (current, former) = (keys.current.name(), names(&|opens| opens == OpensWith::Former));
+    if let Some(next) = &keys.next {
+        let lacking = names(&|opens| !opens.is_ready(&keys));
+        let copies = if lacking.is_empty() { "all members have".into() } else { format!("{lacking} do not have") };
+        let found =
+            format!("{} takes the place of {current}; {copies} a copy of the authority that it opens", next.name());
+        let remedy = "`gravwell-logctl authority rotate-recovery-key finish` when all have one; `abort` takes it back";
+        findings.warning(SUBJECT, found, remedy);
+    } else if former.is_empty() {
+        let ready = holders.iter().filter(|holder| holder.opens_with.is_ready(&keys)).count();
+        findings.good(SUBJECT, format!("{current} opens the copies of the authority that {ready} members have"));
+    } else {
+        let found = format!("a former key opens the copies of the authority that {former} have");
+        findings.warning(SUBJECT, found, "let them connect: they fetch another one within a minute");
+    }
+}
+
+async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     const SUBJECT: &str = "members";
     let answers = async {
         let members: Vec<MemberInfo> = client.items(&Request::Members).await?;
@@ -196,6 +228,7 @@ async fn members(client: &Client, findings: &mut Findings) {
     let enrolled: Vec<&MemberInfo> =
         members.iter().filter(|m| m.state == "enrolled" && (m.role == "webserver" || m.role == "reader")).collect();
     let away: Vec<&str> = enrolled.iter().filter(|m| !m.connected).map(|m| m.name.as_str()).collect();
+    copies(dir, &members, findings);
     if away.is_empty() {
         findings.good(SUBJECT, format!("{} enrolled, all connected", enrolled.len()));
     } else {

@@ -13,11 +13,12 @@ use super::{Findings, Subject};
 /// Files that are looked at for their owner; beyond, the answer is about the first so many.
 const FILES_MAX: usize = 10_000;
 /// Files that only their owner may read, relative to a data directory.
-const PRIVATE: [&str; 8] = [
+const PRIVATE: [&str; 9] = [
     "backup.key",
     "trust/ca.key",
     "trust/members.json",
     "trust/recovery.key",
+    "trust/recovery.next",
     "identity/member.json",
     "tls/key.pem",
     "initial-admin-password",

@@ -107,6 +107,7 @@ fn largest() -> Registry {
             external_addr,
             contradiction: None,
             enrolled_in: Some(LogId([7; 16])),
+            copy_keys: None,
         };
         registry.contents.members.insert(name, member);
     }

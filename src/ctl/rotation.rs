@@ -1,0 +1,205 @@
+//! `authority rotate-recovery-key`: a new recovery key takes the place of the present one once every member holds a copy of the
+//! authority that the new one opens.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::codec::admin::{MemberInfo, Request};
+use crate::codec::jsonl::timestamp;
+use crate::datastore::service::trust_dir;
+use crate::model::MemberName;
+use crate::trust::{RecoveryKey, RecoveryKeys};
+
+use super::args::RotationAction;
+use super::client::Client;
+use super::output::{Output, or_dash};
+use super::recover::read_key;
+use super::{CtlError, CtlResult, authority};
+
+/// Whose copy is opened by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OpensWith {
+    /// The present key alone.
+    Present,
+    /// The present key, and one that was replaced or taken back.
+    FormerToo,
+    /// The present and the new one.
+    Both,
+    /// The new key alone.
+    New,
+    /// A key that was replaced.
+    Former,
+    /// It said nothing of a copy.
+    Unknown,
+}
+
+impl OpensWith {
+    fn of(member: &MemberInfo, keys: &RecoveryKeys) -> OpensWith {
+        let Some(names) = member.copy_keys.as_deref() else { return OpensWith::Unknown };
+        let has = |key: &RecoveryKey| names.split('+').any(|name| name == key.name());
+        match (has(&keys.current), keys.next.as_ref().is_some_and(has)) {
+            (true, true) => OpensWith::Both,
+            (true, false) if names.contains('+') => OpensWith::FormerToo,
+            (true, false) => OpensWith::Present,
+            (false, true) => OpensWith::New,
+            (false, false) => OpensWith::Former,
+        }
+    }
+
+    /// Whether the key that stays opens it: the new one in a rotation, the present one outside.
+    pub(super) fn is_ready(self, keys: &RecoveryKeys) -> bool {
+        match keys.next {
+            Some(_) => matches!(self, OpensWith::Both | OpensWith::New),
+            None => matches!(self, OpensWith::Present | OpensWith::FormerToo),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            OpensWith::Present => "present key",
+            OpensWith::FormerToo => "present key, and a former one",
+            OpensWith::Both => "both keys",
+            OpensWith::New => "new key",
+            OpensWith::Former => "a former key",
+            OpensWith::Unknown => "no copy known",
+        }
+    }
+}
+
+/// A member that keeps a copy.
+#[derive(Clone, Serialize)]
+pub(super) struct Holder {
+    pub(super) name: String,
+    pub(super) opens_with: OpensWith,
+    last_seen_ms: Option<u64>,
+}
+
+/// The enrolled members that keep a copy.
+pub(super) fn holders(members: &[MemberInfo], keys: &RecoveryKeys) -> Vec<Holder> {
+    let keeps_one =
+        |member: &&MemberInfo| member.state == "enrolled" && (member.role == "webserver" || member.role == "reader");
+    let holder = |member: &MemberInfo| Holder {
+        name: member.name.clone(),
+        opens_with: OpensWith::of(member, keys),
+        last_seen_ms: member.last_seen_ms,
+    };
+    members.iter().filter(keeps_one).map(holder).collect()
+}
+
+async fn members(dir: &Path) -> Result<Vec<MemberInfo>, CtlError> {
+    let client = Client::open(dir).await?;
+    let members = client.items(&Request::Members).await;
+    client.close().await;
+    members
+}
+
+/// `authority rotate-recovery-key`
+pub(super) async fn run(dir: &Path, json: bool, action: RotationAction) -> CtlResult {
+    authority::check_local(dir)?;
+    match action {
+        RotationAction::Begin => begin(dir, json),
+        RotationAction::Status => status(dir, json).await,
+        RotationAction::Finish { recovery_key, recovery_key_file, without } => {
+            let shown = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;
+            let missing =
+                || CtlError::new("show that you have the new key: give it with --recovery-key or --recovery-key-file");
+            finish(dir, json, &shown.ok_or_else(missing)?, &without).await
+        }
+        RotationAction::Abort => abort(dir, json),
+    }
+}
+
+fn begin(dir: &Path, json: bool) -> CtlResult {
+    let keys = RecoveryKeys::begin(&trust_dir(dir)).map_err(CtlError::new)?;
+    let next =
+        keys.next.ok_or_else(|| CtlError::new("the new key is gone again: did another command end the rotation?"))?;
+    let mut output = Output::new();
+    if json {
+        let (key, current, name) = (next.to_string(), keys.current.name(), next.name());
+        output.json(&serde_json::json!({ "recovery_key": key, "current": current, "next": name }))?;
+        return output.flush();
+    }
+    output.line(&next.to_string())?;
+    complain!(
+        "the new recovery key {}: write it down beside the present one, {}, which counts until `authority rotate-recovery-key \
+         finish`. Members fetch copies that both open, within a minute; `status` shows who has one",
+        next.name(),
+        keys.current.name()
+    );
+    output.flush()
+}
+
+fn load(dir: &Path) -> Result<RecoveryKeys, CtlError> {
+    let keys = RecoveryKeys::load(&trust_dir(dir)).map_err(CtlError::new)?;
+    keys.ok_or_else(|| CtlError::new("there is no recovery key yet: `authority recovery-key` makes it"))
+}
+
+async fn status(dir: &Path, json: bool) -> CtlResult {
+    let keys = load(dir)?;
+    let holders = holders(&members(dir).await?, &keys);
+    let mut output = Output::new();
+    if json {
+        let next = keys.next.as_ref().map(RecoveryKey::name);
+        output.json(&serde_json::json!({ "current": keys.current.name(), "next": next, "members": holders }))?;
+        return output.flush();
+    }
+    let ready = holders.iter().filter(|holder| holder.opens_with.is_ready(&keys)).count();
+    let (current, count) = (keys.current.name(), holders.len());
+    output.line(&match &keys.next {
+        Some(next) => format!(
+            "rotating: {current} is the present key, {} the new one, which opens the copies of {ready} of {count} members",
+            next.name()
+        ),
+        None => format!("no rotation: {current} is the key, which opens the copies of {ready} of {count} members"),
+    })?;
+    output.list(false, &holders, &["MEMBER", "ITS COPY OPENS WITH", "LAST SEEN"], |holder| {
+        vec![holder.name.clone(), holder.opens_with.word().to_owned(), or_dash(holder.last_seen_ms.map(timestamp))]
+    })
+}
+
+async fn finish(dir: &Path, json: bool, shown: &RecoveryKey, without: &[MemberName]) -> CtlResult {
+    let keys = load(dir)?;
+    if keys.next.is_some() {
+        let holders = holders(&members(dir).await?, &keys);
+        let is_named = |holder: &Holder| without.iter().any(|name| name.as_str() == holder.name);
+        if let Some(unknown) = without.iter().find(|name| !holders.iter().any(|holder| holder.name == name.as_str())) {
+            return Err(CtlError::new(format!("{unknown} is no member that keeps a copy: check --without")));
+        }
+        let waiting = holders.iter().filter(|holder| !holder.opens_with.is_ready(&keys) && !is_named(holder));
+        let waiting: Vec<&str> = waiting.map(|holder| holder.name.as_str()).collect();
+        if !waiting.is_empty() {
+            return Err(CtlError::new(format!(
+                "the new key does not open the copies that these members have: {}. Wait until each was connected for a minute, \
+                 revoke those that never come back, or name them with --without and keep the former key for their copies",
+                waiting.join(", ")
+            )));
+        }
+    }
+    let ended = RecoveryKeys::finish(&trust_dir(dir), shown).map_err(CtlError::new)?;
+    let (current, former) = (ended.current.name(), keys.current.name());
+    let mut output = Output::new();
+    if json {
+        output.json(&serde_json::json!({ "current": current, "former": former }))?;
+        return output.flush();
+    }
+    output.line(&format!("{current} is the recovery key now; {former} opens no copy that is made from now on"))?;
+    output.line(&format!(
+        "make a backup now. Keep {former} as long as there are copies or backups from before: `status` names the members that \
+         have one"
+    ))?;
+    output.flush()
+}
+
+fn abort(dir: &Path, json: bool) -> CtlResult {
+    let keys = RecoveryKeys::abort(&trust_dir(dir)).map_err(CtlError::new)?;
+    let mut output = Output::new();
+    let current = keys.current.name();
+    if json {
+        output.json(&serde_json::json!({ "current": current }))?;
+    } else {
+        output.line(&format!("taken back: {current} is the recovery key, as before"))?;
+    }
+    output.flush()
+}

@@ -1,0 +1,200 @@
+//! The recovery key's rotation: with members that run and one that does not, over restarts, with backups, and taken back.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use gravwell::trust::{Escrow, RecoveryKey};
+use serde_json::Value;
+
+use crate::fleet::Fleet;
+use crate::recover::{destroy, escrow, key_of, recover};
+
+const ROTATE: [&str; 2] = ["authority", "rotate-recovery-key"];
+
+fn rotate(fleet: &Fleet, step: &[&str]) -> Value {
+    serde_json::from_str(&fleet.ok("d", &[&ROTATE, step, &["--json"]].concat())).expect("JSON")
+}
+
+fn refused(fleet: &Fleet, step: &[&str]) -> String {
+    let output = fleet.run("d", &[&ROTATE, step].concat());
+    assert_eq!(output.status.code(), Some(1), "{step:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The new key, as `begin` prints it.
+fn begin(fleet: &Fleet) -> String {
+    fleet.ok("d", &[&ROTATE[..], &["begin"]].concat()).trim().to_owned()
+}
+
+/// What opens the copy that a member has, as the datastore knows it.
+fn opens(fleet: &Fleet, member: &str) -> String {
+    let status = rotate(fleet, &["status"]);
+    let members = status["members"].as_array().expect("members");
+    let member = members.iter().find(|row| row["name"] == member).expect("it is listed");
+    member["opens_with"].as_str().expect("a word").to_owned()
+}
+
+fn wait_opens(fleet: &Fleet, member: &str, wanted: &str) {
+    fleet.wait(&format!("the copy of {member} opens with {wanted}"), || opens(fleet, member) == wanted);
+}
+
+/// Which of the keys open the copy in a member's directory.
+fn keys_that_open(fleet: &Fleet, member: &str, keys: [&str; 2]) -> [bool; 2] {
+    let copy = Escrow::load(Path::new(&escrow(fleet, member))).expect("reads");
+    keys.map(|key| copy.check(&key.parse::<RecoveryKey>().expect("a key")).is_ok())
+}
+
+#[test]
+fn p11_a_recovery_key_is_rotated_while_members_run_and_the_old_one_opens_no_new_copy() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (_a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    let export = fleet.converges(&["a", "b"]);
+    let old = key_of(&fleet);
+    ["a", "b"].iter().for_each(|member| wait_opens(&fleet, member, "present"));
+    assert!(refused(&fleet, &["abort"]).contains("no rotation"));
+    assert!(refused(&fleet, &["finish", "--recovery-key", &old]).contains("no rotation"));
+
+    // One member is away when it begins.
+    b.terminate();
+    let new = begin(&fleet);
+    assert!(new != old && begin(&fleet) == new, "given again it goes on");
+    wait_opens(&fleet, "a", "both");
+    assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [true, true]);
+    assert_eq!(keys_that_open(&fleet, "b", [&old, &new]), [true, false]);
+    assert_eq!(key_of(&fleet), old, "the present key counts until the end");
+    assert_eq!(fleet.status("d")["rotates_recovery_key"], true);
+    let doctor = fleet.run("d", &["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(found.contains("b do not have a copy of the authority that it opens"), "{found}");
+
+    // It does not end while a copy would be lost, nor for an operator who has not the new key.
+    let said = refused(&fleet, &["finish", "--recovery-key", &new]);
+    assert!(said.contains("members have: b."), "{said}");
+    let b = fleet.replica("b");
+    wait_opens(&fleet, "b", "both");
+    assert!(refused(&fleet, &["finish"]).contains("--recovery-key"));
+    assert!(refused(&fleet, &["finish", "--recovery-key", &old]).contains("the key that was given"));
+    assert!(refused(&fleet, &["finish", "--recovery-key", &new, "--without", "x"]).contains("x is no member"));
+    rotate(&fleet, &["finish", "--recovery-key", &new]);
+    assert_eq!(key_of(&fleet), new);
+    assert_eq!(fleet.status("d")["rotates_recovery_key"], Value::Null);
+    ["a", "b"].iter().for_each(|member| wait_opens(&fleet, member, "present"));
+    for member in ["a", "b"] {
+        assert_eq!(keys_that_open(&fleet, member, [&old, &new]), [false, true], "{member}");
+    }
+    let authority = escrow(&fleet, "a");
+    b.terminate();
+
+    // The new key, and no other, brings the datastore back.
+    destroy(&fleet, datastore);
+    let said = fleet.run("d", &["recover", "--authority", &authority, "--recovery-key", &old]);
+    assert!(!said.status.success() && !fleet.dir("d/trust/ca.key").exists(), "{said:?}");
+    recover(&fleet, &["--authority", &authority, "--recovery-key", &new, "--expect", "1"]);
+    let _running = (fleet.datastore(), fleet.replica("b"));
+    fleet.wait_connected("a");
+    assert_eq!(fleet.converges(&["a", "b"]), export);
+    assert_eq!(key_of(&fleet), new);
+}
+
+#[test]
+fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
+    let fleet = Fleet::new();
+    let mut datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    let old = key_of(&fleet);
+    wait_opens(&fleet, "a", "present");
+    let restarted = |former: crate::fleet::Process| {
+        former.kill();
+        let started = fleet.datastore();
+        fleet.wait_connected("a");
+        started
+    };
+    // Killed after it began, and taken back.
+    let first = begin(&fleet);
+    datastore = restarted(datastore);
+    assert_eq!(begin(&fleet), first, "it goes on with the key that was written down");
+    wait_opens(&fleet, "a", "both");
+    rotate(&fleet, &["abort"]);
+    datastore = restarted(datastore);
+    assert_eq!(key_of(&fleet), old);
+    wait_opens(&fleet, "a", "present");
+    assert_eq!(keys_that_open(&fleet, "a", [&old, &first]), [true, false]);
+    // The commands, killed at any point.
+    for moment in 0..8 {
+        for step in ["begin", "abort"] {
+            let mut command = fleet.command("d", &[&ROTATE[..], &[step]].concat());
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+            std::thread::sleep(Duration::from_millis(moment));
+            let _ = child.kill();
+            child.wait().expect("waits");
+            assert_eq!(key_of(&fleet), old, "{step} at {moment} ms");
+            rotate(&fleet, &["status"]);
+        }
+    }
+    let _ = fleet.run("d", &[&ROTATE[..], &["abort"]].concat());
+    wait_opens(&fleet, "a", "present");
+    // While the datastore does not run.
+    datastore.terminate();
+    let new = begin(&fleet);
+    assert_eq!(opens(&fleet, "a"), "present", "what is known outlives the process");
+    assert!(refused(&fleet, &["finish", "--recovery-key", &new]).contains("members have: a."));
+    let mut datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    wait_opens(&fleet, "a", "both");
+    datastore = restarted(datastore);
+    wait_opens(&fleet, "a", "both");
+    rotate(&fleet, &["finish", "--recovery-key", &new]);
+    let _datastore = restarted(datastore);
+    assert_eq!(key_of(&fleet), new);
+    wait_opens(&fleet, "a", "present");
+    assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [false, true]);
+}
+
+#[test]
+fn p13_a_rotation_that_ends_without_a_member_names_whose_copy_needs_the_former_key() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let a = fleet.member("a");
+    let old = key_of(&fleet);
+    wait_opens(&fleet, "a", "present");
+    a.terminate();
+    let new = begin(&fleet);
+    let said = rotate(&fleet, &["finish", "--recovery-key", &new, "--without", "a"]);
+    assert_ne!(said["current"], said["former"]);
+    assert_eq!(opens(&fleet, "a"), "former");
+    assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [true, false], "its copy is as it was");
+    let doctor = fleet.run("d", &["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(found.contains("a former key opens the copies of the authority that a have"), "{found}");
+    let _a = fleet.replica("a");
+    wait_opens(&fleet, "a", "present");
+    assert_eq!(keys_that_open(&fleet, "a", [&old, &new]), [false, true]);
+}
+
+#[test]
+fn p13_backups_open_with_the_recovery_keys_that_count_when_they_are_made() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let place = fleet.dir("backups").display().to_string();
+    let backup = |number: u32| {
+        fleet.ok("d", &["put", "c", &number.to_string(), "--value", "1"]);
+        fleet.ok("d", &["backup", "create", &place]);
+    };
+    backup(1);
+    let (old, new) = (key_of(&fleet), begin(&fleet));
+    let opened = |key: &str, name: &str| fleet.run(name, &["restore", &place, "--recovery-key", key]).status.success();
+    assert_eq!([opened(&old, "r1"), opened(&new, "r2")], [true, false]);
+    backup(2);
+    assert_eq!([opened(&old, "r3"), opened(&new, "r4")], [true, true]);
+    rotate(&fleet, &["finish", "--recovery-key", &new]);
+    backup(3);
+    assert_eq!([opened(&old, "r5"), opened(&new, "r6")], [false, true]);
+    let export = fleet.export("d");
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    fleet.ok("d", &["restore", &place, "--recovery-key", &new]);
+    assert_eq!((fleet.export("d"), key_of(&fleet)), (export, new));
+}
