@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Backend, COOKIE, Choice, Hop, READY, SHARED_NAME};
+use super::{Backend, COOKIE, Choice, Hop, READY};
 
 pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     let mut text = String::new();
@@ -51,11 +51,9 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     text
 }
 
-/// HAProxy compares names only, not addresses: a webserver that is known by its address is checked for the shared name.
+/// HAProxy compares names only, not addresses.
 fn verification(backend: &Backend, choice: &Choice) -> String {
-    let is_address = backend.host.parse::<std::net::IpAddr>().is_ok();
-    let own = if is_address { SHARED_NAME } else { &backend.host };
-    let name = choice.backend_name.as_deref().unwrap_or(own);
+    let name = choice.name_of(backend);
     format!(" sni str({name}) check-sni {name} verifyhost {name}")
 }
 

@@ -11,6 +11,7 @@ mod prometheus;
 mod traefik;
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -23,7 +24,8 @@ pub use crate::model::address::host_and_port;
 
 /// Cookie that keeps a browser with the webserver that it began with.
 pub const COOKIE: &str = "gravwell_sticky";
-/// Name in the certificate of every webserver that `gravwell-logctl cert` signs: nginx checks all of them for one name.
+/// Name in the certificate of every webserver that `gravwell-logctl cert` signs, for webservers that are known by an address
+/// alone. A key that is stolen from one of them serves for all that are checked for it.
 pub const SHARED_NAME: &str = "webserver.gravwell.internal";
 /// Where a balancer asks whether a webserver should be sent requests.
 pub const READY: &str = "/api/ready";
@@ -37,8 +39,16 @@ pub struct Backend {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// What the host's name means where the balancer runs; its own address when it is one. Only nginx needs it.
+    pub addresses: Vec<SocketAddr>,
     /// Why it says that it should not serve, if it does.
     pub unhealthy: Option<String>,
+}
+
+/// The name of one member in its certificate.
+#[must_use]
+pub fn member_name(member: &str) -> String {
+    format!("{}.{SHARED_NAME}", member.to_ascii_lowercase())
 }
 
 impl Backend {
@@ -65,7 +75,8 @@ pub fn backends(webservers: &[BackendInfo], choice: &Choice) -> (Vec<Backend>, V
                  unless --allow-local-backends is given"
             )),
             Some(Ok((host, port))) => {
-                found.push(Backend { name: name.clone(), host, port, unhealthy: unhealthy.clone() });
+                let addresses = host.parse().map(|ip: IpAddr| SocketAddr::new(ip, port)).into_iter().collect();
+                found.push(Backend { name: name.clone(), host, port, addresses, unhealthy: unhealthy.clone() });
             }
         }
     }
@@ -134,8 +145,11 @@ pub struct Choice {
     pub backend: Hop,
     /// Authority that signed the webservers' certificates, on the balancer's host; default: those that its system trusts.
     pub backend_ca: Option<PathBuf>,
-    /// Name for which the webservers' certificates are checked; default: the host of each, and with nginx [`SHARED_NAME`].
+    /// One name for which all webservers' certificates are checked; default: the host of each, and [`SHARED_NAME`] where that
+    /// is an address.
     pub backend_name: Option<String>,
+    /// Checks each for the name of its member, see [`member_name`].
+    pub member_names: bool,
     /// Where browsers connect, `ADDR:PORT` or `:PORT`; default: port 443 with a certificate, 80 without.
     pub listen: Option<String>,
     /// Certificate for browsers on the balancer's host, in PEM form; for HAProxy with its key in the same file.
@@ -159,6 +173,7 @@ impl Default for Choice {
             backend: Hop::Https,
             backend_ca: None,
             backend_name: None,
+            member_names: false,
             listen: None,
             certificate: None,
             key: None,
@@ -171,6 +186,22 @@ impl Default for Choice {
 }
 
 impl Choice {
+    /// The name for which a webserver's certificate is checked.
+    fn name_of(&self, backend: &Backend) -> String {
+        match &self.backend_name {
+            Some(name) => name.clone(),
+            None if self.member_names => member_name(&backend.name),
+            None if backend.host.parse::<IpAddr>().is_ok() => SHARED_NAME.to_owned(),
+            None => backend.host.clone(),
+        }
+    }
+
+    /// Whether what a host's name means has to be known for this format: nginx tells servers apart by their addresses alone.
+    #[must_use]
+    pub fn needs_addresses(&self, format: Format) -> bool {
+        format == Format::Nginx && self.backend == Hop::Https && self.backend_name.is_none()
+    }
+
     /// Whether browsers speak TLS with the balancer.
     fn is_secure(&self) -> bool {
         self.certificate.is_some()
@@ -199,6 +230,12 @@ impl Choice {
         if let Some(name) = self.backend_name.as_ref().filter(|name| host_and_port(name) != Ok(((*name).clone(), 443)))
         {
             return Err(format!("--backend-name {name}: use a host name"));
+        }
+        if self.member_names && self.backend_name.is_some() {
+            return Err("--member-names and --backend-name exclude each other".into());
+        }
+        if self.member_names && format == Format::Traefik {
+            return Err("traefik checks each webserver for its host: leave --member-names out".into());
         }
         if self.listen().bytes().any(|b| !(b.is_ascii_hexdigit() || b".:[]*".contains(&b))) {
             return Err(format!("--listen {}: use ADDR:PORT or :PORT", self.listen()));

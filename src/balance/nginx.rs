@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::{Backend, COOKIE, Choice, Hop, SHARED_NAME};
+use super::{Backend, COOKIE, Choice, Format, Hop};
 
 /// Where nginx finds the authorities that Debian's system trusts.
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -21,14 +21,24 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
          map $cookie_{COOKIE} $gravwell_cookie {{\n    default \"\";\n    \
          \"\" \"{COOKIE}=$request_id; Path=/; HttpOnly; SameSite=Lax{secure}\";\n}}\n\
          map $http_upgrade $gravwell_connection {{\n    default upgrade;\n    \"\" \"\";\n}}\n\
-         upstream gravwell {{\n    hash $gravwell_key consistent;\n"
+         {}upstream gravwell {{\n    hash $gravwell_key consistent;\n",
+        names(backends, choice)
     );
     // When nobody calls himself healthy, everybody is asked all the same.
     let is_any_healthy = backends.iter().any(|backend| backend.unhealthy.is_none());
     for backend in backends {
         let state = if backend.unhealthy.is_some() && is_any_healthy { " down" } else { "" };
-        let _ =
-            writeln!(text, "    server {} max_fails=1 fail_timeout=5s{state}; # {}", backend.address(), backend.name);
+        let addresses = match choice.needs_addresses(Format::Nginx) {
+            true => backend.addresses.iter().map(ToString::to_string).collect(),
+            false => vec![backend.address()],
+        };
+        for address in &addresses {
+            let _ = writeln!(text, "    server {address} max_fails=1 fail_timeout=5s{state}; # {}", backend.name);
+        }
+        if addresses.is_empty() {
+            // nginx does not start with a name that it cannot resolve.
+            let _ = writeln!(text, "    server 127.0.0.1:9 down; # {}: {} has no address", backend.name, backend.host);
+        }
     }
     if backends.is_empty() {
         text += "    server 127.0.0.1:9 down; # no webserver has said its External-Addr yet\n";
@@ -56,6 +66,22 @@ pub(super) fn render(backends: &[Backend], choice: &Choice) -> String {
     text
 }
 
+/// The name of each server, by the address that nginx has just connected to: the last one of the list, which grows when it goes on
+/// to the next server.
+fn names(backends: &[Backend], choice: &Choice) -> String {
+    if !choice.needs_addresses(Format::Nginx) {
+        return String::new();
+    }
+    let mut text = "map $upstream_addr $gravwell_name {\n    volatile;\n    default invalid;\n".to_owned();
+    for backend in backends {
+        for address in &backend.addresses {
+            let literal = address.to_string().replace('.', "\\.").replace('[', "\\[").replace(']', "\\]");
+            let _ = writeln!(text, "    \"~(^|[, ]){literal}$\" {}; # {}", choice.name_of(backend), backend.name);
+        }
+    }
+    text + "}\n"
+}
+
 fn listen(choice: &Choice) -> String {
     let listen = choice.listen();
     let listen = listen.strip_prefix(':').unwrap_or(&listen);
@@ -76,8 +102,7 @@ fn verification(choice: &Choice) -> String {
         Hop::HttpsUnverified => "        proxy_ssl_verify off;\n".into(),
         Hop::Https => {
             let ca = choice.backend_ca.as_ref().map_or_else(|| SYSTEM_CA.to_owned(), |ca| ca.display().to_string());
-            // nginx checks the certificates of all servers of an upstream for one name.
-            let name = choice.backend_name.as_deref().unwrap_or(SHARED_NAME);
+            let name = choice.backend_name.as_deref().unwrap_or("$gravwell_name");
             format!(
                 "        proxy_ssl_verify on;\n        proxy_ssl_trusted_certificate {ca};\n        \
                  proxy_ssl_name {name};\n        proxy_ssl_server_name on;\n"

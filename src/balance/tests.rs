@@ -22,9 +22,45 @@ fn listed(members: &[MemberInfo], presence: &[PresenceInfo]) -> (Vec<Backend>, V
 
 fn two() -> Vec<Backend> {
     let members = [member("web1", Some("web1.example.net:443")), member("web2", Some("[fd00::2]:8443"))];
-    let (found, left_out) = listed(&members, &[]);
+    let (mut found, left_out) = listed(&members, &[]);
     assert!(left_out.is_empty(), "{left_out:?}");
+    found[0].addresses = ["192.0.2.1:443", "192.0.2.2:443"].map(|address| address.parse().expect("an address")).into();
     found
+}
+
+#[test]
+fn p11_each_webserver_is_checked_for_a_name_of_its_own() {
+    let nginx = render(Format::Nginx, &two(), &Choice::default());
+    for line in [
+        "proxy_ssl_name $gravwell_name;",
+        "volatile;",
+        "\"~(^|[, ])192\\.0\\.2\\.1:443$\" web1.example.net;",
+        "\"~(^|[, ])192\\.0\\.2\\.2:443$\" web1.example.net;",
+        // One that is known by its address alone has no name but the one of all, unless its certificate names the member.
+        "\"~(^|[, ])\\[fd00::2\\]:8443$\" webserver.gravwell.internal;",
+        "server 192.0.2.1:443 max_fails=1",
+        "server [fd00::2]:8443 max_fails=1",
+    ] {
+        assert!(nginx.contains(line), "{line}: {nginx}");
+    }
+    let of_members = Choice { member_names: true, ..Choice::default() };
+    for format in [Format::Nginx, Format::Haproxy] {
+        let text = render(format, &two(), &of_members);
+        assert!(text.contains("web1.webserver.gravwell.internal") && text.contains("web2.webserver.gravwell.internal"));
+        assert!(!text.contains(" webserver.gravwell.internal"), "{text}");
+    }
+    assert!(of_members.check(Format::Traefik).is_err());
+    let one_name = Choice { backend_name: Some("shared.example.net".into()), ..Choice::default() };
+    let nginx = render(Format::Nginx, &two(), &one_name);
+    assert!(nginx.contains("proxy_ssl_name shared.example.net;") && !nginx.contains("$upstream_addr"), "{nginx}");
+    assert!(nginx.contains("server web1.example.net:443 max_fails=1"), "{nginx}");
+
+    // nginx does not start with a name that nobody can resolve.
+    let mut backends = two();
+    backends[0].addresses.clear();
+    let nginx = render(Format::Nginx, &backends, &Choice::default());
+    assert!(nginx.contains("server 127.0.0.1:9 down; # web1: web1.example.net has no address"), "{nginx}");
+    assert!(!nginx.contains("server web1"), "{nginx}");
 }
 
 #[test]
@@ -238,6 +274,7 @@ fn targets_for_prometheus() {
 #[test]
 fn an_unhealthy_webserver_is_left_out_by_nginx_unless_all_are() {
     let mut backends = two();
+    backends[0].addresses.truncate(1);
     backends[0].unhealthy = Some("differs".into());
     assert_eq!(render(Format::Nginx, &backends, &Choice::default()).matches(" down;").count(), 1);
     backends[1].unhealthy = Some("differs".into());

@@ -682,10 +682,13 @@ pub struct Lb {
     /// Authority that signed the webservers' certificates, on the balancer's host [default: whom its system trusts].
     #[arg(long, value_name = "FILE")]
     pub backend_ca: Option<PathBuf>,
-    /// Name for which the webservers' certificates are checked [default: the host of each; with nginx
+    /// Name for which all webservers' certificates are checked [default: the host of each; where that is an address,
     /// webserver.gravwell.internal, which `cert server --ca` puts into every certificate].
     #[arg(long, value_name = "HOST")]
     pub backend_name: Option<String>,
+    /// Check each webserver's certificate for the name of its member, which `cert server --member` puts into it.
+    #[arg(long, conflicts_with = "backend_name")]
+    pub member_names: bool,
     /// Where browsers connect [default: :443 with a certificate, :80 without].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
@@ -717,6 +720,7 @@ impl Lb {
             backend: self.backend,
             backend_ca: self.backend_ca.clone(),
             backend_name: self.backend_name.clone(),
+            member_names: self.member_names,
             listen: self.listen.clone(),
             certificate: self.certificate.clone(),
             key: self.key.clone(),
@@ -762,6 +766,9 @@ pub struct CertServer {
     /// Host name or address that it is good for; may be repeated.
     #[arg(long = "name", required = true, value_name = "HOST")]
     pub names: Vec<String>,
+    /// Member that it is for: it is good for MEMBER.webserver.gravwell.internal, too, for balancers with --member-names.
+    #[arg(long, value_name = "MEMBER")]
+    pub member: Option<MemberName>,
     /// Directory for the files.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::balance::SHARED_NAME;
+use crate::balance::{SHARED_NAME, member_name};
 use crate::codec::jsonl::timestamp;
 
 use super::args::{CertAction, CertServer};
@@ -83,6 +83,7 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
     let (certificate_file, key_file, bundle_file) = (file("cert.pem"), file("key.pem"), file("bundle.pem"));
     refuse_existing(&[&certificate_file, &key_file, &bundle_file], server.replace)?;
     let mut names = server.names.clone();
+    names.extend(server.member.iter().map(|member| member_name(member.as_str())));
     if server.ca.is_some() && !names.iter().any(|name| name == SHARED_NAME) {
         names.push(SHARED_NAME.to_owned());
     }
@@ -118,7 +119,8 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
 }
 
 fn is_name(name: &str) -> bool {
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     let host = name.strip_prefix("*.").unwrap_or(name);
     name.parse::<std::net::IpAddr>().is_ok() || (host.len() <= 253 && host.split('.').all(is_label))
 }
@@ -187,7 +189,7 @@ mod tests {
 
     fn server(dir: &Path, ca: Option<PathBuf>, names: &[&str]) -> CertServer {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        CertServer { names, out: dir.to_owned(), ca, days: 30, replace: false }
+        CertServer { names, member: None, out: dir.to_owned(), ca, days: 30, replace: false }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `lb`: configuration of load balancers, once or kept fresh.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -25,13 +27,13 @@ pub(super) async fn run(dir: &Path, json: bool, args: Lb) -> CtlResult {
     let choice = args.choice();
     choice.check(args.format).map_err(|message| CtlError { message, exit: 2 })?;
     let Some(file) = args.output.as_deref().map(std::path::absolute).transpose().map_err(CtlError::new)? else {
-        let (backends, left_out) = ask(dir, &choice).await?;
+        let (backends, left_out) = ask(dir, args.format, &choice, &mut Resolved::new()).await?;
         report(&left_out);
         return print(json, &args, &backends, &choice);
     };
     let mut keeper = Keeper { format: args.format, choice, file, exec: args.exec, is_pending: false };
     if !args.watch {
-        let (backends, left_out) = ask(dir, &keeper.choice).await?;
+        let (backends, left_out) = ask(dir, keeper.format, &keeper.choice, &mut Resolved::new()).await?;
         report(&left_out);
         return keeper.keep(&backends).await.map(|_| ()).map_err(CtlError::new);
     }
@@ -57,11 +59,44 @@ fn report(left_out: &[String]) {
     left_out.iter().for_each(|what| complain!("gravwell-logctl: {what}"));
 }
 
-async fn ask(dir: &Path, choice: &Choice) -> Result<(Vec<Backend>, Vec<String>), CtlError> {
+/// What hosts' names meant when that was last known: a name service that does not answer takes no webserver out of a balancer.
+type Resolved = BTreeMap<(String, u16), Vec<SocketAddr>>;
+
+async fn ask(
+    dir: &Path,
+    format: Format,
+    choice: &Choice,
+    resolved: &mut Resolved,
+) -> Result<(Vec<Backend>, Vec<String>), CtlError> {
     let client = Client::open(dir).await?;
     let answer = webservers(&client).await;
     client.close().await;
-    Ok(balance::backends(&answer?, choice))
+    let (mut backends, mut left_out) = balance::backends(&answer?, choice);
+    if choice.needs_addresses(format) {
+        for backend in backends.iter_mut().filter(|backend| backend.addresses.is_empty()) {
+            if let Err(error) = resolve(backend, resolved).await {
+                left_out.push(format!("{}: {}: {error}", backend.name, backend.host));
+            }
+        }
+    }
+    Ok((backends, left_out))
+}
+
+async fn resolve(backend: &mut Backend, resolved: &mut Resolved) -> Result<(), String> {
+    let host = (backend.host.clone(), backend.port);
+    let found = tokio::net::lookup_host((host.0.as_str(), host.1)).await;
+    let outcome = match found {
+        Ok(addresses) => {
+            // In order, and each once: a name service that turns them round changes nothing.
+            let addresses: BTreeSet<SocketAddr> = addresses.collect();
+            resolved.insert(host.clone(), addresses.into_iter().collect());
+            Ok(())
+        }
+        Err(error) if resolved.contains_key(&host) => Err(format!("{error}; the addresses that it had stay")),
+        Err(error) => Err(format!("{error}; it is left out until it has an address")),
+    };
+    backend.addresses = resolved.get(&host).cloned().unwrap_or_default();
+    outcome
 }
 
 /// The webservers that the datastore lists. One of an earlier version does not know the request, and is asked for the members,
@@ -80,9 +115,10 @@ async fn watch(dir: &Path, keeper: &mut Keeper, interval: Duration) -> CtlResult
     let mut stop = std::pin::pin!(stop_signal());
     let mut said = Vec::new();
     let mut trouble = String::new();
+    let mut resolved = Resolved::new();
     crate::telemetry::notify::ready("watching the members");
     loop {
-        let now = match ask(dir, &keeper.choice).await {
+        let now = match ask(dir, keeper.format, &keeper.choice, &mut resolved).await {
             Ok((backends, left_out)) => {
                 if left_out != said {
                     report(&left_out);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::has;
 use crate::fleet::{Fleet, Process};
+use crate::reading::copy_dir;
 use crate::web::client::Client;
 use crate::web::free_address;
 use crate::web::{ADMIN_PASSWORD, first_login};
@@ -33,7 +34,8 @@ impl Site {
         for name in ["a", "b"] {
             site.fleet.enroll(name, "webserver");
             let out = site.path(&format!("{name}-tls"));
-            site.fleet.ok("d", &["cert", "server", "--name", "127.0.0.1", "--ca", &ca, "--out", &out]);
+            site.fleet
+                .ok("d", &["cert", "server", "--name", "127.0.0.1", "--member", name, "--ca", &ca, "--out", &out]);
             site.webs.push((name, free_address(), None));
             site.start(name);
         }
@@ -69,7 +71,7 @@ impl Site {
         let file_text = file.to_str().expect("path");
         let (ca, listen) = (self.path("ca/ca.pem"), listen.to_string());
         let arguments = ["lb", "--format", format, "--output", file_text, "--watch", "--interval", "1", "--exec", exec];
-        let more = ["--backend", "https", "--backend-ca", &ca, "--listen", &listen, "--allow-local-backends"];
+        let more = ["--backend-ca", &ca, "--member-names", "--listen", &listen, "--allow-local-backends"];
         let mut command = self.fleet.command("d", &arguments);
         command.args(more);
         let process = Process::begin(command, &self.fleet.dir("lb.log"));
@@ -165,6 +167,30 @@ fn journey(site: &mut Site, address: SocketAddr, file: &std::path::Path) {
 
     // It comes back and is used again.
     site.start(&home);
+    wait_for_both(site, &client);
+
+    // One that shows the certificate of the other, whose key was stolen, is sent nothing.
+    let other = if home == "a" { "b" } else { "a" };
+    site.kill(other);
+    let stolen = site.fleet.dir(&format!("{home}-tls"));
+    let own = site.fleet.dir(&format!("{other}-tls"));
+    std::fs::rename(&own, site.fleet.dir("own-tls")).expect("renames");
+    copy_dir(&stolen, &own);
+    site.start(other);
+    let impostor = site.webs.iter().find(|(found, ..)| *found == other).expect("known").1;
+    site.fleet.wait("the impostor listens", || std::net::TcpStream::connect(impostor).is_ok());
+    site.fleet.wait_connected(other);
+    let mut served = 0;
+    for _ in 0..30 {
+        let answer = client.try_get("/api/settings");
+        served += u32::from(matches!(answer, Ok((200, _))));
+        assert!(!matches!(&answer, Ok((200, body)) if body.contains(&format!("\"{other}\""))), "{answer:?}");
+    }
+    assert!(served > 0, "the other one serves");
+    site.kill(other);
+    std::fs::remove_dir_all(&own).expect("removes");
+    std::fs::rename(site.fleet.dir("own-tls"), &own).expect("renames");
+    site.start(other);
     wait_for_both(site, &client);
 
     // Who was revoked is no longer listed.
