@@ -33,6 +33,9 @@ use super::shared::{Change, SharedRef, stop_process};
 const REWRITE_BYTES_MIN: u64 = 4 << 20;
 /// The journal's head vouches durably for what is durable at least this soon after it was written.
 const VOUCH_AFTER: Duration = Duration::from_millis(100);
+/// What became of a transaction that was taken before cannot be said.
+const NOT_KNOWN: &str = "the state differs from the datastore's and is being fetched again, so what became of the earlier \
+                         transaction of this identity is not known here; submit it again when the datastore has been reached";
 /// Most transactions and bytes per fsync.
 const BATCH_TXNS_MAX: usize = 1024;
 
@@ -603,6 +606,11 @@ impl OutboxWriter {
         if outbox.pending().any(|txn| txn.id == id) {
             return Ok(self.shared.receipts.issue(id));
         }
+        // A state that differs from the datastore's may say something else of it than the log does, and its maker would not ask
+        // again.
+        if self.shared.wants_resync() {
+            return Err(SubmitError::NotNow(NOT_KNOWN.into()));
+        }
         let row = self.shared.state().origin(id.origin)?;
         let row = row.unwrap_or_default();
         // A state that was fetched anew may not have come so far again: then nobody here knows what was decided.
@@ -700,7 +708,7 @@ enum Reply {
 mod tests {
     use super::super::outbox_records::restore;
     use super::*;
-    use crate::model::{Collection, Key};
+    use crate::model::{Chain, Collection, Entry, EntryBody, Generation, Key, LineageEntry, LogId, MemberName};
     use crate::replica::shared::Shared;
     use crate::state::StateStore;
 
@@ -726,6 +734,39 @@ mod tests {
             assert_eq!(receipt.stage(), Stage::Durable);
         }
         assert_eq!((writer.journal.records(), shared.outbox().depth()), (1, 1));
+    }
+
+    #[test]
+    fn p06_a_state_that_is_to_be_fetched_again_says_nothing_of_what_was_decided() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
+        let state = StateStore::in_memory();
+        let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
+        state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
+        let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(1) };
+        let delete = |key: &str| {
+            vec![Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new(key).expect("key") }]
+        };
+        let (given, altered) = (delete("k"), delete("altered on its way into the state"));
+        let txn =
+            Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops: altered };
+        let member = MemberName::new("m").expect("name");
+        let entry = Entry { seq: Seq(1), time_ms: 1, member, body: EntryBody::Commit(txn) };
+        state.apply(&[entry], Chain::default()).expect("applies");
+        let shared = Arc::new(Shared::new(state, Outbox::default(), None));
+        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
+        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let mut submit = || {
+            let (reply, mut answer) = oneshot::channel();
+            let draft = Draft { ops: given.clone(), id: Some(id), ..Draft::default() };
+            writer.handle(vec![Request::Submit(draft, reply)]).expect("written");
+            answer.try_recv().expect("answered").map(|receipt| receipt.stage())
+        };
+        assert_eq!(submit().expect("is known"), Stage::Rejected(Seq(1), Reason::IdentityReused));
+        shared.want_resync("it differs".into());
+        assert!(matches!(submit(), Err(SubmitError::NotNow(_))), "the log may have committed it");
+        shared.note_resynced();
+        assert!(submit().is_ok());
     }
 
     #[test]

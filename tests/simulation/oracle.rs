@@ -67,6 +67,8 @@ pub struct Oracle {
     pub whole_after: Seq,
     /// Under origins of other members: they are refused, and never committed.
     pub stolen: BTreeSet<TxnId>,
+    /// Decided, and given again by their makers to a replica whose state knew nothing of it: they wait there once more.
+    pub given_again: BTreeSet<TxnId>,
     /// Refused by their own replica after they were accepted, because the datastore never takes them.
     forsaken: BTreeSet<TxnId>,
     pub checks: u64,
@@ -358,6 +360,9 @@ impl Oracle {
     /// again, because the state that knew the former one is lost.
     pub fn accept_import(&mut self, id: TxnId, replica: usize, ops: Vec<Op>, is_pending: bool) -> Checked {
         if is_pending {
+            if self.by_id.contains_key(&id) {
+                self.given_again.insert(id);
+            }
             // The rejection was dealt with, or forgotten with a directory that was taken back: its author submits it again, and
             // is shown it again.
             self.dismissed.remove(&id);
