@@ -29,9 +29,11 @@ const OPEN: &[&str] = &[
     "user-names",
     "users",
 ];
-const PERSONAL: &[&str] = &["chunks", "history", "notifications", "preferences", "searches"];
-/// Collections whose values open something: what users, tokens and sessions prove themselves with.
-pub const SECRET: &[&str] = &["passwords", "sessions", "signing-keys", "tokens"];
+const PERSONAL: &[&str] = &["chunks", "history", "notifications", "preferences", "searches", "second-factor-steps"];
+/// Collections whose values open something: what users, tokens and sessions prove themselves with, and the seeds
+/// of second factors.
+pub const SECRET: &[&str] =
+    &["passwords", "recovery-codes", "second-factor-setups", "second-factors", "sessions", "signing-keys", "tokens"];
 
 /// How far a collection may be seen; of one that this version does not know, not at all.
 #[must_use]

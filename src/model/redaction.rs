@@ -2,7 +2,7 @@
 //!
 //! A member that may not see a value is given what the value adds to the state's digest instead, so that it still proves
 //! that its copy is equal. From that contribution the value cannot be computed; whether a guess is right can be, so only
-//! values that nobody can guess are kept secret this way: salted hashes, and hashes of random bytes.
+//! values that nobody can guess are kept secret this way: salted hashes, random bytes, and hashes of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

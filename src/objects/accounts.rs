@@ -11,7 +11,7 @@ use super::passwords::Password;
 use super::record::Stored;
 use super::sessions::{self, Epoch, Session};
 use super::users::{self, Admin, Lock, Membership, User};
-use super::{Moment, Record, Store, StoreError, Writes, claims};
+use super::{Moment, Record, Store, StoreError, Writes, claims, second_factors};
 
 /// Said when a change meets the deletion of its user.
 pub const USER_GONE: &str = "the user was deleted";
@@ -116,6 +116,7 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     writes.delete_whatever::<Lock>(&key, WITH_THE_USER)?;
     writes.delete_whatever::<Password>(&key, WITH_THE_USER)?;
     writes.delete_whatever::<Epoch>(&key, WITH_THE_USER)?;
+    second_factors::clear(uid, &mut writes)?;
     writes.delete_whatever::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
     writes.delete_whatever::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;
     writes.delete_whatever::<Cleaning>(&cleaning::key(Of::History, uid), WITH_THE_USER)?;
@@ -131,6 +132,18 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
 /// # Errors
 /// When the state is damaged.
 pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> Result<Writes, StoreError> {
+    end_sessions_and(store, uid, kept).map(|(writes, _)| writes)
+}
+
+/// As [`end_sessions`]; also gives the epoch to which a session belongs that begins in the same transaction.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn end_sessions_and(
+    store: &Store,
+    uid: i32,
+    kept: Option<&Record<Session>>,
+) -> Result<(Writes, String), StoreError> {
     let mut writes = Writes::new();
     let epoch = Epoch::begin(uid)?;
     let kept_key = kept.map(|kept| kept.value.key());
@@ -146,6 +159,16 @@ pub fn end_sessions(store: &Store, uid: i32, kept: Option<&Record<Session>>) -> 
     }
     writes.require::<User>(&uid.to_string(), USER_GONE)?;
     writes.overwrite(&epoch, "any new epoch ends what came before it: the last one counts")?;
+    Ok((writes, epoch.id))
+}
+
+/// Takes the second factor of a user away, and ends the sessions that it opened.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn clear_second_factor(store: &Store, uid: i32) -> Result<Writes, StoreError> {
+    let mut writes = end_sessions(store, uid, None)?;
+    second_factors::clear(uid, &mut writes)?;
     Ok(writes)
 }
 

@@ -34,8 +34,19 @@ use super::record::Stored;
 use super::searches::Search;
 use super::users::{Admin, FIRST, User};
 
-/// Never in a backup: logins, keys that sign them, numbers given out, messages that end by themselves.
-const NEVER: [&str; 5] = ["sessions", "session-epochs", "signing-keys", "id-leases", "notifications"];
+/// Never in a backup, and left alone by a restore: logins, keys that sign them, second factors, numbers given out, messages that
+/// end by themselves.
+const NEVER: [&str; 9] = [
+    "sessions",
+    "session-epochs",
+    "signing-keys",
+    "second-factors",
+    "second-factor-setups",
+    "second-factor-steps",
+    "recovery-codes",
+    "id-leases",
+    "notifications",
+];
 /// Not in a backup without secrets.
 const SENSITIVE: [&str; 2] = ["passwords", "tokens"];
 const VERSION: u32 = 1;
@@ -296,10 +307,11 @@ pub struct Examined {
 }
 
 impl Examined {
-    /// Whether a collection was left out, and is left alone by a restore.
+    /// Whether a collection is left alone by a restore: it was left out, or belongs in no backup, which one of an earlier
+    /// version does not know.
     #[must_use]
     pub fn omits(&self, collection: &str) -> bool {
-        self.omitted.iter().any(|name| name == collection)
+        NEVER.contains(&collection) || self.omitted.iter().any(|name| name == collection)
     }
 
     /// Whether an object that exists now must be deleted for the state to be that of the backup.
@@ -363,7 +375,10 @@ pub fn read(from: &mut impl BufRead, mut take: impl FnMut(Item) -> io::Result<()
         if !keys.insert((collection.clone(), key.clone())) {
             return Err(wrong(number, format!("{collection}/{key} is there twice")));
         }
-        take(Item::Object(Op::Put { collection, key, value }))?;
+        // An earlier version keeps what it does not know.
+        if !NEVER.contains(&collection.as_str()) {
+            take(Item::Object(Op::Put { collection, key, value }))?;
+        }
     }
     let number = lines.number;
     if lines.next()?.is_some() {

@@ -9,6 +9,7 @@ use super::history::Entry;
 use super::preferences::Preference;
 use super::record::Stored;
 use super::searches::Search;
+use super::second_factors::Factor;
 use super::sessions::Session;
 use super::tokens::Token;
 use super::users::{Membership, User};
@@ -178,7 +179,10 @@ pub fn is_anything_left(store: &Store, of: Of, number: i32) -> Result<bool, Stor
         return Ok(true);
     }
     Ok(match of {
-        Of::User => store.has::<User>(&number.to_string())? || of_user(store, number, 1)?.count() > 0,
+        Of::User => {
+            let key = number.to_string();
+            store.has::<User>(&key)? || store.has::<Factor>(&key)? || of_user(store, number, 1)?.count() > 0
+        }
         Of::Group => store.has::<Group>(&number.to_string())? || of_group(store, number, 1)?.count() > 0,
         Of::History | Of::Unknown => false,
     })

@@ -14,6 +14,7 @@ use super::preferences::Preference;
 use super::record::Stored;
 use super::resources::Resource;
 use super::searches::Search;
+use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, FormerKey, Session};
 use super::tokens::Token;
 use super::users::{Admin, Lock, Membership, User, UserName};
@@ -48,6 +49,13 @@ pub const KINDS: &[Kind] = &[
     kind::<Admin>(Exposure::Open, "<uid>: exists while the user is an administrator"),
     kind::<Lock>(Exposure::Open, "<uid>: exists while the account is locked"),
     kind::<Password>(Exposure::Secret, "<uid>: hash of the password"),
+    kind::<Factor>(
+        Exposure::Secret,
+        "<uid>: seed of the app that makes codes for logins; exists while it is asked for",
+    ),
+    kind::<RecoveryCodes>(Exposure::Secret, "<uid>: hashes of codes for when that app is lost"),
+    kind::<LastStep>(Exposure::Personal, "<uid>: up to when the codes of that app were used"),
+    kind::<Setup>(Exposure::Secret, "<uid>: seed of an app that is not proved yet"),
     kind::<Group>(Exposure::Open, "<gid>: name and description of a group"),
     kind::<GroupName>(Exposure::Open, "<name as it is looked up>: whose name it is; makes names unique"),
     kind::<Membership>(Exposure::Open, "<uid>/<gid>: exists while the user is in the group"),

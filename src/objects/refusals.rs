@@ -14,6 +14,8 @@ fn thing(collection: &str) -> &'static str {
         "sessions" | "session-epochs" => "session",
         "searches" => "search",
         "passwords" => "password",
+        "second-factors" | "second-factor-setups" => "second factor",
+        "recovery-codes" => "set of recovery codes",
         "preferences" => "set of preferences",
         "capabilities" | "tag-access" => "list of grants",
         "contents" | "chunks" => "contents of the resource",
@@ -27,6 +29,14 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
     let Reason::ConditionFailed { condition, .. } = reason else { return reason.to_string() };
     let meant = conditions.iter().find(|known| known.to_string() == *condition);
     match meant {
+        Some(Condition::Absent { collection, .. } | Condition::Version { collection, .. })
+            if collection.as_str() == "second-factor-steps" =>
+        {
+            "the code of the second factor was used elsewhere, too".into()
+        }
+        Some(Condition::Absent { collection, .. }) if collection.as_str() == "second-factors" => {
+            "a second factor was set up elsewhere, and was not shown here".into()
+        }
         Some(Condition::Absent { collection, key }) => match collection.as_str() {
             "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
             // Objects that have no number of their own.
@@ -78,6 +88,9 @@ mod tests {
             (absent(place("users", "7")), "the number or name 7 was given to another user first"),
             (present(place("groups", "7")), "the group was deleted meanwhile, or never came to be"),
             (absent(place("capabilities", "u/7")), "the list of grants was changed by somebody else meanwhile"),
+            (version(place("second-factor-steps", "7")), "the code of the second factor was used elsewhere, too"),
+            (absent(place("second-factors", "7")), "a second factor was set up elsewhere, and was not shown here"),
+            (version(place("second-factors", "7")), "the second factor was changed by somebody else meanwhile"),
             (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),
         ];
         for (condition, wanted) in cases {

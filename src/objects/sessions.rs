@@ -76,6 +76,9 @@ pub struct Session {
     /// The administrator who began it to act as this user; empty: the user did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub su: String,
+    /// Whether it was begun with a second factor: of its user, or of the administrator who acts as this user.
+    #[serde(default)]
+    pub second_factor: bool,
 }
 
 /// The logins of a user that count. A new epoch ends all of them at once, however many there are and whatever the clocks
@@ -430,6 +433,7 @@ mod tests {
             epoch: epoch.into(),
             of: String::new(),
             su: String::new(),
+            second_factor: false,
         };
         let epoch = Epoch { uid: 7, id: "e".into(), since: now };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
@@ -452,6 +456,7 @@ mod tests {
             epoch: String::new(),
             of: String::new(),
             su: String::new(),
+            second_factor: false,
         };
         // (begun, ends), timeout, lifetime: whether it is extended, whether it is over.
         let cases = [

@@ -15,7 +15,8 @@ use crate::web::Web;
 const NEEDLE: &[u8] = b"needle-in-a-secret";
 
 fn put_secrets(fleet: &Fleet, text: &str) {
-    for collection in ["passwords", "tokens", "sessions"] {
+    let hidden = ["passwords", "tokens", "sessions", "second-factors", "second-factor-setups", "recovery-codes"];
+    for collection in hidden {
         fleet.ok("d", &["put", collection, "1", "--value", &format!(r#"{{"v":"needle-in-a-secret {text}"}}"#)]);
     }
 }

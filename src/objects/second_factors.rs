@@ -1,0 +1,384 @@
+//! Second factors of logins: the seed of an app's codes, the codes that were used, and codes for when the app is lost.
+//!
+//! What counts once in the whole fleet is an object that is changed under the condition that it is as it was read: the
+//! last step of the app's codes, and the set of recovery codes. It is written in the transaction of the login itself, so of two
+//! logins with one code, wherever they are made, one is rejected.
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::record::Stored;
+use super::sessions::{hex, random};
+use super::totp::{self, Judged, SEED_BYTES};
+use super::users::User;
+use super::{Moment, Record, Store, StoreError, Writes, accounts};
+
+/// Recovery codes that are made together.
+pub const CODES: usize = 10;
+/// Random bytes of a recovery code: too many to be guessed from its hash, so that no slow hash is needed.
+const CODE_BYTES: usize = 10;
+/// Sets the hashes of recovery codes apart from other hashes.
+const CODE_CONTEXT: &str = "gravwell recovery code v1";
+/// A set-up that was begun is finished within this time, or begun again.
+pub const SETUP_S: u64 = 15 * 60;
+
+const USED: &str = "the code was used already, here or at another webserver: wait for the next one";
+const CHANGED: &str = "the second factor was changed in the meantime: try again";
+/// Said when a password alone meets a second factor that this webserver did not know of.
+pub const SET_UP: &str = "a second factor was set up for this account in the meantime: log in again";
+const WITH_THE_FACTOR: &str = "it comes and goes with the second factor";
+
+/// A second factor of a user: an app that makes codes from a seed.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Factor {
+    /// Whose.
+    pub uid: i32,
+    /// Which: steps and recovery codes of an earlier one do not count.
+    pub id: String,
+    /// In base 32. The app has it as well, so it can be no hash.
+    seed: String,
+    /// Since when.
+    pub since: Moment,
+}
+
+impl std::fmt::Debug for Factor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Factor").field("uid", &self.uid).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Stored for Factor {
+    const COLLECTION: &'static str = "second-factors";
+    fn key(&self) -> String {
+        self.uid.to_string()
+    }
+}
+
+/// The last step of which a code was used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastStep {
+    /// Whose.
+    pub uid: i32,
+    /// Of which factor.
+    pub factor: String,
+    /// The step.
+    pub step: u64,
+}
+
+impl Stored for LastStep {
+    const COLLECTION: &'static str = "second-factor-steps";
+    fn key(&self) -> String {
+        self.uid.to_string()
+    }
+}
+
+/// Codes that each count once instead of one of the app.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RecoveryCodes {
+    /// Whose.
+    pub uid: i32,
+    /// Of which factor.
+    pub factor: String,
+    /// What is hashed with each, so that hashes of different users tell nothing together.
+    salt: String,
+    /// Hashes of those that are left.
+    hashes: Vec<String>,
+    /// When they were made.
+    pub generated: Moment,
+}
+
+impl std::fmt::Debug for RecoveryCodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecoveryCodes").field("uid", &self.uid).field("left", &self.left()).finish_non_exhaustive()
+    }
+}
+
+impl Stored for RecoveryCodes {
+    const COLLECTION: &'static str = "recovery-codes";
+    fn key(&self) -> String {
+        self.uid.to_string()
+    }
+}
+
+impl RecoveryCodes {
+    /// New codes: what is kept, and what the user is shown this once.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn new(uid: i32, factor: &str) -> std::io::Result<(RecoveryCodes, Vec<String>)> {
+        let salt = hex(&random::<16>()?);
+        let shown =
+            (0..CODES).map(|_| Ok(grouped(&hex(&random::<CODE_BYTES>()?)))).collect::<std::io::Result<Vec<_>>>()?;
+        let hashes = shown.iter().map(|code| hash(&salt, code)).collect();
+        let kept = RecoveryCodes { uid, factor: factor.to_owned(), salt, hashes, generated: Moment::now() };
+        Ok((kept, shown))
+    }
+
+    /// How many are left.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Takes a code away; whether it was one of them.
+    fn take(&mut self, code: &str) -> bool {
+        let wanted = hash(&self.salt, code);
+        let before = self.hashes.len();
+        self.hashes.retain(|hash| !bool::from(hash.as_bytes().ct_eq(wanted.as_bytes())));
+        self.hashes.len() < before
+    }
+}
+
+/// In groups that are easily copied by hand.
+fn grouped(code: &str) -> String {
+    let groups = code.as_bytes().chunks(5).map(|group| String::from_utf8_lossy(group).into_owned());
+    groups.collect::<Vec<_>>().join("-")
+}
+
+/// Case and what stands between groups do not count.
+fn hash(salt: &str, code: &str) -> String {
+    let code: String = code.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let mut hasher = blake3::Hasher::new_derive_key(CODE_CONTEXT);
+    hasher.update(salt.as_bytes()).update(code.as_bytes());
+    hex(hasher.finalize().as_bytes())
+}
+
+/// A factor that its user has not proved yet to have.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Setup {
+    /// Whose.
+    pub uid: i32,
+    seed: String,
+    /// The factor that it takes the place of, which was proved when it was begun; empty: there was none.
+    #[serde(default)]
+    replaces: String,
+    /// When it was begun.
+    pub begun: Moment,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").field("uid", &self.uid).field("begun", &self.begun).finish_non_exhaustive()
+    }
+}
+
+impl Stored for Setup {
+    const COLLECTION: &'static str = "second-factor-setups";
+    fn key(&self) -> String {
+        self.uid.to_string()
+    }
+}
+
+/// What is sent to prove a second factor.
+#[derive(Clone, Copy, Debug)]
+pub enum Code<'a> {
+    /// What the app shows.
+    OfApp(&'a str),
+    /// One of the recovery codes.
+    Recovery(&'a str),
+}
+
+/// Whether a code counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proved {
+    /// It does; the transaction must be the one that it is used for.
+    Yes,
+    /// It was used already.
+    Used,
+    /// It is none.
+    No,
+}
+
+/// The second factor of a user.
+///
+/// # Errors
+/// When the state is damaged, or the factor is invalid: then it must not be taken for none.
+pub fn of(store: &Store, uid: i32) -> Result<Option<Record<Factor>>, StoreError> {
+    store.get::<Factor>(&uid.to_string())
+}
+
+/// The recovery codes of a factor.
+fn codes_of(store: &Store, factor: &Factor) -> Result<Option<Record<RecoveryCodes>>, StoreError> {
+    let codes = store.valid::<RecoveryCodes>(&factor.key())?;
+    Ok(codes.filter(|codes| codes.value.factor == factor.id))
+}
+
+/// Judges a code, and adds to `writes` what makes it count once.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn prove(
+    store: &Store,
+    factor: &Record<Factor>,
+    code: Code<'_>,
+    writes: &mut Writes,
+) -> Result<Proved, StoreError> {
+    let key = factor.value.key();
+    match code {
+        Code::OfApp(code) => {
+            let last = store.valid::<LastStep>(&key)?.filter(|last| last.value.factor == factor.value.id);
+            let seed = totp::seed_of(&factor.value.seed).unwrap_or_default();
+            let now = totp::step_at(Moment::now().ms());
+            let step = match totp::judge(&seed, code, now, last.map(|last| last.value.step)) {
+                _ if seed.len() != SEED_BYTES => return Ok(Proved::No),
+                Judged::Fresh(step) => step,
+                Judged::Used => return Ok(Proved::Used),
+                Judged::Wrong => return Ok(Proved::No),
+            };
+            let used = LastStep { uid: factor.value.uid, factor: factor.value.id.clone(), step };
+            writes.replace(store.seen::<LastStep>(&key)?, &used, USED)?;
+        }
+        Code::Recovery(code) => {
+            let Some(mut codes) = codes_of(store, &factor.value)? else { return Ok(Proved::No) };
+            if !codes.value.take(code) {
+                return Ok(Proved::No);
+            }
+            writes.update(&codes, CHANGED)?;
+        }
+    }
+    writes.unchanged(factor, CHANGED)?;
+    Ok(Proved::Yes)
+}
+
+/// Requires that a user has no second factor at commit.
+///
+/// # Errors
+/// When the key cannot be one.
+pub fn require_none(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
+    writes.require_absent::<Factor>(&uid.to_string(), SET_UP)
+}
+
+/// Begins to set up a factor, in the place of `former`, which was proved. The seed is for the user's app.
+///
+/// # Errors
+/// When there is no randomness, or an object cannot be written.
+pub fn begin(uid: i32, former: Option<&Record<Factor>>, writes: &mut Writes) -> Result<Vec<u8>, StoreError> {
+    let seed = random::<SEED_BYTES>()?;
+    let replaces = former.map(|former| former.value.id.clone()).unwrap_or_default();
+    let setup = Setup { uid, seed: totp::seed_text(&seed), replaces, begun: Moment::now() };
+    match former {
+        Some(former) => writes.unchanged(former, CHANGED)?,
+        None => require_none(uid, writes)?,
+    }
+    writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
+    writes.overwrite(&setup, "one that is begun anew takes the place of one that was not finished")?;
+    Ok(seed.to_vec())
+}
+
+/// What a set-up comes to.
+pub enum Installed {
+    /// The factor counts with the transaction; these are its recovery codes.
+    Yes(Vec<String>),
+    /// The code is not that of the app.
+    No,
+    /// There is no set-up that could be finished.
+    NotBegun,
+}
+
+/// Finishes a set-up with a code that proves that the app has the seed.
+///
+/// # Errors
+/// When the state is damaged or there is no randomness.
+pub fn install(store: &Store, uid: i32, code: &str, writes: &mut Writes) -> Result<Installed, StoreError> {
+    let key = uid.to_string();
+    let former = of(store, uid)?;
+    let replaced = former.as_ref().map(|former| former.value.id.as_str()).unwrap_or_default();
+    let setup = store.valid::<Setup>(&key)?;
+    let setup = setup.filter(|setup| setup.value.replaces == replaced && !setup.value.begun.plus(SETUP_S).is_past());
+    let Some(setup) = setup else { return Ok(Installed::NotBegun) };
+    let seed = totp::seed_of(&setup.value.seed).unwrap_or_default();
+    let now = totp::step_at(Moment::now().ms());
+    let Judged::Fresh(step) = totp::judge(&seed, code, now, None) else { return Ok(Installed::No) };
+    let factor = Factor { uid, id: hex(&random::<8>()?), seed: setup.value.seed.clone(), since: Moment::now() };
+    let (codes, shown) = RecoveryCodes::new(uid, &factor.id)?;
+    writes.delete(&setup, "the set-up was finished or given up in the meantime: begin again")?;
+    writes.replace(former.map(|former| former.as_read), &factor, CHANGED)?;
+    writes.overwrite(&codes, WITH_THE_FACTOR)?;
+    writes.overwrite(&LastStep { uid, factor: factor.id, step }, WITH_THE_FACTOR)?;
+    Ok(Installed::Yes(shown))
+}
+
+/// New recovery codes in the place of those that are left.
+///
+/// # Errors
+/// When there is no randomness.
+pub fn new_codes(factor: &Record<Factor>, writes: &mut Writes) -> Result<(RecoveryCodes, Vec<String>), StoreError> {
+    let (codes, shown) = RecoveryCodes::new(factor.value.uid, &factor.value.id)?;
+    writes.unchanged(factor, CHANGED)?;
+    writes.overwrite(&codes, "the former ones count no more, however many are left")?;
+    Ok((codes, shown))
+}
+
+/// Takes everything of a second factor away.
+///
+/// # Errors
+/// When an object cannot be written.
+pub fn clear(uid: i32, writes: &mut Writes) -> Result<(), StoreError> {
+    let key = uid.to_string();
+    writes.delete_whatever::<Factor>(&key, "who clears it has proved it, or is an administrator")?;
+    writes.delete_whatever::<RecoveryCodes>(&key, WITH_THE_FACTOR)?;
+    writes.delete_whatever::<LastStep>(&key, WITH_THE_FACTOR)?;
+    writes.delete_whatever::<Setup>(&key, WITH_THE_FACTOR)
+}
+
+/// What a user has, without anything that could be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Whether there is a second factor.
+    pub is_set: bool,
+    /// Recovery codes that are left.
+    pub codes_left: usize,
+    /// When they were made.
+    pub generated: Option<Moment>,
+}
+
+/// What a user has.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn summary(store: &Store, uid: i32) -> Result<Summary, StoreError> {
+    // An invalid one is asked for, too, so it is there.
+    if !store.has::<Factor>(&uid.to_string())? {
+        return Ok(Summary::default());
+    }
+    let factor = store.valid::<Factor>(&uid.to_string())?;
+    let codes = factor.map(|factor| codes_of(store, &factor.value)).transpose()?.flatten();
+    let codes = codes.map(|codes| codes.value);
+    Ok(Summary {
+        is_set: true,
+        codes_left: codes.as_ref().map_or(0, RecoveryCodes::left),
+        generated: codes.map(|codes| codes.generated),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_codes_count_once_and_are_kept_as_hashes() {
+        let (mut kept, shown) = RecoveryCodes::new(7, "f").expect("codes");
+        assert_eq!((shown.len(), kept.left()), (CODES, CODES));
+        assert_eq!(shown.iter().collect::<std::collections::BTreeSet<_>>().len(), CODES);
+        let text = serde_json::to_string(&kept).expect("JSON");
+        assert!(
+            shown.iter().all(|code| code.len() == 23 && !text.contains(&code.replace('-', "")) && !text.contains(code))
+        );
+        assert!(!kept.take("") && !kept.take("00000-00000-00000-00000") && !kept.take(&shown[0][..22]));
+        assert!(kept.take(&shown[0].to_uppercase().replace('-', " ")) && !kept.take(&shown[0]));
+        assert_eq!(kept.left(), CODES - 1);
+        let (other, _) = RecoveryCodes::new(7, "f").expect("codes");
+        assert_ne!(hash(&kept.salt, &shown[1]), hash(&other.salt, &shown[1]), "salted");
+        assert!(shown[1..].iter().all(|code| kept.take(code)) && kept.left() == 0);
+    }
+
+    #[test]
+    fn nothing_that_is_printed_holds_a_seed() {
+        let factor = Factor { uid: 7, id: "i".into(), seed: "NEEDLE".into(), since: Moment::now() };
+        let setup = Setup { uid: 7, seed: "NEEDLE".into(), replaces: String::new(), begun: Moment::now() };
+        let (mut codes, _) = RecoveryCodes::new(7, "f").expect("codes");
+        codes.hashes = vec!["NEEDLE".into()];
+        let printed = format!("{factor:?} {setup:?} {codes:?}");
+        assert!(!printed.contains("NEEDLE"), "{printed}");
+    }
+}
