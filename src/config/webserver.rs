@@ -88,6 +88,10 @@ pub struct WebserverConfig {
     pub login_failures: u32,
     /// `Login-Fail-Lock-Duration`, in seconds; 0: never.
     pub login_window_s: u64,
+    /// `MFA-Required`: who has no second factor must set one up at the next login.
+    pub mfa_required: bool,
+    /// `MFA-Issuer-Name`: what authenticator apps show beside the name of the user.
+    pub mfa_issuer: String,
     /// `Write-Rate-Per-User`: changes that one user may make in a second, administrators four times as many; 0: no bound.
     pub writes_per_s: u32,
     /// `Write-Burst-Per-User`: changes that one user may make at once.
@@ -196,6 +200,8 @@ impl WebserverConfig {
             persist_logins: true,
             login_failures: 5,
             login_window_s: 5 * 60,
+            mfa_required: false,
+            mfa_issuer: "Gravwell".into(),
             writes_per_s: 50,
             writes_burst: 500,
             history_max: 100,
@@ -395,10 +401,15 @@ impl Configured for WebserverConfig {
                 }
             }
             "search-keep-hours" => self.search_keep_s = source.number(1..=100_000)? * 3600,
-            // Who asks for a second factor must not be left believing that it is asked for.
-            "mfa-required" if source.boolean()? => {
-                return Err(source.wrong("is not possible: this webserver knows no second factor; take the line out"));
-            }
+            "mfa-required" => self.mfa_required = source.boolean()?,
+            "mfa-issuer-name" => match text(source)? {
+                // Apps show what is before the first colon.
+                Some(name) if name.contains(':') || name.chars().count() > 100 => {
+                    return Err(source.wrong("must have at most 100 characters, and no colon among them"));
+                }
+                Some(name) => self.mfa_issuer = name,
+                None => return Err(source.wrong("must not be empty: apps show it")),
+            },
             "enable-cbac" => self.capability_control = source.boolean()?,
             "disable-map-tile-server-proxy" => self.no_tile_proxy = source.boolean()?,
             "map-tile-server" => source.text()?.clone_into(&mut self.tile_server),
@@ -452,7 +463,7 @@ mod tests {
             ("[Global]\nWeb-Port=0\n", "line 2, column 1: Web-Port: 0 is out of range"),
             ("[Password-Control]\nMin-Lenght=8\n", "line 2, column 1: Min-Lenght: is not known in this section"),
             ("[Global]\nDatastore-Insecure-Disable-TLS=true\n", "there is no mode without TLS"),
-            ("[Global]\nMFA-Required=true\n", "MFA-Required: is not possible"),
+            ("[Global]\nMFA-Issuer-Name=a:b\n", "no colon among them"),
             ("[Global]\nWebserver-Trusted-Proxy=10.0.0.0/99\n", "is neither an address nor a network"),
         ];
         for (text, what) in cases {

@@ -64,6 +64,11 @@ impl Rest {
     pub(super) fn login(url: &str, user: &str, password: &str, trusting: &Trusting<'_>) -> Result<Rest, CtlError> {
         let mut rest = Rest::with_token(url, "", trusting)?;
         let answer = rest.send("POST", "/api/login", &json!({ "User": user, "Pass": password }))?;
+        if answer["MFARequired"] == true {
+            return Err(CtlError::new(format!(
+                "{url} asks {user} for a second factor, which this command cannot show: name an administrator without one"
+            )));
+        }
         let jwt = answer["JWT"].as_str().filter(|jwt| !jwt.is_empty());
         let jwt = jwt.ok_or_else(|| CtlError::new(format!("{url} did not let {user} in: {}", answer["Reason"])))?;
         rest.header = ("Authorization", format!("Bearer {jwt}"));

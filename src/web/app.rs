@@ -18,6 +18,7 @@ use crate::search::searches::Searches;
 
 use super::acts::Recorder;
 use super::caller::Caller;
+use super::codes::Codes;
 use super::error::{ApiError, ApiResult};
 use super::limiter::Limiter;
 use super::orders::Orders;
@@ -34,6 +35,8 @@ pub(super) struct App {
     pub config: WebserverConfig,
     pub uuid: uuid::Uuid,
     pub limiter: Arc<Limiter>,
+    /// Wrong codes of second factors.
+    pub codes: Codes,
     /// Records what happens here and is no transaction.
     pub recorder: Recorder,
     /// How fast each user may change things.

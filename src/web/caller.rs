@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 
 use crate::objects::capabilities;
+use crate::objects::second_factors::Factor;
 use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
@@ -180,6 +181,9 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
             if session.value.is_too_old(app.config.session_lifetime_s) {
                 return Ok(None);
             }
+            if !has_shown_enough(app, &session.value)? {
+                return Ok(None);
+            }
             let until = session.value.is_temporary().then_some(session.value.expires);
             (claims.uid, Some(session), None, until)
         }
@@ -192,6 +196,17 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
     let all = admission.wants_all && person.admin;
     let (from, admission) = (admission.from, Arc::clone(admission));
     Ok(Some(Caller { person, user, session, token, temporary, granted, all, from, admission }))
+}
+
+/// Whether a session was begun with the second factor that is asked for here. It may be of a webserver that asked for none:
+/// one of an earlier version, or one where none is required.
+fn has_shown_enough(app: &App, session: &Session) -> ApiResult<bool> {
+    if session.second_factor {
+        return Ok(true);
+    }
+    // Who acts as another user shows their own.
+    let is_own = session.su.is_empty();
+    Ok(!(app.config.mfa_required || is_own && app.store.has::<Factor>(&session.uid.to_string())?))
 }
 
 /// A user who exists and is not locked, as an administrator or not and with groups, and the name.

@@ -94,7 +94,8 @@ fn refuse_when_revoked(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()>
 /// A webserver whose state went back may have users, rights, sessions and tokens again that are gone elsewhere: it lets nobody in
 /// until it was level with its datastore once. Neither does one whose state is that of a reader, which lacks what a login needs.
 fn refuse_when_lost(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()> {
-    let is_open = rule.need == Need::Nobody && !parts.uri.path().starts_with("/api/login");
+    let lets_in = ["/api/login", "/api/mfa/"].iter().any(|begin| parts.uri.path().starts_with(begin));
+    let is_open = rule.need == Need::Nobody && !lets_in;
     let replica = app.store.replica();
     match replica.lost().or_else(|| replica.lacks_secrets()) {
         Some(lost) if !is_open => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, lost)),

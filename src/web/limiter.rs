@@ -135,30 +135,49 @@ struct Keys {
     place: Key,
 }
 
+/// How an attempt went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Failure,
+    Success,
+    /// A password was right, but more is asked for: no failure, and no reason to forget any.
+    HalfWay,
+}
+
 /// An attempt that was let in. Unless it is noted as good it counts as a failure, also when its client goes away.
 pub(super) struct Attempt {
     limiter: Arc<Limiter>,
     keys: Keys,
-    succeeded: bool,
+    outcome: Outcome,
+    has_tried: bool,
     turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Attempt {
     /// Notes how it went.
     pub(super) fn note(mut self, succeeded: bool) {
-        self.succeeded = succeeded;
+        self.outcome = if succeeded { Outcome::Success } else { Outcome::Failure };
+    }
+
+    /// Notes that a password was right, and that nothing is decided by that.
+    pub(super) fn note_half_way(mut self) {
+        self.outcome = Outcome::HalfWay;
+    }
+
+    /// Leaves the queue: what is still to come takes no processor.
+    pub(super) fn leave_turn(&mut self) {
+        self.turn = None;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // Whoever left before their turn has tried nothing.
-        let has_tried = self.turn.take().is_some();
+        self.turn = None;
         let (window, keys) = (self.limiter.window, self.keys);
         let mut state = self.limiter.locked();
         let count = state.count(keys.name, window);
         count.under_way = count.under_way.saturating_sub(1);
-        if self.succeeded {
+        if self.outcome == Outcome::Success {
             count.failures = 0;
             if count.under_way == 0 {
                 state.counts.remove(&keys.name);
@@ -170,7 +189,12 @@ impl Drop for Attempt {
                 state.known.remove(&oldest);
             }
             state.known.insert(keys.name, Instant::now());
-        } else if has_tried {
+        } else if self.outcome == Outcome::HalfWay {
+            if count.failures == 0 && count.under_way == 0 {
+                state.counts.remove(&keys.name);
+            }
+        } else if self.has_tried {
+            // Whoever left before their turn has tried nothing.
             count.failures = count.failures.saturating_add(1);
             let count = state.count(keys.place, window);
             count.failures = count.failures.saturating_add(1);
@@ -261,6 +285,7 @@ impl Limiter {
         };
         // The semaphore is never closed.
         attempt.turn = turns.acquire_owned().await.ok();
+        attempt.has_tried = true;
         drop(waiting);
         Ok(attempt)
     }
@@ -298,7 +323,7 @@ impl Limiter {
             }
         }
         state.count(keys.name, self.window).under_way += 1;
-        Ok(Some(Attempt { limiter: Arc::clone(self), keys, succeeded: false, turn: None }))
+        Ok(Some(Attempt { limiter: Arc::clone(self), keys, outcome: Outcome::Failure, has_tried: false, turn: None }))
     }
 }
 
@@ -362,6 +387,23 @@ mod tests {
         }
         drop(limiter.admit("bob", ip("192.0.2.1")).await);
         assert_eq!(try_once(&limiter, "bob", "192.0.2.1", true).await, Err(Refusal::Name));
+    }
+
+    #[tokio::test]
+    async fn a_right_password_that_is_not_enough_forgets_no_failure() {
+        let limiter = limiter(3, LONG);
+        let half_way = async || limiter.admit("bob", ip("192.0.2.1")).await.map(Attempt::note_half_way);
+        for _ in 0..10 {
+            assert_eq!(half_way().await, Ok(()));
+        }
+        assert!(limiter.locked().counts.is_empty() && limiter.locked().known.is_empty());
+        for _ in 0..3 {
+            assert_eq!(half_way().await, Ok(()));
+            let mut attempt = limiter.admit("bob", ip("192.0.2.1")).await.expect("let in");
+            attempt.leave_turn();
+            drop(attempt);
+        }
+        assert_eq!(half_way().await, Err(Refusal::Name));
     }
 
     #[tokio::test]

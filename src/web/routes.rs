@@ -81,6 +81,7 @@ methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
 pub(super) fn table() -> Vec<Route> {
     let parts = [
         api::login::routes(),
+        api::mfa::routes(),
         api::users::routes(),
         api::groups::routes(),
         api::preferences::routes(),

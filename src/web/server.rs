@@ -42,6 +42,7 @@ use crate::search::worker::Sandbox;
 use super::acts::Recorder;
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
+use super::codes::Codes;
 use super::connections::Connections;
 use super::limiter::Limiter;
 use super::orders::{Order, Orders};
@@ -255,6 +256,7 @@ impl Webserver {
             ids: Ids::open(&data_dir),
             uuid,
             limiter: Arc::new(Limiter::new(config.login_failures, window).map_err(io("randomness"))?),
+            codes: Codes::default(),
             recorder: Recorder::new(acts),
             write_rate: WriteRate::new(config.writes_per_s, config.writes_burst),
             started: Instant::now(),

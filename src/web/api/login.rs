@@ -2,27 +2,25 @@
 
 use std::net::IpAddr;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
+use super::credentials::{Credentials, Known};
 use super::users::details;
-use crate::objects::passwords::{self, Password};
+use crate::objects::passwords::Password;
+use crate::objects::second_factors::Code;
 use crate::objects::sessions::{self, Claims, Session};
-use crate::objects::store::Author;
-use crate::objects::users::{self, Admin, FIRST, Lock, User};
+use crate::objects::users::{Admin, User};
 use crate::objects::{Moment, Stored, Writes, accounts};
-use crate::web::acts::Who;
 use crate::web::app::{App, AppRef};
 use crate::web::caller::{self, COOKIE, Caller, Proof};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{self, Need, Right};
 use crate::web::input;
-use crate::web::limiter::Refusal;
 use crate::web::routes::{Route, delete, get, post, put};
 
 /// Life of a token for one download.
@@ -38,7 +36,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/testauth", User(Any), "Says that the caller is known.", || async { DONE }),
         get("/api/version", Nobody, "Tells the versions of API and program.", version),
         post("/api/login", Nobody, "Logs in with a name and a password, as a form or as JSON.", log_in),
-        post("/api/login/mfa", Nobody, "Logs in with a name and a password, as JSON.", log_in),
+        post("/api/login/mfa", Nobody, "Logs in with a name, a password and a code, as JSON.", log_in),
         get("/api/login/refreshtoken", User(Session), renewed, refresh).that_changes(),
         post("/api/login/refreshtoken", User(Session), renewed, refresh),
         get(
@@ -53,8 +51,6 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/users/{uid}/sessions", SelfOrAdmin(Session), "Lists the sessions of a user.", sessions),
         get("/api/users/su/{uid}", Admin, become_other, become_user).that_changes(),
         post("/api/users/su/{uid}", Admin, become_other, become_user),
-        get("/api/mfa", User(Session), "Tells that no second factor is asked for.", second_factors),
-        delete("/api/users/{uid}/mfa/clear", Admin, "Leaves a user without a second factor.", clear_second_factors),
     ]
 }
 
@@ -76,134 +72,61 @@ async fn version() -> Json<Value> {
     }))
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Credentials {
-    user: String,
-    pass: String,
-}
-
-#[derive(Deserialize)]
-struct Form {
-    #[serde(rename = "User", alias = "user", default)]
-    user: String,
-    #[serde(rename = "Pass", alias = "pass", default)]
-    pass: String,
-}
-
-fn credentials(headers: &HeaderMap, body: &[u8]) -> ApiResult<Credentials> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if !is_json && kind.starts_with("application/x-www-form-urlencoded") {
-        let request = Request::builder()
-            .method("POST")
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(axum::body::Body::from(body.to_vec()))
-            .map_err(ApiError::bad)?;
-        let form = futures_util::FutureExt::now_or_never(
-            <axum::Form<Form> as axum::extract::FromRequest<()>>::from_request(request, &()),
-        );
-        return match form {
-            Some(Ok(axum::Form(Form { user, pass }))) => Ok(Credentials { user, pass }),
-            _ => Err(ApiError::bad("the form is not understood: send User and Pass")),
-        };
-    }
-    input::read(body)
-}
-
-fn refused(status: StatusCode, reason: &str) -> ApiError {
-    ApiError::new(status, reason)
-        .with("LoginStatus", false)
-        .with("Reason", reason)
-        .with("MFARequired", false)
-        .with("MFASetupRequired", false)
-}
-
-/// A login that is not looked at.
-fn held_back(refusal: Refusal) -> Response {
-    if refusal != Refusal::Busy {
-        return refused(StatusCode::LOCKED, refusal.reason()).into_response();
-    }
-    come_back(refused(StatusCode::TOO_MANY_REQUESTS, refusal.reason()))
-}
-
-fn come_back(error: ApiError) -> Response {
-    let mut response = error.into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
-    response
-}
-
 async fn log_in(
     State(app): State<AppRef>,
     Extension(guard::From(from)): Extension<guard::From>,
     headers: HeaderMap,
     input::Raw(body): input::Raw,
 ) -> ApiResult<Response> {
-    if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        return Err(refused(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "a backup is being restored: try again when it has ended",
-        ));
-    }
-    // As long as this webserver does not know of the first administrator it cannot say that a name is wrong.
-    if !app.store.has::<User>(&FIRST.to_string())? {
-        let reason = "the first administrator is not known here yet: try again in a second";
-        return Ok(come_back(refused(StatusCode::SERVICE_UNAVAILABLE, reason)));
-    }
-    let Credentials { user, pass } = credentials(&headers, &body)?;
-    let attempt = match app.limiter.admit(&user, from).await {
-        Ok(attempt) => attempt,
-        Err(refusal) => {
-            app.recorder.note("login-throttled", Who::named(None, &user, from), refusal.reason());
-            return Ok(held_back(refusal));
-        }
+    let given = Credentials::read(&headers, &body)?;
+    let code = given.code()?;
+    let known = Known::by_password(&app, from, &given).await?;
+    let what = match (&known.factor, code) {
+        (Some(_), None) => return Ok(known.asked_for_more()),
+        (None, _) if app.config.mfa_required => return Ok(known.asked_for_more()),
+        (None, _) => "log in",
+        (Some(_), Some(Code::OfApp(_))) => "log in with a second factor",
+        (Some(_), Some(Code::Recovery(_))) => "log in with a recovery code",
     };
-    let uid = users::by_name(&app.store, &user)?;
-    let password = match uid {
-        Some(uid) => app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value),
-        None => None,
+    let must_change = must_change(known.must_change);
+    let begin = |known: &Known, writes: &mut Writes| {
+        let epoch = sessions::epoch_for_new(&app.store, known.user.uid, writes)?;
+        let second_factor = known.factor.is_some();
+        let begun = Begun { uid: known.user.uid, su: String::new(), second_factor, epoch };
+        begin_session(&app, begun, from, &headers, writes)
     };
-    let must_change = password.as_ref().is_some_and(|password| password.must_change);
-    let fits = passwords::verify(&pass, password.map(|password| password.hash)).await?;
-    attempt.note(fits);
-    let Some(uid) = uid.filter(|_| fits) else {
-        tracing::warn!(%from, "a login failed");
-        app.recorder.note("login-failed", Who::named(uid, &user, from), "wrong user name or password");
-        return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
-    };
-    // Only who knows the password learns that the account is locked.
-    if app.store.has::<Lock>(&uid.to_string())? {
-        app.recorder.note("login-failed", Who::named(Some(uid), &user, from), "the account is locked");
-        return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
-    }
-    let invalid = || refused(StatusCode::LOCKED, "what is kept of the account is invalid: ask an administrator");
-    let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?;
-    let author = Author { uid, user: user.value.user.clone(), from: from.to_string(), ..Author::default() };
-    let begun = Begun { uid, su: String::new(), must_change };
-    begin_session(&app, &author, "log in", begun, from, &headers).await
+    let claims = known.commit(&app, code, what, begin).await?;
+    answer(&app, &headers, &claims, &must_change)
+}
+
+/// A member that is there only if it is so.
+pub(super) fn must_change(is_so: bool) -> Value {
+    if is_so { json!({ "MustChangePassword": true }) } else { json!({}) }
 }
 
 /// A session that begins.
-struct Begun {
-    uid: i32,
+pub(super) struct Begun {
+    pub uid: i32,
     /// The administrator who begins it to act as this user; empty: the user does.
-    su: String,
-    must_change: bool,
+    pub su: String,
+    /// Whether a second factor was shown for it.
+    pub second_factor: bool,
+    /// The epoch to which it belongs.
+    pub epoch: String,
 }
 
-async fn begin_session(
+/// Adds a new session to a transaction.
+pub(super) fn begin_session(
     app: &App,
-    author: &Author,
-    what: &str,
-    Begun { uid, su, must_change }: Begun,
+    Begun { uid, su, second_factor, epoch }: Begun,
     from: IpAddr,
     headers: &HeaderMap,
-) -> ApiResult<Response> {
+    writes: &mut Writes,
+) -> ApiResult<Claims> {
     let now = Moment::now();
     let (timeout, lifetime) = (app.config.session_timeout_s, app.config.session_lifetime_s);
     let expires = now.plus(if lifetime == 0 { timeout } else { timeout.min(lifetime) });
     let claims = Claims::new(uid, expires)?;
-    let mut writes = Writes::new();
     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let session = Session {
         uid,
@@ -214,28 +137,29 @@ async fn begin_session(
         last_hit: now,
         expires,
         webserver: app.store.via().to_owned(),
-        epoch: sessions::epoch_for_new(&app.store, uid, &mut writes)?,
+        epoch,
         of: String::new(),
         su,
+        second_factor,
     };
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
     writes.overwrite(&session, "its name is random")?;
     for displaced in sessions::displaced(&app.store, uid)? {
         writes.delete_whatever::<Session>(&displaced, sessions::ENDED)?;
     }
-    app.store.commit(author, what, writes).await?;
-    answer(app, headers, &claims, must_change)
+    Ok(claims)
 }
 
-fn answer(app: &App, headers: &HeaderMap, claims: &Claims, must_change: bool) -> ApiResult<Response> {
+/// What a client is told of its session, and what `besides` says.
+pub(super) fn answer(app: &App, headers: &HeaderMap, claims: &Claims, besides: &Value) -> ApiResult<Response> {
     let token = claims.token().map_err(ApiError::internal)?;
     let admin = app.store.has::<Admin>(&claims.uid.to_string())?;
     let mut body = json!({ "LoginStatus": true, "JWT": token, "MFARequired": false, "MFASetupRequired": false });
     if admin {
         body["Admin"] = true.into();
     }
-    if must_change {
-        body["MustChangePassword"] = true.into();
+    for (name, value) in besides.as_object().into_iter().flatten() {
+        body[name] = value.clone();
     }
     let mut response = Json(body).into_response();
     let secure = if app.config.plain_http { "" } else { "; Secure" };
@@ -264,7 +188,7 @@ async fn refresh(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) 
     let mut writes = Writes::new();
     writes.overwrite_existing(&session, "the session was ended", sessions::ONLY_TIMES)?;
     app.store.commit(&caller.author(), "refresh a session", writes).await?;
-    answer(&app, &headers, &claims_of(&caller, expires)?, false)
+    answer(&app, &headers, &claims_of(&caller, expires)?, &json!({}))
 }
 
 async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap) -> ApiResult<Response> {
@@ -278,7 +202,7 @@ async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap
     let mut writes = Writes::new();
     writes.overwrite(&session, "its name is random")?;
     app.store.commit(&caller.author(), "make a token for downloads", writes).await?;
-    answer(&app, &headers, &claims, false)
+    answer(&app, &headers, &claims, &json!({}))
 }
 
 fn without_cookie() -> Response {
@@ -349,26 +273,14 @@ async fn become_user(
         first => format!("{first} as {}", author.user),
     };
     let what = format!("log in as {} (uid {uid})", user.value.user);
-    let begun = Begun { uid, su, must_change: false };
-    let mut response = begin_session(&app, &author, &what, begun, caller.from, &headers).await?;
+    let second_factor = caller.session.as_ref().is_some_and(|session| session.value.second_factor);
+    let mut writes = Writes::new();
+    let epoch = sessions::epoch_for_new(&app.store, uid, &mut writes)?;
+    let begun = Begun { uid, su, second_factor, epoch };
+    let claims = begin_session(&app, begun, caller.from, &headers, &mut writes)?;
+    app.store.commit(&author, &what, writes).await?;
+    let mut response = answer(&app, &headers, &claims, &json!({}))?;
     // The administrator's browser stays the administrator's.
     response.headers_mut().remove(header::SET_COOKIE);
     Ok(response)
-}
-
-/// What clients read about second factors of a user: there are none.
-pub(super) fn no_second_factors() -> Value {
-    json!({
-        "TOTP": { "Enabled": false },
-        "RecoveryCodes": { "Enabled": false, "Remaining": 0, "Generated": Moment::NEVER },
-    })
-}
-
-async fn second_factors() -> Json<Value> {
-    Json(json!({ "UserConfig": no_second_factors(), "MFARequired": false }))
-}
-
-async fn clear_second_factors(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<Value>> {
-    let user = app.store.has::<User>(&uid.to_string())?;
-    user.then_some(DONE).ok_or_else(|| ApiError::not_found(format!("user {uid}")))
 }

@@ -3,6 +3,7 @@
 pub(super) mod backup;
 pub(super) mod capabilities;
 pub(super) mod contents;
+mod credentials;
 pub(super) mod dashboards;
 pub(super) mod fleet;
 pub(super) mod groups;
@@ -10,6 +11,7 @@ pub(super) mod history;
 pub(super) mod invalid;
 pub(super) mod live;
 pub(super) mod login;
+pub(super) mod mfa;
 pub(super) mod notifications;
 pub(super) mod openapi;
 pub(super) mod preferences;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::groups::group_details;
-use super::{DONE, invalid, login, match_version, repeated};
+use super::{DONE, invalid, match_version, mfa, repeated};
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions;
@@ -39,7 +39,12 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         get("/api/users/{uid}/admin", Admin, "Tells whether a user is an administrator.", is_admin),
         put("/api/users/{uid}/admin", Admin, "Makes a user an administrator.", promote),
         delete("/api/users/{uid}/admin", Admin, "Takes the role of administrator from a user.", demote),
-        put("/api/users/{uid}/pwd", this, "Changes a password; one's own needs the old one.", change_password),
+        put(
+            "/api/users/{uid}/pwd",
+            this,
+            "Changes a password; one's own needs the old one.",
+            change_password,
+        ),
         get(
             "/api/users/{uid}/searchgroup",
             search_groups,
@@ -100,7 +105,7 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
         "Admin": admin.is_some(),
         "Locked": lock.is_some(),
         "TS": last,
-        "MFA": login::no_second_factors(),
+        "MFA": mfa::described(store, user.uid)?,
         "Synced": synced,
         "SSOUser": false,
         "Groups": groups,

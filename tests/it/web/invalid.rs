@@ -12,12 +12,16 @@ fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
 }
 
 /// Collection, key of the invalid object, and the list that shows the valid one.
-const KINDS: [(&str, &str, &str); 23] = [
+const KINDS: [(&str, &str, &str); 27] = [
     ("users", "99", "/api/users"),
     ("user-names", "nobody", "/api/users"),
     ("admins", "99", "/api/users"),
     ("locks", "99", "/api/users"),
     ("passwords", "99", "/api/users"),
+    ("second-factors", "99", "/api/users"),
+    ("recovery-codes", "99", "/api/users"),
+    ("second-factor-steps", "99", "/api/users"),
+    ("second-factor-setups", "99", "/api/users"),
     ("groups", "99", "/api/groups"),
     ("group-names", "none", "/api/groups"),
     ("memberships", "1/99", "/api/users/1/group"),

@@ -19,6 +19,7 @@ mod returned;
 mod search_clients;
 mod search_peers;
 mod searches;
+mod second_factors;
 mod security;
 mod sharing;
 mod stale;

@@ -1,0 +1,282 @@
+//! Who somebody is without a session: name and password, and the second factor where there is one. The only place where
+//! passwords of logins and codes are judged.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::TRIES;
+use crate::objects::passwords::{self, Password};
+use crate::objects::second_factors::{self, Code, Factor, Proved};
+use crate::objects::store::Author;
+use crate::objects::users::{self, FIRST, Lock, User};
+use crate::objects::{Record, Writes};
+use crate::web::acts::Who;
+use crate::web::app::App;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::input;
+use crate::web::limiter::{Attempt, Refusal};
+
+/// Kinds of codes, as clients name them.
+const KINDS: [&str; 2] = ["TOTP", "RecoveryCodes"];
+
+/// What a client sends to say who it is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Credentials {
+    user: String,
+    pass: String,
+    /// `None`, `TOTP` or `RecoveryCodes`.
+    authtype: String,
+    authcode: String,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    #[serde(rename = "User", alias = "user", default)]
+    user: String,
+    #[serde(rename = "Pass", alias = "pass", default)]
+    pass: String,
+}
+
+impl Credentials {
+    /// A form or JSON, whichever it is.
+    pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> ApiResult<Credentials> {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        if is_json || !kind.starts_with("application/x-www-form-urlencoded") {
+            return input::read(body);
+        }
+        let request = Request::builder()
+            .method("POST")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(axum::body::Body::from(body.to_vec()))
+            .map_err(ApiError::bad)?;
+        let form = futures_util::FutureExt::now_or_never(
+            <axum::Form<Form> as axum::extract::FromRequest<()>>::from_request(request, &()),
+        );
+        match form {
+            Some(Ok(axum::Form(Form { user, pass }))) => Ok(Credentials { user, pass, ..Credentials::default() }),
+            _ => Err(ApiError::bad("the form is not understood: send User and Pass")),
+        }
+    }
+
+    /// The code, if there is one.
+    pub(super) fn code(&self) -> ApiResult<Option<Code<'_>>> {
+        let code = self.authcode.trim();
+        match self.authtype.as_str() {
+            _ if code.is_empty() => Ok(None),
+            "" | "None" => Ok(None),
+            "TOTP" => Ok(Some(Code::OfApp(code))),
+            "RecoveryCodes" => Ok(Some(Code::Recovery(code))),
+            other => Err(ApiError::bad(format!("{other:?} is no AuthType: use None, TOTP or RecoveryCodes"))),
+        }
+    }
+
+    /// The code as it was sent, whatever kind it is said to be.
+    pub(super) fn bare_code(&self) -> &str {
+        self.authcode.trim()
+    }
+}
+
+/// A login that is refused, as clients read it.
+fn refused(status: StatusCode, reason: &str) -> ApiError {
+    ApiError::new(status, reason)
+        .with("LoginStatus", false)
+        .with("Reason", reason)
+        .with("MFARequired", false)
+        .with("MFASetupRequired", false)
+}
+
+/// A login that is not looked at.
+fn held_back(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::Busy => refused(StatusCode::TOO_MANY_REQUESTS, refusal.reason()).retry_after(Duration::from_secs(1)),
+        Refusal::Name | Refusal::Place => refused(StatusCode::LOCKED, refusal.reason()),
+    }
+}
+
+/// A user whose account is open, and who knows its password. Unless it is said otherwise this counts as a failed login.
+pub(super) struct Known {
+    pub user: User,
+    pub must_change: bool,
+    /// The second factor that is asked for.
+    pub factor: Option<Record<Factor>>,
+    from: IpAddr,
+    attempt: Attempt,
+}
+
+impl Known {
+    /// Compares name and password.
+    pub(super) async fn by_password(app: &App, from: IpAddr, given: &Credentials) -> ApiResult<Known> {
+        if *app.restoring.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            let reason = "a backup is being restored: try again when it has ended";
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
+        }
+        // As long as this webserver does not know of the first administrator it cannot say that a name is wrong.
+        if !app.store.has::<User>(&FIRST.to_string())? {
+            let reason = "the first administrator is not known here yet: try again in a second";
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason).retry_after(Duration::from_secs(1)));
+        }
+        let Credentials { user, pass, .. } = given;
+        let mut attempt = app.limiter.admit(user, from).await.map_err(|refusal| {
+            app.recorder.note("login-throttled", Who::named(None, user, from), refusal.reason());
+            held_back(refusal)
+        })?;
+        let uid = users::by_name(&app.store, user)?;
+        let password = match uid {
+            Some(uid) => app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value),
+            None => None,
+        };
+        let must_change = password.as_ref().is_some_and(|password| password.must_change);
+        let fits = passwords::verify(pass, password.map(|password| password.hash)).await?;
+        attempt.leave_turn();
+        let Some(uid) = uid.filter(|_| fits) else {
+            tracing::warn!(%from, "a login failed");
+            app.recorder.note("login-failed", Who::named(uid, user, from), "wrong user name or password");
+            return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
+        };
+        // Only who knows the password learns that the account is locked.
+        if app.store.has::<Lock>(&uid.to_string())? {
+            app.recorder.note("login-failed", Who::named(Some(uid), user, from), "the account is locked");
+            attempt.note_half_way();
+            return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
+        }
+        let invalid = || refused(StatusCode::LOCKED, "what is kept of the account is invalid: ask an administrator");
+        let user = app.store.valid::<User>(&uid.to_string())?.ok_or_else(invalid)?.value;
+        let factor = second_factors::of(&app.store, uid).map_err(|error| match error {
+            crate::objects::StoreError::Invalid { .. } => invalid(),
+            error => error.into(),
+        })?;
+        Ok(Known { user, must_change, factor, from, attempt })
+    }
+
+    pub(super) fn author(&self) -> Author {
+        let (uid, user) = (self.user.uid, self.user.user.clone());
+        Author { uid, user, from: self.from.to_string(), ..Author::default() }
+    }
+
+    fn who(&self) -> Who {
+        Who::named(Some(self.user.uid), &self.user.user, self.from)
+    }
+
+    /// Says that the password is right and not enough. It is no failure: this is how clients learn what to ask for.
+    pub(super) fn asked_for_more(self) -> Response {
+        let is_set = self.factor.is_some();
+        self.attempt.note_half_way();
+        let reason = match is_set {
+            true => "a code of the second factor is asked for: send it to /api/login/mfa",
+            false => "a second factor must be set up first: POST /api/mfa/totp/setup",
+        };
+        let mut body =
+            json!({ "LoginStatus": false, "Reason": reason, "MFARequired": true, "MFASetupRequired": !is_set });
+        if is_set {
+            body["AcceptedAuthTypes"] = KINDS.into();
+        }
+        axum::Json(body).into_response()
+    }
+
+    /// As [`Known::asked_for_more`], as an error of other calls than logins.
+    fn lacks_code(self) -> ApiError {
+        self.attempt.note_half_way();
+        let reason = "a code of the second factor is asked for: send AuthType and AuthCode";
+        refused(StatusCode::UNPROCESSABLE_ENTITY, reason).with("MFARequired", true)
+    }
+
+    /// A code that does not count.
+    pub(super) fn wrong(&self, app: &App, what: &str, reason: &str) -> ApiError {
+        tracing::warn!(from = %self.from, "a second factor failed");
+        app.recorder.note("login-failed", self.who(), what);
+        refused(StatusCode::UNPROCESSABLE_ENTITY, reason)
+    }
+
+    /// Whether a code of an app may be looked at; recovery codes always are.
+    pub(super) fn may_try(self, app: &App) -> ApiResult<Known> {
+        if app.codes.may_try(self.user.uid) {
+            return Ok(self);
+        }
+        let reason = "too many wrong codes: use a recovery code, or try again in some minutes";
+        app.recorder.note("login-throttled", self.who(), reason);
+        self.half_way();
+        Err(refused(StatusCode::LOCKED, reason))
+    }
+
+    /// What makes the proof count once, with all that this webserver knows by now.
+    fn prove(&self, app: &App, code: Option<Code<'_>>) -> ApiResult<Writes> {
+        let mut writes = Writes::new();
+        let (Some(factor), Some(code)) = (&self.factor, code) else {
+            // This webserver may not know yet that there is one.
+            second_factors::require_none(self.user.uid, &mut writes)?;
+            return Ok(writes);
+        };
+        match (second_factors::prove(&app.store, factor, code, &mut writes)?, code) {
+            (Proved::Yes, _) => Ok(writes),
+            (Proved::Used, _) => {
+                let reason = "the code was used already: wait for the next one";
+                Err(self.wrong(app, "a code of the second factor was used already", reason))
+            }
+            (Proved::No, Code::OfApp(_)) => Err(self.wrong(app, "wrong code of the second factor", "wrong code")),
+            (Proved::No, Code::Recovery(_)) => {
+                Err(self.wrong(app, "wrong recovery code", "wrong recovery code, or one that was used already"))
+            }
+        }
+    }
+
+    /// Makes a change for which the second factor is asked, where there is one: `change` adds to the transaction, which also
+    /// makes the proof count once. When another request changed what it was made from, it is made again.
+    pub(super) async fn commit<T>(
+        mut self,
+        app: &App,
+        code: Option<Code<'_>>,
+        what: &str,
+        change: impl Fn(&Known, &mut Writes) -> ApiResult<T>,
+    ) -> ApiResult<T> {
+        if self.factor.is_some() {
+            match code {
+                None => return Err(self.lacks_code()),
+                Some(Code::OfApp(_)) => self = self.may_try(app)?,
+                Some(Code::Recovery(_)) => {}
+            }
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut writes = self.prove(app, code)?;
+            let done = match change(&self, &mut writes) {
+                Ok(done) => app.store.commit(&self.author(), what, writes).await.map(|_| done).map_err(ApiError::from),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(done) => {
+                    self.succeeded(app);
+                    return Ok(done);
+                }
+                Err(error) if error.is_overtaken() && tries < TRIES => {
+                    self.factor = second_factors::of(&app.store, self.user.uid)?;
+                }
+                Err(error) => {
+                    // Who they are is shown; what failed is something else.
+                    app.codes.right(self.user.uid);
+                    self.half_way();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Says that all was shown that is asked for.
+    pub(super) fn succeeded(self, app: &App) {
+        app.codes.right(self.user.uid);
+        self.attempt.note(true);
+    }
+
+    /// Says that the password was right and nothing follows from it.
+    pub(super) fn half_way(self) {
+        self.attempt.note_half_way();
+    }
+}

@@ -1,0 +1,189 @@
+//! Second factors: an app's codes, and recovery codes for when the app is lost. Every change of them asks for the password and
+//! for the factor that is there, whatever session the caller has.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::DONE;
+use super::credentials::{Credentials, Known};
+use super::login::{Begun, answer, begin_session, must_change};
+use super::users::found;
+use crate::objects::second_factors::{self, Installed};
+use crate::objects::{Moment, Store, StoreError, Writes, accounts, totp};
+use crate::web::app::{App, AppRef};
+use crate::web::caller::Caller;
+use crate::web::error::{ApiError, ApiResult};
+use crate::web::guard::{self, Need, Right};
+use crate::web::input;
+use crate::web::qr;
+use crate::web::routes::{Route, delete, get, post, put};
+
+pub(in crate::web) fn routes() -> Vec<Route> {
+    use Need::{Admin, Nobody, User};
+    use Right::Session;
+    let setup = "/api/mfa/totp/setup";
+    vec![
+        get("/api/mfa", User(Session), "Tells what second factor the caller has, and whether one is required.", show),
+        post(setup, Nobody, "Begins to set up an app for codes, with the password and the factor there is.", begin),
+        put(setup, Nobody, "Proves with a code that the app is set up; answers with recovery codes.", install),
+        post("/api/mfa/totp/clear", User(Session), "Takes the caller's second factor away.", clear),
+        post("/api/mfa/clear", User(Session), "Takes the caller's second factor away.", clear),
+        post(
+            "/api/mfa/recoverycodes/generate",
+            User(Session),
+            "Makes new recovery codes, which are shown this once.",
+            generate,
+        ),
+        delete(
+            "/api/users/{uid}/mfa/clear",
+            Admin,
+            "Takes a user's second factor away, and ends their sessions.",
+            unset,
+        ),
+    ]
+}
+
+/// What clients read about second factors of a user.
+pub(super) fn described(store: &Store, uid: i32) -> Result<Value, StoreError> {
+    let found = second_factors::summary(store, uid)?;
+    Ok(json!({
+        "TOTP": { "Enabled": found.is_set },
+        "RecoveryCodes": {
+            "Enabled": found.codes_left > 0,
+            "Remaining": found.codes_left,
+            "Generated": found.generated.unwrap_or(Moment::NEVER),
+        },
+    }))
+}
+
+async fn show(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
+    let described = described(&app.store, caller.uid())?;
+    Ok(Json(json!({ "UserConfig": described, "MFARequired": app.config.mfa_required })))
+}
+
+/// Refuses what comes faster than one user may change things: these calls pass no session at which that is seen.
+fn slow_down(app: &App, known: &Known) -> ApiResult<()> {
+    app.write_rate.take(known.user.uid, false).map_err(|wait| {
+        let message = "you make changes faster than this webserver takes them: wait a moment";
+        ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, message).retry_after(wait)
+    })
+}
+
+async fn begin(
+    State(app): State<AppRef>,
+    Extension(guard::From(from)): Extension<guard::From>,
+    headers: HeaderMap,
+    input::Raw(body): input::Raw,
+) -> ApiResult<Json<Value>> {
+    let given = Credentials::read(&headers, &body)?;
+    let known = Known::by_password(&app, from, &given).await?;
+    slow_down(&app, &known)?;
+    let begin =
+        |known: &Known, writes: &mut Writes| Ok(second_factors::begin(known.user.uid, known.factor.as_ref(), writes)?);
+    let user = known.user.user.clone();
+    let seed = known.commit(&app, given.code()?, "begin to set up a second factor", begin).await?;
+    let url = totp::url(&app.config.mfa_issuer, &user, &seed);
+    let picture = STANDARD.encode(qr::png(&url)?);
+    Ok(Json(json!({ "QRCode": picture, "Seed": totp::seed_text(&seed), "URL": url })))
+}
+
+async fn install(
+    State(app): State<AppRef>,
+    Extension(guard::From(from)): Extension<guard::From>,
+    headers: HeaderMap,
+    input::Raw(body): input::Raw,
+) -> ApiResult<Response> {
+    let given = Credentials::read(&headers, &body)?;
+    let known = Known::by_password(&app, from, &given).await?;
+    slow_down(&app, &known)?;
+    let known = known.may_try(&app)?;
+    let uid = known.user.uid;
+    // Sessions that were begun without this factor end.
+    let (mut writes, epoch) = accounts::end_sessions_and(&app.store, uid, None)?;
+    let codes = match second_factors::install(&app.store, uid, given.bare_code(), &mut writes)? {
+        Installed::Yes(codes) => codes,
+        Installed::No => {
+            let reason = "wrong code: is the clock of the device with the app right?";
+            return Err(known.wrong(&app, "wrong code of a second factor that is being set up", reason));
+        }
+        Installed::NotBegun => {
+            known.half_way();
+            return Err(ApiError::conflict("nothing is being set up, or it took too long: POST /api/mfa/totp/setup"));
+        }
+    };
+    let begun = Begun { uid, su: String::new(), second_factor: true, epoch };
+    let claims = begin_session(&app, begun, from, &headers, &mut writes)?;
+    if let Err(error) = app.store.commit(&known.author(), "set up a second factor", writes).await {
+        known.half_way();
+        return Err(error.into());
+    }
+    let mut besides = must_change(known.must_change);
+    besides["RecoveryCodes"] = codes.into();
+    known.succeeded(&app);
+    answer(&app, &headers, &claims, &besides)
+}
+
+/// Who sends name and password with a session must be who the session is.
+async fn own(app: &App, caller: &Caller, given: &Credentials) -> ApiResult<Known> {
+    let known = Known::by_password(app, caller.from, given).await?;
+    if known.user.uid == caller.uid() {
+        return Ok(known);
+    }
+    known.half_way();
+    Err(ApiError::forbidden("the password is that of another user than the session"))
+}
+
+async fn clear(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    input::Raw(body): input::Raw,
+) -> ApiResult<Json<Value>> {
+    if app.config.mfa_required {
+        let message = "a second factor is required here (MFA-Required): set up another one in its place";
+        return Err(ApiError::forbidden(message));
+    }
+    let given = Credentials::read(&headers, &body)?;
+    let known = own(&app, &caller, &given).await?;
+    let clear = |known: &Known, writes: &mut Writes| match known.factor {
+        Some(_) => Ok(second_factors::clear(known.user.uid, writes)?),
+        None => Ok(()),
+    };
+    known.commit(&app, given.code()?, "clear the second factor", clear).await?;
+    Ok(DONE)
+}
+
+async fn generate(
+    State(app): State<AppRef>,
+    caller: Caller,
+    headers: HeaderMap,
+    input::Raw(body): input::Raw,
+) -> ApiResult<Json<Value>> {
+    let given = Credentials::read(&headers, &body)?;
+    let known = own(&app, &caller, &given).await?;
+    let generate = |known: &Known, writes: &mut Writes| {
+        let none = || ApiError::conflict("there is no second factor: set one up first");
+        Ok(second_factors::new_codes(known.factor.as_ref().ok_or_else(none)?, writes)?)
+    };
+    let (kept, shown) = known.commit(&app, given.code()?, "make new recovery codes", generate).await?;
+    let (remaining, generated) = (kept.left(), kept.generated);
+    Ok(Json(json!({ "Enabled": true, "Codes": shown, "Remaining": remaining, "Generated": generated })))
+}
+
+async fn unset(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Response> {
+    let user = found(&app.store, uid)?.value;
+    // A session alone must not take away what protects the account from it.
+    if uid == caller.uid() && second_factors::summary(&app.store, uid)?.is_set {
+        let message =
+            "clear your own second factor with its code: POST /api/mfa/clear; another administrator can do it, too";
+        return Err(ApiError::forbidden(message));
+    }
+    let writes = accounts::clear_second_factor(&app.store, uid)?;
+    app.store.commit(&caller.author(), &format!("clear the second factor of {}", user.user), writes).await?;
+    Ok(DONE.into_response())
+}

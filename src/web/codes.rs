@@ -1,0 +1,65 @@
+//! Codes of second factors are throttled by user, wherever they come from: who tries them knows the password, and six digits
+//! are soon guessed from many addresses. Recovery codes cannot be guessed, so the user gets in with one all the same.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Wrong codes of a user within [`WINDOW`] before none is looked at. At this rate one in a thousand guessers finds a code in a
+/// quarter of a day.
+const WRONG_MAX: u32 = 5;
+const WINDOW: Duration = Duration::from_secs(5 * 60);
+
+struct Count {
+    wrong: u32,
+    first: Instant,
+}
+
+/// Counts wrong codes. There are at most as many counts as users with a second factor.
+#[derive(Default)]
+pub(super) struct Codes(Mutex<HashMap<i32, Count>>);
+
+impl Codes {
+    /// Whether a code of this user may be looked at. It counts as wrong until [`Codes::right`] says otherwise, so that codes that
+    /// are tried at the same time do not slip past the count.
+    pub(super) fn may_try(&self, uid: i32) -> bool {
+        self.may_try_at(uid, Instant::now())
+    }
+
+    fn may_try_at(&self, uid: i32, now: Instant) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.retain(|_, count| now.saturating_duration_since(count.first) < WINDOW);
+        let count = counts.entry(uid).or_insert(Count { wrong: 0, first: now });
+        if count.wrong >= WRONG_MAX {
+            return false;
+        }
+        count.wrong += 1;
+        true
+    }
+
+    /// A code was right.
+    pub(super) fn right(&self, uid: i32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_codes_hold_a_user_back_until_the_window_is_over() {
+        let (codes, start) = (Codes::default(), Instant::now());
+        for _ in 0..WRONG_MAX {
+            assert!(codes.may_try_at(7, start));
+        }
+        assert!(!codes.may_try_at(7, start) && codes.may_try_at(8, start));
+        assert!(!codes.may_try_at(7, start + WINDOW / 2));
+        assert!(codes.may_try_at(7, start + WINDOW));
+        codes.right(7);
+        for _ in 0..WRONG_MAX {
+            assert!(codes.may_try_at(7, start + WINDOW));
+        }
+        assert!(!codes.may_try_at(7, start + WINDOW));
+    }
+}

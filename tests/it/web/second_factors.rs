@@ -1,0 +1,420 @@
+//! Second factors over two webservers: set up, asked for, used once, lost and taken away.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use gravwell::objects::totp;
+use serde_json::{Value, json};
+
+use super::client::{Answer, Client};
+use super::{ADMIN_PASSWORD, Site, Web};
+use crate::fleet::Fleet;
+
+const PASSWORD: &str = "a plain horse";
+
+/// An authenticator app that has read a QR code.
+pub(super) struct App(Vec<u8>);
+
+impl App {
+    pub(super) fn of_seed(seed: &str) -> App {
+        App(totp::seed_of(seed).expect("base 32"))
+    }
+
+    fn of(answer: &Value) -> App {
+        let seed = answer["Seed"].as_str().expect("a seed");
+        assert!(answer["URL"].as_str().expect("an address").contains(&format!("secret={seed}")), "{answer}");
+        let picture = answer["QRCode"].as_str().expect("a picture");
+        let picture = base64::engine::general_purpose::STANDARD.decode(picture).expect("base64");
+        assert!(picture.starts_with(b"\x89PNG"));
+        App::of_seed(seed)
+    }
+
+    /// The code of now, or of so many steps later. Both count for at least half a minute.
+    pub(super) fn code(&self, later: u64) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        totp::code_of(&self.0, totp::step_at(now.as_secs() * 1000) + later)
+    }
+
+    /// One of so many codes that is none of the app's.
+    pub(super) fn wrong(&self) -> String {
+        let good: Vec<String> = (0..3).map(|later| self.code(later)).collect();
+        (0..).map(|n| format!("{n:06}")).find(|code| !good.contains(code)).expect("one of a million")
+    }
+}
+
+fn body(user: &str, kind: &str, code: &str) -> Value {
+    let pass = if user == "admin" { ADMIN_PASSWORD } else { PASSWORD };
+    json!({ "User": user, "Pass": pass, "AuthType": kind, "AuthCode": code })
+}
+
+/// As existing clients send it: without a content type.
+fn log_in(client: &Client, user: &str, kind: &str, code: &str) -> Answer {
+    client.send_text("POST", "/api/login/mfa", "", &body(user, kind, code).to_string())
+}
+
+fn bearer(web: &Web, answer: &Answer) -> Client {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = answer.json();
+    assert_eq!(answer["LoginStatus"], true, "{answer}");
+    web.nobody().with("Authorization", &format!("Bearer {}", answer["JWT"].as_str().expect("JWT")))
+}
+
+/// Sets an app up; answers with it, a session and the recovery codes.
+fn set_up(web: &Web, user: &str) -> (App, Client, Vec<String>) {
+    let begun = web.nobody().post("/api/mfa/totp/setup", &body(user, "None", ""));
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    let app = App::of(&begun.json());
+    let done = web.nobody().put("/api/mfa/totp/setup", &body(user, "TOTP", &app.code(0)));
+    let codes = done.json()["RecoveryCodes"].as_array().expect("codes").clone();
+    let codes = codes.iter().map(|code| code.as_str().expect("text").to_owned()).collect();
+    (app, bearer(web, &done), codes)
+}
+
+fn said(answer: &Answer) -> (u16, bool, bool, bool) {
+    let body = answer.json();
+    let is = |name: &str| body[name] == true;
+    (answer.status, is("LoginStatus"), is("MFARequired"), is("MFASetupRequired"))
+}
+
+fn add_user(admin: &Client, name: &str) -> i64 {
+    admin.made("/api/users", &json!({ "User": name, "Pass": PASSWORD })).as_i64().expect("number")
+}
+
+#[test]
+fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
+    let site = Site::new();
+    let (admin, _) = site.admins();
+    let uid = add_user(&admin, "bob");
+    site.converges();
+    let none = json!({ "TOTP": { "Enabled": false },
+        "RecoveryCodes": { "Enabled": false, "Remaining": 0, "Generated": "0001-01-01T00:00:00Z" } });
+    let before = site.a.login("bob", PASSWORD);
+    assert_eq!(before.ok("GET", "/api/mfa"), json!({ "UserConfig": none, "MFARequired": false }));
+    // Nothing is set up until a code proves it, and nothing can be proved that was not begun.
+    assert_eq!(site.a.nobody().put("/api/mfa/totp/setup", &body("bob", "TOTP", "123456")).status, 409);
+    let wrong = json!({ "User": "bob", "Pass": "a second horse" });
+    assert_eq!(site.a.nobody().post("/api/mfa/totp/setup", &wrong).status, 422);
+    let app = App::of(&site.a.nobody().post("/api/mfa/totp/setup", &body("bob", "None", "")).json());
+    let unproved = site.a.nobody().put("/api/mfa/totp/setup", &body("bob", "TOTP", &app.wrong()));
+    assert_eq!(unproved.status, 422, "{}", unproved.text());
+    assert_eq!(
+        (before.get("/api/testauth").status, site.a.login("bob", PASSWORD).get("/api/testauth").status),
+        (200, 200)
+    );
+
+    let (app, session, codes) = set_up(&site.a, "bob");
+    assert_eq!(codes.len(), 10);
+    assert_eq!((before.get("/api/testauth").status, session.get("/api/testauth").status), (401, 200), "others end");
+    let shown = session.ok("GET", "/api/mfa")["UserConfig"].clone();
+    assert_eq!((&shown["TOTP"]["Enabled"], &shown["RecoveryCodes"]["Remaining"]), (&json!(true), &json!(10)));
+    assert_eq!(admin.ok("GET", &format!("/api/users/{uid}"))["MFA"], shown);
+    site.converges();
+    for web in [&site.a, &site.b] {
+        for path in ["/api/login", "/api/login/mfa"] {
+            let asked = web.nobody().post(path, &json!({ "User": "bob", "Pass": PASSWORD }));
+            assert_eq!(said(&asked), (200, false, true, false), "{path}");
+            assert_eq!((asked.json().get("JWT"), asked.header("set-cookie")), (None, None));
+            assert_eq!(asked.json()["AcceptedAuthTypes"], json!(["TOTP", "RecoveryCodes"]));
+        }
+        // Who does not know the password learns nothing.
+        let refused = web.nobody().post("/api/login/mfa", &wrong);
+        assert_eq!(said(&refused), (422, false, false, false));
+        assert_eq!(log_in(&web.nobody(), "bob", "TOTP", &app.wrong()).status, 422);
+        assert_eq!(log_in(&web.nobody(), "bob", "Other", &app.code(1)).status, 400);
+    }
+    // What proved the app does not open a session as well; the next code does, once.
+    assert_eq!(log_in(&site.b.nobody(), "bob", "TOTP", &app.code(0)).status, 422);
+    let next = app.code(1);
+    let at_b = bearer(&site.b, &log_in(&site.b.nobody(), "bob", "TOTP", &next));
+    assert_eq!(at_b.get("/api/testauth").status, 200);
+    site.converges();
+    for web in [&site.a, &site.b] {
+        let again = log_in(&web.nobody(), "bob", "TOTP", &next);
+        assert!(again.status == 422 && again.text().contains("used already"), "{}", again.text());
+    }
+
+    // Recovery codes count once, in any case; new ones take the place of all.
+    let spoken = codes[0].to_uppercase().replace('-', " ");
+    bearer(&site.a, &log_in(&site.a.nobody(), "bob", "RecoveryCodes", &spoken));
+    site.converges();
+    assert_eq!(log_in(&site.b.nobody(), "bob", "RecoveryCodes", &codes[0]).status, 422);
+    assert_eq!(session.ok("GET", "/api/mfa")["UserConfig"]["RecoveryCodes"]["Remaining"], 9);
+    let path = "/api/mfa/recoverycodes/generate";
+    assert_eq!(session.post(path, &body("bob", "None", "")).status, 422, "a session alone is not enough");
+    assert_eq!(session.post(path, &body("admin", "None", "")).status, 403, "nor another user's password");
+    let made = session.made(path, &body("bob", "RecoveryCodes", &codes[1]));
+    assert_eq!((&made["Enabled"], &made["Remaining"]), (&json!(true), &json!(10)));
+    let fresh = made["Codes"][0].as_str().expect("a code").to_owned();
+    assert_eq!(log_in(&site.a.nobody(), "bob", "RecoveryCodes", &codes[2]).status, 422);
+
+    // Another app takes its place only with a proof of this one.
+    let asked = site.a.nobody().post("/api/mfa/totp/setup", &body("bob", "None", ""));
+    assert_eq!(asked.status, 422, "{}", asked.text());
+    let begun = site.a.nobody().post("/api/mfa/totp/setup", &body("bob", "RecoveryCodes", &fresh));
+    let second = App::of(&begun.json());
+    let done = site.a.nobody().put("/api/mfa/totp/setup", &body("bob", "TOTP", &second.code(0)));
+    let session = bearer(&site.a, &done);
+    let code = |n: usize| done.json()["RecoveryCodes"][n].as_str().expect("a code").to_owned();
+    assert_eq!(log_in(&site.a.nobody(), "bob", "TOTP", &app.code(1)).status, 422, "the former app");
+
+    for clear in ["/api/mfa/totp/clear", "/api/mfa/clear"] {
+        assert_eq!(session.post(clear, &body("bob", "None", "")).status, 422, "{clear}");
+    }
+    session.made("/api/mfa/clear", &body("bob", "RecoveryCodes", &code(0)));
+    assert_eq!(session.ok("GET", "/api/mfa")["UserConfig"], none);
+    site.converges();
+    assert_eq!(site.b.login("bob", PASSWORD).get("/api/testauth").status, 200);
+}
+
+#[test]
+fn w61_one_code_counts_once_in_the_whole_fleet() {
+    let site = Site::new();
+    let (admin, _) = site.admins();
+    for (n, kind) in [(0, "TOTP"), (1, "RecoveryCodes"), (2, "TOTP"), (3, "RecoveryCodes")] {
+        let name = format!("user{n}");
+        add_user(&admin, &name);
+        let (app, _, codes) = set_up(&site.a, &name);
+        site.converges();
+        let code = if kind == "TOTP" { app.code(1) } else { codes[0].clone() };
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let (name, code) = (&name, &code);
+            let attempts = [&site.a, &site.b, &site.a, &site.b].map(|web| {
+                let client = web.nobody();
+                scope.spawn(move || log_in(&client, name, kind, code).status)
+            });
+            attempts.map(|attempt| attempt.join().expect("ends")).into()
+        });
+        assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{kind}: {statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 422].contains(status)), "{kind}: {statuses:?}");
+    }
+}
+
+#[test]
+fn w62_cut_off_a_code_counts_once_at_a_webserver_and_later_once_in_the_fleet() {
+    let mut site = Site::new();
+    let (admin, _) = site.admins();
+    let uid = add_user(&admin, "bob");
+    let (app, _, codes) = set_up(&site.a, "bob");
+    site.converges();
+    site.stop_datastore();
+    for (kind, code) in [("TOTP", app.code(1)), ("RecoveryCodes", codes[0].clone())] {
+        let at_a = bearer(&site.a, &log_in(&site.a.nobody(), "bob", kind, &code));
+        assert_eq!(log_in(&site.a.nobody(), "bob", kind, &code).status, 422, "{kind}: a replay");
+        // What the other one does not know it cannot refuse.
+        let at_b = bearer(&site.b, &log_in(&site.b.nobody(), "bob", kind, &code));
+        assert_eq!((at_a.get("/api/testauth").status, at_b.get("/api/testauth").status), (200, 200), "{kind}");
+    }
+    assert_eq!(admin.ok("GET", &format!("/api/users/{uid}/sessions"))["Sessions"].as_array().map(Vec::len), Some(3));
+    site.start_datastore();
+    site.converges();
+    let sessions = admin.ok("GET", &format!("/api/users/{uid}/sessions"));
+    assert_eq!(
+        sessions["Sessions"].as_array().map(Vec::len),
+        Some(3),
+        "of two logins with one code one is left: {sessions}"
+    );
+    let refused: Vec<Value> = [&site.a, &site.b]
+        .into_iter()
+        .flat_map(|web| web.admin(&site.fleet).ok("GET", "/api/rejections").as_array().expect("list").clone())
+        .collect();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(
+        refused.iter().any(|one| one["Reason"] == "the code of the second factor was used elsewhere, too"),
+        "{refused:?}"
+    );
+}
+
+/// A webserver that does not know of a factor yet lets in with the password alone what the datastore then refuses.
+#[test]
+fn w63_a_password_alone_does_not_outlive_a_factor_that_was_set_up_elsewhere() {
+    let mut site = Site::new();
+    let (admin, _) = site.admins();
+    add_user(&admin, "bob");
+    site.converges();
+    site.stop_datastore();
+    let early = site.b.login("bob", PASSWORD);
+    let (_, session, _) = set_up(&site.a, "bob");
+    let late = site.b.login("bob", PASSWORD);
+    assert_eq!((early.get("/api/testauth").status, late.get("/api/testauth").status), (200, 200));
+    site.start_datastore();
+    site.converges();
+    let (early, late, session) = (early.get("/api/testauth"), late.get("/api/testauth"), session.get("/api/testauth"));
+    // Whichever was committed first: logins without the factor, or the factor.
+    assert_eq!((early.status, late.status, session.status), (401, 401, 200));
+}
+
+#[test]
+fn w64_who_must_have_a_second_factor_sets_it_up_before_the_first_session() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    fleet.enroll("b", "webserver");
+    let config = fleet.write_file("gravwell.conf", "[Global]\nMFA-Required=true\nMFA-Issuer-Name=Blue Whale\n");
+    let strict = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let first = |pass: &str, kind: &str, code: &str| json!({ "User": "admin", "Pass": pass, "AuthType": kind, "AuthCode": code });
+    let nobody = strict.nobody();
+    fleet.wait("the first administrator exists", || {
+        nobody.post("/api/login", &json!({ "User": "admin" })).status != 503
+    });
+    assert_eq!(said(&nobody.post("/api/login", &first("changeme", "None", ""))), (200, false, true, true));
+    let begun = nobody.post("/api/mfa/totp/setup", &first("changeme", "None", "")).json();
+    assert!(begun["URL"].as_str().expect("text").starts_with("otpauth://totp/Blue%20Whale:admin?"), "{begun}");
+    let app = App::of(&begun);
+    let done = nobody.put("/api/mfa/totp/setup", &first("changeme", "TOTP", &app.code(0)));
+    assert_eq!(done.json()["MustChangePassword"], true, "the first password is for the first login only");
+    let admin = bearer(&strict, &done);
+    assert_eq!(admin.get("/api/users").status, 403);
+    admin.changed("/api/users/1/pwd", &json!({ "OrigPass": "changeme", "NewPass": ADMIN_PASSWORD }));
+    assert_eq!(admin.ok("GET", "/api/mfa")["MFARequired"], true);
+    let code = |n: usize| done.json()["RecoveryCodes"][n].as_str().expect("a code").to_owned();
+    for clear in ["/api/mfa/clear", "/api/mfa/totp/clear"] {
+        assert_eq!(admin.post(clear, &body("admin", "RecoveryCodes", &code(0))).status, 403, "{clear}");
+    }
+    assert_eq!(admin.delete("/api/users/1/mfa/clear").status, 403, "a session alone does not clear its own factor");
+    bearer(&strict, &log_in(&nobody, "admin", "RecoveryCodes", &code(0)));
+
+    // A webserver that requires nothing begins sessions that count there and not here. Tokens count everywhere.
+    let uid = add_user(&admin, "bob");
+    let lax = Web::start(&fleet, "b", &[]);
+    fleet.converges(&["a", "b"]);
+    let bob = lax.login("bob", PASSWORD);
+    let token = bob.made("/api/tokens", &json!({ "name": "t", "capabilities": ["ListUsers"] }));
+    let token = token["token"].as_str().expect("value").to_owned();
+    fleet.converges(&["a", "b"]);
+    let here = nobody.with("Authorization", &format!("Bearer {}", bob.token()));
+    assert_eq!((bob.get("/api/testauth").status, here.get("/api/testauth").status), (200, 401));
+    for web in [&strict, &lax] {
+        assert_eq!(web.nobody().with("Gravwell-Token", &token).get("/api/users").status, 200, "{}", web.name);
+    }
+    assert_eq!(said(&nobody.post("/api/login", &body("bob", "None", ""))), (200, false, true, true));
+    let (_, bob, _) = set_up(&strict, "bob");
+    fleet.converges(&["a", "b"]);
+    let there = lax.nobody().with("Authorization", &format!("Bearer {}", bob.token()));
+    assert_eq!((bob.get("/api/testauth").status, there.get("/api/testauth").status), (200, 200));
+    // An administrator may act as the user, and clear the factor of one who has lost the app.
+    let su = admin.ok("GET", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
+    let su = nobody.with("Authorization", &format!("Bearer {su}"));
+    assert_eq!(su.get("/api/testauth").status, 200);
+    assert_eq!(bob.delete(&format!("/api/users/{uid}/mfa/clear")).status, 403);
+    admin.ok("DELETE", &format!("/api/users/{uid}/mfa/clear"));
+    assert_eq!((bob.get("/api/testauth").status, su.get("/api/testauth").status), (401, 401));
+    assert_eq!(said(&nobody.post("/api/login", &body("bob", "None", ""))), (200, false, true, true));
+    assert_eq!(admin.delete("/api/users/4711/mfa/clear").status, 404);
+}
+
+#[test]
+fn w65_codes_are_throttled_from_wherever_they_are_tried_and_recorded() {
+    let fleet = Fleet::new();
+    let config = fleet.write_file("gravwell.conf", "[Global]\nWebserver-Trusted-Proxy=127.0.0.0/8\n");
+    let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    for name in ["bob", "eve"] {
+        add_user(&admin, name);
+    }
+    let from = |place: &str| web.nobody().with("X-Forwarded-For", place);
+    let (bob, _, codes) = set_up(&web, "bob");
+    let (eve, ..) = set_up(&web, "eve");
+    // At one place wrong codes count like wrong passwords, and a right password forgets none of them.
+    for _ in 0..5 {
+        assert_eq!(log_in(&from("192.0.2.1"), "eve", "RecoveryCodes", "x").status, 422);
+        let half = from("192.0.2.1").post("/api/login", &body("eve", "None", ""));
+        assert!([200, 423].contains(&half.status));
+    }
+    assert_eq!(log_in(&from("192.0.2.1"), "eve", "TOTP", &eve.code(1)).status, 423);
+    bearer(&web, &log_in(&from("192.0.2.2"), "eve", "TOTP", &eve.code(1)));
+    // From many places: the app's codes are not looked at any more, and a recovery code still opens.
+    for n in 0..5 {
+        assert_eq!(log_in(&from(&format!("198.51.100.{n}")), "bob", "TOTP", &bob.wrong()).status, 422);
+    }
+    let held = log_in(&from("192.0.2.7"), "bob", "TOTP", &bob.code(1));
+    assert!(held.status == 423 && held.text().contains("recovery code"), "{}", held.text());
+    assert_eq!(from("192.0.2.8").put("/api/mfa/totp/setup", &body("bob", "TOTP", &bob.code(1))).status, 423);
+    bearer(&web, &log_in(&from("192.0.2.7"), "bob", "RecoveryCodes", &codes[0]));
+    bearer(&web, &log_in(&from("192.0.2.7"), "bob", "TOTP", &bob.code(1)));
+
+    let rows = || {
+        let query = json!({ "SearchString": "tag=audit", "Format": "json", "Duration": "1h" });
+        admin.post("/api/search/direct", &query).text()
+    };
+    let wanted = [
+        "set up a second factor",
+        "log in with a second factor",
+        "log in with a recovery code",
+        "wrong code of the second factor",
+        "wrong recovery code",
+        "too many wrong codes",
+    ];
+    fleet.wait("the audit has it", || wanted.iter().all(|what| rows().contains(what)));
+    let rows = rows();
+    assert!(!rows.contains(&totp::seed_text(&bob.0)) && !rows.contains(&codes[1]), "no secret is in it");
+}
+
+#[test]
+fn w66_a_seed_leaves_the_fleet_in_no_copy_and_a_restore_leaves_factors_alone() {
+    let site = Site::new();
+    let (admin, _) = site.admins();
+    add_user(&admin, "bob");
+    let former = admin.get("/api/backup").body;
+    let (app, session, codes) = set_up(&site.a, "bob");
+    // One that is not finished.
+    add_user(&admin, "eve");
+    let unfinished = App::of(&site.a.nobody().post("/api/mfa/totp/setup", &body("eve", "None", "")).json());
+    let exported = site.converges();
+    let seeds = [totp::seed_text(&app.0), totp::seed_text(&unfinished.0)];
+    let hides = |what: &str, text: &str| {
+        assert!(!seeds.iter().any(|seed| text.contains(seed)), "{what} has a seed");
+        assert!(!codes.iter().any(|code| text.contains(code)), "{what} has a recovery code");
+        assert!(!text.contains("\"hashes\""), "{what} has hashes of recovery codes");
+    };
+    hides("an export", &exported);
+    hides("an export", &site.fleet.ok("d", &["export"]));
+    hides("the log", &site.fleet.ok("d", &["tail"]));
+    hides("a backup", &admin.get("/api/backup").text());
+    hides("a backup", &admin.get("/api/backup?omit_sensitive=true").text());
+    for path in ["/api/log", "/api/log/collections", "/api/users", "/api/mfa", "/api/log/object/second-factors/2"] {
+        hides(path, &admin.get(path).text());
+    }
+    site.fleet.enroll("r", "reader");
+    let reader = site.fleet.replica("r");
+    site.fleet.wait("the reader is level", || {
+        let (there, here) = (site.fleet.status("d"), site.fleet.status("r"));
+        here["seq"] == there["head"] && here["digest"] == there["digest"]
+    });
+    hides("a reader", &site.fleet.ok("r", &["export", "--with-secrets"]));
+    reader.terminate();
+
+    // A backup that knows of no factors, as one of an earlier version, takes none away.
+    let text = String::from_utf8(former).expect("text");
+    let (head, rest) = text.split_once('\n').expect("lines");
+    let mut head: Value = serde_json::from_str(head).expect("JSON");
+    let omitted = head["omitted"].as_array_mut().expect("list");
+    omitted.retain(|name| !name.as_str().is_some_and(|name| name.starts_with("second-") || name == "recovery-codes"));
+    let (rest, _) = rest.trim_end().rsplit_once("\n{\"end\"").expect("an end");
+    let body_text = format!("{head}\n{rest}\n");
+    let objects = rest.lines().filter(|line| line.starts_with("{\"collection\"")).count();
+    let chunks = rest.lines().count() - objects;
+    let end = json!({ "end": { "objects": objects, "chunks": chunks,
+        "blake3": blake3::hash(body_text.as_bytes()).to_hex().to_string() } });
+    let restored = admin.upload("POST", "/api/backup", "backup", format!("{body_text}{end}\n").as_bytes());
+    assert_eq!(restored.status, 200, "{}", restored.text());
+    assert_eq!(session.get("/api/testauth").status, 401, "logins end");
+    assert_eq!(said(&site.a.nobody().post("/api/login", &body("bob", "None", ""))), (200, false, true, false));
+    bearer(&site.a, &log_in(&site.a.nobody(), "bob", "RecoveryCodes", &codes[0]));
+}
+
+#[test]
+fn w69_an_invalid_factor_opens_nothing_until_an_administrator_clears_it() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let uid = add_user(&admin, "bob");
+    let session = web.login("bob", PASSWORD);
+    fleet.ok("a", &["put", "second-factors", &uid.to_string(), "--value", "{\"seed\":1}"]);
+    assert_eq!(said(&web.nobody().post("/api/login", &body("bob", "None", ""))), (423, false, false, false));
+    assert_eq!(log_in(&web.nobody(), "bob", "TOTP", "123456").status, 423);
+    assert_eq!(session.get("/api/testauth").status, 401);
+    admin.ok("DELETE", &format!("/api/users/{uid}/mfa/clear"));
+    assert_eq!(web.login("bob", PASSWORD).get("/api/testauth").status, 200);
+}
