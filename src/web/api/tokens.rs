@@ -46,7 +46,7 @@ async fn capabilities() -> Json<Value> {
 }
 
 /// A token as clients know it.
-fn shown(token: &Token) -> Value {
+pub(super) fn shown(token: &Token) -> Value {
     json!({
         "id": token.id,
         "name": token.name,

@@ -7,10 +7,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::groups::group_details;
-use super::{DONE, invalid, match_version, mfa, repeated};
+use super::{DONE, invalid, match_version, mfa, repeated, tokens};
 use crate::objects::ids::Numbers;
 use crate::objects::passwords::{self, Password};
 use crate::objects::sessions;
+use crate::objects::tokens::Token;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Moment, Record, Store, StoreError, Stored, Writes, accounts, claims, groups, names};
 use crate::web::app::AppRef;
@@ -42,7 +43,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         put(
             "/api/users/{uid}/pwd",
             this,
-            "Changes a password; one's own needs the old one.",
+            "Changes a password; one's own needs the old one. Says which API tokens go on.",
             change_password,
         ),
         get(
@@ -295,6 +296,21 @@ async fn demote(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>)
 struct Passwords {
     origpass: String,
     newpass: String,
+    /// What becomes of the user's API tokens: `keep` or `end`.
+    tokens: String,
+}
+
+impl Passwords {
+    /// Whether tokens end. Programs of one's own go on unless it is said otherwise; an administrator sets a password because the
+    /// account may be in the hands of others.
+    fn ends_tokens(&self, is_own: bool) -> ApiResult<bool> {
+        match self.tokens.to_ascii_lowercase().as_str() {
+            "" => Ok(!is_own),
+            "keep" => Ok(false),
+            "end" => Ok(true),
+            other => Err(ApiError::bad(format!("Tokens: {other:?} is not known: use keep or end"))),
+        }
+    }
 }
 
 async fn change_password(
@@ -307,6 +323,7 @@ async fn change_password(
     if caller.session.is_none() {
         return Err(ApiError::forbidden("a token cannot change passwords: log in"));
     }
+    let ends_tokens = given.ends_tokens(uid == caller.uid())?;
     let seen = app.store.seen::<Password>(&uid.to_string())?;
     let kept = app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value);
     if uid == caller.uid() {
@@ -337,11 +354,24 @@ async fn change_password(
     } else {
         writes.overwrite(&password, "an administrator sets it because the old one is lost or known to others")?;
     }
-    app.store.commit(&caller.author(), &format!("change the password of {}", user.user), writes).await?;
+    let prefix = format!("{uid}/");
+    let tokens = app.store.list::<Token>(&prefix)?;
+    let tokens: Vec<Value> = tokens.iter().map(|record| tokens::shown(&record.value)).collect();
+    let mut what = format!("change the password of {}", user.user);
+    if ends_tokens {
+        // Those that are invalid, too.
+        for key in app.store.keys::<Token>(&prefix)? {
+            writes
+                .delete_whatever::<Token>(&key, "a right that is taken away is taken away, whatever it is by then")?;
+        }
+        what.push_str(", and end the API tokens");
+    }
+    app.store.commit(&caller.author(), &what, writes).await?;
     if uid == FIRST {
         let _ = tokio::fs::remove_file(app.config.data_dir.join(PASSWORD_FILE)).await;
     }
-    Ok(DONE)
+    let (kept, ended) = if ends_tokens { (Vec::new(), tokens) } else { (tokens, Vec::new()) };
+    Ok(Json(json!({ "Tokens": { "Kept": kept, "Ended": ended } })))
 }
 
 async fn search_group(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Json<i32>> {

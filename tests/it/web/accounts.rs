@@ -219,6 +219,51 @@ fn w5_a_random_first_password_must_be_changed_first() {
     web.stop();
 }
 
+/// Whoever changes a password decides what becomes of the tokens, and is told of each.
+#[test]
+fn w67_a_change_of_a_password_names_the_tokens_and_keeps_or_ends_them() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let path = format!("/api/users/{uid}/pwd");
+    let of_admin = admin.made("/api/tokens", &json!({ "name": "not bob's", "capabilities": ["ListUsers"] }));
+    // (who, choice, whether tokens end)
+    let cases = [
+        ("bob", json!(null), false),
+        ("bob", json!("keep"), false),
+        ("bob", json!("END"), true),
+        ("admin", json!(null), true),
+        ("admin", json!("keep"), false),
+        ("admin", json!("end"), true),
+    ];
+    let mut password = "a plain horse".to_owned();
+    for (n, (who, choice, ends)) in cases.into_iter().enumerate() {
+        let bob = web.login("bob", &password);
+        let made = bob.made("/api/tokens", &json!({ "name": format!("t{n}"), "capabilities": ["ListUsers"] }));
+        let token = web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
+        let caller = if who == "bob" { &bob } else { &admin };
+        let next = format!("a plain horse no {n}");
+        let wish = |tokens: &serde_json::Value| json!({ "OrigPass": password, "NewPass": next, "Tokens": tokens });
+        assert_eq!(caller.put(&path, &wish(&json!("some"))).status, 400);
+        let answer = caller.changed(&path, &wish(&choice));
+        let named = |what: &str| {
+            let list = answer["Tokens"][what].as_array().expect("a list").clone();
+            assert!(list.iter().all(|one| one.get("token").is_none() && one.get("hash").is_none()), "{list:?}");
+            list.into_iter().filter(|one| one["id"] == made["id"]).count()
+        };
+        assert_eq!(
+            (named("Kept"), named("Ended")),
+            (usize::from(!ends), usize::from(ends)),
+            "{who} {choice}: {answer}"
+        );
+        assert_eq!(token.get("/api/users").status, if ends { 401 } else { 200 }, "{who} {choice}");
+        password = next;
+    }
+    let token = web.nobody().with("Gravwell-Token", of_admin["token"].as_str().expect("value"));
+    assert_eq!(token.get("/api/users").status, 200, "those of others go on");
+}
+
 /// Guesses from one place, whatever the name, hold back nobody elsewhere.
 #[test]
 fn w6_guessing_is_slow_and_hinders_only_who_guesses() {
