@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::ADMIN_PASSWORD;
 use super::driver::{Browser, Driver};
+use super::second_factors::App;
 use super::{Site, Web};
 
 /// Where pictures of all pages go, if anywhere: `GRAVWELL_PICTURES=directory`.
@@ -323,6 +324,93 @@ fn w30_cut_off_in_the_browser_and_a_conflict_is_shown() {
     for browser in [&two.a, &two.b] {
         browser.was_never_loaded_again();
     }
+}
+
+#[test]
+fn w68_a_second_factor_is_set_up_asked_for_and_cleared_in_browsers() {
+    let Some(two) = Two::start() else { return };
+    let Two { site, a, b, .. } = &two;
+    let admin = site.b.admin(&site.fleet);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    site.converges();
+    let prove = |password: &str, code: Option<&str>| {
+        a.fill(&test("field-Pass"), password);
+        if let Some(code) = code {
+            a.fill(&test("field-Code"), code);
+        }
+        a.click(&test("prove-password"));
+    };
+    a.click(&test("sign-out"));
+    a.sign_in(&site.a, "bob", "a plain horse");
+    a.go("/profile");
+    a.sees(&test("second-factor"), "off");
+    a.click(&test("set-up-factor"));
+    prove("a plain mouse", None);
+    a.sees(&test("failure"), "wrong user name or password");
+    prove("a plain horse", None);
+    a.sees(&test("prove"), "Turn on");
+    let is_shown = || a.run("return document.querySelector('[data-test=qr]').naturalWidth > 100") == true;
+    site.fleet.wait("the picture is one", is_shown);
+    let seed = a.run("return document.querySelector('[data-test=seed]').textContent");
+    let app = App::of_seed(seed.as_str().expect("text"));
+    a.fill(&test("field-Code"), &app.wrong());
+    a.click(&test("prove"));
+    a.sees(&test("failure"), "wrong code");
+    a.fill(&test("field-Code"), &app.code(0));
+    a.click(&test("prove"));
+    a.sees(&test("codes"), "-");
+    let codes: Vec<String> = a.text(&test("codes")).lines().map(str::to_owned).collect();
+    assert_eq!(codes.len(), 10);
+    a.click(&test("done"));
+    a.sees(&test("second-factor"), "on");
+    a.sees(&test("codes-left"), "10 left");
+    // The session is another one, and the page did not notice.
+    a.was_never_loaded_again();
+
+    a.click(&test("sign-out"));
+    a.fill(&test("user"), "bob");
+    a.fill(&test("pass"), "a plain horse");
+    a.click(&test("sign-in"));
+    a.fill(&test("field-Code"), &app.code(0));
+    a.click(&test("sign-in"));
+    a.sees(&test("failure"), "used already");
+    a.fill(&test("field-Code"), &app.code(1));
+    a.click(&test("sign-in"));
+    a.sees(&test("sign-out"), "Sign out");
+    a.go("/profile");
+    a.click(&test("new-codes"));
+    prove("a plain horse", Some(&codes[0]));
+    a.sees(&test("codes"), "-");
+    assert!(!a.text(&test("codes")).contains(&codes[1]));
+    a.click(&test("done"));
+    a.sees(&test("codes-left"), "10 left");
+
+    b.go(&format!("/users/{uid}"));
+    b.sees(&test("second-factor"), "on");
+    b.click(&test("clear-factor"));
+    b.click(&test("confirm"));
+    b.sees(&test("second-factor"), "off");
+    b.was_never_loaded_again();
+    a.sees(&test("sign-in"), "Sign in");
+    a.sign_in(&site.a, "bob", "a plain horse");
+
+    // Whoever sets a password is told of the tokens.
+    let bob = site.b.login("bob", "a plain horse");
+    let made = bob.made("/api/tokens", &json!({ "name": "nightly report", "capabilities": ["ListUsers"] }));
+    let token = site.b.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
+    b.click(&test("set-password"));
+    b.sees(&test("tokens-named"), "nightly report");
+    b.fill(&test("field-NewPass"), "a second horse");
+    b.click(&test("tokens-keep"));
+    b.click("dialog [data-test=\"save\"]");
+    b.sees(&test("toast"), "was set");
+    assert_eq!(token.get("/api/users").status, 200);
+    b.click(&test("set-password"));
+    b.sees(&test("tokens-named"), "nightly report");
+    b.fill(&test("field-NewPass"), "a third horse");
+    b.click("dialog [data-test=\"save\"]");
+    site.fleet.wait("the token has ended", || token.get("/api/users").status == 401);
+    b.was_never_loaded_again();
 }
 
 /// Pictures of every page, for eyes: light, dark and as on a phone.

@@ -34,6 +34,19 @@ export function onSignedOut(action) {
   signedOut = action;
 }
 
+let renewal = Promise.resolve();
+let renewedAt = -1;
+
+/** Does what gives this browser another session. What is read with the former one meanwhile is read again with the new one. */
+export function renewing(action) {
+  renewedAt = Infinity;
+  const done = action().finally(() => {
+    renewedAt = performance.now();
+  });
+  renewal = done.catch(() => {});
+  return done;
+}
+
 const FALLBACKS = {
   0: 'The webserver cannot be reached.',
   404: 'There is no such thing (any more).',
@@ -61,6 +74,7 @@ export async function send(method, path, { body, headers = {}, quiet = false } =
     options.body = typeof body === 'string' || body instanceof FormData ? body : JSON.stringify(body);
     if (!(body instanceof FormData)) options.headers['Content-Type'] = 'application/json';
   }
+  const began = performance.now();
   let response;
   let text;
   try {
@@ -70,7 +84,13 @@ export async function send(method, path, { body, headers = {}, quiet = false } =
     throw errorOf(0, '');
   }
   if (!response.ok) {
-    if (response.status === 401 && !quiet) signedOut();
+    if (response.status === 401 && !quiet) {
+      if (method === 'GET' && began <= renewedAt) {
+        await renewal;
+        return send(method, path, { body, headers, quiet });
+      }
+      signedOut();
+    }
     throw errorOf(response.status, text);
   }
   if (method === 'GET') noteLeftOut(path, response);

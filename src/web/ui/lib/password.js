@@ -2,6 +2,7 @@
 import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { put } from './api.js';
 import { Field } from './fields.js';
+import { TokenChoice, useTokensOf } from './token-choice.js';
 
 /** `onDone` is called once the password is changed. */
 export function OwnPassword({ uid, onDone }) {
@@ -9,6 +10,8 @@ export function OwnPassword({ uid, onDone }) {
   const [typed, setTyped] = useState(empty);
   const [failure, setFailure] = useState('');
   const [busy, setBusy] = useState(false);
+  const tokens = useTokensOf(uid);
+  const [choice, setChoice] = useState('keep');
   const set = (name) => (value) => setTyped((before) => ({ ...before, [name]: value }));
   const { OrigPass, NewPass, Repeated } = typed;
   const differs = Repeated !== '' && Repeated !== NewPass;
@@ -18,7 +21,7 @@ export function OwnPassword({ uid, onDone }) {
     setBusy(true);
     setFailure('');
     try {
-      await put(`/api/users/${uid}/pwd`, { OrigPass, NewPass });
+      await put(`/api/users/${uid}/pwd`, { OrigPass, NewPass, Tokens: choice });
       setTyped(empty);
       await onDone();
     } catch (error) {
@@ -31,6 +34,7 @@ export function OwnPassword({ uid, onDone }) {
       <${Field} name="OrigPass" label="Present password" type="password" value=${OrigPass} onValue=${set('OrigPass')} required autocomplete="current-password" />
       <${Field} name="NewPass" label="New password" type="password" value=${NewPass} onValue=${set('NewPass')} required autocomplete="new-password" />
       <${Field} name="Repeated" label="New password again" type="password" value=${Repeated} onValue=${set('Repeated')} required autocomplete="new-password" error=${differs ? 'The two differ.' : ''} />
+      <${TokenChoice} tokens=${tokens} value=${choice} onValue=${setChoice} />
     </div>
     ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
     <button type="submit" class="primary" data-test="save-password" disabled=${busy || differs}>Change password</button>

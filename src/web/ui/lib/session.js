@@ -4,6 +4,7 @@ import { forgetDrafts } from './draft.js';
 import * as events from './events.js';
 import * as json from './json.js';
 import { forget } from './live.js';
+import { withCode } from './codes.js';
 import { Watched } from './value.js';
 
 /** undefined: not known yet; null: nobody; else what the webserver says about the user. */
@@ -69,6 +70,7 @@ function end() {
 
 /** Finds out who is signed in. */
 export async function load() {
+  forget();
   try {
     await begin(await api.get('/api/info/whoami', { quiet: true }));
   } catch (error) {
@@ -83,11 +85,18 @@ export async function refresh() {
   if (me.get()) me.set(user);
 }
 
-export async function signIn(user, password) {
+/** Signs in; says what is asked for before that: a code, or that a second factor is set up. */
+export async function signIn(user, password, code) {
+  const body = withCode({ User: user, Pass: password }, code);
   // A wrong password is not the end of a session.
-  await api.post('/api/login', { User: user, Pass: password }, { quiet: true });
-  forget();
+  const answer = await api.post(code ? '/api/login/mfa' : '/api/login', body, { quiet: true });
+  if (!answer.LoginStatus) {
+    if (answer.MFASetupRequired) return 'setup';
+    if (answer.MFARequired) return 'code';
+    throw new api.ApiError(422, answer.Reason, answer);
+  }
   await load();
+  return 'password';
 }
 
 export async function signOut() {

@@ -24,6 +24,9 @@
 //   data-test="field-query" "run" "mistake" "help" "search-state" "query" "row-count" "holder" "reason" "warning"   a search
 //   data-test="stop" "background" "save-search" "share" "again" "download-text" "download-json" "download-csv"   what is done with it
 //   data-test="histogram" "all-times" "result-row" "previous" "range" "next"   its rows
+//   data-test="second-factor" "set-up-factor" "new-codes" "clear-factor" "codes-left" "prove-password" "field-Code" "qr" "seed" "prove"
+//     "recovery-codes" "codes" "back"                a second factor, and signing in with it
+//   data-test="tokens-keep" "tokens-end" "tokens-named"   what becomes of API tokens when a password changes
 //   data-test="everybody"                             the administrators' switch to everybody's objects
 //   data-test="toast" "failure" "empty"               messages
 import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';

@@ -1,16 +1,48 @@
 // What one may change of one's own account.
-import { html } from '../vendor/htm-preact-standalone.module.js';
+import { html, useState } from '../vendor/htm-preact-standalone.module.js';
 import { OwnPassword } from '../lib/password.js';
 import { remove } from '../lib/api.js';
+import { ClearDialog, NewCodesDialog, SetUpDialog, useSecondFactor } from '../lib/second-factor.js';
 import { signOut } from '../lib/session.js';
 import { Sessions } from '../lib/sessions.js';
 import { UserForm, useUser } from '../lib/user-form.js';
-import { Badge, Facts, Loaded, Page, Pending, attempt, confirm, toast } from '../lib/ui.js';
+import { Badge, Facts, Loaded, Page, Pending, Time, attempt, confirm, toast } from '../lib/ui.js';
 
 async function signOutEverywhere() {
   const text = 'All your sessions end, on every webserver and in every browser, also this one. API tokens go on.';
   if (!(await confirm({ title: 'Sign out everywhere?', text, verb: 'Sign out everywhere' }))) return;
   if (await attempt(() => remove('/api/logout'))) await attempt(signOut);
+}
+
+function SecondFactor({ user }) {
+  const live = useSecondFactor();
+  const [open, setOpen] = useState('');
+  const close = () => {
+    setOpen('');
+    live.reload();
+  };
+  const { UserConfig, MFARequired } = live.data ?? {};
+  const isOn = UserConfig?.TOTP.Enabled;
+  const left = UserConfig?.RecoveryCodes.Remaining;
+  return html`<section class="card">
+    <header class="card-head">
+      <h2>Second factor</h2>
+      ${live.data && html`<${Badge} kind=${isOn ? 'info' : 'warn'} test="second-factor">${isOn ? 'on' : 'off'}<//>`}
+    </header>
+    <${Loaded} live=${live}>
+      <p class="hint">${isOn ? 'A code of your app is asked for when you sign in.' : 'Your password alone opens your account. A code of an app on your phone protects it when somebody else gets to know it.'}</p>
+      ${isOn && html`<${Facts} of=${[['Recovery codes', html`<span data-test="codes-left">${left === 0 ? 'none left' : `${left} left`}</span>`], ['Made', html`<${Time} at=${UserConfig.RecoveryCodes.Generated} />`]]} />`}
+      <div class="actions">
+        <button data-test="set-up-factor" class=${isOn ? '' : 'primary'} onClick=${() => setOpen('set-up')}>${isOn ? 'Use another app' : 'Set up'}</button>
+        ${isOn && html`<button data-test="new-codes" onClick=${() => setOpen('codes')}>New recovery codes</button>`}
+        ${isOn && html`<button class="danger" data-test="clear-factor" disabled=${MFARequired} title=${MFARequired ? 'A second factor is required here' : undefined} onClick=${() => setOpen('clear')}>Turn off</button>`}
+      </div>
+      ${isOn && MFARequired && html`<p class="hint">A second factor is required here, so it cannot be turned off.</p>`}
+    <//>
+    ${open === 'set-up' && html`<${SetUpDialog} user=${user.User} isSet=${isOn} onClose=${close} />`}
+    ${open === 'codes' && html`<${NewCodesDialog} user=${user.User} onClose=${close} />`}
+    ${open === 'clear' && html`<${ClearDialog} user=${user.User} onClose=${close} onDone=${() => toast('The second factor is off.')} />`}
+  </section>`;
 }
 
 export function Profile({ me }) {
@@ -34,6 +66,7 @@ export function Profile({ me }) {
             <p class="hint">Your other sessions end when you change it.</p>
             <${OwnPassword} uid=${user.UID} onDone=${() => toast('Your password was changed.')} />
           </section>
+          <${SecondFactor} user=${user} />
         </div>
         <header class="section-head">
           <h2>Sessions</h2>

@@ -1,34 +1,65 @@
 // The form that signs in.
-import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
-import { signIn } from '../lib/session.js';
+import { html, useEffect, useRef, useState } from '../vendor/htm-preact-standalone.module.js';
+import { CodeField, SetUp, useAction } from '../lib/second-factor.js';
+import { load, signIn } from '../lib/session.js';
 import { Field } from '../lib/ui.js';
+
+/** Whoever listens instead of looking learns that something else is asked for. */
+function Door({ title, children }) {
+  const head = useRef(null);
+  const isFirst = useRef(true);
+  useEffect(() => {
+    document.title = `${title === 'Gravwell' ? 'Sign in' : title} – Gravwell`;
+    if (!isFirst.current) head.current?.focus();
+    isFirst.current = false;
+  }, [title]);
+  return html`<main class="door">
+    <div class="card">
+      <h1 ref=${head} tabindex="-1">${title}</h1>
+      ${children}
+    </div>
+  </main>`;
+}
 
 export function SignIn() {
   const [user, setUser] = useState('');
   const [pass, setPass] = useState('');
-  const [failure, setFailure] = useState('');
-  const [busy, setBusy] = useState(false);
-  useEffect(() => {
-    document.title = 'Sign in – Gravwell';
-  }, []);
-  const submit = async (event) => {
+  const [code, setCode] = useState('');
+  const [wanted, setWanted] = useState('password');
+  const { busy, shown, run } = useAction();
+  const submit = (event) => {
     event.preventDefault();
-    setBusy(true);
-    setFailure('');
-    try {
-      await signIn(user, pass);
-    } catch (error) {
-      setFailure(error.message);
-      setBusy(false);
-    }
+    run(async () => setWanted(await signIn(user, pass, code)));
   };
-  return html`<main class="door">
-    <form class="card" onSubmit=${submit}>
-      <h1>Gravwell</h1>
+  const back = () => {
+    setWanted('password');
+    setPass('');
+    setCode('');
+  };
+  const other = html`<button type="button" class="plain" data-test="back" onClick=${back}>Sign in as somebody else</button>`;
+  if (wanted === 'setup') {
+    return html`<${Door} title="Set up a second factor">
+      <p class="prose">Here everybody signs in with a code of an app as well. <b>${user}</b> has none yet.</p>
+      <${SetUp} credentials=${{ User: user, Pass: pass }} onDone=${load} />
+      ${other}
+    <//>`;
+  }
+  if (wanted === 'code') {
+    return html`<${Door} title="Second factor">
+      <form onSubmit=${submit}>
+        <${CodeField} value=${code} onValue=${setCode} />
+        ${shown}
+        <button type="submit" class="primary" data-test="sign-in" disabled=${busy}>${busy ? 'Signing in …' : 'Sign in'}</button>
+      </form>
+      ${other}
+    <//>`;
+  }
+  return html`<${Door} title="Gravwell">
+    <form onSubmit=${submit}>
       <${Field} name="user" test="user" label="User name" value=${user} onValue=${setUser} required autofocus autocomplete="username" autocapitalize="none" spellcheck="false" />
       <${Field} name="pass" test="pass" label="Password" type="password" value=${pass} onValue=${setPass} required autocomplete="current-password" />
-      ${failure && html`<p class="failure" role="alert" data-test="failure">${failure}</p>`}
+      ${shown}
       <button type="submit" class="primary" data-test="sign-in" disabled=${busy}>${busy ? 'Signing in …' : 'Sign in'}</button>
     </form>
-  </main>`;
+  <//>`;
 }

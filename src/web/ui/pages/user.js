@@ -4,17 +4,21 @@ import { post, put, remove } from '../lib/api.js';
 import { useImmediate } from '../lib/live.js';
 import { usePeople } from '../lib/people.js';
 import { Sessions } from '../lib/sessions.js';
+import { TokenChoice, useTokensOf } from '../lib/token-choice.js';
 import { UserForm, useUser } from '../lib/user-form.js';
 import { Badge, Check, Facts, Field, FormDialog, Loaded, Page, Pending, Picker, Time, attempt, confirm, toast } from '../lib/ui.js';
 
 function SetPassword({ user, onClose }) {
   const [pass, setPass] = useState('');
+  const [choice, setChoice] = useState('end');
+  const tokens = useTokensOf(user.UID, '?admin=true');
   const action = async () => {
-    await put(`/api/users/${user.UID}/pwd`, { NewPass: pass });
+    await put(`/api/users/${user.UID}/pwd`, { NewPass: pass, Tokens: choice });
     toast(`The password of ${user.User} was set; their sessions are over.`);
   };
   return html`<${FormDialog} title=${`Password of ${user.User}`} verb="Set password" action=${action} onClose=${onClose}>
     <${Field} name="NewPass" label="New password" type="password" value=${pass} onValue=${setPass} required autocomplete="new-password" hint="All sessions of this user end." />
+    <${TokenChoice} tokens=${tokens} value=${choice} onValue=${setChoice} />
   <//>`;
 }
 
@@ -31,6 +35,12 @@ async function toggleLock(user) {
   }
   const text = `${user.User} is put out of all sessions and cannot sign in until unlocked. Nothing of theirs is deleted.`;
   if (await confirm({ title: `Lock ${user.User}?`, text, verb: 'Lock' })) await attempt(() => put(path), `${user.User} is locked.`);
+}
+
+async function clearFactor(user) {
+  const text = `${user.User} signs in with the password alone until a second factor is set up again, and is put out of all sessions. Make sure that it is ${user.User} who asks for it.`;
+  const title = `Clear the second factor of ${user.User}?`;
+  if (await confirm({ title, text, verb: 'Clear' })) await attempt(() => remove(`/api/users/${user.UID}/mfa/clear`), `The second factor of ${user.User} was cleared.`);
 }
 
 async function erase(user) {
@@ -84,11 +94,16 @@ export function User({ me, uid }) {
               <${Role} user=${user} reload=${live.reload} disabled=${isOwn} />
               <${Memberships} user=${user} reload=${live.reload} />
             </div>
-            <${Facts} of=${[['Number', user.UID], ['Last seen', html`<${Time} at=${user.TS} />`]]} />
+            <${Facts} of=${[
+              ['Number', user.UID],
+              ['Last seen', html`<${Time} at=${user.TS} />`],
+              ['Second factor', html`<span data-test="second-factor">${user.MFA.TOTP.Enabled ? 'on' : 'off'}</span>`],
+            ]} />
             <div class="actions">
               ${isOwn
                 ? html`<a class="button" href="#/profile">Your password</a>`
                 : html`<button data-test="set-password" onClick=${() => setSetting(true)}>Set password</button>
+                    ${user.MFA.TOTP.Enabled && html`<button data-test="clear-factor" onClick=${() => clearFactor(user).then(live.reload)}>Clear second factor</button>`}
                     <button data-test=${user.Locked ? 'unlock' : 'lock'} onClick=${() => toggleLock(user).then(live.reload)}>${user.Locked ? 'Unlock' : 'Lock'}</button>
                     <button class="danger" data-test="delete" onClick=${() => erase(user)}>Delete</button>`}
             </div>

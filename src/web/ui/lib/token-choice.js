@@ -1,0 +1,30 @@
+// What becomes of API tokens when a password changes.
+import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
+import { get } from './api.js';
+
+/** The API tokens of a user; none where they may not be listed. */
+export function useTokensOf(uid, query = '') {
+  const [tokens, setTokens] = useState([]);
+  useEffect(() => {
+    get(`/api/tokens${query}`).then(
+      (all) => setTokens(all.filter((token) => token.uid === Number(uid))),
+      () => {},
+    );
+  }, [uid]);
+  return tokens;
+}
+
+/** `value`: "keep" or "end". */
+export function TokenChoice({ tokens, value, onValue }) {
+  if (tokens.length === 0) return null;
+  const names = tokens.map((token) => token.name || '(no name)').join(', ');
+  const option = (name, text) => html`<label class="check">
+    <input type="radio" name="Tokens" data-test=${`tokens-${name}`} checked=${value === name} onChange=${() => onValue(name)} />
+    <span>${text}</span>
+  </label>`;
+  return html`<fieldset class="picker">
+    <legend>API tokens</legend>
+    <p class="hint" data-test="tokens-named">${names}</p>
+    ${option('keep', 'Keep: programs that use them go on')} ${option('end', 'End: programs that use them are refused')}
+  </fieldset>`;
+}
