@@ -96,6 +96,15 @@ pub struct WebserverConfig {
     pub writes_per_s: u32,
     /// `Write-Burst-Per-User`: changes that one user may make at once.
     pub writes_burst: u32,
+    /// `Write-KB-Rate-Per-User`: most bytes of changes of one user in a second, of administrators four times as many; 0: no
+    /// bound.
+    pub write_bytes_per_s: u64,
+    /// `Write-MB-Burst-Per-User`: bytes of changes that one user may make at once.
+    pub write_bytes_burst: u64,
+    /// `User-Objects-Max`: most objects of one kind that a user who is no administrator may keep; 0: no bound.
+    pub objects_of_user_max: u64,
+    /// `User-Objects-MB`: most bytes of objects of one kind of such a user; 0: no bound.
+    pub object_bytes_of_user_max: u64,
     /// `Max-Search-History`.
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
@@ -204,6 +213,10 @@ impl WebserverConfig {
             mfa_issuer: "Gravwell".into(),
             writes_per_s: 50,
             writes_burst: 500,
+            write_bytes_per_s: 256 << 10,
+            write_bytes_burst: 64 << 20,
+            objects_of_user_max: 25_000,
+            object_bytes_of_user_max: 64 << 20,
             history_max: 100,
             resource_bytes_max: 512 << 20,
             resource_quota_bytes: 0,
@@ -361,6 +374,10 @@ impl Configured for WebserverConfig {
             "login-fail-lock-duration" => self.login_window_s = source.number(0..=1_000_000)? * 60,
             "write-rate-per-user" => self.writes_per_s = u32::try_from(source.number(0..=1_000_000)?).unwrap_or(0),
             "write-burst-per-user" => self.writes_burst = u32::try_from(source.number(1..=1_000_000)?).unwrap_or(1),
+            "write-kb-rate-per-user" => self.write_bytes_per_s = source.number(0..=1 << 30)? << 10,
+            "write-mb-burst-per-user" => self.write_bytes_burst = source.mebibytes(1..=1 << 20)?,
+            "user-objects-max" => self.objects_of_user_max = source.number(0..=1 << 40)?,
+            "user-objects-mb" => self.object_bytes_of_user_max = source.mebibytes(0..=1 << 20)?,
             "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
             "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
             "resource-user-quota-mb" => self.resource_quota_bytes = source.mebibytes(0..=1 << 30)?,

@@ -1,6 +1,7 @@
 //! The world outside: files, the clock, randomness. Everything above reaches it through these traits, so that a
 //! faulty disk or a simulated clock can stand in for the real one.
 
+pub mod aside;
 pub mod background;
 pub mod clock;
 pub mod damage;

@@ -68,13 +68,9 @@ impl Present for Store {
     }
 
     fn is_content_open(&self, content: &str, person: &Person) -> Result<bool, StoreError> {
-        let names = |named: &str, shared: &dyn Fn() -> bool| named == content && shared();
-        let resources = self.list::<Resource>("")?;
-        if resources.iter().any(|it| names(&it.value.content, &|| it.value.is_readable_by(person))) {
-            return Ok(true);
-        }
-        let searches = self.list::<Search>("")?;
-        Ok(searches.iter().any(|it| names(&it.value.content, &|| it.value.is_readable_by(person))))
+        let of_resource = |it: &Resource| it.content == content && it.is_readable_by(person);
+        let of_search = |it: &Search| it.content == content && it.is_readable_by(person);
+        Ok(self.first::<Resource>("", of_resource)?.is_some() || self.first::<Search>("", of_search)?.is_some())
     }
 }
 

@@ -143,8 +143,8 @@ pub fn of_user(store: &Store, uid: i32, rows_max: usize) -> Result<Rows, StoreEr
     rows.add::<Entry>(store.some_keys::<Entry>(&prefix, rows_max)?, all, rows_max)?;
     if rows.count() < rows_max {
         let private = |search: &Search| search.uid == uid && !search.global && search.gids.is_empty();
-        let searches = store.list::<Search>("")?.into_iter().map(|record| record.value);
-        rows.add::<Search>(searches.filter(private).map(|search| search.id), all, rows_max)?;
+        let searches = store.select::<Search>("", private)?.into_iter().map(|record| record.value.id);
+        rows.add::<Search>(searches, all, rows_max)?;
     }
     Ok(rows)
 }

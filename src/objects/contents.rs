@@ -370,7 +370,9 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
         return Ok(None);
     }
     let Some(head) = store.get::<Content>(id)? else { return Ok(None) };
-    if store.list_whole::<Resource>("")?.iter().any(|resource| resource.value.content == id) {
+    let mut is_named = false;
+    store.each_whole::<Resource>("", |resource| is_named |= resource.content == id)?;
+    if is_named {
         return Ok(None);
     }
     if super::searches::named_contents(store)?.contains(id) {
@@ -386,13 +388,13 @@ pub fn removal(store: &Store, id: &str) -> Result<Option<Writes>, StoreError> {
 /// # Errors
 /// When the state is damaged.
 pub fn abandoned(store: &Store) -> Result<Vec<String>, StoreError> {
-    let mut named: std::collections::HashSet<String> =
-        store.list_whole::<Resource>("")?.into_iter().map(|resource| resource.value.content).collect();
+    let mut named = std::collections::HashSet::new();
+    store.each_whole::<Resource>("", |resource| named.extend([resource.content]))?;
     named.extend(super::searches::named_contents(store)?);
     let is_left = |content: &Content| {
         let after = if content.webserver == store.via() { UNNAMED_S } else { ABANDONED_S };
         !named.contains(&content.id) && content.created.plus(after).is_past()
     };
-    let contents = store.list::<Content>("")?;
-    Ok(contents.into_iter().map(|record| record.value).filter(is_left).map(|content| content.id).collect())
+    let left = store.select::<Content>("", is_left)?;
+    Ok(left.into_iter().map(|record| record.value.id).collect())
 }

@@ -92,15 +92,10 @@ pub fn find(
     }
     let Ok(guid) = uuid::Uuid::parse_str(id) else { return Ok(None) };
     let guid = guid.to_string();
-    let same = store.list::<Dashboard>("")?.into_iter().filter(|record| record.value.guid == guid);
-    let mut first = None;
-    for record in same {
-        if wanted(&record.value) {
-            return Ok(Some(record));
-        }
-        first = first.or(Some(record));
+    if let Some(record) = store.first::<Dashboard>("", |dashboard| dashboard.guid == guid && wanted(dashboard))? {
+        return Ok(Some(record));
     }
-    Ok(first)
+    store.first::<Dashboard>("", |dashboard| dashboard.guid == guid)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::cleaning::{self, Cleaning, Of, SLICE};
 use super::record::Stored;
 use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
-use super::{Moment, Record, Store, StoreError, Writes};
+use super::{Moment, Store, StoreError, Writes};
 
 /// Why entries are deleted without a condition.
 const NEVER_CHANGED: &str = "an entry never changes";
@@ -81,29 +81,24 @@ pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     Ok(writes)
 }
 
-/// Searches of a user, newest first.
-///
-/// # Errors
-/// When the state is damaged.
-pub fn of_user(store: &Store, uid: i32) -> Result<Vec<Record<Entry>>, StoreError> {
-    let (mut entries, cleared) = (store.list::<Entry>(&format!("{uid}/"))?, cleared_until(store, uid)?);
-    entries.retain(|record| cleared.as_ref().is_none_or(|until| record.value.id > *until));
-    entries.reverse();
-    Ok(entries)
-}
+/// What was cleared of users' histories and is not gone yet.
+pub struct Cleared(HashMap<i32, String>);
 
-/// Searches of everybody, newest first.
-///
-/// # Errors
-/// When the state is damaged.
-pub fn of_all(store: &Store) -> Result<Vec<Record<Entry>>, StoreError> {
-    let mut entries = store.list::<Entry>("")?;
-    let work = store.list::<Cleaning>("")?.into_iter().map(|record| record.value);
-    let cleared: HashMap<i32, String> =
-        work.filter(|work| work.of == Of::History).map(|work| (work.number, work.until)).collect();
-    entries.retain(|record| cleared.get(&record.value.uid).is_none_or(|until| record.value.id > *until));
-    entries.sort_by(|a, b| b.value.id.cmp(&a.value.id));
-    Ok(entries)
+impl Cleared {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn read(store: &Store) -> Result<Cleared, StoreError> {
+        let work = store.list::<Cleaning>("")?.into_iter().map(|record| record.value);
+        Ok(Cleared(work.filter(|work| work.of == Of::History).map(|work| (work.number, work.until)).collect()))
+    }
+
+    /// Whether an entry was cleared.
+    #[must_use]
+    pub fn includes(&self, entry: &Entry) -> bool {
+        self.0.get(&entry.uid).is_some_and(|until| entry.id <= *until)
+    }
 }
 
 /// Adds a search and deletes those that are beyond `entries_max`, oldest first.

@@ -7,6 +7,7 @@
 
 pub mod accounts;
 pub mod afresh;
+pub mod allowance;
 pub mod backup;
 pub mod capabilities;
 pub mod claims;
@@ -24,6 +25,7 @@ pub mod names;
 pub mod notifications;
 pub mod passwords;
 pub mod preferences;
+pub mod quotas;
 pub mod record;
 pub mod refusals;
 pub mod resources;
@@ -37,6 +39,7 @@ pub mod tokens;
 pub mod totp;
 pub mod users;
 pub mod weak_passwords;
+pub mod write_rate;
 pub mod writes;
 
 pub use crate::codec::{depth, exposed};

@@ -91,9 +91,8 @@ pub fn send(store: &Store, notification: &Notification) -> Result<Writes, StoreE
             (other.uid, other.gid, other.broadcast) == (notification.uid, notification.gid, notification.broadcast)
                 && other.kind == notification.kind
         };
-        let earlier = store.list::<Notification>("")?.into_iter().map(|record| record.value);
-        for other in earlier.filter(is_replaced).take(SLICE) {
-            writes.delete_whatever::<Notification>(&other.key(), "the new notification says what counts now")?;
+        for other in store.select::<Notification>("", is_replaced)?.into_iter().take(SLICE) {
+            writes.delete_whatever::<Notification>(&other.value.key(), "the new notification says what counts now")?;
         }
     }
     writes.overwrite(notification, "its number is random, or that of one rejection")?;

@@ -89,27 +89,28 @@ pub fn resolve(store: &Store, person: &Person, name: &str) -> Result<Option<Reco
     if let Some(record) = by_guid(store, name)? {
         return Ok(record.value.is_readable_by(person).then_some(record));
     }
-    let all = store.list::<Resource>("")?;
-    let find = |name: &str, fits: &dyn Fn(&Resource) -> bool| {
-        let same = |record: &&Record<Resource>| record.value.resource_name == name && fits(&record.value);
-        all.iter().find(same).cloned()
+    let named = |name: &str| store.select::<Resource>("", |resource| resource.resource_name == name);
+    let (same, rest) = (named(name)?, name.split_once(':').map(|(_, rest)| named(rest)).transpose()?);
+    let find = |among: &[Record<Resource>], fits: &dyn Fn(&Resource) -> bool| {
+        among.iter().find(|record| fits(&record.value)).cloned()
     };
     let own = |resource: &Resource| resource.uid == person.uid;
     let in_group = |resource: &Resource| resource.group_acl.iter().any(|group| person.groups.contains(group));
-    let found = find(name, &own).or_else(|| find(name, &in_group)).or_else(|| find(name, &|resource| resource.global));
+    let everybodys = |resource: &Resource| resource.global;
+    let found = find(&same, &own).or_else(|| find(&same, &in_group)).or_else(|| find(&same, &everybodys));
     if found.is_some() {
         return Ok(found);
     }
-    let Some((space, rest)) = name.split_once(':') else { return Ok(None) };
+    let (Some((space, _)), Some(rest)) = (name.split_once(':'), rest) else { return Ok(None) };
     match space.split_once('=') {
-        None if space.eq_ignore_ascii_case("global") => Ok(find(rest, &|resource| resource.global)),
+        None if space.eq_ignore_ascii_case("global") => Ok(find(&rest, &everybodys)),
         Some((kind, who)) if kind.eq_ignore_ascii_case("user") => {
             let Some(uid) = users::by_name(store, who)? else { return Ok(None) };
-            Ok(find(rest, &|resource| resource.uid == uid && resource.is_readable_by(person)))
+            Ok(find(&rest, &|resource: &Resource| resource.uid == uid && resource.is_readable_by(person)))
         }
         Some((kind, which)) if kind.eq_ignore_ascii_case("group") => {
             let Some(gid) = groups::by_name(store, which)? else { return Ok(None) };
-            Ok(find(rest, &|resource| resource.group_acl.contains(&gid) && resource.is_readable_by(person)))
+            Ok(find(&rest, &|resource: &Resource| resource.group_acl.contains(&gid) && resource.is_readable_by(person)))
         }
         _ => Ok(None),
     }

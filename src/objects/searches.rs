@@ -187,6 +187,8 @@ impl Search {
 /// # Errors
 /// When the state is damaged, or a search is invalid: it may name any.
 pub fn named_contents(store: &Store) -> Result<HashSet<String>, StoreError> {
-    let searches = store.list_whole::<Search>("")?.into_iter().map(|record| record.value.content);
-    Ok(searches.filter(|content| !content.is_empty()).collect())
+    let mut named = HashSet::new();
+    store.each_whole::<Search>("", |search| named.extend([search.content]))?;
+    named.remove("");
+    Ok(named)
 }

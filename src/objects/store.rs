@@ -1,6 +1,7 @@
 //! Reading and writing typed objects through the replica.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,9 +10,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::limits::NOTE_BYTES_MAX;
-use crate::model::{Collection, Key, Reason, Seq, TxnId};
-use crate::replica::{Draft, ReadError, Replica, Stage, SubmitError};
+use crate::model::{Collection, Key, Op, Reason, Seq, TxnId};
+use crate::replica::{Draft, Object, ReadError, Replica, Stage, SubmitError};
 
+use super::allowance::{Allowance, Spent};
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
 use super::writes::{Writes, place};
@@ -62,6 +64,12 @@ pub enum CommitError {
     /// What was to be changed has been changed since it was read. Reading it again and repeating the change may succeed.
     #[error("{0}")]
     Changed(String),
+    /// Its author makes changes faster than they may.
+    #[error("you make changes faster than this webserver takes them: wait a moment")]
+    TooFast(Duration),
+    /// Its author has as much as one user may have.
+    #[error("{0}")]
+    TooMuch(String),
     /// The replica does not take it.
     #[error(transparent)]
     Refused(SubmitError),
@@ -136,6 +144,8 @@ pub struct Store {
     attended: Arc<Mutex<HashSet<TxnId>>>,
     /// Whether the last wait for a decision was in vain.
     is_doubtful: Arc<AtomicBool>,
+    /// How much and how fast users may write; `None`: without bounds.
+    allowance: Option<Arc<Allowance>>,
 }
 
 /// Takes a transaction off the list of attended ones, however its maker ends.
@@ -151,7 +161,31 @@ impl Store {
     /// Wraps a replica; `via` names this webserver in audit notes.
     #[must_use]
     pub fn new(replica: Replica, via: &str) -> Store {
-        Store { replica, via: via.into(), attended: Arc::default(), is_doubtful: Arc::default() }
+        let (attended, is_doubtful) = (Arc::default(), Arc::default());
+        Store { replica, via: via.into(), attended, is_doubtful, allowance: None }
+    }
+
+    /// The same store with bounds on what users write.
+    #[must_use]
+    pub fn with_allowance(self, allowance: Allowance) -> Store {
+        Store { allowance: Some(Arc::new(allowance)), ..self }
+    }
+
+    /// How much and how fast users may write.
+    #[must_use]
+    pub fn allowance(&self) -> Option<&Allowance> {
+        self.allowance.as_deref()
+    }
+
+    /// Takes what operations of a user cost, or says why they cannot be made now.
+    ///
+    /// # Errors
+    /// When they come too fast, or are too much.
+    pub fn spend(&self, author: &Author, ops: &[Op]) -> Result<Option<Spent<'_>>, CommitError> {
+        match &self.allowance {
+            Some(allowance) if author.uid != 0 => allowance.spend(self, author, ops).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The replica.
@@ -254,37 +288,94 @@ impl Store {
         Ok(self.raw(&collection, &key)?.map(|(_, as_read)| as_read))
     }
 
-    /// The valid objects whose keys start with `prefix`, in key order. Those that are not valid are noted
-    /// ([`invalid::noting`]) and left out: one of them must not hide all the others.
+    /// The valid objects whose keys start with `prefix`, in key order, one at a time until `visit` has seen enough. Those
+    /// that are not valid are noted ([`invalid::noting`]) and left out: one of them must not hide all the others.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn each<T: Stored>(
+        &self,
+        prefix: &str,
+        mut visit: impl FnMut(Record<T>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let each = |key: Key, object: Object| match understood::<T>(&key, AsRead::of(&object), object.value) {
+            Ok(record) => visit(record),
+            Err(error) => {
+                invalid::note(&error);
+                ControlFlow::Continue(())
+            }
+        };
+        Ok(self.replica.each(&collection, prefix, each)?)
+    }
+
+    /// As [`Store::each`], those that are wanted: only they are held in memory.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn select<T: Stored>(
+        &self,
+        prefix: &str,
+        mut wanted: impl FnMut(&T) -> bool,
+    ) -> Result<Vec<Record<T>>, StoreError> {
+        let mut found = Vec::new();
+        self.each::<T>(prefix, |record| {
+            if wanted(&record.value) {
+                found.push(record);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// The first valid object that is wanted, in key order.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn first<T: Stored>(
+        &self,
+        prefix: &str,
+        mut wanted: impl FnMut(&T) -> bool,
+    ) -> Result<Option<Record<T>>, StoreError> {
+        let mut found = None;
+        self.each::<T>(prefix, |record| {
+            if !wanted(&record.value) {
+                return ControlFlow::Continue(());
+            }
+            found = Some(record);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    /// All valid objects whose keys start with `prefix`: for kinds of which there is little.
     ///
     /// # Errors
     /// When the replica's state is damaged.
     pub fn list<T: Stored>(&self, prefix: &str) -> Result<Vec<Record<T>>, StoreError> {
-        let mut found = Vec::new();
-        for record in self.read_all::<T>(prefix)? {
-            match record {
-                Ok(record) => found.push(record),
-                Err(error) => invalid::note(&error),
-            }
-        }
-        Ok(found)
+        self.select(prefix, |_| true)
     }
 
-    /// As [`Store::list`], for decisions that remove what no object names: an invalid one may name anything.
+    /// As [`Store::each`], for decisions that remove what no object names: an invalid one may name anything.
     ///
     /// # Errors
     /// When the replica's state is damaged or an object is invalid.
-    pub fn list_whole<T: Stored>(&self, prefix: &str) -> Result<Vec<Record<T>>, StoreError> {
-        self.read_all::<T>(prefix)?.collect()
-    }
-
-    fn read_all<T: Stored>(
-        &self,
-        prefix: &str,
-    ) -> Result<impl Iterator<Item = Result<Record<T>, StoreError>> + use<T>, StoreError> {
+    pub fn each_whole<T: Stored>(&self, prefix: &str, mut visit: impl FnMut(T)) -> Result<(), StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let rows = self.replica.scan(&collection, prefix, None, usize::MAX)?;
-        Ok(rows.into_iter().map(|(key, object)| understood::<T>(&key, AsRead::of(&object), object.value)))
+        let mut wrong = None;
+        self.replica.each(&collection, prefix, |key, object| {
+            match understood::<T>(&key, AsRead::of(&object), object.value) {
+                Ok(record) => {
+                    visit(record.value);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    wrong = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        wrong.map_or(Ok(()), Err)
     }
 
     /// The first keys that start with `prefix`, in order, at most `keys_max`.
@@ -293,8 +384,15 @@ impl Store {
     /// When the replica's state is damaged.
     pub fn some_keys<T: Stored>(&self, prefix: &str, keys_max: usize) -> Result<Vec<String>, StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let rows = self.replica.scan(&collection, prefix, None, keys_max)?;
-        Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
+        let mut keys = Vec::new();
+        self.replica.each(&collection, prefix, |key, _| {
+            if keys.len() >= keys_max {
+                return ControlFlow::Break(());
+            }
+            keys.push(key.as_str().to_owned());
+            ControlFlow::Continue(())
+        })?;
+        Ok(keys)
     }
 
     /// The keys that start with `prefix`, in order.
@@ -321,6 +419,15 @@ impl Store {
     /// # Errors
     /// When a condition fails, here or at the datastore, or the local disk refuses.
     pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
+        let spent = if writes.is_unmetered() { None } else { self.spend(author, writes.ops())? };
+        let committed = self.submit(author, what, writes).await;
+        if let (Some(spent), Ok(_)) = (spent, &committed) {
+            spent.keep();
+        }
+        committed
+    }
+
+    async fn submit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let note = author.note()?;
         let draft = Draft { ops: writes.ops().to_vec(), conditions: writes.conditions(), note, ..Draft::default() };

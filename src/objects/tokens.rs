@@ -92,7 +92,7 @@ pub fn by_value(store: &Store, value: &str) -> Result<Option<Record<Token>>, Sto
 /// # Errors
 /// When the state is damaged.
 pub fn by_id(store: &Store, id: uuid::Uuid) -> Result<Option<Record<Token>>, StoreError> {
-    Ok(store.list::<Token>("")?.into_iter().find(|record| record.value.id == id))
+    store.first::<Token>("", |token| token.id == id)
 }
 
 #[cfg(test)]

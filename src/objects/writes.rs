@@ -23,6 +23,8 @@ pub struct Writes {
     required: Vec<Required>,
     /// Keep the chunks that the operations name, until these are in the outbox.
     holds: Vec<Hold>,
+    /// Whether they cost their author nothing.
+    is_unmetered: bool,
 }
 
 /// What must hold.
@@ -60,6 +62,18 @@ impl Writes {
         let mut writes = Writes { ops, ..Writes::default() };
         conditions.into_iter().for_each(|condition| writes.add(condition, "", false));
         writes
+    }
+
+    /// The same without a bound on how much and how fast their author writes, for a reason that is stated where it is called.
+    #[must_use]
+    pub fn unmetered(self, _why: &'static str) -> Writes {
+        Writes { is_unmetered: true, ..self }
+    }
+
+    /// Whether they cost their author nothing.
+    #[must_use]
+    pub fn is_unmetered(&self) -> bool {
+        self.is_unmetered
     }
 
     /// Keeps the chunks that the operations name, until these are made.

@@ -1,5 +1,6 @@
 //! The handle that a webserver holds: reads, writes, watches, barriers, status.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -421,6 +422,20 @@ impl Replica {
         limit: usize,
     ) -> Result<Vec<(Key, Object)>, ReadError> {
         self.shared.scan(collection, prefix, after, limit)
+    }
+
+    /// As [`Replica::scan`], one object at a time until `visit` has seen enough, so that a collection of any size needs the
+    /// memory of one object.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn each(
+        &self,
+        collection: &Collection,
+        prefix: &str,
+        visit: impl FnMut(Key, Object) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.shared.each(collection, prefix, None, visit)
     }
 
     /// For how long nothing has been heard from the datastore to which this replica counts as connected; it is asked for a

@@ -1,6 +1,6 @@
 //! Reading: the committed state with the replica's own undecided transactions on top.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
@@ -66,6 +66,24 @@ impl Shared {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Object)>, ReadError> {
+        let mut found = Vec::new();
+        if limit > 0 {
+            self.each(collection, prefix, after, |key, object| {
+                found.push((key, object));
+                if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Objects one at a time, in key order, until `visit` has seen enough: nothing but the one is held in memory.
+    pub(super) fn each(
+        &self,
+        collection: &Collection,
+        prefix: &str,
+        after: Option<&Key>,
+        mut visit: impl FnMut(Key, Object) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
         let overlay: Vec<_> = {
             let outbox = self.outbox();
             let touched = outbox.scan(collection, prefix).into_iter();
@@ -75,33 +93,27 @@ impl Shared {
         let mut overlay = overlay.into_iter().peekable();
         let snapshot = self.state().snapshot()?;
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
-        let mut found = Vec::new();
-        let put = |found: &mut Vec<_>, (writer, key, overlaid)| {
-            if let Overlaid::Put(value) = overlaid {
-                found.push((key, of_outbox(value, writer)));
-            }
+        let shown = |(writer, key, overlaid)| match overlaid {
+            Overlaid::Put(value) => Some((key, of_outbox(value, writer))),
+            Overlaid::Deleted | Overlaid::Untouched => None,
         };
         for row in snapshot.scan(collection, prefix, from) {
             let (key, object) = row?;
             while let Some(pending) = overlay.next_if(|(_, pending, _)| *pending < key) {
-                put(&mut found, pending);
+                if shown(pending).is_some_and(|(key, object)| visit(key, object).is_break()) {
+                    return Ok(());
+                }
             }
-            if found.len() >= limit {
-                break;
-            }
-            match overlay.next_if(|(_, pending, _)| *pending == key) {
-                Some(pending) => put(&mut found, pending),
-                None => found.push((key, of_state(object))),
+            let found = match overlay.next_if(|(_, pending, _)| *pending == key) {
+                Some(pending) => shown(pending),
+                None => Some((key, of_state(object))),
+            };
+            if found.is_some_and(|(key, object)| visit(key, object).is_break()) {
+                return Ok(());
             }
         }
-        for pending in overlay {
-            if found.len() >= limit {
-                break;
-            }
-            put(&mut found, pending);
-        }
-        found.truncate(limit);
-        Ok(found)
+        let _ = overlay.filter_map(shown).try_for_each(|(key, object)| visit(key, object));
+        Ok(())
     }
 }
 

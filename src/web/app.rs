@@ -22,7 +22,6 @@ use super::codes::Codes;
 use super::error::{ApiError, ApiResult};
 use super::limiter::Limiter;
 use super::orders::Orders;
-use super::write_rate::WriteRate;
 
 /// A running webserver.
 pub(super) struct App {
@@ -38,9 +37,7 @@ pub(super) struct App {
     /// Wrong codes of second factors.
     pub codes: Codes,
     /// Records what happens here and is no transaction.
-    pub recorder: Recorder,
-    /// How fast each user may change things.
-    pub write_rate: WriteRate,
+    pub recorder: Arc<Recorder>,
     pub orders: Orders,
     pub started: Instant,
     /// Event streams and web sockets of each user.

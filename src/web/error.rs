@@ -143,6 +143,8 @@ impl From<CommitError> for ApiError {
         match error {
             CommitError::Conflict(reason) => ApiError::conflict(reason),
             CommitError::Changed(reason) => ApiError::overtaken(reason),
+            error @ CommitError::TooMuch(_) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error),
+            error @ CommitError::TooFast(wait) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error).retry_after(wait),
             CommitError::Refused(error) => error.into(),
             CommitError::Store(error) => error.into(),
         }

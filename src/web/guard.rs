@@ -126,16 +126,12 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     Ok(())
 }
 
-/// Refuses a change of a user who has made too many of late.
+/// Refuses a change of a user who has made too many of late before anything is done for it. It is counted where it is committed.
 fn slow_down(app: &AppRef, caller: &Caller) -> ApiResult<()> {
-    app.write_rate.take(caller.uid(), caller.person.admin).map_err(|wait| {
-        app.recorder.note("writes-throttled", caller.into(), "changes came faster than they may");
-        ApiError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "you make changes faster than this webserver takes them: wait a moment",
-        )
-        .retry_after(wait)
-    })
+    match app.store.allowance() {
+        Some(allowance) => Ok(allowance.look(&app.store, &caller.author())?),
+        None => Ok(()),
+    }
 }
 
 /// Records what is no transaction: that a token is used, and that a file is fetched.

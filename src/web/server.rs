@@ -23,11 +23,14 @@ use crate::datastore::Datastore;
 use crate::env::fs::replace_file;
 use crate::env::quota::Quota;
 use crate::env::{RealFs, data_dir};
+use crate::objects::allowance::Allowance;
 use crate::objects::cleaning::SLICE;
 use crate::objects::first_start::{self, First, FirstPassword};
 use crate::objects::ids::Ids;
+use crate::objects::quotas::Quotas;
 use crate::objects::sessions::{self, FormerKey, Session};
 use crate::objects::store::Author;
+use crate::objects::write_rate::{Rates, WriteRate};
 use crate::objects::{CommitError, Store, StoreError, Stored, Writes};
 use crate::replica::contents::{ContentsOptions, Fetching};
 use crate::replica::service::{PeerListening, Service, ServiceError};
@@ -39,7 +42,7 @@ use crate::search::searches::{Options, Searches};
 use crate::search::source::{Indexer, http};
 use crate::search::worker::Sandbox;
 
-use super::acts::Recorder;
+use super::acts::{Recorder, Who};
 use super::api::system::JSON_BYTES_MAX;
 use super::app::{App, AppRef};
 use super::codes::Codes;
@@ -48,7 +51,6 @@ use super::limiter::Limiter;
 use super::orders::{Order, Orders};
 use super::own_names::OwnNames;
 use super::searching::Asked;
-use super::write_rate::WriteRate;
 use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
@@ -240,13 +242,15 @@ impl Webserver {
         }
         let uuid = own_uuid(&config)?;
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
-        let store = Store::new(service.replica.clone(), &via);
+        let (acts, sending) = acts::channel(&data_dir);
+        let recorder = Arc::new(Recorder::new(acts));
+        let store =
+            Store::new(service.replica.clone(), &via).with_allowance(allowance(&config, Arc::clone(&recorder)));
         forget_former_keys(&store).await?;
         if !config.persist_logins {
             end_own_sessions(&store).await?;
         }
         let window = Duration::from_secs(config.login_window_s);
-        let (acts, sending) = acts::channel(&data_dir);
         let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
         let (orders_given, orders) = Orders::new(&config.log_level);
         let app = Arc::new(App {
@@ -257,8 +261,7 @@ impl Webserver {
             uuid,
             limiter: Arc::new(Limiter::new(config.login_failures, window).map_err(io("randomness"))?),
             codes: Codes::default(),
-            recorder: Recorder::new(acts),
-            write_rate: WriteRate::new(config.writes_per_s, config.writes_burst),
+            recorder,
             started: Instant::now(),
             backup: std::sync::Mutex::default(),
             restoring: std::sync::Mutex::default(),
@@ -431,6 +434,22 @@ async fn note_access(State(app): State<AppRef>, request: Request, next: Next) ->
     let (status, micros) = (response.status().as_u16(), started.elapsed().as_micros());
     tracing::debug!(target: "gravwell::access", %from, %method, path, status, micros);
     response
+}
+
+/// How much and how fast users may write, and who records what comes too fast.
+fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
+    let rates = Rates {
+        changes_per_s: config.writes_per_s,
+        changes_burst: config.writes_burst,
+        bytes_per_s: config.write_bytes_per_s,
+        bytes_burst: config.write_bytes_burst,
+    };
+    let quotas = Quotas::new(config.objects_of_user_max, config.object_bytes_of_user_max);
+    let told = move |author: &Author| {
+        let who = Who { uid: Some(author.uid), user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
+        recorder.note("writes-throttled", who, "changes came faster than they may");
+    };
+    Allowance::new(WriteRate::new(rates), quotas, Box::new(told))
 }
 
 /// Removes with what this webserver signed logins as an earlier version.

@@ -32,7 +32,7 @@ impl Searches {
     }
 
     /// [`Searches::rewrite`], with more in the same transaction.
-    async fn rewrite_with(
+    pub(super) async fn rewrite_with(
         &self,
         author: &Author,
         id: &str,

@@ -308,7 +308,8 @@ impl Searches {
     }
 
     async fn write_ending(&self, author: &Author, search: &Search) -> Result<(), CommitError> {
-        self.rewrite(author, &search.id, "end of a search", |kept| {
+        let more = Writes::new().unmetered("its beginning was counted; how it ended is told in any case");
+        self.rewrite_with(author, &search.id, "end of a search", &more, |kept| {
             let Search { state, rows, bytes, rows_in, over_limit, duration_ms, .. } = *search;
             (kept.state, kept.rows, kept.bytes, kept.rows_in) = (state, rows, bytes, rows_in);
             (kept.over_limit, kept.duration_ms) = (over_limit, duration_ms);

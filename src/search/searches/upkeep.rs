@@ -34,10 +34,10 @@ impl Searches {
     /// # Errors
     /// When the log refuses.
     pub async fn note_interrupted(&self) -> Result<(), CommitError> {
-        for record in self.store.list::<Search>("")? {
+        let is_left = |search: &Search| search.webserver == self.store.via() && search.state == State::Running;
+        for record in self.store.select::<Search>("", is_left)? {
             let search = record.value;
-            if search.webserver != self.store.via() || search.state != State::Running || self.live(&search.id).is_some()
-            {
+            if self.live(&search.id).is_some() {
                 continue;
             }
             let progress = Results::open(&self.file(&search.id)).map(|results| results.progress()).unwrap_or_default();
@@ -56,15 +56,14 @@ impl Searches {
     /// # Errors
     /// When the log refuses.
     pub async fn sweep(&self) -> Result<(), CommitError> {
-        let searches = self.store.list::<Search>("")?;
-        for record in &searches {
-            let search = &record.value;
+        let has_expired = |search: &Search| {
             let is_own = search.webserver == self.store.via();
             let after = if is_own { 0 } else { FORSAKEN_S };
             let has_ended = search.state != State::Running || !is_own;
-            if has_ended && !search.expires.is_never() && search.expires.plus(after).is_past() {
-                self.remove(&Author::default(), search).await?;
-            }
+            has_ended && !search.expires.is_never() && search.expires.plus(after).is_past()
+        };
+        for record in &self.store.select::<Search>("", has_expired)? {
+            self.remove(&Author::default(), &record.value).await?;
         }
         let status = self.store.replica().status();
         if status.connected && status.lag_ops == 0 {

@@ -317,15 +317,18 @@ impl Batch {
 /// Why a restored backup is written whatever is there.
 const WHAT_WAS: &str = "a restore brings back what was, in the place of what is";
 
+/// Why it may be as much as it is.
+const ONE: &str = "a restore is one act of an administrator, however much it brings back";
+
 async fn commit(app: &AppRef, author: &Author, ops: Vec<Op>) -> ApiResult<Committed> {
-    Ok(app.store.commit(author, "restore a backup", Writes::whatever(ops, WHAT_WAS)).await?)
+    Ok(app.store.commit(author, "restore a backup", Writes::whatever(ops, WHAT_WAS).unmetered(ONE)).await?)
 }
 
 async fn end_all_sessions(app: &AppRef, author: &Author) -> ApiResult<()> {
     for keys in app.store.keys::<Session>("")?.chunks(SLICE) {
         let mut writes = Writes::new();
         keys.iter().try_for_each(|key| writes.delete_whatever::<Session>(key, sessions::ENDED))?;
-        app.store.commit(author, "end all sessions after a restore", writes).await?;
+        app.store.commit(author, "end all sessions after a restore", writes.unmetered(ONE)).await?;
     }
     Ok(())
 }

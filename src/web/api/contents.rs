@@ -170,9 +170,8 @@ impl Room {
             return Ok(Room { bytes_max, quota: None });
         }
         let is_other = |other: &Resource| other.uid == resource.uid && other.guid != resource.guid;
-        let all = app.store.list::<Resource>("")?;
         let used: u64 =
-            all.iter().map(|record| &record.value).filter(|other| is_other(other)).map(|other| other.size).sum();
+            app.store.select::<Resource>("", is_other)?.iter().map(|record| record.value.size).sum();
         Ok(Room { bytes_max, quota: Some((quota.saturating_sub(used), quota)) })
     }
 

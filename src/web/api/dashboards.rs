@@ -18,6 +18,7 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes, is_on};
+use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
 
 const READ: Right = Right::Capability("DashboardRead");
@@ -113,31 +114,29 @@ fn answer(record: &Record<Dashboard>) -> Response {
     ([(header::ETAG, record.tag())], Json(shown(record))).into_response()
 }
 
-fn answer_all(records: &[Record<Dashboard>]) -> Response {
-    Json(records.iter().map(shown).collect::<Vec<_>>()).into_response()
-}
-
-fn select(app: &AppRef, wanted: impl Fn(&Dashboard) -> bool) -> ApiResult<Response> {
-    let mut records = app.store.list::<Dashboard>("")?;
-    records.retain(|record| wanted(&record.value));
-    records.sort_by_key(|record| record.value.created);
-    Ok(answer_all(&records))
+fn select(
+    app: &AppRef,
+    caller: &Caller,
+    wanted: impl Fn(&Caller, &Dashboard) -> bool + Send + 'static,
+) -> ApiResult<Response> {
+    let list = List::new(String::new(), wanted, |_, record: &Record<Dashboard>| serde_json::to_vec(&shown(record)));
+    list.answer(app, caller, |dashboard| dashboard.created)
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    select(&app, |dashboard| caller.all || dashboard.is_listed_for(&caller.person))
+    select(&app, &caller, |caller, dashboard| caller.all || dashboard.is_listed_for(&caller.person))
 }
 
 async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
-    select(&app, |dashboard| dashboard.is_readable_by(&caller.person))
+    select(&app, &caller, |caller, dashboard| dashboard.is_readable_by(&caller.person))
 }
 
-async fn of_user(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<Response> {
-    select(&app, |dashboard| dashboard.uid == uid)
+async fn of_user(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Response> {
+    select(&app, &caller, move |_, dashboard| dashboard.uid == uid)
 }
 
-async fn of_group(State(app): State<AppRef>, Path(gid): Path<i32>) -> ApiResult<Response> {
-    select(&app, |dashboard| dashboard.gids.contains(&gid))
+async fn of_group(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>) -> ApiResult<Response> {
+    select(&app, &caller, move |_, dashboard| dashboard.gids.contains(&gid))
 }
 
 fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Dashboard>> {

@@ -1,19 +1,23 @@
 //! Search histories.
 
+use std::cmp::Reverse;
+
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
 use super::users::found;
-use crate::objects::history::{self, Entry};
+use crate::objects::history::{self, Cleared, Entry};
 use crate::objects::{Moment, Record, names, users};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes};
+use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -42,62 +46,84 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Entries as clients know them, chosen by `refine`, `start` and `end`.
-fn answer(records: Vec<Record<Entry>>, wishes: &Wishes) -> Json<Value> {
-    let fits = |record: &Record<Entry>| {
-        let Some(part) = wishes.refine.as_deref() else { return true };
-        record.value.user_query.contains(part) || record.value.effective_query.contains(part)
-    };
+/// An entry as clients know it.
+fn shown(record: &Record<Entry>) -> Value {
+    let Entry { id, uid, gid, gids, global, user_query, effective_query, launched } = &record.value;
+    json!({
+        "ID": id,
+        "UID": uid,
+        "GID": gid,
+        "GIDs": gids,
+        "Global": global,
+        "UserQuery": user_query,
+        "EffectiveQuery": effective_query,
+        "Launched": launched,
+        "Synced": record.is_synced(),
+    })
+}
+
+/// Entries, newest first, chosen by `wanted` and by `refine`, `start` and `end`; of one user, or of all.
+fn answer(
+    app: &AppRef,
+    caller: &Caller,
+    of: Option<i32>,
+    wishes: Wishes,
+    wanted: impl Fn(&Entry) -> bool + Send + 'static,
+) -> ApiResult<Response> {
+    let cleared = Cleared::read(&app.store)?;
     let (start, end) = (wishes.start.unwrap_or(0), wishes.end.unwrap_or(usize::MAX));
-    let chosen = records.into_iter().filter(fits).take(end).skip(start);
-    let body = chosen.map(|record| {
-        let synced = record.is_synced();
-        let Entry { id, uid, gid, gids, global, user_query, effective_query, launched } = record.value;
-        json!({
-            "ID": id,
-            "UID": uid,
-            "GID": gid,
-            "GIDs": gids,
-            "Global": global,
-            "UserQuery": user_query,
-            "EffectiveQuery": effective_query,
-            "Launched": launched,
-            "Synced": synced,
-        })
-    });
-    Json(body.collect())
+    let fits = move |entry: &Entry| {
+        let Some(part) = wishes.refine.as_deref() else { return true };
+        entry.user_query.contains(part) || entry.effective_query.contains(part)
+    };
+    let is_listed = move |_: &Caller, entry: &Entry| !cleared.includes(entry) && wanted(entry) && fits(entry);
+    let prefix = of.map_or_else(String::new, |uid| format!("{uid}/"));
+    let list = List::new(prefix, is_listed, |_, record: &Record<Entry>| serde_json::to_vec(&shown(record)));
+    list.page(app, caller, |entry| Reverse(entry.id.clone()), start, end)
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Json<Value>> {
-    let entries = if caller.all { history::of_all(&app.store)? } else { history::of_user(&app.store, caller.uid())? };
-    Ok(answer(entries, &wishes))
+async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
+    let of = (!caller.all).then_some(caller.uid());
+    answer(&app, &caller, of, wishes, |_| true)
 }
 
-async fn of_user(State(app): State<AppRef>, Path(uid): Path<i32>, wishes: Wishes) -> ApiResult<Json<Value>> {
+async fn of_user(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    wishes: Wishes,
+) -> ApiResult<Response> {
     found(&app.store, uid)?;
-    Ok(answer(history::of_user(&app.store, uid)?, &wishes))
+    answer(&app, &caller, Some(uid), wishes, |_| true)
 }
 
 fn is_of(entry: &Entry, gid: i32) -> bool {
     entry.gid == gid || entry.gids.contains(&gid)
 }
 
-async fn of_group(State(app): State<AppRef>, Path(gid): Path<i32>, wishes: Wishes) -> ApiResult<Json<Value>> {
-    let mut entries = history::of_all(&app.store)?;
-    entries.retain(|record| is_of(&record.value, gid));
-    Ok(answer(entries, &wishes))
+async fn of_group(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(gid): Path<i32>,
+    wishes: Wishes,
+) -> ApiResult<Response> {
+    answer(&app, &caller, None, wishes, move |entry| is_of(entry, gid))
 }
 
-async fn of_user_and_groups(State(app): State<AppRef>, Path(uid): Path<i32>, wishes: Wishes) -> ApiResult<Json<Value>> {
+async fn of_user_and_groups(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(uid): Path<i32>,
+    wishes: Wishes,
+) -> ApiResult<Response> {
     found(&app.store, uid)?;
     let groups = users::groups_of(&app.store, uid)?;
-    let mut entries = history::of_all(&app.store)?;
-    entries.retain(|record| record.value.uid == uid || groups.iter().any(|gid| is_of(&record.value, *gid)));
-    Ok(answer(entries, &wishes))
+    let wanted = move |entry: &Entry| entry.uid == uid || groups.iter().any(|gid| is_of(entry, *gid));
+    answer(&app, &caller, None, wishes, wanted)
 }
 
-async fn all(State(app): State<AppRef>, wishes: Wishes) -> ApiResult<Json<Value>> {
-    Ok(answer(history::of_all(&app.store)?, &wishes))
+async fn all(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
+    answer(&app, &caller, None, wishes, |_| true)
 }
 
 #[derive(Default, Deserialize)]
@@ -112,6 +138,9 @@ struct Search {
 async fn add(State(app): State<AppRef>, caller: Caller, Input(search): Input<Search>) -> ApiResult<Json<Value>> {
     if search.userquery.is_empty() {
         return Err(ApiError::bad("UserQuery is missing"));
+    }
+    for query in [Some(&search.userquery), search.effectivequery.as_ref()].into_iter().flatten() {
+        names::bounded("UserQuery", query, names::TEXT_CHARS_MAX)?;
     }
     names::few("GIDs", &search.gids, names::GROUPS_MAX)?;
     let launched = Moment::now();

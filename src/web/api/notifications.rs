@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{DONE, invalid, repeated};
+use crate::env::aside;
 use crate::objects::notifications::{self, LIFE_S, Notification};
 use crate::objects::{Moment, Record, Stored, Writes, names};
 use crate::web::app::AppRef;
@@ -51,9 +52,8 @@ fn answer(mut records: Vec<Record<Notification>>) -> ApiResult<Json<Value>> {
 }
 
 fn for_caller(app: &AppRef, caller: &Caller) -> ApiResult<Vec<Record<Notification>>> {
-    let mut records = app.store.list::<Notification>("")?;
-    records.retain(|record| record.value.is_shown() && (caller.all || record.value.is_for(&caller.person)));
-    Ok(records)
+    let wanted = |it: &Notification| it.is_shown() && (caller.all || it.is_for(&caller.person));
+    Ok(aside::run(|| app.store.select::<Notification>("", wanted))?)
 }
 
 async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Json<Value>> {

@@ -85,7 +85,11 @@ fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiRes
 async fn retry(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let rejected = found(&app, &caller, &id)?;
     check_rights(&app, &caller, &rejected)?;
+    let spent = app.store.spend(&caller.author(), &rejected.txn.ops)?;
     app.store.replica().retry(rejected.txn.id).await?;
+    if let Some(spent) = spent {
+        spent.keep();
+    }
     Ok(DONE)
 }
 

@@ -19,6 +19,7 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::Input;
+use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
 
 pub(super) const READ: Need = Need::User(Right::Capability("ResourceRead"));
@@ -115,10 +116,10 @@ pub(super) fn stored(app: &AppRef, guid: uuid::Uuid) -> ApiResult<Record<Resourc
     app.store.get::<Resource>(&guid.to_string())?.ok_or_else(|| ApiError::not_found(format!("resource {guid}")))
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    let mut records = app.store.list::<Resource>("")?;
-    records.retain(|record| caller.all || record.value.is_listed_for(&caller.person));
-    Ok(Json(records.iter().map(shown).collect()))
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    let wanted = |caller: &Caller, resource: &Resource| caller.all || resource.is_listed_for(&caller.person);
+    let list = List::new(String::new(), wanted, |_, record: &Record<Resource>| serde_json::to_vec(&shown(record)));
+    list.answer(&app, &caller, |_| ())
 }
 
 #[derive(Clone, Default, Deserialize)]

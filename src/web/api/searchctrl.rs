@@ -1,5 +1,7 @@
 //! Searches that are kept: listed, looked at, downloaded, shared, saved, ended.
 
+use std::cmp::Reverse;
+
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -17,11 +19,12 @@ use crate::search::conditions::Condition;
 use crate::search::render::Format;
 use crate::search::searches::{Launch, SearchError};
 use crate::web::admission;
-use crate::web::app::AppRef;
+use crate::web::app::{App, AppRef};
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::{self, Input};
+use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, patch, post, put};
 use crate::web::searching::{self, Answer, Deed, Who};
 
@@ -199,23 +202,25 @@ fn metadata(search: &Search) -> Value {
     kept.unwrap_or_else(|| json!({ "name": search.name, "notes": search.notes }))
 }
 
-fn visible(app: &AppRef, caller: &Caller, all: bool) -> ApiResult<Vec<Search>> {
-    let mut records: Vec<Record<Search>> = app.store.list("")?;
-    records.retain(|record| all || record.value.is_listed_for(&caller.person));
-    records.sort_by(|a, b| b.value.started.cmp(&a.value.started).then_with(|| a.value.id.cmp(&b.value.id)));
-    Ok(records.into_iter().map(|record| app.searches.current(record.value)).collect())
+/// Searches that are listed for the caller, or all of them, the latest first.
+fn visible(app: &AppRef, caller: &Caller, all: bool, shown: fn(&Search) -> Value) -> ApiResult<Response> {
+    let wanted = move |caller: &Caller, search: &Search| all || caller.all || search.is_listed_for(&caller.person);
+    let list = List::new(String::new(), wanted, move |app: &App, record: &Record<Search>| {
+        serde_json::to_vec(&shown(&app.searches.current(record.value.clone())))
+    });
+    list.answer(app, caller, |search| (Reverse(search.started), search.id.clone()))
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    Ok(Json(visible(&app, &caller, caller.all)?.iter().map(status).collect()))
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    visible(&app, &caller, false, status)
 }
 
-async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    Ok(Json(visible(&app, &caller, true)?.iter().map(status).collect()))
+async fn list_all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    visible(&app, &caller, true, status)
 }
 
-async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    Ok(Json(visible(&app, &caller, caller.all)?.iter().map(info).collect()))
+async fn list_details(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    visible(&app, &caller, false, info)
 }
 
 /// What clients say when they begin a search.

@@ -1,0 +1,305 @@
+//! How much one user may keep of each kind of object that has owners: so many objects, and so many bytes. Nobody else's list
+//! becomes slow, and no member's memory or disk is filled, by what one user makes.
+//!
+//! What a user has is counted by reading it, when the user changes something for the first time, and from then on by the
+//! changes made here. Changes made elsewhere are found when it is counted again: after a while, sooner near the bound, and
+//! before anything is refused.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::dashboards::Dashboard;
+use super::history::Entry;
+use super::notifications::Notification;
+use super::record::Stored;
+use super::resources::Resource;
+use super::searches::Search;
+use super::{Store, StoreError};
+use crate::env::aside;
+use crate::model::{Collection, Op};
+
+/// A count is believed for this long.
+const BELIEVED: Duration = Duration::from_secs(600);
+/// The same where half of the bound is reached.
+const BELIEVED_NEAR: Duration = Duration::from_secs(60);
+/// One that refuses was counted no longer ago than this.
+const BELIEVED_FULL: Duration = Duration::from_secs(2);
+/// Counts that are remembered.
+const REMEMBERED_MAX: usize = 4096;
+
+/// Kinds that are bounded, and whether their keys begin with the owner.
+const BOUNDED: [(&str, bool); 5] = [
+    (Dashboard::COLLECTION, false),
+    (Resource::COLLECTION, false),
+    (Search::COLLECTION, false),
+    (Notification::COLLECTION, false),
+    (Entry::COLLECTION, true),
+];
+
+/// Objects and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Amount {
+    objects: i64,
+    bytes: i64,
+}
+
+impl Amount {
+    fn of(bytes: usize) -> Amount {
+        Amount { objects: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
+    }
+
+    fn plus(self, other: Amount) -> Amount {
+        let Amount { objects, bytes } = other;
+        Amount { objects: self.objects.saturating_add(objects), bytes: self.bytes.saturating_add(bytes) }
+    }
+
+    fn minus(self, other: Amount) -> Amount {
+        self.plus(Amount { objects: -other.objects, bytes: -other.bytes })
+    }
+
+    fn exceeds(self, most: Amount) -> bool {
+        (most.objects != 0 && self.objects > most.objects) || (most.bytes != 0 && self.bytes > most.bytes)
+    }
+}
+
+/// Whose objects of which kind.
+type Of = (i32, &'static str);
+
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    amount: Amount,
+    at: Instant,
+}
+
+/// What users have, as far as it was counted.
+#[derive(Debug)]
+pub struct Quotas {
+    most: Amount,
+    counted: Mutex<HashMap<Of, Counted>>,
+}
+
+/// What a change adds to what users have; taken back when it is dropped without having been kept.
+#[derive(Debug)]
+pub struct Added<'a> {
+    quotas: &'a Quotas,
+    amounts: Vec<(Of, Amount)>,
+}
+
+impl Added<'_> {
+    /// The change was made.
+    pub fn keep(mut self) {
+        self.amounts.clear();
+    }
+}
+
+impl Drop for Added<'_> {
+    fn drop(&mut self) {
+        let mut counted = self.quotas.counted();
+        for (of, amount) in &self.amounts {
+            if let Some(known) = counted.get_mut(of) {
+                known.amount = known.amount.minus(*amount);
+            }
+        }
+    }
+}
+
+/// Why a change is too much.
+#[derive(Debug)]
+pub enum QuotaError {
+    /// A user has as much as a user may have, in words.
+    Full(String),
+    /// What is there cannot be read.
+    Store(StoreError),
+}
+
+impl From<StoreError> for QuotaError {
+    fn from(error: StoreError) -> QuotaError {
+        QuotaError::Store(error)
+    }
+}
+
+#[derive(Deserialize)]
+struct Owned {
+    #[serde(rename = "UID")]
+    uid: i32,
+}
+
+fn owner(is_in_key: bool, key: &str, value: &[u8]) -> Option<i32> {
+    if is_in_key {
+        return key.split_once('/')?.0.parse().ok();
+    }
+    serde_json::from_slice::<Owned>(value).ok().map(|owned| owned.uid)
+}
+
+impl Quotas {
+    /// Bounds of each kind for each user; 0: none.
+    #[must_use]
+    pub fn new(objects_max: u64, bytes_max: u64) -> Quotas {
+        let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        Quotas { most: Amount { objects: number(objects_max), bytes: number(bytes_max) }, counted: Mutex::default() }
+    }
+
+    fn counted(&self) -> MutexGuard<'_, HashMap<Of, Counted>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What operations add to what users have.
+    fn added(store: &Store, ops: &[Op]) -> Result<Vec<(Of, Amount)>, StoreError> {
+        let mut added: HashMap<Of, Amount> = HashMap::new();
+        for op in ops {
+            let collection = op.collection().as_str();
+            let Some((kind, is_in_key)) = BOUNDED.iter().find(|(kind, _)| *kind == collection) else { continue };
+            let key = op.key().as_str();
+            let before = store.raw(op.collection(), op.key())?;
+            let of = |value: &[u8]| owner(*is_in_key, key, value).map(|uid| (uid, Amount::of(value.len())));
+            if let Some((uid, amount)) = before.and_then(|(value, _)| of(&value)) {
+                let sum = added.entry((uid, kind)).or_default();
+                *sum = sum.minus(amount);
+            }
+            if let Some((uid, amount)) = op.value().and_then(|value| of(value)) {
+                let sum = added.entry((uid, kind)).or_default();
+                *sum = sum.plus(amount);
+            }
+        }
+        Ok(added.into_iter().collect())
+    }
+
+    fn count(store: &Store, (uid, kind): Of) -> Result<Amount, StoreError> {
+        let is_in_key = BOUNDED.iter().any(|(bounded, is_in_key)| *bounded == kind && *is_in_key);
+        let prefix = if is_in_key { format!("{uid}/") } else { String::new() };
+        let collection = Collection::new(kind).map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let mut sum = Amount::default();
+        aside::run(|| {
+            store.replica().each(&collection, &prefix, |key, object| {
+                if owner(is_in_key, key.as_str(), &object.value) == Some(uid) {
+                    sum = sum.plus(Amount::of(object.value.len()));
+                }
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok(sum)
+    }
+
+    /// What a user has, counted no longer ago than `believed` says.
+    fn known(&self, store: &Store, of: Of, believed: &impl Fn(Amount) -> Duration) -> Result<Amount, StoreError> {
+        let known = self.counted().get(&of).copied();
+        if let Some(known) = known.filter(|known| known.at.elapsed() <= believed(known.amount)) {
+            return Ok(known.amount);
+        }
+        let (at, amount) = (Instant::now(), Quotas::count(store, of)?);
+        let mut counted = self.counted();
+        if counted.len() >= REMEMBERED_MAX {
+            counted.clear();
+        }
+        counted.insert(of, Counted { amount, at });
+        Ok(amount)
+    }
+
+    /// Adds what operations of an ordinary user make to what users have. Who has more than the bound may still make it less.
+    ///
+    /// # Errors
+    /// When it is too much.
+    pub fn add(&self, store: &Store, ops: &[Op]) -> Result<Added<'_>, QuotaError> {
+        let amounts = Quotas::added(store, ops)?;
+        let half = Amount { objects: self.most.objects / 2, bytes: self.most.bytes / 2 };
+        let usual = |known: Amount| if known.exceeds(half) { BELIEVED_NEAR } else { BELIEVED };
+        self.count_again(store, &amounts, usual)?;
+        if let Ok(added) = self.note_if_fits(&amounts) {
+            return Ok(added);
+        }
+        self.count_again(store, &amounts, |_| BELIEVED_FULL)?;
+        self.note_if_fits(&amounts).map_err(|of| QuotaError::Full(self.refusal(&of)))
+    }
+
+    fn is_bounded(&self, amount: Amount) -> bool {
+        self.most != Amount::default() && (amount.objects > 0 || amount.bytes > 0)
+    }
+
+    /// Counts what was counted longer ago than `believed` says, as far as it becomes more.
+    fn count_again(
+        &self,
+        store: &Store,
+        amounts: &[(Of, Amount)],
+        believed: impl Fn(Amount) -> Duration,
+    ) -> Result<(), StoreError> {
+        let more = amounts.iter().filter(|(_, amount)| self.is_bounded(*amount));
+        more.map(|(of, _)| of).try_for_each(|of| self.known(store, *of, &believed).map(drop))
+    }
+
+    /// Adds all of it, if there is room for all: of changes at the same time only so many fit. Says for what there is none.
+    fn note_if_fits(&self, amounts: &[(Of, Amount)]) -> Result<Added<'_>, Of> {
+        let mut counted = self.counted();
+        for (of, amount) in amounts.iter().filter(|(_, amount)| self.is_bounded(*amount)) {
+            if counted.get(of).is_some_and(|known| known.amount.plus(*amount).exceeds(self.most)) {
+                return Err(*of);
+            }
+        }
+        Quotas::note(&mut counted, amounts);
+        Ok(Added { quotas: self, amounts: amounts.to_vec() })
+    }
+
+    /// Adds what operations of an administrator make, however much it is.
+    ///
+    /// # Errors
+    /// When what is there cannot be read.
+    pub fn add_anyway(&self, store: &Store, ops: &[Op]) -> Result<Added<'_>, StoreError> {
+        let amounts = Quotas::added(store, ops)?;
+        Quotas::note(&mut self.counted(), &amounts);
+        Ok(Added { quotas: self, amounts })
+    }
+
+    fn note(counted: &mut HashMap<Of, Counted>, amounts: &[(Of, Amount)]) {
+        for (of, amount) in amounts {
+            if let Some(known) = counted.get_mut(of) {
+                known.amount = known.amount.plus(*amount);
+            }
+        }
+    }
+
+    fn refusal(&self, (uid, kind): &Of) -> String {
+        let Amount { objects, bytes } = self.most;
+        let mut bounds = Vec::new();
+        if objects != 0 {
+            bounds.push(format!("{objects} of them (User-Objects-Max)"));
+        }
+        if bytes != 0 {
+            bounds.push(format!("{} KiB together (User-Objects-MB)", bytes >> 10));
+        }
+        format!("user {uid} has as many {kind} as one user may have: {}; delete some first", bounds.join(" and "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OF: Of = (7, Dashboard::COLLECTION);
+
+    #[test]
+    fn p15_of_changes_at_once_only_so_many_fit() {
+        let quotas = Quotas::new(3, 100);
+        quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
+        let add = |bytes| quotas.note_if_fits(&[(OF, Amount::of(bytes))]);
+        let (first, second) = (add(40).expect("fits"), add(40).expect("fits"));
+        assert_eq!(add(40).map(drop), Err(OF), "too many bytes, as long as these may be made");
+        drop(first);
+        second.keep();
+        add(60).expect("what was not made takes no room").keep();
+        let less = Amount { objects: -1, bytes: -60 };
+        quotas.note_if_fits(&[(OF, less)]).expect("less always fits").keep();
+        add(1).expect("fits").keep();
+        add(1).expect("fits").keep();
+        assert_eq!(add(1).map(drop), Err(OF), "too many objects");
+    }
+
+    #[test]
+    fn owners_are_found_in_values_and_keys() {
+        assert_eq!(owner(false, "5", br#"{"ID":5,"UID":7,"Data":{"UID":8}}"#), Some(7));
+        assert_eq!(owner(true, "7/a", b"anything"), Some(7));
+        assert_eq!((owner(false, "5", b"{}"), owner(true, "x", b"{}")), (None, None));
+    }
+}

@@ -1,0 +1,109 @@
+//! What one user may write and keep, and what that costs everybody else.
+
+use serde_json::{Value, json};
+
+use super::Web;
+use super::client::Client;
+use crate::fleet::Fleet;
+
+const MB: usize = 1 << 20;
+
+/// A webserver with these settings, its administrator, and users.
+fn site<const N: usize>(fleet: &Fleet, settings: &str, users: [&str; N]) -> (Web, Client, [Client; N]) {
+    let config = fleet.write_file("gravwell.conf", &format!("[Global]\n{settings}"));
+    let web = Web::start(fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(fleet);
+    let clients = users.map(|user| {
+        admin.made("/api/users", &json!({ "User": user, "Pass": "a plain horse" }));
+        web.login(user, "a plain horse")
+    });
+    (web, admin, clients)
+}
+
+fn dashboard(bytes: usize) -> Value {
+    json!({ "Name": "d", "Data": { "x": "x".repeat(bytes) } })
+}
+
+#[track_caller]
+fn is_too_much(answer: &super::client::Answer, bound: &str) {
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert!(answer.text().contains(bound), "{}", answer.text());
+}
+
+#[test]
+fn p15_what_one_user_keeps_is_bounded() {
+    let fleet = Fleet::new();
+    let (_web, admin, [bob, carol]) = site(&fleet, "User-Objects-Max=5\nUser-Objects-MB=1\n", ["bob", "carol"]);
+    let ids: Vec<Value> = (0..5).map(|_| bob.made("/api/dashboards", &dashboard(10))).collect();
+    is_too_much(&bob.post("/api/dashboards", &dashboard(10)), "User-Objects-Max");
+    // No way of making one goes around it.
+    is_too_much(&bob.get(&format!("/api/dashboards/{}/clone", ids[0])), "User-Objects-Max");
+    is_too_much(&bob.post(&format!("/api/dashboards/{}/clone", ids[0]), &json!({})), "User-Objects-Max");
+    bob.changed(&format!("/api/dashboards/{}", ids[0]), &json!({ "Name": "other" }));
+    bob.ok("DELETE", &format!("/api/dashboards/{}", ids[1]));
+    bob.made("/api/dashboards", &dashboard(10));
+    is_too_much(&bob.post("/api/dashboards", &dashboard(10)), "User-Objects-Max");
+    let own: Vec<u16> = (0..6)
+        .map(|_| bob.post("/api/notifications/targeted/self", &json!({ "Msg": "m" })).status)
+        .collect();
+    assert_eq!(own, [200, 200, 200, 200, 200, 413], "each kind has a bound of its own");
+    let resources: Vec<u16> =
+        (0..6).map(|n| bob.post("/api/resources", &json!({ "ResourceName": format!("r{n}") })).status).collect();
+    assert_eq!(resources, [200, 200, 200, 200, 200, 413]);
+    // Bytes count as well as objects, and each user has their own.
+    let large = carol.made("/api/dashboards", &dashboard(MB / 2));
+    is_too_much(&carol.post("/api/dashboards", &dashboard(MB * 2 / 3)), "User-Objects-MB");
+    carol.changed(&format!("/api/dashboards/{large}"), &dashboard(MB - 2000));
+    is_too_much(&carol.put(&format!("/api/dashboards/{large}"), &dashboard(MB + 1)), "User-Objects-MB");
+    carol.changed(&format!("/api/dashboards/{large}"), &dashboard(10));
+    carol.made("/api/dashboards", &dashboard(MB * 2 / 3));
+    // Administrators import for everybody.
+    for _ in 0..7 {
+        admin.made("/api/dashboards", &dashboard(MB / 3));
+    }
+}
+
+#[test]
+fn p15_whatever_commits_is_counted_as_a_change() {
+    let fleet = Fleet::new();
+    let (_web, _admin, [bob, carol]) =
+        site(&fleet, "Write-Rate-Per-User=2\nWrite-Burst-Per-User=15\n", ["bob", "carol"]);
+    // It reads, by its method, and writes a session.
+    let answers: Vec<_> = (0..60).map(|_| bob.get("/api/login/tmptoken")).collect();
+    let refused = answers.iter().find(|answer| answer.status == 429).expect("some are refused");
+    assert!(refused.header("retry-after").is_some(), "{}", refused.text());
+    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 10, "a burst passes");
+    carol.ok("GET", "/api/login/tmptoken");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
+    const COUNT: usize = 48;
+    let fleet = Fleet::new();
+    let (web, _admin, [bob, carol]) = site(&fleet, "", ["bob", "carol"]);
+    let proc = format!("/proc/{}", web.id());
+    let peak_kib = || {
+        let status = std::fs::read_to_string(format!("{proc}/status")).expect("reads");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a maximum");
+        line.split_whitespace().nth(1).expect("a number").parse::<usize>().expect("a number")
+    };
+    let made: Vec<Value> = (0..COUNT).map(|_| bob.made("/api/dashboards", &dashboard(MB))).collect();
+    std::fs::write(format!("{proc}/clear_refs"), "5").expect("forgets the former maximum");
+    let before = peak_kib();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(carol.ok("GET", "/api/dashboards"), json!([])));
+        }
+    });
+    let unknown = "/api/dashboards/00000000-0000-4000-8000-000000000000";
+    assert_eq!(carol.get(unknown).status, 404);
+    let grown = peak_kib().saturating_sub(before) >> 10;
+    // Four that held all of them would need four times as much at least.
+    assert!(grown < COUNT, "{grown} MiB more for nothing to see");
+    // Who has them gets them, whole and in order.
+    let listed = bob.ok("GET", "/api/dashboards");
+    let ids: Vec<Value> = listed.as_array().expect("a list").iter().map(|one| one["ID"].clone()).collect();
+    assert_eq!(ids, made);
+    assert!(listed.as_array().expect("a list").iter().all(|one| one["Data"]["x"].as_str().map(str::len) == Some(MB)));
+}
