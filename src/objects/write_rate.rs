@@ -154,7 +154,8 @@ mod tests {
     fn p15_users_who_do_nothing_are_forgotten() {
         let (rate, start) = (WriteRate::new(Rates { changes_per_s: 1, changes_burst: 10, ..RATES }), Instant::now());
         for uid in 0..10_000 {
-            rate.take_at(uid, false, Some(1), start + Duration::from_secs(uid.unsigned_abs().into())).expect("has room");
+            rate.take_at(uid, false, Some(1), start + Duration::from_secs(uid.unsigned_abs().into()))
+                .expect("has room");
         }
         assert!(rate.left.lock().expect("not poisoned").len() <= REMEMBERED_MAX);
     }

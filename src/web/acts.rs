@@ -1,10 +1,13 @@
 //! What happens at this webserver and is no transaction, for the audit: failed logins, tokens that are used, downloads.
 //!
-//! What is repeated is recorded at once the first time, and then once in an interval, with how often it happened.
+//! What is repeated is recorded at once the first time, and then once in an interval, with how often it happened. What is told
+//! apart is bounded, and by whom it is caused: nobody makes the acts of others less visible. A known caller who does too many
+//! different things stays named, with the address. Strangers are named as far as the names are users', which are few; of made-up
+//! names the first ones of each address are, and there is a bound on how many records all of them cause.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::codec::audit::Act;
@@ -17,16 +20,84 @@ use super::caller::Caller;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The same for the use of a token.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(3600);
-/// Acts that are counted at the same time. Further ones are counted together.
-const COUNTED_MAX: usize = 4096;
+/// Different acts of one user that are told apart in an interval, those that were refused among them, and addresses beyond.
+const ACTS_OF_USER: usize = 256;
+const REFUSALS_OF_USER: usize = 16;
+const ADDRESSES_OF_USER: usize = 32;
+/// Made-up names, and users' names, that are told apart of one place in an interval.
+const NAMES_OF_PLACE: usize = 8;
+const USERS_OF_PLACE: usize = 64;
+/// Places that are told apart of those that give one user's name in an interval.
+const PLACES_OF_USER: usize = 32;
+/// Records of made-up names, and of users' names, that strangers cause at once, and in a second.
+const STRANGE: (f64, f64) = (1000.0, 0.5);
+const NAMED: (f64, f64) = (2000.0, 2.0);
 
+const MANY_ACTS: &str = "more than is told apart of one user";
+const MANY_NAMES: &str = "more names than are told apart";
+
+/// Acts that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Same {
     kind: &'static str,
+    uid: Option<i32>,
     user: String,
     by: String,
     from: String,
     what: String,
+}
+
+/// What is bounded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Bound {
+    Acts(i32),
+    Refusals(i32),
+    Addresses(i32),
+    Names(String),
+    Users(String),
+    Places(i32),
+}
+
+/// Records that strangers may cause: so many at once, and then so many in a second.
+#[derive(Debug)]
+struct Purse {
+    left: f64,
+    most: f64,
+    per_s: f64,
+    at: Instant,
+}
+
+impl Purse {
+    fn new((most, per_s): (f64, f64), at: Instant) -> Purse {
+        Purse { left: most, most, per_s, at }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.saturating_duration_since(self.at).as_secs_f64() * self.per_s).min(self.most);
+        self.at = now;
+        let has_one = self.left >= 1.0;
+        if has_one {
+            self.left -= 1.0;
+        }
+        has_one
+    }
+}
+
+/// Whose purse a record is paid from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Paid {
+    /// Of nobody: it is bounded otherwise.
+    Free,
+    Strange,
+    Named,
+}
+
+/// One way of counting an act: the first for which there is room is taken.
+struct Way {
+    same: Same,
+    act: Act,
+    bounds: Vec<(Bound, usize)>,
+    purse: Paid,
 }
 
 struct Counted {
@@ -35,18 +106,80 @@ struct Counted {
     act: Act,
     /// How often since it was recorded.
     count: u64,
+    bounds: Vec<Bound>,
+}
+
+struct Books {
+    counted: HashMap<Same, Counted>,
+    used: HashMap<Bound, usize>,
+    strange: Purse,
+    named: Purse,
+}
+
+impl Books {
+    fn new(now: Instant) -> Books {
+        let (strange, named) = (Purse::new(STRANGE, now), Purse::new(NAMED, now));
+        Books { counted: HashMap::new(), used: HashMap::new(), strange, named }
+    }
+
+    fn has_room(&mut self, way: &Way, now: Instant) -> bool {
+        way.bounds.iter().all(|(bound, most)| self.used.get(bound).is_none_or(|used| used < most))
+            && match way.purse {
+                Paid::Free => true,
+                Paid::Strange => self.strange.take(now),
+                Paid::Named => self.named.take(now),
+            }
+    }
+
+    /// Counts an act; gives what is to be recorded at once.
+    fn count(&mut self, ways: Vec<Way>, interval: Duration, now: Instant) -> Option<Act> {
+        let last = ways.len().saturating_sub(1);
+        for (place, way) in ways.into_iter().enumerate() {
+            if let Some(known) = self.counted.get_mut(&way.same) {
+                known.count += 1;
+                known.act.happened_ms = way.act.happened_ms;
+                return None;
+            }
+            if place < last && !self.has_room(&way, now) {
+                continue;
+            }
+            let bounds: Vec<Bound> = way.bounds.into_iter().map(|(bound, _)| bound).collect();
+            for bound in &bounds {
+                *self.used.entry(bound.clone()).or_default() += 1;
+            }
+            let act = way.act.clone();
+            self.counted.insert(way.same, Counted { since: now, interval, act: way.act, count: 0, bounds });
+            return Some(act);
+        }
+        None
+    }
+
+    /// Takes out what `is_over` says, and gives what is to be recorded of it.
+    fn take(&mut self, is_over: impl Fn(&Counted) -> bool) -> Vec<Act> {
+        let over: Vec<Counted> = self.counted.extract_if(|_, known| is_over(known)).map(|(_, known)| known).collect();
+        for bound in over.iter().flat_map(|known| &known.bounds) {
+            if let Some(used) = self.used.get_mut(bound) {
+                *used -= 1;
+                if *used == 0 {
+                    self.used.remove(bound);
+                }
+            }
+        }
+        let repeated = over.into_iter().filter(|known| known.count > 0);
+        repeated.map(|known| Act { count: known.count, ..known.act }).collect()
+    }
 }
 
 /// Records acts.
 pub(super) struct Recorder {
     acts: Acts,
-    counted: Mutex<HashMap<Same, Counted>>,
+    books: Mutex<Books>,
 }
 
-/// Who does something.
+/// A known caller who does something.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Who {
-    pub uid: Option<i32>,
+    pub uid: i32,
     pub user: String,
     pub by: String,
     pub from: String,
@@ -55,61 +188,60 @@ pub(super) struct Who {
 impl From<&Caller> for Who {
     fn from(caller: &Caller) -> Who {
         let author = caller.author();
-        Who { uid: Some(author.uid), user: author.user, by: author.su, from: author.from }
+        Who { uid: author.uid, user: author.user, by: author.su, from: author.from }
     }
 }
 
-impl Who {
-    /// Somebody who has only given a name.
-    pub(super) fn named(uid: Option<i32>, user: &str, from: IpAddr) -> Who {
-        Who { uid, user: user.chars().take(100).collect(), by: String::new(), from: from.to_string() }
-    }
+/// Somebody who has only given a name.
+#[derive(Clone, Debug)]
+pub(super) struct Stranger {
+    /// The name that was given.
+    pub name: String,
+    /// Whose name it is, and whether that is an administrator.
+    pub uid: Option<i32>,
+    pub is_admin: bool,
+    pub from: IpAddr,
+    /// Whether the name was not even looked at, because of where it came from.
+    pub is_place_refused: bool,
 }
 
 impl Recorder {
     pub(super) fn new(acts: Acts) -> Recorder {
-        Recorder { acts, counted: Mutex::default() }
+        Recorder { acts, books: Mutex::new(Books::new(Instant::now())) }
     }
 
-    /// Records an act; one that is repeated is counted.
-    pub(super) fn note(&self, kind: &'static str, who: Who, what: impl Into<String>) {
-        self.count(kind, who, what.into(), INTERVAL, Instant::now());
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that a token is used, the first time in an interval.
-    pub(super) fn note_token(&self, who: Who, what: String) {
-        self.count("token", who, what, TOKEN_INTERVAL, Instant::now());
+    fn count(&self, ways: Vec<Way>, interval: Duration, now: Instant) {
+        let act = self.books().count(ways, interval, now);
+        act.into_iter().for_each(|act| self.acts.note(act));
     }
 
-    fn count(&self, kind: &'static str, who: Who, what: String, interval: Duration, now: Instant) {
-        let Who { uid, user, by, from } = who;
-        let act = Act {
-            kind: kind.into(),
-            happened_ms: SystemClock.now_ms(),
-            uid,
-            user: user.clone(),
-            by: by.clone(),
-            from: from.clone(),
-            what: what.clone(),
-            count: 1,
-            id: String::new(),
-        };
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut same = Same { kind, user, by, from, what };
-        let mut act = act;
-        if counted.len() >= COUNTED_MAX && !counted.contains_key(&same) {
-            let many = "of too many different users or addresses to be told apart".to_owned();
-            same = Same { user: String::new(), by: String::new(), from: String::new(), what: many.clone(), ..same };
-            act = Act { uid: None, user: String::new(), by: String::new(), from: String::new(), what: many, ..act };
-        }
-        if let Some(known) = counted.get_mut(&same) {
-            known.count += 1;
-            known.act.happened_ms = act.happened_ms;
-            return;
-        }
-        counted.insert(same, Counted { since: now, interval, act: act.clone(), count: 0 });
-        drop(counted);
-        self.acts.note(act);
+    /// Records an act of a known caller; one that is repeated is counted.
+    pub(super) fn note(&self, kind: &'static str, who: &Who, what: impl Into<String>) {
+        let what = what.into();
+        let bound = (Bound::Acts(who.uid), ACTS_OF_USER);
+        self.count(of_user(kind, who, what.clone(), what, bound), INTERVAL, Instant::now());
+    }
+
+    /// Records what a known caller was refused. It takes no room from what was done.
+    pub(super) fn note_refused(&self, kind: &'static str, who: &Who, what: impl Into<String>) {
+        let what = what.into();
+        let bound = (Bound::Refusals(who.uid), REFUSALS_OF_USER);
+        self.count(of_user(kind, who, what.clone(), what, bound), INTERVAL, Instant::now());
+    }
+
+    /// Records that a token is used, the first time in an interval, whatever it is called by then.
+    pub(super) fn note_token(&self, who: &Who, id: uuid::Uuid, name: &str) {
+        let (what, bound) = (format!("the token {name} ({id})"), (Bound::Acts(who.uid), ACTS_OF_USER));
+        self.count(of_user("token", who, id.to_string(), what, bound), TOKEN_INTERVAL, Instant::now());
+    }
+
+    /// Records an attempt to log in that came to nothing.
+    pub(super) fn note_login(&self, kind: &'static str, stranger: &Stranger, what: &str) {
+        self.count(of_stranger(kind, stranger, what), INTERVAL, Instant::now());
     }
 
     /// Records how often acts were repeated whose interval is over; called now and then.
@@ -119,60 +251,213 @@ impl Recorder {
 
     /// Records how often acts were repeated, whatever their interval; whether there was any.
     pub(super) fn flush_all(&self) -> bool {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let repeated = counted.drain().map(|(_, known)| known).filter(|known| known.count > 0);
-        let acts: Vec<Act> = repeated.map(|known| Act { count: known.count, ..known.act }).collect();
-        drop(counted);
+        let acts = self.books().take(|_| true);
         let is_any = !acts.is_empty();
         acts.into_iter().for_each(|act| self.acts.note(act));
         is_any
     }
 
     fn flush_at(&self, now: Instant) {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.retain(|_, known| {
-            let is_over = now.saturating_duration_since(known.since) >= known.interval;
-            if is_over && known.count > 0 {
-                self.acts.note(Act { count: known.count, ..known.act.clone() });
-            }
-            !is_over
-        });
+        let acts = self.books().take(|known| now.saturating_duration_since(known.since) >= known.interval);
+        acts.into_iter().for_each(|act| self.acts.note(act));
     }
+}
+
+/// What one client has of an address: all of IPv4, the network of IPv6.
+fn place_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> 64 << 64;
+            format!("{}/64", Ipv6Addr::from(network))
+        }
+    }
+}
+
+/// An act, and as what it is counted.
+fn way(same: Same, what: String, (bounds, purse): (Vec<(Bound, usize)>, Paid)) -> Way {
+    let act = Act {
+        kind: same.kind.into(),
+        happened_ms: SystemClock.now_ms(),
+        uid: same.uid,
+        user: same.user.clone(),
+        by: same.by.clone(),
+        from: same.from.clone(),
+        what,
+        count: 1,
+        id: String::new(),
+    };
+    Way { same, act, bounds, purse }
+}
+
+/// As itself; as one of too many of this user from this address; as one of too many of this user.
+fn of_user(kind: &'static str, who: &Who, same: String, what: String, bound: (Bound, usize)) -> Vec<Way> {
+    let Who { uid, user, by, from } = who.clone();
+    let itself = Same { kind, uid: Some(uid), user, by, from, what: same };
+    let of_address = Same { what: MANY_ACTS.into(), ..itself.clone() };
+    let of_user = Same { from: String::new(), ..of_address.clone() };
+    let addresses = (Bound::Addresses(uid), ADDRESSES_OF_USER);
+    vec![
+        way(itself, what, (vec![bound], Paid::Free)),
+        way(of_address, MANY_ACTS.into(), (vec![addresses], Paid::Free)),
+        way(of_user, MANY_ACTS.into(), (Vec::new(), Paid::Free)),
+    ]
+}
+
+/// By its name; by the user whose name it is; by the place that it comes from; as one of all.
+fn of_stranger(kind: &'static str, stranger: &Stranger, what: &str) -> Vec<Way> {
+    let Stranger { name, uid, is_admin, from, is_place_refused } = stranger;
+    let name: String = name.chars().take(100).collect();
+    let place = place_of(*from);
+    let empty = |what: &str| Same {
+        kind,
+        uid: None,
+        user: String::new(),
+        by: String::new(),
+        from: String::new(),
+        what: what.to_owned(),
+    };
+    let mut ways = Vec::new();
+    let named = Same { uid: *uid, user: name, from: from.to_string(), ..empty(what) };
+    if let Some(uid) = uid {
+        // Many ways of writing one name, and many addresses of one place, are one.
+        let same = Same { user: String::new(), from: place.clone(), ..named.clone() };
+        let places = (Bound::Places(*uid), PLACES_OF_USER);
+        let rest = format!("{what} (from more places than are told apart)");
+        let (mut bounds, mut purse) = (vec![places], Paid::Free);
+        if !is_admin {
+            bounds.push((Bound::Users(place.clone()), USERS_OF_PLACE));
+            purse = Paid::Named;
+        }
+        let by_user = Same { from: String::new(), ..named.clone() };
+        ways.push(Way { same, ..way(named, what.to_owned(), (bounds, purse)) });
+        let same = Same { user: String::new(), ..by_user.clone() };
+        ways.push(Way { same, ..way(by_user, rest, (Vec::new(), purse)) });
+    } else if !is_place_refused {
+        let same = Same { from: place.clone(), ..named.clone() };
+        let names = (Bound::Names(place.clone()), NAMES_OF_PLACE);
+        ways.push(Way { same, ..way(named, what.to_owned(), (vec![names], Paid::Strange)) });
+    }
+    let what = if *is_place_refused { what } else { MANY_NAMES };
+    ways.push(way(Same { from: place, ..empty(what) }, what.to_owned(), (Vec::new(), Paid::Strange)));
+    ways.push(way(empty(MANY_NAMES), MANY_NAMES.to_owned(), (Vec::new(), Paid::Free)));
+    ways
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn who(user: &str) -> Who {
-        Who::named(None, user, IpAddr::from([192, 0, 2, 1]))
+    fn stranger(name: &str, from: IpAddr) -> Stranger {
+        Stranger { name: name.to_owned(), uid: None, is_admin: false, from, is_place_refused: false }
+    }
+
+    fn address(number: usize) -> IpAddr {
+        let [_, _, _, _, a, b, c, d] = number.to_be_bytes();
+        IpAddr::from([10 + a, b, c, d])
+    }
+
+    fn who(uid: i32) -> Who {
+        Who { uid, user: format!("u{uid}"), by: String::new(), from: "192.0.2.7".into() }
+    }
+
+    fn taken(acts: &mut tokio::sync::mpsc::Receiver<Act>) -> Vec<Act> {
+        std::iter::from_fn(|| acts.try_recv().ok()).collect()
     }
 
     #[tokio::test]
     async fn a_flood_is_recorded_with_its_number() {
-        let (acts, mut taken) = Acts::for_tests();
+        let (acts, mut from) = Acts::for_tests();
         let recorder = Recorder::new(acts);
         let start = Instant::now();
+        let fail = |name: &str, at| {
+            recorder.count(of_stranger("login-failed", &stranger(name, address(1)), "x"), INTERVAL, at)
+        };
         for _ in 0..1000 {
-            recorder.count("login-failed", who("bob"), "x".into(), INTERVAL, start);
+            fail("bob", start);
         }
-        recorder.count("login-failed", who("eve"), "x".into(), INTERVAL, start);
+        fail("eve", start);
         recorder.flush_at(start + INTERVAL / 2);
         recorder.flush_at(start + INTERVAL);
-        let found: Vec<_> = std::iter::from_fn(|| taken.try_recv().ok()).map(|act| (act.user, act.count)).collect();
+        let found: Vec<_> = taken(&mut from).into_iter().map(|act| (act.user, act.count)).collect();
         assert_eq!(found, [("bob".to_owned(), 1), ("eve".to_owned(), 1), ("bob".to_owned(), 999)]);
-        recorder.count("login-failed", who("bob"), "x".into(), INTERVAL, start + INTERVAL);
-        assert_eq!(taken.try_recv().map(|act| act.count), Ok(1), "at once again");
+        fail("bob", start + INTERVAL);
+        assert_eq!(from.try_recv().map(|act| act.count), Ok(1), "at once again");
     }
 
     #[tokio::test]
-    async fn what_is_counted_is_bounded() {
-        let (acts, mut taken) = Acts::for_tests();
+    async fn p14_what_strangers_do_hides_nothing_of_others() {
+        let (acts, mut from) = Acts::for_tests();
         let recorder = Recorder::new(acts);
-        for n in 0..COUNTED_MAX + 10 {
-            recorder.note("login-failed", who(&n.to_string()), "x");
-            while taken.try_recv().is_ok() {}
+        for n in 0..10_000 {
+            let is_place_refused = n > 100;
+            let one = Stranger { is_place_refused, ..stranger(&format!("made-up-{n}"), address(1)) };
+            recorder.note_login("login-failed", &one, "x");
         }
-        assert!(recorder.counted.lock().expect("not poisoned").len() <= COUNTED_MAX + 1);
+        assert!(taken(&mut from).len() <= NAMES_OF_PLACE + 3, "they cause few records");
+        recorder.note("download", &who(7), "/a");
+        recorder.note_token(&who(8), uuid::Uuid::nil(), "t");
+        let admin =
+            |n| Stranger { uid: Some(1), is_admin: true, is_place_refused: true, ..stranger("admin", address(n)) };
+        recorder.note_login("login-throttled", &admin(1), "x");
+        let seen: Vec<_> = taken(&mut from).into_iter().map(|act| (act.kind, act.uid, act.user, act.from)).collect();
+        let text = |text: &str| text.to_owned();
+        assert_eq!(
+            seen,
+            [
+                (text("download"), Some(7), text("u7"), text("192.0.2.7")),
+                (text("token"), Some(8), text("u8"), text("192.0.2.7")),
+                (text("login-throttled"), Some(1), text("admin"), text("10.0.0.1")),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn p14_a_user_who_does_much_stays_named() {
+        let (acts, mut from) = Acts::for_tests();
+        let recorder = Recorder::new(acts);
+        for n in 0..10_000 {
+            recorder.note_refused("download", &who(7), format!("/made-up/{n}"));
+        }
+        recorder.note("download", &who(7), "/what-was-there");
+        for n in 0..10_000 {
+            recorder.note("download", &Who { from: n.to_string(), ..who(7) }, format!("/{n}"));
+            recorder.note_token(&who(7), uuid::Uuid::nil(), &format!("renamed {n}"));
+        }
+        let seen = taken(&mut from);
+        assert!(seen.iter().all(|act| act.uid == Some(7) && act.user == "u7"));
+        assert!(seen.iter().any(|act| act.what == "/what-was-there"), "what was refused took no room from it");
+        assert!(seen.iter().filter(|act| act.kind == "token").count() == 1, "it is the same one");
+        assert!(seen.len() <= ACTS_OF_USER + REFUSALS_OF_USER + ADDRESSES_OF_USER + 4, "{}", seen.len());
+        recorder.note("download", &who(8), "/of another");
+        assert_eq!(from.try_recv().map(|act| act.what), Ok("/of another".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn p14_strangers_from_everywhere_cause_a_bounded_number_of_records() {
+        let (acts, mut from) = Acts::for_tests();
+        let (recorder, start) = (Recorder::new(acts), Instant::now());
+        let mut records = 0;
+        let mut of_admin = 0;
+        for minute in 0..10u32 {
+            let now = start + INTERVAL * minute;
+            for n in 0..5000 {
+                let one = stranger(&format!("{minute}-{n}"), address(n));
+                recorder.count(of_stranger("login-failed", &one, "x"), INTERVAL, now);
+                let user = i32::try_from(n % 500).expect("small") + 1;
+                let one = Stranger { uid: Some(user), is_admin: user == 1, ..stranger("a user", address(n)) };
+                recorder.count(of_stranger("login-failed", &one, "x"), INTERVAL, now);
+                let seen = taken(&mut from);
+                of_admin += seen.iter().filter(|act| act.uid == Some(1)).count();
+                records += seen.len();
+            }
+            recorder.flush_at(now + INTERVAL);
+            records += taken(&mut from).len();
+        }
+        // What there is at once, what comes in ten minutes, and each of them once more with its number.
+        assert!(records < 2 * (3000 + 25 * 60 + 400), "{records}");
+        assert!(of_admin >= 10, "an administrator's name is told in each minute: {of_admin}");
+        let books = recorder.books();
+        assert!(books.counted.is_empty() && books.used.is_empty(), "nothing is left behind");
     }
 }

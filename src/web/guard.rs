@@ -53,12 +53,21 @@ pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -
 pub(super) async fn check(State((app, rule)): State<(AppRef, Rule)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     match admit(&app, rule, &mut parts).await {
-        Ok(()) if parts.extensions.get::<Caller>().is_some_and(|caller| caller.person.admin) => {
-            let (mut response, invalid) = invalid::noting(next.run(Request::from_parts(parts, body))).await;
-            report_invalid(&mut response, &invalid);
+        Ok(()) => {
+            let caller = parts.extensions.get::<Caller>().cloned();
+            let answered = next.run(Request::from_parts(parts, body));
+            let response = if caller.as_ref().is_some_and(|caller| caller.person.admin) {
+                let (mut response, invalid) = invalid::noting(answered).await;
+                report_invalid(&mut response, &invalid);
+                response
+            } else {
+                answered.await
+            };
+            if let Some(caller) = caller.filter(|_| rule.is_download) {
+                record_download(&app, &caller, response.status());
+            }
             response
         }
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(error) => error.into_response(),
     }
 }
@@ -120,7 +129,9 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     if rule.is_change || !parts.method.is_safe() {
         slow_down(app, &caller)?;
     }
-    record(app, rule, &caller);
+    if let Some(token) = &caller.token {
+        app.recorder.note_token(&(&caller).into(), token.id, &token.name);
+    }
     extend(app, &caller);
     parts.extensions.insert(caller);
     Ok(())
@@ -134,13 +145,14 @@ fn slow_down(app: &AppRef, caller: &Caller) -> ApiResult<()> {
     }
 }
 
-/// Records what is no transaction: that a token is used, and that a file is fetched.
-fn record(app: &AppRef, rule: Rule, caller: &Caller) {
-    if let Some(token) = &caller.token {
-        app.recorder.note_token(caller.into(), format!("the token {} ({})", token.name, token.id));
-    }
-    if rule.is_download {
-        app.recorder.note("download", caller.into(), caller.admission.uri.clone());
+/// Records that a file is fetched as soon as its answer begins. Asking for what is not there, or not theirs, hides nobody's
+/// downloads, one's own neither.
+fn record_download(app: &AppRef, caller: &Caller, status: StatusCode) {
+    let (who, what) = (caller.into(), &caller.admission.uri);
+    if status.is_client_error() || status.is_server_error() {
+        app.recorder.note_refused("download", &who, format!("{what}: refused ({})", status.as_u16()));
+    } else {
+        app.recorder.note("download", &who, what.clone());
     }
 }
 

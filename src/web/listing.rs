@@ -100,7 +100,8 @@ where
                 Err(error) => Some((Err(error), (None, None))),
             }
         });
-        let pieces = futures_util::StreamExt::map(pieces, |piece: io::Result<Vec<u8>>| piece.map(axum::body::Bytes::from));
+        let pieces =
+            futures_util::StreamExt::map(pieces, |piece: io::Result<Vec<u8>>| piece.map(axum::body::Bytes::from));
         Ok((json, Body::from_stream(admission::until(pieces, ended))).into_response())
     }
 }
@@ -113,7 +114,9 @@ where
 {
     /// The next piece, for the caller as of now.
     fn next(&mut self) -> io::Result<Vec<u8>> {
-        let lost = |error: &super::error::ApiError| io::Error::new(io::ErrorKind::PermissionDenied, error.message().to_owned());
+        let lost = |error: &super::error::ApiError| {
+            io::Error::new(io::ErrorKind::PermissionDenied, error.message().to_owned())
+        };
         self.caller = self.caller.again(&self.app).map_err(|error| lost(&error))?;
         self.piece().map_err(io::Error::other)
     }

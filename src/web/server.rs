@@ -244,8 +244,7 @@ impl Webserver {
         let via = service.replica.status().member.unwrap_or_else(|| uuid.to_string());
         let (acts, sending) = acts::channel(&data_dir);
         let recorder = Arc::new(Recorder::new(acts));
-        let store =
-            Store::new(service.replica.clone(), &via).with_allowance(allowance(&config, Arc::clone(&recorder)));
+        let store = Store::new(service.replica.clone(), &via).with_allowance(allowance(&config, Arc::clone(&recorder)));
         forget_former_keys(&store).await?;
         if !config.persist_logins {
             end_own_sessions(&store).await?;
@@ -446,8 +445,8 @@ fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
     };
     let quotas = Quotas::new(config.objects_of_user_max, config.object_bytes_of_user_max);
     let told = move |author: &Author| {
-        let who = Who { uid: Some(author.uid), user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
-        recorder.note("writes-throttled", who, "changes came faster than they may");
+        let who = Who { uid: author.uid, user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
+        recorder.note("writes-throttled", &who, "changes came faster than they may");
     };
     Allowance::new(WriteRate::new(rates), quotas, Box::new(told))
 }

@@ -170,8 +170,7 @@ impl Room {
             return Ok(Room { bytes_max, quota: None });
         }
         let is_other = |other: &Resource| other.uid == resource.uid && other.guid != resource.guid;
-        let used: u64 =
-            app.store.select::<Resource>("", is_other)?.iter().map(|record| record.value.size).sum();
+        let used: u64 = app.store.select::<Resource>("", is_other)?.iter().map(|record| record.value.size).sum();
         Ok(Room { bytes_max, quota: Some((quota.saturating_sub(used), quota)) })
     }
 

@@ -14,9 +14,9 @@ use super::TRIES;
 use crate::objects::passwords::{self, Password};
 use crate::objects::second_factors::{self, Code, Factor, Proved};
 use crate::objects::store::Author;
-use crate::objects::users::{self, FIRST, Lock, User};
+use crate::objects::users::{self, Admin, FIRST, Lock, User};
 use crate::objects::{Record, Writes};
-use crate::web::acts::Who;
+use crate::web::acts::Stranger;
 use crate::web::app::App;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::input;
@@ -93,6 +93,13 @@ fn refused(status: StatusCode, reason: &str) -> ApiError {
         .with("MFASetupRequired", false)
 }
 
+/// Who tries to log in, for the audit: whose name was given is looked up whether it is let in or not.
+fn stranger(app: &App, name: &str, from: IpAddr) -> ApiResult<Stranger> {
+    let uid = users::by_name(&app.store, name)?;
+    let is_admin = uid.map_or(Ok(false), |uid| app.store.has::<Admin>(&uid.to_string()))?;
+    Ok(Stranger { name: name.to_owned(), uid, is_admin, from, is_place_refused: false })
+}
+
 /// A login that is not looked at.
 fn held_back(refusal: Refusal) -> ApiError {
     match refusal {
@@ -124,10 +131,14 @@ impl Known {
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason).retry_after(Duration::from_secs(1)));
         }
         let Credentials { user, pass, .. } = given;
-        let mut attempt = app.limiter.admit(user, from).await.map_err(|refusal| {
-            app.recorder.note("login-throttled", Who::named(None, user, from), refusal.reason());
-            held_back(refusal)
-        })?;
+        let mut attempt = match app.limiter.admit(user, from).await {
+            Ok(attempt) => attempt,
+            Err(refusal) => {
+                let stranger = Stranger { is_place_refused: refusal == Refusal::Place, ..stranger(app, user, from)? };
+                app.recorder.note_login("login-throttled", &stranger, refusal.reason());
+                return Err(held_back(refusal));
+            }
+        };
         let uid = users::by_name(&app.store, user)?;
         let password = match uid {
             Some(uid) => app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value),
@@ -138,12 +149,12 @@ impl Known {
         attempt.leave_turn();
         let Some(uid) = uid.filter(|_| fits) else {
             tracing::warn!(%from, "a login failed");
-            app.recorder.note("login-failed", Who::named(uid, user, from), "wrong user name or password");
+            app.recorder.note_login("login-failed", &stranger(app, user, from)?, "wrong user name or password");
             return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "wrong user name or password"));
         };
         // Only who knows the password learns that the account is locked.
         if app.store.has::<Lock>(&uid.to_string())? {
-            app.recorder.note("login-failed", Who::named(Some(uid), user, from), "the account is locked");
+            app.recorder.note_login("login-failed", &stranger(app, user, from)?, "the account is locked");
             attempt.note_half_way();
             return Err(refused(StatusCode::LOCKED, "the account is locked: ask an administrator"));
         }
@@ -161,8 +172,11 @@ impl Known {
         Author { uid, user, from: self.from.to_string(), ..Author::default() }
     }
 
-    fn who(&self) -> Who {
-        Who::named(Some(self.user.uid), &self.user.user, self.from)
+    fn stranger(&self, app: &App) -> Stranger {
+        let uid = self.user.uid;
+        let is_admin = app.store.has::<Admin>(&uid.to_string()).unwrap_or_default();
+        let name = self.user.user.clone();
+        Stranger { name, uid: Some(uid), is_admin, from: self.from, is_place_refused: false }
     }
 
     /// Says that the password is right and not enough. It is no failure: this is how clients learn what to ask for.
@@ -191,7 +205,7 @@ impl Known {
     /// A code that does not count.
     pub(super) fn wrong(&self, app: &App, what: &str, reason: &str) -> ApiError {
         tracing::warn!(from = %self.from, "a second factor failed");
-        app.recorder.note("login-failed", self.who(), what);
+        app.recorder.note_login("login-failed", &self.stranger(app), what);
         refused(StatusCode::UNPROCESSABLE_ENTITY, reason)
     }
 
@@ -201,7 +215,7 @@ impl Known {
             return Ok(self);
         }
         let reason = "too many wrong codes: use a recovery code, or try again in some minutes";
-        app.recorder.note("login-throttled", self.who(), reason);
+        app.recorder.note_login("login-throttled", &self.stranger(app), reason);
         self.half_way();
         Err(refused(StatusCode::LOCKED, reason))
     }

@@ -68,10 +68,10 @@ async fn show(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value
 
 /// Refuses what comes faster than one user may change things: these calls pass no session at which that is seen.
 fn slow_down(app: &App, known: &Known) -> ApiResult<()> {
-    app.write_rate.take(known.user.uid, false).map_err(|wait| {
-        let message = "you make changes faster than this webserver takes them: wait a moment";
-        ApiError::new(axum::http::StatusCode::TOO_MANY_REQUESTS, message).retry_after(wait)
-    })
+    match app.store.allowance() {
+        Some(allowance) => Ok(allowance.look(&app.store, &known.author())?),
+        None => Ok(()),
+    }
 }
 
 async fn begin(

@@ -6,7 +6,8 @@ use super::Web;
 use super::client::Client;
 use crate::fleet::Fleet;
 
-const MB: usize = 1 << 20;
+/// A large dashboard: as large as objects may be, nearly.
+const LARGE: usize = 1_000_000;
 
 /// A webserver with these settings, its administrator, and users.
 fn site<const N: usize>(fleet: &Fleet, settings: &str, users: [&str; N]) -> (Web, Client, [Client; N]) {
@@ -43,23 +44,23 @@ fn p15_what_one_user_keeps_is_bounded() {
     bob.ok("DELETE", &format!("/api/dashboards/{}", ids[1]));
     bob.made("/api/dashboards", &dashboard(10));
     is_too_much(&bob.post("/api/dashboards", &dashboard(10)), "User-Objects-Max");
-    let own: Vec<u16> = (0..6)
-        .map(|_| bob.post("/api/notifications/targeted/self", &json!({ "Msg": "m" })).status)
-        .collect();
+    let own: Vec<u16> =
+        (0..6).map(|_| bob.post("/api/notifications/targeted/self", &json!({ "Msg": "m" })).status).collect();
     assert_eq!(own, [200, 200, 200, 200, 200, 413], "each kind has a bound of its own");
     let resources: Vec<u16> =
         (0..6).map(|n| bob.post("/api/resources", &json!({ "ResourceName": format!("r{n}") })).status).collect();
     assert_eq!(resources, [200, 200, 200, 200, 200, 413]);
     // Bytes count as well as objects, and each user has their own.
-    let large = carol.made("/api/dashboards", &dashboard(MB / 2));
-    is_too_much(&carol.post("/api/dashboards", &dashboard(MB * 2 / 3)), "User-Objects-MB");
-    carol.changed(&format!("/api/dashboards/{large}"), &dashboard(MB - 2000));
-    is_too_much(&carol.put(&format!("/api/dashboards/{large}"), &dashboard(MB + 1)), "User-Objects-MB");
-    carol.changed(&format!("/api/dashboards/{large}"), &dashboard(10));
-    carol.made("/api/dashboards", &dashboard(MB * 2 / 3));
+    let first = format!("/api/dashboards/{}", carol.made("/api/dashboards", &dashboard(500_000)));
+    is_too_much(&carol.post("/api/dashboards", &dashboard(600_000)), "User-Objects-MB");
+    carol.changed(&first, &dashboard(900_000));
+    is_too_much(&carol.post("/api/dashboards", &dashboard(200_000)), "User-Objects-MB");
+    carol.changed(&first, &dashboard(10));
+    carol.made("/api/dashboards", &dashboard(600_000));
+    is_too_much(&carol.put(&first, &dashboard(600_000)), "User-Objects-MB");
     // Administrators import for everybody.
     for _ in 0..7 {
-        admin.made("/api/dashboards", &dashboard(MB / 3));
+        admin.made("/api/dashboards", &dashboard(300_000));
     }
 }
 
@@ -88,7 +89,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a maximum");
         line.split_whitespace().nth(1).expect("a number").parse::<usize>().expect("a number")
     };
-    let made: Vec<Value> = (0..COUNT).map(|_| bob.made("/api/dashboards", &dashboard(MB))).collect();
+    let made: Vec<Value> = (0..COUNT).map(|_| bob.made("/api/dashboards", &dashboard(LARGE))).collect();
     std::fs::write(format!("{proc}/clear_refs"), "5").expect("forgets the former maximum");
     let before = peak_kib();
     std::thread::scope(|scope| {
@@ -105,5 +106,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     let listed = bob.ok("GET", "/api/dashboards");
     let ids: Vec<Value> = listed.as_array().expect("a list").iter().map(|one| one["ID"].clone()).collect();
     assert_eq!(ids, made);
-    assert!(listed.as_array().expect("a list").iter().all(|one| one["Data"]["x"].as_str().map(str::len) == Some(MB)));
+    assert!(
+        listed.as_array().expect("a list").iter().all(|one| one["Data"]["x"].as_str().map(str::len) == Some(LARGE))
+    );
 }
