@@ -1,5 +1,6 @@
 //! Administration of the datastore, through its local socket or from an administrator's connection.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,6 +16,7 @@ use crate::codec::payload::encode_entry;
 use crate::codec::redacted::frames_for;
 use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::codec::txn::decode_txn;
+use crate::env::shares::Share;
 use crate::log::{ReadError, generations};
 use crate::model::{Collection, Entry, Key, MemberName, Seq};
 use crate::transport::answer::{self, Answer, Failure, RowBatch, damaged, refuse};
@@ -115,6 +117,17 @@ fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
     Err(refuse(format!("{} is a {}; this request needs the role admin", caller.name, caller.role)))
 }
 
+/// Entries that wait for whoever asked for them.
+const ENTRIES_WAITING: usize = 2;
+
+/// A place for a request that reads much of the log. Administrators need none: they may stop the datastore.
+async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
+    if caller.role == Role::Admin {
+        return Ok(None);
+    }
+    shared.readings.take(Some(caller.name.clone()), 1).await.map(Some).map_err(refuse)
+}
+
 /// Sends each item in a message of its own, so that no message grows with their number.
 async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
     items: Vec<T>,
@@ -160,6 +173,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
         }
         Request::Escrow { known } => {
+            let _share = share_of(shared, caller).await?;
             let trust = super::service::trust_dir(&shared.path);
             let shared = SharedRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
@@ -178,16 +192,28 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Get { collection, key, at } => get(shared, collection, key, at, answer).await,
         Request::List { collection, prefix, limit } => list(shared, collection, prefix, limit, answer).await,
         Request::Export { at } => export(shared, at, answer).await,
+        Request::Tail { from, to, follow: false } => {
+            let _share = share_of(shared, caller).await?;
+            tail(shared, caller.role, (from, to), false, answer).await
+        }
         Request::Tail { from, to, follow } => tail(shared, caller.role, (from, to), follow, answer).await,
         Request::History { collection, key } => {
-            let (log, head) = (shared.log.clone(), shared.head());
-            let entries = off_thread(move || inspect::history(&log, &collection, &key, head)).await?;
+            let (log, head, share) = (shared.log.clone(), shared.head(), share_of(shared, caller).await?);
+            let (entries, mut found) = mpsc::channel(ENTRIES_WAITING);
+            // Who asked may leave, and the log is read on until there is something to tell: the place is given back then.
+            let reading = tokio::task::spawn_blocking(move || {
+                let _share = share;
+                inspect::history(&log, &collection, &key, head, |entry| match entries.blocking_send(entry) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                })
+            });
             let redaction = shared.redaction_for(caller.role);
-            for entry in entries.map_err(unreadable)? {
+            while let Some(entry) = found.recv().await {
                 let frames = frames_for(redaction.as_ref(), frame(&entry)?.into()).map_err(damaged)?;
                 answer.frames(&frames).await?;
             }
-            Ok(())
+            reading.await.map_err(refuse)?.map_err(unreadable)
         }
         Request::Record { seq } => record(shared, seq, answer).await,
         Request::OriginStatus { origin } => {

@@ -1,6 +1,7 @@
 //! What the datastore says of itself: status, history, the state at an earlier sequence.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -144,19 +145,25 @@ pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
     log.segments().into_iter().map(info).collect()
 }
 
-/// The entries that touch one object, oldest first, with only the operations on it.
-pub fn history(log: &LogReader, collection: &Collection, key: &Key, to: Seq) -> Result<Vec<Entry>, ReadError> {
-    let mut found = Vec::new();
+/// Gives `visit` the entries that touch one object, oldest first, with only the operations on it, until it has seen enough.
+/// Nothing but the one is held in memory.
+pub fn history(
+    log: &LogReader,
+    collection: &Collection,
+    key: &Key,
+    to: Seq,
+    mut visit: impl FnMut(Entry) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
     for entry in log.history(to) {
         let mut entry = entry?;
         if let EntryBody::Commit(txn) = &mut entry.body {
             txn.ops.retain(|op| op.collection() == collection && op.key() == key);
-            if !txn.ops.is_empty() {
-                found.push(entry);
+            if !txn.ops.is_empty() && visit(entry).is_break() {
+                break;
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// One object as of an earlier sequence.
@@ -164,7 +171,11 @@ pub fn object_at(log: &LogReader, collection: &Collection, key: &Key, at: Seq) -
     if at < log.horizon() {
         return Err(ReadError::Compacted { from: at, horizon: log.horizon() });
     }
-    let last = history(log, collection, key, at)?.pop();
+    let mut last = None;
+    history(log, collection, key, at, |entry| {
+        last = Some(entry);
+        ControlFlow::Continue(())
+    })?;
     Ok(last.and_then(|entry| {
         let EntryBody::Commit(txn) = entry.body else { return None };
         match txn.ops.into_iter().next_back() {

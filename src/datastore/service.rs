@@ -36,7 +36,8 @@ use super::open::{self, OpenError, Opened};
 use super::pins::Pins;
 use super::recovery::Here;
 use super::session::Session;
-use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, snapshot_permits};
+use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, readings};
+use super::snapshot::Snapshots;
 use super::{admin, audit, compaction, inspect, proofs, recovery};
 
 /// Proposals that may wait for the commit thread.
@@ -313,7 +314,8 @@ impl Datastore {
             commit: commit_sender,
             compaction: compaction_sender,
             members,
-            snapshots: snapshot_permits(),
+            snapshots: Snapshots::new(),
+            readings: readings(),
             joins: join_permits(),
             queue_bytes: queue_permits(),
             limits,

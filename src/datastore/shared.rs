@@ -11,6 +11,7 @@ use crate::codec::admin::GenerationInfo;
 use crate::codec::message::Bookmark;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::clock::steady_ms;
+use crate::env::shares::Shares;
 use crate::env::watch::Watch;
 use crate::log::generations::{self, NotesError};
 use crate::log::{LogReader, REPAIR_REMEDY};
@@ -27,13 +28,15 @@ use super::contents::Contents;
 use super::members::Members;
 use super::pins::Pins;
 use super::recovery::{self, Here};
+use super::snapshot::Snapshots;
 
 /// Memory for recent batches.
 const RING_BYTES: usize = 16 << 20;
 /// What to do about a damaged index.
 const RESTART: &str = "start the datastore again: it sets the index aside and rebuilds it from the log (systemctl restart gravwell_datastore)";
-/// Snapshots served at the same time; others wait in line.
-const SNAPSHOTS_MAX: usize = 2;
+/// Requests of members for much of the log that are answered at the same time, and those of one member.
+const READINGS_MAX: usize = 8;
+const READINGS_OF_MEMBER: usize = 2;
 
 /// Shared state of one datastore.
 pub(super) struct Shared {
@@ -58,7 +61,9 @@ pub(super) struct Shared {
     pub audit: Audit,
     /// Joins that may be served at the same time.
     pub joins: Semaphore,
-    pub snapshots: Arc<Semaphore>,
+    pub snapshots: Snapshots,
+    /// Requests for much of the log.
+    pub readings: Shares<MemberName>,
     /// Bounds the bytes that wait for the commit thread.
     pub queue_bytes: Arc<Semaphore>,
     pub limits: Limits,
@@ -89,8 +94,8 @@ pub(super) fn new_ring() -> RwLock<Ring> {
     RwLock::new(Ring::new(RING_BYTES))
 }
 
-pub(super) fn snapshot_permits() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(SNAPSHOTS_MAX))
+pub(super) fn readings() -> Shares<MemberName> {
+    Shares::new(READINGS_MAX, READINGS_OF_MEMBER)
 }
 
 pub(super) fn join_permits() -> Semaphore {

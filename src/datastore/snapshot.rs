@@ -1,6 +1,17 @@
 //! Serving the whole state, as of one instant, to a member that cannot be served a tail.
+//!
+//! A state is long, and a receiver may take it slowly or not at all. So a member is sent one at a time, readers leave a place to
+//! webservers, and whoever does not get on gives way to those who wait.
 
-use std::time::Instant;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWrite;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::codec::message::Open;
 use crate::transport::state_stream;
@@ -12,6 +23,181 @@ use super::shared::SharedRef;
 use crate::model::{MemberName, Seq};
 use crate::trust::Role;
 
+/// States that are sent at the same time, and those to readers among them; others wait in line.
+const AT_ONCE: usize = 2;
+const TO_READERS: usize = 1;
+/// While others wait, whoever takes nothing for this long gives way.
+const STALLED_MAX: Duration = Duration::from_secs(10);
+/// The same for whoever takes less than this many bytes in a second, over this time.
+const SLOW_BYTES_PER_S: u64 = 256 << 10;
+const SLOW_AFTER: Duration = Duration::from_secs(60);
+/// It is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Who is sent a state, and who waits for one.
+pub(super) struct Snapshots {
+    all: Semaphore,
+    readers: Semaphore,
+    waiting: AtomicUsize,
+    /// The newest request of each member.
+    current: Mutex<HashMap<MemberName, Request>>,
+}
+
+#[derive(Clone)]
+struct Request {
+    /// Ends it.
+    ends: Arc<Notify>,
+    /// Held by the request that is served: the next one begins when it has ended.
+    turn: Arc<Semaphore>,
+}
+
+/// Counts one that waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Waiting<'a> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The newest request of a member.
+struct Newest<'a> {
+    snapshots: &'a Snapshots,
+    member: &'a MemberName,
+    request: Request,
+}
+
+impl Drop for Newest<'_> {
+    fn drop(&mut self) {
+        let mut current = self.snapshots.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.get(self.member).is_some_and(|request| Arc::ptr_eq(&request.ends, &self.request.ends)) {
+            current.remove(self.member);
+        }
+    }
+}
+
+/// Whether a state of which so many bytes were taken gives way to others.
+fn gives_way(bytes: u64, elapsed: Duration, stalled: Duration) -> bool {
+    let is_slow = elapsed >= SLOW_AFTER && bytes / elapsed.as_secs().max(1) < SLOW_BYTES_PER_S;
+    stalled >= STALLED_MAX || is_slow
+}
+
+fn given_up(reason: &str) -> WireError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, reason.to_owned()).into()
+}
+
+impl Snapshots {
+    pub(super) fn new() -> Snapshots {
+        Snapshots {
+            all: Semaphore::new(AT_ONCE),
+            readers: Semaphore::new(TO_READERS),
+            waiting: AtomicUsize::new(0),
+            current: Mutex::default(),
+        }
+    }
+
+    /// Ends what the member is sent already: it has given that up, or has no use for two.
+    fn newest<'a>(&'a self, member: &'a MemberName) -> Newest<'a> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = current.get(member);
+        let turn = former.map_or_else(|| Arc::new(Semaphore::new(1)), |former| Arc::clone(&former.turn));
+        if let Some(former) = former {
+            former.ends.notify_one();
+        }
+        let request = Request { ends: Arc::new(Notify::new()), turn };
+        current.insert(member.clone(), request.clone());
+        Newest { snapshots: self, member, request }
+    }
+
+    /// Sends something to a member when it is its turn. `taken` counts the bytes that it has taken.
+    async fn in_turn<T>(
+        &self,
+        member: &MemberName,
+        role: Role,
+        taken: &AtomicU64,
+        sending: impl Future<Output = Result<T, WireError>>,
+    ) -> Result<T, WireError> {
+        let newest = self.newest(member);
+        let work = async {
+            let _turn = newest.request.turn.acquire().await.map_err(std::io::Error::other)?;
+            let waiting = Waiting::new(&self.waiting);
+            let _of_readers = match role {
+                Role::Reader => Some(self.readers.acquire().await.map_err(std::io::Error::other)?),
+                _ => None,
+            };
+            let _of_all = self.all.acquire().await.map_err(std::io::Error::other)?;
+            drop(waiting);
+            tokio::select! {
+                sent = sending => sent,
+                () = self.obstructs(taken) => Err(given_up("the state was taken too slowly while others waited for one")),
+            }
+        };
+        tokio::select! {
+            biased;
+            () = newest.request.ends.notified() => Err(given_up("the member asked for a state anew")),
+            done = work => done,
+        }
+    }
+
+    /// Waits until others wait for somebody who does not get on.
+    async fn obstructs(&self, taken: &AtomicU64) {
+        let (begun, mut bytes, mut moved) = (Instant::now(), 0, Instant::now());
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = taken.load(Ordering::Relaxed);
+            if now != bytes {
+                (bytes, moved) = (now, Instant::now());
+            }
+            if self.waiting.load(Ordering::Relaxed) > 0 && gives_way(bytes, begun.elapsed(), moved.elapsed()) {
+                return;
+            }
+        }
+    }
+}
+
+/// A stream whose bytes are counted when they are taken.
+struct Counted<'a, W> {
+    inner: &'a mut W,
+    taken: &'a AtomicU64,
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<'_, W> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut *self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.taken.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.inner).poll_shutdown(cx)
+    }
+}
+
+/// What a member is sent, or was until a moment ago, is not compacted away.
+struct Pinned<'a> {
+    shared: &'a SharedRef,
+    member: &'a MemberName,
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.shared.pins.end(self.member, Some(Instant::now()));
+    }
+}
+
 /// Sends a snapshot; waits in line while too many others are being sent.
 pub(super) async fn serve(
     shared: &SharedRef,
@@ -19,15 +205,81 @@ pub(super) async fn serve(
     open: Open,
     send: &mut quinn::SendStream,
 ) -> Result<(), WireError> {
-    let _permit = shared.snapshots.acquire().await.map_err(std::io::Error::other)?;
-    // Nobody is given a state older than what was shown before: who fetches one may hold everything up to the head.
-    super::commit::wait_applied(shared, shared.head()).await;
-    let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
-    let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
-    shared.pins.begin(member, seq, Instant::now());
-    let sent = state_stream::send(snapshot, open, shared.redaction_for(role), send).await;
-    shared.pins.end(member, Some(Instant::now()));
-    sent?;
+    let taken = AtomicU64::new(0);
+    let sending = async {
+        // Nobody is given a state older than what was shown before: who fetches one may hold everything up to the head.
+        super::commit::wait_applied(shared, shared.head()).await;
+        let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
+        let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
+        shared.pins.begin(member, seq, Instant::now());
+        let _pinned = Pinned { shared, member };
+        let mut counted = Counted { inner: &mut *send, taken: &taken };
+        state_stream::write(snapshot, open, shared.redaction_for(role), &mut counted).await
+    };
+    shared.snapshots.in_turn(member, role, &taken, sending).await?;
+    send.finish().map_err(std::io::Error::other)?;
     crate::telemetry::metrics::snapshot_served();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn member(name: &str) -> MemberName {
+        MemberName::new(name).expect("a name")
+    }
+
+    /// A stream of which nothing is taken.
+    async fn unread() -> Result<(), WireError> {
+        std::future::pending().await
+    }
+
+    async fn taken() -> Result<(), WireError> {
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn p15_readers_that_take_nothing_leave_a_place_to_webservers() {
+        let (snapshots, count) = (Snapshots::new(), AtomicU64::new(0));
+        let (first, second, web) = (member("r1"), member("r2"), member("w1"));
+        let mut held = Box::pin(snapshots.in_turn(&first, Role::Reader, &count, unread()));
+        assert!((&mut held).now_or_never().is_none());
+        let mut waits = Box::pin(snapshots.in_turn(&second, Role::Reader, &count, taken()));
+        assert!((&mut waits).now_or_never().is_none(), "another reader waits");
+        snapshots.in_turn(&web, Role::Webserver, &count, taken()).await.expect("a webserver does not");
+        // The first asks anew, and nobody is sent two.
+        let mut again = Box::pin(snapshots.in_turn(&first, Role::Reader, &count, unread()));
+        assert!((&mut again).now_or_never().is_none());
+        held.await.expect_err("the newest counts");
+        waits.await.expect("and the next one has its turn before it");
+        drop(again);
+        assert!(snapshots.current.lock().expect("not poisoned").is_empty());
+        assert_eq!(snapshots.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn p15_who_does_not_get_on_gives_way() {
+        let s = Duration::from_secs;
+        let table = [
+            (0, s(5), s(5), false),
+            (0, s(10), s(10), true),
+            (100 << 20, s(50), s(11), true),
+            (1 << 20, s(59), s(1), false),
+            (1 << 20, s(60), s(1), true),
+            (100 << 20, s(120), s(1), false),
+        ];
+        for (bytes, elapsed, stalled, wanted) in table {
+            assert_eq!(gives_way(bytes, elapsed, stalled), wanted, "{bytes} {elapsed:?} {stalled:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn p15_nobody_is_given_up_while_nobody_waits() {
+        let (snapshots, count) = (Snapshots::new(), AtomicU64::new(0));
+        let waits = tokio::time::timeout(LOOK_EVERY * 2, snapshots.obstructs(&count)).await;
+        assert!(waits.is_err());
+    }
 }

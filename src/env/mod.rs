@@ -15,6 +15,7 @@ pub mod quota;
 pub mod real;
 pub mod reserve;
 pub mod scratch;
+pub mod shares;
 pub mod summed;
 pub mod view_fs;
 pub mod wait;

@@ -42,7 +42,11 @@ pub async fn send(
     Ok(())
 }
 
-async fn write<W: AsyncWrite + Unpin>(
+/// As [`send`], to any stream, which is not ended.
+///
+/// # Errors
+/// See [`send`].
+pub async fn write<W: AsyncWrite + Unpin>(
     snapshot: StateSnapshot,
     open: Open,
     redaction: Option<Redaction>,

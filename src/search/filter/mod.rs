@@ -103,17 +103,17 @@ impl Runner {
     ///
     /// # Errors
     /// When they do not become free in time.
-    pub async fn reserve(&self, query: &Query) -> Result<Reserved, Busy> {
+    pub async fn reserve(&self, uid: Option<i32>, query: &Query) -> Result<Reserved, Busy> {
         let filters = query.stages.iter().filter(|stage| matches!(stage, Stage::Filter { .. })).count();
-        self.searches.reserve(filters).await
+        self.searches.reserve(uid, filters).await
     }
 
     /// Reserves the process in which filters of a query are checked.
     ///
     /// # Errors
     /// When it does not become free in time.
-    pub async fn reserve_check(&self) -> Result<Reserved, Busy> {
-        self.checks.reserve(1).await
+    pub async fn reserve_check(&self, uid: Option<i32>) -> Result<Reserved, Busy> {
+        self.checks.reserve(uid, 1).await
     }
 
     /// Whether filters run on this host as configured; logs what confines them less than wished. Blocks.

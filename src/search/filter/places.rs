@@ -2,13 +2,13 @@
 //!
 //! A search reserves a place for each of its filters before it starts, all at once: two searches that hold some places
 //! and wait for more would wait for each other. The second process of a filter is an extra, taken only while half of the
-//! places are free.
+//! places are free. One user who is no
+//! administrator has at most a quarter of them, or those of one search: who has more to run waits for their own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use crate::env::shares::{Share, Shares};
 
 /// Longest wait for places.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -23,13 +23,13 @@ pub struct Busy(usize);
 /// Places of filter processes, given back when dropped.
 #[derive(Debug)]
 pub struct Reserved {
-    _permit: Option<OwnedSemaphorePermit>,
+    _share: Option<Share>,
 }
 
 /// Filter processes that there may be.
 #[derive(Debug)]
 pub(super) struct Places {
-    free: Arc<Semaphore>,
+    shares: Shares<i32>,
     max: usize,
     wait_max: Duration,
     waiting: AtomicUsize,
@@ -46,16 +46,16 @@ impl Drop for Waiting<'_> {
 
 impl Places {
     pub(super) fn new(max: usize) -> Places {
-        Places { free: Arc::new(Semaphore::new(max)), max, wait_max: WAIT_MAX, waiting: AtomicUsize::new(0) }
+        Places { shares: Shares::new(max, max / 4), max, wait_max: WAIT_MAX, waiting: AtomicUsize::new(0) }
     }
 
-    /// Reserves `count` places, in the order of those who ask.
+    /// Reserves `count` places for a user, `None`: an administrator, in the order of those who ask.
     ///
     /// # Errors
     /// When they do not become free within [`WAIT_MAX`], or too many wait already.
-    pub(super) async fn reserve(&self, count: usize) -> Result<Reserved, Busy> {
+    pub(super) async fn reserve(&self, uid: Option<i32>, count: usize) -> Result<Reserved, Busy> {
         if count == 0 {
-            return Ok(Reserved { _permit: None });
+            return Ok(Reserved { _share: None });
         }
         let busy = || Busy(self.max);
         let count = u32::try_from(count.min(self.max)).map_err(|_| busy())?;
@@ -64,23 +64,20 @@ impl Places {
         if is_full {
             return Err(busy());
         }
-        let permit = tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_many_owned(count)).await;
-        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
-        Ok(Reserved { _permit: Some(permit) })
+        let share = tokio::time::timeout(self.wait_max, self.shares.take(uid, count)).await;
+        Ok(Reserved { _share: Some(share.map_err(|_| busy())?.map_err(|_| busy())?) })
     }
 
     /// A place for a process that a filter can do without; `None` unless half of the places are free.
     pub(super) fn spare(&self) -> Option<Reserved> {
-        if self.free.available_permits() <= self.max / 2 {
-            return None;
-        }
-        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        Some(Reserved { _permit: Some(permit) })
+        self.shares.spare(self.max / 2).map(|share| Reserved { _share: Some(share) })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn places(max: usize, wait_ms: u64) -> Places {
@@ -90,38 +87,50 @@ mod tests {
     #[tokio::test]
     async fn p15_searches_wait_for_filter_processes_and_are_refused_in_the_end() {
         let impatient = places(4, 20);
-        let first = impatient.reserve(3).await.expect("free");
-        assert_eq!(impatient.reserve(2).await.expect_err("one is free"), Busy(4));
+        let first = impatient.reserve(Some(1), 3).await.expect("free");
+        assert_eq!(impatient.reserve(Some(2), 2).await.expect_err("one is free"), Busy(4));
         drop(first);
         let places = places(4, 60_000);
-        let first = places.reserve(3).await.expect("free");
+        let first = places.reserve(Some(1), 3).await.expect("free");
         assert!(places.spare().is_none(), "less than half is free");
-        let (second, ()) = tokio::join!(places.reserve(2), async {
+        let (second, ()) = tokio::join!(places.reserve(Some(2), 2), async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             drop(first);
         });
         drop(second.expect("free again"));
-        drop(places.reserve(100).await.expect("as many as there are"));
+        drop(places.reserve(Some(1), 100).await.expect("as many as there are"));
         let spare = places.spare().expect("all are free");
-        assert!(places.spare().is_some() && places.reserve(0).await.is_ok());
+        assert!(places.spare().is_some() && places.reserve(Some(1), 0).await.is_ok());
         drop(spare);
-        assert_eq!((places.free.available_permits(), places.waiting.load(Ordering::Relaxed)), (4, 0));
+        assert_eq!((places.shares.free(), places.waiting.load(Ordering::Relaxed)), (4, 0));
+    }
+
+    #[tokio::test]
+    async fn p15_one_user_leaves_filter_processes_to_others() {
+        let places = places(32, 20);
+        let own = [places.reserve(Some(7), 4).await.expect("free"), places.reserve(Some(7), 4).await.expect("free")];
+        assert!(places.reserve(Some(7), 1).await.is_err(), "a quarter is theirs");
+        for uid in 8..11 {
+            std::mem::forget(places.reserve(Some(uid), 8).await.expect("others have as much"));
+        }
+        drop(own);
+        drop(places.reserve(Some(7), 8).await.expect("theirs are free again"));
     }
 
     #[tokio::test]
     async fn p15_only_so_many_searches_wait() {
         let places = Arc::new(places(1, 60_000));
-        let held = places.reserve(1).await.expect("free");
+        let held = places.reserve(Some(1), 1).await.expect("free");
         let waiting: Vec<_> = (0..WAITING_MAX)
             .map(|_| {
                 let places = Arc::clone(&places);
-                tokio::spawn(async move { places.reserve(1).await.is_ok() })
+                tokio::spawn(async move { places.reserve(Some(2), 1).await.is_ok() })
             })
             .collect();
         while places.waiting.load(Ordering::Relaxed) < WAITING_MAX {
             tokio::task::yield_now().await;
         }
-        let refused = tokio::time::timeout(Duration::from_secs(30), places.reserve(1)).await;
+        let refused = tokio::time::timeout(Duration::from_secs(30), places.reserve(Some(3), 1)).await;
         assert!(refused.expect("without a wait").is_err());
         drop(held);
         for waited in waiting {
