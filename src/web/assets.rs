@@ -52,7 +52,12 @@ fn answer(path: &str, contents: Cow<'static, [u8]>, headers: &HeaderMap) -> Resp
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return (StatusCode::NOT_MODIFIED, fixed).into_response();
     }
-    (fixed, [(header::CONTENT_TYPE, kind(path))], Body::from(contents.into_owned())).into_response()
+    // Files of the program are sent from where they are.
+    let body = match contents {
+        Cow::Borrowed(contents) => Body::from(contents),
+        Cow::Owned(contents) => Body::from(contents),
+    };
+    (fixed, [(header::CONTENT_TYPE, kind(path))], body).into_response()
 }
 
 /// Whatever is not part of the API.

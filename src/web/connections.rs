@@ -39,6 +39,11 @@ impl Standing {
         self.has_asked.store(true, Ordering::Relaxed);
     }
 
+    /// Lets the connection end at once.
+    pub(super) fn end(&self) {
+        self.gives_way.notify_one();
+    }
+
     pub(super) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }

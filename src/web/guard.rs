@@ -119,13 +119,17 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     let path = path.map(|Path(path)| path).unwrap_or_default();
     let from = address(app, &parts.extensions, &parts.headers);
     parts.extensions.insert(From(from));
-    position::wait(&app.store, &parts.headers).await?;
-    if rule.need == Need::Nobody {
-        return Ok(());
-    }
-    let proof = Proof::shown(rule.is_change, &parts.method, &parts.headers).ok_or_else(ApiError::unknown)?;
+    let proof = match rule.need {
+        Need::Nobody => None,
+        _ => Some(Proof::shown(rule.is_change, &parts.method, &parts.headers).ok_or_else(ApiError::unknown)?),
+    };
     let (uri, wants_all) = (parts.uri.path().to_owned(), wants_all(parts.uri.query()));
-    let caller = Arc::new(Admission { proof, from, rule, path, uri, wants_all }).begin(app)?;
+    let admission = proof.map(|proof| Arc::new(Admission { proof, from, rule, path, uri, wants_all }));
+    // Who is not known here may be when this webserver has caught up; but there may be many of them.
+    let is_known = admission.as_ref().is_some_and(|admission| admission.begin(app).is_ok());
+    position::wait(&app.store, &parts.headers, is_known).await?;
+    let Some(admission) = admission else { return Ok(()) };
+    let caller = admission.begin(app)?;
     if rule.is_change || !parts.method.is_safe() {
         slow_down(app, &caller)?;
     }

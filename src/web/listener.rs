@@ -19,6 +19,11 @@ use super::server::{SLOW_CLIENT, WebserverError, io};
 /// What names the redirector's address, or switches it off.
 const REDIRECT_SETTING: &str = "Web-Redirect-Port, or none with Disable-HTTP-Redirector=true or --no-redirect";
 
+/// Requests under way of one HTTP/2 connection: enough for the pages of a browser; what is more waits at the client.
+const STREAMS_MAX: u32 = 64;
+/// Bytes of one answer that are buffered for such a connection.
+const SEND_BYTES_MAX: usize = 64 << 10;
+
 /// Takes an address, which `setting` names.
 pub(super) fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, WebserverError> {
     let listener = TcpListener::bind(address).map_err(|source| WebserverError::Listen { setting, address, source })?;
@@ -30,7 +35,9 @@ fn patient(listener: TcpListener, handle: &Handle<SocketAddr>) -> Result<Server<
     let mut server = axum_server::from_tcp(listener).map_err(io("the listener"))?.handle(handle.clone());
     let builder = server.http_builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(SLOW_CLIENT);
+    http2.max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BYTES_MAX);
     Ok(server)
 }
 

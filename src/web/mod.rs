@@ -32,5 +32,6 @@ mod routes;
 mod searching;
 pub mod server;
 mod standalone;
+mod strangers;
 mod sweeper;
 mod tls;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use tokio::sync::Semaphore;
+
 use crate::model::{Position, Seq};
 use crate::objects::Store;
 
@@ -35,8 +37,12 @@ pub(super) fn tell(store: &Store, headers: &mut HeaderMap) {
     }
 }
 
-/// Waits until the position that a request asks for is reached.
-pub(super) async fn wait(store: &Store, headers: &HeaderMap) -> ApiResult<()> {
+/// Strangers that wait at the same time.
+const STRANGERS_MAX: usize = 64;
+static STRANGERS: Semaphore = Semaphore::const_new(STRANGERS_MAX);
+
+/// Waits until the position that a request asks for is reached. Of callers who are not known only so many wait.
+pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: bool) -> ApiResult<()> {
     let Some(wanted) = headers.get(&WAIT_FOR) else { return Ok(()) };
     let wanted = wanted.to_str().unwrap_or_default();
     let wrong = || ApiError::bad(format!("{WAIT_FOR}: {wanted:?} is not a position: send back what {POSITION} said"));
@@ -47,6 +53,16 @@ pub(super) async fn wait(store: &Store, headers: &HeaderMap) -> ApiResult<()> {
     if own.as_ref().is_some_and(|own| own.log_id.to_string() != log) {
         return Err(ApiError::conflict(format!("{WAIT_FOR}: {wanted} is a position of another log")));
     }
+    if own.as_ref().is_some_and(|own| own.seq >= seq) {
+        return Ok(());
+    }
+    let _place = match is_known {
+        true => None,
+        false => Some(STRANGERS.try_acquire().map_err(|_| {
+            let message = "too many who are not known here wait for a position: try again in a second";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(Duration::from_secs(1))
+        })?),
+    };
     if store.replica().barrier(seq, WAIT).await {
         return Ok(());
     }

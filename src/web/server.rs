@@ -51,7 +51,7 @@ use super::limiter::Limiter;
 use super::orders::{Order, Orders};
 use super::own_names::OwnNames;
 use super::searching::Asked;
-use super::{headers, leftover, listener, routes, standalone, sweeper, tls};
+use super::{headers, leftover, listener, routes, standalone, strangers, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
 pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
@@ -305,6 +305,7 @@ impl Webserver {
             .layer(middleware::from_fn(leftover::settle))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), headers::add))
             .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), note_access))
+            .layer(middleware::from_fn_with_state(AppRef::clone(&self.app), strangers::bounded))
             .layer(tower_http::catch_panic::CatchPanicLayer::new());
         let service = NormalizePath::trim_trailing_slash(router);
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);

@@ -1,6 +1,10 @@
 //! The description of the API, made from the table of routes.
 
-use axum::Json;
+use std::sync::LazyLock;
+
+use axum::body::Bytes;
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
 use crate::web::guard::{Need, Right};
@@ -10,8 +14,11 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     vec![get("/api/openapi.json", Need::Nobody, "Describes this API.", description)]
 }
 
-async fn description() -> Json<Value> {
-    Json(document())
+/// Made once: it is the same for everybody, and everybody may ask.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+
+async fn description() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone())
 }
 
 fn names_in(path: &str) -> impl Iterator<Item = &str> {
