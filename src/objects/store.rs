@@ -70,6 +70,12 @@ pub enum CommitError {
     /// Its author has as much as one user may have.
     #[error("{0}")]
     TooMuch(String),
+    /// The datastore is away, and what waits for it of this author is as much as may wait.
+    #[error(
+        "the datastore is away, and your changes fill your share of what can wait for it: try again when it is back \
+         (deleting, and ending sessions, is possible)"
+    )]
+    TooMuchWaits,
     /// The replica does not take it.
     #[error(transparent)]
     Refused(SubmitError),

@@ -1,10 +1,11 @@
-//! Bodies of requests that are read into memory: how long one of a stranger may take, and how much there may be at a time.
+//! Bodies of requests that are read into memory: how long one of a stranger may take, and how much there may be at a time. The
+//! same of large answers, which wait for clients that take them slowly, and of requests of one user that are worked on.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,10 +15,13 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
+use http_body_util::BodyExt as _;
+use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 
 use super::caller::Caller;
 use super::error::ApiError;
+use crate::env::shares::Shares;
 
 /// A stranger's whole body arrives within this time, however it is sent.
 const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);
@@ -46,6 +50,12 @@ impl Budget {
 
 static STRANGERS: Budget = Budget::new(STRANGERS_BYTES_MAX);
 static USERS: Budget = Budget::new(USERS_BYTES_MAX);
+static ANSWERS: Budget = Budget::new(USERS_BYTES_MAX);
+/// Answers that are shorter are not counted.
+const LARGE_BYTES: u64 = 64 << 10;
+/// Requests of one user that are worked on at the same time; the next ones wait for their turn.
+const REQUESTS_OF_USER: usize = 32;
+static TURNS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, REQUESTS_OF_USER));
 
 /// What one request has taken of a budget; given back when it has been answered.
 struct Share {
@@ -166,9 +176,27 @@ pub(super) async fn of_strangers(request: Request, next: Next) -> Response {
     bounded(&STRANGERS, Some(STRANGERS_TIME_MAX), request, next).await
 }
 
+/// Counts a large answer until the client has taken it.
+fn counted(uid: i32, response: Response) -> Response {
+    let Some(size) = response.body().size_hint().exact().filter(|size| *size >= LARGE_BYTES) else { return response };
+    let share = Share::of(&ANSWERS, Some(uid));
+    if !share.take(usize::try_from(size).unwrap_or(usize::MAX)) {
+        return share.refusal().map_or(response, IntoResponse::into_response);
+    }
+    response.map(|body| {
+        Body::new(body.map_err(move |error| {
+            let _ = &share;
+            error
+        }))
+    })
+}
+
 /// For routes of users, behind the guard.
 pub(super) async fn of_users(request: Request, next: Next) -> Response {
-    bounded(&USERS, None, request, next).await
+    let uid = request.extensions().get::<Caller>().map(|caller| caller.person.uid);
+    let Some(uid) = uid else { return bounded(&USERS, None, request, next).await };
+    let _turn = TURNS.take(Some(uid), 1).await;
+    counted(uid, bounded(&USERS, None, request, next).await)
 }
 
 #[cfg(test)]
@@ -204,6 +232,19 @@ mod tests {
         let last = Share::of(&BUDGET, Some(12));
         assert!(!last.take(1));
         assert_eq!(status(&last), Some(StatusCode::SERVICE_UNAVAILABLE));
+    }
+
+    #[test]
+    fn p15_large_answers_of_one_user_are_counted_until_they_were_taken() {
+        let large = || Body::from(vec![7; USER_BYTES_MAX / 4]).into_response();
+        let held: Vec<Response> = (0..4).map(|_| counted(4711, large())).collect();
+        assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));
+        assert_eq!(held[0].body().size_hint().exact(), Some(USER_BYTES_MAX as u64 / 4), "its length is told");
+        assert_eq!(counted(4711, large()).status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(counted(4711, Body::from("small").into_response()).status(), StatusCode::OK);
+        assert_eq!(counted(4712, large()).status(), StatusCode::OK, "another has their own");
+        drop(held);
+        assert_eq!(counted(4711, large()).status(), StatusCode::OK);
     }
 
     fn body(share: &Arc<Share>, time_max: Duration, pieces: impl Stream<Item = Bytes> + Send + 'static) -> Counted {

@@ -145,6 +145,7 @@ impl From<CommitError> for ApiError {
             CommitError::Changed(reason) => ApiError::overtaken(reason),
             error @ CommitError::TooMuch(_) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error),
             error @ CommitError::TooFast(wait) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error).retry_after(wait),
+            error @ CommitError::TooMuchWaits => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
             CommitError::Refused(error) => error.into(),
             CommitError::Store(error) => error.into(),
         }

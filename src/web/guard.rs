@@ -126,7 +126,7 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     let (uri, wants_all) = (parts.uri.path().to_owned(), wants_all(parts.uri.query()));
     let admission = proof.map(|proof| Arc::new(Admission { proof, from, rule, path, uri, wants_all }));
     // Who is not known here may be when this webserver has caught up; but there may be many of them.
-    let is_known = admission.as_ref().is_some_and(|admission| admission.begin(app).is_ok());
+    let is_known = || admission.as_ref().is_some_and(|admission| admission.begin(app).is_ok());
     position::wait(&app.store, &parts.headers, is_known).await?;
     let Some(admission) = admission else { return Ok(()) };
     let caller = admission.begin(app)?;

@@ -42,7 +42,7 @@ const STRANGERS_MAX: usize = 64;
 static STRANGERS: Semaphore = Semaphore::const_new(STRANGERS_MAX);
 
 /// Waits until the position that a request asks for is reached. Of callers who are not known only so many wait.
-pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: bool) -> ApiResult<()> {
+pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: impl FnOnce() -> bool) -> ApiResult<()> {
     let Some(wanted) = headers.get(&WAIT_FOR) else { return Ok(()) };
     let wanted = wanted.to_str().unwrap_or_default();
     let wrong = || ApiError::bad(format!("{WAIT_FOR}: {wanted:?} is not a position: send back what {POSITION} said"));
@@ -56,7 +56,7 @@ pub(super) async fn wait(store: &Store, headers: &HeaderMap, is_known: bool) -> 
     if own.as_ref().is_some_and(|own| own.seq >= seq) {
         return Ok(());
     }
-    let _place = match is_known {
+    let _place = match is_known() {
         true => None,
         false => Some(STRANGERS.try_acquire().map_err(|_| {
             let message = "too many who are not known here wait for a position: try again in a second";

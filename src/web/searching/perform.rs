@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::body::{Bytestream, rendered};
+use crate::env::aside;
 use crate::objects::Moment;
 use crate::objects::searches::Search;
 use crate::objects::sharing::Person;
@@ -101,7 +102,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             let range = since.zip(until).map(|(since, until)| (since.ns(), until.ns()));
             let page = tokio::task::spawn_blocking(move || page(&results, first, count, range)).await;
             let (rows, total, is_finished) = page.map_err(ApiError::internal)??;
-            let rows: Vec<Value> = rows.iter().map(|row| shown(&search, row)).collect();
+            let rows: Vec<Value> = aside::run(|| rows.iter().map(|row| shown(&search, row)).collect());
             Ok(Answer::Value(json!({ "First": first, "Rows": rows, "Total": total, "Finished": is_finished })))
         }
         Deed::Download { format, since, until } => {
