@@ -197,24 +197,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             tail(shared, caller.role, (from, to), false, answer).await
         }
         Request::Tail { from, to, follow } => tail(shared, caller.role, (from, to), follow, answer).await,
-        Request::History { collection, key } => {
-            let (log, head, share) = (shared.log.clone(), shared.head(), share_of(shared, caller).await?);
-            let (entries, mut found) = mpsc::channel(ENTRIES_WAITING);
-            // Who asked may leave, and the log is read on until there is something to tell: the place is given back then.
-            let reading = tokio::task::spawn_blocking(move || {
-                let _share = share;
-                inspect::history(&log, &collection, &key, head, |entry| match entries.blocking_send(entry) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                })
-            });
-            let redaction = shared.redaction_for(caller.role);
-            while let Some(entry) = found.recv().await {
-                let frames = frames_for(redaction.as_ref(), frame(&entry)?.into()).map_err(damaged)?;
-                answer.frames(&frames).await?;
-            }
-            reading.await.map_err(refuse)?.map_err(unreadable)
-        }
+        Request::History { collection, key } => history(shared, caller, collection, key, answer).await,
         Request::Record { seq } => record(shared, seq, answer).await,
         Request::OriginStatus { origin } => {
             wait_applied(shared, shared.head()).await;
@@ -436,6 +419,31 @@ async fn export<W: AsyncWrite + Unpin>(
         Some(end) => answer.item(&end).await,
         None => Ok(()),
     }
+}
+
+async fn history<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    caller: &Caller,
+    collection: Collection,
+    key: Key,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let (log, head, share) = (shared.log.clone(), shared.head(), share_of(shared, caller).await?);
+    let (entries, mut found) = mpsc::channel(ENTRIES_WAITING);
+    // Who asked may leave, and the log is read on until there is something to tell: the place is given back then.
+    let reading = tokio::task::spawn_blocking(move || {
+        let _share = share;
+        inspect::history(&log, &collection, &key, head, |entry| match entries.blocking_send(entry) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+    });
+    let redaction = shared.redaction_for(caller.role);
+    while let Some(entry) = found.recv().await {
+        let frames = frames_for(redaction.as_ref(), frame(&entry)?.into()).map_err(damaged)?;
+        answer.frames(&frames).await?;
+    }
+    reading.await.map_err(refuse)?.map_err(unreadable)
 }
 
 async fn tail<W: AsyncWrite + Unpin>(

@@ -1,5 +1,6 @@
 //! Backup of everything, and its restore.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,9 @@ use crate::objects::restored_names::RestoredNames;
 use crate::objects::searches::{self, Search};
 use crate::objects::sessions::{self, Session};
 use crate::objects::store::Author;
-use crate::objects::{Committed, Moment, Stored, Writes};
+use crate::objects::tokens::Token;
+use crate::objects::users::{Admin, Lock};
+use crate::objects::{Committed, Moment, Store, StoreError, Stored, Writes};
 use crate::web::admission;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
@@ -256,6 +259,7 @@ async fn restore(
     // Searches that the backup leaves alone keep their results.
     let is_left = examined.omits(Search::COLLECTION);
     let left = if is_left { searches::named_contents(&app.store)? } else { Default::default() };
+    let before = Powers::read(&app.store)?;
     let producing = tokio::task::spawn_blocking(move || {
         let mut batch = Batch { ops: Vec::new(), bytes: 0, to: batches };
         // Deletions first: a name that moves to another user is free before it is taken.
@@ -269,6 +273,8 @@ async fn restore(
         let mut is_durable = false;
         backup::read(&mut open(&path, &password)?, |item| match item {
             Item::Chunk(id, raw) => chunks.write(&id, &raw).map(|_| ()).map_err(io::Error::other),
+            // Whoever was logged in then is not now, not for the moment until all logins are ended either.
+            Item::Object(op) if op.collection().as_str() == Session::COLLECTION => Ok(()),
             Item::Object(op) => {
                 if !std::mem::replace(&mut is_durable, true) {
                     chunks.sync().map_err(io::Error::other)?;
@@ -287,7 +293,51 @@ async fn restore(
     producing.await.map_err(ApiError::internal)?.map_err(unfit)?;
     end_all_sessions(&app, &author).await?;
     drop(file);
-    Ok(Json(json!({ "Objects": objects, "Synced": !undecided })))
+    let returned = Powers::read(&app.store)?.since(&before);
+    returned.report(&app, &caller);
+    Ok(Json(json!({ "Objects": objects, "Synced": !undecided, "Returned": returned.shown() })))
+}
+
+/// What lets people in, and what keeps them out.
+#[derive(Default)]
+struct Powers {
+    tokens: BTreeSet<String>,
+    administrators: BTreeSet<String>,
+    locked: BTreeSet<String>,
+}
+
+impl Powers {
+    fn read(store: &Store) -> Result<Powers, StoreError> {
+        let set = |keys: Vec<String>| keys.into_iter().collect();
+        Ok(Powers {
+            tokens: set(store.keys::<Token>("")?),
+            administrators: set(store.keys::<Admin>("")?),
+            locked: set(store.keys::<Lock>("")?),
+        })
+    }
+
+    /// What came back: tokens and administrators that are new, and whoever is locked no longer.
+    fn since(&self, before: &Powers) -> Powers {
+        let new = |now: &BTreeSet<String>, then: &BTreeSet<String>| now.difference(then).cloned().collect();
+        Powers {
+            tokens: new(&self.tokens, &before.tokens),
+            administrators: new(&self.administrators, &before.administrators),
+            locked: new(&before.locked, &self.locked),
+        }
+    }
+
+    fn shown(&self) -> Value {
+        json!({ "Tokens": self.tokens, "Administrators": self.administrators, "Unlocked": self.locked })
+    }
+
+    /// Names it in the audit and the log: it was taken away once, and somebody should look whether it may stay.
+    fn report(&self, app: &AppRef, caller: &Caller) {
+        let kinds = [("token", &self.tokens), ("administrator", &self.administrators), ("unlocked user", &self.locked)];
+        for (kind, key) in kinds.into_iter().flat_map(|(kind, keys)| keys.iter().map(move |key| (kind, key))) {
+            tracing::warn!(kind, key, "is back after a restore");
+            app.recorder.note("restored-access", &caller.into(), format!("back after a restore: {kind} {key}"));
+        }
+    }
 }
 
 /// Operations on their way into a transaction.

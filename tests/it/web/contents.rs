@@ -116,6 +116,10 @@ fn w16_a_backup_brings_everything_back() {
     assert_eq!(site.converges(), before, "a backup that is refused changes nothing");
     let restored = a.with("Password", "secret").upload("POST", "/api/backup", "backup", sealed.body.as_slice());
     assert_eq!(restored.status, 200, "{}", restored.text());
+    // What opens something again that was taken away is named.
+    let name = format!("{uid}/{}", token["id"].as_str().expect("id"));
+    let returned = json!({ "Tokens": [name], "Administrators": [], "Unlocked": [] });
+    assert_eq!(restored.json()["Returned"], returned);
     assert_eq!((a.get("/api/testauth").status, bob.get("/api/testauth").status), (401, 401), "all sessions end");
     site.converges();
     assert_eq!(b.get("/api/testauth").status, 401);
