@@ -41,6 +41,8 @@ bugs! {
     ForgetOrigins,
     /// Conditions are judged by the index alone, which may lag.
     ConditionsWithoutPending,
+    /// A condition that names a transaction holds whichever wrote the object last.
+    WriterNotCompared,
     /// A rejection is answered but not written.
     RejectWithoutTrace,
     /// The sender of a tail skips a block when the ring has moved on.
@@ -129,6 +131,8 @@ bugs! {
     StateRemovedBeforeReplaced,
     /// A state that went back behind its mark is taken for sound.
     RollbackUnnoticed,
+    /// What else in the directory knows how far a state came is not asked.
+    WitnessesNotAsked,
     /// A state that went back writes its own, lower position into its mark.
     MarkLowered,
     /// What a state lost counts as there again as soon as it equals the datastore's at any sequence.

@@ -67,6 +67,8 @@ struct World {
     locks: BTreeSet<PathBuf>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    /// After how many changes of names a fault strikes.
+    naming_fault: Option<(u64, Fault)>,
     /// The fault that struck last.
     struck: Option<Fault>,
     capacity: Option<u64>,
@@ -204,6 +206,16 @@ impl World {
         }
     }
 
+    /// [`World::begin`] of an operation that changes names, or makes such changes durable.
+    fn begin_naming(&mut self) -> io::Result<()> {
+        match self.naming_fault.take() {
+            Some((0, fault)) => self.fault = Some((self.operations, fault)),
+            Some((left, fault)) => self.naming_fault = Some((left - 1, fault)),
+            None => {}
+        }
+        self.begin()
+    }
+
     fn used(&self) -> u64 {
         let nodes: BTreeSet<usize> = self.live.values().copied().collect();
         nodes.iter().map(|node| self.nodes[*node].live.len() as u64).sum()
@@ -271,9 +283,16 @@ impl MemoryFs {
         locked(&self.world).fault = Some((operation, fault));
     }
 
+    /// Lets an operation that changes names (makes, renames or removes a file, or syncs a directory) fail, after as many more of
+    /// them. They are few among all operations, and the most delicate ones.
+    pub fn fail_naming(&self, after: u64, fault: Fault) {
+        locked(&self.world).naming_fault = Some((after, fault));
+    }
+
     /// Forgets a planned fault.
     pub fn heal(&self) {
-        locked(&self.world).fault = None;
+        let mut world = locked(&self.world);
+        (world.fault, world.naming_fault) = (None, None);
     }
 
     /// The file system that is found after a power cut now. `self` is left as it is.
@@ -408,7 +427,7 @@ impl Fs for MemoryFs {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut world = locked(&self.world);
-        world.begin()?;
+        world.begin_naming()?;
         let node = world.nodes.len();
         world.nodes.push(Node::default());
         world.live.insert(path.to_owned(), node);
@@ -418,7 +437,7 @@ impl Fs for MemoryFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = locked(&self.world);
-        world.begin()?;
+        world.begin_naming()?;
         if !world.holds(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -430,7 +449,7 @@ impl Fs for MemoryFs {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut world = locked(&self.world);
-        world.begin()?;
+        world.begin_naming()?;
         world.live.remove(path).ok_or(io::ErrorKind::NotFound)?;
         world.namings.push(Naming::Unlink(path.to_owned()));
         Ok(())
@@ -438,7 +457,7 @@ impl Fs for MemoryFs {
 
     fn sync_dir(&self, _directory: &Path) -> io::Result<()> {
         let mut world = locked(&self.world);
-        world.begin()?;
+        world.begin_naming()?;
         // A journaling file system commits its whole journal.
         let namings = std::mem::take(&mut world.namings);
         namings.iter().for_each(|naming| apply_naming(&mut world.durable, naming));

@@ -13,6 +13,7 @@ use crate::env::data_dir::{DirectoryError, claim, claim_to_read, io_error, repla
 use crate::env::scratch::Scratch;
 
 use super::mark::Mark;
+use super::witnesses::Witnesses;
 
 /// Directory of the log that a standalone webserver keeps, within the webserver's.
 pub const OWN_LOG: &str = "own-log";
@@ -62,6 +63,19 @@ pub trait Home: Send {
     fn remove(&mut self, _: &Path) -> Result<(), String> {
         Ok(())
     }
+
+    /// The current state; `None` when it is not known.
+    fn current(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// What else knows how far the state came. `mark` is the high-water mark, where it can be read.
+    fn witnesses(&self, _: Option<&Mark>) -> Witnesses {
+        Witnesses::kept(None, None)
+    }
+
+    /// Writes down in the mark's place that the state is less than it was.
+    fn note_lost(&mut self, _: &str) {}
 }
 
 impl Home for Directory {
@@ -100,6 +114,18 @@ impl Home for Directory {
 
     fn remove(&mut self, path: &Path) -> Result<(), String> {
         fs::remove_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn current(&self) -> Option<PathBuf> {
+        self.named().ok()
+    }
+
+    fn witnesses(&self, mark: Option<&Mark>) -> Witnesses {
+        Witnesses::of(self, mark)
+    }
+
+    fn note_lost(&mut self, what: &str) {
+        Directory::note_lost(self, what);
     }
 }
 

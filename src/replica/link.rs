@@ -252,10 +252,7 @@ impl Linker {
             Err(error) => return Err(unread(closed::explained(connection, error).await, mine.as_ref())),
         };
         // What the state lost is judged by where it had been, and fetched from where it is.
-        let is_lacking = self.shared.position().is_none_or(|position| position.seq < welcome.horizon)
-            || self.shared.is_unsure_of(welcome.generation)
-            || self.shared.is_redacted_wrongly(&welcome);
-        let wanted = needs_snapshot || is_lacking || self.shared.wants_resync();
+        let wanted = needs_snapshot || self.shared.is_lacking(&welcome) || self.shared.wants_resync();
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let is_left = mine.as_ref().is_some_and(|mine| reconcile::is_left(mine, &lineage, &welcome));
         let step = match judge(mine.as_ref(), &welcome, wanted) {

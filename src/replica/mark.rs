@@ -64,7 +64,7 @@ impl Mark {
     /// Contents for the file of a mark that is lost: what showed that the state is less than it was. They are read as damage,
     /// so that a later start knows it, too, when what showed it is gone.
     #[must_use]
-    pub(super) fn lost(what: &str) -> String {
+    pub fn lost(what: &str) -> String {
         summed::seal(&serde_json::json!({ "lost": what }).to_string())
     }
 

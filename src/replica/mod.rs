@@ -61,6 +61,7 @@ pub use refusal::Refusal;
 pub use shared::Change;
 pub use terms::Terms;
 pub use view::{Object, ReadError};
+pub use witnesses::Witnesses;
 
 #[cfg(test)]
 mod tests;

@@ -70,14 +70,9 @@ struct Sound {
 pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, OpenError> {
     let mut findings = Vec::new();
     let mark = directory.mark();
-    let witnesses = Witnesses::of(directory, mark.as_ref().ok().and_then(Option::as_ref));
-    let unknown = match &mark {
-        Err(error) => Some(format!("the high-water file is damaged ({error})")),
-        Ok(None) if witnesses.was_connected() => Some("the high-water file is missing".to_owned()),
-        Ok(_) => None,
-    };
+    let witnesses = directory.witnesses(mark.as_ref().ok().and_then(Option::as_ref));
+    let unknown = unknown(&mark, &witnesses);
     let is_mark_sound = mark.is_ok();
-    let doubted = |what: String| format!("{what}, so whether the state went back is not known");
     findings.extend(unknown.clone());
     let mark = mark.ok().flatten();
     let named = directory.named();
@@ -156,6 +151,20 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         }
     }
     Ok(opened((state, place, loss), doubt, mark, findings))
+}
+
+/// Why the mark does not say how far the state came, although there was one.
+pub(super) fn unknown(mark: &Result<Option<Mark>, String>, witnesses: &Witnesses) -> Option<String> {
+    match mark {
+        Err(error) => Some(format!("the high-water file is damaged ({error})")),
+        Ok(None) if witnesses.was_connected() => Some("the high-water file is missing".to_owned()),
+        Ok(_) => None,
+    }
+}
+
+/// What follows from that.
+pub(super) fn doubted(what: String) -> String {
+    format!("{what}, so whether the state went back is not known")
 }
 
 /// A state, its directory, and what it lacks by the mark.

@@ -51,17 +51,23 @@ pub(super) fn open(directory: &Path) -> Result<(Journal, Restoring), JournalErro
     Ok((journal, restoring))
 }
 
+/// Reads the records of a journal.
+pub(super) fn read(entries: &[(u8, Vec<u8>)]) -> Restoring {
+    let mut restoring = Restoring::default();
+    for (kind, payload) in entries {
+        restoring.take(*kind, payload);
+    }
+    restoring
+}
+
 /// Reads the records of a journal: pending transactions and the rejected list, as far as the state does not know better.
+#[cfg(test)]
 pub(super) fn restore(
     entries: &[(u8, Vec<u8>)],
     state: &StateStore,
     outbox: Outbox,
 ) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
-    let mut restoring = Restoring::default();
-    for (kind, payload) in entries {
-        restoring.take(*kind, payload);
-    }
-    restoring.finish(state, outbox)
+    read(entries).finish(state, outbox)
 }
 
 /// What the records of a journal add up to.

@@ -389,6 +389,13 @@ impl Shared {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost;
     }
 
+    /// Whether the state cannot follow the datastore that sent this from where it is.
+    pub(super) fn is_lacking(&self, welcome: &Welcome) -> bool {
+        self.position().is_none_or(|position| position.seq < welcome.horizon)
+            || self.is_unsure_of(welcome.generation)
+            || self.is_redacted_wrongly(welcome)
+    }
+
     /// Sets what is wrong; empty when all is well again.
     pub(super) fn set_problem(&self, problem: impl Into<String>) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.into();

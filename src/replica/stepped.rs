@@ -2,7 +2,7 @@
 //! [`super::Replica`]; what simulations need to take every step in an order of their own.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -20,11 +20,12 @@ use crate::state::StateStore;
 
 use super::applier::{self, Applier, Descent, SwapError};
 use super::directory::Home;
-use super::opening::Lost;
+use super::opening::{self, Lost};
 use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
 use super::receipts::Receipt;
 use super::shared::{Shared, SharedRef};
+use super::terms::Terms;
 use super::view::{Object, ReadError};
 
 pub use super::role::is_redacted;
@@ -59,34 +60,58 @@ impl Stepped {
         mut state: StateStore,
         fresh: impl FnOnce() -> Result<StateStore, String>,
         (journal, entries): (Journal, Vec<(u8, Vec<u8>)>),
-        home: Box<dyn Home>,
+        mut home: Box<dyn Home>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Stepped, String> {
-        let (mark, mark_damage) = match home.mark() {
-            Ok(mark) => (mark, None),
-            Err(error) => (None, Some(format!("{error}: whether the state went back is not known"))),
-        };
+        let mark = home.mark();
+        let witnesses = home.witnesses(mark.as_ref().ok().and_then(Option::as_ref));
+        let unknown = opening::unknown(&mark, &witnesses).map(opening::doubted);
+        let is_mark_sound = mark.is_ok();
+        let mark = mark.ok().flatten();
         let loss = |state: &StateStore| mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
         let outbox = |state: &StateStore| {
             let decided = mark.iter().filter(|_| loss(state).is_some()).flat_map(|mark| mark.decided.clone());
             Outbox::default().without_overlay_of(decided)
         };
-        let mut restored = outbox_records::restore(&entries, &state, outbox(&state));
+        let restoring = outbox_records::read(&entries);
+        let mut restored = restoring.clone().finish(&state, outbox(&state));
         if let Err(RestoreError::State(_)) = restored {
             state = fresh()?;
-            restored = outbox_records::restore(&entries, &state, outbox(&state));
+            restored = restoring.clone().finish(&state, outbox(&state));
         }
         let (outbox, to_note) = restored.map_err(|error| error.to_string())?;
-        let lost = loss(&state).or(mark_damage).map(|message| Lost { message, mark: mark.clone() });
+        let lost = match loss(&state) {
+            Some(message) => Some(Lost { message, mark: mark.clone() }),
+            None => {
+                let meta = state.meta();
+                let witnessed = witnesses.contradict(meta.as_deref());
+                let noted = || restoring.contradict(meta.as_deref());
+                let proven = witnessed.or_else(|| if unknown.is_none() { noted() } else { None });
+                // What shows it may be gone at the next start.
+                if let Some(what) = proven.as_ref().filter(|_| is_mark_sound) {
+                    home.note_lost(what);
+                }
+                proven.or(unknown).map(Lost::unmarked)
+            }
+        };
+        let is_unsure = lost.as_ref().is_some_and(|lost| lost.mark.is_none());
+        let outbox = if is_unsure { outbox.doubted() } else { outbox };
         let shared = Arc::new(Shared::new(state, outbox, None));
         shared.set_lost(lost);
+        *shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = witnesses.terms();
+        shared.reached.send_replace(witnesses.reached());
         let (sender, notes) = mpsc::channel(4096);
         if !to_note.is_empty() {
             let _ = sender.try_send(outbox_writer::Request::Note(to_note));
         }
         let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let place = home.current();
         let applier = Applier::new(Arc::clone(&shared), home, sender.clone());
+        let applier = match place {
+            Some(place) => applier.at(place, 0),
+            None => applier,
+        };
         Ok(Stepped { shared, writer, applier, notes, forks: 0, refusals: sender })
     }
 
@@ -150,10 +175,27 @@ impl Stepped {
         self.shared.position()
     }
 
+    /// The position that it says hello with: where it stands, or stood before it lost something.
+    #[must_use]
+    pub fn claimed(&self) -> Option<Position> {
+        self.shared.claimed()
+    }
+
+    /// Position of the last high-water mark, to be written down elsewhere, too.
+    #[must_use]
+    pub fn reached(&self) -> Option<Position> {
+        *self.shared.reached.borrow()
+    }
+
+    /// What the datastore said last.
+    #[must_use]
+    pub fn terms(&self) -> Option<Terms> {
+        self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What to do with a welcome.
     pub fn judge(&self, mine: Option<&Position>, welcome: &Welcome, needs_snapshot: bool) -> NextStep {
-        let step =
-            judge(mine, welcome, needs_snapshot || self.wants_resync() || self.shared.is_redacted_wrongly(welcome));
+        let step = judge(mine, welcome, needs_snapshot || self.wants_resync() || self.shared.is_lacking(welcome));
         match step {
             NextStep::Refuse(verdict) => self.shared.set_problem(format!("the datastore is {verdict}")),
             _ if self.wants_resync() => {}
@@ -167,7 +209,13 @@ impl Stepped {
     /// # Errors
     /// When there is no position, or it cannot be written.
     pub fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
-        self.shared.take_over(welcome)
+        let position = self.shared.take_over(welcome)?;
+        let terms = Some(Terms::of(welcome));
+        // They bear witness that a state of this log and generation was here.
+        if self.terms() != terms && self.shared.state().persist().is_ok() {
+            *self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+        }
+        Ok(position)
     }
 
     /// Applies a run.

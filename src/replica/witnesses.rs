@@ -19,7 +19,7 @@ use super::proofs;
 use super::terms::Terms;
 
 /// The files of a directory that say something of its state.
-pub(super) struct Witnesses {
+pub struct Witnesses {
     /// A state that `current` names and that is missing, in words.
     missing: Option<String>,
     /// `None`: this replica was never connected.
@@ -32,6 +32,23 @@ pub(super) struct Witnesses {
 }
 
 impl Witnesses {
+    /// Those of a directory that keeps nothing but these two: the last terms, and the position of the last mark that stands next to
+    /// the last signed position.
+    #[must_use]
+    pub fn kept(terms: Option<Terms>, reached: Option<Position>) -> Witnesses {
+        Witnesses { missing: None, terms: Ok(terms), proof: Ok(None), reached, was_sent: false }
+    }
+
+    /// What the datastore said last, as far as it can be read.
+    pub(super) fn terms(&self) -> Option<Terms> {
+        self.terms.as_ref().ok().and_then(Option::clone)
+    }
+
+    /// Position of the last mark that is written down elsewhere.
+    pub(super) fn reached(&self) -> Option<Position> {
+        self.reached
+    }
+
     /// Reads them. `mark` is the high-water mark, where it can be read.
     pub(super) fn of(directory: &Directory, mark: Option<&Mark>) -> Witnesses {
         let path = directory.path();
@@ -51,7 +68,7 @@ impl Witnesses {
     /// How the state that was found is less than what was here; `None` when nothing shows that. `found`: where it stands;
     /// `None` when there is none.
     pub(super) fn contradict(&self, found: Option<&StateMeta>) -> Option<String> {
-        if planted::is(Bug::RollbackUnnoticed) {
+        if planted::is(Bug::RollbackUnnoticed) || planted::is(Bug::WitnessesNotAsked) {
             return None;
         }
         // Where no state was ever filled, none is lost.

@@ -18,9 +18,12 @@ use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
 use super::network::{ConnId, IDLE, MS, Message, SECOND};
-use super::oracle::{Checked, broken};
+use super::oracle::{Checked, Wanted, broken};
 use super::replica::{Fetching, Link, REWRITE_BYTES_MIN, Running, ToApply};
 use super::world::{Event, Truth, World};
+
+/// Most of its own writes that a client comes back to.
+const READS_MAX: usize = 4;
 
 impl World {
     pub fn start_replica(&mut self, number: usize) -> Checked {
@@ -106,16 +109,17 @@ impl World {
             self.retry(number);
             return Ok(());
         }
-        // Who has no sound state of its own cannot tell a wrong datastore from the right one: a person watches over that.
+        // Who has no sound state of its own, or none that says how far it had come, cannot tell a wrong datastore from the right one:
+        // a person watches over that.
         let node = &self.replicas[number];
-        if self.truth != Truth::Genuine && (node.seq().is_none() || node.damaged) {
+        if self.truth != Truth::Genuine && (node.seq().is_none() || node.damaged || node.is_blind()) {
             self.retry(number);
             return Ok(());
         }
         let id = self.new_conn(number);
         let now = self.now;
         let Some(running) = self.running(number, life) else { return Ok(()) };
-        let position = running.stepped.position();
+        let position = running.stepped.claimed();
         running.link = Some(Link {
             id,
             since: now,
@@ -379,10 +383,12 @@ impl World {
             Err(error) => return self.hang_up(number, id, &error),
         };
         link.intake = Some(Intake::new(position.seq, position.chain, is_redacted(welcome)));
+        let terms = running.stepped.terms();
         let holds_all = running.stepped.state().meta().is_some_and(|meta| !meta.is_redacted);
         if is_redacted(welcome) && holds_all {
             broken!("web{number} is a reader, follows, and its state holds what is withheld from readers");
         }
+        self.replicas[number].states.keep_terms(terms);
         self.send(id, Message::Subscribe(position.seq));
         self.push(number)
     }
@@ -525,6 +531,8 @@ impl World {
         running.refuse_pending();
         if let Some(link) = running.link.as_ref().filter(|link| link.intake.is_some()) {
             let (id, progress) = (link.id, running.stepped.progress());
+            let reached = running.stepped.reached();
+            self.replicas[number].states.keep_reached(reached);
             self.send(id, Message::Progress(progress));
         }
         self.look_at_receipts(number)?;
@@ -598,11 +606,59 @@ impl World {
         draft
     }
 
+    /// Changes an object on the condition that it is as it was read, just now or a while ago: in the version of the state, or as a
+    /// transaction left it that was not decided yet.
+    fn change_as_read(&mut self, number: usize) -> Option<Draft> {
+        let before = if self.chance(60) { self.replicas[number].reads.pop_front() } else { None };
+        let (collection, key, condition) = match before {
+            Some(before) => before,
+            None => {
+                let (collection, key) = self.any_key();
+                let running = self.replicas[number].running.as_ref()?;
+                let object = running.stepped.get(&collection, &key).ok().flatten()?;
+                let condition = match (object.version, object.pending) {
+                    (Some(version), _) => {
+                        Condition::Version { collection: collection.clone(), key: key.clone(), version }
+                    }
+                    (None, Some(id)) => Condition::written_by(collection.clone(), key.clone(), id),
+                    (None, None) => return None,
+                };
+                (collection, key, condition)
+            }
+        };
+        self.next_value += 1;
+        let value = Bytes::from(format!("web{number} as read {}", self.next_value));
+        let is_judged_upstream = self.chance(50);
+        let ops = vec![Op::Put { collection, key, value }];
+        Some(Draft { ops, conditions: vec![condition], is_judged_upstream, ..Draft::default() })
+    }
+
+    /// A client goes on later from what it wrote.
+    fn remember_write(&mut self, number: usize, draft: &Draft, id: TxnId) {
+        if !self.chance(40) {
+            return;
+        }
+        let Some(Op::Put { collection, key, .. }) = draft.ops.first() else { return };
+        let condition = Condition::written_by(collection.clone(), key.clone(), id);
+        let reads = &mut self.replicas[number].reads;
+        reads.push_back((collection.clone(), key.clone(), condition));
+        if reads.len() > READS_MAX {
+            reads.pop_front();
+        }
+    }
+
     fn write(&mut self, number: usize) -> Checked {
         let count = 1 + self.random.below(3);
         let mut drafts = Vec::new();
         for _ in 0..count {
-            let mut draft = Draft::default();
+            if self.chance(15)
+                && let Some(draft) = self.change_as_read(number)
+            {
+                drafts.push(draft);
+                continue;
+            }
+            // Some leave it to the datastore what of a transaction holds.
+            let mut draft = Draft { is_judged_upstream: self.chance(12), ..Draft::default() };
             let ops = if self.chance(75) { 1 } else { 1 + self.random.below(5) };
             for _ in 0..ops {
                 let (collection, key) = self.any_key();
@@ -650,14 +706,15 @@ impl World {
                     self.note(|| format!("web{number} accepted {}/{}", id.origin, id.counter));
                     let is_excused = draft.id.is_some() && self.may_answer_wrong(number, &receipt.stage());
                     let is_pending = receipt.stage() == Stage::Durable;
+                    self.remember_write(number, &draft, id);
                     if self.oracle.stolen.contains(&id) {
-                        self.oracle.accept(id, number, draft.ops)?;
+                        self.oracle.accept(id, number, draft.into())?;
                     } else if draft.id.is_some() {
-                        self.oracle.accept_import(id, number, draft.ops, is_pending)?;
+                        self.oracle.accept_import(id, number, draft.into(), is_pending)?;
                         self.replicas[number].import.answered();
                     } else {
                         self.check_may_write(number)?;
-                        self.oracle.accept(id, number, draft.ops)?;
+                        self.oracle.accept(id, number, draft.into())?;
                     }
                     if let Some(running) = self.replicas[number].running.as_mut().filter(|_| !is_excused) {
                         running.receipts.insert(id, receipt);
@@ -687,7 +744,7 @@ impl World {
     /// Submissions without an answer: the journal tells at the next start which of them are there.
     fn adopt_unanswered(&mut self, number: usize, drafts: Vec<Draft>) -> Checked {
         drafts.iter().filter_map(|draft| draft.id).for_each(|id| self.oracle.unsure_again(id));
-        self.oracle.unanswered(number, drafts.into_iter().map(|draft| draft.ops));
+        self.oracle.unanswered(number, drafts.into_iter().map(Into::into));
         Ok(())
     }
 
@@ -697,20 +754,20 @@ impl World {
         let Some(rejected) = running.stepped.rejected().into_iter().next() else { return Ok(()) };
         let id = rejected.txn.id;
         if retry {
-            let ops = rejected.txn.ops.clone();
+            let wanted = Wanted::from(&*rejected.txn);
             match running.stepped.retry(id) {
                 Ok(Ok(receipt)) => {
                     let new = receipt.id();
                     running.receipts.insert(new, receipt);
                     self.note(|| format!("web{number} tries {:?} again as {:?}", id.counter, new.counter));
                     self.oracle.dismissed(number, id);
-                    self.oracle.accept(new, number, ops)?;
+                    self.oracle.accept(new, number, wanted)?;
                     return self.push(number);
                 }
                 Ok(Err(_)) => {}
                 Err(failure) => {
                     self.oracle.unsure_rejection(number, id);
-                    self.oracle.unanswered(number, std::iter::once(ops));
+                    self.oracle.unanswered(number, std::iter::once(wanted));
                     self.fatal(number, Err(failure));
                 }
             }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gravwell::env::Fs;
 use gravwell::env::memory::{MemoryFs, Survival};
-use gravwell::model::Seq;
+use gravwell::model::{Position, Seq};
 use gravwell::protocol::session::NextStep;
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
@@ -25,6 +25,8 @@ pub struct Copy {
     states: States,
     remembered: Remembered,
     was_damaged: bool,
+    /// Where its state stood.
+    position: Option<Position>,
     /// See [`Node::was_at`]: its state may have gone back before the copy was made.
     was_at: Seq,
     came_to: Seq,
@@ -83,7 +85,41 @@ impl World {
         fs.set_capacity(None);
         let (states, was_damaged) = (node.states.copy(), node.was_damaged);
         let (was_at, came_to) = (node.was_at.max(states.marked()), node.came_to);
-        Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged, was_at, came_to })
+        let position = node.running.as_ref().and_then(|running| running.stepped.position());
+        Some(Copy { fs, states, remembered: self.oracle.remember(number)?, was_damaged, position, was_at, came_to })
+    }
+
+    /// A replica's state and its high-water mark are replaced by those of an old copy, or are not there any more: everything else in its
+    /// directory shows it, as far as that knows.
+    pub fn lose_state_and_mark(&mut self, number: usize) -> Result<bool, Violation> {
+        if self.truth != Truth::Genuine || self.replicas[number].running.is_none() {
+            return Ok(false);
+        }
+        if !self.copies.contains_key(&number) && self.chance(70) {
+            let copy = self.copy_replica(number);
+            self.copies.extend(copy.map(|copy| (number, copy)));
+            return Ok(false);
+        }
+        let is_lost = self.chance(25);
+        self.stop_replica(number, true, "its state and its mark are lost");
+        self.forget_connections(number);
+        let copy = self.copies.get(&number).filter(|_| !is_lost);
+        let node = &mut self.replicas[number];
+        node.was_at = node.was_at.max(node.came_to).max(node.states.marked());
+        let (older, position) = match copy {
+            Some(copy) => (copy.states.copy(), copy.position),
+            None => (States::default(), None),
+        };
+        node.states = node.states.rolled_back_with_mark(&older);
+        let generation = position.map(|position| position.generation).unwrap_or_default();
+        let seq = position.map(|position| position.seq);
+        if !node.states.is_missed(seq, generation) {
+            // Nothing is left that knows of it.
+            node.shown = node.shown.min(seq.unwrap_or_default());
+        }
+        (node.damaged, node.tampered, node.lost_mark) = (false, false, true);
+        self.looked_at[number] = None;
+        Ok(true)
     }
 
     /// Nothing that is under way arrives any more.

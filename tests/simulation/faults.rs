@@ -44,12 +44,7 @@ impl World {
         match fault {
             Fault::DatastoreKilled => self.stop_datastore(false, "killed"),
             Fault::DatastorePower => self.stop_datastore(true, "power cut"),
-            Fault::DatastoreDisk => {
-                let at = self.disks.fs.operations() + self.draw(40);
-                let kind = KINDS[self.random.below(3)];
-                let what = if self.chance(40) { memory::Fault::Stop } else { memory::Fault::Once(kind) };
-                self.disks.fs.fail_at(at, what);
-            }
+            Fault::DatastoreDisk => self.plan_disk_fault(None, 40),
             Fault::DatastoreFull => {
                 self.bound_space(LOG);
                 let wait = 2 * SECOND + self.draw(6 * SECOND);
@@ -64,18 +59,13 @@ impl World {
             Fault::SegmentDamaged => return Ok(is_genuine && self.damage_segment()),
             Fault::ReplicaKilled => self.stop_replica(number, false, "killed"),
             Fault::ReplicaPower => self.stop_replica(number, true, "power cut"),
-            Fault::ReplicaDisk => {
-                let node = &mut self.replicas[number];
-                let at = node.fs.operations() + self.random.next_u64() % 10;
-                let kind = KINDS[self.random.below(3)];
-                let what = if self.chance(40) { memory::Fault::Stop } else { memory::Fault::Once(kind) };
-                self.replicas[number].fs.fail_at(at, what);
-            }
+            Fault::ReplicaDisk => self.plan_disk_fault(Some(number), 10),
             Fault::ReplicaFull => {
                 let fs = &self.replicas[number].fs;
                 let used = fs.used_bytes();
                 fs.set_capacity(Some(used + self.random.next_u64() % 600));
-                let wait = 2 * SECOND + self.draw(6 * SECOND);
+                let longest = if self.chance(30) { 25 * SECOND } else { 6 * SECOND };
+                let wait = 2 * SECOND + self.draw(longest);
                 self.after(wait, Event::Undo(fault, number));
             }
             Fault::StateDamaged => {
@@ -155,6 +145,8 @@ impl World {
             Fault::LogDirectoryLost => return self.lose_log(),
             Fault::Revoked => return self.revoke(number),
             Fault::GenerationRaised => return self.raise_generation(),
+            Fault::StateAndMarkLost => return self.lose_state_and_mark(number),
+            Fault::IndexStalled => self.index_stalled_until = self.now + SECOND + self.draw(8 * SECOND),
             Fault::OldCopy => return Ok(self.use_old_copy()),
             Fault::OldCopyFollowed => return self.follow_old_copy(),
             Fault::Wiped => return Ok(self.wipe()),
@@ -192,7 +184,7 @@ impl World {
     pub fn calm_down(&mut self) -> Checked {
         self.calm = true;
         self.note(|| "calm".into());
-        self.clock_offset = 0;
+        (self.clock_offset, self.index_stalled_until) = (0, self.now);
         self.bring_back_genuine();
         for number in 0..self.replicas.len() {
             self.undo(Fault::ReplicaFull, number)?;
@@ -212,6 +204,18 @@ impl World {
         self.disks.fs.set_capacity(None);
         self.disks.index.heal();
         Ok(())
+    }
+
+    /// One of the next operations of a disk fails: any of them, or one of the few that change names.
+    fn plan_disk_fault(&mut self, replica: Option<usize>, within: usize) {
+        let kind = KINDS[self.random.below(3)];
+        let what = if self.chance(40) { memory::Fault::Stop } else { memory::Fault::Once(kind) };
+        let (is_naming, after) = (self.chance(40), self.random.below(within) as u64);
+        let fs = replica.map_or(&self.disks.fs, |number| &self.replicas[number].fs);
+        match is_naming {
+            true => fs.fail_naming(after % 8, what),
+            false => fs.fail_at(fs.operations() + after, what),
+        }
     }
 
     fn bound_space(&mut self, _directory: &str) {

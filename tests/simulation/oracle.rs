@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gravwell::model::{
     Condition, Deletions, Digest, Entry, EntryBody, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
 };
+use gravwell::replica::Draft;
 
 /// Collection and key.
 pub type Name = (String, String);
@@ -18,18 +19,29 @@ pub type Held = (Bytes, Seq);
 pub struct Accepted {
     pub replica: usize,
     pub ops: Vec<Op>,
+    conditions: Vec<Condition>,
     /// Final answer that the client saw: the sequence, and whether it was a rejection.
     pub told: Option<(Seq, bool)>,
 }
 
-impl Accepted {
-    /// Whether a transaction may be rejected for this reason.
-    fn explains(&self, reason: &Reason) -> bool {
-        match reason {
-            Reason::ConditionFailed { .. } => true,
-            Reason::LimitExceeded { .. } => self.ops.iter().any(is_long),
-            _ => false,
-        }
+impl Accepted {}
+
+/// What a client submits, as far as the oracle judges it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub ops: Vec<Op>,
+    pub conditions: Vec<Condition>,
+}
+
+impl From<&Txn> for Wanted {
+    fn from(txn: &Txn) -> Wanted {
+        Wanted { ops: txn.ops.clone(), conditions: txn.conditions.clone() }
+    }
+}
+
+impl From<Draft> for Wanted {
+    fn from(Draft { ops, conditions, .. }: Draft) -> Wanted {
+        Wanted { ops, conditions }
     }
 }
 
@@ -49,8 +61,8 @@ pub struct Oracle {
     open: BTreeMap<usize, Vec<TxnId>>,
     /// By replica: its rejected transactions that wait for a person.
     rejected: BTreeMap<usize, BTreeMap<TxnId, Seq>>,
-    /// By replica: operations of submissions that ended without an answer.
-    unanswered: BTreeMap<usize, Vec<Vec<Op>>>,
+    /// By replica: submissions that ended without an answer.
+    unanswered: BTreeMap<usize, Vec<Wanted>>,
     /// Rejections whose dismissal ended without an answer.
     pub unsure: BTreeSet<TxnId>,
     /// Rejections that a person has dealt with.
@@ -63,6 +75,8 @@ pub struct Oracle {
     pub lost: BTreeSet<TxnId>,
     /// Whose transactions the log has of each origin.
     makers: BTreeMap<Origin, MemberName>,
+    /// Up to here the log may not tell any more which transaction wrote an object.
+    pub horizon: Seq,
     /// Up to here the datastore may not know what the last transaction of an origin held.
     pub whole_after: Seq,
     /// Under origins of other members: they are refused, and never committed.
@@ -142,7 +156,29 @@ impl Oracle {
         match condition {
             Condition::Absent { .. } => found.is_none(),
             Condition::Present { .. } => found.is_some(),
+            Condition::Version { version, .. } if condition.mark().is_some() => {
+                found.and_then(|at| self.writer(at)).is_some_and(|id| id.mark() == *version)
+            }
             Condition::Version { version, .. } => found == Some(*version),
+        }
+    }
+
+    fn writer(&self, seq: Seq) -> Option<TxnId> {
+        self.history.get(usize::try_from(seq.0).ok()?.checked_sub(1)?)?.body.id()
+    }
+
+    /// Whether a transaction may be rejected for this reason after `seq`.
+    fn explains(&self, accepted: &Accepted, reason: &Reason, seq: Seq) -> bool {
+        // Where the log does not tell any more who wrote an object, a condition that names the writer fails.
+        let is_untold = |condition: &Condition| {
+            let object = (condition.collection().as_str().to_owned(), condition.key().as_str().to_owned());
+            condition.mark().is_some() && self.at(&object, seq).is_some_and(|(_, at)| at <= self.horizon)
+        };
+        let may_fail = |condition: &Condition| !self.holds(condition, seq) || is_untold(condition);
+        match reason {
+            Reason::ConditionFailed { .. } => accepted.conditions.iter().any(may_fail),
+            Reason::LimitExceeded { .. } => accepted.ops.iter().any(is_long),
+            _ => false,
         }
     }
 
@@ -187,7 +223,7 @@ impl Oracle {
                 if ops.iter().any(is_long) {
                     broken!("sequence {} was committed although it breaks a limit", entry.seq);
                 }
-                if *ops != accepted.ops {
+                if *ops != accepted.ops || *conditions != accepted.conditions {
                     broken!("sequence {} does not hold the operations that were accepted: torn or mixed up", entry.seq);
                 }
                 for op in ops {
@@ -206,11 +242,11 @@ impl Oracle {
                     versions.push((entry.seq, op.value().cloned()));
                 }
             }
-            EntryBody::Reject { reason, .. } if accepted.explains(reason) => {
+            EntryBody::Reject { reason, .. } if self.explains(accepted, reason, before) => {
                 let replica = accepted.replica;
                 self.rejected.entry(replica).or_default().insert(id, entry.seq);
             }
-            other => broken!("sequence {}: unexpected {other:?}", entry.seq),
+            other => broken!("sequence {}: unexpected {other:?}, accepted with {:?}", entry.seq, accepted.conditions),
         }
         self.by_id.insert(id, entry.seq);
         self.history.push(entry.clone());
@@ -347,8 +383,9 @@ impl Oracle {
     }
 
     /// A client was told that its transaction is safe.
-    pub fn accept(&mut self, id: TxnId, replica: usize, ops: Vec<Op>) -> Checked {
-        let accepted = Accepted { replica, ops, told: None };
+    pub fn accept(&mut self, id: TxnId, replica: usize, wanted: Wanted) -> Checked {
+        let Wanted { ops, conditions } = wanted;
+        let accepted = Accepted { replica, ops, conditions, told: None };
         if self.accepted.insert(id, accepted).is_some() {
             broken!("the identity {}/{} was given twice", id.origin, id.counter);
         }
@@ -358,7 +395,7 @@ impl Oracle {
 
     /// An import was told that its transaction is safe, perhaps a second time. `is_pending`: it waits for its outcome, maybe
     /// again, because the state that knew the former one is lost.
-    pub fn accept_import(&mut self, id: TxnId, replica: usize, ops: Vec<Op>, is_pending: bool) -> Checked {
+    pub fn accept_import(&mut self, id: TxnId, replica: usize, wanted: Wanted, is_pending: bool) -> Checked {
         if is_pending {
             if self.by_id.contains_key(&id) {
                 self.given_again.insert(id);
@@ -370,7 +407,7 @@ impl Oracle {
             self.rejected.entry(replica).or_default().extend(at.map(|at| (id, at)));
         }
         match self.accepted.get(&id) {
-            Some(known) if known.ops == ops => {
+            Some(known) if (&known.ops, &known.conditions) == (&wanted.ops, &wanted.conditions) => {
                 // What a directory that was taken back has forgotten is there again.
                 let open = self.open.entry(replica).or_default();
                 self.lost.remove(&id);
@@ -384,7 +421,7 @@ impl Oracle {
                 Ok(())
             }
             Some(_) => broken!("{}/{} was accepted a second time with other contents", id.origin, id.counter),
-            None => self.accept(id, replica, ops),
+            None => self.accept(id, replica, wanted),
         }
     }
 
@@ -480,7 +517,7 @@ impl Oracle {
     }
 
     /// Submissions ended without an answer: they may be there after a restart, or not.
-    pub fn unanswered(&mut self, replica: usize, drafts: impl Iterator<Item = Vec<Op>>) {
+    pub fn unanswered(&mut self, replica: usize, drafts: impl Iterator<Item = Wanted>) {
         self.unanswered.entry(replica).or_default().extend(drafts);
     }
 
@@ -496,11 +533,11 @@ impl Oracle {
     pub fn restarted<'a>(&mut self, replica: usize, pending: impl Iterator<Item = &'a Txn>) -> Checked {
         for txn in pending.filter(|txn| !self.accepted.contains_key(&txn.id)).collect::<Vec<_>>() {
             let unanswered = self.unanswered.entry(replica).or_default();
-            let Some(place) = unanswered.iter().position(|ops| *ops == txn.ops) else {
+            let Some(place) = unanswered.iter().position(|wanted| *wanted == txn.into()) else {
                 broken!("replica {replica} holds {}/{}, which nobody submitted", txn.id.origin, txn.id.counter);
             };
             unanswered.remove(place);
-            self.accept(txn.id, replica, txn.ops.clone())?;
+            self.accept(txn.id, replica, txn.into())?;
         }
         Ok(())
     }

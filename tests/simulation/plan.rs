@@ -43,6 +43,10 @@ pub enum Fault {
     OpenTailLost,
     LogDirectoryLost,
     GenerationRaised,
+    /// State and high-water mark of a replica are lost, or go back, together.
+    StateAndMarkLost,
+    /// The datastore's index takes nothing in for a while.
+    IndexStalled,
 }
 
 pub const ALL: &[(Fault, Time)] = &[
@@ -81,6 +85,8 @@ pub const ALL: &[(Fault, Time)] = &[
     (Fault::OpenTailLost, 60 * SECOND),
     (Fault::LogDirectoryLost, 60 * SECOND),
     (Fault::GenerationRaised, 60 * SECOND),
+    (Fault::StateAndMarkLost, 25 * SECOND),
+    (Fault::IndexStalled, 20 * SECOND),
 ];
 
 /// One seed's world.

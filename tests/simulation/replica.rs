@@ -11,15 +11,15 @@ use gravwell::codec::message::Bookmark;
 use gravwell::env::memory::{MemoryFs, SmallRandom};
 use gravwell::env::{Clock, Entropy};
 use gravwell::log::journal::Journal;
-use gravwell::model::{MemberName, Origin, Position, Seq, TxnId};
+use gravwell::model::{Collection, Condition, Generation, Key, MemberName, Origin, Position, Seq, TxnId};
 use gravwell::protocol::backoff::Backoff;
 use gravwell::protocol::push::Pusher;
 use gravwell::protocol::tail::{Intake, Run};
-use gravwell::replica::Mark;
 use gravwell::replica::directory::Home;
 use gravwell::replica::resync::Loading;
 use gravwell::replica::stepped::Stepped;
 use gravwell::replica::{Draft, Receipt, SubmitError};
+use gravwell::replica::{Mark, Terms, Witnesses};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
@@ -44,6 +44,9 @@ struct Places {
     /// The next change of what is current fails.
     fails: bool,
     has_lost_current: bool,
+    /// What the datastore said last, and the position of a mark, as their own files hold them.
+    terms: Option<Terms>,
+    reached: Option<Position>,
     /// The sequence of the snapshot from which the current state was filled, by a datastore that does not know makers.
     filled: Seq,
 }
@@ -115,9 +118,41 @@ impl States {
 
     /// Older states under the mark of these.
     pub fn rolled_back(&self, to: &States) -> States {
-        let older = to.copy();
+        let older = self.rolled_back_with_mark(to);
         older.places().mark.clone_from(&self.places().mark);
         older
+    }
+
+    /// Older states with the mark of then, beside everything else that is here.
+    pub fn rolled_back_with_mark(&self, to: &States) -> States {
+        let older = to.copy();
+        {
+            let (mut older, here) = (older.places(), self.places());
+            older.terms.clone_from(&here.terms);
+            older.reached = here.reached;
+        }
+        older
+    }
+
+    /// Keeps what the datastore said last.
+    pub fn keep_terms(&self, terms: Option<Terms>) {
+        self.places().terms = terms;
+    }
+
+    /// Keeps the position of the last mark.
+    pub fn keep_reached(&self, reached: Option<Position>) {
+        self.places().reached = reached;
+    }
+
+    /// Whether anything beside the mark shows that a state at this position, or none, is less than what was here.
+    pub fn is_missed(&self, seq: Option<Seq>, generation: Generation) -> bool {
+        let places = self.places();
+        let is_later =
+            |seq: Seq| places.reached.is_some_and(|reached| reached.generation == generation && reached.seq > seq);
+        match seq {
+            Some(seq) => is_later(seq) || places.terms.as_ref().is_some_and(|terms| terms.generation > generation),
+            None => places.terms.is_some() || places.reached.is_some(),
+        }
     }
 
     /// Other directories with the same contents.
@@ -126,7 +161,8 @@ impl States {
         let states = places.states.iter().map(|(path, disk)| (path.clone(), disk.copy())).collect();
         let (current, mark) = (places.current.clone(), places.mark.clone());
         let (next, filled) = (places.next, places.filled);
-        let places = Places { next, states, current, mark, filled, ..Places::default() };
+        let (terms, reached) = (places.terms.clone(), places.reached);
+        let places = Places { next, states, current, mark, terms, reached, filled, ..Places::default() };
         States(Arc::new(Mutex::new(places)))
     }
 
@@ -172,6 +208,19 @@ impl Home for States {
     fn remove(&mut self, path: &Path) -> Result<(), String> {
         self.places().states.remove(path);
         Ok(())
+    }
+
+    fn current(&self) -> Option<PathBuf> {
+        self.places().current.clone()
+    }
+
+    fn witnesses(&self, _: Option<&Mark>) -> Witnesses {
+        let places = self.places();
+        Witnesses::kept(places.terms.clone(), places.reached)
+    }
+
+    fn note_lost(&mut self, what: &str) {
+        self.places().mark = Some(Mark::lost(what));
     }
 }
 
@@ -266,8 +315,12 @@ pub struct Node {
     pub was_at: Seq,
     /// How far its state ever came: the journal may have been rewritten for that, whatever became of the state since.
     pub came_to: Seq,
+    /// Its state was lost together with the mark that said how far it had come.
+    pub lost_mark: bool,
     /// An import that numbers its own transactions.
     pub import: Import,
+    /// What clients go on from: an object, and that it is as they left it.
+    pub reads: VecDeque<(Collection, Key, Condition)>,
     pub life: u64,
 }
 
@@ -340,7 +393,9 @@ impl Node {
             shown: Seq::ZERO,
             was_at: Seq::ZERO,
             came_to: Seq::ZERO,
+            lost_mark: false,
             import: Import::default(),
+            reads: VecDeque::new(),
             life: 0,
         }
     }
@@ -371,6 +426,11 @@ impl Node {
             attempt: 0,
         });
         Ok(())
+    }
+
+    /// Whether it has yet to come again to where it was, and cannot know where that is.
+    pub fn is_blind(&self) -> bool {
+        self.lost_mark && self.seq().unwrap_or_default() < self.shown.max(self.was_at)
     }
 
     /// Whether its state holds, or held, what was never written.

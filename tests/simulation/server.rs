@@ -61,6 +61,7 @@ impl World {
         if self.truth == Truth::Genuine {
             self.oracle.recovered(head)?;
             self.judge_waiting(&running.recovery)?;
+            self.oracle.horizon = self.oracle.horizon.max(running.reader.horizon());
             if running.is_rebuilt {
                 self.oracle.forget_contents(running.reader.horizon());
             }
@@ -399,6 +400,11 @@ impl World {
     /// What the applier thread does with the next batch.
     pub fn index(&mut self) -> Checked {
         self.is_index_due = false;
+        if self.now < self.index_stalled_until {
+            self.is_index_due = true;
+            self.after(self.index_stalled_until - self.now, Event::Index);
+            return Ok(());
+        }
         let Some(datastore) = &mut self.datastore else { return Ok(()) };
         let Some(committed) = datastore.backlog.pop_front() else { return Ok(()) };
         let mut bookmarks = Vec::new();
@@ -575,6 +581,7 @@ impl World {
         };
         if after > before && self.truth == Truth::Genuine {
             self.note(|| format!("the horizon rises from {before} to {after}"));
+            self.oracle.horizon = self.oracle.horizon.max(after);
             self.check_horizon(after)?;
         }
         if !done {

@@ -155,6 +155,8 @@ pub struct World {
     /// Damage to a journal that nobody noticed.
     pub journal_lost: Option<String>,
     pub slow: Vec<bool>,
+    /// Until when the datastore's index takes nothing in.
+    pub index_stalled_until: Time,
     pub next_value: u64,
     pub is_commit_due: bool,
     pub is_index_due: bool,
@@ -226,6 +228,7 @@ impl World {
             reads: 0,
             limit: None,
             slow: vec![false; plan.replicas],
+            index_stalled_until: 0,
             next_value: 0,
             is_commit_due: false,
             is_index_due: false,
