@@ -781,6 +781,10 @@ pub struct CertServer {
     /// Replace what is there.
     #[arg(long)]
     pub replace: bool,
+    /// Replace what is there when less than a third of --days is left of its life, or it is of another authority or for other
+    /// names; otherwise leave it. For a timer.
+    #[arg(long, conflicts_with = "replace")]
+    pub renew: bool,
 }
 
 /// Arguments of `demo`.

@@ -1,5 +1,6 @@
 //! `cert`: certificates for webservers and balancers, of one's own making.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -15,6 +16,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::balance::{SHARED_NAME, member_name};
 use crate::codec::jsonl::timestamp;
+use crate::env::{Clock, SystemClock};
 
 use super::args::{CertAction, CertServer};
 use super::output::Output;
@@ -22,6 +24,7 @@ use super::{CtlError, CtlResult};
 
 /// Clocks of others may be this much behind.
 const CLOCK_SLACK: Duration = Duration::hours(1);
+const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 const CA_CERTIFICATE: &str = "ca.pem";
 const CA_KEY: &str = "ca-key.pem";
 
@@ -81,7 +84,6 @@ fn authority(out: &Path, name: &str, days: u32, replace: bool) -> Result<Shown, 
 fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
     let file = |name: &str| server.out.join(name);
     let (certificate_file, key_file, bundle_file) = (file("cert.pem"), file("key.pem"), file("bundle.pem"));
-    refuse_existing(&[&certificate_file, &key_file, &bundle_file], server.replace)?;
     let mut names = server.names.clone();
     names.extend(server.member.iter().map(|member| member_name(member.as_str())));
     if server.ca.is_some() && !names.iter().any(|name| name == SHARED_NAME) {
@@ -90,6 +92,14 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
     if let Some(name) = names.iter().find(|name| !is_name(name)) {
         let message = format!("`{name}` is neither a host name nor an address: give it without scheme and port");
         return Err(CtlError { message, exit: 2 });
+    }
+    if server.renew && certificate_file.exists() {
+        let shown = show(&certificate_file)?;
+        if key_file.exists() && bundle_file.exists() && is_fresh(server, &shown, &names)? {
+            return Ok(shown);
+        }
+    } else {
+        refuse_existing(&[&certificate_file, &key_file, &bundle_file], server.replace)?;
     }
     let mut params = CertificateParams::new(names.clone()).map_err(failed)?;
     let first = names.first().cloned().unwrap_or_default();
@@ -116,6 +126,23 @@ fn server_certificate(server: &CertServer) -> Result<Shown, CtlError> {
     write(&bundle_file, &(chain.clone() + &key.serialize_pem()), 0o600)?;
     write(&certificate_file, &chain, 0o644)?;
     show(&certificate_file)
+}
+
+/// Whether a certificate is what would be made now, with enough of its life left.
+fn is_fresh(server: &CertServer, shown: &Shown, names: &[String]) -> Result<bool, CtlError> {
+    let left_ms = shown.expires_ms.saturating_sub(SystemClock.now_ms());
+    let is_for = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
+    if left_ms < u64::from(server.days) * MS_PER_DAY / 3 || is_for(names) != is_for(&shown.names) {
+        return Ok(false);
+    }
+    let Some(ca) = &server.ca else { return Ok(shown.subject == shown.issuer) };
+    let read = |file: &Path| {
+        let wrong = |error| CtlError::new(format!("{}: {error}", file.display()));
+        CertificateDer::from_pem_slice(&fs::read(file).map_err(named(file))?).map_err(wrong)
+    };
+    let (leaf, root) = (read(&shown.file)?, read(&ca.join(CA_CERTIFICATE))?);
+    let parsed = X509Certificate::from_der(&leaf).and_then(|(_, leaf)| Ok((leaf, X509Certificate::from_der(&root)?.1)));
+    Ok(parsed.is_ok_and(|(leaf, root)| leaf.verify_signature(Some(root.public_key())).is_ok()))
 }
 
 fn is_name(name: &str) -> bool {
@@ -189,7 +216,7 @@ mod tests {
 
     fn server(dir: &Path, ca: Option<PathBuf>, names: &[&str]) -> CertServer {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        CertServer { names, member: None, out: dir.to_owned(), ca, days: 30, replace: false }
+        CertServer { names, member: None, out: dir.to_owned(), ca, days: 30, replace: false, renew: false }
     }
 
     #[test]
@@ -215,6 +242,46 @@ mod tests {
         let (_, root) = X509Certificate::from_der(&root).expect("parses");
         leaf.verify_signature(Some(root.public_key())).expect("fits");
         assert_eq!(chain.len(), 2);
+    }
+
+    #[test]
+    fn p11_a_certificate_is_renewed_when_it_has_to_be_and_left_alone_otherwise() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let [ca, other] = ["ca", "other"].map(|name| temp.path().join(name));
+        for ca in [&ca, &other] {
+            authority(ca, "our authority", 3650, false).expect("makes");
+        }
+        let out = temp.path().join("web1");
+        let asked = |ca: &Path, names: &[&str]| CertServer { renew: true, ..server(&out, Some(ca.to_owned()), names) };
+        let file = || fs::read(out.join("cert.pem")).expect("reads");
+        let renews = |wanted: &CertServer| {
+            let before = out.join("cert.pem").exists().then(file);
+            server_certificate(wanted).expect("makes or leaves");
+            before != Some(file())
+        };
+        let one = asked(&ca, &["web1.example.net"]);
+        assert!(renews(&one), "there is none");
+        assert!(!renews(&one), "it is fresh");
+        assert!(!renews(&CertServer { days: 89, ..asked(&ca, &["WEB1.example.net"]) }), "a third of its life is left");
+        assert!(renews(&CertServer { days: 91, ..asked(&ca, &["web1.example.net"]) }), "less than a third is left");
+        assert!(renews(&asked(&ca, &["web1.example.net", "10.0.0.5"])), "it is for other names");
+        let of_member = CertServer { member: Some("web1".parse().expect("a name")), ..asked(&ca, &["10.0.0.5"]) };
+        assert!(renews(&of_member) && !renews(&of_member));
+        assert_eq!(
+            show(&out.join("cert.pem")).expect("shows").names,
+            ["10.0.0.5", "web1.webserver.gravwell.internal", SHARED_NAME]
+        );
+        assert!(
+            renews(&CertServer { member: of_member.member.clone(), ..asked(&other, &["10.0.0.5"]) }),
+            "another authority"
+        );
+        fs::remove_file(out.join("key.pem")).expect("removes");
+        assert!(renews(&CertServer { member: of_member.member, ..asked(&other, &["10.0.0.5"]) }), "its key is gone");
+        fs::remove_file(out.join("cert.pem")).expect("removes");
+        assert!(
+            server_certificate(&asked(&other, &["10.0.0.5"])).is_err(),
+            "a key without its certificate is not replaced unasked"
+        );
     }
 
     #[test]
