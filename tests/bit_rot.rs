@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use gravwell::env::Fs as _;
 use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
-use gravwell::log::journal::{Journal, JournalEntry, JournalError};
+use gravwell::log::journal::{Journal, JournalEntry, JournalError, witness_of};
 use gravwell::log::{OpenError, RecoveryAction, verify};
 use gravwell::model::{Generation, MemberName, Seq};
 use logkit::{Picture, compact, history, is_full, log_dir, open, outbox_dir, picture};
@@ -195,9 +195,10 @@ fn journal_image() -> (MemoryFs, Vec<JournalEntry>) {
 
 #[test]
 fn p10_no_bit_of_an_outbox_journal_changes_unseen() {
-    let mut totals = Totals { files: 2, ..Totals::default() };
+    let mut totals = Totals { files: 3, ..Totals::default() };
     let (image, expected) = journal_image();
-    for path in ["journal", "head"].map(|name| outbox_dir().join(name)) {
+    let [journal, head] = ["journal", "head"].map(|name| outbox_dir().join(name));
+    for path in [journal, head, witness_of(&outbox_dir())] {
         for (at, bit) in flips(image.contents(&path).unwrap().len() as u64) {
             totals.changes += 1;
             let fs = image.crash(Survival::Everything, 0);
@@ -215,13 +216,14 @@ fn p10_no_bit_of_an_outbox_journal_changes_unseen() {
     totals.print("outbox, bits flipped");
 }
 
-/// Either file of the outbox that was cut or removed is named, or nothing is missing.
+/// Each file of the outbox that was cut or removed is named, or nothing is missing.
 #[test]
 fn p10_no_part_of_an_outbox_goes_missing_unseen() {
-    let mut totals = Totals { files: 2, ..Totals::default() };
+    let mut totals = Totals { files: 3, ..Totals::default() };
     let (image, expected) = journal_image();
-    for name in ["journal", "head"] {
-        let path = outbox_dir().join(name);
+    let [journal, head] = ["journal", "head"].map(|name| outbox_dir().join(name));
+    for path in [journal, head, witness_of(&outbox_dir())] {
+        let name = path.file_name().unwrap().to_str().unwrap();
         let removed = |fs: &MemoryFs| fs.remove(&path).unwrap();
         let mut judge = |change: &dyn Fn(&MemoryFs), what: String| {
             totals.changes += 1;

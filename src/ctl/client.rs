@@ -23,7 +23,7 @@ use crate::model::{Entry, Origin};
 use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::directory::OWN_LOG;
 use crate::replica::service::MemberConnector;
-use crate::replica::{self, Access, Connector, Replica, ReplicaOptions};
+use crate::replica::{self, Access, Connector, Replica, ReplicaOptions, outbox_loss};
 use crate::transport::wire::{self, WireError};
 use crate::transport::{closed, local};
 use crate::trust::Identity;
@@ -364,7 +364,9 @@ pub(super) async fn dial(directory: &Path, identity: &Identity) -> Result<quinn:
 /// run, after all.
 async fn serve_here(directory: &Path, access: Access, with_contents: bool) -> Result<Server, (CtlError, bool)> {
     let role = std::fs::read_to_string(directory.join("role")).unwrap_or_default();
-    let is_replica = role.trim() == "replica" || (role.is_empty() && Identity::exists(directory));
+    // Where the role is lost, other files say whose it was.
+    let was_replicas = || Identity::exists(directory) || outbox_loss::is_replicas(directory).unwrap_or(false);
+    let is_replica = role.trim() == "replica" || (role.is_empty() && was_replicas());
     if is_replica {
         let path = directory.to_owned();
         let opening = tokio::task::spawn_blocking(move || {

@@ -5,9 +5,10 @@
 //! may be cut, and a copy of what is cut stays beside the file. After a batch is durable a *mark* is written behind it,
 //! which the next batch overwrites: damage in front of a mark is never taken for a torn batch. And the
 //! head next to the file says how far it was durable: a journal that is missing or ends earlier is
-//! damaged.
+//! damaged. The witness next to the directory says so, too: a directory that was replaced by an older copy is damaged.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,12 +16,13 @@ use super::cursor::{FrameCursor, find_frame, zeros_from};
 use super::directory::UNFINISHED;
 use super::error::{Damage, IoFailure};
 use super::format::{FLAG_HEADED, FLAG_JOURNAL, FileHeader, HEADER_BYTES};
-use super::journal_head::{HEAD, JournalHead, Slots, Vouched};
+pub use super::journal_head::witness_of;
+use super::journal_head::{HEAD, JournalHead, Slots, Vouched, head_of};
 use super::segment::{Scan, read_header, scan_frames};
 use crate::codec::error::EncodeError;
 use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
 use crate::env::entropy::{Entropy, SystemEntropy};
-use crate::env::fs::{File, Fs, read_exact_at, write_again};
+use crate::env::fs::{File, Fs, is_full, parent_dir, read_exact_at, write_again};
 use crate::env::real::RealFs;
 use crate::model::{Chain, Generation, LogId, Seq};
 use crate::planted::{self, Bug};
@@ -76,6 +78,8 @@ pub struct Journal {
     dir: PathBuf,
     file: Arc<dyn File>,
     head: JournalHead,
+    /// `None`: there was no room for a first one.
+    witness: Option<JournalHead>,
     log_id: LogId,
     /// Number of times that the file was rewritten.
     generation: Generation,
@@ -123,19 +127,24 @@ impl Journal {
                 fs.remove(&dir.join(&name)).map_err(IoFailure::at("remove", &name))?;
             }
         }
-        let slots = match exists(&*fs, dir, HEAD)? {
-            true => Some(Slots::read(&*fs, dir).map_err(IoFailure::at("read", HEAD))?),
-            false => None,
-        };
+        let slots = Slots::read(&*fs, &head_of(dir)).map_err(IoFailure::at("read", HEAD))?;
+        let witness = Slots::read(&*fs, &witness_of(dir)).map_err(IoFailure::at("read", witness_of(dir).display()))?;
         if !exists(&*fs, dir, FILE)? {
-            check_never_written(slots.as_ref())?;
+            check_never_written(slots.as_ref(), HEAD)?;
+            check_never_written(witness.as_ref(), &name_of_witness(dir))?;
             return write_new(fs, dir, drawn_id()?);
         }
         let file = fs.open(&dir.join(FILE)).map_err(IoFailure::at("open", FILE))?;
         let header = header_of(&*file)?;
         let vouched = vouched_for(&header, slots.as_ref())?;
+        let witnessed = witnessed(dir, &header, slots.as_ref(), witness.as_ref())?;
         let length = file.len().map_err(IoFailure::at("read", FILE))?;
-        let (scan, last) = scan_records(&file, &header, length, vouched, &mut visit)?;
+        let expected: Vec<Expected> = vouched
+            .map(|vouched| (HEAD.to_owned(), vouched))
+            .into_iter()
+            .chain(witnessed.map(|vouched| (name_of_witness(dir), vouched)))
+            .collect();
+        let (scan, last) = scan_records(&file, &header, length, &expected, &mut visit)?;
         if scan.stopped.is_some() {
             cut_tail(&*fs, dir, &*file, length, &scan)?;
         }
@@ -147,16 +156,23 @@ impl Journal {
         }
         let Last { seq, chain, end } = last;
         let now = Vouched { id: header.log_id, generation: header.generation, seq, chain };
+        // Before the head, which says that there is one.
+        let witness = open_witness(&fs, dir, witness.as_ref(), now)?;
+        let is_witnessed = witness.is_some();
         let head = match (&slots, vouched) {
-            (Some(slots), Some(_)) => JournalHead::open(&fs, dir, slots, now),
+            (Some(slots), Some(_)) => JournalHead::open(&fs, &head_of(dir), slots, now, is_witnessed),
             // Of a version without heads: see below.
-            _ => JournalHead::create(&*fs, dir, Vouched { generation: following(header.generation), ..now }),
+            _ => {
+                let now = Vouched { generation: following(header.generation), ..now };
+                JournalHead::create(&*fs, &head_of(dir), now, is_witnessed)
+            }
         };
         let head = head.map_err(IoFailure::at("write", HEAD))?;
         let (log_id, generation) = (header.log_id, header.generation);
         let dir = dir.to_owned();
         let (in_flight, poisoned) = (false, false);
-        let mut journal = Journal { fs, dir, file, head, log_id, generation, seq, chain, end, in_flight, poisoned };
+        let mut journal =
+            Journal { fs, dir, file, head, witness, log_id, generation, seq, chain, end, in_flight, poisoned };
         journal.mark();
         if vouched.is_none() {
             journal.upgrade()?;
@@ -164,7 +180,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether the directory has no journal and nothing that knows of one.
+    /// Whether the directory has no journal and no head of one.
     ///
     /// # Errors
     /// When the operating system refuses.
@@ -190,16 +206,20 @@ impl Journal {
             let file = fs.open(&dir.join(FILE)).map_err(IoFailure::at("open", FILE))?;
             let length = file.len().map_err(IoFailure::at("read", FILE))?;
             if let Ok(header) = header_of(&*file) {
-                scan_records(&file, &header, length, None, &mut |record| records.push((record.kind, record.payload)))?;
+                scan_records(&file, &header, length, &[], &mut |record| records.push((record.kind, record.payload)))?;
             }
         }
         for name in [FILE, HEAD] {
             keep_damaged(&**fs, dir, name)?;
         }
-        // The new head fits no other file: a crash before the new journal is in place leaves one that is still damaged.
+        let witness = name_of_witness(dir);
+        keep_damaged(&**fs, parent_dir(dir), &witness)?;
+        // The new head and witness fit no other file: a crash before the new journal is in place leaves one that is still
+        // damaged.
         let beside = dir.join(format!("{FILE}{UNFINISHED}"));
         let (_, vouched, _) = write_contents(&**fs, &beside, drawn_id()?, Generation(1), &records)?;
-        JournalHead::create(&**fs, dir, vouched).map_err(IoFailure::at("write", HEAD))?;
+        JournalHead::create(&**fs, &witness_of(dir), vouched, true).map_err(IoFailure::at("write", witness))?;
+        JournalHead::create(&**fs, &head_of(dir), vouched, true).map_err(IoFailure::at("write", HEAD))?;
         fs.rename(&beside, &dir.join(FILE)).map_err(IoFailure::at("rename", FILE))?;
         fs.sync_dir(dir).map_err(IoFailure::at("sync", FILE))?;
         Ok(records.len() as u64)
@@ -271,9 +291,16 @@ impl Journal {
             return Err(IoFailure::at("sync", FILE)(error).into());
         }
         self.mark();
-        // Where the head cannot be written its former slot goes on vouching for less.
-        let _ = self.head.write(self.vouched());
+        self.write_heads();
         Ok(())
+    }
+
+    /// Where a head cannot be written its former slot goes on vouching for less.
+    fn write_heads(&mut self) {
+        let vouched = self.vouched();
+        for head in [Some(&mut self.head), self.witness.as_mut()].into_iter().flatten() {
+            let _ = head.write(vouched);
+        }
     }
 
     fn vouched(&self) -> Vouched {
@@ -283,15 +310,18 @@ impl Journal {
     /// Whether the head has not durably vouched for everything that is durable.
     #[must_use]
     pub fn is_unvouched(&self) -> bool {
-        self.head.is_dirty()
+        self.head.is_dirty() || self.witness.as_ref().is_some_and(JournalHead::is_dirty)
     }
 
     /// Lets the head vouch durably for everything that is durable. A process that ends without it loses nothing; after a power
     /// cut a shortened journal might be taken for one that ended at an earlier record.
     pub fn vouch(&mut self) {
-        if let Err(error) = self.head.sync() {
-            tracing::warn!(%error, "the head of the outbox journal could not be synced; it is written again");
-            let _ = self.head.write(self.vouched());
+        let vouched = self.vouched();
+        for head in [Some(&mut self.head), self.witness.as_mut()].into_iter().flatten() {
+            if let Err(error) = head.sync() {
+                tracing::warn!(%error, "a head of the outbox journal could not be synced; it is written again");
+                let _ = head.write(vouched);
+            }
         }
     }
 
@@ -345,7 +375,7 @@ impl Journal {
         (self.file, self.generation, self.end) = (file, vouched.generation, end);
         (self.seq, self.chain) = (vouched.seq, vouched.chain);
         // From now on no slot vouches for the former file.
-        let _ = self.head.write(self.vouched());
+        self.write_heads();
         self.mark();
         Ok(())
     }
@@ -420,14 +450,39 @@ where
 fn write_new(fs: Arc<dyn Fs>, dir: &Path, id: LogId) -> Result<Journal, JournalError> {
     let beside = dir.join(format!("{FILE}{UNFINISHED}"));
     let (file, vouched, end) = write_contents::<[JournalEntry; 0]>(&*fs, &beside, id, Generation(1), [])?;
-    let head = JournalHead::create(&*fs, dir, vouched).map_err(IoFailure::at("write", HEAD))?;
+    let witness = JournalHead::create(&*fs, &witness_of(dir), vouched, true);
+    let witness = Some(witness.map_err(IoFailure::at("write", name_of_witness(dir)))?);
+    let head = JournalHead::create(&*fs, &head_of(dir), vouched, true).map_err(IoFailure::at("write", HEAD))?;
     fs.rename(&beside, &dir.join(FILE)).map_err(IoFailure::at("rename", FILE))?;
     fs.sync_dir(dir).map_err(IoFailure::at("sync", FILE))?;
     let Vouched { id: log_id, generation, seq, chain } = vouched;
     let (dir, in_flight, poisoned) = (dir.to_owned(), false, false);
-    let mut journal = Journal { fs, dir, file, head, log_id, generation, seq, chain, end, in_flight, poisoned };
+    let mut journal =
+        Journal { fs, dir, file, head, witness, log_id, generation, seq, chain, end, in_flight, poisoned };
     journal.mark();
     Ok(journal)
+}
+
+fn name_of_witness(dir: &Path) -> String {
+    witness_of(dir).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Lets the witness vouch for what was found; `None`: it would be the first one, and the disk is full.
+fn open_witness(
+    fs: &Arc<dyn Fs>,
+    dir: &Path,
+    slots: Option<&Slots>,
+    now: Vouched,
+) -> Result<Option<JournalHead>, IoFailure> {
+    let path = witness_of(dir);
+    let opened = match slots {
+        Some(slots) => JournalHead::open(fs, &path, slots, now, true),
+        None => JournalHead::create(&**fs, &path, now, true),
+    };
+    match opened {
+        Err(error) if slots.is_none() && is_full(&error) => Ok(None),
+        opened => opened.map(Some).map_err(IoFailure::at("write", path.display())),
+    }
 }
 
 fn following(generation: Generation) -> Generation {
@@ -454,12 +509,12 @@ fn header_of(file: &dyn File) -> Result<FileHeader, JournalError> {
     Ok(header)
 }
 
-/// A missing file is a new one only where its head knows of no record.
-fn check_never_written(slots: Option<&Slots>) -> Result<(), JournalError> {
+/// A missing file is a new one only where its head, of that name, knows of no record.
+fn check_never_written(slots: Option<&Slots>, head: &str) -> Result<(), JournalError> {
     let Some(slots) = slots.filter(|_| !planted::is(Bug::MissingJournalIsNew)) else { return Ok(()) };
     let expected = match slots.newest() {
         Some(Vouched { generation: Generation(1), seq: Seq::ZERO, .. }) => return Ok(()),
-        Some(Vouched { seq, .. }) => format!("{seq} records, as its head says"),
+        Some(Vouched { seq, .. }) => format!("{seq} records, as `{head}` says"),
         None => "a file, as it has a head".to_owned(),
     };
     Err(Damage::new(FILE, 0, "the outbox journal", expected, "no file").into())
@@ -484,6 +539,51 @@ fn vouched_for(header: &FileHeader, slots: Option<&Slots>) -> Result<Option<Vouc
     Ok(None)
 }
 
+/// What the witness says of a file; `None` when there is none yet, or the file was rewritten since.
+fn witnessed(
+    dir: &Path,
+    header: &FileHeader,
+    head: Option<&Slots>,
+    witness: Option<&Slots>,
+) -> Result<Option<Vouched>, JournalError> {
+    if planted::is(Bug::JournalHeadIgnored) {
+        return Ok(None);
+    }
+    let name = name_of_witness(dir);
+    let damage = |what: &'static str, expected: String, found: String| -> Result<_, JournalError> {
+        Err(Damage::new(&name, 0, what, expected, found).into())
+    };
+    let witness_text = "the witness of the outbox journal";
+    let Some(witness) = witness else {
+        return match head.is_some_and(Slots::is_witnessed) {
+            true => damage(witness_text, "a file, as the head says".into(), "none".into()),
+            false => Ok(None),
+        };
+    };
+    let Some(newest) = witness.newest() else {
+        return damage(witness_text, "one slot that can be read".into(), "two damaged slots".into());
+    };
+    if newest.id != header.log_id {
+        return damage(
+            "the outbox journal",
+            format!("journal {}", newest.id),
+            format!("another one, {}", header.log_id),
+        );
+    }
+    match newest.generation.cmp(&header.generation) {
+        Ordering::Less => Ok(None),
+        Ordering::Equal => Ok(Some(newest)),
+        Ordering::Greater => damage(
+            "the outbox journal",
+            format!("rewrite {} of it", newest.generation),
+            format!("an older copy, rewrite {}", header.generation),
+        ),
+    }
+}
+
+/// What the file of that name, a head or a witness, vouches for.
+type Expected = (String, Vouched);
+
 /// Where the records end.
 struct Last {
     seq: Seq,
@@ -491,37 +591,38 @@ struct Last {
     end: u64,
 }
 
-/// Reads all records, as far as they are good, and compares them with what the head says of them.
+/// Reads all records, as far as they are good, and compares them with what is `expected` of them.
 fn scan_records(
     file: &Arc<dyn File>,
     header: &FileHeader,
     length: u64,
-    vouched: Option<Vouched>,
+    expected: &[Expected],
     visit: &mut dyn FnMut(JournalRecord),
 ) -> Result<(Scan, Last), JournalError> {
     let mut last = Last { seq: Seq::ZERO, chain: CHAIN_START, end: HEADER_BYTES as u64 };
-    let vouched = vouched.filter(|_| !planted::is(Bug::JournalWithoutMarks) && !planted::is(Bug::JournalHeadIgnored));
-    let expected = vouched.map_or((Seq::ZERO, CHAIN_START), |vouched| (vouched.seq, vouched.chain));
-    let mut is_other = expected.0 == Seq::ZERO && expected.1 != CHAIN_START;
+    let is_ignored = planted::is(Bug::JournalWithoutMarks) || planted::is(Bug::JournalHeadIgnored);
+    let expected = if is_ignored { &[] } else { expected };
+    let differs = |(_, vouched): &&Expected, seq, chain: &Chain| vouched.seq == seq && vouched.chain != *chain;
+    let mut other = expected.iter().find(|expected| differs(expected, Seq::ZERO, &CHAIN_START));
     let scan = scan_frames(file, false, true, length, Scan::new(header), |raw| {
         if raw.header.kind == MARK {
             return;
         }
         last = Last { seq: raw.header.seq, chain: raw.header.chain, end: raw.end() };
-        is_other |= last.seq == expected.0 && last.chain != expected.1;
+        other = other.or_else(|| expected.iter().find(|expected| differs(expected, last.seq, &last.chain)));
         let payload = raw.payload().to_vec();
         visit(JournalRecord { kind: raw.header.kind, payload, offset: raw.offset });
     });
     let scan = scan.map_err(IoFailure::at("read", FILE))?;
     let wrong =
         |expected: String, found: String| Damage::new(FILE, last.end, "the end of the journal", expected, found);
-    if last.seq < expected.0 {
-        let expected = format!("record {} at least, as its head says", expected.0);
+    if let Some((name, vouched)) = expected.iter().find(|(_, vouched)| last.seq < vouched.seq) {
+        let expected = format!("record {} at least, as `{name}` says", vouched.seq);
         return Err(wrong(expected, format!("record {}", last.seq)).into());
     }
-    if is_other {
+    if let Some((name, vouched)) = other {
         let found = "another one of that number".into();
-        return Err(wrong(format!("record {}, which its head knows", expected.0), found).into());
+        return Err(wrong(format!("record {}, which `{name}` knows", vouched.seq), found).into());
     }
     Ok((scan, last))
 }
@@ -573,214 +674,4 @@ fn cut_tail(fs: &dyn Fs, dir: &Path, file: &dyn File, length: u64, scan: &Scan) 
 
 #[cfg(test)]
 #[expect(clippy::single_range_in_vec_init, reason = "lists of ranges, some with one")]
-mod tests {
-    use super::*;
-    use crate::env::memory::{Fault, MemoryFs, Survival};
-
-    fn dir() -> PathBuf {
-        PathBuf::from("/outbox")
-    }
-
-    fn record(n: u64) -> (u8, Vec<u8>) {
-        (16 + (n % 3) as u8, vec![n as u8; 40 + n as usize * 7])
-    }
-
-    fn open(fs: &MemoryFs) -> Result<(Journal, Vec<JournalEntry>), JournalError> {
-        let (journal, records) = Journal::open(Arc::new(fs.clone()), &dir())?;
-        Ok((journal, records.into_iter().map(|record| (record.kind, record.payload)).collect()))
-    }
-
-    /// Appends records in batches of two, replaces all by the newer half after each five batches. Returns what was
-    /// durable and what may be there besides, as ranges of numbers.
-    fn work(fs: &MemoryFs) -> Vec<std::ops::Range<u64>> {
-        let mut allowed = vec![0..0];
-        let mut run = || -> Option<()> {
-            let (mut journal, _) = open(fs).ok()?;
-            let (mut from, mut to) = (0, 0);
-            for round in 1..12 {
-                let batch: Vec<_> = (to..to + 2).map(record).collect();
-                allowed = vec![from..to, from..to + 1, from..to + 2];
-                journal.append(&batch).ok()?;
-                journal.sync().ok()?;
-                to += 2;
-                allowed = vec![from..to];
-                if round % 3 == 0 {
-                    journal.vouch();
-                }
-                if round % 5 == 0 {
-                    let half = u64::midpoint(from, to);
-                    allowed = vec![from..to, half..to];
-                    journal.replace_with((half..to).map(record).collect::<Vec<_>>()).ok()?;
-                    from = half;
-                    allowed = vec![from..to];
-                }
-            }
-            Some(())
-        };
-        run();
-        allowed
-    }
-
-    #[test]
-    fn p07_a_crash_at_any_operation_keeps_what_was_acknowledged() {
-        let full = MemoryFs::new();
-        work(&full);
-        for stop in 0..full.operations() {
-            let fs = MemoryFs::new();
-            fs.fail_at(stop, Fault::Stop);
-            let allowed = work(&fs);
-            for survival in [Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Sectors] {
-                let (_, found) = open(&fs.crash(survival, stop)).unwrap_or_else(|e| panic!("{stop} {survival:?}: {e}"));
-                let fits = |range: &std::ops::Range<u64>| range.clone().map(record).eq(found.iter().cloned());
-                assert!(allowed.iter().any(fits), "{stop} {survival:?}: {} records, {allowed:?}", found.len());
-            }
-        }
-    }
-
-    #[test]
-    fn p07_a_power_cut_on_a_full_disk_leaves_the_head_a_slot() {
-        for seed in 0..200 {
-            let fs = MemoryFs::new();
-            let append = |journal: &mut Journal, n: u64| {
-                journal.append(&[record(n)]).expect("fits");
-                journal.sync().expect("syncs");
-            };
-            let (mut journal, _) = open(&fs).expect("opens");
-            append(&mut journal, 0);
-            journal.vouch();
-            append(&mut journal, 1);
-            // Killed before the head was synced, and started again where there is no room for a new head.
-            fs.set_capacity(Some(fs.used_bytes() + 1000));
-            let (mut journal, found) = open(&fs).expect("opens on a full disk");
-            assert_eq!(found.len(), 2);
-            append(&mut journal, 2);
-            let survival = if seed % 2 == 0 { Survival::Sectors } else { Survival::Prefix };
-            let fs = fs.crash(survival, seed);
-            let (_, found) = open(&fs).unwrap_or_else(|error| panic!("{seed}: {error}"));
-            assert_eq!(found.len(), 3, "{seed}");
-            // With room again, the new head is made.
-            let (mut journal, _) = open(&fs).expect("opens");
-            fs.set_capacity(None);
-            append(&mut journal, 3);
-            journal.vouch();
-            let fs = fs.crash(Survival::Nothing, seed);
-            let file = fs.open(&dir().join(FILE)).expect("is there");
-            file.set_len(HEADER_BYTES as u64).expect("cuts");
-            assert!(open(&fs).is_err(), "{seed}: the head vouches for what was cut");
-        }
-    }
-
-    #[test]
-    fn p10_damage_before_later_batches_is_refused() {
-        let fs = MemoryFs::new();
-        let (mut journal, _) = open(&fs).expect("creates");
-        for n in 0..6 {
-            journal.append(&[record(n)]).expect("appends");
-        }
-        journal.sync().expect("syncs");
-        for offset in (0..300).step_by(5) {
-            fs.flip_bit(&dir().join(FILE), offset, 3).expect("flips");
-            assert!(matches!(open(&fs), Err(JournalError::Damaged(_))), "{offset}");
-            fs.flip_bit(&dir().join(FILE), offset, 3).expect("flips");
-        }
-        assert_eq!(open(&fs).expect("opens").1, (0..6).map(record).collect::<Vec<_>>());
-    }
-
-    /// Six records, the head vouching for all of them.
-    fn six() -> MemoryFs {
-        let fs = MemoryFs::new();
-        let (mut journal, _) = open(&fs).expect("creates");
-        for n in 0..6 {
-            journal.append(&[record(n)]).expect("appends");
-        }
-        journal.sync().expect("syncs");
-        journal.vouch();
-        fs
-    }
-
-    #[test]
-    fn p10_a_journal_that_is_missing_or_ends_earlier_is_refused_and_the_loss_can_be_accepted() {
-        let whole = six();
-        let path = dir().join(FILE);
-        let length = whole.contents(&path).expect("reads").len() as u64;
-        let end = length - crate::codec::frame::HEADER_BYTES as u64;
-        let mut kept = std::collections::BTreeSet::new();
-        for cut in (0..end).step_by(7).map(Some).chain([None]) {
-            let fs = whole.crash(Survival::Everything, 0);
-            match cut {
-                Some(cut) => fs.open(&path).expect("opens").set_len(cut).expect("cuts"),
-                None => fs.remove(&path).expect("removes"),
-            }
-            let error = open(&fs).expect_err("is damaged");
-            assert!(
-                matches!(error, JournalError::Damaged(_))
-                    && error.to_string().contains("its head") == (cut >= Some(96) || cut.is_none()),
-                "{cut:?}: {error}"
-            );
-            let shared: Arc<dyn Fs> = Arc::new(fs.clone());
-            let count = Journal::accept_loss(&shared, &dir()).expect("accepts");
-            let found = open(&fs).expect("opens").1;
-            assert_eq!(found, (0..count).map(record).collect::<Vec<_>>());
-            assert_eq!(fs.exists(&dir().join("journal.damaged-1")).expect("looks"), cut.is_some());
-            assert!(fs.exists(&dir().join("head.damaged-1")).expect("looks"));
-            kept.insert(count);
-        }
-        assert_eq!(kept, (0..6).collect());
-    }
-
-    #[test]
-    fn p10_a_journal_and_a_head_that_do_not_belong_together_are_refused() {
-        let (old, path) = (six(), dir().join(FILE));
-        let fs = old.crash(Survival::Everything, 0);
-        let (mut journal, _) = open(&fs).expect("opens");
-        journal.replace_with((2..6).map(record).collect::<Vec<_>>()).expect("replaces");
-        let put = |fs: &MemoryFs, name: &str, bytes: &[u8]| {
-            fs.create(&dir().join(name)).expect("creates").write_at(bytes, 0).expect("writes");
-        };
-        let rolled_back = fs.crash(Survival::Everything, 0);
-        put(&rolled_back, FILE, &old.contents(&path).expect("reads"));
-        assert!(matches!(open(&rolled_back), Err(JournalError::Damaged(_))), "an earlier journal");
-        let other_head = fs.crash(Survival::Everything, 0);
-        put(&other_head, HEAD, &six().contents(&dir().join(HEAD)).expect("reads"));
-        assert!(matches!(open(&other_head), Err(JournalError::Damaged(_))), "the head of another journal");
-        let no_head = fs.crash(Survival::Everything, 0);
-        no_head.remove(&dir().join(HEAD)).expect("removes");
-        assert!(matches!(open(&no_head), Err(JournalError::Damaged(_))), "no head");
-        assert_eq!(open(&fs).expect("opens").1.len(), 4);
-    }
-
-    #[test]
-    fn p12_a_journal_without_a_head_is_upgraded_whatever_crash_comes() {
-        let released = || {
-            let fs = MemoryFs::new();
-            let header = FileHeader { flags: FLAG_JOURNAL, generation: Generation(1), ..FileHeader::default() };
-            let mut bytes = header.encode().to_vec();
-            let records: Vec<_> = (0..3).map(record).collect();
-            encode_all(&records, Seq::ZERO, CHAIN_START, &mut bytes).expect("encodes");
-            crate::env::fs::Fs::create_dir_all(&fs, &dir()).expect("makes");
-            crate::env::fs::replace_file(&fs, &dir().join(FILE), &bytes).expect("writes");
-            fs
-        };
-        let full = released();
-        let from = full.operations();
-        assert_eq!(open(&full).expect("opens").1.len(), 3);
-        for stop in from..full.operations() {
-            let fs = released();
-            fs.fail_at(stop, Fault::Stop);
-            let _ = open(&fs);
-            for survival in [Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Sectors] {
-                let fs = fs.crash(survival, stop);
-                let (_, found) = open(&fs).unwrap_or_else(|e| panic!("{stop} {survival:?}: {e}"));
-                assert_eq!(found, (0..3).map(record).collect::<Vec<_>>(), "{stop} {survival:?}");
-            }
-        }
-        full.remove(&dir().join(FILE)).expect("removes");
-        assert!(matches!(open(&full), Err(JournalError::Damaged(_))), "the upgraded one has a head");
-    }
-
-    #[test]
-    fn kinds_of_the_log_are_refused() {
-        let (mut journal, _) = open(&MemoryFs::new()).expect("creates");
-        assert!(matches!(journal.append(&[(1, vec![])]), Err(JournalError::Kind { found: 1 })));
-    }
-}
+mod tests;

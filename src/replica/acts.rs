@@ -39,6 +39,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_secs(2);
 /// The journal is written anew when it is this much longer than what waits.
 const WASTE_BYTES_MAX: u64 = 1 << 20;
+/// So many numbers may have been given that a damaged journal does not show.
+const NUMBERS_IN_DOUBT: u64 = 1 << 32;
 
 /// Kinds of records.
 const LIFE: u8 = 16;
@@ -141,6 +143,9 @@ impl Waiting {
                 let kept = Journal::accept_loss(&fs, &directory)?;
                 tracing::error!(%damage, kept, "acts for the audit are damaged; the files are kept, and the audit says so");
                 let mut waiting = Waiting::load(fs, &directory)?;
+                // Numbers that were given after what is left are known to the datastore, and would say that it has new acts.
+                waiting.life.next = waiting.life.next.saturating_add(NUMBERS_IN_DOUBT);
+                waiting.rewrite();
                 let what = format!("acts that waited at this member may be missing: {damage}");
                 waiting.take(vec![gap(what, 1)]);
                 Ok(waiting)
@@ -467,6 +472,33 @@ mod tests {
         let sent = drain(&mut open(&fs));
         assert!(sent.iter().any(|act| act.kind == "gap"), "{sent:?}");
         assert!(fs.exists(Path::new("/acts/journal.damaged-1")).expect("looks"));
+    }
+
+    #[test]
+    fn p06_after_a_damage_no_number_is_given_a_second_time() {
+        let number = |act: &Act| act.id.rsplit_once('/').expect("id").1.parse::<u64>().expect("a number");
+        let fs = MemoryFs::new();
+        let mut waiting = open(&fs);
+        waiting.take((0..3).map(act).collect());
+        let copy = fs.crash(Survival::Nothing, 1);
+        waiting.take((3..6).map(act).collect());
+        let sent = drain(&mut waiting);
+        drop(waiting);
+        for name in ["journal", "head"] {
+            let (from, to) = (copy.open(Path::new("/acts").join(name).as_path()), Path::new("/acts").join(name));
+            let from = from.expect("opens");
+            let mut bytes = vec![0; usize::try_from(from.len().expect("has one")).expect("fits")];
+            crate::env::fs::read_exact_at(&*from, &mut bytes, 0).expect("reads");
+            fs.create(&to).expect("creates").write_at(&bytes, 0).expect("writes");
+        }
+        let mut waiting = open(&fs);
+        waiting.take(vec![act(9)]);
+        let again = drain(&mut waiting);
+        let last = sent.iter().map(number).max().expect("some");
+        let is_known = |act: &&Act| number(act) <= last;
+        let new: Vec<&str> = again.iter().filter(|act| !is_known(act)).map(|act| act.what.as_str()).collect();
+        assert!(new.contains(&"number 9") && again.iter().any(|act| act.kind == "gap"), "{again:?}");
+        assert!(again.iter().filter(is_known).all(|act| sent.contains(act)), "{again:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::env::data_dir::{DirectoryError, claim, claim_to_read, io_error, replace_file};
 use crate::env::scratch::Scratch;
+use crate::log::journal::witness_of;
 
 use super::mark::Mark;
 use super::witnesses::Witnesses;
@@ -198,6 +199,10 @@ impl Directory {
         let own = self.path.join("outbox");
         let Some(scratch) = &self.scratch else { return Ok(own) };
         let copy = scratch.path().join("outbox");
+        let (witness, copied) = (witness_of(&own), witness_of(&copy));
+        if !copied.exists() && witness.exists() {
+            fs::copy(&witness, &copied).map_err(io_error(&witness))?;
+        }
         if copy.is_dir() || !own.is_dir() {
             return Ok(copy);
         }

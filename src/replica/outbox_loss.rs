@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::env::data_dir::{PATIENCE, claim, claim_to_read, is_claimed};
 use crate::env::fs::Fs;
 use crate::env::real::RealFs;
-use crate::log::journal::{Journal, JournalError};
+use crate::log::journal::{Journal, JournalError, witness_of};
 
 use super::handle::OpenError;
 
@@ -45,7 +45,10 @@ fn was_used(directory: &Path) -> Result<bool, OpenError> {
 }
 
 /// Whether a directory without a `role` was a replica's.
-fn is_replicas(directory: &Path) -> Result<bool, OpenError> {
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn is_replicas(directory: &Path) -> Result<bool, OpenError> {
     let is_datastores = ["log", "trust"].iter().any(|name| directory.join(name).exists());
     Ok(!is_datastores && was_used(directory)?)
 }
@@ -83,13 +86,14 @@ pub fn accept(directory: &Path) -> Result<Accepted, AcceptError> {
     }
     let outbox = directory.join("outbox");
     let is_absent = Journal::is_absent(&RealFs, &outbox).map_err(OpenError::from)?;
-    if is_absent && !was_used(directory)? {
+    let is_missing = is_absent && was_used(directory)?;
+    if is_absent && !is_missing && !witness_of(&outbox).exists() {
         return Err(AcceptError::Sound(directory.to_owned()));
     }
     // Only what was found to be a replica's is marked as one.
     drop(looking);
     let _lock = claim(directory, "replica", PATIENCE).map_err(OpenError::from)?;
-    if !is_absent {
+    if !is_missing {
         match Journal::open_dir(&outbox) {
             Ok(_) => return Err(AcceptError::Sound(directory.to_owned())),
             Err(JournalError::Damaged(_)) => {}

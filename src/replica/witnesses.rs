@@ -71,11 +71,9 @@ impl Witnesses {
         if planted::is(Bug::RollbackUnnoticed) || planted::is(Bug::WitnessesNotAsked) {
             return None;
         }
-        // Where no state was ever filled, none is lost.
-        if let Some(missing) = &self.missing
-            && (found.is_some() || self.was_connected())
-        {
-            return Some(missing.clone());
+        // A state is in place before `current` names it, so one that is missing was there, even if it was never filled.
+        if self.missing.is_some() {
+            return self.missing.clone();
         }
         match found {
             None => self.contradict_absence(),

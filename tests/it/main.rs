@@ -21,6 +21,7 @@ mod load;
 mod lost_state;
 mod model;
 mod offline;
+mod old_outbox;
 mod operate;
 mod peers;
 mod process;

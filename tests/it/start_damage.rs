@@ -30,6 +30,13 @@ fn first_segment(log: &Path) -> PathBuf {
 
 type Deed = fn(&Path);
 
+fn nothing_but_current(dir: &Path) {
+    let current = fs::read(dir.join("current")).expect("reads");
+    fs::remove_dir_all(dir).expect("removes");
+    fs::create_dir(dir).expect("makes");
+    fs::write(dir.join("current"), current).expect("writes");
+}
+
 /// What is damaged in a datastore's directory, and what the message names.
 const OF_DATASTORES: [(&str, Deed, &str); 7] = [
     ("a segment", |dir| flip(&first_segment(&dir.join("log"))), "repair --from"),
@@ -42,10 +49,16 @@ const OF_DATASTORES: [(&str, Deed, &str); 7] = [
 ];
 
 /// The same of a member.
-const OF_MEMBERS: [(&str, Deed, &str); 4] = [
+const OF_MEMBERS: [(&str, Deed, &str); 6] = [
     ("the outbox journal", |dir| flip(&dir.join("outbox/journal")), "outbox accept-loss"),
     ("the journal's head", |dir| fs::write(dir.join("outbox/head"), "no head").expect("writes"), "outbox accept-loss"),
     ("no outbox", |dir| fs::remove_dir_all(dir.join("outbox")).expect("removes"), "outbox accept-loss"),
+    (
+        "no witness of the outbox",
+        |dir| fs::remove_file(dir.join("outbox.head")).expect("removes"),
+        "outbox accept-loss",
+    ),
+    ("nothing but `current`", nothing_but_current, "outbox accept-loss"),
     ("the identity", |dir| flip(&dir.join("identity/member.json")), "join TOKEN"),
 ];
 

@@ -11,6 +11,7 @@ use crate::ctl::client::{self, Client};
 use crate::ctl::rotation::{self, OpensWith};
 use crate::datastore::service::trust_dir;
 use crate::env::data_dir;
+use crate::replica::outbox_loss;
 use crate::trust::{Identity, RecoveryKeys};
 
 use super::{Findings, Subject, now_ms};
@@ -70,7 +71,7 @@ async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {
 /// What a directory that no process runs on holds: whether it can be opened, and whether it is well.
 async fn at_rest(dir: &Path, findings: &mut Findings) {
     const SUBJECT: &str = "data";
-    if !data_dir::is_claimed(dir) {
+    if !data_dir::is_claimed(dir) && !outbox_loss::is_replicas(dir).unwrap_or(false) {
         return;
     }
     let status = match Client::open(dir).await {
