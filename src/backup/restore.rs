@@ -27,7 +27,7 @@ use crate::log::{IoFailure, Log};
 use crate::model::{ChunkId, Collection, Digest, Generation, Key, Seq};
 use crate::state::StateStore;
 use crate::transfer::inventory::Contents;
-use crate::trust::{Escrow, RecoveryKey, Registry, TrustError};
+use crate::trust::{Escrow, RecoveryKey, RegisterChoice, Registry, TrustError};
 
 /// Why a backup is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +132,8 @@ pub struct Wishes<'a> {
     pub replace: bool,
     /// Opens the authority in the backup.
     pub recovery_key: Option<&'a RecoveryKey>,
+    /// Which register counts when a later one than the backup's is left.
+    pub register: Option<RegisterChoice>,
     /// The new generation is above this one.
     pub above: Generation,
     /// Chunks of contents to bring back, each with the piece that holds it.
@@ -187,7 +189,7 @@ pub fn restore(
         let store = open::open_chunks(path).map_err(chunk_store)?;
         restored.incomplete = incomplete(&restored.contents, &mut |id| Ok(store.read(id).ok().flatten()))?;
     }
-    restored.authority = authority(wishes.escrows, path, wishes.recovery_key)?;
+    restored.authority = authority(wishes.escrows, path, wishes.recovery_key, wishes.register)?;
     let (shared_to, time_ms) = (restored.seq, SystemClock.now_ms());
     let mut known = manifest.generations.clone();
     known.push(GenerationInfo { generation, shared_to, beginning: Beginning::Restored, time_ms });
@@ -420,7 +422,12 @@ fn contents_of(state: &StateStore) -> Result<Contents, crate::state::StateError>
 }
 
 /// Brings the authority back where there is none.
-fn authority(escrows: &[&str], path: &Path, key: Option<&RecoveryKey>) -> Result<String, RestoreError> {
+fn authority(
+    escrows: &[&str],
+    path: &Path,
+    key: Option<&RecoveryKey>,
+    register: Option<RegisterChoice>,
+) -> Result<String, RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
     let is_there = trust.join("ca.key").exists();
     let Some(key) = key else {
@@ -448,7 +455,11 @@ fn authority(escrows: &[&str], path: &Path, key: Option<&RecoveryKey>) -> Result
             return Ok("the one that was here".into());
         }
         (None, None) if is_there => return Ok("the one that was here".into()),
-        (Some((_, escrow)), _) => escrow.restore(key, &trust, SystemClock.now_ms())?,
+        (Some((_, escrow)), _) => {
+            if escrow.restore(key, &trust, SystemClock.now_ms(), register)? {
+                return Ok("restored; the register of members that was left is later, and stays".into());
+            }
+        }
         (None, Some(error)) => return Err(error.into()),
         (None, None) => return Err(wrong(&"no backup holds one")),
     }

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use super::backup_args::{BackupAction, BackupRestore};
 use crate::balance::{Choice, Format, Hop};
 use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
+use crate::trust::RegisterChoice;
 
 /// Inspect, verify, compact and repair a replicated operation log, and administer its members.
 ///
@@ -379,6 +380,9 @@ pub struct Recover {
     /// A file with that key.
     #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
     pub recovery_key_file: Option<PathBuf>,
+    /// Which register of members counts when a later one than the sealed copy's is left here.
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub register: Option<RegisterOf>,
     /// Begin with a new authority: every member has to join again, with its state and outbox kept.
     #[arg(long)]
     pub new_authority: bool,
@@ -388,6 +392,24 @@ pub struct Recover {
     /// Only say what each member has and what would be done.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Which register of members counts.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RegisterOf {
+    /// The one that is left here: the authority alone comes back.
+    Here,
+    /// The one in the sealed copy; the other one is kept beside it.
+    Copy,
+}
+
+impl From<RegisterOf> for RegisterChoice {
+    fn from(of: RegisterOf) -> RegisterChoice {
+        match of {
+            RegisterOf::Here => RegisterChoice::Here,
+            RegisterOf::Copy => RegisterChoice::Copy,
+        }
+    }
 }
 
 /// What to do about the authority.
@@ -416,6 +438,9 @@ pub enum AuthorityAction {
         /// A file with that key.
         #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
         recovery_key_file: Option<PathBuf>,
+        /// Which register of members counts when a later one than the sealed copy's is left here.
+        #[arg(long, value_enum, value_name = "WHICH")]
+        register: Option<RegisterOf>,
     },
 }
 

@@ -7,7 +7,7 @@ use crate::codec::admin::{EscrowInfo, Request};
 use crate::codec::jsonl::timestamp;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
-use crate::trust::{Escrow, RecoveryKey, restore_trust};
+use crate::trust::{Escrow, PutBack, RecoveryKey, RegisterChoice, restore_trust};
 
 use super::args::AuthorityAction;
 use super::client::Client;
@@ -21,9 +21,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlR
         AuthorityAction::RecoveryKey => recovery_key(dir, json),
         AuthorityAction::RotateRecoveryKey { action } => super::rotation::run(dir, json, action).await,
         AuthorityAction::Backup { file } => backup(dir, json, &file).await,
-        AuthorityAction::Restore { file, recovery_key, recovery_key_file } => {
+        AuthorityAction::Restore { file, recovery_key, recovery_key_file, register } => {
             let key = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;
-            restore(dir, json, &file, key)
+            restore(dir, json, &file, key, register.map(RegisterChoice::from))
         }
     }
 }
@@ -67,7 +67,7 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
     output.flush()
 }
 
-fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>) -> CtlResult {
+fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: Option<RegisterChoice>) -> CtlResult {
     let key = key.ok_or_else(|| CtlError::new("the copy is sealed: give the recovery key with --recovery-key"))?;
     if !data_dir::is_claimed(dir) {
         let dir = dir.display();
@@ -79,17 +79,25 @@ fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>) -> Ctl
         .map_err(|error| CtlError::new(format!("{error}; the authority is restored while the datastore is stopped")))?;
     let escrow = Escrow::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
-    let aside = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
+    let put_back = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), wish).map_err(CtlError::new)?;
+    let PutBack { aside, has_kept_register } = put_back;
+    let register = if has_kept_register { "here" } else { "copy" };
     let mut output = Output::new();
     if json {
-        output.json(&serde_json::json!({ "authority": escrow.authority, "made_ms": made_ms, "kept": aside }))?;
+        output.json(&serde_json::json!({ "authority": escrow.authority, "made_ms": made_ms, "kept": aside, "register": register }))?;
         return output.flush();
     }
     let (name, made) = (escrow.name(), timestamp(made_ms));
-    output.line(&format!("authority {name} and the register of members are back, from a copy of {made}"))?;
+    output.line(&match has_kept_register {
+        true => {
+            format!("authority {name} is back, from a copy of {made}; the register that was left is later, and stays")
+        }
+        false => format!("authority {name} and the register of members are back, from a copy of {made}"),
+    })?;
     if let Some(aside) = aside {
         output.line(&format!("what was there is kept in {}", aside.display()))?;
     }
-    output.line(&format!("start the datastore; {REVOKE_AGAIN}"))?;
+    let next = if has_kept_register { String::new() } else { format!("; {REVOKE_AGAIN}") };
+    output.line(&format!("start the datastore{next}"))?;
     output.flush()
 }

@@ -19,7 +19,7 @@ use crate::datastore::unfinished::{self, Trust, Unfinished, Work};
 use crate::env::data_dir;
 use crate::log::copy::End;
 use crate::model::{ChunkId, Seq};
-use crate::trust::{BackupKey, RecoveryKey};
+use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
 
 use super::access::{self, Access};
 use super::backup_args::{BackupAction, BackupPlace, BackupRestore};
@@ -444,6 +444,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<Ba
         may_be_empty: args.at_empty,
         replace: args.replace,
         recovery_key: key.as_ref(),
+        register: args.register.map(RegisterChoice::from),
         above,
         chunks: Some(&chunks),
         escrows: &escrows,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::args::RegisterOf;
+
 /// Where backups are.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BackupPlace {
@@ -118,6 +120,9 @@ pub struct BackupRestore {
     /// A file with the recovery key.
     #[arg(long, value_name = "FILE", conflicts_with = "recovery_key")]
     pub recovery_key_file: Option<PathBuf>,
+    /// Which register of members counts when a later one than the sealed copy's is left here.
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub register: Option<RegisterOf>,
     /// Restore elsewhere, verify, and change nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -19,8 +19,8 @@ use crate::log::generations;
 use crate::model::{LogId, Seq};
 use crate::state::StateStore;
 use crate::trust::{
-    Escrow, Identity, LogMark, MemberState, RecoveryKey, Registry, Role, check_authority, other_authority,
-    replace_trust,
+    Escrow, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role, check_authority,
+    other_authority, replace_trust,
 };
 
 use super::args::Recover;
@@ -275,13 +275,21 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     if !args.dry_run {
         mark_restored(dir, made_ms)?;
     }
-    escrow.restore(&key, &found.path, SystemClock.now_ms()).map_err(CtlError::new)?;
+    let wish = args.register.map(RegisterChoice::from);
+    let has_kept = escrow.restore(&key, &found.path, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
+    let (made, age) = (timestamp(made_ms), lasting(age));
     complain!(
-        "the authority and the register of members are back, from a copy of {}, {} old: what was changed of members since then \
-         is to be changed again",
-        timestamp(made_ms),
-        lasting(age)
+        "the authority {}",
+        match has_kept {
+            true => format!(
+                "is back, from a copy of {made}, {age} old; the register of members that was left is later, and stays"
+            ),
+            false => format!(
+                "and the register of members are back, from a copy of {made}, {age} old: what was changed of members since then is \
+                 to be changed again"
+            ),
+        }
     );
     Ok((found, Authority::Restored))
 }

@@ -150,6 +150,14 @@ impl Authority {
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
     }
 
+    /// The fingerprint of the certificate in `dir`, when it can be read, whether or not the key is there.
+    pub(super) fn certificate_in(dir: &Path) -> Option<super::Fingerprint> {
+        let text = read_text(&dir.join("ca.pem")).ok()?;
+        let is_bare = text.trim_end().ends_with("-----");
+        let pem = if is_bare { &text } else { summed::open(&text).ok()? };
+        CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|certificate| super::fingerprint(&certificate))
+    }
+
     fn open(key_path: &Path, certificate_path: &Path) -> Result<Authority, TrustError> {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;

@@ -16,12 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::authority::{private_dir, read_private, write_new_private, write_private};
-use super::{Authority, RecoveryKeys, Registry, TrustError, key_text, registry, summed};
+use super::{Authority, RecoveryKeys, RegisterChoice, Registry, TrustError, key_text, left, registry, summed};
 use crate::codec::sealed::{open_bytes, seal_bytes};
-use crate::env::fs::first_free;
-
-/// Name of the copy of a register that was lost, once another one came back from a sealed copy; a number follows.
-const LEFT: &str = "members.copy.left-";
 
 pub(super) const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
@@ -231,11 +227,32 @@ impl Escrow {
         write_private(path, self.to_text()?.as_bytes())
     }
 
-    /// Opens it, and puts authority and register into the trust directory `dir`, which has none.
+    /// Opens it, and puts the authority into the trust directory `dir`, which has none, and the register, unless a later one is
+    /// left there. Says whether that one stays.
     ///
     /// # Errors
-    /// When the key does not fit, there is an authority already, or a file cannot be written.
-    pub fn restore(&self, key: &RecoveryKey, dir: &Path, now_ms: u64) -> Result<(), TrustError> {
+    /// When the key does not fit, there is an authority already, a person has to say which register counts, or a file cannot
+    /// be written.
+    pub fn restore(
+        &self,
+        key: &RecoveryKey,
+        dir: &Path,
+        now_ms: u64,
+        wish: Option<RegisterChoice>,
+    ) -> Result<bool, TrustError> {
+        let stays = left::stays(self, key, dir, wish)?;
+        self.put(key, dir, now_ms, stays.as_deref())?;
+        Ok(stays.is_some())
+    }
+
+    /// Puts the authority into `dir`, with the register `stays`, or the one that it holds.
+    pub(super) fn put(
+        &self,
+        key: &RecoveryKey,
+        dir: &Path,
+        now_ms: u64,
+        stays: Option<&str>,
+    ) -> Result<(), TrustError> {
         let files = self.open(key)?;
         if dir.join("ca.key").exists() {
             let what = format!("{} has an authority already: it is never replaced", dir.display());
@@ -255,17 +272,12 @@ impl Escrow {
         // Tokens that were redeemed after the copy was made would be good again.
         Registry::open(&staged, now_ms)?.forget_invitations(now_ms)?;
         Authority::open_or_create(&staged, now_ms)?;
-        // What is left of a register that was lost is kept, and says nothing of the one that comes back.
-        let left = dir.join(registry::COPY);
-        if left.exists() {
-            let kept = first_free(|number| dir.join(format!("{LEFT}{number}")));
-            let renamed =
-                kept.ok_or(std::io::ErrorKind::AlreadyExists.into()).and_then(|kept| std::fs::rename(&left, kept));
-            renamed.map_err(|source| io(&left, source))?;
+        write_private(&dir.join(FILES[0]), read(&staged.join(FILES[0]))?.as_bytes())?;
+        match stays {
+            Some(text) => left::replace(dir, text)?,
+            None => left::replace(dir, &read(&staged.join(registry::FILE))?)?,
         }
-        for name in FILES {
-            write_private(&dir.join(name), read(&staged.join(name))?.as_bytes())?;
-        }
+        write_private(&dir.join(FILES[2]), read(&staged.join(FILES[2]))?.as_bytes())?;
         std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
     }
 
@@ -274,8 +286,13 @@ impl Escrow {
     /// # Errors
     /// When `key` does not open it, or the register in it is damaged.
     pub fn made(&self, key: &RecoveryKey) -> Result<u64, TrustError> {
+        Ok(self.register(key)?.saved_ms())
+    }
+
+    /// The register that it holds.
+    pub(super) fn register(&self, key: &RecoveryKey) -> Result<Registry, TrustError> {
         let files = self.open(key)?;
-        Ok(Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)?.saved_ms())
+        Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)
     }
 
     /// Checks that the authority in the trust directory `dir` is the one that it holds.
@@ -382,7 +399,7 @@ mod tests {
         let key = RecoveryKey::open_or_create(&old).expect("key");
         assert_eq!(key.to_string().parse::<RecoveryKey>().expect("parses"), key);
         let other: RecoveryKey = RecoveryKey([7; 32]).to_string().parse().expect("parses");
-        assert!(escrow.restore(&other, &new, NOW).is_err());
+        assert!(escrow.restore(&other, &new, NOW, None).is_err());
         assert!(!new.join("ca.key").exists(), "nothing was written");
         let text = escrow.to_text().expect("text");
         assert!(!text.contains("PRIVATE"), "the key is not in the clear");
@@ -394,14 +411,14 @@ mod tests {
             );
         }
         let read = Escrow::from_text(&text).expect("reads");
-        read.restore(&key, &new, NOW).expect("restores");
+        read.restore(&key, &new, NOW, None).expect("restores");
         assert_eq!(Authority::open_or_create(&new, NOW).expect("opens").fingerprint(), authority.fingerprint());
         let back = Registry::open(&new, NOW).expect("opens");
         assert_eq!((back.members().count(), back.stamp()), (1, stamp), "invitations are not good again");
         assert_eq!(read.made(&key).expect("opens"), NOW);
         assert!(read.made(&other).is_err());
         assert_eq!(RecoveryKey::open_or_create(&new).expect("key"), key);
-        assert!(read.restore(&key, &new, NOW).is_err(), "an authority is never replaced");
+        assert!(read.restore(&key, &new, NOW, None).is_err(), "an authority is never replaced");
     }
 
     #[test]
@@ -429,7 +446,7 @@ mod tests {
         // With either key the datastore is what it was; the key that was given is its key.
         for key in [&old, &new] {
             let back = temp.path().join(key.name());
-            during.restore(key, &back, NOW).expect("restores");
+            during.restore(key, &back, NOW, None).expect("restores");
             assert_eq!(RecoveryKeys::load(&back).expect("reads").expect("is there").all(), std::slice::from_ref(key));
             assert!(old.check_same(&back).is_ok() == (key == &old));
         }

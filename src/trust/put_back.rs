@@ -4,21 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::registry::FILE;
-use super::{Authority, Escrow, RecoveryKey, Registry, TrustError};
+use super::{Authority, Escrow, RecoveryKey, RegisterChoice, Registry, TrustError, left};
 use crate::env::fs::{first_free, parent_dir};
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
-/// renamed; its new name is returned. Interrupted at any point it can be run again.
+/// renamed. A register that is left and later than the one in `escrow` stays. Interrupted at any point it can be run again.
 ///
 /// # Errors
 /// When nothing is damaged or missing, the key does not fit, the copy is of another authority than the one whose certificate
-/// is still here, or the operating system refuses. Nothing was changed then.
+/// is still here, a person has to say which register counts, or the operating system refuses. Nothing was changed then.
 pub fn restore_trust(
     escrow: &Escrow,
     key: &RecoveryKey,
     dir: &Path,
     now_ms: u64,
-) -> Result<Option<PathBuf>, TrustError> {
+    wish: Option<RegisterChoice>,
+) -> Result<PutBack, TrustError> {
     escrow.check(key)?;
     match (Authority::load(dir), Registry::open(dir, now_ms)) {
         (Ok(_), Ok(_)) if dir.join(FILE).exists() => {
@@ -28,7 +29,18 @@ pub fn restore_trust(
         (Ok(_), _) => escrow.check_same(dir)?,
         (Err(_), _) => {}
     }
-    replace_trust(escrow, key, dir, now_ms)
+    let stays = left::stays(escrow, key, dir, wish)?;
+    let aside = exchange(escrow, key, dir, now_ms, stays.as_deref())?;
+    Ok(PutBack { aside, has_kept_register: stays.is_some() })
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutBack {
+    /// Where the former directory is kept.
+    pub aside: Option<PathBuf>,
+    /// The register that was left, which was the later one, is in place.
+    pub has_kept_register: bool,
 }
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, which is renamed; its new name is returned. Interrupted
@@ -42,6 +54,16 @@ pub fn replace_trust(
     dir: &Path,
     now_ms: u64,
 ) -> Result<Option<PathBuf>, TrustError> {
+    exchange(escrow, key, dir, now_ms, None)
+}
+
+fn exchange(
+    escrow: &Escrow,
+    key: &RecoveryKey,
+    dir: &Path,
+    now_ms: u64,
+    register: Option<&str>,
+) -> Result<Option<PathBuf>, TrustError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| TrustError::Io { path, source }
@@ -49,7 +71,7 @@ pub fn replace_trust(
     let next = dir.with_extension("next");
     match fs::remove_dir_all(&next) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&next)(error)),
-        _ => escrow.restore(key, &next, now_ms)?,
+        _ => escrow.put(key, &next, now_ms, register)?,
     }
     let aside = first_free(|number| dir.with_extension(format!("damaged-{number}"))).filter(|_| dir.exists());
     if let Some(aside) = &aside {

@@ -135,6 +135,19 @@ impl Member {
         self.passed.max(self.applied)
     }
 
+    /// Everything of it but positions.
+    fn described(&self) -> String {
+        let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
+        let (contradiction, copy_keys) = (None, None);
+        let described = Member { applied, passed, advanced_ms, last_seen_ms, contradiction, copy_keys, ..self.clone() };
+        format!("{described:?}")
+    }
+
+    /// Everything of it but positions and an invitation.
+    pub(super) fn lasting(&self) -> String {
+        Member { invite: None, ..self.clone() }.described()
+    }
+
     /// End of its certificate's life.
     #[must_use]
     pub fn certificate_expires_ms(&self) -> Option<u64> {
@@ -488,17 +501,7 @@ impl Registry {
     pub fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for member in self.members() {
-            let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
-            let lasting = Member {
-                applied,
-                passed,
-                advanced_ms,
-                last_seen_ms,
-                contradiction: None,
-                copy_keys: None,
-                ..member.clone()
-            };
-            hasher.update(format!("{lasting:?}").as_bytes());
+            hasher.update(member.described().as_bytes());
         }
         hasher.finalize().to_hex()[..32].to_owned()
     }
@@ -507,6 +510,12 @@ impl Registry {
     #[must_use]
     pub fn saved_ms(&self) -> u64 {
         self.contents.saved_ms
+    }
+
+    /// How often it was written, or sealed; 0 when it does not say.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.contents.revision
     }
 
     /// Takes every invitation back, and forgets who was invited only.

@@ -17,6 +17,7 @@ mod health;
 mod hostile;
 mod hosts;
 mod interrupted;
+mod left_over;
 mod load;
 mod lost_state;
 mod model;

@@ -1,0 +1,241 @@
+//! A register of members that is left where a sealed copy of the authority is to be put in place: which of the two counts.
+//!
+//! A copy that is older knows nothing of who was enrolled or revoked since. So the register that is left stays wherever it is
+//! the later one; when the two differ in more than positions a person is asked.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use super::authority::{read_text, write_private};
+use super::registry::{COPY, FILE};
+use super::{Authority, Escrow, MemberState, RecoveryKey, Registry, TrustError, hex};
+use crate::codec::jsonl::timestamp;
+use crate::env::fs::first_free;
+
+/// Which register is to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterChoice {
+    /// The one that is left here.
+    Here,
+    /// The one in the sealed copy.
+    Copy,
+}
+
+/// Most members that are named.
+const NAMED_MAX: usize = 8;
+
+/// The later of the register in `dir` and its copy, as far as they can be read, and its text.
+fn readable(dir: &Path) -> Option<(String, Registry)> {
+    let texts = [FILE, COPY].into_iter().filter_map(|name| read_text(&dir.join(name)).ok());
+    let registers = texts.filter_map(|text| Registry::from_text(&text, 0).ok().map(|register| (text, register)));
+    registers.max_by_key(|(_, register)| register.revision())
+}
+
+/// The text of the register in `dir` that is to stay when `escrow` is put in place; `None`: the one in `escrow` counts.
+///
+/// # Errors
+/// When the one in `dir` is the later one, and nobody has said which is to count; or it is another authority's.
+pub(super) fn stays(
+    escrow: &Escrow,
+    key: &RecoveryKey,
+    dir: &Path,
+    wish: Option<RegisterChoice>,
+) -> Result<Option<String>, TrustError> {
+    let sealed = escrow.register(key)?;
+    let Some((text, here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
+        return Ok(None);
+    };
+    let is_earlier = here.revision() < sealed.revision();
+    match wish {
+        Some(RegisterChoice::Copy) => return Ok(None),
+        Some(RegisterChoice::Here) => {}
+        None if is_earlier => return Ok(None),
+        None => {
+            let differing = differing(&here, &sealed);
+            if !differing.is_empty() {
+                return Err(TrustError::Refused(question(dir, &here, &sealed, &differing)));
+            }
+        }
+    }
+    match Authority::certificate_in(dir) {
+        Some(own) if hex(&own) != escrow.authority => Err(super::other_authority(
+            dir,
+            &format!("its register was to be kept, and the sealed copy holds {}", escrow.name()),
+        )),
+        _ => Ok(Some(text)),
+    }
+}
+
+/// Who is not the same in both, but for positions and for invitations, which a sealed copy does not bring back.
+fn differing(here: &Registry, sealed: &Registry) -> BTreeSet<String> {
+    let lasting = |register: &Registry| -> BTreeSet<(String, String)> {
+        let members = register.members().filter(|member| member.state != MemberState::Invited);
+        members.map(|member| (member.name.to_string(), member.lasting())).collect()
+    };
+    lasting(here).symmetric_difference(&lasting(sealed)).map(|(name, _)| name.clone()).collect()
+}
+
+fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet<String>) -> String {
+    let position = |register: &Registry| {
+        let log = register.log_mark().map(|mark| format!(", log at sequence {}", mark.seq)).unwrap_or_default();
+        format!("revision {} of {}{log}", register.revision(), timestamp(register.saved_ms()))
+    };
+    let named: Vec<&str> = differing.iter().map(String::as_str).take(NAMED_MAX).collect();
+    let more = differing.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "the register of members that is left in {} ({}) is later than the one in the sealed copy ({}), and they differ in {}{more}: \
+         who was enrolled or revoked since is not in the copy; nothing was changed. Say `--register here` to keep the one that is \
+         left and bring back the authority alone, or `--register copy` to go back to the one in the copy, which keeps the other \
+         one beside it",
+        dir.display(),
+        position(here),
+        position(sealed),
+        named.join(", ")
+    )
+}
+
+/// Puts `text` in the place of the register in `dir`. What is left of another one is kept beside it first.
+pub(super) fn replace(dir: &Path, text: &str) -> Result<(), TrustError> {
+    for name in [FILE, COPY] {
+        let path = dir.join(name);
+        let io = |source| TrustError::Io { path: path.clone(), source };
+        if path.exists() && fs::read(&path).map_err(io)? != text.as_bytes() {
+            let kept = first_free(|number| dir.join(format!("{name}.left-{number}")));
+            let kept = kept.ok_or(std::io::ErrorKind::AlreadyExists.into()).map_err(io)?;
+            fs::copy(&path, &kept).and_then(|_| fs::File::open(&kept)?.sync_all()).map_err(io)?;
+        }
+    }
+    [FILE, COPY].into_iter().try_for_each(|name| write_private(&dir.join(name), text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NewKey, Role, restore_trust};
+    use super::*;
+    use crate::model::{MemberName, Seq};
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn name(name: &str) -> MemberName {
+        MemberName::new(name).expect("name")
+    }
+
+    fn enrol(register: &mut Registry, authority: &Authority, member: &str) {
+        let request = NewKey::generate(&name(member)).expect("a key").request_der;
+        let secret = register.invite(&name(member), Role::Webserver, 1000, NOW, false).expect("invites");
+        register.redeem(authority, &name(member), &secret, &request, 30, NOW).expect("joins");
+    }
+
+    /// A trust directory with two members, and a sealed copy of it.
+    fn sealed(dir: &Path) -> (Registry, Escrow, RecoveryKey) {
+        let mut register = Registry::open(dir, NOW).expect("register");
+        let authority = Authority::open_or_create(dir, NOW).expect("authority");
+        ["web1", "web2"].iter().for_each(|member| enrol(&mut register, &authority, member));
+        let escrow = Escrow::seal(dir, &authority, &mut register, NOW).expect("seals");
+        let key = RecoveryKey::open_or_create(dir).expect("key");
+        (register, escrow, key)
+    }
+
+    fn states(dir: &Path) -> Vec<String> {
+        let register = Registry::open(dir, NOW).expect("opens");
+        register.members().map(|member| format!("{} {}", member.name, member.state)).collect()
+    }
+
+    const BEFORE: [&str; 2] = ["web1 enrolled", "web2 enrolled"];
+    const AFTER: [&str; 2] = ["web1 enrolled", "web2 revoked"];
+
+    /// A directory whose register knows of a revocation that the sealed copy does not, and that `damage` damages.
+    fn damaged(damage: impl Fn(&Path)) -> (tempfile::TempDir, Escrow, RecoveryKey) {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let (mut register, escrow, key) = sealed(&dir);
+        register.revoke(&name("web2"), NOW + 1).expect("revokes");
+        damage(&dir);
+        (temp, escrow, key)
+    }
+
+    #[test]
+    fn p13_an_older_sealed_copy_does_not_take_the_place_of_a_later_register_unasked() {
+        type Damage<'a> = &'a dyn Fn(&Path);
+        let damages: [(&str, Damage); 3] = [
+            ("no key", &|dir| fs::remove_file(dir.join("ca.key")).expect("removes")),
+            ("nothing of the authority", &|dir| {
+                ["ca.key", "ca.pem"].iter().for_each(|name| fs::remove_file(dir.join(name)).expect("removes"));
+            }),
+            ("only the register's copy", &|dir| {
+                fs::write(dir.join(FILE), "damaged").expect("writes");
+            }),
+        ];
+        for (what, damage) in damages {
+            let (temp, escrow, key) = damaged(damage);
+            let dir = temp.path().join("trust");
+            let listing = || fs::read_dir(temp.path()).expect("lists").count();
+            let before = listing();
+            let error = restore_trust(&escrow, &key, &dir, NOW, None).expect_err(what).to_string();
+            let revisions =
+                [readable(&dir).expect("is there").1.revision(), escrow.register(&key).expect("opens").revision()];
+            assert!(revisions[0] > revisions[1]);
+            for word in
+                revisions.map(|revision| format!("revision {revision} of")).iter().map(String::as_str).chain(["web2"])
+            {
+                assert!(error.contains(word), "{what}: {word}: {error}");
+            }
+            assert_eq!(listing(), before, "{what}: nothing was changed");
+            let here = restore_trust(&escrow, &key, &dir, NOW, Some(RegisterChoice::Here)).expect(what);
+            assert!(here.has_kept_register && here.aside.is_some(), "{what}");
+            assert_eq!(states(&dir), AFTER, "{what}");
+            assert_eq!(hex(&Authority::load(&dir).expect("is back").fingerprint()), escrow.authority, "{what}");
+
+            let (temp, escrow, key) = damaged(damage);
+            let dir = temp.path().join("trust");
+            let copy = restore_trust(&escrow, &key, &dir, NOW, Some(RegisterChoice::Copy)).expect(what);
+            assert_eq!(states(&dir), BEFORE, "{what}");
+            let aside = copy.aside.expect("the other one is kept");
+            assert_eq!(readable(&aside).expect("is there").1.revision(), revisions[0], "{what}");
+        }
+    }
+
+    #[test]
+    fn p13_a_register_that_differs_in_positions_only_stays() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let (mut register, escrow, key) = sealed(&dir);
+        register.note_position(&name("web1"), Seq(7), Seq(9), NOW + 1);
+        register.save(NOW + 1).expect("saves");
+        fs::remove_file(dir.join("ca.key")).expect("removes");
+        assert!(restore_trust(&escrow, &key, &dir, NOW, None).expect("restores").has_kept_register);
+        let back = Registry::open(&dir, NOW).expect("opens");
+        assert_eq!(back.member(&name("web1")).expect("is there").applied, Some(Seq(7)));
+        // A copy that is later than what is here is taken.
+        let (temp, _, key) = damaged(|_| {});
+        let dir = temp.path().join("trust");
+        let (mut register, authority) =
+            (Registry::open(&dir, NOW).expect("opens"), Authority::load(&dir).expect("loads"));
+        let later = Escrow::seal(&dir, &authority, &mut register, NOW + 2).expect("seals");
+        fs::remove_file(dir.join("ca.key")).expect("removes");
+        assert!(!restore_trust(&later, &key, &dir, NOW, None).expect("restores").has_kept_register);
+        assert_eq!(states(&dir), AFTER);
+    }
+
+    #[test]
+    fn p13_what_is_left_of_a_register_where_the_authority_is_gone_is_kept_or_asked_about() {
+        // As `recover` and `restore` find it.
+        let damage = |dir: &Path| fs::remove_file(dir.join("ca.key")).expect("removes");
+        let (temp, escrow, key) = damaged(damage);
+        let dir = temp.path().join("trust");
+        assert!(escrow.restore(&key, &dir, NOW, None).expect_err("asks").to_string().contains("--register here"));
+        assert!(!dir.join("ca.key").exists());
+        assert!(escrow.restore(&key, &dir, NOW, Some(RegisterChoice::Here)).expect("restores"));
+        assert_eq!(states(&dir), AFTER);
+        let (temp, escrow, key) = damaged(damage);
+        let dir = temp.path().join("trust");
+        assert!(!escrow.restore(&key, &dir, NOW, Some(RegisterChoice::Copy)).expect("restores"));
+        assert_eq!(states(&dir), BEFORE);
+        for name in ["members.json.left-1", "members.copy.left-1"] {
+            let text = read_text(&dir.join(name)).expect("is kept");
+            assert!(Registry::from_text(&text, 0).is_ok_and(|register| register.revision() > 3), "{name}");
+        }
+    }
+}
