@@ -180,6 +180,11 @@ pub enum Request {
         /// Oldest first.
         acts: Vec<super::audit::Act>,
     },
+    /// On a replica: one [`DeletionsInfo`], then [`DeletionInfo`] items, as far as its state knows of them.
+    Deletions {
+        /// Only later ones.
+        after: Seq,
+    },
     /// Waits until a sequence is applied; one [`Status`].
     Barrier {
         /// Which; `None`: everything in the outbox now is decided and applied.
@@ -216,6 +221,7 @@ impl Request {
             | Request::AuditVerify { .. }
             | Request::Copy { .. }
             | Request::CopyChunks { .. }
+            | Request::Deletions { .. }
             | Request::Proof => true,
             Request::Compact { dry_run, .. } | Request::BlobCollect { dry_run, .. } => *dry_run,
             _ => self.is_of_contents(),
@@ -506,6 +512,26 @@ pub struct CollectionInfo {
     pub bytes: u64,
     /// Its digest.
     pub digest: Digest,
+}
+
+/// What a state knows of deletions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeletionsInfo {
+    /// Every deletion after this sequence is known, of objects that are absent now.
+    pub complete_after: Seq,
+    /// Where the state stands.
+    pub seq: Seq,
+}
+
+/// One deletion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeletionInfo {
+    /// Where the object was.
+    pub collection: Collection,
+    /// Which it was.
+    pub key: Key,
+    /// Sequence of the deletion.
+    pub seq: Seq,
 }
 
 /// One segment file.

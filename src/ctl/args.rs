@@ -477,11 +477,11 @@ pub enum QuarantineAction {
         /// Its number.
         number: u64,
     },
-    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed since.
+    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed or deleted since.
     Apply {
         /// Its number.
         number: u64,
-        /// Also where the object was changed since.
+        /// Also where the object was changed or deleted since, or that is not known.
         #[arg(long)]
         force: bool,
         /// Only say what would be done.

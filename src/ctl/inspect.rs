@@ -361,7 +361,8 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
 /// `barrier`
 pub(super) async fn barrier(dir: &Path, json: bool, seq: Option<Seq>, timeout_s: u64) -> CtlResult {
     let client = Client::open(dir).await?;
-    let timeout_ms = timeout_s.saturating_mul(1000);
+    // Where no process runs nothing gets on: what is not reached now is not waited for.
+    let timeout_ms = if client.is_running() { timeout_s.saturating_mul(1000) } else { 0 };
     let status: Result<Status, _> = client.item(&Request::Barrier { seq, timeout_ms }).await;
     client.close().await;
     print_status(json, &status?)

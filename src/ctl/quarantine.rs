@@ -1,11 +1,12 @@
 //! `quarantine`: what a replica had beyond the log that it came back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::codec::admin::{Request, Status};
+use crate::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
 use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
+use crate::model::deletions::Named;
 use crate::model::{Condition, Op, Seq};
 use crate::replica::quarantine::{Change, Set, files, read};
 
@@ -105,22 +106,84 @@ async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> 
     })
 }
 
-fn is_changed_since(set: &Set, change: &Change, present: &Present) -> bool {
+/// What the replica's state knows of deletions.
+#[derive(Default)]
+struct Deletions {
+    complete_after: Seq,
+    /// Up to where it was asked.
+    seq: Seq,
+    rows: HashMap<Named, Seq>,
+}
+
+impl Deletions {
+    /// Asks for what is new.
+    async fn renew(&mut self, client: &Client) -> Result<(), CtlError> {
+        let (mut rows, mut head) = (Vec::new(), None);
+        client
+            .each(&Request::Deletions { after: self.seq }, |piece| {
+                if let Piece::Item(item) = piece {
+                    match head {
+                        None => head = Some(serde_json::from_slice::<DeletionsInfo>(&item).map_err(CtlError::new)?),
+                        Some(_) => rows.push(serde_json::from_slice::<DeletionInfo>(&item).map_err(CtlError::new)?),
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        let head = head.ok_or_else(|| CtlError::new("the replica does not say what was deleted"))?;
+        (self.complete_after, self.seq) = (head.complete_after, head.seq);
+        self.rows.extend(rows.into_iter().map(|row| ((row.collection, row.key), row.seq)));
+        Ok(())
+    }
+}
+
+/// Why a change is left unless it is forced: its maker did not see what became of the object in the log that was followed.
+fn objection(
+    set: &Set,
+    change: &Change,
+    present: &Present,
+    deletions: &Deletions,
+    is_connected: bool,
+) -> Option<String> {
     let is_other = change.there.is_some_and(|there| present.version.unwrap_or_default() != there);
-    is_other || present.version.is_some_and(|version| version > set.shared_to)
+    if present.version.is_some_and(|version| version > set.shared_to) {
+        return Some("was changed since".into());
+    }
+    if present.version.is_some() {
+        return is_other.then(|| "was changed since".into());
+    }
+    // Of an object that is absent its version says nothing: it may have been made and deleted since.
+    let deleted = deletions.rows.get(&(change.collection.clone(), change.key.clone()));
+    if let Some(seq) = deleted.filter(|seq| **seq > set.shared_to) {
+        return Some(format!("was changed since: it was deleted, at sequence {seq}"));
+    }
+    if is_other {
+        return Some("was changed since: it is absent".into());
+    }
+    if deletions.complete_after > set.shared_to {
+        let (known, from) = (deletions.complete_after, set.shared_to);
+        return Some(format!(
+            "may have been changed since: it is absent, and deletions are known after sequence {known} only, while the histories \
+             part at {from}"
+        ));
+    }
+    let unknown = "may have been changed since: it is absent, and the datastore, which would know, is not reached";
+    (!is_connected).then(|| unknown.into())
 }
 
 async fn show(dir: &Path, json: bool, number: u64) -> CtlResult {
     let (set, changes) = load(&file(dir, number)?)?;
     let client = Client::open(dir).await?;
+    let mut deletions = Deletions::default();
+    deletions.renew(&client).await?;
     let mut output = Output::new();
     for change in &changes {
         let present = present(&client, change).await?;
-        let now = match (&present, is_changed_since(&set, change, &present)) {
-            (Present { is_same: true, .. }, _) => "as here already",
-            (_, true) => "changed since",
-            (Present { version: None, .. }, _) => "absent",
-            _ => "as it was before",
+        let now = match (&present, objection(&set, change, &present, &deletions, true)) {
+            (Present { is_same: true, .. }, _) => "as here already".to_owned(),
+            (_, Some(why)) => why.strip_prefix("was ").unwrap_or(&why).to_owned(),
+            (Present { version: None, .. }, _) => "absent".to_owned(),
+            _ => "as it was before".to_owned(),
         };
         if json {
             let value = change.value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned());
@@ -152,8 +215,10 @@ async fn apply(dir: &Path, json: bool, number: u64, force: bool, dry_run: bool) 
     let status: Status = client.item(&Request::Status).await?;
     let wait = status.role == "datastore" || status.connected;
     let (mut applied, mut same, mut left) = (0, 0, Vec::new());
+    let mut applying =
+        Applying { client: &client, set: &set, deletions: Deletions::default(), force, dry_run, is_connected: wait };
     for group in groups.into_values() {
-        match apply_group(&client, &set, &group, force, dry_run, wait).await? {
+        match applying.group(&group).await? {
             Applied::Yes => applied += 1,
             Applied::Same => same += 1,
             Applied::No(why) => left.push(why),
@@ -181,41 +246,50 @@ enum Applied {
     No(String),
 }
 
-async fn apply_group(
-    client: &Client,
-    set: &Set,
-    group: &[Change],
+struct Applying<'a> {
+    client: &'a Client,
+    set: &'a Set,
+    deletions: Deletions,
     force: bool,
     dry_run: bool,
-    wait: bool,
-) -> Result<Applied, CtlError> {
-    let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
-    for change in group {
-        let (collection, key) = (change.collection.clone(), change.key.clone());
-        let present = present(client, change).await?;
-        if present.is_same {
-            continue;
+    is_connected: bool,
+}
+
+impl Applying<'_> {
+    async fn group(&mut self, group: &[Change]) -> Result<Applied, CtlError> {
+        let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
+        for change in group {
+            found.push((change, present(self.client, change).await?));
         }
-        if is_changed_since(set, change, &present) && !force {
-            return Ok(Applied::No(format!("{collection}/{key} was changed since")));
+        // After the objects: one that is deleted now is seen here, or fails the condition.
+        if !self.force {
+            self.deletions.renew(self.client).await?;
         }
-        conditions.push(match present.version {
-            Some(version) => Condition::Version { collection, key, version },
-            None => Condition::Absent { collection, key },
-        });
-        ops.push(change.op());
+        for (change, present) in found.into_iter().filter(|(_, present)| !present.is_same) {
+            let (collection, key) = (change.collection.clone(), change.key.clone());
+            let objection = objection(self.set, change, &present, &self.deletions, self.is_connected);
+            if let Some(why) = objection.filter(|_| !self.force) {
+                return Ok(Applied::No(format!("{collection}/{key} {why}")));
+            }
+            conditions.push(match present.version {
+                Some(version) => Condition::Version { collection, key, version },
+                None => Condition::Absent { collection, key },
+            });
+            ops.push(change.op());
+        }
+        if ops.is_empty() {
+            return Ok(Applied::Same);
+        }
+        if self.dry_run {
+            return Ok(Applied::Yes);
+        }
+        let name = format!("{}/{}", group[0].collection, group[0].key);
+        Ok(match transact::submit(self.client, ops, conditions, self.is_connected).await? {
+            Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => Applied::Yes,
+            Fate::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
+            Fate::Gap(_) => Applied::No(format!("{name}: out of order")),
+            Fate::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
+        })
     }
-    if ops.is_empty() {
-        return Ok(Applied::Same);
-    }
-    if dry_run {
-        return Ok(Applied::Yes);
-    }
-    let name = format!("{}/{}", group[0].collection, group[0].key);
-    Ok(match transact::submit(client, ops, conditions, wait).await? {
-        Fate::Committed(_) | Fate::Decided(_) | Fate::Queued => Applied::Yes,
-        Fate::Rejected(_, reason) => Applied::No(format!("{name}: {reason}")),
-        Fate::Gap(_) => Applied::No(format!("{name}: out of order")),
-        Fate::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
-    })
 }

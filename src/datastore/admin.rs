@@ -261,7 +261,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
             answer.item(&inspect::status(shared)).await
         }
-        Request::Outbox | Request::Retry { .. } | Request::Dismiss { .. } => {
+        Request::Outbox | Request::Retry { .. } | Request::Dismiss { .. } | Request::Deletions { .. } => {
             Err(refuse("this is a datastore, which has no outbox: run the command with a replica's --data-dir"))
         }
         Request::Submit { .. } => Err(refuse("a submission needs its stream")),

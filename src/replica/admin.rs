@@ -7,7 +7,8 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{
-    CollectionInfo, ExportEnd, Finding, OutboxItem, PendingInfo, RejectedInfo, Request, VerifyReport,
+    CollectionInfo, DeletionInfo, DeletionsInfo, ExportEnd, Finding, OutboxItem, PendingInfo, RejectedInfo, Request,
+    VerifyReport,
 };
 use crate::codec::jsonl;
 use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, RefusalCode, Refused, Row};
@@ -22,6 +23,8 @@ use super::{Draft, Receipt, Replica, Stage, SubmitError};
 
 /// Larger transactions of one stream are written one after the other.
 const PIPELINED_BYTES_MAX: usize = 4 << 10;
+/// Who waits for something looks this often whether it can still come.
+const STANDSTILL_EVERY: Duration = Duration::from_millis(100);
 
 /// Serves the local socket until the task is dropped.
 pub async fn listen(replica: Replica, listener: UnixListener) {
@@ -118,6 +121,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
             Ok(())
         }
+        Request::Deletions { after } => deletions(replica, after, answer).await,
         Request::Members
         | Request::Presence
         | Request::Backends
@@ -169,6 +173,28 @@ async fn list<W: AsyncWrite + Unpin>(
         if is_last {
             break;
         }
+    }
+    Ok(())
+}
+
+async fn deletions<W: AsyncWrite + Unpin>(
+    replica: &Replica,
+    after: Seq,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let state = replica.state();
+    if state.meta().is_none() {
+        return Err(refuse("this replica has no state yet: what was deleted is not known"));
+    }
+    let read = move || {
+        let snapshot = state.snapshot()?;
+        let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
+        Ok::<_, crate::state::StateError>((seq, snapshot.deletions()?))
+    };
+    let (seq, known) = tokio::task::spawn_blocking(read).await.map_err(refuse)?.map_err(damaged)?;
+    answer.item(&DeletionsInfo { complete_after: known.complete_after(), seq }).await?;
+    for (seq, (collection, key)) in known.rows().filter(|(seq, _)| *seq > after) {
+        answer.item(&DeletionInfo { collection: collection.clone(), key: key.clone(), seq }).await?;
     }
     Ok(())
 }
@@ -225,15 +251,26 @@ async fn barrier<W: AsyncWrite + Unpin>(
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
     let timeout = Duration::from_millis(timeout_ms);
-    let reached = match seq {
-        Some(seq) => replica.barrier(seq, timeout).await,
-        None => replica.drain(timeout).await,
+    let waiting = async {
+        match seq {
+            Some(seq) => replica.barrier(seq, timeout).await,
+            None => replica.drain(timeout).await,
+        }
+    };
+    let (reached, standstill) = tokio::select! {
+        biased;
+        reached = waiting => (reached, None),
+        why = standstill(replica) => (false, Some(why)),
     };
     let status = replica.status();
     if !reached {
         let what = seq.map_or_else(|| "the outbox has not drained".to_owned(), |seq| format!("{seq} is not reached"));
+        let within = standstill.map_or_else(
+            || format!(" within {timeout_ms} ms"),
+            |why| format!(", and waiting is in vain, because {why}"),
+        );
         return Err(refuse(format!(
-            "{what} within {timeout_ms} ms: sequence {}, head {}, outbox {}, {}",
+            "{what}{within}: sequence {}, head {}, outbox {}, {}",
             status.seq,
             status.head,
             status.outbox,
@@ -241,6 +278,16 @@ async fn barrier<W: AsyncWrite + Unpin>(
         )));
     }
     answer.item(&status).await
+}
+
+/// Ends when there is nothing to wait for any more.
+async fn standstill(replica: &Replica) -> &'static str {
+    loop {
+        if let Some(why) = replica.standstill() {
+            return why;
+        }
+        tokio::time::sleep(STANDSTILL_EVERY).await;
+    }
 }
 
 async fn verify<W: AsyncWrite + Unpin>(replica: &Replica, answer: &mut Answer<'_, W>) -> Result<(), Failure> {

@@ -688,6 +688,20 @@ impl Replica {
         is_linked || crate::trust::Identity::exists(&self.path)
     }
 
+    /// Why nothing that is not here yet will come or be decided, so that nobody need wait for it; `None` while it may.
+    #[must_use]
+    pub fn standstill(&self) -> Option<&'static str> {
+        if self.options.access != Access::Serve {
+            Some("no process runs on its directory")
+        } else if self.shared.is_closing.load(Ordering::Acquire) {
+            Some("it is being stopped")
+        } else if self.shared.has_failed() {
+            Some("a part of it has failed, and it ends")
+        } else {
+            (!self.is_member()).then_some("it has not joined a datastore")
+        }
+    }
+
     /// That the datastore refuses this member, as one that was revoked; `None` while it does not.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {

@@ -1,6 +1,7 @@
 //! Real processes, real QUIC: one file per journey, named by the promises that it shows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod archived;
 mod audit;
 mod backup;
 mod backup_keys;

@@ -49,3 +49,33 @@ fn p07_an_outbox_survives_restarts_while_cut_off() {
     assert_eq!(fleet.converges(&["a"]).lines().count(), 5);
     assert_eq!(fleet.status("d")["head"], 5);
 }
+
+#[test]
+fn p14_nobody_waits_for_what_cannot_come() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let a = fleet.member("a");
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a"]);
+    a.terminate();
+    datastore.terminate();
+    fleet.ok("a", &["put", "c", "waits", "--value", "1", "--no-wait"]);
+    // One that never had a state: stopped, and running.
+    let new = fleet.replica("new");
+    fleet.wait("it answers", || fleet.status("new")["running"] == true);
+    let day = ["--timeout", "86400"];
+    let in_vain = |name: &str, seq: &[&str], why: &str| {
+        let output = fleet.run(name, &[&["barrier"][..], seq, &day].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains(why), "{name} {seq:?}: {said}");
+    };
+    in_vain("new", &["1"], "has not joined");
+    new.terminate();
+    for (name, seq) in [("new", &["1"][..]), ("a", &["99"]), ("a", &[])] {
+        in_vain(name, seq, "no process runs");
+    }
+    in_vain("d", &["99"], "is not reached");
+    for (name, seq) in [("new", &[][..]), ("a", &["1"]), ("d", &["1"])] {
+        fleet.ok(name, &[&["barrier"][..], seq, &day].concat());
+    }
+}

@@ -97,6 +97,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         | Request::BlobVerify
         | Request::BlobCollect { .. }
         | Request::Generations
+        | Request::Deletions { .. }
         | Request::Proof
         | Request::CopyChunks { .. }
         | Request::Audit { .. }

@@ -34,6 +34,7 @@ fn who_may_ask(request: &Request) -> &'static [&'static str] {
         | Request::Enroll { .. }
         | Request::Revoke { .. }
         | Request::Outbox
+        | Request::Deletions { .. }
         | Request::Retry { .. }
         | Request::Dismiss { .. }
         | Request::BlobList
@@ -105,6 +106,7 @@ fn requests() -> Vec<Request> {
         Request::BlobVerify,
         Request::BlobCollect { dry_run: true, grace_s: None },
         Request::Generations,
+        Request::Deletions { after: Seq::ZERO },
         Request::Proof,
         Request::Escrow { known: None },
         Request::Copy { of: None, have: Vec::new() },

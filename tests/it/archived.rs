@@ -1,0 +1,70 @@
+//! What was archived is applied only where nothing became of the object that its maker did not see.
+
+use crate::fleet::{Fleet, Process};
+
+/// A member that accepted puts of `keys` while it was cut off, was revoked before it could push them, and is enrolled again:
+/// they are archived.
+fn archived(keys: &[&str]) -> (Fleet, Process, Process, Process) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "there", "--value", "0"]);
+    fleet.converges(&["a", "b"]);
+    datastore.terminate();
+    for key in keys {
+        fleet.ok("b", &["put", "c", key, "--value", "\"archived\"", "--no-wait"]);
+    }
+    b.terminate();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["revoke", "b"]);
+    let b = fleet.replica("b");
+    fleet.wait("it is archived", || fleet.status("b")["quarantined"] == 1);
+    b.terminate();
+    let token = fleet.ok("d", &["enroll", "b", "--replace"]);
+    fleet.ok("b", &["join", token.trim()]);
+    let b = fleet.replica("b");
+    fleet.wait_connected("a");
+    fleet.wait_connected("b");
+    (fleet, datastore, a, b)
+}
+
+#[test]
+fn p04_what_was_deleted_since_it_was_archived_does_not_come_back() {
+    let (fleet, datastore, _a, _b) = archived(&["made-and-deleted", "there", "never-there"]);
+    fleet.ok("a", &["put", "c", "made-and-deleted", "--value", "1"]);
+    fleet.ok("a", &["delete", "c", "made-and-deleted"]);
+    fleet.ok("a", &["delete", "c", "there"]);
+    fleet.converges(&["a", "b"]);
+    let apply = |more: &[&str]| {
+        let output = fleet.run("b", &[&["quarantine", "apply", "1"], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    // Nobody knows now what was deleted at the datastore.
+    datastore.terminate();
+    fleet.wait("it is cut off", || fleet.status("b")["connected"] == false);
+    let (code, said) = apply(&[]);
+    assert!(code == Some(1) && said.contains("0 transactions applied") && said.contains("is not reached"), "{said}");
+    assert_eq!(fleet.status("b")["outbox"], 0, "{said}");
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("b");
+    let shown = fleet.ok("b", &["quarantine", "show", "1"]);
+    assert!(shown.contains("deleted, at sequence") && shown.contains("now: absent"), "{shown}");
+    for more in [&["--dry-run"][..], &[]] {
+        let (code, said) = apply(more);
+        assert_eq!(code, Some(1), "{said}");
+        for key in ["made-and-deleted", "there"] {
+            let left = |line: &str| line.contains(&format!("c/{key} was changed since: it was deleted, at sequence"));
+            assert!(said.lines().any(left), "{key}: {said}");
+        }
+        assert!(said.contains("1 transactions") && said.contains("2 left"), "{said}");
+    }
+    fleet.converges(&["a", "b"]);
+    assert!(fleet.ok("a", &["get", "c", "never-there"]).contains("archived"));
+    for key in ["made-and-deleted", "there"] {
+        assert!(!fleet.run("a", &["get", "c", key]).status.success(), "{key} stays deleted");
+    }
+    // Who wants it back says so.
+    assert_eq!(apply(&["--force"]).0, Some(0));
+    fleet.converges(&["a", "b"]);
+    assert!(fleet.ok("a", &["get", "c", "made-and-deleted"]).contains("archived"));
+}
