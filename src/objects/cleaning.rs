@@ -2,6 +2,8 @@
 //! is cleared away in slices. An object says what is still to be done, so that this survives every restart, and that only
 //! what was ended is cleared away: rows whose owner is merely not there (yet) are nobody's to delete.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::groups::Group;
@@ -92,6 +94,10 @@ impl Cleaning {
     }
 }
 
+/// Up to which key rows of each collection were taken: what was deleted before it need not be passed over again and again.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor(BTreeMap<&'static str, String>);
+
 /// Rows that belong to somebody alone, to be deleted.
 #[derive(Default)]
 pub struct Rows {
@@ -99,6 +105,27 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Adds those of one collection whose keys start with `prefix` and that come after the cursor, which moves on.
+    fn add_after<T: Stored>(
+        &mut self,
+        store: &Store,
+        prefix: &str,
+        cursor: &mut Cursor,
+        wanted: impl Fn(&str) -> bool,
+        rows_max: usize,
+    ) -> Result<(), StoreError> {
+        let room = rows_max.saturating_sub(self.count());
+        if room == 0 {
+            return Ok(());
+        }
+        let after = cursor.0.get(T::COLLECTION).map(String::as_str);
+        let keys = store.some_keys_after::<T>(prefix, after, room)?;
+        if let Some(last) = keys.last() {
+            cursor.0.insert(T::COLLECTION, last.clone());
+        }
+        self.add::<T>(keys, wanted, rows_max)
+    }
+
     fn add<T: Stored>(
         &mut self,
         keys: impl IntoIterator<Item = String>,
@@ -134,13 +161,17 @@ impl Rows {
 /// # Errors
 /// When the state is damaged.
 pub fn of_user(store: &Store, uid: i32, rows_max: usize) -> Result<Rows, StoreError> {
+    of_user_after(store, uid, &mut Cursor::default(), rows_max)
+}
+
+fn of_user_after(store: &Store, uid: i32, cursor: &mut Cursor, rows_max: usize) -> Result<Rows, StoreError> {
     let (prefix, all) = (format!("{uid}/"), |_: &str| true);
     let mut rows = Rows::default();
-    rows.add::<Session>(store.some_keys::<Session>(&prefix, rows_max)?, all, rows_max)?;
-    rows.add::<Token>(store.some_keys::<Token>(&prefix, rows_max)?, all, rows_max)?;
-    rows.add::<Membership>(store.some_keys::<Membership>(&prefix, rows_max)?, all, rows_max)?;
-    rows.add::<Preference>(store.some_keys::<Preference>(&prefix, rows_max)?, all, rows_max)?;
-    rows.add::<Entry>(store.some_keys::<Entry>(&prefix, rows_max)?, all, rows_max)?;
+    rows.add_after::<Session>(store, &prefix, cursor, all, rows_max)?;
+    rows.add_after::<Token>(store, &prefix, cursor, all, rows_max)?;
+    rows.add_after::<Membership>(store, &prefix, cursor, all, rows_max)?;
+    rows.add_after::<Preference>(store, &prefix, cursor, all, rows_max)?;
+    rows.add_after::<Entry>(store, &prefix, cursor, all, rows_max)?;
     if rows.count() < rows_max {
         let private = |search: &Search| search.uid == uid && !search.global && search.gids.is_empty();
         let searches = store.select::<Search>("", private)?.into_iter().map(|record| record.value.id);
@@ -163,10 +194,16 @@ pub fn of_group(store: &Store, gid: i32, rows_max: usize) -> Result<Rows, StoreE
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn of_history(store: &Store, uid: i32, until: &str, rows_max: usize) -> Result<Rows, StoreError> {
+pub fn of_history(
+    store: &Store,
+    uid: i32,
+    until: &str,
+    cursor: &mut Cursor,
+    rows_max: usize,
+) -> Result<Rows, StoreError> {
     let (mut rows, prefix) = (Rows::default(), format!("{uid}/"));
     let goes = |key: &str| key.strip_prefix(&prefix).is_some_and(|id| id <= until);
-    rows.add::<Entry>(store.some_keys::<Entry>(&prefix, rows_max)?, goes, rows_max)?;
+    rows.add_after::<Entry>(store, &prefix, cursor, goes, rows_max)?;
     Ok(rows)
 }
 
@@ -203,20 +240,27 @@ pub fn due(store: &Store) -> Result<Vec<Record<Cleaning>>, StoreError> {
     Ok(found)
 }
 
-/// The next slice of some work; with the last one the work itself goes. The flag says that it is the last one.
+/// The next slice of some work, after the cursor, which moves on; with the last one the work itself goes. The flag says that it
+/// is the last one.
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn slice(store: &Store, work: &Record<Cleaning>) -> Result<(Writes, bool), StoreError> {
+pub fn slice(store: &Store, work: &Record<Cleaning>, cursor: &mut Cursor) -> Result<(Writes, bool), StoreError> {
     let Cleaning { of, number, until, .. } = &work.value;
     let is_void = work.value.is_void(store)?;
-    let rows = match of {
-        _ if is_void => Rows::default(),
-        Of::User => of_user(store, *number, SLICE)?,
-        Of::Group => of_group(store, *number, SLICE)?,
-        Of::History => of_history(store, *number, until, SLICE)?,
-        Of::Unknown => Rows::default(),
+    let next = |cursor: &mut Cursor| match of {
+        _ if is_void => Ok(Rows::default()),
+        Of::User => of_user_after(store, *number, cursor, SLICE),
+        Of::Group => of_group(store, *number, SLICE),
+        Of::History => of_history(store, *number, until, cursor, SLICE),
+        Of::Unknown => Ok(Rows::default()),
     };
+    let mut rows = next(cursor)?;
+    if rows.count() < SLICE && !cursor.0.is_empty() {
+        // Something may have come before the cursor since.
+        *cursor = Cursor::default();
+        rows = next(cursor)?;
+    }
     let is_last = rows.count() < SLICE;
     let mut writes = rows.into_writes();
     writes.unchanged(work, "")?;

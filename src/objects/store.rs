@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::limits::NOTE_BYTES_MAX;
 use crate::model::{Collection, Key, Op, Reason, Seq, TxnId};
-use crate::replica::{Draft, Object, ReadError, Replica, Stage, SubmitError};
+use crate::replica::{Draft, Object, ReadError, Receipt, Replica, Stage, SubmitError};
 
 use super::allowance::{Allowance, Spent};
 use super::invalid;
@@ -389,16 +389,23 @@ impl Store {
     /// # Errors
     /// When the replica's state is damaged.
     pub fn some_keys<T: Stored>(&self, prefix: &str, keys_max: usize) -> Result<Vec<String>, StoreError> {
+        self.some_keys_after::<T>(prefix, None, keys_max)
+    }
+
+    /// The same, after a key.
+    ///
+    /// # Errors
+    /// When the replica's state is damaged.
+    pub fn some_keys_after<T: Stored>(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        keys_max: usize,
+    ) -> Result<Vec<String>, StoreError> {
         let collection = Collection::new(T::COLLECTION).map_err(|error| StoreError::BadKey(error.to_string()))?;
-        let mut keys = Vec::new();
-        self.replica.each(&collection, prefix, |key, _| {
-            if keys.len() >= keys_max {
-                return ControlFlow::Break(());
-            }
-            keys.push(key.as_str().to_owned());
-            ControlFlow::Continue(())
-        })?;
-        Ok(keys)
+        let after = after.map(Key::new).transpose().map_err(|error| StoreError::BadKey(error.to_string()))?;
+        let rows = self.replica.scan(&collection, prefix, after.as_ref(), keys_max)?;
+        Ok(rows.into_iter().map(|(key, _)| key.as_str().to_owned()).collect())
     }
 
     /// The keys that start with `prefix`, in order.
@@ -426,21 +433,36 @@ impl Store {
     /// When a condition fails, here or at the datastore, or the local disk refuses.
     pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
         let spent = if writes.is_unmetered() { None } else { self.spend(author, writes.ops())? };
-        let committed = self.submit(author, what, writes).await;
+        let committed = match self.submit(author, what, &writes).await {
+            Ok(receipt) => self.decision(receipt, &writes).await,
+            Err(error) => Err(error),
+        };
         if let (Some(spent), Ok(_)) = (spent, &committed) {
             spent.keep();
         }
         committed
     }
 
-    async fn submit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
+    /// The first half of [`Store::commit`], which costs its author nothing: the change is durable here, and takes effect here, when
+    /// this returns.
+    ///
+    /// # Errors
+    /// When a condition fails here, or the local disk refuses.
+    pub async fn submit(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let note = author.note()?;
         let draft = Draft { ops: writes.ops().to_vec(), conditions: writes.conditions(), note, ..Draft::default() };
-        let mut receipt = self.replica.submit(draft).await.map_err(|error| match error {
-            SubmitError::Condition(reason) => refused(&writes, &reason),
+        self.replica.submit(draft).await.map_err(|error| match error {
+            SubmitError::Condition(reason) => refused(writes, &reason),
             error => CommitError::Refused(error),
-        })?;
+        })
+    }
+
+    /// The second half: waits for the datastore's decision on `writes`, while the replica is connected.
+    ///
+    /// # Errors
+    /// When a condition fails at the datastore.
+    pub async fn decision(&self, mut receipt: Receipt, writes: &Writes) -> Result<Committed, CommitError> {
         let id = receipt.id();
         if !self.replica.is_connected() {
             return Ok(Committed::Pending(id));
@@ -460,7 +482,7 @@ impl Store {
                 Ok(Committed::At(seq))
             }
             Stage::Rejected(_, reason) => {
-                let refused = refused(&writes, &reason);
+                let refused = refused(writes, &reason);
                 // Whoever made it is told now; it need not wait on the list.
                 if let Err(error) = self.replica.dismiss(id).await {
                     tracing::debug!(%error, "a rejection that was answered stays on the list");

@@ -2,18 +2,22 @@
 //! names that nobody bears become free. Everything is done under the condition that it is still as it was read, so it
 //! does not matter how many webservers do it, or how often one of them is stopped in the middle.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::model::Op;
 use crate::objects::claims::{Claims, Dispute};
+use crate::objects::cleaning::{Cleaning, Cursor};
 use crate::objects::store::Author;
-use crate::objects::{CommitError, Writes, cleaning};
-use crate::replica::Change;
+use crate::objects::{CommitError, Record, Writes, cleaning};
+use crate::replica::{Change, Receipt};
 
 use super::app::AppRef;
 
 /// Work is looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Slices of one work that are on their way at once: so few that they take little memory.
+const SLICES_MAX: usize = 4;
 /// A dispute must have lasted this long: restores and imports write names and owners one after the other.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Collections of names and owners.
@@ -35,25 +39,38 @@ async fn clear_away(app: &AppRef) {
 
 async fn clear_away_once(app: &AppRef) -> Result<(), CommitError> {
     for work in cleaning::due(&app.store)? {
-        loop {
-            if !app.store.replica().is_connected() {
-                return Ok(());
-            }
-            let (store, next) = (app.store.clone(), work.clone());
-            let slice = tokio::task::spawn_blocking(move || cleaning::slice(&store, &next)).await;
-            let (writes, is_last) = slice.map_err(|error| CommitError::Conflict(error.to_string()))??;
-            let done = app.store.commit(&Author::default(), "clear away what was deleted", writes).await;
-            // Another webserver has done it, or its owner is back.
-            let is_over = matches!(done, Err(CommitError::Conflict(_) | CommitError::Changed(_)));
-            if !is_over {
-                done?;
-            }
-            if is_over || is_last {
-                break;
-            }
-        }
+        clear(app, &work).await?;
     }
     Ok(())
+}
+
+/// Clears away what one object asks for, until nothing is left or the datastore is away. Each slice requires what the one before
+/// it does, and is decided after it, so that some of them may be on their way at once.
+async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError> {
+    let mut under_way: VecDeque<(Receipt, Writes)> = VecDeque::new();
+    let (mut cursor, mut is_last) = (Cursor::default(), false);
+    loop {
+        let is_halted = is_last || !app.store.replica().is_connected();
+        if under_way.len() >= SLICES_MAX || is_halted {
+            let Some((receipt, writes)) = under_way.pop_front() else { return Ok(()) };
+            match app.store.decision(receipt, &writes).await {
+                // Another webserver has done it, or its owner is back.
+                Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
+                decided => drop(decided?),
+            }
+            continue;
+        }
+        let (store, next, mut from) = (app.store.clone(), work.clone(), std::mem::take(&mut cursor));
+        let slicing = move || cleaning::slice(&store, &next, &mut from).map(|slice| (slice, from));
+        let sliced = tokio::task::spawn_blocking(slicing).await;
+        let ((writes, is_end), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
+        (cursor, is_last) = (moved, is_end);
+        match app.store.submit(&Author::default(), "clear away what was deleted", &writes).await {
+            Ok(receipt) => under_way.push_back((receipt, writes)),
+            Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Frees names that nobody bears, and gives owners their names back. What needs a decision is left to `doctor --fix`.

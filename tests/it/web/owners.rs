@@ -128,6 +128,31 @@ fn w42_a_user_has_a_bounded_number_of_sessions_and_the_longest_unused_ends() {
     drop(first);
 }
 
+#[test]
+fn w41_a_user_that_is_deleted_while_cut_off_is_cleared_away_whole_also_over_a_kill() {
+    const ENTRIES: usize = 30_000;
+    let Stage { fleet, _datastore: datastore, mut web, admin } = stage(&[]);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let other = admin.made("/api/users", &json!({ "User": "eve", "Pass": "a plain horse" }));
+    fleet.wait("everything is decided", || fleet.status("a")["outbox"] == 0);
+    histories(&fleet, &uid, ENTRIES);
+    histories(&fleet, &other, 10);
+    fleet.converges(&["a"]);
+    datastore.terminate();
+    fleet.wait("it is cut off", || fleet.status("a")["connected"] == false);
+    admin.ok("DELETE", &format!("/api/users/{uid}"));
+    let _datastore = fleet.datastore();
+    fleet.wait("it is being cleared away", || left(&fleet, &uid) < ENTRIES);
+    let before = left(&fleet, &uid);
+    web.kill();
+    web.restart(&fleet, &[]);
+    fleet.wait("nothing is left", || left(&fleet, &uid) == 0);
+    assert!(before > 0, "it was killed in the middle");
+    assert!(left(&fleet, &other) >= 10, "what is another one's stays");
+    fleet.wait("all is decided", || fleet.status("a")["outbox"] == 0);
+    assert_eq!(fleet.status("a")["rejected"], 0);
+}
+
 /// Rows of somebody who is not there (yet) are nobody's to delete.
 #[test]
 fn w43_nothing_is_cleared_away_that_was_not_ended() {
