@@ -119,6 +119,9 @@ pub enum Request {
     Retry {
         /// Which; `None`: all.
         id: Option<TxnId>,
+        /// What its author has seen of objects since: it is applied upon these versions.
+        #[serde(default)]
+        upon: Vec<SeenVersion>,
     },
     /// Takes a rejected transaction off the list.
     Dismiss {
@@ -668,6 +671,17 @@ pub struct RejectedInfo {
     pub time_ms: u64,
     /// The transaction in the form of `import`.
     pub txn: serde_json::Value,
+}
+
+/// The version of an object that somebody has seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenVersion {
+    /// Where.
+    pub collection: Collection,
+    /// Which.
+    pub key: Key,
+    /// Its version.
+    pub version: Seq,
 }
 
 /// A transaction that waits at a replica.

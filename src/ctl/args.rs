@@ -599,6 +599,12 @@ pub struct Replica {
 pub enum OutboxAction {
     /// List what waits and what was rejected.
     List,
+    /// Print what a rejected transaction would write, and what is there now.
+    Show {
+        /// Which, as `ORIGIN/COUNTER`.
+        #[arg(value_parser = txn_id)]
+        id: TxnId,
+    },
     /// Submit rejected transactions again, as new ones.
     Retry {
         /// Which, as `ORIGIN/COUNTER`.
@@ -607,6 +613,10 @@ pub enum OutboxAction {
         /// All of them.
         #[arg(long, conflicts_with = "id")]
         all: bool,
+        /// Print what is there now, and write upon it: over the changes for which it was rejected, and over none that comes
+        /// after them. An object that was deleted is not brought back.
+        #[arg(long, conflicts_with = "all")]
+        upon_present: bool,
     },
     /// Begin again with what can be read of a damaged or missing journal. The damaged files are kept next to it.
     AcceptLoss,

@@ -49,6 +49,7 @@ mod members;
 mod migrate;
 mod monitor;
 mod outbox;
+mod outbox_upon;
 mod output;
 pub mod owner;
 pub mod process;

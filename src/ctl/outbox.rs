@@ -13,6 +13,7 @@ use crate::replica::outbox_loss;
 use super::CtlResult;
 use super::args::OutboxAction;
 use super::client::{Client, failed};
+use super::outbox_upon;
 use super::output::Output;
 
 /// `outbox list|retry|dismiss`
@@ -29,7 +30,11 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>, wi
             return list(json, &rows);
         }
         Some(OutboxAction::AcceptLoss) => return accept_loss(dir, json),
-        Some(OutboxAction::Retry { id, .. }) => Request::Retry { id },
+        Some(OutboxAction::Show { id }) => return outbox_upon::show(dir, json, id).await,
+        Some(OutboxAction::Retry { id: Some(id), upon_present: true, .. }) => {
+            return outbox_upon::retry(dir, json, id).await;
+        }
+        Some(OutboxAction::Retry { id, .. }) => Request::Retry { id, upon: Vec::new() },
         Some(OutboxAction::Dismiss { id, .. }) => Request::Dismiss { id },
     };
     let client = Client::open(dir).await?;
@@ -48,7 +53,7 @@ fn accept_loss(dir: &Path, json: bool) -> CtlResult {
     Output::new().line(&format!("{records} records of the journal are kept, the damaged files are next to it"))
 }
 
-fn name(id: &TxnId) -> String {
+pub(super) fn name(id: &TxnId) -> String {
     format!("{}/{}", id.origin, id.counter)
 }
 

@@ -87,9 +87,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::List { collection, prefix, limit } => list(replica, &collection, &prefix, limit, answer).await,
         Request::Export { at: None } => export(replica, answer).await,
         Request::Outbox => outbox(replica, answer).await,
-        Request::Retry { id } => {
+        Request::Retry { id, upon } => {
             for id in chosen(replica, id) {
-                replica.retry(id).await.map_err(refuse)?;
+                replica.retry_upon(id, upon.clone()).await.map_err(refuse)?;
                 answer.item(&id).await?;
             }
             Ok(())

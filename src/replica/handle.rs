@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::codec::admin::{OriginInfo, Status};
+use crate::codec::admin::{OriginInfo, SeenVersion, Status};
 use crate::codec::health::{self, Code, Health, Reason};
 use crate::log::journal::JournalError;
 use crate::model::{Collection, Key, Limits, MemberName, Op, Origin, Seq, Txn, TxnId, Verdict};
@@ -585,7 +585,15 @@ impl Replica {
     /// # Errors
     /// When it is not on the list, or as [`Replica::submit`].
     pub async fn retry(&self, id: TxnId) -> Result<Receipt, SubmitError> {
-        self.ask(|reply| outbox_writer::Request::Retry(id, reply)).await
+        self.retry_upon(id, Vec::new()).await
+    }
+
+    /// As [`Replica::retry`], after its author has `seen` what is there now: it is applied upon these versions, and on no others.
+    ///
+    /// # Errors
+    /// As [`Replica::retry`].
+    pub async fn retry_upon(&self, id: TxnId, seen: Vec<SeenVersion>) -> Result<Receipt, SubmitError> {
+        self.ask(|reply| outbox_writer::Request::Retry(id, seen, reply)).await
     }
 
     /// Takes a rejected transaction off the list.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::codec::admin::SeenVersion;
 use crate::codec::content;
 use crate::env::{Clock, Entropy, wait};
 use crate::log::journal::{Journal, JournalError};
@@ -137,7 +138,8 @@ pub(super) enum Request {
     /// Rejections to make durable.
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
-    Retry(TxnId, oneshot::Sender<Result<Receipt, SubmitError>>),
+    /// With what is upon, conditions on these objects require the versions given here.
+    Retry(TxnId, Vec<SeenVersion>, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// The log goes on without what it had decided: everything else waits until the steps end.
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
@@ -314,7 +316,7 @@ impl OutboxWriter {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                     }
                 }
-                Request::Retry(id, reply) => {
+                Request::Retry(id, upon, reply) => {
                     let found = self.shared.outbox().rejected().get(&id).map(|rejected| Arc::clone(&rejected.txn));
                     let Some(old) = found.filter(|_| !dealt_with.contains(&id)) else {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
@@ -322,7 +324,7 @@ impl OutboxWriter {
                     };
                     let draft = Draft {
                         ops: old.ops.clone(),
-                        conditions: old.conditions.clone(),
+                        conditions: old.conditions.iter().map(|condition| raised(condition, &upon)).collect(),
                         note: old.note.clone(),
                         ..Draft::default()
                     };
@@ -688,6 +690,18 @@ impl OutboxWriter {
     }
 }
 
+/// A condition of a rejected transaction, on an object of which its author has seen the present version since.
+fn raised(condition: &Condition, seen: &[SeenVersion]) -> Condition {
+    let (collection, key) = (condition.collection(), condition.key());
+    let found = seen.iter().find(|seen| seen.collection == *collection && seen.key == *key);
+    match (condition, found) {
+        (Condition::Version { .. } | Condition::Absent { .. }, Some(seen)) => {
+            Condition::Version { collection: collection.clone(), key: key.clone(), version: seen.version }
+        }
+        _ => condition.clone(),
+    }
+}
+
 type Accepted = (Arc<Txn>, Option<TxnId>, oneshot::Sender<Result<Receipt, SubmitError>>);
 type Closed = (TxnId, oneshot::Sender<Result<(), SubmitError>>);
 type Twin = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
@@ -868,7 +882,7 @@ mod tests {
         let mut retry = || {
             let (reply, answer) = oneshot::channel();
             answers.push(answer);
-            Request::Retry(id, reply)
+            Request::Retry(id, Vec::new(), reply)
         };
         let (first, second) = (retry(), retry());
         let (reply, mut dismissed) = oneshot::channel();

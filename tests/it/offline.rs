@@ -32,6 +32,51 @@ fn p07_offline_edits_on_two_replicas_with_conflicts_commit_or_are_rejected_visib
 }
 
 #[test]
+fn p08_a_rejected_write_is_applied_again_upon_what_is_there_now() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let (a, _b) = (fleet.member("a"), fleet.member("b"));
+    for key in ["k", "gone"] {
+        fleet.ok("a", &["put", "c", key, "--value", "\"first\""]);
+    }
+    fleet.converges(&["a", "b"]);
+    let version = |key: &str| {
+        let row = fleet.ok("d", &["get", "c", key, "--json"]);
+        let row: serde_json::Value = serde_json::from_str(&row).expect("JSON");
+        row["version"].to_string()
+    };
+    let versions = ["k", "gone"].map(version);
+    a.terminate();
+    // Made while cut off, upon what was there.
+    for (key, version) in ["k", "gone"].iter().zip(&versions) {
+        fleet.ok("a", &["put", "c", key, "--value", "\"mine\"", "--if-version", version, "--no-wait"]);
+    }
+    fleet.ok("b", &["put", "c", "k", "--value", "\"theirs\""]);
+    fleet.ok("b", &["delete", "c", "gone"]);
+    let _a = fleet.replica("a");
+    fleet.wait("both are rejected", || fleet.status("a")["rejected"] == 2);
+    let list = fleet.ok("a", &["outbox", "--json"]);
+    let id = |key: &str| {
+        let row = list.lines().find(|line| line.contains(&format!("\"key\":\"{key}\""))).expect("a row");
+        let row: serde_json::Value = serde_json::from_str(row).expect("JSON");
+        format!("{}/{}", row["id"]["origin"].as_str().expect("text"), row["id"]["counter"])
+    };
+    let (id, gone) = (id("k"), id("gone"));
+    let again = fleet.run("a", &["outbox", "retry", &id]);
+    assert_eq!(again.status.code(), Some(1), "as it was made it cannot be committed: {again:?}");
+    let shown = fleet.ok("a", &["outbox", "show", &id]);
+    assert!(shown.contains("theirs") && shown.contains("mine"), "{shown}");
+    let again = fleet.ok("a", &["outbox", "retry", &id, "--upon-present"]);
+    assert!(again.contains("theirs"), "what is overwritten is printed: {again}");
+    fleet.converges(&["a", "b"]);
+    assert_eq!(fleet.ok("b", &["get", "c", "k"]).trim(), "\"mine\"");
+    let refused = fleet.run("a", &["outbox", "retry", &gone, "--upon-present"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("was deleted since"), "{refused:?}");
+    assert!(!fleet.run("b", &["get", "c", "gone"]).status.success());
+    assert_eq!(fleet.status("a")["rejected"], 1);
+}
+
+#[test]
 fn p07_an_outbox_survives_restarts_while_cut_off() {
     let fleet = Fleet::new();
     let datastore = fleet.datastore();

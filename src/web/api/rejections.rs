@@ -2,25 +2,38 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DONE;
-use crate::model::{Origin, OriginCounter, TxnId};
+use crate::codec::admin::SeenVersion;
+use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Seq, TxnId};
 use crate::objects::afresh::{Maker, Refusal};
-use crate::objects::refusals;
+use crate::objects::dashboards::Dashboard;
+use crate::objects::preferences::Preference;
+use crate::objects::sharing::Shared;
 use crate::objects::store::Author;
+use crate::objects::{Stored, refusals};
 use crate::protocol::outbox::RejectedTxn;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
+use crate::web::input::Input;
 use crate::web::routes::{Route, delete, get, post};
 
 pub(in crate::web) fn routes() -> Vec<Route> {
     let this = Need::User(Right::Session);
     vec![
         get("/api/rejections", this, "Lists the caller's changes that were refused; to administrators, all.", list),
-        post("/api/rejections/{id}/retry", this, "Tries a refused change again.", retry),
+        get("/api/rejections/{id}", this, "Shows a refused change beside what is there now.", show),
+        post(
+            "/api/rejections/{id}/retry",
+            this,
+            "Tries a refused change again; with Upon, what `GET` gave, upon what is there now.",
+            retry,
+        ),
         delete("/api/rejections/{id}", this, "Takes a refused change off the list.", dismiss),
     ]
 }
@@ -82,11 +95,136 @@ fn check_rights(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiRes
     })
 }
 
-async fn retry(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+/// One object of a refused change.
+struct Compared {
+    seen: SeenVersion,
+    present: Bytes,
+    mine: Option<Bytes>,
+}
+
+/// What a refused change writes, beside what is there now. Only of changes that its author could make by hand at this moment:
+/// what is applied again overwrites what others have changed.
+fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<Vec<Compared>> {
+    let txn = &rejected.txn;
+    let mut all = Vec::new();
+    for op in &txn.ops {
+        let (collection, key) = (op.collection().clone(), op.key().clone());
+        let Some((present, as_read)) = app.store.raw(&collection, &key)? else {
+            return Err(ApiError::conflict("it was deleted since, and is not brought back by this: make it anew"));
+        };
+        let version = as_read.version();
+        let version = version.ok_or_else(|| ApiError::conflict("a later change of it still waits to be decided"))?;
+        let mine = op.value().cloned();
+        check_right(caller, collection.as_str(), key.as_str(), (&present, mine.as_ref()))?;
+        all.push(Compared { seen: SeenVersion { collection, key, version }, present, mine });
+    }
+    // What was read besides, and is not written, has to be as it was.
+    let is_written = |condition: &Condition| {
+        txn.ops.iter().any(|op| op.collection() == condition.collection() && op.key() == condition.key())
+    };
+    let is_of_read = |condition: &&Condition| matches!(condition, Condition::Version { .. }) && !is_written(condition);
+    if txn.conditions.iter().any(|condition| is_of_read(&condition)) || all.is_empty() {
+        return Err(not_again());
+    }
+    Ok(all)
+}
+
+fn not_again() -> ApiError {
+    ApiError::conflict(
+        "a change of this kind is not applied over those of others: read what is there, and make it anew",
+    )
+}
+
+/// Whether the caller may put `mine`, or nothing, in the place of `present`.
+fn check_right(
+    caller: &Caller,
+    collection: &str,
+    key: &str,
+    (present, mine): (&Bytes, Option<&Bytes>),
+) -> ApiResult<()> {
+    let person = &caller.person;
+    let denied = || ApiError::forbidden("you may not change this any more");
+    if collection == Preference::COLLECTION {
+        let is_own = key.split_once('/').is_some_and(|(uid, _)| uid == person.uid.to_string());
+        return if is_own || person.admin { Ok(()) } else { Err(denied()) };
+    }
+    if collection != Dashboard::COLLECTION {
+        return Err(not_again());
+    }
+    let read = |bytes: &Bytes| serde_json::from_slice::<Dashboard>(bytes).map_err(|_| not_again());
+    let present = read(present)?;
+    let Some(mine) = mine.map(read).transpose()? else {
+        return if present.is_owned_by(person) { Ok(()) } else { Err(denied()) };
+    };
+    if !present.is_writable_by(person) {
+        return Err(denied());
+    }
+    // A share that was taken away must not come back with what was written before.
+    let shared = |one: &Dashboard| (one.owner(), one.readers(), one.writers());
+    if shared(&mine) != shared(&present) {
+        return Err(ApiError::conflict(
+            "who may see or change it is not the same in both: read what is there, and make the change anew",
+        ));
+    }
+    Ok(())
+}
+
+async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let rejected = found(&app, &caller, &id)?;
     check_rights(&app, &caller, &rejected)?;
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let shown = |one: Compared| {
+        json!({
+            "Collection": one.seen.collection, "Key": one.seen.key, "Version": one.seen.version,
+            "Present": text(&one.present), "Mine": one.mine.as_ref().map(text),
+        })
+    };
+    let compared: Vec<Value> = compared(&app, &caller, &rejected)?.into_iter().map(shown).collect();
+    Ok(Json(json!({ "ID": id, "Upon": compared })))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Again {
+    upon: Vec<Seen>,
+}
+
+/// As `GET` gave it; the rest of it says nothing.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Seen {
+    collection: Collection,
+    key: Key,
+    version: Seq,
+}
+
+async fn retry(
+    State(app): State<AppRef>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Input(Again { upon }): Input<Again>,
+) -> ApiResult<Json<Value>> {
+    let rejected = found(&app, &caller, &id)?;
+    check_rights(&app, &caller, &rejected)?;
+    let now = match upon.is_empty() {
+        true => Vec::new(),
+        false => {
+            let now: Vec<SeenVersion> =
+                compared(&app, &caller, &rejected)?.into_iter().map(|compared| compared.seen).collect();
+            let is_seen = |now: &SeenVersion| {
+                let is_it = |seen: &Seen| {
+                    (&seen.collection, &seen.key, seen.version) == (&now.collection, &now.key, now.version)
+                };
+                upon.iter().any(is_it)
+            };
+            if !now.iter().all(is_seen) {
+                return Err(ApiError::overtaken("it was changed again since you looked at it: look again"));
+            }
+            now
+        }
+    };
     let spent = app.store.spend(&caller.author(), &rejected.txn.ops)?;
-    app.store.replica().retry(rejected.txn.id).await?;
+    app.store.replica().retry_upon(rejected.txn.id, now).await?;
     if let Some(spent) = spent {
         spent.keep();
     }

@@ -99,7 +99,7 @@ fn requests() -> Vec<Request> {
         Request::Enroll { name: name(), role: "admin".into(), ttl_s: 60, addresses: Vec::new(), replace: true },
         Request::Revoke { name: name(), remove: false },
         Request::Outbox,
-        Request::Retry { id: None },
+        Request::Retry { id: None, upon: Vec::new() },
         Request::Dismiss { id: None },
         Request::BlobList,
         Request::BlobStats,

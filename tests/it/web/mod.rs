@@ -1,6 +1,7 @@
 //! Webservers as their users and clients see them.
 
 mod accounts;
+mod again;
 mod bounds;
 mod browser;
 pub mod client;

@@ -173,6 +173,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("GET", "/api/log/collections", "a", ""),
     ("GET", "/api/log/object/{collection}/{key}", "a", ""),
     ("GET", "/api/rejections", "uma", ""),
+    ("GET", "/api/rejections/{id}", "uma", ""),
     ("POST", "/api/rejections/{id}/retry", "uma", ""),
     ("DELETE", "/api/rejections/{id}", "uma", ""),
     ("GET", "/api/objects/invalid", "a", ""),

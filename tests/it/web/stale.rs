@@ -20,7 +20,7 @@ fn done(answer: &super::client::Answer) {
 
 impl Site {
     /// Lets everything of b be committed before anything of a, after both have worked without the datastore.
-    fn heals_b_first(&mut self) {
+    pub fn heals_b_first(&mut self) {
         self.a.stop();
         self.start_datastore();
         self.fleet.wait("what b has is committed", || self.fleet.status("b")["outbox"] == 0);

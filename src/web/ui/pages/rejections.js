@@ -1,6 +1,8 @@
 // Changes that were made at this webserver and then refused: nobody's work disappears without a word.
-import { html, useEffect } from '../vendor/htm-preact-standalone.module.js';
-import { post, remove } from '../lib/api.js';
+import { html, useEffect, useState } from '../vendor/htm-preact-standalone.module.js';
+import { get, post, remove } from '../lib/api.js';
+import { Differences } from '../lib/differences.js';
+import { FormDialog } from '../lib/dialog.js';
 import { standing } from '../lib/events.js';
 import { useLive } from '../lib/live.js';
 import { useWatched } from '../lib/value.js';
@@ -13,7 +15,28 @@ async function dismiss(one) {
   return (await confirm({ title: 'Dismiss this change?', text, verb: 'Dismiss' })) && attempt(() => remove(address(one)), 'The change was dismissed.');
 }
 
+/** JSON as people read it; anything else as it is. */
+function readable(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text ?? '';
+  }
+}
+
+/** What is there now beside the change, which is applied upon exactly that. */
+function Again({ one, compared, onClose }) {
+  const action = () => post(`${address(one)}/retry`, { Upon: compared.Upon.map(({ Collection, Key, Version }) => ({ Collection, Key, Version })) });
+  return html`<${FormDialog} title="What is there now, compared with this change" verb="Apply again upon this" wide=${true} action=${action} onClose=${onClose}>
+    <p class="hint">What somebody else has changed meanwhile is overwritten as shown. Nothing that is changed after this is.</p>
+    ${compared.Upon.map((object) => html`<div key=${`${object.Collection}/${object.Key}`}><b>${object.Collection}/${object.Key}</b>
+      <${Differences} before=${readable(object.Present)} after=${object.Mine === null ? '' : readable(object.Mine)} /></div>`)}
+  <//>`;
+}
+
 export function Rejections({ me }) {
+  const [again, setAgain] = useState(null);
+  const compare = (one) => attempt(async () => setAgain({ one, compared: await get(address(one)) }));
   const live = useLive('/api/rejections', []);
   const { Rejected } = useWatched(standing);
   // Not a collection: its number is told with the webserver's standing.
@@ -31,6 +54,7 @@ export function Rejections({ me }) {
       title: 'Actions',
       kind: 'actions',
       cell: (one) => html`<button data-test="retry" onClick=${() => then(attempt(() => post(`${address(one)}/retry`), 'The change was sent again.'))}>Try again</button>
+        <button data-test="compare" onClick=${() => compare(one)}>Compare…</button>
         <button class="danger" data-test="delete" onClick=${() => then(dismiss(one))}>Dismiss</button>`,
     },
   ];
@@ -42,5 +66,6 @@ export function Rejections({ me }) {
     <${Loaded} live=${live}>
       <${Table} label="Rejected changes" columns=${columns} rows=${live.data ?? []} keyOf=${(one) => one.ID} nameOf=${(one) => one.What} empty="No change was rejected. There is nothing to do." />
     <//>
+    ${again && html`<${Again} ...${again} onClose=${() => then(Promise.resolve(setAgain(null)))} />`}
   <//>`;
 }

@@ -1,0 +1,152 @@
+//! A rejected transaction beside what is there now, and submitted again upon it.
+
+use std::path::Path;
+
+use crate::codec::admin::{OutboxItem, RejectedInfo, Request, SeenVersion};
+use crate::codec::jsonl::{parse_line, value_member};
+use crate::codec::message::Row;
+use crate::model::deletions::Named;
+use crate::model::{Condition, Op, TxnId};
+
+use super::client::{Client, Piece};
+use super::outbox::name;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// A rejected transaction with what is in the places that it is about.
+struct Compared {
+    info: RejectedInfo,
+    ops: Vec<Op>,
+    /// What it requires to be as it was read.
+    required: Vec<Named>,
+    present: Vec<(Named, Option<Present>)>,
+}
+
+struct Present {
+    version: crate::model::Seq,
+    value: bytes::Bytes,
+}
+
+impl Compared {
+    async fn of(client: &Client, id: TxnId) -> Result<Compared, CtlError> {
+        let items: Vec<OutboxItem> = client.items(&Request::Outbox).await?;
+        let found = items.into_iter().find_map(|item| match item {
+            OutboxItem::Rejected(info) if info.id == id => Some(info),
+            _ => None,
+        });
+        let missing = || CtlError::new(format!("no rejected transaction {}; `outbox` lists them", name(&id)));
+        let info = found.ok_or_else(missing)?;
+        let (ops, conditions) = parse_line(&info.txn.to_string()).map_err(CtlError::new)?;
+        let of_read = |condition: &Condition| matches!(condition, Condition::Version { .. });
+        let named = |condition: &Condition| (condition.collection().clone(), condition.key().clone());
+        let required: Vec<Named> = conditions.iter().filter(|condition| of_read(condition)).map(named).collect();
+        let mut places: Vec<Named> = ops.iter().map(|op| (op.collection().clone(), op.key().clone())).collect();
+        places.extend(required.iter().filter(|place| !ops.iter().any(|op| is_of(op, place))).cloned());
+        let mut present = Vec::new();
+        for place in places {
+            let found = look_up(client, &place).await?;
+            present.push((place, found));
+        }
+        Ok(Compared { info, ops, required, present })
+    }
+
+    fn print(&self, output: &mut Output, json: bool) -> CtlResult {
+        if !json {
+            output.line(&format!("rejected: {}", self.info.reason))?;
+        }
+        for (place, present) in &self.present {
+            let op = self.ops.iter().rev().find(|op| is_of(op, place));
+            let present_text = present.as_ref().map(|present| value_member(&present.value));
+            let mine = op.map(|op| op.value().map(|value| value_member(value)));
+            let version = present.as_ref().map(|present| present.version);
+            let (collection, key) = place;
+            if json {
+                output.json(&serde_json::json!({
+                    "collection": collection, "key": key, "version": version, "present": present_text,
+                    "writes": op.is_some(), "mine": mine.flatten(), "is_required_unchanged": self.required.contains(place),
+                }))?;
+                continue;
+            }
+            output.line(&format!("{collection}/{key}"))?;
+            let there = match (version, &present_text) {
+                (Some(version), Some(text)) => format!("version {version}: {text}"),
+                _ => "absent".to_owned(),
+            };
+            output.line(&format!("  now:    {there}"))?;
+            let mine = match mine {
+                None => "(only relied on)".to_owned(),
+                Some(None) => "deletes it".to_owned(),
+                Some(Some(text)) => text,
+            };
+            output.line(&format!("  change: {mine}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_of(op: &Op, (collection, key): &Named) -> bool {
+    op.collection() == collection && op.key() == key
+}
+
+async fn look_up(client: &Client, (collection, key): &Named) -> Result<Option<Present>, CtlError> {
+    let request = Request::Get { collection: collection.clone(), key: key.clone(), at: None };
+    let mut found = None;
+    client
+        .each(&request, |piece| {
+            if let Piece::Rows(rows) = piece {
+                found = rows.into_iter().next();
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(match found {
+        Some(Row::Object { version, value, .. }) => Some(Present { version, value }),
+        _ => None,
+    })
+}
+
+/// `outbox show`
+pub(super) async fn show(dir: &Path, json: bool, id: TxnId) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let compared = Compared::of(&client, id).await;
+    client.close().await;
+    let mut output = Output::new();
+    compared?.print(&mut output, json)?;
+    output.flush()
+}
+
+/// `outbox retry --upon-present`
+pub(super) async fn retry(dir: &Path, json: bool, id: TxnId) -> CtlResult {
+    let client = Client::open(dir).await?;
+    let compared = Compared::of(&client, id).await?;
+    let mut output = Output::new();
+    compared.print(&mut output, json)?;
+    output.flush()?;
+    let mut upon = Vec::new();
+    for (place, present) in compared.present.iter().filter(|(place, _)| compared.required.contains(place)) {
+        let (collection, key) = place.clone();
+        match present {
+            None => {
+                return Err(CtlError::new(format!(
+                    "{collection}/{key} was deleted since, and is not brought back by this: put it anew if it is wanted"
+                )));
+            }
+            Some(present) if present.version == crate::model::Seq::ZERO => {
+                return Err(CtlError::new(format!(
+                    "{collection}/{key} has a change that still waits: try again later"
+                )));
+            }
+            Some(present) => upon.push(SeenVersion { collection, key, version: present.version }),
+        }
+    }
+    let done: Result<Vec<TxnId>, _> = client.items(&Request::Retry { id: Some(id), upon }).await;
+    client.close().await;
+    let done = done?;
+    if !json {
+        output.line(&format!(
+            "submitted again upon what is there now, as {}",
+            done.iter().map(name).collect::<String>()
+        ))?;
+    }
+    output.flush()
+}

@@ -1,0 +1,78 @@
+//! A change that was rejected because somebody else changed the same meanwhile, applied again upon what is there now.
+
+use serde_json::{Value, json};
+
+use super::Site;
+use super::client::Client;
+
+/// The rejected change of that description.
+#[track_caller]
+fn rejection(client: &Client, what: &str) -> String {
+    let list = client.ok("GET", "/api/rejections");
+    let found = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|one| one["What"].as_str().is_some_and(|text| text.contains(what)));
+    format!("/api/rejections/{}", found.unwrap_or_else(|| panic!("{what}: {list}"))["ID"].as_str().expect("ID"))
+}
+
+fn upon(shown: &Value) -> Value {
+    json!({ "Upon": shown["Upon"] })
+}
+
+#[test]
+fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_nothing_else() {
+    let mut site = Site::new();
+    let (a, b) = site.admins();
+    let gid = a.made("/api/groups", &json!({ "Name": "readers" }));
+    let uid = a.made("/api/users", &json!({ "User": "dave", "Pass": "a plain horse", "Name": "Dave" }));
+    let dashboard = |name: &str| {
+        let made = a.made("/api/dashboards", &json!({ "Name": name, "GIDs": [gid], "Data": { "v": 1 } }));
+        format!("/api/dashboards/{made}")
+    };
+    let [plain, shared, gone] = ["plain", "shared", "gone"].map(dashboard);
+    let user = format!("/api/users/{uid}");
+    site.converges();
+    site.stop_datastore();
+    for path in [&plain, &shared, &gone] {
+        a.changed(path, &json!({ "Description": "mine" }));
+    }
+    a.changed(&user, &json!({ "Name": "mine" }));
+    b.changed(&plain, &json!({ "Description": "theirs" }));
+    b.changed(&shared, &json!({ "GIDs": [] }));
+    b.ok("DELETE", &gone);
+    b.changed(&user, &json!({ "Name": "theirs" }));
+    site.heals_b_first();
+    // As it was made it fails again, and stays on the list.
+    let one = rejection(&a, "dashboard plain");
+    let retried = a.post(&format!("{one}/retry"), &json!({}));
+    assert_eq!(retried.status, 409, "{}", retried.text());
+    // What is there is shown beside it, and somebody changes it once more before the answer.
+    let shown = a.ok("GET", &one);
+    let object = &shown["Upon"][0];
+    let texts = ["Present", "Mine"].map(|side| object[side].as_str().expect("text").to_owned());
+    assert!(texts[0].contains("theirs") && texts[1].contains("mine"), "{shown}");
+    b.changed(&plain, &json!({ "Description": "theirs, later" }));
+    site.converges();
+    let late = a.post(&format!("{one}/retry"), &upon(&shown));
+    assert_eq!(late.status, 409, "{}", late.text());
+    assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "nothing that was not shown is overwritten");
+    let shown = a.ok("GET", &one);
+    assert!(shown.to_string().contains("theirs, later"), "{shown}");
+    assert_eq!(a.post(&format!("{one}/retry"), &upon(&shown)).status, 200);
+    site.converges();
+    for client in [&a, &b] {
+        assert_eq!(client.ok("GET", &plain)["Description"], "mine");
+    }
+    assert_eq!(a.get(&one).status, 404, "it is off the list");
+    // A share that was taken away, what was deleted, and what decides about access do not come back in this way.
+    for (what, said) in [("dashboard shared", "who may see"), ("dashboard gone", "deleted"), ("dave", "make it anew")] {
+        let answer = a.get(&rejection(&a, what));
+        assert!(answer.status == 409 && answer.text().contains(said), "{what}: {}", answer.text());
+        let made_up = json!({ "Upon": [{ "Collection": "users", "Key": uid.to_string(), "Version": 1 }] });
+        assert_eq!(a.post(&format!("{}/retry", rejection(&a, what)), &made_up).status, 409, "{what}");
+    }
+    assert_eq!((a.ok("GET", &shared)["GIDs"].clone(), a.get(&gone).status), (json!([]), 404));
+    assert_eq!(a.ok("GET", &user)["Name"], "theirs");
+}
