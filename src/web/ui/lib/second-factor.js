@@ -111,7 +111,9 @@ export function Prove({ user, isSet, verb, action, children }) {
 }
 
 /** Sets an app up, or another one in its place, from within a session. */
-export function SetUpDialog({ user, isSet, onClose }) {
+export function SetUpDialog({ user, isSet: isSetNow, onClose }) {
+  // What it is for stays as it was when it was opened.
+  const [isSet] = useState(isSetNow);
   const [step, setStep] = useState({ name: 'prove' });
   const begin = async (proof) => {
     const begun = await post(SETUP, proof, QUIET);

@@ -4,18 +4,18 @@ import { CodeField, SetUp, useAction } from '../lib/second-factor.js';
 import { load, signIn } from '../lib/session.js';
 import { Field } from '../lib/ui.js';
 
-/** Whoever listens instead of looking learns that something else is asked for. */
+/** When something else is asked for, the focus goes to its field, or to the heading where there is none. */
 function Door({ title, children }) {
-  const head = useRef(null);
+  const card = useRef(null);
   const isFirst = useRef(true);
   useEffect(() => {
     document.title = `${title === 'Gravwell' ? 'Sign in' : title} – Gravwell`;
-    if (!isFirst.current) head.current?.focus();
+    if (!isFirst.current) (card.current.querySelector('input') ?? card.current.querySelector('h1')).focus();
     isFirst.current = false;
   }, [title]);
   return html`<main class="door">
-    <div class="card">
-      <h1 ref=${head} tabindex="-1">${title}</h1>
+    <div class="card" ref=${card}>
+      <h1 tabindex="-1">${title}</h1>
       ${children}
     </div>
   </main>`;
