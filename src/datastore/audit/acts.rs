@@ -7,9 +7,11 @@ use crate::codec::admin::Request;
 use crate::codec::audit::Act;
 use crate::datastore::admin::Caller;
 use crate::datastore::shared::now_ms;
+use crate::model::Collection;
+use crate::model::exposure::{self, Exposure};
 use crate::trust::Role;
 
-/// An act, and whether it changes anything: then it is recorded before it is done.
+/// An act, and whether it changes anything or gives away what opens something: then it is recorded before it is done.
 pub(in crate::datastore) struct Asked {
     pub act: Act,
     pub is_change: bool,
@@ -58,14 +60,20 @@ pub(in crate::datastore) fn of_request(caller: &Caller, request: &Request) -> Op
 fn described_request(request: &Request) -> Option<(&'static str, String, bool)> {
     let at = |at: &Option<crate::model::Seq>| at.map_or_else(String::new, |at| format!(" as of {at}"));
     let read = |what: String| Some(("read", what, false));
+    // Who reads what opens something is recorded before it is given, however many ask at a time.
+    let read_of = |collection: &Collection, what: String| {
+        Some(("read", what, exposure::of(collection.as_str()) == Exposure::Secret))
+    };
     match request {
-        Request::Get { collection, key, at: seq } => read(format!("{collection}/{key}{}", at(seq))),
-        Request::List { collection, prefix, .. } => read(format!("the objects of {collection} {prefix}")),
-        Request::Tail { from, follow, .. } => {
-            read(format!("the log after {from}{}", if *follow { ", on and on" } else { "" }))
+        Request::Get { collection, key, at: seq } => read_of(collection, format!("{collection}/{key}{}", at(seq))),
+        Request::List { collection, prefix, .. } => {
+            read_of(collection, format!("the objects of {collection} {prefix}"))
         }
-        Request::History { collection, key } => read(format!("the history of {collection}/{key}")),
-        Request::Record { seq } => read(format!("record {seq} of the log")),
+        Request::Tail { from, follow, .. } => {
+            Some(("read", format!("the log after {from}{}", if *follow { ", on and on" } else { "" }), true))
+        }
+        Request::History { collection, key } => read_of(collection, format!("the history of {collection}/{key}")),
+        Request::Record { seq } => Some(("read", format!("record {seq} of the log"), true)),
         Request::Audit { from, .. } if *from == crate::model::Seq::ZERO => read("the audit".into()),
         Request::Export { at: seq } => Some(("export", format!("the whole state{}", at(seq)), true)),
         Request::Copy { .. } => Some(("backup", "a copy of the log".into(), true)),
@@ -130,5 +138,22 @@ mod tests {
         assert_eq!(described(0, Some("1000\n")), "uid 0 of this host, logged in as uid 1000");
         assert_eq!(described(7, Some("4294967295")), "uid 7 of this host");
         assert_eq!(described(7, None), "uid 7 of this host");
+    }
+
+    #[test]
+    fn p14_whoever_reads_secrets_is_recorded_before_they_are_given() {
+        let name = MemberName::new("ops").expect("name");
+        let caller = Caller { name, role: Role::Admin, from: "192.0.2.1".into() };
+        let get = |collection: &str| Request::Get {
+            collection: Collection::new(collection).expect("a name"),
+            key: crate::model::Key::new("1").expect("a key"),
+            at: None,
+        };
+        let is_first = |request: &Request| of_request(&caller, request).expect("an act").is_change;
+        assert!(is_first(&get("passwords")) && is_first(&get("of-a-later-version")));
+        assert!(!is_first(&get("dashboards")));
+        let (from, to) = (crate::model::Seq(0), None);
+        assert!(is_first(&Request::Tail { from, to, follow: false }));
+        assert!(is_first(&Request::Record { seq: crate::model::Seq(1) }));
     }
 }
