@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::dashboards::Dashboard;
-use super::history::Entry;
 use super::notifications::Notification;
 use super::record::Stored;
 use super::resources::Resource;
@@ -31,14 +30,8 @@ const BELIEVED_FULL: Duration = Duration::from_secs(2);
 /// Counts that are remembered.
 const REMEMBERED_MAX: usize = 4096;
 
-/// Kinds that are bounded, and whether their keys begin with the owner.
-const BOUNDED: [(&str, bool); 5] = [
-    (Dashboard::COLLECTION, false),
-    (Resource::COLLECTION, false),
-    (Search::COLLECTION, false),
-    (Notification::COLLECTION, false),
-    (Entry::COLLECTION, true),
-];
+/// Kinds that are bounded. Histories have a bound of their own, at which the oldest entries go: no search is refused for them.
+const BOUNDED: [&str; 4] = [Dashboard::COLLECTION, Resource::COLLECTION, Search::COLLECTION, Notification::COLLECTION];
 
 /// Objects and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,10 +121,7 @@ struct Owned {
     uid: i32,
 }
 
-fn owner(is_in_key: bool, key: &str, value: &[u8]) -> Option<i32> {
-    if is_in_key {
-        return key.split_once('/')?.0.parse().ok();
-    }
+fn owner(value: &[u8]) -> Option<i32> {
     serde_json::from_slice::<Owned>(value).ok().map(|owned| owned.uid)
 }
 
@@ -152,10 +142,9 @@ impl Quotas {
         let mut added: HashMap<Of, Amount> = HashMap::new();
         for op in ops {
             let collection = op.collection().as_str();
-            let Some((kind, is_in_key)) = BOUNDED.iter().find(|(kind, _)| *kind == collection) else { continue };
-            let key = op.key().as_str();
+            let Some(kind) = BOUNDED.into_iter().find(|kind| *kind == collection) else { continue };
             let before = store.raw(op.collection(), op.key())?;
-            let of = |value: &[u8]| owner(*is_in_key, key, value).map(|uid| (uid, Amount::of(value.len())));
+            let of = |value: &[u8]| owner(value).map(|uid| (uid, Amount::of(value.len())));
             if let Some((uid, amount)) = before.and_then(|(value, _)| of(&value)) {
                 let sum = added.entry((uid, kind)).or_default();
                 *sum = sum.minus(amount);
@@ -169,13 +158,11 @@ impl Quotas {
     }
 
     fn count(store: &Store, (uid, kind): Of) -> Result<Amount, StoreError> {
-        let is_in_key = BOUNDED.iter().any(|(bounded, is_in_key)| *bounded == kind && *is_in_key);
-        let prefix = if is_in_key { format!("{uid}/") } else { String::new() };
         let collection = Collection::new(kind).map_err(|error| StoreError::BadKey(error.to_string()))?;
         let mut sum = Amount::default();
         aside::run(|| {
-            store.replica().each(&collection, &prefix, |key, object| {
-                if owner(is_in_key, key.as_str(), &object.value) == Some(uid) {
+            store.replica().each(&collection, "", |_, object| {
+                if owner(&object.value) == Some(uid) {
                     sum = sum.plus(Amount::of(object.value.len()));
                 }
                 ControlFlow::Continue(())
@@ -297,9 +284,8 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_found_in_values_and_keys() {
-        assert_eq!(owner(false, "5", br#"{"ID":5,"UID":7,"Data":{"UID":8}}"#), Some(7));
-        assert_eq!(owner(true, "7/a", b"anything"), Some(7));
-        assert_eq!((owner(false, "5", b"{}"), owner(true, "x", b"{}")), (None, None));
+    fn owners_are_found_in_values() {
+        assert_eq!(owner(br#"{"ID":5,"UID":7,"Data":{"UID":8}}"#), Some(7));
+        assert_eq!((owner(b"{}"), owner(b"x")), (None, None));
     }
 }

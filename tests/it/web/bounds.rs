@@ -58,6 +58,10 @@ fn p15_what_one_user_keeps_is_bounded() {
     carol.changed(&first, &dashboard(10));
     carol.made("/api/dashboards", &dashboard(600_000));
     is_too_much(&carol.put(&first, &dashboard(600_000)), "User-Objects-MB");
+    // Histories have a bound of their own, at which the oldest entries go.
+    for n in 0..7 {
+        bob.made("/api/searchhistory", &json!({ "UserQuery": format!("q{n}") }));
+    }
     // Administrators import for everybody.
     for _ in 0..7 {
         admin.made("/api/dashboards", &dashboard(300_000));
