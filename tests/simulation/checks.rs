@@ -1,19 +1,19 @@
 //! Looking at the world with the oracle's eyes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use gravwell::codec::message::Bookmark;
 use gravwell::datastore::open;
 use gravwell::env::Fs;
-use gravwell::model::{Collection, Seq, Txn, TxnId, Withheld};
+use gravwell::model::{Collection, Key, Seq, Txn, TxnId, Withheld};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
 use super::datastore::{LOG, Running, SEGMENT_BYTES, redaction};
 use super::network::MS;
-use super::oracle::{Checked, Held, Name, Violation, broken};
+use super::oracle::{Checked, Row, View, Violation, broken};
 use super::world::{Truth, World};
 
 /// Most bytes that an object takes in a compacted log, beside its name and value.
@@ -30,13 +30,11 @@ fn named(collection: &str) -> Collection {
     Collection::new(collection).expect("name")
 }
 
-fn objects(state: &StateStore) -> Result<Vec<(Name, Held)>, String> {
+fn objects(state: &StateStore) -> Result<Vec<Row>, String> {
     let view = state.snapshot().map_err(|error| error.to_string())?;
-    let rows = view.objects().map(|row| {
-        row.map(|(collection, key, object)| {
-            ((collection.as_str().to_owned(), key.as_str().to_owned()), (object.value, object.version))
-        })
-    });
+    let rows = view
+        .objects()
+        .map(|row| row.map(|(collection, key, object)| (collection, key, (object.value, object.version))));
     rows.collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
@@ -54,7 +52,7 @@ impl World {
         if meta.is_redacted {
             self.add_withheld(who, state, &mut rows)?;
         }
-        self.oracle.state(who, meta.seq, rows.into_iter())?;
+        self.oracle.state(who, meta.seq, &rows)?;
         // Damaged rows of deletions are refused where they are read, and found by the last look.
         if let Ok(deletions) = state.snapshot().and_then(|view| view.deletions()) {
             self.oracle.deletions(who, meta.seq, &deletions)?;
@@ -63,10 +61,10 @@ impl World {
     }
 
     /// A redacted state holds no hidden value, and of each what it adds to the digest. The model's own values are added to `rows`.
-    fn add_withheld(&self, who: &str, state: &StateStore, rows: &mut Vec<(Name, Held)>) -> Checked {
+    fn add_withheld(&self, who: &str, state: &StateStore, rows: &mut Vec<Row>) -> Checked {
         let redaction = redaction();
-        if let Some((name, _)) = rows.iter().find(|((collection, _), _)| redaction.hides(&named(collection))) {
-            broken!("{who} is a reader, and holds the value of {name:?}");
+        if let Some((collection, key, _)) = rows.iter().find(|(collection, ..)| redaction.hides(collection)) {
+            broken!("{who} is a reader, and holds the value of {:?}", (collection.as_str(), key.as_str()));
         }
         let unread = |error: gravwell::state::StateError| Violation(format!("{who} cannot be read: {error}"));
         let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();
@@ -81,7 +79,7 @@ impl World {
             if (&told, version) != (&withheld.object, withheld.version) {
                 broken!("{who} at {seq}: of {name:?} it has {withheld:?}, should have {told:?} at {version}");
             }
-            rows.push((name, (value, version)));
+            rows.push((withheld.object.collection, withheld.object.key, (value, version)));
         }
         Ok(())
     }
@@ -137,9 +135,11 @@ impl World {
         let known: BTreeSet<TxnId> = oracle.rejected(number, head).intersection(&rejected).copied().collect();
         let found: Vec<TxnId> = pending.iter().map(|txn| txn.id).collect();
         let is_gone = |id: &&TxnId| !found.contains(id);
-        let dismissed = oracle.dismissed.iter().filter(|id| !oracle.unsure.contains(id) || is_gone(id));
-        let dealt_with = oracle.unsure.iter().filter(is_gone).chain(dismissed);
-        let known: BTreeSet<TxnId> = known.into_iter().chain(dealt_with.copied()).collect();
+        let is_unsure = |id: &&TxnId| oracle.unsure.contains(id);
+        let is_dealt_with =
+            |id: &&TxnId| (is_unsure(id) && is_gone(id)) || (oracle.dismissed.contains(id) && !is_unsure(id));
+        let undecided = oracle.pending(number, seq).map(|(id, _)| id);
+        let known: BTreeSet<TxnId> = known.into_iter().chain(undecided.filter(is_dealt_with).copied()).collect();
         let expected: Vec<TxnId> =
             oracle.pending(number, seq).map(|(id, _)| *id).filter(|id| !known.contains(id)).collect();
         if expected != found {
@@ -161,7 +161,7 @@ impl World {
             let redaction = redaction();
             view.retain(|(collection, _), (_, version)| version.is_none() || !redaction.hides(&named(collection)));
         }
-        let mut seen = BTreeMap::new();
+        let mut seen = Vec::new();
         for collection in ["dashboards", "users"] {
             let rows = running.stepped.scan(&Collection::new(collection).expect("name"), "");
             let rows = match rows {
@@ -169,13 +169,15 @@ impl World {
                 Err(_) if is_damaged && running.stepped.wants_resync() => return Ok(()),
                 Err(error) => broken!("{who} cannot be read: {error}"),
             };
-            for (key, object) in rows {
-                seen.insert((collection.to_owned(), key.as_str().to_owned()), (object.value, object.version));
-            }
+            seen.extend(rows.into_iter().map(|(key, object)| (collection, key, (object.value, object.version))));
         }
-        if view != seen {
+        let is_right =
+            |(collection, key, shown): &(&str, Key, _)| view.get(&(*collection, key.as_str())) == Some(shown);
+        if seen.len() != view.len() || !seen.iter().all(is_right) {
+            let seen: View<'_> =
+                seen.iter().map(|(collection, key, shown)| ((*collection, key.as_str()), shown.clone())).collect();
             let differs = view.keys().chain(seen.keys()).find(|object| view.get(*object) != seen.get(*object));
-            let object = differs.cloned().unwrap_or_default();
+            let object = differs.copied().unwrap_or_default();
             broken!("{who} at {seq} shows {object:?} as {:?}, should be {:?}", seen.get(&object), view.get(&object));
         }
         Ok(())

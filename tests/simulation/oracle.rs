@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use gravwell::model::{
-    Condition, Deletions, Digest, Entry, EntryBody, MemberName, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+    Collection, Condition, Deletions, Digest, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Reason,
+    Seq, Txn, TxnId,
 };
 use gravwell::replica::Draft;
 
@@ -13,6 +14,10 @@ use gravwell::replica::Draft;
 pub type Name = (String, String);
 /// Value and version.
 pub type Held = (Bytes, Seq);
+/// An object of a committed state.
+pub type Row = (Collection, Key, Held);
+/// What a client reads: by collection and key the value, and the version unless it waits.
+pub type View<'a> = BTreeMap<(&'a str, &'a str), (Bytes, Option<Seq>)>;
 
 /// A transaction that a client was told is safe.
 #[derive(Clone)]
@@ -308,20 +313,20 @@ impl Oracle {
     }
 
     /// Somebody's committed state, whole.
-    pub fn state(&mut self, who: &str, seq: Seq, objects: impl Iterator<Item = (Name, Held)>) -> Checked {
+    pub fn state(&mut self, who: &str, seq: Seq, objects: &[Row]) -> Checked {
         self.checks += 1;
         let Some(expected) = usize::try_from(seq.0).ok().and_then(|seq| self.sums.get(seq)).copied() else {
             broken!("{who} shows sequence {seq}, which was never shown to anyone");
         };
-        let mut sum = 0_u64;
-        let mut held = BTreeMap::new();
-        for (object, (value, version)) in objects {
-            sum = sum.wrapping_add(worth(&object.0, &object.1, &value, version));
-            held.insert(object, (value, version));
-        }
+        let worth_of =
+            |(collection, key, (value, version)): &Row| worth(collection.as_str(), key.as_str(), value, *version);
+        let sum = objects.iter().map(worth_of).fold(0_u64, u64::wrapping_add);
         if sum == expected {
             return Ok(());
         }
+        let named =
+            |(collection, key, held): &Row| ((collection.as_str().to_owned(), key.as_str().to_owned()), held.clone());
+        let held: BTreeMap<Name, Held> = objects.iter().map(named).collect();
         for object in self.names().chain(held.keys()) {
             let (is, should) = (held.get(object).cloned(), self.at(object, seq));
             if is != should {
@@ -339,10 +344,15 @@ impl Oracle {
             let (at, value) = versions.get(end.checked_sub(1)?)?;
             (value.is_none() && *at > known.complete_after()).then_some(*at)
         };
-        let expected = self.versions.iter().filter_map(|(name, versions)| Some((name.clone(), last(versions)?)));
-        let expected: BTreeMap<Name, Seq> = expected.collect();
-        let found = known.rows().map(|(at, (collection, key))| ((collection.to_string(), key.as_str().to_owned()), at));
-        let found: BTreeMap<Name, Seq> = found.collect();
+        // By name on both sides, and each name once.
+        let expected: Vec<(&str, &str, Seq)> = self
+            .versions
+            .iter()
+            .filter_map(|((collection, key), versions)| Some((collection.as_str(), key.as_str(), last(versions)?)))
+            .collect();
+        let found = known.rows().map(|(at, (collection, key))| (collection.as_str(), key.as_str(), at));
+        let mut found: Vec<(&str, &str, Seq)> = found.collect();
+        found.sort_unstable();
         if found != expected {
             let after = known.complete_after();
             broken!("{who} at {seq} knows the deletions {found:?} after {after}, should know {expected:?}");
@@ -351,24 +361,18 @@ impl Oracle {
     }
 
     /// What a client of `replica` must read, given that its state is at `seq`.
-    pub fn view(
-        &self,
-        replica: usize,
-        seq: Seq,
-        known_rejected: &BTreeSet<TxnId>,
-    ) -> BTreeMap<Name, (Bytes, Option<Seq>)> {
-        let mut view = BTreeMap::new();
-        for object in self.names() {
-            if let Some((value, version)) = self.at(object, seq) {
-                view.insert(object.clone(), (value, Some(version)));
-            }
-        }
+    pub fn view(&self, replica: usize, seq: Seq, known_rejected: &BTreeSet<TxnId>) -> View<'_> {
+        let present = |object: &'_ Name| self.at(object, seq).map(|(value, version)| (value, Some(version)));
+        let names = self.versions.keys();
+        let mut view: View<'_> =
+            names.filter_map(|object| Some(((object.0.as_str(), object.1.as_str()), present(object)?))).collect();
         let pending = self.pending(replica, seq).filter(|(id, _)| !known_rejected.contains(*id));
         for accepted in pending.map(|(_, accepted)| accepted) {
             for op in &accepted.ops {
+                let object = (op.collection().as_str(), op.key().as_str());
                 match op.value() {
-                    Some(value) => view.insert(name(op), (value.clone(), None)),
-                    None => view.remove(&name(op)),
+                    Some(value) => view.insert(object, (value.clone(), None)),
+                    None => view.remove(&object),
                 };
             }
         }
