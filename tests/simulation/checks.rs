@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gravwell::codec::message::Bookmark;
 use gravwell::datastore::open;
 use gravwell::env::Fs;
-use gravwell::model::{Collection, Key, Seq, Txn, TxnId, Withheld};
+use gravwell::model::{Collection, EntryBody, Key, Seq, Txn, TxnId, Withheld};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
 
@@ -20,6 +20,8 @@ use super::world::{Truth, World};
 const OBJECT_BYTES: u64 = 200;
 /// Most bytes that is kept of an origin.
 const ORIGIN_BYTES: u64 = 200;
+/// Most bytes that are kept of a rejection, which may be remembered for ever when its origin ends without having written it down.
+const REJECTION_BYTES: u64 = 120;
 
 /// The collections that clients use.
 pub fn collections() -> [Collection; 2] {
@@ -398,10 +400,14 @@ impl World {
             names.filter_map(|name| self.disks.fs.contents(&Path::new(LOG).join(name)).ok()).map(|c| c.len()).sum();
         let (live, origins) = self.oracle.live();
         let objects = self.oracle.names().count() as u64;
-        let bound = live + objects * OBJECT_BYTES + origins * ORIGIN_BYTES + 2 * SEGMENT_BYTES;
+        let rejections =
+            self.oracle.history.iter().filter(|entry| matches!(entry.body, EntryBody::Reject { .. })).count();
+        let of_origins = origins * ORIGIN_BYTES + rejections as u64 * REJECTION_BYTES;
+        let bound = live + objects * OBJECT_BYTES + of_origins + 2 * SEGMENT_BYTES;
         if bytes as u64 > bound {
             broken!(
-                "a compacted log of {live} bytes in {objects} objects and {origins} origins has {bytes} bytes, more than {bound}"
+                "a compacted log of {live} bytes in {objects} objects, {origins} origins and {rejections} rejections has {bytes} \
+                 bytes, more than {bound}"
             );
         }
         Ok(())
