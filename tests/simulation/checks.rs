@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use gravwell::codec::message::Bookmark;
 use gravwell::datastore::open;
-use gravwell::env::Fs;
 use gravwell::model::{Collection, EntryBody, Key, Seq, Txn, TxnId, Withheld};
 use gravwell::state::StateStore;
 use gravwell::trust::Role;
@@ -394,17 +393,16 @@ impl World {
             broken!("the log cannot be compacted up to {target}");
         }
         while !super::datastore::step_compaction(running).map_err(Violation)? {}
-        let names = self.disks.fs.list(Path::new(LOG)).unwrap_or_default();
-        let names = names.iter().filter(|name| name.ends_with(".log") && !name.contains("open"));
-        let bytes: usize =
-            names.filter_map(|name| self.disks.fs.contents(&Path::new(LOG).join(name)).ok()).map(|c| c.len()).sum();
+        // What a compaction replaced, and could not remove because the disk failed, goes with the next start.
+        let segments = running.reader.segments();
+        let bytes: u64 = segments.iter().filter(|segment| segment.sealed).map(|segment| segment.bytes).sum();
         let (live, origins) = self.oracle.live();
         let objects = self.oracle.names().count() as u64;
         let rejections =
             self.oracle.history.iter().filter(|entry| matches!(entry.body, EntryBody::Reject { .. })).count();
         let of_origins = origins * ORIGIN_BYTES + rejections as u64 * REJECTION_BYTES;
         let bound = live + objects * OBJECT_BYTES + of_origins + 2 * SEGMENT_BYTES;
-        if bytes as u64 > bound {
+        if bytes > bound {
             broken!(
                 "a compacted log of {live} bytes in {objects} objects, {origins} origins and {rejections} rejections has {bytes} \
                  bytes, more than {bound}"

@@ -49,6 +49,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (7555, "a journal's head that was opened on a full disk was written over where it was durable"),
     (1701, "the oracle counted on what a damaged state had reported, once the directory was replaced"),
     (7731, "the oracle knew how far a state had come from its mark alone"),
+    (8276, "the oracle counted segments that a compaction replaced and could not remove"),
     (6293, "the oracle did not count the rejections that are remembered of origins that ended"),
     (6078, "a state that was known to differ said of a committed transaction that it is another one"),
     (6725, "a state that was known to differ said of a committed transaction that it is another one"),
