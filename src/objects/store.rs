@@ -433,7 +433,7 @@ impl Store {
     /// When a condition fails, here or at the datastore, or the local disk refuses.
     pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
         let spent = if writes.is_unmetered() { None } else { self.spend(author, writes.ops())? };
-        let committed = match self.submit(author, what, &writes).await {
+        let committed = match self.begin(author, what, &writes).await {
             Ok(receipt) => self.decision(receipt, &writes).await,
             Err(error) => Err(error),
         };
@@ -448,7 +448,7 @@ impl Store {
     ///
     /// # Errors
     /// When a condition fails here, or the local disk refuses.
-    pub async fn submit(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
+    pub async fn begin(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let note = author.note()?;
         let draft = Draft { ops: writes.ops().to_vec(), conditions: writes.conditions(), note, ..Draft::default() };

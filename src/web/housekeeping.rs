@@ -65,7 +65,7 @@ async fn clear(app: &AppRef, work: &Record<Cleaning>) -> Result<(), CommitError>
         let sliced = tokio::task::spawn_blocking(slicing).await;
         let ((writes, is_end), moved) = sliced.map_err(|error| CommitError::Conflict(error.to_string()))??;
         (cursor, is_last) = (moved, is_end);
-        match app.store.submit(&Author::default(), "clear away what was deleted", &writes).await {
+        match app.store.begin(&Author::default(), "clear away what was deleted", &writes).await {
             Ok(receipt) => under_way.push_back((receipt, writes)),
             Err(CommitError::Conflict(_) | CommitError::Changed(_)) => is_last = true,
             Err(error) => return Err(error),
