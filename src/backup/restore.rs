@@ -46,9 +46,9 @@ pub enum RestoreError {
     NotEmpty(PathBuf),
     /// The index that is left of a lost log holds more than the backup.
     #[error(
-        "{path}, the state index that is left of the log, is at sequence {index} and holds what the backup, which gives {restored}, \
-         has not: nothing was changed. Rebuild from the index, `gravwell-logctl repair --from {path} --accept-loss`; or say --replace, and the index is \
-         kept beside the restored log", path = path.display()
+        "{path}, the state index that is left of the log, is at sequence {index}, and the backup gives {restored}: the index holds \
+         what the backup has not, and nothing was changed. Rebuild from the index, `gravwell-logctl repair --from {path} \
+         --accept-loss`; or say --replace, and the index is kept beside the restored log", path = path.display()
     )]
     IndexHasMore {
         /// The index.

@@ -206,7 +206,9 @@ impl Outbox {
         }
         let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
         let certain = self.pending.iter().filter(|(place, txn)| self.is_certain(**place, txn.id));
-        for txn in again.into_iter().chain(certain.map(|(_, txn)| Arc::clone(txn))) {
+        // What is pushed again was given conditions on the log that goes on; what is pending has those it was made upon.
+        let again = again.into_iter().map(|txn| (txn, true));
+        for (txn, is_again) in again.chain(certain.map(|(_, txn)| (Arc::clone(txn), false))) {
             let (origin, counter) = (txn.id.origin, txn.id.counter);
             if counter <= decided_of(&origin) {
                 continue;
@@ -221,7 +223,7 @@ impl Outbox {
             }
             last.counter = last.counter.next();
             rebase.renumbered(txn.id, *last);
-            let conditions = rebase.conditions(&txn);
+            let conditions = if is_again { rebase.marks(&txn) } else { rebase.conditions(&txn) };
             // What it says of rejections, it says of another history.
             outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), conditions, ..Txn::clone(&txn) }));
         }

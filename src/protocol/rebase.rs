@@ -33,26 +33,38 @@ impl Rebase {
         }
     }
 
-    /// The conditions of `txn`, for the log that goes on.
+    /// The conditions of `txn`, which was made upon the history that was lost, for the log that goes on.
     pub(super) fn conditions(&self, txn: &Txn) -> Vec<Condition> {
-        txn.conditions.iter().map(|condition| self.condition(condition)).collect()
+        txn.conditions.iter().map(|condition| self.version(condition).unwrap_or_else(|| self.mark(condition))).collect()
     }
 
-    fn condition(&self, condition: &Condition) -> Condition {
-        let Condition::Version { collection, key, version } = condition else { return condition.clone() };
-        let written_by = |id| Condition::written_by(collection.clone(), key.clone(), id);
-        if condition.mark().is_some() {
-            return self.marks.get(version).map_or_else(|| condition.clone(), |id| written_by(*id));
-        }
-        if *version <= self.shared_to {
-            return condition.clone();
+    /// The conditions of `txn`, whose versions are those of the log that goes on.
+    pub(super) fn marks(&self, txn: &Txn) -> Vec<Condition> {
+        txn.conditions.iter().map(|condition| self.mark(condition)).collect()
+    }
+
+    /// A condition upon a transaction, under the identity that this one has now.
+    fn mark(&self, condition: &Condition) -> Condition {
+        let renumbered = condition.mark().and_then(|mark| self.marks.get(&mark));
+        let (collection, key) = (condition.collection(), condition.key());
+        renumbered.map_or_else(|| condition.clone(), |id| Condition::written_by(collection.clone(), key.clone(), *id))
+    }
+
+    /// What becomes of a condition upon a version of the lost part.
+    fn version(&self, condition: &Condition) -> Option<Condition> {
+        let Condition::Version { collection, key, version } = condition else { return None };
+        if condition.mark().is_some() || *version <= self.shared_to {
+            return None;
         }
         // An own write is known by its identity. Where it is not pushed again, nothing is written under that identity.
         let writes_it = |txn: &&Arc<Txn>| txn.ops.iter().any(|op| (op.collection(), op.key()) == (collection, key));
-        match self.lost.get(version).filter(writes_it) {
-            Some(txn) => written_by(self.marks.get(&txn.id.mark()).copied().unwrap_or(txn.id)),
-            None => Condition::upon_lost(collection.clone(), key.clone()),
-        }
+        let id = self.lost.get(version).filter(writes_it).map(|txn| txn.id);
+        let id = id.map(|id| self.marks.get(&id.mark()).copied().unwrap_or(id));
+        let (collection, key) = (collection.clone(), key.clone());
+        Some(match id {
+            Some(id) => Condition::written_by(collection, key, id),
+            None => Condition::upon_lost(collection, key),
+        })
     }
 }
 
@@ -119,6 +131,9 @@ mod tests {
         assert_eq!(conditions(&outbox.requeued(&BTreeMap::new(), kept, SHARED_TO, fresh)), wanted);
         // It is archived: what fills its place writes nothing.
         assert_eq!(conditions(&outbox.requeued(&BTreeMap::new(), Vec::new(), SHARED_TO, fresh)), wanted);
+        // What is pushed again says which version it expects in the log that goes on.
+        let again = vec![txn(1, vec![version(11)])];
+        assert_eq!(conditions(&outbox.requeued(&BTreeMap::new(), again, SHARED_TO, fresh))[0], version(11));
         assert!(lost.is_upon_lost() && (0..=20).all(|seq| !lost.holds(Some(Seq(seq)))));
     }
 

@@ -49,7 +49,7 @@ fn p13_a_restore_does_not_pass_over_an_index_that_cannot_be_read() {
     fs::rename(&aside, &state).expect("renames");
     let before = tree(&state);
     let output = fleet.run("d", &["restore", &place]);
-    assert!(said(&output).contains("is at sequence 2 and holds what the backup"), "{}", said(&output));
+    assert!(said(&output).contains("is at sequence 2, and the backup gives 1"), "{}", said(&output));
     assert!(tree(&state) == before && !fleet.dir("d/log").exists());
     // One that is damaged proves nothing, and is kept.
     let damage = |path: &Path| fs::write(path, "damaged").expect("writes");

@@ -196,7 +196,7 @@ fn p13_a_restore_does_not_pass_over_an_index_of_another_branch() {
     let refused = fleet.run("d", &["restore", &place]);
     let text = said(&refused);
     assert_eq!(refused.status.code(), Some(1), "{text}");
-    assert!(text.contains("holds what the backup") && text.contains("repair --from"), "{text}");
+    assert!(text.contains("the index holds what the backup has not") && text.contains("repair --from"), "{text}");
     assert!(!fleet.dir("d/log").exists());
     // As it is told.
     fleet.ok("d", &["repair", "--from", &path(&fleet, "d/state"), "--accept-loss"]);

@@ -148,7 +148,7 @@ fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
     std::fs::remove_dir_all(fleet.dir("d")).expect("removes");
     let place = fleet.dir("r").display().to_string();
     let said = fleet.ok("d", &["recover", "--new-authority", "--from", &place]);
-    assert!(said.contains("LOST: 3 objects"), "{said}");
+    assert!(said.contains("LOST: 6 objects"), "{said}");
     let _datastore = fleet.datastore();
     fleet.ok("d", &["verify"]);
     assert_eq!(fleet.ok("d", &["get", "users", "1"]).trim(), r#"{"name":"seen"}"#);

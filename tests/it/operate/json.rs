@@ -115,6 +115,7 @@ fn every_command_prints_json_alone_when_asked() {
         ("d", "generations set", &["1", "restored"]),
         ("d", "lb", &["--format", "traefik"]),
         ("a", "outbox list", &[]),
+        ("a", "outbox show", &["00000000000000000000000000000001/1"]),
         ("a", "outbox retry", &["--all"]),
         ("a", "outbox dismiss", &["--all"]),
         ("a", "outbox accept-loss", &[]),
