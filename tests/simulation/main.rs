@@ -56,7 +56,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (13_475, "the oracle knew of a transaction that its maker gave again only that it had been decided once"),
 ];
 
-/// Seeds that break a promise and are not understood yet. They are reported, and fail nothing, so that any other one is noticed.
+/// Seeds that break a promise and are not understood yet, in their order. They are reported, and fail nothing, so that any other one is noticed.
 const OPEN: &[(u64, &str)] = &[
     (
         1749,
