@@ -542,8 +542,8 @@ impl Registry {
     /// Invites a member; returns the secret of its token, of which only a hash is kept.
     ///
     /// # Errors
-    /// When the name is a current member's and `replace` is not set, the token would be good for more than
-    /// [`TOKEN_LIFE_MAX_MS`], or the file cannot be written.
+    /// When the name is a current member's and `replace` is not set, the token would be good for more than a year, or the file
+    /// cannot be written.
     pub fn invite(
         &mut self,
         name: &MemberName,

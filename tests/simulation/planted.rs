@@ -4,7 +4,7 @@
 //! `cargo test --profile sim --no-default-features --features planted-bugs --test simulation planted -- --nocapture`
 //!
 //! `GRAVWELL_FROM=0` tries every seed from 0 on instead, and prints the table of `docs/testing.md`, which says what caught
-//! each fault last. `GRAVWELL_PLANTED=NAME` plants only faults of which the name contains that.
+//! each fault last. `GRAVWELL_SEARCH=N` tries N of them where that seed does not. `GRAVWELL_PLANTED=NAME` plants only faults of which the name contains that.
 
 use gravwell::planted::{Bug, plant};
 
@@ -35,7 +35,7 @@ fn caught(bug: Bug) -> Option<(u64, String)> {
         starts.zip(open.chain([to])).find_map(|(from, to)| run(from, to))
     };
     match last_seed(bug).filter(|_| !is_search()) {
-        Some(seed) => failure(seed, 1).or_else(|| failure(0, SEEDS_MAX)),
+        Some(seed) => failure(seed, 1).or_else(|| failure(0, super::number("GRAVWELL_SEARCH", SEEDS_MAX))),
         None => failure(super::number("GRAVWELL_FROM", 0), SEEDS_MAX),
     }
 }
