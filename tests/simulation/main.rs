@@ -28,10 +28,9 @@ use world::World;
 /// Seeds that break a promise when the fault of this name is planted again, as it once was ours.
 const REGRESSIONS: &[(u64, &str)] = &[
     (22, "LogTrustsCache"),
-    (8, "JournalTrustsCache"),
-    (529, "JournalTrustsRename"),
-    (8, "RefuseWhatStays"),
-    (174, "ForgetUnwritten"),
+    (11, "JournalTrustsCache"),
+    (4, "RefuseWhatStays"),
+    (46, "ForgetUnwritten"),
     (633, "StartsDurable"),
     (9, "JournalWithoutMarks"),
     (12, "RewriteBeforePersist"),
