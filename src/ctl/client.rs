@@ -19,7 +19,7 @@ use crate::codec::payload::decode_loose_frames;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::env::data_dir::{DirectoryError, PATIENCE};
-use crate::model::{Entry, Origin};
+use crate::model::{Collection, Entry, Key, Origin, Seq};
 use crate::replica::contents::{CHUNKS, ContentsOptions};
 use crate::replica::directory::OWN_LOG;
 use crate::replica::service::MemberConnector;
@@ -111,6 +111,25 @@ impl Client {
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
+    }
+
+    /// An object as it is, or was `at` a sequence; `None` where there is none.
+    pub(super) async fn object(
+        &self,
+        collection: &Collection,
+        key: &Key,
+        at: Option<Seq>,
+    ) -> Result<Option<Row>, CtlError> {
+        let request = Request::Get { collection: collection.clone(), key: key.clone(), at };
+        let mut found = None;
+        self.each(&request, |piece| {
+            if let Piece::Rows(rows) = piece {
+                found = rows.into_iter().next();
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(found)
     }
 
     /// Whether a process runs on the directory.

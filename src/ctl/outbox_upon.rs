@@ -8,7 +8,7 @@ use crate::codec::message::Row;
 use crate::model::deletions::Named;
 use crate::model::{Condition, Op, TxnId};
 
-use super::client::{Client, Piece};
+use super::client::Client;
 use super::outbox::name;
 use super::output::Output;
 use super::{CtlError, CtlResult};
@@ -89,17 +89,7 @@ fn is_of(op: &Op, (collection, key): &Named) -> bool {
 }
 
 async fn look_up(client: &Client, (collection, key): &Named) -> Result<Option<Present>, CtlError> {
-    let request = Request::Get { collection: collection.clone(), key: key.clone(), at: None };
-    let mut found = None;
-    client
-        .each(&request, |piece| {
-            if let Piece::Rows(rows) = piece {
-                found = rows.into_iter().next();
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(match found {
+    Ok(match client.object(collection, key, None).await? {
         Some(Row::Object { version, value, .. }) => Some(Present { version, value }),
         _ => None,
     })

@@ -88,17 +88,7 @@ struct Present {
 }
 
 async fn present(client: &Client, change: &Change) -> Result<Present, CtlError> {
-    let request = Request::Get { collection: change.collection.clone(), key: change.key.clone(), at: None };
-    let mut found = None;
-    client
-        .each(&request, |piece| {
-            if let Piece::Rows(rows) = piece {
-                found = rows.into_iter().next();
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(match found {
+    Ok(match client.object(&change.collection, &change.key, None).await? {
         Some(Row::Object { version, value, .. }) => {
             Present { version: Some(version), is_same: change.value.as_ref() == Some(&value) }
         }

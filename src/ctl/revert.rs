@@ -2,33 +2,18 @@
 
 use std::path::Path;
 
-use crate::codec::admin::Request;
 use crate::codec::message::Row;
 use crate::model::{Collection, Condition, Key, Op, Seq};
 
-use super::client::{Client, Piece};
+use super::client::Client;
 use super::output::Output;
-use super::{CtlError, CtlResult, transact, write};
-
-async fn object(client: &Client, collection: &Collection, key: &Key, at: Option<Seq>) -> Result<Option<Row>, CtlError> {
-    let request = Request::Get { collection: collection.clone(), key: key.clone(), at };
-    let mut found = None;
-    client
-        .each(&request, |piece| {
-            if let Piece::Rows(rows) = piece {
-                found = rows.into_iter().next();
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(found)
-}
+use super::{CtlResult, transact, write};
 
 /// `revert`
 pub(super) async fn run(dir: &Path, json: bool, collection: Collection, key: Key, to: Seq, dry_run: bool) -> CtlResult {
     let client = Client::open(dir).await?;
-    let then = object(&client, &collection, &key, Some(to)).await?;
-    let now = object(&client, &collection, &key, None).await?;
+    let then = client.object(&collection, &key, Some(to)).await?;
+    let now = client.object(&collection, &key, None).await?;
     let (then, now) = (then.map(parts), now.map(parts));
     let same = then.as_ref().map(|(_, value)| value) == now.as_ref().map(|(_, value)| value);
     if same || dry_run {
