@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,11 @@ fn open_to_others(dir: &Path) -> Vec<(PathBuf, u32)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("lists") {
         let path = entry.expect("entry").path();
-        let meta = fs::symlink_metadata(&path).expect("is there");
+        // Processes may be running: what one removes or renames after it was listed is open to nobody by this name.
+        let meta = match fs::symlink_metadata(&path) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => continue,
+            found => found.expect("is there"),
+        };
         if meta.is_symlink() || path.extension().is_some_and(|extension| extension == "log") && meta.is_file() {
             continue;
         }
