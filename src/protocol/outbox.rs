@@ -401,11 +401,8 @@ impl Outbox {
         if queue.is_empty() {
             self.by_origin.remove(&id.origin);
         }
-        // What is known of the origin otherwise is in the state.
-        match last {
-            Some(last) => self.taken.insert(id.origin, last),
-            None => self.taken.remove(&id.origin),
-        };
+        // What is known of the origin otherwise is in the state. Known it stays: the journal may hold what was decided before.
+        self.taken.insert(id.origin, last.unwrap_or_default());
         let txn = self.remove(place)?;
         self.put_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() });
         Some(Decided::Rejected(id, Seq::ZERO, reason))
@@ -629,6 +626,18 @@ mod tests {
             (outbox.taken(Origin([1; 16])), outbox.look_up(&collection(), &key(1))),
             (OriginCounter(0), Overlaid::Untouched)
         );
+    }
+
+    #[test]
+    fn p06_an_origin_of_which_the_rest_was_refused_is_still_known() {
+        let mut outbox = Outbox::default();
+        outbox.insert(txn(1, &[(1, Some(1))]));
+        outbox.insert(txn(2, &[(1, Some(2))]));
+        outbox.handle_applied(Seq(5), &EntryBody::Commit(Txn::clone(&txn(1, &[(1, Some(1))]))));
+        let id = txn(2, &[]).id;
+        outbox.refuse(id, Reason::Forbidden { message: "a reader".into() });
+        outbox.take_rejected(id);
+        assert_eq!(outbox.known_origins(), [id.origin], "the journal still holds the first one");
     }
 
     #[test]

@@ -249,7 +249,11 @@ impl Oracle {
             }
             EntryBody::Reject { reason, .. } if self.explains(accepted, reason, before) => {
                 let replica = accepted.replica;
-                self.rejected.entry(replica).or_default().insert(id, entry.seq);
+                // It was pushed before its replica was replaced by an older copy, and nobody has it any more who could list it: the
+                // entry names it, and does not hold it.
+                if !self.lost.contains(&id) {
+                    self.rejected.entry(replica).or_default().insert(id, entry.seq);
+                }
             }
             other => broken!("sequence {}: unexpected {other:?}, accepted with {:?}", entry.seq, accepted.conditions),
         }

@@ -28,14 +28,7 @@ fn last_seed(bug: Bug) -> Option<u64> {
 
 /// A seed that catches what is planted, and the promise that it sees broken.
 fn caught(bug: Bug) -> Option<(u64, String)> {
-    let run = |from, to| runner::run_until(from, to - from, false, 1).failures.into_iter().next();
-    // A seed that fails without a fault catches none.
-    let failure = |from: u64, count| {
-        let to = from + count;
-        let open = super::OPEN.iter().map(|(seed, _)| *seed).filter(|seed| (from..to).contains(seed));
-        let starts = std::iter::once(from).chain(open.clone().map(|seed| seed + 1));
-        starts.zip(open.chain([to])).find_map(|(from, to)| run(from, to))
-    };
+    let failure = |from, count| runner::run_until(from, count, false, 1).failures.into_iter().next();
     match last_seed(bug).filter(|_| !is_search()) {
         Some(seed) => failure(seed, 1).or_else(|| failure(0, super::number("GRAVWELL_SEARCH", SEEDS_MAX))),
         None => failure(super::number("GRAVWELL_FROM", 0), SEEDS_MAX),
