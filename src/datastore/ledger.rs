@@ -95,6 +95,10 @@ impl Versions for Durable<'_> {
     fn author(&self, seq: Seq) -> Option<TxnId> {
         self.1.reader().entry(seq).ok().flatten()?.body.id()
     }
+
+    fn value(&self, collection: &Collection, key: &Key) -> Result<Option<(Seq, bytes::Bytes)>, StateError> {
+        Ok(self.0.get(collection, key)?.map(|object| (object.version, object.value)))
+    }
 }
 
 /// Why a segment is not closed.

@@ -12,6 +12,8 @@ pub mod lanes;
 pub mod outbox;
 pub mod push;
 mod rebase;
+mod recognized;
+mod retried;
 pub mod sequencer;
 pub mod session;
 pub mod tail;

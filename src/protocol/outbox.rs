@@ -16,6 +16,7 @@ use crate::planted::{self, Bug};
 
 use super::lanes::Bulk;
 use super::rebase::Rebase;
+use super::retried::Retried;
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -93,6 +94,7 @@ pub struct Outbox {
     bulk: Bulk,
     rejected: BTreeMap<TxnId, RejectedTxn>,
     rejected_bytes: usize,
+    retried: Retried,
     /// Pending ones of which the log says something else.
     reused: BTreeSet<TxnId>,
     next_place: Place,
@@ -100,6 +102,8 @@ pub struct Outbox {
     keeps: bool,
     kept: VecDeque<Kept>,
     kept_bytes: usize,
+    /// By their marks, those of them whose own entry was not seen: the log may not name them as the writers of what they wrote.
+    unseen: HashMap<Seq, Arc<Txn>>,
     /// What a state that was lost had decided, up to these counters.
     decided_before: HashMap<Origin, OriginCounter>,
     /// How many of the pending ones these are.
@@ -161,11 +165,14 @@ impl Outbox {
         }
     }
 
-    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place) {
+    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place, is_seen: bool) {
         if !self.keeps {
             return;
         }
         self.kept_bytes += txn.bytes_estimate();
+        if !is_seen {
+            self.unseen.insert(txn.id.mark(), Arc::clone(&txn));
+        }
         // In the order in which they were made, which is not always that in which it was learnt that they are decided.
         let at = self.kept.partition_point(|kept| kept.place < place);
         self.kept.insert(at, Kept { txn, seq, place });
@@ -177,7 +184,14 @@ impl Outbox {
     fn forget_oldest(&mut self) {
         if let Some(kept) = self.kept.pop_front() {
             self.kept_bytes -= kept.txn.bytes_estimate();
+            self.unseen.remove(&kept.txn.id.mark());
         }
+    }
+
+    /// Committed transactions that `txn` was made upon, and of which the log may not know that they wrote what it holds.
+    pub fn unseen_before(&self, txn: &Txn) -> impl Iterator<Item = &Arc<Txn>> {
+        let marks = txn.conditions.iter().filter_map(Condition::mark).filter(|_| !self.unseen.is_empty());
+        marks.filter_map(|mark| self.unseen.get(&mark))
     }
 
     /// What this outbox becomes under a log that has decided less than it had: up to `decided` of each origin. `again` waits
@@ -200,7 +214,7 @@ impl Outbox {
         for (id, rejected) in &self.rejected {
             let is_known = id.counter <= decided_of(&id.origin);
             let id = if is_known { *id } else { TxnId { origin: fresh(), counter: OriginCounter(1) } };
-            let conditions = rebase.conditions(&rejected.txn);
+            let conditions = rebase.conditions(&self.retried.txn(&rejected.txn));
             let txn = Arc::new(Txn { id, conditions, ..Txn::clone(&rejected.txn) });
             outbox.restore_rejected(RejectedTxn { txn, ..rejected.clone() });
         }
@@ -223,6 +237,7 @@ impl Outbox {
             }
             last.counter = last.counter.next();
             rebase.renumbered(txn.id, *last);
+            let txn = self.retried.txn(&txn);
             let conditions = if is_again { rebase.marks(&txn) } else { rebase.conditions(&txn) };
             // What it says of rejections, it says of another history.
             outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), conditions, ..Txn::clone(&txn) }));
@@ -358,10 +373,29 @@ impl Outbox {
     pub fn take_rejected(&mut self, id: TxnId) -> Option<RejectedTxn> {
         let taken = self.rejected.remove(&id)?;
         self.rejected_bytes -= taken.txn.bytes_estimate();
+        if self.rejected.is_empty() && self.pending.is_empty() {
+            self.retried.clear();
+        }
         Some(taken)
     }
 
+    /// A rejected transaction was submitted again as `to`: what was made upon it, and is or will be rejected, is upon that one.
+    pub fn note_retried(&mut self, of: TxnId, to: TxnId) {
+        self.take_rejected(of);
+        self.retried.note(of, to);
+        for rejected in self.rejected.values_mut() {
+            rejected.txn = self.retried.txn(&rejected.txn);
+        }
+    }
+
+    /// Conditions as they are upon what was submitted again meanwhile.
+    #[must_use]
+    pub fn upon_retried(&self, conditions: &[Condition]) -> Vec<Condition> {
+        self.retried.conditions(conditions)
+    }
+
     fn put_rejected(&mut self, rejected: RejectedTxn) {
+        let rejected = RejectedTxn { txn: self.retried.txn(&rejected.txn), ..rejected };
         let id = rejected.txn.id;
         self.take_rejected(id);
         self.rejected_bytes += rejected.txn.bytes_estimate();
@@ -380,7 +414,8 @@ impl Outbox {
             EntryBody::Commit(_) if self.reused.contains(&id) => Some(Reason::IdentityReused),
             _ => None,
         };
-        self.decide(id.origin, id.counter, seq, |_| reason.clone().map(|reason| (seq, reason))).pop()
+        let rejection = |_| reason.clone().map(|reason| (seq, reason));
+        self.decide(id.origin, id.counter, Some(id.counter), seq, rejection).pop()
     }
 
     /// Compares an entry with what is pending under its identity, as it arrives and before it is applied: its bytes are covered by
@@ -428,7 +463,7 @@ impl Outbox {
         *taken = (*taken).max(row.last_counter);
         let rejection = |counter| row.rejection(counter).map(|(seq, reason): (Seq, &Reason)| (seq, reason.clone()));
         let reused = self.reused.clone();
-        self.decide(origin, row.last_counter, row.last_seq, |counter| {
+        self.decide(origin, row.last_counter, None, row.last_seq, |counter| {
             let is_reused = reused.contains(&TxnId { origin, counter });
             rejection(counter).or_else(|| is_reused.then_some((row.last_seq, Reason::IdentityReused)))
         })
@@ -442,13 +477,14 @@ impl Outbox {
 
     /// A planted fault: takes everything up to a transaction for decided before the state says so.
     pub(crate) fn forget_up_to(&mut self, id: TxnId) {
-        self.decide(id.origin, id.counter, Seq::ZERO, |_| None);
+        self.decide(id.origin, id.counter, None, Seq::ZERO, |_| None);
     }
 
     fn decide(
         &mut self,
         origin: Origin,
         up_to: OriginCounter,
+        seen: Option<OriginCounter>,
         seq: Seq,
         rejection: impl Fn(OriginCounter) -> Option<(Seq, Reason)>,
     ) -> Vec<Decided> {
@@ -473,7 +509,7 @@ impl Outbox {
                     Decided::Rejected(id, seq, reason)
                 }
                 None => {
-                    self.keep(txn, seq, place);
+                    self.keep(txn, seq, place, seen == Some(counter));
                     Decided::Committed(id, seq)
                 }
             });

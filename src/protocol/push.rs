@@ -1,9 +1,10 @@
 //! Pushing an outbox: pipelined within a window, each [lane](super::lanes) in order, again and again until the state has
 //! decided.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::codec::content::names_chunks;
 use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
 use crate::codec::txn::encode_txn;
 use crate::model::{Reason, Seq, Txn, TxnId};
@@ -25,6 +26,8 @@ pub struct Pusher {
     sent_bulk: Option<Place>,
     sizes: VecDeque<usize>,
     bytes: usize,
+    /// Committed ones that went out again before what was made upon them.
+    reminded: HashSet<TxnId>,
 }
 
 /// What an answer means.
@@ -82,6 +85,12 @@ impl Pusher {
         }
         let express = outbox.next_express(self.sent);
         let bulk = self.next_bulk(outbox, gate).filter(|bulk| express.is_none_or(|(place, _)| bulk.place < place));
+        let first = bulk.as_ref().map(|bulk| bulk.txn).or(express.map(|(_, txn)| txn));
+        if let Some(former) = first.and_then(|txn| self.to_remind_of(outbox, txn)) {
+            self.reminded.insert(former.id);
+            self.encode(former, body);
+            return Next::Send(Kind::Push);
+        }
         let (txn, kind) = match (bulk, express) {
             (Some(Bulk { place, txn, kind }), _) => {
                 self.sent_bulk = Some(place);
@@ -94,11 +103,22 @@ impl Pusher {
             (None, None) => return Next::Nothing,
         };
         telemetry::journey::pushed(txn.id);
+        self.encode(txn, body);
+        Next::Send(kind)
+    }
+
+    fn encode(&mut self, txn: &Txn, body: &mut Vec<u8>) {
         body.clear();
         encode_txn(txn, body);
         self.sizes.push_back(body.len());
         self.bytes += body.len();
-        Next::Send(kind)
+    }
+
+    /// A committed transaction that `txn` was made upon, and of which the datastore may not know what it wrote: it is told first,
+    /// and answers that this was decided. One that names chunks would have to wait for them.
+    fn to_remind_of<'a>(&self, outbox: &'a Outbox, txn: &Txn) -> Option<&'a Arc<Txn>> {
+        let mut unseen = outbox.unseen_before(txn);
+        unseen.find(|former| !self.reminded.contains(&former.id) && !names_chunks(&former.ops))
     }
 
     /// The next of the bulk lane, if it may go: its chunks are at the datastore, and everything of the express lane before it

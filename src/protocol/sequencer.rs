@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+
 use crate::codec::txn::contents_hash;
 use crate::model::txn::RowChange;
 use crate::model::{
@@ -13,6 +15,8 @@ use crate::model::{
     Reason, Seq, Txn, TxnId,
 };
 use crate::planted::{self, Bug};
+
+use super::recognized::Recognized;
 
 /// Looks up committed versions in the state index, which may lag behind the head.
 pub trait Versions {
@@ -27,6 +31,14 @@ pub trait Versions {
 
     /// The transaction that was committed at a sequence; `None` when it is not known (any more).
     fn author(&self, seq: Seq) -> Option<TxnId>;
+
+    /// An object in the index with its version; `None` when absent, or when nothing but versions is known here.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn value(&self, _collection: &Collection, _key: &Key) -> Result<Option<(Seq, Bytes)>, Self::Error> {
+        Ok(None)
+    }
 }
 
 /// What the sequencer decides about one transaction.
@@ -80,6 +92,7 @@ pub struct Sequencer {
     staged_from: (Seq, u64),
     /// The transactions that are staged as committed.
     staged_ids: BTreeMap<Seq, TxnId>,
+    recognized: Recognized,
 }
 
 impl Sequencer {
@@ -89,8 +102,20 @@ impl Sequencer {
         let staged_from = (head, time_ms);
         let pending = HashMap::new();
         let (makers, staged) = (HashMap::new(), Vec::new());
-        let staged_ids = BTreeMap::new();
-        Sequencer { head, time_ms, limits, rows, makers, pending, pending_from: head, staged, staged_from, staged_ids }
+        let (staged_ids, recognized, pending_from) = (BTreeMap::new(), Recognized::default(), head);
+        Sequencer {
+            head,
+            time_ms,
+            limits,
+            rows,
+            makers,
+            pending,
+            pending_from,
+            staged,
+            staged_from,
+            staged_ids,
+            recognized,
+        }
     }
 
     /// Lets it know who made the transactions of origins, as far as the state does.
@@ -148,13 +173,14 @@ impl Sequencer {
             && id.counter <= last
             && !planted::is(Bug::DoubleApply)
         {
-            return Ok(match row.rejection(id.counter) {
-                Some((seq, reason)) => Decision::Rejected(seq, reason.clone()),
+            let last_seq = row.last_seq;
+            return match row.rejection(id.counter) {
+                Some((seq, reason)) => Ok(Decision::Rejected(seq, reason.clone())),
                 None if maker.is_some_and(|maker| is_contradicted(maker, &txn)) => {
-                    Decision::Rejected(row.last_seq, Reason::IdentityReused)
+                    Ok(Decision::Rejected(last_seq, Reason::IdentityReused))
                 }
-                None => Decision::Committed(row.last_seq),
-            });
+                None => self.recognize(&txn, versions).map(|()| Decision::Committed(last_seq)),
+            };
         }
         if id.counter != last.next() && !(planted::is(Bug::DoubleApply) && id.counter <= last) {
             return Ok(Decision::Gap(last.next()));
@@ -194,7 +220,7 @@ impl Sequencer {
             return Ok(Some(Reason::LimitExceeded { message: error.to_string() }));
         }
         for condition in &txn.conditions {
-            let found = self.version(condition, versions)?;
+            let found = self.version(condition.collection(), condition.key(), versions)?;
             if !self.holds(condition, found, versions) {
                 return Ok(Some(Reason::ConditionFailed { condition: condition.to_string(), found }));
             }
@@ -211,10 +237,18 @@ impl Sequencer {
         }
         let author = |seq: Seq| self.staged_ids.get(&seq).copied().or_else(|| versions.author(seq));
         found.and_then(author).is_some_and(|id| id.mark() == mark)
+            || found.is_some_and(|found| self.recognized.holds(condition, found))
     }
 
-    fn version<V: Versions>(&self, condition: &Condition, versions: &V) -> Result<Option<Seq>, V::Error> {
-        let (collection, key) = (condition.collection(), condition.key());
+    /// Looks whether objects whose writer the log does not name are as this transaction left them, which was committed.
+    fn recognize<V: Versions>(&mut self, txn: &Txn, versions: &V) -> Result<(), V::Error> {
+        let mut recognized = std::mem::take(&mut self.recognized);
+        let taken = recognized.take(txn, versions, |collection, key| self.version(collection, key, versions));
+        self.recognized = recognized;
+        taken
+    }
+
+    fn version<V: Versions>(&self, collection: &Collection, key: &Key, versions: &V) -> Result<Option<Seq>, V::Error> {
         match self.pending.get(collection).and_then(|keys| keys.get(key)) {
             Some((_, version)) if !planted::is(Bug::ConditionsWithoutPending) => Ok(*version),
             _ => versions.version(collection, key),
@@ -334,7 +368,27 @@ mod tests {
         Condition::Absent { collection: collection(), key: key(text) }
     }
 
-    fn propose(sequencer: &mut Sequencer, txn: Txn, index: &Index) -> Decision {
+    /// A log that began anew from a state: of what it holds it names no writer.
+    struct Nameless(Vec<(&'static str, u64, &'static [u8])>);
+
+    impl Versions for Nameless {
+        type Error = Infallible;
+
+        fn version(&self, collection: &Collection, key: &Key) -> Result<Option<Seq>, Infallible> {
+            Ok(self.value(collection, key)?.map(|(version, _)| version))
+        }
+
+        fn author(&self, seq: Seq) -> Option<TxnId> {
+            (seq.0 <= 10).then_some(TxnId { origin: Origin([9; 16]), counter: OriginCounter(0) })
+        }
+
+        fn value(&self, _: &Collection, key: &Key) -> Result<Option<(Seq, Bytes)>, Infallible> {
+            let found = self.0.iter().find(|(name, ..)| *name == key.as_str());
+            Ok(found.map(|(_, version, value)| (Seq(*version), Bytes::from_static(value))))
+        }
+    }
+
+    fn propose<V: Versions<Error = Infallible>>(sequencer: &mut Sequencer, txn: Txn, index: &V) -> Decision {
         let member = MemberName::new("m").expect("name");
         sequencer.propose(&member, txn, 7, index).expect("infallible")
     }
@@ -428,6 +482,42 @@ mod tests {
         // One that was rejected has written nothing.
         assert!(!is_written(propose(&mut sequencer, txn(1, 6, vec![put("taken")], vec![absent("taken")]), &index)));
         assert!(!is_written(propose(&mut sequencer, txn(1, 7, vec![put("a")], upon(6)), &index)));
+    }
+
+    #[test]
+    fn p08_a_writer_that_the_log_does_not_name_is_known_by_what_it_wrote() {
+        let ours = Origin([1; 16]);
+        let mut row = OriginRow::default();
+        row.record(Seq(9), OriginCounter(3), OriginCounter(0), None);
+        let rows = HashMap::from([(ours, row)]);
+        let start = || Sequencer::new(Seq(10), 0, Limits::default(), rows.clone());
+        let index = Nameless(vec![("a", 7, b"v"), ("overtaken", 8, b"of another one"), ("b", 7, b"v")]);
+        let pushed_again = || txn(1, 1, vec![put("a"), put("overtaken"), put("gone")], vec![]);
+        let upon = |name: &str, counter: u64| {
+            let id = TxnId { origin: ours, counter: OriginCounter(counter) };
+            txn(1, 4, vec![put(name)], vec![Condition::written_by(collection(), key(name), id)])
+        };
+        let is_committed = |sequencer: &mut Sequencer, txn: Txn| {
+            let decision = propose(sequencer, txn, &index);
+            matches!(decision, Decision::Write(Entry { body: EntryBody::Commit(_), .. }))
+        };
+        assert!(!is_committed(&mut start(), upon("a", 1)), "nobody has shown what the transaction wrote");
+        let cases = [("a", 1, true), ("a", 2, false), ("overtaken", 1, false), ("gone", 1, false), ("b", 1, false)];
+        for (name, counter, expected) in cases {
+            let mut sequencer = start();
+            assert_eq!(propose(&mut sequencer, pushed_again(), &index), Decision::Committed(Seq(9)));
+            assert_eq!(is_committed(&mut sequencer, upon(name, counter)), expected, "{name} upon {counter}");
+        }
+        // A later operation of the same transaction on the object is what it left.
+        let mut sequencer = start();
+        let delete = Op::Delete { collection: collection(), key: key("a") };
+        propose(&mut sequencer, txn(1, 1, vec![put("a"), delete], vec![]), &index);
+        assert!(!is_committed(&mut sequencer, upon("a", 1)));
+        // Once another one has written it, it is that one's.
+        let mut sequencer = start();
+        propose(&mut sequencer, pushed_again(), &index);
+        assert!(is_committed(&mut sequencer, txn(2, 1, vec![put("a")], vec![])));
+        assert!(!is_committed(&mut sequencer, upon("a", 1)));
     }
 
     #[test]

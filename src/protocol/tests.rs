@@ -227,6 +227,41 @@ fn run(seed: u64, count: usize) {
     assert_eq!(values(&state), values(&datastore.state));
 }
 
+#[test]
+fn p05_what_a_change_was_made_upon_is_told_first_where_only_the_state_showed_its_commit() {
+    let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+    let id = |counter| TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+    let txn = |counter, conditions| {
+        let ops = vec![Op::Put { collection: collection.clone(), key: key.clone(), value: Bytes::from_static(b"v") }];
+        Txn { id: id(counter), settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions, ops }
+    };
+    let upon = |counter| vec![Condition::written_by(collection.clone(), key.clone(), id(counter))];
+    let pushed = |decide: fn(&mut Outbox, Txn)| {
+        let mut outbox = Outbox::keeping();
+        for txn in [txn(1, vec![]), txn(2, upon(1)), txn(3, upon(2)), txn(4, upon(1))] {
+            outbox.insert(Arc::new(txn));
+        }
+        decide(&mut outbox, txn(1, vec![]));
+        let (mut pusher, mut body, mut sent) = (Pusher::default(), Vec::new(), Vec::new());
+        while let Next::Send(_) = pusher.next(&outbox, &Gate::new(true), &mut body) {
+            sent.push(decode_txn(&body).expect("decodes").id.counter.0);
+        }
+        for counter in &sent {
+            pusher.handle_outcome(Outcome { id: id(*counter), fate: Fate::Decided(Seq(5)) });
+        }
+        assert_eq!(pusher.next(&outbox, &Gate::new(true), &mut body), Next::Nothing);
+        sent
+    };
+    let by_row = pushed(|outbox, txn| {
+        let mut row = crate::model::OriginRow::default();
+        row.record(Seq(5), txn.id.counter, OriginCounter(0), None);
+        outbox.handle_row(txn.id.origin, &row);
+    });
+    assert_eq!(by_row, [1, 2, 3, 4]);
+    let by_entry = pushed(|outbox, txn| drop(outbox.handle_applied(Seq(5), &EntryBody::Commit(txn))));
+    assert_eq!(by_entry, [2, 3, 4], "its entry names it in the log");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 

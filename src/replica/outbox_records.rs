@@ -78,6 +78,8 @@ pub(super) struct Restoring {
     next: u64,
     txns: HashMap<TxnId, (u64, Arc<Txn>)>,
     rejected: HashMap<TxnId, (Seq, Reason)>,
+    /// What was retried, and as which transaction.
+    retried: Vec<(TxnId, TxnId)>,
     unreadable: Option<String>,
 }
 
@@ -92,11 +94,14 @@ impl Restoring {
 
     fn read(&mut self, kind: u8, payload: &[u8]) -> Result<(), String> {
         match kind {
-            KIND_TXN => self.insert(payload)?,
+            KIND_TXN => {
+                self.insert(payload)?;
+            }
             KIND_RETRY => {
                 let (of, txn) = postcard::take_from_bytes::<TxnId>(payload).map_err(|error| error.to_string())?;
                 self.remove(of);
-                self.insert(txn)?;
+                let id = self.insert(txn)?;
+                self.retried.push((of, id));
             }
             KIND_REJECTED => {
                 let note: RejectedV1 = decoded(payload)?;
@@ -108,7 +113,7 @@ impl Restoring {
         Ok(())
     }
 
-    fn insert(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn insert(&mut self, bytes: &[u8]) -> Result<TxnId, String> {
         let txn = decode_txn(bytes).map_err(|error| error.to_string())?;
         let id = txn.id;
         // One that was refused, and that its maker gave again, stands at its later place.
@@ -116,7 +121,7 @@ impl Restoring {
         self.order.insert(self.next, id);
         self.txns.insert(id, (self.next, Arc::new(txn)));
         self.next += 1;
-        Ok(())
+        Ok(id)
     }
 
     fn remove(&mut self, id: TxnId) {
@@ -145,10 +150,11 @@ impl Restoring {
         state: &StateStore,
         mut outbox: Outbox,
     ) -> Result<(Outbox, Vec<RejectedTxn>), RestoreError> {
-        let Restoring { order, mut txns, mut rejected, unreadable, .. } = self;
+        let Restoring { order, mut txns, mut rejected, retried, unreadable, .. } = self;
         if let Some(reason) = unreadable {
             return Err(RestoreError::Journal(reason));
         }
+        retried.into_iter().for_each(|(of, to)| outbox.note_retried(of, to));
         for id in order.into_values() {
             let Some((_, txn)) = txns.remove(&id) else { continue };
             match rejected.remove(&id) {

@@ -322,15 +322,18 @@ impl OutboxWriter {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                         continue;
                     };
+                    // What it was made upon may be retried in this very batch.
+                    let conditions = staged.upon_retried(&old.conditions);
                     let draft = Draft {
                         ops: old.ops.clone(),
-                        conditions: old.conditions.iter().map(|condition| raised(condition, &upon)).collect(),
+                        conditions: conditions.iter().map(|condition| raised(condition, &upon)).collect(),
                         note: old.note.clone(),
                         ..Draft::default()
                     };
                     match self.stage(draft, &mut staged) {
                         Ok(Staged::New(txn)) => {
                             dealt_with.insert(id);
+                            staged.note_retried(id, txn.id);
                             frames.push((KIND_RETRY, retry(id, &txn)));
                             accepted.push((txn, Some(id), reply));
                         }
@@ -408,7 +411,7 @@ impl OutboxWriter {
             }
             for (txn, replaces, reply) in accepted {
                 if let Some(id) = replaces {
-                    outbox.take_rejected(id);
+                    outbox.note_retried(id, txn.id);
                 }
                 changes.extend(touched(&txn).map(|(collection, key)| (collection.clone(), key.clone())));
                 let receipt = self.shared.receipts.issue(txn.id);
@@ -598,6 +601,7 @@ impl OutboxWriter {
     fn known(&self, id: TxnId, draft: Draft) -> Result<Receipt, SubmitError> {
         let outbox = self.shared.outbox();
         let Draft { ops, conditions, note, settled, time_ms, .. } = draft;
+        let conditions = outbox.upon_retried(&conditions);
         let given = Txn { id, settled, time_ms, note, conditions, ops };
         if outbox.find(id).is_some_and(|known| !known.has_contents_of(&given)) {
             return Ok(Receipts::decided(id, Stage::Rejected(Seq::ZERO, Reason::IdentityReused)));
@@ -803,6 +807,14 @@ mod tests {
         assert_eq!(of(&[(KIND_RETRY, retry(txn(1).id, &txn(2)))]), (1, 0));
         assert_eq!(of(&[(KIND_TXN, encoded(&txn(2))), (KIND_CLOSED, to_bytes(&txn(1).id))]), (1, 0));
         assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "given again by its maker");
+        // What was made upon it follows it, also after the journal is read again.
+        let upon = |id| Condition::written_by(op.collection().clone(), op.key().clone(), id);
+        let second = Txn { conditions: vec![upon(txn(1).id)], ..txn(3) };
+        let rejection = to_bytes(&RejectedV1 { id: second.id, seq: Seq(6), reason: Reason::IdentityReused });
+        let second_made = [(KIND_TXN, encoded(&second)), (KIND_REJECTED, rejection)];
+        let records = [&made[..], &second_made[..], &[(KIND_RETRY, retry(txn(1).id, &txn(2)))]].concat();
+        let (outbox, _) = restore(&records, &state, Outbox::default()).expect("is read");
+        assert_eq!(outbox.rejected()[&second.id].txn.conditions, [upon(txn(2).id)]);
     }
 
     #[test]
