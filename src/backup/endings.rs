@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::restore::RestoreError;
+use super::restore::{RestoreError, of_state};
 use crate::env::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::log::Log;
 use crate::model::{Collection, Entry, EntryBody, Key, MemberName, Op, Origin, OriginCounter, Txn, TxnId};
@@ -21,10 +21,10 @@ const MEMBER: &str = "restore";
 /// When state or log cannot be read or written.
 pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collection]) -> Result<u64, RestoreError> {
     let objects = objects_of(state, collections)?;
-    let wrong = |error: &dyn std::fmt::Display| RestoreError::Wrong(error.to_string());
+    let failed = |error: &dyn std::fmt::Display| RestoreError::Failed(error.to_string());
     let mut origin = [0; 16];
-    SystemEntropy.fill(&mut origin).map_err(|error| wrong(&error))?;
-    let member = MemberName::new(MEMBER).map_err(|error| wrong(&error))?;
+    SystemEntropy.fill(&mut origin).map_err(|error| failed(&error))?;
+    let member = MemberName::new(MEMBER).map_err(|error| failed(&error))?;
     for (counter, objects) in (1..).zip(objects.chunks(OPS_MAX)) {
         let delete = |(collection, key, _): &(Collection, Key, Bytes)| Op::Delete {
             collection: collection.clone(),
@@ -41,9 +41,9 @@ pub(super) fn append(log: &mut Log, state: &StateStore, collections: &[Collectio
         };
         let (seq, time_ms) = (log.head().0.next(), log.last_time_ms().max(now_ms));
         let entry = Entry { seq, time_ms, member: member.clone(), body: EntryBody::Commit(txn) };
-        log.append(std::slice::from_ref(&entry)).map_err(|error| wrong(&error))?;
-        log.sync().map_err(|error| wrong(&error))?;
-        state.apply(&[entry], log.head().1).map_err(|error| wrong(&error))?;
+        log.append(std::slice::from_ref(&entry)).map_err(|error| failed(&error))?;
+        log.sync().map_err(|error| failed(&error))?;
+        state.apply(&[entry], log.head().1).map_err(of_state)?;
     }
     Ok(objects.len() as u64)
 }
@@ -56,12 +56,11 @@ pub(super) fn objects_of(
     state: &StateStore,
     collections: &[Collection],
 ) -> Result<Vec<(Collection, Key, Bytes)>, RestoreError> {
-    let wrong = |error: crate::state::StateError| RestoreError::Wrong(error.to_string());
-    let view = state.snapshot().map_err(wrong)?;
+    let view = state.snapshot().map_err(of_state)?;
     let mut found = Vec::new();
     for collection in collections {
         for row in view.scan(collection, "", std::ops::Bound::Unbounded) {
-            let (key, object) = row.map_err(wrong)?;
+            let (key, object) = row.map_err(of_state)?;
             found.push((collection.clone(), key, object.value));
         }
     }

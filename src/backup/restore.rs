@@ -25,7 +25,7 @@ use crate::log::generations::{self, NotesError};
 use crate::log::repair::{LOG, NEW, REPAIRED, finish_swap, swap};
 use crate::log::{IoFailure, Log};
 use crate::model::{ChunkId, Collection, Digest, Generation, Key, Seq};
-use crate::state::StateStore;
+use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
 use crate::trust::{Escrow, RecoveryKey, RegisterChoice, Registry, TrustError};
 
@@ -64,6 +64,12 @@ pub enum RestoreError {
     /// What was restored is not what was backed up.
     #[error("the restored log is not what was backed up: {0}")]
     Wrong(String),
+    /// What restoring needs is not there, as on a full disk. It says nothing about the backup.
+    #[error(
+        "the backup cannot be restored for now: {0}. Nothing was put in place; see that the disk has room for the log and its \
+         index, and restore again"
+    )]
+    Failed(String),
     /// The operating system refuses.
     #[error(transparent)]
     Io(#[from] IoFailure),
@@ -172,7 +178,8 @@ pub fn restore(
     let known = manifest.generation.max(wishes.above);
     let generation = generations::next(path, manifest.log_id, known, &manifest.generations)?;
     let end = RestoreEnd { end: wishes.end, may_be_empty: wishes.may_be_empty };
-    let mut restored = rebuild(repository, manifest, &new, config, (end, generation), &wishes, progress)?;
+    let rebuilt = rebuild(repository, manifest, &new, config, (end, generation), &wishes, progress);
+    let mut restored = rebuilt.inspect_err(|_| discard(&new))?;
     if !log.exists() {
         restored.index = index_beyond(path, config, restored.seq, &manifest.lineage).map_err(RestoreError::Index)?;
     }
@@ -214,7 +221,7 @@ pub fn rehearse(
     remove(&new)?;
     let generation = Generation(manifest.generation.0 + 1);
     let restored = rebuild(repository, manifest, &new, config, (end, generation), &Wishes::default(), progress);
-    remove(&new)?;
+    discard(&new);
     let mut restored = restored?;
     let pieces: BTreeMap<ChunkId, &str> = manifest.chunks.iter().map(|(id, piece)| (*id, piece.as_str())).collect();
     for (id, piece) in &pieces {
@@ -236,7 +243,42 @@ pub fn rehearse(
 }
 
 fn chunk_store(error: impl std::fmt::Display) -> RestoreError {
-    RestoreError::Wrong(format!("the chunk store: {error}"))
+    RestoreError::Failed(format!("the chunk store: {error}"))
+}
+
+fn failed(error: impl std::fmt::Display) -> RestoreError {
+    RestoreError::Failed(error.to_string())
+}
+
+/// What a state that was made from the backup says.
+pub(super) fn of_state(error: StateError) -> RestoreError {
+    match error.is_damage() {
+        true => RestoreError::Wrong(error.to_string()),
+        false => failed(error),
+    }
+}
+
+fn of_built(error: OpenError) -> RestoreError {
+    match error {
+        OpenError::State(error) => of_state(error),
+        OpenError::Read(error) if !error.is_damage() => failed(error),
+        error @ OpenError::Io { .. } => failed(error),
+        error => RestoreError::Wrong(error.to_string()),
+    }
+}
+
+/// Where the index of a new log is made while that is checked.
+fn side_of(new: &Path) -> PathBuf {
+    new.with_file_name("state.rebuild")
+}
+
+/// Removes what came to nothing: it was made from the backup, and would keep a full disk full.
+fn discard(new: &Path) {
+    for path in [new.to_owned(), side_of(new)] {
+        if let Err(error) = remove(&path) {
+            tracing::warn!(%error, "what was made of the backup stays; the next start removes it");
+        }
+    }
 }
 
 type Read<'a> = dyn FnMut(&ChunkId) -> Result<Option<Bytes>, RestoreError> + 'a;
@@ -362,19 +404,22 @@ fn check(
     wishes: &Wishes<'_>,
 ) -> Result<Restored, RestoreError> {
     let wrong = |what: String| RestoreError::Wrong(what);
-    let (mut log, _) =
-        Log::open(Arc::new(RealFs), new, log_options(config)).map_err(|error| wrong(error.to_string()))?;
-    let verified = log.reader().verify(&mut |_, _| {}).map_err(|error| wrong(error.to_string()))?;
+    let (mut log, _) = Log::open(Arc::new(RealFs), new, log_options(config)).map_err(|error| match error {
+        crate::log::OpenError::Io(failure) => failure.into(),
+        error => wrong(error.to_string()),
+    })?;
+    let verified = log.reader().verify(&mut |_, _| {})?;
     if let Some(damage) = verified.damages.first() {
         return Err(wrong(damage.to_string()));
     }
-    let side = new.with_file_name("state.rebuild");
+    let side = side_of(new);
     remove(&side)?;
     fs::create_dir_all(&side).map_err(IoFailure::at("create", side.display()))?;
-    let state = StateStore::open(&side, config.cache_bytes).map_err(|error| wrong(error.to_string()))?;
+    // It is empty: what it says is of this disk.
+    let state = StateStore::open(&side, config.cache_bytes).map_err(failed)?;
     let checkpoint = &manifest.checkpoint;
     let first = seq.min(checkpoint.seq).max(log.horizon());
-    let built = open::build(&state, &log.reader(), first, &mut |_| {}).map_err(|error| wrong(error.to_string()))?;
+    let built = open::build(&state, &log.reader(), first, &mut |_| {}).map_err(of_built)?;
     let digest = |state: &StateStore| state.meta().map(|meta| meta.digest).unwrap_or_default();
     if first == checkpoint.seq && digest(&built) != checkpoint.digest {
         let (found, expected) = (digest(&built), checkpoint.digest);
@@ -385,8 +430,8 @@ fn check(
     let digest = digest(&built);
     let access = endings::objects_of(&built, wishes.told)?;
     let ended = endings::append(&mut log, &built, wishes.ended)?;
-    log.close().map_err(|error| wrong(error.to_string()))?;
-    let contents = contents_of(&built).map_err(|error| wrong(error.to_string()))?;
+    log.close().map_err(failed)?;
+    let contents = contents_of(&built).map_err(of_state)?;
     drop((state, built));
     remove(&side)?;
     Ok(Restored {
@@ -407,7 +452,7 @@ fn check(
 }
 
 /// What the state names.
-fn contents_of(state: &StateStore) -> Result<Contents, crate::state::StateError> {
+fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
     let (mut contents, snapshot) = (Contents::default(), state.snapshot()?);
     for name in [content::COLLECTION, content::RESOURCES] {
         let Ok(collection) = Collection::new(name) else { continue };

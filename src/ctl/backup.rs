@@ -17,6 +17,7 @@ use crate::config::datastore::DatastoreConfig;
 use crate::datastore::service::trust_dir;
 use crate::datastore::unfinished::{self, Trust, Unfinished, Work};
 use crate::env::data_dir;
+use crate::log::IoFailure;
 use crate::log::copy::End;
 use crate::model::{ChunkId, Seq};
 use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
@@ -415,18 +416,19 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<Ba
         bar.set_length(total);
         bar.set_position(done);
     };
-    let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(|error| {
-        CtlError::new(format!("{error}; a datastore is restored while it is stopped, and started again afterwards"))
-    })?;
     let config = DatastoreConfig::for_dir(dir);
+    let in_use = |error: data_dir::DirectoryError| {
+        CtlError::new(format!("{error}; a datastore is restored while it is stopped, and started again afterwards"))
+    };
     if args.dry_run {
-        let scratch = dir.join("restore.rehearsal");
-        std::fs::create_dir_all(&scratch).map_err(CtlError::new)?;
+        let _lock = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
         let end = RestoreEnd { end: args.at, may_be_empty: args.at_empty };
-        let restored = restore::rehearse(&repository, manifest, &scratch, &config, end, &mut tell);
-        let _ = std::fs::remove_dir_all(&scratch);
-        return restored.map(|restored| (restored, None)).map_err(not_restored);
+        let restored = rehearse(dir, |scratch| {
+            restore::rehearse(&repository, manifest, scratch, &config, end, &mut tell).map_err(not_restored)
+        });
+        return restored.map(|restored| (restored, None));
     }
+    let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     let mark = Mark::begin(dir)?;
     // The register of members is as of now, whatever moment the state is of.
     let escrows: Vec<&str> = manifests.iter().chain([manifest]).map(|manifest| manifest.escrow.as_str()).collect();
@@ -457,6 +459,21 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<Ba
     let restored = restored.map_err(not_restored)?;
     let saved = unsealed.map(|key| key.save_new(&BackupKey::path_in(dir)).map(|is_new| is_new.then_some(key)));
     Ok((restored, saved.transpose().map_err(CtlError::new)?.flatten()))
+}
+
+/// Restores into a directory within `dir`, where the room is that a restore needs, and leaves `dir` as it was.
+fn rehearse(dir: &Path, work: impl FnOnce(&Path) -> Result<Restored, CtlError>) -> Result<Restored, CtlError> {
+    let was_there = dir.exists();
+    let scratch = dir.join("restore.rehearsal");
+    let made = std::fs::create_dir_all(&scratch)
+        .map_err(|error| CtlError::new(IoFailure::at("create", scratch.display())(error)));
+    let restored = made.and_then(|()| work(&scratch));
+    let _ = std::fs::remove_dir_all(&scratch);
+    if !was_there {
+        // Only an empty one goes.
+        let _ = std::fs::remove_dir(dir);
+    }
+    restored
 }
 
 /// The mark of a restore that is under way.

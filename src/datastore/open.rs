@@ -13,7 +13,7 @@ use crate::env::real::RealFs;
 use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogOptions, LogReader, RecoveryReport};
 use crate::model::Seq;
-use crate::state::rebuild;
+use crate::state::rebuild::{self, RebuildError};
 use crate::state::{OriginTable, StateError, StateStore, Target};
 
 use super::{index, unfinished};
@@ -209,6 +209,10 @@ pub fn build(
         digest: None,
     };
     let tail = log.chained_entries(base.seq, to);
-    rebuild::rebuild(state, log.base_entries(), &origins, target, tail, None, progress)
-        .map_err(|error| OpenError::Rebuild(error.to_string()))
+    rebuild::rebuild(state, log.base_entries(), &origins, target, tail, None, progress).map_err(|error| match error {
+        // Neither says anything of the log.
+        RebuildError::Source(error) if !error.is_damage() => error.into(),
+        RebuildError::State(error) if !error.is_damage() => error.into(),
+        error => OpenError::Rebuild(error.to_string()),
+    })
 }

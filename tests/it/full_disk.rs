@@ -136,3 +136,42 @@ fn p07_a_state_whose_engine_ran_out_of_space_is_opened_again_in_place() {
     a.terminate();
     datastore.terminate();
 }
+
+#[test]
+fn p10_a_full_disk_says_nothing_about_the_backup_that_does_not_fit() {
+    let fleet = Fleet::new();
+    let Some(disk) = Small::mount(&fleet.dir("small"), 2) else { return };
+    let datastore = fleet.datastore();
+    for number in 0..50 {
+        fleet.ok("d", &["put", "c", &format!("k{number}"), "--value", &number.to_string()]);
+    }
+    let export = fleet.export("d");
+    let place = fleet.dir("backups").display().to_string();
+    fleet.ok("d", &["backup", "create", &place, "--plain"]);
+    datastore.terminate();
+    // Nothing fits, the log does and its index does not: whatever is missed is the disk's fault.
+    let mut refusals = 0;
+    for blocks in [8_u64, 64, 256, 512, 1024] {
+        disk.fill();
+        let filler = fs::OpenOptions::new().write(true).open(fleet.dir("small/filler")).expect("opens");
+        let filled = filler.metadata().expect("reads").len();
+        filler.set_len(filled.saturating_sub(blocks << 10)).expect("leaves some");
+        drop(filler);
+        let restored = fleet.run("small/d", &["restore", &place]);
+        disk.empty();
+        let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+        if restored.status.success() {
+            break;
+        }
+        refusals += 1;
+        assert_eq!(restored.status.code(), Some(1), "{blocks} KiB: {said}");
+        assert!(said.contains("No space left"), "{blocks} KiB: {said}");
+        for left in ["log.new", "state.rebuild"] {
+            assert!(!fleet.dir("small/d").join(left).exists(), "{left} would keep the disk full: {said}");
+        }
+    }
+    assert!(refusals > 2, "{refusals}");
+    disk.enlarge(256);
+    fleet.ok("small/d", &["restore", &place, "--replace"]);
+    assert_eq!(fleet.export("small/d"), export);
+}

@@ -57,3 +57,42 @@ fn p13_a_datastore_without_a_log_is_repaired_from_its_own_index() {
     let _member = fleet.replica("a");
     assert_eq!(fleet.converges(&["a"]), export);
 }
+
+/// Every file below a directory with what is in it.
+fn contents(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut found = std::collections::BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("lists") {
+        let path = entry.expect("lists").path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+            found.insert(path, Vec::new());
+        } else {
+            let bytes = fs::read(&path).expect("reads");
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+#[test]
+fn p13_a_rehearsed_restore_claims_and_makes_nothing() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    let place = fleet.dir("backups").display().to_string();
+    fleet.ok("d", &["backup", "create", &place, "--plain"]);
+    datastore.terminate();
+    for name in ["lock", "role"] {
+        fs::remove_file(fleet.dir("d").join(name)).expect("removes");
+    }
+    let before = contents(&fleet.dir("d"));
+    let said = fleet.ok("d", &["restore", &place, "--dry-run"]);
+    assert!(said.contains("nothing was changed"), "{said}");
+    assert!(contents(&fleet.dir("d")) == before, "nothing was changed");
+    fleet.ok("nowhere", &["restore", &place, "--dry-run"]);
+    assert!(!fleet.dir("nowhere").exists(), "a directory that is not there is not made");
+    // While it runs, it is refused as the real one is.
+    let _datastore = fleet.datastore();
+    let refused = fleet.run("d", &["restore", &place, "--dry-run"]);
+    assert!(!refused.status.success());
+}
