@@ -1,10 +1,11 @@
 //! Recovery mode: a datastore of which a witness says that its log had more, or was another one, accepts no writes.
 //!
-//! Witnesses are the register, which notes how far the log and its members had come, and every member with a good
-//! certificate that shows its position; what a member shows is noted in the register, so it outlives a restart. Were
-//! the datastore to go on writing, the log would become another one than its members hold. What an operator gave up
+//! Witnesses are the register, which notes how far the log and its members had come, the audit, which has recorded the log's
+//! entries, and every member with a good certificate that shows its position; what a member shows is noted in the register, so
+//! it outlives a restart. Were the datastore to go on writing, the log would become another one than its members hold. What an operator gave up
 //! by beginning a later generation is no evidence. Only members can cause this; revoking one takes back what it showed.
 
+use crate::codec::audit::LogPoint;
 use crate::codec::message::{RefusalCode, Refused};
 use crate::config::datastore::Recovery;
 use crate::log::LogReader;
@@ -94,7 +95,7 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
     }
     let head = here.head;
     let mark = registry.log_mark();
-    if let Some(evidence) = mark.and_then(|mark| from_mark(here, mark)) {
+    if let Some(evidence) = mark.and_then(|mark| from_mark(here, mark, "register")) {
         return Some(evidence);
     }
     // Positions are of the generation in which they were written. A register that does not say which is held against
@@ -119,24 +120,42 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
     shown.find_map(|(member, theirs)| here.shown_by(member, &theirs))
 }
 
-fn from_mark(here: &Here<'_>, mark: LogMark) -> Option<String> {
+/// What the audit shows of a log that is not here: it has recorded entries up to `point`.
+#[must_use]
+pub fn from_audit(here: &Here<'_>, point: &LogPoint) -> Option<String> {
+    let LogPoint { log_id, generation, seq, chain } = *point;
+    if let Some(evidence) = from_mark(here, LogMark { log_id, generation, seq }, "audit") {
+        return Some(evidence);
+    }
+    let is_of_here = (log_id, generation) == (here.log_id, here.generation) && seq >= here.log.horizon();
+    let here_at = is_of_here.then(|| here.log.chain_at(seq).ok().flatten()).flatten();
+    here_at.is_some_and(|here_at| here_at != chain).then(|| {
+        format!(
+            "its audit has recorded another history up to sequence {seq} than this log's, which ends at {}",
+            here.head
+        )
+    })
+}
+
+/// What a witness beside the log knows of it.
+fn from_mark(here: &Here<'_>, mark: LogMark, witness: &str) -> Option<String> {
     let LogMark { log_id, generation, seq } = mark;
     let head = here.head;
     if log_id == here.log_id {
         if generation > here.generation {
             let here = here.generation;
-            return Some(format!("its register knows generation {generation}, and this log is of generation {here}"));
+            return Some(format!("its {witness} knows generation {generation}, and this log is of generation {here}"));
         }
         let known = seq.min(here.shared_to(generation));
-        return (known > head).then(|| format!("its register knows sequence {known}, and this log ends at {head}"));
+        return (known > head).then(|| format!("its {witness} knows sequence {known}, and this log ends at {head}"));
     }
     // How far the other log had come is written lazily: 0 does not say that it was empty. A log of several generations was
     // put here by an operator.
     match head {
         Seq::ZERO if here.lineage.len() > 1 && seq == Seq::ZERO => None,
-        Seq::ZERO => Some(format!("its log is empty, but its register knows sequence {seq} of log {log_id}")),
+        Seq::ZERO => Some(format!("its log is empty, but its {witness} knows sequence {seq} of log {log_id}")),
         _ if here.lineage.len() <= 1 => Some(format!(
-            "its register belongs to log {log_id}, which had reached {seq}, and this is log {}",
+            "its {witness} belongs to log {log_id}, which had reached {seq}, and this is log {}",
             here.log_id
         )),
         _ => None,
@@ -253,6 +272,38 @@ mod tests {
         assert_eq!(from_register(&Here::of(&reader, Seq(5)), &registry), None);
         enter(&Here::of(&reader, Seq(4)), &mut registry);
         assert_eq!(from_register(&Here::of(&reader, Seq(4)), &registry), None, "the rest was given up");
+    }
+
+    #[test]
+    fn p13_an_audit_that_recorded_more_than_the_log_has_is_evidence_until_that_is_given_up() {
+        let fs = Arc::new(MemoryFs::new());
+        let (mut log, _) = Log::open(fs, std::path::Path::new("/log"), LogOptions::default()).expect("opens");
+        let body = crate::model::EntryBody::Unknown { kind: 200, payload: bytes::Bytes::new() };
+        let member = MemberName::new("web1").expect("name");
+        let entry =
+            |seq| crate::model::Entry { seq: Seq(seq), time_ms: NOW, member: member.clone(), body: body.clone() };
+        log.append(&[entry(1), entry(2)]).expect("writes");
+        let chain = log.sync().expect("syncs").chain();
+        let reader = log.reader();
+        let here = Here::of(&reader, Seq(2));
+        let point = LogPoint { log_id: log.log_id(), generation: log.generation(), seq: Seq(2), chain };
+        assert_eq!(from_audit(&here, &point), None);
+        assert!(from_audit(&here, &LogPoint { seq: Seq(3), ..point }).is_some(), "the log went back");
+        assert!(from_audit(&here, &LogPoint { chain: [9; 16], ..point }).is_some(), "another history");
+        assert!(from_audit(&here, &LogPoint { log_id: LogId([7; 16]), ..point }).is_some(), "another log");
+        // A later generation gave up what followed.
+        let given_up = Here {
+            generation: Generation(point.generation.0 + 1),
+            lineage: [
+                &*here.lineage,
+                &[crate::model::LineageEntry { generation: Generation(point.generation.0 + 1), shared_to: Seq(2) }],
+            ]
+            .concat(),
+            ..here
+        };
+        assert_eq!(from_audit(&given_up, &LogPoint { seq: Seq(3), chain: [9; 16], ..point }), None);
+        let later = LogPoint { generation: Generation(point.generation.0 + 2), ..point };
+        assert!(from_audit(&given_up, &later).is_some(), "a copy of before a recovery");
     }
 
     #[test]

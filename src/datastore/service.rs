@@ -285,7 +285,10 @@ impl Datastore {
         let ledger = Ledger::new(log, state.clone(), limits.clone())?;
         let addresses = config.advertised(address);
         let here = Here::of(&reader, head);
-        let evidence = recovery::from_register(&here, &registry);
+        // Writes that are accepted all the same give up what the audit shows.
+        let audit_shows = audit::point_in(&path).and_then(|point| recovery::from_audit(&here, &point));
+        let audit_shows = audit_shows.filter(|evidence| recovery::counts(config.recovery, evidence));
+        let evidence = recovery::from_register(&here, &registry).or_else(|| audit_shows.clone());
         if evidence.is_none() || config.recovery == Recovery::Off {
             recovery::enter(&here, &mut registry);
         }
@@ -325,6 +328,7 @@ impl Datastore {
             write_refusal: std::sync::Mutex::default(),
             recovery: std::sync::Mutex::default(),
             evidence: std::sync::Mutex::default(),
+            audit_shows,
             address,
             started: Instant::now(),
             stopping: watch::channel(false).0,

@@ -79,6 +79,8 @@ pub(super) struct Shared {
     pub recovery: Mutex<String>,
     /// Held while the register and `recovery` change together, which may take as long as the disk does.
     pub evidence: Mutex<()>,
+    /// What the audit showed at the start of a log that is not here: for as long as this process runs.
+    pub audit_shows: Option<String>,
     pub address: std::net::SocketAddr,
     pub started: Instant,
     pub stopping: watch::Sender<bool>,
@@ -172,7 +174,7 @@ impl Shared {
     /// Looks at the register again, after a member was revoked whose position was evidence.
     pub(super) fn look_at_register(&self) {
         let _turn = self.evidence();
-        let evidence = self.members.evidence(&Here::of(&self.log, self.head()));
+        let evidence = self.members.evidence(&Here::of(&self.log, self.head())).or_else(|| self.audit_shows.clone());
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if !waits.is_empty() && evidence.is_none() {
             tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");

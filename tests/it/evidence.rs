@@ -197,6 +197,39 @@ fn p13_what_the_register_knows_beyond_the_head_stops_writes_until_a_member_gives
 }
 
 #[test]
+fn p13_what_the_audit_has_recorded_beyond_the_head_stops_writes_when_it_is_the_last_witness() {
+    let mut fleet = Fleet::new();
+    let export = rolled(&fleet, false);
+    copy_dir(&fleet.dir("d"), &fleet.dir("newest"));
+    for part in ["log", "state", "trust"] {
+        replace_dir(&fleet.dir("old").join(part), &fleet.dir("d").join(part));
+    }
+    for _ in 0..2 {
+        let datastore = fleet.datastore();
+        waits(&fleet, "its audit knows sequence 15, and this log ends at 10");
+        datastore.kill();
+    }
+    // The log is brought back, or what it lacks is given up.
+    copy_dir(&fleet.dir("d"), &fleet.dir("fenced"));
+    for part in ["log", "state", "trust"] {
+        replace_dir(&fleet.dir("newest").join(part), &fleet.dir("d").join(part));
+    }
+    let datastore = fleet.datastore();
+    assert_eq!(fleet.export("d"), export);
+    put(&fleet, "d", 20..21);
+    datastore.terminate();
+    replace_dir(&fleet.dir("fenced"), &fleet.dir("d"));
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    let datastore = fleet.datastore();
+    put(&fleet, "d", 20..21);
+    fleet.wait("the audit says so", || fleet.ok("d", &["audit", "ls", "--json"]).contains("what followed it"));
+    datastore.terminate();
+    fleet.datastore_flags.clear();
+    let _datastore = fleet.datastore();
+    put(&fleet, "d", 21..22);
+}
+
+#[test]
 fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     let fleet = Fleet::new();
     rolled(&fleet, true);

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::codec::audit::{Act, AuditPage, AuditReport};
+use crate::codec::audit::{Act, AuditPage, AuditReport, LogPoint};
 use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogReader};
 use crate::model::{MemberName, Seq};
@@ -173,6 +173,16 @@ async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
     let reader = off_thread(move || view(dir)).await??;
     shared.audit.set_reader(reader.clone());
     Ok(reader)
+}
+
+/// How far the audit in the data directory `path` has the operation log, as far as that can be read; nothing is changed.
+pub(super) fn point_in(path: &std::path::Path) -> Option<LogPoint> {
+    let (fs, dir) = (Arc::new(ViewFs::default()), path.join(store::AUDIT));
+    if !crate::log::exists(&*fs, &dir).ok()? {
+        return None;
+    }
+    let (log, _) = Log::open(fs, &dir, store::options()).ok()?;
+    store::covered(&log.reader()).ok().flatten().filter(|point| *point != LogPoint::default())
 }
 
 fn view(dir: PathBuf) -> Result<LogReader, Failure> {

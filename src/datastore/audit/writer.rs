@@ -175,6 +175,11 @@ impl Writer {
     fn resume(&mut self, aside: Option<(PathBuf, AuditError)>) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
         let covered = store.covered();
+        // It is a witness of a log that is not here. Were it to go on with the one that is, it would say so no more.
+        if let Some(point) = covered.filter(|_| self.shared.audit_shows.is_some() && aside.is_none()) {
+            self.shared.audit.set_covered(point.seq);
+            return Ok(());
+        }
         let log = self.of_log();
         let now = LogNow::of(&self.shared.log, covered).map_err(text)?;
         let resumed = resume(covered, &now, self.is_new_log);
