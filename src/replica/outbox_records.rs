@@ -220,3 +220,31 @@ pub(super) fn retry(of: TxnId, txn: &Txn) -> Vec<u8> {
 pub(super) fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("invariant: encoding into memory cannot fail")
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter};
+
+    #[test]
+    fn p05_what_was_made_upon_a_retried_change_follows_it_when_the_journal_is_read_again() {
+        let op = Op::Delete { collection: Collection::new("c").expect("name"), key: Key::new("k").expect("key") };
+        let id = |counter| TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+        let upon = |counter| Condition::written_by(op.collection().clone(), op.key().clone(), id(counter));
+        let txn = |counter, conditions| {
+            let (settled, ops) = (OriginCounter(0), vec![op.clone()]);
+            Txn { id: id(counter), settled, time_ms: 0, note: Bytes::new(), conditions, ops }
+        };
+        let rejected = |txn: &Txn| {
+            let note = RejectedV1 { id: txn.id, seq: Seq(5), reason: Reason::IdentityReused };
+            [(KIND_TXN, encoded(txn)), (KIND_REJECTED, to_bytes(&note))]
+        };
+        let (first, second) = (txn(1, vec![]), txn(3, vec![upon(1)]));
+        let made = [rejected(&first), rejected(&second)].concat();
+        let records = [&made[..], &[(KIND_RETRY, retry(first.id, &txn(2, vec![])))]].concat();
+        let (outbox, _) = restore(&records, &StateStore::in_memory(), Outbox::default()).expect("is read");
+        assert_eq!(outbox.rejected()[&second.id].txn.conditions, [upon(2)]);
+    }
+}

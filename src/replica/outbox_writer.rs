@@ -807,14 +807,6 @@ mod tests {
         assert_eq!(of(&[(KIND_RETRY, retry(txn(1).id, &txn(2)))]), (1, 0));
         assert_eq!(of(&[(KIND_TXN, encoded(&txn(2))), (KIND_CLOSED, to_bytes(&txn(1).id))]), (1, 0));
         assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "given again by its maker");
-        // What was made upon it follows it, also after the journal is read again.
-        let upon = |id| Condition::written_by(op.collection().clone(), op.key().clone(), id);
-        let second = Txn { conditions: vec![upon(txn(1).id)], ..txn(3) };
-        let rejection = to_bytes(&RejectedV1 { id: second.id, seq: Seq(6), reason: Reason::IdentityReused });
-        let second_made = [(KIND_TXN, encoded(&second)), (KIND_REJECTED, rejection)];
-        let records = [&made[..], &second_made[..], &[(KIND_RETRY, retry(txn(1).id, &txn(2)))]].concat();
-        let (outbox, _) = restore(&records, &state, Outbox::default()).expect("is read");
-        assert_eq!(outbox.rejected()[&second.id].txn.conditions, [upon(txn(2).id)]);
     }
 
     #[test]

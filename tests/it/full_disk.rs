@@ -140,18 +140,21 @@ fn p07_a_state_whose_engine_ran_out_of_space_is_opened_again_in_place() {
 #[test]
 fn p10_a_full_disk_says_nothing_about_the_backup_that_does_not_fit() {
     let fleet = Fleet::new();
-    let Some(disk) = Small::mount(&fleet.dir("small"), 2) else { return };
+    let Some(disk) = Small::mount(&fleet.dir("small"), 8) else { return };
     let datastore = fleet.datastore();
-    for number in 0..50 {
-        fleet.ok("d", &["put", "c", &format!("k{number}"), "--value", &number.to_string()]);
-    }
+    let value = "x".repeat(4000);
+    let line = |number| {
+        format!("{{\"ops\":[{{\"put\":{{\"collection\":\"c\",\"key\":\"k{number}\",\"value\":\"{value}\"}}}}]}}\n")
+    };
+    let file = fleet.write_file("puts.jsonl", &(0..250).map(line).collect::<String>());
+    fleet.ok("d", &["import", file.to_str().expect("text")]);
     let export = fleet.export("d");
     let place = fleet.dir("backups").display().to_string();
     fleet.ok("d", &["backup", "create", &place, "--plain"]);
     datastore.terminate();
     // Nothing fits, the log does and its index does not: whatever is missed is the disk's fault.
     let mut refusals = 0;
-    for blocks in [8_u64, 64, 256, 512, 1024] {
+    for blocks in [8_u64, 500, 1100, 1300, 1500] {
         disk.fill();
         let filler = fs::OpenOptions::new().write(true).open(fleet.dir("small/filler")).expect("opens");
         let filled = filler.metadata().expect("reads").len();
