@@ -141,6 +141,8 @@ bugs! {
     DecidedIsShownAgain,
     /// The head of the outbox journal is not compared with the journal's end.
     JournalHeadIgnored,
+    /// The witness next to the outbox's directory is not asked whether that is the one that was here.
+    WitnessNotAsked,
     /// An outbox journal that is missing is taken for a new one.
     MissingJournalIsNew,
     /// The head file is not compared with the end of the log.

@@ -39,7 +39,7 @@ impl World {
             self.note(|| format!("web{number} could not start: {error}"));
             let may_fail = self.plan.faults.iter().any(|(fault, _)| {
                 use super::plan::Fault;
-                matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull | Fault::StateFails)
+                matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull | Fault::StateFails | Fault::RewriteCutOff)
             });
             if !may_fail {
                 broken!("web{number} does not start: {error}");
@@ -48,6 +48,9 @@ impl World {
             return Ok(());
         }
         let (life, seq) = (node.life, node.seq());
+        if let Some(error) = &node.unsound {
+            broken!("web{number} finds its state unsound, and nothing was done to it: {error}");
+        }
         self.note(|| format!("web{number} started at {seq:?}"));
         self.after(0, Event::Connect(number, life, 0));
         self.after(self.plan.persist_every, Event::Persist(number, life));
@@ -435,7 +438,8 @@ impl World {
             running.queue.push_back(piece);
         }
         let wait = if self.slow[number] { self.draw(400 * MS) } else { self.draw(2 * MS) };
-        self.after(wait, Event::Apply(number, life));
+        let stall = self.stalled_until.get(&number).map_or(0, |until| until.saturating_sub(self.now));
+        self.after(wait + stall, Event::Apply(number, life));
     }
 
     /// What the applier thread does with the next piece.

@@ -33,6 +33,24 @@ pub struct Copy {
 }
 
 impl World {
+    /// Keeps a copy of a replica's state for later, or puts the kept one in its place, under the mark of the present one. Then the
+    /// replica applies nothing, and is killed before it has come as far again: the next start must know it, too.
+    pub fn kill_behind(&mut self, number: usize) -> bool {
+        if self.truth != Truth::Genuine || self.replicas[number].running.is_none() {
+            return false;
+        }
+        let Some(copy) = self.copies.remove(&number) else {
+            let copy = self.copy_replica(number);
+            self.copies.extend(copy.map(|copy| (number, copy)));
+            return false;
+        };
+        self.roll_back_state(number, &copy);
+        let wait = 4 * SECOND + self.draw(4 * SECOND);
+        self.stalled_until.insert(number, self.now + wait + SECOND);
+        self.after(wait, Event::Undo(Fault::KilledBehind, number));
+        true
+    }
+
     /// Keeps a copy of a replica's directory for later, or puts the kept one in its place. The register knows nothing of that:
     /// what the replica passed before is not kept for it again, and it gets on only when it comes beyond that.
     pub fn roll_back(&mut self, number: usize) -> Result<bool, Violation> {
@@ -47,6 +65,8 @@ impl World {
             Some(copy) if self.replicas[number].running.is_some() => {
                 self.stop_replica(number, true, "its directory is replaced by an old copy");
                 self.forget_connections(number);
+                // A copy of the outbox that was made since would be newer than the outbox.
+                self.outboxes.remove(&number);
                 let node = &mut self.replicas[number];
                 (node.fs, node.states) = (copy.fs, copy.states);
                 (node.damaged, node.tampered) = (false, false);
@@ -320,6 +340,7 @@ impl World {
             let fs = if number == follower { &copy.fs } else { &node.fs };
             let states = if number == follower { &copy.states } else { &node.states };
             (other.fs, other.states) = (fs.crash(Survival::Everything, 0), states.copy());
+            other.was_damaged = if number == follower { copy.was_damaged } else { node.was_damaged };
             let (was_at, came_to) = (node.was_at, node.came_to);
             (other.was_at, other.came_to) =
                 if number == follower { (copy.was_at, copy.came_to) } else { (was_at, came_to) };

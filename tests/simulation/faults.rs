@@ -146,6 +146,9 @@ impl World {
             Fault::Revoked => return self.revoke(number),
             Fault::GenerationRaised => return self.raise_generation(),
             Fault::StateAndMarkLost => return self.lose_state_and_mark(number),
+            Fault::OutboxReplaced => return Ok(self.replace_outbox(number)),
+            Fault::RewriteCutOff => return Ok(self.cut_off_rewrite(number)),
+            Fault::KilledBehind => return Ok(self.kill_behind(number)),
             Fault::IndexStalled => self.index_stalled_until = self.now + SECOND + self.draw(8 * SECOND),
             Fault::OldCopy => return Ok(self.use_old_copy()),
             Fault::OldCopyFollowed => return self.follow_old_copy(),
@@ -171,6 +174,14 @@ impl World {
                 (way.loss, way.jitter) = (plan.loss, plan.jitter);
             }
             Fault::SlowApplier => self.slow[number] = false,
+            Fault::KilledBehind => {
+                self.stop_replica(number, false, "killed before it has come as far again");
+                self.stalled_until.remove(&number);
+            }
+            Fault::RewriteCutOff => {
+                self.stop_replica(number, true, "power cut");
+                self.replicas[number].fs.set_capacity(None);
+            }
             Fault::YearsJump => self.clock_offset = 0,
             Fault::OldCopyFollowed => self.leave_old_copy(),
             Fault::Revoked => self.take_back(number)?,
@@ -283,7 +294,9 @@ impl World {
 
     /// Without its mark the last batch of a journal cannot be told from a torn one; a failing disk may refuse just the mark.
     pub fn may_refuse_marks(&self) -> bool {
-        let may_refuse = |(fault, _): &(Fault, Time)| matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull);
+        let may_refuse = |(fault, _): &(Fault, Time)| {
+            matches!(fault, Fault::ReplicaDisk | Fault::ReplicaFull | Fault::RewriteCutOff)
+        };
         self.plan.faults.iter().any(may_refuse)
     }
 

@@ -14,6 +14,7 @@ mod engine;
 mod faults;
 mod network;
 mod oracle;
+mod outbox;
 mod plan;
 #[cfg(feature = "planted-bugs")]
 mod planted;

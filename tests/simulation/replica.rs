@@ -304,6 +304,8 @@ pub struct Node {
     pub damaged: bool,
     /// Rows were damaged at some time.
     pub was_damaged: bool,
+    /// What the last start found wrong with a state that nobody damaged: a power cut leaves each step of it whole.
+    pub unsound: Option<String>,
     /// It has reported a position of a state with damaged or altered rows, which the register keeps whatever becomes of that.
     pub has_misreported: bool,
     /// The last bookmark that a replica known to differ was shown.
@@ -388,6 +390,7 @@ impl Node {
             tampered: false,
             damaged: false,
             was_damaged: false,
+            unsound: None,
             has_misreported: false,
             compared: None,
             shown: Seq::ZERO,
@@ -403,10 +406,9 @@ impl Node {
     /// Starts the process on its disks, as [`gravwell::replica::Replica::open`] does.
     pub fn start(&mut self, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<(), String> {
         let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
-        let state = match open(self.states.current()) {
-            Ok(state) if Stepped::check_state(&state).is_ok() => state,
-            _ => open(self.states.fresh())?,
-        };
+        let found = open(self.states.current()).and_then(|state| Stepped::check_state(&state).map(|()| state));
+        self.unsound = found.as_ref().err().filter(|_| !self.was_damaged).cloned();
+        let state = found.or_else(|_| open(self.states.fresh()))?;
         let journal =
             Journal::open(Arc::new(self.fs.clone()), Path::new(JOURNAL)).map_err(|error| error.to_string())?;
         let (journal, records) = journal;

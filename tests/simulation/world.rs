@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use gravwell::env::memory::SmallRandom;
+use gravwell::env::memory::{MemoryFs, SmallRandom};
 use gravwell::model::{MemberName, Seq};
 use gravwell::trust::{Registry, Role};
 
@@ -138,6 +138,8 @@ pub struct World {
     pub saved_reports: Vec<Option<Report>>,
     /// By replica: a copy of its directory for later.
     pub copies: BTreeMap<usize, Copy>,
+    /// By replica: a copy of its outbox for later.
+    pub outboxes: BTreeMap<usize, MemoryFs>,
     /// An old copy of the datastore's disk and of one replica's directory.
     pub followed: Option<FollowedCopy>,
     /// Who is beyond the datastore of this world, and what became of it when they said so.
@@ -155,6 +157,8 @@ pub struct World {
     /// Damage to a journal that nobody noticed.
     pub journal_lost: Option<String>,
     pub slow: Vec<bool>,
+    /// By replica: until when nothing that arrives is applied.
+    pub stalled_until: BTreeMap<usize, Time>,
     /// Until when the datastore's index takes nothing in.
     pub index_stalled_until: Time,
     pub next_value: u64,
@@ -169,13 +173,13 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, verbose: bool) -> World {
         let mut random = World::random_of(seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(seed, &mut random);
         World::of(plan, random, verbose)
     }
 
     /// Whether a seed's plan has each of these faults, named with commas between them.
     pub fn strikes_with(seed: u64, faults: &str) -> bool {
-        let plan = Plan::draw(&mut World::random_of(seed));
+        let plan = Plan::draw(seed, &mut World::random_of(seed));
         let has = |name: &str| plan.faults.iter().any(|(fault, _)| format!("{fault:?}") == name);
         faults.split(',').filter(|name| !name.is_empty()).all(has)
     }
@@ -219,6 +223,7 @@ impl World {
             reported: vec![None; plan.replicas],
             saved_reports: vec![None; plan.replicas],
             copies: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
             steady: None,
             followed: None,
             fence: None,
@@ -228,6 +233,7 @@ impl World {
             reads: 0,
             limit: None,
             slow: vec![false; plan.replicas],
+            stalled_until: BTreeMap::new(),
             index_stalled_until: 0,
             next_value: 0,
             is_commit_due: false,

@@ -1,0 +1,93 @@
+//! What becomes of a replica's outbox journal when its directory is replaced, and when a rewrite of it is cut off.
+
+use std::path::Path;
+
+use gravwell::env::Fs;
+use gravwell::env::memory::{self, MemoryFs, Survival};
+
+use super::faults::open_journal;
+use super::network::SECOND;
+use super::plan::Fault;
+use super::replica::{JOURNAL, REWRITE_BYTES_MIN};
+use super::world::{Event, World};
+
+/// Most bytes that are free while a new head and a new witness find no room, and most of what is accepted does.
+const ROOM_BYTES: u64 = 3000;
+
+impl World {
+    /// What the start would say of an outbox directory that is an older copy of itself, another member's, or not there, while
+    /// everything beside it is as it was. The right one stays in its place.
+    pub fn replace_outbox(&mut self, number: usize) -> bool {
+        if self.may_refuse_marks() {
+            return false;
+        }
+        let Some(running) = &mut self.replicas[number].running else { return false };
+        let kept = running.stepped.keep_journal(REWRITE_BYTES_MIN);
+        if self.fatal(number, kept) {
+            return false;
+        }
+        let Some(older) = self.outboxes.remove(&number) else {
+            let copy = self.replicas[number].fs.crash(Survival::Everything, 0);
+            self.outboxes.insert(number, copy);
+            return false;
+        };
+        self.stop_replica(number, false, "its outbox is replaced");
+        let (what, other) = match self.random.below(4) {
+            0 => ("is not there", None),
+            1 => ("is another member's", self.outbox_of_another(number)),
+            _ => ("is an older copy", Some(older)),
+        };
+        let copy = || self.replicas[number].fs.crash(Survival::Everything, 0);
+        let (Ok(before), replaced) = (open_journal(&copy()), copy()) else { return false };
+        if put_outbox(&replaced, other.as_ref()).is_err() {
+            return false;
+        }
+        if open_journal(&replaced).is_ok_and(|after| after != before) {
+            self.journal_lost = Some(format!("web{number}'s outbox {what}, and it went unnoticed"));
+        }
+        true
+    }
+
+    fn outbox_of_another(&mut self, number: usize) -> Option<MemoryFs> {
+        let name = &self.replicas[number].name;
+        let others: Vec<&MemoryFs> =
+            self.replicas.iter().filter(|node| node.name != *name).map(|node| &node.fs).collect();
+        let other = others.get(self.random.below(others.len()))?;
+        Some(other.crash(Survival::Everything, 0))
+    }
+
+    /// The disk fails after a rewritten journal took the former one's place, and before that is durable. The replica starts on
+    /// it without room for a new head, and takes transactions, until its power is cut: the journal that it opened stays.
+    pub fn cut_off_rewrite(&mut self, number: usize) -> bool {
+        let node = &mut self.replicas[number];
+        let Some(running) = &mut node.running else { return false };
+        // The first two make the file and rename it.
+        node.fs.fail_naming(2, memory::Fault::Once(std::io::ErrorKind::Other));
+        let kept = running.stepped.keep_journal(0);
+        node.fs.heal();
+        if self.fatal(number, kept) {
+            return false;
+        }
+        self.stop_replica(number, false, "its disk failed while it rewrote its journal");
+        let room = 600 + self.draw(ROOM_BYTES - 600);
+        let fs = &self.replicas[number].fs;
+        fs.set_capacity(Some(fs.used_bytes() + room));
+        let wait = 4 * SECOND + self.draw(6 * SECOND);
+        self.after(wait, Event::Undo(Fault::RewriteCutOff, number));
+        true
+    }
+}
+
+/// Puts what another disk has in the outbox directory, or nothing, in the place of what is there.
+fn put_outbox(fs: &MemoryFs, from: Option<&MemoryFs>) -> std::io::Result<()> {
+    let outbox = Path::new(JOURNAL);
+    for name in fs.list(outbox)? {
+        fs.remove(&outbox.join(name))?;
+    }
+    let Some(from) = from else { return Ok(()) };
+    for name in from.list(outbox)? {
+        let path = outbox.join(name);
+        fs.create(&path)?.write_at(&from.contents(&path)?, 0)?;
+    }
+    Ok(())
+}
