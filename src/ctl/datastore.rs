@@ -1,13 +1,15 @@
 //! The datastore's process, shared by `gravwell_datastore` and the tools that start one.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::datastore::{DatastoreConfig, Recovery};
 use crate::config::{ConfigError, Warning};
-use crate::datastore::{Datastore, DatastoreError};
+use crate::datastore::{Datastore, DatastoreError, without_log};
 use crate::telemetry::{logging, notify, output};
+use crate::transport::local::SOCKET;
 
 use super::hangup::Hangup;
 use super::monitor::{self, Monitor};
@@ -156,6 +158,15 @@ pub fn stop_signal() -> impl Future<Output = ()> {
     }
 }
 
+/// Says at the local socket that the datastore waits. A directory that is not there may be made, as by a mount.
+async fn keep_saying(dir: &Path, what: &str, remedy: &str) -> Infallible {
+    loop {
+        let Err(error) = without_log::say(dir, what, remedy).await;
+        tracing::debug!(%error, "the local socket");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// Waits, when the configuration wants it, until a recovery or a restore has made a log. False: told to stop.
 async fn wait_for_log(config: &DatastoreConfig) -> bool {
     let has_log = || config.data_dir.join(crate::log::repair::LOG).exists();
@@ -163,25 +174,31 @@ async fn wait_for_log(config: &DatastoreConfig) -> bool {
         return true;
     }
     let dir = config.data_dir.display();
-    let what = format!(
-        "there is no log in {dir}, and Datastore-Recovery=wait: nothing is served, and nothing is created, until \
-         `gravwell-logctl --data-dir {dir} recover` has fetched it from the members, or `restore` from a backup; to begin \
-         with an empty one, start with --recovery off"
+    let what = format!("there is no log in {dir}, and Datastore-Recovery=wait: nothing is served, and no log is begun");
+    let remedy = format!(
+        "fetch the log from the members, `gravwell-logctl --data-dir {dir} recover`, or `restore` it from a backup: then it \
+         starts by itself; to begin with an empty one, start with --recovery off"
     );
-    tracing::warn!("{what}");
-    notify::ready(&what);
+    tracing::warn!(remedy, "{what}");
+    notify::ready(&format!("{what}: {remedy}"));
     let mut stop = std::pin::pin!(stop_signal());
-    loop {
+    let mut saying = std::pin::pin!(keep_saying(&config.data_dir, &what, &remedy));
+    let has_log = loop {
         tokio::select! {
-            () = &mut stop => return false,
+            () = &mut stop => break false,
+            never = &mut saying => match never {},
             () = tokio::time::sleep(Duration::from_secs(1)) => {
                 notify::watchdog();
                 if has_log() {
-                    return true;
+                    break true;
                 }
             }
         }
+    };
+    if !has_log {
+        let _ = std::fs::remove_file(config.data_dir.join(SOCKET));
     }
+    has_log
 }
 
 /// Runs a datastore until it is told to stop.

@@ -37,6 +37,7 @@ mod session;
 mod shared;
 pub mod snapshot;
 pub mod unfinished;
+pub mod without_log;
 
 pub use open::OpenError;
 pub use service::{Datastore, DatastoreError};

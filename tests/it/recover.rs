@@ -329,11 +329,20 @@ fn p05_a_datastore_told_to_wait_creates_nothing_until_it_has_a_log() {
     fleet.datastore_flags = vec!["--recovery".into(), "wait".into()];
     let _datastore = fleet.spawn_datastore();
     fleet.wait("it says that it waits", || fleet.log_of("d").contains("Datastore-Recovery=wait"));
+    std::fs::create_dir(fleet.dir("d")).expect("creates");
+    fleet.wait("its status says so", || {
+        let status = fleet.run("d", &["status", "--json"]);
+        let said = String::from_utf8_lossy(&status.stdout).into_owned();
+        status.status.code() == Some(1) && said.contains("waits_for_recovery")
+    });
+    let refused = fleet.run("d", &["put", "c", "k", "--value", "2"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("recover`"), "{said}");
     assert!(!fleet.dir("d/trust").exists() && !fleet.dir("d/log").exists());
     let from = fleet.dir("a");
     let flags = ["recover", "--from", from.to_str().unwrap(), "--authority", &authority, "--recovery-key", &key];
     fleet.ok("d", &flags);
-    fleet.wait("it goes on by itself", || fleet.status("d")["running"] == true);
+    fleet.wait("it goes on by itself", || fleet.status("d")["head"].as_u64() > Some(0));
     let _a = fleet.replica("a");
     fleet.wait_connected("a");
     assert_eq!(fleet.converges(&["a"]), export);

@@ -1,0 +1,67 @@
+//! What a datastore that waits for its log says at the local socket: that it waits, and for what. All else is refused.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use crate::codec::admin::{Request, Status};
+use crate::codec::health::{self, Code, Health, Reason};
+use crate::codec::message::MESSAGE_BYTES_MAX;
+use crate::transport::answer::{self, Answer, Failure, refuse};
+use crate::transport::local;
+
+/// How long a caller may go on sending what is refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Answers in the data directory `dir` until it is dropped. `message`: what the datastore waits for; `remedy`: what to do.
+///
+/// # Errors
+/// When there is no such directory, or no socket can be made in it.
+pub async fn say(dir: &Path, message: &str, remedy: &str) -> io::Result<Infallible> {
+    let requests = local::Requests::new(local::listen(dir)?);
+    let status = Arc::new(status(message, remedy));
+    loop {
+        let (stream, place) = requests.next().await;
+        let status = Arc::clone(&status);
+        tokio::spawn(async move {
+            if let Err(error) = serve(stream, &status).await {
+                tracing::debug!(%error, "a local request ended early");
+            }
+            drop(place);
+        });
+    }
+}
+
+fn status(message: &str, remedy: &str) -> Status {
+    let reasons = vec![Reason::new(Code::WaitsForRecovery, message, remedy)];
+    let mut status = Status {
+        role: "datastore".into(),
+        running: true,
+        problem: message.to_owned(),
+        remedy: remedy.to_owned(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        health: Health { reasons, ..Health::default() },
+        ..Status::default()
+    };
+    health::assess(&mut status);
+    status
+}
+
+async fn serve(stream: UnixStream, status: &Status) -> Result<(), Failure> {
+    let (mut receive, mut send) = stream.into_split();
+    let done = match answer::request(&mut receive, MESSAGE_BYTES_MAX).await {
+        Ok(Request::Status) => Answer::new(&mut send).item(status).await,
+        Ok(_) => Err(refuse(format!("{}: {}", status.problem, status.remedy))),
+        Err(failure) => Err(failure),
+    };
+    let ended = Answer::new(&mut send).end(done).await;
+    // Whoever is still sending reads the answer afterwards.
+    let _ = send.shutdown().await;
+    let _ = tokio::time::timeout(PATIENCE, tokio::io::copy(&mut receive, &mut tokio::io::sink())).await;
+    Ok(ended?)
+}
