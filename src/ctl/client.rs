@@ -243,12 +243,17 @@ impl Client {
 
     /// The status, as it is for the directory when no process runs on it.
     pub(super) async fn status(&self) -> Result<Status, CtlError> {
-        let mut status: Status = self.item(&Request::Status).await?;
+        let status: Status = self.item(&Request::Status).await?;
+        Ok(self.as_seen(status))
+    }
+
+    /// A status as it is for who looks at the directory: where this process opened it, none runs there.
+    pub(super) fn as_seen(&self, mut status: Status) -> Status {
         if !self.is_running() {
             (status.running, status.connected) = (false, false);
         }
         health::assess(&mut status);
-        Ok(status)
+        status
     }
 
     /// Fails, as for damage, where it is known that what a replica shows is older than what it showed before.

@@ -364,6 +364,7 @@ pub(super) async fn barrier(dir: &Path, json: bool, seq: Option<Seq>, timeout_s:
     // Where no process runs nothing gets on: what is not reached now is not waited for.
     let timeout_ms = if client.is_running() { timeout_s.saturating_mul(1000) } else { 0 };
     let status: Result<Status, _> = client.item(&Request::Barrier { seq, timeout_ms }).await;
+    let status = status.map(|status| client.as_seen(status));
     client.close().await;
     print_status(json, &status?)
 }

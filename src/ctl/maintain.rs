@@ -110,7 +110,10 @@ fn print(json: bool, report: &VerifyReport, datastore: Option<&Path>) -> CtlResu
         }
         for finding in &report.findings {
             let offset = finding.offset.map_or_else(String::new, |offset| format!(" at byte {offset}"));
-            output.line(&format!("DAMAGE {}{offset}: {}", finding.place, finding.problem))?;
+            let place = format!("{}{offset}: ", finding.place);
+            // Most problems name their place themselves.
+            let problem = finding.problem.strip_prefix(&format!("damage in {place}")).unwrap_or(&finding.problem);
+            output.line(&format!("DAMAGE {place}{problem}"))?;
         }
         output.line(if report.ok { "all is well" } else { "damage was found" })?;
         let in_log = report.findings.iter().any(|finding| finding.offset.is_some());

@@ -386,6 +386,12 @@ fn lasting(seconds: u64) -> String {
 fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Escrow>, CtlError> {
     let mut found = Vec::new();
     for path in &args.authority {
+        if !path.exists() {
+            return Err(CtlError::new(format!(
+                "{}: there is no such file: every member keeps a sealed copy of the authority in its directory, identity/escrow",
+                path.display()
+            )));
+        }
         found.push(Escrow::load(path).map_err(CtlError::new)?);
     }
     found.extend(args.from.iter().filter_map(|dir| Escrow::load(&Identity::escrow(dir)).ok()));

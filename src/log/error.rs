@@ -86,8 +86,8 @@ impl IoFailure {
 pub enum OpenError {
     /// The medium is damaged. Nothing is skipped or cut.
     #[error(
-        "{first} ({more} further damaged places); nothing was changed: `gravwell-logctl verify` lists every place; \
-             {REPAIR_REMEDY}"
+        "{first}{}; nothing was changed: `gravwell-logctl verify` lists every place; {REPAIR_REMEDY}",
+        further(*more)
     )]
     Damaged {
         /// The first place.
@@ -98,6 +98,16 @@ pub enum OpenError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
+}
+
+/// That there are further damaged places, where there are.
+#[must_use]
+pub fn further(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        1 => " (and 1 further damaged place)".into(),
+        more => format!(" (and {more} further damaged places)"),
+    }
 }
 
 impl From<Damage> for OpenError {

@@ -31,7 +31,7 @@ pub use compaction::{
     Compaction, CompactionError, CompactionOptions, CompactionProgress, CompactionReport, Compactor, Outcome,
 };
 pub use directory::exists;
-pub use error::{AppendError, Damage, IoFailure, OpenError, REPAIR_REMEDY, ReadError, SyncError};
+pub use error::{AppendError, Damage, IoFailure, OpenError, REPAIR_REMEDY, ReadError, SyncError, further};
 pub use liveness::{FjallLiveness, LivenessIndex, MemoryLiveness};
 pub use reader::{Base, Entries, FrameBlock, LogReader, RecordAt, SegmentInfo};
 pub use recovery::{RecoveryAction, RecoveryPlan, RecoveryReport};

@@ -60,6 +60,8 @@ fn p10_a_running_datastore_notices_damage_when_asked() {
     assert_eq!(output.status.code(), Some(3));
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(report.contains(segment.file_name().unwrap().to_str().unwrap()), "{report}");
+    let named = report.lines().filter(|line| line.starts_with("DAMAGE ")).map(|line| line.matches(" at byte ").count());
+    assert!(named.clone().count() > 0 && named.clone().all(|count| count == 1), "each place once: {report}");
 }
 
 /// A replica whose state differs from the datastore's at the same sequence.

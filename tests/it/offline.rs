@@ -121,6 +121,7 @@ fn p14_nobody_waits_for_what_cannot_come() {
     }
     in_vain("d", &["99"], "is not reached");
     for (name, seq) in [("new", &[][..]), ("a", &["1"]), ("d", &["1"])] {
-        fleet.ok(name, &[&["barrier"][..], seq, &day].concat());
+        let said = fleet.ok(name, &[&["barrier"][..], seq, &day].concat());
+        assert!(said.contains("(not running)"), "{name}: {said}");
     }
 }
