@@ -52,6 +52,9 @@ pub enum Request {
     Export {
         /// As of this sequence instead of now.
         at: Option<Seq>,
+        /// Whether it is to be checked, not kept. The audit says so; it is given all the same.
+        #[serde(default)]
+        is_check: bool,
     },
     /// Frames of the entries after `from`. On a replica, which has no log, frames as they arrive.
     Tail {
@@ -194,6 +197,11 @@ pub enum Request {
         seq: Option<Seq>,
         /// Longest wait.
         timeout_ms: u64,
+    },
+    /// What the audit's records up to this one say of damage and of what is missing was seen; one empty item when that is durable.
+    AuditAcknowledge {
+        /// The last one of them.
+        to: Seq,
     },
 }
 

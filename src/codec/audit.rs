@@ -86,6 +86,13 @@ pub enum AuditEvent {
     },
     /// Something that is no change of an object.
     Act(Act),
+    /// An administrator has seen what the records up to `to` say of damage and of what is missing.
+    Acknowledged {
+        /// The last one of them.
+        to: Seq,
+        /// From where: the user of the host, or the administrator's address.
+        from: String,
+    },
 }
 
 /// One change of an object.
@@ -292,8 +299,14 @@ pub struct AuditReport {
     pub last_time_ms: u64,
     /// The audit has the operation log up to here.
     pub covered: Seq,
-    /// Records that say that something is missing.
+    /// Records that say that something is missing, and were not acknowledged.
     pub gaps: u64,
+    /// Those that were acknowledged.
+    #[serde(default)]
+    pub acknowledged: u64,
+    /// Most bytes that the audit may have; 0: not known.
+    #[serde(default)]
+    pub bytes_max: u64,
     /// Records of a later version, which were checked and not understood.
     pub unknown: u64,
     /// What is wrong.

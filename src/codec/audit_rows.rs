@@ -105,10 +105,15 @@ pub fn rows(seq: Seq, record: &AuditRecord) -> Vec<AuditRow<'_>> {
             vec![AuditRow { op: "gap".into(), what: Some(what.into()), reason: Some(reason.clone()), ..base }]
         }
         AuditEvent::Trimmed { to, .. } => {
-            let what = format!("records up to {to} of the audit were removed, because they were older than it is kept");
+            // That some of them were not that old is a record of its own.
+            let what = format!("records up to {to} of the audit were removed, which were older than it is kept");
             vec![AuditRow { op: "trimmed".into(), what: Some(what.into()), ..base }]
         }
         AuditEvent::Act(act) => vec![of_act(act, record.time_ms, base)],
+        AuditEvent::Acknowledged { to, from } => {
+            let what = format!("what the records up to {to} say of damage and of what is missing");
+            vec![AuditRow { op: "acknowledged".into(), what: Some(what.into()), from: text(from), ..base }]
+        }
     }
 }
 

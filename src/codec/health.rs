@@ -89,6 +89,8 @@ pub enum Code {
     AuditNotWritten,
     /// Chunks of contents are missing, and members that may have them have not answered.
     ContentsIncomplete,
+    /// A datastore's audit was damaged and set aside, and nobody has acknowledged it.
+    AuditDamaged,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -108,6 +110,7 @@ impl Code {
             | Code::GenerationsUnknown
             | Code::MembersNotBelieved
             | Code::ContentsIncomplete
+            | Code::AuditDamaged
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

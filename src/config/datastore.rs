@@ -48,6 +48,8 @@ pub struct DatastoreConfig {
     pub history_hours: u64,
     /// `Datastore-Audit-Hours`: for how long the audit is kept, whatever compaction drops.
     pub audit_hours: u64,
+    /// `Datastore-Audit-Max-MB`: most bytes of the audit; beyond it the oldest records go before their time.
+    pub audit_bytes_max: u64,
     /// Compacted segments are rewritten when this much of them is garbage.
     pub compact_garbage_percent: u8,
     /// Compaction starts when this much has gathered below the horizon-to-be.
@@ -115,6 +117,7 @@ impl Configured for DatastoreConfig {
             "datastore-log-history-ops" => self.history_ops = source.number(0..=u64::MAX)?,
             "datastore-log-history-hours" => self.history_hours = source.number(0..=1_000_000)?,
             "datastore-audit-hours" => self.audit_hours = source.number(1..=1_000_000)?,
+            "datastore-audit-max-mb" => self.audit_bytes_max = source.mebibytes(64..=1 << 30)?,
             "datastore-compact-garbage-percent" => {
                 self.compact_garbage_percent = u8::try_from(source.number(1..=100)?).unwrap_or(50);
             }
@@ -173,6 +176,7 @@ impl DatastoreConfig {
             history_ops: 10_000,
             history_hours: 0,
             audit_hours: 90 * 24,
+            audit_bytes_max: 16 << 30,
             compact_garbage_percent: 50,
             compact_min_bytes: 64 << 20,
             retention_hours: 168,

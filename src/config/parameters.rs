@@ -13,6 +13,7 @@ pub const DATASTORE: &[&str] = &[
     "Datastore-Log-History-Ops",
     "Datastore-Log-History-Hours",
     "Datastore-Audit-Hours",
+    "Datastore-Audit-Max-MB",
     "Datastore-Compact-Garbage-Percent",
     "Datastore-Compact-Min-MB",
     "Datastore-Member-Max-Lag-Ops",

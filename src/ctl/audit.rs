@@ -30,6 +30,13 @@ pub enum Action {
         #[arg(long, value_name = "RECORD:CHAIN", value_parser = expected)]
         expect: Option<(Seq, String)>,
     },
+    /// Say that what the records up to this one say of damage and of what is missing was looked into: `audit verify`, `status` and
+    /// `doctor` do not name it any more. That is a record, too.
+    Acknowledge {
+        /// The last one of them, as `audit verify` prints it.
+        #[arg(value_name = "RECORD")]
+        to: u64,
+    },
     /// Write what was done for other systems: JSON lines, or lines of syslog (RFC 5424).
     Export {
         /// What to write.
@@ -83,12 +90,13 @@ fn expected(text: &str) -> Result<(Seq, String), String> {
     if is_chain { Ok((seq, chain.to_ascii_lowercase())) } else { Err(wrong()) }
 }
 
-/// `audit ls`, `audit verify`, `audit export`
+/// `audit ls`, `audit verify`, `audit acknowledge`, `audit export`
 pub(super) async fn run(dir: &Path, json: bool, action: Action) -> CtlResult {
     let client = Client::open(dir).await?;
     let done = match action {
         Action::Ls(range) => list(&client, json, &range).await,
         Action::Verify { expect } => verify(&client, json, expect).await,
+        Action::Acknowledge { to } => acknowledge(&client, json, Seq(to)).await,
         Action::Export { range, syslog, out } => export(&client, &range, syslog, out.as_deref()).await,
     };
     client.close().await;
@@ -133,11 +141,28 @@ async fn each_row(client: &Client, range: &Range, mut take: impl FnMut(&AuditRow
 }
 
 fn who(row: &AuditRow<'_>) -> String {
-    match (&row.user, &row.by) {
+    let user = row.user.as_deref().filter(|user| !user.is_empty());
+    match (user, &row.by) {
         (Some(user), Some(by)) => format!("{by} as {user}"),
-        (Some(user), None) => user.to_string(),
+        (Some(user), None) => user.to_owned(),
         (None, _) => or_dash(row.uid),
     }
+}
+
+/// Headings with the widths that most of what is below them fits into: rows are printed as they come, for their number has no bound.
+const COLUMNS: [(&str, usize); 6] =
+    [("TIME", 24), ("MEMBER", 12), ("WHO", 12), ("FROM", 22), ("DONE", 14), ("OBJECT", 32)];
+
+fn aligned(cells: &[String]) -> String {
+    let mut line = String::new();
+    for (at, cell) in cells.iter().enumerate() {
+        match COLUMNS.get(at) {
+            Some((_, width)) => line.push_str(&format!("{cell:<width$}  ")),
+            None => line.push_str(cell),
+        }
+    }
+    line.truncate(line.trim_end().len());
+    line
 }
 
 fn cells(row: &AuditRow<'_>) -> Vec<String> {
@@ -162,9 +187,15 @@ async fn list(client: &Client, json: bool, range: &Range) -> CtlResult {
         each_row(client, range, |row| output.json(row)).await?;
         return output.flush();
     }
-    // Rows are printed as they come: their number has no bound.
-    output.line("TIME                      MEMBER  WHO  FROM  DONE  OBJECT  WHAT")?;
-    each_row(client, range, |row| output.line(&cells(row).join("  "))).await?;
+    // Nothing is printed of an audit that cannot be read.
+    let mut headings =
+        Some(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).chain(["WHAT".to_owned()]).collect::<Vec<_>>());
+    each_row(client, range, |row| {
+        headings.take().map_or(Ok(()), |headings| output.line(&aligned(&headings)))?;
+        output.line(&aligned(&cells(row)))
+    })
+    .await?;
+    headings.map_or(Ok(()), |headings| output.line(&aligned(&headings)))?;
     output.flush()
 }
 
@@ -194,6 +225,17 @@ async fn verify(client: &Client, json: bool, expect: Option<(Seq, String)>) -> C
     if report.ok { Ok(()) } else { Err(CtlError { message: String::new(), exit: 3 }) }
 }
 
+async fn acknowledge(client: &Client, json: bool, to: Seq) -> CtlResult {
+    let done: serde_json::Value = client.item(&Request::AuditAcknowledge { to }).await?;
+    let mut output = Output::new();
+    if json {
+        output.json(&done)?;
+    } else {
+        output.line(&format!("what the records up to {to} say of damage and of what is missing is acknowledged"))?;
+    }
+    output.flush()
+}
+
 fn print(report: &AuditReport, output: &mut Output) -> CtlResult {
     let AuditReport { files, records, bytes, first, last, chain, .. } = report;
     for finding in &report.findings {
@@ -208,7 +250,13 @@ fn print(report: &AuditReport, output: &mut Output) -> CtlResult {
         ))?;
     }
     if report.gaps > 0 {
-        output.line(&format!("{} records say that something is missing: audit ls | grep gap", report.gaps))?;
+        output.line(&format!(
+            "{} records say that something is missing: audit ls | grep gap; once that was looked into: audit acknowledge {last}",
+            report.gaps
+        ))?;
+    }
+    if report.acknowledged > 0 {
+        output.line(&format!("{} records that say so were acknowledged", report.acknowledged))?;
     }
     match report.ok {
         true => output.line(&format!("whole; to be kept elsewhere: {last}:{chain}")),
@@ -230,7 +278,13 @@ async fn export(client: &Client, range: &Range, is_syslog: bool, out: Option<&Pa
             output.flush()
         }
         Some(path) => {
-            let failed = |error: std::io::Error| CtlError::new(format!("{}: {error}", path.display()));
+            let failed = |error: std::io::Error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => CtlError::new(format!(
+                    "{} is there already, and nothing was written: give another name, or remove it",
+                    path.display()
+                )),
+                _ => CtlError::new(format!("{}: {error}", path.display())),
+            };
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
             let mut file = BufWriter::new(file);
             each_row(client, range, |row| writeln!(file, "{}", line(row)?).map_err(failed)).await?;
@@ -244,6 +298,18 @@ async fn export(client: &Client, range: &Range, is_syslog: bool, out: Option<&Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_below_their_headings() {
+        let headings: Vec<String> = COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        let row = AuditRow { time: "2026-01-31T12:00:00.000Z".into(), op: "enroll".into(), ..AuditRow::default() };
+        let row = AuditRow { user: Some("".into()), what: Some("web1".into()), ..row };
+        let (headings, line) = (aligned(&headings), aligned(&cells(&row)));
+        assert_eq!(headings.find("DONE"), line.find("enroll"), "{headings}\n{line}");
+        assert_eq!(headings.find("WHO"), line.find(" - ").map(|at| at + 1), "{line}");
+        let long = aligned(&["a".repeat(30), "b".into()]);
+        assert!(long.ends_with("a  b"), "{long}");
+    }
 
     #[test]
     fn times_and_chains_are_read() {

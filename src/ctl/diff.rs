@@ -31,7 +31,7 @@ struct Side {
 
 impl Side {
     async fn open(client: &Client, at: Seq) -> Result<Side, CtlError> {
-        let call = client.call(&Request::Export { at: Some(at) }).await?;
+        let call = client.call(&Request::Export { at: Some(at), is_check: false }).await?;
         Ok(Side { call, waiting: VecDeque::new() })
     }
 

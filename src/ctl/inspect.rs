@@ -340,7 +340,7 @@ pub(super) async fn export(dir: &Path, at: Option<Seq>, with_secrets: bool) -> C
     let client = Client::open(dir).await?;
     let mut output = Output::new();
     let result = client
-        .each(&Request::Export { at }, |piece| {
+        .each(&Request::Export { at, is_check: false }, |piece| {
             let Piece::Rows(rows) = piece else { return Ok(()) };
             for row in &rows {
                 if let Row::Object { collection, key, value, .. } = row

@@ -191,7 +191,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::Get { collection, key, at } => get(shared, collection, key, at, answer).await,
         Request::List { collection, prefix, limit } => list(shared, collection, prefix, limit, answer).await,
-        Request::Export { at } => export(shared, at, answer).await,
+        Request::Export { at, .. } => export(shared, at, answer).await,
         Request::Tail { from, to, follow: false } => {
             let _share = share_of(shared, caller).await?;
             tail(shared, caller.role, (from, to), false, answer).await
@@ -205,9 +205,10 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             answer.item(&OriginInfo { taken: row.last_counter, decided: row.last_counter }).await
         }
         Request::Verify => verify(shared, answer).await,
-        request @ (Request::Audit { .. } | Request::AuditVerify { .. } | Request::AuditActs { .. }) => {
-            about_audit(shared, caller, request, answer).await
-        }
+        request @ (Request::Audit { .. }
+        | Request::AuditVerify { .. }
+        | Request::AuditActs { .. }
+        | Request::AuditAcknowledge { .. }) => about_audit(shared, caller, request, answer).await,
         Request::Compact { dry_run, history_ops } => compact(shared, dry_run, history_ops, answer).await,
         Request::Enroll { name, role, ttl_s, addresses, replace } => {
             let role: Role = role.parse().map_err(refuse)?;
@@ -286,6 +287,10 @@ async fn about_audit<W: AsyncWrite + Unpin>(
         Request::AuditActs { acts } => {
             shared.audit.receive(&caller.name, acts).await.map_err(refuse)?;
             answer.item(&serde_json::json!({})).await
+        }
+        Request::AuditAcknowledge { to } => {
+            audit::acknowledge(shared, caller, to).await?;
+            answer.item(&serde_json::json!({ "acknowledged": to })).await
         }
         _ => Err(refuse("this is not about the audit")),
     }

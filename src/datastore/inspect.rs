@@ -36,7 +36,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
             let remedy = super::recovery::remedy(&shared.path.display().to_string());
             Some(Reason::new(Code::WaitsForRecovery, message, remedy))
         }
-        (true, false) => Some(Reason::new(Code::ReadOnly, refusal, "free some disk space, or compact")),
+        (true, false) => Some(Reason::new(Code::ReadOnly, refusal, MAKE_ROOM)),
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),
         (true, true) if !audit.is_empty() => {
             let behind = head.since(shared.audit.covered());
@@ -98,6 +98,12 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
         );
         reasons.push(Reason::new(Code::ClockSkew, message, SET_CLOCK));
     }
+    reasons.extend(shared.audit.damage().map(|damage| {
+        let message = format!("record {} of the audit: {}", damage.record, damage.what);
+        let remedy = "compare the damaged audit with what was exported and find out who changed it, then \
+                      `gravwell-logctl audit acknowledge` with the record that `audit verify` names";
+        Reason::new(Code::AuditDamaged, message, remedy)
+    }));
     reasons.extend(contents_away(shared));
     let twice = shared.members.twice();
     reasons.extend(twice.into_iter().map(|message| Reason::new(Code::ConnectedTwice, message, RUNS_TWICE)));
@@ -121,6 +127,7 @@ fn contents_away(shared: &SharedRef) -> Option<Reason> {
     (count > 0).then(|| Reason::new(Code::ContentsIncomplete, message, remedy))
 }
 
+const MAKE_ROOM: &str = "free some disk space, or compact; compaction leaves the audit as it is, which may have less: Datastore-Audit-Max-MB";
 const SET_CLOCK: &str = "set the clock of this host; a right one is believed as soon as a member commits something";
 const RUNS_TWICE: &str =
     "the member's directory was copied and both copies run: stop one, and join it under its own name";

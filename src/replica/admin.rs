@@ -74,7 +74,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             }
             Ok(())
         }
-        Request::Get { at: Some(_), .. } | Request::Export { at: Some(_) } => {
+        Request::Get { at: Some(_), .. } | Request::Export { at: Some(_), .. } => {
             Err(refuse("a replica holds the present only: ask the datastore for the state at an earlier sequence"))
         }
         Request::Get { collection, key, at: None } => match replica.get(&collection, &key).map_err(damaged)? {
@@ -85,7 +85,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             None => Ok(()),
         },
         Request::List { collection, prefix, limit } => list(replica, &collection, &prefix, limit, answer).await,
-        Request::Export { at: None } => export(replica, answer).await,
+        Request::Export { at: None, .. } => export(replica, answer).await,
         Request::Outbox => outbox(replica, answer).await,
         Request::Retry { id, upon } => {
             for id in chosen(replica, id) {
@@ -137,6 +137,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::CopyChunks { .. }
         | Request::Audit { .. }
         | Request::AuditVerify { .. }
+        | Request::AuditAcknowledge { .. }
         | Request::AuditActs { .. }
         | Request::Enroll { .. }
         | Request::Revoke { .. } => {

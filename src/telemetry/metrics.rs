@@ -50,6 +50,13 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
         "How far a datastore's clock is from the time that entries are given; 0 while it is believed",
     ),
     ("gravwell_audit_seq", MetricKind::Gauge, Unit::Count, "Last record of a datastore's audit"),
+    ("gravwell_audit_bytes", MetricKind::Gauge, Unit::Bytes, "Size of a datastore's audit on disk"),
+    (
+        "gravwell_audit_bytes_max",
+        MetricKind::Gauge,
+        Unit::Bytes,
+        "Size from which on the audit's oldest records are removed",
+    ),
     ("gravwell_audit_behind_ops", MetricKind::Gauge, Unit::Count, "Entries of the log that the audit has not recorded"),
     (
         "gravwell_audit_write_failures_total",
@@ -116,6 +123,12 @@ pub fn log_lines_lost(count: u64) {
 /// The audit was written.
 pub fn audit(seq: Seq) {
     set("gravwell_audit_seq", seq.0);
+}
+
+/// How large the audit is, and how large it may be.
+pub fn audit_bytes(bytes: u64, bytes_max: u64) {
+    set("gravwell_audit_bytes", bytes);
+    set("gravwell_audit_bytes_max", bytes_max);
 }
 
 /// How many entries the audit has not recorded.

@@ -138,12 +138,37 @@ fn p14_a_change_of_the_files_is_found_and_the_damaged_audit_is_kept() {
     fs::write(&path, bytes).expect("writes");
     let output = fleet.run("d", &["audit", "verify"]);
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
-    let _datastore = fleet.datastore();
+    let doctor = fleet.run("d", &["doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains("PROBLEM  audit: damage in"), "also while nothing runs: {said}");
+    let listing = fleet.run("d", &["audit", "ls"]);
+    let said = String::from_utf8_lossy(&listing.stderr).into_owned();
+    assert!(said.contains("audit verify") && !said.contains("repair"), "{said}");
+    let datastore = fleet.datastore();
     fleet.wait("it is set aside", || fleet.dir("d").join("audit.damaged-1").exists());
     fleet.wait("a new one says so", || listed(&fleet).iter().any(|row| row["op"] == "audit-damaged"));
     assert!(listed(&fleet).iter().any(|row| row["key"] == "3"), "the log is read again");
+    datastore.terminate();
+    // It is said until an administrator has seen it.
+    let datastore = fleet.datastore();
+    fleet.wait("the status says so", || fleet.status("d")["health"].to_string().contains("audit_damaged"));
+    let verified = fleet.run("d", &["audit", "verify", "--json"]);
+    assert_eq!(verified.status.code(), Some(3), "{}", String::from_utf8_lossy(&verified.stdout));
     let doctor = fleet.run("d", &["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("audit.damaged-1"));
+    assert_eq!(doctor.status.code(), Some(3));
+    assert!(!fleet.run("d", &["audit", "acknowledge", "100000"]).status.success(), "there is no such record");
+    let report: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    fleet.ok("d", &["audit", "acknowledge", &report["last"].to_string()]);
+    assert!(!fleet.status("d")["health"].to_string().contains("audit_damaged"));
+    let report: Value = serde_json::from_str(&fleet.ok("d", &["audit", "verify", "--json"])).expect("JSON");
+    assert_eq!(report["ok"], true, "{report}");
+    assert!(report["acknowledged"].as_u64() >= Some(1), "{report}");
+    let acknowledged = listed(&fleet).into_iter().find(|row| row["op"] == "acknowledged").expect("a record");
+    assert!(acknowledged["from"].as_str().is_some_and(|from| from.contains("uid ")), "{acknowledged}");
+    datastore.terminate();
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.run("d", &["status"]).status.code(), Some(0), "it is known after a restart, too");
 }
 
 /// Rows of acts of a kind.

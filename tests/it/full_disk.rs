@@ -33,6 +33,17 @@ impl Small {
         }
     }
 
+    /// Takes what became free since.
+    fn top_up(&self) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.0.join("filler")).expect("opens");
+        let mut bytes = vec![7; 64 << 10];
+        while !bytes.is_empty() {
+            if file.write_all(&bytes).is_err() {
+                bytes.truncate(bytes.len() / 2);
+            }
+        }
+    }
+
     fn enlarge(&self, mib: u32) {
         let grown = Command::new("mount").args(["-o", &format!("remount,size={mib}m")]).arg(&self.0).status();
         assert!(grown.is_ok_and(|status| status.success()), "enlarges");
@@ -177,4 +188,37 @@ fn p10_a_full_disk_says_nothing_about_the_backup_that_does_not_fit() {
     disk.enlarge(256);
     fleet.ok("small/d", &["restore", &place, "--replace"]);
     assert_eq!(fleet.export("small/d"), export);
+}
+
+#[test]
+fn p14_what_is_done_while_the_audit_has_no_room_is_recorded_after_a_stop() {
+    let fleet = Fleet::new();
+    let Some(disk) = Small::mount(&fleet.dir("d"), 300) else { return };
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.wait("the audit is there", || fleet.ok("d", &["audit", "ls"]).contains("put"));
+    disk.fill();
+    let made = std::cell::Cell::new(0);
+    let export = || {
+        disk.top_up();
+        fleet.ok("d", &["export"]);
+        made.set(made.get() + 1);
+    };
+    fleet.wait("nothing can be recorded", || {
+        export();
+        fleet.status("d")["problem"].as_str().is_some_and(|problem| problem.contains("audit cannot be written"))
+            || fleet.log_of("d").contains("the audit cannot be written")
+    });
+    (0..5).for_each(|_| export());
+    let count = made.get();
+    datastore.kill();
+    disk.empty();
+    let _datastore = fleet.datastore();
+    let exports = || {
+        let text = fleet.ok("d", &["audit", "ls", "--json"]);
+        text.lines().filter(|line| line.contains(r#""op":"export""#)).count()
+    };
+    fleet.wait("what waited is recorded", || exports() >= count);
+    assert_eq!(exports(), count, "each once");
+    fleet.ok("d", &["audit", "verify"]);
 }

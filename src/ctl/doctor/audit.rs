@@ -4,6 +4,7 @@ use crate::codec::admin::Request;
 use crate::codec::audit::AuditReport;
 use crate::codec::jsonl::timestamp;
 use crate::ctl::client::Client;
+use crate::ctl::output::size;
 
 use super::Findings;
 
@@ -20,16 +21,25 @@ pub(super) async fn examine(client: &Client, findings: &mut Findings) {
     };
     for finding in &report.findings {
         findings.reaches(3);
-        let remedy =
-            "keep a copy of the directory `audit`, compare it with what was exported, and find out who changed it";
+        let remedy = "keep a copy of the damaged audit, compare it with what was exported, and find out who changed it";
         findings.problem(SUBJECT, &finding.problem, remedy);
     }
     if report.ok {
         let since = timestamp(report.first_time_ms);
         findings.good(SUBJECT, format!("{} records since {since} are whole", report.records));
     }
+    if report.bytes_max > 0 && report.bytes > report.bytes_max / 10 * 8 {
+        let found = format!("the audit has {} of at most {}", size(report.bytes), size(report.bytes_max));
+        let remedy = "beyond it the oldest records go before their time: export them, raise Datastore-Audit-Max-MB, or lower \
+                      Datastore-Audit-Hours";
+        findings.warning(SUBJECT, found, remedy);
+    }
     if report.gaps > 0 {
         let found = format!("{} records say that something is missing", report.gaps);
-        findings.warning(SUBJECT, found, "gravwell-logctl audit ls, and look for `gap`");
+        let remedy = format!(
+            "gravwell-logctl audit ls, and look for `gap`; once that was looked into, gravwell-logctl audit acknowledge {}",
+            report.last
+        );
+        findings.warning(SUBJECT, found, remedy);
     }
 }

@@ -9,6 +9,7 @@ use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request, Status
 use crate::codec::health::{self, Code, Reason};
 use crate::ctl::client::{self, Client};
 use crate::ctl::rotation::{self, OpensWith};
+use crate::datastore::audit::store::AUDIT;
 use crate::datastore::service::trust_dir;
 use crate::env::data_dir;
 use crate::replica::outbox_loss;
@@ -77,6 +78,10 @@ async fn at_rest(dir: &Path, findings: &mut Findings) {
     let status = match Client::open(dir).await {
         Ok(client) => {
             let status = client.status().await;
+            let is_datastore = status.as_ref().is_ok_and(|status| status.role == "datastore");
+            if is_datastore && dir.join(AUDIT).is_dir() {
+                super::audit::examine(&client, findings).await;
+            }
             client.close().await;
             status
         }

@@ -100,6 +100,10 @@ fn describe(path: &Path) -> (&'static str, String) {
             "an outbox journal that was given up; changes that were accepted here and never pushed may be in it",
             keep("until the authors miss nothing"),
         ),
+        _ if name.starts_with("audit-waiting.") => (
+            "acts that waited to be recorded in the audit and cannot be read any more",
+            keep("until it is known what they were"),
+        ),
         _ if name.starts_with("audit.") => (
             "an audit that was damaged; a new one goes on since",
             keep("for as long as the audit has to be kept (`gravwell-logctl audit` reads the new one)"),

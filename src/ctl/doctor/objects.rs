@@ -27,7 +27,7 @@ struct Read {
 async fn read(client: &Client) -> Result<Read, CtlError> {
     let mut found = Read::default();
     client
-        .each(&Request::Export { at: None }, |piece| {
+        .each(&Request::Export { at: None, is_check: true }, |piece| {
             let Piece::Rows(rows) = piece else { return Ok(()) };
             for row in rows {
                 let Row::Object { collection, key, value, version, .. } = row else { continue };

@@ -75,7 +75,8 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         Request::History { collection, key } => read_of(collection, format!("the history of {collection}/{key}")),
         Request::Record { seq } => Some(("read", format!("record {seq} of the log"), true)),
         Request::Audit { from, .. } if *from == crate::model::Seq::ZERO => read("the audit".into()),
-        Request::Export { at: seq } => Some(("export", format!("the whole state{}", at(seq)), true)),
+        Request::Export { is_check: true, .. } => Some(("read", "the whole state, to check it".into(), true)),
+        Request::Export { at: seq, .. } => Some(("export", format!("the whole state{}", at(seq)), true)),
         Request::Copy { .. } => Some(("backup", "a copy of the log".into(), true)),
         Request::Escrow { .. } => Some(("export", "the authority, sealed under the recovery key".into(), true)),
         Request::Submit { .. } => Some(("administration", "transactions, which follow".into(), true)),
@@ -111,6 +112,8 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         | Request::Audit { .. }
         | Request::AuditVerify { .. }
         | Request::AuditActs { .. }
+        // It is a record of its own.
+        | Request::AuditAcknowledge { .. }
         | Request::Upstream
         | Request::Barrier { .. } => None,
     }
@@ -131,6 +134,11 @@ mod tests {
         assert_eq!(asked.failed("no such member").kind, "revoke-failed");
         assert!(of_request(&caller(Role::Webserver), &revoke).is_none());
         assert!(of_request(&caller(Role::Admin), &Request::Status).is_none());
+        let kind = |is_check| {
+            let asked = of_request(&caller(Role::Admin), &Request::Export { at: None, is_check }).expect("an act");
+            (asked.act.kind, asked.is_change)
+        };
+        assert_eq!((kind(false), kind(true)), (("export".into(), true), ("read".into(), true)));
     }
 
     #[test]

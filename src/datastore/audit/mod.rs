@@ -2,10 +2,12 @@
 //! who is recorded in it can make it shorter.
 
 pub(super) mod acts;
+mod damage;
 mod derive;
 mod reading;
 mod resume;
 pub mod store;
+mod waiting;
 mod writer;
 
 #[cfg(test)]
@@ -24,8 +26,9 @@ use crate::log::{Log, LogReader};
 use crate::model::{MemberName, Seq};
 use crate::transport::answer::{Failure, damaged, refuse};
 
-use super::admin::off_thread;
+use super::admin::{Caller, off_thread};
 use super::shared::SharedRef;
+use damage::Damage;
 use writer::{Acts, Writer};
 
 /// Requests that may wait for the thread that writes.
@@ -42,6 +45,8 @@ pub(super) struct Audit {
     /// The audit has everything of the operation log up to here.
     covered: watch::Sender<Seq>,
     problem: Mutex<String>,
+    /// What its first record says of a damaged one in the place of which it began, until that is acknowledged.
+    damage: Mutex<Option<Damage>>,
     /// Acts that are not recorded because too many waited; only their number is.
     lost: AtomicU64,
 }
@@ -52,7 +57,7 @@ impl Audit {
         let (requests, received) = mpsc::channel(QUEUE);
         let (reader, covered) = (watch::channel(None).0, watch::channel(horizon).0);
         let (received, problem, lost) = (Mutex::new(Some(received)), Mutex::default(), AtomicU64::new(0));
-        Audit { requests, received, reader, covered, problem, lost }
+        Audit { requests, received, reader, covered, problem, damage: Mutex::default(), lost }
     }
 
     /// The work of the thread that writes; to be started once.
@@ -85,6 +90,15 @@ impl Audit {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is not acknowledged of a damaged audit, in the place of which this one began.
+    pub(super) fn damage(&self) -> Option<Damage> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_damage(&self, damage: Option<Damage>) {
+        *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
+    }
+
     /// Whether that is news.
     fn set_problem(&self, problem: String) -> bool {
         let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +122,7 @@ impl Audit {
     /// Records an act at the datastore itself; waits until it is durable, but not for long. It is recorded later then.
     pub(super) async fn note(&self, member: &MemberName, act: Act) {
         let (reply, recorded) = oneshot::channel();
-        let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, reply };
+        let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, acknowledged: None, reply };
         match tokio::time::timeout(PATIENCE, self.requests.send(acts)).await {
             Ok(Ok(())) => drop(tokio::time::timeout(PATIENCE, recorded).await),
             Ok(Err(_)) | Err(_) => self.lose(),
@@ -123,7 +137,7 @@ impl Audit {
     /// Records an act without waiting. When too many wait already, only that there was one is recorded.
     pub(super) fn note_soon(&self, member: &MemberName, act: Act) {
         let (reply, _) = oneshot::channel();
-        let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, reply };
+        let acts = Acts { member: member.clone(), acts: vec![act.bounded()], is_kept: true, acknowledged: None, reply };
         if self.requests.try_send(acts).is_err() {
             self.lose();
         }
@@ -136,7 +150,7 @@ impl Audit {
     pub(super) async fn receive(&self, member: &MemberName, acts: Vec<Act>) -> Result<(), String> {
         acts.iter().try_for_each(Act::check)?;
         let (reply, recorded) = oneshot::channel();
-        let acts = Acts { member: member.clone(), acts, is_kept: false, reply };
+        let acts = Acts { member: member.clone(), acts, is_kept: false, acknowledged: None, reply };
         let receiving = async {
             self.requests.send(acts).await.map_err(|_| "the datastore is stopping".to_owned())?;
             recorded.await.map_err(|_| "the datastore is stopping".to_owned())?
@@ -191,7 +205,12 @@ fn view(dir: PathBuf) -> Result<LogReader, Failure> {
         return Err(refuse(format!("there is no audit in {}: the datastore begins one when it starts", dir.display())));
     }
     let (log, _) = Log::open(fs, &dir, store::options()).map_err(|error| match error {
-        crate::log::OpenError::Damaged { .. } => damaged(error),
+        crate::log::OpenError::Damaged { first, more } => damaged(format!(
+            "{first}{}. `gravwell-logctl audit verify` lists every place. Keep a copy of {}: when the datastore starts, it sets the \
+             damaged audit aside and begins another one from the log, which has no logins, joins and reads",
+            crate::log::further(more),
+            dir.display()
+        )),
         crate::log::OpenError::Io(_) => refuse(error),
     })?;
     Ok(log.reader())
@@ -217,10 +236,34 @@ pub(super) async fn page(
     Ok((block.map(|block| block.bytes), page))
 }
 
+/// Records that what the records up to `to` say of damage and of what is missing was seen.
+pub(super) async fn acknowledge(shared: &SharedRef, caller: &Caller, to: Seq) -> Result<(), Failure> {
+    if shared.audit.is_read_only() {
+        return Err(refuse("the audit is only looked at: start the datastore, and acknowledge it then"));
+    }
+    let head = reader_of(shared).await?.head().0;
+    if to > head || to == Seq::ZERO {
+        return Err(refuse(format!("there is no record {to}: the last one is {head}; `audit verify` prints it")));
+    }
+    let (reply, recorded) = oneshot::channel();
+    let acknowledged = Some((to, caller.from.clone()));
+    let acts = Acts { member: caller.name.clone(), acts: Vec::new(), is_kept: false, acknowledged, reply };
+    let recording = async {
+        shared.audit.requests.send(acts).await.map_err(|_| "the datastore is stopping".to_owned())?;
+        recorded.await.map_err(|_| "the datastore is stopping".to_owned())?
+    };
+    let recorded = tokio::time::timeout(PATIENCE, recording).await;
+    recorded.unwrap_or_else(|_| Err("the audit is busy: try again".into())).map_err(refuse)
+}
+
 /// Whether the audit is whole, and the chain at `at`.
 pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditReport, Failure> {
     match reader_of(shared).await {
-        Ok(reader) => off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse),
+        Ok(reader) => {
+            let bytes_max = shared.config.audit_bytes_max;
+            let report = off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse)?;
+            Ok(AuditReport { bytes_max, ..report })
+        }
         // One that does not open is examined file by file, so that every damaged place is named.
         Err(Failure::Request(error)) if error.exit == 3 => {
             let dir = shared.path.join(store::AUDIT);

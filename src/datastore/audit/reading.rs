@@ -88,6 +88,31 @@ fn report_of(files: &VerifyReport) -> AuditReport {
     }
 }
 
+/// What records say of damage and of what is missing, as far as it was not acknowledged.
+#[derive(Default)]
+struct Said {
+    gaps: Vec<Seq>,
+    damages: Vec<(Seq, String)>,
+    acknowledged: u64,
+}
+
+impl Said {
+    fn take(&mut self, seq: Seq, event: AuditEvent) {
+        match event {
+            AuditEvent::Gap { .. } => self.gaps.push(seq),
+            AuditEvent::Act(act) if act.kind == "gap" => self.gaps.push(seq),
+            AuditEvent::Act(act) if act.kind == super::damage::KIND => self.damages.push((seq, act.what)),
+            AuditEvent::Acknowledged { to, .. } => {
+                let before = self.gaps.len() + self.damages.len();
+                self.gaps.retain(|gap| *gap > to);
+                self.damages.retain(|(damage, _)| *damage > to);
+                self.acknowledged += (before - self.gaps.len() - self.damages.len()) as u64;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Every damaged place of an audit that does not open.
 pub(super) fn examine(dir: &Path) -> AuditReport {
     report_of(&crate::log::verify(&RealFs, dir, &mut |_, _| {}))
@@ -104,6 +129,7 @@ pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport,
     report.chain_at = at.and_then(|at| reader.chain_at(at).ok().flatten()).map(|chain| hex(&chain));
     let anchor = reader.chain_at(reader.horizon()).ok().flatten();
     let mut is_anchored = reader.horizon() == Seq::ZERO;
+    let mut said = Said::default();
     for entry in reader.entries(reader.horizon(), reader.head().0) {
         let Ok(entry) = entry else { break };
         let Ok(record) = AuditRecord::of(&entry) else {
@@ -114,11 +140,10 @@ pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport,
         (report.last_time_ms, report.covered) = (record.time_ms, record.covered.seq);
         match record.event {
             AuditEvent::Trimmed { to, chain } => is_anchored |= to == reader.horizon() && anchor == Some(chain),
-            AuditEvent::Gap { .. } => report.gaps += 1,
-            AuditEvent::Act(act) if act.kind == "gap" => report.gaps += 1,
-            _ => {}
+            event => said.take(entry.seq, event),
         }
     }
+    (report.gaps, report.acknowledged) = (said.gaps.len() as u64, said.acknowledged);
     if !is_anchored && report.findings.is_empty() {
         let problem = format!(
             "records up to {} are missing, and no record says that they were removed because of their age",
@@ -126,6 +151,13 @@ pub(super) fn verify(reader: &LogReader, at: Option<Seq>) -> Result<AuditReport,
         );
         report.findings.push(finding("audit", problem));
     }
+    report.findings.extend(said.damages.into_iter().map(|(seq, what)| {
+        let last = report.last;
+        finding(
+            &format!("record {seq}"),
+            format!("{what}; once that was looked into: `gravwell-logctl audit acknowledge {last}`"),
+        )
+    }));
     report.ok = report.findings.is_empty();
     Ok(report)
 }

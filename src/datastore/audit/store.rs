@@ -1,11 +1,12 @@
 //! The audit on disk: a log of its own in `audit/`, in the format of the operation log, which compaction does not know. It is
-//! appended to, and its oldest segments are removed whole when they are old enough.
+//! appended to, and its oldest segments are removed whole when they are old enough, or when there is no more room for it.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::codec::audit::{AuditEvent, AuditRecord, LogPoint};
+use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
 use crate::codec::frame::decode_frame;
+use crate::codec::jsonl::timestamp;
 use crate::codec::payload::decode_entry;
 use crate::env::fs::{Fs, is_full};
 use crate::log::{AppendError, Log, LogOptions, LogReader, OpenError, ReadError, SyncError};
@@ -20,6 +21,18 @@ const RESERVE_BYTES: u64 = 1 << 20;
 /// An open segment is closed after this part of the time for which the audit is kept, and after a day at the latest.
 const SEGMENT_AGE_PARTS: u64 = 10;
 const SEGMENT_AGE_MAX_MS: u64 = 24 * 3_600_000;
+
+/// What of an audit is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Records for at least this long, as far as there is room for them.
+    pub ms: u64,
+    /// Most bytes.
+    pub bytes: u64,
+}
+
+/// When it has more bytes than it may, so much less than that is left, in parts: each time is a record.
+const ROOM_PARTS: u64 = 16;
 
 /// Why nothing was recorded.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +81,7 @@ pub struct AuditStore {
     log: Log,
     /// How far the audit has the operation log; `None`: nothing is in it yet.
     covered: Option<LogPoint>,
-    keep_ms: u64,
+    keep: Keep,
     /// After an error that leaves the end of the file unknown it has to be opened again.
     is_lost: bool,
 }
@@ -94,25 +107,25 @@ pub fn covered(reader: &LogReader) -> Result<Option<LogPoint>, ReadError> {
 }
 
 impl AuditStore {
-    /// Opens the audit in `dir`, or makes an empty one. `keep_ms`: for how long records are kept.
+    /// Opens the audit in `dir`, or makes an empty one. `keep`: what of it is kept.
     ///
     /// # Errors
     /// When it is damaged or cannot be read. Nothing is changed then.
-    pub fn open(fs: Arc<dyn Fs>, dir: &Path, keep_ms: u64) -> Result<AuditStore, AuditError> {
-        AuditStore::open_with(fs, dir, keep_ms, options())
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path, keep: Keep) -> Result<AuditStore, AuditError> {
+        AuditStore::open_with(fs, dir, keep, options())
     }
 
     /// [`AuditStore::open`] with segments of another size.
     ///
     /// # Errors
     /// See [`AuditStore::open`].
-    pub fn open_with(fs: Arc<dyn Fs>, dir: &Path, keep_ms: u64, options: LogOptions) -> Result<AuditStore, AuditError> {
+    pub fn open_with(fs: Arc<dyn Fs>, dir: &Path, keep: Keep, options: LogOptions) -> Result<AuditStore, AuditError> {
         let (log, report) = Log::open(fs, dir, options)?;
         for action in &report.actions {
             tracing::info!(%action, "opening the audit");
         }
         let covered = covered(&log.reader())?;
-        Ok(AuditStore { log, covered, keep_ms, is_lost: false })
+        Ok(AuditStore { log, covered, keep, is_lost: false })
     }
 
     /// How far the audit has the operation log.
@@ -174,7 +187,7 @@ impl AuditStore {
             return Ok(());
         }
         self.log.restore_reserve();
-        let age_max = (self.keep_ms / SEGMENT_AGE_PARTS).min(SEGMENT_AGE_MAX_MS);
+        let age_max = (self.keep.ms / SEGMENT_AGE_PARTS).min(SEGMENT_AGE_MAX_MS);
         let segments = self.log.reader().segments();
         let open = segments.last().filter(|segment| !segment.sealed && segment.records > 0);
         if open.is_some_and(|segment| segment.first_time_ms.saturating_add(age_max) < now_ms) {
@@ -184,21 +197,53 @@ impl AuditStore {
         Ok(self.log.idle()?)
     }
 
-    /// Removes the segments of which every record is older than the audit is kept. A record says so before anything goes: what is
-    /// left goes on from the chain that it names.
+    /// Bytes on disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.log.reader().segments().iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Removes the segments of which every record is older than the audit is kept, and the oldest for which there is no room. A
+    /// record says so before anything goes: what is left goes on from the chain that it names.
     fn trim(&mut self, now_ms: u64, local: &MemberName) -> Result<(), AuditError> {
         let reader = self.log.reader();
-        let segments = reader.segments();
-        let is_old = |segment: &&crate::log::SegmentInfo| {
-            segment.sealed && segment.last_time_ms.saturating_add(self.keep_ms) < now_ms
+        let segments: Vec<_> = reader.segments();
+        let sealed = || segments.iter().take_while(|segment| segment.sealed);
+        let is_old = |segment: &&crate::log::SegmentInfo| segment.last_time_ms.saturating_add(self.keep.ms) < now_ms;
+        let old = sealed().take_while(is_old).count();
+        let mut bytes: u64 = segments.iter().skip(old).map(|segment| segment.bytes).sum();
+        let room = if bytes > self.keep.bytes { self.keep.bytes - self.keep.bytes / ROOM_PARTS } else { bytes };
+        let early: Vec<_> = sealed()
+            .skip(old)
+            .take_while(|segment| {
+                let is_too_much = bytes > room;
+                bytes -= if is_too_much { segment.bytes } else { 0 };
+                is_too_much
+            })
+            .collect();
+        let Some(last) = early.last().copied().or(old.checked_sub(1).and_then(|at| segments.get(at))) else {
+            return Ok(());
         };
-        let Some(last) = segments.iter().take_while(is_old).last().map(|segment| segment.last) else { return Ok(()) };
-        let Some(chain) = reader.chain_at(last)? else { return Ok(()) };
-        let (time_ms, member, covered) = (now_ms, local.clone(), self.covered.unwrap_or_default());
-        let event = AuditEvent::Trimmed { to: last, chain };
-        self.append(&[AuditRecord { time_ms, member, covered, event }])?;
-        let count = self.log.trim(last)?;
-        tracing::info!(count, to = %last, "segments of the audit that are older than it is kept were removed");
+        let Some(chain) = reader.chain_at(last.last)? else { return Ok(()) };
+        let (to, covered) = (last.last, self.covered.unwrap_or_default());
+        let record = |event| AuditRecord { time_ms: now_ms, member: local.clone(), covered, event };
+        let mut records = vec![record(AuditEvent::Trimmed { to, chain })];
+        if let (Some(first), Some(last)) = (early.first(), early.last()) {
+            let what = format!(
+                "records {} to {} of the audit, of {} to {}, were removed before their time, because it would have more bytes than \
+                 Datastore-Audit-Max-MB",
+                first.first,
+                last.last,
+                timestamp(first.first_time_ms),
+                timestamp(last.last_time_ms)
+            );
+            tracing::warn!(what, "the audit has no room for what it is to keep");
+            let act = Act { kind: "gap".into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
+            records.push(record(AuditEvent::Act(act)));
+        }
+        self.append(&records)?;
+        let count = self.log.trim(to)?;
+        tracing::info!(count, %to, "the oldest segments of the audit were removed");
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::reading;
-use super::store::{AUDIT, AuditError, AuditStore, options};
+use super::store::{AUDIT, AuditError, AuditStore, Keep, options};
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
 use crate::env::fs::Fs;
 use crate::env::memory::{Fault, MemoryFs, SmallRandom, Survival};
@@ -24,7 +24,7 @@ fn name() -> MemberName {
 
 fn open(fs: &MemoryFs) -> Result<AuditStore, AuditError> {
     let options = LogOptions { segment_bytes: 2000, reserve_bytes: 0, ..options() };
-    AuditStore::open_with(Arc::new(fs.clone()), dir(), 10 * HOUR_MS, options)
+    AuditStore::open_with(Arc::new(fs.clone()), dir(), Keep { ms: 10 * HOUR_MS, bytes: u64::MAX }, options)
 }
 
 fn record(number: u64, time_ms: u64) -> AuditRecord {
@@ -216,4 +216,52 @@ fn nothing_is_lost_on_a_full_disk() {
     let found = acts(&store);
     assert_eq!(found, (1..at + 20).map(|n| format!("number {n}")).collect::<Vec<_>>());
     assert!(check(&store).ok);
+}
+
+#[test]
+fn p14_an_audit_without_room_gives_up_its_oldest_records_and_says_which() {
+    let fs = MemoryFs::new();
+    let options = LogOptions { segment_bytes: 2000, reserve_bytes: 0, ..options() };
+    let keep = Keep { ms: 1000 * HOUR_MS, bytes: 20_000 };
+    let mut store = AuditStore::open_with(Arc::new(fs), dir(), keep, options).expect("creates");
+    fill(&mut store, 1, 40).expect("records");
+    assert!(store.bytes() < 20_000, "{}", store.bytes());
+    store.keep_house(START_MS + 41 * HOUR_MS, &name()).expect("keeps house");
+    assert_eq!(store.reader().horizon(), Seq::ZERO, "there is room, and nothing is old");
+    fill(&mut store, 41, 160).expect("records");
+    store.keep_house(START_MS + 201 * HOUR_MS, &name()).expect("keeps house");
+    let horizon = store.reader().horizon();
+    assert!(horizon > Seq(20) && store.bytes() <= 20_000, "{horizon} {}", store.bytes());
+    let report = check(&store);
+    assert!(report.ok, "{:?}", report.findings);
+    assert_eq!(report.gaps, 1);
+    let said = acts(&store).pop().expect("a record");
+    assert!(said.contains(&format!("records 1 to {horizon} of the audit")) && said.contains("Max-MB"), "{said}");
+    // Nothing more goes as long as there is room.
+    store.keep_house(START_MS + 202 * HOUR_MS, &name()).expect("keeps house");
+    assert_eq!((store.reader().horizon(), check(&store).gaps), (horizon, 1));
+}
+
+#[test]
+fn p14_what_is_missing_is_named_until_it_is_acknowledged() {
+    let fs = MemoryFs::new();
+    let mut store = open(&fs).expect("creates");
+    let said = |kind: &str| AuditRecord {
+        event: AuditEvent::Act(Act { kind: kind.into(), what: "it is kept as X".into(), count: 1, ..Act::default() }),
+        ..record(1, START_MS)
+    };
+    let acknowledged = |to| AuditRecord {
+        event: AuditEvent::Acknowledged { to: Seq(to), from: "uid 0".into() },
+        ..record(1, START_MS)
+    };
+    let mut counts = |records: &[AuditRecord]| {
+        store.append(records).expect("records");
+        let report = check(&store);
+        assert_eq!(report.ok, report.findings.is_empty());
+        (report.gaps, report.findings.len(), report.acknowledged)
+    };
+    assert_eq!(counts(&[said("audit-damaged"), said("gap"), said("login")]), (1, 1, 0));
+    assert_eq!(counts(&[acknowledged(1)]), (1, 0, 1), "only what was seen");
+    assert_eq!(counts(&[said("gap"), acknowledged(2)]), (1, 0, 2), "not what came later");
+    assert_eq!(counts(&[acknowledged(6)]), (0, 0, 3));
 }

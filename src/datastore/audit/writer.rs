@@ -2,7 +2,7 @@
 //! are no transactions from a queue. It is in nobody's way: commits do not wait for it, and what it could not write yet, as on a
 //! full disk, it reads from the log when it can, because compaction waits for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,9 +18,11 @@ use crate::env::wait;
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
 
+use super::damage;
 use super::derive::{Former, OfLog, record};
 use super::resume::{LogNow, resume};
-use super::store::{AUDIT, AuditError, AuditStore};
+use super::store::{AUDIT, AuditError, AuditStore, Keep};
+use super::waiting::Waiting;
 
 /// Most entries and bytes of records that are written at once.
 const BATCH_RECORDS: usize = 2048;
@@ -29,9 +31,6 @@ const BATCH_BYTES: usize = 4 << 20;
 const GATHER: Duration = Duration::from_millis(25);
 /// House is kept this often; after a failure it is tried again after this long.
 const TICK: Duration = Duration::from_secs(1);
-/// Acts that wait while nothing can be written. Of more only the number is recorded.
-const PENDING_MAX: usize = 4096;
-
 /// Buffers of members of which it is remembered what they sent. A member has one, and begins another one when it was lost.
 const SEEN_MAX: usize = 4096;
 
@@ -41,6 +40,8 @@ pub(super) struct Acts {
     pub acts: Vec<Act>,
     /// Whether they are kept in memory when they cannot be written; otherwise whoever sent them has them.
     pub is_kept: bool,
+    /// What an administrator acknowledges with it: up to where, and from where.
+    pub acknowledged: Option<(Seq, String)>,
     /// Told when they are durable, or why not.
     pub reply: oneshot::Sender<Result<(), String>>,
 }
@@ -51,7 +52,7 @@ pub(super) struct Writer {
     store: Option<AuditStore>,
     former: Former,
     /// Acts that nobody waits for and that could not be written yet.
-    pending: VecDeque<(MemberName, Act)>,
+    waiting: Waiting,
     /// The last number of the acts that each life of a member's buffer sent.
     seen: HashMap<(MemberName, String), u64>,
     tried: Option<Instant>,
@@ -61,8 +62,8 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: SharedRef, requests: mpsc::Receiver<Acts>, is_new_log: bool) -> Writer {
-        let (pending, seen) = (VecDeque::new(), HashMap::new());
-        Writer { shared, requests, store: None, former: Former::default(), pending, seen, tried: None, is_new_log }
+        let (waiting, seen) = (Waiting::default(), HashMap::new());
+        Writer { shared, requests, store: None, former: Former::default(), waiting, seen, tried: None, is_new_log }
     }
 
     /// Works until the datastore stops; then it records what is there.
@@ -71,6 +72,7 @@ impl Writer {
         let mut applied = self.shared.applied.subscribe();
         applied.mark_changed();
         let mut kept = Instant::now();
+        self.open_waiting();
         loop {
             let waiting = async {
                 tokio::select! {
@@ -105,36 +107,47 @@ impl Writer {
             asked.push(acts);
         }
         let rests = self.tried.is_some_and(|tried| tried.elapsed() < TICK);
-        let done = if rests { Err(self.shared.audit.problem()) } else { self.try_work(&asked) };
-        if let Err(error) = done.as_ref().map_err(Clone::clone)
-            && !rests
-        {
-            self.fail(&error);
-        }
+        let recorded = match rests {
+            true => Err(self.shared.audit.problem()),
+            false => self.open().and_then(|()| self.record_acts(&asked)),
+        };
+        // Whoever waits is told of the acts alone.
         for acts in asked {
-            if done.is_err() && acts.is_kept {
-                self.keep(acts.member, acts.acts);
+            if recorded.is_err() && acts.is_kept {
+                let lost = self.waiting.keep(&acts.member, acts.acts);
+                self.shared.audit.lost.fetch_add(lost, Ordering::Relaxed);
             }
-            let _ = acts.reply.send(done.clone());
+            let _ = acts.reply.send(recorded.clone());
         }
-        if done.is_ok() {
-            self.tried = None;
-            self.shared.audit.set_problem(String::new());
+        match recorded.and_then(|()| self.catch_up()) {
+            Ok(()) => {
+                self.tried = None;
+                self.shared.audit.set_problem(String::new());
+            }
+            Err(error) if !rests => self.fail(&error),
+            Err(_) => {}
         }
     }
 
-    fn try_work(&mut self, asked: &[Acts]) -> Result<(), String> {
-        self.open()?;
-        self.record_acts(asked)?;
-        self.catch_up()
-    }
-
-    fn keep(&mut self, member: MemberName, acts: Vec<Act>) {
-        for act in acts {
-            match self.pending.len() < PENDING_MAX {
-                true => self.pending.push_back((member.clone(), act)),
-                false => self.shared.audit.lose(),
+    /// Opens the file for acts that have to wait, and takes in what a former process has left there.
+    fn open_waiting(&mut self) {
+        match self.waiting.open(&self.shared.path) {
+            Ok(None) => {}
+            Ok(Some(aside)) => {
+                tracing::error!(kept = %aside.display(), "acts that waited for the audit cannot be read");
+                let what =
+                    format!("acts that waited to be recorded cannot be read: they are kept as {}", aside.display());
+                let act = Act {
+                    kind: "gap".into(),
+                    happened_ms: self.shared.commit_time(),
+                    what,
+                    count: 1,
+                    ..Act::default()
+                };
+                let lost = self.waiting.keep(&self.shared.local, vec![act.bounded()]);
+                self.shared.audit.lost.fetch_add(lost, Ordering::Relaxed);
             }
+            Err(error) => tracing::debug!(%error, "no room for acts that have to wait for the audit"),
         }
     }
 
@@ -155,20 +168,36 @@ impl Writer {
         }
         self.store = None;
         let dir = self.shared.path.join(AUDIT);
-        let keep_ms = self.shared.config.audit_ms();
-        let opened = AuditStore::open(Arc::new(RealFs), &dir, keep_ms);
+        let keep = Keep { ms: self.shared.config.audit_ms(), bytes: self.shared.config.audit_bytes_max };
+        let opened = AuditStore::open(Arc::new(RealFs), &dir, keep);
         let (store, aside) = match opened {
             Err(error) if error.is_damage() => {
                 let aside = set_aside(&dir).map_err(|io| format!("{error}; it cannot be set aside: {io}"))?;
                 tracing::error!(%error, kept = %aside.display(), "the audit is damaged: it was set aside, and a new one begins");
-                (AuditStore::open(Arc::new(RealFs), &dir, keep_ms).map_err(text)?, Some((aside, error)))
+                (AuditStore::open(Arc::new(RealFs), &dir, keep).map_err(text)?, Some((aside, error)))
             }
             opened => (opened.map_err(text)?, None),
         };
         self.seen = super::reading::seen(&store.reader());
         self.shared.audit.set_reader(store.reader());
         self.store = Some(store);
-        self.resume(aside)
+        self.resume(aside)?;
+        self.look_for_damage();
+        Ok(())
+    }
+
+    fn look_for_damage(&self) {
+        let Some(store) = &self.store else { return };
+        self.shared.audit.set_damage(damage::find(&self.shared.path, &store.reader()));
+    }
+
+    /// What was acknowledged is in the audit: it is noted beside it, too.
+    fn acknowledged(&self, to: Seq) {
+        let Some(store) = &self.store else { return };
+        if let Err(error) = damage::acknowledge(&self.shared.path, &store.reader(), to) {
+            tracing::warn!(%error, "that the audit's damage was acknowledged is not known after the next start");
+        }
+        self.shared.audit.set_damage(self.shared.audit.damage().filter(|damage| damage.record > to));
     }
 
     /// Finds out where to go on in the operation log, and records what stands between.
@@ -188,7 +217,7 @@ impl Writer {
         let damaged = aside.map(|(aside, error)| {
             AuditEvent::Act(
                 Act {
-                    kind: "audit-damaged".into(),
+                    kind: damage::KIND.into(),
                     happened_ms: self.shared.commit_time(),
                     what: format!("the audit was damaged ({error}) and was set aside as {}", aside.display()),
                     count: 1,
@@ -230,13 +259,16 @@ impl Writer {
     fn record_acts(&mut self, asked: &[Acts]) -> Result<(), String> {
         let local = self.shared.local.clone();
         let lost_count = self.shared.audit.lost.load(Ordering::Relaxed);
-        let lost = (lost_count > 0).then(|| {
+        let count = lost_count + self.waiting.lost_before();
+        let lost = (count > 0).then(|| {
             let what = "acts were not recorded, because too many waited for it".to_owned();
             let happened_ms = self.shared.commit_time();
-            (local, Act { kind: "gap".into(), happened_ms, what, count: lost_count, ..Act::default() })
+            (local, Act { kind: "gap".into(), happened_ms, what, count, ..Act::default() })
         });
+        let acknowledging = asked.iter().filter_map(|acts| Some((&acts.member, acts.acknowledged.as_ref()?)));
+        let acknowledging: Vec<_> = acknowledging.collect();
         let asked = asked.iter().flat_map(|acts| acts.acts.iter().map(|act| (acts.member.clone(), act.clone())));
-        let all: Vec<_> = self.pending.iter().cloned().chain(lost).chain(asked).collect();
+        let all: Vec<_> = self.waiting.acts().cloned().chain(lost).chain(asked).collect();
         let mut seen = HashMap::new();
         let mut events = Vec::with_capacity(all.len());
         for (member, act) in all {
@@ -250,7 +282,13 @@ impl Writer {
             }
             events.push((member, AuditEvent::Act(act)));
         }
+        events.extend(
+            acknowledging.iter().map(|(member, (to, from))| {
+                ((*member).clone(), AuditEvent::Acknowledged { to: *to, from: from.clone() })
+            }),
+        );
         if events.is_empty() {
+            self.waiting.clear();
             return Ok(());
         }
         self.append(events, self.covered())?;
@@ -258,8 +296,9 @@ impl Writer {
             self.seen.clear();
         }
         self.seen.extend(seen);
-        self.pending.clear();
+        self.waiting.clear();
         self.shared.audit.lost.fetch_sub(lost_count, Ordering::Relaxed);
+        acknowledging.iter().for_each(|(_, (to, _))| self.acknowledged(*to));
         Ok(())
     }
 
@@ -306,6 +345,7 @@ impl Writer {
     }
 
     fn keep_house(&mut self) {
+        self.open_waiting();
         let behind = self.shared.head().since(self.shared.audit.covered());
         telemetry::metrics::audit_behind(behind);
         let (now_ms, local) = (self.shared.commit_time(), self.shared.local.clone());
@@ -314,6 +354,9 @@ impl Writer {
         {
             telemetry::metrics::audit_write_failure();
             tracing::warn!(%error, "old records of the audit could not be removed, or its head not be written");
+        }
+        if let Some(store) = &self.store {
+            telemetry::metrics::audit_bytes(store.bytes(), self.shared.config.audit_bytes_max);
         }
     }
 

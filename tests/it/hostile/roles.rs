@@ -44,6 +44,7 @@ fn who_may_ask(request: &Request) -> &'static [&'static str] {
         | Request::Copy { .. }
         | Request::CopyChunks { .. }
         | Request::AuditVerify { .. }
+        | Request::AuditAcknowledge { .. }
         | Request::Upstream
         | Request::Barrier { .. } => &["admin"],
     }
@@ -88,7 +89,7 @@ fn requests() -> Vec<Request> {
         Request::Segments,
         Request::Get { collection: collection(), key: key(), at: None },
         Request::List { collection: collection(), prefix: String::new(), limit: None },
-        Request::Export { at: None },
+        Request::Export { at: None, is_check: false },
         Request::Tail { from: Seq(0), to: None, follow: false },
         Request::History { collection: collection(), key: key() },
         Request::Record { seq: Seq(1) },
@@ -114,6 +115,7 @@ fn requests() -> Vec<Request> {
         Request::Audit { from: Seq(0), since_ms: 0, until_ms: u64::MAX },
         Request::AuditVerify { at: None },
         Request::AuditActs { acts: Vec::new() },
+        Request::AuditAcknowledge { to: Seq(1) },
         Request::Upstream,
         Request::Barrier { seq: None, timeout_ms: 1000 },
     ]

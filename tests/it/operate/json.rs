@@ -77,6 +77,7 @@ fn every_command_prints_json_alone_when_asked() {
         ("enroll", &["c"]),
         ("audit ls", &[]),
         ("audit verify", &[]),
+        ("audit acknowledge", &["1"]),
         ("audit export", &[]),
         ("authority recovery-key", &[]),
         ("authority rotate-recovery-key begin", &[]),
