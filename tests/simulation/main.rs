@@ -29,13 +29,13 @@ use world::World;
 /// Seeds that break a promise when the fault of this name is planted again, as it once was ours.
 const REGRESSIONS: &[(u64, &str)] = &[
     (22, "LogTrustsCache"),
-    (11, "JournalTrustsCache"),
+    (13, "JournalTrustsCache"),
     (4, "RefuseWhatStays"),
     (46, "ForgetUnwritten"),
     (633, "StartsDurable"),
     (9, "JournalWithoutMarks"),
-    (12, "RewriteBeforePersist"),
-    (4, "FirstPositionLazy"),
+    (66, "RewriteBeforePersist"),
+    (178, "FirstPositionLazy"),
     (11_708, "half a new segment stayed behind"),
     (111, "the head of a journal was written again over the slot that was durable"),
     (87, "a torn slot of a journal's head was taken for the durable one"),
