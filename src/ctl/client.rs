@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::codec::admin::{AdminError, Request, Status};
 use crate::codec::health;
-use crate::codec::message::{self, Kind, Open, Row};
+use crate::codec::message::{self, Kind, Open, Outcome, Row};
 use crate::codec::payload::decode_loose_frames;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::Datastore;
@@ -308,12 +308,29 @@ impl Call {
                 self.has_ended = true;
                 Ok(None)
             }
-            Kind::AdminError => {
-                let AdminError { message, exit } = serde_json::from_slice(&body).map_err(failed)?;
-                Err(CtlError { message, exit })
-            }
+            Kind::AdminError => Err(refusal(&body)),
             other => Err(failed(format!("unexpected message {other:?}"))),
         }
+    }
+
+    /// What became of a transaction, or why the submission was refused.
+    pub(super) async fn outcome(&mut self) -> Result<Outcome, CtlError> {
+        let message = wire::read(&mut self.read).await;
+        let message = message.and_then(|message| message.ok_or(WireError::Closed));
+        let (kind, body) = explain(self.remote.as_ref(), message).await?;
+        match kind {
+            Kind::Outcome => message::decode(kind, &body).map_err(failed),
+            Kind::AdminError => Err(refusal(&body)),
+            other => Err(failed(format!("unexpected message {other:?}"))),
+        }
+    }
+}
+
+/// The words of whoever refused a request.
+fn refusal(body: &[u8]) -> CtlError {
+    match serde_json::from_slice(body) {
+        Ok(AdminError { message, exit }) => CtlError { message, exit },
+        Err(error) => failed(error),
     }
 }
 

@@ -3,10 +3,9 @@
 use tokio::io::AsyncWriteExt;
 
 use crate::codec::admin::Request;
-use crate::codec::message::{self, Fate, Kind, Outcome};
+use crate::codec::message::{self, Fate, Kind};
 use crate::codec::txn::encode_txn;
 use crate::model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
-use crate::transport::wire;
 
 use super::CtlError;
 use super::client::Client;
@@ -26,7 +25,7 @@ pub(super) async fn submit(
     let mut body = Vec::new();
     encode_txn(&txn, &mut body);
     call.write.write_all(&message::encode_raw(Kind::Push, &body)).await.map_err(CtlError::new)?;
-    let outcome: Outcome = wire::expect(&mut call.read, Kind::Outcome).await.map_err(CtlError::new)?;
+    let outcome = call.outcome().await?;
     call.write.shutdown().await.map_err(CtlError::new)?;
     Ok(outcome.fate)
 }
