@@ -66,6 +66,8 @@ pub struct WebserverConfig {
     pub trusted_proxies: Vec<Network>,
     /// `Webserver-Max-Connections-Per-Address`; 0: as many as there may be.
     pub connections_of_address_max: usize,
+    /// `Webserver-Max-Connections-Per-User`; 0: as many as there may be.
+    pub connections_of_user_max: usize,
     /// `Webserver-Max-Streams-Per-User`: event streams and web sockets that one user may have open.
     pub streams_of_user_max: usize,
     /// `Webserver-Access-Control-Allow-Origin`.
@@ -109,8 +111,11 @@ pub struct WebserverConfig {
     pub history_max: usize,
     /// `Resource-Max-Size`, in bytes.
     pub resource_bytes_max: u64,
-    /// `Resource-User-Quota-MB`: most bytes that the resources of one user may have together; 0: no bound.
+    /// `Resource-User-Quota-MB`: most bytes that the resources and saved results of one user may have together; 0: no
+    /// bound.
     pub resource_quota_bytes: u64,
+    /// `Upload-User-MB`: most bytes that one user may bring as contents within `Chunk-Grace-Hours`; 0: an eighth of the disk.
+    pub upload_bytes_of_user: u64,
     /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
     pub fetches_on_demand: bool,
     /// `Outbox-Max-MB`: most bytes of changes that wait for the datastore, or were rejected.
@@ -127,6 +132,12 @@ pub struct WebserverConfig {
     pub domain: i16,
     /// `Render-Store-Limit`, in MiB.
     pub render_store_limit: u64,
+    /// `Render-Store-Total-MB`: most bytes of all results; 0: a quarter of the disk.
+    pub render_store_total: u64,
+    /// `Render-Store-User-MB`: most bytes of the results of one user; 0: a quarter of all.
+    pub render_store_of_user: u64,
+    /// `Render-Store-Min-Free-MB`: with less room on the disk, in bytes, no results are written.
+    pub render_store_free_min: u64,
     /// `Render-Store`: where results of searches are kept; `None`: in the data directory.
     pub render_store: Option<PathBuf>,
     /// `Remote-Indexers`: hosts whose journals are searched, as `journal:https://host:19531`.
@@ -198,6 +209,7 @@ impl WebserverConfig {
             redirect_port: 80,
             trusted_proxies: Vec::new(),
             connections_of_address_max: 256,
+            connections_of_user_max: 128,
             streams_of_user_max: 64,
             allow_origin: None,
             may_be_framed: false,
@@ -219,7 +231,8 @@ impl WebserverConfig {
             object_bytes_of_user_max: 64 << 20,
             history_max: 100,
             resource_bytes_max: 512 << 20,
-            resource_quota_bytes: 0,
+            resource_quota_bytes: 10 << 30,
+            upload_bytes_of_user: 0,
             fetches_on_demand: false,
             outbox_bytes_max: 64 << 20,
             resource_cache_bytes_max: 0,
@@ -228,6 +241,9 @@ impl WebserverConfig {
             uuid: None,
             domain: 0,
             render_store_limit: 1024,
+            render_store_total: 0,
+            render_store_of_user: 0,
+            render_store_free_min: 256 << 20,
             render_store: None,
             indexers: Vec::new(),
             indexer_authority: None,
@@ -359,6 +375,9 @@ impl Configured for WebserverConfig {
             "webserver-max-connections-per-address" => {
                 self.connections_of_address_max = usize::try_from(source.number(0..=1 << 20)?).unwrap_or(usize::MAX);
             }
+            "webserver-max-connections-per-user" => {
+                self.connections_of_user_max = usize::try_from(source.number(0..=1 << 20)?).unwrap_or(usize::MAX);
+            }
             "webserver-max-streams-per-user" => {
                 self.streams_of_user_max = usize::try_from(source.number(1..=1 << 20)?).unwrap_or(64);
             }
@@ -381,6 +400,7 @@ impl Configured for WebserverConfig {
             "max-search-history" => self.history_max = usize::try_from(source.number(1..=100_000)?).unwrap_or(100),
             "resource-max-size" => self.resource_bytes_max = source.number(1..=1 << 50)?,
             "resource-user-quota-mb" => self.resource_quota_bytes = source.mebibytes(0..=1 << 30)?,
+            "upload-user-mb" => self.upload_bytes_of_user = source.mebibytes(0..=1 << 30)?,
             "resource-fetch" => {
                 self.fetches_on_demand = match source.text()?.to_ascii_lowercase().as_str() {
                     "eager" => false,
@@ -395,6 +415,9 @@ impl Configured for WebserverConfig {
             "webserver-uuid" => self.uuid = text(source)?,
             "webserver-domain" => self.domain = i16::try_from(source.number(0..=32_767)?).unwrap_or(0),
             "render-store-limit" => self.render_store_limit = source.number(1..=1 << 40)?,
+            "render-store-total-mb" => self.render_store_total = source.mebibytes(0..=1 << 40)?,
+            "render-store-user-mb" => self.render_store_of_user = source.mebibytes(0..=1 << 40)?,
+            "render-store-min-free-mb" => self.render_store_free_min = source.mebibytes(0..=1 << 40)?,
             "render-store" => self.render_store = path(source)?,
             "remote-indexers" => match text(source)? {
                 None => self.indexers.clear(),

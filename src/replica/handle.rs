@@ -266,7 +266,10 @@ impl Replica {
         let contents = match &options.contents {
             None => None,
             Some(wanted) => {
-                let store = wanted.store.clone().map_or_else(|| contents::open_store(path, options.access), Ok)?;
+                let store = wanted
+                    .store
+                    .clone()
+                    .map_or_else(|| contents::open_store(path, options.access, options.free_min_bytes), Ok)?;
                 Some(Arc::new(contents::Inner::new(wanted, store, path)))
             }
         };

@@ -7,6 +7,7 @@ use super::control::{Control, Stopped};
 use super::filter::Runner;
 use super::query::{Query, Stage};
 use super::results::{Summary, Writer};
+use super::searches::Lease;
 use super::source::{self, Range, Sources, Words};
 use super::stages::{self, Failure, Rows};
 
@@ -29,6 +30,8 @@ pub struct Job {
     pub writer: Writer,
     /// Most bytes of results.
     pub bytes_max: u64,
+    /// Room for them on the disk.
+    pub room: Lease,
 }
 
 /// How it ended.
@@ -55,8 +58,8 @@ pub struct Outcome {
     pub summary: Summary,
 }
 
-fn chain(job: Job) -> Result<(Rows, Writer), Failure> {
-    let Job { query, sources, range, control, runner, writer, .. } = job;
+fn chain(job: Job) -> Result<(Rows, Writer, Lease), Failure> {
+    let Job { query, sources, range, control, runner, writer, room, .. } = job;
     let words = Words::new(&query.words).map_err(Failure::Broken)?;
     let mut rows = source::merged(sources, range, &words, &control);
     let mut stages = query.stages.into_iter().peekable();
@@ -75,17 +78,22 @@ fn chain(job: Job) -> Result<(Rows, Writer), Failure> {
             Stage::Table(fields) => stages::tabled(rows, fields),
         };
     }
-    Ok((rows, writer))
+    Ok((rows, writer, room))
 }
 
-/// Writes rows until there are none, too many, or no more wanted; `true` when there were too many.
-fn write(rows: Rows, writer: &mut Writer, bytes_max: u64) -> Result<bool, Failure> {
+/// Writes rows until there are none, too many, or no more wanted; says why there were too many.
+fn write(rows: Rows, writer: &mut Writer, bytes_max: u64, room: &mut Lease) -> Result<Option<String>, Failure> {
     let disk = |error: std::io::Error| Failure::Broken(format!("the results cannot be written: {error}"));
     let mut shown = Instant::now();
     for row in rows {
         let row = row?;
-        if writer.bytes() + row.data.len() as u64 > bytes_max {
-            return Ok(true);
+        let bytes = writer.bytes() + row.data.len() as u64;
+        if bytes > bytes_max {
+            let most = bytes_max >> 20;
+            return Ok(Some(format!("there are more results than may be kept: {most} MiB (Render-Store-Limit)")));
+        }
+        if let Err(no_room) = room.grow(bytes) {
+            return Ok(Some(format!("there are more results than there is room for: {no_room}")));
         }
         writer.push(&row).map_err(disk)?;
         if shown.elapsed() >= SHOW_EVERY {
@@ -93,7 +101,7 @@ fn write(rows: Rows, writer: &mut Writer, bytes_max: u64) -> Result<bool, Failur
             shown = Instant::now();
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Runs a query to its end. Blocks; wants a runtime around for its sources.
@@ -103,8 +111,8 @@ pub fn run(job: Job) -> Outcome {
     let fallback = job.writer.results();
     let (written, summary) = match chain(job) {
         Err(failure) => (Err(failure), Ok(Summary::default())),
-        Ok((rows, mut writer)) => {
-            let written = write(rows, &mut writer, bytes_max);
+        Ok((rows, mut writer, mut room)) => {
+            let written = write(rows, &mut writer, bytes_max, &mut room);
             // Whoever still works for it need not.
             control.end();
             (written, writer.finish())
@@ -121,13 +129,9 @@ pub fn run(job: Job) -> Outcome {
         (_, Some(Stopped::ByUser)) => (End::Stopped, "stopped by a user".into(), false),
         (_, Some(Stopped::TooLong(reason))) => (End::Stopped, reason, false),
         (_, Some(Stopped::Shutdown)) => (End::Stopped, "the webserver was stopped".into(), false),
-        (Ok(true), None) => {
-            let reason =
-                format!("there are more results than may be kept: {} MiB (Render-Store-Limit)", bytes_max >> 20);
-            (End::Complete, reason, true)
-        }
-        (Ok(false), None) if trouble.is_empty() => (End::Complete, String::new(), false),
-        (Ok(false), None) => (End::Failed, trouble, false),
+        (Ok(Some(reason)), None) => (End::Complete, reason, true),
+        (Ok(None), None) if trouble.is_empty() => (End::Complete, String::new(), false),
+        (Ok(None), None) => (End::Failed, trouble, false),
         (Err(failure), None) => (End::Failed, failure.to_string(), false),
     };
     Outcome { end, reason, over_limit, summary }

@@ -89,6 +89,8 @@ pub const TABLE: &[(&str, MetricKind, Unit, &str)] = &[
     ("gravwell_search_rows_read_total", MetricKind::Counter, Unit::Count, "Rows that sources gave to searches"),
     ("gravwell_search_rows_found_total", MetricKind::Counter, Unit::Count, "Rows in results"),
     ("gravwell_search_result_bytes_total", MetricKind::Counter, Unit::Bytes, "Size of results"),
+    ("gravwell_result_store_bytes", MetricKind::Gauge, Unit::Bytes, "Room that results take at this webserver"),
+    ("gravwell_results_cleared_total", MetricKind::Counter, Unit::Count, "Results cleared away early to make room"),
     (
         "gravwell_search_source_failures_total",
         MetricKind::Counter,
@@ -235,6 +237,16 @@ pub fn log(bytes: u64, segments: u64, horizon: Seq, floor: Seq) {
     set("gravwell_log_segments", segments);
     set("gravwell_horizon_seq", horizon.0);
     set("gravwell_floor_seq", floor.0);
+}
+
+/// Results were written or cleared away.
+pub fn result_store(bytes: u64) {
+    set("gravwell_result_store_bytes", bytes);
+}
+
+/// Results made room for others.
+pub fn results_cleared_early() {
+    counter!("gravwell_results_cleared_total").increment(1);
 }
 
 /// The disk was measured.

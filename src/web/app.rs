@@ -22,6 +22,7 @@ use super::codes::Codes;
 use super::error::{ApiError, ApiResult};
 use super::limiter::Limiter;
 use super::orders::Orders;
+use super::uploads::Uploads;
 
 /// A running webserver.
 pub(super) struct App {
@@ -40,6 +41,8 @@ pub(super) struct App {
     pub recorder: Arc<Recorder>,
     pub orders: Orders,
     pub started: Instant,
+    /// What users have brought as contents of late.
+    pub uploads: Uploads,
     /// Event streams and web sockets of each user.
     pub streams: Arc<Quota<i32>>,
     /// Whether it keeps a log of its own.

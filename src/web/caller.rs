@@ -17,6 +17,9 @@ use crate::objects::tokens::{self, Token};
 use crate::objects::users::{self, Admin, Lock, User};
 use crate::objects::{Moment, Record, Store};
 
+use crate::search::searches::Searcher;
+use crate::search::source::READ_RESOURCES;
+
 use super::admission::Admission;
 use super::app::App;
 use super::error::{ApiError, ApiResult};
@@ -51,6 +54,11 @@ impl Caller {
     pub(super) fn author(&self) -> Author {
         let su = self.session.as_ref().map(|session| session.value.su.clone()).unwrap_or_default();
         Author { uid: self.person.uid, user: self.user.clone(), from: self.from.to_string(), su, ..Author::default() }
+    }
+
+    /// The caller as one who searches.
+    pub(super) fn searcher(&self) -> Searcher {
+        Searcher { person: self.person.clone(), reads_resources: self.has(READ_RESOURCES) }
     }
 
     /// Whether this is the user, or an administrator.

@@ -1,24 +1,33 @@
 //! The connections of clients: how many there are, how many of one address, and which give way.
 //!
 //! A connection on which no user has been recognised yet is a stranger's. When places run short, or an address has its share,
-//! the oldest connection of a stranger ends, so that neither a crowd of them nor one that is slow keeps users out.
+//! the oldest connection of a stranger ends, so that neither a crowd of them nor one that is slow keeps users out. A user has a share
+//! as well, wherever the connections come from: beyond it their oldest idle one ends. A user who was not heard for a while is a
+//! stranger again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use http_body_util::BodyExt as _;
 use tokio::sync::Notify;
 
+use super::caller::Caller;
+use super::error::ApiError;
 use crate::config::network::Network;
 use crate::env::process::{Place, places_max};
 use crate::telemetry::seldom::Seldom;
 use crate::transport::admission::Block;
 
+/// So long after the last request of a user a connection still counts as theirs.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Longest wait for the first request on a connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
@@ -27,8 +36,12 @@ static REFUSED: Seldom = Seldom::new();
 /// What is known of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// A user was recognised on it.
-    is_known: AtomicBool,
+    /// The user who was recognised on it last, and when.
+    known: Mutex<Option<(i32, Instant)>>,
+    /// Requests of users under way, with their answers.
+    busy: AtomicUsize,
+    /// It is a web socket now.
+    is_socket: AtomicBool,
     /// A whole head of a request has arrived.
     has_asked: AtomicBool,
     gives_way: Notify,
@@ -44,8 +57,21 @@ impl Standing {
         self.gives_way.notify_one();
     }
 
+    fn known(&self) -> MutexGuard<'_, Option<(i32, Instant)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0 || self.is_socket.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is a user's.
     pub(super) fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Relaxed)
+        self.known().is_some_and(|(_, at)| self.is_busy() || at.elapsed() < KNOWN_FOR)
+    }
+
+    fn is_of(&self, uid: i32) -> bool {
+        self.known().is_some_and(|(known, _)| known == uid)
     }
 
     /// Waits until the connection has to end: it gives way, or no request has come in time.
@@ -105,8 +131,15 @@ impl Open {
 
 struct Inner {
     of_address: usize,
+    of_user: usize,
     balancers: Vec<Network>,
     open: Mutex<Open>,
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connections").field("open", &self.open().held.len()).finish_non_exhaustive()
+    }
 }
 
 /// The connections of all listeners of a webserver.
@@ -122,11 +155,32 @@ pub(super) struct Connection {
 }
 
 impl Connections {
-    /// At most `of_address` connections of one address are open, 0: as many as there may be; `balancers` have as many as they
-    /// like.
-    pub(super) fn new(of_address: usize, balancers: Vec<Network>) -> Connections {
-        let of_address = if of_address == 0 { usize::MAX } else { of_address };
-        Connections(Arc::new(Inner { of_address, balancers, open: Mutex::default() }))
+    /// At most `of_address` connections of one address are open, and `of_user` of one user, 0: as many as there may be;
+    /// `balancers` have as many as they like.
+    pub(super) fn new(of_address: usize, of_user: usize, balancers: Vec<Network>) -> Connections {
+        let most = |most: usize| if most == 0 { usize::MAX } else { most };
+        let (of_address, of_user) = (most(of_address), most(of_user));
+        Connections(Arc::new(Inner { of_address, of_user, balancers, open: Mutex::default() }))
+    }
+
+    /// Notes whose a connection is. When that user has too many, their oldest one gives way on which nothing is under way; false:
+    /// there is none.
+    fn recognise(&self, standing: &Arc<Standing>, uid: i32) -> bool {
+        if !standing.is_of(uid) {
+            let mut open = self.open();
+            let its: Vec<u64> =
+                open.held.iter().filter(|(_, held)| held.standing.is_of(uid)).map(|(id, _)| *id).collect();
+            if its.len() >= self.0.of_user {
+                let idle = its.iter().find(|id| open.held.get(id).is_some_and(|held| !held.standing.is_busy()));
+                let Some(id) = idle.copied() else { return false };
+                if let Some(held) = open.held.get(&id) {
+                    held.standing.end();
+                }
+                open.release(id);
+            }
+        }
+        *standing.known() = Some((uid, Instant::now()));
+        true
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -174,13 +228,55 @@ impl Drop for Connection {
     }
 }
 
-/// Notes behind the guard, which has let the request in, whether it knows whose it is.
-pub(super) async fn note_known(request: Request, next: Next) -> Response {
-    let is_known = request.extensions().get::<super::caller::Caller>().is_some();
-    if let Some(standing) = request.extensions().get::<Arc<Standing>>().filter(|_| is_known) {
-        standing.is_known.store(true, Ordering::Relaxed);
+/// A request of a user, until its answer was given.
+struct Busy(Arc<Standing>);
+
+impl Busy {
+    fn on(standing: &Arc<Standing>) -> Busy {
+        standing.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(standing))
     }
-    next.run(request).await
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // Of an answer that took long its user was there until now.
+        if let Some((_, at)) = self.0.known().as_mut() {
+            *at = Instant::now();
+        }
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Notes behind the guard, which has let the request in, whose it is, if it is a user's.
+pub(super) async fn note_known(request: Request, next: Next) -> Response {
+    let uid = request.extensions().get::<Caller>().map(|caller| caller.person.uid);
+    let (standing, connections) =
+        (request.extensions().get::<Arc<Standing>>(), request.extensions().get::<Connections>());
+    let (Some(uid), Some(standing), Some(connections)) = (uid, standing.cloned(), connections) else {
+        return next.run(request).await;
+    };
+    if !connections.recognise(&standing, uid) {
+        let most = connections.0.of_user;
+        let message = format!(
+            "{most} connections of yours are in use (Webserver-Max-Connections-Per-User): wait until one of them has its answer"
+        );
+        return ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).into_response();
+    }
+    let busy = Busy::on(&standing);
+    let response = next.run(request).await;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        standing.is_socket.store(true, Ordering::Relaxed);
+    }
+    if response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|body| {
+        Body::new(body.map_err(move |error| {
+            let _ = &busy;
+            error
+        }))
+    })
 }
 
 #[cfg(test)]
@@ -199,16 +295,16 @@ mod tests {
 
     #[tokio::test]
     async fn p15_the_oldest_stranger_of_an_address_gives_way_and_users_stay() {
-        let connections = Connections::new(3, vec!["192.0.2.9".parse().expect("a network")]);
+        let connections = Connections::new(3, 0, vec!["192.0.2.9".parse().expect("a network")]);
         let admit = |from: &str| connections.find_place(address(from), 1000);
         let held: Vec<Connection> = (0..3).map(|_| admit("192.0.2.1").expect("a place")).collect();
-        held[0].standing.is_known.store(true, Ordering::Relaxed);
+        assert!(connections.recognise(&held[0].standing, 1));
         let newer = admit("192.0.2.1").expect("a place");
         assert!(!has_ended(&held[0]), "a user");
         assert!(has_ended(&held[1]), "the oldest stranger");
         assert!(!has_ended(&held[2]) && !has_ended(&newer));
         for connection in [&held[2], &newer] {
-            connection.standing.is_known.store(true, Ordering::Relaxed);
+            assert!(connections.recognise(&connection.standing, 1));
         }
         assert!(admit("192.0.2.1").is_none(), "all are users'");
         assert!(admit("192.0.2.2").is_some(), "another address has its own");
@@ -219,8 +315,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn p15_a_users_oldest_idle_connection_gives_way_also_behind_a_balancer() {
+        let connections = Connections::new(0, 3, vec!["192.0.2.9".parse().expect("a network")]);
+        let admit = || connections.find_place(address("192.0.2.9"), 1000).expect("a place");
+        let held: Vec<Connection> = (0..6).map(|_| admit()).collect();
+        let recognised = |number: usize, uid| connections.recognise(&held[number].standing, uid);
+        assert!(recognised(0, 7) && recognised(1, 7) && recognised(2, 7));
+        let mut busy = vec![Busy::on(&held[0].standing)];
+        assert!(recognised(3, 7) && recognised(3, 7), "once for each connection");
+        assert!(!has_ended(&held[0]), "an answer is under way");
+        assert!(has_ended(&held[1]) && !has_ended(&held[2]));
+        busy.push(Busy::on(&held[2].standing));
+        held[3].standing.is_socket.store(true, Ordering::Relaxed);
+        assert!(!recognised(4, 7), "all are in use");
+        assert!(recognised(4, 8), "another user has their own");
+        drop(busy);
+        assert!(recognised(5, 7) && has_ended(&held[0]));
+        assert!(!has_ended(&held[3]), "a web socket");
+    }
+
+    #[tokio::test]
+    async fn p15_a_user_who_is_not_heard_is_a_stranger_again() {
+        let connections = Connections::new(1, 0, Vec::new());
+        let admit = || connections.find_place(address("192.0.2.1"), 1000);
+        let held = admit().expect("a place");
+        assert!(connections.recognise(&held.standing, 7));
+        assert!(admit().is_none());
+        let long_ago = Instant::now().checked_sub(KNOWN_FOR).expect("a time");
+        *held.standing.known() = Some((7, long_ago));
+        let busy = Busy::on(&held.standing);
+        assert!(admit().is_none(), "an answer is under way");
+        drop(busy);
+        assert!(admit().is_none(), "it has ended only now");
+        *held.standing.known() = Some((7, long_ago));
+        assert!(admit().is_some() && has_ended(&held));
+    }
+
+    #[tokio::test]
     async fn p15_strangers_of_many_addresses_give_way_when_places_run_short() {
-        let connections = Connections::new(0, Vec::new());
+        let connections = Connections::new(0, 0, Vec::new());
         let admit = |number: usize| connections.find_place(address(&format!("198.51.100.{number}")), 80);
         let held: Vec<Connection> = (0..200).map(|number| admit(number).expect("a place")).collect();
         let ended: Vec<bool> = held.iter().map(has_ended).collect();
@@ -229,7 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn p15_a_connection_without_a_request_ends() {
-        let connections = Connections::new(0, Vec::new());
+        let connections = Connections::new(0, 0, Vec::new());
         let silent = connections.find_place(address("::1"), 80).expect("a place");
         let asking = connections.find_place(address("::1"), 80).expect("a place");
         asking.standing.note_request();

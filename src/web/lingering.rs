@@ -65,14 +65,16 @@ impl<S> Accept<TcpStream, S> for Acceptor {
             Ok(None) => return std::future::ready(Err(io::Error::other("too many connections are open"))),
             Err(error) => return std::future::ready(Err(error)),
         };
-        let standing = Arc::clone(&connection.standing);
+        let (standing, connections) = (Arc::clone(&connection.standing), self.0.clone());
         let limit: Limit = Box::pin(Arc::clone(&standing).ends());
         let (unread_too, stalled) = (unread.clone(), None);
         let lingering = Lingering { stream, unread: unread_too, ending: None, limit: Some(limit), stalled, connection };
         let arrived = lingering.stream.local_addr().ok().map(|address| ArrivedAt(address.ip()));
         // Answers are whole when they are written: waiting for more only delays them.
         let ready = lingering.stream.set_nodelay(true);
-        std::future::ready(ready.map(|()| (lingering, Marked { inner: service, unread, standing, arrived })))
+        std::future::ready(
+            ready.map(|()| (lingering, Marked { inner: service, unread, standing, connections, arrived })),
+        )
     }
 }
 
@@ -82,6 +84,7 @@ pub(super) struct Marked<S> {
     inner: S,
     unread: Unread,
     standing: Arc<Standing>,
+    connections: Connections,
     arrived: Option<ArrivedAt>,
 }
 
@@ -98,6 +101,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Marked<S> {
         request.extensions_mut().insert(self.unread.clone());
         self.standing.note_request();
         request.extensions_mut().insert(Arc::clone(&self.standing));
+        request.extensions_mut().insert(self.connections.clone());
         if let Some(arrived) = self.arrived {
             request.extensions_mut().insert(arrived);
         }
@@ -231,7 +235,7 @@ mod tests {
         let address = listener.local_addr().expect("address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (lingering, _) =
-            Acceptor(Connections::new(0, Vec::new())).accept(accepted.expect("accepts").0, ()).await.expect("ready");
+            Acceptor(Connections::new(0, 0, Vec::new())).accept(accepted.expect("accepts").0, ()).await.expect("ready");
         (client.expect("connects"), lingering)
     }
 

@@ -35,3 +35,4 @@ mod standalone;
 mod strangers;
 mod sweeper;
 mod tls;
+mod uploads;

@@ -38,7 +38,7 @@ use crate::replica::{ReplicaOptions, acts};
 use crate::telemetry::output;
 
 use crate::codec::message::Open;
-use crate::search::searches::{Options, Searches};
+use crate::search::searches::{Bounds, Options, Searches};
 use crate::search::source::{Indexer, http};
 use crate::search::worker::Sandbox;
 
@@ -51,6 +51,7 @@ use super::limiter::Limiter;
 use super::orders::{Order, Orders};
 use super::own_names::OwnNames;
 use super::searching::Asked;
+use super::uploads::Uploads;
 use super::{headers, leftover, listener, routes, standalone, strangers, sweeper, tls};
 
 /// A client that sends nothing for this long while its request is awaited is cut off.
@@ -164,6 +165,11 @@ fn search_options(config: &WebserverConfig) -> Result<Options, WebserverError> {
     Ok(Options {
         dir: config.render_store.clone().unwrap_or_else(|| config.data_dir.join("searches")),
         bytes_max: config.render_store_limit.saturating_mul(1 << 20),
+        room: Bounds {
+            total: config.render_store_total,
+            of_user: config.render_store_of_user,
+            free_min: config.render_store_free_min.max(config.free_min_bytes),
+        },
         run_seconds: config.search_seconds_max,
         per_user_max: config.searches_per_user,
         filters_max: config.search_filters_max,
@@ -189,6 +195,10 @@ fn own_uuid(config: &WebserverConfig) -> Result<uuid::Uuid, WebserverError> {
     Ok(uuid)
 }
 
+fn chunk_grace(config: &WebserverConfig) -> Duration {
+    Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600))
+}
+
 /// How contents are kept. A webserver with a log of its own shares the chunks of that, so that each is kept once.
 fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> ContentsOptions {
     // What a log of its own keeps is no cache: there is nobody to fetch it from again.
@@ -197,7 +207,7 @@ fn contents_options(config: &WebserverConfig, own_log: Option<&Datastore>) -> Co
     } else {
         Fetching::Eager
     };
-    let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
+    let grace = chunk_grace(config);
     let store = own_log.map(Datastore::chunk_store);
     ContentsOptions { store, fetching, grace, bytes_per_s: config.chunk_bytes_per_s }
 }
@@ -268,6 +278,7 @@ impl Webserver {
             is_draining: AtomicBool::new(false),
             ending: tokio::sync::watch::Sender::new(false),
             streams: Quota::new(config.streams_of_user_max),
+            uploads: Uploads::new(config.upload_bytes_of_user, chunk_grace(&config), &data_dir),
             stands_alone: own_log.is_some(),
             store,
             config,
@@ -311,7 +322,8 @@ impl Webserver {
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
         let watch = self.service.replica.watch_over().clone();
         let config = &self.app.config;
-        let connections = Connections::new(config.connections_of_address_max, config.trusted_proxies.clone());
+        let (of_address, of_user) = (config.connections_of_address_max, config.connections_of_user_max);
+        let connections = Connections::new(of_address, of_user, config.trusted_proxies.clone());
         if config.plain_http {
             let serving = listener::ended(listener::plain(listener, &self.handle, connections)?.serve(service));
             self.tasks.spawn(watch.lasting("listener", serving));

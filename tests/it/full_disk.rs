@@ -8,10 +8,10 @@ use std::process::Command;
 use crate::fleet::{Fleet, Process, tools_are_required};
 
 /// A small file system, for as long as it lives.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
-    fn mount(path: &Path, mib: u32) -> Option<Small> {
+    pub fn mount(path: &Path, mib: u32) -> Option<Small> {
         fs::create_dir_all(path).expect("creates");
         let size = format!("size={mib}m,mode=700");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status();

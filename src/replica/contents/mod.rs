@@ -117,14 +117,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Opens the chunk store in a replica's directory, which this process has claimed.
-pub(super) fn open_store(directory: &Path, access: Access) -> Result<ChunkStore, ChunkError> {
+pub(super) fn open_store(directory: &Path, access: Access, free_min: u64) -> Result<ChunkStore, ChunkError> {
     let clock = Arc::new(SystemClock);
     let fs: Arc<dyn Fs> = match access {
         // Opening tidies up; what is only looked at is tidied in memory.
         Access::Read => Arc::new(ViewFs::default()),
         Access::Serve | Access::Write => Arc::new(RealFs),
     };
-    let (store, report) = ChunkStore::open(&directory.join(CHUNKS), fs, clock, StoreOptions::default())?;
+    let mut options = StoreOptions::default();
+    // Contents stop well before the replica only reads, so that what is small still arrives.
+    options.reserve_bytes = options.reserve_bytes.max(free_min.saturating_mul(2));
+    let (store, report) = ChunkStore::open(&directory.join(CHUNKS), fs, clock, options)?;
     report.damages.iter().for_each(|damage| tracing::warn!(%damage, "the chunk store"));
     Ok(store)
 }

@@ -1,5 +1,6 @@
 //! Why a search does not begin, or something cannot be done with it.
 
+use super::NoRoom;
 use crate::objects::contents::UploadError;
 use crate::objects::{CommitError, StoreError};
 use crate::search::filter::Busy;
@@ -30,6 +31,9 @@ pub enum SearchError {
     /// The disk or the randomness of this machine.
     #[error("the results cannot be kept: {0}")]
     Io(#[from] std::io::Error),
+    /// The results find no room.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// What was brought is no archive.
     #[error("this is no archive of a search: {0}; download one with the format archive")]
     Archive(String),

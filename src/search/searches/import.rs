@@ -1,9 +1,9 @@
 //! Results that are brought from elsewhere as an archive: looked at from begin to end before they become a search.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::launch::new_id;
-use super::{SearchError, Searches};
+use super::{Lease, SearchError, Searches};
 use crate::objects::searches::{Imported, Search, State};
 use crate::objects::sharing::Person;
 use crate::objects::store::Author;
@@ -52,16 +52,34 @@ fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
     Ok((summary, bytes))
 }
 
+/// An archive while it arrives; it goes unless it was taken.
+pub struct Arriving {
+    /// Where it is put.
+    pub path: PathBuf,
+    /// The room that it takes.
+    pub lease: Lease,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        // What was taken lies elsewhere.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 impl Searches {
-    /// Where an archive is put while it arrives; what is left behind there is cleared away at the next start.
+    /// A place for an archive of a user while it arrives; what is left behind there is cleared away at the next start.
     ///
     /// # Errors
-    /// When there is no randomness.
-    pub fn arriving(&self) -> std::io::Result<std::path::PathBuf> {
-        Ok(self.options.dir.join(format!("{}.part", new_id()?)))
+    /// When there is no randomness, or no room.
+    pub fn arriving(&self, uid: i32) -> Result<Arriving, SearchError> {
+        let id = new_id()?;
+        let path = self.stock.dir().join(format!("{id}.part"));
+        let lease = self.stock.begin(&id, &path, uid)?;
+        Ok(Arriving { path, lease })
     }
 
-    /// Makes an archive in `file`, which lies where [`Searches::arriving`] said, a search of the person. The file is gone in any case.
+    /// Makes an archive a search of the person. Its file is gone in any case.
     ///
     /// # Errors
     /// When it is no whole archive, or the log refuses.
@@ -69,18 +87,19 @@ impl Searches {
         &self,
         person: &Person,
         author: &Author,
-        file: &Path,
+        mut file: Arriving,
         import: Import,
     ) -> Result<Search, SearchError> {
         if !person.may_share_with(&import.gids) {
             return Err(SearchError::NotMember);
         }
-        let looked_at = file.to_owned();
+        let looked_at = file.path.clone();
         let examining = tokio::task::spawn_blocking(move || examined(&looked_at));
         let (summary, bytes) = examining.await.map_err(std::io::Error::other)??;
         let search = self.describe_import(person, summary, bytes, import)?;
         let kept = self.file(&search.id);
-        std::fs::rename(file, &kept)?;
+        file.lease.rename(&search.id, &kept)?;
+        drop(file);
         let mut writes = Writes::new();
         let created = writes.create(&search, "the search exists already: try again").map_err(SearchError::from);
         let told = match created {
@@ -88,7 +107,7 @@ impl Searches {
             Err(error) => Err(error),
         };
         if told.is_err() {
-            let _ = std::fs::remove_file(&kept);
+            self.stock.forget(&search.id);
         }
         told.map(|()| search)
     }

@@ -1,20 +1,34 @@
 //! Results that are kept: found again, saved for everybody, deleted.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use super::stock::Stock;
 use super::{SearchError, Searches, locked};
 use crate::objects::contents::{self, Upload};
 use crate::objects::searches::Search;
 use crate::objects::store::{Author, Committed};
-use crate::objects::{CommitError, Moment, Writes};
+use crate::objects::{CommitError, Moment, Store, Writes};
 use crate::search::results::{Results, ResultsError};
 
-/// Files of results that are kept open.
-const OPENED_MAX: usize = 64;
 /// How often a change is made again that met others.
 const TRIES: usize = 5;
 /// Bytes that are read at once to be saved.
 const SAVE_BYTES: usize = 256 << 10;
+
+/// What is said of results that are gone.
+const CLEARED: &str = "the results were cleared away: their time was over, or newer ones needed the room; run the search again, \
+                       and save what must stay";
+
+/// Brings the results of a saved search here.
+fn fetch(store: &Store, stock: &Arc<Stock>, search: &Search, file: &Path) -> Result<(), SearchError> {
+    let part = file.with_extension("part");
+    let mut lease = stock.begin(&search.id, &part, search.uid)?;
+    lease.grow(search.bytes)?;
+    let mut reader = contents::reader(store, &search.content).map_err(std::io::Error::other)?;
+    std::io::copy(&mut reader, &mut std::fs::File::create(&part)?)?;
+    Ok(lease.rename(&search.id, file)?)
+}
 
 impl Searches {
     /// Changes a search that still exists, whatever else of it others change meanwhile.
@@ -70,35 +84,27 @@ impl Searches {
         if let Some(live) = self.live(&search.id) {
             return Ok(live.results());
         }
-        if let Some(opened) = locked(&self.opened).get(&search.id) {
-            return Ok(Arc::clone(opened));
+        if let Some(opened) = self.stock.opened(&search.id) {
+            return Ok(opened);
         }
         let file = self.file(&search.id);
         // Only one fetches; the others find what it fetched.
         let _fetching = self.fetching.lock().await;
-        let (store, content) = (self.store.clone(), search.content.clone());
+        let (store, stock, search_too) = (self.store.clone(), Arc::clone(&self.stock), search.clone());
         let opened = tokio::task::spawn_blocking(move || {
-            if !file.exists() && !content.is_empty() {
-                let part = file.with_extension("part");
-                let mut reader = contents::reader(&store, &content).map_err(std::io::Error::other)?;
-                std::io::copy(&mut reader, &mut std::fs::File::create(&part)?)?;
-                std::fs::rename(&part, &file)?;
+            if !file.exists() && search_too.is_saved() {
+                fetch(&store, &stock, &search_too, &file)?;
             }
-            Results::open(&file)
+            Ok(Results::open(&file)?)
         });
         let opened = opened.await.map_err(std::io::Error::other)?;
         let opened = opened.map_err(|error| match error {
-            ResultsError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                SearchError::Conflict("the results were cleared away".into())
+            SearchError::Results(ResultsError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                SearchError::Conflict(CLEARED.into())
             }
-            error => error.into(),
+            error => error,
         })?;
-        let mut kept = locked(&self.opened);
-        // Whoever reads keeps what they read; files are few.
-        if kept.len() >= OPENED_MAX {
-            kept.clear();
-        }
-        kept.insert(search.id.clone(), Arc::clone(&opened));
+        self.stock.keep_open(&search.id, &opened);
         Ok(opened)
     }
 
@@ -183,8 +189,6 @@ impl Searches {
         if let Some(live) = live {
             live.stop();
         }
-        locked(&self.opened).remove(id);
-        // Whoever reads at this moment reads on: the file is gone only when nobody has it open.
-        let _ = std::fs::remove_file(self.file(id));
+        self.stock.forget(id);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::live::{Live, note};
-use super::{SearchError, Searches, locked};
+use super::{SearchError, Searcher, Searches, locked};
 use crate::env::quota::Held;
 use crate::objects::history::{self, Entry};
 use crate::objects::searches::{Search, State};
@@ -106,19 +106,19 @@ impl Searches {
     ///
     /// # Errors
     /// Names the column, or says that too many are checked already.
-    pub async fn check(&self, person: &Person, text: &str, conditions: &[Condition]) -> Result<Query, SearchError> {
+    pub async fn check(&self, searcher: &Searcher, text: &str, conditions: &[Condition]) -> Result<Query, SearchError> {
         let conditioned = conditions::applied(text, conditions)?;
-        self.check_text(person, &conditioned.text).await.map_err(|error| match error {
+        self.check_text(searcher, &conditioned.text).await.map_err(|error| match error {
             SearchError::Query(error) => conditioned.of_typed(error).into(),
             error => error,
         })
     }
 
-    async fn check_text(&self, person: &Person, text: &str) -> Result<Query, SearchError> {
+    async fn check_text(&self, searcher: &Searcher, text: &str) -> Result<Query, SearchError> {
         let query = query::parse(text, Moment::now())?;
-        let around = self.around(person).map_err(|error| QueryError::at(text, 0, error.to_string()))?;
+        let around = self.around(searcher).map_err(|error| QueryError::at(text, 0, error.to_string()))?;
         source::open(&query, &around)?;
-        let place = self.runner.reserve_check(counted(person)).await?;
+        let place = self.runner.reserve_check(counted(&searcher.person)).await?;
         let (runner, checked) = (self.runner.clone(), query.clone());
         let check = tokio::task::spawn_blocking(move || {
             // Given back when its process has ended, also when nobody waits for it any more.
@@ -129,9 +129,9 @@ impl Searches {
         Ok(query)
     }
 
-    async fn prepare(&self, person: &Person, launch: &Launch) -> Result<Prepared, SearchError> {
-        let query = self.check(person, &launch.query, &launch.conditions).await?;
-        let sources = source::open(&query, &self.around(person)?)?;
+    async fn prepare(&self, searcher: &Searcher, launch: &Launch) -> Result<Prepared, SearchError> {
+        let query = self.check(searcher, &launch.query, &launch.conditions).await?;
+        let sources = source::open(&query, &self.around(searcher)?)?;
         let until = query.until.or(launch.until).unwrap_or_else(Moment::now);
         let back = i64::try_from(DEFAULT_RANGE_S * 1_000_000_000).unwrap_or(i64::MAX);
         let since = query.since.or(launch.since).unwrap_or_else(|| Moment::from_ns(until.ns().saturating_sub(back)));
@@ -147,24 +147,28 @@ impl Searches {
     /// When the query is wrong, too many run, or this machine or the log refuse.
     pub async fn launch(
         self: &Arc<Self>,
-        person: &Person,
+        searcher: &Searcher,
         author: &Author,
         launch: Launch,
     ) -> Result<Arc<Live>, SearchError> {
+        let person = &searcher.person;
         if launch.global && !person.admin {
             return Err(SearchError::Forbidden("only administrators may share with everybody".into()));
         }
         if !person.may_share_with(&launch.gids) {
             return Err(SearchError::NotMember);
         }
-        let prepared = self.prepare(person, &launch).await?;
+        let prepared = self.prepare(searcher, &launch).await?;
         // Before the wait for processes, so that the searches of one user cannot fill the queue for them.
         let held = self.of_users.take(person.uid).ok_or(SearchError::TooMany(self.options.per_user_max))?;
         let reserved = self.runner.reserve(counted(person), &prepared.query).await?;
         let search = self.describe(person, launch.clone(), &prepared)?;
         let range = Range { since: prepared.since.ns(), until: prepared.until.ns() };
-        let mut writer = Writer::create(&self.file(&search.id), (range.since, range.until))?;
+        let file = self.file(&search.id);
+        let room = self.stock.begin(&search.id, &file, person.uid)?;
+        let mut writer = Writer::create(&file, (range.since, range.until))?;
         writer.describe(about(&search));
+        room.read_by(&writer.results());
         let live = Arc::new(Live {
             control: Arc::default(),
             results: writer.results(),
@@ -182,6 +186,7 @@ impl Searches {
             runner: self.runner.clone(),
             writer,
             bytes_max: self.options.bytes_max,
+            room,
         };
         let (told, is_told) = tokio::sync::oneshot::channel();
         let running = Running { job, held, reserved, author: author.clone(), is_passing: launch.is_passing };

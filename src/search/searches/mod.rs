@@ -8,6 +8,7 @@ mod import;
 mod keeping;
 mod launch;
 mod live;
+mod stock;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -15,7 +16,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filter::Runner;
-use super::results::Results;
 use super::source::{Indexer, Surroundings};
 use super::worker::Sandbox;
 use crate::env::quota::Quota;
@@ -24,10 +24,13 @@ use crate::objects::searches::{Search, State};
 use crate::objects::sharing::Person;
 use crate::objects::{Store, StoreError};
 
+use stock::Stock;
+
 pub use error::SearchError;
-pub use import::Import;
+pub use import::{Arriving, Import};
 pub use launch::Launch;
 pub use live::Live;
+pub use stock::{Bounds, Lease, NoRoom};
 
 /// Bounds and places.
 #[derive(Clone)]
@@ -36,6 +39,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Most bytes of one search's results.
     pub bytes_max: u64,
+    /// How much room results may take.
+    pub room: Bounds,
     /// Longest run, in seconds.
     pub run_seconds: u64,
     /// Searches of one user that may run, or wait to run, at the same time.
@@ -54,6 +59,15 @@ pub struct Options {
     pub indexers: Arc<Vec<Indexer>>,
 }
 
+/// Who searches, and what they may beside that.
+#[derive(Clone, Debug, Default)]
+pub struct Searcher {
+    /// The person.
+    pub person: Person,
+    /// Whether they may read resources.
+    pub reads_resources: bool,
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -66,7 +80,7 @@ pub struct Searches {
     /// Searches of each user.
     of_users: Arc<Quota<i32>>,
     live: Mutex<HashMap<String, Arc<Live>>>,
-    opened: Mutex<HashMap<String, Arc<Results>>>,
+    stock: Arc<Stock>,
     fetching: tokio::sync::Mutex<()>,
 }
 
@@ -76,16 +90,12 @@ impl Searches {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(store: Store, options: Options) -> std::io::Result<Searches> {
-        std::fs::create_dir_all(&options.dir)?;
-        for entry in std::fs::read_dir(&options.dir)?.filter_map(Result::ok) {
-            if entry.path().extension().is_some_and(|extension| extension == "part") {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
+        let owner = |id: &str| Some(store.valid::<Search>(id).ok()??.value.uid);
+        let stock = Arc::new(Stock::open(&options.dir, options.room, owner)?);
         let runner = Runner::own(options.run_seconds, options.filters_max, options.sandbox);
         let of_users = Quota::new(options.per_user_max);
-        let (live, opened) = (Mutex::default(), Mutex::default());
-        Ok(Searches { store, options, runner, of_users, live, opened, fetching: tokio::sync::Mutex::default() })
+        let (live, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Searches { store, options, runner, of_users, live, stock, fetching })
     }
 
     /// Its bounds and places.
@@ -105,15 +115,17 @@ impl Searches {
     ///
     /// # Errors
     /// When the state is damaged.
-    pub fn around(&self, person: &Person) -> Result<Surroundings, StoreError> {
+    pub fn around(&self, searcher: &Searcher) -> Result<Surroundings, StoreError> {
+        let Searcher { person, reads_resources } = searcher;
         // Not what the user is but what the caller may: a token never opens what is for administrators.
         let granted = (!person.admin).then(|| tags_of_person(&self.store, person)).transpose()?;
         let (store, person, indexers) = (self.store.clone(), person.clone(), Arc::clone(&self.options.indexers));
-        Ok(Surroundings { store, person, indexers, granted, all_are_granted: self.options.tags_are_granted })
+        let (reads_resources, all_are_granted) = (*reads_resources, self.options.tags_are_granted);
+        Ok(Surroundings { store, person, indexers, reads_resources, granted, all_are_granted })
     }
 
     fn file(&self, id: &str) -> PathBuf {
-        self.options.dir.join(format!("{id}.results"))
+        self.stock.file(id)
     }
 
     /// A search of this life of the process.

@@ -65,6 +65,11 @@ impl Searches {
         for record in &self.store.select::<Search>("", has_expired)? {
             self.remove(&Author::default(), &record.value).await?;
         }
+        for id in self.stock.unowned() {
+            if let Some(search) = self.store.valid::<Search>(&id)? {
+                self.stock.set_owner(&id, search.value.uid);
+            }
+        }
         let status = self.store.replica().status();
         if status.connected && status.lag_ops == 0 {
             // Results of a search whose object is invalid are kept: it may be mended.
@@ -75,7 +80,7 @@ impl Searches {
     }
 
     fn clear_unknown(&self, known: &HashSet<&str>) {
-        let Ok(files) = std::fs::read_dir(&self.options.dir) else { return };
+        let Ok(files) = std::fs::read_dir(self.stock.dir()) else { return };
         for file in files.filter_map(Result::ok) {
             let path = file.path();
             let id = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();

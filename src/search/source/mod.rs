@@ -67,6 +67,8 @@ pub struct Surroundings {
     pub person: Person,
     /// The configured indexers.
     pub indexers: Arc<Vec<Indexer>>,
+    /// Whether the person, by a token or as a user, may read resources: nothing says so by itself.
+    pub reads_resources: bool,
     /// Patterns of the tags that the person was granted; `None`: an administrator, who may search all of them.
     pub granted: Option<Vec<String>>,
     /// Whether every tag must have been granted, not only those that hold what is not for everybody.
@@ -76,6 +78,9 @@ pub struct Surroundings {
 /// Tags that only administrators search unless they are granted, also where others need not be: a host's journal holds what
 /// every program of that host writes.
 const DELICATE: [&str; 1] = [journal::TAG];
+
+/// What reading a resource needs, also through a search.
+pub const READ_RESOURCES: &str = "ResourceRead";
 
 impl Surroundings {
     fn may_search(&self, tag: &str) -> bool {
@@ -99,6 +104,11 @@ pub fn open(query: &Query, around: &Surroundings) -> Result<Sources, QueryError>
         if tag.name == "audit" {
             sources.push((number, Box::new(audit::Audit::open(around).map_err(wrong)?)));
         } else if let Some(name) = tag.name.strip_prefix("resource:") {
+            if !around.reads_resources {
+                return Err(wrong(format!(
+                    "resources are read with the capability {READ_RESOURCES}, which is missing"
+                )));
+            }
             sources.push((number, Box::new(resource::Rows::open(around, name).map_err(wrong)?)));
         } else {
             let found: Vec<&Indexer> = around.indexers.iter().filter(|indexer| indexer.tag() == tag.name).collect();

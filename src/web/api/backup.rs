@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use crate::codec::sealed::{MAGIC, Sealer, Unsealer};
+use crate::env::{Fs as _, RealFs};
 use crate::model::Op;
 use crate::objects::backup::{self, BackupError, Item, Parts, Source, Written};
 use crate::objects::cleaning::SLICE;
@@ -167,8 +168,21 @@ impl Drop for Temporary {
     }
 }
 
+/// The room on the disk is looked at after this many bytes of a backup that arrives.
+const CHECKED_BYTES: usize = 4 << 20;
+
+/// Refuses what would leave too little room on the disk.
+fn check_room(data_dir: &Path, free_min: u64) -> ApiResult<()> {
+    if RealFs.free_space(data_dir).is_ok_and(|free| free < free_min) {
+        let message =
+            "the disk of this webserver has no room for the backup: restore it with gravwell-logctl, or make room";
+        return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, message));
+    }
+    Ok(())
+}
+
 /// Takes the form's parts: the file goes to the disk.
-async fn receive(data_dir: &Path, mut form: Multipart) -> ApiResult<(Temporary, String)> {
+async fn receive(data_dir: &Path, free_min: u64, mut form: Multipart) -> ApiResult<(Temporary, String)> {
     let wrong = |error: axum::extract::multipart::MultipartError| ApiError::new(error.status(), error.body_text());
     let path = data_dir.join(format!("restore-{}.tmp", uuid::Uuid::new_v4()));
     let (mut file, mut password) = (None, String::new());
@@ -178,7 +192,13 @@ async fn receive(data_dir: &Path, mut form: Multipart) -> ApiResult<(Temporary, 
                 let kept = Temporary(path.clone());
                 let mut options = tokio::fs::OpenOptions::new();
                 let mut to = options.create(true).write(true).truncate(true).mode(0o600).open(&path).await?;
+                let mut unchecked = 0;
                 while let Some(bytes) = field.chunk().await.map_err(wrong)? {
+                    unchecked += bytes.len();
+                    if unchecked >= CHECKED_BYTES {
+                        unchecked = 0;
+                        check_room(data_dir, free_min)?;
+                    }
                     to.write_all(&bytes).await?;
                 }
                 to.flush().await?;
@@ -221,7 +241,7 @@ async fn restore(
     form: Multipart,
 ) -> ApiResult<Json<Value>> {
     let _turn = Turn::take(&app)?;
-    let (file, mut password) = receive(&app.config.data_dir, form).await?;
+    let (file, mut password) = receive(&app.config.data_dir, app.config.render_store_free_min, form).await?;
     if password.is_empty() {
         password = headers.get("password").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     }

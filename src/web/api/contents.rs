@@ -15,6 +15,7 @@ use super::repeated;
 use super::resources::{READ, WRITE, answer, content_of, found, owned, take_away};
 use crate::objects::contents::{self, Content, Reader, Upload};
 use crate::objects::resources::{self, Resource};
+use crate::objects::searches::Search;
 use crate::objects::sharing::Shared;
 use crate::objects::store::Author;
 use crate::objects::{Committed, Moment, Writes};
@@ -24,6 +25,7 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::input::Wishes;
 use crate::web::routes::{Route, get, put};
+use crate::web::uploads;
 
 /// Bytes of a preview unless told otherwise, and the least that can be asked for.
 const PREVIEW_BYTES: usize = 512;
@@ -156,6 +158,27 @@ async fn download(
     Ok((status, [kind, disposition, length], same, AppendHeaders(place.into_iter().flatten()), body).into_response())
 }
 
+/// Bytes of contents that a user keeps, without those of the resource `but`.
+fn kept_by(app: &App, uid: i32, but: Option<uuid::Uuid>) -> ApiResult<u64> {
+    let resources = app.store.select::<Resource>("", |other| other.uid == uid && Some(other.guid) != but)?;
+    let saved = app.store.select::<Search>("", |search| search.uid == uid && search.is_saved())?;
+    let resources: u64 = resources.iter().map(|record| record.value.size).sum();
+    Ok(resources + saved.iter().map(|record| record.value.bytes).sum::<u64>())
+}
+
+/// Lets a user keep the results of a search as contents.
+///
+/// # Errors
+/// When they are too many, with what the owner keeps already.
+pub(in crate::web) fn admit_saved(app: &App, uid: i32, bytes: u64) -> ApiResult<()> {
+    let quota = app.config.resource_quota_bytes;
+    if quota == 0 {
+        return Ok(());
+    }
+    let left = quota.saturating_sub(kept_by(app, uid, None)?);
+    Room { bytes_max: u64::MAX, quota: Some((left, quota)) }.admit(bytes)
+}
+
 /// How large new contents of a resource may be.
 struct Room {
     bytes_max: u64,
@@ -169,8 +192,7 @@ impl Room {
         if quota == 0 {
             return Ok(Room { bytes_max, quota: None });
         }
-        let is_other = |other: &Resource| other.uid == resource.uid && other.guid != resource.guid;
-        let used: u64 = app.store.select::<Resource>("", is_other)?.iter().map(|record| record.value.size).sum();
+        let used = kept_by(app, resource.uid, Some(resource.guid))?;
         Ok(Room { bytes_max, quota: Some((quota.saturating_sub(used), quota)) })
     }
 
@@ -182,7 +204,7 @@ impl Room {
         }
         match self.quota {
             Some((left, quota)) if bytes > left => refused(format!(
-                "the owner's resources may have {} MiB together, of which {left} bytes are left (Resource-User-Quota-MB): \
+                "the owner's resources and saved results may have {} MiB together, of which {left} bytes are left (Resource-User-Quota-MB): \
                  delete or shrink another one",
                 quota >> 20
             )),
@@ -231,6 +253,7 @@ async fn upload(
     let mut upload = Upload::begin(&app.store, &resource.content)?;
     while let Some(bytes) = heard(part.chunk()).await?.map_err(wrong)? {
         room.admit(upload.size() + bytes.len() as u64)?;
+        uploads::take(&app, &caller.person, bytes.len() as u64)?;
         upload.write(&bytes).await?;
     }
     drop(part);

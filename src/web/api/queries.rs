@@ -38,7 +38,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
 }
 
 async fn tags(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
-    Ok(Json(json!(source::tags(&app.searches.around(&caller.person)?))))
+    Ok(Json(json!(source::tags(&app.searches.around(&caller.searcher())?))))
 }
 
 #[derive(Default, Deserialize)]
@@ -53,7 +53,7 @@ pub(in crate::web) struct Parse {
 /// What is said of a query.
 pub(in crate::web) async fn judged(app: &AppRef, caller: &Caller, wish: Parse) -> ApiResult<Value> {
     let Parse { searchstring: text, sequence, filters } = wish;
-    let checked = app.searches.check(&caller.person, &text, &filters).await;
+    let checked = app.searches.check(&caller.searcher(), &text, &filters).await;
     let mut answer = json!({
         "Sequence": sequence,
         "GoodQuery": checked.is_ok(),
@@ -142,7 +142,7 @@ async fn direct(
         return Err(ApiError::bad("say when: start and end, or duration, or since= and until= in the query"));
     }
     let launch = Launch { query, since, until, is_passing: true, method: "directquery".into(), ..Launch::default() };
-    let live = app.searches.launch(&caller.person, &caller.author(), launch).await?;
+    let live = app.searches.launch(&caller.searcher(), &caller.author(), launch).await?;
     let search = live.search();
     let forgetting = Forgetting { app: AppRef::clone(&app), id: search.id.clone() };
     let deed = Deed::Download { format, since: None, until: None };

@@ -1,7 +1,5 @@
 //! Results of a search that come as an archive, as one webserver gives them and another one takes them.
 
-use std::path::{Path, PathBuf};
-
 use axum::Json;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{Multipart, State};
@@ -10,7 +8,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 use super::searchctrl::info;
-use crate::search::searches::Import;
+use crate::search::searches::{Arriving, Import, SearchError};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -30,27 +28,19 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     )]
 }
 
-/// The file while it arrives; it goes unless it was taken.
-struct Arriving(PathBuf);
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 fn wrong(error: MultipartError) -> ApiError {
     ApiError::new(error.status(), error.body_text())
 }
 
-async fn keep(mut part: Field<'_>, to: &Path, bytes_max: u64) -> ApiResult<()> {
-    let (mut file, mut length) = (tokio::fs::File::create(to).await?, 0);
+async fn keep(mut part: Field<'_>, to: &mut Arriving, bytes_max: u64) -> ApiResult<()> {
+    let (mut file, mut length) = (tokio::fs::File::create(&to.path).await?, 0);
     while let Some(bytes) = part.chunk().await.map_err(wrong)? {
         length += bytes.len() as u64;
         if length > bytes_max {
             let message = format!("the archive has more than {} MiB (Render-Store-Limit)", bytes_max >> 20);
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
+        to.lease.grow(length).map_err(SearchError::from)?;
         file.write_all(&bytes).await?;
     }
     Ok(file.sync_data().await?)
@@ -68,14 +58,14 @@ async fn short(mut part: Field<'_>) -> ApiResult<String> {
 }
 
 async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) -> ApiResult<Json<Value>> {
-    let arriving = Arriving(app.searches.arriving()?);
+    let mut arriving = app.searches.arriving(caller.person.uid)?;
     let (mut wish, mut has_file) = (Import::default(), false);
     while let Some(part) = form.next_field().await.map_err(wrong)? {
         match part.name().unwrap_or_default() {
             "file" => {
                 // A little more than results may have: their summary.
                 let bytes_max = app.searches.options().bytes_max.saturating_add(1 << 20);
-                keep(part, &arriving.0, bytes_max).await?;
+                keep(part, &mut arriving, bytes_max).await?;
                 has_file = true;
             }
             "GID" => {
@@ -96,6 +86,6 @@ async fn import(State(app): State<AppRef>, caller: Caller, mut form: Multipart) 
     if !wish.gids.is_empty() {
         caller.require("SetSearchGroup")?;
     }
-    let search = app.searches.import(&caller.person, &caller.author(), &arriving.0, wish).await?;
+    let search = app.searches.import(&caller.person, &caller.author(), arriving, wish).await?;
     Ok(Json(info(&search)))
 }

@@ -293,7 +293,7 @@ impl Conversation {
     async fn begin(&mut self, data: &str) -> ApiResult<Value> {
         self.caller.require(SEARCH)?;
         let launch = input::read::<searchctrl::Start>(data.as_bytes())?.launch(&self.caller)?;
-        let live = self.app.searches.launch(&self.caller.person, &self.caller.author(), launch).await?;
+        let live = self.app.searches.launch(&self.caller.searcher(), &self.caller.author(), launch).await?;
         let search = live.search();
         let name = self.view("search", SEARCH, &search.id)?;
         let info = info(&search);

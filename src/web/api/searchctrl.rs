@@ -35,6 +35,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     use Need::{Admin, User};
     use Right::Capability;
     let attach = User(Capability("AttachSearch"));
+    // Looking at a search is not ending it.
+    let search = User(Capability("Search"));
     vec![
         get("/api/searchctrl", attach, "Lists the searches that the caller may see.", list),
         get("/api/searchctrl/all", Admin, "Lists everybody's searches.", list_all),
@@ -46,7 +48,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
         ),
         post("/api/searchctrl/launch", User(Capability("Search")), "Begins a search.", launch),
         get("/api/searchctrl/{id}", attach, "Tells how a search stands.", show),
-        delete("/api/searchctrl/{id}", attach, "Deletes a search and its results.", remove),
+        delete("/api/searchctrl/{id}", search, "Deletes a search and its results.", remove),
         get("/api/searchctrl/{id}/details", attach, "Tells about a search, with details.", details),
         get("/api/searchctrl/{id}/attach", attach, "Gives what is needed to look at a search.", attached),
         put("/api/searchctrl/{id}/ping", attach, "Says that somebody looks at a search.", ping),
@@ -63,7 +65,7 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             "Keeps results for good, at every webserver.",
             save,
         ),
-        put("/api/searchctrl/{id}/stop", attach, "Ends a search; what it has found is kept.", stop),
+        put("/api/searchctrl/{id}/stop", search, "Ends a search; what it has found is kept.", stop),
         put(
             "/api/searchctrl/{id}/group",
             User(Capability("SetSearchGroup")),
@@ -294,7 +296,7 @@ pub(in crate::web) fn renderer(search: &Search) -> &'static str {
 }
 
 async fn launch(State(app): State<AppRef>, caller: Caller, Input(start): Input<Start>) -> ApiResult<Json<Value>> {
-    let live = app.searches.launch(&caller.person, &caller.author(), start.launch(&caller)?).await?;
+    let live = app.searches.launch(&caller.searcher(), &caller.author(), start.launch(&caller)?).await?;
     Ok(Json(launched(&live.search())))
 }
 

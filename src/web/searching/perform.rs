@@ -16,8 +16,10 @@ use crate::objects::store::Author;
 use crate::search::render::{About, Format};
 use crate::search::results::Results;
 use crate::search::row::Row;
+use crate::web::api::contents;
 use crate::web::app::AppRef;
 use crate::web::error::{ApiError, ApiResult};
+use crate::web::uploads;
 
 /// Rows of a page at most.
 pub(in crate::web) const PAGE_ROWS_MAX: usize = 4096;
@@ -123,6 +125,14 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
         }
         Deed::Save(saving) => {
             let set = |search: &mut Search| apply(&saving, search);
+            if let Some(live) = app.searches.live(&search.id) {
+                live.ended().await;
+            }
+            if !search.is_saved() {
+                let bytes = results_here(app, &search).await?.progress().bytes;
+                contents::admit_saved(app, search.uid, bytes)?;
+                uploads::take(app, &who.person, bytes)?;
+            }
             let saved = app.searches.save(&who.author, &search, saving.expires, set).await?;
             Ok(Answer::Value(json!({ "Search": saved })))
         }
@@ -190,7 +200,7 @@ impl From<crate::search::searches::SearchError> for ApiError {
             SearchError::NotMember => ApiError::forbidden(error),
             SearchError::Archive(_) => ApiError::bad(error),
             SearchError::Conflict(reason) => ApiError::conflict(reason),
-            SearchError::Io(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
+            SearchError::Io(_) | SearchError::NoRoom(_) => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, error),
             SearchError::Results(error) => ApiError::internal(error),
             SearchError::Commit(error) => error.into(),
             SearchError::Upload(error) => error.into(),

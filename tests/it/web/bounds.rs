@@ -114,3 +114,51 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
         listed.as_array().expect("a list").iter().all(|one| one["Data"]["x"].as_str().map(str::len) == Some(LARGE))
     );
 }
+
+/// A connection that a user keeps, on which requests were answered.
+struct Kept(std::net::TcpStream, String);
+
+impl Kept {
+    fn new(web: &Web, client: &Client) -> Kept {
+        let stream = std::net::TcpStream::connect(web.address()).expect("connects");
+        Kept(stream, format!("Authorization: Bearer {}", client.token()))
+    }
+
+    /// The status of an answer; 0: the connection was closed.
+    fn get(&mut self, path: &str) -> u16 {
+        use std::io::{Read, Write};
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", self.1);
+        if self.0.write_all(request.as_bytes()).is_err() {
+            return 0;
+        }
+        let mut answer = vec![0; 16 << 10];
+        let length = self.0.read(&mut answer).unwrap_or(0);
+        String::from_utf8_lossy(&answer[..length]).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+}
+
+#[test]
+fn p15_connections_of_one_user_are_bounded_also_behind_a_balancer() {
+    let fleet = Fleet::new();
+    let settings = "Webserver-Max-Connections-Per-User=3\nWebserver-Trusted-Proxy=127.0.0.1\n";
+    let (web, _, [bob, carol]) = site(&fleet, settings, ["bob", "carol"]);
+    let whoami = "/api/info/whoami";
+    let mut held: Vec<Kept> = (0..4).map(|_| Kept::new(&web, &bob)).collect();
+    for kept in &mut held {
+        assert_eq!(kept.get(whoami), 200);
+    }
+    assert_eq!(
+        held.iter_mut().map(|kept| kept.get(whoami)).collect::<Vec<_>>(),
+        [0, 200, 200, 200],
+        "the oldest is idle"
+    );
+    // Those on which an answer is under way stay.
+    for kept in &mut held[1..] {
+        assert_eq!(kept.get("/api/events"), 200);
+    }
+    let mut more = Kept::new(&web, &bob);
+    assert_eq!(more.get(whoami), 429);
+    assert_eq!(Kept::new(&web, &carol).get(whoami), 200, "another has their own");
+    drop(held);
+    fleet.wait("places are given back", || Kept::new(&web, &bob).get(whoami) == 200);
+}

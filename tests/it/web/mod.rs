@@ -18,6 +18,7 @@ mod owners;
 mod permissions;
 mod restart;
 mod returned;
+mod room;
 mod search_clients;
 mod search_peers;
 mod searches;
@@ -151,11 +152,15 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
-        let fleet = Fleet::new();
+        Site::start(Fleet::new(), &[])
+    }
+
+    /// The same in a fleet that was made ready, the second one with options.
+    fn start(fleet: Fleet, at_b: &[&str]) -> Site {
         let datastore = Some(fleet.datastore());
         fleet.enroll("a", "webserver");
         fleet.enroll("b", "webserver");
-        let (a, b) = (Web::start(&fleet, "a", &[]), Web::start(&fleet, "b", &[]));
+        let (a, b) = (Web::start(&fleet, "a", &[]), Web::start(&fleet, "b", at_b));
         Site { fleet, datastore, a, b }
     }
 

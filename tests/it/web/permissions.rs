@@ -141,14 +141,14 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("POST", "/api/searchctrl/launch", "umaT", "Search"),
     ("POST", "/api/searchctrl/import", "umaT", "SaveSearch"),
     ("GET", "/api/searchctrl/{id}", "ma", "AttachSearch"),
-    ("DELETE", "/api/searchctrl/{id}", "ma", "AttachSearch"),
+    ("DELETE", "/api/searchctrl/{id}", "ma", "Search"),
     ("GET", "/api/searchctrl/{id}/details", "ma", "AttachSearch"),
     ("GET", "/api/searchctrl/{id}/attach", "ma", "AttachSearch"),
     ("PUT", "/api/searchctrl/{id}/ping", "ma", "AttachSearch"),
     ("PUT", "/api/searchctrl/{id}/detach", "ma", "AttachSearch"),
     ("PATCH", "/api/searchctrl/{id}/background", "ma", "BackgroundSearch"),
     ("PATCH", "/api/searchctrl/{id}/save", "ma", "SaveSearch"),
-    ("PUT", "/api/searchctrl/{id}/stop", "ma", "AttachSearch"),
+    ("PUT", "/api/searchctrl/{id}/stop", "ma", "Search"),
     ("PUT", "/api/searchctrl/{id}/group", "ma", "SetSearchGroup"),
     ("PUT", "/api/searchctrl/{id}/groups", "ma", "SetSearchGroup"),
     ("PUT", "/api/searchctrl/{id}/global", "a", ""),
@@ -458,4 +458,64 @@ fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
     assert_eq!(bob.post("/api/tokens", &create).status, 403);
     assert_eq!((bob.call("PATCH", &path).status, bob.put(&path, &create).status), (403, 403));
     assert_eq!(bob.delete(&path).status, 200);
+}
+
+/// What a search gives of a resource is the resource: a token and a user need for it what they need for the resource itself.
+#[test]
+fn p11_a_resource_is_read_through_a_search_only_with_the_capability_for_it() {
+    let fleet = Fleet::new();
+    let config = fleet.write_file("gravwell.conf", "[Global]\nEnable-CBAC=true\n");
+    let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
+    let admin = web.admin(&fleet);
+    super::searches::resource(&admin, "few", "{\"n\":1}\n");
+    let guid = admin.ok("GET", "/api/resources")[0]["GUID"].as_str().expect("GUID").to_owned();
+    admin.changed(&format!("/api/resources/{guid}"), &json!({ "Global": true }));
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = web.login("bob", "a plain horse");
+    let token = |client: &Client, capabilities: &[&str]| {
+        let made = client.made("/api/tokens", &json!({ "name": "t", "capabilities": capabilities }));
+        web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"))
+    };
+    let query = json!({ "SearchString": "tag=resource:few", "Format": "text" });
+    let answers = |client: &Client| {
+        let parsed = client.post("/api/parse", &query).json();
+        let direct = client.post("/api/search/direct?duration=1h", &query);
+        let launched = client.post("/api/searchctrl/launch", &query);
+        let is_named = parsed.to_string().contains("ResourceRead") && direct.text().contains("ResourceRead");
+        assert_eq!(is_named, direct.status == 400, "{parsed} {}", direct.text());
+        (parsed["GoodQuery"] == true, direct.status, launched.status)
+    };
+    let (shut, open) = ((false, 400, 400), (true, 200, 200));
+    assert_eq!(answers(&token(&admin, &["Search"])), shut);
+    assert_eq!(answers(&token(&admin, &["Search", "ResourceRead"])), open);
+    for (grants, wanted) in [(json!(["Search"]), shut), (json!(["Search", "ResourceRead"]), open)] {
+        admin.changed(&format!("/api/users/{uid}/capabilities"), &json!({ "Grants": grants }));
+        assert_eq!(answers(&bob), wanted, "{grants}");
+    }
+}
+
+#[test]
+fn p11_looking_at_a_search_is_not_ending_it_and_nobody_leaves_a_token_in_anothers_name() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let uid = admin.made("/api/users", &json!({ "User": "bob", "Pass": "a plain horse" }));
+    let bob = web.login("bob", "a plain horse");
+    super::searches::resource(&bob, "few", "{\"n\":1}\n");
+    let search = super::searches::launch(&bob, "tag=resource:few");
+    let own = json!({ "name": "t", "capabilities": ["AttachSearch"] });
+    let made = bob.made("/api/tokens", &own);
+    let attached = web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
+    assert_eq!(attached.get(&search).status, 200);
+    assert_eq!(attached.call("PUT", &format!("{search}/stop")).status, 403);
+    assert_eq!(attached.delete(&search).status, 403);
+    // Under another's name an administrator is recorded with both; what a token does would be the user's alone.
+    let su = admin.ok("GET", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
+    let su = web.nobody().with("Authorization", &format!("Bearer {su}"));
+    let refused = su.post("/api/tokens", &own);
+    assert!(refused.status == 403 && refused.text().contains("admin acts as bob"), "{}", refused.text());
+    let renewal = format!("/api/tokens/{}", made["id"].as_str().expect("id"));
+    assert_eq!(su.send_text("PATCH", &renewal, "application/json", "{}").status, 403);
+    assert_eq!(attached.get(&search).status, 200, "the token is as it was");
+    assert_eq!(bob.delete(&search).status, 200);
 }
