@@ -140,7 +140,7 @@ impl Inner {
         }
         let identity = Identity::load(&self.data_dir).map_err(|error| error.to_string())?;
         let config = tls::peer_client_config(&identity).map_err(|error| error.to_string())?;
-        let endpoint = endpoint::client(config).map_err(|error| error.to_string())?;
+        let endpoint = endpoint::peer_client(config).map_err(|error| error.to_string())?;
         Ok(cached.insert(endpoint).clone())
     }
 
@@ -196,7 +196,7 @@ impl Peers {
                     ))
                 };
                 let tls = tls::peer_server_config(&identity)?;
-                Some(endpoint::server(address, tls, &identity.reset_key()).map_err(failed)?)
+                Some(endpoint::peer_server(address, tls, &identity.reset_key()).map_err(failed)?)
             }
         };
         let port = server.as_ref().and_then(|server| server.local_addr().ok()).map_or(0, |address| address.port());

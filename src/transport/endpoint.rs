@@ -36,23 +36,26 @@ const RECEIVE_WINDOW: u32 = 16 << 20;
 /// Bytes buffered of one who has not proved yet who it is.
 const UNTRUSTED_WINDOW: u32 = 256 << 10;
 const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
+/// Between members that are no datastore the streams of many users share a connection: unread, each takes its part of the window
+/// and no more.
+const PEER_STREAM_WINDOW: u32 = RECEIVE_WINDOW / STREAMS_MAX;
 /// Close code for a client that is not, or no longer, a member.
 pub const CLOSE_NOT_A_MEMBER: u32 = 2;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
 fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
-    transport_of(keep_alive, RECEIVE_WINDOW)
+    transport_of(keep_alive, RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW)
 }
 
-fn transport_of(keep_alive: Option<Duration>, receive_window: u32) -> Arc<TransportConfig> {
+fn transport_of(keep_alive: Option<Duration>, receive_window: u32, stream_window: u32) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(keep_alive)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .send_window(SEND_WINDOW)
         .receive_window(VarInt::from_u32(receive_window))
-        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW.min(receive_window)))
+        .stream_receive_window(VarInt::from_u32(stream_window.min(receive_window)))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
         .datagram_receive_buffer_size(None);
@@ -102,25 +105,46 @@ fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>, config: En
     Endpoint::new(config, server, socket(address)?, runtime)
 }
 
-fn server_settings(tls: rustls::ServerConfig) -> io::Result<quinn::ServerConfig> {
+fn server_settings(tls: rustls::ServerConfig, stream_window: u32) -> io::Result<quinn::ServerConfig> {
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     // One side keeping a connection alive is enough, and a fleet's datastore has many of them.
-    config.transport_config(transport_of(None, UNTRUSTED_WINDOW));
+    config.transport_config(transport_of(None, UNTRUSTED_WINDOW, stream_window));
     Ok(config)
 }
 
-/// The datastore's endpoint.
+/// The datastore's endpoint, or that on which a member listens to others.
 #[derive(Clone)]
-pub struct ServerEndpoint(Endpoint);
+pub struct ServerEndpoint {
+    endpoint: Endpoint,
+    stream_window: u32,
+}
 
 /// Listens on `address`. `reset_key` is the same at every start.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub fn server(address: SocketAddr, tls: rustls::ServerConfig, reset_key: &[u8; 32]) -> io::Result<ServerEndpoint> {
+    listen(address, tls, reset_key, STREAM_RECEIVE_WINDOW)
+}
+
+/// As [`server`], for members among themselves.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn peer_server(address: SocketAddr, tls: rustls::ServerConfig, reset_key: &[u8; 32]) -> io::Result<ServerEndpoint> {
+    listen(address, tls, reset_key, PEER_STREAM_WINDOW)
+}
+
+fn listen(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    reset_key: &[u8; 32],
+    stream_window: u32,
+) -> io::Result<ServerEndpoint> {
     let config = EndpointConfig::new(Arc::new(ResetKey(*reset_key)));
-    Ok(ServerEndpoint(endpoint(address, Some(server_settings(tls)?), config)?))
+    let endpoint = endpoint(address, Some(server_settings(tls, stream_window)?), config)?;
+    Ok(ServerEndpoint { endpoint, stream_window })
 }
 
 /// A handshake that may start.
@@ -165,13 +189,13 @@ impl ServerEndpoint {
     /// # Errors
     /// When the socket is gone.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.endpoint.local_addr()
     }
 
     /// The next handshake that may start; `None` once closed.
     pub async fn accept(&self, admission: &Admission) -> Option<Arrival> {
         loop {
-            let incoming = self.0.accept().await?;
+            let incoming = self.endpoint.accept().await?;
             let from = incoming.remote_address();
             match admission.decide(from.ip(), incoming.remote_address_validated(), Instant::now()) {
                 Decision::Start(turn) => return Some(Arrival { incoming, turn, from }),
@@ -187,18 +211,18 @@ impl ServerEndpoint {
     /// # Errors
     /// When the certificate does not suit QUIC.
     pub fn replace_certificate(&self, tls: rustls::ServerConfig) -> io::Result<()> {
-        self.0.set_server_config(Some(server_settings(tls)?));
+        self.endpoint.set_server_config(Some(server_settings(tls, self.stream_window)?));
         Ok(())
     }
 
     /// Closes every connection.
     pub fn close(&self, reason: &[u8]) {
-        self.0.close(VarInt::from_u32(0), reason);
+        self.endpoint.close(VarInt::from_u32(0), reason);
     }
 
     /// Waits until every connection has been told.
     pub async fn wait_idle(&self) {
-        self.0.wait_idle().await;
+        self.endpoint.wait_idle().await;
     }
 }
 
@@ -292,9 +316,21 @@ pub struct ClientEndpoint {
 /// # Errors
 /// When no socket can be had.
 pub fn client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
+    client_with(tls, transport(Some(KEEP_ALIVE)))
+}
+
+/// As [`client`], for members among themselves.
+///
+/// # Errors
+/// When no socket can be had.
+pub fn peer_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
+    client_with(tls, transport_of(Some(KEEP_ALIVE), RECEIVE_WINDOW, PEER_STREAM_WINDOW))
+}
+
+fn client_with(tls: rustls::ClientConfig, transport: Arc<TransportConfig>) -> io::Result<ClientEndpoint> {
     let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(Some(KEEP_ALIVE)));
+    config.transport_config(transport);
     Ok(ClientEndpoint {
         v4: endpoint(SocketAddr::from(([0, 0, 0, 0], 0)), None, EndpointConfig::default())?,
         config,
@@ -312,7 +348,7 @@ pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     let _entered = runtime.enter();
     let mut made = client(tls)?;
     made.runtime = Some(runtime.clone());
-    made.config.transport_config(transport_of(Some(KEEP_ALIVE), WINDOW_FIRST));
+    made.config.transport_config(transport_of(Some(KEEP_ALIVE), WINDOW_FIRST, STREAM_RECEIVE_WINDOW));
     Ok(made)
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
@@ -15,8 +15,8 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
-use http_body_util::BodyExt as _;
-use tokio::sync::Semaphore;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Sleep, sleep};
 
 use super::caller::Caller;
@@ -51,6 +51,10 @@ impl Budget {
 static STRANGERS: Budget = Budget::new(STRANGERS_BYTES_MAX);
 static USERS: Budget = Budget::new(USERS_BYTES_MAX);
 static ANSWERS: Budget = Budget::new(USERS_BYTES_MAX);
+/// Bytes of a large answer that are handed over at a time.
+const PIECE_BYTES: usize = 16 << 10;
+/// A large answer of which nothing is taken for this long is given up.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Answers that are shorter are not counted.
 const LARGE_BYTES: u64 = 64 << 10;
 /// Requests of one user that are worked on at the same time; the next ones wait for their turn.
@@ -183,12 +187,73 @@ fn counted(uid: i32, response: Response) -> Response {
     if !share.take(usize::try_from(size).unwrap_or(usize::MAX)) {
         return share.refusal().map_or(response, IntoResponse::into_response);
     }
-    response.map(|body| {
-        Body::new(body.map_err(move |error| {
-            let _ = &share;
-            error
-        }))
-    })
+    response.map(|body| Body::new(Given::new(body, size, share, TAKEN_WITHIN)))
+}
+
+/// What waits of an answer.
+struct Waiting {
+    body: Body,
+    piece: Bytes,
+    _share: Arc<Share>,
+}
+
+/// A large answer, handed over in pieces, so that it counts until the last of it was taken. One of which nothing is taken for too long is
+/// given up.
+struct Given {
+    waiting: Arc<Mutex<Option<Waiting>>>,
+    left: u64,
+    taken: watch::Sender<()>,
+}
+
+impl Given {
+    fn new(body: Body, size: u64, share: Arc<Share>, patience: Duration) -> Given {
+        let waiting = Arc::new(Mutex::new(Some(Waiting { body, piece: Bytes::new(), _share: share })));
+        let (taken, mut news) = watch::channel(());
+        let watched = Arc::downgrade(&waiting);
+        tokio::spawn(async move {
+            while let Ok(changed) = tokio::time::timeout(patience, news.changed()).await {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            if let Some(waiting) = watched.upgrade() {
+                *waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        });
+        Given { waiting, left: size, taken }
+    }
+}
+
+impl HttpBody for Given {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let waiting = Arc::clone(&self.waiting);
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Waiting { body, piece, .. }) = waiting.as_mut() else {
+            return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))));
+        };
+        if piece.is_empty() {
+            match ready!(Pin::new(body).poll_frame(cx)).transpose()?.map(Frame::into_data) {
+                Some(Ok(bytes)) => *piece = bytes,
+                Some(Err(other)) => return Poll::Ready(Some(Ok(other))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let part = piece.split_to(piece.len().min(PIECE_BYTES));
+        self.left = self.left.saturating_sub(part.len() as u64);
+        self.taken.send_replace(());
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }
 
 /// For routes of users, behind the guard.
@@ -201,6 +266,8 @@ pub(super) async fn of_users(request: Request, next: Next) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     #[test]
@@ -234,8 +301,40 @@ mod tests {
         assert_eq!(status(&last), Some(StatusCode::SERVICE_UNAVAILABLE));
     }
 
-    #[test]
-    fn p15_large_answers_of_one_user_are_counted_until_they_were_taken() {
+    #[tokio::test]
+    async fn p15_a_large_answer_counts_until_its_last_piece_was_taken() {
+        let large = || counted(4713, Body::from(vec![7; USER_BYTES_MAX]).into_response()).into_body();
+        let (mut body, mut got) = (large(), 0);
+        for _ in 0..3 {
+            got += body.frame().await.expect("a piece").expect("is given").into_data().expect("data").len();
+        }
+        assert_eq!((got, body.size_hint().exact()), (3 * PIECE_BYTES, Some((USER_BYTES_MAX - got) as u64)));
+        let small = || counted(4713, Body::from(vec![7; 1 << 20]).into_response()).status();
+        assert_eq!(small(), StatusCode::TOO_MANY_REQUESTS, "little of it was taken");
+        drop(body);
+        assert_eq!(small(), StatusCode::OK);
+        let whole = large().collect().await.expect("is taken").to_bytes();
+        assert!(whole.len() == USER_BYTES_MAX && whole.iter().all(|byte| *byte == 7));
+    }
+
+    #[tokio::test]
+    async fn p15_a_large_answer_of_which_nothing_is_taken_is_given_up() {
+        static BUDGET: Budget = Budget::new(100);
+        let share = Share::of(&BUDGET, Some(1));
+        assert!(share.take(100));
+        let given = Given::new(Body::from(vec![7; 100]), 100, share, Duration::from_millis(1));
+        let waiting = Arc::downgrade(&given.waiting);
+        let is_there =
+            || waiting.upgrade().is_some_and(|waiting| waiting.lock().is_ok_and(|waiting| waiting.is_some()));
+        while is_there() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0, "others have the room");
+        assert!(Body::new(given).collect().await.is_err(), "a part is not the whole");
+    }
+
+    #[tokio::test]
+    async fn p15_large_answers_of_one_user_are_counted_until_they_were_taken() {
         let large = || Body::from(vec![7; USER_BYTES_MAX / 4]).into_response();
         let held: Vec<Response> = (0..4).map(|_| counted(4711, large())).collect();
         assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use futures_util::Stream;
@@ -19,19 +20,43 @@ const WAITING: usize = 4;
 /// Bytes of the file itself that are given at once.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// A client that takes nothing for this long is given up, also where its connection has other streams.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a sender gives, up to an empty piece. One that is gone without it has given a part.
 pub(super) fn stream_of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Bytestream {
-    Box::pin(futures_util::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|item| (item, receiver))
+    Box::pin(futures_util::stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Ok(bytes)) if bytes.is_empty() => None,
+            Some(Ok(bytes)) => Some((Ok(bytes), Some(receiver))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(io::ErrorKind::TimedOut.into()), None)),
+        }
     }))
+}
+
+/// Hands a piece over as soon as the client takes it.
+pub(super) async fn hand_over(to: &mpsc::Sender<io::Result<Bytes>>, item: io::Result<Bytes>) -> io::Result<()> {
+    hand_over_within(TAKEN_WITHIN, to, item).await
+}
+
+async fn hand_over_within(
+    patience: Duration,
+    to: &mpsc::Sender<io::Result<Bytes>>,
+    item: io::Result<Bytes>,
+) -> io::Result<()> {
+    let sent = tokio::time::timeout(patience, to.send(item)).await;
+    sent.map_err(|_| io::ErrorKind::TimedOut)?.map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
 
 /// Gives results in a form; while the search runs, until it ends.
 pub(super) fn rendered(results: Arc<Results>, about: About, format: Format) -> Bytestream {
     let (to, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        if let Err(error) = render(results, about, format, &to).await {
-            let _ = to.send(Err(error)).await;
-        }
+        let end = render(results, about, format, &to).await.map(|()| Bytes::new());
+        // Nobody may be there to be told.
+        let _ = hand_over(&to, end).await;
     });
     stream_of(receiver)
 }
@@ -70,9 +95,7 @@ async fn render(
             Step::End => return Ok(()),
             Step::Bytes(bytes) if bytes.is_empty() => {}
             Step::Bytes(bytes) => {
-                if to.send(Ok(bytes.into())).await.is_err() {
-                    return Ok(());
-                }
+                hand_over(to, Ok(bytes.into())).await?;
             }
             Step::Wait => {
                 tokio::select! {
@@ -95,8 +118,41 @@ async fn copy(results: &Results, to: &mpsc::Sender<io::Result<Bytes>>) -> io::Re
         });
         let (back, bytes) = read.await??;
         file = back;
-        if bytes.is_empty() || to.send(Ok(bytes.into())).await.is_err() {
+        if bytes.is_empty() {
             return Ok(());
         }
+        hand_over(to, Ok(bytes.into())).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn p15_a_client_that_takes_nothing_is_given_up_and_has_a_part() {
+        let (to, receiver) = mpsc::channel(1);
+        hand_over(&to, Ok("a".into())).await.expect("has room");
+        let late = hand_over_within(Duration::ZERO, &to, Ok("b".into())).await;
+        let error = late.expect_err("nobody takes it");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(to);
+        let mut stream = stream_of(receiver);
+        assert_eq!(stream.next().await.expect("a piece").expect("is there"), "a");
+        assert!(stream.next().await.expect("not the end").is_err());
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_whole_ends_with_an_empty_piece() {
+        let (to, receiver) = mpsc::channel(2);
+        for piece in ["a", ""] {
+            hand_over(&to, Ok(piece.into())).await.expect("has room");
+        }
+        let pieces: Vec<_> = stream_of(receiver).map(|piece| piece.expect("is there")).collect().await;
+        assert_eq!(pieces, ["a"]);
+        assert!(hand_over(&to, Ok("c".into())).await.is_err(), "nobody is there any more");
     }
 }

@@ -7,7 +7,7 @@
 //! u32, bytes) up to an empty one. A file that ends otherwise is a part, and whoever asked learns so.
 
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -19,10 +19,11 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::body::{Bytestream, stream_of};
+use super::body::{Bytestream, hand_over, stream_of};
 use super::perform::{Answer, Deed, Who, perform};
 use super::{author_via, found, is_open_to, owned};
 use crate::codec::message::Open;
+use crate::env::quota::{Held, Quota};
 use crate::model::{MemberName, Seq};
 use crate::objects::searches::Search;
 use crate::objects::sharing::Person;
@@ -43,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const PATIENCE_SAVING: Duration = Duration::from_secs(300);
 /// A webserver that has answered keeps the stream open for this long until the answer was taken.
 const LINGER: Duration = Duration::from_secs(300);
+/// Longest wait until a piece was taken: longer than the other side waits for its client.
+const TAKEN_WITHIN: Duration = Duration::from_secs(90);
 /// Longest wait for a question.
 const QUESTION: Duration = Duration::from_secs(10);
 /// Longest wait until what the asker has seen is here.
@@ -111,9 +114,30 @@ fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with("Webserver", name.as_str())
 }
 
+/// Downloads from other webservers at the same time: of one user, and of all from one webserver. That is half of the streams that
+/// there may be, so that what is asked besides finds one.
+const DOWNLOADS_OF_USER: usize = 4;
+const DOWNLOADS_FROM: usize = 32;
+
+static OF_USERS: LazyLock<Arc<Quota<i32>>> = LazyLock::new(|| Quota::new(DOWNLOADS_OF_USER));
+static FROM_WEBSERVERS: LazyLock<Arc<Quota<String>>> = LazyLock::new(|| Quota::new(DOWNLOADS_FROM));
+
+/// A place for a download from another webserver, until its last piece was taken.
+fn places(who: &Who, search: &Search) -> ApiResult<(Held<i32>, Held<String>)> {
+    let own = OF_USERS.take(who.person.uid).ok_or_else(|| {
+        let message =
+            format!("{DOWNLOADS_OF_USER} downloads of yours from other webservers are under way: wait for one to end");
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
+    })?;
+    let from = FROM_WEBSERVERS.take(search.webserver.clone());
+    Ok((own, from.ok_or_else(|| away(search, "too many downloads from it are under way"))?))
+}
+
 /// Asks the webserver that has the results.
 pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) -> ApiResult<Answer> {
     let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
+    // Before anything is asked, so that those that wait do not take streams from others.
+    let places = if matches!(deed, Deed::Download { .. }) { Some(places(who, search)?) } else { None };
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
     let patience = if matches!(deed, Deed::Save(_)) { PATIENCE_SAVING } else { PATIENCE };
@@ -140,18 +164,15 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
     let (to, receiver) = mpsc::channel(4);
     let holder = search.webserver.clone();
     tokio::spawn(async move {
+        let _places = places;
         loop {
             let piece = tokio::select! {
                 piece = read_piece(&mut stream.receive, PIECE_BYTES_MAX) => piece,
                 () = to.closed() => return,
             };
-            let item = match piece {
-                Ok(piece) if piece.is_empty() => return,
-                Ok(piece) => Ok(piece),
-                Err(error) => Err(io::Error::other(format!("webserver {holder} broke off: {error}"))),
-            };
-            let is_last = item.is_err();
-            if to.send(item).await.is_err() || is_last {
+            let item = piece.map_err(|error| io::Error::other(format!("webserver {holder} broke off: {error}")));
+            let is_last = item.as_ref().map_or(true, Bytes::is_empty);
+            if hand_over(&to, item).await.is_err() || is_last {
                 return;
             }
         }
@@ -215,7 +236,9 @@ impl Handler for Asked {
             if let Some(mut body) = file {
                 while let Some(piece) = body.next().await {
                     // Broken off without an end: whoever asked sees that it is a part.
-                    write_piece(&mut send, &piece?).await?;
+                    let piece = piece?;
+                    let written = tokio::time::timeout(TAKEN_WITHIN, write_piece(&mut send, &piece)).await;
+                    written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 }
                 write_piece(&mut send, &[]).await?;
             }
