@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::kinds::{self, KINDS};
 use super::record::Stored;
 use super::{Store, StoreError};
+use crate::model::exposure::{self, Exposure};
 use crate::model::{Collection, Key};
 
 /// Objects that are read at a time.
@@ -39,10 +40,35 @@ pub(super) fn note(error: &StoreError) {
 
 /// Why JSON is not what was wanted, without the place in a text that nobody sees.
 #[must_use]
-pub fn reason(error: &serde_json::Error) -> String {
+fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
     text.replace('`', "")
+}
+
+/// The same without anything of the object, where that is not for the eyes of those who read this.
+fn place(error: &serde_json::Error) -> String {
+    let reason = reason(error);
+    // Names of members are those of the kind.
+    if reason.starts_with("missing field ") {
+        return reason;
+    }
+    format!("it is not of this kind at line {}, column {}; its contents are secret", error.line(), error.column())
+}
+
+/// Why bytes are not an object of a kind.
+#[must_use]
+pub fn reason_for<T: Stored>(error: &serde_json::Error) -> String {
+    if exposure::of(T::COLLECTION) == Exposure::Secret { place(error) } else { reason(error) }
+}
+
+/// That an object lies under the key of another one.
+#[must_use]
+pub fn misplaced<T: Stored>(own: &str) -> String {
+    if exposure::of(T::COLLECTION) == Exposure::Secret {
+        return "what it says belongs to another key".into();
+    }
+    format!("what it says belongs to the key {own}")
 }
 
 /// Whether bytes are an object of a kind.
@@ -50,9 +76,9 @@ pub fn reason(error: &serde_json::Error) -> String {
 /// # Errors
 /// Says why not.
 pub fn check<T: Stored>(key: &str, value: &[u8]) -> Result<(), String> {
-    let object: T = serde_json::from_slice(value).map_err(|error| reason(&error))?;
+    let object: T = serde_json::from_slice(value).map_err(|error| reason_for::<T>(&error))?;
     let own = object.key();
-    if own == key { Ok(()) } else { Err(format!("what it says belongs to the key {own}")) }
+    if own == key { Ok(()) } else { Err(misplaced::<T>(&own)) }
 }
 
 /// One invalid object.
@@ -142,6 +168,21 @@ mod tests {
         assert_eq!(check::<Group>("7", br#"{"Name":"a"}"#), Err("missing field GID".into()));
         assert_eq!(check::<Group>("7", br#"{"GID":8,"Name":"a"}"#), Err("what it says belongs to the key 8".into()));
         assert_eq!(check::<Group>("7", br#"{"GID":7,"Name":"a","Later":1}"#), Ok(()));
+    }
+
+    #[test]
+    fn p11_a_reason_quotes_nothing_of_a_secret() {
+        use crate::objects::passwords::Password;
+        use crate::objects::sessions::Session;
+        let secrets =
+            [r#""$argon2id$v=19$secret""#, r#"{"UID":"$argon2id$secret"}"#, r#"{"$argon2id$secret":1}"#, "$argon2id$"];
+        for secret in secrets {
+            for reason in [check::<Password>("7", secret.as_bytes()), check::<Session>("7", secret.as_bytes())] {
+                let reason = reason.expect_err("invalid");
+                assert!(!reason.contains("argon2id"), "{secret}: {reason}");
+                assert!(reason.contains("column") || reason.starts_with("missing field"), "{secret}: {reason}");
+            }
+        }
     }
 
     #[test]

@@ -504,11 +504,11 @@ fn refused(writes: &Writes, reason: &Reason) -> CommitError {
 
 fn understood<T: Stored>(key: &Key, as_read: AsRead, value: Bytes) -> Result<Record<T>, StoreError> {
     let invalid = |reason| StoreError::Invalid { collection: T::COLLECTION, key: key.to_string(), reason };
-    let record = Record::<T>::read(value, as_read).map_err(|error| invalid(invalid::reason(&error)))?;
+    let record = Record::<T>::read(value, as_read).map_err(|error| invalid(invalid::reason_for::<T>(&error)))?;
     if record.value.key() == key.as_str() {
         return Ok(record);
     }
-    Err(invalid(format!("what it says belongs to the key {}", record.value.key())))
+    Err(invalid(invalid::misplaced::<T>(&record.value.key())))
 }
 
 #[cfg(test)]

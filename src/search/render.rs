@@ -143,7 +143,7 @@ fn find_columns(results: &Results) -> Result<Vec<String>, ResultsError> {
 }
 
 fn quoted(text: &str, line: &mut String) {
-    if text.contains(['"', ',', '\n', '\r']) {
+    if text.contains(['"', ',', ';', '\t', '\n', '\r']) {
         line.push('"');
         line.push_str(&text.replace('"', "\"\""));
         line.push('"');
@@ -158,14 +158,38 @@ fn is_formula(text: &str) -> bool {
     text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number
 }
 
+/// What begins a cell of its own where a spreadsheet separates by semicolons or tabs; quotes do not help there, because they
+/// do not begin the cell for it.
+const SEPARATORS: [char; 4] = [';', '\t', '\n', '\r'];
+
+/// A cell of which no part is taken for a formula.
+fn marked(text: &str) -> Cow<'_, str> {
+    let begins = |part: &str| is_formula(part.trim_start_matches(['"', ' ']));
+    if !text.split(SEPARATORS).any(begins) && !is_formula(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    // A tab or line break at the very begin is one itself.
+    let mut is_marked = is_formula(text);
+    safe.push_str(if is_marked { "'" } else { "" });
+    for part in text.split_inclusive(SEPARATORS) {
+        if !is_marked && begins(part.trim_end_matches(SEPARATORS)) {
+            safe.push('\'');
+        }
+        is_marked = false;
+        safe.push_str(part);
+    }
+    Cow::Owned(safe)
+}
+
 fn csv_line<'a>(cells: impl Iterator<Item = Cow<'a, str>>, format: Format, to: &mut Vec<u8>) {
     let mut line = String::new();
     for (number, text) in cells.enumerate() {
         if number > 0 {
             line.push(',');
         }
-        if format == Format::Csv && is_formula(&text) {
-            quoted(&format!("'{text}"), &mut line);
+        if format == Format::Csv {
+            quoted(&marked(&text), &mut line);
         } else {
             quoted(&text, &mut line);
         }
@@ -346,9 +370,26 @@ mod tests {
         for text in ["-3.5", "+49", "-1e-7", "1+2", "a=b", "", "'=1", "0"] {
             assert!(!is_formula(text), "{text:?}");
         }
+        let apart = [
+            ("x;=1+1", "x;'=1+1"),
+            ("x;-1;-a", "x;-1;'-a"),
+            ("x\t@a", "x\t'@a"),
+            ("x\n=1", "x\n'=1"),
+            ("x;\"=1\"", "x;'\"=1\""),
+            ("x; =1", "x;' =1"),
+            ("\t=1", "'\t'=1"),
+            ("=1;=2", "'=1;'=2"),
+        ];
+        for (text, safe) in apart {
+            assert_eq!(marked(text), safe);
+        }
+        for text in ["a, -b", "x;y", "x;-1", "a\nb"] {
+            assert!(matches!(marked(text), Cow::Borrowed(_)), "{text:?}");
+        }
+        assert_eq!(rendered(&["{\"a\":\"x;y\"}"], Some(&["a"]), Format::RawCsv), "a\r\n\"x;y\"\r\n");
         let rows = [r#"{"=a":"=cmd|'/c calc'!A0","b":-3.5,"c":"@SUM(1,2)","d":"\r=1"}"#];
         let marked =
-            "timestamp,tag,'=a,b,c,d\r\n1970-01-01T00:00:00Z,a,'=cmd|'/c calc'!A0,-3.5,\"'@SUM(1,2)\",\"'\r=1\"\r\n";
+            "timestamp,tag,'=a,b,c,d\r\n1970-01-01T00:00:00Z,a,'=cmd|'/c calc'!A0,-3.5,\"'@SUM(1,2)\",\"'\r'=1\"\r\n";
         assert_eq!(rendered(&rows, None, Format::Csv), marked);
         assert_eq!(
             rendered(&rows, None, Format::RawCsv),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::http::StatusCode;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::objects::passwords::Password;
@@ -100,8 +101,12 @@ impl Admission {
     /// The caller of a request that is being answered, as of now.
     ///
     /// # Errors
-    /// When the caller is no longer known, or may not do this any more.
+    /// When the caller is no longer known, or may not do this any more, or this webserver was revoked.
     pub(super) fn again(self: &Arc<Admission>, app: &App) -> ApiResult<Caller> {
+        // What is lost elsewhere is not known here any more.
+        if let Some(refusal) = app.store.replica().refusal() {
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.message()));
+        }
         let caller = caller::identify(app, self)?.ok_or_else(ApiError::unknown)?;
         self.allow(&app.store, &caller)?;
         Ok(caller)

@@ -10,6 +10,7 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::env::{Clock as _, SystemClock};
 use crate::objects::Moment;
 use crate::objects::Writes;
 use crate::objects::invalid;
@@ -90,14 +91,26 @@ fn begins_or_changes(rule: Rule, method: &Method, path: &str) -> bool {
     rule.is_change || !method.is_safe() || begins.iter().any(|begin| path.starts_with(begin))
 }
 
-/// A webserver that its datastore refuses goes on in nothing until it is enrolled again; what it has can still be read.
+/// What a webserver that was revoked does not begin although nothing changes by it: what lasts, and copies of everything.
+const SHUT: [&str; 4] = ["/api/backup", "/api/events", "/api/log/live", "/api/ws/"];
+
+/// A webserver that its datastore refuses goes on in nothing until it is enrolled again. What it has can still be read for a
+/// time, but not taken away as a whole.
 fn refuse_when_revoked(app: &AppRef, rule: Rule, parts: &Parts) -> ApiResult<()> {
-    match app.store.replica().refusal() {
-        Some(refusal) if begins_or_changes(rule, &parts.method, parts.uri.path()) => {
-            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.message()))
-        }
-        _ => Ok(()),
+    let Some(refusal) = app.store.replica().refusal() else { return Ok(()) };
+    let path = parts.uri.path();
+    let is_over = is_over(refusal.since_ms, app.config.membership_hours_max);
+    let is_shut = rule.need != Need::Nobody && (is_over || SHUT.iter().any(|begin| path.starts_with(begin)));
+    if is_shut || begins_or_changes(rule, &parts.method, path) {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.message()));
     }
+    Ok(())
+}
+
+/// Whether a webserver that was refused since then shows nothing any more: who was locked or lost a right since is not known here. As
+/// other members, it is believed for a time; 0: for ever.
+fn is_over(since_ms: u64, hours_max: u64) -> bool {
+    hours_max > 0 && SystemClock.now_ms().saturating_sub(since_ms) >= hours_max.saturating_mul(3_600_000)
 }
 
 /// A webserver whose state went back may have users, rights, sessions and tokens again that are gone elsewhere: it lets nobody in
@@ -197,4 +210,17 @@ async fn write_extension(
     writes.overwrite_existing(session, "the session was ended", sessions::ONLY_TIMES)?;
     let writes = writes.unmetered("the webserver makes it, once in a quarter of a session's life");
     app.store.commit(author, "extend a session", writes).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p11_a_refused_webserver_shows_what_it_has_for_a_time() {
+        let ago = |hours: u64| SystemClock.now_ms() - hours * 3_600_000;
+        assert!(!is_over(ago(23), 24) && is_over(ago(25), 24));
+        assert!(!is_over(ago(10_000), 0), "for ever");
+        assert!(!is_over(u64::MAX, 24), "a clock that went back");
+    }
 }

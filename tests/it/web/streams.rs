@@ -35,10 +35,15 @@ enum Loss {
     TokenStripped,
     GrantTaken,
     LeftGroup,
+    /// All sessions of the caller are ended.
+    LogoutEverywhere,
+    /// The webserver itself is revoked.
+    Revoked,
 }
 
 use Loss::{
-    Deletion, Demotion, GrantTaken, LeftGroup, Lock, Logout, NewPassword, TokenDeleted, TokenExpired, TokenStripped,
+    Deletion, Demotion, GrantTaken, LeftGroup, Lock, Logout, LogoutEverywhere, NewPassword, Revoked, TokenDeleted,
+    TokenExpired, TokenStripped,
 };
 
 impl Loss {
@@ -47,17 +52,19 @@ impl Loss {
     }
 }
 
-/// Every answer that lasts, and what ends it.
-const TABLE: [(&str, &[Loss]); 9] = [
-    ("/api/events", &[Logout, NewPassword, Lock, Deletion]),
-    ("/api/log/live", &[Logout, NewPassword, Lock, Deletion, Demotion]),
+/// Every answer that lasts, and what ends it. `own` is somebody else's own, which administrators may read.
+const TABLE: [(&str, &[Loss]); 11] = [
+    ("/api/events", &[Logout, LogoutEverywhere, NewPassword, Lock, Deletion]),
+    ("/api/log/live", &[Logout, LogoutEverywhere, NewPassword, Lock, Deletion, Demotion]),
     ("/api/ws/search", &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken]),
     (
         "/api/ws/attach/{search}",
         &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken],
     ),
     ("/api/ws/stats", &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken]),
-    ("/api/search/direct", &[Logout, TokenDeleted, GrantTaken]),
+    ("/api/search/direct", &[Logout, LogoutEverywhere, Lock, TokenDeleted, TokenStripped, GrantTaken]),
+    ("/api/resources/{own}/raw", &[Demotion]),
+    ("/api/searchctrl/{own search}/download/text", &[Demotion]),
     (
         "/api/resources/{resource}/raw",
         &[Logout, NewPassword, Lock, Deletion, TokenDeleted, TokenExpired, TokenStripped, GrantTaken, LeftGroup],
@@ -72,6 +79,11 @@ const TABLE: [(&str, &[Loss]); 9] = [
 
 fn is_socket(path: &str) -> bool {
     path.starts_with("/api/ws/")
+}
+
+/// Whether who asks is an administrator, and no member of the group.
+fn is_of_admins(path: &str) -> bool {
+    path.contains("{own") || ["/api/log/live", "/api/backup"].contains(&path)
 }
 
 fn is_event_stream(path: &str) -> bool {
@@ -191,7 +203,10 @@ fn contents() -> String {
 
 impl Stage {
     fn new() -> Stage {
-        let fleet = Fleet::new();
+        Stage::of(Fleet::new())
+    }
+
+    fn of(fleet: Fleet) -> Stage {
         let config = fleet.write_file("gravwell.conf", "[Global]\nEnable-CBAC=true\n");
         let web = Web::start(&fleet, "a", &["--config", config.to_str().expect("path")]);
         let admin = web.admin(&fleet);
@@ -211,11 +226,13 @@ impl Stage {
     /// A user with an open answer, and what takes the right to it away.
     fn open(&self, number: usize, path: &'static str, loss: Loss) -> (Open, Box<dyn FnOnce() + '_>) {
         let (admin, name) = (&self.admin, format!("reader{number}"));
-        let is_admin = ["/api/log/live", "/api/backup"].contains(&path);
+        let is_admin = is_of_admins(path);
         let user = json!({ "User": name, "Pass": "a plain horse", "Admin": is_admin });
         let uid = admin.made("/api/users", &user);
         let user = format!("/api/users/{uid}");
-        admin.made(&format!("{user}/group"), &json!({ "GIDs": [self.gid] }));
+        if !is_admin {
+            admin.made(&format!("{user}/group"), &json!({ "GIDs": [self.gid] }));
+        }
         admin.changed(&format!("{user}/capabilities"), &json!({ "Grants": self.all }));
         let own = self.web.login(&name, "a plain horse");
         let mut token = String::new();
@@ -227,11 +244,13 @@ impl Stage {
             format!("Authorization: Bearer {}", own.token())
         };
         let concrete = path.replace("{search}", &self.search).replace("{resource}", &self.resource);
+        let concrete = concrete.replace("{own search}", &self.search).replace("{own}", &self.resource);
         let open = Open::new(&self.web, path, loss, &concrete, &credentials);
         let all = &self.all;
         let lose = move || {
             let done = match loss {
                 Logout => own.call("PUT", "/api/logout"),
+                LogoutEverywhere => own.delete("/api/logout"),
                 NewPassword => admin.put(&format!("{user}/pwd"), &json!({ "NewPass": "a striped horse" })),
                 Lock => admin.call("PUT", &format!("{user}/lock")),
                 Deletion => admin.delete(&user),
@@ -244,6 +263,10 @@ impl Stage {
                 TokenStripped => own.put(&token, &json!({ "name": "t", "capabilities": ["TokenRead"] })),
                 GrantTaken => admin.put(&format!("{user}/capabilities"), &json!({ "Grants": [] })),
                 LeftGroup => admin.delete(&format!("{user}/group/{}", self.gid)),
+                Revoked => {
+                    self.fleet.ok("d", &["revoke", "a"]);
+                    return;
+                }
             };
             assert_eq!(done.status, 200, "{loss:?}: {}", done.text());
         };
@@ -253,6 +276,10 @@ impl Stage {
     /// Opens all answers of the table, takes all rights away, and sees each answer end.
     fn play(&self, first: usize, with_traffic: bool) {
         let cells = TABLE.iter().flat_map(|(path, losses)| losses.iter().map(|loss| (*path, *loss)));
+        self.play_cells(cells, first, with_traffic);
+    }
+
+    fn play_cells(&self, cells: impl Iterator<Item = (&'static str, Loss)>, first: usize, with_traffic: bool) {
         let opened: Vec<_> =
             cells.enumerate().map(|(number, (path, loss))| self.open(first + number, path, loss)).collect();
         let (open, lose): (Vec<Open>, Vec<_>) = opened.into_iter().unzip();
@@ -304,6 +331,40 @@ fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_in_silence() {
 #[test]
 fn w48_every_answer_that_lasts_ends_when_its_right_is_lost_amid_traffic() {
     Stage::new().play(0, true);
+}
+
+/// What is lost elsewhere is not known at a webserver that was revoked, so nothing lasts there.
+#[test]
+fn p11_every_answer_that_lasts_ends_when_its_webserver_is_revoked() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let stage = Stage::of(fleet);
+    let paths: Vec<&'static str> = TABLE.iter().map(|(path, _)| *path).collect();
+    let (first, rest) = paths.split_first().expect("rows");
+    // Once is enough: all are open by then.
+    let (opened, lose) = stage.open(0, first, Revoked);
+    let mut open = vec![opened];
+    open.extend(rest.iter().zip(1..).map(|(path, number)| stage.open(number, path, Revoked).0));
+    lose();
+    stage.fleet.wait("it knows", || stage.fleet.status("a")["is_refused"] == true);
+    all_break_off(open, &stage.fleet.log_of("a"));
+    assert_eq!(stage.admin.get("/api/backup").status, 503);
+    assert_eq!(stage.admin.get("/api/info/whoami").status, 200);
+}
+
+/// Sees each answer end.
+#[track_caller]
+fn all_break_off(open: Vec<Open>, log: &str) {
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let reading: Vec<_> = open
+            .into_iter()
+            .map(|open| (format!("{} after {:?}", open.path, open.loss), scope.spawn(move || open.breaks_off(false))))
+            .collect();
+        let kept = reading.into_iter().filter_map(|(name, reading)| (!reading.join().expect("reads")).then_some(name));
+        kept.collect()
+    });
+    assert!(wrong.is_empty(), "these went on:\n{}\n{log}", wrong.join("\n"));
 }
 
 /// A socket that was opened in time goes on with the groups and capabilities of the moment, frame by frame.
@@ -380,30 +441,87 @@ fn w50_a_download_from_another_webserver_ends_with_the_right_to_it() {
     ended(&a, &path);
     a.changed(&format!("{path}/groups"), &json!({ "GIDs": [gid] }));
     let search = path.rsplit('/').next().expect("an id");
-    let users: Vec<(Value, String)> = ["one", "two"]
+    let losses =
+        [Lock, LeftGroup, Logout, LogoutEverywhere, Deletion, NewPassword, TokenDeleted, TokenStripped, Demotion];
+    let users: Vec<(Loss, String, Value)> = losses
         .iter()
-        .map(|name| {
-            let uid = a.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
-            a.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
-            (uid, (*name).to_owned())
+        .map(|&loss| {
+            let name = format!("{loss:?}").to_lowercase();
+            let user = json!({ "User": name, "Pass": "a plain horse", "Admin": loss == Demotion });
+            let uid = a.made("/api/users", &user);
+            if loss != Demotion {
+                a.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [gid] }));
+            }
+            (loss, name, uid)
         })
         .collect();
     site.converges();
     let download = "/api/searchctrl/{search}/download/text";
-    let open: Vec<Open> = users
-        .iter()
-        .zip([Lock, LeftGroup])
-        .map(|((_, name), loss)| {
-            let credentials = format!("Authorization: Bearer {}", site.b.login(name, "a plain horse").token());
-            Open::new(&site.b, download, loss, &download.replace("{search}", search), &credentials)
-        })
-        .collect();
-    b.ok("PUT", &format!("/api/users/{}/lock", users[0].0));
-    b.ok("DELETE", &format!("/api/users/{}/group/{gid}", users[1].0));
-    for open in open {
-        let loss = open.loss;
-        assert!(open.breaks_off(false), "it went on after {loss:?}");
+    let concrete = download.replace("{search}", search);
+    let opened = users.iter().map(|(loss, name, uid)| {
+        let own = site.b.login(name, "a plain horse");
+        let made =
+            loss.is_of_token().then(|| own.made("/api/tokens", &json!({ "name": "t", "capabilities": ["Download"] })));
+        let credentials = match &made {
+            Some(made) => format!("Gravwell-Token: {}", made["token"].as_str().expect("value")),
+            None => format!("Authorization: Bearer {}", own.token()),
+        };
+        let token = made.map(|made| format!("/api/tokens/{}", made["id"].as_str().expect("id")));
+        (Open::new(&site.b, download, *loss, &concrete, &credentials), (*loss, own, uid, token.unwrap_or_default()))
+    });
+    let (open, lose): (Vec<Open>, Vec<_>) = opened.unzip();
+    for (loss, own, uid, token) in lose {
+        let user = format!("/api/users/{uid}");
+        let done = match loss {
+            Lock => b.call("PUT", &format!("{user}/lock")),
+            LeftGroup => b.delete(&format!("{user}/group/{gid}")),
+            Logout => own.call("PUT", "/api/logout"),
+            LogoutEverywhere => own.delete("/api/logout"),
+            Deletion => b.delete(&user),
+            NewPassword => b.put(&format!("{user}/pwd"), &json!({ "NewPass": "a striped horse" })),
+            TokenDeleted => own.delete(&token),
+            TokenStripped => own.put(&token, &json!({ "name": "t", "capabilities": ["Search"] })),
+            Demotion => b.delete(&format!("{user}/admin")),
+            other => panic!("{other:?} is of no row"),
+        };
+        assert_eq!(done.status, 200, "{loss:?}: {}", done.text());
     }
+    all_break_off(open, &site.fleet.log_of("b"));
+}
+
+/// Downloads from another webserver that nobody reads leave it reachable for what others ask.
+#[test]
+fn p15_downloads_that_are_not_read_leave_other_webservers_reachable() {
+    let site = Site::new();
+    let (a, _) = site.admins();
+    a.made("/api/users", &json!({ "User": "carol", "Pass": "a plain horse" }));
+    let carol = site.a.login("carol", "a plain horse");
+    resource(&carol, "few", "{\"n\":1}\n");
+    let hers = launch(&carol, "tag=resource:few");
+    ended(&carol, &hers);
+    resource(&a, "big", &contents());
+    let path = launch(&a, "tag=resource:big");
+    ended(&a, &path);
+    a.changed(&format!("{path}/global"), &json!({ "Global": true }));
+    let names = ["one", "two", "three", "four", "five"];
+    for name in names {
+        a.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+    }
+    site.converges();
+    let download = format!("{path}/download/text");
+    let mut held = Vec::new();
+    for name in names {
+        let own = site.b.login(name, "a plain horse");
+        let credentials = format!("Authorization: Bearer {}", own.token());
+        held.extend((0..4).map(|_| Open::new(&site.b, "", Logout, &download, &credentials)));
+        let refused = own.get(&download);
+        assert!(refused.status == 429 && refused.text().contains("downloads of yours"), "{}", refused.text());
+    }
+    // Until nothing more of any of them goes on its way.
+    std::thread::sleep(CHECKED / 5);
+    let rows = site.b.login("carol", "a plain horse").get(&format!("{hers}/rows"));
+    assert!(rows.status == 200 && rows.json()["Total"] == 1, "{}", rows.text());
+    drop(held);
 }
 
 #[test]
