@@ -306,6 +306,23 @@ impl Oracle {
         (bytes.sum(), self.last_counter.len() as u64)
     }
 
+    /// Rejections that no later transaction of their origin says to be written down: each is remembered, for ever where the origin
+    /// has ended.
+    pub fn unsettled(&self) -> usize {
+        let mut unsettled: BTreeMap<Origin, Vec<OriginCounter>> = BTreeMap::new();
+        for entry in &self.history {
+            let (id, settled, is_rejected) = match &entry.body {
+                EntryBody::Commit(txn) => (txn.id, txn.settled, false),
+                EntryBody::Reject { id, settled, .. } => (*id, *settled, true),
+                _ => continue,
+            };
+            let counters = unsettled.entry(id.origin).or_default();
+            counters.retain(|counter| *counter > settled);
+            counters.extend(is_rejected.then_some(id.counter));
+        }
+        unsettled.values().map(Vec::len).sum()
+    }
+
     /// The digest of somebody's state at a sequence.
     pub fn digest(&mut self, who: &str, seq: Seq, digest: Digest) -> Checked {
         self.checks += 1;
