@@ -319,7 +319,7 @@ fn enrolled(place: &Path) -> (PathBuf, PathBuf) {
 
 #[test]
 fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
-    use gravwell::trust::{Authority, Identity, Registry};
+    use gravwell::trust::{Authorities, Authority, Identity, Registry};
     let place = tempfile::tempdir().unwrap();
     let (trust, member) = enrolled(place.path());
     real_files("register", &[trust.join("members.json")], || {
@@ -330,9 +330,21 @@ fn p11_no_bit_of_the_files_of_trust_changes_unseen() {
         let authority = Authority::open_or_create(&trust, NOW_MS).map_err(|error| error.to_string())?;
         Ok((authority.certificate().to_vec(), authority.reset_key()))
     });
+    let rotation = place.path().join("rotation");
+    Authorities::begin(&rotation, NOW_MS).unwrap();
+    Authorities::finish(&rotation, gravwell::model::Generation(1), NOW_MS).unwrap();
+    Authorities::begin(&rotation, NOW_MS).unwrap();
+    let files = ["next.key", "next.pem", "former.json"].map(|name| rotation.join(name));
+    let changed = changed_files(&files, &|| {
+        let found = Authorities::load(&rotation).map_err(|error| error.to_string())?;
+        let next = found.next().map(|next| (next.certificate().to_vec(), next.reset_key()));
+        Ok((next, found.former().iter().map(|former| (former.name(), former.ended_ms)).collect::<Vec<_>>()))
+    });
+    changed.print("rotation of the authority");
     real_files("identity", &[member.join("identity/member.json")], || {
         let identity = Identity::load(&member).map_err(|error| error.to_string())?;
-        let authority = identity.authority().map_err(|error| error.to_string())?.to_vec();
+        let authority: Vec<Vec<u8>> =
+            identity.roots().map_err(|error| error.to_string())?.iter().map(|root| root.to_vec()).collect();
         let certificate = identity.certificate().map_err(|error| error.to_string())?.to_vec();
         let key = identity.key().map_err(|error| error.to_string())?.secret_der().to_vec();
         Ok((identity.name().clone(), identity.role(), identity.addresses().to_vec(), authority, certificate, key))

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::RotationStep;
 use super::health::Health;
 use crate::model::{
     ChunkId, Collection, Digest, Generation, Key, LogId, MemberName, Origin, OriginCounter, Seq, TxnId,
@@ -148,10 +149,22 @@ pub enum Request {
     Generations,
     /// The last position that the datastore signed, as [`crate::trust::Proof`]; nothing where there is none.
     Proof,
-    /// One [`EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
+    /// One [`super::authority::EscrowInfo`]: the authority, sealed under the operator's recovery key, for a member to keep.
     Escrow {
         /// Stamp of the copy that the member has.
         known: Option<String>,
+    },
+    /// One [`super::authority::RootsInfo`]: which authorities a member is to trust, and which is to sign its certificate.
+    Roots {
+        /// Fingerprints of those that it trusts, hexadecimal.
+        known: Vec<String>,
+        /// Fingerprint of its certificate, hexadecimal.
+        certificate: String,
+    },
+    /// A step of the authority's rotation; one [`super::authority::AuthorityRotation`].
+    RotateAuthority {
+        /// Which.
+        step: RotationStep,
     },
     /// One [`CopyBegin`], [`CopyNames`] items, then the bytes of the segments in order, in pieces: of each what the caller lacks.
     Copy {
@@ -233,6 +246,7 @@ impl Request {
             | Request::Copy { .. }
             | Request::CopyChunks { .. }
             | Request::Deletions { .. }
+            | Request::RotateAuthority { step: RotationStep::Status }
             | Request::Proof => true,
             Request::Compact { dry_run, .. } | Request::BlobCollect { dry_run, .. } => *dry_run,
             _ => self.is_of_contents(),
@@ -337,6 +351,9 @@ pub struct Status {
     /// On a datastore: the recovery key is being rotated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotates_recovery_key: bool,
+    /// On a datastore: the authority is being rotated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotates_authority: bool,
     /// How well it does, and why not better; see [`super::health::assess`].
     #[serde(default)]
     pub health: Health,
@@ -810,15 +827,6 @@ pub struct CopySegment {
     pub mark: String,
     /// Bytes before this are not sent: the caller has them.
     pub sent_from: u64,
-}
-
-/// The sealed authority.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EscrowInfo {
-    /// Changes with the register of members.
-    pub stamp: String,
-    /// The text of the file; absent when the member has it already.
-    pub text: Option<String>,
 }
 
 /// An item of the outbox.

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod audit;
 pub mod audit_rows;
+pub mod authority;
 pub mod block;
 pub mod chunks;
 pub mod content;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::authority_rotation::RotateAction;
 use super::backup_args::{BackupAction, BackupRestore};
 use crate::balance::{Choice, Format, Hop};
 use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
@@ -422,6 +423,13 @@ pub enum AuthorityAction {
         /// What to do.
         #[command(subcommand)]
         action: RotationAction,
+    },
+    /// Let another authority take the place of this one, while members run: they exchange their certificates by themselves. The
+    /// datastore's own directory is where this is done.
+    Rotate {
+        /// Which step.
+        #[command(subcommand)]
+        action: RotateAction,
     },
     /// Write a sealed copy of the authority and the register of members to a file. Every member keeps one as well.
     Backup {

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::codec::admin::{EscrowInfo, Request};
+use crate::codec::admin::Request;
+use crate::codec::authority::EscrowInfo;
 use crate::codec::jsonl::timestamp;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
@@ -20,6 +21,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlR
     match action {
         AuthorityAction::RecoveryKey => recovery_key(dir, json),
         AuthorityAction::RotateRecoveryKey { action } => super::rotation::run(dir, json, action).await,
+        AuthorityAction::Rotate { action } => super::authority_rotation::run(dir, json, action).await,
         AuthorityAction::Backup { file } => backup(dir, json, &file).await,
         AuthorityAction::Restore { file, recovery_key, recovery_key_file, register } => {
             let key = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::env::{Clock, Fs, RealFs, SystemClock};
 use crate::transport::admission::Admission;
 use crate::transport::endpoint;
-use crate::trust::{Authority, tls};
+use crate::trust::{Authorities, tls};
 
 use super::CtlError;
 
@@ -64,14 +64,14 @@ impl Drop for Awake {
 /// Round trips of a small message on one QUIC stream over loopback, with the settings of this product.
 pub(super) async fn quic_round_trips(dir: &Path, count: usize) -> Result<Vec<Duration>, CtlError> {
     let now_ms = SystemClock.now_ms();
-    let authority = Authority::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
-    let server_tls = tls::server_config(&authority, &[], now_ms).map_err(CtlError::new)?;
-    let server =
-        endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authority.reset_key()).map_err(CtlError::new)?;
+    let authorities = Authorities::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
+    let server_tls = tls::server_config(&authorities, &[], now_ms).map_err(CtlError::new)?;
+    let server = endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authorities.current().reset_key())
+        .map_err(CtlError::new)?;
     let address = server.local_addr().map_err(CtlError::new)?.to_string();
     let server = Arc::new(server);
     let echoing = tokio::spawn(echo(Arc::clone(&server)));
-    let client_tls = tls::join_config(authority.fingerprint()).map_err(CtlError::new)?;
+    let client_tls = tls::join_config(authorities.current().fingerprint()).map_err(CtlError::new)?;
     let client = endpoint::client(client_tls).map_err(CtlError::new)?;
     let connection = client.connect(&address).await.map_err(CtlError::new)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(CtlError::new)?;
@@ -92,14 +92,14 @@ pub(super) async fn quic_round_trips(dir: &Path, count: usize) -> Result<Vec<Dur
 /// How long so many bytes take on one QUIC stream over loopback.
 pub(super) async fn quic_bulk(dir: &Path, bytes: u64) -> Result<Duration, CtlError> {
     let now_ms = SystemClock.now_ms();
-    let authority = Authority::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
-    let server_tls = tls::server_config(&authority, &[], now_ms).map_err(CtlError::new)?;
-    let server =
-        endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authority.reset_key()).map_err(CtlError::new)?;
+    let authorities = Authorities::open_or_create(&dir.join("raw-trust"), now_ms).map_err(CtlError::new)?;
+    let server_tls = tls::server_config(&authorities, &[], now_ms).map_err(CtlError::new)?;
+    let server = endpoint::server(([127, 0, 0, 1], 0).into(), server_tls, &authorities.current().reset_key())
+        .map_err(CtlError::new)?;
     let address = server.local_addr().map_err(CtlError::new)?.to_string();
     let server = Arc::new(server);
     let taking = tokio::spawn(swallow(Arc::clone(&server)));
-    let client_tls = tls::join_config(authority.fingerprint()).map_err(CtlError::new)?;
+    let client_tls = tls::join_config(authorities.current().fingerprint()).map_err(CtlError::new)?;
     let client = endpoint::client(client_tls).map_err(CtlError::new)?;
     let connection = client.connect(&address).await.map_err(CtlError::new)?;
     let mut send = connection.open_uni().await.map_err(CtlError::new)?;

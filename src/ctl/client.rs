@@ -34,6 +34,8 @@ use super::CtlError;
 const STARTING: Duration = Duration::from_secs(15);
 /// A process that runs answers within this time.
 const ANSWERING: Duration = Duration::from_secs(8);
+/// Longest wait for a certificate that is due.
+const RENEWING: Duration = Duration::from_secs(5);
 /// A task that has answered is given this long to end.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
@@ -87,7 +89,14 @@ impl Client {
             return Err(failed(format!("{path} is not a directory: say where the data is with --data-dir")));
         }
         if let Some(identity) = remote_identity(directory)? {
-            let server = Server::Remote(dial(directory, &identity).await?);
+            let connection = dial(directory, &identity).await?;
+            // A role without a replica has no process that renews its certificate: its commands do. Their work does not wait.
+            let connector = MemberConnector::new(directory, Vec::new());
+            let renewing = tokio::time::timeout(RENEWING, connector.keep_identity(&connection));
+            if let Ok(Err(error)) = renewing.await {
+                complain!("the certificate in {} was not renewed: {error}", directory.display());
+            }
+            let server = Server::Remote(connection);
             return Ok(Client { directory: directory.to_owned(), server: Mutex::new(server) });
         }
         let started = Instant::now();

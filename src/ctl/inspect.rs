@@ -51,6 +51,9 @@ fn print_status(json: bool, status: &Status) -> CtlResult {
             line("members", format!("{} connected, listening on {}", status.subscribers, status.address))?;
         }
         line("disk", format!("log {}, free {}", size(status.log_bytes), size(status.disk_free_bytes)))?;
+        if status.rotates_authority {
+            line("authority", " is being rotated, see `authority rotate status`".into())?;
+        }
         if status.rotates_recovery_key {
             line("recovery key", " is being rotated, see `authority rotate-recovery-key status`".into())?;
         }

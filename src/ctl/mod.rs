@@ -15,6 +15,7 @@ pub mod args;
 pub mod audit;
 mod audit_syslog;
 mod authority;
+mod authority_rotation;
 mod backup;
 pub mod backup_args;
 mod backup_copy;

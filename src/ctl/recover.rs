@@ -367,7 +367,7 @@ fn check_member(here: &Path, home: &Path) -> CtlResult {
     if !Registry::is_unused(here) {
         return Ok(());
     }
-    let Ok(theirs) = Identity::load(home).and_then(|identity| identity.authority()) else { return Ok(()) };
+    let Ok(theirs) = Identity::load(home).and_then(|identity| identity.roots()) else { return Ok(()) };
     let checked = check_authority(here, &theirs, &format!("{} belongs to", home.display()));
     checked.map_err(CtlError::new)
 }

@@ -24,7 +24,9 @@ pub(super) fn may_open(role: Role, open: Open) -> bool {
 pub(super) fn may_ask(role: Role, request: &Request) -> bool {
     match role {
         Role::Admin => true,
-        Role::Balancer => matches!(request, Request::Status | Request::Presence | Request::Backends),
+        Role::Balancer => {
+            matches!(request, Request::Status | Request::Presence | Request::Backends | Request::Roots { .. })
+        }
         Role::Webserver if matches!(request, Request::Audit { .. } | Request::AuditActs { .. }) => true,
         Role::Webserver | Role::Reader => matches!(
             request,
@@ -36,6 +38,7 @@ pub(super) fn may_ask(role: Role, request: &Request) -> bool {
                 | Request::Generations
                 | Request::Proof
                 | Request::Escrow { .. }
+                | Request::Roots { .. }
         ),
     }
 }

@@ -8,9 +8,9 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::codec::admin::{
-    CollectionInfo, CompactReport, EscrowInfo, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request,
-    VerifyReport,
+    CollectionInfo, CompactReport, ExportEnd, Finding, OriginInfo, Progress, RecordInfo, Request, VerifyReport,
 };
+use crate::codec::authority::EscrowInfo;
 use crate::codec::message::{Fate, Kind, MESSAGE_BYTES_MAX, Outcome, Row};
 use crate::codec::payload::encode_entry;
 use crate::codec::redacted::frames_for;
@@ -27,7 +27,7 @@ use crate::trust::Role;
 use super::access::may_ask;
 use super::commit::wait_applied;
 use super::shared::SharedRef;
-use super::{audit, compaction, contents, copy, inspect, push};
+use super::{audit, compaction, contents, copy, inspect, push, rotation};
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -172,14 +172,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
                 None => Ok(()),
             }
         }
-        Request::Escrow { known } => {
-            let _share = share_of(shared, caller).await?;
-            let trust = super::service::trust_dir(&shared.path);
-            let shared = SharedRef::clone(shared);
-            shared.members.note_copy(&caller.name, known.as_deref());
-            let sealing = move || shared.members.escrow(&trust, known.as_deref());
-            let (stamp, text) = off_thread(sealing).await?.map_err(refuse)?;
-            answer.item(&EscrowInfo { stamp, text }).await
+        request @ (Request::Escrow { .. } | Request::Roots { .. } | Request::RotateAuthority { .. }) => {
+            about_authority(shared, caller, request, answer).await
         }
         Request::CopyChunks { ids } => copy::serve_chunks(shared, &ids, answer).await,
         Request::Copy { of, have } => copy::serve(shared, of, &have, answer).await,
@@ -266,6 +260,35 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             Err(refuse("this is a datastore, which has no outbox: run the command with a replica's --data-dir"))
         }
         Request::Submit { .. } => Err(refuse("a submission needs its stream")),
+    }
+}
+
+async fn about_authority<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    caller: &Caller,
+    request: Request,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    match request {
+        Request::Escrow { known } => {
+            let _share = share_of(shared, caller).await?;
+            let trust = super::service::trust_dir(&shared.path);
+            let shared = SharedRef::clone(shared);
+            shared.members.note_copy(&caller.name, known.as_deref());
+            let sealing = move || shared.members.escrow(&trust, known.as_deref());
+            let (stamp, text) = off_thread(sealing).await?.map_err(refuse)?;
+            answer.item(&EscrowInfo { stamp, text }).await
+        }
+        Request::Roots { known, certificate } => {
+            let (shared, name) = (SharedRef::clone(shared), caller.name.clone());
+            let asking = move || shared.members.roots(&name, known, &certificate);
+            answer.item(&off_thread(asking).await?.map_err(refuse)?).await
+        }
+        Request::RotateAuthority { step } => {
+            let shared = SharedRef::clone(shared);
+            answer.item(&off_thread(move || rotation::step(&shared, &step)).await?.map_err(refuse)?).await
+        }
+        _ => Err(refuse("this is not about the authority")),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::transport::admission::Admission;
 use crate::transport::endpoint::{self, Arrival, ServerEndpoint};
 use crate::transport::state_stream::{self, ReceiveError};
 use crate::transport::wire;
-use crate::trust::{Authority, MemberState, Proof, Registry, Role, TrustError, tls};
+use crate::trust::{Authorities, MemberState, Proof, Registry, Role, TrustError, tls};
 
 use super::recover::Offer;
 
@@ -94,13 +94,13 @@ pub async fn gather(
 ) -> Result<Gathered, GatherError> {
     let now_ms = super::shared::now_ms();
     let registry = Registry::open(trust, now_ms)?;
-    let authority = Authority::open_or_create(trust, now_ms)?;
+    let authorities = Authorities::open_or_create(trust, now_ms)?;
     let is_expected =
         |member: &&crate::trust::Member| member.state == MemberState::Enrolled && member.role.holds_replica();
     let expected = expect.unwrap_or_else(|| registry.members().filter(is_expected).count());
     let address = config.listen_address();
-    let server = tls::server_config(&authority, &config.server_names, now_ms)?;
-    let endpoint = endpoint::server(address, server, &authority.reset_key())
+    let server = tls::server_config(&authorities, &config.server_names, now_ms)?;
+    let endpoint = endpoint::server(address, server, &authorities.current().reset_key())
         .map_err(|source| GatherError::Listen { address, source })?;
     let mut log_id = [0; 16];
     SystemEntropy.fill(&mut log_id).map_err(GatherError::Random)?;
@@ -120,7 +120,7 @@ pub async fn gather(
             }
             Some(greeted) = greeting.join_next() => match greeted {
                 Ok(Ok(mut member)) => {
-                    member.offer.judge_proof(authority.certificate());
+                    member.offer.judge_proof(&authorities);
                     if let Some(offer) = keep(&mut heard, member) {
                         tell(offer);
                     }

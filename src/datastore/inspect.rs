@@ -64,6 +64,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         lag_ops: head.since(seq),
         connected: true,
         subscribers: shared.members.connected(),
+        rotates_authority: shared.members.authorities().next().is_some(),
         rotates_recovery_key: RecoveryKeys::is_rotating(&super::service::trust_dir(&shared.path)),
         objects: meta.map_or(0, |meta| meta.digests.collections.values().map(|sum| sum.objects).sum()),
         log_bytes: shared.log.segments().iter().map(|segment| segment.bytes).sum(),

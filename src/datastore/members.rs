@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::codec::admin::{BackendInfo, Invitation, MemberInfo, PresenceInfo};
 use crate::codec::audit::Act;
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
 use crate::telemetry::seldom::Seldom;
-use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
+use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED, ServerEndpoint};
 use crate::transport::join::Redeem;
 use crate::trust::{
-    Authority, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile, Role, Token,
-    TrustError, tls,
+    Authorities, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile, Role,
+    Token, TrustError,
 };
 
 use super::contents::Connected;
@@ -38,7 +39,13 @@ const TWICE_AFTER_MS: u64 = 15_000;
 /// What writes the register's file waits for the disk: it is called on threads that may. All else only takes locks that are
 /// held for a moment.
 pub(super) struct Members {
-    authority: Authority,
+    pub(super) authorities: RwLock<Arc<Authorities>>,
+    /// Fingerprints of the authorities that members said to trust.
+    pub(super) trusting: Mutex<BTreeMap<MemberName, BTreeSet<String>>>,
+    /// The new authority signs certificates, and members were told.
+    pub(super) is_issuing: AtomicBool,
+    /// Where its own certificate is shown, and for which names.
+    pub(super) serving: Mutex<Option<(ServerEndpoint, Vec<String>)>>,
     /// Held for a moment only, and never around `file`.
     registry: Mutex<Registry>,
     /// Held from a change of the register until it is durable, so that changes are written in their order.
@@ -51,7 +58,7 @@ pub(super) struct Members {
     strangers: Mutex<BTreeSet<IpAddr>>,
     retention_ms: u64,
     addresses: Vec<String>,
-    certificate_days: u32,
+    pub(super) certificate_days: u32,
 }
 
 static JOINS_FAILED: Seldom = Seldom::new();
@@ -85,31 +92,40 @@ impl Members {
         secret: &[u8; 32],
         request_der: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
+        // The present one signs, which is the one that its token names: the member knows no other yet.
         let redeem = |registry: &mut Registry| {
-            registry.redeem(&self.authority, name, secret, request_der, self.certificate_days, now_ms())
+            let authorities = self.authorities();
+            let authority = authorities.current();
+            let (certificate, role) =
+                registry.redeem(authority, name, secret, request_der, self.certificate_days, now_ms())?;
+            Ok((certificate, authority.certificate().to_vec(), role))
         };
-        let (certificate, role) = self.change(redeem).map_err(|error| error.to_string())?;
+        let (certificate, authority, role) = self.change(redeem).map_err(|error| error.to_string())?;
         self.publish_roster();
         // A former holder of the name, with a former role, goes.
         self.close(name, CLOSE_NOT_A_MEMBER, "it was enrolled anew; join with a token");
         tracing::info!(member = %name, %role, "joined");
-        Ok((certificate, self.authority.certificate().to_vec(), role))
+        Ok((certificate, authority, role))
     }
 }
 
 impl Members {
     pub(super) fn new(
-        authority: Authority,
-        registry: Registry,
+        authorities: Authorities,
+        mut registry: Registry,
         retention_ms: u64,
         addresses: Vec<String>,
         certificate_days: u32,
     ) -> Members {
+        registry.set_replaced(&authorities);
         let (registry, file) = registry.into_parts();
         let (presences, reachable) = (Mutex::default(), Mutex::default());
         let published = Published::new(registry.revoked_certificates());
         let members = Members {
-            authority,
+            authorities: RwLock::new(Arc::new(authorities)),
+            trusting: Mutex::default(),
+            is_issuing: AtomicBool::default(),
+            serving: Mutex::default(),
             registry: Mutex::new(registry),
             file: Mutex::new(file),
             presences,
@@ -150,7 +166,7 @@ impl Members {
     }
 
     /// Tells all members who the members are, when that has changed.
-    fn publish_roster(&self) {
+    pub(super) fn publish_roster(&self) {
         let mut roster = self.registry().roster();
         let reachable = self.reachable.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for member in &mut roster.members {
@@ -186,16 +202,16 @@ impl Members {
         self.publish_roster();
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self) -> MutexGuard<'_, RegistryFile> {
+    pub(super) fn file(&self) -> MutexGuard<'_, RegistryFile> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the register; the change is durable when this returns, and seen before.
-    fn change<T>(&self, how: impl FnOnce(&mut Registry) -> Result<T, TrustError>) -> Result<T, TrustError> {
+    pub(super) fn change<T>(&self, how: impl FnOnce(&mut Registry) -> Result<T, TrustError>) -> Result<T, TrustError> {
         let mut file = self.file();
         let (done, unwritten) = {
             let mut registry = self.registry();
@@ -205,12 +221,15 @@ impl Members {
         Ok(done)
     }
 
-    fn presences(&self) -> MutexGuard<'_, Presences> {
+    pub(super) fn presences(&self) -> MutexGuard<'_, Presences> {
         self.presences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who holds this certificate, if it is good.
     pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), Refusal> {
+        if let Some(refusal) = self.left_behind(certificate) {
+            return Err(refusal);
+        }
         let (authorised, is_changed) = {
             let mut registry = self.registry();
             let retired = registry.retired();
@@ -386,7 +405,7 @@ impl Members {
         let secret = self.change(|registry| registry.invite(name, role, ttl_ms, now_ms(), replace));
         let secret = secret.map_err(|error| error.to_string())?;
         let expires_ms = now_ms().saturating_add(ttl_ms);
-        let token = Token::new(addresses, self.authority.fingerprint(), secret, name.clone(), expires_ms);
+        let token = Token::new(addresses, self.authorities().current().fingerprint(), secret, name.clone(), expires_ms);
         Ok(Invitation { name: name.to_string(), role: role.to_string(), token: token.to_string(), expires_ms })
     }
 
@@ -408,14 +427,6 @@ impl Members {
         }
     }
 
-    /// A new certificate for a connected member.
-    pub(super) fn renew(&self, member: &MemberName, request: &[u8]) -> Result<Vec<u8>, String> {
-        let renewed =
-            self.change(|registry| registry.renew(&self.authority, member, request, self.certificate_days, now_ms()));
-        self.publish_roster();
-        renewed.map_err(|error| error.to_string())
-    }
-
     /// The authority and the register, sealed for a member to keep; `None` when it has them as they are.
     pub(super) fn escrow(
         &self,
@@ -426,11 +437,13 @@ impl Members {
         let _turn = self.file();
         let mut copy = self.registry().copy();
         let keys = RecoveryKeys::open_or_create(trust).map_err(|error| error.to_string())?;
-        let stamp = Escrow::stamp_of(&copy, &keys);
+        let authorities = self.authorities();
+        let stamp = Escrow::stamp_of(&copy, &authorities, &keys);
         if known == Some(stamp.as_str()) {
             return Ok((stamp, None));
         }
-        let escrow = Escrow::seal(trust, &self.authority, &mut copy, now_ms()).map_err(|error| error.to_string())?;
+        let escrow =
+            Escrow::seal(trust, authorities.current(), &mut copy, now_ms()).map_err(|error| error.to_string())?;
         let text = escrow.to_text().map_err(|error| error.to_string())?;
         Ok((stamp, Some(text)))
     }
@@ -440,19 +453,19 @@ impl Members {
         self.registry().note_copy(member, known.and_then(Escrow::keys_of));
     }
 
-    /// TLS settings with a fresh certificate of the datastore's own.
-    pub(super) fn server_config(&self, names: &[String]) -> Result<rustls::ServerConfig, TrustError> {
-        tls::server_config(&self.authority, names, now_ms())
-    }
-
     /// Signs a position of the log.
     pub(super) fn sign(&self, position: Position) -> Result<Proof, TrustError> {
-        Proof::sign(&self.authority, position, now_ms())
+        Proof::sign(self.authorities().current(), position, now_ms())
     }
 
-    /// Whether this datastore's authority has signed a position.
+    /// Whether an authority of this datastore has signed a position.
     pub(super) fn has_signed(&self, proof: &Proof) -> bool {
-        proof.is_of(self.authority.certificate())
+        self.authorities().has_signed(proof)
+    }
+
+    /// Whether the authority that signs now has signed a position.
+    pub(super) fn signs(&self, proof: &Proof) -> bool {
+        proof.is_of(self.authorities().current().certificate())
     }
 
     /// What the register knows of a log that is not here.
@@ -500,7 +513,7 @@ mod tests {
     fn p14_no_reading_of_the_register_waits_while_it_is_written() {
         let temp = tempfile::tempdir().expect("temp dir");
         let mut registry = Registry::open(temp.path(), now_ms()).expect("registry");
-        let authority = Authority::open_or_create(temp.path(), now_ms()).expect("authority");
+        let authority = Authorities::open_or_create(temp.path(), now_ms()).expect("authority");
         let (name, other) = (MemberName::new("web1").expect("name"), MemberName::new("web2").expect("name"));
         registry.invite(&name, Role::Webserver, 1000, now_ms(), false).expect("invites");
         registry.enrol(&name, Role::Webserver, b"certificate", 90, now_ms()).expect("enrols");
@@ -553,7 +566,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let trust = temp.path().join("trust");
         let registry = Registry::open(&trust, now_ms()).expect("registry");
-        let authority = Authority::open_or_create(&trust, now_ms()).expect("authority");
+        let authority = Authorities::open_or_create(&trust, now_ms()).expect("authority");
         let members = Members::new(authority, registry, u64::MAX, Vec::new(), 90);
         // A folder is where the file is written first.
         let in_the_way = trust.join("members.next");

@@ -32,6 +32,7 @@ mod push;
 pub mod recover;
 pub mod recovery;
 pub mod repair;
+mod rotation;
 pub mod service;
 mod session;
 mod shared;

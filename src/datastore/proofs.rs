@@ -25,9 +25,12 @@ pub(super) async fn run(shared: SharedRef) {
 }
 
 /// Where the state stands, signed unless the log is known to lack something.
-fn sign(shared: &SharedRef) -> Option<Seq> {
+pub(super) fn sign(shared: &SharedRef) -> Option<Seq> {
     let position = shared.state.meta()?.position();
-    let is_signed = shared.proof.borrow().as_ref().is_some_and(|proof| proof.position == position);
+    let is_signed = shared.proof.borrow().as_ref().is_some_and(|proof| {
+        // Another authority signs it anew, and every member then has a position of that one.
+        proof.position == position && shared.members.signs(proof)
+    });
     if is_signed || !shared.recovery().is_empty() {
         return Some(position.seq);
     }

@@ -61,6 +61,11 @@ impl Published {
         });
     }
 
+    /// Sends all members the roster once more: whoever hears of it looks at what else it is to have.
+    pub(super) fn repeat(&self) {
+        self.roster.send_modify(|_| {});
+    }
+
     /// The roster and its changes.
     pub(super) fn watch_roster(&self) -> watch::Receiver<Bytes> {
         self.roster.subscribe()

@@ -8,7 +8,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use crate::codec::admin::GenerationInfo;
@@ -19,7 +18,7 @@ use crate::log::salvage::salvage;
 use crate::model::position::Divergence;
 use crate::model::{Digest, Generation, LineageEntry, LogId, Position, Seq};
 use crate::state::{Fork, StateError, StateMeta, StateStore, descent};
-use crate::trust::{LogMark, Proof, Role};
+use crate::trust::{Authorities, LogMark, Proof, Role};
 
 use super::index;
 use super::open::{OpenError, STATE};
@@ -84,11 +83,11 @@ impl Offer {
         self.name = format!("{} in {place}", self.member);
     }
 
-    /// Drops a proof that the authority did not sign, or that is of another log. A state that is not the one that was signed
+    /// Drops a proof that no authority of the datastore signed, or that is of another log. A state that is not the one that was signed
     /// at its sequence is no source.
-    pub fn judge_proof(&mut self, authority: &CertificateDer<'_>) {
+    pub fn judge_proof(&mut self, authorities: &Authorities) {
         let log_id = self.log_id;
-        self.proof = self.proof.take().filter(|proof| proof.position.log_id == log_id && proof.is_of(authority));
+        self.proof = self.proof.take().filter(|proof| proof.position.log_id == log_id && authorities.has_signed(proof));
         let Some(Position { generation, seq, digest, .. }) = self.proof.as_ref().map(|proof| proof.position) else {
             return;
         };

@@ -24,7 +24,7 @@ use crate::transport::admission::{Admission, Turn};
 use crate::transport::endpoint::{self, HandshakeError, ServerEndpoint};
 use crate::transport::wire::WireError;
 use crate::transport::{join, local};
-use crate::trust::{Authority, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
+use crate::trust::{Authorities, FloorPolicy, Refusal, Registry, Role, TrustError, tls};
 
 use super::applier::Applier;
 use super::audit::Audit;
@@ -204,16 +204,16 @@ impl Datastore {
         };
         let trust = trust_dir(&path);
         check_trust(&trust, opened.0.log.head().0, config.recovery)?;
-        let authority = match trust.join("ca.key").exists() {
-            true => Authority::load(&trust)?,
-            false => Authority::open_or_create(&scratch.path().join("trust"), now_ms())?,
+        let authorities = match trust.join("ca.key").exists() {
+            true => Authorities::load(&trust)?,
+            false => Authorities::open_or_create(&scratch.path().join("trust"), now_ms())?,
         };
         let registry = match config.recovery {
             Recovery::Off => Registry::open_or_begin(&trust, now_ms())?.detached(),
             Recovery::Auto | Recovery::Wait => Registry::open(&trust, now_ms())?.detached(),
         };
         let address = config.listen_address();
-        Self::run(config, path, opened, authority, registry, Place::Read { _lock: lock, scratch }, address)
+        Self::run(config, path, opened, authorities, registry, Place::Read { _lock: lock, scratch }, address)
     }
 
     async fn open(config: DatastoreConfig, listens: bool) -> Result<Datastore, DatastoreError> {
@@ -252,24 +252,24 @@ impl Datastore {
             Recovery::Auto | Recovery::Wait => Registry::open(&trust, now_ms())?,
         };
         registry.establish(now_ms())?;
-        let authority = Authority::open_or_create(&trust, now_ms())?;
+        let authorities = Authorities::open_or_create(&trust, now_ms())?;
         let mut endpoint = None;
         let mut address = config.listen_address();
         if listens {
-            let server = tls::server_config(&authority, &config.server_names, now_ms())?;
-            let listening = endpoint::server(address, server, &authority.reset_key())
+            let server = tls::server_config(&authorities, &config.server_names, now_ms())?;
+            let listening = endpoint::server(address, server, &authorities.current().reset_key())
                 .map_err(|source| DatastoreError::Listen { address: address.to_string(), source })?;
             address = listening.local_addr().map_err(io("the socket"))?;
             endpoint = Some(listening);
         }
-        Self::run(config, path, opened, authority, registry, Place::Write { _lock: lock, endpoint }, address)
+        Self::run(config, path, opened, authorities, registry, Place::Write { _lock: lock, endpoint }, address)
     }
 
     fn run(
         config: DatastoreConfig,
         path: PathBuf,
         (opened, chunks): (Opened, ChunkStore),
-        authority: Authority,
+        authorities: Authorities,
         mut registry: Registry,
         place: Place,
         address: std::net::SocketAddr,
@@ -296,7 +296,7 @@ impl Datastore {
             readers: config.readers_hold_compaction,
             lag_ops_max: config.member_lag_ops_max,
         });
-        let members = Members::new(authority, registry, config.retention_ms(), addresses, config.certificate_days);
+        let members = Members::new(authorities, registry, config.retention_ms(), addresses, config.certificate_days);
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
         let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
         let shared = Arc::new(Shared {
@@ -377,7 +377,8 @@ impl Datastore {
             let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
             tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(&shared), socket)));
             tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
-            let renewing = renew_certificate(Arc::clone(&shared), endpoint.clone());
+            shared.members.serve_at(endpoint, &shared.config.server_names);
+            let renewing = renew_certificate(Arc::clone(&shared));
             tasks.spawn(watch.lasting("renewal of the certificate", renewing));
             tasks.spawn(watch.lasting("signed positions", proofs::run(Arc::clone(&shared))));
         }
@@ -466,9 +467,7 @@ impl Datastore {
     /// # Errors
     /// When it cannot be made; the one in use stays.
     pub fn renew_certificate(&self, names: &[String]) -> Result<(), String> {
-        let Some(endpoint) = self.place.endpoint() else { return Ok(()) };
-        let config = self.shared.members.server_config(names).map_err(|error| error.to_string())?;
-        endpoint.replace_certificate(config).map_err(|error| error.to_string())
+        self.shared.members.renew_own(Some(names))
     }
 
     /// Watches over its tasks and threads.
@@ -563,11 +562,10 @@ fn check_trust(trust: &Path, head: Seq, mode: Recovery) -> Result<(), TrustError
 }
 
 /// The datastore's own certificate is made anew long before it expires.
-async fn renew_certificate(shared: SharedRef, endpoint: ServerEndpoint) {
+async fn renew_certificate(shared: SharedRef) {
     loop {
         tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
-        let renewed = shared.members.server_config(&shared.config.server_names).map_err(|error| error.to_string());
-        match renewed.and_then(|config| endpoint.replace_certificate(config).map_err(|error| error.to_string())) {
+        match shared.members.renew_own(None) {
             Ok(()) => tracing::info!("the datastore's certificate was renewed"),
             Err(error) => tracing::error!(error, "the datastore's certificate was not renewed"),
         }
@@ -608,8 +606,12 @@ async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
         .ok_or_else(|| (endpoint::CLOSE_NOT_A_MEMBER, "no certificate was presented: join first".to_owned()))
         .and_then(|certificate| {
             shared.members.authorise(&certificate).map_err(|refusal| {
-                let is_revoked = matches!(refusal, Refusal::Revoked(_));
-                (if is_revoked { endpoint::CLOSE_REVOKED } else { endpoint::CLOSE_NOT_A_MEMBER }, refusal.to_string())
+                let code = match refusal {
+                    Refusal::Revoked(_) => endpoint::CLOSE_REVOKED,
+                    Refusal::LeftBehind(..) => endpoint::CLOSE_LEFT_BEHIND,
+                    _ => endpoint::CLOSE_NOT_A_MEMBER,
+                };
+                (code, refusal.to_string())
             })
         });
     match authorised {

@@ -133,6 +133,8 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::Generations
         | Request::Proof
         | Request::Escrow { .. }
+        | Request::Roots { .. }
+        | Request::RotateAuthority { .. }
         | Request::Copy { .. }
         | Request::CopyChunks { .. }
         | Request::Audit { .. }

@@ -21,7 +21,7 @@ use crate::protocol::backoff::Backoff;
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::{FrameError, Intake, Run};
 use crate::telemetry;
-use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
+use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, CLOSE_NOT_A_MEMBER, CLOSE_REVOKED};
 use crate::transport::wire::{self, WireError};
 use crate::transport::{closed, pulse};
 
@@ -71,6 +71,9 @@ pub(super) enum LinkError {
     Diverged(Verdict),
     #[error("{0}")]
     Revoked(String),
+    /// The authority that signed this member's certificate was replaced while it was away.
+    #[error("{0}")]
+    LeftBehind(String),
     #[error("the replica is closing")]
     Closing,
 }
@@ -85,6 +88,9 @@ impl From<WireError> for LinkError {
     fn from(error: WireError) -> Self {
         match error {
             WireError::ClosedBy(close) if close.code == u64::from(CLOSE_REVOKED) => LinkError::Revoked(close.reason),
+            WireError::ClosedBy(close) if close.code == u64::from(CLOSE_LEFT_BEHIND) => {
+                LinkError::LeftBehind(close.reason)
+            }
             WireError::ClosedBy(close) if close.code == u64::from(CLOSE_NOT_A_MEMBER) => {
                 LinkError::NotAMember(close.reason)
             }
@@ -107,6 +113,8 @@ pub struct ConnectError {
     pub message: String,
     /// Whoever answered is not the datastore that this member joined: its certificate comes from another authority.
     pub is_foreign: bool,
+    /// Its authority was replaced by another one while this member was away.
+    pub is_rotated: bool,
 }
 
 /// A future behind a pointer.
@@ -117,9 +125,9 @@ pub trait Connector: Send + Sync + 'static {
     /// Opens an authenticated connection; also says to which address.
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>>;
 
-    /// Certificate of the authority whose signatures under positions are believed; `None`: nobody's.
-    fn authority(&self) -> Option<CertificateDer<'static>> {
-        None
+    /// Certificates of the authorities whose signatures under positions are believed.
+    fn authorities(&self) -> Vec<CertificateDer<'static>> {
+        Vec::new()
     }
 
     /// Called on every good connection, for housekeeping such as renewing the certificate.
@@ -128,7 +136,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Opens a second connection, for chunks.
     fn connect_bulk(&self) -> Pending<'_, Result<quinn::Connection, ConnectError>> {
         let message = "chunks are not sent over this connection".to_owned();
-        Box::pin(async move { Err(ConnectError { message, is_foreign: false }) })
+        Box::pin(async move { Err(ConnectError { message, is_foreign: false, is_rotated: false }) })
     }
 
     /// Where other members reach this one; `None` when they do not.
@@ -183,6 +191,9 @@ impl Linker {
             });
             self.shared.gate().handle_disconnected();
             self.refusals().learn(&error).await;
+            if let LinkError::LeftBehind(why) = &error {
+                self.shared.set_problem(why.clone());
+            }
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
@@ -364,6 +375,9 @@ impl Linker {
     }
 
     fn unreachable(&self, error: ConnectError) -> LinkError {
+        if error.is_rotated {
+            return LinkError::LeftBehind(error.message);
+        }
         if !error.is_foreign {
             return LinkError::Connect(error.message);
         }

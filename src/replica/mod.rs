@@ -41,6 +41,7 @@ pub mod quarantine;
 mod receipts;
 mod reconcile;
 mod refusal;
+mod renewal;
 pub mod resync;
 mod role;
 pub mod service;

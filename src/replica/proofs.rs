@@ -82,7 +82,7 @@ pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
         Ok(proof) => proof,
         Err(error) => return tracing::warn!(error, "the datastore sent a signed position that cannot be read"),
     };
-    if !connector.authority().is_some_and(|authority| proof.is_of(&authority)) {
+    if !connector.authorities().iter().any(|authority| proof.is_of(authority)) {
         return tracing::warn!("the datastore sent a position that its authority did not sign");
     }
     // An older copy of the datastore says less than is known.

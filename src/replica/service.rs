@@ -3,27 +3,20 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 
-use crate::codec::admin::{EscrowInfo, Request};
-use crate::codec::message::{Announce, Kind, Open};
-use crate::env::{Clock, SystemClock, data_dir};
+use crate::codec::message::Announce;
+use crate::env::data_dir;
 use crate::peer::Peers;
 use crate::telemetry::notify;
 use crate::transport::endpoint::{self, ClientEndpoint};
-use crate::transport::{local, wire};
-use crate::trust::{Escrow, Fingerprint, Identity, NewKey, TrustError, fingerprint, tls};
+use crate::transport::local;
+use crate::trust::{Fingerprint, Identity, TrustError, fingerprint, tls};
 
-use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin, ask};
-
-/// A connected member looks at its certificate this often.
-const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
-
-/// And this often at whether the sealed copy of the authority is still the newest, besides whenever the members change.
-const ESCROW_EVERY: Duration = Duration::from_secs(15);
+use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,16 +103,18 @@ struct Made {
 
 /// Connects with the identity of a data directory, and renews it in time.
 pub struct MemberConnector {
-    data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
     addresses: Vec<String>,
     endpoint: Mutex<Option<Made>>,
     bulk_endpoint: Mutex<Option<Made>>,
     favourites: Mutex<Favourites>,
-    peers: Option<Peers>,
+    pub(super) peers: Option<Peers>,
     /// The certificate that `peers` show.
     shown: Mutex<Option<Fingerprint>>,
     /// The datastore said that its members are others than before.
-    members_changed: Notify,
+    pub(super) members_changed: Notify,
+    /// When it was looked last at how old the certificate is.
+    pub(super) looked_at: Mutex<Option<Instant>>,
 }
 
 impl MemberConnector {
@@ -137,6 +132,7 @@ impl MemberConnector {
             peers: None,
             shown: Mutex::default(),
             members_changed,
+            looked_at: Mutex::default(),
         }
     }
 
@@ -176,7 +172,7 @@ impl MemberConnector {
     }
 
     async fn try_all(&self, is_bulk: bool) -> Result<(quinn::Connection, String), ConnectError> {
-        let plain = |message: String| ConnectError { message, is_foreign: false };
+        let plain = |message: String| ConnectError { message, is_foreign: false, is_rotated: false };
         let identity = Identity::load(&self.data_dir).map_err(|error| plain(error.to_string()))?;
         let endpoint = self.endpoint(&identity, is_bulk).map_err(plain)?;
         let addresses = if self.addresses.is_empty() { identity.addresses() } else { &self.addresses };
@@ -191,7 +187,8 @@ impl MemberConnector {
         // Perhaps the member has joined anew in the meantime, and has another identity now.
         self.forget_endpoints();
         let is_foreign = errors.iter().any(|error| matches!(error, endpoint::ConnectError::Foreign { .. }));
-        Err(ConnectError { message: endpoint::summary(&errors), is_foreign })
+        let is_rotated = errors.iter().any(|error| matches!(error, endpoint::ConnectError::Rotated { .. }));
+        Err(ConnectError { message: endpoint::summary(&errors), is_foreign, is_rotated })
     }
 
     async fn connect_and_note(&self) -> Result<(quinn::Connection, String), ConnectError> {
@@ -204,72 +201,9 @@ impl MemberConnector {
         self.favourites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forget_endpoints(&self) {
+    pub(super) fn forget_endpoints(&self) {
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.bulk_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    async fn keep_renewed(&self, connection: &quinn::Connection) {
-        loop {
-            match self.renew(connection).await {
-                Ok(true) => tracing::info!("the certificate was renewed"),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(error, "the certificate was not renewed; trying again"),
-            }
-            tokio::time::sleep(RENEWAL_EVERY).await;
-        }
-    }
-
-    /// Keeps a sealed copy of the datastore's authority, so that it comes back even when its disk does not.
-    async fn keep_escrow(&self, connection: &quinn::Connection) {
-        loop {
-            let fetched = self.fetch_escrow(connection).await;
-            if let Ok(true) = fetched {
-                // Asked once more, the datastore knows that the copy is here.
-                let _ = self.fetch_escrow(connection).await;
-            } else if let Err(error) = fetched {
-                // A datastore of an earlier version has none to give.
-                tracing::debug!(error, "no sealed copy of the authority");
-            }
-            let _ = tokio::time::timeout(ESCROW_EVERY, self.members_changed.notified()).await;
-        }
-    }
-
-    /// Whether there was another one than the one that is here.
-    async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
-        let path = Identity::escrow(&self.data_dir);
-        let known = Escrow::load(&path).ok().map(|escrow| escrow.stamp);
-        let reply = ask::ask(connection, &Request::Escrow { known }).await.map_err(|error| error.to_string())?;
-        let info: Option<EscrowInfo> = reply.items.first().and_then(|item| serde_json::from_slice(item).ok());
-        let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
-        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())?;
-        Ok(true)
-    }
-
-    async fn renew(&self, connection: &quinn::Connection) -> Result<bool, String> {
-        let text = |error: TrustError| error.to_string();
-        let mut identity = Identity::load(&self.data_dir).map_err(text)?;
-        if !identity.needs_renewal(SystemClock.now_ms()).map_err(text)? {
-            return Ok(false);
-        }
-        let key = NewKey::generate(identity.name()).map_err(text)?;
-        let exchange = async {
-            let (mut send, mut receive) = connection.open_bi().await?;
-            wire::send(&mut send, Kind::Open, &Open::Renew).await?;
-            wire::send_raw(&mut send, Kind::Renew, &key.request_der).await?;
-            wire::read(&mut receive).await
-        };
-        match exchange.await.map_err(|error| error.to_string())? {
-            Some((Kind::Renewed, certificate)) => {
-                identity.renew(&certificate, &key).map_err(text)?;
-                // The next connection uses the new certificate.
-                self.forget_endpoints();
-                self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)?;
-                Ok(true)
-            }
-            Some((kind, _)) => Err(format!("the datastore answered with {kind:?}")),
-            None => Err("the datastore did not answer".into()),
-        }
     }
 }
 
@@ -282,8 +216,8 @@ impl Connector for MemberConnector {
         Box::pin(async { Ok(self.try_all(true).await?.0) })
     }
 
-    fn authority(&self) -> Option<CertificateDer<'static>> {
-        Identity::load(&self.data_dir).and_then(|identity| identity.authority()).ok()
+    fn authorities(&self) -> Vec<CertificateDer<'static>> {
+        Identity::load(&self.data_dir).and_then(|identity| identity.roots()).unwrap_or_default()
     }
 
     fn announcement(&self) -> Option<Announce> {
@@ -316,7 +250,7 @@ impl Connector for MemberConnector {
     fn on_connected(&self, connection: quinn::Connection) -> Pending<'_, ()> {
         self.favourites().note_good();
         Box::pin(async move {
-            tokio::join!(self.keep_renewed(&connection), self.keep_escrow(&connection));
+            self.keep_up(&connection).await;
         })
     }
 }
@@ -437,6 +371,8 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -80,7 +80,7 @@ mod tests {
     use crate::env::{Clock, SystemClock};
     use crate::transport::admission::Admission;
     use crate::transport::{endpoint, wire};
-    use crate::trust::{Authority, tls};
+    use crate::trust::{Authorities, tls};
 
     const CODE: u32 = 4;
 
@@ -91,8 +91,8 @@ mod tests {
     ) -> (quinn::Connection, quinn::SendStream, quinn::RecvStream) {
         let now_ms = SystemClock.now_ms();
         let dir = tempfile::tempdir().expect("temp dir");
-        let authority = Authority::open_or_create(dir.path(), now_ms).expect("an authority");
-        let config = tls::server_config(&authority, &[], now_ms).expect("a configuration");
+        let authorities = Authorities::open_or_create(dir.path(), now_ms).expect("an authority");
+        let config = tls::server_config(&authorities, &[], now_ms).expect("a configuration");
         let listening = endpoint::server(([127, 0, 0, 1], 0).into(), config, &[1; 32]).expect("listens");
         let address = listening.local_addr().expect("an address").to_string();
         tokio::spawn(async move {
@@ -103,7 +103,7 @@ mod tests {
             connection.close(CODE.into(), reason.as_bytes());
             listening.wait_idle().await;
         });
-        let config = tls::join_config(authority.fingerprint()).expect("a configuration");
+        let config = tls::join_config(authorities.current().fingerprint()).expect("a configuration");
         let connection = endpoint::client(config).expect("a client").connect(&address).await.expect("connects");
         let (mut send, receive) = connection.open_bi().await.expect("a stream");
         send.write_all(b"x").await.expect("is written");

@@ -15,7 +15,7 @@ use super::race;
 use super::window::WINDOW_FIRST;
 use crate::codec::jsonl::timestamp;
 use crate::env::{Clock, SystemClock, background};
-use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, SERVER_NAME};
+use crate::trust::tls::{ALPN_CHUNKS, ALPN_JOIN, ROTATED, SERVER_NAME};
 
 /// Asked of the operating system for each socket; what was granted is reported.
 /// Size of the UDP buffers that are asked for, each way.
@@ -41,6 +41,9 @@ const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
 const PEER_STREAM_WINDOW: u32 = RECEIVE_WINDOW / STREAMS_MAX;
 /// Close code for a client that is not, or no longer, a member.
 pub const CLOSE_NOT_A_MEMBER: u32 = 2;
+/// Close code for a member whose certificate is of an authority that was replaced while it was away: it loses nothing, and has to
+/// be enrolled again.
+pub const CLOSE_LEFT_BEHIND: u32 = 6;
 /// Streams that a client may have open at the same time.
 const STREAMS_MAX: u32 = 64;
 
@@ -243,6 +246,15 @@ pub enum ConnectError {
         /// The address.
         address: String,
     },
+    /// The datastore's authority is another one than before.
+    #[error(
+        "{address}: the datastore's authority was replaced while this member was away: enrol it again (`gravwell-logctl enroll NAME \
+         --replace` at the datastore, `gravwell-logctl join TOKEN` here); its state and its outbox are kept"
+    )]
+    Rotated {
+        /// The address.
+        address: String,
+    },
     /// No connection.
     #[error("{address}: {reason}")]
     Failed {
@@ -258,6 +270,8 @@ pub enum ConnectError {
 enum Refusal {
     #[error("the certificate of another authority")]
     Foreign,
+    #[error("the certificate of the authority that replaced the one that is known here")]
+    Rotated,
     #[error("no answer within {} s", ATTEMPT.as_secs())]
     Silent,
     #[error("{0}")]
@@ -391,6 +405,9 @@ impl ClientEndpoint {
             if refusals.iter().any(|refusal| matches!(refusal, Refusal::Foreign)) {
                 return ConnectError::Foreign { address: address.to_owned() };
             }
+            if refusals.iter().any(|refusal| matches!(refusal, Refusal::Rotated)) {
+                return ConnectError::Rotated { address: address.to_owned() };
+            }
             let said = targets.iter().zip(&refusals).map(|(target, refusal)| match refusal {
                 refusal if targets.len() == 1 => refusal.to_string(),
                 refusal => format!("{target}: {refusal}"),
@@ -409,6 +426,7 @@ impl ClientEndpoint {
         let connecting = endpoint.connect_with(self.config.clone(), target, SERVER_NAME);
         match timeout(ATTEMPT, connecting.map_err(|error| failed(&error))?).await {
             Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) if error.to_string().contains(ROTATED) => Err(Refusal::Rotated),
             Ok(Err(error)) if ["UnknownIssuer", "BadSignature"].iter().any(|why| error.to_string().contains(why)) => {
                 Err(Refusal::Foreign)
             }
@@ -460,15 +478,16 @@ pub fn peer_certificate(connection: &quinn::Connection) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::{Authority, tls};
+    use crate::model::{Generation, MemberName};
+    use crate::trust::{Authorities, Identity, NewKey, Role, tls};
 
     /// What a client is told by a datastore of which the certificates were made so many days from now.
     async fn told(days: i64) -> String {
         let now_ms = SystemClock.now_ms();
         let made_ms = now_ms.saturating_add_signed(days * 86_400_000);
         let dir = tempfile::tempdir().expect("temp dir");
-        let authority = Authority::open_or_create(dir.path(), made_ms).expect("an authority");
-        let config = tls::server_config(&authority, &[], made_ms).expect("a configuration");
+        let authorities = Authorities::open_or_create(dir.path(), made_ms).expect("an authority");
+        let config = tls::server_config(&authorities, &[], made_ms).expect("a configuration");
         let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
         let address = listening.local_addr().expect("an address").to_string();
         let serving = tokio::spawn(async move {
@@ -477,10 +496,73 @@ mod tests {
                 let _ = arrival.handshake().await;
             }
         });
-        let config = tls::join_config(crate::trust::fingerprint(authority.certificate())).expect("a configuration");
+        let config = tls::join_config(authorities.current().fingerprint()).expect("a configuration");
         let errors = client(config).expect("a client").connect_any(&[address]).await.expect_err("out of its time");
         serving.abort();
         summary(&errors)
+    }
+
+    /// What a member of which `home` holds the identity is told by a datastore with these authorities.
+    async fn greeted(home: &std::path::Path, authorities: &Authorities) -> Result<(), ConnectError> {
+        let config = tls::server_config(authorities, &[], SystemClock.now_ms()).expect("a configuration");
+        let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
+        let address = listening.local_addr().expect("an address").to_string();
+        let serving = tokio::spawn(async move {
+            let admission = Admission::default();
+            while let Some(arrival) = listening.accept(&admission).await {
+                let _ = arrival.handshake().await;
+            }
+        });
+        let identity = Identity::load(home).expect("loads");
+        let config = tls::member_config(&identity, tls::ALPN_LOG).expect("a configuration");
+        let connected = client(config).expect("a client").connect(&address).await;
+        serving.abort();
+        connected.map(drop)
+    }
+
+    #[tokio::test]
+    async fn p11_a_member_tells_a_datastore_whose_authority_was_replaced_from_another_one() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (trust, home, now_ms) = (temp.path().join("trust"), temp.path().join("web1"), SystemClock.now_ms());
+        let first = Authorities::open_or_create(&trust, now_ms).expect("makes");
+        let name = MemberName::new("web1").expect("name");
+        let key = NewKey::generate(&name).expect("a key");
+        let certificate =
+            first.current().sign_member(&key.request_der, &name, Role::Webserver, 30, now_ms).expect("signs");
+        let root = first.current().certificate();
+        let mut identity =
+            Identity::create(&home, name, Role::Webserver, Vec::new(), root, &certificate, &key).expect("makes");
+        greeted(&home, &first).await.expect("is known");
+        let overlap = temp.path().join("overlap");
+        let begun = Authorities::begin(&trust, now_ms).expect("begins");
+        std::fs::create_dir(&overlap).expect("makes");
+        for name in ["ca.pem", "ca.key", "next.pem", "next.key"] {
+            std::fs::copy(trust.join(name), overlap.join(name)).expect("copies");
+        }
+        greeted(&home, &begun).await.expect("shows a certificate that everybody trusts");
+        let second = Authorities::finish(&trust, Generation(1), now_ms).expect("ends");
+        let refused = greeted(&home, &second).await.expect_err("is not trusted");
+        assert!(
+            matches!(&refused, ConnectError::Rotated { .. }) && refused.to_string().contains("--replace"),
+            "{refused}"
+        );
+        Authorities::begin(&trust, now_ms).expect("begins");
+        let third = Authorities::finish(&trust, Generation(1), now_ms).expect("ends");
+        assert!(
+            matches!(greeted(&home, &third).await, Err(ConnectError::Rotated { .. })),
+            "two steps are followed, too"
+        );
+        let other = Authorities::open_or_create(&temp.path().join("other"), now_ms).expect("makes");
+        assert!(matches!(greeted(&home, &other).await, Err(ConnectError::Foreign { .. })));
+        Authorities::begin(&temp.path().join("other"), now_ms).expect("begins");
+        let other = Authorities::finish(&temp.path().join("other"), Generation(1), now_ms).expect("ends");
+        assert!(matches!(greeted(&home, &other).await, Err(ConnectError::Foreign { .. })), "a rotation elsewhere");
+
+        // Who trusts the new one alone is shown a certificate of that one, also by a datastore that came back from a copy.
+        assert!(identity.take_roots(&begun.roots(|_| false).expect("roots")).expect("takes"));
+        assert!(identity.take_roots(&second.roots(|_| false).expect("roots")).expect("takes"));
+        let back = Authorities::load(&overlap).expect("loads");
+        greeted(&home, &back).await.expect("is shown what it trusts");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
+use super::succession::{self, Link};
 use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
@@ -21,6 +22,11 @@ pub const SERVER_NAME: &str = "datastore.gravwell.internal";
 /// Clocks of members may be this much behind.
 const CLOCK_SLACK: Duration = Duration::hours(1);
 const CA_YEARS: i64 = 20;
+/// Files of the present authority, and of the one that takes its place in a rotation.
+pub(super) const KEY: &str = "ca.key";
+pub(super) const CERTIFICATE: &str = "ca.pem";
+pub(super) const NEXT_KEY: &str = "next.key";
+pub(super) const NEXT_CERTIFICATE: &str = "next.pem";
 const SERVER_DAYS: i64 = 365;
 
 /// Key and certificate of the authority.
@@ -110,13 +116,18 @@ impl Authority {
     /// have to join again.
     pub fn open_or_create(dir: &Path, now_ms: u64) -> Result<Authority, TrustError> {
         private_dir(dir)?;
-        let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
+        let (key_path, certificate_path) = (dir.join(KEY), Self::certificate_path(dir));
         match (key_path.exists(), certificate_path.exists()) {
             (false, _) if dir.join(super::registry::FILE).exists() && !super::Registry::is_unused(dir) => {
                 Err(TrustError::Damaged { path: key_path, what: "it is missing, but there are members".into() })
             }
             // The certificate is written first, so a lone one is an interrupted first start.
-            (false, _) => Self::create(&key_path, &certificate_path, now_ms),
+            (false, _) => {
+                let (key, certificate) = Self::make(now_ms)?;
+                write_private(&certificate_path, certificate.as_bytes())?;
+                write_private(&key_path, key.as_bytes())?;
+                Self::open(&key_path, &certificate_path)
+            }
             (true, false) => Err(TrustError::Damaged { path: certificate_path, what: "it is missing".into() }),
             (true, true) => Self::open(&key_path, &certificate_path),
         }
@@ -127,38 +138,49 @@ impl Authority {
     /// # Errors
     /// As [`Authority::open_or_create`], and when there is none.
     pub fn load(dir: &Path) -> Result<Authority, TrustError> {
-        let (key_path, certificate_path) = (dir.join("ca.key"), dir.join("ca.pem"));
+        let certificate_path = Self::certificate_path(dir);
         if !certificate_path.exists() {
             return Err(TrustError::Damaged { path: certificate_path, what: "it is missing".into() });
         }
-        Self::open(&key_path, &certificate_path)
+        Self::open(&dir.join(KEY), &certificate_path)
     }
 
-    fn create(key_path: &Path, certificate_path: &Path, now_ms: u64) -> Result<Authority, TrustError> {
+    /// Where the certificate of the key in `dir` is: beside it, or, where the last step of a rotation was interrupted, still where
+    /// the new authority waited.
+    pub(super) fn certificate_path(dir: &Path) -> PathBuf {
+        let waiting = dir.join(NEXT_CERTIFICATE);
+        let has_waiting = waiting.exists() && !dir.join(NEXT_KEY).exists();
+        match has_waiting && Self::open(&dir.join(KEY), &waiting).is_ok() {
+            true => waiting,
+            false => dir.join(CERTIFICATE),
+        }
+    }
+
+    /// The texts of the files of a new one: its key and its certificate. Its name is its own, so that who trusts several can say
+    /// which.
+    pub(super) fn make(now_ms: u64) -> Result<(String, String), TrustError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Gravwell datastore authority");
+        let number = super::hex(&blake3::hash(key.public_key_raw()).as_bytes()[..8]);
+        params.distinguished_name.push(DnType::CommonName, format!("Gravwell datastore authority {number}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = at(now_ms) - CLOCK_SLACK;
         params.not_after = at(now_ms) + Duration::days(365 * CA_YEARS);
         params.serial_number = Some(serial()?);
         let certificate = params.self_signed(&key)?;
-        write_private(certificate_path, summed::seal(&certificate.pem()).as_bytes())?;
-        write_private(key_path, key.serialize_pem().as_bytes())?;
-        let certificate = certificate.der().clone();
-        Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
+        Ok((key.serialize_pem(), summed::seal(&certificate.pem())))
     }
 
     /// The fingerprint of the certificate in `dir`, when it can be read, whether or not the key is there.
     pub(super) fn certificate_in(dir: &Path) -> Option<super::Fingerprint> {
-        let text = read_text(&dir.join("ca.pem")).ok()?;
+        let text = read_text(&Self::certificate_path(dir)).ok()?;
         let is_bare = text.trim_end().ends_with("-----");
         let pem = if is_bare { &text } else { summed::open(&text).ok()? };
         CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|certificate| super::fingerprint(&certificate))
     }
 
-    fn open(key_path: &Path, certificate_path: &Path) -> Result<Authority, TrustError> {
+    pub(super) fn open(key_path: &Path, certificate_path: &Path) -> Result<Authority, TrustError> {
         let damaged = |path: &Path, what: String| TrustError::Damaged { path: path.to_owned(), what };
         let key = KeyPair::from_pem(&read_private(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
         let text = read_text(certificate_path)?;
@@ -175,7 +197,8 @@ impl Authority {
         }
         parsed.verify_signature(None).map_err(|_| damaged(certificate_path, "its signature does not verify".into()))?;
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
-            return Err(damaged(key_path, "it is not the key of ca.pem".into()));
+            let name = certificate_path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(damaged(key_path, format!("it is not the key of {name}")));
         }
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
     }
@@ -206,13 +229,15 @@ impl Authority {
         Ok(SigningKey::sign(self.issuer.key(), message)?)
     }
 
-    /// A fresh key and certificate for the datastore itself, with the authority's certificate behind it.
+    /// A fresh key and certificate for the datastore itself, with the authority's certificate behind it. It carries `links` from
+    /// former authorities to this one.
     ///
     /// # Errors
     /// When a name cannot stand in a certificate.
     pub fn server(
         &self,
         names: &[String],
+        links: &[Link],
         now_ms: u64,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TrustError> {
         let key = KeyPair::generate()?;
@@ -221,6 +246,7 @@ impl Authority {
         let mut params = CertificateParams::new(all)?;
         params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.custom_extensions.extend(succession::extension(links));
         params.not_before = at(now_ms) - CLOCK_SLACK;
         params.not_after = at(now_ms) + Duration::days(SERVER_DAYS);
         params.serial_number = Some(serial()?);

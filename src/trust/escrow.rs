@@ -13,11 +13,20 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use super::authority::{private_dir, read_private, write_new_private, write_private};
-use super::{Authority, RecoveryKeys, RegisterChoice, Registry, TrustError, key_text, left, registry, summed};
+use super::authorities::FORMER;
+use super::authority::{
+    CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, write_new_private, write_private,
+};
+use super::{
+    Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, TrustError, authority_name, key_text, left,
+    registry, summed,
+};
+use crate::codec::jsonl::timestamp;
 use crate::codec::sealed::{open_bytes, seal_bytes};
+use crate::env::fs::first_free;
 
 pub(super) const KEY_FILE: &str = "recovery.key";
 const PREFIX: &str = "gwr1.";
@@ -145,7 +154,9 @@ pub struct Escrow {
 }
 
 /// The files that make up the trust of a datastore.
-const FILES: [&str; 3] = ["ca.pem", registry::FILE, "ca.key"];
+const FILES: [&str; 3] = [CERTIFICATE, registry::FILE, "ca.key"];
+/// And those of a rotation, where there is or was one: the new authority, and those that were replaced.
+const OF_ROTATION: [&str; 3] = [NEXT_KEY, NEXT_CERTIFICATE, FORMER];
 
 impl Escrow {
     /// Seals what is in the trust directory `dir`, with the register as it stands in memory.
@@ -154,11 +165,25 @@ impl Escrow {
     /// When a file cannot be read, or there is no randomness.
     pub fn seal(dir: &Path, authority: &Authority, register: &mut Registry, now_ms: u64) -> Result<Escrow, TrustError> {
         let keys = RecoveryKeys::open_or_create(dir)?;
-        let stamp = Escrow::stamp_of(register, &keys);
+        let here = Authorities::load(dir)?;
+        if here.current().fingerprint() != authority.fingerprint() {
+            return Err(other_authority(dir, "a copy of another one was to be made"));
+        }
+        let stamp = Escrow::stamp_of(register, &here, &keys);
         let mut files = BTreeMap::new();
         for name in FILES {
-            let text = if name == registry::FILE { register.text(now_ms)? } else { read(&dir.join(name))? };
+            let text = match name {
+                registry::FILE => register.text(now_ms)?,
+                CERTIFICATE => read(&Authority::certificate_path(dir))?,
+                name => read(&dir.join(name))?,
+            };
             files.insert(name.to_owned(), text);
+        }
+        for name in OF_ROTATION {
+            match read(&dir.join(name)) {
+                Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                text => drop(files.insert(name.to_owned(), text?)),
+            }
         }
         let refused = |error: &dyn fmt::Display| TrustError::Refused(error.to_string());
         let contents = serde_json::to_vec(&Contents { files }).map_err(|error| refused(&error))?;
@@ -171,10 +196,10 @@ impl Escrow {
         Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next })
     }
 
-    /// The stamp of a copy of this register under these keys.
+    /// The stamp of a copy of this register and these authorities under these keys.
     #[must_use]
-    pub fn stamp_of(register: &Registry, keys: &RecoveryKeys) -> String {
-        format!("{}.{}", register.stamp(), keys.names())
+    pub fn stamp_of(register: &Registry, authorities: &Authorities, keys: &RecoveryKeys) -> String {
+        format!("{}{}.{}", register.stamp(), authorities.stamp(), keys.names())
     }
 
     /// The names of the keys that open a copy with this stamp; `None`: it is of a version that does not say.
@@ -269,9 +294,21 @@ impl Escrow {
         for name in FILES {
             write_private(&staged.join(name), files.get(name).map(String::as_bytes).unwrap_or_default())?;
         }
+        for (name, text) in OF_ROTATION.into_iter().filter_map(|name| Some((name, files.get(name)?))) {
+            write_private(&staged.join(name), text.as_bytes())?;
+        }
         // Tokens that were redeemed after the copy was made would be good again.
         Registry::open(&staged, now_ms)?.forget_invitations(now_ms)?;
-        Authority::open_or_create(&staged, now_ms)?;
+        Authorities::open_or_create(&staged, now_ms)?;
+        for name in OF_ROTATION {
+            let path = dir.join(name);
+            match files.get(name) {
+                Some(text) => write_private(&path, text.as_bytes())?,
+                // What is left of another rotation does not fit what comes back.
+                None if path.exists() => set_aside(&path)?,
+                None => {}
+            }
+        }
         write_private(&dir.join(FILES[0]), read(&staged.join(FILES[0]))?.as_bytes())?;
         match stays {
             Some(text) => left::replace(dir, text)?,
@@ -300,12 +337,26 @@ impl Escrow {
     /// # Errors
     /// When it is another one, or cannot be read. The words name both, and what to do.
     pub fn check_same(&self, dir: &Path) -> Result<(), TrustError> {
-        let own = super::hex(&Authority::load(dir)?.fingerprint());
-        if own == self.authority {
-            Ok(())
-        } else {
-            Err(other_authority(dir, &format!("the sealed copy holds {}", self.name())))
+        let here = Authorities::load(dir)?;
+        let names = |certificate: &CertificateDer<'_>| super::hex(&super::fingerprint(certificate)) == self.authority;
+        if names(here.current().certificate()) {
+            return Ok(());
         }
+        let former = here.former().iter().find(|former| names(&former.certificate));
+        let what = match (former, here.next()) {
+            (Some(former), _) => format!(
+                "the sealed copy holds {}, which that one replaced at {} (give a copy from after that)",
+                self.name(),
+                timestamp(former.ended_ms)
+            ),
+            (None, Some(next)) if names(next.certificate()) => format!(
+                "the sealed copy holds {}, which takes its place here: the copy is from after the end of this rotation",
+                self.name()
+            ),
+            _ => return Err(other_authority(dir, &format!("the sealed copy holds {}", self.name()))),
+        };
+        let own = authority_name(&here.current().fingerprint());
+        Err(TrustError::Refused(format!("{} has the authority {own}, and {what}: nothing was changed", dir.display())))
     }
 
     /// Enough of the authority's fingerprint to tell it from others.
@@ -337,16 +388,16 @@ impl Escrow {
     }
 }
 
-/// Checks that `certificate` is that of the authority in the trust directory `dir`; `whose` says who showed it.
+/// Checks that one of `certificates` is that of an authority in the trust directory `dir`; `whose` says who trusts them.
 ///
 /// # Errors
 /// When it is not. The words name both, and what to do.
-pub fn check_authority(dir: &Path, certificate: &[u8], whose: &str) -> Result<(), TrustError> {
-    let theirs = super::fingerprint(certificate);
-    if Authority::load(dir)?.fingerprint() == theirs {
+pub fn check_authority(dir: &Path, certificates: &[CertificateDer<'_>], whose: &str) -> Result<(), TrustError> {
+    let theirs: Vec<_> = certificates.iter().map(|certificate| super::fingerprint(certificate)).collect();
+    if Authorities::load(dir)?.all().iter().any(|own| theirs.contains(&super::fingerprint(own))) {
         return Ok(());
     }
-    let theirs: String = super::hex(&theirs).chars().take(NAME_CHARS).collect();
+    let theirs = theirs.iter().map(authority_name).collect::<Vec<_>>().join(", ");
     Err(other_authority(dir, &format!("{whose} {theirs}")))
 }
 
@@ -354,7 +405,7 @@ pub fn check_authority(dir: &Path, certificate: &[u8], whose: &str) -> Result<()
 #[must_use]
 pub fn other_authority(dir: &Path, given: &str) -> TrustError {
     let own = match Authority::load(dir) {
-        Ok(authority) => super::hex(&authority.fingerprint()).chars().take(NAME_CHARS).collect(),
+        Ok(authority) => authority_name(&authority.fingerprint()),
         Err(error) => error.to_string(),
     };
     let home = crate::env::fs::parent_dir(dir).display().to_string();
@@ -364,6 +415,13 @@ pub fn other_authority(dir: &Path, given: &str) -> TrustError {
          run this command again: `{}`",
         crate::codec::health::aside(&home)
     ))
+}
+
+fn set_aside(path: &Path) -> Result<(), TrustError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let kept = first_free(|number| path.with_file_name(format!("{name}.left-{number}")));
+    let kept = kept.ok_or_else(|| io(path, std::io::ErrorKind::AlreadyExists.into()))?;
+    std::fs::rename(path, kept).map_err(|source| io(path, source))
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrustError {

@@ -9,11 +9,15 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
+use super::authorities::is_issued_by;
 use super::authority::{private_dir, read_private, write_private};
-use super::{Role, TrustError, summed};
+use super::succession::{self, Link};
+use super::{Fingerprint, Role, TrustError, fingerprint, summed};
 use crate::model::MemberName;
 
 const FILE: &str = "member.json";
+/// Roots that are trusted at a time.
+const ROOTS_MAX: usize = 8;
 
 #[derive(Clone, Serialize, Deserialize)]
 struct File {
@@ -23,6 +27,9 @@ struct File {
     authority_pem: String,
     certificate_pem: String,
     key_pem: String,
+    /// Further roots that are trusted, while one takes the place of another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more_roots_pem: Vec<String>,
 }
 
 /// An enrolled member's identity.
@@ -100,6 +107,7 @@ impl Identity {
             authority_pem: pem(authority_der),
             certificate_pem: pem(certificate_der),
             key_pem: key.key.serialize_pem(),
+            more_roots_pem: Vec::new(),
         };
         let identity = Identity { file, path: Self::dir(data_dir).join(FILE) };
         private_dir(&Self::dir(data_dir))?;
@@ -125,6 +133,7 @@ impl Identity {
         let body = if is_bare { text.as_str() } else { summed::open(&text).map_err(damaged)? };
         let file = serde_json::from_str(body).map_err(|error| damaged(error.to_string()))?;
         let identity = Identity { file, path };
+        identity.roots()?;
         identity.certificate()?;
         identity.key()?;
         Ok(identity)
@@ -165,12 +174,60 @@ impl Identity {
         TrustError::Damaged { path: self.path.clone(), what: error.to_string() }
     }
 
-    /// The authority's certificate.
+    /// Certificates of the authorities that are trusted: one, or in a rotation several.
     ///
     /// # Errors
-    /// When it does not decode.
-    pub fn authority(&self) -> Result<CertificateDer<'static>, TrustError> {
-        CertificateDer::from_pem_slice(self.file.authority_pem.as_bytes()).map_err(|error| self.damaged(&error))
+    /// When one does not decode.
+    pub fn roots(&self) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+        let texts = std::iter::once(&self.file.authority_pem).chain(&self.file.more_roots_pem);
+        let roots = texts.map(|text| CertificateDer::from_pem_slice(text.as_bytes()));
+        roots.collect::<Result<_, _>>().map_err(|error| self.damaged(&error))
+    }
+
+    /// Trusts what the datastore says to trust, each root that is not trusted yet by the word of one that is. Says whether those
+    /// are others than before.
+    ///
+    /// # Errors
+    /// When none of them is vouched for, or the file cannot be written; the former ones stay then.
+    pub fn take_roots(&mut self, told: &[Link]) -> Result<bool, TrustError> {
+        let known = self.roots()?;
+        let is_vouched_for = |link: &&Link| {
+            known.iter().any(|root| root.as_ref() == link.root || succession::vouches(root, &link.root, &link.word))
+        };
+        let mut taken = told.iter().take(ROOTS_MAX).filter(is_vouched_for).map(|link| pem(&link.root));
+        let Some(first) = taken.next() else {
+            return Err(TrustError::Refused("the datastore names no authority that a trusted one vouches for".into()));
+        };
+        let mut next = self.clone();
+        (next.file.authority_pem, next.file.more_roots_pem) = (first, taken.collect());
+        let (roots, before) = (next.roots()?, known);
+        if roots == before {
+            return Ok(false);
+        }
+        next.write()?;
+        *self = next;
+        Ok(true)
+    }
+
+    /// Whether the authority of that fingerprint, which is trusted, signed this member's certificate; `None`: it is not trusted.
+    ///
+    /// # Errors
+    /// When a certificate does not decode.
+    pub fn is_issued_by(&self, print: &Fingerprint) -> Result<Option<bool>, TrustError> {
+        let root = self.roots()?.into_iter().find(|root| fingerprint(root) == *print);
+        let certificate = self.certificate()?;
+        Ok(root.map(|root| is_issued_by(&certificate, &root)))
+    }
+
+    /// Holds other processes off that would change the identity, too; `None`: one is at it.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn turn(data_dir: &Path) -> Result<Option<std::fs::File>, TrustError> {
+        let path = Self::dir(data_dir);
+        let file = std::fs::File::open(&path).map_err(|source| TrustError::Io { path, source })?;
+        let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        Ok(locked.is_ok().then_some(file))
     }
 
     /// The member's certificate.

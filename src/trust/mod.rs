@@ -4,6 +4,7 @@
 //! authority, and the registry has the last word on every connection: a certificate that it does not hold as current
 //! is refused, however long it would still be valid.
 
+mod authorities;
 mod authority;
 mod backup_key;
 mod escrow;
@@ -15,6 +16,7 @@ mod put_back;
 mod registry;
 mod roster;
 mod rotation;
+mod succession;
 pub mod tls;
 mod token;
 
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::planted::{self, Bug};
 
 pub(crate) use crate::env::summed;
+pub use authorities::{Authorities, End, Former, authority_name};
 pub use authority::Authority;
 pub use backup_key::BackupKey;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
@@ -37,6 +40,7 @@ pub use put_back::{PutBack, replace_trust, restore_trust};
 pub use registry::{FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, Registry, RegistryFile};
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
 pub use rotation::RecoveryKeys;
+pub use succession::Link;
 pub use token::{BadToken, Token};
 
 /// What a member may do.

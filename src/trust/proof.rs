@@ -35,6 +35,14 @@ fn message(position: &Position, time_ms: u64) -> Vec<u8> {
     bytes.expect("invariant: encoding numbers into memory cannot fail")
 }
 
+/// Whether the key of `certificate` has signed `message`.
+pub(super) fn has_signed(certificate: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let key = &certificate.public_key().subject_public_key.data;
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+    algorithms.iter().any(|algorithm| algorithm.verify_signature(key, message, signature).is_ok())
+}
+
 impl Proof {
     /// Name of the file in a member's directory that keeps the last one.
     pub const FILE: &str = "proof";
@@ -51,12 +59,8 @@ impl Proof {
     /// Whether the authority with this certificate has signed it.
     #[must_use]
     pub fn is_of(&self, authority: &CertificateDer<'_>) -> bool {
-        let Ok(signature) = STANDARD.decode(&self.signature) else { return false };
-        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(authority) else { return false };
-        let key = &certificate.public_key().subject_public_key.data;
-        let message = message(&self.position, self.time_ms);
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
-        algorithms.iter().any(|algorithm| algorithm.verify_signature(key, &message, &signature).is_ok())
+        let signature = STANDARD.decode(&self.signature);
+        signature.is_ok_and(|signature| has_signed(authority, &message(&self.position, self.time_ms), &signature))
     }
 
     /// Whether it is of the same log and says less than `other`.

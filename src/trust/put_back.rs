@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::registry::FILE;
-use super::{Authority, Escrow, RecoveryKey, RegisterChoice, Registry, TrustError, left};
+use super::{Authorities, Escrow, RecoveryKey, RegisterChoice, Registry, TrustError, left};
 use crate::env::fs::{first_free, parent_dir};
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
@@ -21,7 +21,7 @@ pub fn restore_trust(
     wish: Option<RegisterChoice>,
 ) -> Result<PutBack, TrustError> {
     escrow.check(key)?;
-    match (Authority::load(dir), Registry::open(dir, now_ms)) {
+    match (Authorities::load(dir), Registry::open(dir, now_ms)) {
         (Ok(_), Ok(_)) if dir.join(FILE).exists() => {
             let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
             return Err(TrustError::Refused(what));

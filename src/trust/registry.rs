@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{read_text, write_private};
-use super::{
-    Authority, Fingerprint, Role, Roster, RosterCertificate, RosterMember, TrustError, fingerprint, hex, summed,
-};
+use super::{Authority, Fingerprint, Role, TrustError, authority_name, fingerprint, hex, summed};
 use crate::codec::jsonl::timestamp;
 use crate::env::fs::first_free;
 use crate::model::address::host_and_port;
@@ -60,6 +58,12 @@ impl fmt::Display for MemberState {
 struct Certificate {
     fingerprint: String,
     expires_ms: u64,
+    /// Name of the authority that signed it; absent in files of a version that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+    /// The member said that it has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_held: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +143,9 @@ impl Member {
     fn described(&self) -> String {
         let (applied, passed, advanced_ms, last_seen_ms) = (None, None, None, None);
         let (contradiction, copy_keys) = (None, None);
-        let described = Member { applied, passed, advanced_ms, last_seen_ms, contradiction, copy_keys, ..self.clone() };
+        let mut described =
+            Member { applied, passed, advanced_ms, last_seen_ms, contradiction, copy_keys, ..self.clone() };
+        described.certificates.iter_mut().for_each(|certificate| certificate.is_held = false);
         format!("{described:?}")
     }
 
@@ -198,23 +204,6 @@ impl Away {
     }
 }
 
-/// Why a certificate is not accepted.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refusal {
-    /// Its holder is not, or no longer, a member.
-    #[error("this certificate is not, or no longer, a member's: ask an administrator for a new token")]
-    Unknown,
-    /// Its holder was cut off.
-    #[error("{0} was revoked: ask an administrator for a new token")]
-    Revoked(MemberName),
-    /// Who holds it cannot be told now.
-    #[error("{0}")]
-    Unverifiable(String),
-    /// It has expired.
-    #[error("the certificate of {0} has expired: ask an administrator for a new token")]
-    Expired(MemberName),
-}
-
 /// The open register.
 #[derive(Default)]
 pub struct Registry {
@@ -227,6 +216,8 @@ pub struct Registry {
     policy: FloorPolicy,
     /// Certificates that no longer count because a renewed one was used.
     retired: u64,
+    /// Names of the authorities that were replaced.
+    replaced: Vec<String>,
 }
 
 impl Registry {
@@ -468,34 +459,6 @@ impl Registry {
         if self.is_dirty { self.write(now_ms) } else { Ok(()) }
     }
 
-    /// The members that may speak with others, with the certificates that count as theirs and no addresses.
-    #[must_use]
-    pub fn roster(&self) -> Roster {
-        let certificate = |known: &Certificate| RosterCertificate {
-            fingerprint: known.fingerprint.clone(),
-            expires_ms: known.expires_ms,
-        };
-        let member = |member: &Member| RosterMember {
-            name: member.name.clone(),
-            role: member.role,
-            certificates: member.certificates.iter().map(certificate).collect(),
-            peer_addresses: Vec::new(),
-            external_addr: None,
-        };
-        // A balancer has nothing to do with other members, and earlier versions could not read its role.
-        let is_listed = |member: &&Member| member.state == MemberState::Enrolled && member.role != Role::Balancer;
-        Roster { members: self.members().filter(is_listed).map(member).collect(), ..Roster::default() }
-    }
-
-    /// Certificates of members that were revoked and not forgotten, the latest last.
-    #[must_use]
-    pub fn revoked_certificates(&self) -> Vec<Fingerprint> {
-        let mut revoked: Vec<&Member> = self.members().filter(|member| member.state == MemberState::Revoked).collect();
-        revoked.sort_by_key(|member| member.revoked_ms);
-        let certificates = revoked.into_iter().flat_map(|member| &member.certificates);
-        certificates.filter_map(|certificate| hex_bytes(&certificate.fingerprint)).collect()
-    }
-
     /// Changes whenever somebody is invited, enrolled, renewed or cut off; not with positions.
     #[must_use]
     pub fn stamp(&self) -> String {
@@ -644,7 +607,7 @@ impl Registry {
         }
         let certificate = authority.sign_member(request_der, name, invite.role, days, now_ms)?;
         let role = invite.role;
-        self.enrol(name, role, &certificate, days, now_ms)?;
+        self.enrol_with(name, role, issued(authority, &certificate, days, now_ms), now_ms)?;
         Ok((certificate.to_vec(), role))
     }
 
@@ -660,6 +623,16 @@ impl Registry {
         days: u32,
         now_ms: u64,
     ) -> Result<(), TrustError> {
+        self.enrol_with(name, role, certificate_of(&fingerprint(certificate), days, now_ms), now_ms)
+    }
+
+    fn enrol_with(
+        &mut self,
+        name: &MemberName,
+        role: Role,
+        certificate: Certificate,
+        now_ms: u64,
+    ) -> Result<(), TrustError> {
         let enrolled_in = self.contents.log.map(|mark| mark.log_id);
         let member = self.contents.members.get_mut(name).ok_or_else(|| no_such(name))?;
         member.enrolled_in = enrolled_in;
@@ -668,7 +641,7 @@ impl Registry {
         member.state = MemberState::Enrolled;
         member.enrolled_ms = Some(now_ms);
         member.invite = None;
-        member.certificates = vec![certificate_of(&fingerprint(certificate), days, now_ms)];
+        member.certificates = vec![certificate];
         self.write(now_ms)
     }
 
@@ -690,8 +663,11 @@ impl Registry {
             return Err(refused());
         }
         let certificate = authority.sign_member(request_der, name, member.role, days, now_ms)?;
+        // One that it said to have is as good as one that it has used: it may never have this one.
+        let held = member.certificates.iter().rposition(|certificate| certificate.is_held).unwrap_or(0);
+        member.certificates.drain(..held);
         member.certificates.truncate(1);
-        member.certificates.push(certificate_of(&fingerprint(&certificate), days, now_ms));
+        member.certificates.push(issued(authority, &certificate, days, now_ms));
         self.write(now_ms)?;
         Ok(certificate.to_vec())
     }
@@ -834,7 +810,13 @@ fn no_such(name: &MemberName) -> TrustError {
 }
 
 fn certificate_of(print: &Fingerprint, days: u32, now_ms: u64) -> Certificate {
-    Certificate { fingerprint: hex(print), expires_ms: now_ms + u64::from(days.max(1)) * MS_PER_DAY }
+    let expires_ms = now_ms + u64::from(days.max(1)) * MS_PER_DAY;
+    Certificate { fingerprint: hex(print), expires_ms, issuer: None, is_held: false }
+}
+
+fn issued(authority: &Authority, certificate: &[u8], days: u32, now_ms: u64) -> Certificate {
+    let issuer = Some(authority_name(&authority.fingerprint()));
+    Certificate { issuer, ..certificate_of(&fingerprint(certificate), days, now_ms) }
 }
 
 /// Fails when the register in `path` is older than its copy: it is written first, so it was put in the place of a newer one. A
@@ -879,6 +861,12 @@ fn missing(dir: &Path, path: &Path) -> Result<Contents, TrustError> {
 fn parse(text: &str) -> Result<Contents, String> {
     serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
 }
+
+mod issuers;
+mod listed;
+mod refusal;
+
+pub use refusal::Refusal;
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 mod archived;
 mod audit;
+mod authority_rotation;
 mod backup;
 mod backup_keys;
 mod compaction;

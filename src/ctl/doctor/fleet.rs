@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::balance::{self, Choice};
 use crate::codec::admin::{BackendInfo, MemberInfo, PresenceInfo, Request, Status};
+use crate::codec::authority::{AuthorityRotation, AuthorityStage, RotationStep};
 use crate::codec::health::{self, Code, Reason};
+use crate::ctl::authority_rotation;
 use crate::ctl::client::{self, Client};
 use crate::ctl::rotation::{self, OpensWith};
 use crate::datastore::audit::store::AUDIT;
@@ -218,6 +220,30 @@ fn copies(dir: &Path, members: &[MemberInfo], findings: &mut Findings) {
     }
 }
 
+/// Which authority signed whose certificate.
+async fn authorities(client: &Client, findings: &mut Findings) {
+    const SUBJECT: &str = "authority";
+    // Administrators may ask; a datastore of an earlier version has one authority, and does not say.
+    let step = RotationStep::Status;
+    let Ok(rotation) = client.item::<AuthorityRotation>(&Request::RotateAuthority { step }).await else { return };
+    let names = |of: &dyn Fn(AuthorityStage) -> bool| authority_rotation::names(&rotation, |member| of(member.stage));
+    let former = names(&|stage| stage == AuthorityStage::Former);
+    if !former.is_empty() {
+        let found = format!("a former authority signed the certificates of {former}, and they are refused");
+        findings.warning(
+            SUBJECT,
+            found,
+            "enrol them again: `enroll NAME --replace` here, `join TOKEN` there; or revoke them",
+        );
+    }
+    let Some(next) = &rotation.next else { return };
+    let waiting = names(&|stage| stage != AuthorityStage::New);
+    let state = if waiting.is_empty() { "all members have".into() } else { format!("{waiting} do not have") };
+    let found = format!("{next} takes the place of {}; {state} a certificate of it", rotation.current);
+    let remedy = "`gravwell-logctl authority rotate finish` when all have one; `abort` takes it back";
+    findings.warning(SUBJECT, found, remedy);
+}
+
 async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
     const SUBJECT: &str = "members";
     let answers = async {
@@ -235,6 +261,7 @@ async fn members(dir: &Path, client: &Client, findings: &mut Findings) {
         members.iter().filter(|m| m.state == "enrolled" && (m.role == "webserver" || m.role == "reader")).collect();
     let away: Vec<&str> = enrolled.iter().filter(|m| !m.connected).map(|m| m.name.as_str()).collect();
     copies(dir, &members, findings);
+    authorities(client, findings).await;
     if away.is_empty() {
         findings.good(SUBJECT, format!("{} enrolled, all connected", enrolled.len()));
     } else {

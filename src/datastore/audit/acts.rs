@@ -5,6 +5,7 @@ use tokio::net::unix::UCred;
 
 use crate::codec::admin::Request;
 use crate::codec::audit::Act;
+use crate::codec::authority::RotationStep;
 use crate::datastore::admin::Caller;
 use crate::datastore::shared::now_ms;
 use crate::model::Collection;
@@ -89,6 +90,19 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         Request::Revoke { name, remove } => {
             Some(("revoke", format!("{name}{}", if *remove { ", and forget it" } else { "" }), true))
         }
+        Request::RotateAuthority { step } => match step {
+            RotationStep::Begin => Some(("authority", "begin its rotation".into(), true)),
+            RotationStep::Finish { without } if without.is_empty() => {
+                Some(("authority", "end its rotation: the new one takes its place".into(), true))
+            }
+            RotationStep::Finish { without } => {
+                let names: Vec<&str> = without.iter().map(crate::model::MemberName::as_str).collect();
+                let left = names.join(", ");
+                Some(("authority", format!("end its rotation: the new one takes its place, without {left}"), true))
+            }
+            RotationStep::Abort => Some(("authority", "take its rotation back".into(), true)),
+            RotationStep::Status => None,
+        },
         Request::Status
         | Request::Members
         | Request::Presence
@@ -108,6 +122,7 @@ fn described_request(request: &Request) -> Option<(&'static str, String, bool)> 
         | Request::Generations
         | Request::Deletions { .. }
         | Request::Proof
+        | Request::Roots { .. }
         | Request::CopyChunks { .. }
         | Request::Audit { .. }
         | Request::AuditVerify { .. }

@@ -33,7 +33,9 @@ pub fn trust(data_dir: &Path, authority: Option<&Path>) -> Result<Arc<ClientConf
             roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
         }
     } else if let Some(identity) = &identity {
-        roots.add(identity.authority().map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        for certificate in identity.roots().map_err(|error| error.to_string())? {
+            roots.add(certificate).map_err(|error| error.to_string())?;
+        }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)

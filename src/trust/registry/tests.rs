@@ -1,6 +1,7 @@
 use super::*;
 use crate::codec::reports::{HOSTS_BYTES_MAX, HOSTS_MAX};
 use crate::model::address::{EXTERNAL_ADDR_BYTES_MAX, HOST_BYTES_MAX};
+use crate::trust::Roster;
 use rcgen::{CertificateParams, KeyPair};
 
 const NOW: u64 = 1_800_000_000_000;
@@ -90,7 +91,12 @@ fn largest() -> Registry {
     let mut registry = Registry::default();
     for number in 0..MEMBERS_MAX {
         let name = MemberName::new(format!("{number:0>63}")).expect("name");
-        let certificate = |byte: char| Certificate { fingerprint: byte.to_string().repeat(64), expires_ms: u64::MAX };
+        let certificate = |byte: char| Certificate {
+            fingerprint: byte.to_string().repeat(64),
+            expires_ms: u64::MAX,
+            issuer: Some("a".repeat(16)),
+            is_held: true,
+        };
         let external_addr = Some(format!("{}:65535", "a".repeat(HOST_BYTES_MAX)));
         let member = Member {
             name: name.clone(),

@@ -1,6 +1,7 @@
 //! Every role, every kind of stream, every request: who may ask for what, over QUIC.
 
 use gravwell::codec::admin::Request;
+use gravwell::codec::authority::RotationStep;
 use gravwell::codec::message::Open;
 use gravwell::model::{Collection, Key, MemberName, Origin, Seq};
 
@@ -12,7 +13,7 @@ const ROLES: [&str; 4] = ["webserver", "reader", "balancer", "admin"];
 /// Who may make a request. A new kind of request is not compiled until it has a row here.
 fn who_may_ask(request: &Request) -> &'static [&'static str] {
     match request {
-        Request::Status | Request::Presence => &["webserver", "reader", "balancer", "admin"],
+        Request::Status | Request::Presence | Request::Roots { .. } => &["webserver", "reader", "balancer", "admin"],
         Request::Backends => &["balancer", "admin"],
         Request::Audit { .. } | Request::AuditActs { .. } => &["webserver", "admin"],
         Request::Collections
@@ -32,6 +33,7 @@ fn who_may_ask(request: &Request) -> &'static [&'static str] {
         | Request::Verify
         | Request::Compact { .. }
         | Request::Enroll { .. }
+        | Request::RotateAuthority { .. }
         | Request::Revoke { .. }
         | Request::Outbox
         | Request::Deletions { .. }
@@ -110,6 +112,10 @@ fn requests() -> Vec<Request> {
         Request::Deletions { after: Seq::ZERO },
         Request::Proof,
         Request::Escrow { known: None },
+        Request::Roots { known: vec!["0".repeat(64)], certificate: "0".repeat(64) },
+        Request::RotateAuthority { step: RotationStep::Status },
+        Request::RotateAuthority { step: RotationStep::Begin },
+        Request::RotateAuthority { step: RotationStep::Abort },
         Request::Copy { of: None, have: Vec::new() },
         Request::CopyChunks { ids: Vec::new() },
         Request::Audit { from: Seq(0), since_ms: 0, until_ms: u64::MAX },

@@ -14,7 +14,7 @@ async fn first_packets(site: &Site, count: u64) -> Vec<Vec<u8>> {
     let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("binds");
     let address = sink.local_addr().expect("an address").to_string();
     let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.authority().expect("an authority"));
+    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
     let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
     let mut packets = Vec::new();
     let mut buffer = vec![0; 2048];
@@ -67,7 +67,7 @@ async fn p15_idle_connections_do_not_keep_anybody_from_joining() {
     let site = Site::new("webserver");
     let since = site.since();
     let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.authority().expect("an authority"));
+    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
     let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
     let address = site.fleet.listen.to_string();
     let (stop, mut stopped) = tokio::sync::watch::channel(false);

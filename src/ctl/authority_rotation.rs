@@ -1,0 +1,139 @@
+//! `authority rotate`: another authority takes the place of the present one once every member has a certificate of the new one.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use crate::codec::admin::Request;
+use crate::codec::authority::{AuthorityRotation, AuthorityStage, MemberAuthority, RotationStep};
+use crate::codec::jsonl::timestamp;
+use crate::model::MemberName;
+
+use super::client::Client;
+use super::output::{Output, or_dash};
+use super::{CtlError, CtlResult, authority};
+
+/// A step of the authority's rotation.
+#[derive(Debug, Subcommand)]
+pub enum RotateAction {
+    /// Make the new authority. Members come to trust it beside the present one, then exchange their certificates, within a minute.
+    Begin,
+    /// Which members have a certificate of the new one.
+    Status,
+    /// The new authority alone counts from now on, and the key of the former one is gone from here. Refused while a member has no
+    /// certificate of the new one, unless it is named.
+    Finish {
+        /// A member that may be left behind: it has to be enrolled again, and keeps its state and outbox; may be repeated.
+        #[arg(long)]
+        without: Vec<MemberName>,
+    },
+    /// Take the rotation back: the present authority stays, and members exchange their certificates back.
+    Abort,
+}
+
+pub(super) fn word(stage: AuthorityStage) -> &'static str {
+    match stage {
+        AuthorityStage::Present => "present",
+        AuthorityStage::TrustsBoth => "present, trusts both",
+        AuthorityStage::New => "new",
+        AuthorityStage::TakenBack => "taken back",
+        AuthorityStage::Former => "former: enrol it again",
+    }
+}
+
+/// Names of the members of which `of` is true.
+pub(super) fn names(rotation: &AuthorityRotation, of: impl Fn(&MemberAuthority) -> bool) -> String {
+    let chosen = rotation.members.iter().filter(|member| of(member));
+    chosen.map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// `authority rotate`
+pub(super) async fn run(dir: &Path, json: bool, action: RotateAction) -> CtlResult {
+    authority::check_local(dir)?;
+    let step = match &action {
+        RotateAction::Begin => RotationStep::Begin,
+        RotateAction::Status => RotationStep::Status,
+        RotateAction::Finish { without } => RotationStep::Finish { without: without.clone() },
+        RotateAction::Abort => RotationStep::Abort,
+    };
+    let client = Client::open(dir).await?;
+    let asked = client.item(&Request::RotateAuthority { step }).await;
+    client.close().await;
+    let rotation: AuthorityRotation = asked?;
+    let mut output = Output::new();
+    if json {
+        output.json(&rotation)?;
+        return output.flush();
+    }
+    match action {
+        RotateAction::Begin => begun(&rotation, &mut output)?,
+        RotateAction::Status => return status(&rotation, &mut output),
+        RotateAction::Finish { .. } => finished(&rotation, &mut output)?,
+        RotateAction::Abort => output.line(&format!(
+            "taken back: {} is the authority, as before; members exchange their certificates back within a minute",
+            rotation.current
+        ))?,
+    }
+    output.flush()
+}
+
+fn begun(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
+    let next = rotation.next.as_deref().ok_or_else(|| CtlError::new("the new authority is gone again"))?;
+    output.line(&format!(
+        "{next} takes the place of {}, which counts until `authority rotate finish`. Members exchange their certificates within a \
+         minute; `status` shows who has",
+        rotation.current
+    ))?;
+    if !rotation.invited.is_empty() {
+        output.line(&format!("tokens to join with are good until `finish`: {}", rotation.invited.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn status(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
+    let count = rotation.members.len();
+    let have = |stage: AuthorityStage| rotation.members.iter().filter(|member| member.stage == stage).count();
+    output.line(&match &rotation.next {
+        Some(next) => format!(
+            "rotating: {} is the present authority, {next} the new one, which signed the certificates of {} of {count} members",
+            rotation.current,
+            have(AuthorityStage::New)
+        ),
+        None => format!(
+            "no rotation: {} is the authority, which signed the certificates of {} of {count} members",
+            rotation.current,
+            have(AuthorityStage::Present)
+        ),
+    })?;
+    for former in &rotation.replaced {
+        output.line(&format!("{} was replaced at {}", former.name, timestamp(former.replaced_ms)))?;
+    }
+    let unaware = names(rotation, |member| member.connected && member.stage == AuthorityStage::Present);
+    if rotation.next.is_some() && !unaware.is_empty() {
+        output.line(&format!(
+            "certificates are exchanged when every connected member trusts both; these do not yet, and if they do not within a \
+             minute, upgrade them: {unaware}"
+        ))?;
+    }
+    output.list(false, &rotation.members, &["MEMBER", "ROLE", "CERTIFICATE OF", "CONNECTED", "LAST SEEN"], |member| {
+        vec![
+            member.name.clone(),
+            member.role.clone(),
+            word(member.stage).to_owned(),
+            if member.connected { "yes" } else { "no" }.to_owned(),
+            or_dash(member.last_seen_ms.map(timestamp)),
+        ]
+    })
+}
+
+fn finished(rotation: &AuthorityRotation, output: &mut Output) -> CtlResult {
+    output.line(&format!("{} is the authority now; the key of the former one is gone from here", rotation.current))?;
+    let left = names(rotation, |member| member.stage == AuthorityStage::Former);
+    if !left.is_empty() {
+        output.line(&format!("left behind, to be enrolled again with `enroll NAME --replace` and `join`: {left}"))?;
+    }
+    if !rotation.invited.is_empty() {
+        output.line(&format!("their tokens are void, make new ones: {}", rotation.invited.join(", ")))?;
+    }
+    output.line("make a backup now: sealed copies from before hold the former authority")
+}

@@ -1,0 +1,161 @@
+//! What a connected member keeps up to date of its identity: which authorities it trusts, its certificate, and the sealed copy of
+//! the authority.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
+
+use crate::codec::admin::Request;
+use crate::codec::authority::{EscrowInfo, RootInfo, RootsInfo};
+use crate::codec::message::{Kind, Open};
+use crate::env::{Clock, SystemClock};
+use crate::model::ids::hex_bytes;
+use crate::peer::Peers;
+use crate::transport::wire;
+use crate::trust::{Escrow, Fingerprint, Identity, Link, NewKey, TrustError, fingerprint};
+
+use super::ask;
+use super::service::MemberConnector;
+
+/// A connected member looks at how old its certificate is this often.
+const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
+/// And asks for what it lacks this often, besides whenever the members change.
+const EVERY: Duration = Duration::from_secs(15);
+/// Exchanges until what it trusts and has is what it should: it learns the roots, says so, renews, and says so.
+const EXCHANGES_MAX: usize = 4;
+
+fn text(error: TrustError) -> String {
+    error.to_string()
+}
+
+fn print_of(certificate: &[u8]) -> String {
+    fingerprint(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl MemberConnector {
+    /// Keeps all of it up to date for as long as the connection lives.
+    pub(super) async fn keep_up(&self, connection: &quinn::Connection) {
+        loop {
+            if let Err(error) = self.keep_identity(connection).await {
+                tracing::warn!(error, "the certificate was not renewed; trying again");
+            }
+            // Asked once more, the datastore knows that the copy is here.
+            match self.fetch_escrow(connection).await {
+                Ok(true) => drop(self.fetch_escrow(connection).await),
+                Ok(false) => {}
+                // A datastore of an earlier version has none to give.
+                Err(error) => tracing::debug!(error, "no sealed copy of the authority"),
+            }
+            let _ = tokio::time::timeout(EVERY, self.members_changed.notified()).await;
+        }
+    }
+
+    /// Takes over the authorities that the datastore says to trust, and renews the certificate when it is time or when another
+    /// authority is to sign it.
+    ///
+    /// # Errors
+    /// Says why not. What was there before stays.
+    pub async fn keep_identity(&self, connection: &quinn::Connection) -> Result<(), String> {
+        // Commands of an administrator may run at the same time.
+        let Some(_turn) = Identity::turn(&self.data_dir).map_err(text)? else { return Ok(()) };
+        for _ in 0..EXCHANGES_MAX {
+            let before = Identity::load(&self.data_dir).map_err(text)?;
+            let mut is_due = self.is_old(&before).map_err(text)?;
+            let mut has_news = false;
+            match self.ask_roots(connection, &before).await {
+                Ok(told) => (has_news, is_due) = self.take_roots(&told, is_due)?,
+                // A datastore of an earlier version has one authority, and does not say.
+                Err(error) => tracing::debug!(error, "the datastore does not say which authorities to trust"),
+            }
+            if is_due {
+                self.renew(connection).await?;
+                tracing::info!("the certificate was renewed");
+            }
+            if !is_due && !has_news {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is time to renew a certificate. Said once in a while: a clock that is wrong must not make it so again and again.
+    fn is_old(&self, identity: &Identity) -> Result<bool, TrustError> {
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked_at.is_some_and(|at| at.elapsed() < RENEWAL_EVERY) {
+            return Ok(false);
+        }
+        *looked_at = Some(Instant::now());
+        identity.needs_renewal(SystemClock.now_ms())
+    }
+
+    async fn ask_roots(&self, connection: &quinn::Connection, identity: &Identity) -> Result<RootsInfo, String> {
+        let known = identity.roots().map_err(text)?.iter().map(|root| print_of(root)).collect();
+        let certificate = print_of(&identity.certificate().map_err(text)?);
+        let told = one(connection, &Request::Roots { known, certificate }).await?;
+        told.ok_or_else(|| "the answer is empty".to_owned())
+    }
+
+    /// Says whether others are trusted than before, and whether the certificate is to be renewed.
+    fn take_roots(&self, told: &RootsInfo, is_due: bool) -> Result<(bool, bool), String> {
+        let decode = |text: &str| STANDARD.decode(text).map_err(|error| error.to_string());
+        let link = |root: &RootInfo| Ok(Link { root: decode(&root.certificate)?, word: decode(&root.word)? });
+        let links: Vec<Link> = told.roots.iter().map(link).collect::<Result<_, String>>()?;
+        let mut identity = Identity::load(&self.data_dir).map_err(text)?;
+        let has_news = identity.take_roots(&links).map_err(text)?;
+        if has_news {
+            tracing::info!(roots = identity.roots().map_err(text)?.len(), "other authorities are trusted than before");
+            self.use_identity()?;
+        }
+        let issuing: Option<Fingerprint> = told.issuing.as_deref().and_then(hex_bytes);
+        let is_issued = issuing.map(|issuing| identity.is_issued_by(&issuing)).transpose().map_err(text)?.flatten();
+        Ok((has_news, is_due || is_issued == Some(false)))
+    }
+
+    async fn renew(&self, connection: &quinn::Connection) -> Result<(), String> {
+        let before = Identity::load(&self.data_dir).map_err(text)?;
+        let key = NewKey::generate(before.name()).map_err(text)?;
+        let exchange = async {
+            let (mut send, mut receive) = connection.open_bi().await?;
+            wire::send(&mut send, Kind::Open, &Open::Renew).await?;
+            wire::send_raw(&mut send, Kind::Renew, &key.request_der).await?;
+            wire::read(&mut receive).await
+        };
+        match exchange.await.map_err(|error| error.to_string())? {
+            Some((Kind::Renewed, certificate)) => {
+                let mut identity = Identity::load(&self.data_dir).map_err(text)?;
+                if identity.certificate().map_err(text)? != before.certificate().map_err(text)? {
+                    return Err("the member has joined anew meanwhile".into());
+                }
+                identity.renew(&certificate, &key).map_err(text)?;
+                self.use_identity()
+            }
+            Some((kind, _)) => Err(format!("the datastore answered with {kind:?}")),
+            None => Err("the datastore did not answer".into()),
+        }
+    }
+
+    /// The next connections use the identity as it is now; those that are open go on.
+    fn use_identity(&self) -> Result<(), String> {
+        self.forget_endpoints();
+        self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)
+    }
+
+    /// Whether there was another copy than the one that is here.
+    async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
+        let path = Identity::escrow(&self.data_dir);
+        let known = Escrow::load(&path).ok().map(|escrow| escrow.stamp);
+        let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known }).await?;
+        let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
+        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())?;
+        Ok(true)
+    }
+}
+
+/// The first item of the answer to a request.
+async fn one<T: DeserializeOwned>(connection: &quinn::Connection, request: &Request) -> Result<Option<T>, String> {
+    let reply = ask::ask(connection, request).await.map_err(|error| error.to_string())?;
+    Ok(reply.items.first().and_then(|item| serde_json::from_slice(item).ok()))
+}

@@ -1,0 +1,350 @@
+//! The authority's rotation: two side by side until every member has a certificate of the new one.
+//!
+//! The new authority lies beside the present one, `next.key` and `next.pem`, from `begin` to `finish`. As long as it does, members
+//! trust both and exchange their certificates for ones of the new one; the datastore itself shows a certificate of the present
+//! one, which all of them trust. Each step has one file that counts: `next.pem` appears last at the beginning and goes first when
+//! the rotation is taken back, and the new key takes the present one's place at the end. Whatever is interrupted leaves the state
+//! before or after it.
+//!
+//! What was replaced stays known by its certificate, in `former.json`: positions that it signed are still proofs, and a member that
+//! holds one of its certificates is told why it is refused.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use super::authority::{
+    CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, sync_dir, write_private,
+};
+use super::succession::Link;
+use super::{Authority, Fingerprint, Proof, TrustError, fingerprint, hex, summed};
+use crate::model::Generation;
+
+pub(super) const FORMER: &str = "former.json";
+const VERSION: u32 = 1;
+/// Former authorities that are remembered of each kind.
+const FORMER_MAX: usize = 16;
+/// Digits of a fingerprint that make its name.
+const NAME_CHARS: usize = 16;
+
+/// What an authority is called where its whole fingerprint would be too long.
+#[must_use]
+pub fn authority_name(print: &Fingerprint) -> String {
+    hex(print).chars().take(NAME_CHARS).collect()
+}
+
+/// How an authority ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Another one took its place.
+    Replaced,
+    /// It was to take the place of another one, and that was taken back.
+    TakenBack,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct FormerEntry {
+    certificate: String,
+    end: End,
+    ended_ms: u64,
+    generation: Generation,
+    /// Of the one that was replaced: its successor. Of the other kind: itself, with the word of the present one.
+    root: String,
+    word: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FormerFile {
+    #[serde(rename = "gravwell-former-authorities")]
+    version: u32,
+    former: Vec<FormerEntry>,
+}
+
+/// An authority whose key is gone.
+#[derive(Clone)]
+pub struct Former {
+    /// Its certificate.
+    pub certificate: CertificateDer<'static>,
+    /// How it ended.
+    pub end: End,
+    /// When: milliseconds since 1970-01-01 UTC.
+    pub ended_ms: u64,
+    /// Generation of the log at that time.
+    generation: Generation,
+    link: Link,
+}
+
+impl Former {
+    fn of(entry: &FormerEntry) -> Option<Former> {
+        let bytes = |text: &String| STANDARD.decode(text).ok();
+        Some(Former {
+            certificate: CertificateDer::from(bytes(&entry.certificate)?),
+            end: entry.end,
+            ended_ms: entry.ended_ms,
+            generation: entry.generation,
+            link: Link { root: bytes(&entry.root)?, word: bytes(&entry.word)? },
+        })
+    }
+
+    fn entry(&self) -> FormerEntry {
+        FormerEntry {
+            certificate: STANDARD.encode(&self.certificate),
+            end: self.end,
+            ended_ms: self.ended_ms,
+            generation: self.generation,
+            root: STANDARD.encode(&self.link.root),
+            word: STANDARD.encode(&self.link.word),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        authority_name(&fingerprint(&self.certificate))
+    }
+}
+
+/// The authorities of a datastore.
+pub struct Authorities {
+    current: Authority,
+    next: Option<Authority>,
+    former: Vec<Former>,
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrustError {
+    let path = path.to_owned();
+    move |source| TrustError::Io { path, source }
+}
+
+fn none() -> TrustError {
+    TrustError::Refused("no rotation of the authority is under way: `begin` begins one".into())
+}
+
+impl Authorities {
+    /// Opens those in `dir`, making the first one on the first start. The last step of a rotation that was interrupted is done.
+    ///
+    /// # Errors
+    /// As [`Authority::open_or_create`].
+    pub fn open_or_create(dir: &Path, now_ms: u64) -> Result<Authorities, TrustError> {
+        let current = Authority::open_or_create(dir, now_ms)?;
+        if Authority::certificate_path(dir) != dir.join(CERTIFICATE) {
+            put_in_place(dir, NEXT_CERTIFICATE, CERTIFICATE)?;
+        }
+        Self::beside(dir, current)
+    }
+
+    /// Opens those in `dir`; nothing is created or changed.
+    ///
+    /// # Errors
+    /// As [`Authority::load`].
+    pub fn load(dir: &Path) -> Result<Authorities, TrustError> {
+        Self::beside(dir, Authority::load(dir)?)
+    }
+
+    fn beside(dir: &Path, current: Authority) -> Result<Authorities, TrustError> {
+        let (key, certificate) = (dir.join(NEXT_KEY), dir.join(NEXT_CERTIFICATE));
+        let is_waiting = certificate.exists() && Authority::certificate_path(dir) != certificate;
+        if is_waiting && !key.exists() {
+            return Err(TrustError::Damaged { path: key, what: "it is missing".into() });
+        }
+        let next = is_waiting.then(|| Authority::open(&key, &certificate)).transpose()?;
+        let mut former = read_former(dir)?;
+        // What an interrupted step wrote ahead.
+        let is_here = |former: &Former| {
+            let here = [Some(&current), next.as_ref()].into_iter().flatten();
+            here.map(Authority::certificate).any(|certificate| *certificate == former.certificate)
+        };
+        former.retain(|former| !is_here(former));
+        Ok(Authorities { current, next, former })
+    }
+
+    /// Begins a rotation, or goes on with the one that is under way.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or there is no randomness.
+    pub fn begin(dir: &Path, now_ms: u64) -> Result<Authorities, TrustError> {
+        let here = Self::open_or_create(dir, now_ms)?;
+        if here.next.is_some() {
+            return Ok(here);
+        }
+        let (key, certificate) = Authority::make(now_ms)?;
+        private_dir(dir)?;
+        write_private(&dir.join(NEXT_KEY), key.as_bytes())?;
+        write_private(&dir.join(NEXT_CERTIFICATE), certificate.as_bytes())?;
+        Self::load(dir)
+    }
+
+    /// Ends the rotation: the new authority alone counts from now on, and the key of the former one is gone.
+    ///
+    /// # Errors
+    /// When no rotation is under way, or a file cannot be written.
+    pub fn finish(dir: &Path, generation: Generation, now_ms: u64) -> Result<Authorities, TrustError> {
+        let Authorities { current, next, mut former } = Self::open_or_create(dir, now_ms)?;
+        let next = next.ok_or_else(none)?;
+        let link = Link { root: next.certificate().to_vec(), word: current.vouch(next.certificate())? };
+        let certificate = current.certificate().clone();
+        former.push(Former { certificate, end: End::Replaced, ended_ms: now_ms, generation, link });
+        write_former(dir, &former)?;
+        put_in_place(dir, NEXT_KEY, KEY)?;
+        put_in_place(dir, NEXT_CERTIFICATE, CERTIFICATE)?;
+        Self::load(dir)
+    }
+
+    /// Takes the rotation back: the present authority stays, and the key of the new one is gone.
+    ///
+    /// # Errors
+    /// When none is under way, or a file cannot be written.
+    pub fn abort(dir: &Path, generation: Generation, now_ms: u64) -> Result<Authorities, TrustError> {
+        let Authorities { current, next, mut former } = Self::open_or_create(dir, now_ms)?;
+        let certificate = next.ok_or_else(none)?.certificate().clone();
+        let link = Link { root: certificate.to_vec(), word: current.vouch(&certificate)? };
+        former.push(Former { certificate, end: End::TakenBack, ended_ms: now_ms, generation, link });
+        write_former(dir, &former)?;
+        for name in [NEXT_CERTIFICATE, NEXT_KEY] {
+            let path = dir.join(name);
+            fs::remove_file(&path).map_err(io(&path))?;
+            sync_dir(dir)?;
+        }
+        Self::load(dir)
+    }
+
+    /// Whether a rotation is under way in `dir`.
+    #[must_use]
+    pub fn is_rotating(dir: &Path) -> bool {
+        let certificate = dir.join(NEXT_CERTIFICATE);
+        certificate.exists() && Authority::certificate_path(dir) != certificate
+    }
+
+    /// The present one.
+    #[must_use]
+    pub fn current(&self) -> &Authority {
+        &self.current
+    }
+
+    /// The one that takes its place.
+    #[must_use]
+    pub fn next(&self) -> Option<&Authority> {
+        self.next.as_ref()
+    }
+
+    /// Those whose keys are gone, oldest first.
+    #[must_use]
+    pub fn former(&self) -> &[Former] {
+        &self.former
+    }
+
+    /// Certificates of all of them. A certificate that one of them signed shows who connects, not that it may.
+    #[must_use]
+    pub fn all(&self) -> Vec<CertificateDer<'static>> {
+        let here = [Some(&self.current), self.next.as_ref()].into_iter().flatten();
+        let here = here.map(|authority| authority.certificate().clone());
+        here.chain(self.former.iter().map(|former| former.certificate.clone())).collect()
+    }
+
+    /// What members are to trust, the one of the datastore's own certificate first, each with the word of another one for it:
+    /// those that are here, and those that were taken back as long as a member has a certificate of theirs, which `in_use` tells.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn roots(&self, in_use: impl Fn(&str) -> bool) -> Result<Vec<Link>, TrustError> {
+        let current = self.current.certificate();
+        let before =
+            self.former.iter().rfind(|former| former.end == End::Replaced && former.link.root == current.as_ref());
+        let word = before.map(|former| former.link.word.clone()).unwrap_or_default();
+        let mut roots = vec![Link { root: current.to_vec(), word }];
+        if let Some(next) = &self.next {
+            let word = self.current.vouch(next.certificate())?;
+            roots.push(Link { root: next.certificate().to_vec(), word });
+        }
+        let back = self.former.iter().filter(|former| former.end == End::TakenBack && in_use(&former.name()));
+        roots.extend(back.map(|former| former.link.clone()));
+        Ok(roots)
+    }
+
+    /// The way from former authorities to the present one.
+    pub(super) fn links(&self) -> Vec<Link> {
+        let replaced = self.former.iter().filter(|former| former.end == End::Replaced);
+        replaced.map(|former| former.link.clone()).collect()
+    }
+
+    /// The replaced authority that signed a certificate, when none that counts did.
+    #[must_use]
+    pub fn replaced_issuer(&self, certificate: &[u8]) -> Option<&Former> {
+        let replaced = || self.former.iter().filter(|former| former.end == End::Replaced);
+        replaced().next()?;
+        replaced().find(|former| is_issued_by(certificate, &former.certificate))
+    }
+
+    /// Whether one of them signed a position. One that was replaced is believed for the time until then.
+    #[must_use]
+    pub fn has_signed(&self, proof: &Proof) -> bool {
+        let here = [Some(&self.current), self.next.as_ref()].into_iter().flatten();
+        here.map(Authority::certificate).any(|certificate| proof.is_of(certificate))
+            || self.former.iter().any(|former| {
+                let is_in_time = proof.time_ms <= former.ended_ms && proof.position.generation <= former.generation;
+                former.end == End::Replaced && is_in_time && proof.is_of(&former.certificate)
+            })
+    }
+
+    /// Changes with every step of a rotation; empty where there never was one.
+    #[must_use]
+    pub fn stamp(&self) -> String {
+        if self.next.is_none() && self.former.is_empty() {
+            return String::new();
+        }
+        let mut hasher = blake3::Hasher::new();
+        for certificate in self.all() {
+            hasher.update(&fingerprint(&certificate));
+        }
+        format!("-{}{}", u8::from(self.next.is_some()), &hasher.finalize().to_hex()[..NAME_CHARS])
+    }
+}
+
+/// Whether the authority with the certificate `root` signed a certificate.
+pub(super) fn is_issued_by(certificate: &[u8], root: &CertificateDer<'_>) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let Ok((_, root)) = x509_parser::parse_x509_certificate(root) else { return false };
+    certificate.verify_signature(Some(root.public_key())).is_ok()
+}
+
+fn put_in_place(dir: &Path, from: &str, to: &str) -> Result<(), TrustError> {
+    let to = dir.join(to);
+    fs::rename(dir.join(from), &to).map_err(io(&to))?;
+    sync_dir(dir)
+}
+
+fn read_former(dir: &Path) -> Result<Vec<Former>, TrustError> {
+    let path = dir.join(FORMER);
+    let text = match read_private(&path) {
+        Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read?,
+    };
+    let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
+    let file: FormerFile =
+        serde_json::from_str(summed::open(&text).map_err(damaged)?).map_err(|error| damaged(error.to_string()))?;
+    if file.version != VERSION {
+        return Err(damaged(format!("it has version {}; this program reads {VERSION}", file.version)));
+    }
+    let former: Option<Vec<Former>> = file.former.iter().map(Former::of).collect();
+    former.ok_or_else(|| damaged("it holds what is no certificate".into()))
+}
+
+fn write_former(dir: &Path, former: &[Former]) -> Result<(), TrustError> {
+    let latest = |end: End| {
+        let of_kind: Vec<&Former> = former.iter().filter(|former| former.end == end).collect();
+        let surplus = of_kind.len().saturating_sub(FORMER_MAX);
+        of_kind.into_iter().skip(surplus).map(Former::entry).collect::<Vec<_>>()
+    };
+    let former = [latest(End::Replaced), latest(End::TakenBack)].concat();
+    let text = serde_json::to_string(&FormerFile { version: VERSION, former });
+    let text = text.map_err(|error| TrustError::Refused(error.to_string()))?;
+    write_private(&dir.join(FORMER), summed::seal(&text).as_bytes())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! The authority's rotation: with members that run and members that do not, over kills in each step, with sealed copies of each
+//! phase, and taken back.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, Process};
+use crate::recover::{destroy, escrow_since, key_of, recover};
+
+const ROTATE: [&str; 2] = ["authority", "rotate"];
+
+fn rotate(fleet: &Fleet, step: &[&str]) -> Value {
+    serde_json::from_str(&fleet.ok("d", &[&ROTATE, step, &["--json"]].concat())).expect("JSON")
+}
+
+fn refused(fleet: &Fleet, step: &[&str]) -> String {
+    let output = fleet.run("d", &[&ROTATE, step].concat());
+    assert_eq!(output.status.code(), Some(1), "{step:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// How far a member is, as the datastore knows it.
+fn stage(fleet: &Fleet, member: &str) -> String {
+    let status = rotate(fleet, &["status"]);
+    let members = status["members"].as_array().expect("members");
+    let member = members.iter().find(|row| row["name"] == member).expect("it is listed");
+    member["stage"].as_str().expect("a word").to_owned()
+}
+
+#[track_caller]
+fn wait_stage(fleet: &Fleet, member: &str, wanted: &str) {
+    fleet.wait(&format!("{member} is at {wanted}"), || stage(fleet, member) == wanted);
+}
+
+/// Number of roots that a member trusts.
+fn roots(fleet: &Fleet, member: &str) -> usize {
+    let text = std::fs::read_to_string(fleet.dir(member).join("identity/member.json")).expect("reads");
+    text.matches("BEGIN CERTIFICATE").count() - 1
+}
+
+#[track_caller]
+fn wait_roots(fleet: &Fleet, member: &str, wanted: usize) {
+    fleet.wait(&format!("{member} trusts {wanted} roots"), || roots(fleet, member) == wanted);
+}
+
+/// Since when a member's connection lasts.
+fn since(fleet: &Fleet, member: &str) -> Value {
+    let text = fleet.ok("d", &["presence", "--json"]);
+    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    rows.into_iter().find(|row| row["name"] == member).expect("it is connected")["since_ms"].clone()
+}
+
+fn put(fleet: &Fleet, member: &str, key: &str) {
+    fleet.ok(member, &["put", "c", key, "--value", "1"]);
+}
+
+fn restarted(fleet: &Fleet, former: Process, member: &str) -> Process {
+    former.kill();
+    let started = fleet.replica(member);
+    fleet.wait_connected(member);
+    started
+}
+
+fn datastore_restarted(fleet: &Fleet, former: Process) -> Process {
+    former.kill();
+    fleet.datastore()
+}
+
+/// A datastore with two members that have a rotation behind them, but for its end.
+fn begun() -> (Fleet, Process, Process, Process) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    put(&fleet, "a", "before");
+    fleet.converges(&["a", "b"]);
+    rotate(&fleet, &["begin"]);
+    ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
+    (fleet, datastore, a, b)
+}
+
+#[test]
+fn p11_an_authority_is_rotated_while_members_run_and_no_connection_is_lost() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (_a, _b, _r) = (fleet.member("a"), fleet.member("b"), fleet.member_as("r", "reader"));
+    fleet.enroll("ops", "admin");
+    fleet.enroll("lb", "balancer");
+    let early = fleet.ok("d", &["enroll", "early"]);
+    put(&fleet, "a", "1");
+    assert!(refused(&fleet, &["abort"]).contains("no rotation"));
+    assert!(refused(&fleet, &["finish"]).contains("no rotation"));
+    let before = rotate(&fleet, &["status"]);
+    let connections = ["a", "b", "r"].map(|member| since(&fleet, member));
+
+    let begun = rotate(&fleet, &["begin"]);
+    assert_eq!(begun["current"], before["current"]);
+    let next = begun["next"].clone();
+    assert!(next.is_string() && next != before["current"]);
+    assert_eq!(rotate(&fleet, &["begin"])["next"], next, "given again it goes on");
+    assert_eq!(fleet.status("d")["rotates_authority"], true);
+    for member in ["a", "b", "r"] {
+        wait_stage(&fleet, member, "new");
+        assert_eq!(roots(&fleet, member), 2, "{member}");
+    }
+    // Who has no process of its own does it with the next command.
+    let said = refused(&fleet, &["finish"]);
+    assert!(said.contains("new authority: lb, ops."), "{said}");
+    fleet.ok("ops", &["members"]);
+    fleet.ok("lb", &["presence"]);
+    ["lb", "ops"].iter().for_each(|member| assert_eq!(stage(&fleet, member), "new", "{member}"));
+
+    // A token from before is good until the end, and so is one that is made meanwhile.
+    put(&fleet, "b", "2");
+    fleet.ok("early", &["join", early.trim()]);
+    let _early = fleet.replica("early");
+    let _late = fleet.member("late");
+    ["early", "late"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
+    let void = fleet.ok("d", &["enroll", "void"]);
+    fleet.converges(&["a", "b", "early", "late"]);
+
+    let ended = rotate(&fleet, &["finish"]);
+    assert_eq!((&ended["current"], &ended["next"]), (&next, &Value::Null));
+    assert_eq!((&ended["replaced"][0]["name"], &ended["invited"][0]), (&before["current"], &"void".into()));
+    ["a", "b", "r", "early", "late"].iter().for_each(|member| wait_roots(&fleet, member, 1));
+    assert_eq!(["a", "b", "r"].map(|member| since(&fleet, member)), connections, "no connection was lost");
+    put(&fleet, "a", "3");
+    fleet.converges(&["a", "b", "early", "late"]);
+    fleet.ok("ops", &["members"]);
+    fleet.ok("lb", &["presence"]);
+    let said = fleet.run("void", &["join", void.trim()]);
+    assert!(!said.status.success() && !fleet.dir("void/identity").exists(), "{said:?}");
+    let _fresh = fleet.member("fresh");
+
+    // What signed by the new authority alone holds over a restart of everybody.
+    let datastore = datastore_restarted(&fleet, datastore);
+    ["a", "b", "r", "fresh"].iter().for_each(|member| fleet.wait_connected(member));
+    put(&fleet, "b", "4");
+    let export = fleet.converges(&["a", "b", "fresh"]);
+    let acts = fleet.ok("d", &["audit", "ls"]);
+    assert!(acts.contains("begin its rotation") && acts.contains("end its rotation"), "{acts}");
+
+    // And once more, to another one.
+    rotate(&fleet, &["begin"]);
+    for member in ["a", "b", "r", "early", "late", "fresh"] {
+        wait_stage(&fleet, member, "new");
+    }
+    fleet.ok("ops", &["members"]);
+    fleet.ok("lb", &["presence"]);
+    assert_eq!(rotate(&fleet, &["finish"])["replaced"].as_array().map(Vec::len), Some(2));
+    assert_eq!(fleet.converges(&["a", "b"]), export);
+    drop(datastore);
+}
+
+#[test]
+fn p13_a_member_that_was_away_keeps_its_outbox_and_delivers_it_when_enrolled_again() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let (a, b, c) = (fleet.member("a"), fleet.member("b"), fleet.member("c"));
+    put(&fleet, "a", "1");
+    fleet.converges(&["a", "b", "c"]);
+    // One is away from the beginning to the end, one knows of the new authority and has no certificate of it.
+    a.terminate();
+    rotate(&fleet, &["begin"]);
+    ["b", "c"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
+    b.terminate();
+    rotate(&fleet, &["abort"]);
+    wait_stage(&fleet, "c", "present");
+    assert_eq!(stage(&fleet, "b"), "taken_back");
+    let b = fleet.replica("b");
+    wait_stage(&fleet, "b", "present");
+    // Nobody gets a certificate that another one cannot judge.
+    c.pause();
+    rotate(&fleet, &["begin"]);
+    wait_stage(&fleet, "b", "trusts_both");
+    b.terminate();
+    c.resume();
+    wait_stage(&fleet, "c", "new");
+    let said = refused(&fleet, &["finish"]);
+    assert!(said.contains("new authority: a, b."), "{said}");
+    assert!(refused(&fleet, &["finish", "--without", "c"]).contains("c would not be left behind"));
+    assert!(refused(&fleet, &["finish", "--without", "a"]).contains("new authority: b."));
+    ["a", "b"].iter().for_each(|member| {
+        for number in 0..3 {
+            fleet.ok(member, &["put", "c", &format!("{member}-{number}"), "--value", "2", "--no-wait"]);
+        }
+    });
+    let ended = rotate(&fleet, &["finish", "--without", "a", "--without", "b"]);
+    assert!(ended["next"].is_null());
+    ["a", "b"].iter().for_each(|member| assert_eq!(stage(&fleet, member), "former", "{member}"));
+    let doctor = fleet.run("d", &["doctor"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(found.contains("signed the certificates of a, b, and they are refused"), "{found}");
+
+    let _running = ["a", "b"].map(|member| {
+        let process = fleet.replica(member);
+        fleet.wait(&format!("{member} knows why it is refused"), || {
+            let status = fleet.status(member);
+            let problem = status["problem"].as_str().unwrap_or_default().to_owned();
+            problem.contains("authority was replaced") && problem.contains("--replace")
+        });
+        let status = fleet.status(member);
+        assert_eq!(
+            (&status["outbox"], &status["healthy"], &status["quarantined"]),
+            (&3.into(), &false.into(), &0.into())
+        );
+        let process = {
+            process.kill();
+            fleet.replica(member)
+        };
+        let token = fleet.ok("d", &["enroll", member, "--replace"]);
+        fleet.ok(member, &["join", token.trim()]);
+        fleet.wait_connected(member);
+        process
+    });
+    let export = fleet.converges(&["a", "b", "c"]);
+    for key in ["a-0", "a-1", "a-2", "b-0", "b-1", "b-2"] {
+        assert!(export.contains(&format!("\"key\":\"{key}\"")), "{key}: {export}");
+    }
+    ["a", "b"].iter().for_each(|member| assert_eq!(stage(&fleet, member), "present", "{member}"));
+}
+
+#[test]
+fn p13_a_rotation_outlives_every_process_in_every_step_and_can_be_taken_back() {
+    let fleet = Fleet::new();
+    let mut datastore = fleet.datastore();
+    let (mut a, _b) = (fleet.member("a"), fleet.member("b"));
+    put(&fleet, "a", "1");
+    let before = rotate(&fleet, &["status"])["current"].clone();
+    for round in 0..2 {
+        let next = rotate(&fleet, &["begin"])["next"].clone();
+        // Killed at once: members have heard of it, or not.
+        datastore = datastore_restarted(&fleet, datastore);
+        a = restarted(&fleet, a, "a");
+        assert_eq!(rotate(&fleet, &["status"])["next"], next, "round {round}");
+        ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
+        a = restarted(&fleet, a, "a");
+        datastore = datastore_restarted(&fleet, datastore);
+        assert_eq!(stage(&fleet, "b"), "new", "what is known outlives the process");
+        ["a", "b"].iter().for_each(|member| fleet.wait_connected(member));
+        rotate(&fleet, &["abort"]);
+        datastore = datastore_restarted(&fleet, datastore);
+        a = restarted(&fleet, a, "a");
+        for member in ["a", "b"] {
+            wait_stage(&fleet, member, "present");
+            wait_roots(&fleet, member, 1);
+        }
+        assert_eq!(rotate(&fleet, &["status"])["current"], before);
+        put(&fleet, "a", &format!("round-{round}"));
+    }
+    // The commands, killed at any point.
+    for moment in 0..6 {
+        for step in ["begin", "abort"] {
+            let mut command = fleet.command("d", &[&ROTATE[..], &[step]].concat());
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+            std::thread::sleep(Duration::from_millis(moment));
+            let _ = child.kill();
+            child.wait().expect("waits");
+            assert_eq!(rotate(&fleet, &["status"])["current"], before, "{step} at {moment} ms");
+        }
+    }
+    let _ = fleet.run("d", &[&ROTATE[..], &["abort"]].concat());
+    // While the datastore does not run.
+    datastore.terminate();
+    rotate(&fleet, &["begin"]);
+    assert!(refused(&fleet, &["finish"]).contains("new authority: a, b."));
+    let datastore = fleet.datastore();
+    ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
+    datastore.terminate();
+    rotate(&fleet, &["finish"]);
+    let datastore = fleet.datastore();
+    for member in ["a", "b"] {
+        wait_roots(&fleet, member, 1);
+    }
+    let _a = restarted(&fleet, a, "a");
+    put(&fleet, "a", "last");
+    fleet.converges(&["a", "b"]);
+    drop(datastore);
+}
+
+/// The files of a trust directory, copied.
+fn copy_of(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("makes");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("entry");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
+    }
+}
+
+#[test]
+fn p13_the_end_of_a_rotation_is_interrupted_between_any_two_of_its_steps() {
+    let (fleet, datastore, _a, _b) = begun();
+    let next = rotate(&fleet, &["status"])["next"].clone();
+    datastore.terminate();
+    let (trust, kept) = (fleet.dir("d/trust"), fleet.dir("kept"));
+    copy_of(&trust, &kept);
+    rotate(&fleet, &["finish"]);
+    let done = fleet.dir("done");
+    copy_of(&trust, &done);
+    // The former one is noted; the new key is in place; everything is.
+    let steps: [&dyn Fn(); 3] = [
+        &|| {
+            std::fs::copy(done.join("former.json"), trust.join("former.json")).expect("copies");
+        },
+        &|| std::fs::rename(trust.join("next.key"), trust.join("ca.key")).expect("renames"),
+        &|| std::fs::rename(trust.join("next.pem"), trust.join("ca.pem")).expect("renames"),
+    ];
+    for count in 0..=steps.len() {
+        std::fs::remove_dir_all(&trust).expect("removes");
+        copy_of(&kept, &trust);
+        steps[..count].iter().for_each(|step| step());
+        // Looked at while it does not run, nothing is changed.
+        let looked = rotate(&fleet, &["status"]);
+        let is_done = count >= 2;
+        let expected = if is_done { (&looked["current"], Value::Null) } else { (&looked["next"], next.clone()) };
+        assert_eq!(expected, (&next, looked["next"].clone()), "after {count}");
+        let datastore = fleet.datastore();
+        ["a", "b"].iter().for_each(|member| fleet.wait_connected(member));
+        put(&fleet, "a", &format!("after-{count}"));
+        fleet.converges(&["a", "b"]);
+        if !is_done {
+            assert_eq!(rotate(&fleet, &["status"])["next"], next, "after {count}");
+        }
+        datastore.terminate();
+    }
+    let _datastore = fleet.datastore();
+    ["a", "b"].iter().for_each(|member| wait_roots(&fleet, member, 1));
+    fleet.converges(&["a", "b"]);
+}
+
+#[test]
+fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
+    // The copy is from the overlap, and the rotation has ended since: members trust the new authority alone.
+    let (fleet, datastore, _a, b) = begun();
+    let key = key_of(&fleet);
+    let overlap = fleet.dir("overlap").display().to_string();
+    fleet.ok("d", &["authority", "backup", &overlap]);
+    let next = rotate(&fleet, &["finish"])["current"].clone();
+    ["a", "b"].iter().for_each(|member| wait_roots(&fleet, member, 1));
+    put(&fleet, "a", "after");
+    let export = fleet.converges(&["a", "b"]);
+    destroy(&fleet, datastore);
+    let report = recover(&fleet, &["--authority", &overlap, "--recovery-key", &key, "--expect", "2"]);
+    assert_eq!(report["offers"].as_array().map(Vec::len), Some(2), "{report}");
+    let datastore = fleet.datastore();
+    ["a", "b"].iter().for_each(|member| fleet.wait_connected(member));
+    assert_eq!(fleet.converges(&["a", "b"]), export);
+    assert_eq!(rotate(&fleet, &["status"])["next"], next, "it goes on where the copy was made");
+    ["a", "b"].iter().for_each(|member| wait_stage(&fleet, member, "new"));
+    b.terminate();
+    let moment = std::time::SystemTime::now();
+    assert_eq!(rotate(&fleet, &["finish"])["current"], next);
+
+    // The copy is from after the end.
+    let after = escrow_since(&fleet, "a", moment);
+    destroy(&fleet, datastore);
+    let report = recover(&fleet, &["--authority", &after, "--recovery-key", &key, "--expect", "1"]);
+    assert_eq!(report["unheard"], serde_json::json!(["b"]));
+    let datastore = fleet.datastore();
+    let _b = fleet.replica("b");
+    ["a", "b"].iter().for_each(|member| fleet.wait_connected(member));
+    assert_eq!(fleet.converges(&["a", "b"]), export);
+    assert_eq!(rotate(&fleet, &["status"])["current"], next);
+    datastore.terminate();
+
+    // A copy of the former authority is named as one.
+    std::fs::remove_file(fleet.dir("d/trust/members.json")).expect("removes");
+    std::fs::remove_file(fleet.dir("d/trust/members.copy")).expect("removes");
+    let said = fleet.run("d", &["authority", "restore", &overlap, "--recovery-key", &key]);
+    let found = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.code() == Some(1) && found.contains("which that one replaced at"), "{found}");
+}
