@@ -116,6 +116,11 @@ impl Code {
         }
     }
 
+    /// Whether it says what has become of the datastore: what a replica has is sound, and it serves as one that is cut off.
+    fn is_of_the_datastore(self) -> bool {
+        matches!(self, Code::Ahead | Code::Foreign | Code::Wiped)
+    }
+
     /// Whether [`assess`] finds it from the other fields of a status.
     fn is_derived(self) -> bool {
         matches!(
@@ -171,10 +176,12 @@ impl Health {
         self.reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
     }
 
-    /// The worst reason when the process does not do its job.
+    /// Why a webserver should not be sent requests. A datastore that was wiped, replaced or rolled back is no reason: all
+    /// webservers would be taken out of their balancer at once, while each of them has everything and takes changes.
     #[must_use]
-    pub fn failure(&self) -> Option<&Reason> {
-        self.reasons.first().filter(|reason| reason.code.level() == Level::Failed)
+    pub fn hindrance(&self) -> Option<&Reason> {
+        let hinders = |reason: &&Reason| reason.code.level() == Level::Failed && !reason.code.is_of_the_datastore();
+        self.reasons.iter().find(hinders)
     }
 
     /// Exit code of a command that reports it: 0 good, 1 attention or failed, 3 damage or divergence.
@@ -403,7 +410,8 @@ mod tests {
                     || !status.verdict.is_empty()),
                 "{health:?}"
             );
-            assert_eq!(health.failure().is_some(), level == Level::Failed);
+            let is_of_the_datastore = matches!(code, Some(Code::Ahead | Code::Foreign | Code::Wiped));
+            assert_eq!(health.hindrance().is_some(), level == Level::Failed && !is_of_the_datastore);
             assess(&mut status);
             assert_eq!(status.health, health, "a second call changes nothing");
         }

@@ -36,7 +36,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
             let remedy = super::recovery::remedy(&shared.path.display().to_string());
             Some(Reason::new(Code::WaitsForRecovery, message, remedy))
         }
-        (true, false) => Some(Reason::new(Code::ReadOnly, refusal, MAKE_ROOM)),
+        (true, false) => Some(Reason::new(Code::ReadOnly, room(shared, refusal), MAKE_ROOM)),
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),
         (true, true) if !audit.is_empty() => {
             let behind = head.since(shared.audit.covered());
@@ -84,6 +84,16 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     };
     health::assess(&mut status);
     status
+}
+
+/// Why writes are refused, with the figures when it is for lack of room.
+fn room(shared: &SharedRef, refusal: String) -> String {
+    const MIB: u64 = 1 << 20;
+    let (free, min) = (shared.disk_free.load(Ordering::Relaxed), shared.config.min_free_bytes);
+    if refusal != super::commit::DISK_IS_FULL || free >= min {
+        return refusal;
+    }
+    format!("{refusal}: {} MiB are free, and `Datastore-Min-Free-MB` asks for {}", free / MIB, min / MIB)
 }
 
 /// What does not stop the datastore, but needs an operator.

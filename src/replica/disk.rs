@@ -14,8 +14,8 @@ const EVERY: Duration = Duration::from_millis(250);
 const RESERVE: &str = "reserve";
 
 /// What people are told while the disk is full.
-pub(super) const FULL: &str = "the disk is full: free some space; reads go on, nothing is written or received until then, and \
-                               both resume by themselves";
+pub(super) const FULL: &str = "the disk is full, because less is free than `Webserver-Min-Free-MB` asks for: free some space; reads go \
+                               on, and deletes while there is room for them; everything else resumes by itself";
 
 /// The disk of one replica.
 pub(super) struct Disk {

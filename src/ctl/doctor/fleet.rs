@@ -15,7 +15,7 @@ use crate::datastore::audit::store::AUDIT;
 use crate::datastore::service::trust_dir;
 use crate::env::data_dir;
 use crate::replica::outbox_loss;
-use crate::trust::{Identity, RecoveryKeys};
+use crate::trust::{Identity, RecoveryKeys, Role};
 
 use super::{Findings, Subject, now_ms};
 
@@ -41,6 +41,10 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
                 if let Some(address) = &subject.webserver.external_addr {
                     reach("External-Addr", address, findings).await;
                 }
+            } else if watches_only(subject.dir) {
+                let found = "not looked at: a balancer may not ask for members, audit and objects; `doctor` on the datastore's host does";
+                findings.good("members", found);
+                return client.close().await;
             } else {
                 members(subject.dir, &client, findings).await;
                 super::audit::examine(&client, findings).await;
@@ -50,6 +54,11 @@ pub(super) async fn examine(subject: &Subject<'_>, findings: &mut Findings) {
         Err(error) => findings.problem("process", error, "look at its log: journalctl -u UNIT"),
     }
     client.close().await;
+}
+
+/// Whether it is the directory of a member that may only watch the datastore.
+fn watches_only(dir: &Path) -> bool {
+    Identity::load(dir).is_ok_and(|identity| identity.role() == Role::Balancer)
 }
 
 async fn not_running(subject: &Subject<'_>, findings: &mut Findings) {

@@ -78,7 +78,7 @@ fn space(subject: &Subject<'_>, findings: &mut Findings) {
         findings.problem(
             SUBJECT,
             found,
-            "free some space: writes are refused until then; deletes and compaction go on",
+            "free some space: below `Datastore-Min-Free-MB` writes are refused; reads, deletes and compaction go on",
         );
     } else if free < total / 20 || free < subject.datastore.min_free_bytes.saturating_mul(4) {
         findings.warning(SUBJECT, found, "free some space, or `gravwell-logctl compact`");

@@ -168,7 +168,7 @@ pub(in crate::web) fn hindrance(app: &App, status: &Status) -> Option<String> {
     if app.is_draining.load(Ordering::Relaxed) {
         return Some("it is stopping".into());
     }
-    if let Some(reason) = status.health.failure() {
+    if let Some(reason) = status.health.hindrance() {
         return Some(reason.message.clone());
     }
     if let Some(reason) = app.store.replica().lacks_secrets() {
