@@ -26,6 +26,7 @@ const OPEN: &[&str] = &[
     "resources",
     "session-epochs",
     "tag-access",
+    "token-epochs",
     "user-names",
     "users",
 ];

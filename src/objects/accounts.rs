@@ -1,8 +1,6 @@
 //! What changes several objects of a user or a group together. Each is one small transaction that takes effect at once; what
 //! is too much for one is cleared away afterwards ([`super::cleaning`]).
 
-use serde::Serialize;
-
 use super::capabilities::{Grants, Holder, TagGrants};
 use super::cleaning::{self, Cleaning, Of, SLICE};
 use super::groups::Group;
@@ -10,6 +8,7 @@ use super::ids::{Ids, Numbers};
 use super::passwords::Password;
 use super::record::Stored;
 use super::sessions::{self, Epoch, Session};
+use super::tokens::TokenEpoch;
 use super::users::{self, Admin, Lock, Membership, User};
 use super::{Moment, Record, Store, StoreError, Writes, claims, second_factors};
 
@@ -17,6 +16,10 @@ use super::{Moment, Record, Store, StoreError, Writes, claims, second_factors};
 pub const USER_GONE: &str = "the user was deleted";
 /// Said when a change meets the deletion of its group.
 pub const GROUP_GONE: &str = "the group was deleted";
+/// Said when a right is given on the ground of what has changed since.
+const RIGHTS_CHANGED: &str = "the rights of the user were changed in the meantime: look again, and repeat it";
+/// Why a right is taken away blindly.
+const TAKEN_AWAY: &str = "a right that is taken away is taken away, whoever gave it, and when";
 /// Why what belongs to a user is written, or deleted, whatever is there: the condition on the user decides.
 const WITH_THE_USER: &str = "it comes and goes with the user";
 /// The same for a group.
@@ -80,8 +83,14 @@ pub fn update_user(store: &Store, before: &User, record: &Record<User>) -> Resul
 ///
 /// # Errors
 /// When an object cannot be written.
-pub fn set_admin(writes: &mut Writes, uid: i32, admin: bool) -> Result<(), StoreError> {
-    set_flag(writes, uid, &Admin { uid, since: Moment::now() }, admin || uid == users::FIRST)
+pub fn set_admin(store: &Store, writes: &mut Writes, uid: i32, admin: bool) -> Result<(), StoreError> {
+    let key = uid.to_string();
+    writes.require::<User>(&key, USER_GONE)?;
+    if admin || uid == users::FIRST {
+        // Who was made an ordinary user in the meantime stays one.
+        return writes.replace(store.seen::<Admin>(&key)?, &Admin { uid, since: Moment::now() }, RIGHTS_CHANGED);
+    }
+    writes.delete_whatever::<Admin>(&key, TAKEN_AWAY)
 }
 
 /// Locks an account, which ends its sessions, or unlocks it.
@@ -89,15 +98,17 @@ pub fn set_admin(writes: &mut Writes, uid: i32, admin: bool) -> Result<(), Store
 /// # Errors
 /// When the state is damaged.
 pub fn set_lock(store: &Store, uid: i32, locked: bool) -> Result<Writes, StoreError> {
+    let (key, lock) = (uid.to_string(), Lock { uid, since: Moment::now() });
     let mut writes = if locked { end_sessions(store, uid, None)? } else { Writes::new() };
-    set_flag(&mut writes, uid, &Lock { uid, since: Moment::now() }, locked)?;
+    writes.require::<User>(&key, USER_GONE)?;
+    if locked {
+        writes.overwrite(&lock, TAKEN_AWAY)?;
+    } else {
+        // Only the lock that is known here is opened.
+        writes.require_as_read::<Lock>(&key, store.seen::<Lock>(&key)?, RIGHTS_CHANGED)?;
+        writes.delete_whatever::<Lock>(&key, "the condition names the lock")?;
+    }
     Ok(writes)
-}
-
-fn set_flag<T: Stored + Serialize>(writes: &mut Writes, uid: i32, flag: &T, is_set: bool) -> Result<(), StoreError> {
-    writes.require::<User>(&uid.to_string(), USER_GONE)?;
-    let why = "it says only that it is there: whoever sets it or takes it away last counts";
-    if is_set { writes.overwrite(flag, why) } else { writes.delete_whatever::<T>(&flag.key(), why) }
 }
 
 /// Deletes a user with everything that belongs to nobody else. Dashboards and resources stay: others may use them, and
@@ -116,6 +127,7 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     writes.delete_whatever::<Lock>(&key, WITH_THE_USER)?;
     writes.delete_whatever::<Password>(&key, WITH_THE_USER)?;
     writes.delete_whatever::<Epoch>(&key, WITH_THE_USER)?;
+    writes.delete_whatever::<TokenEpoch>(&key, WITH_THE_USER)?;
     second_factors::clear(uid, &mut writes)?;
     writes.delete_whatever::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
     writes.delete_whatever::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;

@@ -17,7 +17,7 @@ use super::resources::Resource;
 use super::searches::Search;
 use super::sessions::{Epoch, Session};
 use super::sharing::{Audience, Person, Shared};
-use super::tokens::Token;
+use super::tokens::{Token, TokenEpoch};
 use super::users::{User, UserName};
 use super::{Store, StoreError};
 use crate::model::{Collection, Key, Op};
@@ -163,7 +163,9 @@ impl Maker<'_> {
             Cleaning::COLLECTION => {
                 only_if(is_put && key == cleaning::key(Of::History, self.person.uid), ADMINISTRATORS)
             }
-            Preference::COLLECTION | Session::COLLECTION | Epoch::COLLECTION => only_if(self.is_own(key), NOT_YOURS),
+            Preference::COLLECTION | Session::COLLECTION | Epoch::COLLECTION | TokenEpoch::COLLECTION => {
+                only_if(self.is_own(key), NOT_YOURS)
+            }
             _ => only_if(false, ADMINISTRATORS),
         }
     }

@@ -36,9 +36,10 @@ use super::users::{Admin, FIRST, User};
 
 /// Never in a backup, and left alone by a restore: logins, keys that sign them, second factors, numbers given out, messages that
 /// end by themselves.
-const NEVER: [&str; 9] = [
+const NEVER: [&str; 10] = [
     "sessions",
     "session-epochs",
+    "token-epochs",
     "signing-keys",
     "second-factors",
     "second-factor-setups",

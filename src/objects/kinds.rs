@@ -16,7 +16,7 @@ use super::resources::Resource;
 use super::searches::Search;
 use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, FormerKey, Session};
-use super::tokens::Token;
+use super::tokens::{Token, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User, UserName};
 use crate::model::exposure;
 
@@ -74,6 +74,7 @@ pub const KINDS: &[Kind] = &[
     kind::<Grants>(Exposure::Open, "user/<uid> or group/<gid>: capabilities that were granted"),
     kind::<TagGrants>(Exposure::Open, "user/<uid> or group/<gid>: tags that may be searched"),
     kind::<Token>(Exposure::Secret, "<uid>/<uuid>: an API token, its value hashed"),
+    kind::<TokenEpoch>(Exposure::Open, "<uid>: the API tokens of a user that count"),
     kind::<Session>(Exposure::Secret, "<uid>/<id>: a login"),
     kind::<Epoch>(Exposure::Open, "<uid>: the logins of a user that count"),
     kind::<Cleaning>(

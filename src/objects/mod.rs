@@ -34,6 +34,7 @@ pub mod searches;
 pub mod second_factors;
 pub mod sessions;
 pub mod sharing;
+pub mod standing;
 pub mod store;
 pub mod tokens;
 pub mod totp;

@@ -9,7 +9,7 @@ fn thing(collection: &str) -> &'static str {
         "groups" | "group-names" => "group",
         "dashboards" => "dashboard",
         "resources" => "resource",
-        "tokens" => "token",
+        "tokens" | "token-epochs" => "token",
         "notifications" => "notification",
         "sessions" | "session-epochs" => "session",
         "searches" => "search",
@@ -36,6 +36,15 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
         }
         Some(Condition::Absent { collection, .. }) if collection.as_str() == "second-factors" => {
             "a second factor was set up elsewhere, and was not shown here".into()
+        }
+        Some(Condition::Absent { collection, .. }) if collection.as_str() == "locks" => {
+            "the account of its author was locked".into()
+        }
+        Some(Condition::Present { collection, .. }) if collection.as_str() == "admins" => {
+            "its author is not an administrator any more".into()
+        }
+        Some(condition) if ["session-epochs", "token-epochs"].contains(&condition.collection().as_str()) => {
+            "the login or the token with which it was made has ended".into()
         }
         Some(Condition::Absent { collection, key }) => match collection.as_str() {
             "user-names" | "group-names" => format!("there is already a {} called {key}", thing(collection.as_str())),
@@ -91,6 +100,10 @@ mod tests {
             (version(place("second-factor-steps", "7")), "the code of the second factor was used elsewhere, too"),
             (absent(place("second-factors", "7")), "a second factor was set up elsewhere, and was not shown here"),
             (version(place("second-factors", "7")), "the second factor was changed by somebody else meanwhile"),
+            (absent(place("locks", "7")), "the account of its author was locked"),
+            (present(place("admins", "7")), "its author is not an administrator any more"),
+            (absent(place("session-epochs", "7")), "the login or the token with which it was made has ended"),
+            (version(place("token-epochs", "7")), "the login or the token with which it was made has ended"),
             (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),
         ];
         for (condition, wanted) in cases {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::cleaning::SLICE;
-use super::record::Stored;
+use super::record::{AsRead, Stored};
 use super::{Moment, Record, Store, StoreError, Writes};
 
 /// Name of the algorithm of a token's last part: BLAKE3 with 64 bytes of output, keyed with the secret in the token.
@@ -155,15 +155,26 @@ impl Session {
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Record<Session>>, StoreError> {
+pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreError> {
     let Some(session) = store.valid::<Session>(&format!("{uid}/{id}"))? else { return Ok(None) };
     let epoch = epoch_of(store, uid)?;
-    if !session.value.is_temporary() {
-        return Ok(is_live(&session.value, &epoch).then_some(session));
-    }
-    let login = store.valid::<Session>(&format!("{uid}/{}", session.value.of))?;
-    let is_current = login.is_some_and(|login| !login.value.is_temporary() && is_live(&login.value, &epoch));
-    Ok(is_current.then_some(session))
+    let is_current = if session.value.is_temporary() {
+        let login = store.valid::<Session>(&format!("{uid}/{}", session.value.of))?;
+        login.is_some_and(|login| !login.value.is_temporary() && is_live(&login.value, &epoch))
+    } else {
+        is_live(&session.value, &epoch)
+    };
+    let epoch = if let Known::Now(epoch) = epoch { Some(epoch.as_read) } else { None };
+    Ok(is_current.then_some(Live { session, epoch }))
+}
+
+/// A session that counts.
+#[derive(Debug)]
+pub struct Live {
+    /// The session.
+    pub session: Record<Session>,
+    /// The epoch that it belongs to; `None`: its user has had none yet.
+    pub epoch: Option<AsRead>,
 }
 
 /// The sessions of a user that count, without those for one download.

@@ -16,6 +16,7 @@ use crate::replica::{Draft, Object, ReadError, Receipt, Replica, Stage, SubmitEr
 use super::allowance::{Allowance, Spent};
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
+use super::standing::Standing;
 use super::writes::{Writes, place};
 
 /// A writer waits this long for the datastore's decision while the replica is connected.
@@ -109,6 +110,9 @@ pub struct Author {
     /// The administrator who acts as this user; empty: nobody does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub su: String,
+    /// What the author's right to change accounts rests on; no part of the note.
+    #[serde(skip)]
+    pub standing: Standing,
 }
 
 impl Author {
@@ -431,7 +435,8 @@ impl Store {
     ///
     /// # Errors
     /// When a condition fails, here or at the datastore, or the local disk refuses.
-    pub async fn commit(&self, author: &Author, what: &str, writes: Writes) -> Result<Committed, CommitError> {
+    pub async fn commit(&self, author: &Author, what: &str, mut writes: Writes) -> Result<Committed, CommitError> {
+        author.standing.require(&mut writes)?;
         let spent = if writes.is_unmetered() { None } else { self.spend(author, writes.ops())? };
         let committed = match self.begin(author, what, &writes).await {
             Ok(receipt) => self.decision(receipt, &writes).await,
@@ -443,7 +448,7 @@ impl Store {
         committed
     }
 
-    /// The first half of [`Store::commit`], which costs its author nothing: the change is durable here, and takes effect here, when
+    /// The first half of [`Store::commit`] for changes of the webserver itself, which cost nothing and need no right: the change is durable here, and takes effect here, when
     /// this returns.
     ///
     /// # Errors

@@ -238,6 +238,26 @@ impl Writes {
         Ok(())
     }
 
+    /// The object must still be as it was read, or still not be there; `changed` is said when it is not. Reading it again is
+    /// not the remedy.
+    ///
+    /// # Errors
+    /// When the key cannot be one.
+    pub fn require_as_read<T: Stored>(
+        &mut self,
+        key: &str,
+        found: Option<AsRead>,
+        changed: &str,
+    ) -> Result<(), StoreError> {
+        let (collection, key) = place::<T>(key)?;
+        let condition = match found {
+            Some(as_read) => as_read.condition(collection, key),
+            None => Condition::Absent { collection, key },
+        };
+        self.add(condition, changed, false);
+        Ok(())
+    }
+
     /// The operations.
     #[must_use]
     pub fn ops(&self) -> &[Op] {

@@ -9,9 +9,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 
 use crate::objects::capabilities;
+use crate::objects::record::{AsRead, Stored};
 use crate::objects::second_factors::Factor;
 use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::sharing::Person;
+use crate::objects::standing::Standing;
 use crate::objects::store::Author;
 use crate::objects::tokens::{self, Token};
 use crate::objects::users::{self, Admin, Lock, User};
@@ -35,6 +37,8 @@ pub(super) struct Caller {
     pub user: String,
     pub session: Option<Record<Session>>,
     pub token: Option<Token>,
+    /// The epoch of sessions, or of tokens, to which the one that was shown belongs.
+    pub epoch: Option<AsRead>,
     /// The end of a token for one download, if the caller has shown one.
     pub temporary: Option<Moment>,
     /// Capabilities that were granted, where only these count.
@@ -53,7 +57,19 @@ impl Caller {
 
     pub(super) fn author(&self) -> Author {
         let su = self.session.as_ref().map(|session| session.value.su.clone()).unwrap_or_default();
-        Author { uid: self.person.uid, user: self.user.clone(), from: self.from.to_string(), su, ..Author::default() }
+        let standing = self.standing();
+        let from = self.from.to_string();
+        Author { uid: self.person.uid, user: self.user.clone(), from, su, standing, ..Author::default() }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            uid: self.person.uid,
+            session: self.session.as_ref().map(|session| session.value.key()),
+            token: self.token.as_ref().map(Stored::key),
+            epoch: self.epoch,
+            is_admin: self.person.admin,
+        }
     }
 
     /// The caller as one who searches.
@@ -178,14 +194,15 @@ impl Proof {
 /// this webserver has it. The only place where that is done.
 pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Option<Caller>> {
     let store = &app.store;
-    let (uid, session, token, temporary) = match &admission.proof {
+    let (uid, session, token, epoch, temporary) = match &admission.proof {
         Proof::Token(value) => {
-            let Some(token) = tokens::by_value(store, value)? else { return Ok(None) };
-            (token.value.uid, None, Some(token.value), None)
+            let Some(tokens::Live { token, epoch }) = tokens::by_value(store, value)? else { return Ok(None) };
+            (token.value.uid, None, Some(token.value), epoch, None)
         }
         Proof::Session(token) => {
             let Some(claims) = Claims::read(token) else { return Ok(None) };
-            let Some(session) = sessions::live(store, claims.uid, &claims.session())? else { return Ok(None) };
+            let live = sessions::live(store, claims.uid, &claims.session())?;
+            let Some(sessions::Live { session, epoch }) = live else { return Ok(None) };
             if session.value.is_too_old(app.config.session_lifetime_s) {
                 return Ok(None);
             }
@@ -193,7 +210,7 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
                 return Ok(None);
             }
             let until = session.value.is_temporary().then_some(session.value.expires);
-            (claims.uid, Some(session), None, until)
+            (claims.uid, Some(session), None, epoch, until)
         }
     };
     let Some((person, user)) = known(store, uid)? else { return Ok(None) };
@@ -203,7 +220,7 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
     let person = Person { admin: person.admin && token.is_none(), ..person };
     let all = admission.wants_all && person.admin;
     let (from, admission) = (admission.from, Arc::clone(admission));
-    Ok(Some(Caller { person, user, session, token, temporary, granted, all, from, admission }))
+    Ok(Some(Caller { person, user, session, token, epoch, temporary, granted, all, from, admission }))
 }
 
 /// Whether a session was begun with the second factor that is asked for here. It may be of a webserver that asked for none:

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::TRIES;
 use crate::objects::passwords::{self, Password};
+use crate::objects::record::AsRead;
 use crate::objects::second_factors::{self, Code, Factor, Proved};
 use crate::objects::store::Author;
 use crate::objects::users::{self, Admin, FIRST, Lock, User};
@@ -114,6 +115,8 @@ pub(super) struct Known {
     pub must_change: bool,
     /// The second factor that is asked for.
     pub factor: Option<Record<Factor>>,
+    /// The password that was compared.
+    compared: Option<AsRead>,
     from: IpAddr,
     attempt: Attempt,
 }
@@ -141,9 +144,11 @@ impl Known {
         };
         let uid = users::by_name(&app.store, user)?;
         let password = match uid {
-            Some(uid) => app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value),
+            Some(uid) => app.store.valid::<Password>(&uid.to_string())?,
             None => None,
         };
+        let compared = password.as_ref().map(|record| record.as_read);
+        let password = password.map(|record| record.value);
         let must_change = password.as_ref().is_some_and(|password| password.must_change);
         let fits = passwords::verify(pass, password.map(|password| password.hash)).await?;
         attempt.leave_turn();
@@ -164,7 +169,7 @@ impl Known {
             crate::objects::StoreError::Invalid { .. } => invalid(),
             error => error.into(),
         })?;
-        Ok(Known { user, must_change, factor, from, attempt })
+        Ok(Known { user, must_change, factor, compared, from, attempt })
     }
 
     pub(super) fn author(&self) -> Author {
@@ -223,6 +228,9 @@ impl Known {
     /// What makes the proof count once, with all that this webserver knows by now.
     fn prove(&self, app: &App, code: Option<Code<'_>>) -> ApiResult<Writes> {
         let mut writes = Writes::new();
+        // Where it was changed before this is decided, another password opens the account.
+        let changed = "the password was changed in the meantime: log in with the new one";
+        writes.require_as_read::<Password>(&self.user.uid.to_string(), self.compared, changed)?;
         let (Some(factor), Some(code)) = (&self.factor, code) else {
             // This webserver may not know yet that there is one.
             second_factors::require_none(self.user.uid, &mut writes)?;

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use crate::codec::admin::SeenVersion;
-use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Seq, TxnId};
+use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Seq, Txn, TxnId};
 use crate::objects::afresh::{Maker, Refusal};
 use crate::objects::dashboards::Dashboard;
 use crate::objects::preferences::Preference;
 use crate::objects::sharing::Shared;
 use crate::objects::store::Author;
-use crate::objects::{Stored, refusals};
+use crate::objects::{Stored, Writes, refusals, standing};
 use crate::protocol::outbox::RejectedTxn;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
@@ -223,11 +223,24 @@ async fn retry(
             now
         }
     };
+    if upon.is_empty() && standing::concern_access(&rejected.txn.ops) {
+        return stand_for(&app, &caller, &rejected.txn).await;
+    }
     let spent = app.store.spend(&caller.author(), &rejected.txn.ops)?;
     app.store.replica().retry_upon(rejected.txn.id, now).await?;
     if let Some(spent) = spent {
         spent.keep();
     }
+    Ok(DONE)
+}
+
+/// Makes a change to access anew, on the ground of what the caller may do now instead of what its author could.
+async fn stand_for(app: &AppRef, caller: &Caller, txn: &Txn) -> ApiResult<Json<Value>> {
+    let author = Author::of(&txn.note).unwrap_or_default();
+    let conditions = standing::left_out(author.uid, &txn.ops, &txn.conditions);
+    let writes = Writes::under(txn.ops.clone(), conditions);
+    app.store.commit(&caller.author(), &author.what, writes).await?;
+    app.store.replica().dismiss(txn.id).await?;
     Ok(DONE)
 }
 

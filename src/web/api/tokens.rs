@@ -1,5 +1,8 @@
 //! API tokens.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
@@ -8,7 +11,7 @@ use serde_json::{Value, json};
 use super::{DONE, invalid, repeated};
 use crate::objects::capabilities::{self, ALL};
 use crate::objects::cleaning::SLICE;
-use crate::objects::tokens::{self, TOKENS_MAX, Token};
+use crate::objects::tokens::{self, Epochs, TOKENS_MAX, Token};
 use crate::objects::users::User;
 use crate::objects::{Moment, Record, Stored, Writes, accounts, names};
 use crate::web::app::AppRef;
@@ -60,7 +63,13 @@ pub(super) fn shown(token: &Token) -> Value {
 
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
     let prefix = if caller.all { String::new() } else { format!("{}/", caller.uid()) };
-    let mut tokens = app.store.list::<Token>(&prefix)?;
+    let (mut tokens, mut epochs) = (app.store.list::<Token>(&prefix)?, HashMap::new());
+    for uid in tokens.iter().map(|record| record.value.uid) {
+        if let Entry::Vacant(unknown) = epochs.entry(uid) {
+            unknown.insert(Epochs::of(&app.store, uid)?);
+        }
+    }
+    tokens.retain(|record| epochs.get(&record.value.uid).is_some_and(|epochs| epochs.include(&record.value)));
     tokens.sort_by_key(|record| record.value.created);
     Ok(Json(tokens.iter().map(|record| shown(&record.value)).collect()))
 }
@@ -101,7 +110,9 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
         return Ok(writes);
     }
     let tokens = app.store.list::<Token>(&prefix)?;
-    for ended in tokens.iter().filter(|token| token.value.expires.is_past()).take(SLICE) {
+    let epochs = Epochs::of(&app.store, uid)?;
+    let has_ended = |token: &&Record<Token>| token.value.expires.is_past() || !epochs.include(&token.value);
+    for ended in tokens.iter().filter(has_ended).take(SLICE) {
         writes.delete(ended, "a token that had ended was deleted at the same time: try again")?;
     }
     if tokens.len() - writes.len() >= TOKENS_MAX {
@@ -124,6 +135,8 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     let capabilities = fields.capabilities(&caller)?;
     let id = uuid::Uuid::new_v4();
     let (value, hash) = tokens::new_value(caller.uid(), id)?;
+    let mut writes = room(&app, caller.uid())?;
+    let epoch = Epochs::of(&app.store, caller.uid())?.for_new(caller.uid(), &mut writes)?;
     let token = Token {
         id,
         name: fields.name.unwrap_or_default(),
@@ -133,8 +146,8 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
         expires: fields.expiresat.unwrap_or_default(),
         capabilities,
         hash,
+        epoch,
     };
-    let mut writes = room(&app, caller.uid())?;
     writes.require::<User>(&token.uid.to_string(), accounts::USER_GONE)?;
     writes.create(&token, "the token exists already: try again")?;
     app.store.commit(&caller.author(), &format!("create token {}", token.name), writes).await?;
@@ -147,7 +160,8 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
     let nowhere = || ApiError::not_found(format!("token {id}"));
     let parsed = uuid::Uuid::parse_str(id).map_err(|_| nowhere())?;
     let record = tokens::by_id(&app.store, parsed)?;
-    record.filter(|record| caller.is_self_or_admin(record.value.uid)).ok_or_else(nowhere)
+    let record = record.filter(|record| caller.is_self_or_admin(record.value.uid)).ok_or_else(nowhere)?;
+    if Epochs::of(&app.store, record.value.uid)?.include(&record.value) { Ok(record) } else { Err(nowhere()) }
 }
 
 /// A token that the caller may change: one that allows nothing that the caller lacks. A new value of a stronger token would

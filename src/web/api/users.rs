@@ -214,7 +214,7 @@ async fn change(
     // Clients send the role with every change; it counts when an administrator sends it.
     let is_admin = app.store.has::<Admin>(&uid.to_string())?;
     if let Some(admin) = changes.admin.filter(|admin| caller.person.admin && *admin != is_admin) {
-        accounts::set_admin(&mut writes, uid, admin)?;
+        accounts::set_admin(&app.store, &mut writes, uid, admin)?;
     }
     app.store.commit(&caller.author(), &format!("change user {}", before.user), writes).await?;
     Ok(Json(described(&app.store, &found(&app.store, uid)?)?))
@@ -277,7 +277,7 @@ async fn set_admin(app: &AppRef, caller: &Caller, uid: i32, admin: bool) -> ApiR
         return Err(ApiError::forbidden("the first administrator stays one"));
     }
     let mut writes = Writes::new();
-    accounts::set_admin(&mut writes, uid, admin)?;
+    accounts::set_admin(&app.store, &mut writes, uid, admin)?;
     let what = format!("{} user {}", if admin { "promote" } else { "demote" }, user.user);
     app.store.commit(&caller.author(), &what, writes).await?;
     Ok(role_answer(uid, admin))
@@ -352,18 +352,14 @@ async fn change_password(
     if uid == caller.uid() {
         writes.replace(seen, &password, "the password was changed in the meantime: log in with the new one")?;
     } else {
-        writes.overwrite(&password, "an administrator sets it because the old one is lost or known to others")?;
+        writes.replace(seen, &password, "the password was changed in the meantime: look again, and repeat it")?;
     }
     let prefix = format!("{uid}/");
     let tokens = app.store.list::<Token>(&prefix)?;
     let tokens: Vec<Value> = tokens.iter().map(|record| tokens::shown(&record.value)).collect();
     let mut what = format!("change the password of {}", user.user);
     if ends_tokens {
-        // Those that are invalid, too.
-        for key in app.store.keys::<Token>(&prefix)? {
-            writes
-                .delete_whatever::<Token>(&key, "a right that is taken away is taken away, whatever it is by then")?;
-        }
+        crate::objects::tokens::end_all(&app.store, uid, &mut writes)?;
         what.push_str(", and end the API tokens");
     }
     app.store.commit(&caller.author(), &what, writes).await?;

@@ -12,7 +12,7 @@ fn put(fleet: &Fleet, collection: &str, key: &str, value: &Value) {
 }
 
 /// Collection, key of the invalid object, and the list that shows the valid one.
-const KINDS: [(&str, &str, &str); 27] = [
+const KINDS: [(&str, &str, &str); 28] = [
     ("users", "99", "/api/users"),
     ("user-names", "nobody", "/api/users"),
     ("admins", "99", "/api/users"),
@@ -36,6 +36,7 @@ const KINDS: [(&str, &str, &str); 27] = [
     ("tokens", "1/5f5e1a52-8c3e-4b7e-9a3a-0e6f2b9d7c12", "/api/tokens"),
     ("sessions", "1/5f5e", "/api/users/1/sessions"),
     ("session-epochs", "99", "/api/users"),
+    ("token-epochs", "99", "/api/users"),
     ("cleanings", "user/99", "/api/users"),
     ("signing-keys", "5f5e", "/api/users"),
     ("notifications", "77", "/api/notifications"),

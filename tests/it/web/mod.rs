@@ -27,6 +27,7 @@ mod security;
 mod sharing;
 mod stale;
 mod streams;
+mod taken_away;
 mod transport;
 
 use std::net::SocketAddr;

@@ -1,0 +1,160 @@
+//! What the right of an author to change accounts and access rests on: a login or a token, an account that is not locked, and
+//! for administrators that they are some.
+//!
+//! It is checked where a change is made. The datastore decides on the change later, by milliseconds or, when the webserver is
+//! cut off, by days. So the change carries it as conditions: whoever has lost a right meanwhile cannot write it back, and what
+//! a login made that did not stand falls with it. Changes to other objects carry no such conditions: the work of a user whose
+//! password was changed is not lost for that.
+
+use crate::model::{Condition, Op};
+
+use super::StoreError;
+use super::capabilities::{Grants, TagGrants};
+use super::groups::Group;
+use super::passwords::Password;
+use super::record::{AsRead, Stored};
+use super::second_factors::{Factor, RecoveryCodes, Setup};
+use super::sessions::{Epoch, Session};
+use super::tokens::{Token, TokenEpoch};
+use super::users::{Admin, Lock, Membership, User};
+use super::writes::Writes;
+
+/// Collections whose objects give or take away access.
+const ACCESS: [&str; 15] = [
+    Admin::COLLECTION,
+    Epoch::COLLECTION,
+    Factor::COLLECTION,
+    Grants::COLLECTION,
+    Group::COLLECTION,
+    Lock::COLLECTION,
+    Membership::COLLECTION,
+    Password::COLLECTION,
+    RecoveryCodes::COLLECTION,
+    Session::COLLECTION,
+    Setup::COLLECTION,
+    TagGrants::COLLECTION,
+    Token::COLLECTION,
+    TokenEpoch::COLLECTION,
+    User::COLLECTION,
+];
+
+const LOGIN_ENDED: &str = "your login has ended: log in again";
+
+/// By what an author was known, and as what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The user; 0: the webserver itself, which needs no right.
+    pub uid: i32,
+    /// Key of the session.
+    pub session: Option<String>,
+    /// Key of the API token.
+    pub token: Option<String>,
+    /// The epoch of sessions or tokens that counted; `None`: there was none yet.
+    pub epoch: Option<AsRead>,
+    /// Whether the author acted as an administrator.
+    pub is_admin: bool,
+}
+
+impl Standing {
+    /// Makes operations that concern access depend on this.
+    ///
+    /// # Errors
+    /// When a key cannot be one.
+    pub(super) fn require(&self, writes: &mut Writes) -> Result<(), StoreError> {
+        if self.uid == 0 || !writes.ops().iter().any(|op| self.needs_right(op)) {
+            return Ok(());
+        }
+        let uid = self.uid.to_string();
+        if let Some(session) = &self.session {
+            writes.require::<Session>(session, LOGIN_ENDED)?;
+            writes.require_as_read::<Epoch>(&uid, self.epoch, LOGIN_ENDED)?;
+        }
+        if let Some(token) = &self.token {
+            writes.require::<Token>(token, "the token was deleted")?;
+            writes.require_as_read::<TokenEpoch>(&uid, self.epoch, "the token has ended")?;
+        }
+        if self.is_admin {
+            writes.require::<Admin>(&uid, "you are not an administrator any more")?;
+        }
+        writes.require_absent::<Lock>(&uid, "your account is locked")
+    }
+
+    /// Whether an operation concerns access. Ending a login or a token of one's own always counts.
+    fn needs_right(&self, op: &Op) -> bool {
+        let collection = op.collection().as_str();
+        let is_own = op.key().as_str().split('/').next() == Some(self.uid.to_string().as_str());
+        let ends = op.value().is_none() && [Session::COLLECTION, Token::COLLECTION].contains(&collection);
+        ACCESS.contains(&collection) && !(ends && is_own)
+    }
+}
+
+/// Whether operations concern access.
+#[must_use]
+pub fn concern_access(ops: &[Op]) -> bool {
+    ops.iter().any(|op| ACCESS.contains(&op.collection().as_str()))
+}
+
+/// The conditions of a transaction without those that its author's standing has added: who makes it anew stands for it.
+#[must_use]
+pub fn left_out(uid: i32, ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
+    let uid = uid.to_string();
+    let is_of_author = |condition: &&Condition| {
+        let (collection, key) = (condition.collection().as_str(), condition.key().as_str());
+        let is_written = ops.iter().any(|op| (op.collection(), op.key()) == (condition.collection(), condition.key()));
+        let is_his = key.split('/').next() == Some(uid.as_str());
+        let stands = match condition {
+            Condition::Present { .. } => {
+                [Session::COLLECTION, Token::COLLECTION, Admin::COLLECTION].contains(&collection)
+            }
+            Condition::Absent { .. } => {
+                [Lock::COLLECTION, Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection)
+            }
+            Condition::Version { .. } => [Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection),
+        };
+        stands && is_his && !is_written
+    };
+    conditions.iter().filter(|condition| !is_of_author(condition)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Collection, Key};
+
+    fn delete(collection: &str, key: &str) -> Op {
+        let collection = Collection::new(collection).expect("collection");
+        Op::Delete { collection, key: Key::new(key).expect("key") }
+    }
+
+    fn conditions(standing: &Standing, op: Op) -> Vec<String> {
+        let mut writes = Writes::whatever(vec![op], "a test");
+        standing.require(&mut writes).expect("keys");
+        writes.conditions().iter().map(Condition::to_string).collect()
+    }
+
+    #[test]
+    fn p11_what_concerns_access_depends_on_the_right_of_its_author() {
+        let standing = Standing { uid: 7, session: Some("7/s".into()), is_admin: true, ..Standing::default() };
+        let found = conditions(&standing, delete("locks", "8"));
+        assert_eq!(found.len(), 4, "{found:?}");
+        for place in ["sessions/7/s", "session-epochs/7", "admins/7", "locks/7"] {
+            assert!(found.iter().any(|condition| condition.contains(place)), "{place}: {found:?}");
+        }
+        let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
+        writes.require::<User>("8", "gone").expect("key");
+        let own = writes.conditions();
+        standing.require(&mut writes).expect("keys");
+        assert_eq!(left_out(7, writes.ops(), &writes.conditions()), own, "who makes it anew stands for it");
+        let token = Standing { uid: 7, token: Some("7/t".into()), ..Standing::default() };
+        assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 3, "another user's token");
+    }
+
+    #[test]
+    fn p08_ending_ones_own_login_and_other_work_depends_on_nothing() {
+        let standing = Standing { uid: 7, session: Some("7/s".into()), is_admin: true, ..Standing::default() };
+        for op in [delete("sessions", "7/s"), delete("tokens", "7/t"), delete("dashboards", "1")] {
+            assert!(conditions(&standing, op).is_empty());
+        }
+        assert!(conditions(&Standing::default(), delete("locks", "8")).is_empty(), "the webserver itself");
+    }
+}
