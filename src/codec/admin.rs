@@ -549,6 +549,9 @@ pub struct DeletionsInfo {
     pub complete_after: Seq,
     /// Where the state stands.
     pub seq: Seq,
+    /// How the log that it comes from descends; empty from earlier versions.
+    #[serde(default)]
+    pub lineage: Vec<crate::model::LineageEntry>,
 }
 
 /// One deletion.

@@ -7,7 +7,7 @@ use crate::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
 use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
 use crate::model::deletions::Named;
-use crate::model::{Condition, Op, Seq};
+use crate::model::{Condition, LineageEntry, Op, Seq};
 use crate::replica::quarantine::{Change, Set, files, read};
 
 use super::args::QuarantineAction;
@@ -103,11 +103,24 @@ struct Deletions {
     /// Up to where it was asked.
     seq: Seq,
     rows: HashMap<Named, Seq>,
+    /// How the log descends that the replica follows.
+    lineage: Vec<LineageEntry>,
 }
 
 impl Deletions {
-    /// Asks for what is new.
-    async fn renew(&mut self, client: &Client) -> Result<(), CtlError> {
+    /// Asks for what is new. False: another history was followed in between, of which it is all asked again.
+    async fn renew(&mut self, client: &Client) -> Result<bool, CtlError> {
+        let former = std::mem::take(&mut self.lineage);
+        self.ask(client).await?;
+        if self.seq == Seq::ZERO || former.is_empty() || former == self.lineage {
+            return Ok(true);
+        }
+        *self = Deletions::default();
+        self.ask(client).await?;
+        Ok(false)
+    }
+
+    async fn ask(&mut self, client: &Client) -> Result<(), CtlError> {
         let (mut rows, mut head) = (Vec::new(), None);
         client
             .each(&Request::Deletions { after: self.seq }, |piece| {
@@ -121,7 +134,7 @@ impl Deletions {
             })
             .await?;
         let head = head.ok_or_else(|| CtlError::new("the replica does not say what was deleted"))?;
-        (self.complete_after, self.seq) = (head.complete_after, head.seq);
+        (self.complete_after, self.seq, self.lineage) = (head.complete_after, head.seq, head.lineage);
         self.rows.extend(rows.into_iter().map(|row| ((row.collection, row.key), row.seq)));
         Ok(())
     }
@@ -135,8 +148,10 @@ fn objection(
     deletions: &Deletions,
     is_connected: bool,
 ) -> Option<String> {
+    // The log may have left the one that was followed when this was set aside: then less is shared.
+    let shared_to = set.shared_with(&deletions.lineage);
     let is_other = change.there.is_some_and(|there| present.version.unwrap_or_default() != there);
-    if present.version.is_some_and(|version| version > set.shared_to) {
+    if present.version.is_some_and(|version| version > shared_to) {
         return Some("was changed since".into());
     }
     if present.version.is_some() {
@@ -144,14 +159,14 @@ fn objection(
     }
     // Of an object that is absent its version says nothing: it may have been made and deleted since.
     let deleted = deletions.rows.get(&(change.collection.clone(), change.key.clone()));
-    if let Some(seq) = deleted.filter(|seq| **seq > set.shared_to) {
+    if let Some(seq) = deleted.filter(|seq| **seq > shared_to) {
         return Some(format!("was changed since: it was deleted, at sequence {seq}"));
     }
     if is_other {
         return Some("was changed since: it is absent".into());
     }
-    if deletions.complete_after > set.shared_to {
-        let (known, from) = (deletions.complete_after, set.shared_to);
+    if deletions.complete_after > shared_to {
+        let (known, from) = (deletions.complete_after, shared_to);
         return Some(format!(
             "may have been changed since: it is absent, and deletions are known after sequence {known} only, while the histories \
              part at {from}"
@@ -248,13 +263,17 @@ struct Applying<'a> {
 impl Applying<'_> {
     async fn group(&mut self, group: &[Change]) -> Result<Applied, CtlError> {
         let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
+        if !self.force {
+            self.deletions.renew(self.client).await?;
+        }
         let mut found = Vec::new();
         for change in group {
             found.push((change, present(self.client, change).await?));
         }
         // After the objects: one that is deleted now is seen here, or fails the condition.
-        if !self.force {
-            self.deletions.renew(self.client).await?;
+        if !self.force && !self.deletions.renew(self.client).await? {
+            let name = format!("{}/{}", group[0].collection, group[0].key);
+            return Ok(Applied::No(format!("{name} was read while the log was left: try again")));
         }
         for (change, present) in found.into_iter().filter(|(_, present)| !present.is_same) {
             let (collection, key) = (change.collection.clone(), change.key.clone());
@@ -281,5 +300,52 @@ impl Applying<'_> {
             Fate::Gap(_) => Applied::No(format!("{name}: out of order")),
             Fate::Deferred(refused) => Applied::No(format!("{name}: {}", refused.message)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{Collection, Digest, Generation, Key, LogId};
+
+    #[test]
+    fn p04_what_was_changed_after_a_second_recovery_is_not_overwritten() {
+        let lineage = |entries: &[(u64, u64)]| {
+            let entry = |(generation, shared_to): &(u64, u64)| LineageEntry {
+                generation: Generation(*generation),
+                shared_to: Seq(*shared_to),
+            };
+            entries.iter().map(entry).collect::<Vec<_>>()
+        };
+        let set = Set {
+            log_id: LogId([1; 16]),
+            generation: Generation(1),
+            left_by: Generation(2),
+            lineage: lineage(&[(1, 0), (2, 10)]),
+            shared_to: Seq(10),
+            seq: Seq(11),
+            digest: Digest::ZERO,
+            is_restore: false,
+            revoked_ms: None,
+        };
+        let (collection, key) = (Collection::new("c").expect("name"), Key::new("x").expect("key"));
+        let value = Some(Bytes::from_static(b"1"));
+        let named = (collection.clone(), key.clone());
+        let change = Change { seq: Some(Seq(11)), time_ms: None, collection, key, value, there: Some(Seq(9)) };
+        let objection = |entries: &[(u64, u64)], version: Option<u64>, deleted: Option<u64>| {
+            let rows = deleted.map(|seq| (named.clone(), Seq(seq))).into_iter().collect();
+            let deletions = Deletions { lineage: lineage(entries), rows, ..Deletions::default() };
+            let present = Present { version: version.map(Seq), is_same: false };
+            objection(&set, &change, &present, &deletions, true)
+        };
+        assert_eq!(objection(&[(1, 0), (2, 10)], Some(9), None), None, "as it was");
+        assert!(objection(&[(1, 0), (2, 10)], Some(11), None).is_some());
+        // The log that was followed was lost, too: the one that goes on gives the sequences from 9 on out again.
+        let second = [(1, 0), (3, 8)];
+        assert!(objection(&second, Some(9), None).is_some(), "another write has the sequence");
+        assert!(objection(&second, None, Some(9)).is_some_and(|why| why.contains("deleted")));
+        assert!(objection(&second, Some(7), None).is_some(), "as it was before that");
     }
 }

@@ -321,6 +321,19 @@ impl Txn {
         (&self.conditions, &self.ops) == (&other.conditions, &other.ops)
     }
 
+    /// Whether it is `given`, or became of it when a history was left: then what a condition named was lost or is named by its
+    /// transaction, and conditions were added.
+    #[must_use]
+    pub fn is_rewritten_from(&self, given: &Txn) -> bool {
+        let is_of = |(now, given): (&Condition, &Condition)| {
+            let is_version = |condition: &Condition| matches!(condition, Condition::Version { .. });
+            let is_one_place = (now.collection(), now.key()) == (given.collection(), given.key());
+            now == given || (is_one_place && is_version(given) && now.mark().is_some())
+        };
+        let is_added = self.conditions.get(given.conditions.len()..);
+        self.ops == given.ops && is_added.is_some() && self.conditions.iter().zip(&given.conditions).all(is_of)
+    }
+
     /// Upper bound of the encoded size, without encoding.
     #[must_use]
     pub fn bytes_estimate(&self) -> usize {

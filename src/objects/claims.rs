@@ -11,6 +11,7 @@ use super::record::Stored;
 use super::users::{User, UserName};
 use super::{AsRead, Record, Store, StoreError, Writes, names};
 use crate::model::{Collection, Condition, Key, Op, Seq};
+use crate::replica::History;
 
 /// What bears a name that is unique.
 pub trait Owner: Stored + Clone {
@@ -421,7 +422,8 @@ impl Side {
         let mut writes = Writes::new();
         writes.overwrite(&O::Claim::of(&name, number), "under the conditions of the repair")?;
         if bearer.is_some() {
-            let mut record = Record::<O>::read(owner.value.clone(), AsRead::Committed(owner.version))?;
+            let as_read = AsRead::Committed(owner.version, History::default());
+            let mut record = Record::<O>::read(owner.value.clone(), as_read)?;
             record.value.rename(name.clone());
             writes.overwrite_existing(&record, "", "under the conditions of the repair")?;
         }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::model::{Collection, Condition, Key, Seq, TxnId};
-use crate::replica::Object;
+use crate::replica::{History, Object};
 
 /// A kind of object. All fields are always written, so that what is not written is what this version does not know.
 pub trait Stored: Serialize + DeserializeOwned {
@@ -23,10 +23,10 @@ pub trait Stored: Serialize + DeserializeOwned {
 /// last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AsRead {
-    /// Committed at this sequence.
-    Committed(Seq),
+    /// Committed at this sequence of a history.
+    Committed(Seq, History),
     /// By a transaction of this webserver that is not decided yet.
-    Pending(TxnId),
+    Pending(TxnId, History),
 }
 
 impl AsRead {
@@ -34,10 +34,10 @@ impl AsRead {
     #[must_use]
     pub fn of(object: &Object) -> AsRead {
         match (object.version, object.pending) {
-            (Some(version), _) => AsRead::Committed(version),
-            (None, Some(id)) => AsRead::Pending(id),
+            (Some(version), _) => AsRead::Committed(version, object.read_in),
+            (None, Some(id)) => AsRead::Pending(id, object.read_in),
             // The replica always names one of them. No object has this version, so nothing would be overwritten unseen.
-            (None, None) => AsRead::Committed(Seq::ZERO),
+            (None, None) => AsRead::Committed(Seq::ZERO, object.read_in),
         }
     }
 
@@ -45,8 +45,16 @@ impl AsRead {
     #[must_use]
     pub fn version(self) -> Option<Seq> {
         match self {
-            AsRead::Committed(version) => Some(version),
-            AsRead::Pending(_) => None,
+            AsRead::Committed(version, _) => Some(version),
+            AsRead::Pending(..) => None,
+        }
+    }
+
+    /// The history in which it was read.
+    #[must_use]
+    pub fn read_in(self) -> History {
+        match self {
+            AsRead::Committed(_, read_in) | AsRead::Pending(_, read_in) => read_in,
         }
     }
 
@@ -54,8 +62,8 @@ impl AsRead {
     #[must_use]
     pub fn condition(self, collection: Collection, key: Key) -> Condition {
         match self {
-            AsRead::Committed(version) => Condition::Version { collection, key, version },
-            AsRead::Pending(id) => Condition::written_by(collection, key, id),
+            AsRead::Committed(version, _) => Condition::Version { collection, key, version },
+            AsRead::Pending(id, _) => Condition::written_by(collection, key, id),
         }
     }
 }
@@ -142,7 +150,8 @@ mod tests {
     #[test]
     fn unknown_fields_and_numbers_survive_a_rewrite() {
         let raw = br#"{"name":"a","data":{"big":9007199254740993,"f":1.0},"gone":3,"later":{"x":[1.50]}}"#;
-        let mut record = Record::<Thing>::read(Bytes::from_static(raw), AsRead::Committed(Seq(7))).expect("reads");
+        let mut record = Record::<Thing>::read(Bytes::from_static(raw), AsRead::Committed(Seq(7), History::default()))
+            .expect("reads");
         assert!(record.tag().starts_with("\"7-"));
         let other = Record::<Thing>::read(Bytes::from_static(br#"{"name":"a","data":1,"gone":3}"#), record.as_read);
         assert_ne!(record.tag(), other.expect("reads").tag(), "another history's write of the same sequence");

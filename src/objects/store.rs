@@ -456,7 +456,8 @@ impl Store {
     pub async fn begin(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
         let note = author.note()?;
-        let draft = Draft { ops: writes.ops().to_vec(), conditions: writes.conditions(), note, ..Draft::default() };
+        let (ops, conditions, read_in) = (writes.ops().to_vec(), writes.conditions(), writes.read_in());
+        let draft = Draft { ops, conditions, note, read_in, ..Draft::default() };
         self.replica.submit(draft).await.map_err(|error| match error {
             SubmitError::Condition(reason) => refused(writes, &reason),
             error => CommitError::Refused(error),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::chunks::Hold;
 use crate::model::{Collection, Condition, Key, Op, Reason};
+use crate::replica::History;
 
 use super::StoreError;
 use super::record::{AsRead, Record, Stored, written};
@@ -25,6 +26,8 @@ pub struct Writes {
     holds: Vec<Hold>,
     /// Whether they cost their author nothing.
     is_unmetered: bool,
+    /// The history in which what was read first was read; `None`: nothing was.
+    read_in: Option<History>,
 }
 
 /// What must hold.
@@ -56,10 +59,10 @@ impl Writes {
         Writes { ops, ..Writes::default() }
     }
 
-    /// Operations as they are, under conditions.
+    /// Operations as they are, under conditions on what was read in a history.
     #[must_use]
-    pub fn under(ops: Vec<Op>, conditions: Vec<Condition>) -> Writes {
-        let mut writes = Writes { ops, ..Writes::default() };
+    pub fn under(ops: Vec<Op>, conditions: Vec<Condition>, read_in: History) -> Writes {
+        let mut writes = Writes { ops, read_in: Some(read_in), ..Writes::default() };
         conditions.into_iter().for_each(|condition| writes.add(condition, "", false));
         writes
     }
@@ -118,11 +121,10 @@ impl Writes {
     /// When the object cannot be written.
     pub fn replace<T: Stored>(&mut self, found: Option<AsRead>, value: &T, changed: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(&value.key())?;
-        let condition = match found {
-            Some(as_read) => as_read.condition(collection, key),
-            None => Condition::Absent { collection, key },
-        };
-        self.add(condition, changed, true);
+        match found {
+            Some(as_read) => self.add_read(as_read, (collection, key), changed, true),
+            None => self.add(Condition::Absent { collection, key }, changed, true),
+        }
         self.put(value)
     }
 
@@ -181,11 +183,24 @@ impl Writes {
         value: Option<Bytes>,
         changed: &str,
     ) {
-        self.add(found.condition(collection.clone(), key.clone()), changed, true);
+        self.add_read(found, (collection.clone(), key.clone()), changed, true);
         self.ops.push(match value {
             Some(value) => Op::Put { collection, key, value },
             None => Op::Delete { collection, key },
         });
+    }
+
+    /// That an object is still as it was read.
+    fn add_read(&mut self, as_read: AsRead, (collection, key): (Collection, Key), changed: &str, is_of_read: bool) {
+        let read_in = as_read.read_in();
+        self.read_in = Some(self.read_in.map_or(read_in, |earlier| earlier.min(read_in)));
+        self.add(as_read.condition(collection, key), changed, is_of_read);
+    }
+
+    /// The history in which what they depend on was read; `None`: nothing was read.
+    #[must_use]
+    pub fn read_in(&self) -> Option<History> {
+        self.read_in
     }
 
     /// Of the same condition the first meaning counts.
@@ -234,7 +249,7 @@ impl Writes {
     /// When the key cannot be one.
     pub fn unchanged<T: Stored>(&mut self, record: &Record<T>, changed: &str) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(&record.value.key())?;
-        self.add(record.as_read.condition(collection, key), changed, true);
+        self.add_read(record.as_read, (collection, key), changed, true);
         Ok(())
     }
 
@@ -250,11 +265,10 @@ impl Writes {
         changed: &str,
     ) -> Result<(), StoreError> {
         let (collection, key) = place::<T>(key)?;
-        let condition = match found {
-            Some(as_read) => as_read.condition(collection, key),
-            None => Condition::Absent { collection, key },
-        };
-        self.add(condition, changed, false);
+        match found {
+            Some(as_read) => self.add_read(as_read, (collection, key), changed, false),
+            None => self.add(Condition::Absent { collection, key }, changed, false),
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ pub mod gate;
 pub mod lanes;
 pub mod outbox;
 pub mod push;
-mod rebase;
+pub mod rebase;
 mod recognized;
 mod retried;
 pub mod sequencer;

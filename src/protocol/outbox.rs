@@ -15,7 +15,7 @@ use crate::model::{
 use crate::planted::{self, Bug};
 
 use super::lanes::Bulk;
-use super::rebase::Rebase;
+use super::rebase::Leaving;
 use super::retried::Retried;
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
@@ -68,6 +68,8 @@ pub struct Kept {
     pub txn: Arc<Txn>,
     /// Its sequence, or a later one.
     pub seq: Seq,
+    /// Whether its own entry was seen, so that it is its sequence.
+    pub is_seen: bool,
     place: Place,
 }
 
@@ -80,6 +82,30 @@ const FILLED_MAX: u64 = 1024;
 
 fn nothing(id: TxnId, time_ms: u64) -> Txn {
     Txn { id, settled: OriginCounter(0), time_ms, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() }
+}
+
+/// Identities of what waits, in its order, with nothing in the place of what is missing between.
+fn numbered(
+    waiting: Vec<Arc<Txn>>,
+    decided_of: impl Fn(Origin) -> OriginCounter,
+    mut fresh: impl FnMut() -> Origin,
+) -> Vec<(TxnId, Arc<Txn>)> {
+    let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
+    let mut numbered = Vec::new();
+    for txn in waiting {
+        let (origin, counter) = (txn.id.origin, txn.id.counter);
+        let last = last.entry(origin).or_insert_with(|| TxnId { origin, counter: decided_of(origin) });
+        if last.origin == origin && counter.0 - last.counter.0 > FILLED_MAX {
+            *last = TxnId { origin: fresh(), counter: OriginCounter(0) };
+        }
+        while last.origin == origin && last.counter.next() < counter {
+            last.counter = last.counter.next();
+            numbered.push((*last, Arc::new(nothing(*last, txn.time_ms))));
+        }
+        last.counter = last.counter.next();
+        numbered.push((*last, txn));
+    }
+    numbered
 }
 
 type Layer = BTreeMap<Place, Option<Bytes>>;
@@ -175,7 +201,7 @@ impl Outbox {
         }
         // In the order in which they were made, which is not always that in which it was learnt that they are decided.
         let at = self.kept.partition_point(|kept| kept.place < place);
-        self.kept.insert(at, Kept { txn, seq, place });
+        self.kept.insert(at, Kept { txn, seq, is_seen, place });
         while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
             self.forget_oldest();
         }
@@ -194,55 +220,64 @@ impl Outbox {
         marks.filter_map(|mark| self.unseen.get(&mark))
     }
 
-    /// What this outbox becomes under a log that has decided less than it had: up to `decided` of each origin. `again` waits
-    /// before what is pending. A counter that nothing is left of is filled by a transaction without operations; where so many
-    /// are that filling them makes no sense, what follows goes on under an origin that `fresh` gives. A rejection that the
-    /// log does not know gets such an origin as well: it stays on the list, and its old identity belongs to what fills its
-    /// place. What is lost with a state ([`Outbox::lost_with_state`]) is left out. Up to `shared_to` both logs are the same:
-    /// conditions upon later writes are rewritten (`rebase.rs`).
+    /// What this outbox becomes under a log that has decided less than it had. What is pushed again waits before what is pending;
+    /// what the log has decided, and other members may lack, is kept on. A counter that nothing is left of is filled by a
+    /// transaction without operations; where so many are that filling them makes no sense, what follows goes on under an origin
+    /// that `fresh` gives. A rejection that the log does not know gets such an origin as well, and so does what is archived: it
+    /// stays on the list, and its old identity belongs to what fills its place. What is lost with a state
+    /// ([`Outbox::lost_with_state`]) is left out. Conditions made in the history that is left are translated (`rebase.rs`), and
+    /// name transactions as they are called from now on.
     #[must_use]
-    pub fn requeued(
-        &self,
-        decided: &BTreeMap<Origin, OriginCounter>,
-        again: Vec<Arc<Txn>>,
-        shared_to: Seq,
-        mut fresh: impl FnMut() -> Origin,
-    ) -> Outbox {
-        let mut rebase = Rebase::new(shared_to, self.kept.iter());
-        let decided_of = |origin: &Origin| decided.get(origin).copied().unwrap_or_default();
+    pub fn requeued(&self, leaving: Leaving<'_>, mut fresh: impl FnMut() -> Origin) -> Outbox {
+        let Leaving { decided, again, archived, reason, lost } = leaving;
+        let decided_of = |origin: Origin| decided.get(&origin).copied().unwrap_or_default();
+        let is_decided = |id: TxnId| id.counter <= decided_of(id.origin);
         let mut outbox = Outbox { keeps: self.keeps, next_place: self.next_place, ..Outbox::default() };
+        let mut names = self.retried.clone();
+        let mut alone = |names: &mut Retried, from: TxnId| {
+            let id = TxnId { origin: fresh(), counter: OriginCounter(1) };
+            names.note(from, id);
+            id
+        };
+        let mut listed: Vec<(TxnId, RejectedTxn)> = Vec::new();
         for (id, rejected) in &self.rejected {
-            let is_known = id.counter <= decided_of(&id.origin);
-            let id = if is_known { *id } else { TxnId { origin: fresh(), counter: OriginCounter(1) } };
-            let conditions = rebase.conditions(&self.retried.txn(&rejected.txn));
-            let txn = Arc::new(Txn { id, conditions, ..Txn::clone(&rejected.txn) });
-            outbox.restore_rejected(RejectedTxn { txn, ..rejected.clone() });
+            let id = if is_decided(*id) { *id } else { alone(&mut names, *id) };
+            let conditions = lost.conditions(&rejected.txn.conditions);
+            let txn = Arc::new(Txn { conditions, ..Txn::clone(&rejected.txn) });
+            listed.push((id, RejectedTxn { txn, ..rejected.clone() }));
         }
-        let mut last: BTreeMap<Origin, TxnId> = BTreeMap::new();
-        let certain = self.pending.iter().filter(|(place, txn)| self.is_certain(**place, txn.id));
-        // What is pushed again was given conditions on the log that goes on; what is pending has those it was made upon.
-        let again = again.into_iter().map(|txn| (txn, true));
-        for (txn, is_again) in again.chain(certain.map(|(_, txn)| (Arc::clone(txn), false))) {
-            let (origin, counter) = (txn.id.origin, txn.id.counter);
-            if counter <= decided_of(&origin) {
-                continue;
-            }
-            let last = last.entry(origin).or_insert_with(|| TxnId { origin, counter: decided_of(&origin) });
-            if last.origin == origin && counter.0 - last.counter.0 > FILLED_MAX {
-                *last = TxnId { origin: fresh(), counter: OriginCounter(0) };
-            }
-            while last.origin == origin && last.counter.next() < counter {
-                last.counter = last.counter.next();
-                outbox.insert(Arc::new(nothing(*last, txn.time_ms)));
-            }
-            last.counter = last.counter.next();
-            rebase.renumbered(txn.id, *last);
-            let txn = self.retried.txn(&txn);
-            let conditions = if is_again { rebase.marks(&txn) } else { rebase.conditions(&txn) };
+        for txn in archived {
+            let id = alone(&mut names, txn.id);
+            let txn = Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&txn) });
+            listed.push((id, RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() }));
+        }
+        let certain = self.pending.iter().filter(|(place, txn)| self.is_certain(**place, txn.id)).map(|(_, txn)| txn);
+        let waiting = certain.map(|txn| {
+            let conditions = lost.conditions(&txn.conditions);
+            Arc::new(Txn { conditions, ..Txn::clone(txn) })
+        });
+        let waiting: Vec<Arc<Txn>> = again.into_iter().chain(waiting).filter(|txn| !is_decided(txn.id)).collect();
+        let numbered = numbered(waiting, decided_of, fresh);
+        numbered.iter().for_each(|(id, txn)| names.note(txn.id, *id));
+        for kept in self.kept.iter().filter(|kept| is_decided(kept.txn.id)) {
+            // The log that goes on need not know what it wrote.
+            outbox.keep(Arc::clone(&kept.txn), kept.seq, kept.place, kept.is_seen && kept.seq <= lost.shared_to());
+            outbox.unseen.insert(kept.txn.id.mark(), Arc::clone(&kept.txn));
+        }
+        outbox.retried = names;
+        for (id, rejected) in listed {
+            outbox.restore_rejected(RejectedTxn { txn: outbox.called(id, &rejected.txn), ..rejected });
+        }
+        for (id, txn) in numbered {
             // What it says of rejections, it says of another history.
-            outbox.insert(Arc::new(Txn { id: *last, settled: OriginCounter(0), conditions, ..Txn::clone(&txn) }));
+            outbox.insert(Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&outbox.called(id, &txn)) }));
         }
         outbox
+    }
+
+    /// A transaction under the identity that it has from now on, upon others as they are called.
+    fn called(&self, id: TxnId, txn: &Arc<Txn>) -> Arc<Txn> {
+        Arc::new(Txn { id, ..Txn::clone(&self.retried.txn(txn)) })
     }
 
     /// Origins that have pending, kept or rejected transactions.
@@ -583,6 +618,7 @@ pub fn touched(txn: &Txn) -> impl Iterator<Item = (&Collection, &Key)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::rebase::Lost;
     use proptest::prelude::*;
 
     fn collection() -> Collection {
@@ -706,18 +742,22 @@ mod tests {
         outbox.handle_row(origin, &row);
         let ids = |outbox: &Outbox| outbox.pending().map(|txn| (txn.id.counter.0, txn.ops.len())).collect::<Vec<_>>();
         let decided = BTreeMap::from([(origin, OriginCounter(2))]);
-        let fresh = || Origin([7; 16]);
         let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
-        let requeued = outbox.requeued(&decided, kept, Seq(2), fresh);
-        assert_eq!(ids(&requeued), [(3, 1), (4, 1), (5, 1), (6, 1)]);
-        let requeued = outbox.requeued(&decided, Vec::new(), Seq(2), fresh);
-        assert_eq!(ids(&requeued), [(3, 0), (4, 0), (5, 1), (6, 1)], "counters are filled");
-        assert_eq!((requeued.kept().count(), requeued.taken(origin)), (0, OriginCounter(6)));
-        assert_eq!(outbox.requeued(&BTreeMap::new(), Vec::new(), Seq(2), fresh).depth(), 6);
+        let lost = Lost::after(Seq(2));
+        let requeued = |outbox: &Outbox, decided: &BTreeMap<Origin, OriginCounter>, again| {
+            let (archived, reason) = (Vec::new(), Reason::IdentityReused);
+            outbox.requeued(Leaving { decided, again, archived, reason, lost: &lost }, || Origin([7; 16]))
+        };
+        assert_eq!(ids(&requeued(&outbox, &decided, kept)), [(3, 1), (4, 1), (5, 1), (6, 1)]);
+        let filled = requeued(&outbox, &decided, Vec::new());
+        assert_eq!(ids(&filled), [(3, 0), (4, 0), (5, 1), (6, 1)], "counters are filled");
+        assert_eq!(filled.kept().map(|kept| kept.seq).collect::<Vec<_>>(), [Seq(4); 2], "others may lack them");
+        assert_eq!(filled.taken(origin), OriginCounter(6));
+        assert_eq!(requeued(&outbox, &BTreeMap::new(), Vec::new()).depth(), 6);
         outbox = Outbox::keeping();
         outbox.insert(txn(9000, &[(1, Some(1))]));
         outbox.insert(txn(9001, &[(1, Some(2))]));
-        let requeued = outbox.requeued(&decided, Vec::new(), Seq(2), fresh);
+        let requeued = requeued(&outbox, &decided, Vec::new());
         assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "so many that they get another origin");
         assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
         assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));

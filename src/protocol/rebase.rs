@@ -1,79 +1,118 @@
-//! Conditions of transactions that go from a history that was lost into the one that goes on.
+//! What refers to a history that was lost, in terms of the one that goes on.
 //!
 //! The log that goes on gives the sequences of the lost part out again. A condition that names one of them must not hold for
-//! the write that has it now: nobody has seen that write when the transaction was made.
+//! the write that has it now: nobody has seen that write when the transaction was made. So whatever is carried over (what waits,
+//! what is pushed again, archived or rejected, what was read before) has its conditions translated here, and nowhere else: upon
+//! an own transaction of the lost part they name that transaction, upon anything else of the lost part they never hold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::model::{Condition, Seq, Txn, TxnId};
+use bytes::Bytes;
+
+use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
 
 use super::outbox::Kept;
 
-/// Rewrites conditions upon writes that the log which goes on has not, or has under another identity.
-pub(super) struct Rebase {
+/// A history that was left.
+#[derive(Clone, Debug)]
+pub struct Lost {
     shared_to: Seq,
     /// Own transactions of the lost part, by their sequences there.
-    lost: HashMap<Seq, Arc<Txn>>,
-    /// Marks of transactions that have got another identity.
-    marks: HashMap<Seq, TxnId>,
+    writers: HashMap<Seq, TxnId>,
 }
 
-impl Rebase {
-    /// Both histories are the same up to `shared_to`; `kept` are own transactions that were committed.
-    pub(super) fn new<'a>(shared_to: Seq, kept: impl Iterator<Item = &'a Kept>) -> Rebase {
-        let lost = kept.filter(|kept| kept.seq > shared_to).map(|kept| (kept.seq, Arc::clone(&kept.txn)));
-        Rebase { shared_to, lost: lost.collect(), marks: HashMap::new() }
+impl Lost {
+    /// One that is the same as the present one up to `shared_to`, of which nothing else is known.
+    #[must_use]
+    pub fn after(shared_to: Seq) -> Lost {
+        Lost { shared_to, writers: HashMap::new() }
     }
 
-    /// A transaction goes on under another identity. Those that name it come after it.
-    pub(super) fn renumbered(&mut self, from: TxnId, to: TxnId) {
-        if from != to {
-            self.marks.insert(from.mark(), to);
+    /// The same with the own transactions that were `kept`, in their order. Of one whose entry was not seen, as before a restart,
+    /// only a sequence is known that it came at or before: `left` tells what the lost history had in a place, and in which version.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn with_own<'a, E>(
+        self,
+        kept: impl Iterator<Item = &'a Kept>,
+        mut left: impl FnMut(&Collection, &Key) -> Result<Option<(Seq, Bytes)>, E>,
+    ) -> Result<Lost, E> {
+        let Lost { shared_to, mut writers } = self;
+        let mut last: HashMap<(&Collection, &Key), (&Kept, &Op)> = HashMap::new();
+        for kept in kept.filter(|kept| kept.seq > shared_to) {
+            if kept.is_seen {
+                writers.insert(kept.seq, kept.txn.id);
+            }
+            last.extend(kept.txn.ops.iter().map(|op| ((op.collection(), op.key()), (kept, op))));
+        }
+        let mut found: BTreeMap<Seq, BTreeSet<TxnId>> = BTreeMap::new();
+        for ((collection, key), (kept, op)) in last.into_iter().filter(|(_, (kept, _))| !kept.is_seen) {
+            let Some(value) = op.value() else { continue };
+            let there = left(collection, key)?.filter(|(version, there)| there == value && *version <= kept.seq);
+            if let Some((version, _)) = there.filter(|(version, _)| *version > shared_to) {
+                found.entry(version).or_default().insert(kept.txn.id);
+            }
+        }
+        // One sequence is one transaction's: where two could be it, it is not known.
+        for (version, ids) in found {
+            if let (Some(id), 1) = (ids.first(), ids.len()) {
+                writers.entry(version).or_insert(*id);
+            }
+        }
+        Ok(Lost { shared_to, writers })
+    }
+
+    /// The last sequence that both histories share.
+    #[must_use]
+    pub fn shared_to(&self) -> Seq {
+        self.shared_to
+    }
+
+    /// What becomes of a condition that was made in the lost history.
+    #[must_use]
+    pub fn condition(&self, condition: &Condition) -> Condition {
+        match condition {
+            Condition::Version { collection, key, version }
+                if condition.mark().is_none() && *version > self.shared_to =>
+            {
+                let (collection, key) = (collection.clone(), key.clone());
+                match self.writers.get(version) {
+                    Some(id) => Condition::written_by(collection, key, *id),
+                    None => Condition::upon_lost(collection, key),
+                }
+            }
+            _ => condition.clone(),
         }
     }
 
-    /// The conditions of `txn`, which was made upon the history that was lost, for the log that goes on.
-    pub(super) fn conditions(&self, txn: &Txn) -> Vec<Condition> {
-        txn.conditions.iter().map(|condition| self.version(condition).unwrap_or_else(|| self.mark(condition))).collect()
+    /// What becomes of the conditions of a transaction that was made in the lost history.
+    #[must_use]
+    pub fn conditions(&self, conditions: &[Condition]) -> Vec<Condition> {
+        conditions.iter().map(|condition| self.condition(condition)).collect()
     }
+}
 
-    /// The conditions of `txn`, whose versions are those of the log that goes on.
-    pub(super) fn marks(&self, txn: &Txn) -> Vec<Condition> {
-        txn.conditions.iter().map(|condition| self.mark(condition)).collect()
-    }
-
-    /// A condition upon a transaction, under the identity that this one has now.
-    fn mark(&self, condition: &Condition) -> Condition {
-        let renumbered = condition.mark().and_then(|mark| self.marks.get(&mark));
-        let (collection, key) = (condition.collection(), condition.key());
-        renumbered.map_or_else(|| condition.clone(), |id| Condition::written_by(collection.clone(), key.clone(), *id))
-    }
-
-    /// What becomes of a condition upon a version of the lost part.
-    fn version(&self, condition: &Condition) -> Option<Condition> {
-        let Condition::Version { collection, key, version } = condition else { return None };
-        if condition.mark().is_some() || *version <= self.shared_to {
-            return None;
-        }
-        // An own write is known by its identity. Where it is not pushed again, nothing is written under that identity.
-        let writes_it = |txn: &&Arc<Txn>| txn.ops.iter().any(|op| (op.collection(), op.key()) == (collection, key));
-        let id = self.lost.get(version).filter(writes_it).map(|txn| txn.id);
-        let id = id.map(|id| self.marks.get(&id.mark()).copied().unwrap_or(id));
-        let (collection, key) = (collection.clone(), key.clone());
-        Some(match id {
-            Some(id) => Condition::written_by(collection, key, id),
-            None => Condition::upon_lost(collection, key),
-        })
-    }
+/// What an outbox becomes under a log that has decided less than it had.
+#[derive(Debug)]
+pub struct Leaving<'a> {
+    /// What the log that goes on has decided of each origin.
+    pub decided: &'a BTreeMap<Origin, OriginCounter>,
+    /// Committed transactions that are pushed again, with conditions for the log that goes on.
+    pub again: Vec<Arc<Txn>>,
+    /// Those that are put on the rejected list instead, likewise.
+    pub archived: Vec<Arc<Txn>>,
+    /// Why.
+    pub reason: Reason,
+    /// The history that is left.
+    pub lost: &'a Lost,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Collection, Key, Op, Origin, OriginCounter};
     use crate::protocol::outbox::Outbox;
-    use std::collections::BTreeMap;
 
     const SHARED_TO: Seq = Seq(10);
 
@@ -118,22 +157,31 @@ mod tests {
         outbox.pending().flat_map(|txn| txn.conditions.clone()).collect()
     }
 
+    fn requeued(outbox: &Outbox, again: Vec<Arc<Txn>>) -> Outbox {
+        let (decided, kept) = (BTreeMap::new(), outbox.kept().cloned().collect::<Vec<_>>());
+        let left =
+            |_: &Collection, _: &Key| Ok::<_, std::convert::Infallible>(Some((Seq(12), Bytes::from_static(&[1]))));
+        let lost = Lost::after(SHARED_TO).with_own(kept.iter(), left).expect("infallible");
+        let leaving =
+            Leaving { decided: &decided, again, archived: vec![], reason: Reason::IdentityReused, lost: &lost };
+        outbox.requeued(leaving, || Origin([7; 16]))
+    }
+
     #[test]
     fn p05_no_version_of_a_lost_history_holds_in_the_one_that_goes_on() {
         let others = [vec![], vec![version(10)], vec![version(11)], vec![version(12)], vec![upon(id(4))]];
         let outbox = outbox(&others);
         let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
-        let fresh = || unreachable!("no identity is given up");
         // The own one is pushed again: what was made upon it goes on from it.
         let (collection, key) = place();
         let lost = Condition::upon_lost(collection, key);
         let wanted = [version(10), lost.clone(), upon(id(1)), upon(id(4))];
-        assert_eq!(conditions(&outbox.requeued(&BTreeMap::new(), kept, SHARED_TO, fresh)), wanted);
+        assert_eq!(conditions(&requeued(&outbox, kept)), wanted);
         // It is archived: what fills its place writes nothing.
-        assert_eq!(conditions(&outbox.requeued(&BTreeMap::new(), Vec::new(), SHARED_TO, fresh)), wanted);
+        assert_eq!(conditions(&requeued(&outbox, Vec::new())), wanted);
         // What is pushed again says which version it expects in the log that goes on.
         let again = vec![txn(1, vec![version(11)])];
-        assert_eq!(conditions(&outbox.requeued(&BTreeMap::new(), again, SHARED_TO, fresh))[0], version(11));
+        assert_eq!(conditions(&requeued(&outbox, again))[0], version(11));
         assert!(lost.is_upon_lost() && (0..=20).all(|seq| !lost.holds(Some(Seq(seq)))));
     }
 
@@ -143,7 +191,7 @@ mod tests {
         for (counter, conditions) in [(5000, vec![]), (5001, vec![upon(id(5000))]), (5002, vec![upon(id(5001))])] {
             outbox.insert(txn(counter, conditions));
         }
-        let requeued = outbox.requeued(&BTreeMap::new(), Vec::new(), SHARED_TO, || Origin([7; 16]));
+        let requeued = requeued(&outbox, Vec::new());
         let fresh = |counter| TxnId { origin: Origin([7; 16]), counter: OriginCounter(counter) };
         assert_eq!(conditions(&requeued), [upon(fresh(1)), upon(fresh(2))]);
     }

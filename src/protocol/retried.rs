@@ -10,9 +10,11 @@ use crate::model::{Condition, Seq, Txn, TxnId};
 pub(super) struct Retried(HashMap<Seq, TxnId>);
 
 impl Retried {
-    /// `of` was submitted again as `to`.
+    /// `of` was submitted again as `to`, or is called so from now on.
     pub(super) fn note(&mut self, of: TxnId, to: TxnId) {
-        self.0.insert(of.mark(), to);
+        if of != to {
+            self.0.insert(of.mark(), to);
+        }
     }
 
     /// Nothing is left that was made upon one of them.

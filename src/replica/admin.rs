@@ -88,8 +88,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Export { at: None, .. } => export(replica, answer).await,
         Request::Outbox => outbox(replica, answer).await,
         Request::Retry { id, upon } => {
+            let seen_in = replica.history();
             for id in chosen(replica, id) {
-                replica.retry_upon(id, upon.clone()).await.map_err(refuse)?;
+                replica.retry_upon(id, upon.clone(), seen_in).await.map_err(refuse)?;
                 answer.item(&id).await?;
             }
             Ok(())
@@ -191,11 +192,11 @@ async fn deletions<W: AsyncWrite + Unpin>(
     }
     let read = move || {
         let snapshot = state.snapshot()?;
-        let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
-        Ok::<_, crate::state::StateError>((seq, snapshot.deletions()?))
+        let (seq, lineage) = snapshot.meta().map(|meta| (meta.seq, meta.lineage.clone())).unwrap_or_default();
+        Ok::<_, crate::state::StateError>((seq, lineage, snapshot.deletions()?))
     };
-    let (seq, known) = tokio::task::spawn_blocking(read).await.map_err(refuse)?.map_err(damaged)?;
-    answer.item(&DeletionsInfo { complete_after: known.complete_after(), seq }).await?;
+    let (seq, lineage, known) = tokio::task::spawn_blocking(read).await.map_err(refuse)?.map_err(damaged)?;
+    answer.item(&DeletionsInfo { complete_after: known.complete_after(), seq, lineage }).await?;
     for (seq, (collection, key)) in known.rows().filter(|(seq, _)| *seq > after) {
         answer.item(&DeletionInfo { collection: collection.clone(), key: key.clone(), seq }).await?;
     }
@@ -371,6 +372,7 @@ where
                 is_judged_upstream: true,
                 time_ms: txn.time_ms,
                 settled: if is_numbered { txn.settled } else { Default::default() },
+                read_in: None,
             };
             replica.wait_for_room(body.len()).await;
             let mut answering = replica.submit_pipelined(draft).await.map_err(refuse)?;

@@ -20,6 +20,7 @@ use super::applier::{self, Applier};
 use super::contents::{self, Contents, ContentsOptions};
 use super::directory::{Access, Directory};
 use super::disk::Disk;
+use super::history::History;
 use super::link::{Connector, Linker};
 use super::opening::{self, Lost, Opened};
 use super::outbox_loss;
@@ -454,6 +455,7 @@ impl Replica {
     /// # Errors
     /// When a bound is broken, a condition fails already here, or the local disk refuses.
     pub async fn submit(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        let draft = self.stamped(draft);
         self.ask(|reply| outbox_writer::Request::Submit(draft, reply)).await
     }
 
@@ -468,9 +470,21 @@ impl Replica {
     ) -> Result<oneshot::Receiver<Result<Receipt, SubmitError>>, SubmitError> {
         self.check_open()?;
         let (reply, answer) = oneshot::channel();
-        let request = outbox_writer::Request::Submit(draft, reply);
+        let request = outbox_writer::Request::Submit(self.stamped(draft), reply);
         self.outbox.send(request).await.map_err(|_| SubmitError::Closed)?;
         Ok(answer)
+    }
+
+    /// What waits while the history is left was made in the one before.
+    fn stamped(&self, draft: Draft) -> Draft {
+        let read_in = draft.read_in.or_else(|| Some(self.history()));
+        Draft { read_in, ..draft }
+    }
+
+    /// The history that is read now, to be asked before reading.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.shared.histories.present()
     }
 
     /// Waits until the outbox has room for a transaction of so many bytes. Does not wait while the datastore is not reached, which
@@ -588,15 +602,21 @@ impl Replica {
     /// # Errors
     /// When it is not on the list, or as [`Replica::submit`].
     pub async fn retry(&self, id: TxnId) -> Result<Receipt, SubmitError> {
-        self.retry_upon(id, Vec::new()).await
+        self.retry_upon(id, Vec::new(), self.history()).await
     }
 
-    /// As [`Replica::retry`], after its author has `seen` what is there now: it is applied upon these versions, and on no others.
+    /// As [`Replica::retry`], after its author has `seen` what is there now, in this history: it is applied upon these versions, and
+    /// on no others.
     ///
     /// # Errors
     /// As [`Replica::retry`].
-    pub async fn retry_upon(&self, id: TxnId, seen: Vec<SeenVersion>) -> Result<Receipt, SubmitError> {
-        self.ask(|reply| outbox_writer::Request::Retry(id, seen, reply)).await
+    pub async fn retry_upon(
+        &self,
+        id: TxnId,
+        seen: Vec<SeenVersion>,
+        seen_in: History,
+    ) -> Result<Receipt, SubmitError> {
+        self.ask(|reply| outbox_writer::Request::Retry(id, seen, seen_in, reply)).await
     }
 
     /// Takes a rejected transaction off the list.

@@ -24,10 +24,12 @@ use crate::protocol::sequencer::{is_contradicted, of_another_member};
 use crate::state::StateError;
 use crate::telemetry;
 
+use super::history::History;
 use super::outbox_records::{
     KIND_CLOSED, KIND_REJECTED, KIND_RETRY, KIND_TXN, RejectedV1, encoded, frames_of, retry, to_bytes,
 };
 use super::receipts::{Receipt, Receipts, Stage};
+use super::reverted::Reverted;
 use super::shared::{Change, SharedRef, stop_process};
 
 /// The journal is rewritten when it is at least this large and mostly settled.
@@ -131,6 +133,8 @@ pub struct Draft {
     pub is_judged_upstream: bool,
     /// See [`Txn::settled`]; only with an identity of the maker's own.
     pub settled: OriginCounter,
+    /// The history in which its conditions were read; `None`: the one in which it is submitted.
+    pub read_in: Option<History>,
 }
 
 pub(super) enum Request {
@@ -138,8 +142,8 @@ pub(super) enum Request {
     /// Rejections to make durable.
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
-    /// With what is upon, conditions on these objects require the versions given here.
-    Retry(TxnId, Vec<SeenVersion>, oneshot::Sender<Result<Receipt, SubmitError>>),
+    /// With what is upon, conditions on these objects require the versions given here, which were seen in this history.
+    Retry(TxnId, Vec<SeenVersion>, History, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// The log goes on without what it had decided: everything else waits until the steps end.
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
@@ -148,8 +152,8 @@ pub(super) enum Request {
 pub(super) enum Step {
     /// Writes the outbox that is to take the place of the present one into the journal.
     Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
-    /// The state that it belongs to is in place.
-    Install(oneshot::Sender<()>),
+    /// The state that it belongs to is in place, of a history that is the same up to there.
+    Install(Seq, oneshot::Sender<()>),
 }
 
 /// Largest number of pending transactions.
@@ -166,30 +170,6 @@ pub(super) struct OutboxWriter {
     last: HashMap<Origin, OriginCounter>,
     /// Rejections that are not in the journal yet, because the disk refused.
     unwritten: Vec<RejectedV1>,
-}
-
-/// Whether the machine may have been reverted to an earlier moment together with the memory of this process, which would then
-/// number other transactions as it did before: the wall clock goes on, the monotonic one does not.
-struct Reverted {
-    wall_ms: u64,
-    monotonic: Instant,
-}
-
-/// Clocks that are set right differ by less, mostly.
-const JUMP: Duration = Duration::from_secs(5);
-
-impl Reverted {
-    fn new(clock: &dyn Clock) -> Reverted {
-        Reverted { wall_ms: clock.now_ms(), monotonic: Instant::now() }
-    }
-
-    /// Whether the two clocks went apart since this was last called.
-    fn is_noticed(&mut self, clock: &dyn Clock) -> bool {
-        let before = std::mem::replace(self, Reverted::new(clock));
-        let wall = Duration::from_millis(self.wall_ms.saturating_sub(before.wall_ms));
-        let went_back = before.wall_ms > self.wall_ms;
-        went_back || wall.abs_diff(self.monotonic.duration_since(before.monotonic)) > JUMP
-    }
 }
 
 /// An origin of this process, made when it is first needed.
@@ -316,7 +296,7 @@ impl OutboxWriter {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                     }
                 }
-                Request::Retry(id, upon, reply) => {
+                Request::Retry(id, upon, seen_in, reply) => {
                     let found = self.shared.outbox().rejected().get(&id).map(|rejected| Arc::clone(&rejected.txn));
                     let Some(old) = found.filter(|_| !dealt_with.contains(&id)) else {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
@@ -326,7 +306,10 @@ impl OutboxWriter {
                     let conditions = staged.upon_retried(&old.conditions);
                     let draft = Draft {
                         ops: old.ops.clone(),
-                        conditions: conditions.iter().map(|condition| raised(condition, &upon)).collect(),
+                        conditions: conditions
+                            .iter()
+                            .map(|condition| self.shared.histories.raised(condition, &upon, seen_in))
+                            .collect(),
                         note: old.note.clone(),
                         ..Draft::default()
                     };
@@ -492,10 +475,19 @@ impl OutboxWriter {
         let settled = if draft.id.is_some() { draft.settled } else { own.settled };
         let settled = if planted::is(Bug::SettledTooEarly) { id.counter } else { settled };
         let time_ms = if draft.time_ms == 0 { self.clock.now_ms() } else { draft.time_ms };
-        let Draft { ops, conditions, note, .. } = draft;
+        let is_judged_here = draft.id.is_none() && !draft.is_judged_upstream;
+        let histories = &self.shared.histories;
+        if let Some(reason) = histories.refusal(&draft.conditions, draft.read_in).filter(|_| is_judged_here) {
+            return Err(SubmitError::Condition(reason));
+        }
+        let Draft { ops, conditions, note, read_in, .. } = draft;
+        let conditions = match histories.translated(&conditions, read_in) {
+            Some(translated) => self.shared.outbox().upon_retried(&translated),
+            None => conditions,
+        };
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
         // A maker that numbers its own transactions needs every one of them decided upstream, bad ones included.
-        if draft.id.is_none() && !draft.is_judged_upstream {
+        if is_judged_here {
             let limits: Limits = self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
             limits.check(&txn)?;
             self.precheck(&txn.conditions, staged)?;
@@ -603,7 +595,7 @@ impl OutboxWriter {
         let Draft { ops, conditions, note, settled, time_ms, .. } = draft;
         let conditions = outbox.upon_retried(&conditions);
         let given = Txn { id, settled, time_ms, note, conditions, ops };
-        if outbox.find(id).is_some_and(|known| !known.has_contents_of(&given)) {
+        if outbox.find(id).is_some_and(|known| !known.is_rewritten_from(&given)) {
             return Ok(Receipts::decided(id, Stage::Rejected(Seq::ZERO, Reason::IdentityReused)));
         }
         if let Some(rejected) = outbox.rejected().get(&id) {
@@ -624,7 +616,7 @@ impl OutboxWriter {
             return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
         }
         let maker = self.shared.state().maker(id.origin)?;
-        if maker.is_some_and(|maker| is_contradicted(&maker, &given)) {
+        if maker.is_some_and(|maker| is_contradicted(&maker, &given)) && !self.is_there(&given)? {
             return Ok(Receipts::decided(id, Stage::Rejected(row.last_seq, Reason::IdentityReused)));
         }
         let stage = match row.rejection(id.counter).filter(|_| !planted::is(Bug::RejectedIsKnown)) {
@@ -632,6 +624,23 @@ impl OutboxWriter {
             None => Stage::Acknowledged(row.last_seq),
         };
         Ok(Receipts::decided(id, stage))
+    }
+
+    /// Whether everything that a transaction makes is there, in a log that another one came before: then it may be this one that was
+    /// committed, under conditions that were rewritten when that was left.
+    fn is_there(&self, given: &Txn) -> Result<bool, SubmitError> {
+        let state = self.shared.state();
+        let is_later = state.meta().is_some_and(|meta| meta.lineage.len() > 1);
+        if !is_later || given.ops.iter().all(|op| op.value().is_none()) {
+            return Ok(false);
+        }
+        for op in &given.ops {
+            let there = state.get(op.collection(), op.key())?;
+            if there.map(|object| object.value).as_ref() != op.value() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
@@ -645,9 +654,9 @@ impl OutboxWriter {
                     prepared = Some(outbox);
                     let _ = reply.send(written);
                 }
-                Step::Install(reply) => {
+                Step::Install(shared_to, reply) => {
                     if let Some(outbox) = prepared.take() {
-                        self.install(*outbox);
+                        self.install(*outbox, shared_to);
                     }
                     let _ = reply.send(());
                     return Ok(());
@@ -663,11 +672,12 @@ impl OutboxWriter {
     }
 
     /// What was numbered, was numbered in another history.
-    fn install(&mut self, outbox: Outbox) {
+    fn install(&mut self, outbox: Outbox, shared_to: Seq) {
         *self.shared.outbox_mut() = outbox;
         (self.express, self.bulk) = (Own::default(), Own::default());
         self.last.clear();
         self.unwritten.clear();
+        self.shared.histories.leave(shared_to);
         self.shared.note_outbox_change();
     }
 
@@ -691,18 +701,6 @@ impl OutboxWriter {
         if let Err(error) = self.journal.replace_with(frames) {
             tracing::warn!(%error, "the outbox journal could not be rewritten; it stays as it is");
         }
-    }
-}
-
-/// A condition of a rejected transaction, on an object of which its author has seen the present version since.
-fn raised(condition: &Condition, seen: &[SeenVersion]) -> Condition {
-    let (collection, key) = (condition.collection(), condition.key());
-    let found = seen.iter().find(|seen| seen.collection == *collection && seen.key == *key);
-    match (condition, found) {
-        (Condition::Version { .. } | Condition::Absent { .. }, Some(seen)) => {
-            Condition::Version { collection: collection.clone(), key: key.clone(), version: seen.version }
-        }
-        _ => condition.clone(),
     }
 }
 
@@ -810,24 +808,6 @@ mod tests {
     }
 
     #[test]
-    fn p06_a_machine_that_was_reverted_is_noticed() {
-        struct At(std::sync::atomic::AtomicU64);
-        impl Clock for At {
-            fn now_ms(&self) -> u64 {
-                self.0.load(Ordering::Relaxed)
-            }
-        }
-        let clock = At(1_000_000.into());
-        let mut reverted = Reverted::new(&clock);
-        assert!(!reverted.is_noticed(&clock));
-        clock.0.store(1_900_000, Ordering::Relaxed);
-        assert!(reverted.is_noticed(&clock), "forward");
-        assert!(!reverted.is_noticed(&clock));
-        clock.0.store(1_899_000, Ordering::Relaxed);
-        assert!(reverted.is_noticed(&clock), "back");
-    }
-
-    #[test]
     fn p15_an_outbox_is_bounded_in_bytes() {
         let temp = tempfile::tempdir().expect("temp dir");
         let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
@@ -886,7 +866,7 @@ mod tests {
         let mut retry = || {
             let (reply, answer) = oneshot::channel();
             answers.push(answer);
-            Request::Retry(id, Vec::new(), reply)
+            Request::Retry(id, Vec::new(), History::default(), reply)
         };
         let (first, second) = (retry(), retry());
         let (reply, mut dismissed) = oneshot::channel();

@@ -3,7 +3,7 @@
 //! One file per time that a member was left behind, `quarantine/<number>.jsonl`, for its owner alone:
 //!
 //! ```text
-//! {"gravwell-quarantine":1,"log":"…","generation":1,"left_by":2,"shared_to":480,"seq":500,"digest":"…","restore":false}
+//! {"gravwell-quarantine":1,"log":"…","generation":1,"left_by":2,"shared_to":480,"seq":500,"digest":"…","restore":false,"lineage":[[1,0],[2,480]]}
 //! {"seq":491,"time":1764102913000,"there":470,"op":{"put":{"collection":"c","key":"k","value":1}}}
 //! {"seq":null,"time":null,"there":0,"op":{"delete":{"collection":"c","key":"k2"}}}
 //! {"end":{"changes":2,"blake3":"…"}}
@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::content::{self, ContentHead};
 use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line, txn_line};
-use crate::model::{Collection, Digest, Generation, Key, LogId, Op, Seq};
+use crate::model::position::Divergence;
+use crate::model::{Collection, Digest, Generation, Key, Lineage, LineageEntry, LogId, Op, Seq};
 
 /// Directory within a replica's.
 const DIRECTORY: &str = "quarantine";
@@ -34,6 +35,8 @@ pub struct Set {
     pub generation: Generation,
     /// Generation that left it.
     pub left_by: Generation,
+    /// How the log that was followed descends; empty in files of earlier versions.
+    pub lineage: Lineage,
     /// Last sequence that both share.
     pub shared_to: Seq,
     /// Where the member was.
@@ -59,6 +62,8 @@ struct Head {
     restore: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lineage: Vec<(Generation, Seq)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,6 +150,22 @@ pub(super) struct Written {
 }
 
 impl Set {
+    /// Last sequence of the history that was left which a log of this lineage still has: it may have left the one that was
+    /// followed then, too.
+    #[must_use]
+    pub fn shared_with(&self, present: &[LineageEntry]) -> Seq {
+        let later = if self.lineage.is_empty() {
+            // Which generations there were is not known: those from the one that left it on, or, if that is gone, all. What was set
+            // aside of a refused member was of that generation itself.
+            let left_by = present.iter().position(|entry| entry.generation == self.left_by);
+            let from = left_by.map_or(1, |at| if self.revoked_ms.is_some() { at + 1 } else { at.max(1) });
+            present.iter().skip(from).map(|entry| entry.shared_to).min()
+        } else {
+            Divergence::of(&self.lineage, present).shared_to()
+        };
+        later.map_or(self.shared_to, |later| later.min(self.shared_to))
+    }
+
     /// Begins a file in the replica's directory. When what it is about was set aside before, in an attempt that did not come to
     /// its end, the file takes the place of the former one.
     pub(super) fn create(&self, replica: &Path) -> io::Result<Writing> {
@@ -172,6 +193,7 @@ impl Set {
             digest: self.digest,
             restore: self.is_restore,
             revoked: self.revoked_ms,
+            lineage: self.lineage.iter().map(|entry| (entry.generation, entry.shared_to)).collect(),
         };
         writing.line(&serde_json::to_string(&head)?)?;
         Ok(writing)
@@ -235,7 +257,12 @@ fn parse_head(text: &str) -> Result<Set, String> {
         digest: head.digest,
         is_restore: head.restore,
         revoked_ms: head.revoked,
+        lineage: head.lineage.into_iter().map(of_lineage).collect(),
     })
+}
+
+fn of_lineage((generation, shared_to): (Generation, Seq)) -> LineageEntry {
+    LineageEntry { generation, shared_to }
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -310,19 +337,52 @@ pub fn heads(replica: &Path) -> Result<Vec<ContentHead>, String> {
 mod tests {
     use super::*;
 
+    fn set(lineage: &[(u64, u64)], left_by: u64, revoked_ms: Option<u64>) -> Set {
+        Set {
+            log_id: LogId([1; 16]),
+            generation: Generation(1),
+            left_by: Generation(left_by),
+            lineage: lineage.iter().map(|(number, seq)| of_lineage((Generation(*number), Seq(*seq)))).collect(),
+            shared_to: Seq(10),
+            seq: Seq(12),
+            digest: Digest::ZERO,
+            is_restore: false,
+            revoked_ms,
+        }
+    }
+
+    #[test]
+    fn p05_a_log_that_left_the_one_that_was_followed_shares_less_with_what_was_set_aside() {
+        let shared = |set: &Set, present: &[(u64, u64)]| {
+            let present = present.iter().map(|(number, seq)| of_lineage((Generation(*number), Seq(*seq))));
+            set.shared_with(&present.collect::<Vec<_>>()).0
+        };
+        let known = set(&[(1, 0), (2, 10)], 2, None);
+        assert_eq!(shared(&known, &[(1, 0), (2, 10)]), 10);
+        assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 14)]), 10, "what came later was left");
+        assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 9)]), 9);
+        assert_eq!(shared(&known, &[(1, 0), (2, 8)]), 8, "a number was given again");
+        assert_eq!(shared(&known, &[(1, 0), (3, 8), (4, 20)]), 8);
+        // Files of earlier versions do not say which generations there were.
+        let unknown = set(&[], 2, None);
+        for (present, expected) in [
+            (&[(1, 0), (2, 10)][..], 10),
+            (&[(1, 0), (2, 10), (3, 9)], 9),
+            (&[(1, 0), (2, 8)], 8),
+            (&[(1, 0), (3, 8)], 8),
+            (&[(1, 0)], 10),
+        ] {
+            assert_eq!(shared(&unknown, present), expected, "{present:?}");
+        }
+        let refused = set(&[], 2, Some(1));
+        assert_eq!(shared(&refused, &[(1, 0), (2, 5)]), 10, "it was of that generation itself");
+        assert_eq!(shared(&refused, &[(1, 0), (2, 5), (3, 7)]), 7);
+    }
+
     #[test]
     fn p10_what_was_set_aside_is_read_whole_or_not_at_all() {
         let temp = tempfile::tempdir().expect("temp dir");
-        let set = Set {
-            log_id: LogId([1; 16]),
-            generation: Generation(1),
-            left_by: Generation(2),
-            shared_to: Seq(5),
-            seq: Seq(9),
-            digest: Digest::ZERO,
-            is_restore: false,
-            revoked_ms: None,
-        };
+        let set = set(&[(1, 0), (2, 5)], 2, None);
         let change = |seq: Option<u64>, key: &str, value: Option<&'static [u8]>| Change {
             seq: seq.map(Seq),
             time_ms: seq,

@@ -11,7 +11,7 @@
 //! nothing is taken in. A crash at any point leaves the old state, for which all of this is done again with the same
 //! result, or the new one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,19 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
 use crate::log::generations;
-use crate::model::deletions::Named;
 use crate::model::position::Divergence;
-use crate::model::{Generation, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, TxnId, Verdict};
-use crate::protocol::outbox::{Outbox, RejectedTxn};
+use crate::model::{
+    Collection, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, Verdict,
+};
+use crate::protocol::outbox::{Kept, Outbox};
+use crate::protocol::rebase::{Leaving, Lost};
 use crate::state::{self, StateError, StateSnapshot, StateStore};
 use crate::telemetry;
 
 use super::applier::{self, Descent};
 use super::link::{LinkError, Linker};
 use super::outbox_writer::{self, Step};
-use super::own::{self, Since, Values};
+use super::own::{self, Others, Parted, Since, Values};
 use super::quarantine::{Change, Set, Written};
 use super::shared::SharedRef;
 use super::{ask, resync};
@@ -97,7 +99,8 @@ pub(super) async fn run(
 /// What an archive of a member at `mine` is about, unless an earlier state was restored on purpose.
 fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
     let Position { log_id, generation, seq, digest, .. } = *mine;
-    Set { log_id, generation, left_by, shared_to, seq, digest, is_restore: false, revoked_ms: None }
+    let lineage = Vec::new();
+    Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore: false, revoked_ms: None }
 }
 
 /// Takes over a fetched state that does not continue this member's history although the positions are consistent: own
@@ -177,18 +180,32 @@ async fn exchange(
     side: &Path,
     set: Set,
 ) -> Result<(), LinkError> {
+    // What the former connection brought is applied first: afterwards it is known what was committed here.
+    barrier(&linker.applier).await?;
+    let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+    let set = Set { lineage, ..set };
     let lacking = lacking(linker, &state)?;
     // What came after an own transaction is not known where the state lost something.
-    let own = match set.is_restore || linker.shared.lost().is_some() {
-        true => Vec::new(),
-        false => own_since(linker, connection, &state, set.shared_to, lacking.clone()).await?,
+    let others = match set.is_restore || linker.shared.lost().is_some() || lacking.is_empty() {
+        true => None,
+        false => others_since(linker, connection, &state, set.shared_to, &lacking).await?,
     };
+    let gone = linker.shared.outbox().lost_with_state(&decided_in(linker, &state)?);
     let (old, new) = (linker.shared.state().snapshot().map_err(failed)?, state.snapshot().map_err(failed)?);
-    let again = own.clone();
-    let choosing = move || own::archived(lacking, &again, &old, &new);
-    let mut archived = tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)?;
-    let lost = linker.shared.outbox().lost_with_state(&decided_in(linker, &state)?);
-    archived.extend(lost.iter().cloned());
+    let (kept, shared_to): (Vec<Kept>, _) = (linker.shared.outbox().kept().cloned().collect(), set.shared_to);
+    let without_state = gone.clone();
+    let choosing = move || {
+        let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {
+            Ok(old.get(collection, key)?.map(|object| (object.version, object.value)))
+        };
+        let lost = Lost::after(shared_to).with_own(kept.iter(), left)?;
+        let parted = Parted { old: &old, new: &new, lost: &lost };
+        let again = others.map_or(Ok(Vec::new()), |others| parted.again(&lacking, &others))?;
+        let archived = parted.archived(&lacking, &again, &without_state)?;
+        Ok((lost, again, archived))
+    };
+    let chosen: Result<_, StateError> = tokio::task::spawn_blocking(choosing).await.map_err(failed)?;
+    let (lost, again, archived) = chosen.map_err(failed)?;
     let exchange = Exchange {
         shared: Arc::clone(&linker.shared),
         applier: linker.applier.clone(),
@@ -197,9 +214,10 @@ async fn exchange(
         set,
         state,
         side: side.to_owned(),
-        own,
-        archived,
         lost,
+        again,
+        archived,
+        gone,
     };
     // It continues when the connection breaks: an exchange that was started is completed.
     tokio::spawn(exchange.run()).await.map_err(|_| LinkError::Closing)?
@@ -248,19 +266,16 @@ fn lacking(linker: &Linker, state: &StateStore) -> Result<Vec<Arc<Txn>>, LinkErr
     Ok(kept.into_iter().filter(lacking).collect())
 }
 
-/// Those of the `own` transactions that are pushed again.
-async fn own_since(
+/// What was done since to the objects of the `own` transactions; `None` when that is not known.
+async fn others_since(
     linker: &Linker,
     connection: &quinn::Connection,
     state: &StateStore,
     shared_to: Seq,
-    own: Vec<Arc<Txn>>,
-) -> Result<Vec<Arc<Txn>>, LinkError> {
-    if own.is_empty() {
-        return Ok(own);
-    }
+    own: &[Arc<Txn>],
+) -> Result<Option<Others>, LinkError> {
     let (old, new) = (linker.shared.state().snapshot().map_err(failed)?, state.snapshot().map_err(failed)?);
-    let mut since = Since::new(&old, &own);
+    let mut since = Since::new(&old, own);
     let mut unread = None;
     let read = ask::entries_after(connection, shared_to, |entry| {
         if let Err(error) = since.take(&entry) {
@@ -271,23 +286,20 @@ async fn own_since(
     if let Some(error) = unread {
         return Err(failed(error));
     }
-    let read = match read {
-        Ok(()) => Some(std::mem::take(&mut since.written)),
+    match read {
+        Ok(()) => Ok(Some(since.others)),
         Err(ask::AskError::Refused(reason)) => {
             tracing::info!(reason, "what others did since is not in the log: its state has to show it");
-            None
+            let own = own.to_vec();
+            let showing = tokio::task::spawn_blocking(move || shown(&own, &new, shared_to));
+            showing.await.map_err(failed)?.map_err(failed)
         }
-        Err(error) => return Err(failed(error)),
-    };
-    let choosing = move || match read.map_or_else(|| shown(&own, &new, shared_to), |written| Ok(Some(written)))? {
-        Some(written) => own::choose(own, &old, &new, &written, shared_to),
-        None => Ok(Vec::new()),
-    };
-    tokio::task::spawn_blocking(choosing).await.map_err(failed)?.map_err(failed)
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// What others did since, as the state that goes on shows it; `None` when that is not known.
-fn shown(own: &[Arc<Txn>], new: &StateSnapshot, shared_to: Seq) -> Result<Option<BTreeSet<Named>>, StateError> {
+fn shown(own: &[Arc<Txn>], new: &StateSnapshot, shared_to: Seq) -> Result<Option<Others>, StateError> {
     let deletions = new.deletions()?;
     let written = own::written_after(own, new, &deletions, shared_to)?;
     if written.is_none() {
@@ -322,19 +334,26 @@ struct Exchange {
     set: Set,
     state: StateStore,
     side: PathBuf,
-    own: Vec<Arc<Txn>>,
+    /// The history that is left.
+    lost: Lost,
+    /// Own transactions that are pushed again.
+    again: Vec<Arc<Txn>>,
     /// Own transactions that are archived: their makers learn of it through the rejected list.
     archived: Vec<Arc<Txn>>,
     /// Those of them that a state which was lost had decided.
-    lost: Vec<Arc<Txn>>,
+    gone: Vec<Arc<Txn>>,
+}
+
+/// Waits until everything that was handed to the applier is applied.
+async fn barrier(applier: &mpsc::Sender<applier::Request>) -> Result<(), LinkError> {
+    let (reply, done) = oneshot::channel();
+    applier.send(applier::Request::Barrier(reply)).await.map_err(|_| LinkError::Closing)?;
+    done.await.map_err(|_| LinkError::Closing)
 }
 
 impl Exchange {
     async fn run(self) -> Result<(), LinkError> {
-        // What the former connection brought is applied first: afterwards nobody else changes outbox or state.
-        let (reply, done) = oneshot::channel();
-        self.applier.send(applier::Request::Barrier(reply)).await.map_err(|_| LinkError::Closing)?;
-        done.await.map_err(|_| LinkError::Closing)?;
+        barrier(&self.applier).await?;
         // The archive is written while transactions are still taken in: of the state it needs what does not change any more.
         let compared = self.shared.position();
         let mut written = self.set_aside().await?;
@@ -353,11 +372,11 @@ impl Exchange {
         self.applier.send(swap).await.map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?.map_err(failed)?;
         let (reply, done) = oneshot::channel();
-        steps.send(Step::Install(reply)).map_err(|_| LinkError::Closing)?;
+        steps.send(Step::Install(self.set.shared_to, reply)).map_err(|_| LinkError::Closing)?;
         done.await.map_err(|_| LinkError::Closing)?;
         let Set { shared_to, seq: was_at, .. } = self.set;
         tracing::warn!(
-            %shared_to, %was_at, %seq, again = self.own.len(), set_aside = written.changes, file = written.file,
+            %shared_to, %was_at, %seq, again = self.again.len(), set_aside = written.changes, file = written.file,
             "this member had entries that the log has not; its own are pushed again, the rest is set aside: see \
              `gravwell-logctl quarantine list`"
         );
@@ -367,15 +386,15 @@ impl Exchange {
     async fn set_aside(&self) -> Result<Written, LinkError> {
         let old = self.shared.state().snapshot().map_err(failed)?;
         let new = self.state.snapshot().map_err(failed)?;
-        let (set, directory, again) = (self.set.clone(), self.directory.clone(), own::values(&self.own));
-        let lost = own::values(&self.lost);
+        let (set, directory, again) = (self.set.clone(), self.directory.clone(), own::values(&self.again));
+        let gone = own::values(&self.gone);
         let writing = move || {
             let mut file = set.create(&directory).map_err(|error| error.to_string())?;
             // A state that is gone shows no differences.
             if old.meta().is_some() {
                 differences(&old, &new, set.shared_to, &again, |change| file.write(&change))?;
             }
-            for ((collection, key), value) in lost {
+            for ((collection, key), value) in gone {
                 let there =
                     Some(new.version(&collection, &key).map_err(|error| error.to_string())?.unwrap_or_default());
                 let change = Change { seq: None, time_ms: None, collection, key, value, there };
@@ -398,14 +417,10 @@ impl Exchange {
             }
             Origin(origin)
         };
-        let mut requeued = outbox.requeued(&decided, self.own.clone(), self.set.shared_to, &mut fresh);
-        for txn in &self.archived {
-            // Its identity belongs to what fills its place.
-            let id = TxnId { origin: fresh(), counter: OriginCounter(1) };
-            let txn = Arc::new(Txn { id, settled: OriginCounter(0), ..Txn::clone(txn) });
-            let reason = Reason::Forbidden { message: ARCHIVED.into() };
-            requeued.restore_rejected(RejectedTxn { txn, seq: Seq::ZERO, reason });
-        }
+        let (again, archived) = (self.again.clone(), self.archived.clone());
+        let reason = Reason::Forbidden { message: ARCHIVED.into() };
+        let leaving = Leaving { decided: &decided, again, archived, reason, lost: &self.lost };
+        let requeued = outbox.requeued(leaving, &mut fresh);
         random.map(|()| requeued)
     }
 }

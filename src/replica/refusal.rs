@@ -149,8 +149,9 @@ fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Wr
     let at = |position: Position| (position.log_id, position.generation, position.seq, position.digest);
     let (log_id, generation, seq, digest) = shared.position().map(at).unwrap_or_default();
     let revoked_ms = Some(SystemClock.now_ms());
-    let set =
-        Set { log_id, generation, left_by: generation, shared_to: seq, seq, digest, is_restore: false, revoked_ms };
+    let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+    let (left_by, shared_to, is_restore) = (generation, seq, false);
+    let set = Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore, revoked_ms };
     let mut file = set.create(directory).map_err(|error| error.to_string())?;
     for ((collection, key), value) in own::values(pending) {
         let there = state.version(&collection, &key).map_err(|error| error.to_string())?;

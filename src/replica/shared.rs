@@ -25,6 +25,7 @@ use crate::trust::Proof;
 use super::Connector;
 use super::contents;
 use super::disk::{self, Disk};
+use super::history::Histories;
 use super::opening::Lost;
 use super::receipts::{Receipts, Stage};
 use super::refusal::Refusal;
@@ -136,6 +137,8 @@ pub(super) struct Shared {
     /// That the datastore refuses this member.
     refusal: Mutex<Option<Refusal>>,
     pub receipts: Receipts,
+    /// The histories that were followed since the process started.
+    pub histories: Histories,
     /// Applied sequence.
     pub applied: watch::Sender<Seq>,
     /// Durably applied sequence.
@@ -184,6 +187,7 @@ impl Shared {
             forbidden: Mutex::default(),
             refusal: Mutex::default(),
             receipts: Receipts::default(),
+            histories: Histories::default(),
             applied: watch::channel(seq).0,
             // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
             durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,

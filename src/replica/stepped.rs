@@ -147,7 +147,12 @@ impl Stepped {
     /// When the process must stop.
     pub fn retry(&mut self, id: TxnId) -> Result<Submitted, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        self.writer.handle(vec![outbox_writer::Request::Retry(id, Vec::new(), reply)])?;
+        self.writer.handle(vec![outbox_writer::Request::Retry(
+            id,
+            Vec::new(),
+            self.shared.histories.present(),
+            reply,
+        )])?;
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }
 

@@ -8,6 +8,7 @@ use crate::model::{Collection, Key, Seq, TxnId};
 use crate::protocol::outbox::Overlaid;
 use crate::state::StateError;
 
+use super::history::History;
 use super::shared::Shared;
 
 /// Why a read failed. A damaged state is being fetched anew by itself.
@@ -34,6 +35,8 @@ pub struct Object {
     pub pending: Option<TxnId>,
     /// When it was last written, milliseconds since 1970-01-01 UTC; 0 while not decided.
     pub time_ms: u64,
+    /// The history in which it was read.
+    pub read_in: History,
 }
 
 impl Shared {
@@ -42,15 +45,16 @@ impl Shared {
     /// # Errors
     /// When the state is damaged.
     pub(super) fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
+        let read_in = self.histories.present();
         // The overlay first: a transaction leaves it only after the state has taken it in.
         let (overlaid, writer) = {
             let outbox = self.outbox();
             (outbox.look_up(collection, key), outbox.last_writer(collection, key))
         };
         match overlaid {
-            Overlaid::Put(value) => Ok(Some(of_outbox(value, writer))),
+            Overlaid::Put(value) => Ok(Some(of_outbox(value, writer, read_in))),
             Overlaid::Deleted => Ok(None),
-            Overlaid::Untouched => Ok(self.state().get(collection, key)?.map(of_state)),
+            Overlaid::Untouched => Ok(self.state().get(collection, key)?.map(|object| of_state(object, read_in))),
         }
     }
 
@@ -84,6 +88,7 @@ impl Shared {
         after: Option<&Key>,
         mut visit: impl FnMut(Key, Object) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
+        let read_in = self.histories.present();
         let overlay: Vec<_> = {
             let outbox = self.outbox();
             let touched = outbox.scan(collection, prefix).into_iter();
@@ -94,7 +99,7 @@ impl Shared {
         let snapshot = self.state().snapshot()?;
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
         let shown = |(writer, key, overlaid)| match overlaid {
-            Overlaid::Put(value) => Some((key, of_outbox(value, writer))),
+            Overlaid::Put(value) => Some((key, of_outbox(value, writer, read_in))),
             Overlaid::Deleted | Overlaid::Untouched => None,
         };
         for row in snapshot.scan(collection, prefix, from) {
@@ -106,7 +111,7 @@ impl Shared {
             }
             let found = match overlay.next_if(|(_, pending, _)| *pending == key) {
                 Some(pending) => shown(pending),
-                None => Some((key, of_state(object))),
+                None => Some((key, of_state(object, read_in))),
             };
             if found.is_some_and(|(key, object)| visit(key, object).is_break()) {
                 return Ok(());
@@ -117,10 +122,11 @@ impl Shared {
     }
 }
 
-fn of_state(object: crate::state::Object) -> Object {
-    Object { value: object.value, version: Some(object.version), pending: None, time_ms: object.time_ms }
+fn of_state(object: crate::state::Object, read_in: History) -> Object {
+    let crate::state::Object { value, version, time_ms } = object;
+    Object { value, version: Some(version), pending: None, time_ms, read_in }
 }
 
-fn of_outbox(value: Bytes, writer: Option<TxnId>) -> Object {
-    Object { value, version: None, pending: writer, time_ms: 0 }
+fn of_outbox(value: Bytes, writer: Option<TxnId>, read_in: History) -> Object {
+    Object { value, version: None, pending: writer, time_ms: 0, read_in }
 }

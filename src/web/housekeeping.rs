@@ -82,6 +82,7 @@ async fn free_names(app: &AppRef) {
         tokio::time::sleep(SETTLED).await;
         tried.retain(|dispute| before.iter().any(|repair| repair.dispute == *dispute));
         if app.store.replica().is_connected() && !before.is_empty() {
+            let read_in = app.store.replica().history();
             let now = disputes(app);
             let lasting = now.into_iter().filter(|repair| {
                 let is_same = |other: &crate::objects::claims::Repair| other.dispute == repair.dispute;
@@ -89,7 +90,7 @@ async fn free_names(app: &AppRef) {
             });
             for repair in lasting.collect::<Vec<_>>() {
                 let ops: Vec<Op> = repair.ops.clone();
-                let writes = Writes::under(ops, repair.conditions.clone());
+                let writes = Writes::under(ops, repair.conditions.clone(), read_in);
                 if let Err(error) = app.store.commit(&Author::default(), &repair.what, writes).await {
                     tracing::debug!(%error, dispute = %repair.dispute, "a name is not put right");
                 }

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod losses;
+mod parting;
 mod swap;
 mod witnesses;
 

@@ -16,6 +16,7 @@ use crate::objects::sharing::Shared;
 use crate::objects::store::Author;
 use crate::objects::{Stored, Writes, refusals, standing};
 use crate::protocol::outbox::RejectedTxn;
+use crate::replica::History;
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -204,6 +205,7 @@ async fn retry(
     Path(id): Path<String>,
     Input(Again { upon }): Input<Again>,
 ) -> ApiResult<Json<Value>> {
+    let read_in = app.store.replica().history();
     let rejected = found(&app, &caller, &id)?;
     check_rights(&app, &caller, &rejected)?;
     let now = match upon.is_empty() {
@@ -224,10 +226,10 @@ async fn retry(
         }
     };
     if upon.is_empty() && standing::concern_access(&rejected.txn.ops) {
-        return stand_for(&app, &caller, &rejected.txn).await;
+        return stand_for(&app, &caller, &rejected.txn, read_in).await;
     }
     let spent = app.store.spend(&caller.author(), &rejected.txn.ops)?;
-    app.store.replica().retry_upon(rejected.txn.id, now).await?;
+    app.store.replica().retry_upon(rejected.txn.id, now, read_in).await?;
     if let Some(spent) = spent {
         spent.keep();
     }
@@ -235,10 +237,10 @@ async fn retry(
 }
 
 /// Makes a change to access anew, on the ground of what the caller may do now instead of what its author could.
-async fn stand_for(app: &AppRef, caller: &Caller, txn: &Txn) -> ApiResult<Json<Value>> {
+async fn stand_for(app: &AppRef, caller: &Caller, txn: &Txn, read_in: History) -> ApiResult<Json<Value>> {
     let author = Author::of(&txn.note).unwrap_or_default();
     let conditions = standing::left_out(author.uid, &txn.ops, &txn.conditions);
-    let writes = Writes::under(txn.ops.clone(), conditions);
+    let writes = Writes::under(txn.ops.clone(), conditions, read_in);
     app.store.commit(&caller.author(), &author.what, writes).await?;
     app.store.replica().dismiss(txn.id).await?;
     Ok(DONE)
