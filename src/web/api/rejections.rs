@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use crate::codec::admin::SeenVersion;
-use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Seq, Txn, TxnId};
+use crate::model::{Collection, Condition, Key, Origin, OriginCounter, Txn, TxnId};
 use crate::objects::afresh::{Maker, Refusal};
 use crate::objects::dashboards::Dashboard;
 use crate::objects::preferences::Preference;
@@ -103,6 +103,13 @@ struct Compared {
     mine: Option<Bytes>,
 }
 
+impl Compared {
+    /// Names what is there now. Its contents belong to it: after a recovery another write may have the same sequence.
+    fn version(&self) -> String {
+        format!("{}-{}", self.seen.version, &blake3::hash(&self.present).to_hex()[..16])
+    }
+}
+
 /// What a refused change writes, beside what is there now. Only of changes that its author could make by hand at this moment:
 /// what is applied again overwrites what others have changed.
 fn compared(app: &AppRef, caller: &Caller, rejected: &RejectedTxn) -> ApiResult<Vec<Compared>> {
@@ -176,7 +183,7 @@ async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>)
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let shown = |one: Compared| {
         json!({
-            "Collection": one.seen.collection, "Key": one.seen.key, "Version": one.seen.version,
+            "Collection": one.seen.collection, "Key": one.seen.key, "Version": one.version(),
             "Present": text(&one.present), "Mine": one.mine.as_ref().map(text),
         })
     };
@@ -196,7 +203,8 @@ struct Again {
 struct Seen {
     collection: Collection,
     key: Key,
-    version: Seq,
+    /// One of another kind names nothing that is there.
+    version: Value,
 }
 
 async fn retry(
@@ -211,18 +219,15 @@ async fn retry(
     let now = match upon.is_empty() {
         true => Vec::new(),
         false => {
-            let now: Vec<SeenVersion> =
-                compared(&app, &caller, &rejected)?.into_iter().map(|compared| compared.seen).collect();
-            let is_seen = |now: &SeenVersion| {
-                let is_it = |seen: &Seen| {
-                    (&seen.collection, &seen.key, seen.version) == (&now.collection, &now.key, now.version)
-                };
-                upon.iter().any(is_it)
+            let now = compared(&app, &caller, &rejected)?;
+            let is_seen = |now: &Compared| {
+                let is_place = |seen: &Seen| (&seen.collection, &seen.key) == (&now.seen.collection, &now.seen.key);
+                upon.iter().any(|seen| is_place(seen) && seen.version == now.version())
             };
             if !now.iter().all(is_seen) {
                 return Err(ApiError::overtaken("it was changed again since you looked at it: look again"));
             }
-            now
+            now.into_iter().map(|compared| compared.seen).collect()
         }
     };
     if upon.is_empty() && standing::concern_access(&rejected.txn.ops) {

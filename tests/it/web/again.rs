@@ -60,6 +60,12 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     assert_eq!(a.ok("GET", &plain)["Description"], "theirs, later", "nothing that was not shown is overwritten");
     let shown = a.ok("GET", &one);
     assert!(shown.to_string().contains("theirs, later"), "{shown}");
+    // A write of the same sequence, as after a recovery, is another one.
+    let mut other = upon(&shown);
+    let version = other["Upon"][0]["Version"].as_str().expect("text").to_owned();
+    let (seq, _) = version.split_once('-').expect("its sequence and its contents");
+    other["Upon"][0]["Version"] = json!(format!("{seq}-0000000000000000"));
+    assert_eq!(a.post(&format!("{one}/retry"), &other).status, 409);
     assert_eq!(a.post(&format!("{one}/retry"), &upon(&shown)).status, 200);
     site.converges();
     for client in [&a, &b] {
