@@ -8,7 +8,7 @@ use crate::codec::authority::EscrowInfo;
 use crate::codec::jsonl::timestamp;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
-use crate::trust::{Escrow, PutBack, RecoveryKey, RegisterChoice, restore_trust};
+use crate::trust::{Escrow, PutBack, RecoveryKey, RegisterChoice, key_that_counts, restore_trust};
 
 use super::args::AuthorityAction;
 use super::client::Client;
@@ -84,6 +84,7 @@ fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: 
     let put_back = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let PutBack { aside, has_kept_register } = put_back;
     let register = if has_kept_register { "here" } else { "copy" };
+    let counting = key_that_counts(&trust_dir(dir), &key).map_err(CtlError::new)?;
     let mut output = Output::new();
     if json {
         output.json(&serde_json::json!({ "authority": escrow.authority, "made_ms": made_ms, "kept": aside, "register": register }))?;
@@ -99,6 +100,7 @@ fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: 
     if let Some(aside) = aside {
         output.line(&format!("what was there is kept in {}", aside.display()))?;
     }
+    output.line(&counting)?;
     let next = if has_kept_register { String::new() } else { format!("; {REVOKE_AGAIN}") };
     output.line(&format!("start the datastore{next}"))?;
     output.flush()

@@ -19,8 +19,8 @@ use crate::log::generations;
 use crate::model::{LogId, Seq};
 use crate::state::StateStore;
 use crate::trust::{
-    Escrow, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role, check_authority,
-    other_authority, replace_trust,
+    CopyRank, Escrow, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role, check_authority,
+    key_that_counts, latest, other_authority, replace_trust,
 };
 
 use super::args::Recover;
@@ -271,9 +271,10 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
              state and its outbox",
         )
     })?;
-    let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    let rank = escrow.rank(&key).map_err(CtlError::new)?;
+    let made_ms = rank.made_ms;
     if !args.dry_run {
-        mark_restored(dir, made_ms)?;
+        mark_restored(dir, rank)?;
     }
     let wish = args.register.map(RegisterChoice::from);
     let has_kept = escrow.restore(&key, &found.path, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
@@ -291,6 +292,7 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
             ),
         }
     );
+    complain!("{}", key_that_counts(&found.path, &key).map_err(CtlError::new)?);
     Ok((found, Authority::Restored))
 }
 
@@ -304,18 +306,24 @@ fn kept(dir: &Path, args: &Recover) -> Result<Option<Authority>, CtlError> {
     let found = earlier.map_or(Authority::Kept, |earlier| earlier.trust);
     check_same(&here, found, args)?;
     if found == Authority::Restored {
-        restore_newer(dir, args, earlier.and_then(|earlier| earlier.copy_ms))?;
+        restore_newer(dir, args, earlier)?;
     }
     Ok(Some(found))
 }
 
-/// An interrupted recovery brought the authority back from a sealed copy of `copy_ms`: a newer one that is given now takes its
-/// place, because members and revocations since are in that one only.
-fn restore_newer(dir: &Path, args: &Recover, copy_ms: Option<u64>) -> CtlResult {
+/// An interrupted recovery brought the authority back from the sealed copy that `earlier` names: a later one that is given now
+/// takes its place, because members and revocations since are in that one only.
+fn restore_newer(dir: &Path, args: &Recover, earlier: Option<Unfinished>) -> CtlResult {
     let key = read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())?;
     let Some((escrow, key)) = newest_escrow(args, key.as_ref())?.zip(key) else { return Ok(()) };
-    let made_ms = escrow.made(&key).map_err(CtlError::new)?;
-    if copy_ms.is_some_and(|copy_ms| made_ms <= copy_ms) {
+    let rank = escrow.rank(&key).map_err(CtlError::new)?;
+    let made_ms = rank.made_ms;
+    let is_known = match earlier.map(|earlier| (earlier.copy, earlier.copy_ms)) {
+        Some((Some(copy), _)) => rank <= copy,
+        Some((None, Some(copy_ms))) => made_ms <= copy_ms,
+        _ => false,
+    };
+    if is_known {
         return Ok(());
     }
     let what = format!(
@@ -327,7 +335,7 @@ fn restore_newer(dir: &Path, args: &Recover, copy_ms: Option<u64>) -> CtlResult 
         return Ok(());
     }
     let aside = replace_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms()).map_err(CtlError::new)?;
-    mark_restored(dir, made_ms)?;
+    mark_restored(dir, rank)?;
     let aside = aside.map_or_else(|| "nothing".into(), |aside| aside.display().to_string());
     complain!("{what}, and takes its place; the former is kept in {aside}");
     Ok(())
@@ -335,13 +343,14 @@ fn restore_newer(dir: &Path, args: &Recover, copy_ms: Option<u64>) -> CtlResult 
 
 /// The mark of this recovery, with what an earlier step noted of the sealed copy.
 fn mark(dir: &Path, becomes: Authority) -> Unfinished {
-    let copy_ms = unfinished::find(dir).and_then(Result::ok).and_then(|earlier| earlier.copy_ms);
-    Unfinished { copy_ms, ..Unfinished::of(dir, Work::Recover, becomes) }
+    let (copy_ms, copy) =
+        unfinished::find(dir).and_then(Result::ok).map_or((None, None), |earlier| (earlier.copy_ms, earlier.copy));
+    Unfinished { copy_ms, copy, ..Unfinished::of(dir, Work::Recover, becomes) }
 }
 
-fn mark_restored(dir: &Path, made_ms: u64) -> CtlResult {
+fn mark_restored(dir: &Path, rank: CopyRank) -> CtlResult {
     let mark = Unfinished::of(dir, Work::Recover, Authority::Restored);
-    Unfinished { copy_ms: Some(made_ms), ..mark }.write(dir).map_err(CtlError::new)
+    Unfinished { copy_ms: Some(rank.made_ms), copy: Some(rank), ..mark }.write(dir).map_err(CtlError::new)
 }
 
 /// Fails when what is given of an authority is of another one than the one that is here, which would be used all the same.
@@ -382,7 +391,8 @@ fn lasting(seconds: u64) -> String {
     }
 }
 
-/// The newest by what is said under the seal: what a copy says in the clear its keeper can alter.
+/// The latest by what is said under the seal: what a copy says in the clear its keeper can alter. Where the times say something
+/// else, the one that a person names counts.
 fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Escrow>, CtlError> {
     let mut found = Vec::new();
     for path in &args.authority {
@@ -394,14 +404,16 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Esc
         }
         found.push(Escrow::load(path).map_err(CtlError::new)?);
     }
+    let named = if let [named] = found.as_slice() { Some(named.clone()) } else { None };
     found.extend(args.from.iter().filter_map(|dir| Escrow::load(&Identity::escrow(dir)).ok()));
     let Some(key) = key else { return Ok(found.pop()) };
-    let refused = found.first().and_then(|escrow| escrow.made(key).err());
-    let newest =
-        found.into_iter().filter_map(|escrow| Some((escrow.made(key).ok()?, escrow))).max_by_key(|(made, _)| *made);
-    match (newest, refused) {
-        (None, Some(error)) => Err(CtlError::new(error)),
-        (newest, _) => Ok(newest.map(|(_, escrow)| escrow)),
+    let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
+    match (latest.doubt, named) {
+        (None, _) => Ok(Some(latest.escrow)),
+        (Some(_), Some(named)) => Ok(Some(named)),
+        (Some(doubt), None) => Err(CtlError::new(format!(
+            "{doubt}. Nothing was changed: name the copy that counts with --authority FILE, once"
+        ))),
     }
 }
 

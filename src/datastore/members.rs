@@ -569,7 +569,7 @@ mod tests {
         let authority = Authorities::open_or_create(&trust, now_ms()).expect("authority");
         let members = Members::new(authority, registry, u64::MAX, Vec::new(), 90);
         // A folder is where the file is written first.
-        let in_the_way = trust.join("members.next");
+        let in_the_way = trust.join("members.json.next");
         std::fs::create_dir(&in_the_way).expect("creates");
         let name = MemberName::new("web1").expect("name");
         members.invite(&name, Role::Reader, 60, vec!["localhost:1".into()], false).expect_err("cannot be written");

@@ -15,6 +15,7 @@ use crate::env::summed;
 use crate::log::repair::LOG;
 use crate::log::salvage::salvage;
 use crate::model::{Generation, LogId, Seq};
+use crate::trust::CopyRank;
 
 const FILE: &str = "unfinished";
 
@@ -74,6 +75,9 @@ pub struct Unfinished {
     /// When the sealed copy of the authority was made that is restored, milliseconds since 1970-01-01 UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_ms: Option<u64>,
+    /// Its place among sealed copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyRank>,
     /// Generation of the log that is replaced, zero without one.
     pub replaces: Generation,
     /// When, milliseconds since 1970-01-01 UTC.
@@ -85,7 +89,7 @@ impl Unfinished {
     #[must_use]
     pub fn of(path: &Path, work: Work, trust: Trust) -> Unfinished {
         let replaces = generation_in(path);
-        Unfinished { work, trust, log_id: None, copy_ms: None, replaces, begun_ms: super::shared::now_ms() }
+        Unfinished { work, trust, log_id: None, copy_ms: None, copy: None, replaces, begun_ms: super::shared::now_ms() }
     }
 
     /// Puts the mark into the data directory `path`, whose lock the caller holds; durable when it returns.
@@ -175,6 +179,7 @@ mod tests {
             trust: Trust::Restored,
             log_id: Some(LogId([7; 16])),
             copy_ms: Some(5),
+            copy: Some(CopyRank { generation: Generation(1), revision: 3, made_ms: 5 }),
             replaces: Generation(1),
             begun_ms: 0,
         };

@@ -146,7 +146,7 @@ impl MemberConnector {
     /// Whether there was another copy than the one that is here.
     async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let path = Identity::escrow(&self.data_dir);
-        let known = Escrow::load(&path).ok().map(|escrow| escrow.stamp);
+        let known = Escrow::load(&path).ok().map(|escrow| escrow.known().to_owned());
         let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known }).await?;
         let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
         Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())?;

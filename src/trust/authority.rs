@@ -54,7 +54,8 @@ fn serial() -> Result<SerialNumber, TrustError> {
 
 /// Writes a file that only its owner may read, whole or not at all.
 pub(super) fn write_private(path: &Path, contents: &[u8]) -> Result<(), TrustError> {
-    let next = path.with_extension("next");
+    // Its name is that of no other file, whole: `recovery.key` has a neighbour `recovery.next` that is a key, too.
+    let next = path.with_file_name(format!("{}.next", path.file_name().unwrap_or_default().to_string_lossy()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&next).map_err(io_error(&next))?;
     std::io::Write::write_all(&mut file, contents).and_then(|()| file.sync_all()).map_err(io_error(&next))?;

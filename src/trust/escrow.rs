@@ -151,6 +151,9 @@ pub struct Escrow {
     /// The same, sealed under the key that takes the place of the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sealed_next: Option<String>,
+    /// The stamp of a copy that is sealed under both keys: an earlier version, which drops the second seal, drops it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stamp_next: Option<String>,
 }
 
 /// The files that make up the trust of a datastore.
@@ -169,7 +172,9 @@ impl Escrow {
         if here.current().fingerprint() != authority.fingerprint() {
             return Err(other_authority(dir, "a copy of another one was to be made"));
         }
-        let stamp = Escrow::stamp_of(register, &here, &keys);
+        let whole = Escrow::stamp_of(register, &here, &keys);
+        let stamp = alone(&whole).to_owned();
+        let stamp_next = keys.next.is_some().then_some(whole);
         let mut files = BTreeMap::new();
         for name in FILES {
             let text = match name {
@@ -193,13 +198,23 @@ impl Escrow {
         };
         let (sealed, sealed_next) = (seal(&keys.current)?, keys.next.as_ref().map(seal).transpose()?);
         let authority = super::hex(&authority.fingerprint());
-        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next })
+        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next, stamp_next })
     }
 
     /// The stamp of a copy of this register and these authorities under these keys.
     #[must_use]
     pub fn stamp_of(register: &Registry, authorities: &Authorities, keys: &RecoveryKeys) -> String {
         format!("{}{}.{}", register.stamp(), authorities.stamp(), keys.names())
+    }
+
+    /// What its keeper has: the stamp, with the names of the keys that open it as it is kept.
+    #[must_use]
+    pub fn known(&self) -> &str {
+        match (&self.stamp_next, &self.sealed_next) {
+            (Some(whole), Some(_)) => whole,
+            (None, Some(_)) => &self.stamp,
+            (_, None) => alone(&self.stamp),
+        }
     }
 
     /// The names of the keys that open a copy with this stamp; `None`: it is of a version that does not say.
@@ -284,7 +299,8 @@ impl Escrow {
             return Err(TrustError::Refused(what));
         }
         private_dir(dir)?;
-        key.write(dir)?;
+        // One that is left is what the operator has since the copy was made; the one that opens the copy may be a former one.
+        let has_key = self.may_be_of(dir) && matches!(RecoveryKey::load(dir), Ok(Some(_)));
         // The authority's key comes last: without it nothing counts, and the next attempt begins anew.
         let staged = dir.join("incoming");
         match std::fs::remove_dir_all(&staged) {
@@ -313,6 +329,9 @@ impl Escrow {
         match stays {
             Some(text) => left::replace(dir, text)?,
             None => left::replace(dir, &read(&staged.join(registry::FILE))?)?,
+        }
+        if !has_key {
+            key.write(dir)?;
         }
         write_private(&dir.join(FILES[2]), read(&staged.join(FILES[2]))?.as_bytes())?;
         std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
@@ -359,6 +378,11 @@ impl Escrow {
         Err(TrustError::Refused(format!("{} has the authority {own}, and {what}: nothing was changed", dir.display())))
     }
 
+    /// Whether nothing says that the trust directory `dir` is of another authority.
+    pub(super) fn may_be_of(&self, dir: &Path) -> bool {
+        Authority::certificate_in(dir).is_none_or(|own| super::hex(&own) == self.authority)
+    }
+
     /// Enough of the authority's fingerprint to tell it from others.
     #[must_use]
     pub fn name(&self) -> String {
@@ -386,6 +410,12 @@ impl Escrow {
             None => Ok(files),
         }
     }
+}
+
+/// A stamp without the key that is to come.
+fn alone(stamp: &str) -> &str {
+    let names = stamp.find('.').unwrap_or_default();
+    stamp[names..].find('+').map_or(stamp, |end| &stamp[..names + end])
 }
 
 /// Checks that one of `certificates` is that of an authority in the trust directory `dir`; `whose` says who trusts them.
@@ -479,6 +509,10 @@ mod tests {
         assert!(read.restore(&key, &new, NOW, None).is_err(), "an authority is never replaced");
     }
 
+    fn text_of(escrow: &Escrow) -> String {
+        escrow.to_text().expect("text")
+    }
+
     #[test]
     fn p11_a_copy_that_is_made_in_a_rotation_opens_with_both_keys_and_one_after_it_with_the_new_one() {
         let temp = tempfile::tempdir().expect("temp dir");
@@ -497,10 +531,19 @@ mod tests {
         let after = seal();
         let opens = |escrow: &Escrow| [&old, &new].map(|key| escrow.check(key).is_ok());
         assert_eq!([opens(&before), opens(&during), opens(&after)], [[true, false], [true, true], [false, true]]);
-        let names = [&before, &during, &after].map(|escrow| Escrow::keys_of(&escrow.stamp).expect("says").to_owned());
+        let names = [&before, &during, &after].map(|escrow| Escrow::keys_of(escrow.known()).expect("says").to_owned());
         assert_eq!(names, [old.name(), format!("{}+{}", old.name(), new.name()), new.name()]);
         assert_eq!(Escrow::keys_of("0123456789abcdef"), None, "a version that does not say");
         assert_eq!(Escrow::keys_of(&format!("x.{}", "a".repeat(41))), None, "a member that makes it up");
+        // A member of an earlier version keeps what it knows of it: no second seal, and it does not claim one.
+        let (body, dropped) =
+            (summed::open(&text_of(&during)).expect("opens").to_owned(), ["sealed_next", "stamp_next"]);
+        let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&body).expect("JSON");
+        dropped.iter().for_each(|name| drop(fields.remove(*name).expect("is there")));
+        let kept = summed::seal(&serde_json::to_string(&fields).expect("JSON"));
+        let kept = Escrow::from_text(&kept).expect("reads");
+        assert_eq!((opens(&kept), Escrow::keys_of(kept.known())), ([true, false], Some(old.name().as_str())));
+        assert_eq!(Escrow::keys_of(&kept.stamp), Some(old.name().as_str()), "which is what it tells the datastore");
         // With either key the datastore is what it was; the key that was given is its key.
         for key in [&old, &new] {
             let back = temp.path().join(key.name());

@@ -46,7 +46,7 @@ pub(super) fn stays(
     let Some((text, here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
         return Ok(None);
     };
-    let is_earlier = here.revision() < sealed.revision();
+    let is_earlier = is_earlier(&here, &sealed);
     match wish {
         Some(RegisterChoice::Copy) => return Ok(None),
         Some(RegisterChoice::Here) => {}
@@ -67,8 +67,17 @@ pub(super) fn stays(
     }
 }
 
+/// Whether `here` is one that `sealed` went on from. A higher revision alone does not say that: a register that went on from an
+/// earlier copy counts on from there, beside those that were written after it.
+fn is_earlier(here: &Registry, sealed: &Registry) -> bool {
+    let generation = |register: &Registry| register.log_mark().map(|mark| mark.generation).unwrap_or_default();
+    here.revision() < sealed.revision()
+        && here.saved_ms() <= sealed.saved_ms()
+        && generation(here) <= generation(sealed)
+}
+
 /// Who is not the same in both, but for positions and for invitations, which a sealed copy does not bring back.
-fn differing(here: &Registry, sealed: &Registry) -> BTreeSet<String> {
+pub(super) fn differing(here: &Registry, sealed: &Registry) -> BTreeSet<String> {
     let lasting = |register: &Registry| -> BTreeSet<(String, String)> {
         let members = register.members().filter(|member| member.state != MemberState::Invited);
         members.map(|member| (member.name.to_string(), member.lasting())).collect()
@@ -84,8 +93,10 @@ fn question(dir: &Path, here: &Registry, sealed: &Registry, differing: &BTreeSet
     let named: Vec<&str> = differing.iter().map(String::as_str).take(NAMED_MAX).collect();
     let more = differing.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    // Of two branches neither is the later one.
+    let relation = if here.revision() < sealed.revision() { "went on apart from" } else { "is later than" };
     format!(
-        "the register of members that is left in {} ({}) is later than the one in the sealed copy ({}), and they differ in {}{more}: \
+        "the register of members that is left in {} ({}) {relation} the one in the sealed copy ({}), and they differ in {}{more}: \
          who was enrolled or revoked since is not in the copy; nothing was changed. Say `--register here` to keep the one that is \
          left and bring back the authority alone, or `--register copy` to go back to the one in the copy, which keeps the other \
          one beside it",
@@ -237,5 +248,33 @@ mod tests {
             let text = read_text(&dir.join(name)).expect("is kept");
             assert!(Registry::from_text(&text, 0).is_ok_and(|register| register.revision() > 3), "{name}");
         }
+    }
+
+    #[test]
+    fn p13_a_copy_of_another_branch_does_not_replace_a_register_for_its_higher_revision() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let (mut register, early, key) = sealed(&dir);
+        for step in 1..8 {
+            register.note_position(&name("web1"), Seq(step), Seq(step), NOW + step);
+            register.save(NOW + step).expect("saves");
+        }
+        let authority = Authority::load(&dir).expect("loads");
+        let late = Escrow::seal(&dir, &authority, &mut register, NOW + 10).expect("seals");
+        drop(register);
+        // Recovered with the early copy, and a member was revoked since.
+        fs::remove_dir_all(&dir).expect("wipes");
+        early.restore(&key, &dir, NOW + 20, None).expect("restores");
+        Registry::open(&dir, NOW + 20).expect("opens").revoke(&name("web2"), NOW + 21).expect("revokes");
+        let revisions = [readable(&dir).expect("is there").1, late.register(&key).expect("opens")];
+        assert!(revisions[0].revision() < revisions[1].revision());
+        fs::remove_file(dir.join("ca.key")).expect("removes");
+        let said = restore_trust(&late, &key, &dir, NOW + 30, None).expect_err("asks").to_string();
+        for word in ["web2", "--register here", "went on apart from"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert!(!dir.join("ca.key").exists(), "nothing was changed");
+        restore_trust(&late, &key, &dir, NOW + 30, Some(RegisterChoice::Here)).expect("restores");
+        assert_eq!(states(&dir), AFTER);
     }
 }

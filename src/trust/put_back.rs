@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::registry::FILE;
-use super::{Authorities, Escrow, RecoveryKey, RegisterChoice, Registry, TrustError, left};
+use super::{Authorities, Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, left};
 use crate::env::fs::{first_free, parent_dir};
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
-/// renamed. A register that is left and later than the one in `escrow` stays. Interrupted at any point it can be run again.
+/// renamed. A register that is left and later than the one in `escrow` stays, and so do the recovery keys that are left: whoever
+/// rotated them since has no other. Interrupted at any point it can be run again.
 ///
 /// # Errors
 /// When nothing is damaged or missing, the key does not fit, the copy is of another authority than the one whose certificate
@@ -30,7 +31,7 @@ pub fn restore_trust(
         (Err(_), _) => {}
     }
     let stays = left::stays(escrow, key, dir, wish)?;
-    let aside = exchange(escrow, key, dir, now_ms, stays.as_deref())?;
+    let aside = exchange(escrow, key, dir, now_ms, stays.as_deref(), true)?;
     Ok(PutBack { aside, has_kept_register: stays.is_some() })
 }
 
@@ -54,7 +55,7 @@ pub fn replace_trust(
     dir: &Path,
     now_ms: u64,
 ) -> Result<Option<PathBuf>, TrustError> {
-    exchange(escrow, key, dir, now_ms, None)
+    exchange(escrow, key, dir, now_ms, None, false)
 }
 
 fn exchange(
@@ -63,6 +64,7 @@ fn exchange(
     dir: &Path,
     now_ms: u64,
     register: Option<&str>,
+    keeps_keys: bool,
 ) -> Result<Option<PathBuf>, TrustError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -71,8 +73,10 @@ fn exchange(
     let next = dir.with_extension("next");
     match fs::remove_dir_all(&next) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&next)(error)),
-        _ => escrow.put(key, &next, now_ms, register)?,
+        _ if keeps_keys && escrow.may_be_of(dir) => RecoveryKeys::carry_over(dir, &next)?,
+        _ => {}
     }
+    escrow.put(key, &next, now_ms, register)?;
     let aside = first_free(|number| dir.with_extension(format!("damaged-{number}"))).filter(|_| dir.exists());
     if let Some(aside) = &aside {
         fs::rename(dir, aside).map_err(io(dir))?;
@@ -80,4 +84,68 @@ fn exchange(
     fs::rename(&next, dir).map_err(io(&next))?;
     fs::File::open(parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io(dir))?;
     Ok(aside)
+}
+
+/// After the authority came back with `given`: says which recovery key counts in the trust directory `dir`.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn key_that_counts(dir: &Path, given: &RecoveryKey) -> Result<String, TrustError> {
+    let keys = RecoveryKeys::open_or_create(dir)?;
+    let (present, given) = (keys.current.name(), given.name());
+    let next = keys.next.map_or(String::new(), |next| format!(", and its rotation to {} goes on", next.name()));
+    if present == given {
+        return Ok(format!("the recovery key {given}, which was given, counts from now on{next}"));
+    }
+    Ok(format!(
+        "the recovery key {present}, which was left here, counts{next}: {given}, which was given, opens earlier copies alone"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::Authority;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn p13_a_recovery_key_that_is_left_is_not_replaced_by_the_one_that_opens_an_earlier_copy() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        register.save(NOW).expect("saves");
+        let copy = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        let first = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let second = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        RecoveryKeys::finish(&dir, &second).expect("ends");
+        let third = RecoveryKeys::begin(&dir).expect("begins again").next.expect("a new one");
+        let counts = [second.clone(), third];
+        type Restore = fn(&Escrow, &RecoveryKey, &Path);
+        let ways: [(&str, Restore); 2] = [
+            ("authority restore", |copy, key, dir| drop(restore_trust(copy, key, dir, NOW, None).expect("restores"))),
+            ("recover", |copy, key, dir| assert!(!copy.restore(key, dir, NOW, None).expect("restores"))),
+        ];
+        for (what, restore) in ways {
+            fs::remove_file(dir.join("ca.key")).expect("removes");
+            restore(&copy, &first, &dir);
+            assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), counts, "{what}");
+            assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [first.name()], "{what}");
+            let said = key_that_counts(&dir, &first).expect("says");
+            assert!(said.contains(&second.name()) && said.contains("left here"), "{what}: {said}");
+        }
+        // Another authority's key is not taken over, and one that cannot be read is no key.
+        let other = temp.path().join("other");
+        let stranger = RecoveryKey::open_or_create(&other).expect("makes");
+        Authority::open_or_create(&other, NOW).expect("authority");
+        fs::remove_file(other.join("ca.key")).expect("removes");
+        restore_trust(&copy, &first, &other, NOW, None).expect("restores");
+        assert_eq!(RecoveryKey::load(&other).expect("reads"), Some(first.clone()));
+        assert_ne!(stranger, first);
+        fs::remove_file(dir.join("ca.key")).expect("removes");
+        fs::write(dir.join("recovery.key"), "damaged").expect("writes");
+        restore_trust(&copy, &first, &dir, NOW, None).expect("restores");
+        assert!(key_that_counts(&dir, &first).expect("says").contains("which was given, counts"));
+    }
 }

@@ -6,11 +6,13 @@
 
 use std::path::Path;
 
-use super::authority::{private_dir, sync_dir, write_new_private};
+use super::authority::{private_dir, read_private, sync_dir, write_new_private, write_private};
 use super::escrow::KEY_FILE;
 use super::{RecoveryKey, TrustError};
 
 const NEXT_FILE: &str = "recovery.next";
+/// Names of keys that counted once, or were to count, one a line.
+const FORMER_FILE: &str = "recovery.former";
 
 /// The recovery keys that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,7 @@ impl RecoveryKeys {
                 next.name()
             )));
         }
+        note_former(dir, &keys.current)?;
         let path = dir.join(KEY_FILE);
         std::fs::rename(dir.join(NEXT_FILE), &path).map_err(|source| TrustError::Io { path, source })?;
         sync_dir(dir)?;
@@ -89,11 +92,37 @@ impl RecoveryKeys {
     /// When none is under way, or the file cannot be removed.
     pub fn abort(dir: &Path) -> Result<RecoveryKeys, TrustError> {
         let keys = RecoveryKeys::open_or_create(dir)?;
-        keys.next.ok_or_else(none)?;
+        note_former(dir, &keys.next.ok_or_else(none)?)?;
         let path = dir.join(NEXT_FILE);
         std::fs::remove_file(&path).map_err(|source| TrustError::Io { path, source })?;
         sync_dir(dir)?;
         Ok(RecoveryKeys { current: keys.current, next: None })
+    }
+
+    /// Names of the keys of the datastore whose trust directory is `dir` that count no more, as far as it knows.
+    ///
+    /// # Errors
+    /// When the file that names them cannot be read, or the keys cannot.
+    pub fn former(dir: &Path) -> Result<Vec<String>, TrustError> {
+        let current = RecoveryKeys::load(dir)?.map(|keys| keys.all()).unwrap_or_default();
+        let names = former_names(dir)?;
+        Ok(names.into_iter().filter(|name| !current.iter().any(|key| key.name() == *name)).collect())
+    }
+
+    /// Copies the keys in `from` that can be read to `to`, a new trust directory.
+    pub(super) fn carry_over(from: &Path, to: &Path) -> Result<(), TrustError> {
+        let Some(keys) = RecoveryKeys::load(from).ok().flatten() else { return Ok(()) };
+        private_dir(to)?;
+        let former: String = former_names(from).unwrap_or_default().iter().map(|name| format!("{name}\n")).collect();
+        if !former.is_empty() {
+            write_private(&to.join(FORMER_FILE), former.as_bytes())?;
+        }
+        for (key, file) in [(keys.next, NEXT_FILE), (Some(keys.current), KEY_FILE)] {
+            if let Some(key) = key {
+                write_private(&to.join(file), format!("{key}\n").as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a rotation is under way.
@@ -113,6 +142,23 @@ impl RecoveryKeys {
     pub fn names(&self) -> String {
         self.all().iter().map(RecoveryKey::name).collect::<Vec<_>>().join("+")
     }
+}
+
+fn former_names(dir: &Path) -> Result<Vec<String>, TrustError> {
+    match read_private(&dir.join(FORMER_FILE)) {
+        Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => Ok(read?.lines().map(str::to_owned).collect()),
+    }
+}
+
+/// Before the key goes: what is sealed under it in other places can be told from what is another authority's.
+fn note_former(dir: &Path, key: &RecoveryKey) -> Result<(), TrustError> {
+    let (mut names, name) = (former_names(dir)?, key.name());
+    if !names.contains(&name) {
+        names.push(name);
+    }
+    let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+    write_private(&dir.join(FORMER_FILE), text.as_bytes())
 }
 
 fn none() -> TrustError {
@@ -150,6 +196,14 @@ mod tests {
         assert!(RecoveryKeys::finish(&dir, &first).is_err());
         assert_eq!(RecoveryKeys::load(&dir).expect("reads"), Some(begun));
         assert_eq!(RecoveryKeys::finish(&dir, &third).expect("ends").all(), from_ref(&third));
-        assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), [third]);
+        assert_eq!(RecoveryKeys::load(&dir).expect("reads").expect("is there").all(), from_ref(&third));
+
+        // What counted, or was to count, is known by name, and goes with the keys to where they are taken.
+        assert_eq!(RecoveryKeys::former(&dir).expect("reads"), [second.name(), first.name()]);
+        let next = RecoveryKeys::begin(&dir).expect("begins once more");
+        let other = temp.path().join("other");
+        RecoveryKeys::carry_over(&dir, &other).expect("copies");
+        assert_eq!(RecoveryKeys::load(&other).expect("reads"), Some(next));
+        assert_eq!(RecoveryKeys::former(&other).expect("reads"), [second.name(), first.name()]);
     }
 }
