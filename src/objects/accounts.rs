@@ -131,7 +131,9 @@ pub fn delete_user(store: &Store, record: &Record<User>) -> Result<Writes, Store
     second_factors::clear(uid, &mut writes)?;
     writes.delete_whatever::<Grants>(&Holder::User(uid).key(), WITH_THE_USER)?;
     writes.delete_whatever::<TagGrants>(&Holder::User(uid).key(), WITH_THE_USER)?;
-    writes.delete_whatever::<Cleaning>(&cleaning::key(Of::History, uid), WITH_THE_USER)?;
+    for work in cleaning::of_user_history(store, uid)? {
+        writes.delete_whatever::<Cleaning>(&work.value.key(), WITH_THE_USER)?;
+    }
     if !is_all {
         writes.overwrite(&Cleaning::new(store, Of::User, uid, String::new()), WITH_THE_USER)?;
     }

@@ -161,7 +161,9 @@ impl Maker<'_> {
                 only_if(before.iter().chain(&after).all(is_own), NOT_YOURS)
             }
             Cleaning::COLLECTION => {
-                only_if(is_put && key == cleaning::key(Of::History, self.person.uid), ADMINISTRATORS)
+                let is_own = key == cleaning::key(Of::History, self.person.uid)
+                    || key.starts_with(&cleaning::history_prefix(self.person.uid));
+                only_if(is_put && is_own, ADMINISTRATORS)
             }
             Preference::COLLECTION | Session::COLLECTION | Epoch::COLLECTION | TokenEpoch::COLLECTION => {
                 only_if(self.is_own(key), NOT_YOURS)

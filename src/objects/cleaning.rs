@@ -62,13 +62,35 @@ pub struct Cleaning {
     pub since: Moment,
     /// The webserver that began.
     pub webserver: String,
+    /// Of a history: whether it has a place of its own, which names its last entry. Earlier versions put one in another's place.
+    #[serde(default)]
+    pub is_apart: bool,
 }
 
 impl Stored for Cleaning {
     const COLLECTION: &'static str = "cleanings";
     fn key(&self) -> String {
-        key(self.of, self.number)
+        match self.is_apart {
+            true => format!("{}{}", history_prefix(self.number), self.until),
+            false => key(self.of, self.number),
+        }
     }
+}
+
+/// What the keys of the work for a user's history start with, each clearing's, but for that of an earlier version.
+#[must_use]
+pub fn history_prefix(uid: i32) -> String {
+    format!("{}/", key(Of::History, uid))
+}
+
+/// The work for a user's history.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn of_user_history(store: &Store, uid: i32) -> Result<Vec<Record<Cleaning>>, StoreError> {
+    let mut found = store.list::<Cleaning>(&history_prefix(uid))?;
+    found.extend(store.valid::<Cleaning>(&key(Of::History, uid))?);
+    Ok(found)
 }
 
 /// Key of the work of a kind for a number.
@@ -81,7 +103,8 @@ impl Cleaning {
     /// New work.
     #[must_use]
     pub fn new(store: &Store, of: Of, number: i32, until: String) -> Cleaning {
-        Cleaning { of, number, until, since: Moment::now(), webserver: store.via().to_owned() }
+        let is_apart = of == Of::History;
+        Cleaning { of, number, until, since: Moment::now(), webserver: store.via().to_owned(), is_apart }
     }
 
     /// Whether its owner exists: then the number lives again, as after a restore, and nothing may go.

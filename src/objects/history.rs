@@ -61,7 +61,7 @@ pub fn new_id(store: &Store, uid: i32, launched: Moment) -> Result<String, Store
 
 /// The last entry of a user's history that was cleared and is not yet gone.
 fn cleared_until(store: &Store, uid: i32) -> Result<Option<String>, StoreError> {
-    Ok(store.valid::<Cleaning>(&cleaning::key(Of::History, uid))?.map(|record| record.value.until))
+    Ok(cleaning::of_user_history(store, uid)?.into_iter().map(|record| record.value.until).max())
 }
 
 /// Clears a user's history, at once; what is too much for a transaction is taken away afterwards.
@@ -76,7 +76,8 @@ pub fn clear(store: &Store, uid: i32) -> Result<Writes, StoreError> {
     } else if let Some((_, until)) = keys.last().and_then(|key| key.split_once('/')) {
         writes.require::<super::users::User>(&uid.to_string(), "the user was deleted")?;
         let work = Cleaning::new(store, Of::History, uid, until.to_owned());
-        writes.overwrite(&work, "later work includes earlier work: entries are in the order of their time")?;
+        // One that was made cut off may be committed after a later one: it takes no other's place.
+        writes.overwrite(&work, "its key names its last entry, so another one there says the same")?;
     }
     Ok(writes)
 }
@@ -91,7 +92,12 @@ impl Cleared {
     /// When the state is damaged.
     pub fn read(store: &Store) -> Result<Cleared, StoreError> {
         let work = store.list::<Cleaning>("")?.into_iter().map(|record| record.value);
-        Ok(Cleared(work.filter(|work| work.of == Of::History).map(|work| (work.number, work.until)).collect()))
+        let mut cleared: HashMap<i32, String> = HashMap::new();
+        for work in work.filter(|work| work.of == Of::History) {
+            let until = cleared.entry(work.number).or_default();
+            *until = std::mem::take(until).max(work.until);
+        }
+        Ok(Cleared(cleared))
     }
 
     /// Whether an entry was cleared.

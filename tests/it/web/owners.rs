@@ -12,6 +12,12 @@ use crate::fleet::Fleet;
 const MANY: usize = 3500;
 
 fn import(fleet: &Fleet, name: &str, rows: impl Iterator<Item = (String, String, Value)>) {
+    import_at_once(fleet, name, rows);
+    let head = || fleet.status("d")["head"].clone();
+    fleet.wait("a has it", || fleet.status("a")["seq"] == head());
+}
+
+fn import_at_once(fleet: &Fleet, name: &str, rows: impl Iterator<Item = (String, String, Value)>) {
     let mut text = String::new();
     for (collection, key, value) in rows {
         let op = json!({ "ops": [{ "put": { "collection": collection, "key": key, "value": value } }] });
@@ -19,17 +25,22 @@ fn import(fleet: &Fleet, name: &str, rows: impl Iterator<Item = (String, String,
     }
     let file = fleet.write_file(name, &text);
     fleet.ok("d", &["import", file.to_str().expect("text")]);
-    let head = || fleet.status("d")["head"].clone();
-    fleet.wait("a has it", || fleet.status("a")["seq"] == head());
+}
+
+fn entry_id(number: usize) -> String {
+    format!("{:012x}-{number:08x}", 1_700_000_000_000u64 + number as u64)
+}
+
+fn entries(uid: &Value, numbers: std::ops::Range<usize>) -> impl Iterator<Item = (String, String, Value)> {
+    numbers.map(move |number| {
+        let id = entry_id(number);
+        let value = json!({ "ID": id, "UID": uid, "UserQuery": "q", "EffectiveQuery": "q", "Launched": "2026-01-01T00:00:00Z" });
+        ("history".to_owned(), format!("{uid}/{id}"), value)
+    })
 }
 
 fn histories(fleet: &Fleet, uid: &Value, count: usize) {
-    let entry = |number: usize| {
-        let id = format!("{:012x}-{number:08x}", 1_700_000_000_000u64 + number as u64);
-        let value = json!({ "ID": id, "UID": uid, "UserQuery": "q", "EffectiveQuery": "q", "Launched": "2026-01-01T00:00:00Z" });
-        ("history".to_owned(), format!("{uid}/{id}"), value)
-    };
-    import(fleet, "histories.jsonl", (0..count).map(entry));
+    import(fleet, "histories.jsonl", entries(uid, 0..count));
 }
 
 fn sessions(fleet: &Fleet, uid: &Value, count: usize) {
@@ -166,4 +177,29 @@ fn w43_nothing_is_cleared_away_that_was_not_ended() {
     fleet.wait("the deleted user's are gone", || left(&fleet, &uid) == 0);
     assert_eq!(left(&fleet, &json!(50)), 10);
     drop(web);
+}
+
+/// A clearing that was made cut off is committed after a later one, and gives nothing back of what that one took.
+#[test]
+fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_committed_last() {
+    let Stage { fleet, _datastore: datastore, mut web, admin } = stage(&[]);
+    let uid = json!(1);
+    histories(&fleet, &uid, MANY);
+    datastore.terminate();
+    fleet.wait("it is cut off", || fleet.status("a")["connected"] == false);
+    admin.ok("DELETE", "/api/searchhistory");
+    web.kill();
+    // Meanwhile there are more, and all of them are cleared elsewhere, by a webserver of an earlier version that ends then.
+    let _datastore = fleet.datastore();
+    let last = entry_id(2 * MANY - 1);
+    let work =
+        json!({ "of": "history", "number": 1, "until": last, "since": "2026-01-01T00:00:00Z", "webserver": "b" });
+    let cleaning = ("cleanings".to_owned(), "history/1".to_owned(), work);
+    import_at_once(&fleet, "later.jsonl", entries(&uid, MANY..2 * MANY).chain([cleaning]));
+    web.restart(&fleet, &[]);
+    fleet.wait("its own is committed", || fleet.status("a")["outbox"] == 0);
+    let is_left = |line: &str| ["history", "cleanings"].iter().any(|name| line.contains(&format!("\"{name}\"")));
+    fleet.wait("nothing is left", || !fleet.ok("d", &["export"]).lines().any(is_left));
+    assert_eq!(fleet.status("a")["rejected"], 0);
+    assert_eq!(web.admin(&fleet).ok("GET", "/api/searchhistory"), json!([]));
 }
