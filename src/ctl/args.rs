@@ -268,7 +268,7 @@ pub enum Command {
         /// What to do with them; default: list.
         #[command(subcommand)]
         action: Option<OutboxAction>,
-        /// List what webservers keep secret, too: hashes of passwords and tokens, logins.
+        /// Print what webservers keep secret, too: hashes of passwords and tokens, logins, seeds of second factors.
         #[arg(long, global = true)]
         with_secrets: bool,
     },
@@ -484,6 +484,9 @@ pub enum QuarantineAction {
     Show {
         /// Its number.
         number: u64,
+        /// Print what webservers keep secret, too (with --json, which prints values).
+        #[arg(long)]
+        with_secrets: bool,
     },
     /// Write the changes of one file to the log, a transaction at a time, except where the object was changed or deleted since.
     Apply {

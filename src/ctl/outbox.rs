@@ -30,9 +30,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<OutboxAction>, wi
             return list(json, &rows);
         }
         Some(OutboxAction::AcceptLoss) => return accept_loss(dir, json),
-        Some(OutboxAction::Show { id }) => return outbox_upon::show(dir, json, id).await,
+        Some(OutboxAction::Show { id }) => return outbox_upon::show(dir, json, id, with_secrets).await,
         Some(OutboxAction::Retry { id: Some(id), upon_present: true, .. }) => {
-            return outbox_upon::retry(dir, json, id).await;
+            return outbox_upon::retry(dir, json, id, with_secrets).await;
         }
         Some(OutboxAction::Retry { id, .. }) => Request::Retry { id, upon: Vec::new() },
         Some(OutboxAction::Dismiss { id, .. }) => Request::Dismiss { id },

@@ -7,6 +7,7 @@ use crate::codec::jsonl::{parse_line, value_member};
 use crate::codec::message::Row;
 use crate::model::deletions::Named;
 use crate::model::{Condition, Op, TxnId};
+use crate::objects::kinds;
 
 use super::client::Client;
 use super::outbox::name;
@@ -50,7 +51,8 @@ impl Compared {
         Ok(Compared { info, ops, required, present })
     }
 
-    fn print(&self, output: &mut Output, json: bool) -> CtlResult {
+    /// Operators paste what this prints: what webservers keep secret is compared, and shown only `with_secrets`.
+    fn print(&self, output: &mut Output, json: bool, with_secrets: bool) -> CtlResult {
         if !json {
             output.line(&format!("rejected: {}", self.info.reason))?;
         }
@@ -60,6 +62,12 @@ impl Compared {
             let mine = op.map(|op| op.value().map(|value| value_member(value)));
             let version = present.as_ref().map(|present| present.version);
             let (collection, key) = place;
+            if !with_secrets && kinds::is_secret(collection.as_str()) {
+                let written = op.map(|op| op.value().cloned());
+                let is_same = written == Some(present.as_ref().map(|present| present.value.clone()));
+                self.print_withheld(output, json, (place, version), (written.map(|value| value.is_some()), is_same))?;
+                continue;
+            }
             if json {
                 output.json(&serde_json::json!({
                     "collection": collection, "key": key, "version": version, "present": present_text,
@@ -84,6 +92,37 @@ impl Compared {
     }
 }
 
+/// Of a change: what it does, `None` when it only relies on the object, and whether it puts a value there.
+type Done = Option<bool>;
+
+impl Compared {
+    fn print_withheld(
+        &self,
+        output: &mut Output,
+        json: bool,
+        (place, version): (&Named, Option<crate::model::Seq>),
+        (done, is_same): (Done, bool),
+    ) -> CtlResult {
+        let (collection, key) = place;
+        if json {
+            return output.json(&serde_json::json!({
+                "collection": collection, "key": key, "version": version, "writes": done.is_some(), "deletes": done == Some(false),
+                "withheld": true, "is_same": is_same, "is_required_unchanged": self.required.contains(place),
+            }));
+        }
+        output.line(&format!("{collection}/{key}"))?;
+        let there = version.map_or("absent".to_owned(), |version| format!("version {version}: withheld"));
+        output.line(&format!("  now:    {there}"))?;
+        let mine = match done {
+            None => "(only relied on)",
+            Some(false) => "deletes it",
+            Some(true) if is_same => "the same; --with-secrets shows it",
+            Some(true) => "another value; --with-secrets shows both",
+        };
+        output.line(&format!("  change: {mine}"))
+    }
+}
+
 fn is_of(op: &Op, (collection, key): &Named) -> bool {
     op.collection() == collection && op.key() == key
 }
@@ -96,21 +135,21 @@ async fn look_up(client: &Client, (collection, key): &Named) -> Result<Option<Pr
 }
 
 /// `outbox show`
-pub(super) async fn show(dir: &Path, json: bool, id: TxnId) -> CtlResult {
+pub(super) async fn show(dir: &Path, json: bool, id: TxnId, with_secrets: bool) -> CtlResult {
     let client = Client::open(dir).await?;
     let compared = Compared::of(&client, id).await;
     client.close().await;
     let mut output = Output::new();
-    compared?.print(&mut output, json)?;
+    compared?.print(&mut output, json, with_secrets)?;
     output.flush()
 }
 
 /// `outbox retry --upon-present`
-pub(super) async fn retry(dir: &Path, json: bool, id: TxnId) -> CtlResult {
+pub(super) async fn retry(dir: &Path, json: bool, id: TxnId, with_secrets: bool) -> CtlResult {
     let client = Client::open(dir).await?;
     let compared = Compared::of(&client, id).await?;
     let mut output = Output::new();
-    compared.print(&mut output, json)?;
+    compared.print(&mut output, json, with_secrets)?;
     output.flush()?;
     let mut upon = Vec::new();
     for (place, present) in compared.present.iter().filter(|(place, _)| compared.required.contains(place)) {

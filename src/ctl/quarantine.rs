@@ -8,6 +8,7 @@ use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
 use crate::model::deletions::Named;
 use crate::model::{Condition, LineageEntry, Op, Seq};
+use crate::objects::kinds;
 use crate::replica::quarantine::{Change, Set, files, read};
 
 use super::args::QuarantineAction;
@@ -24,7 +25,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>
     }
     match action.unwrap_or(QuarantineAction::List) {
         QuarantineAction::List => list(dir, json),
-        QuarantineAction::Show { number } => show(dir, json, number).await,
+        QuarantineAction::Show { number, with_secrets } => show(dir, json, number, with_secrets).await,
         QuarantineAction::Apply { number, force, dry_run } => apply(dir, json, number, force, dry_run).await,
         QuarantineAction::Drop { number } => {
             let path = file(dir, number)?;
@@ -176,7 +177,7 @@ fn objection(
     (!is_connected).then(|| unknown.into())
 }
 
-async fn show(dir: &Path, json: bool, number: u64) -> CtlResult {
+async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlResult {
     let (set, changes) = load(&file(dir, number)?)?;
     let client = Client::open(dir).await?;
     let mut deletions = Deletions::default();
@@ -191,10 +192,13 @@ async fn show(dir: &Path, json: bool, number: u64) -> CtlResult {
             _ => "as it was before".to_owned(),
         };
         if json {
-            let value = change.value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned());
+            // Operators paste this.
+            let withheld = !with_secrets && kinds::is_secret(change.collection.as_str());
+            let value = change.value.as_ref().filter(|_| !withheld);
+            let value = value.map(|value| String::from_utf8_lossy(value).into_owned());
             output.json(&serde_json::json!({
                 "seq": change.seq, "time_ms": change.time_ms, "collection": change.collection, "key": change.key,
-                "delete": change.value.is_none(), "value": value, "now": now,
+                "delete": change.value.is_none(), "value": value, "withheld": withheld, "now": now,
             }))?;
         } else {
             let when = change.time_ms.map_or_else(|| "unknown".to_owned(), timestamp);

@@ -159,6 +159,9 @@ fn p13_a_log_made_of_a_readers_state_takes_no_secret_from_a_webserver() {
     is_level(&fleet, "a");
     let kept = fleet.ok("a", &["quarantine", "show", "1"]);
     assert!(["passwords/1", "tokens/1", "sessions/1"].iter().all(|object| kept.contains(object)), "{kept}");
+    let show = ["quarantine", "show", "1", "--json"];
+    assert!(!has_needle(fleet.ok("a", &show).as_bytes()), "operators paste this");
+    assert!(has_needle(fleet.ok("a", &[&show[..], &["--with-secrets"]].concat()).as_bytes()));
     fleet.ok("a", &["quarantine", "apply", "1"]);
     assert!(fleet.ok("d", &["get", "passwords", "1"]).contains("needle"));
 }
@@ -231,4 +234,34 @@ fn p11_the_list_of_the_outbox_shows_no_secret_unless_asked() {
         let text = fleet.ok("a", &[arguments, &["--with-secrets"]].concat());
         assert!(text.contains("seen") && text.contains("needle"), "{text}");
     }
+}
+
+#[test]
+fn p11_a_rejected_change_is_compared_with_what_is_there_now_without_showing_secrets() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let (a, _b) = (fleet.member("a"), fleet.member("b"));
+    put_secrets(&fleet, "as it was");
+    fleet.converges(&["a", "b"]);
+    let row: serde_json::Value =
+        serde_json::from_str(&fleet.ok("d", &["get", "passwords", "1", "--json"])).expect("JSON");
+    let version = row["version"].to_string();
+    a.terminate();
+    let value = |whose: &str| format!(r#"{{"v":"needle-in-a-secret {whose}"}}"#);
+    fleet.ok("a", &["put", "passwords", "1", "--value", &value("mine"), "--if-version", &version, "--no-wait"]);
+    fleet.ok("b", &["put", "passwords", "1", "--value", &value("theirs")]);
+    let _a = fleet.replica("a");
+    fleet.wait("it is rejected", || fleet.status("a")["rejected"] == 1);
+    let rejected: serde_json::Value = serde_json::from_str(fleet.ok("a", &["outbox", "--json"]).trim()).expect("a row");
+    let id = format!("{}/{}", rejected["id"]["origin"].as_str().expect("text"), rejected["id"]["counter"]);
+    let secrets = fleet.ok("a", &["outbox", "show", &id, "--with-secrets"]);
+    assert!(secrets.contains("mine") && secrets.contains("theirs"), "{secrets}");
+    for flags in [&[][..], &["--json"]] {
+        let shown = fleet.ok("a", &[&["outbox", "show", &id][..], flags].concat());
+        assert!(!has_needle(shown.as_bytes()) && shown.contains("withheld"), "{shown}");
+    }
+    let again = fleet.ok("a", &["outbox", "retry", &id, "--upon-present"]);
+    assert!(!has_needle(again.as_bytes()) && again.contains("another value"), "{again}");
+    fleet.converges(&["a", "b"]);
+    assert!(fleet.ok("b", &["get", "passwords", "1"]).contains("mine"));
 }
