@@ -1,17 +1,45 @@
 //! Which backup a moment is restored from.
 
-use super::manifest::Manifest;
+use std::collections::BTreeMap;
+
+use super::manifest::{Manifest, number_of};
 use super::restore::RestoreError;
 use crate::log::copy::End;
-use crate::model::Seq;
 use crate::model::position::shared_after;
+use crate::model::{LogId, Seq};
 
-/// Chooses the backup from which `end` can be restored: the newest of those that reach it; `None`: the newest of all.
+/// Puts manifests in the order of what they reach, see [`Manifest::order`], each log's after another's; the log that was backed up
+/// last comes last.
+pub fn sort(manifests: &mut [Manifest]) {
+    let mut last: BTreeMap<LogId, (u64, u64)> = BTreeMap::new();
+    for manifest in manifests.iter() {
+        let known = last.entry(manifest.log_id).or_default();
+        *known = (*known).max((number_of(&manifest.id), manifest.made_ms));
+    }
+    manifests.sort_by_key(|manifest| (last.get(&manifest.log_id).copied(), manifest.log_id, manifest.order()));
+}
+
+/// Says it where the times of backups disagree with what they reach.
+#[must_use]
+pub fn disagreement(manifests: &[Manifest]) -> Option<String> {
+    let mut sorted = manifests.to_vec();
+    sort(&mut sorted);
+    let pairs = sorted.windows(2).map(|pair| (&pair[0], &pair[1]));
+    let mut of_one_log = pairs.filter(|(earlier, later)| earlier.log_id == later.log_id);
+    let (earlier, later) = of_one_log.rfind(|(earlier, later)| earlier.made_ms > later.made_ms)?;
+    Some(format!(
+        "backup {} says that it was made later than {}, which reaches further (sequence {} of generation {}): a clock was wrong, or \
+         the datastore went back. What backups reach counts, not their times",
+        earlier.id, later.id, later.seq, later.generation
+    ))
+}
+
+/// Chooses the backup from which `end` can be restored; `None`: the one that reaches furthest.
 ///
 /// # Errors
 /// When none does, or it is not clear which log is meant; says what can be restored.
 pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, RestoreError> {
-    let newest = manifests.iter().max_by_key(|manifest| manifest.made_ms);
+    let newest = manifests.iter().max_by_key(|manifest| manifest.order());
     let newest = newest.ok_or_else(|| RestoreError::NotCovered("there is no backup".into()))?;
     if let Some(other) = manifests.iter().find(|manifest| manifest.log_id != newest.log_id) {
         let what = format!(
@@ -24,7 +52,7 @@ pub fn choose(manifests: &[Manifest], end: Option<End>) -> Result<&Manifest, Res
         None => return Ok(newest),
         Some(End::Seq(seq)) => {
             let reaching = manifests.iter().filter(|manifest| manifest.horizon <= seq && seq <= manifest.seq);
-            let rank = |manifest: &&Manifest| (leads_to(newest, manifest, seq), manifest.generation, manifest.made_ms);
+            let rank = |manifest: &&Manifest| (leads_to(newest, manifest, seq), manifest.order());
             match reaching.max_by_key(rank) {
                 Some(found) if !leads_to(newest, found, seq) => {
                     let (id, latest) = (&found.id, &newest.id);
@@ -51,15 +79,23 @@ fn leads_to(newest: &Manifest, manifest: &Manifest, seq: Seq) -> bool {
     (is_ancestor || manifest.generation == newest.generation) && shared_to.is_none_or(|shared_to| seq <= shared_to)
 }
 
-/// Of the generation that was current then: the earliest that was made afterwards, because the later, the more may have been
-/// compacted; or else its newest, which nothing was committed after.
+/// Of the generation that was current then: the earliest that holds everything of that moment, because the later, the more may
+/// have been compacted; or else the one that reaches furthest, which nothing was committed after.
 fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Option<&'a Manifest> {
     let begun = newest.generations.iter().filter(|info| info.time_ms <= time);
     let current = begun.map(|info| info.generation).max();
     let of_then = |manifest: &&Manifest| current.is_none_or(|current| manifest.generation == current);
-    let after = manifests.iter().filter(of_then).filter(|manifest| manifest.made_ms >= time);
-    let last = || manifests.iter().filter(of_then).max_by_key(|manifest| manifest.made_ms);
-    after.min_by_key(|manifest| manifest.made_ms).or_else(last).or(Some(newest))
+    let mut reaching: Vec<&Manifest> = manifests.iter().filter(of_then).collect();
+    reaching.sort_by_key(|manifest| manifest.order());
+    let (mut found, mut made_ms) = (reaching.last().copied(), u64::MAX);
+    for manifest in reaching.into_iter().rev() {
+        // One that reaches further was made later, whatever its own time says.
+        made_ms = made_ms.min(manifest.made_ms);
+        if manifest.time_ms > time || made_ms >= time {
+            found = Some(manifest);
+        }
+    }
+    found.or(Some(newest))
 }
 
 /// The sequences that can be restored, as ranges.
@@ -78,12 +114,12 @@ pub fn coverage(manifests: &[Manifest]) -> Vec<(Seq, Seq)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
     use crate::model::{Digest, Generation, LineageEntry, LogId};
 
-    fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
+    pub(in crate::backup) fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
         let info = |generation, time_ms, beginning| GenerationInfo {
             generation: Generation(generation),
             shared_to: Seq(0),
@@ -142,5 +178,33 @@ mod tests {
         let two = [all[0].clone(), manifest(2, 1, 130, 3)];
         let refused = choose(&two, None).expect_err("which?").to_string();
         assert!(refused.contains("several logs"), "{refused}");
+    }
+
+    #[test]
+    fn p13_what_backups_reach_counts_and_a_clock_that_was_wrong_is_named() {
+        // Two days ahead while the first was made; or far behind, as before a host without a battery has asked for the time.
+        let ahead = [manifest(1, 1, 900, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 16)];
+        let behind = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 1, 16)];
+        for (mut all, named) in [(ahead, "1-1-900"), (behind, "1-1-60")] {
+            let reaching = all[2].id.clone();
+            all[2].time_ms = 65;
+            all[0].time_ms = 45;
+            all.reverse();
+            let chosen = |end| choose(&all, end).expect("one").id.clone();
+            assert_eq!(chosen(None), reaching);
+            assert_eq!(chosen(Some(End::Time(500))), reaching, "nothing is known to be of a later moment");
+            assert_eq!(chosen(Some(End::Seq(Seq(16)))), reaching);
+            assert_ne!(chosen(Some(End::Time(62))), "1-1-900", "it reaches to 45 only");
+            let said = disagreement(&all).expect("they disagree");
+            assert!(said.contains(named) && said.contains("clock"), "{said}");
+            sort(&mut all);
+            assert_eq!(all.map(|manifest| manifest.seq), [10, 15, 16].map(Seq));
+        }
+        let right = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(2, 1, 55, 3)];
+        assert_eq!(disagreement(&right), None, "logs have nothing to do with each other");
+        // Of those that reach as far the one that was written last counts.
+        let mut twice = [manifest(1, 1, 60, 15), manifest(1, 1, 50, 15)];
+        twice[1].id = super::super::manifest::name(50, Seq(15), 2);
+        assert_eq!(choose(&twice, None).expect("one").id, twice[1].id);
     }
 }

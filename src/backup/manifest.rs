@@ -68,7 +68,29 @@ pub struct Segment {
     pub pieces: Vec<String>,
 }
 
+/// The name of a backup up to `seq` that is made at `made_ms`, the `number`th at its place.
+#[must_use]
+pub fn name(made_ms: u64, seq: Seq, number: u64) -> String {
+    format!("{made_ms:013}-{:012}-{number:06}", seq.0)
+}
+
+/// Which one at its place a backup of this name is, counted as they are written; 0: an earlier version did not count.
+#[must_use]
+pub fn number_of(id: &str) -> u64 {
+    match id.split('-').collect::<Vec<_>>()[..] {
+        [made, seq, number] if made.len() >= 13 && seq.len() >= 12 => number.parse().unwrap_or_default(),
+        _ => 0,
+    }
+}
+
 impl Manifest {
+    /// What orders the backups of one log: how far they reach in the branch that went on. Clocks have no say where these differ: the
+    /// one of the host may have been wrong when a backup was made.
+    #[must_use]
+    pub fn order(&self) -> (Generation, Seq, u64, u64) {
+        (self.generation, self.seq, number_of(&self.id), self.made_ms)
+    }
+
     /// Bytes of all segments.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -12,4 +12,5 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod s3;
+mod sealed_keys;
 pub mod store;

@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Manifest, PIECE_BYTES};
+use super::choice;
+use super::manifest::{Manifest, PIECE_BYTES, name, number_of};
 use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
 use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
-use crate::trust::{BackupKey, RecoveryKey, TrustError};
+use crate::trust::{BackupKey, TrustError};
 
 const HEAD: &str = "gravwell-backup.json";
 const MANIFESTS: &str = "manifests/";
 const PIECES: &str = "pieces/";
-/// The repository's key, sealed under recovery keys: an object for each, by its name.
-const KEYS: &str = "keys/";
 const VERSION: u32 = 1;
 /// Version of a repository under a backup key, which earlier programs do not know.
 const VERSION_KEY: u32 = 2;
@@ -85,6 +84,18 @@ pub enum Encryption {
     Passphrase,
     /// A backup key, of this name.
     Key(String),
+}
+
+impl Encryption {
+    /// The word for programs that read.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Encryption::Plain => "none",
+            Encryption::Passphrase => "passphrase",
+            Encryption::Key(_) => "key",
+        }
+    }
 }
 
 /// What opens a repository.
@@ -207,45 +218,6 @@ impl Repository {
         Head::load(store)?.map(|head| head.encryption(store)).transpose()
     }
 
-    /// The backup key of the name `key` that the store keeps sealed under a recovery key; `None` when it has none.
-    ///
-    /// # Errors
-    /// When the store cannot be reached.
-    pub fn key_under(
-        store: &dyn Store,
-        recovery: &RecoveryKey,
-        key: &str,
-    ) -> Result<Option<BackupKey>, RepositoryError> {
-        match store.get(&format!("{KEYS}{}", recovery.name())) {
-            Ok(sealed) => Ok(BackupKey::unseal(&sealed, recovery).filter(|found| found.name() == key)),
-            Err(StoreError::Missing(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Keeps the backup key in the store, sealed under each of the recovery keys, and under no other any more once these
-    /// have been read back.
-    ///
-    /// # Errors
-    /// When the store cannot be reached or written.
-    pub fn keep_key(&self, key: &BackupKey, under: &[RecoveryKey]) -> Result<(), RepositoryError> {
-        for recovery in under {
-            if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
-                self.store.put(&format!("{KEYS}{}", recovery.name()), &key.seal(recovery)?)?;
-            }
-            if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
-                return Err(self.damaged(&format!("{KEYS}{}", recovery.name()), "it is not what was written"));
-            }
-        }
-        let is_current = |name: &str| under.iter().any(|recovery| name == format!("{KEYS}{}", recovery.name()));
-        if !under.is_empty() {
-            for listed in self.store.list(KEYS)?.into_iter().filter(|listed| !is_current(&listed.name)) {
-                self.store.remove(&listed.name)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Opens the repository in a store; makes one when there is none and `create` says so.
     ///
     /// # Errors
@@ -304,7 +276,7 @@ impl Repository {
         open_bytes(&keys.contents, &bytes).map_err(damaged)
     }
 
-    fn damaged(&self, name: &str, what: impl Into<String>) -> RepositoryError {
+    pub(super) fn damaged(&self, name: &str, what: impl Into<String>) -> RepositoryError {
         RepositoryError::Damaged { name: format!("{}/{name}", self.store.place()), what: what.into() }
     }
 
@@ -362,13 +334,33 @@ impl Repository {
         Ok(self.store.put_new(&format!("{MANIFESTS}{}", manifest.id), &bytes)?)
     }
 
-    /// Names of all backups, oldest first.
+    /// Stores a manifest once more, under a name of its own.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub(super) fn repeat_manifest(&self, manifest: &Manifest) -> Result<(), RepositoryError> {
+        let id = name(manifest.made_ms, manifest.seq, self.next_number()?);
+        self.put_manifest(&Manifest { id, ..manifest.clone() })
+    }
+
+    /// Names of all backups, in the order in which they were written, as far as names say it.
     ///
     /// # Errors
     /// When they cannot be listed.
     pub fn ids(&self) -> Result<Vec<String>, RepositoryError> {
         let listed = self.store.list(MANIFESTS)?;
-        Ok(listed.into_iter().filter_map(|listed| listed.name.strip_prefix(MANIFESTS).map(str::to_owned)).collect())
+        let names = listed.into_iter().filter_map(|listed| listed.name.strip_prefix(MANIFESTS).map(str::to_owned));
+        let mut ids: Vec<String> = names.collect();
+        ids.sort_by_cached_key(|id| (number_of(id), id.clone()));
+        Ok(ids)
+    }
+
+    /// Which one the next backup is, see [`number_of`].
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn next_number(&self) -> Result<u64, RepositoryError> {
+        Ok(self.ids()?.last().map_or(0, |id| number_of(id)).saturating_add(1))
     }
 
     /// Reads a manifest.
@@ -391,10 +383,14 @@ impl Repository {
         }
         let manifest: Manifest = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
         manifest.check().map_err(|what| damaged(&what))?;
+        // Sealed or not, a manifest is good under its own name alone: an older one is not taken for a newer one.
+        if manifest.id != id {
+            return Err(damaged(&format!("it is the manifest of backup {}", manifest.id)));
+        }
         Ok(manifest)
     }
 
-    /// All manifests, oldest first, and what is wrong with those that cannot be read.
+    /// All manifests, in the order of [`choice::sort`], and what is wrong with those that cannot be read.
     ///
     /// # Errors
     /// When they cannot be listed, or the store cannot be reached.
@@ -409,14 +405,15 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
+        choice::sort(&mut good);
         Ok((good, bad))
     }
 
-    /// The newest manifest that can be read.
+    /// The manifest that was written last, of those that can be read.
     ///
     /// # Errors
     /// When they cannot be listed, or the store cannot be reached.
-    pub fn newest(&self) -> Result<Option<Manifest>, RepositoryError> {
+    pub fn last_written(&self) -> Result<Option<Manifest>, RepositoryError> {
         for id in self.ids()?.iter().rev() {
             match self.manifest(id) {
                 Ok(manifest) => return Ok(Some(manifest)),
@@ -463,8 +460,6 @@ fn path_of(piece: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::slice::from_ref;
-
     use super::*;
     use crate::backup::store::LocalStore;
 
@@ -530,30 +525,21 @@ mod tests {
     }
 
     #[test]
-    fn p11_a_repository_keeps_its_key_under_the_recovery_keys_that_count_and_no_other() {
+    fn p11_a_manifest_is_good_under_its_own_name_alone() {
+        use crate::backup::choice::tests::manifest;
         let temp = tempfile::tempdir().expect("temp dir");
-        let [old, new] =
-            ["old", "new"].map(|name| RecoveryKey::open_or_create(&temp.path().join(name)).expect("makes"));
-        let (key, path) = (BackupKey::generate().expect("makes"), temp.path().join("place"));
-        let repository = Repository::open(store(&path), Secret::Key(&key), true).expect("makes");
-        let kept =
-            |recovery: &RecoveryKey| Repository::key_under(&*store(&path), recovery, &key.name()).expect("looks");
-        for (under, is_kept) in [
-            (&[][..], [false, false]),
-            (from_ref(&old), [true, false]),
-            // Where no recovery key is known, what is there stays.
-            (&[], [true, false]),
-            (&[old.clone(), new.clone()], [true, true]),
-            (from_ref(&new), [false, true]),
-        ] {
-            repository.keep_key(&key, under).expect("keeps");
-            assert_eq!([kept(&old).is_some(), kept(&new).is_some()], is_kept);
+        let key = BackupKey::generate().expect("makes");
+        for (name, secret) in [("plain", Secret::None), ("key", Secret::Key(&key))] {
+            let path = temp.path().join(name);
+            let repository = Repository::open(store(&path), secret, true).expect("makes");
+            let [one, two] = [(50, 10), (60, 15)].map(|(made_ms, seq)| manifest(1, 1, made_ms, seq));
+            [&one, &two].into_iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
+            std::fs::copy(path.join(MANIFESTS).join(&one.id), path.join(MANIFESTS).join(&two.id)).expect("copies");
+            let said = repository.manifest(&two.id).expect_err("is another's").to_string();
+            assert!(said.contains(&one.id) && said.contains(&two.id) && said.contains("damaged"), "{said}");
+            let (good, bad) = repository.manifests().expect("lists");
+            assert_eq!((good, bad.len()), (vec![one.clone()], 1), "{name}");
+            assert_eq!(repository.last_written().expect("reads"), Some(one), "{name}");
         }
-        assert_eq!(kept(&new), Some(key.clone()));
-        assert_eq!(Repository::key_under(&*store(&path), &new, "another").expect("looks"), None);
-        std::fs::write(path.join(KEYS).join(new.name()), b"damaged").expect("writes");
-        assert_eq!(kept(&new), None);
-        repository.keep_key(&key, from_ref(&new)).expect("writes it again");
-        assert_eq!(kept(&new), Some(key.clone()));
     }
 }

@@ -27,7 +27,7 @@ use crate::log::{IoFailure, Log};
 use crate::model::{ChunkId, Collection, Digest, Generation, Key, Seq};
 use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
-use crate::trust::{Escrow, RecoveryKey, RegisterChoice, Registry, TrustError};
+use crate::trust::{Escrow, RecoveryKey, RegisterChoice, Registry, TrustError, key_that_counts, latest};
 
 /// Why a backup is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -485,30 +485,30 @@ fn authority(
         return Ok("none: members have to join again, or restore with --recovery-key".into());
     };
     let wrong = |what: &dyn std::fmt::Display| RestoreError::Wrong(format!("the sealed authority: {what}"));
-    let (mut newest, mut refused) = (None, None);
-    for text in escrows.iter().filter(|text| !text.is_empty()) {
-        let escrow = Escrow::from_text(text).map_err(|what| wrong(&what))?;
-        match escrow.made(key) {
-            Ok(made) if newest.as_ref().is_none_or(|(known, _)| made > *known) => newest = Some((made, escrow)),
-            Ok(_) => {}
-            Err(error) => refused = Some(error),
+    let sealed = escrows.iter().filter(|text| !text.is_empty());
+    let sealed = sealed.map(|text| Escrow::from_text(text).map_err(|what| wrong(&what)));
+    // Sealed copies of a moment that was given up are among them: the register is as of now, and no earlier one.
+    match latest(sealed.collect::<Result<_, _>>()?, key) {
+        Ok(Some(found)) if is_there => {
+            found.escrow.check_same(&trust)?;
+            Ok("the one that was here".into())
         }
+        Ok(None) if is_there => Ok("the one that was here".into()),
+        Ok(Some(found)) => {
+            let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), register)?;
+            let stays = if has_kept { "; the register of members that was left is later, and stays" } else { "" };
+            let doubt = found.doubt.map_or(String::new(), |doubt| {
+                format!("; {doubt}: the one of the highest revision was taken, check `members`")
+            });
+            let counts = match RecoveryKey::load(&trust)? {
+                Some(present) if present == *key => String::new(),
+                _ => format!("; {}", key_that_counts(&trust, key)?),
+            };
+            Ok(format!("restored{stays}{counts}{doubt}"))
+        }
+        Ok(None) => Err(wrong(&"no backup holds one")),
+        Err(error) => Err(error.into()),
     }
-    match (newest, refused) {
-        (Some((_, escrow)), _) if is_there => {
-            escrow.check_same(&trust)?;
-            return Ok("the one that was here".into());
-        }
-        (None, None) if is_there => return Ok("the one that was here".into()),
-        (Some((_, escrow)), _) => {
-            if escrow.restore(key, &trust, SystemClock.now_ms(), register)? {
-                return Ok("restored; the register of members that was left is later, and stays".into());
-            }
-        }
-        (None, Some(error)) => return Err(error.into()),
-        (None, None) => return Err(wrong(&"no backup holds one")),
-    }
-    Ok("restored".into())
 }
 
 fn remove(path: &Path) -> Result<(), RestoreError> {

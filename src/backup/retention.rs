@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::choice::coverage;
+use super::choice::{coverage, disagreement};
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
@@ -15,7 +15,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// What is kept. A backup that any rule keeps is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// The newest so many.
+    /// The newest so many of each log.
     pub last: usize,
     /// The newest of each of the last so many days that have one.
     pub daily: usize,
@@ -34,6 +34,9 @@ pub struct Pruned {
     pub pieces: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Says it where times disagree with what backups reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<String>,
     /// First and last sequences that could be restored before.
     pub covered_before: Vec<(Seq, Seq)>,
     /// First and last sequences that can be restored now.
@@ -42,7 +45,7 @@ pub struct Pruned {
     pub dry_run: bool,
 }
 
-/// Names of those that are kept. `made` gives name and time of each, oldest first.
+/// Names of those that are kept. `made` gives name and time of each, the one that reaches furthest last: it is kept by every rule.
 #[must_use]
 pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
     let mut kept: BTreeSet<String> = made.iter().rev().take(keep.last).map(|(id, _)| id.clone()).collect();
@@ -91,17 +94,22 @@ pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool
         // What it needs is not known, so nothing is known to be needed by none.
         return Err(error);
     }
-    let made: Vec<_> = manifests.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
-    let mut kept = kept(&made, keep);
-    if kept.is_empty() && !made.is_empty() {
+    let mut kept = BTreeSet::new();
+    // Another log's backups take nobody's place.
+    for of_log in manifests.chunk_by(|one, next| one.log_id == next.log_id) {
+        let made: Vec<_> = of_log.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
+        kept.extend(self::kept(&made, keep));
+    }
+    if kept.is_empty() && !manifests.is_empty() {
         let what = "that would remove every backup: keep at least one, with --keep-last, --keep-daily or --keep-weekly";
         return Err(RepositoryError::NoSuch(what.into()));
     }
     keep_holders(&manifests, &mut kept);
+    let disagreement = disagreement(&manifests);
     let (stay, go): (Vec<Manifest>, Vec<Manifest>) =
         manifests.into_iter().partition(|manifest| kept.contains(&manifest.id));
     let names = |manifests: &[Manifest]| manifests.iter().map(|manifest| manifest.id.clone()).collect();
-    let mut pruned = Pruned { kept: names(&stay), removed: names(&go), dry_run, ..Pruned::default() };
+    let mut pruned = Pruned { kept: names(&stay), removed: names(&go), disagreement, dry_run, ..Pruned::default() };
     (pruned.covered_before, pruned.covered) = (covered(&stay, &go), coverage(&stay));
     if dry_run {
         return Ok(pruned);
@@ -129,5 +137,36 @@ mod tests {
         assert_eq!(names(Keep { daily: 3, ..Keep::default() }), ["35", "37", "39"]);
         assert_eq!(names(Keep { last: 1, daily: 1, weekly: 2 }).len(), 2);
         assert!(names(Keep::default()).is_empty());
+    }
+
+    #[test]
+    fn p13_the_backup_that_reaches_furthest_is_never_removed_whatever_its_time_says() {
+        use crate::backup::choice::tests::manifest;
+        use crate::backup::repository::Secret;
+        use crate::backup::store::LocalStore;
+
+        // The clock was ahead when the first was made, or behind when the last was; and another log has its own.
+        const NOW: u64 = 20_000 * DAY_MS;
+        for times in [[NOW + 3 * DAY_MS, NOW, NOW + 10], [NOW, NOW + 5, 1]] {
+            let temp = tempfile::tempdir().expect("temp dir");
+            let repository =
+                Repository::open(Box::new(LocalStore::new(temp.path())), Secret::None, true).expect("makes");
+            for (made_ms, seq) in times.into_iter().zip([10, 15, 16]) {
+                repository.put_manifest(&manifest(1, 1, made_ms, seq)).expect("stores");
+            }
+            repository.put_manifest(&manifest(2, 1, NOW + 7, 3)).expect("stores");
+            let lock = Lock::take(repository.store(), "prune").expect("takes");
+            for keep in [Keep { last: 1, ..Keep::default() }, Keep { daily: 1, ..Keep::default() }] {
+                let pruned = prune(&repository, &lock, keep, true).expect("rehearses");
+                assert_eq!(pruned.covered, [(Seq(0), Seq(16))], "{times:?}");
+                assert!(pruned.disagreement.is_some_and(|said| said.contains("clock")), "{times:?}");
+                assert_eq!(pruned.kept.len(), 2, "one of each log: {:?}", pruned.kept);
+            }
+            prune(&repository, &lock, Keep { last: 1, ..Keep::default() }, false).expect("prunes");
+            let (left, _) = repository.manifests().expect("lists");
+            let mut left: Vec<_> = left.iter().map(|manifest| manifest.seq).collect();
+            left.sort();
+            assert_eq!(left, [Seq(3), Seq(16)], "{times:?}");
+        }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backup::choice::{choose, coverage};
+use crate::backup::choice::{choose, coverage, disagreement};
 use crate::backup::lock::Lock;
 use crate::backup::manifest::Manifest;
-use crate::backup::repository::{Repository, RepositoryError};
+use crate::backup::repository::{Encryption, Repository, RepositoryError};
 use crate::backup::restore::{self, RestoreEnd, RestoreError, Restored, Wishes};
 use crate::backup::retention::{Keep, prune};
 use crate::codec::jsonl::timestamp;
@@ -25,7 +25,8 @@ use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
 use super::access::{self, Access};
 use super::backup_args::{BackupAction, BackupPlace, BackupRestore};
 use super::backup_copy::{Made, check_complete, copy};
-use super::backup_place::{self, Notices, Opened};
+use super::backup_known;
+use super::backup_place::{self, Notices, Opened, in_words};
 use super::client::Client;
 use super::maintain::bytes_bar;
 use super::output::{Output, size};
@@ -47,25 +48,25 @@ fn not_restored(error: RestoreError) -> CtlError {
 /// `backup`
 pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResult {
     match action {
-        BackupAction::Create { place, plain, follow, every } if follow => {
+        BackupAction::Create { place, follow, every } if follow => {
             let every = Duration::from_secs(every.max(1));
             tokio::select! {
-                result = keep_making(dir, &place, plain, every, json) => result,
+                result = keep_making(dir, &place, every, json) => result,
                 () = super::datastore::stop_signal() => Ok(()),
             }
         }
-        BackupAction::Create { place, plain, .. } => {
-            let made = create(dir, &place, plain, json, &mut Notices::new(on_standard_error)).await?;
+        BackupAction::Create { place, .. } => {
+            let made = create(dir, &place, json, &mut Notices::new(on_standard_error)).await?;
             report(json, &made)?;
             check_complete(&made)
         }
         BackupAction::List { place } => {
-            let repository = backup_place::open(dir, &place)?;
-            off_thread(move || list(&repository, json)).await
+            let opened = backup_place::open(dir, &place)?;
+            off_thread(move || list(&opened.repository, json)).await
         }
         BackupAction::Key { key_file } => print_key(dir, key_file, json),
         BackupAction::Verify { place, id, all, scratch } => {
-            let repository = backup_place::open(dir, &place)?;
+            let repository = backup_place::open(dir, &place)?.repository;
             let directory = scratch_dir(scratch)?;
             let verifying = {
                 let directory = directory.clone();
@@ -81,7 +82,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: BackupAction) -> CtlResu
         }
         BackupAction::Prune { place, keep_last, keep_daily, keep_weekly, dry_run } => {
             let keep = Keep { last: keep_last, daily: keep_daily, weekly: keep_weekly };
-            let repository = backup_place::open(dir, &place)?;
+            let repository = backup_place::open(dir, &place)?.repository;
             off_thread(move || drop_old(&repository, keep, dry_run, json)).await
         }
     }
@@ -94,10 +95,10 @@ async fn off_thread<T: Send + 'static>(
 }
 
 /// Makes backups for ever, whenever something was committed.
-async fn keep_making(dir: &Path, place: &BackupPlace, plain: bool, every: Duration, json: bool) -> CtlResult {
+async fn keep_making(dir: &Path, place: &BackupPlace, every: Duration, json: bool) -> CtlResult {
     let (mut trouble, mut notices) = (String::new(), Notices::new(on_standard_error));
     loop {
-        match create(dir, place, plain, json, &mut notices).await {
+        match create(dir, place, json, &mut notices).await {
             Ok(made) => {
                 trouble.clear();
                 if made.is_new {
@@ -123,10 +124,10 @@ fn on_standard_error(notice: &str) {
 pub(super) async fn archive(config: DatastoreConfig, place: String) {
     let passphrase = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok();
     let key_file = config.backup_key_file.or_else(|| std::env::var_os("GRAVWELL_BACKUP_KEY_FILE").map(PathBuf::from));
-    let place = BackupPlace { place, key_file, passphrase_file: None, passphrase };
+    let place = BackupPlace { place, key_file, passphrase_file: None, plain: config.backup_plain, passphrase };
     let mut notices = Notices::new(|notice| tracing::warn!("{notice}"));
     loop {
-        match create(&config.data_dir, &place, config.backup_plain, true, &mut notices).await {
+        match create(&config.data_dir, &place, true, &mut notices).await {
             Ok(made) if made.missing > 0 && made.is_new => {
                 tracing::error!(
                     backup = made.backup,
@@ -144,20 +145,14 @@ pub(super) async fn archive(config: DatastoreConfig, place: String) {
     }
 }
 
-async fn create(
-    dir: &Path,
-    place: &BackupPlace,
-    plain: bool,
-    quiet: bool,
-    notices: &mut Notices,
-) -> Result<Made, CtlError> {
+async fn create(dir: &Path, place: &BackupPlace, quiet: bool, notices: &mut Notices) -> Result<Made, CtlError> {
     let (path, place) = (dir.to_owned(), place.clone());
-    let opened = off_thread(move || backup_place::open_or_create(&path, &place, plain)).await?;
+    let opened = off_thread(move || backup_place::open_or_create(&path, &place)).await?;
     opened.notices.iter().for_each(|notice| notices.give(notice));
     let repository = &opened.repository;
     let lock = tokio::task::block_in_place(|| Lock::take(repository.store(), "backup")).map_err(CtlError::new)?;
     let is_kept = tokio::task::block_in_place(|| opened.keep_key(dir))?;
-    let earlier = tokio::task::block_in_place(|| repository.newest()).map_err(failed)?;
+    let earlier = tokio::task::block_in_place(|| repository.last_written()).map_err(failed)?;
     let client = Client::open(dir).await?;
     let made = copy(&client, repository, &lock, earlier, quiet).await;
     client.close().await;
@@ -166,6 +161,7 @@ async fn create(
         // The first copy of a datastore makes its recovery key.
         tokio::task::block_in_place(|| opened.keep_key(dir))?;
     }
+    tokio::task::block_in_place(|| opened.drop_former_keys(dir))?;
     made.encryption = opened.described();
     Ok(made)
 }
@@ -246,9 +242,16 @@ fn list(repository: &Repository, json: bool) -> CtlResult {
     })?;
     if !json {
         output.line(&format!("every sequence can be restored in: {}", ranges(&coverage(&manifests))))?;
+        output.line(&format!("{}: {}", repository.store().place(), in_words(repository.encryption())))?;
     }
     output.flush()?;
+    tell(disagreement(&manifests));
     all_are_good(bad)
+}
+
+/// On standard error.
+fn tell(what: Option<String>) {
+    what.iter().for_each(|what| complain!("gravwell-logctl: {what}"));
 }
 
 fn ranges(covered: &[(Seq, Seq)]) -> String {
@@ -282,8 +285,12 @@ fn verify(repository: &Repository, id: Option<&str>, all: bool, directory: &Path
         match test_restore(repository, manifest, directory) {
             Ok(restored) if json => output.json(&restored)?,
             Ok(restored) => output.line(&format!(
-                "{}: restored up to sequence {}, {} objects, digest {}: good",
-                restored.backup, restored.seq, restored.objects, restored.digest
+                "{}, {}: restored up to sequence {}, {} objects, digest {}: good",
+                restored.backup,
+                in_words(repository.encryption()),
+                restored.seq,
+                restored.objects,
+                restored.digest
             ))?,
             Err(error) => troubles.push(error),
         }
@@ -314,6 +321,7 @@ fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) 
 fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
     let lock = Lock::take(repository.store(), "prune").map_err(CtlError::new)?;
     let pruned = prune(repository, &lock, keep, dry_run).map_err(failed)?;
+    tell(pruned.disagreement.clone());
     let mut output = Output::new();
     if json {
         output.json(&pruned)?;
@@ -341,18 +349,21 @@ fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> R
 /// `restore`
 pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlResult {
     let dir = dir.to_owned();
-    let restoring = move || restore_into(&dir, &args).map(|(restored, key)| (dir, args, restored, key));
-    let (dir, args, restored, key) = off_thread(restoring).await?;
+    let restoring = move || restore_into(&dir, &args).map(|done| (dir, args, done));
+    let (dir, args, Done { restored, key, encryption }) = off_thread(restoring).await?;
     let mut output = Output::new();
     let access = Access::of(&restored);
     if json {
-        output.json(&WithAccess { restored: &restored, backup_key: key.as_ref().map(BackupKey::name), access })?;
+        let (backup_key, encryption) = (key.as_ref().map(BackupKey::name), encryption.word());
+        output.json(&WithAccess { restored: &restored, encryption, backup_key, access })?;
         return output.flush();
     }
     let (seq, objects) = (restored.seq, restored.objects);
     output.line(&format!(
-        "backup {}, up to sequence {seq}: {objects} objects, digest {}",
-        restored.backup, restored.digest
+        "backup {}, {}, up to sequence {seq}: {objects} objects, digest {}",
+        restored.backup,
+        in_words(&encryption),
+        restored.digest
     ))?;
     if args.dry_run {
         output.line("dry run: it was restored elsewhere and verified; nothing was changed")?;
@@ -392,16 +403,26 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
 struct WithAccess<'a> {
     #[serde(flatten)]
     restored: &'a Restored,
+    /// `key`, `passphrase` or `none`.
+    encryption: &'static str,
     /// Name of the backup key that was brought back.
     #[serde(skip_serializing_if = "Option::is_none")]
     backup_key: Option<String>,
     access: Access,
 }
 
-/// The backup key is told when it was brought back, too.
-fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<BackupKey>), CtlError> {
+/// What was restored, and from what.
+struct Done {
+    restored: Restored,
+    /// The backup key, when it was brought back.
+    key: Option<BackupKey>,
+    encryption: Encryption,
+}
+
+fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let key = recovery_key(args)?;
     let Opened { repository, unsealed, .. } = backup_place::open_to_restore(dir, &args.place, key.as_ref())?;
+    let encryption = repository.encryption().clone();
     let (manifests, bad) = repository.manifests().map_err(failed)?;
     let named = args.backup.as_ref().map(|id| repository.manifest(id).map_err(failed)).transpose()?;
     let manifest = match &named {
@@ -410,9 +431,10 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<Ba
         None => choose(&manifests, args.at).map_err(not_restored)?,
     };
     bad.iter().for_each(|error| complain!("gravwell-logctl: passed over: {error}"));
+    tell(disagreement(&manifests));
     not_in_the_future(args.at)?;
     let bar = bytes_bar();
-    let mut tell = |done, total| {
+    let mut progress = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     };
@@ -424,9 +446,9 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<Ba
         let _lock = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
         let end = RestoreEnd { end: args.at, may_be_empty: args.at_empty };
         let restored = rehearse(dir, |scratch| {
-            restore::rehearse(&repository, manifest, scratch, &config, end, &mut tell).map_err(not_restored)
+            restore::rehearse(&repository, manifest, scratch, &config, end, &mut progress).map_err(not_restored)
         });
-        return restored.map(|restored| (restored, None));
+        return restored.map(|restored| Done { restored, key: None, encryption });
     }
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     let mark = Mark::begin(dir)?;
@@ -453,12 +475,14 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<(Restored, Option<Ba
         ended: &access::ended(args.rotate_secrets),
         told: &access::told(),
     };
-    let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut tell);
+    let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut progress);
     bar.finish_and_clear();
     mark.end(dir, restored.is_ok())?;
     let restored = restored.map_err(not_restored)?;
     let saved = unsealed.map(|key| key.save_new(&BackupKey::path_in(dir)).map(|is_new| is_new.then_some(key)));
-    Ok((restored, saved.transpose().map_err(CtlError::new)?.flatten()))
+    let key = saved.transpose().map_err(CtlError::new)?.flatten();
+    backup_known::note(dir, &args.place.place, &encryption)?;
+    Ok(Done { restored, key, encryption })
 }
 
 /// Restores into a directory within `dir`, where the room is that a restore needs, and leaves `dir` as it was.

@@ -20,6 +20,9 @@ pub struct BackupPlace {
     /// File with the passphrase of backups that are encrypted with one instead; given with the first backup, they are.
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// The backups there are not encrypted, and are meant not to be: a new place begins so, and one that is so is not asked about.
+    #[arg(long, env = "GRAVWELL_BACKUP_PLAIN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub plain: bool,
     /// The passphrase.
     #[arg(skip = std::env::var("GRAVWELL_BACKUP_PASSPHRASE").ok())]
     pub passphrase: Option<String>,
@@ -35,9 +38,6 @@ pub enum BackupAction {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
-        /// Do not encrypt backups at a new place, and do not warn of a place where they are not.
-        #[arg(long, env = "GRAVWELL_BACKUP_PLAIN", value_parser = clap::builder::BoolishValueParser::new())]
-        plain: bool,
         /// Go on for ever, with a backup whenever something was committed: any moment can be restored then.
         #[arg(long)]
         follow: bool,
@@ -51,7 +51,7 @@ pub enum BackupAction {
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
     },
-    /// Test-restore the newest backup, or others, in a directory of its own: every byte is read, checked and added up.
+    /// Test-restore the backup that reaches furthest, or others, in a directory of its own: every byte is read, checked and added up.
     Verify {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
@@ -71,7 +71,7 @@ pub enum BackupAction {
         #[command(flatten)]
         #[expect(missing_docs, reason = "it would become the command's help")]
         place: BackupPlace,
-        /// Keep the newest so many.
+        /// Keep so many of each log, those that reach furthest.
         #[arg(long, default_value_t = 0, value_name = "N")]
         keep_last: usize,
         /// Keep the newest of each of the last so many days.
@@ -98,7 +98,7 @@ pub struct BackupRestore {
     #[command(flatten)]
     #[expect(missing_docs, reason = "it would become the command's help")]
     pub place: BackupPlace,
-    /// Which backup [default: the newest that covers --at].
+    /// Which backup [default: the one that reaches furthest, or covers --at].
     #[arg(long, value_name = "BACKUP")]
     pub backup: Option<String>,
     /// Restore the state as of this sequence, or of this time (2026-11-25T22:35:13Z), instead of the backup's end.

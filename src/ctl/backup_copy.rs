@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::backup::lock::Lock;
-use crate::backup::manifest::{Manifest, PIECE_BYTES, Segment, VERSION};
+use crate::backup::manifest::{Manifest, PIECE_BYTES, Segment, VERSION, name};
 use crate::backup::repository::Repository;
 use crate::chunks::decode_index;
 use crate::codec::admin::{CopyBegin, CopyHave, CopyNames, CopySegment, Request};
@@ -227,9 +227,10 @@ fn finish(
     chunks: Chunks,
 ) -> Result<Made, CtlError> {
     let made_ms = SystemClock.now_ms();
+    let number = tokio::task::block_in_place(|| storing.repository.next_number()).map_err(failed)?;
     let mut manifest = Manifest {
         version: VERSION,
-        id: format!("{:013}-{:012}", made_ms, begin.seq.0),
+        id: name(made_ms, begin.seq, number),
         made_ms,
         log_id: begin.log_id,
         generation: begin.generation,
@@ -240,7 +241,7 @@ fn finish(
         chain: begin.chain,
         time_ms: begin.time_ms,
         checkpoint: begin.checkpoint,
-        stamp: Escrow::from_text(&begin.escrow).map(|escrow| escrow.stamp).unwrap_or_default(),
+        stamp: Escrow::from_text(&begin.escrow).map(|escrow| escrow.known().to_owned()).unwrap_or_default(),
         escrow: begin.escrow,
         segments,
         chunks: chunks.have.into_iter().collect(),

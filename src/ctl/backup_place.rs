@@ -13,6 +13,7 @@ use crate::trust::{BackupKey, RecoveryKey, RecoveryKeys};
 use super::CtlError;
 use super::backup::failed;
 use super::backup_args::BackupPlace;
+use super::backup_known;
 
 /// What an operator should know, once.
 pub(super) struct Notices {
@@ -81,13 +82,27 @@ impl Opened {
         Ok(!recovery.is_empty())
     }
 
+    /// Removes from the repository what former recovery keys of the datastore in `dir` open, where enough backups do without.
+    pub(super) fn drop_former_keys(&self, dir: &Path) -> Result<(), CtlError> {
+        let trust = trust_dir(dir);
+        let keys = RecoveryKeys::load(&trust).map_err(CtlError::new)?;
+        if let (Some(_), Some(keys)) = (&self.key, keys) {
+            let former = RecoveryKeys::former(&trust).map_err(CtlError::new)?;
+            self.repository.drop_former_keys(&former, &keys.current).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn described(&self) -> Described {
         match self.repository.encryption() {
-            Encryption::Plain => Described { encryption: "none", ..Described::default() },
-            Encryption::Passphrase => Described { encryption: "passphrase", ..Described::default() },
-            Encryption::Key(name) => {
-                Described { encryption: "key", key: Some(name.clone()), key_file: Some(self.key_file.clone()) }
+            encryption @ (Encryption::Plain | Encryption::Passphrase) => {
+                Described { encryption: encryption.word(), ..Described::default() }
             }
+            encryption @ Encryption::Key(name) => Described {
+                encryption: encryption.word(),
+                key: Some(name.clone()),
+                key_file: Some(self.key_file.clone()),
+            },
         }
     }
 }
@@ -98,8 +113,43 @@ fn recovery_keys(dir: &Path) -> Result<Vec<RecoveryKey>, CtlError> {
 }
 
 /// Opens a repository that is there. Nothing is written.
-pub(super) fn open(dir: &Path, place: &BackupPlace) -> Result<Repository, CtlError> {
-    open_to_restore(dir, place, None).map(|opened| opened.repository)
+pub(super) fn open(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
+    open_to_restore(dir, place, None)
+}
+
+/// What a backup is encrypted with, in a few words.
+pub(super) fn in_words(encryption: &Encryption) -> String {
+    match encryption {
+        Encryption::Plain => "NOT ENCRYPTED".to_owned(),
+        Encryption::Passphrase => "encrypted with the passphrase".to_owned(),
+        Encryption::Key(key) => format!("encrypted with the backup key {key}"),
+    }
+}
+
+/// A place that says that it is not encrypted is asked about where it was, and where there is a key: whoever may write there may say
+/// so, and nothing that lies there shows who it is from.
+fn ask_when_plain(
+    dir: &Path,
+    place: &BackupPlace,
+    encryption: &Encryption,
+    recovery: Option<&RecoveryKey>,
+) -> Result<(), CtlError> {
+    if *encryption != Encryption::Plain || place.plain {
+        return Ok(());
+    }
+    let key_file = key_file(dir, place);
+    let why = match (backup_known::of(dir, &place.place)?, BackupKey::load(&key_file).map_err(CtlError::new)?) {
+        (Some(known), _) => format!("it was encrypted with {known} when it was last used from here"),
+        (None, Some(key)) => format!("the backup key {} is here, in {}", key.name(), key_file.display()),
+        (None, None) if recovery.is_some() => "the recovery key was given".to_owned(),
+        (None, None) => return Ok(()),
+    };
+    Err(CtlError::new(format!(
+        "{} is not encrypted, and {why}: somebody who can write there may have put other backups in the place of yours. Nothing was \
+         read or written. See where they are from; only when they are meant not to be encrypted, say --plain \
+         (Datastore-Backup-Plain for an archive)",
+        place.place
+    )))
 }
 
 /// As [`open`]; the recovery key may be given, with which the backup key is found in the repository.
@@ -110,11 +160,19 @@ pub(super) fn open_to_restore(
 ) -> Result<Opened, CtlError> {
     let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
     let encryption = Repository::encryption_of(&*store).map_err(failed)?.unwrap_or(Encryption::Plain);
+    ask_when_plain(dir, place, &encryption, recovery)?;
     open_found(dir, place, store, &encryption, recovery)
 }
 
-/// Opens a repository, or makes one: encrypted, unless `plain`.
-pub(super) fn open_or_create(dir: &Path, place: &BackupPlace, plain: bool) -> Result<Opened, CtlError> {
+/// Opens a repository, or makes one: encrypted, unless it is to be plain. What it is encrypted with is noted.
+pub(super) fn open_or_create(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
+    let opened = found_or_made(dir, place)?;
+    backup_known::note(dir, &place.place, opened.repository.encryption())?;
+    Ok(opened)
+}
+
+fn found_or_made(dir: &Path, place: &BackupPlace) -> Result<Opened, CtlError> {
+    let plain = place.plain;
     let store = store::open(&place.place).map_err(|error| failed(error.into()))?;
     let (found, passphrase) = (Repository::encryption_of(&*store).map_err(failed)?, passphrase(place)?);
     let shown = store.place();
@@ -129,6 +187,7 @@ pub(super) fn open_or_create(dir: &Path, place: &BackupPlace, plain: bool) -> Re
         lies_outside(place, &key_file)?;
     }
     if let Some(encryption) = found {
+        ask_when_plain(dir, place, &encryption, None)?;
         let mut opened = open_found(dir, place, store, &encryption, None)?;
         if encryption == Encryption::Plain && !plain {
             opened.notices.push(format!(

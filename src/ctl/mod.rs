@@ -19,6 +19,7 @@ mod authority_rotation;
 mod backup;
 pub mod backup_args;
 mod backup_copy;
+mod backup_known;
 mod backup_place;
 mod bench;
 mod bench_push;

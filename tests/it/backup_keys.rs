@@ -158,6 +158,73 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     assert!(!fleet.dir("fourth").exists() && !fleet.dir("gravwell-backup.json").exists());
 }
 
+/// What begins a place that is not encrypted.
+const PLAIN_HEAD: &str =
+    r#"{"gravwell-backup-repository":1,"id":"00112233445566778899aabbccddeeff","salt":null,"proof":null}"#;
+
+#[test]
+fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let place = fleet.dir("backups").display().to_string();
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    let made = json(&fleet, "d", &["backup", "create", &place]);
+    let (key, recovery) = (made["key"].as_str().expect("its name").to_owned(), key_of(&fleet));
+    let said = fleet.ok("d", &["backup", "list", &place]);
+    assert!(said.contains(&format!("encrypted with the backup key {key}")), "{said}");
+
+    // Whoever can write there begins another one in its place.
+    let head = fleet.dir("backups/gravwell-backup.json");
+    let good = std::fs::read(&head).expect("reads");
+    std::fs::remove_dir_all(&place).expect("wipes");
+    std::fs::create_dir_all(&place).expect("makes");
+    std::fs::write(&head, PLAIN_HEAD).expect("writes");
+    let secret = "a-value-that-nobody-may-read";
+    fleet.ok("d", &["put", "c", "k", "--value", &format!("\"{secret}\"")]);
+    let commands: [&[&str]; 5] = [
+        &["backup", "create", &place],
+        &["backup", "list", &place],
+        &["backup", "verify", &place],
+        &["backup", "prune", &place, "--keep-last", "1"],
+        &["restore", &place, "--replace"],
+    ];
+    let are_refused = |why: &str| {
+        for command in commands {
+            let said = refused(&fleet, "d", command);
+            for part in ["is not encrypted", why, "--plain"] {
+                assert!(said.contains(part), "{command:?}: {part}: {said}");
+            }
+        }
+        assert!(!holds(&place, secret), "nothing was written in the clear");
+    };
+    are_refused(&format!("it was encrypted with the backup key {key}"));
+    // Without what was noted the key itself says it, and without the key what was noted.
+    let (notes, file) = (fleet.dir("d/backup.places"), fleet.backup_key());
+    let noted = std::fs::read(&notes).expect("reads");
+    std::fs::remove_file(&notes).expect("removes");
+    are_refused(&format!("the backup key {key} is here"));
+    std::fs::write(&notes, noted).expect("writes");
+    std::fs::rename(&file, fleet.dir("elsewhere.key")).expect("moves");
+    are_refused("when it was last used from here");
+    // On a host that knows nothing, who brings the recovery key is asked.
+    let said = refused(&fleet, "r", &["restore", &place, "--recovery-key", &recovery]);
+    assert!(said.contains("the recovery key was given") && said.contains("--plain"), "{said}");
+    assert!(!fleet.dir("r/log").exists());
+
+    // It is meant so only when it is said, and a restore says first what it is from.
+    fleet.ok("d", &["backup", "create", &place, "--plain"]);
+    assert!(holds(&place, secret));
+    assert!(fleet.ok("d", &["backup", "list", &place, "--plain"]).contains("NOT ENCRYPTED"));
+    std::fs::remove_dir_all(&place).expect("wipes");
+    std::fs::rename(fleet.dir("elsewhere.key"), &file).expect("moves back");
+    fleet.ok("d", &["backup", "create", &place]);
+    assert_ne!(std::fs::read(&head).expect("reads"), good, "another one, encrypted as before");
+    datastore.kill();
+    let said = fleet.ok("d", &["restore", &place, "--replace"]);
+    let first = said.lines().next().expect("a line");
+    assert!(first.contains(&format!("encrypted with the backup key {key}")), "{said}");
+}
+
 #[test]
 fn an_archive_is_encrypted_with_the_key_that_the_configuration_names_or_plain_when_it_says_so() {
     for (setting, encryption) in [("Datastore-Backup-Key-File={}", "key"), ("Datastore-Backup-Plain=true", "none")] {

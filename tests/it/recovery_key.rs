@@ -198,3 +198,37 @@ fn p13_backups_open_with_the_recovery_keys_that_count_when_they_are_made() {
     fleet.ok("d", &["restore", &place, "--recovery-key", &new]);
     assert_eq!((fleet.export("d"), key_of(&fleet)), (export, new));
 }
+
+#[test]
+fn p13_no_moment_of_a_rotation_leaves_backups_that_no_recovery_key_restores() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let place = fleet.dir("backups").display().to_string();
+    let create = ["backup", "create", &place];
+    fleet.ok("d", &["put", "c", "k", "--value", "1"]);
+    fleet.ok("d", &create);
+    let (old, new) = (key_of(&fleet), begin(&fleet));
+    rotate(&fleet, &["finish", "--recovery-key", &new]);
+    let opened = |key: &str, name: &str| fleet.run(name, &["restore", &place, "--recovery-key", key]).status.success();
+
+    // The first backup afterwards ends before it has a manifest: what there is opens with the former key, as before.
+    fleet.ok("d", &["put", "c", "k", "--value", "2"]);
+    let (pieces, aside) = (fleet.dir("backups/pieces"), fleet.dir("backups/aside"));
+    std::fs::rename(&pieces, &aside).expect("moves");
+    std::fs::write(&pieces, "in the way").expect("writes");
+    assert!(!fleet.run("d", &create).status.success());
+    std::fs::remove_file(&pieces).expect("removes");
+    std::fs::rename(&aside, &pieces).expect("moves back");
+    assert!(opened(&old, "r1"));
+
+    // One that is whole does without it, also when its manifest is damaged afterwards.
+    let made: Value = serde_json::from_str(&fleet.ok("d", &[&create[..], &["--json"]].concat())).expect("JSON");
+    assert!(!opened(&old, "r2"));
+    let manifest = fleet.dir("backups/manifests").join(made["backup"].as_str().expect("a name"));
+    std::fs::write(manifest, "damaged").expect("writes");
+    let export = fleet.export("d");
+    datastore.kill();
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    fleet.ok("d", &["restore", &place, "--recovery-key", &new]);
+    assert_eq!((fleet.export("d"), key_of(&fleet)), (export, new));
+}

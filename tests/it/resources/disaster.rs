@@ -68,7 +68,7 @@ fn r09_contents_are_in_every_backup_and_come_back_byte_by_byte() {
     web.kill();
     destroy(&farm.fleet, farm.datastore.take().expect("runs"));
     std::fs::remove_dir_all(farm.fleet.dir("a")).expect("wipes");
-    farm.fleet.ok("d", &["restore", &place, "--recovery-key", &key]);
+    farm.fleet.ok("d", &["restore", &place, "--recovery-key", &key, "--plain"]);
     farm.start_datastore();
     farm.fleet.enroll("n", "webserver");
     let web = Web::start(&farm.fleet, "n", &[]);

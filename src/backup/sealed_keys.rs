@@ -1,0 +1,168 @@
+//! The key of a repository, sealed under the recovery keys of those who back up into it: an object for each, by its name.
+//!
+//! Whose disk is lost has the recovery key alone. It has to open two things: the repository's key here, and the authority in a
+//! manifest. So a copy goes only when its recovery key counts no more and enough backups hold the authority under the one that
+//! does, and nobody removes what belongs to another authority.
+
+use super::manifest::Manifest;
+use super::repository::{Repository, RepositoryError};
+use super::store::{Store, StoreError};
+use crate::trust::{BackupKey, Escrow, RecoveryKey};
+
+const KEYS: &str = "keys/";
+/// So many backups hold the authority under the present recovery key before what a former one opens goes: one may be damaged.
+const BACKUPS_MIN: usize = 2;
+
+fn path_of(recovery: &str) -> String {
+    format!("{KEYS}{recovery}")
+}
+
+impl Repository {
+    /// The backup key of the name `key` that the store keeps sealed under a recovery key; `None` when it has none.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub fn key_under(
+        store: &dyn Store,
+        recovery: &RecoveryKey,
+        key: &str,
+    ) -> Result<Option<BackupKey>, RepositoryError> {
+        match store.get(&path_of(&recovery.name())) {
+            Ok(sealed) => Ok(BackupKey::unseal(&sealed, recovery).filter(|found| found.name() == key)),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keeps the backup key in the store, sealed under each of the recovery keys, beside what is there.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or written.
+    pub fn keep_key(&self, key: &BackupKey, under: &[RecoveryKey]) -> Result<(), RepositoryError> {
+        for recovery in under {
+            if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
+                self.store().put(&path_of(&recovery.name()), &key.seal(recovery)?)?;
+            }
+            if Self::key_under(self.store(), recovery, &key.name())?.is_none() {
+                return Err(self.damaged(&path_of(&recovery.name()), "it is not what was written"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what recovery keys of the names `former` open, once [`BACKUPS_MIN`] backups can be read that hold the authority under
+    /// `present`. A single one is stored twice. Says how many went.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or written. What is needed is there then.
+    pub fn drop_former_keys(&self, former: &[String], present: &RecoveryKey) -> Result<usize, RepositoryError> {
+        let is_former = |name: &str| name != present.name() && former.iter().any(|former| former == name);
+        let listed = self.store().list(KEYS)?.into_iter().map(|listed| listed.name);
+        let stale: Vec<String> = listed.filter(|name| name.strip_prefix(KEYS).is_some_and(is_former)).collect();
+        if stale.is_empty() {
+            return Ok(0);
+        }
+        let holding = self.holding_authority(present)?;
+        let Some(last) = holding.first() else { return Ok(0) };
+        for _ in holding.len()..BACKUPS_MIN {
+            self.repeat_manifest(last)?;
+        }
+        for name in &stale {
+            self.store().remove(name)?;
+        }
+        Ok(stale.len())
+    }
+
+    /// The last backups that hold the authority under `present`, at most [`BACKUPS_MIN`].
+    fn holding_authority(&self, present: &RecoveryKey) -> Result<Vec<Manifest>, RepositoryError> {
+        let mut found = Vec::new();
+        for id in self.ids()?.iter().rev() {
+            let manifest = match self.manifest(id) {
+                Err(RepositoryError::Damaged { .. } | RepositoryError::NoSuch(_)) => continue,
+                read => read?,
+            };
+            if Escrow::from_text(&manifest.escrow).is_ok_and(|escrow| escrow.check(present).is_ok()) {
+                found.push(manifest);
+            }
+            if found.len() >= BACKUPS_MIN {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backup::choice::tests::manifest;
+    use crate::backup::repository::Secret;
+    use crate::backup::store::LocalStore;
+    use crate::trust::{Authority, RecoveryKeys, Registry};
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    /// The authority in `trust`, sealed under the keys that count.
+    fn escrow(trust: &Path) -> String {
+        let mut register = Registry::open(trust, NOW).expect("register");
+        register.establish(NOW).expect("writes");
+        let authority = Authority::open_or_create(trust, NOW).expect("authority");
+        Escrow::seal(trust, &authority, &mut register, NOW).expect("seals").to_text().expect("text")
+    }
+
+    fn store(place: &Path) -> Box<dyn Store> {
+        Box::new(LocalStore::new(place))
+    }
+
+    #[test]
+    fn p13_what_a_former_recovery_key_opens_goes_when_two_backups_do_without_it_and_never_before() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let (trust, place) = (temp.path().join("trust"), temp.path().join("place"));
+        let key = BackupKey::generate().expect("makes");
+        let repository = Repository::open(store(&place), Secret::Key(&key), true).expect("makes");
+        let kept = |recovery: &RecoveryKey| {
+            Repository::key_under(&*store(&place), recovery, &key.name()).expect("looks").as_ref() == Some(&key)
+        };
+        let backup = |seq: u64| {
+            let backup = Manifest { escrow: escrow(&trust), ..manifest(1, 1, NOW + seq, seq) };
+            repository.put_manifest(&backup).expect("stores");
+        };
+        backup(1);
+        let old = RecoveryKey::load(&trust).expect("reads").expect("was made");
+        // Another authority's copy is in the same place, as after a restore that was only tried.
+        let drill = RecoveryKey::open_or_create(&temp.path().join("drill")).expect("makes");
+        for under in [&old, &drill] {
+            repository.keep_key(&key, std::slice::from_ref(under)).expect("keeps");
+        }
+        let new = RecoveryKeys::begin(&trust).expect("begins").next.expect("a new one");
+        let settle = || {
+            let keys = RecoveryKeys::load(&trust).expect("reads").expect("there are");
+            repository.keep_key(&key, &keys.all()).expect("keeps");
+            let former = RecoveryKeys::former(&trust).expect("reads");
+            repository.drop_former_keys(&former, &keys.current).expect("drops")
+        };
+        assert_eq!(settle(), 0);
+        RecoveryKeys::finish(&trust, &new).expect("ends");
+        // Killed before the new manifest was in place: the former key opens what there is.
+        assert_eq!(settle(), 0);
+        assert_eq!([&old, &new, &drill].map(kept), [true; 3]);
+        backup(2);
+        assert_eq!(settle(), 1);
+        assert_eq!([&old, &new, &drill].map(kept), [false, true, true]);
+        assert_eq!(settle(), 0);
+        // Whichever backup is damaged now, the new key opens another one with the authority in it.
+        let last = repository.last_written().expect("reads").expect("is there").id;
+        std::fs::write(place.join("manifests").join(last), b"damaged").expect("writes");
+        let left = repository.last_written().expect("reads").expect("is there");
+        assert_eq!(left.seq, crate::model::Seq(2));
+        Escrow::from_text(&left.escrow).expect("reads").check(&new).expect("opens");
+        // One that is damaged is written again.
+        std::fs::write(place.join(path_of(&new.name())), b"damaged").expect("writes");
+        assert!(!kept(&new));
+        settle();
+        assert!(kept(&new));
+        assert_eq!(Repository::key_under(&*store(&place), &new, "another").expect("looks"), None);
+    }
+}
