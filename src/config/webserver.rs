@@ -118,7 +118,7 @@ pub struct WebserverConfig {
     pub upload_bytes_of_user: u64,
     /// `Resource-Fetch=on-demand`: contents are fetched when they are read, not as soon as they are known.
     pub fetches_on_demand: bool,
-    /// `Outbox-Max-MB`: most bytes of changes that wait for the datastore, or were rejected.
+    /// `Outbox-Max-MB`: most bytes of changes that wait for the datastore.
     pub outbox_bytes_max: u64,
     /// `Resource-Cache-Max-MB`: most bytes of contents that are kept when they are fetched on demand; 0: no bound.
     pub resource_cache_bytes_max: u64,

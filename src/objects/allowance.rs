@@ -1,71 +1,43 @@
 //! How much and how fast users may write. It is asked where every change passes, so that no way of making one goes around it.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use super::passwords::Password;
 use super::quotas::{Added, QuotaError, Quotas};
 use super::record::Stored;
+use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, Session};
 use super::store::{Author, CommitError};
-use super::tokens::Token;
-use super::users::{Admin, Lock, Membership};
+use super::tokens::TokenEpoch;
+use super::users::{Admin, Lock};
 use super::write_rate::WriteRate;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Writes};
 use crate::model::Op;
+use crate::replica::Room;
 
 /// Hears of a change that came too fast.
 pub type Told = Box<dyn Fn(&Author) + Send + Sync>;
 
-/// Of what may wait for the datastore, this part is one user's.
-const SHARE_OF_USER: u64 = 8;
-/// And this part is kept for what must be possible: ending sessions and rights, deleting, and administrators.
-const SHARE_KEPT: u64 = 8;
-/// Bytes of a transaction besides its operations, roughly.
-const TXN_BYTES: u64 = 512;
-/// Collections that end or give access.
-const VITAL: [&str; 7] = [
+/// Collections that end access, or let in who may come in: each change of them is small. Tokens are made in advance, and wait.
+const KEPT: [&str; 9] = [
     Session::COLLECTION,
     Epoch::COLLECTION,
+    TokenEpoch::COLLECTION,
     Lock::COLLECTION,
-    Admin::COLLECTION,
-    Membership::COLLECTION,
     Password::COLLECTION,
-    Token::COLLECTION,
+    Factor::COLLECTION,
+    LastStep::COLLECTION,
+    RecoveryCodes::COLLECTION,
+    Setup::COLLECTION,
 ];
 
-/// Bytes that wait for the datastore while it is away, of ordinary users.
-#[derive(Debug, Default)]
-struct Waiting {
-    of_users: HashMap<i32, u64>,
-    all: u64,
-}
-
-impl Waiting {
-    /// Adds what a user makes, if there is room for it.
-    fn add(&mut self, uid: i32, bytes: u64, most: u64) -> bool {
-        let own = self.of_users.entry(uid).or_default();
-        let has_room = *own + bytes <= most / SHARE_OF_USER && self.all + bytes <= most - most / SHARE_KEPT;
-        if has_room {
-            *own += bytes;
-            self.all += bytes;
-        }
-        has_room
-    }
-}
-
 /// Whether operations only take away, or concern who may come in.
-fn is_vital(ops: &[Op]) -> bool {
-    ops.iter().all(|op| op.value().is_none() || VITAL.contains(&op.collection().as_str()))
+fn is_kept_for(ops: &[Op]) -> bool {
+    ops.iter().all(|op| op.value().is_none() || KEPT.contains(&op.collection().as_str()))
 }
 
 /// The bounds.
 pub struct Allowance {
     rate: WriteRate,
     quotas: Quotas,
-    /// Most bytes that wait for the datastore.
-    outbox_bytes_max: u64,
-    waiting: Mutex<Waiting>,
     told: Told,
 }
 
@@ -93,21 +65,17 @@ fn is_admin(store: &Store, uid: i32) -> Result<bool, StoreError> {
 impl Allowance {
     /// Bounds, and who hears of changes that come too fast.
     #[must_use]
-    pub fn new(rate: WriteRate, quotas: Quotas, outbox_bytes_max: u64, told: Told) -> Allowance {
-        Allowance { rate, quotas, outbox_bytes_max, waiting: Mutex::default(), told }
+    pub fn new(rate: WriteRate, quotas: Quotas, told: Told) -> Allowance {
+        Allowance { rate, quotas, told }
     }
 
-    /// While the datastore is away, what one user makes does not fill the outbox: everybody needs it.
-    fn wait(&self, store: &Store, uid: i32, ops: &[Op], bytes: usize) -> Result<(), CommitError> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if store.replica().outbox_depth() == 0 {
-            *waiting = Waiting::default();
+    /// How much of the outbox a change may take. Administrators import, and clean up after others; what the webserver does to bring
+    /// to an end what was counted when it began is never much.
+    pub(super) fn room(store: &Store, author: &Author, writes: &Writes) -> Result<Room, StoreError> {
+        if author.uid == 0 || is_admin(store, author.uid)? {
+            return Ok(Room::Whole);
         }
-        if store.replica().is_connected() || is_vital(ops) {
-            return Ok(());
-        }
-        let has_room = waiting.add(uid, bytes as u64 + TXN_BYTES, self.outbox_bytes_max);
-        if has_room { Ok(()) } else { Err(CommitError::TooMuchWaits) }
+        Ok(if writes.is_unmetered() || is_kept_for(writes.ops()) { Room::Kept } else { Room::Share })
     }
 
     fn too_fast(&self, author: &Author, wait: std::time::Duration) -> CommitError {
@@ -132,7 +100,6 @@ impl Allowance {
         if is_admin {
             return Ok(Spent(self.quotas.add_anyway(store, ops)?));
         }
-        self.wait(store, author.uid, ops, bytes)?;
         self.quotas.add(store, ops).map(Spent).map_err(|error| match error {
             QuotaError::Full(reason) => CommitError::TooMuch(reason),
             QuotaError::Store(error) => error.into(),
@@ -146,17 +113,7 @@ mod tests {
     use crate::model::{Collection, Key};
 
     #[test]
-    fn p07_one_user_leaves_room_in_the_outbox() {
-        let (mut waiting, most) = (Waiting::default(), 800);
-        assert!(waiting.add(1, 100, most) && !waiting.add(1, 1, most), "an eighth");
-        for uid in 2..8 {
-            assert!(waiting.add(uid, 100, most), "others have as much");
-        }
-        assert!(!waiting.add(8, 1, most), "the last eighth is kept");
-    }
-
-    #[test]
-    fn p07_what_ends_access_or_takes_away_needs_no_room() {
+    fn p07_what_ends_access_or_takes_away_has_room_kept_for_it() {
         let place = |collection: &str| (Collection::new(collection).expect("a name"), Key::new("1").expect("a key"));
         let put = |name: &str| {
             let (collection, key) = place(name);
@@ -166,8 +123,9 @@ mod tests {
             let (collection, key) = place(name);
             Op::Delete { collection, key }
         };
-        assert!(is_vital(&[put("locks"), put("session-epochs"), delete("sessions")]));
-        assert!(is_vital(&[delete("dashboards")]));
-        assert!(!is_vital(&[put("sessions"), put("dashboards")]));
+        assert!(is_kept_for(&[put("locks"), put("session-epochs"), put("token-epochs"), delete("sessions")]));
+        assert!(is_kept_for(&[delete("dashboards")]));
+        assert!(!is_kept_for(&[put("sessions"), put("dashboards")]));
+        assert!(!is_kept_for(&[put("tokens")]), "whoever makes many of them takes no more than with anything else");
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::limits::NOTE_BYTES_MAX;
 use crate::model::{Collection, Key, Op, Reason, Seq, TxnId};
-use crate::replica::{Draft, Object, ReadError, Receipt, Replica, Stage, SubmitError};
+use crate::replica::{Draft, Object, ReadError, Receipt, Replica, Room, Stage, SubmitError};
 
 use super::allowance::{Allowance, Spent};
 use super::invalid;
@@ -71,10 +71,10 @@ pub enum CommitError {
     /// Its author has as much as one user may have.
     #[error("{0}")]
     TooMuch(String),
-    /// The datastore is away, and what waits for it of this author is as much as may wait.
+    /// What waits for the datastore of this author is as much as may wait.
     #[error(
-        "the datastore is away, and your changes fill your share of what can wait for it: try again when it is back \
-         (deleting, and ending sessions, is possible)"
+        "your changes fill your share of what can wait for the datastore: try again when it has decided them (deleting, and \
+         ending sessions, is possible)"
     )]
     TooMuchWaits,
     /// The replica does not take it.
@@ -455,11 +455,14 @@ impl Store {
     /// When a condition fails here, or the local disk refuses.
     pub async fn begin(&self, author: &Author, what: &str, writes: &Writes) -> Result<Receipt, CommitError> {
         let author = Author { via: self.via.to_string(), what: what.to_owned(), ..author.clone() };
+        let room = if self.allowance.is_some() { Allowance::room(self, &author, writes)? } else { Room::Whole };
         let note = author.note()?;
         let (ops, conditions, read_in) = (writes.ops().to_vec(), writes.conditions(), writes.read_in());
-        let draft = Draft { ops, conditions, note, read_in, ..Draft::default() };
+        let draft = Draft { ops, conditions, note, read_in, room, ..Draft::default() };
         self.replica.submit(draft).await.map_err(|error| match error {
             SubmitError::Condition(reason) => refused(writes, &reason),
+            SubmitError::ShareIsFull => CommitError::TooMuchWaits,
+            error @ SubmitError::RejectedFill { .. } => CommitError::TooMuch(error.to_string()),
             error => CommitError::Refused(error),
         })
     }

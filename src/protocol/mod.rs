@@ -16,6 +16,7 @@ mod recognized;
 mod retried;
 pub mod sequencer;
 pub mod session;
+pub mod shares;
 pub mod tail;
 
 #[cfg(test)]

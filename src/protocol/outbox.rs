@@ -17,6 +17,7 @@ use crate::planted::{self, Bug};
 use super::lanes::Bulk;
 use super::rebase::Leaving;
 use super::retried::Retried;
+use super::shares::{Held, Shares};
 
 /// Place in the local queue: rises with each transaction, for the life of the process.
 pub type Place = u64;
@@ -120,6 +121,7 @@ pub struct Outbox {
     bulk: Bulk,
     rejected: BTreeMap<TxnId, RejectedTxn>,
     rejected_bytes: usize,
+    shares: Shares,
     retried: Retried,
     /// Pending ones of which the log says something else.
     reused: BTreeSet<TxnId>,
@@ -325,6 +327,12 @@ impl Outbox {
         self.rejected_bytes
     }
 
+    /// What is an author's of both.
+    #[must_use]
+    pub fn held_by(&self, author: i32) -> Held {
+        self.shares.of(author)
+    }
+
     /// The pending transactions in order.
     pub fn pending(&self) -> impl Iterator<Item = &Arc<Txn>> {
         self.pending.values()
@@ -389,6 +397,7 @@ impl Outbox {
             self.bulk.insert(place, &txn);
         }
         self.pending_bytes += txn.bytes_estimate();
+        self.shares.add_pending(&txn);
         self.pending.insert(place, txn);
         place
     }
@@ -408,6 +417,7 @@ impl Outbox {
     pub fn take_rejected(&mut self, id: TxnId) -> Option<RejectedTxn> {
         let taken = self.rejected.remove(&id)?;
         self.rejected_bytes -= taken.txn.bytes_estimate();
+        self.shares.take_rejected(&taken.txn);
         if self.rejected.is_empty() && self.pending.is_empty() {
             self.retried.clear();
         }
@@ -434,6 +444,7 @@ impl Outbox {
         let id = rejected.txn.id;
         self.take_rejected(id);
         self.rejected_bytes += rejected.txn.bytes_estimate();
+        self.shares.add_rejected(&rejected.txn);
         self.rejected.insert(id, rejected);
     }
 
@@ -555,6 +566,7 @@ impl Outbox {
     fn remove(&mut self, place: Place) -> Option<Arc<Txn>> {
         let txn = self.pending.remove(&place)?;
         self.pending_bytes -= txn.bytes_estimate();
+        self.shares.take_pending(&txn);
         self.hidden -= usize::from(!self.is_shown(txn.id));
         self.bulk.remove(place, &txn);
         for op in &txn.ops {

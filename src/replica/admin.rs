@@ -373,6 +373,7 @@ where
                 time_ms: txn.time_ms,
                 settled: if is_numbered { txn.settled } else { Default::default() },
                 read_in: None,
+                room: super::Room::Whole,
             };
             replica.wait_for_room(body.len()).await;
             let mut answering = replica.submit_pipelined(draft).await.map_err(refuse)?;

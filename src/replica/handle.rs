@@ -56,7 +56,7 @@ pub struct ReplicaOptions {
     pub patience: Duration,
     /// Rhythm of progress reports, in milliseconds.
     pub heartbeat_ms: u64,
-    /// Most bytes of pending and rejected transactions; beyond it nothing is accepted. They are held in memory.
+    /// Most bytes of pending transactions; beyond it nothing is accepted. They are held in memory.
     pub outbox_bytes_max: usize,
     /// Bounds of transactions until the datastore has named its own.
     pub limits: Limits,

@@ -4,7 +4,6 @@
 //! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +29,7 @@ use super::outbox_records::{
 };
 use super::receipts::{Receipt, Receipts, Stage};
 use super::reverted::Reverted;
+use super::room::{self, Room};
 use super::shared::{Change, SharedRef, stop_process};
 
 /// The journal is rewritten when it is at least this large and mostly settled.
@@ -78,14 +78,26 @@ pub enum SubmitError {
     Forbidden(Reason),
     /// The outbox has as many bytes as it may.
     #[error(
-        "the outbox holds {bytes} bytes of at most {limit} (`Outbox-Max-MB`) and takes no more until the datastore is reached \
-         again, or what was rejected is dealt with (`gravwell-logctl outbox`)"
+        "the outbox holds {bytes} bytes of at most {limit} (`Outbox-Max-MB`) and takes no more of this until the datastore is \
+         reached again"
     )]
     FullBytes {
-        /// Bytes of pending and rejected transactions.
+        /// Bytes of pending transactions.
         bytes: usize,
         /// Most of them.
         limit: usize,
+    },
+    /// What waits of its author is as much as may wait.
+    #[error("your changes fill your share of the outbox (`Outbox-Max-MB`)")]
+    ShareIsFull,
+    /// What was rejected of its author is as much as may be kept.
+    #[error(
+        "changes of yours that were refused take {bytes} bytes: look at them, and retry or dismiss them (`GET /api/rejections`, \
+         `gravwell-logctl outbox`)"
+    )]
+    RejectedFill {
+        /// Their bytes.
+        bytes: usize,
     },
     /// The local disk refuses.
     #[error("the outbox cannot be written: {0}; nothing was accepted")]
@@ -135,6 +147,8 @@ pub struct Draft {
     pub settled: OriginCounter,
     /// The history in which its conditions were read; `None`: the one in which it is submitted.
     pub read_in: Option<History>,
+    /// How much of the outbox it may take.
+    pub room: Room,
 }
 
 pub(super) enum Request {
@@ -417,7 +431,7 @@ impl OutboxWriter {
     }
 
     fn stage_within(&mut self, draft: Draft, staged: &mut Outbox) -> Result<Staged, SubmitError> {
-        self.check_room(&draft, staged)?;
+        room::check(&self.shared, &draft, staged)?;
         self.stage(draft, staged)
     }
 
@@ -498,19 +512,6 @@ impl OutboxWriter {
         staged.insert_in(Arc::clone(&txn), is_bulk);
         self.last.insert(id.origin, id.counter);
         Ok(Staged::New(txn))
-    }
-
-    /// Refuses what would make the outbox larger than it may be. An empty one takes every transaction.
-    fn check_room(&self, draft: &Draft, staged: &Outbox) -> Result<(), SubmitError> {
-        let outbox = self.shared.outbox();
-        let bytes = outbox.pending_bytes() + outbox.rejected_bytes() + staged.pending_bytes();
-        let limit = self.shared.outbox_bytes_max.load(Ordering::Relaxed);
-        let more: usize = draft.ops.iter().filter_map(Op::value).map(Bytes::len).sum();
-        let is_known = || draft.id.is_some_and(|id| outbox.find(id).is_some());
-        if bytes > 0 && bytes + more > limit && !is_known() {
-            return Err(SubmitError::FullBytes { bytes, limit });
-        }
-        Ok(())
     }
 
     /// Refuses at once what the local view already shows to be impossible. The datastore decides the rest.
@@ -805,27 +806,6 @@ mod tests {
         assert_eq!(of(&[(KIND_RETRY, retry(txn(1).id, &txn(2)))]), (1, 0));
         assert_eq!(of(&[(KIND_TXN, encoded(&txn(2))), (KIND_CLOSED, to_bytes(&txn(1).id))]), (1, 0));
         assert_eq!(of(&[(KIND_TXN, encoded(&txn(1)))]), (1, 0), "given again by its maker");
-    }
-
-    #[test]
-    fn p15_an_outbox_is_bounded_in_bytes() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let (journal, _) = Journal::open_dir(temp.path()).expect("opens");
-        let shared = Arc::new(Shared::new(StateStore::in_memory(), Outbox::default(), None));
-        shared.outbox_bytes_max.store(1000, Ordering::Relaxed);
-        let (clock, entropy) = (Arc::new(crate::env::SystemClock), Arc::new(crate::env::SystemEntropy));
-        let mut writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
-        let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
-        let mut submit = |bytes: usize| {
-            let op = Op::Put { collection: collection.clone(), key: key.clone(), value: vec![7; bytes].into() };
-            let (reply, mut answer) = oneshot::channel();
-            writer.handle(vec![Request::Submit(Draft { ops: vec![op], ..Draft::default() }, reply)]).expect("written");
-            answer.try_recv().expect("answered").map(|_| ())
-        };
-        submit(5000).expect("an empty one takes every transaction");
-        let error = submit(1).expect_err("is full");
-        assert!(error.to_string().contains("Outbox-Max-MB"), "{error}");
-        assert_eq!(shared.outbox().depth(), 1);
     }
 
     #[test]

@@ -125,8 +125,10 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Limit(limit) => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, limit),
+            SubmitError::RejectedFill { .. } => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error),
             SubmitError::Full { .. }
             | SubmitError::FullBytes { .. }
+            | SubmitError::ShareIsFull
             | SubmitError::NotNow(_)
             | SubmitError::Failed
             | SubmitError::Closed => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),

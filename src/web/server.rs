@@ -461,7 +461,7 @@ fn allowance(config: &WebserverConfig, recorder: Arc<Recorder>) -> Allowance {
         let who = Who { uid: author.uid, user: author.user.clone(), by: author.su.clone(), from: author.from.clone() };
         recorder.note("writes-throttled", &who, "changes came faster than they may");
     };
-    Allowance::new(WriteRate::new(rates), quotas, config.outbox_bytes_max, Box::new(told))
+    Allowance::new(WriteRate::new(rates), quotas, Box::new(told))
 }
 
 /// Removes with what this webserver signed logins as an earlier version.

@@ -82,3 +82,41 @@ fn p08_a_rejected_change_is_applied_upon_what_its_author_was_shown_and_upon_noth
     assert_eq!((a.ok("GET", &shared)["GIDs"].clone(), a.get(&gone).status), (json!([]), 404));
     assert_eq!(a.ok("GET", &user)["Name"], "theirs");
 }
+
+#[test]
+fn p07_what_was_rejected_of_one_user_hinders_that_one_and_nobody_else() {
+    // An eighth, 128 KiB, is one user's.
+    let mut site = Site::with("Outbox-Max-MB=1\n");
+    let (admin, _) = site.admins();
+    for user in ["bob", "carol"] {
+        admin.made("/api/users", &json!({ "User": user, "Pass": "a plain horse" }));
+    }
+    site.converges();
+    let [bob, at_b, carol] =
+        [(&site.a, "bob"), (&site.b, "bob"), (&site.a, "carol")].map(|(web, user)| web.login(user, "a plain horse"));
+    let large = |bytes: usize| json!({ "Name": "d", "Data": { "x": "x".repeat(bytes) } });
+    let made: Vec<String> =
+        (0..2).map(|_| format!("/api/dashboards/{}", bob.made("/api/dashboards", &large(10)))).collect();
+    site.converges();
+    site.stop_datastore();
+    for path in &made {
+        bob.changed(path, &large(60_000));
+        at_b.changed(path, &large(20));
+    }
+    let full = bob.post("/api/dashboards", &large(20_000));
+    assert_eq!(full.status, 503, "what waits fills it as well: {}", full.text());
+    site.heals_b_first();
+    let rejections = bob.ok("GET", "/api/rejections");
+    let rejections = rejections.as_array().expect("a list");
+    assert_eq!(rejections.len(), 2, "{rejections:?}");
+    let refused = bob.post("/api/dashboards", &large(20_000));
+    assert!(refused.status == 413 && refused.text().contains("/api/rejections"), "{}", refused.text());
+    // Others go on, and so do deletions, and logins, without which nothing could be dealt with.
+    carol.made("/api/dashboards", &large(60_000));
+    bob.ok("DELETE", &made[0]);
+    let again = site.a.login("bob", "a plain horse");
+    for one in rejections {
+        again.ok("DELETE", &format!("/api/rejections/{}", one["ID"].as_str().expect("ID")));
+    }
+    bob.made("/api/dashboards", &large(20_000));
+}

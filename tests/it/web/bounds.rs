@@ -205,3 +205,26 @@ fn p15_connections_of_one_user_are_bounded_also_behind_a_balancer() {
     drop(held);
     fleet.wait("places are given back", || Kept::new(&web, &bob).get(whoami) == 200);
 }
+
+#[test]
+fn p07_one_user_leaves_room_to_others_whatever_they_make() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    // An eighth, 128 KiB, is one user's.
+    let (web, admin, [bob, carol]) = site(&fleet, "Outbox-Max-MB=1\n", ["bob", "carol"]);
+    let users = admin.ok("GET", "/api/users");
+    let uid = users.as_array().expect("a list").iter().find(|user| user["User"] == "bob").expect("bob")["UID"].clone();
+    // The bound counts at once, whether the loss was noticed yet or not.
+    datastore.terminate();
+    let token = json!({ "name": "t", "description": "x".repeat(4000), "capabilities": ["Search"] });
+    let made: Vec<u16> = (0..60).map(|_| bob.post("/api/tokens", &token).status).collect();
+    let taken = made.iter().filter(|status| **status == 200).count();
+    assert!((10..32).contains(&taken) && made.last() == Some(&503), "{made:?}");
+    carol.made("/api/dashboards", &dashboard(60_000));
+    for user in ["bob", "carol"] {
+        web.login(user, "a plain horse");
+    }
+    admin.ok("PUT", &format!("/api/users/{uid}/lock"));
+    assert_eq!(bob.get("/api/testauth").status, 401);
+}

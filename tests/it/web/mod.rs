@@ -149,6 +149,8 @@ struct Site {
     datastore: Option<Process>,
     a: Web,
     b: Web,
+    /// What the first one is started with.
+    options: Vec<String>,
 }
 
 impl Site {
@@ -158,11 +160,26 @@ impl Site {
 
     /// The same in a fleet that was made ready, the second one with options.
     fn start(fleet: Fleet, at_b: &[&str]) -> Site {
+        Site::start_with(fleet, Vec::new(), at_b)
+    }
+
+    /// Whose webservers have these settings.
+    fn with(settings: &str) -> Site {
+        let fleet = Fleet::new();
+        let config = fleet.write_file("gravwell.conf", &format!("[Global]\n{settings}"));
+        let options = vec!["--config".to_owned(), config.to_str().expect("path").to_owned()];
+        let at_b = options.clone();
+        let at_b: Vec<&str> = at_b.iter().map(String::as_str).collect();
+        Site::start_with(fleet, options, &at_b)
+    }
+
+    fn start_with(fleet: Fleet, options: Vec<String>, at_b: &[&str]) -> Site {
         let datastore = Some(fleet.datastore());
         fleet.enroll("a", "webserver");
         fleet.enroll("b", "webserver");
-        let (a, b) = (Web::start(&fleet, "a", &[]), Web::start(&fleet, "b", at_b));
-        Site { fleet, datastore, a, b }
+        let at_a: Vec<&str> = options.iter().map(String::as_str).collect();
+        let (a, b) = (Web::start(&fleet, "a", &at_a), Web::start(&fleet, "b", at_b));
+        Site { fleet, datastore, a, b, options }
     }
 
     fn admins(&self) -> (Client, Client) {

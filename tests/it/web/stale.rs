@@ -24,7 +24,8 @@ impl Site {
         self.a.stop();
         self.start_datastore();
         self.fleet.wait("what b has is committed", || self.fleet.status("b")["outbox"] == 0);
-        self.a.restart(&self.fleet, &[]);
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        self.a.restart(&self.fleet, &options);
         self.converges();
     }
 }
