@@ -1,21 +1,23 @@
 //! Requests on connections of which no user is known: how many are under way at a time, of one address and of all, and how long
 //! their answers may take to be read. A connection bounds only itself, and carries many requests that cost their client nothing.
+//!
+//! When there are too many, nobody who comes is turned away: of the address that has most under way, the connection that has most of
+//! them ends, the oldest first. So a few who take no answers are no hindrance to whoever comes next.
 
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::app::AppRef;
 use super::connections::Standing;
 use super::guard;
-use crate::env::quota::{Held, Quota};
 use crate::transport::admission::Block;
 
 /// Requests under way of strangers at one address, and of all strangers.
@@ -24,20 +26,99 @@ const OF_ALL: usize = 2048;
 /// An answer that a stranger has not taken within this time ends its connection.
 const TAKEN_WITHIN: Duration = Duration::from_secs(20);
 
-static OF_ADDRESSES: LazyLock<Arc<Quota<Block>>> = LazyLock::new(|| Quota::new(OF_ADDRESS));
-static ALL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_ALL)));
+static UNDER_WAY: LazyLock<Arc<UnderWay>> = LazyLock::new(|| UnderWay::new(OF_ADDRESS, OF_ALL));
 
-/// A place for a request, until its answer was taken.
-type Place = (Held<Block>, OwnedSemaphorePermit);
+/// The requests under way of an address, oldest first, each with its connection.
+type OfBlock = BTreeMap<u64, Arc<Standing>>;
 
-fn place(block: Block) -> Option<Place> {
-    Some((OF_ADDRESSES.take(block)?, Arc::clone(&ALL).try_acquire_owned().ok()?))
+#[derive(Default)]
+struct Requests {
+    blocks: HashMap<Block, OfBlock>,
+    all: usize,
+    next: u64,
 }
 
-/// A refusal without a body, so that nothing of it waits for the client.
-fn refused() -> Response {
-    let again = [(header::RETRY_AFTER, HeaderValue::from(1))];
-    (StatusCode::SERVICE_UNAVAILABLE, again).into_response()
+impl Requests {
+    fn remove(&mut self, block: Block, id: u64) {
+        let Some(own) = self.blocks.get_mut(&block) else { return };
+        self.all -= usize::from(own.remove(&id).is_some());
+        if own.is_empty() {
+            self.blocks.remove(&block);
+        }
+    }
+
+    /// Ends the connection of an address that has most requests under way: of those with as many the one that began first.
+    fn end_one(&mut self, block: Block) {
+        let Some(own) = self.blocks.get(&block) else { return };
+        let mut counts: HashMap<*const Standing, usize> = HashMap::new();
+        for standing in own.values() {
+            *counts.entry(Arc::as_ptr(standing)).or_default() += 1;
+        }
+        let most = counts.values().copied().max().unwrap_or_default();
+        let Some(greediest) = own.values().find(|standing| counts.get(&Arc::as_ptr(standing)) == Some(&most)) else {
+            return;
+        };
+        let greediest = Arc::clone(greediest);
+        greediest.end();
+        let ended = own.iter().filter(|(_, standing)| Arc::ptr_eq(standing, &greediest));
+        for id in ended.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            self.remove(block, id);
+        }
+    }
+
+    /// The address with the most requests under way: of those with as many the one whose oldest began first.
+    fn greediest(&self) -> Option<Block> {
+        let rank = |own: &OfBlock| (own.len(), std::cmp::Reverse(own.keys().next().copied()));
+        self.blocks.iter().max_by_key(|(_, own)| rank(own)).map(|(block, _)| *block)
+    }
+}
+
+/// The requests of strangers that are under way, until their answers were taken.
+struct UnderWay {
+    of_address: usize,
+    of_all: usize,
+    requests: Mutex<Requests>,
+}
+
+impl UnderWay {
+    fn new(of_address: usize, of_all: usize) -> Arc<UnderWay> {
+        Arc::new(UnderWay { of_address, of_all, requests: Mutex::default() })
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, which others make room for.
+    fn admit(self: &Arc<UnderWay>, block: Block, standing: &Arc<Standing>) -> Place {
+        let mut requests = self.requests();
+        if requests.blocks.get(&block).is_some_and(|own| own.len() >= self.of_address) {
+            requests.end_one(block);
+        }
+        if requests.all >= self.of_all
+            && let Some(greediest) = requests.greediest()
+        {
+            requests.end_one(greediest);
+        }
+        let id = requests.next;
+        requests.next += 1;
+        requests.all += 1;
+        requests.blocks.entry(block).or_default().insert(id, Arc::clone(standing));
+        Place { under_way: Arc::clone(self), block, id }
+    }
+}
+
+/// A place of a request, until its answer was taken.
+struct Place {
+    under_way: Arc<UnderWay>,
+    block: Block,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.under_way.requests().remove(self.block, self.id);
+    }
 }
 
 /// Ends the connection when the answer that holds `taken` is not dropped in time.
@@ -63,7 +144,7 @@ pub(super) async fn bounded(State(app): State<AppRef>, request: Request, next: N
     let standing = request.extensions().get::<Arc<Standing>>().cloned();
     let Some(standing) = standing.filter(|standing| !standing.is_known()) else { return next.run(request).await };
     let from = guard::address(&app, request.extensions(), request.headers());
-    let Some(place) = place(Block::of(from)) else { return refused() };
+    let place = UNDER_WAY.admit(Block::of(from), &standing);
     let response = next.run(request).await;
     // A user who was recognised has bounds of their own.
     if standing.is_known() || response.body().is_end_stream() {
@@ -74,26 +155,72 @@ pub(super) async fn bounded(State(app): State<AppRef>, request: Request, next: N
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
+    fn block(last: usize) -> Block {
+        Block::of(format!("198.51.100.{last}").parse().expect("an address"))
+    }
+
+    /// A connection on which a request has come.
+    fn connection() -> Arc<Standing> {
+        let standing = Arc::<Standing>::default();
+        standing.note_request();
+        standing
+    }
+
+    fn has_ended(standing: &Arc<Standing>) -> bool {
+        Arc::clone(standing).ends().now_or_never().is_some()
+    }
+
     #[tokio::test]
-    async fn p15_strangers_of_one_address_have_so_many_requests_under_way() {
-        let block = Block::of("198.51.100.77".parse().expect("an address"));
-        let mut held: Vec<Place> = (0..OF_ADDRESS).map(|_| place(block).expect("a place")).collect();
-        assert!(place(block).is_none());
-        assert!(place(Block::of("198.51.100.78".parse().expect("an address"))).is_some(), "another has its own");
-        held.pop();
-        assert!(place(block).is_some(), "it is free again");
-        assert!(refused().body().is_end_stream(), "nothing of a refusal waits");
+    async fn p15_whoever_comes_to_a_full_address_finds_room_and_the_greediest_connection_ends() {
+        let under_way = UnderWay::new(8, 100);
+        let (one, many) = (connection(), connection());
+        let first = under_way.admit(block(1), &one);
+        let held: Vec<Place> = (0..7).map(|_| under_way.admit(block(1), &many)).collect();
+        assert!(!has_ended(&many));
+        let newcomer = connection();
+        let place = under_way.admit(block(1), &newcomer);
+        assert!(has_ended(&many) && !has_ended(&one) && !has_ended(&newcomer));
+        assert_eq!(under_way.requests().all, 2, "all of the connection's requests are gone");
+        drop((held, first, place));
+        let requests = under_way.requests();
+        assert!(requests.all == 0 && requests.blocks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn p15_strangers_at_many_addresses_shut_nobody_out() {
+        let under_way = UnderWay::new(8, 32);
+        let crowd: Vec<(Arc<Standing>, Vec<Place>)> = (0..4)
+            .map(|number| {
+                let standing = connection();
+                let places = (0..8).map(|_| under_way.admit(block(number), &standing)).collect();
+                (standing, places)
+            })
+            .collect();
+        let users: Vec<(Arc<Standing>, Place)> = (0..8)
+            .map(|number| {
+                let standing = connection();
+                let place = under_way.admit(block(100 + number), &standing);
+                (standing, place)
+            })
+            .collect();
+        assert!(users.iter().all(|(standing, _)| !has_ended(standing)), "whoever comes has room");
+        let ended: Vec<bool> = crowd.iter().map(|(standing, _)| has_ended(standing)).collect();
+        assert_eq!(ended, [true, false, false, false], "the oldest of those who have most");
     }
 
     #[tokio::test]
     async fn p15_an_answer_that_a_stranger_does_not_take_ends_its_connection() {
-        let block = Block::of("198.51.100.79".parse().expect("an address"));
-        let standing = Arc::<Standing>::default();
-        let body = held(Body::from("answer"), place(block).expect("a place"), Arc::clone(&standing));
+        let (under_way, standing) = (UnderWay::new(8, 8), Arc::<Standing>::default());
+        let place = under_way.admit(block(1), &standing);
+        let body = held(Body::from("answer"), place, Arc::clone(&standing));
         assert_eq!(body.size_hint().exact(), Some(6), "its length is still told");
+        assert_eq!(under_way.requests().all, 1);
         drop(body);
+        assert_eq!(under_way.requests().all, 0);
         let soon = Duration::from_millis(10);
         let (kept, taken) = oneshot::channel::<()>();
         watch(Arc::clone(&standing), taken, soon).await;
@@ -102,8 +229,7 @@ mod tests {
         drop(kept);
         let (gone, taken) = oneshot::channel::<()>();
         drop(gone);
-        let other = Arc::<Standing>::default();
-        other.note_request();
+        let other = connection();
         watch(Arc::clone(&other), taken, soon).await;
         let stays = tokio::time::timeout(soon, Arc::clone(&other).ends()).await;
         assert!(stays.is_err(), "it was taken in time");
