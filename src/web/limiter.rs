@@ -2,15 +2,16 @@
 //!
 //! Failures are counted for a name together with the place that an attempt comes from (an IPv4 address, or the /64 of an
 //! IPv6 one), and for a place, whatever the names. So nobody is kept out by what is done elsewhere in their name. Passwords
-//! are compared a few at a time: users take turns apart from strangers where they logged in before, and who finds the queue
-//! full is told to come back. Existing, missing and special names are treated alike.
+//! are compared a few at a time: users take turns apart from strangers where they logged in before. Of those who wait, places take
+//! turns, and where the queue is full the newest of the place with the most gives way to one of a place with fewer: it is told to
+//! come back. Existing, missing and special names are treated alike.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
 
 use crate::objects::names;
 use crate::objects::sessions::random;
@@ -65,16 +66,80 @@ impl Refusal {
     }
 }
 
+/// What one who waits is told.
+enum Word {
+    /// It is their turn.
+    Turn,
+    /// Others come first: there are too many.
+    GiveWay,
+}
+
+/// One who waits for a turn.
+struct Waiter {
+    place: Key,
+    /// Whether nothing but a turn is lacking.
+    is_ready: bool,
+    word: oneshot::Sender<Word>,
+}
+
 /// A queue for turns.
+#[derive(Default)]
 struct Lane {
-    turns: Arc<Semaphore>,
-    waiting: HashMap<Key, usize>,
-    waiting_all: usize,
+    /// Turns that are taken.
+    taken: usize,
+    /// Those who wait, in the order in which they came.
+    waiting: BTreeMap<u64, Waiter>,
+    next: u64,
+    /// When places that have somebody waiting last had a turn, and a count of turns.
+    served: HashMap<Key, u64>,
+    turns: u64,
 }
 
 impl Lane {
-    fn new() -> Lane {
-        Lane { turns: Arc::new(Semaphore::new(TURNS)), waiting: HashMap::new(), waiting_all: 0 }
+    fn waiting_at(&self, place: Key) -> usize {
+        self.waiting.values().filter(|waiter| waiter.place == place).count()
+    }
+
+    /// Makes room for one more of a place, if another place has more waiting than it would have.
+    fn make_way(&mut self, place: Key) -> bool {
+        let fewest = self.waiting_at(place) + 1;
+        let newest = self.waiting.iter().map(|(id, waiter)| (self.waiting_at(waiter.place), *id)).max();
+        let Some((_, id)) = newest.filter(|(most, _)| *most > fewest) else { return false };
+        if let Some(waiter) = self.leave(id) {
+            let _ = waiter.word.send(Word::GiveWay);
+        }
+        true
+    }
+
+    fn enter(&mut self, place: Key, word: oneshot::Sender<Word>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.waiting.insert(id, Waiter { place, is_ready: false, word });
+        id
+    }
+
+    fn leave(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id)?;
+        if self.waiting_at(waiter.place) == 0 {
+            self.served.remove(&waiter.place);
+        }
+        Some(waiter)
+    }
+
+    /// Gives the turns that are free to those whose places have waited longest for one.
+    fn give_turns(&mut self) {
+        while self.taken < TURNS {
+            let since = |waiter: &Waiter| self.served.get(&waiter.place).copied().unwrap_or_default();
+            let ready = self.waiting.iter().filter(|(_, waiter)| waiter.is_ready);
+            let Some(id) = ready.min_by_key(|(id, waiter)| (since(waiter), **id)).map(|(id, _)| *id) else { return };
+            let Some(waiter) = self.leave(id) else { return };
+            self.turns += 1;
+            if self.waiting_at(waiter.place) > 0 {
+                self.served.insert(waiter.place, self.turns);
+            }
+            // Whoever left at this moment takes no turn.
+            self.taken += usize::from(waiter.word.send(Word::Turn).is_ok());
+        }
     }
 }
 
@@ -150,7 +215,7 @@ pub(super) struct Attempt {
     keys: Keys,
     outcome: Outcome,
     has_tried: bool,
-    turn: Option<OwnedSemaphorePermit>,
+    turn: Option<Turn>,
 }
 
 impl Attempt {
@@ -204,23 +269,56 @@ impl Drop for Attempt {
     }
 }
 
-/// A place in a queue.
-struct Waiting<'a> {
-    limiter: &'a Limiter,
-    place: Key,
+/// A turn, which the next one has when it is dropped.
+struct Turn {
+    limiter: Arc<Limiter>,
     is_known: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.limiter.locked();
         let lane = state.lane(self.is_known);
-        lane.waiting_all = lane.waiting_all.saturating_sub(1);
-        if let Some(waiting) = lane.waiting.get_mut(&self.place) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                lane.waiting.remove(&self.place);
+        lane.taken = lane.taken.saturating_sub(1);
+        lane.give_turns();
+    }
+}
+
+/// A place in a queue.
+struct Waiting {
+    limiter: Arc<Limiter>,
+    id: u64,
+    is_known: bool,
+    word: oneshot::Receiver<Word>,
+}
+
+impl Waiting {
+    /// Waits for a turn, when nothing else is lacking.
+    async fn turn(mut self) -> Result<Turn, Refusal> {
+        {
+            let mut state = self.limiter.locked();
+            let lane = state.lane(self.is_known);
+            if let Some(own) = lane.waiting.get_mut(&self.id) {
+                own.is_ready = true;
             }
+            lane.give_turns();
+        }
+        match (&mut self.word).await {
+            Ok(Word::Turn) => Ok(Turn { limiter: Arc::clone(&self.limiter), is_known: self.is_known }),
+            _ => Err(Refusal::Busy),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.limiter.locked();
+        let lane = state.lane(self.is_known);
+        lane.leave(self.id);
+        // A turn that was given and not heard of.
+        if matches!(self.word.try_recv(), Ok(Word::Turn)) {
+            lane.taken = lane.taken.saturating_sub(1);
+            lane.give_turns();
         }
     }
 }
@@ -241,8 +339,8 @@ impl Limiter {
     /// # Errors
     /// When there is no randomness.
     pub(super) fn new(count_max: u32, window: Duration) -> std::io::Result<Limiter> {
-        let state =
-            State { counts: HashMap::new(), known: HashMap::new(), strangers: Lane::new(), acquainted: Lane::new() };
+        let (strangers, acquainted) = (Lane::default(), Lane::default());
+        let state = State { counts: HashMap::new(), known: HashMap::new(), strangers, acquainted };
         Ok(Limiter { count_max, window, secret: random()?, state: Mutex::new(state), decided: Notify::new() })
     }
 
@@ -273,7 +371,7 @@ impl Limiter {
     /// Says why there is none.
     pub(super) async fn admit(self: &Arc<Limiter>, name: &str, address: IpAddr) -> Result<Attempt, Refusal> {
         let keys = self.keys(name, address);
-        let (waiting, turns) = self.queue(keys)?;
+        let mut waiting = self.queue(keys)?;
         let mut attempt = loop {
             let decided = self.decided.notified();
             let mut decided = std::pin::pin!(decided);
@@ -281,27 +379,28 @@ impl Limiter {
             if let Some(attempt) = self.judge(keys, waiting.is_known)? {
                 break attempt;
             }
-            decided.await;
+            tokio::select! {
+                () = decided => {}
+                // Nothing else is said before one is ready.
+                _ = &mut waiting.word => return Err(Refusal::Busy),
+            }
         };
-        // The semaphore is never closed.
-        attempt.turn = turns.acquire_owned().await.ok();
+        attempt.turn = Some(waiting.turn().await?);
         attempt.has_tried = true;
-        drop(waiting);
         Ok(attempt)
     }
 
-    fn queue(&self, keys: Keys) -> Result<(Waiting<'_>, Arc<Semaphore>), Refusal> {
+    fn queue(self: &Arc<Limiter>, keys: Keys) -> Result<Waiting, Refusal> {
         let mut state = self.locked();
         let is_known = state.known.contains_key(&keys.name);
         let lane = state.lane(is_known);
-        let here = lane.waiting.get(&keys.place).copied().unwrap_or(0);
-        if lane.waiting_all >= WAITING_MAX || here >= WAITING_OF_PLACE_MAX {
+        let is_full = lane.waiting.len() >= WAITING_MAX;
+        if lane.waiting_at(keys.place) >= WAITING_OF_PLACE_MAX || (is_full && !lane.make_way(keys.place)) {
             return Err(Refusal::Busy);
         }
-        lane.waiting_all += 1;
-        lane.waiting.insert(keys.place, here + 1);
-        let turns = Arc::clone(&lane.turns);
-        Ok((Waiting { limiter: self, place: keys.place, is_known }, turns))
+        let (sender, word) = oneshot::channel();
+        let id = lane.enter(keys.place, sender);
+        Ok(Waiting { limiter: Arc::clone(self), id, is_known, word })
     }
 
     /// Lets an attempt in, refuses it, or, with nothing, leaves it waiting for others of this name from this place: attempts
@@ -434,7 +533,7 @@ mod tests {
                 tokio::spawn(async move { try_once(&limiter, "x", &format!("203.0.113.{number}"), false).await })
             })
             .collect();
-        while limiter.locked().strangers.waiting_all < WAITING_MAX {
+        while limiter.locked().strangers.waiting.len() < WAITING_MAX {
             tokio::task::yield_now().await;
         }
         assert_eq!(try_once(&limiter, "eve", "192.0.2.7", true).await, Err(Refusal::Busy));
@@ -444,6 +543,79 @@ mod tests {
             assert_eq!(one.await.expect("ends"), Ok(()));
         }
         assert_eq!(try_once(&limiter, "eve", "192.0.2.7", true).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn p15_one_user_at_a_few_places_keeps_nobody_else_waiting_for_all_of_theirs() {
+        let limiter = limiter(100, LONG);
+        let mut held = Vec::new();
+        for _ in 0..TURNS {
+            held.push(limiter.admit("bob", ip("203.0.113.0")).await.expect("a turn"));
+        }
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let begin = |name: &'static str, address: String| {
+            let (limiter, served) = (Arc::clone(&limiter), Arc::clone(&served));
+            tokio::spawn(async move {
+                let attempt = limiter.admit(name, ip(&address)).await?;
+                served.lock().expect("not poisoned").push(name);
+                attempt.note_half_way();
+                Ok::<(), Refusal>(())
+            })
+        };
+        let flood: Vec<_> = (0..WAITING_MAX).map(|number| begin("bob", format!("203.0.113.{}", number % 4))).collect();
+        while limiter.locked().strangers.waiting.len() < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        let dave = begin("dave", "192.0.2.60".to_owned());
+        while limiter
+            .locked()
+            .strangers
+            .waiting
+            .values()
+            .all(|waiter| waiter.place != place_key(&limiter, "192.0.2.60"))
+        {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        assert_eq!(dave.await.expect("ends"), Ok(()));
+        let mut refused = 0;
+        for one in flood {
+            refused += usize::from(one.await.expect("ends") == Err(Refusal::Busy));
+        }
+        let served = served.lock().expect("not poisoned");
+        let at = served.iter().position(|name| *name == "dave").expect("was served");
+        assert!(refused == 1 && at <= 4 + TURNS, "{refused} gave way, {at} came before");
+        let state = limiter.locked();
+        let lane = &state.strangers;
+        assert!(lane.taken == 0 && lane.waiting.is_empty() && lane.served.is_empty());
+    }
+
+    fn place_key(limiter: &Limiter, address: &str) -> Key {
+        limiter.keys("", ip(address)).place
+    }
+
+    #[tokio::test]
+    async fn p15_who_leaves_the_queue_keeps_no_turn() {
+        let limiter = limiter(100, LONG);
+        for number in 0..200_u32 {
+            let held = limiter.admit("bob", ip("192.0.2.1")).await.expect("a turn");
+            let waiting: Vec<_> = (0..4)
+                .map(|_| {
+                    let limiter = Arc::clone(&limiter);
+                    tokio::spawn(async move { limiter.admit("x", ip("192.0.2.2")).await.map(Attempt::note_half_way) })
+                })
+                .collect();
+            if number % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            waiting.iter().for_each(tokio::task::JoinHandle::abort);
+            held.note_half_way();
+            for one in waiting {
+                drop(one.await);
+            }
+        }
+        let state = limiter.locked();
+        assert!(state.strangers.taken == 0 && state.strangers.waiting.is_empty(), "{}", state.strangers.taken);
     }
 
     #[tokio::test]
