@@ -26,6 +26,8 @@ pub(super) struct List<T, W, S> {
     pub shown: S,
     /// What the keys of its objects begin with.
     pub prefix: String,
+    /// What it begins and ends with.
+    brackets: [u8; 2],
     pub of: std::marker::PhantomData<fn(T)>,
 }
 
@@ -46,7 +48,12 @@ where
     S: Fn(&App, &Record<T>) -> serde_json::Result<Vec<u8>> + Send + 'static,
 {
     pub(super) fn new(prefix: String, wanted: W, shown: S) -> List<T, W, S> {
-        List { wanted, shown, prefix, of: std::marker::PhantomData }
+        List { wanted, shown, prefix, brackets: *b"[]", of: std::marker::PhantomData }
+    }
+
+    /// As one JSON object, each object of the list being shown as a member of it, its name included.
+    pub(super) fn into_object(self) -> List<T, W, S> {
+        List { brackets: *b"{}", ..self }
     }
 
     /// The keys of what it shows, by `order`.
@@ -126,7 +133,11 @@ where
             let mut piece = Vec::new();
             while piece.len() < PIECE_BYTES {
                 let Some(key) = self.keys.next() else {
-                    piece.extend_from_slice(if self.has_begun { b"]" } else { b"[]" });
+                    piece.extend_from_slice(if self.has_begun {
+                        &self.list.brackets[1..]
+                    } else {
+                        &self.list.brackets
+                    });
                     self.has_ended = true;
                     break;
                 };
@@ -134,7 +145,7 @@ where
                 let Some(record) = record.filter(|record| (self.list.wanted)(&self.caller, &record.value)) else {
                     continue;
                 };
-                piece.push(if self.has_begun { b',' } else { b'[' });
+                piece.push(if self.has_begun { b',' } else { self.list.brackets[0] });
                 self.has_begun = true;
                 piece.append(&mut (self.list.shown)(&self.app, &record)?);
             }

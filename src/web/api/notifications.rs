@@ -2,11 +2,11 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{DONE, invalid, repeated};
-use crate::env::aside;
 use crate::objects::notifications::{self, LIFE_S, Notification};
 use crate::objects::{Moment, Record, Stored, Writes, names};
 use crate::web::app::AppRef;
@@ -14,10 +14,13 @@ use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{Need, Right};
 use crate::web::input::{Input, Wishes};
+use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, post, put};
 
 /// Longest life that a user may give to a message to themselves.
 const OWN_LIFE_MAX_S: u64 = 24 * 3600;
+/// Longest message.
+const MSG_CHARS_MAX: usize = 16 << 10;
 const LEVELS: [&str; 4] = ["info", "warn", "error", "critical"];
 
 pub(in crate::web) fn routes() -> Vec<Route> {
@@ -36,46 +39,49 @@ pub(in crate::web) fn routes() -> Vec<Route> {
     ]
 }
 
-fn answer(mut records: Vec<Record<Notification>>) -> ApiResult<Json<Value>> {
-    records.sort_by_key(|record| record.value.sent);
-    let mut body = Map::new();
-    for record in records {
-        let mut shown = serde_json::to_value(&record.value).map_err(ApiError::internal)?;
-        for name in ["Level", "Link"] {
-            if shown[name] == "" {
-                shown.as_object_mut().map(|shown| shown.remove(name));
-            }
+/// A notification with its number, as a member of a JSON object.
+fn shown(notification: &Notification) -> serde_json::Result<Vec<u8>> {
+    let mut shown = serde_json::to_value(notification)?;
+    for name in ["Level", "Link"] {
+        if shown[name] == "" {
+            shown.as_object_mut().map(|shown| shown.remove(name));
         }
-        body.insert(record.value.key(), shown);
     }
-    Ok(Json(body.into()))
+    let mut member = serde_json::to_vec(&notification.key())?;
+    member.push(b':');
+    serde_json::to_writer(&mut member, &shown)?;
+    Ok(member)
 }
 
-fn for_caller(app: &AppRef, caller: &Caller) -> ApiResult<Vec<Record<Notification>>> {
-    let wanted = |it: &Notification| it.is_shown() && (caller.all || it.is_for(&caller.person));
-    Ok(aside::run(|| app.store.select::<Notification>("", wanted))?)
+fn answer(
+    app: &AppRef,
+    caller: &Caller,
+    wanted: impl Fn(&Caller, &Notification) -> bool + Send + 'static,
+) -> ApiResult<Response> {
+    let list = List::new(String::new(), wanted, |_, record: &Record<Notification>| shown(&record.value));
+    list.into_object().answer(app, caller, |notification| notification.sent)
 }
 
-async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Json<Value>> {
-    let mut records = for_caller(&app, &caller)?;
-    if let Some(after) = wishes.after {
-        // A plus sign of an offset arrives as a blank when a client does not quote it.
-        let text = after.replace(' ', "+");
-        let after = Moment::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
-        records.retain(|record| record.value.sent > after);
-    }
-    answer(records)
+fn of_caller(app: &AppRef, caller: &Caller, after: Option<Moment>) -> ApiResult<Response> {
+    let is_later = move |it: &Notification| after.is_none_or(|after| it.sent > after);
+    answer(app, caller, move |caller, it| it.is_shown() && is_later(it) && (caller.all || it.is_for(&caller.person)))
 }
 
-async fn newer(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+async fn list(State(app): State<AppRef>, caller: Caller, wishes: Wishes) -> ApiResult<Response> {
+    let Some(after) = wishes.after else { return of_caller(&app, &caller, None) };
+    // A plus sign of an offset arrives as a blank when a client does not quote it.
+    let text = after.replace(' ', "+");
+    let after = Moment::parse(&text).ok_or_else(|| ApiError::bad(format!("after: {text:?} is not a time")))?;
+    of_caller(&app, &caller, Some(after))
+}
+
+async fn newer(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Response> {
     let sent = app.store.valid::<Notification>(&id)?.map_or(Moment::NEVER, |record| record.value.sent);
-    let mut records = for_caller(&app, &caller)?;
-    records.retain(|record| record.value.sent > sent);
-    answer(records)
+    of_caller(&app, &caller, Some(sent))
 }
 
-async fn all(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
-    answer(app.store.list::<Notification>("")?)
+async fn all(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
+    answer(&app, &caller, |_, _| true)
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -94,7 +100,7 @@ struct Fields {
 
 impl Fields {
     fn level(&self) -> ApiResult<String> {
-        names::bounded("Msg", self.msg.as_deref().unwrap_or_default(), names::TEXT_CHARS_MAX)?;
+        names::bounded("Msg", self.msg.as_deref().unwrap_or_default(), MSG_CHARS_MAX)?;
         names::title("Link", self.link.as_deref().unwrap_or_default())?;
         let level = self.level.clone().unwrap_or_default().to_lowercase();
         if level.is_empty() || LEVELS.contains(&level.as_str()) {

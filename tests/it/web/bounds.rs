@@ -228,3 +228,32 @@ fn p07_one_user_leaves_room_to_others_whatever_they_make() {
     admin.ok("PUT", &format!("/api/users/{uid}/lock"));
     assert_eq!(bob.get("/api/testauth").status, 401);
 }
+
+#[test]
+fn p15_tokens_and_messages_are_small_and_lists_of_them_are_sent_one_by_one() {
+    let fleet = Fleet::new();
+    let (_web, admin, [bob, carol]) = site(&fleet, "", ["bob", "carol"]);
+    let token = |length: usize| json!({ "name": "t", "description": "x".repeat(length), "capabilities": ["Search"] });
+    let (fits, too_long) = (bob.post("/api/tokens", &token(4096)), bob.post("/api/tokens", &token(4097)));
+    assert_eq!((fits.status, too_long.status), (200, 400), "{}", too_long.text());
+    let many = json!({ "name": "t", "capabilities": vec!["Search"; 10_000] });
+    assert_eq!(bob.made("/api/tokens", &many)["capabilities"], json!(["Search"]), "each is named once");
+    let listed = bob.ok("GET", "/api/tokens");
+    assert_eq!(listed.as_array().map(Vec::len), Some(2));
+    // Others' are told of to administrators only.
+    let path = format!("/api/tokens/{}", listed[0]["id"].as_str().expect("an id"));
+    assert_eq!((carol.get(&path).status, carol.delete(&path).status), (404, 404));
+    assert_eq!((admin.ok("GET", &path), bob.ok("GET", &path)), (listed[0].clone(), listed[0].clone()));
+    admin.ok("DELETE", &path);
+    assert_eq!(bob.get(&path).status, 404);
+    let send = |length: usize| bob.post("/api/notifications/targeted/self", &json!({ "Msg": "x".repeat(length) }));
+    assert_eq!(bob.ok("GET", "/api/notifications"), json!({}));
+    assert_eq!((send(16 << 10).status, send((16 << 10) + 1).status), (200, 400));
+    for _ in 0..40 {
+        assert_eq!(send(16_000).status, 200);
+    }
+    let answer = bob.get("/api/notifications");
+    assert!(answer.header("content-length").is_none(), "what is long is sent as it is read");
+    assert_eq!(answer.json().as_object().map(serde_json::Map::len), Some(41));
+    assert_eq!(carol.ok("GET", "/api/notifications"), json!({}));
+}
