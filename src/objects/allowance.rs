@@ -100,7 +100,7 @@ impl Allowance {
         if is_admin {
             return Ok(Spent(self.quotas.add_anyway(store, ops)?));
         }
-        self.quotas.add(store, ops).map(Spent).map_err(|error| match error {
+        self.quotas.add(store, author.uid, ops).map(Spent).map_err(|error| match error {
             QuotaError::Full(reason) => CommitError::TooMuch(reason),
             QuotaError::Store(error) => error.into(),
         })

@@ -190,16 +190,25 @@ impl Quotas {
     ///
     /// # Errors
     /// When it is too much.
-    pub fn add(&self, store: &Store, ops: &[Op]) -> Result<Added<'_>, QuotaError> {
+    pub fn add(&self, store: &Store, author: i32, ops: &[Op]) -> Result<Added<'_>, QuotaError> {
         let amounts = Quotas::added(store, ops)?;
-        let half = Amount { objects: self.most.objects / 2, bytes: self.most.bytes / 2 };
+        let half = self.half();
         let usual = |known: Amount| if known.exceeds(half) { BELIEVED_NEAR } else { BELIEVED };
         self.count_again(store, &amounts, usual)?;
-        if let Ok(added) = self.note_if_fits(&amounts) {
+        if let Ok(added) = self.note_if_fits(author, &amounts) {
             return Ok(added);
         }
         self.count_again(store, &amounts, |_| BELIEVED_FULL)?;
-        self.note_if_fits(&amounts).map_err(|of| QuotaError::Full(self.refusal(&of)))
+        self.note_if_fits(author, &amounts).map_err(|of| QuotaError::Full(self.refusal(author, &of)))
+    }
+
+    fn half(&self) -> Amount {
+        Amount { objects: self.most.objects / 2, bytes: self.most.bytes / 2 }
+    }
+
+    /// Whoever may change what another user owns fills at most half of that user's room.
+    fn most_for(&self, author: i32, owner: i32) -> Amount {
+        if author == owner { self.most } else { self.half() }
     }
 
     fn is_bounded(&self, amount: Amount) -> bool {
@@ -218,10 +227,11 @@ impl Quotas {
     }
 
     /// Adds all of it, if there is room for all: of changes at the same time only so many fit. Says for what there is none.
-    fn note_if_fits(&self, amounts: &[(Of, Amount)]) -> Result<Added<'_>, Of> {
+    fn note_if_fits(&self, author: i32, amounts: &[(Of, Amount)]) -> Result<Added<'_>, Of> {
         let mut counted = self.counted();
         for (of, amount) in amounts.iter().filter(|(_, amount)| self.is_bounded(*amount)) {
-            if counted.get(of).is_some_and(|known| known.amount.plus(*amount).exceeds(self.most)) {
+            let most = self.most_for(author, of.0);
+            if counted.get(of).is_some_and(|known| known.amount.plus(*amount).exceeds(most)) {
                 return Err(*of);
             }
         }
@@ -247,7 +257,10 @@ impl Quotas {
         }
     }
 
-    fn refusal(&self, (uid, kind): &Of) -> String {
+    fn refusal(&self, author: i32, (uid, kind): &Of) -> String {
+        if author != *uid {
+            return format!("what is left of user {uid}'s room for {kind} is for that user alone");
+        }
         let Amount { objects, bytes } = self.most;
         let mut bounds = Vec::new();
         if objects != 0 {
@@ -270,17 +283,27 @@ mod tests {
     fn p15_of_changes_at_once_only_so_many_fit() {
         let quotas = Quotas::new(3, 100);
         quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
-        let add = |bytes| quotas.note_if_fits(&[(OF, Amount::of(bytes))]);
+        let add = |bytes| quotas.note_if_fits(7, &[(OF, Amount::of(bytes))]);
         let (first, second) = (add(40).expect("fits"), add(40).expect("fits"));
         assert_eq!(add(40).map(drop), Err(OF), "too many bytes, as long as these may be made");
         drop(first);
         second.keep();
         add(60).expect("what was not made takes no room").keep();
         let less = Amount { objects: -1, bytes: -60 };
-        quotas.note_if_fits(&[(OF, less)]).expect("less always fits").keep();
+        quotas.note_if_fits(7, &[(OF, less)]).expect("less always fits").keep();
         add(1).expect("fits").keep();
         add(1).expect("fits").keep();
         assert_eq!(add(1).map(drop), Err(OF), "too many objects");
+    }
+
+    #[test]
+    fn p15_who_changes_what_another_owns_leaves_half_of_the_room_to_the_owner() {
+        let quotas = Quotas::new(0, 100);
+        quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
+        let grow = |author, bytes| quotas.note_if_fits(author, &[(OF, Amount { objects: 0, bytes })]).map(Added::keep);
+        assert_eq!((grow(8, 50), grow(8, 1)), (Ok(()), Err(OF)));
+        assert_eq!((grow(7, 50), grow(7, 1)), (Ok(()), Err(OF)), "the owner has all of it");
+        assert_eq!(grow(8, -60), Ok(()), "less always fits");
     }
 
     #[test]
