@@ -5,7 +5,8 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{DONE, invalid, repeated, users::details};
+use super::users::{as_seen_by, details};
+use super::{DONE, invalid, repeated};
 use crate::objects::groups::{self, Group};
 use crate::objects::ids::Numbers;
 use crate::objects::{Record, Store, Stored, accounts, claims, names, users};
@@ -125,11 +126,11 @@ async fn delete_group(app: &AppRef, caller: &Caller, gid: i32) -> ApiResult<Json
     Ok(DONE)
 }
 
-async fn members(State(app): State<AppRef>, Path(gid): Path<i32>) -> ApiResult<Json<Value>> {
+async fn members(State(app): State<AppRef>, caller: Caller, Path(gid): Path<i32>) -> ApiResult<Json<Value>> {
     found(&app.store, gid)?;
     let mut body = Vec::new();
     for uid in users::members_of(&app.store, gid)? {
-        body.extend(details(&app.store, uid)?);
+        body.extend(details(&app.store, uid)?.map(|described| as_seen_by(&caller, described)));
     }
     Ok(Json(body.into()))
 }

@@ -44,7 +44,8 @@ pub(in crate::web) fn routes() -> Vec<Route> {
             User(Session),
             "Gives a token that opens downloads, to be begun within three seconds.",
             temporary,
-        ),
+        )
+        .that_changes(),
         put("/api/logout", User(Session), "Ends this session.", log_out),
         delete("/api/logout", User(Session), "Ends all sessions of the caller.", log_out_everywhere),
         get("/api/info/whoami", User(Any), "Tells who the caller is.", who_am_i),

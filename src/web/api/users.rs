@@ -118,11 +118,20 @@ fn described(store: &Store, record: &Record<User>) -> Result<Value, StoreError> 
     Ok(body)
 }
 
-async fn list(State(app): State<AppRef>) -> ApiResult<Json<Value>> {
+/// A user as another one sees them: who has no second factor is only for administrators to know.
+pub(super) fn as_seen_by(caller: &Caller, mut described: Value) -> Value {
+    let uid = described["UID"].as_i64().and_then(|uid| i32::try_from(uid).ok());
+    if !uid.is_some_and(|uid| caller.is_self_or_admin(uid)) {
+        described.as_object_mut().map(|described| described.remove("MFA"));
+    }
+    described
+}
+
+async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
     let mut users = app.store.list::<User>("")?;
     users.sort_by_key(|record| record.value.uid);
-    let described: Result<Vec<Value>, StoreError> = users.iter().map(|record| described(&app.store, record)).collect();
-    Ok(Json(described?.into()))
+    let described = users.iter().map(|record| Ok(as_seen_by(&caller, described(&app.store, record)?)));
+    Ok(Json(described.collect::<Result<Vec<Value>, StoreError>>()?.into()))
 }
 
 async fn show(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<impl axum::response::IntoResponse> {

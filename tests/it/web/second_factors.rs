@@ -108,6 +108,12 @@ fn w60_a_second_factor_is_asked_for_once_it_is_set_up_until_it_is_cleared() {
     let shown = session.ok("GET", "/api/mfa")["UserConfig"].clone();
     assert_eq!((&shown["TOTP"]["Enabled"], &shown["RecoveryCodes"]["Remaining"]), (&json!(true), &json!(10)));
     assert_eq!(admin.ok("GET", &format!("/api/users/{uid}"))["MFA"], shown);
+    // Who has none is not for other users to know.
+    let seen_by = |client: &Client| {
+        let users = client.ok("GET", "/api/users");
+        users.as_array().expect("a list").iter().filter(|user| user.get("MFA").is_some()).count()
+    };
+    assert_eq!((seen_by(&session), seen_by(&admin) > 1), (1, true), "themselves");
     site.converges();
     for web in [&site.a, &site.b] {
         for path in ["/api/login", "/api/login/mfa"] {

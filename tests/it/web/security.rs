@@ -112,6 +112,11 @@ fn w27_addresses_are_those_of_clients_and_pages_from_elsewhere_get_no_cookie() {
     assert_eq!(cookie(None), (200, true));
     assert_eq!(cookie(Some("same-origin")), (200, true));
     assert_eq!(cookie(Some("cross-site")), (200, false));
+    let from = |site: &str| {
+        let client = web.nobody().with("Cookie", &format!("token={}", admin.token())).with("Sec-Fetch-Site", site);
+        client.get("/api/login/tmptoken").status
+    };
+    assert_eq!((from("same-origin"), from("cross-site")), (200, 401), "it writes a session, though it is a GET");
     let asked = web.nobody().with("Origin", "https://tools.example").with("Access-Control-Request-Method", "PUT");
     let asked = asked.call("OPTIONS", "/api/users/1");
     assert_eq!(asked.status, 204);
