@@ -4,6 +4,7 @@ pub mod admin;
 pub mod audit;
 pub mod audit_rows;
 pub mod authority;
+mod blobs;
 pub mod block;
 pub mod chunks;
 pub mod content;
