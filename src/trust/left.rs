@@ -44,6 +44,10 @@ pub(super) fn stays(
 ) -> Result<Option<String>, TrustError> {
     let sealed = escrow.register(key)?;
     let Some((text, here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
+        if wish == Some(RegisterChoice::Here) {
+            let what = format!("no register of members is left in {}: say `--register copy`", dir.display());
+            return Err(TrustError::Refused(what));
+        }
         return Ok(None);
     };
     let is_earlier = is_earlier(&here, &sealed);

@@ -22,8 +22,9 @@ pub fn restore_trust(
     wish: Option<RegisterChoice>,
 ) -> Result<PutBack, TrustError> {
     escrow.check(key)?;
+    let finished = finish_exchange(dir, now_ms)?;
     match (Authorities::load(dir), Registry::open(dir, now_ms)) {
-        (Ok(_), Ok(_)) if dir.join(FILE).exists() => {
+        (Ok(_), Ok(_)) if dir.join(FILE).exists() && !finished => {
             let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
             return Err(TrustError::Refused(what));
         }
@@ -31,8 +32,37 @@ pub fn restore_trust(
         (Err(_), _) => {}
     }
     let stays = left::stays(escrow, key, dir, wish)?;
+    if finished && stays.is_some() {
+        return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true });
+    }
     let aside = exchange(escrow, key, dir, now_ms, stays.as_deref(), true)?;
     Ok(PutBack { aside, has_kept_register: stays.is_some() })
+}
+
+/// Puts the directory in place that an interrupted exchange had finished: the former one was renamed, and the new one was not
+/// yet. It may hold the only register that knows of the last revocations.
+fn finish_exchange(dir: &Path, now_ms: u64) -> Result<bool, TrustError> {
+    let next = dir.with_extension("next");
+    if dir.exists() || newest_aside(dir).is_none() || !next.join(FILE).exists() {
+        return Ok(false);
+    }
+    let is_whole = Authorities::load(&next).is_ok() && Registry::open(&next, now_ms).is_ok();
+    if is_whole {
+        put_in_place(&next, dir)?;
+    }
+    Ok(is_whole)
+}
+
+/// Where the directory that was renamed last is kept.
+fn newest_aside(dir: &Path) -> Option<PathBuf> {
+    let places = (1..).map(|number| dir.with_extension(format!("damaged-{number}")));
+    places.take_while(|place| place.exists()).last()
+}
+
+fn put_in_place(next: &Path, dir: &Path) -> Result<(), TrustError> {
+    let io = |source| TrustError::Io { path: next.to_owned(), source };
+    fs::rename(next, dir).map_err(io)?;
+    fs::File::open(parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io)
 }
 
 /// What came of it.
@@ -81,8 +111,7 @@ fn exchange(
     if let Some(aside) = &aside {
         fs::rename(dir, aside).map_err(io(dir))?;
     }
-    fs::rename(&next, dir).map_err(io(&next))?;
-    fs::File::open(parent_dir(dir)).and_then(|parent| parent.sync_all()).map_err(io(dir))?;
+    put_in_place(&next, dir)?;
     Ok(aside)
 }
 
@@ -147,5 +176,34 @@ mod tests {
         fs::write(dir.join("recovery.key"), "damaged").expect("writes");
         restore_trust(&copy, &first, &dir, NOW, None).expect("restores");
         assert!(key_that_counts(&dir, &first).expect("says").contains("which was given, counts"));
+    }
+
+    #[test]
+    fn p13_an_exchange_that_was_cut_off_between_its_renames_keeps_the_register_that_was_to_stay() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        let name = crate::model::MemberName::new("web2").expect("a name");
+        register.invite(&name, crate::trust::Role::Webserver, 60_000, NOW, false).expect("invites");
+        register.save(NOW).expect("saves");
+        let copy = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        register.revoke(&name, NOW + 1).expect("revokes");
+        register.save(NOW + 1).expect("saves");
+        let revision = register.revision();
+        fs::remove_file(dir.join("ca.key")).expect("removes");
+        let wish = Some(RegisterChoice::Here);
+        assert!(restore_trust(&copy, &key, &dir, NOW, wish).expect("restores").has_kept_register);
+        // As a crash leaves it: the former directory is renamed, the finished one is not in place.
+        fs::rename(&dir, dir.with_extension("next")).expect("renames");
+        let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("goes on");
+        assert_eq!(done, PutBack { aside: Some(dir.with_extension("damaged-1")), has_kept_register: true });
+        assert_eq!(Registry::open(&dir, NOW).expect("opens").revision(), revision);
+        assert!(!dir.with_extension("next").exists() && Authorities::load(&dir).is_ok());
+        // There is nothing that could stay.
+        fs::remove_dir_all(&dir).expect("removes");
+        let refused = restore_trust(&copy, &key, &dir, NOW, wish).expect_err("nothing is left").to_string();
+        assert!(refused.contains("--register copy"), "{refused}");
     }
 }
