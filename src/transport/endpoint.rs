@@ -39,9 +39,6 @@ const STREAM_RECEIVE_WINDOW: u32 = 8 << 20;
 /// Between members that are no datastore the streams of many users share a connection: unread, each takes its part of the window
 /// and no more.
 const PEER_STREAM_WINDOW: u32 = RECEIVE_WINDOW / STREAMS_MAX;
-/// What a round trip is taken for before there was one. What is left of a handshake that was given up is kept for nine of these, so
-/// that a third of what is usual (RFC 9002, section 6.2.2) frees the memory of strangers three times as fast.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Close code for a client that is not, or no longer, a member.
 pub const CLOSE_NOT_A_MEMBER: u32 = 2;
 /// Close code for a member whose certificate is of an authority that was replaced while it was away: it loses nothing, and has to
@@ -55,10 +52,6 @@ fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
 }
 
 fn transport_of(keep_alive: Option<Duration>, receive_window: u32, stream_window: u32) -> Arc<TransportConfig> {
-    Arc::new(settings(keep_alive, receive_window, stream_window))
-}
-
-fn settings(keep_alive: Option<Duration>, receive_window: u32, stream_window: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(keep_alive)
@@ -69,7 +62,7 @@ fn settings(keep_alive: Option<Duration>, receive_window: u32, stream_window: u3
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
         .datagram_receive_buffer_size(None);
-    config
+    Arc::new(config)
 }
 
 fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -119,9 +112,7 @@ fn server_settings(tls: rustls::ServerConfig, stream_window: u32) -> io::Result<
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     // One side keeping a connection alive is enough, and a fleet's datastore has many of them.
-    let mut transport = settings(None, UNTRUSTED_WINDOW, stream_window);
-    transport.initial_rtt(INITIAL_RTT);
-    config.transport_config(Arc::new(transport));
+    config.transport_config(transport_of(None, UNTRUSTED_WINDOW, stream_window));
     Ok(config)
 }
 

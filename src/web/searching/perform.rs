@@ -1,6 +1,6 @@
 //! What is done with a search where its results are.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::body::{Bytestream, rendered};
 use crate::env::aside;
-use crate::env::shares::Shares;
 use crate::objects::Moment;
 use crate::objects::searches::Search;
 use crate::objects::sharing::Person;
@@ -26,11 +25,6 @@ use crate::web::uploads;
 pub(in crate::web) const PAGE_ROWS_MAX: usize = 4096;
 /// Bytes of a page, roughly.
 const PAGE_BYTES_MAX: usize = 4 << 20;
-
-/// Pages that are made at the same time, and those of one user among them: each takes several times its size of memory meanwhile.
-const PAGES_MAX: usize = 8;
-const PAGES_OF_USER: usize = 2;
-static PAGES: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(PAGES_MAX, PAGES_OF_USER));
 
 /// For whom something is done.
 #[derive(Clone, Debug)]
@@ -108,7 +102,6 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             let results = results_here(app, &search).await?;
             let count = count.min(PAGE_ROWS_MAX);
             let range = since.zip(until).map(|(since, until)| (since.ns(), until.ns()));
-            let _place = PAGES.take(Some(who.person.uid), 1).await.map_err(ApiError::internal)?;
             let page = tokio::task::spawn_blocking(move || page(&results, first, count, range)).await;
             let (rows, total, is_finished) = page.map_err(ApiError::internal)??;
             let rows: Vec<Value> = aside::run(|| rows.iter().map(|row| shown(&search, row)).collect());

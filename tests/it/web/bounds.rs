@@ -81,64 +81,21 @@ fn p15_whatever_commits_is_counted_as_a_change() {
     carol.ok("GET", "/api/login/tmptoken");
 }
 
-/// What a process has in memory at most.
-struct Memory(String);
-
-impl Memory {
-    fn of(web: &Web) -> Memory {
-        Memory(format!("/proc/{}", web.id()))
-    }
-
-    fn peak_kib(&self) -> usize {
-        let status = std::fs::read_to_string(format!("{}/status", self.0)).expect("reads");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a maximum");
-        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-    }
-
-    /// Forgets the former maximum, and gives what there is now.
-    fn begin(&self) -> usize {
-        std::fs::write(format!("{}/clear_refs", self.0), "5").expect("forgets the former maximum");
-        self.peak_kib()
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn p15_pages_of_results_that_one_user_asks_for_at_once_are_made_a_few_at_a_time() {
-    const COUNT: usize = 32;
-    let fleet = Fleet::new();
-    let (web, _admin, [bob]) = site(&fleet, "", ["bob"]);
-    let row = format!("{{\"t\":\"{}\"}}\n", "x".repeat(1000));
-    super::searches::resource(&bob, "rows", &row.repeat(4096));
-    let path = super::searches::launch(&bob, "tag=resource:rows");
-    super::searches::ended(&bob, &path);
-    let memory = Memory::of(&web);
-    let before = memory.begin();
-    let (page, held) = (format!("{path}/rows?count=4096"), std::sync::Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..COUNT {
-            scope.spawn(|| {
-                // The answer begins, and the rest of it is not read.
-                let mut kept = Kept::new(&web, &bob);
-                assert!([200, 429].contains(&kept.get(&page)));
-                held.lock().expect("a list").push(kept);
-            });
-        }
-    });
-    let grown = memory.peak_kib().saturating_sub(before) >> 10;
-    // Answers that wait are 64 MiB; so many that are made at once need five times as much.
-    assert!(grown < 160, "{grown} MiB more");
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     const COUNT: usize = 48;
     let fleet = Fleet::new();
     let (web, _admin, [bob, carol]) = site(&fleet, "", ["bob", "carol"]);
-    let memory = Memory::of(&web);
+    let proc = format!("/proc/{}", web.id());
+    let peak_kib = || {
+        let status = std::fs::read_to_string(format!("{proc}/status")).expect("reads");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a maximum");
+        line.split_whitespace().nth(1).expect("a number").parse::<usize>().expect("a number")
+    };
     let made: Vec<Value> = (0..COUNT).map(|_| bob.made("/api/dashboards", &dashboard(LARGE))).collect();
-    let before = memory.begin();
+    std::fs::write(format!("{proc}/clear_refs"), "5").expect("forgets the former maximum");
+    let before = peak_kib();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| assert_eq!(carol.ok("GET", "/api/dashboards"), json!([])));
@@ -146,7 +103,7 @@ fn p15_a_list_needs_no_memory_for_what_it_does_not_show() {
     });
     let unknown = "/api/dashboards/00000000-0000-4000-8000-000000000000";
     assert_eq!(carol.get(unknown).status, 404);
-    let grown = memory.peak_kib().saturating_sub(before) >> 10;
+    let grown = peak_kib().saturating_sub(before) >> 10;
     // Four that held all of them would need four times as much at least.
     assert!(grown < COUNT, "{grown} MiB more for nothing to see");
     // Who has them gets them, whole and in order.
