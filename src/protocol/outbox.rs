@@ -69,9 +69,28 @@ pub struct Kept {
     pub txn: Arc<Txn>,
     /// Its sequence, or a later one.
     pub seq: Seq,
-    /// Whether its own entry was seen, so that it is its sequence.
-    pub is_seen: bool,
+    /// How that is known.
+    pub learnt: Learnt,
     place: Place,
+}
+
+/// From what it was learnt that a transaction is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learnt {
+    /// From its own entry.
+    Entry,
+    /// From the row of its origin in a state, of which it was the last: the row has its sequence.
+    LastOfRow,
+    /// From the row of its origin, which has a later sequence.
+    Row,
+}
+
+impl Learnt {
+    /// Whether the sequence that is kept is its own.
+    #[must_use]
+    pub fn is_exact(self) -> bool {
+        self != Learnt::Row
+    }
 }
 
 /// Most transactions that are kept, and most bytes of them. Beyond it the oldest go.
@@ -193,17 +212,17 @@ impl Outbox {
         }
     }
 
-    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place, is_seen: bool) {
+    fn keep(&mut self, txn: Arc<Txn>, seq: Seq, place: Place, learnt: Learnt) {
         if !self.keeps {
             return;
         }
         self.kept_bytes += txn.bytes_estimate();
-        if !is_seen {
+        if learnt != Learnt::Entry {
             self.unseen.insert(txn.id.mark(), Arc::clone(&txn));
         }
         // In the order in which they were made, which is not always that in which it was learnt that they are decided.
         let at = self.kept.partition_point(|kept| kept.place < place);
-        self.kept.insert(at, Kept { txn, seq, is_seen, place });
+        self.kept.insert(at, Kept { txn, seq, learnt, place });
         while self.kept.len() > KEPT_TXNS_MAX || self.kept_bytes > KEPT_BYTES_MAX {
             self.forget_oldest();
         }
@@ -263,7 +282,8 @@ impl Outbox {
         numbered.iter().for_each(|(id, txn)| names.note(txn.id, *id));
         for kept in self.kept.iter().filter(|kept| is_decided(kept.txn.id)) {
             // The log that goes on need not know what it wrote.
-            outbox.keep(Arc::clone(&kept.txn), kept.seq, kept.place, kept.is_seen && kept.seq <= lost.shared_to());
+            let learnt = if kept.seq <= lost.shared_to() { kept.learnt } else { Learnt::Row };
+            outbox.keep(Arc::clone(&kept.txn), kept.seq, kept.place, learnt);
             outbox.unseen.insert(kept.txn.id.mark(), Arc::clone(&kept.txn));
         }
         outbox.retried = names;
@@ -555,7 +575,12 @@ impl Outbox {
                     Decided::Rejected(id, seq, reason)
                 }
                 None => {
-                    self.keep(txn, seq, place, seen == Some(counter));
+                    let learnt = match counter {
+                        _ if seen == Some(counter) => Learnt::Entry,
+                        _ if counter == up_to => Learnt::LastOfRow,
+                        _ => Learnt::Row,
+                    };
+                    self.keep(txn, seq, place, learnt);
                     Decided::Committed(id, seq)
                 }
             });
@@ -738,6 +763,21 @@ mod tests {
         assert_eq!(decided.len(), 3);
         assert!(matches!(&decided[1], Decided::Rejected(id, Seq(9), _) if id.counter == OriginCounter(2)));
         assert_eq!(outbox.next_express(None).map(|(_, txn)| txn.id.counter), Some(OriginCounter(4)));
+    }
+
+    #[test]
+    fn p05_of_the_last_one_of_a_row_the_sequence_is_known() {
+        let mut outbox = Outbox::keeping();
+        for counter in 1..=3 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        let mut row = OriginRow::default();
+        row.record(Seq(8), OriginCounter(1), OriginCounter(0), None);
+        row.record(Seq(10), OriginCounter(2), OriginCounter(0), None);
+        outbox.handle_row(Origin([1; 16]), &row);
+        outbox.handle_applied(Seq(12), &EntryBody::Commit(Txn::clone(&txn(3, &[(1, Some(1))]))));
+        let learnt: Vec<_> = outbox.kept().map(|kept| (kept.seq, kept.learnt)).collect();
+        assert_eq!(learnt, [(Seq(10), Learnt::Row), (Seq(10), Learnt::LastOfRow), (Seq(12), Learnt::Entry)]);
     }
 
     #[test]

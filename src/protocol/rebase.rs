@@ -30,7 +30,7 @@ impl Lost {
     }
 
     /// The same with the own transactions that were `kept`, in their order. Of one whose entry was not seen, as before a restart,
-    /// only a sequence is known that it came at or before: `left` tells what the lost history had in a place, and in which version.
+    /// and that was not the last of its origin, only a sequence is known that it came at or before: `left` tells what the lost history had in a place, and in which version.
     ///
     /// # Errors
     /// When that cannot be read.
@@ -42,13 +42,13 @@ impl Lost {
         let Lost { shared_to, mut writers } = self;
         let mut last: HashMap<(&Collection, &Key), (&Kept, &Op)> = HashMap::new();
         for kept in kept.filter(|kept| kept.seq > shared_to) {
-            if kept.is_seen {
+            if kept.learnt.is_exact() {
                 writers.insert(kept.seq, kept.txn.id);
             }
             last.extend(kept.txn.ops.iter().map(|op| ((op.collection(), op.key()), (kept, op))));
         }
         let mut found: BTreeMap<Seq, BTreeSet<TxnId>> = BTreeMap::new();
-        for ((collection, key), (kept, op)) in last.into_iter().filter(|(_, (kept, _))| !kept.is_seen) {
+        for ((collection, key), (kept, op)) in last.into_iter().filter(|(_, (kept, _))| !kept.learnt.is_exact()) {
             let Some(value) = op.value() else { continue };
             let there = left(collection, key)?.filter(|(version, there)| there == value && *version <= kept.seq);
             if let Some((version, _)) = there.filter(|(version, _)| *version > shared_to) {
