@@ -50,7 +50,7 @@ impl Repository {
         Ok(())
     }
 
-    /// Removes what recovery keys of the names `former` open, once [`BACKUPS_MIN`] backups can be read that hold the authority under
+    /// Removes what recovery keys of the names `former` open, once `BACKUPS_MIN` backups can be read that hold the authority under
     /// `present`. A single one is stored twice. Says how many went.
     ///
     /// # Errors
