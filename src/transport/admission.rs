@@ -18,8 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 const UNVALIDATED_MAX: usize = 64;
 /// Peers of one block of addresses, and of all: each takes some 80 KiB until it has proved who it is, and what is given up takes
 /// as much for some seconds more.
-const BLOCK_MAX: usize = 128;
-const TOTAL_MAX: usize = 512;
+const BLOCK_MAX: usize = 256;
+const TOTAL_MAX: usize = 1024;
 /// A handshake takes a few round trips; one that is younger does not give way.
 const YOUNG: Duration = Duration::from_millis(500);
 
