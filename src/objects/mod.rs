@@ -14,6 +14,7 @@ pub mod claims;
 pub mod cleaning;
 pub mod contents;
 pub mod dashboards;
+pub mod epochs;
 pub mod first_start;
 pub mod groups;
 pub mod history;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::cleaning::SLICE;
+use super::epochs::{self, OfEpoch};
 use super::record::{AsRead, Stored};
 use super::{Moment, Record, Store, StoreError, Writes};
 
@@ -81,36 +82,20 @@ pub struct Session {
     pub second_factor: bool,
 }
 
-/// The logins of a user that count. A new epoch ends all of them at once, however many there are and whatever the clocks
-/// say.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Epoch {
-    /// Whose.
-    pub uid: i32,
-    /// Which.
-    pub id: String,
-    /// Since when, for logins that were begun at a webserver of an earlier version.
-    pub since: Moment,
-}
+/// The logins of a user that count.
+pub type Epoch = epochs::Epoch<Session>;
+type Known = epochs::Known<Session>;
 
-impl Stored for Epoch {
-    const COLLECTION: &'static str = "session-epochs";
-    fn key(&self) -> String {
-        self.uid.to_string()
-    }
-}
+impl OfEpoch for Session {
+    const EPOCHS: &'static str = "session-epochs";
+    const FIRST: &'static str = "";
 
-impl Epoch {
-    /// A new one.
-    ///
-    /// # Errors
-    /// When there is no randomness.
-    pub fn begin(uid: i32) -> std::io::Result<Epoch> {
-        Ok(Epoch { uid, id: hex(&random::<16>()?), since: Moment::now() })
+    fn epoch(&self) -> &str {
+        &self.epoch
     }
 
-    fn includes(&self, session: &Session) -> bool {
-        if session.epoch.is_empty() { session.created > self.since } else { session.epoch == self.id }
+    fn created(&self) -> Moment {
+        self.created
     }
 }
 
@@ -157,15 +142,14 @@ impl Session {
 /// When the state is damaged.
 pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreError> {
     let Some(session) = store.valid::<Session>(&format!("{uid}/{id}"))? else { return Ok(None) };
-    let epoch = epoch_of(store, uid)?;
+    let epoch = Known::of(store, uid)?;
     let is_current = if session.value.is_temporary() {
         let login = store.valid::<Session>(&format!("{uid}/{}", session.value.of))?;
         login.is_some_and(|login| !login.value.is_temporary() && is_live(&login.value, &epoch))
     } else {
         is_live(&session.value, &epoch)
     };
-    let epoch = if let Known::Now(epoch) = epoch { Some(epoch.as_read) } else { None };
-    Ok(is_current.then_some(Live { session, epoch }))
+    Ok(is_current.then_some(Live { session, epoch: epoch.as_read() }))
 }
 
 /// A session that counts.
@@ -182,37 +166,13 @@ pub struct Live {
 /// # Errors
 /// When the state is damaged.
 pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreError> {
-    let (mut sessions, epoch) = (store.list::<Session>(&format!("{uid}/"))?, epoch_of(store, uid)?);
+    let (mut sessions, epoch) = (store.list::<Session>(&format!("{uid}/"))?, Known::of(store, uid)?);
     sessions.retain(|session| !session.value.is_temporary() && is_live(&session.value, &epoch));
     Ok(sessions)
 }
 
-/// What is known of a user's epoch.
-enum Known {
-    /// There was none yet.
-    Never,
-    /// This one.
-    Now(Record<Epoch>),
-    /// It is invalid, so nothing belongs to it.
-    Invalid,
-}
-
-fn epoch_of(store: &Store, uid: i32) -> Result<Known, StoreError> {
-    let key = uid.to_string();
-    Ok(match store.valid::<Epoch>(&key)? {
-        Some(epoch) => Known::Now(epoch),
-        None if store.has::<Epoch>(&key)? => Known::Invalid,
-        None => Known::Never,
-    })
-}
-
 fn is_live(session: &Session, epoch: &Known) -> bool {
-    let is_included = match epoch {
-        Known::Never => true,
-        Known::Now(epoch) => epoch.value.includes(session),
-        Known::Invalid => false,
-    };
-    is_included && !session.expires.is_past()
+    epoch.includes(session) && !session.expires.is_past()
 }
 
 /// Name of the epoch to which a new session of a user belongs; an invalid epoch gives way to a new one.
@@ -220,15 +180,7 @@ fn is_live(session: &Session, epoch: &Known) -> bool {
 /// # Errors
 /// When the state is damaged.
 pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
-    match epoch_of(store, uid)? {
-        Known::Never => Ok(String::new()),
-        Known::Now(epoch) => Ok(epoch.value.id),
-        Known::Invalid => {
-            let epoch = Epoch::begin(uid)?;
-            writes.overwrite(&epoch, "an invalid epoch has no reader, and gives way to a new one")?;
-            Ok(epoch.id)
-        }
-    }
+    Known::of(store, uid)?.for_new(uid, writes)
 }
 
 /// Sessions of a user that a new one displaces: ended ones, and of those that count the longest unused, so that with the
@@ -237,7 +189,7 @@ pub fn epoch_for_new(store: &Store, uid: i32, writes: &mut Writes) -> Result<Str
 /// # Errors
 /// When the state is damaged.
 pub fn displaced(store: &Store, uid: i32) -> Result<Vec<String>, StoreError> {
-    let epoch = epoch_of(store, uid)?;
+    let epoch = Known::of(store, uid)?;
     let sessions = store.list::<Session>(&format!("{uid}/"))?.into_iter().map(|record| record.value);
     let sessions = sessions.filter(|session| !session.is_temporary());
     let (mut live, ended): (Vec<Session>, Vec<Session>) = sessions.partition(|session| is_live(session, &epoch));
@@ -258,7 +210,7 @@ pub fn ended(store: &Store) -> Result<Vec<String>, StoreError> {
         let session = &record.value;
         let epoch = match epochs.entry(session.uid) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(epoch_of(store, session.uid)?),
+            Entry::Vacant(unknown) => unknown.insert(Known::of(store, session.uid)?),
         };
         let after = if session.webserver == store.via() { OWN_AFTER_S } else { OTHERS_AFTER_S };
         let is_over = match epoch {
@@ -446,7 +398,7 @@ mod tests {
             su: String::new(),
             second_factor: false,
         };
-        let epoch = Epoch { uid: 7, id: "e".into(), since: now };
+        let epoch = Epoch { uid: 7, id: "e".into(), since: now, of: std::marker::PhantomData };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
         // A webserver of an earlier version does not know of epochs.
         assert!(epoch.includes(&session("", ahead)) && !epoch.includes(&session("", now)));

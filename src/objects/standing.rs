@@ -101,7 +101,7 @@ pub fn left_out(uid: i32, ops: &[Op], conditions: &[Condition]) -> Vec<Condition
     let is_of_author = |condition: &&Condition| {
         let (collection, key) = (condition.collection().as_str(), condition.key().as_str());
         let is_written = ops.iter().any(|op| (op.collection(), op.key()) == (condition.collection(), condition.key()));
-        let is_his = key.split('/').next() == Some(uid.as_str());
+        let is_own = key.split('/').next() == Some(uid.as_str());
         let stands = match condition {
             Condition::Present { .. } => {
                 [Session::COLLECTION, Token::COLLECTION, Admin::COLLECTION].contains(&collection)
@@ -111,7 +111,7 @@ pub fn left_out(uid: i32, ops: &[Op], conditions: &[Condition]) -> Vec<Condition
             }
             Condition::Version { .. } => [Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection),
         };
-        stands && is_his && !is_written
+        stands && is_own && !is_written
     };
     conditions.iter().filter(|condition| !is_of_author(condition)).cloned().collect()
 }

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use super::epochs::{self, OfEpoch};
 use super::record::{AsRead, Stored};
 use super::sessions::{hex, random};
 use super::sharing::null_is_empty;
@@ -41,91 +42,22 @@ pub struct Token {
     pub epoch: String,
 }
 
-/// The tokens of a user that count. A new epoch ends all of them at once, also those that are made at the same time at another
-/// webserver.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TokenEpoch {
-    /// Whose.
-    pub uid: i32,
-    /// Which.
-    pub id: String,
-    /// Since when, for tokens that a webserver of an earlier version made.
-    pub since: Moment,
-}
+/// The tokens of a user that count.
+pub type TokenEpoch = epochs::Epoch<Token>;
+/// What is known of it.
+pub type Known = epochs::Known<Token>;
 
-impl Stored for TokenEpoch {
-    const COLLECTION: &'static str = "token-epochs";
-    fn key(&self) -> String {
-        self.uid.to_string()
-    }
-}
+impl OfEpoch for Token {
+    const EPOCHS: &'static str = "token-epochs";
+    // Not empty: whatever is made before there is an epoch ends with the first one, whatever the clocks say.
+    const FIRST: &'static str = "first";
 
-impl TokenEpoch {
-    /// A new one.
-    ///
-    /// # Errors
-    /// When there is no randomness.
-    pub fn begin(uid: i32) -> std::io::Result<TokenEpoch> {
-        Ok(TokenEpoch { uid, id: hex(&random::<16>()?), since: Moment::now() })
+    fn epoch(&self) -> &str {
+        &self.epoch
     }
 
-    fn includes(&self, token: &Token) -> bool {
-        if token.epoch.is_empty() { token.created > self.since } else { token.epoch == self.id }
-    }
-}
-
-/// Name of the epoch of tokens that are made before there is one.
-const FIRST_EPOCH: &str = "first";
-
-/// The epoch of a user's tokens as it is now.
-#[derive(Debug)]
-pub enum Epochs {
-    /// There was none yet: every token counts.
-    Never,
-    /// This one.
-    Now(Record<TokenEpoch>),
-    /// It is invalid, so no token counts.
-    Invalid,
-}
-
-impl Epochs {
-    /// What is known of a user.
-    ///
-    /// # Errors
-    /// When the state is damaged.
-    pub fn of(store: &Store, uid: i32) -> Result<Epochs, StoreError> {
-        let key = uid.to_string();
-        Ok(match store.valid::<TokenEpoch>(&key)? {
-            Some(epoch) => Epochs::Now(epoch),
-            None if store.has::<TokenEpoch>(&key)? => Epochs::Invalid,
-            None => Epochs::Never,
-        })
-    }
-
-    /// Whether a token counts.
-    #[must_use]
-    pub fn include(&self, token: &Token) -> bool {
-        match self {
-            Epochs::Never => true,
-            Epochs::Now(epoch) => epoch.value.includes(token),
-            Epochs::Invalid => false,
-        }
-    }
-
-    /// The epoch of a new token. An invalid one has no reader: a new one takes its place.
-    ///
-    /// # Errors
-    /// When there is no randomness.
-    pub fn for_new(&self, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
-        match self {
-            Epochs::Never => Ok(FIRST_EPOCH.to_owned()),
-            Epochs::Now(epoch) => Ok(epoch.value.id.clone()),
-            Epochs::Invalid => {
-                let epoch = TokenEpoch::begin(uid)?;
-                writes.overwrite(&epoch, "an invalid epoch has no reader, and gives way to a new one")?;
-                Ok(epoch.id)
-            }
-        }
+    fn created(&self) -> Moment {
+        self.created
     }
 }
 
@@ -186,10 +118,9 @@ pub fn by_value(store: &Store, value: &str) -> Result<Option<Live>, StoreError> 
     let Ok(id) = uuid::Uuid::from_slice(id) else { return Ok(None) };
     let Some(token) = store.valid::<Token>(&format!("{}/{id}", i32::from_be_bytes(*uid)))? else { return Ok(None) };
     let fits = bool::from(hash(value).as_bytes().ct_eq(token.value.hash.as_bytes()));
-    let epochs = Epochs::of(store, token.value.uid)?;
-    let counts = fits && !token.value.expires.is_past() && epochs.include(&token.value);
-    let epoch = if let Epochs::Now(epoch) = epochs { Some(epoch.as_read) } else { None };
-    Ok(counts.then_some(Live { token, epoch }))
+    let epoch = Known::of(store, token.value.uid)?;
+    let counts = fits && !token.value.expires.is_past() && epoch.includes(&token.value);
+    Ok(counts.then_some(Live { token, epoch: epoch.as_read() }))
 }
 
 /// A token that counts.

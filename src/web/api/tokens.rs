@@ -12,7 +12,7 @@ use super::{DONE, invalid, repeated};
 use crate::env::aside;
 use crate::objects::capabilities::{self, ALL};
 use crate::objects::cleaning::SLICE;
-use crate::objects::tokens::{self, Epochs, TOKENS_MAX, Token};
+use crate::objects::tokens::{self, Known, TOKENS_MAX, Token};
 use crate::objects::users::User;
 use crate::objects::{Moment, Record, Stored, Writes, accounts, names};
 use crate::web::app::AppRef;
@@ -68,7 +68,7 @@ pub(super) fn shown(token: &Token) -> Value {
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     let prefix = if caller.all { String::new() } else { format!("{}/", caller.uid()) };
     let (known, is_own) = (AppRef::clone(&app), |caller: &Caller, token: &Token| token.uid == caller.uid());
-    let counts = move |token: &Token| Epochs::of(&known.store, token.uid).is_ok_and(|epochs| epochs.include(token));
+    let counts = move |token: &Token| Known::of(&known.store, token.uid).is_ok_and(|epoch| epoch.includes(token));
     let is_wanted = move |caller: &Caller, token: &Token| (caller.all || is_own(caller, token)) && counts(token);
     let list = List::new(prefix, is_wanted, |_, record: &Record<Token>| serde_json::to_vec(&shown(&record.value)));
     list.answer(&app, &caller, |token| token.created)
@@ -114,8 +114,8 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
         return Ok(writes);
     }
     let tokens = aside::run(|| app.store.list::<Token>(&prefix))?;
-    let epochs = Epochs::of(&app.store, uid)?;
-    let has_ended = |token: &&Record<Token>| token.value.expires.is_past() || !epochs.include(&token.value);
+    let epoch = Known::of(&app.store, uid)?;
+    let has_ended = |token: &&Record<Token>| token.value.expires.is_past() || !epoch.includes(&token.value);
     for ended in tokens.iter().filter(has_ended).take(SLICE) {
         writes.delete(ended, "a token that had ended was deleted at the same time: try again")?;
     }
@@ -140,7 +140,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     let id = uuid::Uuid::new_v4();
     let (value, hash) = tokens::new_value(caller.uid(), id)?;
     let mut writes = room(&app, caller.uid())?;
-    let epoch = Epochs::of(&app.store, caller.uid())?.for_new(caller.uid(), &mut writes)?;
+    let epoch = Known::of(&app.store, caller.uid())?.for_new(caller.uid(), &mut writes)?;
     let token = Token {
         id,
         name: fields.name.unwrap_or_default(),
@@ -170,7 +170,7 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
         own => own,
     };
     let record = record.filter(|record| caller.is_self_or_admin(record.value.uid)).ok_or_else(nowhere)?;
-    if Epochs::of(&app.store, record.value.uid)?.include(&record.value) { Ok(record) } else { Err(nowhere()) }
+    if Known::of(&app.store, record.value.uid)?.includes(&record.value) { Ok(record) } else { Err(nowhere()) }
 }
 
 /// A token that the caller may change: one that allows nothing that the caller lacks. A new value of a stronger token would
