@@ -481,13 +481,8 @@ mod tests {
     use crate::model::{Generation, MemberName};
     use crate::trust::{Authorities, Identity, NewKey, Role, tls};
 
-    /// What a client is told by a datastore of which the certificates were made so many days from now.
-    async fn told(days: i64) -> String {
-        let now_ms = SystemClock.now_ms();
-        let made_ms = now_ms.saturating_add_signed(days * 86_400_000);
-        let dir = tempfile::tempdir().expect("temp dir");
-        let authorities = Authorities::open_or_create(dir.path(), made_ms).expect("an authority");
-        let config = tls::server_config(&authorities, &[], made_ms).expect("a configuration");
+    /// A server that takes handshakes, and nothing after them.
+    fn serving(config: rustls::ServerConfig) -> (String, tokio::task::JoinHandle<()>) {
         let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
         let address = listening.local_addr().expect("an address").to_string();
         let serving = tokio::spawn(async move {
@@ -496,6 +491,17 @@ mod tests {
                 let _ = arrival.handshake().await;
             }
         });
+        (address, serving)
+    }
+
+    /// What a client is told by a datastore of which the certificates were made so many days from now.
+    async fn told(days: i64) -> String {
+        let now_ms = SystemClock.now_ms();
+        let made_ms = now_ms.saturating_add_signed(days * 86_400_000);
+        let dir = tempfile::tempdir().expect("temp dir");
+        let authorities = Authorities::open_or_create(dir.path(), made_ms).expect("an authority");
+        let config = tls::server_config(&authorities, &[], made_ms).expect("a configuration");
+        let (address, serving) = serving(config);
         let config = tls::join_config(authorities.current().fingerprint()).expect("a configuration");
         let errors = client(config).expect("a client").connect_any(&[address]).await.expect_err("out of its time");
         serving.abort();
@@ -505,14 +511,7 @@ mod tests {
     /// What a member of which `home` holds the identity is told by a datastore with these authorities.
     async fn greeted(home: &std::path::Path, authorities: &Authorities) -> Result<(), ConnectError> {
         let config = tls::server_config(authorities, &[], SystemClock.now_ms()).expect("a configuration");
-        let listening = server("127.0.0.1:0".parse().expect("an address"), config, &[1; 32]).expect("listens");
-        let address = listening.local_addr().expect("an address").to_string();
-        let serving = tokio::spawn(async move {
-            let admission = Admission::default();
-            while let Some(arrival) = listening.accept(&admission).await {
-                let _ = arrival.handshake().await;
-            }
-        });
+        let (address, serving) = serving(config);
         let identity = Identity::load(home).expect("loads");
         let config = tls::member_config(&identity, tls::ALPN_LOG).expect("a configuration");
         let connected = client(config).expect("a client").connect(&address).await;

@@ -13,13 +13,11 @@ use crate::recover::{destroy, escrow_since, key_of, recover};
 const ROTATE: [&str; 2] = ["authority", "rotate"];
 
 fn rotate(fleet: &Fleet, step: &[&str]) -> Value {
-    serde_json::from_str(&fleet.ok("d", &[&ROTATE, step, &["--json"]].concat())).expect("JSON")
+    fleet.json("d", &[&ROTATE, step].concat())
 }
 
 fn refused(fleet: &Fleet, step: &[&str]) -> String {
-    let output = fleet.run("d", &[&ROTATE, step].concat());
-    assert_eq!(output.status.code(), Some(1), "{step:?}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    fleet.refused("d", &[&ROTATE, step].concat())
 }
 
 /// How far a member is, as the datastore knows it.

@@ -21,17 +21,6 @@ fn holds(place: &str, text: &str) -> bool {
     files(Path::new(place)).iter().any(has)
 }
 
-fn json(fleet: &Fleet, name: &str, arguments: &[&str]) -> Value {
-    serde_json::from_str(&fleet.ok(name, &[arguments, &["--json"]].concat())).expect("JSON")
-}
-
-/// What a command says that must be refused.
-fn refused(fleet: &Fleet, name: &str, arguments: &[&str]) -> String {
-    let output = fleet.run(name, arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 #[test]
 fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone() {
     let fleet = Fleet::new();
@@ -42,7 +31,7 @@ fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone()
     let first = fleet.run("d", &["backup", "create", &place]);
     assert!(first.status.success(), "{first:?}");
     let said = String::from_utf8_lossy(&first.stderr).into_owned();
-    let printed = json(&fleet, "d", &["backup", "key"]);
+    let printed = fleet.json("d", &["backup", "key"]);
     let (key, name) = (printed["backup_key"].as_str().expect("a key"), printed["key"].as_str().expect("its name"));
     for part in [name, &fleet.backup_key(), "away from this host", "backup key"] {
         assert!(said.contains(part), "{part}: {said}");
@@ -62,12 +51,12 @@ fn p11_backups_are_encrypted_without_being_asked_and_open_with_their_key_alone()
     let (missing, other) =
         (fleet.dir("r/backup.key").display().to_string(), fleet.dir("other.key").display().to_string());
     let elsewhere = fleet.dir("elsewhere").display().to_string();
-    let of_other = json(&fleet, "d", &["backup", "create", &elsewhere, "--key-file", &other]);
+    let of_other = fleet.json("d", &["backup", "create", &elsewhere, "--key-file", &other]);
     let of_other = of_other["key"].as_str().expect("its name");
     for command in [&["restore"][..], &["backup", "list"], &["backup", "verify"]] {
-        let said = refused(&fleet, "r", &[command, &[&place]].concat());
+        let said = fleet.refused("r", &[command, &[&place]].concat());
         assert!(said.contains(name) && said.contains(&missing) && said.contains("--key-file"), "{said}");
-        let said = refused(&fleet, "r", &[command, &[&place, "--key-file", &other]].concat());
+        let said = fleet.refused("r", &[command, &[&place, "--key-file", &other]].concat());
         assert!(said.contains(name) && said.contains(of_other), "{said}");
     }
     assert!(!fleet.dir("r/log").exists() && !Path::new(&missing).exists(), "nothing was made");
@@ -82,7 +71,7 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
     let place = fleet.dir("backups").display().to_string();
     let file = fleet.write_file("in.jsonl", &History::new(41, 800, 200).lines);
     fleet.ok("d", &["import", file.to_str().expect("text")]);
-    let made = json(&fleet, "d", &["backup", "create", &place]);
+    let made = fleet.json("d", &["backup", "create", &place]);
     let (export, recovery) = (fleet.export("d"), key_of(&fleet));
     let backup_key = std::fs::read_to_string(fleet.backup_key()).expect("reads");
 
@@ -97,19 +86,19 @@ fn p13_a_backup_key_that_is_lost_with_its_disk_comes_back_with_the_recovery_key(
     // The disk is gone.
     datastore.kill();
     std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
-    let said = refused(&fleet, "d", &["restore", &place]);
+    let said = fleet.refused("d", &["restore", &place]);
     assert!(said.contains(made["key"].as_str().expect("its name")) && said.contains("--recovery-key"), "{said}");
     let another = RecoveryKey::open_or_create(&fleet.dir("another")).expect("makes").to_string();
-    let said = refused(&fleet, "d", &["restore", &place, "--recovery-key", &another]);
+    let said = fleet.refused("d", &["restore", &place, "--recovery-key", &another]);
     assert!(said.contains("recovery key"), "{said}");
-    let restored = json(&fleet, "d", &["restore", &place, "--recovery-key", &recovery]);
+    let restored = fleet.json("d", &["restore", &place, "--recovery-key", &recovery]);
     assert_eq!(restored["backup_key"], made["key"]);
     assert_eq!(fleet.export("d"), export);
     assert_eq!(std::fs::read_to_string(fleet.backup_key()).expect("reads"), backup_key);
     assert_eq!(std::fs::metadata(fleet.backup_key()).expect("is there").permissions().mode() & 0o777, 0o600);
     let _datastore = fleet.datastore();
     fleet.ok("d", &["put", "c", "later", "--value", "1"]);
-    let next = json(&fleet, "d", &["backup", "create", &place]);
+    let next = fleet.json("d", &["backup", "create", &place]);
     assert_eq!(next["key"], made["key"], "the chain goes on under its key");
     fleet.ok("d", &["backup", "verify", &place, "--all"]);
 }
@@ -141,8 +130,8 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     fleet.ok("x", &["backup", "verify", &plain, "--all"]);
 
     // An encrypted one is not made plain.
-    assert_eq!(json(&fleet, "d", &["backup", "create", &encrypted])["encryption"], "key");
-    let said = refused(&fleet, "d", &["backup", "create", &encrypted, "--plain"]);
+    assert_eq!(fleet.json("d", &["backup", "create", &encrypted])["encryption"], "key");
+    let said = fleet.refused("d", &["backup", "create", &encrypted, "--plain"]);
     assert!(said.contains("encrypted already"), "{said}");
     let mut asked = fleet.command("d", &["backup", "create", &at("third"), "--json"]);
     let asked = asked.env("GRAVWELL_BACKUP_PLAIN", "true").output().expect("runs");
@@ -152,7 +141,7 @@ fn p11_a_place_is_plain_only_when_asked_and_stays_what_it_began_as() {
     // A key beside what it opens is no key.
     let parent = fleet.dir("d").parent().expect("a parent").display().to_string();
     for (place, flags) in [(&parent, &[][..]), (&at("fourth"), &["--key-file", &at("fourth/../fourth/key")])] {
-        let said = refused(&fleet, "d", &[&["backup", "create", place][..], flags].concat());
+        let said = fleet.refused("d", &[&["backup", "create", place][..], flags].concat());
         assert!(said.contains("beside the backups"), "{said}");
     }
     assert!(!fleet.dir("fourth").exists() && !fleet.dir("gravwell-backup.json").exists());
@@ -168,7 +157,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     let datastore = fleet.datastore();
     let place = fleet.dir("backups").display().to_string();
     fleet.ok("d", &["put", "c", "k", "--value", "1"]);
-    let made = json(&fleet, "d", &["backup", "create", &place]);
+    let made = fleet.json("d", &["backup", "create", &place]);
     let (key, recovery) = (made["key"].as_str().expect("its name").to_owned(), key_of(&fleet));
     let said = fleet.ok("d", &["backup", "list", &place]);
     assert!(said.contains(&format!("encrypted with the backup key {key}")), "{said}");
@@ -190,7 +179,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     ];
     let are_refused = |why: &str| {
         for command in commands {
-            let said = refused(&fleet, "d", command);
+            let said = fleet.refused("d", command);
             for part in ["is not encrypted", why, "--plain"] {
                 assert!(said.contains(part), "{command:?}: {part}: {said}");
             }
@@ -207,7 +196,7 @@ fn p11_a_place_that_says_it_is_not_encrypted_any_more_is_not_believed() {
     std::fs::rename(&file, fleet.dir("elsewhere.key")).expect("moves");
     are_refused("when it was last used from here");
     // On a host that knows nothing, who brings the recovery key is asked.
-    let said = refused(&fleet, "r", &["restore", &place, "--recovery-key", &recovery]);
+    let said = fleet.refused("r", &["restore", &place, "--recovery-key", &recovery]);
     assert!(said.contains("the recovery key was given") && said.contains("--plain"), "{said}");
     assert!(!fleet.dir("r/log").exists());
 

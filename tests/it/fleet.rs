@@ -236,6 +236,20 @@ impl Fleet {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// What a command that must succeed prints as JSON.
+    #[track_caller]
+    pub fn json(&self, name: &str, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(name, &[arguments, &["--json"]].concat())).expect("JSON")
+    }
+
+    /// What a command says that must be refused.
+    #[track_caller]
+    pub fn refused(&self, name: &str, arguments: &[&str]) -> String {
+        let output = self.run(name, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     pub fn status(&self, name: &str) -> Value {
         let output = self.run(name, &["status", "--json"]);
         serde_json::from_slice(&output.stdout).unwrap_or_default()

@@ -183,15 +183,20 @@ impl World {
         (0..self.replicas.len()).filter(|other| self.replicas[*other].name == *name).collect()
     }
 
-    /// What the start would say of a journal that ends early, or is not there. The right one stays in its place.
-    pub fn shorten_journal(&mut self, number: usize, fault: Fault) -> bool {
+    /// Whether a replica runs whose outbox journal is vouched for whole: what its head has not vouched for may be taken for a
+    /// torn write.
+    pub fn is_journal_vouched_for(&mut self, number: usize) -> bool {
         if self.may_refuse_marks() {
             return false;
         }
-        // What the head has not vouched for may be taken for a torn write.
         let Some(running) = &mut self.replicas[number].running else { return false };
         let kept = running.stepped.keep_journal(REWRITE_BYTES_MIN);
-        if self.fatal(number, kept) {
+        !self.fatal(number, kept)
+    }
+
+    /// What the start would say of a journal that ends early, or is not there. The right one stays in its place.
+    pub fn shorten_journal(&mut self, number: usize, fault: Fault) -> bool {
+        if !self.is_journal_vouched_for(number) {
             return false;
         }
         self.stop_replica(number, false, "its journal ends early");

@@ -8,7 +8,7 @@ use gravwell::env::memory::{self, MemoryFs, Survival};
 use super::faults::open_journal;
 use super::network::SECOND;
 use super::plan::Fault;
-use super::replica::{JOURNAL, REWRITE_BYTES_MIN};
+use super::replica::JOURNAL;
 use super::world::{Event, World};
 
 /// Most bytes that are free while a new head and a new witness find no room, and most of what is accepted does.
@@ -18,12 +18,7 @@ impl World {
     /// What the start would say of an outbox directory that is an older copy of itself, another member's, or not there, while
     /// everything beside it is as it was. The right one stays in its place.
     pub fn replace_outbox(&mut self, number: usize) -> bool {
-        if self.may_refuse_marks() {
-            return false;
-        }
-        let Some(running) = &mut self.replicas[number].running else { return false };
-        let kept = running.stepped.keep_journal(REWRITE_BYTES_MIN);
-        if self.fatal(number, kept) {
+        if !self.is_journal_vouched_for(number) {
             return false;
         }
         let Some(older) = self.outboxes.remove(&number) else {
