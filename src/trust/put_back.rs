@@ -9,11 +9,12 @@ use crate::env::fs::{first_free, parent_dir};
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
 /// renamed. A register that is left and later than the one in `escrow` stays, and so do the recovery keys that are left: whoever
-/// rotated them since has no other. Interrupted at any point it can be run again.
+/// rotated them since has no other. Interrupted at any point it can be run again: what an earlier attempt had finished is put in
+/// place first.
 ///
 /// # Errors
 /// When nothing is damaged or missing, the key does not fit, the copy is of another authority than the one whose certificate
-/// is still here, a person has to say which register counts, or the operating system refuses. Nothing was changed then.
+/// is still here, a person has to say which register counts, or the operating system refuses. Nothing else was changed then.
 pub fn restore_trust(
     escrow: &Escrow,
     key: &RecoveryKey,

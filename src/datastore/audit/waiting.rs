@@ -2,8 +2,9 @@
 //! of the process loses none of them, however full the disk is.
 //!
 //! The file `audit-waiting` begins with a head: the life of what is in it, and how many acts there were in it. Frames follow, each
-//! covered by a checksum together with the life; of acts that found no room the number is left. Once everything is recorded a new life begins, and the frames of the former one
-//! mean nothing. Every act is numbered in its life, so one that was recorded just before a crash is not recorded again.
+//! covered by a checksum together with the life; of acts that found no room the number is left. Once everything is recorded a new
+//! life begins, and the frames of the former one mean nothing. Every act is numbered in its life, so one that was recorded just
+//! before a crash is not recorded again.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
