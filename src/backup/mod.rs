@@ -6,6 +6,7 @@
 
 pub mod choice;
 mod endings;
+mod head;
 pub mod lock;
 pub mod manifest;
 pub mod repository;

@@ -2,22 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 use super::choice;
+use super::head::{self, Head, Keys};
+pub use super::head::{Encryption, Secret};
 use super::manifest::{Manifest, PIECE_BYTES, name, number_of};
 use super::store::{OBJECT_BYTES_MAX, Store, StoreError};
-use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
-use crate::trust::{BackupKey, TrustError};
+use crate::codec::sealed::{open_bytes, seal_bytes};
+use crate::env::summed;
+use crate::trust::TrustError;
 
-const HEAD: &str = "gravwell-backup.json";
-const MANIFESTS: &str = "manifests/";
-const PIECES: &str = "pieces/";
-const VERSION: u32 = 1;
-/// Version of a repository under a backup key, which earlier programs do not know.
-const VERSION_KEY: u32 = 2;
-/// What an encrypted repository proves a passphrase or a key with.
-const PROOF: &[u8] = b"gravwell backup repository";
+pub(super) const MANIFESTS: &str = "manifests/";
+pub(super) const PIECES: &str = "pieces/";
 
 /// Why a repository cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,64 +50,23 @@ pub enum RepositoryError {
         /// What is wrong.
         what: String,
     },
+    /// There are backups, but nothing says any more how they are encrypted.
+    #[error(
+        "{place} holds backups, but {} and its copy {} are gone, without which nothing opens them: put one of the two back from \
+         a copy of the place, or use another place",
+        head::NAME,
+        head::COPY
+    )]
+    HeadLost {
+        /// The repository.
+        place: String,
+    },
     /// No such backup.
     #[error("{0}")]
     NoSuch(String),
     /// No randomness or memory.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-}
-
-#[derive(Serialize, Deserialize)]
-struct Head {
-    #[serde(rename = "gravwell-backup-repository")]
-    version: u32,
-    id: String,
-    salt: Option<String>,
-    proof: Option<String>,
-    /// Name of the backup key; absent without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-}
-
-/// What a repository is encrypted with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Encryption {
-    /// Nothing.
-    Plain,
-    /// A passphrase.
-    Passphrase,
-    /// A backup key, of this name.
-    Key(String),
-}
-
-impl Encryption {
-    /// The word for programs that read.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Encryption::Plain => "none",
-            Encryption::Passphrase => "passphrase",
-            Encryption::Key(_) => "key",
-        }
-    }
-}
-
-/// What opens a repository.
-#[derive(Clone, Copy)]
-pub enum Secret<'a> {
-    /// Nothing: it is not encrypted.
-    None,
-    /// A passphrase.
-    Passphrase(&'a str),
-    /// A backup key.
-    Key(&'a BackupKey),
-}
-
-/// Keys of an encrypted repository: one for contents, one for names.
-struct Keys {
-    contents: [u8; 32],
-    names: [u8; 32],
 }
 
 /// An open repository.
@@ -122,132 +76,31 @@ pub struct Repository {
     encryption: Encryption,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes_of(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    digits.map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
-}
-
-impl Secret<'_> {
-    fn keys(&self, salt: &[u8; 16]) -> std::io::Result<Option<Keys>> {
-        let key = match self {
-            Secret::None => return Ok(None),
-            Secret::Passphrase(passphrase) => key_of(passphrase, salt)?,
-            Secret::Key(key) => key.for_repository(salt),
-        };
-        Ok(Some(Keys {
-            contents: blake3::derive_key("gravwell backup contents v1", &key),
-            names: blake3::derive_key("gravwell backup names v1", &key),
-        }))
-    }
-
-    fn encryption(&self) -> Encryption {
-        match self {
-            Secret::None => Encryption::Plain,
-            Secret::Passphrase(_) => Encryption::Passphrase,
-            Secret::Key(key) => Encryption::Key(key.name()),
-        }
-    }
-}
-
-impl Head {
-    /// `None`: there is no repository.
-    fn load(store: &dyn Store) -> Result<Option<Head>, RepositoryError> {
-        let bytes = match store.get(HEAD) {
-            Ok(bytes) => bytes,
-            Err(StoreError::Missing(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let head: Head = serde_json::from_slice(&bytes).map_err(|error| Head::damaged(store, error.to_string()))?;
-        let version = if head.key.is_some() { VERSION_KEY } else { VERSION };
-        if head.version != version {
-            let what = format!("version {} is not known; this program reads {VERSION} and {VERSION_KEY}", head.version);
-            return Err(Head::damaged(store, what));
-        }
-        Ok(Some(head))
-    }
-
-    fn damaged(store: &dyn Store, what: String) -> RepositoryError {
-        RepositoryError::Damaged { name: format!("{}/{HEAD}", store.place()), what }
-    }
-
-    fn encryption(&self, store: &dyn Store) -> Result<Encryption, RepositoryError> {
-        match (&self.salt, &self.proof, &self.key) {
-            (None, None, None) => Ok(Encryption::Plain),
-            (Some(_), Some(_), None) => Ok(Encryption::Passphrase),
-            (Some(_), Some(_), Some(key)) => Ok(Encryption::Key(key.clone())),
-            _ => Err(Head::damaged(store, "salt and proof belong together".into())),
-        }
-    }
-
-    /// The keys, when `secret` is the one that it was made with.
-    fn keys(&self, store: &dyn Store, secret: Secret<'_>) -> Result<Option<Keys>, RepositoryError> {
-        let (place, encryption) = (store.place(), self.encryption(store)?);
-        let refused = match &encryption {
-            Encryption::Plain => RepositoryError::NotEncrypted(place),
-            Encryption::Passphrase => RepositoryError::Locked(place),
-            Encryption::Key(key) => RepositoryError::OtherKey { place, key: key.clone() },
-        };
-        match (&encryption, secret) {
-            (Encryption::Plain, Secret::None) => return Ok(None),
-            (Encryption::Passphrase, Secret::Passphrase(_)) => {}
-            (Encryption::Key(name), Secret::Key(key)) if key.name() == *name => {}
-            _ => return Err(refused),
-        }
-        let (salt, proof) = (self.salt.as_deref().unwrap_or_default(), self.proof.as_deref().unwrap_or_default());
-        let salt = bytes_of(salt).and_then(|salt| salt.try_into().ok());
-        let keys = secret.keys(&salt.ok_or_else(|| Head::damaged(store, "the salt".into()))?)?;
-        let proof = bytes_of(proof).ok_or_else(|| Head::damaged(store, "the proof".into()))?;
-        let contents = keys.as_ref().map(|keys| keys.contents).unwrap_or_default();
-        match open_bytes(&contents, &proof) {
-            Ok(opened) if opened == PROOF => Ok(keys),
-            _ => Err(refused),
-        }
-    }
-}
-
 impl Repository {
     /// What the repository in a store is encrypted with; `None`: there is none.
     ///
     /// # Errors
-    /// When its head is damaged, or the store cannot be reached.
+    /// When its head is damaged or lost, or the store cannot be reached.
     pub fn encryption_of(store: &dyn Store) -> Result<Option<Encryption>, RepositoryError> {
         Head::load(store)?.map(|head| head.encryption(store)).transpose()
     }
 
-    /// Opens the repository in a store; makes one when there is none and `create` says so.
+    /// Opens the repository in a store. `create`: makes one when there is none, and what is missing of its head.
     ///
     /// # Errors
-    /// When there is none, its head is damaged, or it was made with another secret.
+    /// When there is none, its head is damaged or lost, or it was made with another secret.
     pub fn open(store: Box<dyn Store>, secret: Secret<'_>, create: bool) -> Result<Repository, RepositoryError> {
-        let Some(head) = Head::load(&*store)? else {
-            return if create { Self::create(store, secret) } else { Err(RepositoryError::None(store.place())) };
+        let keys = match Head::load(&*store)? {
+            Some(head) => {
+                let keys = head.keys(&*store, secret)?;
+                if create {
+                    head.complete(&*store)?;
+                }
+                keys
+            }
+            None if create => Head::create(&*store, secret)?,
+            None => return Err(RepositoryError::None(store.place())),
         };
-        let keys = head.keys(&*store, secret)?;
-        Ok(Repository { store, keys, encryption: secret.encryption() })
-    }
-
-    fn create(store: Box<dyn Store>, secret: Secret<'_>) -> Result<Repository, RepositoryError> {
-        let mut id = [0; 16];
-        let mut salt = [0; 16];
-        for bytes in [&mut id, &mut salt] {
-            getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
-        }
-        let keys = secret.keys(&salt)?;
-        let proof = keys.as_ref().map(|keys| seal_bytes(&keys.contents, PROOF)).transpose()?;
-        let key = if let Secret::Key(key) = secret { Some(key.name()) } else { None };
-        let head = Head {
-            version: if key.is_some() { VERSION_KEY } else { VERSION },
-            id: hex(&id),
-            salt: keys.as_ref().map(|_| hex(&salt)),
-            proof: proof.map(|proof| hex(&proof)),
-            key,
-        };
-        let text = serde_json::to_string(&head).map_err(std::io::Error::other)?;
-        store.put_new(HEAD, format!("{text}\n").as_bytes())?;
         Ok(Repository { store, keys, encryption: secret.encryption() })
     }
 
@@ -325,8 +178,7 @@ impl Repository {
     /// When it cannot be stored.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<(), RepositoryError> {
         let text = serde_json::to_string(manifest).map_err(std::io::Error::other)?;
-        let summed = format!("{text}\n{}\n", blake3::hash(text.as_bytes()).to_hex());
-        let bytes = self.seal(summed.into_bytes())?;
+        let bytes = self.seal(summed::seal(&text).into_bytes())?;
         if bytes.len() as u64 > OBJECT_BYTES_MAX {
             let what = format!("its manifest would have {} bytes, more than {OBJECT_BYTES_MAX}", bytes.len());
             return Err(RepositoryError::NoSuch(format!("backup {} cannot be kept: {what}", manifest.id)));
@@ -377,10 +229,7 @@ impl Repository {
         };
         let damaged = |what: &str| self.damaged(&name, what);
         let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not text"))?;
-        let (body, sum) = text.trim_end().rsplit_once('\n').ok_or_else(|| damaged("its checksum is missing"))?;
-        if blake3::hash(body.as_bytes()).to_hex().as_str() != sum {
-            return Err(damaged("its checksum does not match"));
-        }
+        let body = summed::open(text).map_err(|what| damaged(&what))?;
         let manifest: Manifest = serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))?;
         manifest.check().map_err(|what| damaged(&what))?;
         // Sealed or not, a manifest is good under its own name alone: an older one is not taken for a newer one.
@@ -462,6 +311,7 @@ fn path_of(piece: &str) -> String {
 mod tests {
     use super::*;
     use crate::backup::store::LocalStore;
+    use crate::trust::BackupKey;
 
     fn store(path: &std::path::Path) -> Box<dyn Store> {
         Box::new(LocalStore::new(path))

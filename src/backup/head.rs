@@ -1,0 +1,308 @@
+//! The head of a repository: how it is encrypted. It is kept twice, for without its salt no key opens anything.
+
+use serde::{Deserialize, Serialize};
+
+use super::repository::{MANIFESTS, PIECES, RepositoryError};
+use super::store::{Store, StoreError};
+use crate::codec::sealed::{key_of, open_bytes, seal_bytes};
+use crate::env::summed;
+use crate::trust::BackupKey;
+
+/// Name of the head.
+pub(super) const NAME: &str = "gravwell-backup.json";
+/// Name of its copy, which ends in a checksum. Programs before it was there make and read the head alone.
+pub(super) const COPY: &str = "gravwell-backup.copy";
+const VERSION: u32 = 1;
+/// Version of a repository under a backup key, which earlier programs do not know.
+const VERSION_KEY: u32 = 2;
+/// What an encrypted repository proves a passphrase or a key with.
+const PROOF: &[u8] = b"gravwell backup repository";
+
+/// What is needed to derive the keys of a repository from its secret, and to tell the right secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    #[serde(rename = "gravwell-backup-repository")]
+    version: u32,
+    id: String,
+    salt: Option<String>,
+    proof: Option<String>,
+    /// Name of the backup key; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+/// What a repository is encrypted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// Nothing.
+    Plain,
+    /// A passphrase.
+    Passphrase,
+    /// A backup key, of this name.
+    Key(String),
+}
+
+impl Encryption {
+    /// The word for programs that read.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Encryption::Plain => "none",
+            Encryption::Passphrase => "passphrase",
+            Encryption::Key(_) => "key",
+        }
+    }
+}
+
+/// What opens a repository.
+#[derive(Clone, Copy)]
+pub enum Secret<'a> {
+    /// Nothing: it is not encrypted.
+    None,
+    /// A passphrase.
+    Passphrase(&'a str),
+    /// A backup key.
+    Key(&'a BackupKey),
+}
+
+/// Keys of an encrypted repository: one for contents, one for names.
+pub(super) struct Keys {
+    pub(super) contents: [u8; 32],
+    pub(super) names: [u8; 32],
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes_of(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits.map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
+}
+
+impl Secret<'_> {
+    fn keys(&self, salt: &[u8; 16]) -> std::io::Result<Option<Keys>> {
+        let key = match self {
+            Secret::None => return Ok(None),
+            Secret::Passphrase(passphrase) => key_of(passphrase, salt)?,
+            Secret::Key(key) => key.for_repository(salt),
+        };
+        Ok(Some(Keys {
+            contents: blake3::derive_key("gravwell backup contents v1", &key),
+            names: blake3::derive_key("gravwell backup names v1", &key),
+        }))
+    }
+
+    pub(super) fn encryption(&self) -> Encryption {
+        match self {
+            Secret::None => Encryption::Plain,
+            Secret::Passphrase(_) => Encryption::Passphrase,
+            Secret::Key(key) => Encryption::Key(key.name()),
+        }
+    }
+}
+
+impl Head {
+    /// Reads the head, or its copy where the head is lost or damaged; `None`: there is no repository.
+    pub(super) fn load(store: &dyn Store) -> Result<Option<Head>, RepositoryError> {
+        let (head, copy) = (Self::read(store, NAME, Self::parse)?, Self::read(store, COPY, Self::parse_copy)?);
+        match (head, copy) {
+            // The copy has a checksum, the head has none.
+            (head, Some(Ok(copy))) => {
+                let place = store.place();
+                match head {
+                    Some(Ok(head)) if head == copy => {}
+                    Some(Ok(_)) => tracing::warn!(place, "{NAME} is not what {COPY} says, which counts"),
+                    Some(Err(error)) => tracing::warn!(%error, "{COPY} counts"),
+                    None => tracing::warn!(place, "{NAME} is gone; {COPY} counts"),
+                }
+                Ok(Some(copy))
+            }
+            (Some(Ok(head)), copy) => {
+                if let Some(Err(error)) = copy {
+                    tracing::warn!(%error, "{NAME} counts");
+                }
+                Ok(Some(head))
+            }
+            (Some(Err(error)), _) | (None, Some(Err(error))) => Err(error),
+            (None, None) if Self::is_missed(store)? => Err(RepositoryError::HeadLost { place: store.place() }),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Whether there are backups that need a head.
+    fn is_missed(store: &dyn Store) -> Result<bool, RepositoryError> {
+        Ok(!store.list(MANIFESTS)?.is_empty() || !store.list(PIECES)?.is_empty())
+    }
+
+    /// One of the two; `None`: it is not there.
+    fn read(
+        store: &dyn Store,
+        name: &str,
+        parse: impl Fn(&[u8]) -> Result<Head, String>,
+    ) -> Result<Option<Result<Head, RepositoryError>>, RepositoryError> {
+        match store.get(name) {
+            Ok(bytes) => Ok(Some(parse(&bytes).map_err(|what| Self::damaged_as(store, name, what)))),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn parse_copy(bytes: &[u8]) -> Result<Head, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
+        Self::parse(summed::open(text)?.as_bytes())
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Head, String> {
+        let head: Head = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let version = if head.key.is_some() { VERSION_KEY } else { VERSION };
+        if head.version != version {
+            return Err(format!(
+                "version {} is not known; this program reads {VERSION} and {VERSION_KEY}",
+                head.version
+            ));
+        }
+        Ok(head)
+    }
+
+    /// Makes the head of a new repository.
+    pub(super) fn create(store: &dyn Store, secret: Secret<'_>) -> Result<Option<Keys>, RepositoryError> {
+        let mut id = [0; 16];
+        let mut salt = [0; 16];
+        for bytes in [&mut id, &mut salt] {
+            getrandom::fill(bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
+        }
+        let keys = secret.keys(&salt)?;
+        let proof = keys.as_ref().map(|keys| seal_bytes(&keys.contents, PROOF)).transpose()?;
+        let key = if let Secret::Key(key) = secret { Some(key.name()) } else { None };
+        let head = Head {
+            version: if key.is_some() { VERSION_KEY } else { VERSION },
+            id: hex(&id),
+            salt: keys.as_ref().map(|_| hex(&salt)),
+            proof: proof.map(|proof| hex(&proof)),
+            key,
+        };
+        // Of two who make one at the same time, the other one fails here.
+        store.put_new(NAME, head.text()?.as_bytes())?;
+        store.put(COPY, head.copy_text()?.as_bytes())?;
+        Ok(keys)
+    }
+
+    /// Writes what is missing of the two. One that is damaged stays as it is, for the other one counts.
+    pub(super) fn complete(&self, store: &dyn Store) -> Result<(), RepositoryError> {
+        for (name, text) in [(NAME, self.text()?), (COPY, self.copy_text()?)] {
+            match store.get(name) {
+                Ok(_) => continue,
+                Err(StoreError::Missing(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match store.put_new(name, text.as_bytes()) {
+                // Somebody else was faster.
+                Ok(()) | Err(StoreError::Exists(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> Result<String, RepositoryError> {
+        Ok(format!("{}\n", serde_json::to_string(self).map_err(std::io::Error::other)?))
+    }
+
+    fn copy_text(&self) -> Result<String, RepositoryError> {
+        Ok(summed::seal(self.text()?.trim_end()))
+    }
+
+    fn damaged(store: &dyn Store, what: String) -> RepositoryError {
+        Self::damaged_as(store, NAME, what)
+    }
+
+    fn damaged_as(store: &dyn Store, name: &str, what: String) -> RepositoryError {
+        RepositoryError::Damaged { name: format!("{}/{name}", store.place()), what }
+    }
+
+    pub(super) fn encryption(&self, store: &dyn Store) -> Result<Encryption, RepositoryError> {
+        match (&self.salt, &self.proof, &self.key) {
+            (None, None, None) => Ok(Encryption::Plain),
+            (Some(_), Some(_), None) => Ok(Encryption::Passphrase),
+            (Some(_), Some(_), Some(key)) => Ok(Encryption::Key(key.clone())),
+            _ => Err(Head::damaged(store, "salt and proof belong together".into())),
+        }
+    }
+
+    /// The keys, when `secret` is the one that it was made with.
+    pub(super) fn keys(&self, store: &dyn Store, secret: Secret<'_>) -> Result<Option<Keys>, RepositoryError> {
+        let (place, encryption) = (store.place(), self.encryption(store)?);
+        let refused = match &encryption {
+            Encryption::Plain => RepositoryError::NotEncrypted(place),
+            Encryption::Passphrase => RepositoryError::Locked(place),
+            Encryption::Key(key) => RepositoryError::OtherKey { place, key: key.clone() },
+        };
+        match (&encryption, secret) {
+            (Encryption::Plain, Secret::None) => return Ok(None),
+            (Encryption::Passphrase, Secret::Passphrase(_)) => {}
+            (Encryption::Key(name), Secret::Key(key)) if key.name() == *name => {}
+            _ => return Err(refused),
+        }
+        let (salt, proof) = (self.salt.as_deref().unwrap_or_default(), self.proof.as_deref().unwrap_or_default());
+        let salt = bytes_of(salt).and_then(|salt| salt.try_into().ok());
+        let keys = secret.keys(&salt.ok_or_else(|| Head::damaged(store, "the salt".into()))?)?;
+        let proof = bytes_of(proof).ok_or_else(|| Head::damaged(store, "the proof".into()))?;
+        let contents = keys.as_ref().map(|keys| keys.contents).unwrap_or_default();
+        match open_bytes(&contents, &proof) {
+            Ok(opened) if opened == PROOF => Ok(keys),
+            _ => Err(refused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::super::repository::Repository;
+    use super::super::store::LocalStore;
+    use super::*;
+
+    fn open(path: &Path, secret: Secret<'_>, create: bool) -> Result<Repository, RepositoryError> {
+        Repository::open(Box::new(LocalStore::new(path)), secret, create)
+    }
+
+    #[test]
+    fn p11_either_of_head_and_copy_opens_a_place_and_without_both_nothing_is_begun_in_it() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let key = BackupKey::generate().expect("makes");
+        let secrets =
+            [("plain", Secret::None), ("passphrase", Secret::Passphrase("secret")), ("key", Secret::Key(&key))];
+        for (name, secret) in secrets {
+            let path = temp.path().join(name);
+            let mut known = BTreeSet::new();
+            let repository = open(&path, secret, true).expect("makes");
+            let (piece, _) = repository.put_piece(b"contents", &mut known).expect("stores");
+            let opens = || open(&path, secret, false).map(|it| it.piece(&piece).expect("reads"));
+            let texts = [NAME, COPY].map(|name| (path.join(name), std::fs::read(path.join(name)).expect("reads")));
+            for (file, text) in &texts {
+                for at in 0..text.len() {
+                    let mut bad = text.clone();
+                    bad[at] ^= 1;
+                    std::fs::write(file, &bad).expect("writes");
+                    assert_eq!(opens().expect("the other one counts"), b"contents", "{name}, byte {at} of {file:?}");
+                    // Nothing is written over what somebody may want to look at.
+                    open(&path, secret, true).expect("opens");
+                    assert_eq!(std::fs::read(file).expect("reads"), bad);
+                }
+                std::fs::remove_file(file).expect("removes");
+                assert_eq!(opens().expect("the other one counts"), b"contents");
+                assert!(!file.exists(), "who reads writes nothing");
+                open(&path, secret, true).expect("opens");
+                assert_eq!(&std::fs::read(file).expect("is back"), text, "{name}: {file:?}");
+            }
+            texts.iter().for_each(|(file, _)| std::fs::remove_file(file).expect("removes"));
+            for create in [false, true] {
+                assert!(matches!(open(&path, secret, create), Err(RepositoryError::HeadLost { .. })), "{name}");
+            }
+            assert!(texts.iter().all(|(file, _)| !file.exists()), "nothing is begun anew");
+        }
+    }
+}
