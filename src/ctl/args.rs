@@ -495,6 +495,9 @@ pub enum QuarantineAction {
         /// Also where the object was changed or deleted since, or that is not known.
         #[arg(long)]
         force: bool,
+        /// Also what gives access: accounts, passwords, rights, API tokens, the end of a lock. Without it they are named, and left.
+        #[arg(long)]
+        with_access: bool,
         /// Only say what would be done.
         #[arg(long)]
         dry_run: bool,

@@ -8,7 +8,7 @@ use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
 use crate::model::deletions::Named;
 use crate::model::{Condition, LineageEntry, Op, Seq};
-use crate::objects::kinds;
+use crate::objects::{kinds, standing};
 use crate::replica::quarantine::{Change, Set, files, read};
 
 use super::args::QuarantineAction;
@@ -26,7 +26,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>
     match action.unwrap_or(QuarantineAction::List) {
         QuarantineAction::List => list(dir, json),
         QuarantineAction::Show { number, with_secrets } => show(dir, json, number, with_secrets).await,
-        QuarantineAction::Apply { number, force, dry_run } => apply(dir, json, number, force, dry_run).await,
+        QuarantineAction::Apply { number, force, with_access, dry_run } => {
+            apply(dir, json, number, Wish { force, with_access, dry_run }).await
+        }
         QuarantineAction::Drop { number } => {
             let path = file(dir, number)?;
             std::fs::remove_file(&path).map_err(CtlError::new)?;
@@ -211,9 +213,20 @@ async fn show(dir: &Path, json: bool, number: u64, with_secrets: bool) -> CtlRes
     output.flush()
 }
 
-async fn apply(dir: &Path, json: bool, number: u64, force: bool, dry_run: bool) -> CtlResult {
+/// How changes are to be applied.
+#[derive(Clone, Copy)]
+struct Wish {
+    force: bool,
+    with_access: bool,
+    dry_run: bool,
+}
+
+async fn apply(dir: &Path, json: bool, number: u64, wish: Wish) -> CtlResult {
     let path = file(dir, number)?;
     let (set, changes) = load(&path)?;
+    // Who was logged in logs in again, as after a restore.
+    let (logins, changes): (Vec<Change>, Vec<Change>) =
+        changes.into_iter().partition(|change| standing::is_login(&change.op()));
     let mut groups: BTreeMap<(u64, usize), Vec<Change>> = BTreeMap::new();
     for (place, change) in changes.into_iter().enumerate() {
         // What was written together is written together again; of deletions that is not known.
@@ -225,7 +238,7 @@ async fn apply(dir: &Path, json: bool, number: u64, force: bool, dry_run: bool) 
     let wait = status.role == "datastore" || status.connected;
     let (mut applied, mut same, mut left) = (0, 0, Vec::new());
     let mut applying =
-        Applying { client: &client, set: &set, deletions: Deletions::default(), force, dry_run, is_connected: wait };
+        Applying { client: &client, set: &set, deletions: Deletions::default(), wish, is_connected: wait };
     for group in groups.into_values() {
         match applying.group(&group).await? {
             Applied::Yes => applied += 1,
@@ -234,15 +247,20 @@ async fn apply(dir: &Path, json: bool, number: u64, force: bool, dry_run: bool) 
         }
     }
     client.close().await;
-    if left.is_empty() && !dry_run {
+    if left.is_empty() && !wish.dry_run {
         std::fs::rename(&path, path.with_extension("applied")).map_err(CtlError::new)?;
     }
     let mut output = Output::new();
     if json {
-        output.json(&serde_json::json!({ "applied": applied, "same": same, "left": left, "dry_run": dry_run }))?;
+        output.json(&serde_json::json!({
+            "applied": applied, "same": same, "left": left, "logins": logins.len(), "dry_run": wish.dry_run,
+        }))?;
     } else {
-        let verb = if dry_run { "would be applied" } else { "applied" };
+        let verb = if wish.dry_run { "would be applied" } else { "applied" };
         left.iter().try_for_each(|why| output.line(&format!("left: {why}")))?;
+        if !logins.is_empty() {
+            output.line(&format!("{} logins do not come back; who had them logs in again", logins.len()))?;
+        }
         output.line(&format!("{applied} transactions {verb}, {same} were there already, {} left", left.len()))?;
     }
     output.flush()?;
@@ -259,15 +277,14 @@ struct Applying<'a> {
     client: &'a Client,
     set: &'a Set,
     deletions: Deletions,
-    force: bool,
-    dry_run: bool,
+    wish: Wish,
     is_connected: bool,
 }
 
 impl Applying<'_> {
     async fn group(&mut self, group: &[Change]) -> Result<Applied, CtlError> {
         let (mut ops, mut conditions): (Vec<Op>, Vec<Condition>) = (Vec::new(), Vec::new());
-        if !self.force {
+        if !self.wish.force {
             self.deletions.renew(self.client).await?;
         }
         let mut found = Vec::new();
@@ -275,15 +292,19 @@ impl Applying<'_> {
             found.push((change, present(self.client, change).await?));
         }
         // After the objects: one that is deleted now is seen here, or fails the condition.
-        if !self.force && !self.deletions.renew(self.client).await? {
+        if !self.wish.force && !self.deletions.renew(self.client).await? {
             let name = format!("{}/{}", group[0].collection, group[0].key);
             return Ok(Applied::No(format!("{name} was read while the log was left: try again")));
         }
         for (change, present) in found.into_iter().filter(|(_, present)| !present.is_same) {
             let (collection, key) = (change.collection.clone(), change.key.clone());
             let objection = objection(self.set, change, &present, &self.deletions, self.is_connected);
-            if let Some(why) = objection.filter(|_| !self.force) {
+            if let Some(why) = objection.filter(|_| !self.wish.force) {
                 return Ok(Applied::No(format!("{collection}/{key} {why}")));
+            }
+            if standing::gives_access(&change.op()) && !self.wish.with_access {
+                let what = "gives access, which may have been taken away since: see `quarantine show`, then apply it --with-access";
+                return Ok(Applied::No(format!("{collection}/{key} {what}")));
             }
             conditions.push(match present.version {
                 Some(version) => Condition::Version { collection, key, version },
@@ -294,7 +315,7 @@ impl Applying<'_> {
         if ops.is_empty() {
             return Ok(Applied::Same);
         }
-        if self.dry_run {
+        if self.wish.dry_run {
             return Ok(Applied::Yes);
         }
         let name = format!("{}/{}", group[0].collection, group[0].key);

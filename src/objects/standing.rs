@@ -94,6 +94,21 @@ pub fn concern_access(ops: &[Op]) -> bool {
     ops.iter().any(|op| ACCESS.contains(&op.collection().as_str()))
 }
 
+/// Whether an operation gives access, or may: who writes again what was written once looks at each of these first.
+#[must_use]
+pub fn gives_access(op: &Op) -> bool {
+    let collection = op.collection().as_str();
+    let takes_away = [Epoch::COLLECTION, Lock::COLLECTION, TokenEpoch::COLLECTION].contains(&collection);
+    let protects = takes_away || collection == Factor::COLLECTION;
+    if op.value().is_some() { ACCESS.contains(&collection) && !takes_away } else { protects }
+}
+
+/// Whether an operation is a login.
+#[must_use]
+pub fn is_login(op: &Op) -> bool {
+    op.value().is_some() && op.collection().as_str() == Session::COLLECTION
+}
+
 /// The conditions of a transaction without those that its author's standing has added: who makes it anew stands for it.
 #[must_use]
 pub fn left_out(uid: i32, ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
@@ -130,6 +145,26 @@ mod tests {
         let mut writes = Writes::whatever(vec![op], "a test");
         standing.require(&mut writes).expect("keys");
         writes.conditions().iter().map(Condition::to_string).collect()
+    }
+
+    #[test]
+    fn p11_what_gives_access_is_told_from_what_takes_it_away() {
+        let put = |collection: &str, key: &str| {
+            let (collection, key) = (Collection::new(collection).expect("collection"), Key::new(key).expect("key"));
+            Op::Put { collection, key, value: bytes::Bytes::from_static(b"{}") }
+        };
+        let gives = ["admins", "passwords", "second-factors", "sessions", "tokens", "users"];
+        let given = |collection: &str| gives_access(&put(collection, "7"));
+        assert!(gives.into_iter().all(given), "{:?}", gives.map(given));
+        for collection in ["locks", "session-epochs", "token-epochs", "dashboards"] {
+            assert!(!given(collection), "{collection}");
+        }
+        for (collection, is_given) in
+            [("locks", true), ("session-epochs", true), ("second-factors", true), ("admins", false)]
+        {
+            assert_eq!(gives_access(&delete(collection, "7")), is_given, "{collection}");
+        }
+        assert!(is_login(&put("sessions", "7/a")) && !is_login(&delete("sessions", "7/a")));
     }
 
     #[test]
