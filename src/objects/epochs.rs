@@ -94,6 +94,26 @@ impl<T: OfEpoch> Known<T> {
         }
     }
 
+    /// Whether what was made in an epoch of this name counts.
+    #[must_use]
+    pub fn counts(&self, epoch: &str) -> bool {
+        match self {
+            Known::Never => true,
+            Known::Now(now) => now.value.id == epoch,
+            Known::Invalid => false,
+        }
+    }
+
+    /// The name of the epoch that counts; `None`: it is invalid.
+    #[must_use]
+    pub fn current(&self) -> Option<&str> {
+        match self {
+            Known::Never => Some(T::FIRST),
+            Known::Now(now) => Some(now.value.id.as_str()),
+            Known::Invalid => None,
+        }
+    }
+
     /// The epoch as it was read; `None`: there is no valid one.
     #[must_use]
     pub fn as_read(&self) -> Option<AsRead> {
@@ -105,14 +125,11 @@ impl<T: OfEpoch> Known<T> {
     /// # Errors
     /// When there is no randomness.
     pub fn for_new(self, uid: i32, writes: &mut Writes) -> Result<String, StoreError> {
-        match self {
-            Known::Never => Ok(T::FIRST.to_owned()),
-            Known::Now(epoch) => Ok(epoch.value.id),
-            Known::Invalid => {
-                let epoch = Epoch::<T>::begin(uid)?;
-                writes.overwrite(&epoch, "an invalid epoch has no reader, and gives way to a new one")?;
-                Ok(epoch.id)
-            }
+        if let Some(epoch) = self.current() {
+            return Ok(epoch.to_owned());
         }
+        let epoch = Epoch::<T>::begin(uid)?;
+        writes.overwrite(&epoch, "an invalid epoch has no reader, and gives way to a new one")?;
+        Ok(epoch.id)
     }
 }

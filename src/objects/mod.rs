@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod afresh;
 pub mod allowance;
 pub mod backup;
+pub mod behind;
 pub mod capabilities;
 pub mod claims;
 pub mod cleaning;

@@ -11,6 +11,7 @@ use std::collections::hash_map::Entry;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use super::behind::{self, Backing, Behind};
 use super::cleaning::SLICE;
 use super::epochs::{self, OfEpoch};
 use super::record::{AsRead, Stored};
@@ -77,6 +78,9 @@ pub struct Session {
     /// The administrator who began it to act as this user; empty: the user did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub su: String,
+    /// Those on whom it rests then: the administrator, and whom else they act as on the way, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<Behind>,
     /// Whether it was begun with a second factor: of its user, or of the administrator who acts as this user.
     #[serde(default)]
     pub second_factor: bool,
@@ -135,8 +139,8 @@ impl Session {
     }
 }
 
-/// A session that counts: it has not ended, and belongs to its user's epoch. One for downloads counts as long as the login
-/// that it was made for, because a download that has begun goes on.
+/// A session that counts: it has not ended, belongs to its user's epoch, and those who act in it as this user may do so. One for
+/// downloads counts as long as the login that it was made for, because a download that has begun goes on.
 ///
 /// # Errors
 /// When the state is damaged.
@@ -149,7 +153,8 @@ pub fn live(store: &Store, uid: i32, id: &str) -> Result<Option<Live>, StoreErro
     } else {
         is_live(&session.value, &epoch)
     };
-    Ok(is_current.then_some(Live { session, epoch: epoch.as_read() }))
+    let Some(behind) = behind::of(store, &session.value)?.filter(|_| is_current) else { return Ok(None) };
+    Ok(Some(Live { session, epoch: epoch.as_read(), behind }))
 }
 
 /// A session that counts.
@@ -159,6 +164,8 @@ pub struct Live {
     pub session: Record<Session>,
     /// The epoch that it belongs to; `None`: its user has had none yet.
     pub epoch: Option<AsRead>,
+    /// The administrators who act in it as its user.
+    pub behind: Vec<Backing>,
 }
 
 /// The sessions of a user that count, without those for one download.
@@ -166,9 +173,15 @@ pub struct Live {
 /// # Errors
 /// When the state is damaged.
 pub fn live_of(store: &Store, uid: i32) -> Result<Vec<Record<Session>>, StoreError> {
-    let (mut sessions, epoch) = (store.list::<Session>(&format!("{uid}/"))?, Known::of(store, uid)?);
-    sessions.retain(|session| !session.value.is_temporary() && is_live(&session.value, &epoch));
-    Ok(sessions)
+    let epoch = Known::of(store, uid)?;
+    let mut found = Vec::new();
+    for session in store.list::<Session>(&format!("{uid}/"))? {
+        let is_current = !session.value.is_temporary() && is_live(&session.value, &epoch);
+        if is_current && behind::of(store, &session.value)?.is_some() {
+            found.push(session);
+        }
+    }
+    Ok(found)
 }
 
 fn is_live(session: &Session, epoch: &Known) -> bool {
@@ -396,6 +409,7 @@ mod tests {
             epoch: epoch.into(),
             of: String::new(),
             su: String::new(),
+            behind: Vec::new(),
             second_factor: false,
         };
         let epoch = Epoch { uid: 7, id: "e".into(), since: now, of: std::marker::PhantomData };
@@ -419,6 +433,7 @@ mod tests {
             epoch: String::new(),
             of: String::new(),
             su: String::new(),
+            behind: Vec::new(),
             second_factor: false,
         };
         // (begun, ends), timeout, lifetime: whether it is extended, whether it is over.

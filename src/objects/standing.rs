@@ -9,6 +9,7 @@
 use crate::model::{Condition, Op};
 
 use super::StoreError;
+use super::behind::Backing;
 use super::capabilities::{Grants, TagGrants};
 use super::groups::Group;
 use super::passwords::Password;
@@ -53,6 +54,8 @@ pub struct Standing {
     pub epoch: Option<AsRead>,
     /// Whether the author acted as an administrator.
     pub is_admin: bool,
+    /// The administrators who act as this user.
+    pub behind: Vec<Backing>,
 }
 
 impl Standing {
@@ -76,6 +79,7 @@ impl Standing {
         if self.is_admin {
             writes.require::<Admin>(&uid, "you are not an administrator any more")?;
         }
+        self.behind.iter().try_for_each(|one| one.require(writes))?;
         writes.require_absent::<Lock>(&uid, "your account is locked")
     }
 
@@ -119,14 +123,16 @@ pub fn left_out(uid: i32, ops: &[Op], conditions: &[Condition]) -> Vec<Condition
         let is_own = key.split('/').next() == Some(uid.as_str());
         let stands = match condition {
             Condition::Present { .. } => {
-                [Session::COLLECTION, Token::COLLECTION, Admin::COLLECTION].contains(&collection)
+                // Nothing else depends on a role; it may be that of an administrator who acted as the author.
+                collection == Admin::COLLECTION
+                    || is_own && [Session::COLLECTION, Token::COLLECTION].contains(&collection)
             }
             Condition::Absent { .. } => {
                 [Lock::COLLECTION, Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection)
             }
             Condition::Version { .. } => [Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection),
         };
-        stands && is_own && !is_written
+        stands && !is_written
     };
     conditions.iter().filter(|condition| !is_of_author(condition)).cloned().collect()
 }
@@ -180,6 +186,16 @@ mod tests {
         let own = writes.conditions();
         standing.require(&mut writes).expect("keys");
         assert_eq!(left_out(7, writes.ops(), &writes.conditions()), own, "who makes it anew stands for it");
+        let behind = vec![Backing { uid: 5, epoch: None }, Backing { uid: 6, epoch: None }];
+        let acting = Standing { uid: 7, session: Some("7/s".into()), behind, ..Standing::default() };
+        let found = conditions(&acting, delete("locks", "8"));
+        assert_eq!(found.len(), 9, "{found:?}");
+        for place in ["admins/5", "locks/5", "session-epochs/5", "admins/6", "locks/6", "session-epochs/6"] {
+            assert!(found.iter().any(|condition| condition.contains(place)), "{place}: {found:?}");
+        }
+        let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
+        acting.require(&mut writes).expect("keys");
+        assert!(left_out(7, writes.ops(), &writes.conditions()).is_empty(), "those behind as well");
         let token = Standing { uid: 7, token: Some("7/t".into()), ..Standing::default() };
         assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 3, "another user's token");
     }

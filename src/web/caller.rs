@@ -8,6 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 
+use crate::objects::behind::Backing;
 use crate::objects::capabilities;
 use crate::objects::record::{AsRead, Stored};
 use crate::objects::second_factors::Factor;
@@ -39,6 +40,8 @@ pub(super) struct Caller {
     pub token: Option<Token>,
     /// The epoch of sessions, or of tokens, to which the one that was shown belongs.
     pub epoch: Option<AsRead>,
+    /// The administrators who act as this user in the session.
+    pub behind: Vec<Backing>,
     /// The end of a token for one download, if the caller has shown one.
     pub temporary: Option<Moment>,
     /// Capabilities that were granted, where only these count.
@@ -69,6 +72,21 @@ impl Caller {
             token: self.token.as_ref().map(Stored::key),
             epoch: self.epoch,
             is_admin: self.person.admin,
+            behind: self.behind.clone(),
+        }
+    }
+
+    /// Whether somebody is behind the caller: the user, or an administrator who acts as the user.
+    pub(super) fn is_or_acts_for(&self, uid: i32) -> bool {
+        self.person.uid == uid || self.behind.iter().any(|one| one.uid == uid)
+    }
+
+    /// Refuses an administrator who acts as the user what only the user may do: nothing is left behind that would act as the user
+    /// alone.
+    pub(super) fn refuse_acting(&self, what: &str) -> ApiResult<()> {
+        match self.author().su.as_str() {
+            "" => Ok(()),
+            su => Err(ApiError::forbidden(format!("{su} acts as {}: {what}", self.user))),
         }
     }
 
@@ -194,25 +212,26 @@ impl Proof {
 /// this webserver has it. The only place where that is done.
 pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Option<Caller>> {
     let store = &app.store;
-    let (uid, session, token, epoch, temporary) = match &admission.proof {
+    let (uid, session, token, epoch, behind) = match &admission.proof {
         Proof::Token(value) => {
             let Some(tokens::Live { token, epoch }) = tokens::by_value(store, value)? else { return Ok(None) };
-            (token.value.uid, None, Some(token.value), epoch, None)
+            (token.value.uid, None, Some(token.value), epoch, Vec::new())
         }
         Proof::Session(token) => {
             let Some(claims) = Claims::read(token) else { return Ok(None) };
             let live = sessions::live(store, claims.uid, &claims.session())?;
-            let Some(sessions::Live { session, epoch }) = live else { return Ok(None) };
+            let Some(sessions::Live { session, epoch, behind }) = live else { return Ok(None) };
             if session.value.is_too_old(app.config.session_lifetime_s) {
                 return Ok(None);
             }
             if !has_shown_enough(app, &session.value)? {
                 return Ok(None);
             }
-            let until = session.value.is_temporary().then_some(session.value.expires);
-            (claims.uid, Some(session), None, epoch, until)
+            (claims.uid, Some(session), None, epoch, behind)
         }
     };
+    let temporary = session.as_ref().filter(|session| session.value.is_temporary());
+    let temporary = temporary.map(|session| session.value.expires);
     let Some((person, user)) = known(store, uid)? else { return Ok(None) };
     let is_limited = app.config.capability_control && !person.admin;
     let granted = if is_limited { Some(capabilities::of_person(store, &person)?) } else { None };
@@ -220,7 +239,7 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
     let person = Person { admin: person.admin && token.is_none(), ..person };
     let all = admission.wants_all && person.admin;
     let (from, admission) = (admission.from, Arc::clone(admission));
-    Ok(Some(Caller { person, user, session, token, epoch, temporary, granted, all, from, admission }))
+    Ok(Some(Caller { person, user, session, token, epoch, behind, temporary, granted, all, from, admission }))
 }
 
 /// Whether a session was begun with the second factor that is asked for here. It may be of a webserver that asked for none:
@@ -230,8 +249,8 @@ fn has_shown_enough(app: &App, session: &Session) -> ApiResult<bool> {
         return Ok(true);
     }
     // Who acts as another user shows their own.
-    let is_own = session.su.is_empty();
-    Ok(!(app.config.mfa_required || is_own && app.store.has::<Factor>(&session.uid.to_string())?))
+    let uid = session.behind.first().map_or(session.uid, |first| first.uid);
+    Ok(!(app.config.mfa_required || app.store.has::<Factor>(&uid.to_string())?))
 }
 
 /// A user who exists and is not locked, as an administrator or not and with groups, and the name.

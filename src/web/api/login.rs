@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::DONE;
 use super::credentials::{Credentials, Known};
 use super::users::details;
+use crate::objects::behind::{BEHIND_MAX, Behind};
 use crate::objects::passwords::Password;
 use crate::objects::second_factors::Code;
 use crate::objects::sessions::{self, Claims, Session};
@@ -93,7 +94,7 @@ async fn log_in(
     let begin = |known: &Known, writes: &mut Writes| {
         let epoch = sessions::epoch_for_new(&app.store, known.user.uid, writes)?;
         let second_factor = known.factor.is_some();
-        let begun = Begun { uid: known.user.uid, su: String::new(), second_factor, epoch };
+        let begun = Begun { uid: known.user.uid, su: String::new(), behind: Vec::new(), second_factor, epoch };
         let claims = begin_session(&app, begun, from, &headers, writes)?;
         let begun = std::mem::take(writes);
         *writes = begun.unmetered("passwords are compared slowly enough, and nobody is kept out by what they changed");
@@ -113,6 +114,8 @@ pub(super) struct Begun {
     pub uid: i32,
     /// The administrator who begins it to act as this user; empty: the user does.
     pub su: String,
+    /// Those on whom it rests then.
+    pub behind: Vec<Behind>,
     /// Whether a second factor was shown for it.
     pub second_factor: bool,
     /// The epoch to which it belongs.
@@ -122,7 +125,7 @@ pub(super) struct Begun {
 /// Adds a new session to a transaction.
 pub(super) fn begin_session(
     app: &App,
-    Begun { uid, su, second_factor, epoch }: Begun,
+    Begun { uid, su, behind, second_factor, epoch }: Begun,
     from: IpAddr,
     headers: &HeaderMap,
     writes: &mut Writes,
@@ -144,6 +147,7 @@ pub(super) fn begin_session(
         epoch,
         of: String::new(),
         su,
+        behind,
         second_factor,
     };
     writes.require::<User>(&uid.to_string(), accounts::USER_GONE)?;
@@ -246,7 +250,7 @@ async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<
         .into_iter()
         .map(|record| {
             let number = u64::from_str_radix(record.value.id.get(..13).unwrap_or_default(), 16).unwrap_or(0);
-            json!({
+            let mut shown = json!({
                 "ID": number,
                 "UID": uid,
                 "Origin": record.value.origin,
@@ -257,10 +261,32 @@ async fn sessions(State(app): State<AppRef>, Path(uid): Path<i32>) -> ApiResult<
                 "Created": record.value.created,
                 "Expires": record.value.expires,
                 "Webserver": record.value.webserver,
-            })
+            });
+            // Whoever acts as the user.
+            if !record.value.su.is_empty() {
+                shown["Su"] = record.value.su.into();
+            }
+            shown
         })
         .collect();
     Ok(Json(json!({ "UID": uid, "User": user.value.user, "Sessions": sessions })))
+}
+
+/// Those who act in a login that the caller begins as another user, in words and as those on whom it rests: who acts as
+/// somebody who acts as somebody else is still known.
+fn acting(app: &App, caller: &Caller) -> ApiResult<(String, Vec<Behind>)> {
+    let author = caller.author();
+    let mut behind = caller.session.as_ref().map(|session| session.value.behind.clone()).unwrap_or_default();
+    if caller.behind.iter().any(|one| one.uid == caller.uid()) {
+        return Ok((author.su, behind));
+    }
+    if behind.len() >= BEHIND_MAX {
+        let message = format!("{} acts as {} already: log in as yourself", author.su, author.user);
+        return Err(ApiError::forbidden(message));
+    }
+    behind.push(Behind::now(&app.store, caller.uid())?.ok_or_else(ApiError::unknown)?);
+    let su = if author.su.is_empty() { author.user } else { format!("{} as {}", author.su, author.user) };
+    Ok((su, behind))
 }
 
 async fn become_user(
@@ -271,16 +297,12 @@ async fn become_user(
 ) -> ApiResult<Response> {
     let user = app.store.get::<User>(&uid.to_string())?.ok_or_else(|| ApiError::not_found(format!("user {uid}")))?;
     let author = caller.author();
-    // Who acts as somebody who acts as somebody else is still known.
-    let su = match author.su.as_str() {
-        "" => author.user.clone(),
-        first => format!("{first} as {}", author.user),
-    };
+    let (su, behind) = acting(&app, &caller)?;
     let what = format!("log in as {} (uid {uid})", user.value.user);
     let second_factor = caller.session.as_ref().is_some_and(|session| session.value.second_factor);
     let mut writes = Writes::new();
     let epoch = sessions::epoch_for_new(&app.store, uid, &mut writes)?;
-    let begun = Begun { uid, su, second_factor, epoch };
+    let begun = Begun { uid, su, behind, second_factor, epoch };
     let claims = begin_session(&app, begun, caller.from, &headers, &mut writes)?;
     app.store.commit(&author, &what, writes).await?;
     let mut response = answer(&app, &headers, &claims, &json!({}))?;

@@ -116,7 +116,7 @@ async fn install(
             return Err(ApiError::conflict("nothing is being set up, or it took too long: POST /api/mfa/totp/setup"));
         }
     };
-    let begun = Begun { uid, su: String::new(), second_factor: true, epoch };
+    let begun = Begun { uid, su: String::new(), behind: Vec::new(), second_factor: true, epoch };
     let claims = begin_session(&app, begun, from, &headers, &mut writes)?;
     if let Err(error) = app.store.commit(&known.author(), "set up a second factor", writes).await {
         known.half_way();
@@ -130,6 +130,7 @@ async fn install(
 
 /// Who sends name and password with a session must be who the session is.
 async fn own(app: &App, caller: &Caller, given: &Credentials) -> ApiResult<Known> {
+    caller.refuse_acting("a second factor is changed by the user")?;
     let known = Known::by_password(app, caller.from, given).await?;
     if known.user.uid == caller.uid() {
         return Ok(known);
@@ -177,8 +178,8 @@ async fn generate(
 
 async fn unset(State(app): State<AppRef>, caller: Caller, Path(uid): Path<i32>) -> ApiResult<Response> {
     let user = found(&app.store, uid)?.value;
-    // A session alone must not take away what protects the account from it.
-    if uid == caller.uid() && second_factors::summary(&app.store, uid)?.is_set {
+    // A session alone must not take away what protects the account from it, not in the name of another administrator either.
+    if caller.is_or_acts_for(uid) && second_factors::summary(&app.store, uid)?.is_set {
         let message =
             "clear your own second factor with its code: POST /api/mfa/clear; another administrator can do it, too";
         return Err(ApiError::forbidden(message));

@@ -125,16 +125,11 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     Ok(writes)
 }
 
-/// An administrator who acts as a user leaves nothing behind that would act as the user alone.
-fn refuse_for_others(caller: &Caller) -> ApiResult<()> {
-    match caller.author().su.as_str() {
-        "" => Ok(()),
-        su => Err(ApiError::forbidden(format!("{su} acts as {}: tokens are made by the user", caller.user))),
-    }
-}
+/// Tokens are the user's own.
+const BY_THE_USER: &str = "tokens are made, renewed and changed by the user";
 
 async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<Fields>) -> ApiResult<Json<Value>> {
-    refuse_for_others(&caller)?;
+    caller.refuse_acting(BY_THE_USER)?;
     fields.check()?;
     let capabilities = fields.capabilities(&caller)?;
     let id = uuid::Uuid::new_v4();
@@ -202,6 +197,7 @@ async fn update(
 }
 
 async fn change(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiResult<Json<Value>> {
+    caller.refuse_acting(BY_THE_USER)?;
     fields.check()?;
     let mut record = changeable(app, caller, id)?;
     record.value.capabilities = fields.capabilities(caller)?;
@@ -222,7 +218,7 @@ async fn renew(
 }
 
 async fn give_new_value(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiResult<Json<Value>> {
-    refuse_for_others(caller)?;
+    caller.refuse_acting(BY_THE_USER)?;
     let mut record = changeable(app, caller, id)?;
     let (value, hash) = tokens::new_value(record.value.uid, record.value.id)?;
     record.value.hash = hash;

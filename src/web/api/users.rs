@@ -332,6 +332,10 @@ async fn change_password(
     if caller.session.is_none() {
         return Err(ApiError::forbidden("a token cannot change passwords: log in"));
     }
+    // One's own takes the old one, in whosever name it is asked for.
+    if uid != caller.uid() && caller.is_or_acts_for(uid) {
+        return Err(ApiError::forbidden("change your own password as yourself: it takes the old one"));
+    }
     let ends_tokens = given.ends_tokens(uid == caller.uid())?;
     let seen = app.store.seen::<Password>(&uid.to_string())?;
     let kept = app.store.valid::<Password>(&uid.to_string())?.map(|record| record.value);

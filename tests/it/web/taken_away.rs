@@ -1,9 +1,10 @@
 //! Rights that are taken away at one webserver while another one, cut off, still lets in whoever had them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::Client;
 use super::{Site, Web};
+use crate::fleet::Fleet;
 
 const PASSWORD: &str = "a plain horse";
 const NEW_PASSWORD: &str = "a newer horse";
@@ -117,4 +118,81 @@ fn w71_a_right_is_not_written_back_by_who_loses_it() {
         assert!(!tokens.iter().any(|token| opens(web, token)), "{} tokens", tokens.len());
     }
     assert_eq!(site.a.login("bob", NEW_PASSWORD).ok("GET", "/api/tokens"), json!([]));
+}
+
+/// A session in which whoever is logged in there acts as a user.
+fn acting(client: &Client, web: &Web, uid: i64) -> Client {
+    let session = client.made(&format!("/api/users/su/{uid}"), &json!({}))["JWT"].as_str().expect("JWT").to_owned();
+    web.nobody().with("Authorization", &format!("Bearer {session}"))
+}
+
+fn counts(client: &Client) -> bool {
+    client.get("/api/testauth").status == 200
+}
+
+#[test]
+fn p11_who_acts_as_another_user_does_so_only_as_long_as_they_may() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let root = web.admin(&fleet);
+    let (dora, carol) = (add_user(&root, "dora", true), add_user(&root, "carol", false));
+    let own = json!({ "name": "t", "capabilities": ["DashboardRead"] });
+    type Way<'a> = (&'a str, &'a dyn Fn(&Client, i64));
+    let ways: [Way<'_>; 5] = [
+        ("locked", &|_, uid| drop(root.changed(&format!("/api/users/{uid}/lock"), &json!({})))),
+        ("demoted", &|_, uid| drop(root.ok("DELETE", &format!("/api/users/{uid}/admin")))),
+        ("deleted", &|_, uid| drop(root.ok("DELETE", &format!("/api/users/{uid}")))),
+        ("logged out everywhere", &|anna, _| drop(anna.ok("DELETE", "/api/logout"))),
+        ("given a new password", &|_, uid| {
+            root.changed(&format!("/api/users/{uid}/pwd"), &json!({ "NewPass": NEW_PASSWORD }));
+        }),
+    ];
+    for (number, (what, take_away)) in ways.iter().enumerate() {
+        let name = format!("anna-{number}");
+        let uid = add_user(&root, &name, true);
+        let anna = web.login(&name, PASSWORD);
+        let as_dora = acting(&anna, &web, dora);
+        let as_carol = acting(&as_dora, &web, carol);
+        assert_eq!(as_dora.ok("GET", "/api/info/whoami")["User"], "dora");
+        assert_eq!(as_carol.ok("GET", "/api/info/whoami")["User"], "carol");
+        let sessions = root.ok("GET", &format!("/api/users/{carol}/sessions"))["Sessions"].clone();
+        let is_named = |session: &Value| session["Su"] == format!("{name} as dora");
+        assert!(sessions.as_array().is_some_and(|all| all.iter().any(is_named)), "{sessions}");
+        // Nothing that is the user's own, and nothing that takes the administrator's own password or code.
+        let dashboard = as_carol.made("/api/dashboards", &json!({ "Name": "carol's", "Data": {} }));
+        let token = web.login("carol", PASSWORD).made("/api/tokens", &own)["id"].as_str().expect("id").to_owned();
+        assert_eq!(as_carol.put(&format!("/api/tokens/{token}"), &own).status, 403);
+        let change = json!({ "NewPass": NEW_PASSWORD, "Tokens": "keep" });
+        assert_eq!(as_dora.put(&format!("/api/users/{uid}/pwd"), &change).status, 403);
+        take_away(&anna, uid);
+        assert!(!counts(&as_dora) && !counts(&as_carol), "{what}");
+        assert_eq!(root.get(&format!("/api/dashboards/{dashboard}")).status, 200, "what was done stays");
+        let left = root.ok("GET", &format!("/api/users/{dora}/sessions"))["Sessions"].clone();
+        assert!(left.as_array().is_some_and(Vec::is_empty), "{what}: {left}");
+    }
+    // Each on the way counts.
+    let as_carol = acting(&acting(&root, &web, dora), &web, carol);
+    assert!(counts(&as_carol));
+    root.ok("DELETE", &format!("/api/users/{dora}/admin"));
+    assert!(!counts(&as_carol) && counts(&root));
+}
+
+#[test]
+fn p11_what_was_made_in_anothers_name_is_committed_only_while_its_maker_may_act_so() {
+    let mut site = Site::new();
+    let (admin, _) = site.admins();
+    let [anna, dora, mallory] = ["anna", "dora", "mallory"].map(|name| add_user(&admin, name, name != "mallory"));
+    site.converges();
+    let as_dora = acting(&site.b.login("anna", PASSWORD), &site.b, dora);
+    site.converges();
+    site.stop_datastore();
+    as_dora.changed(&format!("/api/users/{mallory}/admin"), &json!({}));
+    site.b.stop();
+    site.start_datastore();
+    site.fleet.wait_connected("a");
+    assert_eq!(admin.delete(&format!("/api/users/{anna}/admin")).status, 200);
+    site.b.restart(&site.fleet, &[]);
+    site.converges();
+    assert!(!is_admin(&admin, mallory) && is_admin(&admin, dora));
+    assert!(!counts(&as_dora));
 }

@@ -16,7 +16,7 @@ function nameOf(agent) {
 export function Sessions({ uid }) {
   const live = useLive(`/api/users/${uid}/sessions`, ['sessions']);
   const columns = [
-    { title: 'From', cell: (session) => html`${session.Origin} <${Pending} of=${session} />` },
+    { title: 'From', cell: (session) => html`${session.Origin}${session.Su ? ` (${session.Su} acts as this user)` : ''} <${Pending} of=${session} />` },
     { title: 'With', kind: 'wide', cell: (session) => (session.Agent ? html`<span title=${session.Agent}>${nameOf(session.Agent)}</span>` : '–') },
     { title: 'Webserver', cell: (session) => session.Webserver },
     { title: 'Began', cell: (session) => html`<${Time} at=${session.Created} />` },
