@@ -5,7 +5,9 @@ use std::sync::PoisonError;
 use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::codec::message::{self, Bookmark, Kind, Open};
+use crate::codec::block;
+use crate::codec::error::DecodeError;
+use crate::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
 use crate::codec::redacted::frames_for;
 use crate::log::ReadError;
 use crate::model::{Redaction, Seq};
@@ -68,11 +70,7 @@ pub(super) async fn serve(
                 let last = blocks.last().map_or(sent, |block| block.last);
                 let frames = blocks.into_iter().map(|block| frames_for(redaction, block.bytes));
                 let frames = frames.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
-                let bytes: usize = frames.iter().map(Bytes::len).sum();
-                stream.write_all(&message::header(Kind::Frames, bytes)).await.map_err(std::io::Error::from)?;
-                for frames in frames {
-                    stream.write_chunk(frames).await.map_err(std::io::Error::from)?;
-                }
+                send(&mut stream, frames).await?;
                 sent = last;
             }
             Next::Read(after) => {
@@ -85,11 +83,61 @@ pub(super) async fn serve(
                     Err(error) => return Err(FeedEnd::Log(error)),
                 };
                 let frames = frames_for(redaction, block.bytes).map_err(std::io::Error::other)?;
-                stream.write_all(&message::header(Kind::Frames, frames.len())).await.map_err(std::io::Error::from)?;
-                stream.write_chunk(frames).await.map_err(std::io::Error::from)?;
+                send(&mut stream, vec![frames]).await?;
                 sent = block.last;
             }
             Next::Compacted => return Err(FeedEnd::Compacted),
         }
+    }
+}
+
+/// Sends whole frames in as few messages as hold them.
+async fn send(stream: &mut quinn::SendStream, frames: Vec<Bytes>) -> Result<(), FeedEnd> {
+    for message in messages(frames, MESSAGE_BYTES_MAX).map_err(std::io::Error::other)? {
+        let bytes = message.iter().map(Bytes::len).sum();
+        stream.write_all(&message::header(Kind::Frames, bytes)).await.map_err(std::io::Error::from)?;
+        for frames in message {
+            stream.write_chunk(frames).await.map_err(std::io::Error::from)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bodies of messages that hold these frames. What was committed in one batch, or what stands for its values, may be longer
+/// than a message.
+fn messages(frames: Vec<Bytes>, bytes_max: usize) -> Result<Vec<Vec<Bytes>>, DecodeError> {
+    if frames.iter().map(Bytes::len).sum::<usize>() <= bytes_max {
+        return Ok(vec![frames]);
+    }
+    let parts = frames.into_iter().map(|block| block::split(block, bytes_max)).collect::<Result<Vec<_>, _>>()?;
+    Ok(parts.into_iter().flatten().map(|part| vec![part]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::frame::{CHAIN_START, FrameParts, encode_frame, kind};
+    use crate::codec::message::{HEADER_BYTES, decode_header};
+    use crate::model::limits::HARD;
+
+    /// The largest batch that the committer gathers: just not full, then a largest transaction.
+    #[test]
+    fn p02_a_batch_that_is_longer_than_a_message_is_sent_in_several() {
+        let lengths = [(8 << 20) - 100, HARD.txn_bytes_max];
+        let (mut block, mut chain) = (Vec::new(), CHAIN_START);
+        for (length, seq) in lengths.into_iter().zip(1..) {
+            let parts = FrameParts { kind: kind::COMMIT, flags: 0, batch_index: 0, seq: Seq(seq) };
+            chain = encode_frame(parts, &chain, &vec![0; length], &mut block).expect("encodes");
+        }
+        let block = Bytes::from(block);
+        let sent = messages(vec![block.clone()], MESSAGE_BYTES_MAX).expect("are cut");
+        assert_eq!(sent.concat().concat(), block);
+        for message in &sent {
+            let bytes = message.iter().map(Bytes::len).sum();
+            let header: [u8; HEADER_BYTES] = message::header(Kind::Frames, bytes);
+            assert_eq!(decode_header(header, MESSAGE_BYTES_MAX), Ok((Kind::Frames, bytes)), "a member reads it");
+        }
+        let few = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
+        assert_eq!(messages(few.clone(), 2), Ok(vec![few]), "what fits is one message");
     }
 }
