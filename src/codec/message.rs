@@ -1,4 +1,4 @@
-//! Messages of the replication protocol.
+//! Messages of the replication protocol. See `docs/protocol.md`, which is normative.
 //!
 //! On a stream every message is `length: u32 LE` (of what follows), `kind: u8`, body. Bodies are postcard, except
 //! where a kind says otherwise. Numbers of kinds are never reused. TLS protects the bytes in flight; log frames carry

@@ -374,6 +374,7 @@ pub enum Reason {
     },
 }
 
+/// The text is part of the state's digest ([`super::Digest::of_origin`]): members of two versions are equal only while it is the same.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -29,18 +29,26 @@ const CLOSE_IDLE: u32 = 3;
 /// Longest wait until the datastore has heard that the join is over.
 const GOODBYE: Duration = Duration::from_millis(300);
 
-#[derive(Serialize, Deserialize)]
-struct Request {
-    name: MemberName,
-    secret: [u8; 32],
-    request_der: Vec<u8>,
+/// Body of [`Kind::Renew`] in a join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// Name in the token.
+    pub name: MemberName,
+    /// Secret in the token.
+    pub secret: [u8; 32],
+    /// Certificate signing request, DER.
+    pub request_der: Vec<u8>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Joined {
-    certificate_der: Vec<u8>,
-    authority_der: Vec<u8>,
-    role: Role,
+/// Body of [`Kind::Renewed`] in a join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The member's certificate, DER.
+    pub certificate_der: Vec<u8>,
+    /// Certificate of the authority that signed it, DER.
+    pub authority_der: Vec<u8>,
+    /// The member's role.
+    pub role: Role,
 }
 
 /// What redeems tokens at the datastore.
@@ -73,7 +81,7 @@ pub async fn serve(
     let asked = async {
         let (send, mut receive) = connection.accept_bi().await?;
         let _: Open = wire::expect_at_most(&mut receive, Kind::Open, REQUEST_BYTES_MAX).await?;
-        let request: Request = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
+        let request: JoinRequest = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
         Ok::<_, WireError>((send, request))
     };
     let (mut send, request) = match turn.within(asked).await {
@@ -178,7 +186,7 @@ async fn redeem(data_dir: &Path, token: &Token) -> Result<Identity, JoinError> {
 async fn exchange(connection: &quinn::Connection, token: &Token, key: &NewKey) -> Result<Joined, WireError> {
     let (mut send, mut receive) = connection.open_bi().await?;
     wire::send(&mut send, Kind::Open, &Open::Renew).await?;
-    let request = Request { name: token.name.clone(), secret: token.secret, request_der: key.request_der.clone() };
+    let request = JoinRequest { name: token.name.clone(), secret: token.secret, request_der: key.request_der.clone() };
     wire::send(&mut send, Kind::Renew, &request).await?;
     timeout(TIMEOUT, wire::expect(&mut receive, Kind::Renewed)).await.unwrap_or(Err(WireError::Closed))
 }

@@ -249,3 +249,88 @@ impl Handler for Asked {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::objects::Moment;
+    use crate::web::searching::Saving;
+
+    fn moment() -> Moment {
+        Moment::from_ms(1_700_000_000_000)
+    }
+
+    /// One question of every deed.
+    fn questions() -> Vec<Question> {
+        let (format, now) = ("json".to_owned(), Some(moment()));
+        let text = |text: &str| Some(text.to_owned());
+        let saving = Saving {
+            expires: moment(),
+            started: now,
+            method: text("GET"),
+            reference: text("/api/searchctrl"),
+            name: text("name"),
+            notes: text("notes"),
+        };
+        let deeds = [
+            Deed::Status,
+            Deed::Rows { first: 300, count: 10, since: now, until: None },
+            Deed::Download { format, since: None, until: now },
+            Deed::Stop,
+            Deed::Save(Box::new(saving)),
+        ];
+        let of = |deed| Question {
+            uid: 7,
+            as_admin: true,
+            from: "192.0.2.1".into(),
+            su: "admin".into(),
+            search: "42".into(),
+            deed,
+            seen: Seq(4711),
+        };
+        deeds.into_iter().map(of).collect()
+    }
+
+    fn heads() -> Vec<Head> {
+        let of = |status, error: &str, value, file| Head { status, error: error.to_owned(), value, file };
+        let file = Some(("application/json".to_owned(), "search.json".to_owned()));
+        vec![
+            of(200, "", serde_json::json!({ "Total": 1 }), None),
+            of(409, "why", Value::Null, None),
+            of(200, "", Value::Null, file),
+        ]
+    }
+
+    /// Compares with golden pieces, as `tests/protocol` does with messages.
+    async fn check<T: Serialize + DeserializeOwned>(name: &str, sent: &[T]) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wire/v1").join(name);
+        let mut written = Vec::new();
+        for value in sent {
+            write(&mut written, value).await.expect("writes");
+        }
+        let released = match std::fs::read(&path) {
+            Ok(released) => released,
+            Err(_) if std::env::var_os("GOLDEN_CREATE").is_some() => {
+                std::fs::write(&path, &written).expect("writes");
+                written.clone()
+            }
+            Err(error) => panic!("{}: {error}", path.display()),
+        };
+        assert!(written == released, "{name} is not written as it was released");
+        let mut rest = released.as_slice();
+        for value in sent {
+            let found: T = read(&mut rest).await.expect("reads");
+            let json = |value: &T| serde_json::to_value(value).expect("encodes");
+            assert_eq!(json(&found), json(value));
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[tokio::test]
+    async fn p12_questions_and_heads_are_written_and_read_as_released() {
+        check("search-question.bin", &questions()).await;
+        check("search-head.bin", &heads()).await;
+    }
+}

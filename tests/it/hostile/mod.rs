@@ -4,6 +4,7 @@
 pub mod client;
 mod connections;
 mod greetings;
+mod later;
 mod requests;
 mod roles;
 mod strangers;
