@@ -578,7 +578,8 @@ async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {
         let (shared, from) = (Arc::clone(&shared), arrival.from.ip());
         tokio::spawn(async move {
             match arrival.handshake().await {
-                Ok((connection, turn)) => serve(shared, connection, turn).await,
+                // Apart: one who has not proved anything takes no room for what a member needs.
+                Ok((connection, turn)) => Box::pin(serve(shared, connection, turn)).await,
                 Err(error) => {
                     if matches!(&error, HandshakeError::Failed(error) if endpoint::is_distrusted(error)) {
                         shared.members.note_stranger(from);

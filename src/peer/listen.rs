@@ -49,7 +49,8 @@ pub(super) async fn accept(inner: Weak<Inner>, server: ServerEndpoint) {
         let Some(inner) = inner.upgrade() else { return };
         tokio::spawn(async move {
             match arrival.handshake().await {
-                Ok((connection, turn)) => connected(inner, &connection, turn).await,
+                // Apart: one who has not proved anything takes no room for what a member needs.
+                Ok((connection, turn)) => Box::pin(connected(inner, &connection, turn)).await,
                 Err(error) => tracing::debug!(%error, "a member's handshake failed"),
             }
         });

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Handshakes of addresses that have not answered yet.
 const UNVALIDATED_MAX: usize = 64;
-/// Peers of one block of addresses, and of all: each takes some 80 KiB until it has proved who it is, and what is given up takes
-/// as much for some seconds more.
+/// Peers of one block of addresses, and of all: each takes some 40 KiB until it has proved who it is, and what is given up takes
+/// as much for a second more.
 const BLOCK_MAX: usize = 256;
 const TOTAL_MAX: usize = 1024;
 /// A handshake takes a few round trips; one that is younger does not give way.
