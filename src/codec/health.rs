@@ -91,6 +91,8 @@ pub enum Code {
     ContentsIncomplete,
     /// A datastore's audit was damaged and set aside, and nobody has acknowledged it.
     AuditDamaged,
+    /// A member was revoked, which is in force and could not be written down yet.
+    RevocationNotDurable,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,

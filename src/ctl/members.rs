@@ -88,10 +88,22 @@ pub(super) async fn revoke(dir: &Path, json: bool, name: MemberName, remove: boo
     client.close().await;
     let done = done?;
     let mut output = Output::new();
+    let state = if remove { "forgotten" } else { "revoked" };
+    // A datastore of an earlier version does not say, and revokes nothing that it cannot write.
+    let is_durable = done["durable"].as_bool().unwrap_or(true);
     if json {
         output.json(&done)?;
-    } else {
-        output.line(&format!("{name} is {}", if remove { "forgotten" } else { "revoked" }))?;
+    } else if is_durable {
+        output.line(&format!("{name} is {state}"))?;
     }
-    output.flush()
+    output.flush()?;
+    if is_durable {
+        return Ok(());
+    }
+    Err(CtlError::new(format!(
+        "{name} is {state}: in force for everything that is connected, and not durable yet: {}; it is written as soon as that is \
+         possible, and `status` says so until then. Free some disk space, and do not restart the datastore before: it would let \
+         the member in again",
+        done["why"].as_str().unwrap_or_default()
+    )))
 }

@@ -94,15 +94,27 @@ where
 {
     allow(caller, &request)?;
     let asked = audit::acts::of_request(caller, &request).filter(|_| !shared.audit.is_read_only());
-    if let Some(asked) = &asked {
-        match asked.is_change {
-            true => shared.audit.note(&caller.name, asked.act.clone()).await,
-            false => shared.audit.note_soon(&caller.name, asked.act.clone()),
+    let noting = async {
+        match &asked {
+            Some(asked) if asked.is_change => shared.audit.note(&caller.name, asked.act.clone()).await,
+            Some(asked) => shared.audit.note_soon(&caller.name, asked.act.clone()),
+            None => {}
         }
-    }
+    };
     let done = match request {
-        Request::Submit { .. } => submit(shared, caller, receive, send).await,
-        request => answer_to(shared, caller, request, &mut Answer::new(send)).await,
+        // A revocation is in force whatever the disk says: it does not wait for its record, and its answer does.
+        request @ Request::Revoke { .. } => {
+            let mut answer = Answer::new(send);
+            tokio::join!(noting, answer_to(shared, caller, request, &mut answer)).1
+        }
+        Request::Submit { .. } => {
+            noting.await;
+            submit(shared, caller, receive, send).await
+        }
+        request => {
+            noting.await;
+            answer_to(shared, caller, request, &mut Answer::new(send)).await
+        }
     };
     if let (Some(asked), Err(Failure::Request(error))) = (asked, &done) {
         shared.audit.note_soon(&caller.name, asked.failed(&error.message));
@@ -213,12 +225,16 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Revoke { name, remove } => {
             let (shared, revoked) = (SharedRef::clone(shared), name.clone());
             let revoking = move || {
-                shared.members.revoke(&revoked, remove)?;
+                let why = match shared.members.is_serving() {
+                    true => shared.members.revoke(&revoked, remove)?,
+                    false => shared.members.revoke_when_durable(&revoked, remove).map(|()| None)?,
+                };
                 shared.look_at_register();
-                Ok::<_, String>(())
+                Ok::<_, String>(why)
             };
-            off_thread(revoking).await?.map_err(refuse)?;
-            answer.item(&serde_json::json!({ "name": name, "removed": remove })).await
+            let why = off_thread(revoking).await?.map_err(refuse)?;
+            let revoked = serde_json::json!({ "name": name, "removed": remove, "durable": why.is_none(), "why": why });
+            answer.item(&revoked).await
         }
         Request::BlobList => {
             let (all, store) = (contents::all(shared).map_err(damaged)?, shared.contents.store.clone());

@@ -47,7 +47,9 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         }
         (true, true) => None,
     };
-    let reason = damage.or(reason);
+    let not_written = shared.members.not_written();
+    let reason = damage.or(reason).or_else(|| not_written.clone());
+    let not_written = not_written.filter(|also| reason.as_ref() != Some(also));
     let (problem, remedy) =
         reason.iter().map(|reason| (reason.message.clone(), reason.remedy.clone())).next().unwrap_or_default();
     let mut status = Status {
@@ -79,7 +81,10 @@ pub(super) fn status(shared: &SharedRef) -> Status {
         contents_incomplete: incomplete.len() as u64,
         contents_lost: incomplete.values().filter(|missing| **missing == Missing::Lost).count() as u64,
         refused_members: shared.members.strangers(),
-        health: Health { reasons: reason.into_iter().chain(attention(shared)).collect(), ..Health::default() },
+        health: Health {
+            reasons: reason.into_iter().chain(not_written).chain(attention(shared)).collect(),
+            ..Health::default()
+        },
         ..Status::default()
     };
     health::assess(&mut status);

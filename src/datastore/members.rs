@@ -10,7 +10,7 @@ use crate::codec::audit::Act;
 use crate::codec::message::{Announce, Hello, Progress};
 use crate::model::{MemberName, Position, Seq};
 use crate::telemetry::seldom::Seldom;
-use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, CLOSE_REVOKED, ServerEndpoint};
+use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, ServerEndpoint};
 use crate::transport::join::Redeem;
 use crate::trust::{
     Authorities, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile, Role,
@@ -21,6 +21,7 @@ use super::contents::Connected;
 use super::presences::{PresenceId, Presences, Present};
 use super::published::Published;
 use super::recovery::{self, Here};
+use super::register::NotDurable;
 use super::shared::{Shared, now_ms};
 
 /// Where others reach a member.
@@ -34,6 +35,7 @@ struct Reachable {
 const STRANGERS_MAX: usize = 64;
 /// A connection that was lost is kept for less.
 const TWICE_AFTER_MS: u64 = 15_000;
+
 /// Registry, authority and presence.
 ///
 /// What writes the register's file waits for the disk: it is called on threads that may. All else only takes locks that are
@@ -50,6 +52,8 @@ pub(super) struct Members {
     registry: Mutex<Registry>,
     /// Held from a change of the register until it is durable, so that changes are written in their order.
     file: Mutex<RegistryFile>,
+    /// What is in force and not durable.
+    pub(super) not_durable: Mutex<NotDurable>,
     presences: Mutex<Presences>,
     /// Where members said that others reach them, kept over their absences.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
@@ -86,7 +90,7 @@ impl Redeem for Shared {
 }
 
 impl Members {
-    fn redeem(
+    pub(super) fn redeem(
         &self,
         name: &MemberName,
         secret: &[u8; 32],
@@ -100,7 +104,8 @@ impl Members {
                 registry.redeem(authority, name, secret, request_der, self.certificate_days, now_ms())?;
             Ok((certificate, authority.certificate().to_vec(), role))
         };
-        let (certificate, authority, role) = self.change(redeem).map_err(|error| error.to_string())?;
+        let (certificate, authority, role) =
+            self.change_when_durable(name, redeem).map_err(|error| error.to_string())?;
         self.publish_roster();
         // A former holder of the name, with a former role, goes.
         self.close(name, CLOSE_NOT_A_MEMBER, "it was enrolled anew; join with a token");
@@ -128,6 +133,7 @@ impl Members {
             serving: Mutex::default(),
             registry: Mutex::new(registry),
             file: Mutex::new(file),
+            not_durable: Mutex::default(),
             presences,
             reachable,
             published,
@@ -208,17 +214,6 @@ impl Members {
 
     pub(super) fn file(&self) -> MutexGuard<'_, RegistryFile> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the register; the change is durable when this returns, and seen before.
-    pub(super) fn change<T>(&self, how: impl FnOnce(&mut Registry) -> Result<T, TrustError>) -> Result<T, TrustError> {
-        let mut file = self.file();
-        let (done, unwritten) = {
-            let mut registry = self.registry();
-            (how(&mut registry)?, registry.unwritten(&file, now_ms())?)
-        };
-        unwritten.map_or(Ok(()), |text| file.write(&text))?;
-        Ok(done)
     }
 
     pub(super) fn presences(&self) -> MutexGuard<'_, Presences> {
@@ -402,26 +397,14 @@ impl Members {
     ) -> Result<Invitation, String> {
         let addresses = if addresses.is_empty() { self.addresses.clone() } else { addresses };
         let ttl_ms = ttl_s.saturating_mul(1000);
-        let secret = self.change(|registry| registry.invite(name, role, ttl_ms, now_ms(), replace));
+        let secret = self.change_when_durable(name, |registry| registry.invite(name, role, ttl_ms, now_ms(), replace));
         let secret = secret.map_err(|error| error.to_string())?;
         let expires_ms = now_ms().saturating_add(ttl_ms);
         let token = Token::new(addresses, self.authorities().current().fingerprint(), secret, name.clone(), expires_ms);
         Ok(Invitation { name: name.to_string(), role: role.to_string(), token: token.to_string(), expires_ms })
     }
 
-    /// Cuts a member off: no new connection, and none that is open stays.
-    pub(super) fn revoke(&self, name: &MemberName, remove: bool) -> Result<(), String> {
-        let revoke = |registry: &mut Registry| match remove {
-            true => registry.remove(name, now_ms()),
-            false => registry.revoke(name, now_ms()),
-        };
-        self.change(revoke).map_err(|error| error.to_string())?;
-        self.publish_roster();
-        self.close(name, CLOSE_REVOKED, "it was revoked; ask an administrator for a new token");
-        Ok(())
-    }
-
-    fn close(&self, name: &MemberName, code: u32, why: &str) {
+    pub(super) fn close(&self, name: &MemberName, code: u32, why: &str) {
         for present in self.presences().present.values().filter(|present| present.member == *name) {
             present.connection.close(code.into(), format!("{name}: {why}").as_bytes());
         }
@@ -492,13 +475,6 @@ impl Members {
             true
         })
     }
-
-    /// Writes what changed since the last time; positions are written lazily.
-    pub(super) fn save(&self) {
-        if let Err(error) = self.change(|_| Ok(())) {
-            tracing::warn!(%error, "members' positions could not be written; the floor will be too low, which is safe");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -529,7 +505,7 @@ mod tests {
             &|| drop(members.invite(&other, Role::Reader, 60, Vec::new(), true).expect("invites")),
             &|| assert!(members.note_contradiction(&name, position)),
             &|| assert!(members.escrow(temp.path(), None).expect("seals").1.is_some()),
-            &|| members.revoke(&name, false).expect("revokes"),
+            &|| assert_eq!(members.revoke(&name, false).expect("revokes"), None),
         ];
         for write in writes {
             let before = std::fs::read(temp.path().join("members.json")).expect("reads");
@@ -559,23 +535,5 @@ mod tests {
         let back = Registry::open(temp.path(), now_ms()).expect("reopens");
         let states: Vec<_> = back.members().map(|member| (member.name.clone(), member.state.to_string())).collect();
         assert_eq!(states, [(name, "revoked".into()), (other, "invited".into())]);
-    }
-
-    #[test]
-    fn p13_what_could_not_be_written_is_written_with_the_next_change() {
-        let temp = tempfile::tempdir().expect("temp dir");
-        let trust = temp.path().join("trust");
-        let registry = Registry::open(&trust, now_ms()).expect("registry");
-        let authority = Authorities::open_or_create(&trust, now_ms()).expect("authority");
-        let members = Members::new(authority, registry, u64::MAX, Vec::new(), 90);
-        // A folder is where the file is written first.
-        let in_the_way = trust.join("members.json.next");
-        std::fs::create_dir(&in_the_way).expect("creates");
-        let name = MemberName::new("web1").expect("name");
-        members.invite(&name, Role::Reader, 60, vec!["localhost:1".into()], false).expect_err("cannot be written");
-        std::fs::remove_dir(&in_the_way).expect("removes");
-        members.save();
-        let back = Registry::open(&trust, now_ms()).expect("reopens");
-        assert_eq!(back.members().count(), 1, "it is known here, so it is known after a restart");
     }
 }

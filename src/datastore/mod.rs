@@ -31,6 +31,7 @@ mod published;
 mod push;
 pub mod recover;
 pub mod recovery;
+mod register;
 pub mod repair;
 mod rotation;
 pub mod service;

@@ -60,6 +60,11 @@ impl Members {
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
     }
 
+    /// Whether members can connect.
+    pub(super) fn is_serving(&self) -> bool {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Makes the datastore's own certificate anew, for `names` or those of before.
     pub(super) fn renew_own(&self, names: Option<&[String]>) -> Result<(), String> {
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +104,7 @@ impl Members {
 
     /// A new certificate for a connected member.
     pub(super) fn renew(&self, member: &MemberName, request: &[u8]) -> Result<Vec<u8>, String> {
-        let renewed = self.change(|registry| {
+        let renewed = self.change_when_durable(member, |registry| {
             let authorities = self.authorities();
             let authority = self.issuing(member, &authorities).unwrap_or(authorities.current());
             registry.renew(authority, member, request, self.certificate_days, now_ms())

@@ -46,6 +46,8 @@ const COMMIT_QUEUE: usize = 8192;
 const APPLIER_QUEUE: usize = 64;
 /// Members' positions are written this often.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
+/// What is in force and could not be written is tried again this often.
+const SAVE_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for open work at a stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -537,9 +539,14 @@ fn local_name() -> MemberName {
 }
 
 async fn save_members(shared: SharedRef) {
+    // The first time makes the reserve.
+    let mut saved: Option<Instant> = None;
     loop {
-        tokio::time::sleep(SAVE_EVERY).await;
-        save_now(&shared).await;
+        if saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) || shared.members.waits_to_be_written() {
+            saved = Some(Instant::now());
+            save_now(&shared).await;
+        }
+        tokio::time::sleep(SAVE_AGAIN_EVERY).await;
     }
 }
 

@@ -154,6 +154,11 @@ impl Member {
         Member { invite: None, ..self.clone() }.described()
     }
 
+    /// Whether it holds a certificate of this fingerprint.
+    fn has(&self, print: &str) -> bool {
+        self.certificates.iter().any(|certificate| certificate.fingerprint == print)
+    }
+
     /// End of its certificate's life.
     #[must_use]
     pub fn certificate_expires_ms(&self) -> Option<u64> {
@@ -255,13 +260,6 @@ impl Registry {
         contents.members.values().find(|member| member.name.as_str() == name).map(|member| member.state)
     }
 
-    /// Parts the register from its file, so that it can be read while the file is written.
-    #[must_use]
-    pub fn into_parts(self) -> (Registry, RegistryFile) {
-        let file = RegistryFile { path: self.path.clone(), is_behind: self.is_dirty };
-        (self.detached(), file)
-    }
-
     /// The register as it is now, without a file.
     #[must_use]
     pub fn copy(&self) -> Registry {
@@ -274,7 +272,7 @@ impl Registry {
     /// # Errors
     /// When it cannot be encoded.
     pub fn unwritten(&mut self, file: &RegistryFile, now_ms: u64) -> Result<Option<String>, TrustError> {
-        if !self.is_dirty && !file.is_behind {
+        if !self.is_dirty && !file.is_behind() {
             return Ok(None);
         }
         let text = self.text(now_ms)?;
@@ -775,33 +773,17 @@ impl Registry {
     }
 }
 
-/// The file of a register that is held apart from it.
-#[derive(Debug)]
-pub struct RegistryFile {
-    /// `None`: nothing is written.
-    path: Option<PathBuf>,
-    /// It does not hold what was to be written last.
-    is_behind: bool,
-}
-
-impl RegistryFile {
-    /// Writes what [`Registry::unwritten`] gave; durable when it returns.
-    ///
-    /// # Errors
-    /// When it cannot be written; the next [`Registry::unwritten`] gives all of it again.
-    pub fn write(&mut self, text: &str) -> Result<(), TrustError> {
-        self.is_behind = true;
-        if let Some(path) = &self.path {
-            write_whole(path, text)?;
-        }
-        self.is_behind = false;
-        Ok(())
-    }
-}
-
 fn write_whole(path: &Path, text: &str) -> Result<(), TrustError> {
+    write_register(path, text)?;
+    write_copy(path, text)
+}
+
+fn write_register(path: &Path, text: &str) -> Result<(), TrustError> {
     super::authority::private_dir(crate::env::fs::parent_dir(path))?;
-    write_private(path, text.as_bytes())?;
+    write_private(path, text.as_bytes())
+}
+
+fn write_copy(path: &Path, text: &str) -> Result<(), TrustError> {
     write_private(&path.with_file_name(COPY), text.as_bytes())
 }
 
@@ -862,10 +844,12 @@ fn parse(text: &str) -> Result<Contents, String> {
     serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
 }
 
+mod file;
 mod issuers;
 mod listed;
 mod refusal;
 
+pub use file::RegistryFile;
 pub use refusal::Refusal;
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ impl Small {
         is_mounted.then(|| Small(path.to_owned()))
     }
 
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = fs::File::create(self.0.join("filler")).expect("creates");
         let mut bytes = vec![7; 1 << 20];
         while !bytes.is_empty() {
@@ -49,7 +49,7 @@ impl Small {
         assert!(grown.is_ok_and(|status| status.success()), "enlarges");
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         fs::remove_file(self.0.join("filler")).expect("removes");
     }
 }

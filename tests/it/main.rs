@@ -33,6 +33,7 @@ mod reading;
 mod recover;
 mod recover_witnesses;
 mod recovery_key;
+mod register;
 mod rehearsal;
 mod repair;
 mod resources;

@@ -1,0 +1,277 @@
+//! Changes of the register of members: what is durable before it counts, and what counts whatever the disk says.
+//!
+//! An invitation, a joining or a new certificate counts once it is written; what cannot be written has not happened. A revocation
+//! counts at once: connections end, the other members are told, and the register refuses the member. What cannot be written of it
+//! is tried again until it is durable, and the status says so meanwhile.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use crate::codec::health::{Code, Reason};
+use crate::model::MemberName;
+use crate::transport::endpoint::CLOSE_REVOKED;
+use crate::trust::{Registry, RegistryFile, TrustError};
+
+use super::members::Members;
+use super::shared::now_ms;
+
+/// Most members that are named.
+const NAMED_MAX: usize = 8;
+
+/// What is in force and could not be written.
+#[derive(Default)]
+pub(super) struct NotDurable {
+    names: Vec<MemberName>,
+    why: String,
+}
+
+impl Members {
+    fn not_durable(&self) -> MutexGuard<'_, NotDurable> {
+        self.not_durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the register as it is now, when its file lacks anything of it.
+    fn write_now(&self, file: &mut RegistryFile) -> Result<(), TrustError> {
+        let unwritten = self.registry().unwritten(file, now_ms())?;
+        match (unwritten, self.waits_to_be_written()) {
+            (None, _) => {}
+            (Some(text), true) => file.write_at_any_price(&text)?,
+            (Some(text), false) => file.write(&text)?,
+        }
+        let mut waiting = self.not_durable();
+        if !waiting.names.is_empty() {
+            if !waiting.why.is_empty() {
+                tracing::info!("revocations that could not be written are durable now");
+            }
+            *waiting = NotDurable::default();
+        }
+        Ok(())
+    }
+
+    /// Changes the register; the change is seen at once, and durable when this returns without an error. What could not be written
+    /// is written with the next change, or with [`Members::save`].
+    pub(super) fn change<T>(&self, how: impl FnOnce(&mut Registry) -> Result<T, TrustError>) -> Result<T, TrustError> {
+        let mut file = self.file();
+        let done = how(&mut self.registry())?;
+        self.write_now(&mut file)?;
+        Ok(done)
+    }
+
+    /// Changes what the register says of one member; the change is seen once it is durable. With an error nothing has changed.
+    pub(super) fn change_when_durable<T>(
+        &self,
+        name: &MemberName,
+        how: impl FnOnce(&mut Registry) -> Result<T, TrustError>,
+    ) -> Result<T, TrustError> {
+        let mut file = self.file();
+        let (before, mut changed) = {
+            let registry = self.registry();
+            (registry.member(name).cloned(), registry.copy())
+        };
+        let done = how(&mut changed)?;
+        let text = changed.text(now_ms())?;
+        let written = file.write(&text);
+        let mut registry = self.registry();
+        registry.count_on_from(&changed);
+        written?;
+        registry.adopt(name, before.as_ref(), &changed)?;
+        Ok(done)
+    }
+
+    /// Cuts a member off: no new connection, and none that is open stays. It is in force when this returns without an error; why it
+    /// is not durable yet is said.
+    pub(super) fn revoke(&self, name: &MemberName, remove: bool) -> Result<Option<String>, String> {
+        let revoke = |registry: &mut Registry| match remove {
+            true => registry.remove(name, now_ms()),
+            false => registry.revoke(name, now_ms()),
+        };
+        revoke(&mut self.registry()).map_err(|error| error.to_string())?;
+        self.publish_roster();
+        self.close(name, CLOSE_REVOKED, "it was revoked; ask an administrator for a new token");
+        // It waits for the disk from here on.
+        let mut file = self.file();
+        self.not_durable().names.push(name.clone());
+        let written = self.write_now(&mut file);
+        Ok(written.err().map(|error| {
+            let why = error.to_string();
+            tracing::error!(member = %name, why, "a revocation is in force and not durable yet; it is tried again");
+            self.not_durable().why.clone_from(&why);
+            why
+        }))
+    }
+
+    /// As [`Members::revoke`], where nothing is served: what cannot be written has not happened.
+    pub(super) fn revoke_when_durable(&self, name: &MemberName, remove: bool) -> Result<(), String> {
+        let revoked = self.change_when_durable(name, |registry| match remove {
+            true => registry.remove(name, now_ms()),
+            false => registry.revoke(name, now_ms()),
+        });
+        revoked.map_err(|error| error.to_string())
+    }
+
+    /// Whether something is in force that is not durable.
+    pub(super) fn waits_to_be_written(&self) -> bool {
+        !self.not_durable().names.is_empty()
+    }
+
+    /// What is in force and not durable, for the status.
+    pub(super) fn not_written(&self) -> Option<Reason> {
+        let waiting = self.not_durable();
+        if waiting.why.is_empty() {
+            return None;
+        }
+        let mut names: Vec<&str> = waiting.names.iter().map(MemberName::as_str).take(NAMED_MAX).collect();
+        names.dedup();
+        let more = if waiting.names.len() > NAMED_MAX { " and more" } else { "" };
+        let message = format!(
+            "the revocation of {}{more} is in force and not durable yet: {}; a restart before it is would let the member in again",
+            names.join(", "),
+            waiting.why
+        );
+        let remedy = "free some disk space, or see what is wrong with the directory `trust`; it is written as soon as that is \
+                      possible: do not restart the datastore before";
+        Some(Reason::new(Code::RevocationNotDurable, message, remedy))
+    }
+
+    /// Writes what changed since the last time; positions are written lazily.
+    pub(super) fn save(&self) {
+        let mut file = self.file();
+        if let Err(error) = self.write_now(&mut file) {
+            let mut waiting = self.not_durable();
+            if waiting.names.is_empty() {
+                tracing::warn!(%error, "members' positions could not be written; the floor will be too low, which is safe");
+            } else {
+                waiting.why = error.to_string();
+            }
+            return;
+        }
+        file.keep_reserve();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Authorities, MemberState, NewKey, Role, Token};
+
+    /// A datastore's members in `trust`, with one that is enrolled, and its certificate.
+    fn members(trust: &std::path::Path, name: &MemberName) -> (Members, Vec<u8>) {
+        let mut registry = Registry::open(trust, now_ms()).expect("registry");
+        let authority = Authorities::open_or_create(trust, now_ms()).expect("authority");
+        let request = NewKey::generate(name).expect("a key").request_der;
+        let secret = registry.invite(name, Role::Webserver, 60_000, now_ms(), false).expect("invites");
+        let (certificate, _) =
+            registry.redeem(authority.current(), name, &secret, &request, 90, now_ms()).expect("joins");
+        (Members::new(authority, registry, u64::MAX, vec!["localhost:1".into()], 90), certificate)
+    }
+
+    fn on_disk(trust: &std::path::Path, name: &MemberName) -> Option<MemberState> {
+        Registry::open(trust, now_ms()).expect("reopens").member(name).map(|member| member.state)
+    }
+
+    #[test]
+    fn p11_a_revocation_is_in_force_at_once_and_is_written_as_soon_as_that_is_possible() {
+        for remove in [false, true] {
+            let temp = tempfile::tempdir().expect("temp dir");
+            let trust = temp.path().join("trust");
+            let name = MemberName::new("web1").expect("name");
+            let (members, certificate) = members(&trust, &name);
+            assert!(members.authorise(&certificate).is_ok());
+            // A folder is where the file is written first.
+            let in_the_way = trust.join("members.json.next");
+            std::fs::create_dir(&in_the_way).expect("creates");
+            let why = members.revoke(&name, remove).expect("is in force").expect("is not durable");
+            assert!(why.contains("members.json.next"), "{why}");
+            assert!(members.authorise(&certificate).is_err());
+            assert_eq!(on_disk(&trust, &name), Some(MemberState::Enrolled));
+            let reason = members.not_written().expect("is said");
+            assert_eq!(reason.code, Code::RevocationNotDurable);
+            assert!(reason.message.contains("web1") && reason.message.contains(&why), "{reason:?}");
+            members.save();
+            assert!(members.waits_to_be_written(), "it cannot be written yet");
+            std::fs::remove_dir(&in_the_way).expect("removes");
+            members.save();
+            assert_eq!((members.waits_to_be_written(), members.not_written()), (false, None));
+            let expected = if remove { None } else { Some(MemberState::Revoked) };
+            assert_eq!(on_disk(&trust, &name), expected);
+            assert!(trust.join("members.reserve").exists(), "room is kept for the next one");
+        }
+    }
+
+    #[test]
+    fn p11_a_revocation_does_not_wait_for_a_change_that_waits_for_the_disk() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let trust = temp.path().join("trust");
+        let name = MemberName::new("web1").expect("name");
+        let (members, certificate) = members(&trust, &name);
+        let disk = members.file();
+        std::thread::scope(|scope| {
+            let revoking = scope.spawn(|| members.revoke(&name, false));
+            let started = std::time::Instant::now();
+            while members.authorise(&certificate).is_ok() {
+                assert!(started.elapsed() < std::time::Duration::from_secs(60), "it is let in while the disk is busy");
+                std::thread::yield_now();
+            }
+            drop(disk);
+            assert_eq!(revoking.join().expect("ends"), Ok(None));
+        });
+        assert_eq!(on_disk(&trust, &name), Some(MemberState::Revoked));
+    }
+
+    #[test]
+    fn p13_what_could_not_be_written_has_not_happened() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let trust = temp.path().join("trust");
+        let (name, other) = (MemberName::new("web1").expect("name"), MemberName::new("web2").expect("name"));
+        let (members, certificate) = members(&trust, &name);
+        let token = members.invite(&name, Role::Reader, 60, Vec::new(), true).expect("invites");
+        let secret = token.token.parse::<Token>().expect("a token").secret;
+        let in_the_way = trust.join("members.json.next");
+        std::fs::create_dir(&in_the_way).expect("creates");
+        let revision = members.registry().revision();
+        members.invite(&other, Role::Reader, 60, Vec::new(), false).expect_err("cannot be written");
+        let request = NewKey::generate(&name).expect("a key").request_der;
+        let join = || members.redeem(&name, &secret, &request);
+        join().expect_err("cannot be written");
+        members.renew(&name, &request).expect_err("cannot be written");
+        members.revoke_when_durable(&name, true).expect_err("cannot be written");
+        // The former holder of the name is what it was, and the token is good.
+        assert_eq!(members.authorise(&certificate), Ok((name.clone(), Role::Webserver)));
+        assert!(members.registry().member(&other).is_none());
+        assert!(members.registry().revision() > revision, "no two texts have the same revision");
+        std::fs::remove_dir(&in_the_way).expect("removes");
+        members.save();
+        assert_eq!((on_disk(&trust, &name), on_disk(&trust, &other)), (Some(MemberState::Enrolled), None));
+        let (renewed, ..) = join().expect("joins");
+        assert_eq!(members.authorise(&renewed), Ok((name.clone(), Role::Reader)));
+        assert!(members.authorise(&certificate).is_err());
+    }
+
+    #[test]
+    fn p11_a_joining_that_is_being_written_does_not_undo_a_revocation() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let trust = temp.path().join("trust");
+        let name = MemberName::new("web1").expect("name");
+        let (members, certificate) = members(&trust, &name);
+        let renewed = members.change_when_durable(&name, |changed| {
+            members.registry().revoke(&name, now_ms()).expect("revokes");
+            let request = NewKey::generate(&name).expect("a key").request_der;
+            changed.renew(members.authorities().current(), &name, &request, 90, now_ms())
+        });
+        assert!(renewed.expect_err("was revoked").to_string().contains("at the same time"));
+        assert!(members.authorise(&certificate).is_err());
+        members.save();
+        assert_eq!(on_disk(&trust, &name), Some(MemberState::Revoked));
+        // What a member reports meanwhile is kept beside the change.
+        let other = MemberName::new("web2").expect("name");
+        members.invite(&other, Role::Reader, 60, Vec::new(), false).expect("invites");
+        let invited = members.change_when_durable(&other, |changed| {
+            members.registry().note_address(&other, Some("web2:1"));
+            changed.invite(&other, Role::Webserver, 60_000, now_ms(), true)
+        });
+        assert!(invited.is_ok());
+        assert_eq!(
+            members.registry().member(&other).and_then(|member| member.external_addr.clone()),
+            Some("web2:1".into())
+        );
+    }
+}

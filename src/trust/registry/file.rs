@@ -1,0 +1,145 @@
+//! The register's file where it is held apart from the register, and the room that is kept for it on a full disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{COPY, Member, Registry, write_copy, write_register};
+use crate::env::RealFs;
+use crate::env::fs::is_full;
+use crate::env::reserve::Reserve;
+use crate::model::MemberName;
+use crate::trust::TrustError;
+
+/// Space that is kept beside the register: on a full disk a member can still be revoked.
+const RESERVE: &str = "members.reserve";
+/// Room for a register of the most members.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+/// The file of a register that is held apart from it.
+#[derive(Debug)]
+pub struct RegistryFile {
+    /// `None`: nothing is written.
+    path: Option<PathBuf>,
+    /// It does not hold what was to be written last.
+    is_behind: bool,
+}
+
+fn reserve_of(path: &Path) -> Reserve {
+    Reserve::new(Arc::new(RealFs), path.with_file_name(RESERVE), RESERVE_BYTES)
+}
+
+impl RegistryFile {
+    pub(super) fn new(path: Option<PathBuf>, is_behind: bool) -> RegistryFile {
+        RegistryFile { path, is_behind }
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// Writes what [`Registry::unwritten`] gave; durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written; the next [`Registry::unwritten`] gives all of it again.
+    pub fn write(&mut self, text: &str) -> Result<(), TrustError> {
+        self.is_behind = true;
+        if let Some(path) = &self.path {
+            write_register(path, text)?;
+            // The register itself counts. Its copy shows that there was one, and may be a change behind.
+            if let Err(error) = write_copy(path, text) {
+                tracing::warn!(%error, "{COPY} could not be written; it is tried again");
+                return Ok(());
+            }
+        }
+        self.is_behind = false;
+        Ok(())
+    }
+
+    /// As [`RegistryFile::write`]; on a full disk the reserve is given back for it.
+    ///
+    /// # Errors
+    /// As [`RegistryFile::write`].
+    pub fn write_at_any_price(&mut self, text: &str) -> Result<(), TrustError> {
+        let written = self.write(text);
+        let is_full = matches!(&written, Err(TrustError::Io { source, .. }) if is_full(source));
+        let has_room = is_full && self.path.as_deref().is_some_and(|path| reserve_of(path).give_back());
+        if has_room { self.write(text) } else { written }
+    }
+
+    /// Makes the reserve again, where it is gone and there is room for it.
+    pub fn keep_reserve(&self) {
+        if let Some(path) = &self.path {
+            reserve_of(path).restore();
+        }
+    }
+}
+
+/// What decides whether a member may take part.
+fn standing(member: &Member) -> impl PartialEq + '_ {
+    (member.state, member.role, &member.invite, member.enrolled_ms, member.revoked_ms)
+}
+
+/// What was reported since `before`, or else what `changed` makes of it.
+fn later<T: PartialEq>(now: T, before: T, changed: T) -> T {
+    if now == before { changed } else { now }
+}
+
+impl Registry {
+    /// Parts the register from its file, so that it can be read while the file is written.
+    #[must_use]
+    pub fn into_parts(self) -> (Registry, RegistryFile) {
+        let file = RegistryFile::new(self.path.clone(), self.is_dirty);
+        (self.detached(), file)
+    }
+
+    /// Goes on from the revision of `other`, a copy of this that was written, or was to be: no two texts have the same one.
+    pub fn count_on_from(&mut self, other: &Registry) {
+        let (here, there) = (&mut self.contents, &other.contents);
+        here.revision = here.revision.max(there.revision);
+        here.saved_ms = here.saved_ms.max(there.saved_ms);
+    }
+
+    /// Takes over what `changed` says of a member: a copy of this from when the member was `before`, which was changed since. What
+    /// the member has reported in the meantime stays.
+    ///
+    /// # Errors
+    /// When the member was revoked, or changed otherwise, in the meantime. Nothing is taken over then.
+    pub fn adopt(&mut self, name: &MemberName, before: Option<&Member>, changed: &Registry) -> Result<(), TrustError> {
+        let now = self.contents.members.get(name);
+        if now.map(standing) != before.map(standing) {
+            self.is_dirty = true;
+            let what =
+                format!("{name} was revoked, or changed otherwise, at the same time: look at `members`, and try again");
+            return Err(TrustError::Refused(what));
+        }
+        match (changed.contents.members.get(name), now, before) {
+            (Some(changed), Some(now), Some(before)) => {
+                let merged = merged(now, before, changed);
+                self.contents.members.insert(name.clone(), merged);
+            }
+            (Some(changed), ..) => drop(self.contents.members.insert(name.clone(), changed.clone())),
+            (None, ..) => drop(self.contents.members.remove(name)),
+        }
+        self.index();
+        Ok(())
+    }
+}
+
+fn merged(now: &Member, before: &Member, changed: &Member) -> Member {
+    let mut merged = changed.clone();
+    // A certificate that was used, or said to be held, in the meantime has ended the life of those before it.
+    if now.certificates != before.certificates {
+        let was = |print: &str| before.certificates.iter().any(|certificate| certificate.fingerprint == print);
+        let made = changed.certificates.iter().filter(|certificate| !was(&certificate.fingerprint));
+        let kept = now.certificates.iter().filter(|certificate| changed.has(&certificate.fingerprint));
+        merged.certificates = kept.chain(made).cloned().collect();
+    }
+    merged.applied = later(now.applied, before.applied, changed.applied);
+    merged.passed = later(now.passed, before.passed, changed.passed);
+    merged.advanced_ms = later(now.advanced_ms, before.advanced_ms, changed.advanced_ms);
+    merged.last_seen_ms = later(now.last_seen_ms, before.last_seen_ms, changed.last_seen_ms);
+    merged.contradiction = later(now.contradiction, before.contradiction, changed.contradiction);
+    merged.external_addr = later(&now.external_addr, &before.external_addr, &changed.external_addr).clone();
+    merged.copy_keys = later(&now.copy_keys, &before.copy_keys, &changed.copy_keys).clone();
+    merged
+}
