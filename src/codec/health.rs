@@ -93,6 +93,8 @@ pub enum Code {
     AuditDamaged,
     /// A member was revoked, which is in force and could not be written down yet.
     RevocationNotDurable,
+    /// A recovery key is missing, damaged, or another one: no sealed copy of the authority is made.
+    RecoveryKeyDamaged,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -113,6 +115,7 @@ impl Code {
             | Code::MembersNotBelieved
             | Code::ContentsIncomplete
             | Code::AuditDamaged
+            | Code::RecoveryKeyDamaged
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

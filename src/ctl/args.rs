@@ -417,7 +417,17 @@ impl From<RegisterOf> for RegisterChoice {
 #[derive(Debug, Subcommand)]
 pub enum AuthorityAction {
     /// Print the key that opens every sealed copy of the authority. Write it down, away from this host.
-    RecoveryKey,
+    RecoveryKey {
+        /// Put a key back that was written down, where its file is missing or damaged.
+        #[arg(long, value_name = "KEY")]
+        set: Option<String>,
+        /// The same, from a file.
+        #[arg(long, value_name = "FILE", conflicts_with = "set")]
+        set_file: Option<PathBuf>,
+        /// Give up one that is missing or damaged, which nobody has any more, and make another.
+        #[arg(long, conflicts_with_all = ["set", "set_file"])]
+        give_up: bool,
+    },
     /// Replace the recovery key: begin, then finish when every member has a copy that the new key opens.
     RotateRecoveryKey {
         /// What to do.

@@ -8,7 +8,9 @@ use crate::codec::authority::EscrowInfo;
 use crate::codec::jsonl::timestamp;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
-use crate::trust::{Escrow, PutBack, RecoveryKey, RegisterChoice, key_that_counts, restore_trust};
+use crate::trust::{
+    Escrow, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, key_that_counts, restore_trust,
+};
 
 use super::args::AuthorityAction;
 use super::client::Client;
@@ -19,7 +21,15 @@ use super::{CtlError, CtlResult};
 /// `authority`
 pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlResult {
     match action {
-        AuthorityAction::RecoveryKey => recovery_key(dir, json),
+        AuthorityAction::RecoveryKey { give_up: true, .. } => {
+            check_local(dir)?;
+            RecoveryKeys::give_up(&trust_dir(dir)).map_err(failed)?;
+            recovery_key(dir, json)
+        }
+        AuthorityAction::RecoveryKey { set, set_file, .. } => match read_key(set.as_deref(), set_file.as_deref())? {
+            Some(key) => put_key_back(dir, json, &key),
+            None => recovery_key(dir, json),
+        },
         AuthorityAction::RotateRecoveryKey { action } => super::rotation::run(dir, json, action).await,
         AuthorityAction::Rotate { action } => super::authority_rotation::run(dir, json, action).await,
         AuthorityAction::Backup { file } => backup(dir, json, &file).await,
@@ -41,7 +51,7 @@ pub(super) fn check_local(dir: &Path) -> CtlResult {
 
 fn recovery_key(dir: &Path, json: bool) -> CtlResult {
     check_local(dir)?;
-    let key = RecoveryKey::open_or_create(&trust_dir(dir)).map_err(CtlError::new)?;
+    let key = RecoveryKey::open_or_create(&trust_dir(dir)).map_err(failed)?;
     let mut output = Output::new();
     if json {
         output.json(&serde_json::json!({ "recovery_key": key.to_string() }))?;
@@ -50,6 +60,25 @@ fn recovery_key(dir: &Path, json: bool) -> CtlResult {
         complain!("keep it where this host's disk is not: with it, any member's directory brings the authority back");
     }
     output.flush()
+}
+
+fn put_key_back(dir: &Path, json: bool, key: &RecoveryKey) -> CtlResult {
+    check_local(dir)?;
+    RecoveryKeys::put_back(&trust_dir(dir), key).map_err(CtlError::new)?;
+    let mut output = Output::new();
+    match json {
+        true => output.json(&serde_json::json!({ "put_back": key.name() }))?,
+        false => output.line(&format!("the recovery key {} is back", key.name()))?,
+    }
+    output.flush()?;
+    RecoveryKeys::load(&trust_dir(dir)).map_err(failed)?;
+    Ok(())
+}
+
+/// Damage has an exit code of its own.
+pub(super) fn failed(error: TrustError) -> CtlError {
+    let exit = if matches!(error, TrustError::Damaged { .. }) { 3 } else { 1 };
+    CtlError { exit, ..CtlError::new(error) }
 }
 
 async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {

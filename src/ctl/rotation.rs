@@ -112,7 +112,7 @@ pub(super) async fn run(dir: &Path, json: bool, action: RotationAction) -> CtlRe
 }
 
 fn begin(dir: &Path, json: bool) -> CtlResult {
-    let keys = RecoveryKeys::begin(&trust_dir(dir)).map_err(CtlError::new)?;
+    let keys = RecoveryKeys::begin(&trust_dir(dir)).map_err(authority::failed)?;
     let next =
         keys.next.ok_or_else(|| CtlError::new("the new key is gone again: did another command end the rotation?"))?;
     let mut output = Output::new();
@@ -132,7 +132,7 @@ fn begin(dir: &Path, json: bool) -> CtlResult {
 }
 
 fn load(dir: &Path) -> Result<RecoveryKeys, CtlError> {
-    let keys = RecoveryKeys::load(&trust_dir(dir)).map_err(CtlError::new)?;
+    let keys = RecoveryKeys::load(&trust_dir(dir)).map_err(authority::failed)?;
     keys.ok_or_else(|| CtlError::new("there is no recovery key yet: `authority recovery-key` makes it"))
 }
 
@@ -177,7 +177,7 @@ async fn finish(dir: &Path, json: bool, shown: &RecoveryKey, without: &[MemberNa
             )));
         }
     }
-    let ended = RecoveryKeys::finish(&trust_dir(dir), shown).map_err(CtlError::new)?;
+    let ended = RecoveryKeys::finish(&trust_dir(dir), shown).map_err(authority::failed)?;
     let (current, former) = (ended.current.name(), keys.current.name());
     let mut output = Output::new();
     if json {
@@ -193,7 +193,7 @@ async fn finish(dir: &Path, json: bool, shown: &RecoveryKey, without: &[MemberNa
 }
 
 fn abort(dir: &Path, json: bool) -> CtlResult {
-    let keys = RecoveryKeys::abort(&trust_dir(dir)).map_err(CtlError::new)?;
+    let keys = RecoveryKeys::abort(&trust_dir(dir)).map_err(authority::failed)?;
     let mut output = Output::new();
     let current = keys.current.name();
     if json {

@@ -114,6 +114,11 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
         );
         reasons.push(Reason::new(Code::ClockSkew, message, SET_CLOCK));
     }
+    reasons.extend(RecoveryKeys::load(&super::service::trust_dir(&shared.path)).err().map(|error| {
+        let remedy = "put the key that was written down back: `gravwell-logctl --data-dir D authority recovery-key --set KEY`; the \
+                      copies that members have stay as they are until then";
+        Reason::new(Code::RecoveryKeyDamaged, error.to_string(), remedy)
+    }));
     reasons.extend(shared.audit.damage().map(|damage| {
         let message = format!("record {} of the audit: {}", damage.record, damage.what);
         let remedy = "compare the damaged audit with what was exported and find out who changed it, then \

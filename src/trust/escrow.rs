@@ -17,12 +17,10 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use super::authorities::FORMER;
-use super::authority::{
-    CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, write_new_private, write_private,
-};
+use super::authority::{CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, write_private};
 use super::{
-    Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, TrustError, authority_name, key_text, left,
-    registry, summed,
+    Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, TrustError, authority_name, key_note, key_text,
+    left, registry, summed,
 };
 use crate::codec::jsonl::timestamp;
 use crate::codec::sealed::{open_bytes, seal_bytes};
@@ -64,21 +62,12 @@ impl FromStr for RecoveryKey {
 }
 
 impl RecoveryKey {
-    /// The key of the datastore whose trust directory is `dir`, made when there is none yet.
+    /// The key of the datastore whose trust directory is `dir`, made when there never was one.
     ///
     /// # Errors
-    /// When the file is damaged or readable by others, or there is no randomness.
+    /// As [`RecoveryKeys::open_or_create`].
     pub fn open_or_create(dir: &Path) -> Result<RecoveryKey, TrustError> {
-        if let Some(key) = RecoveryKey::load(dir)? {
-            return Ok(key);
-        }
-        private_dir(dir)?;
-        let path = dir.join(KEY_FILE);
-        let made = RecoveryKey::generate()?;
-        if write_new_private(&path, format!("{made}\n").as_bytes())? {
-            return Ok(made);
-        }
-        RecoveryKey::load(dir)?.ok_or_else(|| io(&path, std::io::ErrorKind::NotFound.into()))
+        RecoveryKeys::open_or_create(dir).map(|keys| keys.current)
     }
 
     pub(super) fn generate() -> Result<RecoveryKey, TrustError> {
@@ -98,7 +87,10 @@ impl RecoveryKey {
             Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
-        let damaged = |error: TrustError| TrustError::Damaged { path: path.to_owned(), what: error.to_string() };
+        let damaged = |error: TrustError| {
+            let what = format!("{error}; {}", key_note::PUT_BACK);
+            TrustError::Damaged { path: path.to_owned(), what }
+        };
         text.parse().map(Some).map_err(damaged)
     }
 
@@ -122,10 +114,6 @@ impl RecoveryKey {
     /// Seals keys of backups; nothing else is sealed under it.
     pub(super) fn for_backup_keys(&self) -> [u8; 32] {
         blake3::derive_key("gravwell backup key under a recovery key v1", &self.0)
-    }
-
-    fn write(&self, dir: &Path) -> Result<(), TrustError> {
-        write_private(&dir.join(KEY_FILE), format!("{self}\n").as_bytes())
     }
 }
 
@@ -300,7 +288,8 @@ impl Escrow {
         }
         private_dir(dir)?;
         // One that is left is what the operator has since the copy was made; the one that opens the copy may be a former one.
-        let has_key = self.may_be_of(dir) && matches!(RecoveryKey::load(dir), Ok(Some(_)));
+        let is_same = self.may_be_of(dir);
+        let has_key = is_same && RecoveryKeys::stays(dir, key)?;
         // The authority's key comes last: without it nothing counts, and the next attempt begins anew.
         let staged = dir.join("incoming");
         match std::fs::remove_dir_all(&staged) {
@@ -331,8 +320,9 @@ impl Escrow {
             None => left::replace(dir, &read(&staged.join(registry::FILE))?)?,
         }
         if !has_key {
-            key.write(dir)?;
+            RecoveryKeys::take(dir, key, is_same)?;
         }
+        RecoveryKeys::note_those_of(dir);
         write_private(&dir.join(FILES[2]), read(&staged.join(FILES[2]))?.as_bytes())?;
         std::fs::remove_dir_all(&staged).map_err(|source| io(&staged, source))
     }
@@ -447,7 +437,7 @@ pub fn other_authority(dir: &Path, given: &str) -> TrustError {
     ))
 }
 
-fn set_aside(path: &Path) -> Result<(), TrustError> {
+pub(super) fn set_aside(path: &Path) -> Result<(), TrustError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let kept = first_free(|number| path.with_file_name(format!("{name}.left-{number}")));
     let kept = kept.ok_or_else(|| io(path, std::io::ErrorKind::AlreadyExists.into()))?;

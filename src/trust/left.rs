@@ -26,7 +26,7 @@ pub enum RegisterChoice {
 const NAMED_MAX: usize = 8;
 
 /// The later of the register in `dir` and its copy, as far as they can be read, and its text.
-fn readable(dir: &Path) -> Option<(String, Registry)> {
+pub(super) fn readable(dir: &Path) -> Option<(String, Registry)> {
     let texts = [FILE, COPY].into_iter().filter_map(|name| read_text(&dir.join(name)).ok());
     let registers = texts.filter_map(|text| Registry::from_text(&text, 0).ok().map(|register| (text, register)));
     registers.max_by_key(|(_, register)| register.revision())

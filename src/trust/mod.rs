@@ -9,6 +9,7 @@ mod authority;
 mod backup_key;
 mod escrow;
 mod identity;
+mod key_note;
 mod key_text;
 mod latest;
 mod left;

@@ -104,7 +104,10 @@ fn exchange(
     let next = dir.with_extension("next");
     match fs::remove_dir_all(&next) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&next)(error)),
-        _ if keeps_keys && escrow.may_be_of(dir) => RecoveryKeys::carry_over(dir, &next)?,
+        _ if keeps_keys && escrow.may_be_of(dir) => {
+            RecoveryKeys::stays(dir, key)?;
+            RecoveryKeys::carry_over(dir, &next)?;
+        }
         _ => {}
     }
     escrow.put(key, &next, now_ms, register)?;
@@ -121,7 +124,11 @@ fn exchange(
 /// # Errors
 /// When there is none, or it cannot be read.
 pub fn key_that_counts(dir: &Path, given: &RecoveryKey) -> Result<String, TrustError> {
-    let keys = RecoveryKeys::open_or_create(dir)?;
+    let keys = match RecoveryKeys::open_or_create(dir) {
+        // The authority is back all the same.
+        Err(error @ TrustError::Damaged { .. }) => return Ok(error.to_string()),
+        keys => keys?,
+    };
     let (present, given) = (keys.current.name(), given.name());
     let next = keys.next.map_or(String::new(), |next| format!(", and its rotation to {} goes on", next.name()));
     if present == given {
@@ -134,6 +141,8 @@ pub fn key_that_counts(dir: &Path, given: &RecoveryKey) -> Result<String, TrustE
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::trust::Authority;
 
@@ -175,6 +184,23 @@ mod tests {
         assert_ne!(stranger, first);
         fs::remove_file(dir.join("ca.key")).expect("removes");
         fs::write(dir.join("recovery.key"), "damaged").expect("writes");
+        let said = restore_trust(&copy, &first, &dir, NOW, None).expect_err("another one is damaged").to_string();
+        assert!(said.contains(&second.name()) && said.contains("recovery-key --set"), "{said}");
+        assert!(dir.exists() && !dir.join("ca.key").exists(), "nothing was changed");
+        // A file that cannot be read for now is neither absent nor damaged.
+        RecoveryKeys::put_back(&dir, &second).expect("puts it back");
+        for name in ["recovery.next", "recovery.key"] {
+            let mode = |mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).expect("chmod");
+            mode(0o640);
+            let said = restore_trust(&copy, &first, &dir, NOW, None).expect_err("cannot be read").to_string();
+            assert!(said.contains("chmod 600") && said.contains(name), "{said}");
+            assert!(name == "recovery.next" || copy.restore(&first, &dir, NOW, None).is_err(), "in place");
+            assert!(!dir.join("ca.key").exists(), "nothing was changed");
+            mode(0o600);
+        }
+        // The operator has nothing but the former one.
+        fs::write(dir.join("recovery.key"), "damaged").expect("writes");
+        fs::remove_file(dir.join("recovery.name")).expect("removes");
         restore_trust(&copy, &first, &dir, NOW, None).expect("restores");
         assert!(key_that_counts(&dir, &first).expect("says").contains("which was given, counts"));
     }

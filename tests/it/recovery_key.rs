@@ -230,3 +230,48 @@ fn p13_no_moment_of_a_rotation_leaves_backups_that_no_recovery_key_restores() {
     fleet.ok("d", &["restore", &place, "--recovery-key", &new]);
     assert_eq!((fleet.export("d"), key_of(&fleet)), (export, new));
 }
+
+#[test]
+fn p13_a_recovery_key_that_is_lost_or_torn_is_named_and_no_copy_is_exchanged_until_it_is_put_back() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    let (old, other) = (key_of(&fleet), "gwr1.AAAA");
+    wait_opens(&fleet, "a", "present");
+    let path = fleet.dir("d/trust/recovery.key");
+    let good = std::fs::read(&path).expect("reads");
+    let file = fleet.dir("copy").to_str().expect("text").to_owned();
+    for torn in [false, true] {
+        match torn {
+            true => std::fs::write(&path, &good[..good.len() / 2]).expect("tears"),
+            false => std::fs::remove_file(&path).expect("removes"),
+        }
+        let before = std::fs::read(escrow(&fleet, "a")).expect("reads");
+        // The member asks for another copy, which it would get.
+        let name = if torn { "x" } else { "y" };
+        fleet.ok("d", &["enroll", name]);
+        let status = fleet.status("d");
+        let reasons = status["health"]["reasons"].as_array().expect("reasons");
+        assert_eq!(reasons.len(), 1, "{status}");
+        assert_eq!(reasons[0]["code"], "recovery_key_damaged");
+        for (command, exit) in [(&["status"][..], 1), (&["doctor"], 1), (&["authority", "recovery-key"], 3)] {
+            let output = fleet.run("d", command);
+            assert_eq!(output.status.code(), Some(exit), "{command:?} {output:?}");
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(said.contains("recovery.key") && said.contains("--set"), "{command:?} {said}");
+        }
+        for command in [&["authority", "backup", &file][..], &["authority", "recovery-key", "--set", other]] {
+            assert!(!fleet.run("d", command).status.success(), "{command:?}");
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(std::fs::read(escrow(&fleet, "a")).expect("reads"), before, "the member's copy stays");
+        let said = fleet.ok("d", &["authority", "recovery-key", "--set", &old]);
+        assert!(said.contains("is back"), "{said}");
+        assert_eq!(std::fs::read(&path).expect("reads"), good);
+        assert_eq!(fleet.run("d", &["status"]).status.code(), Some(0));
+        fleet.ok("d", &["authority", "backup", &file]);
+        fleet.wait("the member's copy is of now", || std::fs::read(escrow(&fleet, "a")).is_ok_and(|now| now != before));
+        assert_eq!(keys_that_open(&fleet, "a", [&old, &old]), [true, true]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Which recovery keys there are: their names, in a file of their own beside the keys.
+//!
+//! A key that is gone must not be taken for one that never was: another one would be made in its place, and every sealed copy
+//! exchanged for one under a key that nobody wrote down. So the names are noted whenever the keys change, after the change; what a
+//! key that was replaced or taken back was called is in the list of the former ones before it goes. A directory of a version that
+//! noted nothing gets the note with its first use; until then the register tells, by the copies that members have.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::authority::{read_private, write_private};
+use super::escrow::KEY_FILE;
+use super::rotation::NEXT_FILE;
+use super::{RecoveryKey, RecoveryKeys, TrustError, left, summed};
+
+pub(super) const NOTE_FILE: &str = "recovery.name";
+const VERSION: u32 = 1;
+
+/// Names of the keys that count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeyNote {
+    #[serde(rename = "gravwell-recovery-keys")]
+    version: u32,
+    pub(super) current: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<String>,
+}
+
+impl KeyNote {
+    /// The note in the trust directory `dir`; `None`: there is none.
+    ///
+    /// # Errors
+    /// When it is damaged or readable by others.
+    pub(super) fn read(dir: &Path) -> Result<Option<KeyNote>, TrustError> {
+        let path = dir.join(NOTE_FILE);
+        let text = match read_private(&path) {
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let damaged = |what: String| TrustError::Damaged { path: path.clone(), what };
+        let note: KeyNote =
+            serde_json::from_str(summed::open(&text).map_err(damaged)?).map_err(|error| damaged(error.to_string()))?;
+        match note.version {
+            VERSION => Ok(Some(note)),
+            version => Err(damaged(format!("it has version {version}; this program reads {VERSION}"))),
+        }
+    }
+
+    /// Notes the names of `keys` in `dir`, unless they are noted.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn keep(dir: &Path, keys: &RecoveryKeys) -> Result<(), TrustError> {
+        let (current, next) = (keys.current.name(), keys.next.as_ref().map(RecoveryKey::name));
+        let note = KeyNote { version: VERSION, current, next };
+        if matches!(KeyNote::read(dir), Ok(Some(noted)) if noted == note) {
+            return Ok(());
+        }
+        let text = serde_json::to_string(&note).map_err(|error| TrustError::Refused(error.to_string()))?;
+        write_private(&dir.join(NOTE_FILE), summed::seal(&text).as_bytes())
+    }
+
+    /// The names as they are when a step was interrupted before it was noted: what is among the `former` ones counts no more.
+    pub(super) fn after(self, former: &[String]) -> KeyNote {
+        let counts = |name: &String| !former.contains(name);
+        let next = self.next.filter(counts);
+        match (counts(&self.current), next) {
+            (false, Some(next)) => KeyNote { current: next, next: None, ..self },
+            (_, next) => KeyNote { next, ..self },
+        }
+    }
+
+    /// Whether the keys that are there are those that were noted.
+    ///
+    /// # Errors
+    /// Names the one that is missing.
+    pub(super) fn check(&self, dir: &Path, keys: &RecoveryKeys) -> Result<(), TrustError> {
+        let here = |name: &String| keys.all().iter().any(|key| key.name() == *name);
+        if !here(&self.current) {
+            let what = format!("it is {}, and the recovery key is {}; {PUT_BACK}", keys.current.name(), self.current);
+            return Err(TrustError::Damaged { path: dir.join(KEY_FILE), what });
+        }
+        match self.next.as_ref().filter(|next| !here(next)) {
+            None => Ok(()),
+            Some(next) => {
+                let what =
+                    format!("it is missing, and the new recovery key is {next}; {PUT_BACK}, `abort` gives it up");
+                Err(TrustError::Damaged { path: dir.join(NEXT_FILE), what })
+            }
+        }
+    }
+}
+
+/// What to do about a key that is missing or cannot be read.
+pub(super) const PUT_BACK: &str = "no sealed copy of the authority is made until `gravwell-logctl --data-dir D authority recovery-key \
+                                   --set KEY` puts back the key that was written down";
+
+/// That `recovery.key` is missing in `dir`, when anything says that it was there.
+///
+/// # Errors
+/// Names what says so.
+pub(super) fn check_never_was(
+    dir: &Path,
+    noted: Option<&KeyNote>,
+    next: Option<&RecoveryKey>,
+    former: &[String],
+) -> Result<(), TrustError> {
+    let says = match (noted, next, former.last()) {
+        (Some(noted), ..) => format!("its name is {}", noted.current),
+        (None, Some(next), _) => format!("{NEXT_FILE}, {}, was to take its place", next.name()),
+        (None, None, Some(former)) => format!("it took the place of {former}"),
+        (None, None, None) => match copies(dir).first() {
+            Some(name) => format!("members have copies that {name} opens"),
+            None => return Ok(()),
+        },
+    };
+    Err(TrustError::Damaged { path: dir.join(KEY_FILE), what: format!("it is missing, and {says}; {PUT_BACK}") })
+}
+
+/// Names of the keys that open the copies that members have, as the register in `dir` says.
+pub(super) fn copies(dir: &Path) -> Vec<String> {
+    let register = left::readable(dir).map(|(_, register)| register);
+    let members = register.iter().flat_map(|register| register.members());
+    let names = members.filter_map(|member| member.copy_keys.clone());
+    names.flat_map(|names| names.split('+').map(str::to_owned).collect::<Vec<_>>()).collect()
+}
