@@ -95,6 +95,8 @@ pub enum Code {
     RevocationNotDurable,
     /// A recovery key is missing, damaged, or another one: no sealed copy of the authority is made.
     RecoveryKeyDamaged,
+    /// Members have certificates of an authority of which nothing is known here.
+    AuthorityMissing,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,
@@ -116,6 +118,7 @@ impl Code {
             | Code::ContentsIncomplete
             | Code::AuditDamaged
             | Code::RecoveryKeyDamaged
+            | Code::AuthorityMissing
             | Code::Unknown => Level::Attention,
             _ => Level::Failed,
         }

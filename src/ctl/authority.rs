@@ -111,7 +111,7 @@ fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: 
     let escrow = Escrow::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
     let put_back = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), wish).map_err(CtlError::new)?;
-    let PutBack { aside, has_kept_register } = put_back;
+    let PutBack { aside, has_kept_register, is_key_alone } = put_back;
     let register = if has_kept_register { "here" } else { "copy" };
     let counting = key_that_counts(&trust_dir(dir), &key).map_err(CtlError::new)?;
     let mut output = Output::new();
@@ -121,6 +121,9 @@ fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: 
     }
     let (name, made) = (escrow.name(), timestamp(made_ms));
     output.line(&match has_kept_register {
+        true if is_key_alone => {
+            format!("the recovery key is back; authority {name} and the register are sound, and stay")
+        }
         true => {
             format!("authority {name} is back, from a copy of {made}; the register that was left is later, and stays")
         }

@@ -11,7 +11,7 @@ use crate::codec::message::Row;
 use crate::log::{LogReader, ReadError};
 use crate::model::{Collection, Entry, EntryBody, Key, Op, Seq};
 use crate::state::StateStore;
-use crate::trust::RecoveryKeys;
+use crate::trust::{RecoveryKeys, check_halves};
 
 use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
@@ -30,6 +30,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let (refusal, recovery, audit) = (shared.refusal(), shared.recovery(), shared.audit.problem());
     let ended = shared.watch.ended();
     let damage = shared.damage().map(|(found, remedy)| Reason::new(Code::Damaged, found, remedy));
+    let damage = damage.or_else(|| trust_damage(shared));
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => {
             let message = format!("the datastore waits to be recovered, because {recovery}");
@@ -101,6 +102,15 @@ fn room(shared: &SharedRef, refusal: String) -> String {
     format!("{refusal}: {} MiB are free, and `Datastore-Min-Free-MB` asks for {}", free / MIB, min / MIB)
 }
 
+/// A file of the authority that has gone while the datastore runs, which has it in memory.
+fn trust_damage(shared: &SharedRef) -> Option<Reason> {
+    let trust = super::service::trust_dir(&shared.path);
+    let key = trust.join("ca.key");
+    let lost = (shared.members.is_serving() && !key.exists()).then(|| format!("{} is missing", key.display()));
+    let found = lost.or_else(|| check_halves(&trust).err().map(|error| error.to_string()))?;
+    Some(Reason::new(Code::Damaged, found, PUT_TRUST_BACK))
+}
+
 /// What does not stop the datastore, but needs an operator.
 fn attention(shared: &SharedRef) -> Vec<Reason> {
     let mut reasons = Vec::new();
@@ -119,6 +129,16 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
                       copies that members have stay as they are until then";
         Reason::new(Code::RecoveryKeyDamaged, error.to_string(), remedy)
     }));
+    let strangers = shared.members.of_no_authority();
+    if let Some((_, authority)) = strangers.first() {
+        let names = strangers.iter().take(NAMED_MAX).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "certificates of {names} are of the authority {authority}, of which nothing is known here: these members cannot connect"
+        );
+        let remedy =
+            format!("{PUT_TRUST_BACK}; or enroll them again: `enroll NAME --replace` here, `join TOKEN` there");
+        reasons.push(Reason::new(Code::AuthorityMissing, message, remedy));
+    }
     reasons.extend(shared.audit.damage().map(|damage| {
         let message = format!("record {} of the audit: {}", damage.record, damage.what);
         let remedy = "compare the damaged audit with what was exported and find out who changed it, then \
@@ -148,6 +168,10 @@ fn contents_away(shared: &SharedRef) -> Option<Reason> {
     (count > 0).then(|| Reason::new(Code::ContentsIncomplete, message, remedy))
 }
 
+/// Most members that a reason names.
+const NAMED_MAX: usize = 8;
+const PUT_TRUST_BACK: &str = "stop the datastore, and `gravwell-logctl --data-dir D authority restore FILE --recovery-key KEY`, where \
+                              FILE is a member's identity/escrow or what `authority backup` wrote";
 const MAKE_ROOM: &str = "free some disk space, or compact; compaction leaves the audit as it is, which may have less: Datastore-Audit-Max-MB";
 const SET_CLOCK: &str = "set the clock of this host; a right one is believed as soon as a member commits something";
 const RUNS_TWICE: &str =

@@ -18,7 +18,9 @@ use crate::codec::authority::{
 use crate::codec::jsonl::timestamp;
 use crate::model::{Generation, MemberName};
 use crate::transport::endpoint::{CLOSE_LEFT_BEHIND, ServerEndpoint};
-use crate::trust::{Authorities, Authority, End, Link, Member, MemberState, Refusal, TrustError, authority_name, tls};
+use crate::trust::{
+    Authorities, Authority, End, Link, Member, MemberState, Refusal, TrustError, authority_name, fingerprint, tls,
+};
 
 use super::members::Members;
 use super::proofs;
@@ -161,6 +163,17 @@ impl Members {
             None => "this member".into(),
         };
         Some(Refusal::LeftBehind(name, timestamp(former.ended_ms)))
+    }
+
+    /// Members that have certificates of an authority of which nothing is known here, with its name.
+    pub(super) fn of_no_authority(&self) -> Vec<(MemberName, String)> {
+        let authorities = self.authorities();
+        let known: BTreeSet<String> =
+            authorities.all().iter().map(|certificate| authority_name(&fingerprint(certificate))).collect();
+        let registry = self.registry();
+        let enrolled = registry.members().filter(|member| member.state == MemberState::Enrolled);
+        let issuers = enrolled.filter_map(|member| Some((member.name.clone(), member.issuer()?.to_owned())));
+        issuers.filter(|(_, issuer)| !known.contains(issuer)).collect()
     }
 
     /// How far the rotation is.

@@ -2,9 +2,9 @@
 //!
 //! The new authority lies beside the present one, `next.key` and `next.pem`, from `begin` to `finish`. As long as it does, members
 //! trust both and exchange their certificates for ones of the new one; the datastore itself shows a certificate of the present
-//! one, which all of them trust. Each step has one file that counts: `next.pem` appears last at the beginning and goes first when
-//! the rotation is taken back, and the new key takes the present one's place at the end. Whatever is interrupted leaves the state
-//! before or after it.
+//! one, which all of them trust. Each step has one file that counts: `next.pem` appears last at the beginning, from `next.pem.made`, and
+//! goes first when the rotation is taken back, and the new key takes the present one's place at the end. Whatever is interrupted
+//! leaves the state before or after it. A `next.key` of which neither is there, and which was not taken back, has lost its certificate.
 //!
 //! What was replaced stays known by its certificate, in `former.json`: positions that it signed are still proofs, and a member that
 //! holds one of its certificates is told why it is refused.
@@ -18,7 +18,8 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use super::authority::{
-    CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, sync_dir, write_private,
+    CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, NEXT_MADE, private_dir, read_private, sync_dir, write_new_private,
+    write_private,
 };
 use super::succession::Link;
 use super::{Authority, Fingerprint, Proof, TrustError, fingerprint, hex, summed};
@@ -147,6 +148,7 @@ impl Authorities {
     }
 
     fn beside(dir: &Path, current: Authority) -> Result<Authorities, TrustError> {
+        check_halves(dir)?;
         let (key, certificate) = (dir.join(NEXT_KEY), dir.join(NEXT_CERTIFICATE));
         let is_waiting = certificate.exists() && Authority::certificate_path(dir) != certificate;
         if is_waiting && !key.exists() {
@@ -172,10 +174,20 @@ impl Authorities {
         if here.next.is_some() {
             return Ok(here);
         }
-        let (key, certificate) = Authority::make(now_ms)?;
         private_dir(dir)?;
-        write_private(&dir.join(NEXT_KEY), key.as_bytes())?;
-        write_private(&dir.join(NEXT_CERTIFICATE), certificate.as_bytes())?;
+        let (path, made) = (dir.join(NEXT_KEY), dir.join(NEXT_MADE));
+        if path.exists() && !made.exists() {
+            // Of a rotation that was taken back: the last step was interrupted.
+            remove(&path)?;
+        }
+        if !path.exists() {
+            let (key, certificate) = Authority::make(now_ms)?;
+            write_private(&made, certificate.as_bytes())?;
+            // A key that is there is never replaced: members may have certificates of it.
+            write_new_private(&path, key.as_bytes())?;
+        }
+        Authority::open(&path, &made)?;
+        put_in_place(dir, NEXT_MADE, NEXT_CERTIFICATE)?;
         Self::load(dir)
     }
 
@@ -205,11 +217,7 @@ impl Authorities {
         let link = Link { root: certificate.to_vec(), word: current.vouch(&certificate)? };
         former.push(Former { certificate, end: End::TakenBack, ended_ms: now_ms, generation, link });
         write_former(dir, &former)?;
-        for name in [NEXT_CERTIFICATE, NEXT_KEY] {
-            let path = dir.join(name);
-            fs::remove_file(&path).map_err(io(&path))?;
-            sync_dir(dir)?;
-        }
+        [NEXT_CERTIFICATE, NEXT_KEY].iter().try_for_each(|name| remove(&dir.join(name)))?;
         Self::load(dir)
     }
 
@@ -303,6 +311,38 @@ impl Authorities {
         }
         format!("-{}{}", u8::from(self.next.is_some()), &hasher.finalize().to_hex()[..NAME_CHARS])
     }
+}
+
+/// Whether `dir` lacks one half of an authority of which the other one is there. Little is read where that is not so.
+///
+/// # Errors
+/// Names the file that is missing, and what to do.
+pub fn check_halves(dir: &Path) -> Result<(), TrustError> {
+    // In this order, in which no step that is done meanwhile looks like a loss.
+    let key = dir.join(NEXT_KEY);
+    if !key.exists() || dir.join(NEXT_MADE).exists() || dir.join(NEXT_CERTIFICATE).exists() {
+        return Ok(());
+    }
+    for former in read_former(dir)?.iter().filter(|former| former.end == End::TakenBack) {
+        match Authority::is_key_of(&key, &former.certificate) {
+            Ok(false) => {}
+            Ok(true) => return Ok(()),
+            // The end of a rotation has just moved it.
+            Err(TrustError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    if !key.exists() {
+        return Ok(());
+    }
+    let what = "it is missing beside next.key: members may have certificates of that authority. `authority restore` with a sealed copy \
+                of the time of the rotation, as every member has one, puts it back; when no rotation was under way, move next.key away";
+    Err(TrustError::Damaged { path: dir.join(NEXT_CERTIFICATE), what: what.into() })
+}
+
+fn remove(path: &Path) -> Result<(), TrustError> {
+    fs::remove_file(path).map_err(io(path))?;
+    sync_dir(crate::env::fs::parent_dir(path))
 }
 
 /// Whether the authority with the certificate `root` signed a certificate.

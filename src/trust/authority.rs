@@ -27,6 +27,8 @@ pub(super) const KEY: &str = "ca.key";
 pub(super) const CERTIFICATE: &str = "ca.pem";
 pub(super) const NEXT_KEY: &str = "next.key";
 pub(super) const NEXT_CERTIFICATE: &str = "next.pem";
+/// The certificate of the new one until its key is there.
+pub(super) const NEXT_MADE: &str = "next.pem.made";
 const SERVER_DAYS: i64 = 365;
 
 /// Key and certificate of the authority.
@@ -175,9 +177,13 @@ impl Authority {
 
     /// The fingerprint of the certificate in `dir`, when it can be read, whether or not the key is there.
     pub(super) fn certificate_in(dir: &Path) -> Option<super::Fingerprint> {
-        let text = read_text(&Self::certificate_path(dir)).ok()?;
+        Self::certificate_from(&read_text(&Self::certificate_path(dir)).ok()?)
+    }
+
+    /// The fingerprint of the certificate in the text of a file, when it can be read.
+    pub(super) fn certificate_from(text: &str) -> Option<super::Fingerprint> {
         let is_bare = text.trim_end().ends_with("-----");
-        let pem = if is_bare { &text } else { summed::open(&text).ok()? };
+        let pem = if is_bare { text } else { summed::open(text).ok()? };
         CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|certificate| super::fingerprint(&certificate))
     }
 
@@ -202,6 +208,14 @@ impl Authority {
             return Err(damaged(key_path, format!("it is not the key of {name}")));
         }
         Ok(Authority { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate })
+    }
+
+    /// Whether the key in the file `key_path` is that of a certificate.
+    pub(super) fn is_key_of(key_path: &Path, certificate: &CertificateDer<'_>) -> Result<bool, TrustError> {
+        let damaged = |error: rcgen::Error| TrustError::Damaged { path: key_path.to_owned(), what: error.to_string() };
+        let key = KeyPair::from_pem(&read_private(key_path)?).map_err(damaged)?;
+        let parsed = x509_parser::parse_x509_certificate(certificate);
+        Ok(parsed.is_ok_and(|(_, parsed)| *parsed.public_key().subject_public_key.data == *key.public_key_raw()))
     }
 
     /// The authority's certificate.

@@ -373,6 +373,21 @@ impl Escrow {
         Authority::certificate_in(dir).is_none_or(|own| super::hex(&own) == self.authority)
     }
 
+    /// Whether it holds the authority of which a part is left in the trust directory `dir`, as that of a rotation.
+    pub(super) fn holds_next_of(&self, key: &RecoveryKey, dir: &Path) -> Result<bool, TrustError> {
+        let files = self.open(key)?;
+        let is_same =
+            |name: &str| files.get(name).is_some_and(|text| read(&dir.join(name)).is_ok_and(|here| here == *text));
+        Ok(files.contains_key(NEXT_KEY) && [NEXT_KEY, NEXT_CERTIFICATE].into_iter().any(is_same))
+    }
+
+    /// The name of the authority that it holds beside the present one, in a rotation.
+    pub(super) fn next_name(&self, key: &RecoveryKey) -> Result<Option<String>, TrustError> {
+        let files = self.open(key)?;
+        let certificate = files.get(NEXT_CERTIFICATE).and_then(|text| Authority::certificate_from(text));
+        Ok(certificate.map(|print| authority_name(&print)))
+    }
+
     /// Enough of the authority's fingerprint to tell it from others.
     #[must_use]
     pub fn name(&self) -> String {

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::planted::{self, Bug};
 
 pub(crate) use crate::env::summed;
-pub use authorities::{Authorities, End, Former, authority_name};
+pub use authorities::{Authorities, End, Former, authority_name, check_halves};
 pub use authority::Authority;
 pub use backup_key::BackupKey;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};

@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::authority::{NEXT_CERTIFICATE, NEXT_KEY};
 use super::registry::FILE;
-use super::{Authorities, Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, left};
+use super::{
+    Authorities, Authority, Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, Registry, TrustError, authority_name,
+    check_halves, fingerprint, hex, left,
+};
 use crate::env::fs::{first_free, parent_dir};
 
-/// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing. What was there is
-/// renamed. A register that is left and later than the one in `escrow` stays, and so do the recovery keys that are left: whoever
+/// Puts what `escrow` holds in the place of the trust directory `dir`, of which a part is damaged or missing: authority, register, the
+/// new authority of a rotation, or the recovery key, which is put back alone. What was there is renamed. A register that is left and later than the one in `escrow` stays, and so do the recovery keys that are left: whoever
 /// rotated them since has no other. Interrupted at any point it can be run again: what an earlier attempt had finished is put in
 /// place first.
 ///
@@ -25,19 +29,64 @@ pub fn restore_trust(
     escrow.check(key)?;
     let finished = finish_exchange(dir, now_ms)?;
     match (Authorities::load(dir), Registry::open(dir, now_ms)) {
-        (Ok(_), Ok(_)) if dir.join(FILE).exists() && !finished => {
-            let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
-            return Err(TrustError::Refused(what));
+        (Ok(here), Ok(register)) if dir.join(FILE).exists() && !finished => {
+            if !holds_a_lost_authority(escrow, key, &here, &register)? {
+                return only_the_key(escrow, key, dir);
+            }
         }
         (Ok(_), _) => escrow.check_same(dir)?,
-        (Err(_), _) => {}
+        (Err(error), _) => check_rotation(escrow, key, dir, &error)?,
     }
     let stays = left::stays(escrow, key, dir, wish)?;
     if finished && stays.is_some() {
-        return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true });
+        return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true, is_key_alone: false });
     }
     let aside = exchange(escrow, key, dir, now_ms, stays.as_deref(), true)?;
-    Ok(PutBack { aside, has_kept_register: stays.is_some() })
+    Ok(PutBack { aside, has_kept_register: stays.is_some(), is_key_alone: false })
+}
+
+/// Whether `escrow` holds the new authority of a rotation of which nothing is here, while members have certificates of it.
+fn holds_a_lost_authority(
+    escrow: &Escrow,
+    key: &RecoveryKey,
+    here: &Authorities,
+    register: &Registry,
+) -> Result<bool, TrustError> {
+    let Some(next) = escrow.next_name(key)? else { return Ok(false) };
+    let is_known = here.all().iter().any(|certificate| authority_name(&fingerprint(certificate)) == next);
+    let is_current = escrow.authority == hex(&here.current().fingerprint());
+    Ok(is_current && !is_known && register.is_in_use(&next))
+}
+
+/// Authority and register are sound: the recovery key may be what is missing.
+fn only_the_key(escrow: &Escrow, key: &RecoveryKey, dir: &Path) -> Result<PutBack, TrustError> {
+    if !matches!(RecoveryKeys::load(dir), Err(TrustError::Damaged { .. })) {
+        let what = format!("authority and register in {} are sound: nothing was changed", dir.display());
+        return Err(TrustError::Refused(what));
+    }
+    escrow.check_same(dir)?;
+    RecoveryKeys::put_back(dir, key)?;
+    Ok(PutBack { aside: None, has_kept_register: true, is_key_alone: true })
+}
+
+/// The present authority may be sound, and what is damaged a part of a rotation: a copy of another one, or of another time, is no
+/// help then.
+fn check_rotation(escrow: &Escrow, key: &RecoveryKey, dir: &Path, error: &TrustError) -> Result<(), TrustError> {
+    if Authority::load(dir).is_err() {
+        return Ok(());
+    }
+    if !escrow.may_be_of(dir) {
+        return Err(super::other_authority(dir, &format!("the sealed copy holds {}", escrow.name())));
+    }
+    let has_key = dir.join(NEXT_KEY).exists() && (check_halves(dir).is_err() || dir.join(NEXT_CERTIFICATE).exists());
+    if (has_key || Authorities::is_rotating(dir)) && !escrow.holds_next_of(key, dir)? {
+        let what = format!(
+            "{error}; the copy that was given does not hold the new authority of the rotation: give one that was made during it, or move \
+             {NEXT_KEY} and {NEXT_CERTIFICATE} away to give that authority up; nothing was changed"
+        );
+        return Err(TrustError::Refused(what));
+    }
+    Ok(())
 }
 
 /// Puts the directory in place that an interrupted exchange had finished: the former one was renamed, and the new one was not
@@ -73,6 +122,8 @@ pub struct PutBack {
     pub aside: Option<PathBuf>,
     /// The register that was left, which was the later one, is in place.
     pub has_kept_register: bool,
+    /// Nothing but the recovery key was missing.
+    pub is_key_alone: bool,
 }
 
 /// Puts what `escrow` holds in the place of the trust directory `dir`, which is renamed; its new name is returned. Interrupted
@@ -144,7 +195,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::trust::Authority;
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -225,7 +275,10 @@ mod tests {
         // As a crash leaves it: the former directory is renamed, the finished one is not in place.
         fs::rename(&dir, dir.with_extension("next")).expect("renames");
         let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("goes on");
-        assert_eq!(done, PutBack { aside: Some(dir.with_extension("damaged-1")), has_kept_register: true });
+        assert_eq!(
+            done,
+            PutBack { aside: Some(dir.with_extension("damaged-1")), has_kept_register: true, is_key_alone: false }
+        );
         assert_eq!(Registry::open(&dir, NOW).expect("opens").revision(), revision);
         assert!(!dir.with_extension("next").exists() && Authorities::load(&dir).is_ok());
         // There is nothing that could stay.

@@ -371,3 +371,34 @@ fn p13_a_datastore_comes_back_from_a_sealed_copy_of_each_phase() {
     let found = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.status.code() == Some(1) && found.contains("which that one replaced at"), "{found}");
 }
+
+#[test]
+fn p13_a_file_of_a_rotation_that_is_lost_is_named_and_comes_back_from_a_members_copy() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let _a = fleet.member("a");
+    let key = crate::recover::key_of(&fleet);
+    rotate(&fleet, &["begin"]);
+    wait_stage(&fleet, "a", "new");
+    let file = fleet.dir("copy").to_str().expect("text").to_owned();
+    fleet.ok("d", &["authority", "backup", &file]);
+    let trust = fleet.dir("d/trust");
+    let next = std::fs::read(trust.join("next.key")).expect("reads");
+    std::fs::remove_file(trust.join("next.pem")).expect("removes");
+    let status = fleet.run("d", &["status", "--json"]);
+    assert!(
+        String::from_utf8_lossy(&status.stdout).contains("next.pem") && status.status.code() == Some(3),
+        "{status:?}"
+    );
+    datastore.terminate();
+    let begun = fleet.run("d", &["authority", "rotate", "begin"]);
+    assert!(!begun.status.success(), "{begun:?}");
+    assert_eq!(std::fs::read(trust.join("next.key")).expect("reads"), next, "the key is not overwritten");
+    let refused = fleet.spawn_datastore();
+    fleet.wait("it does not start", || fleet.log_of("d").contains("next.pem"));
+    drop(refused);
+    fleet.ok("d", &["authority", "restore", &file, "--recovery-key", &key, "--register", "here"]);
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    assert_eq!(stage(&fleet, "a"), "new");
+}

@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::{Escrow, Identity, NewKey, RecoveryKey, Registry, Role, restore_trust};
+use super::super::{Escrow, Identity, NewKey, RecoveryKey, RegisterChoice, Registry, Role, restore_trust};
 use super::*;
 use crate::model::{Digest, LogId, MemberName, Position, Seq};
 
@@ -83,10 +83,13 @@ fn p13_a_rotation_that_is_interrupted_at_any_file_leaves_the_state_before_or_aft
             "begin",
             &bare,
             vec![
+                Box::new(|dir: &Path| {
+                    fs::copy(kept.join(NEXT_CERTIFICATE), dir.join(NEXT_MADE)).expect("copies");
+                }),
                 Box::new(|dir: &Path| put(&kept, dir, NEXT_KEY)),
-                Box::new(|dir: &Path| put(&kept, dir, NEXT_CERTIFICATE)),
+                rename(NEXT_MADE, NEXT_CERTIFICATE),
             ],
-            2,
+            3,
             first,
             Some(next),
         ),
@@ -207,6 +210,75 @@ fn p13_a_sealed_copy_brings_a_rotation_back_and_never_mixes_two() {
     assert!(Authorities::load(&rotating).is_err(), "the new one without its key is damage");
     restore_trust(&during, &key, &rotating, NOW, None).expect("puts it back");
     assert_eq!(Authorities::load(&rotating).expect("loads").next().map(print), begun.next().map(print));
+}
+
+#[test]
+fn p13_half_of_the_new_authority_is_damage_is_never_overwritten_and_comes_back_from_a_sealed_copy() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let dir = temp.path().join("trust");
+    let mut register = Registry::open(&dir, NOW).expect("register");
+    register.establish(NOW).expect("writes");
+    let first = Authorities::open_or_create(&dir, NOW).expect("makes");
+    let key = RecoveryKey::open_or_create(&dir).expect("key");
+    let before = Escrow::seal(&dir, first.current(), &mut register, NOW).expect("seals");
+    let begun = Authorities::begin(&dir, NOW).expect("begins");
+    let name = MemberName::new("web1").expect("name");
+    let request = NewKey::generate(&name).expect("a key").request_der;
+    let secret = register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+    register.redeem(begun.next().expect("a new one"), &name, &secret, &request, 30, NOW).expect("joins");
+    let during = Escrow::seal(&dir, begun.current(), &mut register, NOW).expect("seals");
+    register.save(NOW).expect("saves");
+    let lost: [&[&str]; 3] = [&[NEXT_CERTIFICATE], &[NEXT_KEY], &[NEXT_KEY, NEXT_CERTIFICATE]];
+    for (number, lost) in lost.into_iter().enumerate() {
+        let half = temp.path().join(format!("half-{number}"));
+        copied(&dir, &half);
+        lost.iter().for_each(|name| fs::remove_file(half.join(name)).expect("removes"));
+        let kept = fs::read(half.join(NEXT_KEY)).ok();
+        if lost.len() == 1 {
+            let found = Authorities::load(&half).err().expect("is damage");
+            assert!(matches!(&found, TrustError::Damaged { path, .. } if path.ends_with(lost[0])), "{found}");
+            assert!(Authorities::open_or_create(&half, NOW).is_err() && Authorities::begin(&half, NOW).is_err());
+        }
+        assert_eq!(fs::read(half.join(NEXT_KEY)).ok(), kept);
+        let refused = restore_trust(&before, &key, &half, NOW, None);
+        assert!(refused.is_err(), "a copy of another time");
+        restore_trust(&during, &key, &half, NOW, Some(RegisterChoice::Here)).expect("puts it back");
+        let back = Authorities::load(&half).expect("loads");
+        assert_eq!(back.next().map(print), begun.next().map(print), "{lost:?}");
+        assert!(
+            Registry::open(&half, NOW)
+                .expect("opens")
+                .is_in_use(&authority_name(&print(back.next().expect("is back"))))
+        );
+    }
+    // A key that was to go with a rotation that was taken back is no damage, and what is there is never overwritten.
+    let ended = temp.path().join("ended");
+    copied(&dir, &ended);
+    Authorities::abort(&ended, Generation(1), NOW).expect("takes it back");
+    fs::copy(dir.join(NEXT_KEY), ended.join(NEXT_KEY)).expect("copies");
+    assert!(Authorities::load(&ended).expect("loads").next().is_none());
+    assert!(
+        Authorities::begin(&ended, NOW)
+            .expect("begins again")
+            .next()
+            .is_some_and(|next| print(next) != print(begun.next().expect("is there")))
+    );
+}
+
+#[test]
+fn p13_a_recovery_key_alone_comes_back_with_a_sealed_copy() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let dir = temp.path().join("trust");
+    let mut register = Registry::open(&dir, NOW).expect("register");
+    register.establish(NOW).expect("writes");
+    let here = Authorities::open_or_create(&dir, NOW).expect("makes");
+    let copy = Escrow::seal(&dir, here.current(), &mut register, NOW).expect("seals");
+    let key = RecoveryKey::open_or_create(&dir).expect("key");
+    assert!(restore_trust(&copy, &key, &dir, NOW, None).expect_err("sound").to_string().contains("sound"));
+    fs::remove_file(dir.join("recovery.key")).expect("removes");
+    let done = restore_trust(&copy, &key, &dir, NOW, None).expect("puts it back");
+    assert!(done.is_key_alone && done.aside.is_none());
+    assert_eq!(RecoveryKey::open_or_create(&dir).expect("key"), key);
 }
 
 #[test]
