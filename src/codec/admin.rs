@@ -155,6 +155,9 @@ pub enum Request {
     Escrow {
         /// Stamp of the copy that the member has.
         known: Option<String>,
+        /// How far the register of members had come in the latest copy that the member has seen, as the datastore signed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<crate::trust::SignedMark>,
     },
     /// One [`super::authority::RootsInfo`]: which authorities a member is to trust, and which is to sign its certificate.
     Roots {

@@ -97,6 +97,8 @@ pub enum Code {
     RecoveryKeyDamaged,
     /// Members have certificates of an authority of which nothing is known here.
     AuthorityMissing,
+    /// The register of members is not the latest that was seen.
+    RegisterWentBack,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,

@@ -83,7 +83,7 @@ pub(super) fn failed(error: TrustError) -> CtlError {
 
 async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
     let client = Client::open(dir).await?;
-    let info: Result<EscrowInfo, _> = client.item(&Request::Escrow { known: None }).await;
+    let info: Result<EscrowInfo, _> = client.item(&Request::Escrow { known: None, seen: None }).await;
     client.close().await;
     let text = info?.text.ok_or_else(|| CtlError::new("the datastore gave no copy"))?;
     let escrow = Escrow::from_text(&text).map_err(CtlError::new)?;

@@ -6,12 +6,15 @@ use std::time::Duration;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::open::STATE;
 use crate::datastore::repair::{RepairError, RepairOptions, RepairReport, repair};
+use crate::datastore::service::trust_dir;
 use crate::env::data_dir::{self, DirectoryError};
 use crate::env::fs::parent_dir;
 use crate::env::scratch::Scratch;
+use crate::env::{Clock, SystemClock};
 use crate::log::generations;
 use crate::replica::directory;
 use crate::state::StateStore;
+use crate::trust::Registry;
 
 use super::args::Repair;
 use super::output::Output;
@@ -25,7 +28,7 @@ pub(super) async fn run(dir: &Path, json: bool, args: Repair) -> CtlResult {
     let path = dir.to_owned();
     let work = move || at(&path, &args);
     let report = tokio::task::spawn_blocking(work).await.map_err(CtlError::new)??;
-    print(json, &report)
+    print(dir, json, &report)
 }
 
 fn at(dir: &Path, args: &Repair) -> Result<RepairReport, CtlError> {
@@ -124,7 +127,7 @@ fn state_of(member: &Path) -> Result<PathBuf, CtlError> {
     }
 }
 
-fn print(json: bool, report: &RepairReport) -> CtlResult {
+fn print(dir: &Path, json: bool, report: &RepairReport) -> CtlResult {
     let mut output = Output::new();
     if json {
         output.json(report)?;
@@ -153,6 +156,14 @@ fn print(json: bool, report: &RepairReport) -> CtlResult {
     })?;
     if let Some(kept) = &report.kept {
         output.line(&format!("the damaged log is kept in {}", kept.display()))?;
+    }
+    // A log that is built again says nothing of who may take part.
+    if let Ok(register) = Registry::open(&trust_dir(dir), SystemClock.now_ms()) {
+        output.line(&format!(
+            "members: as the register here has them, of {}; when that is a copy of an earlier time, check `members`, and revoke again who \
+             was revoked since, or put the later one back with `authority restore`",
+            register.mark()
+        ))?;
     }
     output.line(if report.repaired { "repaired: start the datastore" } else { "dry run: nothing was changed" })?;
     output.flush()

@@ -26,7 +26,7 @@ use crate::trust::Role;
 
 use super::access::may_ask;
 use super::commit::wait_applied;
-use super::shared::SharedRef;
+use super::shared::{Shared, SharedRef};
 use super::{audit, compaction, contents, copy, inspect, push, rotation};
 
 /// Who asks.
@@ -217,6 +217,9 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         | Request::AuditAcknowledge { .. }) => about_audit(shared, caller, request, answer).await,
         Request::Compact { dry_run, history_ops } => compact(shared, dry_run, history_ops, answer).await,
         Request::Enroll { name, role, ttl_s, addresses, replace } => {
+            if let Some(waits) = shared.register_waits() {
+                return Err(refuse(format!("nobody is enrolled, because {waits}: {}", Shared::register_remedy("D"))));
+            }
             let role: Role = role.parse().map_err(refuse)?;
             let shared = SharedRef::clone(shared);
             let inviting = move || shared.members.invite(&name, role, ttl_s, addresses, replace);
@@ -286,12 +289,20 @@ async fn about_authority<W: AsyncWrite + Unpin>(
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
     match request {
-        Request::Escrow { known } => {
+        Request::Escrow { known, seen } => {
             let _share = share_of(shared, caller).await?;
             let trust = super::service::trust_dir(&shared.path);
             let shared = SharedRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
-            let sealing = move || shared.members.escrow(&trust, known.as_deref());
+            let (name, is_member) = (caller.name.clone(), caller.role.holds_replica());
+            let sealing = move || {
+                seen.into_iter().for_each(|seen| shared.examine_register(&name, &seen));
+                // The later copies that members have are the only ones: a version that does not know them apart would lose them.
+                match shared.register_waits() {
+                    Some(waits) if is_member => Err(format!("no sealed copy is given, because {waits}")),
+                    _ => shared.members.escrow(&trust, known.as_deref()),
+                }
+            };
             let (stamp, text) = off_thread(sealing).await?.map_err(refuse)?;
             answer.item(&EscrowInfo { stamp, text }).await
         }

@@ -221,7 +221,7 @@ impl Committer {
         let admit = |txn: &Txn| match recovery.as_str() {
             _ if has_failed => Err(failed()),
             "" => admit(txn, free, min),
-            evidence => Err(super::recovery::refusal(evidence)),
+            evidence => Err(super::recovery::refusal(evidence, &self.shared.recovery_remedy("D"))),
         };
         let mut outlet = Publisher { shared: &self.shared, applier: &self.applier, replies, started };
         let now_ms = self.shared.commit_time();

@@ -34,8 +34,10 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     let reason = match (recovery.is_empty(), refusal.is_empty()) {
         (false, _) => {
             let message = format!("the datastore waits to be recovered, because {recovery}");
-            let remedy = super::recovery::remedy(&shared.path.display().to_string());
-            Some(Reason::new(Code::WaitsForRecovery, message, remedy))
+            let remedy = shared.recovery_remedy(&shared.path.display().to_string());
+            let is_of_register = shared.register_waits().is_some_and(|waits| waits == recovery);
+            let code = if is_of_register { Code::RegisterWentBack } else { Code::WaitsForRecovery };
+            Some(Reason::new(code, message, remedy))
         }
         (true, false) => Some(Reason::new(Code::ReadOnly, room(shared, refusal), MAKE_ROOM)),
         (true, true) if !ended.is_empty() => Some(Reason::new(Code::TaskEnded, ended, health::START_AGAIN)),

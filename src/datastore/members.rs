@@ -22,6 +22,7 @@ use super::presences::{PresenceId, Presences, Present};
 use super::published::Published;
 use super::recovery::{self, Here};
 use super::register::NotDurable;
+use super::register_seen::Witness;
 use super::shared::{Shared, now_ms};
 
 /// Where others reach a member.
@@ -54,6 +55,8 @@ pub(super) struct Members {
     file: Mutex<RegistryFile>,
     /// What is in force and not durable.
     pub(super) not_durable: Mutex<NotDurable>,
+    /// Where it is noted how far the register has come.
+    pub(super) witness: Mutex<Option<Witness>>,
     presences: Mutex<Presences>,
     /// Where members said that others reach them, kept over their absences.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
@@ -75,7 +78,10 @@ impl Redeem for Shared {
         request_der: &[u8],
         from: IpAddr,
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
-        let joined = self.members.redeem(name, secret, request_der);
+        let joined = match self.register_waits() {
+            Some(waits) => Err(format!("nobody is enrolled, because {waits}")),
+            None => self.members.redeem(name, secret, request_der),
+        };
         let (kind, what, count) = match &joined {
             Ok((.., role)) => ("join", format!("{name} joined as a {role}"), Some(1)),
             // Who has no token can try as often as it likes.
@@ -134,6 +140,7 @@ impl Members {
             registry: Mutex::new(registry),
             file: Mutex::new(file),
             not_durable: Mutex::default(),
+            witness: Mutex::default(),
             presences,
             reachable,
             published,

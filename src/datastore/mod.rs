@@ -32,6 +32,7 @@ mod push;
 pub mod recover;
 pub mod recovery;
 mod register;
+mod register_seen;
 pub mod repair;
 mod rotation;
 pub mod service;

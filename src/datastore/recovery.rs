@@ -201,8 +201,8 @@ pub fn remedy(dir: &str) -> String {
 
 /// What writers are told.
 #[must_use]
-pub fn refusal(evidence: &str) -> Refused {
-    let message = format!("the datastore waits to be recovered, because {evidence}: {}", remedy("D"));
+pub fn refusal(evidence: &str, remedy: &str) -> Refused {
+    let message = format!("the datastore waits to be recovered, because {evidence}: {remedy}");
     Refused { code: RefusalCode::Diverged, message }
 }
 

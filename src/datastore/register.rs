@@ -37,6 +37,7 @@ impl Members {
             (Some(text), true) => file.write_at_any_price(&text)?,
             (Some(text), false) => file.write(&text)?,
         }
+        self.note_written();
         let mut waiting = self.not_durable();
         if !waiting.names.is_empty() {
             if !waiting.why.is_empty() {
@@ -63,17 +64,20 @@ impl Members {
         how: impl FnOnce(&mut Registry) -> Result<T, TrustError>,
     ) -> Result<T, TrustError> {
         let mut file = self.file();
-        let (before, mut changed) = {
+        let (before, mark, mut changed) = {
             let registry = self.registry();
-            (registry.member(name).cloned(), registry.copy())
+            (registry.member(name).cloned(), registry.mark(), registry.copy())
         };
         let done = how(&mut changed)?;
         let text = changed.text(now_ms())?;
         let written = file.write(&text);
-        let mut registry = self.registry();
-        registry.count_on_from(&changed);
-        written?;
-        registry.adopt(name, before.as_ref(), &changed)?;
+        {
+            let mut registry = self.registry();
+            registry.count_on_from(&changed);
+            written?;
+            registry.adopt(name, (before.as_ref(), &mark), &changed, now_ms())?;
+        }
+        self.note_written();
         Ok(done)
     }
 

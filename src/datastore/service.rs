@@ -35,6 +35,7 @@ use super::members::Members;
 use super::open::{self, OpenError, Opened};
 use super::pins::Pins;
 use super::recovery::Here;
+use super::register_seen::{self, Witness};
 use super::session::Session;
 use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, readings};
 use super::snapshot::Snapshots;
@@ -294,11 +295,16 @@ impl Datastore {
         if evidence.is_none() || config.recovery == Recovery::Off {
             recovery::enter(&here, &mut registry);
         }
+        let witness = Witness::open(&path, &authorities);
+        let register_shows = register_seen::examine(&mut registry, &witness, config.recovery)?;
         registry.set_floor_policy(FloorPolicy {
             readers: config.readers_hold_compaction,
             lag_ops_max: config.member_lag_ops_max,
         });
         let members = Members::new(authorities, registry, config.retention_ms(), addresses, config.certificate_days);
+        if let Place::Write { .. } = place {
+            members.witnessed_by(witness);
+        }
         let grace = Duration::from_secs(config.chunk_grace_hours.saturating_mul(3600));
         let contents = Contents::new(chunks, config.chunk_bytes_per_s, grace);
         let shared = Arc::new(Shared {
@@ -329,6 +335,7 @@ impl Datastore {
             pins: Pins::default(),
             write_refusal: std::sync::Mutex::default(),
             recovery: std::sync::Mutex::default(),
+            register_shows: std::sync::Mutex::default(),
             evidence: std::sync::Mutex::default(),
             audit_shows,
             address,
@@ -340,6 +347,7 @@ impl Datastore {
         });
         // The register says so itself.
         shared.wait_for_recovery(evidence, || true);
+        shared.wait_for_register(register_shows);
         let say =
             |found: &str| tracing::error!(found, "a read found damage; the status reports it until it is repaired");
         shared.log.damage().listen(say);

@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub write_refusal: Mutex<String>,
     /// Why the datastore waits to be recovered; empty when it does not.
     pub recovery: Mutex<String>,
+    /// Why the register does not count as the latest; empty when it does.
+    pub register_shows: Mutex<String>,
     /// Held while the register and `recovery` change together, which may take as long as the disk does.
     pub evidence: Mutex<()>,
     /// What the audit showed at the start of a log that is not here: for as long as this process runs.
@@ -126,8 +128,21 @@ impl Shared {
         self.write_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn recovery(&self) -> String {
+    fn log_waits(&self) -> String {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why writes wait for an operator; empty when they do not.
+    pub(super) fn recovery(&self) -> String {
+        Some(self.log_waits()).filter(|waits| !waits.is_empty()).or_else(|| self.register_waits()).unwrap_or_default()
+    }
+
+    /// What to do about it, for the data directory `dir`.
+    pub(super) fn recovery_remedy(&self, dir: &str) -> String {
+        match self.log_waits().is_empty() {
+            true => Shared::register_remedy(dir),
+            false => recovery::remedy(dir),
+        }
     }
 
     /// How the generations of the log began.
@@ -178,7 +193,7 @@ impl Shared {
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         if !waits.is_empty() && evidence.is_none() {
             tracing::warn!("nothing speaks of lost entries any more: writes are accepted again");
-            crate::telemetry::metrics::recovery_needed(false);
+            crate::telemetry::metrics::recovery_needed(self.register_waits().is_some());
             waits.clear();
         }
     }
@@ -187,7 +202,7 @@ impl Shared {
     pub(super) fn save_members(&self) {
         let _turn = self.evidence();
         // What a register says that contradicts the log is evidence: it stays.
-        if self.recovery().is_empty() {
+        if self.log_waits().is_empty() {
             let (log_id, generation, seq) = (self.log.log_id(), self.log.generation(), self.head());
             self.members.note_log(LogMark { log_id, generation, seq });
         }

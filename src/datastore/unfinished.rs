@@ -179,7 +179,7 @@ mod tests {
             trust: Trust::Restored,
             log_id: Some(LogId([7; 16])),
             copy_ms: Some(5),
-            copy: Some(CopyRank { generation: Generation(1), revision: 3, made_ms: 5 }),
+            copy: Some(CopyRank { generation: Generation(1), changes: 2, revision: 3, made_ms: 5 }),
             replaces: Generation(1),
             begun_ms: 0,
         };

@@ -143,14 +143,39 @@ impl MemberConnector {
         self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)
     }
 
-    /// Whether there was another copy than the one that is here.
+    /// Whether there was another copy than the one that is here. A later one is never replaced by an earlier one, which is kept
+    /// beside it: the datastore's register went back, and what the later one knows of revocations is nowhere else.
     async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
-        let path = Identity::escrow(&self.data_dir);
-        let known = Escrow::load(&path).ok().map(|escrow| escrow.known().to_owned());
-        let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known }).await?;
+        let (path, earlier) = (Identity::escrow(&self.data_dir), Identity::earlier_escrow(&self.data_dir));
+        let kept = Escrow::load(&path).ok();
+        let last = Escrow::load(&earlier).ok();
+        let known = last.as_ref().or(kept.as_ref()).map(|escrow| escrow.known().to_owned());
+        let seen = kept.as_ref().and_then(|kept| kept.mark.clone());
+        let info: Option<EscrowInfo> = one(connection, &Request::Escrow { known, seen }).await?;
         let Some(text) = info.and_then(|info| info.text) else { return Ok(false) };
-        Escrow::from_text(&text)?.save(&path).map_err(|error| error.to_string())?;
-        Ok(true)
+        let given = Escrow::from_text(&text)?;
+        if kept.is_some_and(|kept| self.is_later(&kept, &given)) {
+            tracing::warn!(
+                "the datastore gives an earlier copy of its register of members than the one that is here, which stays"
+            );
+            given.save(&earlier).map_err(|error| error.to_string())?;
+            return Ok(true);
+        }
+        given.save(&path).map_err(|error| error.to_string())?;
+        match std::fs::remove_file(&earlier) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether a copy that is kept is later than the one that the datastore gives. One of an authority that is trusted no more
+    /// is not.
+    fn is_later(&self, kept: &Escrow, given: &Escrow) -> bool {
+        let count = |escrow: &Escrow| escrow.mark.as_ref().map(|signed| signed.mark.count);
+        let roots = Identity::load(&self.data_dir).and_then(|identity| identity.roots()).unwrap_or_default();
+        let is_trusted = roots.iter().any(|root| print_of(root) == kept.authority);
+        let (Some(kept), Some(given)) = (count(kept), count(given)) else { return false };
+        is_trusted && kept > given
     }
 }
 

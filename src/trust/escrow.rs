@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::authorities::FORMER;
 use super::authority::{CERTIFICATE, NEXT_CERTIFICATE, NEXT_KEY, private_dir, read_private, write_private};
 use super::{
-    Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, TrustError, authority_name, key_note, key_text,
-    left, registry, summed,
+    Authorities, Authority, RecoveryKeys, RegisterChoice, Registry, SignedMark, TrustError, authority_name, key_note,
+    key_text, left, registry, summed,
 };
 use crate::codec::jsonl::timestamp;
 use crate::codec::sealed::{open_bytes, seal_bytes};
@@ -142,6 +142,9 @@ pub struct Escrow {
     /// The stamp of a copy that is sealed under both keys: an earlier version, which drops the second seal, drops it as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stamp_next: Option<String>,
+    /// How far the register in it has come; absent in copies of a version that did not say.
+    #[serde(rename = "register", default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<SignedMark>,
 }
 
 /// The files that make up the trust of a datastore.
@@ -163,6 +166,7 @@ impl Escrow {
         let whole = Escrow::stamp_of(register, &here, &keys);
         let stamp = alone(&whole).to_owned();
         let stamp_next = keys.next.is_some().then_some(whole);
+        let mark = Some(SignedMark::sign(authority, register.mark())?);
         let mut files = BTreeMap::new();
         for name in FILES {
             let text = match name {
@@ -186,7 +190,7 @@ impl Escrow {
         };
         let (sealed, sealed_next) = (seal(&keys.current)?, keys.next.as_ref().map(seal).transpose()?);
         let authority = super::hex(&authority.fingerprint());
-        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next, stamp_next })
+        Ok(Escrow { version: VERSION, made_ms: now_ms, authority, stamp, sealed, sealed_next, stamp_next, mark })
     }
 
     /// The stamp of a copy of this register and these authorities under these keys.
@@ -268,7 +272,7 @@ impl Escrow {
         now_ms: u64,
         wish: Option<RegisterChoice>,
     ) -> Result<bool, TrustError> {
-        let stays = left::stays(self, key, dir, wish)?;
+        let stays = left::stays(self, key, dir, now_ms, wish)?;
         self.put(key, dir, now_ms, stays.as_deref())?;
         Ok(stays.is_some())
     }
@@ -339,6 +343,11 @@ impl Escrow {
     pub(super) fn register(&self, key: &RecoveryKey) -> Result<Registry, TrustError> {
         let files = self.open(key)?;
         Registry::from_text(files.get(registry::FILE).map_or("", String::as_str), 0)
+    }
+
+    /// Whether the register that it holds has come further than `here`, or is none that `here` went on from.
+    pub(super) fn is_beyond(&self, key: &RecoveryKey, here: &Registry) -> Result<bool, TrustError> {
+        Ok(here.relation(&self.register(key)?.mark()).is_some())
     }
 
     /// Checks that the authority in the trust directory `dir` is the one that it holds.
@@ -485,7 +494,7 @@ mod tests {
         let request = crate::trust::NewKey::generate(&name).expect("a key").request_der;
         let secret = register.invite(&name, Role::Reader, 1000, NOW, false).expect("invites");
         register.redeem(&authority, &name, &secret, &request, 30, NOW).expect("joins");
-        let stamp = register.stamp();
+        let stamped = register.text(NOW).expect("text");
         let waiting = MemberName::new("web2").expect("name");
         register.invite(&waiting, Role::Reader, 1000, NOW, false).expect("invites");
         let escrow = Escrow::seal(&old, &authority, &mut register, NOW).expect("seals");
@@ -507,7 +516,10 @@ mod tests {
         read.restore(&key, &new, NOW, None).expect("restores");
         assert_eq!(Authority::open_or_create(&new, NOW).expect("opens").fingerprint(), authority.fingerprint());
         let back = Registry::open(&new, NOW).expect("opens");
-        assert_eq!((back.members().count(), back.stamp()), (1, stamp), "invitations are not good again");
+        let expected = Registry::from_text(&stamped, NOW).expect("reads");
+        let differing = left::differing(&back, &expected);
+        assert_eq!((back.members().count(), differing.len()), (1, 0), "invitations are not good again");
+        assert!(back.mark().count > register.mark().count && back.revision() > register.revision(), "it is the latest");
         assert_eq!(read.made(&key).expect("opens"), NOW);
         assert!(read.made(&other).is_err());
         assert_eq!(RecoveryKey::open_or_create(&new).expect("key"), key);

@@ -81,6 +81,12 @@ impl Identity {
         Self::dir(data_dir).join("escrow")
     }
 
+    /// File of one that the datastore gave since, and that is earlier than that: the register of the datastore went back.
+    #[must_use]
+    pub fn earlier_escrow(data_dir: &Path) -> PathBuf {
+        Self::dir(data_dir).join("escrow.earlier")
+    }
+
     /// Whether a data directory has one.
     #[must_use]
     pub fn exists(data_dir: &Path) -> bool {

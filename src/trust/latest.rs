@@ -12,6 +12,9 @@ use crate::model::Generation;
 pub struct CopyRank {
     /// Generation of the log, as the register knew it; zero: not yet.
     pub generation: Generation,
+    /// How often it was changed who may take part.
+    #[serde(default)]
+    pub changes: u64,
     /// How often the register was written.
     pub revision: u64,
     /// When the copy was made, milliseconds since 1970-01-01 UTC.
@@ -38,7 +41,8 @@ impl Escrow {
     pub fn rank(&self, key: &RecoveryKey) -> Result<CopyRank, TrustError> {
         let register = self.register(key)?;
         let generation = register.log_mark().map(|mark| mark.generation).unwrap_or_default();
-        Ok(CopyRank { generation, revision: register.revision(), made_ms: register.saved_ms() })
+        let (changes, revision) = (register.mark().count, register.revision());
+        Ok(CopyRank { generation, changes, revision, made_ms: register.saved_ms() })
     }
 }
 

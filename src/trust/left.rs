@@ -40,10 +40,11 @@ pub(super) fn stays(
     escrow: &Escrow,
     key: &RecoveryKey,
     dir: &Path,
+    now_ms: u64,
     wish: Option<RegisterChoice>,
 ) -> Result<Option<String>, TrustError> {
     let sealed = escrow.register(key)?;
-    let Some((text, here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
+    let Some((text, mut here)) = readable(dir).filter(|(_, here)| here.members().next().is_some()) else {
         if wish == Some(RegisterChoice::Here) {
             let what = format!("no register of members is left in {}: say `--register copy`", dir.display());
             return Err(TrustError::Refused(what));
@@ -67,6 +68,11 @@ pub(super) fn stays(
             dir,
             &format!("its register was to be kept, and the sealed copy holds {}", escrow.name()),
         )),
+        // A person has said so: it is the latest from now on, whatever members have seen.
+        _ if wish.is_some() => {
+            here.set_on(now_ms);
+            here.text(now_ms).map(Some)
+        }
         _ => Ok(Some(text)),
     }
 }
@@ -74,6 +80,9 @@ pub(super) fn stays(
 /// Whether `here` is one that `sealed` went on from. A higher revision alone does not say that: a register that went on from an
 /// earlier copy counts on from there, beside those that were written after it.
 fn is_earlier(here: &Registry, sealed: &Registry) -> bool {
+    if sealed.goes_on_from(here) && sealed.mark() != here.mark() {
+        return true;
+    }
     let generation = |register: &Registry| register.log_mark().map(|mark| mark.generation).unwrap_or_default();
     here.revision() < sealed.revision()
         && here.saved_ms() <= sealed.saved_ms()
@@ -271,10 +280,10 @@ mod tests {
         early.restore(&key, &dir, NOW + 20, None).expect("restores");
         Registry::open(&dir, NOW + 20).expect("opens").revoke(&name("web2"), NOW + 21).expect("revokes");
         let revisions = [readable(&dir).expect("is there").1, late.register(&key).expect("opens")];
-        assert!(revisions[0].revision() < revisions[1].revision());
+        assert!(revisions[0].revision() > revisions[1].revision(), "a register that came back counts on from above");
         fs::remove_file(dir.join("ca.key")).expect("removes");
         let said = restore_trust(&late, &key, &dir, NOW + 30, None).expect_err("asks").to_string();
-        for word in ["web2", "--register here", "went on apart from"] {
+        for word in ["web2", "--register here", "is later than"] {
             assert!(said.contains(word), "{word}: {said}");
         }
         assert!(!dir.join("ca.key").exists(), "nothing was changed");

@@ -30,14 +30,18 @@ pub fn restore_trust(
     let finished = finish_exchange(dir, now_ms)?;
     match (Authorities::load(dir), Registry::open(dir, now_ms)) {
         (Ok(here), Ok(register)) if dir.join(FILE).exists() && !finished => {
-            if !holds_a_lost_authority(escrow, key, &here, &register)? {
+            let is_later = escrow.is_beyond(key, &register)?;
+            if is_later {
+                escrow.check_same(dir)?;
+            }
+            if !is_later && !holds_a_lost_authority(escrow, key, &here, &register)? {
                 return only_the_key(escrow, key, dir);
             }
         }
         (Ok(_), _) => escrow.check_same(dir)?,
         (Err(error), _) => check_rotation(escrow, key, dir, &error)?,
     }
-    let stays = left::stays(escrow, key, dir, wish)?;
+    let stays = left::stays(escrow, key, dir, now_ms, wish)?;
     if finished && stays.is_some() {
         return Ok(PutBack { aside: newest_aside(dir), has_kept_register: true, is_key_alone: false });
     }
@@ -268,10 +272,11 @@ mod tests {
         let key = RecoveryKey::load(&dir).expect("reads").expect("was made");
         register.revoke(&name, NOW + 1).expect("revokes");
         register.save(NOW + 1).expect("saves");
-        let revision = register.revision();
         fs::remove_file(dir.join("ca.key")).expect("removes");
         let wish = Some(RegisterChoice::Here);
         assert!(restore_trust(&copy, &key, &dir, NOW, wish).expect("restores").has_kept_register);
+        let revision = Registry::open(&dir, NOW).expect("opens").revision();
+        assert!(revision > register.revision(), "it is the latest from now on");
         // As a crash leaves it: the former directory is renamed, the finished one is not in place.
         fs::rename(&dir, dir.with_extension("next")).expect("renames");
         let done = restore_trust(&copy, &key, &dir, NOW, wish).expect("goes on");

@@ -193,6 +193,9 @@ struct Contents {
     /// Absent in files of a version that did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log: Option<LogMark>,
+    /// Absent in files of a version that counted none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changes: Option<changes::Changes>,
 }
 
 /// When nobody could be heard: from the last time that the register was written to when it was opened.
@@ -400,6 +403,10 @@ impl Registry {
     pub fn text(&mut self, now_ms: u64) -> Result<String, TrustError> {
         self.contents.saved_ms = now_ms;
         self.contents.revision = self.contents.revision.saturating_add(1);
+        let changes = self.changes();
+        // A version that counts no changes takes the revision for their count, which is never to be less.
+        self.contents.revision = self.contents.revision.max(changes.count());
+        self.contents.changes = Some(changes);
         let body =
             serde_json::to_string_pretty(&self.contents).map_err(|error| TrustError::Refused(error.to_string()))?;
         Ok(summed::seal(&body))
@@ -457,10 +464,17 @@ impl Registry {
         if self.is_dirty { self.write(now_ms) } else { Ok(()) }
     }
 
+    /// Writes a change of who may take part.
+    fn write_change(&mut self, now_ms: u64) -> Result<(), TrustError> {
+        self.note_change(now_ms);
+        self.write(now_ms)
+    }
+
     /// Changes whenever somebody is invited, enrolled, renewed or cut off; not with positions.
     #[must_use]
     pub fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();
+        hasher.update(self.mark().name.as_bytes());
         for member in self.members() {
             hasher.update(member.described().as_bytes());
         }
@@ -479,13 +493,14 @@ impl Registry {
         self.contents.revision
     }
 
-    /// Takes every invitation back, and forgets who was invited only.
+    /// Takes every invitation back, and forgets who was invited only: the register comes from a copy, and is the latest from now on.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn forget_invitations(&mut self, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.retain(|_, member| member.state != MemberState::Invited);
         self.contents.members.values_mut().for_each(|member| member.invite = None);
+        self.set_on(now_ms);
         self.write(now_ms)
     }
 
@@ -569,7 +584,7 @@ impl Registry {
                 self.contents.members.insert(name.clone(), member);
             }
         }
-        self.write(now_ms)?;
+        self.write_change(now_ms)?;
         Ok(secret)
     }
 
@@ -640,7 +655,7 @@ impl Registry {
         member.enrolled_ms = Some(now_ms);
         member.invite = None;
         member.certificates = vec![certificate];
-        self.write(now_ms)
+        self.write_change(now_ms)
     }
 
     /// A new certificate for a member. The former one stays good until the new one has been used.
@@ -666,7 +681,7 @@ impl Registry {
         member.certificates.drain(..held);
         member.certificates.truncate(1);
         member.certificates.push(issued(authority, &certificate, days, now_ms));
-        self.write(now_ms)?;
+        self.write_change(now_ms)?;
         Ok(certificate.to_vec())
     }
 
@@ -713,7 +728,7 @@ impl Registry {
         member.invite = None;
         // Revoking a member whose position is evidence accepts the loss, also for when it is invited again.
         member.contradiction = None;
-        self.write(now_ms)
+        self.write_change(now_ms)
     }
 
     /// Forgets a member; its certificates are nobody's from now on.
@@ -722,7 +737,7 @@ impl Registry {
     /// When there is no such member, or the file cannot be written.
     pub fn remove(&mut self, name: &MemberName, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.remove(name).ok_or_else(|| no_such(name))?;
-        self.write(now_ms)
+        self.write_change(now_ms)
     }
 
     /// Notes how far a member has come in a log that ends at `head`. `true` the first time: from then on it may pin the floor,
@@ -844,11 +859,13 @@ fn parse(text: &str) -> Result<Contents, String> {
     serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
 }
 
+mod changes;
 mod file;
 mod issuers;
 mod listed;
 mod refusal;
 
+pub use changes::{RegisterMark, Relation, SignedMark};
 pub use file::RegistryFile;
 pub use refusal::Refusal;
 

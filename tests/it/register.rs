@@ -4,8 +4,10 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Process};
 use crate::full_disk::Small;
+use crate::reading::copy_dir;
+use crate::recover::key_of;
 
 fn reasons(fleet: &Fleet) -> Vec<String> {
     let status = fleet.status("d");
@@ -66,4 +68,91 @@ fn p11_a_member_is_revoked_on_a_full_disk() {
     let _datastore = fleet.datastore();
     assert_eq!(state(&fleet, "a"), "revoked");
     fleet.wait("room is kept again", || reserve.exists());
+}
+
+/// Two members, one of which is revoked after what `copied` copies was copied; the other one has a sealed copy of after that.
+fn went_back(fleet: &Fleet, copied: &str) -> (String, Vec<Process>) {
+    let datastore = fleet.datastore();
+    let members = vec![fleet.member("a"), fleet.member("b")];
+    let key = key_of(fleet);
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    let escrow = fleet.dir("a/identity/escrow");
+    fleet.wait("a has a sealed copy", || escrow.exists());
+    datastore.terminate();
+    copy_dir(&fleet.dir(copied), &fleet.dir("older"));
+    let datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    let before = fs::read(&escrow).expect("reads");
+    fleet.ok("d", &["revoke", "b"]);
+    fleet.wait("a has a later copy", || fs::read(&escrow).is_ok_and(|now| now != before));
+    datastore.kill();
+    fs::remove_dir_all(fleet.dir(copied)).expect("removes");
+    fs::rename(fleet.dir("older"), fleet.dir(copied)).expect("renames");
+    (key, members)
+}
+
+/// It is named, nothing is written, nobody is enrolled, and the later copy stays.
+fn is_noticed(fleet: &Fleet, later: &[u8]) {
+    fleet.wait("it is noticed", || reasons(fleet).contains(&"register_went_back".to_owned()));
+    let status = String::from_utf8_lossy(&fleet.run("d", &["status"]).stdout).into_owned();
+    assert!(status.contains("register of members went back") && status.contains("authority restore"), "{status}");
+    assert!(!fleet.run("d", &["put", "c", "x", "--value", "1"]).status.success());
+    assert!(fleet.refused("d", &["enroll", "x"]).contains("went back"));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(fs::read(fleet.dir("a/identity/escrow")).expect("reads"), later, "the later copy stays");
+}
+
+#[test]
+fn p13_an_older_register_beside_the_log_is_noticed_at_the_start_and_the_later_one_comes_back() {
+    let fleet = Fleet::new();
+    let (key, _members) = went_back(&fleet, "d/trust");
+    let escrow = fleet.dir("a/identity/escrow");
+    let later = fs::read(&escrow).expect("reads");
+    let datastore = fleet.datastore();
+    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()), "before anyone connects");
+    fleet.wait_connected("a");
+    is_noticed(&fleet, &later);
+    datastore.kill();
+    let datastore = fleet.datastore();
+    is_noticed(&fleet, &later);
+    datastore.terminate();
+    fleet.ok(
+        "d",
+        &["authority", "restore", escrow.to_str().expect("text"), "--recovery-key", &key, "--register", "copy"],
+    );
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    assert_eq!((state(&fleet, "a"), state(&fleet, "b")), ("enrolled".into(), "revoked".into()));
+    fleet.ok("d", &["put", "c", "x", "--value", "1"]);
+    fleet.wait("a has the copy of now", || fs::read(&escrow).is_ok_and(|now| now != later));
+    assert!(reasons(&fleet).is_empty(), "{:?}", reasons(&fleet));
+    assert!(!fleet.dir("a/identity/escrow.earlier").exists());
+}
+
+#[test]
+fn p13_an_older_copy_of_the_whole_directory_is_noticed_when_a_member_connects_and_may_be_accepted() {
+    let mut fleet = Fleet::new();
+    let (_key, _members) = went_back(&fleet, "d");
+    let escrow = fleet.dir("a/identity/escrow");
+    let later = fs::read(&escrow).expect("reads");
+    let datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    is_noticed(&fleet, &later);
+    // It holds over a restart, also with nobody there.
+    datastore.kill();
+    let datastore = fleet.datastore();
+    assert!(reasons(&fleet).contains(&"register_went_back".to_owned()));
+    datastore.terminate();
+    fleet.datastore_flags = vec!["--recovery".into(), "off".into()];
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["revoke", "b"]);
+    datastore.terminate();
+    fleet.datastore_flags.clear();
+    let _datastore = fleet.datastore();
+    fleet.wait_connected("a");
+    fleet.wait("a has the copy of now", || fs::read(&escrow).is_ok_and(|now| now != later));
+    assert!(reasons(&fleet).is_empty(), "{:?}", reasons(&fleet));
+    assert_eq!(state(&fleet, "b"), "revoked");
+    fleet.ok("d", &["put", "c", "x", "--value", "1"]);
 }

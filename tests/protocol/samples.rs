@@ -386,7 +386,7 @@ pub fn requests() -> Vec<Request> {
         Request::BlobCollect { dry_run: true, grace_s: Some(60) },
         Request::Generations,
         Request::Proof,
-        Request::Escrow { known: Some("stamp".into()) },
+        Request::Escrow { known: Some("stamp".into()), seen: None },
         Request::Roots { known: vec!["07".repeat(32)], certificate: "08".repeat(32) },
         Request::RotateAuthority { step },
         Request::Copy { of: Some((LogId([0x10; 16]), wide())), have: vec![have] },

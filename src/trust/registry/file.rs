@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{COPY, Member, Registry, write_copy, write_register};
+use super::{COPY, Member, RegisterMark, Registry, write_copy, write_register};
 use crate::env::RealFs;
 use crate::env::fs::is_full;
 use crate::env::reserve::Reserve;
@@ -99,12 +99,18 @@ impl Registry {
         here.saved_ms = here.saved_ms.max(there.saved_ms);
     }
 
-    /// Takes over what `changed` says of a member: a copy of this from when the member was `before`, which was changed since. What
-    /// the member has reported in the meantime stays.
+    /// Takes over what `changed` says of a member: a copy of this from when the member was `before` and this had come to the mark, which
+    /// was changed since. What the member has reported in the meantime stays.
     ///
     /// # Errors
     /// When the member was revoked, or changed otherwise, in the meantime. Nothing is taken over then.
-    pub fn adopt(&mut self, name: &MemberName, before: Option<&Member>, changed: &Registry) -> Result<(), TrustError> {
+    pub fn adopt(
+        &mut self,
+        name: &MemberName,
+        (before, mark): (Option<&Member>, &RegisterMark),
+        changed: &Registry,
+        now_ms: u64,
+    ) -> Result<(), TrustError> {
         let now = self.contents.members.get(name);
         if now.map(standing) != before.map(standing) {
             self.is_dirty = true;
@@ -120,6 +126,7 @@ impl Registry {
             (Some(changed), ..) => drop(self.contents.members.insert(name.clone(), changed.clone())),
             (None, ..) => drop(self.contents.members.remove(name)),
         }
+        self.adopt_changes(mark, changed, now_ms);
         self.index();
         Ok(())
     }

@@ -111,7 +111,7 @@ fn requests() -> Vec<Request> {
         Request::Generations,
         Request::Deletions { after: Seq::ZERO },
         Request::Proof,
-        Request::Escrow { known: None },
+        Request::Escrow { known: None, seen: None },
         Request::Roots { known: vec!["0".repeat(64)], certificate: "0".repeat(64) },
         Request::RotateAuthority { step: RotationStep::Status },
         Request::RotateAuthority { step: RotationStep::Begin },
