@@ -125,8 +125,8 @@ pub struct LogMark {
 
 impl Member {
     /// Whether it has been heard of within the retention. Time during which the datastore could hear no member does not count.
-    fn is_heard(&self, now_ms: u64, retention_ms: u64, away: Away) -> bool {
-        let silence = |seen: u64| now_ms.saturating_sub(seen).saturating_sub(away.since(seen));
+    fn is_heard(&self, now_ms: u64, retention_ms: u64, absences: &[Absence]) -> bool {
+        let silence = |seen: u64| now_ms.saturating_sub(seen).saturating_sub(absence::since(absences, seen));
         let is_recent = |seen: Option<u64>| seen.is_some_and(|seen| silence(seen) <= retention_ms);
         // One that is heard of and does not get on is as good as silent.
         is_recent(self.last_seen_ms) && is_recent(self.advanced_ms.or(self.last_seen_ms))
@@ -196,20 +196,9 @@ struct Contents {
     /// Absent in files of a version that counted none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     changes: Option<changes::Changes>,
-}
-
-/// When nobody could be heard: from the last time that the register was written to when it was opened.
-#[derive(Clone, Copy, Default)]
-struct Away {
-    from_ms: u64,
-    to_ms: u64,
-}
-
-impl Away {
-    /// How much of it lies after `seen_ms`.
-    fn since(self, seen_ms: u64) -> u64 {
-        if seen_ms <= self.from_ms { self.to_ms.saturating_sub(self.from_ms) } else { 0 }
-    }
+    /// When nobody could be heard, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    absences: Vec<Absence>,
 }
 
 /// The open register.
@@ -218,7 +207,6 @@ pub struct Registry {
     /// `None`: it lives in memory, and whoever holds it keeps its text.
     path: Option<PathBuf>,
     contents: Contents,
-    away: Away,
     by_fingerprint: BTreeMap<String, MemberName>,
     is_dirty: bool,
     policy: FloorPolicy,
@@ -267,7 +255,7 @@ impl Registry {
     #[must_use]
     pub fn copy(&self) -> Registry {
         let (contents, by_fingerprint) = (self.contents.clone(), self.by_fingerprint.clone());
-        Registry { path: None, contents, away: self.away, by_fingerprint, policy: self.policy, ..Registry::default() }
+        Registry { path: None, contents, by_fingerprint, policy: self.policy, ..Registry::default() }
     }
 
     /// What `file`, which is this register's, is to hold from now on; `None` when it does already. Whoever takes it writes it.
@@ -412,10 +400,11 @@ impl Registry {
         Ok(summed::seal(&body))
     }
 
-    fn of(path: Option<PathBuf>, contents: Contents, now_ms: u64) -> Registry {
-        let from_ms = if contents.saved_ms == 0 { now_ms } else { contents.saved_ms };
-        let away = Away { from_ms, to_ms: now_ms };
-        let mut registry = Registry { path, contents, away, ..Registry::default() };
+    fn of(path: Option<PathBuf>, mut contents: Contents, now_ms: u64) -> Registry {
+        if contents.saved_ms != 0 {
+            absence::add(&mut contents.absences, contents.saved_ms, now_ms);
+        }
+        let mut registry = Registry { path, contents, ..Registry::default() };
         // A version without bounds accepted any address. What is beyond them is only shown.
         for member in registry.contents.members.values_mut() {
             let wrong = member.external_addr.as_ref().filter(|text| host_and_port(text).is_err());
@@ -770,13 +759,13 @@ impl Registry {
         let role_counts = member.role == Role::Webserver || (member.role == Role::Reader && self.policy.readers);
         let is_near = member.passed().is_some_and(|passed| head.since(passed) <= self.policy.lag_ops_max);
         let is_enrolled = member.state == MemberState::Enrolled;
-        role_counts && is_enrolled && is_near && member.is_heard(now_ms, retention_ms, self.away)
+        role_counts && is_enrolled && is_near && member.is_heard(now_ms, retention_ms, &self.contents.absences)
     }
 
     /// Whether a member has been heard of within the retention.
     #[must_use]
     pub fn is_heard(&self, member: &Member, now_ms: u64, retention_ms: u64) -> bool {
-        member.is_heard(now_ms, retention_ms, self.away)
+        member.is_heard(now_ms, retention_ms, &self.contents.absences)
     }
 
     /// Lowest sequence durably applied by all members that count; `head` when none does.
@@ -859,12 +848,14 @@ fn parse(text: &str) -> Result<Contents, String> {
     serde_json::from_str(summed::open(text)?).map_err(|error| error.to_string())
 }
 
+mod absence;
 mod changes;
 mod file;
 mod issuers;
 mod listed;
 mod refusal;
 
+use absence::Absence;
 pub use changes::{RegisterMark, Relation, SignedMark};
 pub use file::RegistryFile;
 pub use refusal::Refusal;

@@ -220,6 +220,16 @@ fn p04_the_floor_waits_for_members_that_count() {
     let back = Registry::open(temp.path(), NOW + 90_000).expect("reopens");
     assert_eq!(back.floor(NOW + 90_500, 1000, head), Seq(40), "nobody could be heard while the datastore was down");
     assert_eq!(back.floor(NOW + 90_700, 1000, head), head);
+    // Also after any number of starts, and what was heard in between counts.
+    let mut back = back;
+    for number in 1..4_u64 {
+        back.note_log(LogMark { log_id: LogId([7; 16]), generation: Generation(1), seq: Seq(number) });
+        back.save(NOW + 90_000 * number + 100).expect("saves");
+        back = Registry::open(temp.path(), NOW + 90_000 * (number + 1)).expect("reopens");
+        let running = number * 100;
+        assert_eq!(back.floor(NOW + 90_000 * (number + 1) + 500 - running, 1000, head), Seq(40), "start {number}");
+        assert_eq!(back.floor(NOW + 90_000 * (number + 1) + 700 - running, 1000, head), head, "start {number}");
+    }
     registry.revoke(&name(), NOW).expect("revokes");
     assert_eq!(registry.floor(NOW, 1000, head), head);
 }
