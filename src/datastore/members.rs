@@ -13,8 +13,8 @@ use crate::telemetry::seldom::Seldom;
 use crate::transport::endpoint::{CLOSE_NOT_A_MEMBER, ServerEndpoint};
 use crate::transport::join::Redeem;
 use crate::trust::{
-    Authorities, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile, Role,
-    Token, TrustError,
+    AuditMark, Authorities, Escrow, LogMark, Member, MemberState, Proof, RecoveryKeys, Refusal, Registry, RegistryFile,
+    Role, Token, TrustError,
 };
 
 use super::contents::Connected;
@@ -472,6 +472,11 @@ impl Members {
     /// Notes where the log stands.
     pub(super) fn note_log(&self, mark: LogMark) {
         self.registry().note_log(mark);
+    }
+
+    /// Notes the last record of the audit.
+    pub(super) fn note_audit(&self, mark: AuditMark) {
+        self.registry().note_audit(mark);
     }
 
     /// Notes a member's position that the log contradicts, for good. False: it is no member any more.

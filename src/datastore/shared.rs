@@ -206,6 +206,9 @@ impl Shared {
             let (log_id, generation, seq) = (self.log.log_id(), self.log.generation(), self.head());
             self.members.note_log(LogMark { log_id, generation, seq });
         }
+        if let Some(mark) = self.audit.mark() {
+            self.members.note_audit(mark);
+        }
         self.members.save();
     }
 

@@ -41,8 +41,8 @@ pub use left::RegisterChoice;
 pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::{PutBack, key_that_counts, replace_trust, restore_trust};
 pub use registry::{
-    FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, RegisterMark, Registry, RegistryFile, Relation,
-    SignedMark,
+    AuditMark, FloorPolicy, LogMark, MEMBERS_MAX, Member, MemberState, Refusal, RegisterMark, Registry, RegistryFile,
+    Relation, SignedMark,
 };
 pub use roster::{BYTES_MAX as ROSTER_BYTES_MAX, KeptRoster, Roster, RosterCertificate, RosterMember};
 pub use rotation::RecoveryKeys;

@@ -123,6 +123,17 @@ pub struct LogMark {
     pub seq: Seq,
 }
 
+/// The last record of the datastore's audit, when the register was last written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditMark {
+    /// Which audit: it is a log of its own.
+    pub log_id: LogId,
+    /// The record.
+    pub seq: Seq,
+    /// Chain there, hexadecimal.
+    pub chain: String,
+}
+
 impl Member {
     /// Whether it has been heard of within the retention. Time during which the datastore could hear no member does not count.
     fn is_heard(&self, now_ms: u64, retention_ms: u64, absences: &[Absence]) -> bool {
@@ -196,6 +207,9 @@ struct Contents {
     /// Absent in files of a version that counted none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     changes: Option<changes::Changes>,
+    /// Absent in files of a version that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    audit: Option<AuditMark>,
     /// When nobody could be heard, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     absences: Vec<Absence>,
@@ -331,6 +345,18 @@ impl Registry {
     pub fn note_log(&mut self, mark: LogMark) {
         self.is_dirty |= self.contents.log != Some(mark);
         self.contents.log = Some(mark);
+    }
+
+    /// The last record of the audit that is known; `None` in files of a version that did not say.
+    #[must_use]
+    pub fn audit_mark(&self) -> Option<&AuditMark> {
+        self.contents.audit.as_ref()
+    }
+
+    /// Notes the last record of the audit. Written lazily, as positions are.
+    pub fn note_audit(&mut self, mark: AuditMark) {
+        self.is_dirty |= self.contents.audit.as_ref() != Some(&mark);
+        self.contents.audit = Some(mark);
     }
 
     /// Notes which recovery keys open the sealed copy that a member has. Written lazily: one that is lost is said again.
@@ -489,6 +515,8 @@ impl Registry {
     pub fn forget_invitations(&mut self, now_ms: u64) -> Result<(), TrustError> {
         self.contents.members.retain(|_, member| member.state != MemberState::Invited);
         self.contents.members.values_mut().for_each(|member| member.invite = None);
+        // It may be on another disk, without the audit.
+        self.contents.audit = None;
         self.set_on(now_ms);
         self.write(now_ms)
     }

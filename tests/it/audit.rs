@@ -249,3 +249,43 @@ fn p15_one_user_cannot_fill_the_log() {
     assert_eq!(admin.post("/api/groups", &json!({ "Name": "g" })).status, 200, "and others go on");
     fleet.wait("it is taken again", || write(0).status != 429);
 }
+
+#[test]
+fn p14_an_audit_that_was_removed_or_exchanged_for_an_older_copy_is_found_and_said_until_it_is_acknowledged() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["put", "users", "1", "--value", "1"]);
+    datastore.terminate();
+    let (audit, older) = (fleet.dir("d/audit"), fleet.dir("older"));
+    crate::reading::copy_dir(&audit, &older);
+    let datastore = fleet.datastore();
+    fleet.ok("d", &["enroll", "evil", "--role", "admin"]);
+    fleet.ok("d", &["revoke", "evil"]);
+    datastore.terminate();
+    for is_removed in [false, true] {
+        fs::remove_dir_all(&audit).expect("removes");
+        if !is_removed {
+            crate::reading::copy_dir(&older, &audit);
+        }
+        assert_eq!(fleet.run("d", &["audit", "verify"]).status.code(), Some(3), "while nothing runs");
+        for start in 0..2 {
+            let datastore = fleet.datastore();
+            let says = || fleet.status("d")["health"].to_string();
+            fleet.wait("the status says so", || says().contains("audit_damaged"));
+            assert!(says().contains(if is_removed { "is missing" } else { "older copy" }), "{}", says());
+            let verified = fleet.run("d", &["audit", "verify", "--json"]);
+            assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+            let report: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+            assert_eq!(report["findings"].as_array().map(Vec::len), Some(1), "start {start}: {report}");
+            if start == 1 {
+                fleet.ok("d", &["audit", "acknowledge", &report["last"].to_string()]);
+                assert!(!says().contains("audit_damaged"));
+            }
+            datastore.terminate();
+        }
+        let datastore = fleet.datastore();
+        fleet.ok("d", &["audit", "verify"]);
+        assert!(!fleet.status("d")["health"].to_string().contains("audit_damaged"));
+        datastore.terminate();
+    }
+}

@@ -1,20 +1,28 @@
 //! An audit that began in the place of a damaged one: what only that one had is missing, until an administrator says that it was
 //! seen.
 //!
-//! Its first record says so. What was acknowledged is a record as well, somewhere in the audit; a small file beside it says up to
-//! where, so that a start need not read all of it. The file decides nothing: `audit verify` reads the records.
+//! A record says so, the first of an audit that began anew; when old records go, what was not acknowledged of them is recorded again.
+//! What was acknowledged is a record as well, somewhere in the audit. Small files beside it say which record it is, and up to where,
+//! so that a start need not read all of it. They decide nothing: `audit verify` reads the records.
+//!
+//! That an audit is missing, or an older copy, nothing in it says. So the register of members keeps the last record and its chain.
 
 use std::path::Path;
 
+use crate::codec::audit::Act;
 use crate::codec::audit::{AuditEvent, AuditRecord};
 use crate::env::data_dir::{DirectoryError, replace_file};
-use crate::log::LogReader;
+use crate::log::{LogReader, ReadError};
 use crate::model::Seq;
+use crate::trust::AuditMark;
+
+use super::reading::{self, Said};
 
 /// Kind of the act by which a new audit says that it took the place of a damaged one.
 pub(super) const KIND: &str = "audit-damaged";
-/// Name of the file in a datastore's directory.
+/// Names of the files in a datastore's directory.
 const FILE: &str = "audit-acknowledged";
+const NOTED: &str = "audit-damage";
 /// It is among the first records.
 const AMONG: u64 = 16;
 
@@ -29,13 +37,81 @@ pub(in crate::datastore) struct Damage {
 
 /// What an audit says of a damaged one, unless that was acknowledged.
 pub(super) fn find(dir: &Path, reader: &LogReader) -> Option<Damage> {
+    let acknowledged = acknowledged(dir, reader);
+    let counts = |damage: &Damage| damage.record > acknowledged;
+    noted(dir, reader).filter(counts).or_else(|| at_the_start(reader).filter(counts))
+}
+
+/// Notes beside the audit which record says it.
+pub(super) fn note(dir: &Path, reader: &LogReader, damage: &Damage) -> Result<(), DirectoryError> {
+    let text = format!("{} {} {}\n", reader.log_id(), damage.record, damage.what.replace('\n', " "));
+    replace_file(&dir.join(NOTED), text.as_bytes())
+}
+
+fn noted(dir: &Path, reader: &LogReader) -> Option<Damage> {
+    let text = std::fs::read_to_string(dir.join(NOTED)).ok()?;
+    let mut words = text.trim_end().splitn(3, ' ');
+    words.next().filter(|word| *word == reader.log_id().to_string())?;
+    let record = Seq(words.next()?.parse().ok()?);
+    Some(Damage { record, what: words.next()?.to_owned() })
+}
+
+/// What records up to `to`, which are about to go, say of damage and of what is missing, as far as it was not acknowledged: to be
+/// recorded again.
+pub(super) fn carried(reader: &LogReader, to: Seq, now_ms: u64) -> Result<Vec<Act>, ReadError> {
+    let mut said = Said::default();
+    reading::say(reader, (reader.horizon(), to), &mut said)?;
+    if said.is_empty() {
+        return Ok(Vec::new());
+    }
+    // What is acknowledged later counts, and what is said later stays where it is.
+    reading::say(reader, (to, reader.head().0), &mut said)?;
+    let act =
+        |kind: &str, what: String| Act { kind: kind.into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
+    let going = |seq: &Seq| *seq <= to;
+    let damages = said.damages().filter(|(seq, _)| going(seq)).map(|(_, what)| act(KIND, what.clone()).bounded());
+    let mut acts: Vec<Act> = damages.collect();
+    let gaps: Vec<Seq> = said.gaps().filter(going).collect();
+    if let (Some(first), Some(last)) = (gaps.first(), gaps.last()) {
+        let what = format!(
+            "{} records, from {first} to {last}, said that something is missing in the audit; they were removed because of their age, or \
+             for want of room, before that was acknowledged",
+            gaps.len()
+        );
+        acts.push(act("gap", what));
+    }
+    Ok(acts)
+}
+
+/// What is missing of the audit that the register knows; `None`: nothing.
+pub(super) fn missing(reader: &LogReader, known: &AuditMark) -> Option<String> {
+    let (head, at) = (reader.head().0, known.seq);
+    if reader.log_id() != known.log_id {
+        return Some(format!(
+            "the audit is missing: it had records up to {at}, chain {}, and another one is in its place",
+            known.chain
+        ));
+    }
+    if head < at {
+        return Some(format!(
+            "the audit ends at record {head}, and it had records up to {at}, chain {}: an older copy is in its place, or its end was \
+             removed",
+            known.chain
+        ));
+    }
+    let here = reader.chain_at(at).ok().flatten().map(|chain| reading::hex(&chain));
+    let is_other = here.is_some_and(|here| here != known.chain);
+    is_other.then(|| format!("record {at} of the audit is not the one that was there, of chain {}", known.chain))
+}
+
+fn at_the_start(reader: &LogReader) -> Option<Damage> {
     let (from, head) = (reader.horizon(), reader.head().0);
     let first = reader.entries(from, Seq(head.0.min(from.0 + AMONG))).filter_map(Result::ok);
     let mut found = first.filter_map(|entry| match AuditRecord::of(&entry).ok()?.event {
         AuditEvent::Act(act) if act.kind == KIND => Some(Damage { record: entry.seq, what: act.what }),
         _ => None,
     });
-    found.next().filter(|damage| damage.record > acknowledged(dir, reader))
+    found.next()
 }
 
 fn acknowledged(dir: &Path, reader: &LogReader) -> Seq {

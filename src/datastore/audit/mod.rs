@@ -14,17 +14,19 @@ mod writer;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::codec::admin::Finding;
 use crate::codec::audit::{Act, AuditPage, AuditReport, LogPoint};
 use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogReader};
 use crate::model::{MemberName, Seq};
 use crate::transport::answer::{Failure, damaged, refuse};
+use crate::trust::AuditMark;
 
 use super::admin::{Caller, off_thread};
 use super::shared::SharedRef;
@@ -42,6 +44,8 @@ pub(super) struct Audit {
     /// Taken by the thread that writes.
     received: Mutex<Option<mpsc::Receiver<Acts>>>,
     reader: watch::Sender<Option<LogReader>>,
+    /// It was compared with what the register knows of it.
+    is_checked: AtomicBool,
     /// The audit has everything of the operation log up to here.
     covered: watch::Sender<Seq>,
     problem: Mutex<String>,
@@ -57,7 +61,16 @@ impl Audit {
         let (requests, received) = mpsc::channel(QUEUE);
         let (reader, covered) = (watch::channel(None).0, watch::channel(horizon).0);
         let (received, problem, lost) = (Mutex::new(Some(received)), Mutex::default(), AtomicU64::new(0));
-        Audit { requests, received, reader, covered, problem, damage: Mutex::default(), lost }
+        Audit {
+            requests,
+            received,
+            reader,
+            is_checked: AtomicBool::new(false),
+            covered,
+            problem,
+            damage: Mutex::default(),
+            lost,
+        }
     }
 
     /// The work of the thread that writes; to be started once.
@@ -83,6 +96,18 @@ impl Audit {
 
     fn set_reader(&self, reader: LogReader) {
         self.reader.send_replace(Some(reader));
+    }
+
+    fn set_checked(&self) {
+        self.is_checked.store(true, Ordering::Release);
+    }
+
+    /// The last record that is durable, once it is known that nothing is missing before it that was not recorded.
+    pub(super) fn mark(&self) -> Option<AuditMark> {
+        let is_checked = self.is_checked.load(Ordering::Acquire);
+        let reader = self.reader.borrow().clone().filter(|_| is_checked)?;
+        let (seq, chain) = reader.head();
+        Some(AuditMark { log_id: reader.log_id(), seq, chain: reading::hex(&chain) })
     }
 
     /// Why nothing can be recorded; empty when it can.
@@ -183,8 +208,8 @@ async fn reader_of(shared: &SharedRef) -> Result<LogReader, Failure> {
         let why = if problem.is_empty() { "it is still being opened: try again in a moment".into() } else { problem };
         return Err(refuse(format!("the audit cannot be read: {why}")));
     }
-    let dir = shared.path.join(store::AUDIT);
-    let reader = off_thread(move || view(dir)).await??;
+    let (dir, known) = (shared.path.join(store::AUDIT), shared.members.registry().audit_mark().cloned());
+    let reader = off_thread(move || view(dir, known)).await??;
     shared.audit.set_reader(reader.clone());
     Ok(reader)
 }
@@ -199,9 +224,15 @@ pub(super) fn point_in(path: &std::path::Path) -> Option<LogPoint> {
     store::covered(&log.reader()).ok().flatten().filter(|point| *point != LogPoint::default())
 }
 
-fn view(dir: PathBuf) -> Result<LogReader, Failure> {
+fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
     let fs = Arc::new(ViewFs::default());
     if !crate::log::exists(&*fs, &dir).map_err(refuse)? {
+        if let Some(AuditMark { seq, chain, .. }) = known {
+            return Err(damaged(format!(
+                "the audit in {} is missing: it had records up to {seq}, chain {chain}",
+                dir.display()
+            )));
+        }
         return Err(refuse(format!("there is no audit in {}: the datastore begins one when it starts", dir.display())));
     }
     let (log, _) = Log::open(fs, &dir, store::options()).map_err(|error| match error {
@@ -261,7 +292,12 @@ pub(super) async fn verify(shared: &SharedRef, at: Option<Seq>) -> Result<AuditR
     match reader_of(shared).await {
         Ok(reader) => {
             let bytes_max = shared.config.audit_bytes_max;
-            let report = off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse)?;
+            // A running datastore has recorded it.
+            let known = shared.members.registry().audit_mark().filter(|_| shared.audit.is_read_only()).cloned();
+            let missing = known.and_then(|known| damage::missing(&reader, &known));
+            let mut report = off_thread(move || reading::verify(&reader, at)).await?.map_err(refuse)?;
+            report.findings.extend(missing.map(|problem| Finding { place: "audit".into(), offset: None, problem }));
+            report.ok = report.findings.is_empty();
             Ok(AuditReport { bytes_max, ..report })
         }
         // One that does not open is examined file by file, so that every damaged place is named.

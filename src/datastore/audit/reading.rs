@@ -68,7 +68,7 @@ pub(super) fn seen(reader: &LogReader) -> HashMap<(MemberName, String), u64> {
     seen
 }
 
-fn hex(chain: &Chain) -> String {
+pub(super) fn hex(chain: &Chain) -> String {
     chain.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -90,7 +90,7 @@ fn report_of(files: &VerifyReport) -> AuditReport {
 
 /// What records say of damage and of what is missing, as far as it was not acknowledged.
 #[derive(Default)]
-struct Said {
+pub(super) struct Said {
     gaps: Vec<Seq>,
     damages: Vec<(Seq, String)>,
     acknowledged: u64,
@@ -111,6 +111,34 @@ impl Said {
             _ => {}
         }
     }
+}
+
+impl Said {
+    pub(super) fn is_empty(&self) -> bool {
+        self.gaps.is_empty() && self.damages.is_empty()
+    }
+
+    pub(super) fn gaps(&self) -> impl Iterator<Item = Seq> {
+        self.gaps.iter().copied()
+    }
+
+    pub(super) fn damages(&self) -> impl Iterator<Item = &(Seq, String)> {
+        self.damages.iter()
+    }
+}
+
+/// Takes what the records after `from` up to `to` say.
+///
+/// # Errors
+/// When they cannot be read.
+pub(super) fn say(reader: &LogReader, (from, to): (Seq, Seq), said: &mut Said) -> Result<(), ReadError> {
+    for entry in reader.entries(from, to) {
+        let entry = entry?;
+        if let Ok(record) = AuditRecord::of(&entry) {
+            said.take(entry.seq, record.event);
+        }
+    }
+    Ok(())
 }
 
 /// Every damaged place of an audit that does not open.

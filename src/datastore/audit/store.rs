@@ -12,6 +12,8 @@ use crate::env::fs::{Fs, is_full};
 use crate::log::{AppendError, Log, LogOptions, LogReader, OpenError, ReadError, SyncError};
 use crate::model::{MemberName, Seq};
 
+use super::damage::{self, Damage};
+
 /// Directory of the audit within a datastore's.
 pub const AUDIT: &str = "audit";
 /// Small enough that whole segments get old soon.
@@ -178,13 +180,18 @@ impl AuditStore {
     }
 
     /// What is due now and then: closes a segment that has been open for long, removes those that are too old, and lets the head
-    /// file say what is durable. `now_ms` is the time of entries.
+    /// file say what is durable. `now_ms` is the time of entries. Says which record was made of damage that was not acknowledged, when
+    /// the one that said so is removed.
     ///
     /// # Errors
     /// When a file cannot be written or removed. Nothing is lost by it, and it is tried again.
-    pub fn keep_house(&mut self, now_ms: u64, local: &MemberName) -> Result<(), AuditError> {
+    pub(in crate::datastore) fn keep_house(
+        &mut self,
+        now_ms: u64,
+        local: &MemberName,
+    ) -> Result<Option<Damage>, AuditError> {
         if self.is_lost {
-            return Ok(());
+            return Ok(None);
         }
         self.log.restore_reserve();
         let age_max = (self.keep.ms / SEGMENT_AGE_PARTS).min(SEGMENT_AGE_MAX_MS);
@@ -193,8 +200,9 @@ impl AuditStore {
         if open.is_some_and(|segment| segment.first_time_ms.saturating_add(age_max) < now_ms) {
             self.log.seal()?;
         }
-        self.trim(now_ms, local)?;
-        Ok(self.log.idle()?)
+        let carried = self.trim(now_ms, local)?;
+        self.log.idle()?;
+        Ok(carried)
     }
 
     /// Bytes on disk.
@@ -205,7 +213,7 @@ impl AuditStore {
 
     /// Removes the segments of which every record is older than the audit is kept, and the oldest for which there is no room. A
     /// record says so before anything goes: what is left goes on from the chain that it names.
-    fn trim(&mut self, now_ms: u64, local: &MemberName) -> Result<(), AuditError> {
+    fn trim(&mut self, now_ms: u64, local: &MemberName) -> Result<Option<Damage>, AuditError> {
         let reader = self.log.reader();
         let segments: Vec<_> = reader.segments();
         let sealed = || segments.iter().take_while(|segment| segment.sealed);
@@ -222,12 +230,15 @@ impl AuditStore {
             })
             .collect();
         let Some(last) = early.last().copied().or(old.checked_sub(1).and_then(|at| segments.get(at))) else {
-            return Ok(());
+            return Ok(None);
         };
-        let Some(chain) = reader.chain_at(last.last)? else { return Ok(()) };
+        let Some(chain) = reader.chain_at(last.last)? else { return Ok(None) };
         let (to, covered) = (last.last, self.covered.unwrap_or_default());
         let record = |event| AuditRecord { time_ms: now_ms, member: local.clone(), covered, event };
         let mut records = vec![record(AuditEvent::Trimmed { to, chain })];
+        let carried = damage::carried(&reader, to, now_ms)?;
+        let first = carried.first().filter(|act| act.kind == damage::KIND).map(|act| act.what.clone());
+        records.extend(carried.into_iter().map(|act| record(AuditEvent::Act(act))));
         if let (Some(first), Some(last)) = (early.first(), early.last()) {
             let what = format!(
                 "records {} to {} of the audit, of {} to {}, were removed before their time, because it would have more bytes than \
@@ -241,10 +252,12 @@ impl AuditStore {
             let act = Act { kind: "gap".into(), happened_ms: now_ms, what, count: 1, ..Act::default() };
             records.push(record(AuditEvent::Act(act)));
         }
-        self.append(&records)?;
+        let end = self.append(&records)?;
         let count = self.log.trim(to)?;
         tracing::info!(count, %to, "the oldest segments of the audit were removed");
-        Ok(())
+        // It comes behind the record of the removal.
+        let record = Seq(end.0.saturating_sub(records.len() as u64) + 2);
+        Ok(first.map(|what| Damage { record, what }))
     }
 
     /// Notes in the head file what is durable.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::damage;
 use super::reading;
 use super::store::{AUDIT, AuditError, AuditStore, Keep, options};
 use crate::codec::audit::{Act, AuditEvent, AuditRecord, LogPoint};
@@ -10,6 +11,7 @@ use crate::env::fs::Fs;
 use crate::env::memory::{Fault, MemoryFs, SmallRandom, Survival};
 use crate::log::{Log, LogOptions};
 use crate::model::{MemberName, Seq};
+use crate::trust::AuditMark;
 
 const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 1_700_000_000_000;
@@ -264,4 +266,72 @@ fn p14_what_is_missing_is_named_until_it_is_acknowledged() {
     assert_eq!(counts(&[acknowledged(1)]), (1, 0, 1), "only what was seen");
     assert_eq!(counts(&[said("gap"), acknowledged(2)]), (1, 0, 2), "not what came later");
     assert_eq!(counts(&[acknowledged(6)]), (0, 0, 3));
+}
+
+#[test]
+fn p14_what_was_not_acknowledged_outlives_the_records_that_say_it() {
+    for is_acknowledged in [false, true] {
+        let fs = MemoryFs::new();
+        let mut store = open(&fs).expect("creates");
+        let said = |kind: &str| AuditRecord {
+            event: AuditEvent::Act(Act {
+                kind: kind.into(),
+                what: format!("{kind} is kept as X"),
+                count: 1,
+                ..Act::default()
+            }),
+            ..record(1, START_MS)
+        };
+        store.append(&[said("audit-damaged"), said("gap"), said("gap"), said("login")]).expect("records");
+        let mut at = fill(&mut store, 1, 60).expect("records");
+        if is_acknowledged {
+            let event = AuditEvent::Acknowledged { to: Seq(4), from: "uid 0".into() };
+            store.append(&[AuditRecord { event, ..record(at, START_MS + at * HOUR_MS) }]).expect("records");
+        }
+        // As often as records go.
+        for round in 0..3 {
+            let before = store.reader().horizon();
+            let carried = store.keep_house(START_MS + at * HOUR_MS, &name()).expect("keeps house");
+            assert!(store.reader().horizon() > before, "{round}");
+            let report = check(&store);
+            let expected = if is_acknowledged { (true, 0, 0) } else { (false, 1, 1) };
+            assert_eq!((report.ok, report.gaps, report.findings.len()), expected, "{round} {:?}", report.findings);
+            assert_eq!(carried.is_some(), !is_acknowledged, "{round}");
+            if let Some(carried) = carried {
+                assert!(
+                    report.findings[0].place.ends_with(&format!("record {}", carried.record)),
+                    "{round} {report:?}"
+                );
+                assert_eq!(carried.what, "audit-damaged is kept as X");
+            }
+            at = fill(&mut store, at, 60).expect("records");
+        }
+    }
+}
+
+#[test]
+fn p14_an_audit_that_is_another_one_or_an_older_copy_is_told_by_its_last_record() {
+    let fs = MemoryFs::new();
+    let mut store = open(&fs).expect("creates");
+    let mark = |store: &AuditStore| {
+        let (seq, chain) = store.reader().head();
+        AuditMark { log_id: store.reader().log_id(), seq, chain: reading::hex(&chain) }
+    };
+    fill(&mut store, 1, 10).expect("records");
+    let early = mark(&store);
+    fill(&mut store, 11, 10).expect("records");
+    let late = mark(&store);
+    let of = |store: &AuditStore, mark: &AuditMark| damage::missing(&store.reader(), mark);
+    assert_eq!((of(&store, &early), of(&store, &late)), (None, None));
+    let other = open(&MemoryFs::new()).expect("creates");
+    assert!(of(&other, &late).is_some_and(|what| what.contains("missing") && what.contains("20")));
+    let ahead = AuditMark { seq: Seq(99), ..late.clone() };
+    assert!(of(&store, &ahead).is_some_and(|what| what.contains("older copy")));
+    let altered = AuditMark { chain: early.chain.clone(), ..late };
+    assert!(of(&store, &altered).is_some_and(|what| what.contains("not the one")));
+    // What was removed because of its age is no loss.
+    fill(&mut store, 21, 60).expect("records");
+    store.keep_house(START_MS + 90 * HOUR_MS, &name()).expect("keeps house");
+    assert!(store.reader().horizon() > early.seq);
+    assert_eq!(of(&store, &early), None);
 }

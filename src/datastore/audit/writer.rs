@@ -18,10 +18,10 @@ use crate::env::wait;
 use crate::model::{MemberName, Seq};
 use crate::telemetry;
 
-use super::damage;
+use super::damage::{self, Damage};
 use super::derive::{Former, OfLog, record};
 use super::resume::{LogNow, resume};
-use super::store::{AUDIT, AuditError, AuditStore, Keep};
+use super::store::{AUDIT, AuditStore, Keep};
 use super::waiting::Waiting;
 
 /// Most entries and bytes of records that are written at once.
@@ -180,15 +180,34 @@ impl Writer {
         };
         self.seen = super::reading::seen(&store.reader());
         self.shared.audit.set_reader(store.reader());
+        let known = self.shared.members.registry().audit_mark().cloned();
+        let missing = known.filter(|_| aside.is_none()).and_then(|known| damage::missing(&store.reader(), &known));
+        if let Some(missing) = &missing {
+            tracing::error!(missing, "the audit is not the one that was here");
+        }
         self.store = Some(store);
-        self.resume(aside)?;
+        let damaged = aside
+            .map(|(aside, error)| format!("the audit was damaged ({error}) and was set aside as {}", aside.display()));
+        self.resume(damaged.or(missing))?;
         self.look_for_damage();
+        // The register may know this one from now on.
+        self.shared.audit.set_checked();
+        self.shared.save_members();
         Ok(())
     }
 
     fn look_for_damage(&self) {
         let Some(store) = &self.store else { return };
-        self.shared.audit.set_damage(damage::find(&self.shared.path, &store.reader()));
+        self.say_damage(damage::find(&self.shared.path, &store.reader()));
+    }
+
+    fn say_damage(&self, damage: Option<Damage>) {
+        if let (Some(store), Some(damage)) = (&self.store, &damage)
+            && let Err(error) = damage::note(&self.shared.path, &store.reader(), damage)
+        {
+            tracing::warn!(%error, "which record says that the audit was damaged could not be noted beside it");
+        }
+        self.shared.audit.set_damage(damage);
     }
 
     /// What was acknowledged is in the audit: it is noted beside it, too.
@@ -201,11 +220,11 @@ impl Writer {
     }
 
     /// Finds out where to go on in the operation log, and records what stands between.
-    fn resume(&mut self, aside: Option<(PathBuf, AuditError)>) -> Result<(), String> {
+    fn resume(&mut self, damaged: Option<String>) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
         let covered = store.covered();
         // It is a witness of a log that is not here. Were it to go on with the one that is, it would say so no more.
-        if let Some(point) = covered.filter(|_| self.shared.audit_shows.is_some() && aside.is_none()) {
+        if let Some(point) = covered.filter(|_| self.shared.audit_shows.is_some() && damaged.is_none()) {
             self.shared.audit.set_covered(point.seq);
             return Ok(());
         }
@@ -214,22 +233,19 @@ impl Writer {
         let resumed = resume(covered, &now, self.is_new_log);
         let chain = self.shared.log.chain_at(resumed.from).map_err(text)?.unwrap_or_default();
         let point = log.point(resumed.from, chain);
-        let damaged = aside.map(|(aside, error)| {
-            AuditEvent::Act(
-                Act {
-                    kind: damage::KIND.into(),
-                    happened_ms: self.shared.commit_time(),
-                    what: format!("the audit was damaged ({error}) and was set aside as {}", aside.display()),
-                    count: 1,
-                    ..Act::default()
-                }
-                .bounded(),
-            )
-        });
-        let events: Vec<AuditEvent> = damaged.into_iter().chain(resumed.said).collect();
+        let happened_ms = self.shared.commit_time();
+        let act =
+            |what: String| Act { kind: damage::KIND.into(), happened_ms, what, count: 1, ..Act::default() }.bounded();
+        let said = damaged.clone().map(|what| AuditEvent::Act(act(what)));
+        let events: Vec<AuditEvent> = said.into_iter().chain(resumed.said).collect();
+        let count = events.len() as u64;
         let local = self.shared.local.clone();
         self.append(events.into_iter().map(|event| (local.clone(), event)).collect(), point)?;
         self.shared.audit.set_covered(point.seq);
+        if let (Some(what), Some(store)) = (damaged, &self.store) {
+            let record = Seq(store.reader().head().0.0.saturating_sub(count) + 1);
+            self.say_damage(Some(Damage { record, what }));
+        }
         Ok(())
     }
 
@@ -349,11 +365,13 @@ impl Writer {
         let behind = self.shared.head().since(self.shared.audit.covered());
         telemetry::metrics::audit_behind(behind);
         let (now_ms, local) = (self.shared.commit_time(), self.shared.local.clone());
-        if let Some(store) = self.store.as_mut()
-            && let Err(error) = store.keep_house(now_ms, &local)
-        {
-            telemetry::metrics::audit_write_failure();
-            tracing::warn!(%error, "old records of the audit could not be removed, or its head not be written");
+        match self.store.as_mut().map(|store| store.keep_house(now_ms, &local)) {
+            Some(Ok(Some(carried))) => self.say_damage(Some(carried)),
+            Some(Err(error)) => {
+                telemetry::metrics::audit_write_failure();
+                tracing::warn!(%error, "old records of the audit could not be removed, or its head not be written");
+            }
+            _ => {}
         }
         if let Some(store) = &self.store {
             telemetry::metrics::audit_bytes(store.bytes(), self.shared.config.audit_bytes_max);
