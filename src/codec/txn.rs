@@ -41,10 +41,15 @@ pub enum BadTxn {
 
 /// Appends the encoded form of `txn` to `out`.
 pub fn encode_txn(txn: &Txn, out: &mut Vec<u8>) {
+    encode_settled(txn, txn.settled, out);
+}
+
+/// [`encode_txn`] of a transaction that says something else of what is settled.
+pub fn encode_settled(txn: &Txn, settled: OriginCounter, out: &mut Vec<u8>) {
     out.push(VERSION);
     let body = TxnV1 {
         id: txn.id,
-        settled: txn.settled,
+        settled,
         time_ms: txn.time_ms,
         note: Cow::Borrowed(&txn.note),
         conditions: Cow::Borrowed(&txn.conditions),

@@ -226,6 +226,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             answer.item(&off_thread(inviting).await?.map_err(refuse)?).await
         }
         Request::Revoke { name, remove } => {
+            let (commit, gone) = (shared.commit.clone(), name.clone());
             let (shared, revoked) = (SharedRef::clone(shared), name.clone());
             let revoking = move || {
                 let why = match shared.members.is_serving() {
@@ -236,6 +237,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
                 Ok::<_, String>(why)
             };
             let why = off_thread(revoking).await?.map_err(refuse)?;
+            settle_soon(commit, gone);
             let revoked = serde_json::json!({ "name": name, "removed": remove, "durable": why.is_none(), "why": why });
             answer.item(&revoked).await
         }
@@ -280,6 +282,14 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         }
         Request::Submit { .. } => Err(refuse("a submission needs its stream")),
     }
+}
+
+/// Lets the datastore settle the rejections of a member that was revoked, which no answer waits for.
+fn settle_soon(commit: mpsc::Sender<super::commit::Request>, gone: MemberName) {
+    let (reply, _) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let _ = commit.send(super::commit::Request::Settle([gone].into(), reply)).await;
+    });
 }
 
 async fn about_authority<W: AsyncWrite + Unpin>(
@@ -654,7 +664,8 @@ where
             }
             let txn = decode_txn(&body).map_err(refuse)?;
             unanswered.acquire().await.map_err(refuse)?.forget();
-            push::submit(shared, &caller.name, txn, false, &stream, &reply).await.map_err(refuse)?;
+            let source = super::commit::Source { member: &caller.name, is_admins: true, stream: &stream };
+            push::submit(shared, source, txn, false, &reply).await.map_err(refuse)?;
         }
         drop(reply);
         Ok(())

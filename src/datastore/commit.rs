@@ -3,6 +3,7 @@
 //! It gathers what waits, sequences it, writes one batch, syncs once, and only then lets anyone see or hear of it.
 //! While a sync is under way the next batch gathers by itself: group commit without a timer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ pub(super) struct Proposal {
     pub objection: Option<Box<Reason>>,
     pub stream: Stream,
     pub reply: mpsc::UnboundedSender<Outcome>,
+    is_admins: bool,
     kept: Kept,
 }
 
@@ -54,14 +56,22 @@ struct Kept {
     _hold: Option<Hold>,
 }
 
+/// Who hands transactions over, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub member: &'a MemberName,
+    /// See [`Submission::is_admins`].
+    pub is_admins: bool,
+    pub stream: &'a Stream,
+}
+
 /// Hands a transaction to the commit thread; waits while too many bytes are on their way there.
 pub(super) async fn propose(
     shared: &SharedRef,
-    member: &MemberName,
+    source: Source<'_>,
     txn: Txn,
     objection: Option<Reason>,
     hold: Option<Hold>,
-    stream: &Stream,
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
     let stopping = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
@@ -70,13 +80,16 @@ pub(super) async fn propose(
     let share = Arc::clone(&shared.queue_bytes).acquire_many_owned(bytes).await.map_err(|_| stopping())?;
     let objection = objection.map(Box::new);
     let kept = Kept { _share: share, _hold: hold };
+    let Source { member, is_admins, stream } = source;
     let (member, stream, reply) = (member.clone(), stream.clone(), reply.clone());
-    let proposal = Proposal { member, txn, objection, stream, reply, kept };
+    let proposal = Proposal { member, txn, objection, stream, reply, is_admins, kept };
     shared.commit.send(Request::Commit(proposal)).await.map_err(|_| stopping())
 }
 
 pub(super) enum Request {
     Commit(Proposal),
+    /// Settles the rejections of members that were revoked.
+    Settle(BTreeSet<MemberName>, oneshot::Sender<()>),
     /// Closes the open segment, so that compaction can take it.
     Seal(oneshot::Sender<Result<Seq, String>>),
     /// Is answered when its turn comes, which shows that the thread lives.
@@ -131,6 +144,10 @@ impl Committer {
                         return self.stop(stop);
                     }
                     self.vouch_at_times();
+                }
+                Some(Request::Settle(gone, reply)) => {
+                    idle = false;
+                    self.settle(&gone, reply);
                 }
                 Some(Request::Seal(reply)) => self.seal(reply),
                 Some(Request::Ping(reply)) => drop(reply.send(())),
@@ -193,6 +210,7 @@ impl Committer {
         }
         self.commit(batch);
         match after {
+            Some(Request::Settle(gone, reply)) => self.settle(&gone, reply),
             Some(Request::Seal(reply)) => self.seal(reply),
             Some(Request::Ping(reply)) => drop(reply.send(())),
             Some(Request::Stop(reply)) => return Some(reply),
@@ -202,21 +220,35 @@ impl Committer {
     }
 
     fn commit(&mut self, batch: Vec<Proposal>) {
+        let mut replies = Vec::with_capacity(batch.len());
+        let mut kept_all = Vec::with_capacity(batch.len());
+        let mut txns = Vec::with_capacity(batch.len());
+        for Proposal { member, txn, objection, stream, reply, is_admins, kept } in batch {
+            if member != self.shared.local {
+                self.shared.note_clock(txn.time_ms);
+            }
+            txns.push(Submission { member, txn, objection: objection.map(|reason| *reason), stream, is_admins });
+            replies.push(reply);
+            kept_all.push(kept);
+        }
+        self.write(txns, replies);
+    }
+
+    /// Settles the rejections of members that were revoked. Where nothing is written now the next compaction tries again.
+    fn settle(&mut self, gone: &BTreeSet<MemberName>, reply: oneshot::Sender<()>) {
+        let mut txns = self.ledger.settling(|member| gone.contains(member), self.shared.commit_time());
+        while !txns.is_empty() {
+            let later = txns.split_off(txns.len().min(BATCH_TXNS_MAX));
+            self.write(std::mem::replace(&mut txns, later), Vec::new());
+        }
+        let _ = reply.send(());
+    }
+
+    fn write(&mut self, txns: Vec<Submission>, replies: Vec<mpsc::UnboundedSender<Outcome>>) {
         let started = Instant::now();
         self.measure_disk();
         let (free, min) = (self.shared.disk_free(), self.shared.config.min_free_bytes);
         let applied = *self.shared.applied.borrow();
-        let mut replies = Vec::with_capacity(batch.len());
-        let mut kept_all = Vec::with_capacity(batch.len());
-        let mut txns = Vec::with_capacity(batch.len());
-        for Proposal { member, txn, objection, stream, reply, kept } in batch {
-            if member != self.shared.local {
-                self.shared.note_clock(txn.time_ms);
-            }
-            txns.push(Submission { member, txn, objection: objection.map(|reason| *reason), stream });
-            replies.push(reply);
-            kept_all.push(kept);
-        }
         let (recovery, has_failed) = (self.shared.recovery(), self.shared.has_failed());
         let admit = |txn: &Txn| match recovery.as_str() {
             _ if has_failed => Err(failed()),

@@ -123,6 +123,9 @@ fn compact(
     if !recovery.is_empty() && !dry_run {
         return Err(format!("nothing is compacted while the datastore waits to be recovered: {recovery}"));
     }
+    if !is_viewed(shared) && !dry_run {
+        settle_revoked(shared);
+    }
     if !is_viewed(shared) {
         shared.audit.wait_covered_blocking(shared.head());
     }
@@ -155,6 +158,14 @@ fn compact(
             after = report.bytes_after, "compacted");
     }
     Ok(report)
+}
+
+/// Nobody asks for the rejections of members that were revoked any more: without this they would be kept for good.
+fn settle_revoked(shared: &SharedRef) {
+    let (reply, settled) = oneshot::channel();
+    if shared.commit.blocking_send(commit::Request::Settle(shared.members.revoked(), reply)).is_ok() {
+        let _ = settled.blocking_recv();
+    }
 }
 
 /// Closes the open segment when the horizon could rise into it. The horizon rises to ends of segments only, so a wish

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::codec::message::{Bookmark, Fate, Outcome, RefusalCode, Refused};
 use crate::env::{Entropy as _, SystemEntropy};
 use crate::log::{AppendError, Log, LogReader};
-use crate::model::{Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Origin, Reason, Seq, Txn, TxnId};
+use crate::model::{
+    Chain, Collection, Entry, EntryBody, Key, Limits, MemberName, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+};
 use crate::planted::{self, Bug};
 use crate::protocol::CHECKPOINT_EVERY;
 use crate::protocol::fatal::Fatal;
@@ -15,6 +17,9 @@ use crate::protocol::feed::Block;
 use crate::protocol::sequencer::{Decision, Sequencer, Versions};
 use crate::state::{StateError, StateStore};
 use crate::telemetry;
+
+/// Note of what the datastore writes for a member that was revoked.
+const SETTLED_NOTE: &[u8] = br#"{"by":"gravwell_datastore","for":"settling the rejections of a revoked member"}"#;
 
 /// Committed entries on their way to the state index.
 #[derive(Clone, Debug)]
@@ -60,6 +65,8 @@ pub struct Submission {
     pub objection: Option<Reason>,
     /// The stream on which it came.
     pub stream: Stream,
+    /// An administrator made it: its rejections are not bounded, because an import says at its end what it has recorded.
+    pub is_admins: bool,
 }
 
 /// Where a batch goes once it may be seen, in the order of these methods.
@@ -160,6 +167,18 @@ impl Ledger {
         self.log
     }
 
+    /// Transactions without operations that settle the rejections of members which ask for none of them any more. A row of
+    /// them would be kept, and written with every change of its origin, for good.
+    #[must_use]
+    pub fn settling(&self, of: impl Fn(&MemberName) -> bool, time_ms: u64) -> Vec<Submission> {
+        let settling = |(id, member): (TxnId, MemberName)| {
+            let (settled, note) = (OriginCounter(id.counter.0 - 1), bytes::Bytes::from_static(SETTLED_NOTE));
+            let txn = Txn { id, settled, time_ms, note, conditions: Vec::new(), ops: Vec::new() };
+            Submission { member, txn, objection: None, stream: Stream::default(), is_admins: true }
+        };
+        self.sequencer.unsettled(of).into_iter().map(settling).collect()
+    }
+
     /// Closes the open segment, so that compaction can take it.
     ///
     /// # Errors
@@ -190,13 +209,14 @@ impl Ledger {
         let mut entries = Vec::with_capacity(batch.len());
         let mut outcomes = Vec::with_capacity(batch.len());
         let mut streams = Vec::with_capacity(batch.len());
-        for Submission { member, txn, objection, stream } in batch {
+        for Submission { member, txn, objection, stream, is_admins } in batch {
             let id = txn.id;
             let txn = if id.origin == Origin::default() { self.numbered(txn)? } else { txn };
             let fate = match stream.check().and_then(|()| admit(&txn)) {
                 Err(refused) => Fate::Deferred(refused),
                 Ok(()) => {
                     let durable = Durable(&self.state, &self.log);
+                    self.sequencer.set_unbounded(is_admins);
                     let decision = self.sequencer.propose_unless(&member, txn, objection, now_ms, &durable);
                     fate_of(decision.map_err(Fatal::of("the state index cannot be read"))?, &mut entries)
                 }
@@ -279,7 +299,16 @@ fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
         Decision::Committed(seq) => Fate::Decided(seq),
         Decision::Rejected(seq, reason) => Fate::Rejected(seq, reason),
         Decision::Gap(expected) => Fate::Gap(expected),
+        Decision::Unsettled(count) => Fate::Deferred(unsettled(count)),
     }
+}
+
+/// What a member is told whose rejections are too many.
+fn unsettled(count: usize) -> Refused {
+    let message = format!(
+        "{count} of its transactions were rejected, and it has not said that it has written them down: what comes next waits          until it has, which it does by itself; one of a version that does not is upgraded, one that never does is revoked"
+    );
+    Refused { code: RefusalCode::Busy, message }
 }
 
 /// Applies a committed batch to the state index in runs that end at checkpoints; the chain in between is read back from

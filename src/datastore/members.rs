@@ -371,6 +371,13 @@ impl Members {
         registry.members().map(info).collect()
     }
 
+    /// Members that are revoked.
+    pub(super) fn revoked(&self) -> BTreeSet<MemberName> {
+        let registry = self.registry();
+        let revoked = registry.members().filter(|member| member.state == MemberState::Revoked);
+        revoked.map(|member| member.name.clone()).collect()
+    }
+
     /// The enrolled webservers, for a load balancer.
     pub(super) fn backends(&self) -> Vec<BackendInfo> {
         let (present, now) = (self.presence(), now_ms());

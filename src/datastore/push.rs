@@ -9,7 +9,7 @@ use crate::model::{MemberName, Origin, Txn};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 
-use super::commit::propose;
+use super::commit::{Source, propose};
 use super::contents::Judgement;
 use super::ledger::Stream;
 use super::shared::SharedRef;
@@ -40,7 +40,8 @@ pub(super) async fn serve(
             telemetry::journey::received(txn.id, member);
             // Whoever does not read the answers is not read either.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
-            submit(shared, member, txn, kind == Kind::PushForsaken, &stream, &reply).await?;
+            let source = Source { member, is_admins: false, stream: &stream };
+            submit(shared, source, txn, kind == Kind::PushForsaken, &reply).await?;
         }
         drop(reply);
         Ok(())
@@ -68,14 +69,13 @@ pub(super) async fn serve(
 /// Proposes a transaction, unless chunks that it names must be sent first.
 pub(super) async fn submit(
     shared: &SharedRef,
-    member: &MemberName,
+    source: Source<'_>,
     txn: Txn,
     is_forsaken: bool,
-    stream: &Stream,
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
     let deferred = |refused| {
-        stream.interrupt();
+        source.stream.interrupt();
         let _ = reply.send(Outcome { id: txn.id, fate: Fate::Deferred(refused) });
         Ok(())
     };
@@ -86,7 +86,7 @@ pub(super) async fn submit(
         Ok(Judgement::Wait(refused)) => return deferred(refused),
         Err(message) => return deferred(Refused { code: RefusalCode::Internal, message }),
     };
-    propose(shared, member, txn, objection, hold, stream, reply).await
+    propose(shared, source, txn, objection, hold, reply).await
 }
 
 fn refuse_reserved(origin: Origin) -> Result<(), Refused> {

@@ -713,7 +713,8 @@ mod tests {
             };
             let (reply, mut outcomes) = mpsc::unbounded_channel();
             let stream = super::super::ledger::Stream::default();
-            commit::propose(shared, &local_name(), txn, None, None, &stream, &reply).await.expect("is handed over");
+            let source = commit::Source { member: &local_name(), is_admins: true, stream: &stream };
+            commit::propose(shared, source, txn, None, None, &reply).await.expect("is handed over");
             outcomes.recv().await.expect("is answered").fate
         };
         assert_eq!(commit(1).await, Fate::Committed(Seq(1)));

@@ -97,6 +97,11 @@ impl Model {
             Decision::Gap(expected) => {
                 assert!(txn.id.counter.0 > last + 1 && expected.0 == last + 1, "{txn:?} {expected}");
             }
+            Decision::Unsettled(count) => {
+                let of_origin = |entry: &&Entry| entry.body.id().is_some_and(|id| id.origin == txn.id.origin);
+                let made = self.entries.iter().filter(of_origin).count();
+                assert!(count <= made && txn.id.counter.0 == last + 1, "{count} {txn:?}");
+            }
             Decision::Committed(at) => {
                 let entry = self.of(txn.id).expect("was decided");
                 assert!(at >= entry.seq && at <= self.head());

@@ -374,6 +374,19 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// Bytes of its text, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Reason::ConditionFailed { condition: text, .. }
+            | Reason::LimitExceeded { message: text }
+            | Reason::Forbidden { message: text }
+            | Reason::ChunksLost { message: text } => text.len() + 32,
+            Reason::IdentityReused => 32,
+        }
+    }
+}
+
 /// The text is part of the state's digest ([`super::Digest::of_origin`]): members of two versions are equal only while it is the same.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -489,7 +502,28 @@ pub struct OriginRow {
     pub rejected: Vec<(OriginCounter, Seq, Reason)>,
 }
 
+/// Rejections of one origin that it has not recorded: each change of its row writes all of them, and every replica does.
+pub const UNSETTLED_MAX: usize = 1024;
+/// Bytes of them from which [`UNSETTLED_BYTES_FROM`] are as good as [`UNSETTLED_MAX`].
+const UNSETTLED_BYTES_MAX: usize = 256 << 10;
+/// So few are no reason to wait, however long they are: an outbox settles more at once than this ([`SETTLED_WITHIN`]).
+const UNSETTLED_BYTES_FROM: usize = 128;
+/// A member says of rejections that it has recorded them when it pushes something so many counters behind them, at the latest.
+pub const SETTLED_WITHIN: u64 = 64;
+const _: () = assert!(SETTLED_WITHIN < UNSETTLED_BYTES_FROM as u64 && UNSETTLED_BYTES_FROM < UNSETTLED_MAX);
+
 impl OriginRow {
+    /// Rejections beyond `settled`, when there are so many that one more has to wait until the origin has recorded some.
+    #[must_use]
+    pub fn too_many_unsettled(&self, settled: OriginCounter) -> Option<usize> {
+        let from = self.rejected.partition_point(|(old, ..)| *old <= settled);
+        let unsettled = self.rejected.get(from..).unwrap_or_default();
+        let bytes = || unsettled.iter().map(|(.., reason)| reason.bytes()).sum::<usize>();
+        let are_many = unsettled.len() >= UNSETTLED_MAX
+            || (unsettled.len() >= UNSETTLED_BYTES_FROM && bytes() >= UNSETTLED_BYTES_MAX);
+        are_many.then_some(unsettled.len())
+    }
+
     /// Takes in the outcome of one transaction of this origin. The only place that changes a row, so that every
     /// replica comes to the same row from the same entries.
     pub fn record(
@@ -545,6 +579,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn p15_unsettled_rejections_of_an_origin_are_bounded_in_number_and_bytes() {
+        let row = |count: u64, bytes: usize| {
+            let reason = Reason::LimitExceeded { message: "x".repeat(bytes) };
+            let rejected = (1..=count).map(|counter| (OriginCounter(counter), Seq(counter), reason.clone())).collect();
+            OriginRow { last_counter: OriginCounter(count), last_seq: Seq(count), rejected }
+        };
+        let short = row(1024, 20);
+        assert_eq!(short.too_many_unsettled(OriginCounter(0)), Some(1024));
+        assert_eq!(short.too_many_unsettled(OriginCounter(1)), None);
+        let long = row(128, 2 << 10);
+        assert_eq!(long.too_many_unsettled(OriginCounter(0)), Some(128));
+        assert_eq!(long.too_many_unsettled(OriginCounter(1)), None);
+        assert_eq!(row(128, 1 << 10).too_many_unsettled(OriginCounter(0)), None);
+        // Whatever is settled of it, a row of a version without the bound is found.
+        assert_eq!(row(3000, 20).too_many_unsettled(OriginCounter(100)), Some(2900));
+        assert_eq!(row(3000, 20).too_many_unsettled(OriginCounter(9000)), None);
+    }
 
     proptest! {
         /// Whatever is recorded can be taken back, step by step.

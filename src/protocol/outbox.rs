@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::model::txn::SETTLED_WITHIN;
 use crate::model::{
     Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, OriginRow, Reason, Seq, Txn, TxnId,
 };
@@ -144,6 +145,8 @@ pub struct Outbox {
     retried: Retried,
     /// Pending ones of which the log says something else.
     reused: BTreeSet<TxnId>,
+    /// Rejections that are not known to be written down.
+    unwritten: BTreeSet<TxnId>,
     next_place: Place,
     pending_bytes: usize,
     keeps: bool,
@@ -295,6 +298,25 @@ impl Outbox {
             outbox.insert(Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&outbox.called(id, &txn)) }));
         }
         outbox
+    }
+
+    /// What the push of a pending transaction says of rejections ([`Txn::settled`]). When many were rejected since it was made,
+    /// that is all of its origin before what still waits, as far as they are written down: the datastore takes no more rejections
+    /// from an origin that says of none that it has them.
+    #[must_use]
+    pub fn settled_before(&self, txn: &Txn) -> OriginCounter {
+        let origin = txn.id.origin;
+        let waits = self.by_origin.get(&origin).and_then(VecDeque::front).map(|(counter, _)| *counter);
+        let unwritten = self.unwritten.range(TxnId { origin, counter: OriginCounter(0) }..).next();
+        let unwritten = unwritten.filter(|id| id.origin == origin).map(|id| id.counter);
+        let first = waits.into_iter().chain(unwritten).chain([txn.id.counter]).min().unwrap_or_default();
+        let recorded = OriginCounter(first.0.saturating_sub(1));
+        if recorded.0.saturating_sub(txn.settled.0) >= SETTLED_WITHIN { recorded } else { txn.settled }
+    }
+
+    /// The rejection of a transaction is written down, or dealt with.
+    pub fn note_written(&mut self, id: TxnId) {
+        self.unwritten.remove(&id);
     }
 
     /// A transaction under the identity that it has from now on, upon others as they are called.
@@ -572,6 +594,7 @@ impl Outbox {
                 Some(_) if planted::is(Bug::ForgetRejected) => continue,
                 Some((seq, reason)) => {
                     self.put_rejected(RejectedTxn { txn, seq, reason: reason.clone() });
+                    self.unwritten.insert(id);
                     Decided::Rejected(id, seq, reason)
                 }
                 None => {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::codec::content::names_chunks;
 use crate::codec::message::{Fate, Kind, Outcome, RefusalCode};
-use crate::codec::txn::encode_txn;
-use crate::model::{Reason, Seq, Txn, TxnId};
+use crate::codec::txn::encode_settled;
+use crate::model::{OriginCounter, Reason, Seq, Txn, TxnId};
 use crate::planted::{self, Bug};
 use crate::telemetry;
 
@@ -88,7 +88,7 @@ impl Pusher {
         let first = bulk.as_ref().map(|bulk| bulk.txn).or(express.map(|(_, txn)| txn));
         if let Some(former) = first.and_then(|txn| self.to_remind_of(outbox, txn)) {
             self.reminded.insert(former.id);
-            self.encode(former, body);
+            self.encode(former, former.settled, body);
             return Next::Send(Kind::Push);
         }
         let (txn, kind) = match (bulk, express) {
@@ -103,13 +103,13 @@ impl Pusher {
             (None, None) => return Next::Nothing,
         };
         telemetry::journey::pushed(txn.id);
-        self.encode(txn, body);
+        self.encode(txn, outbox.settled_before(txn), body);
         Next::Send(kind)
     }
 
-    fn encode(&mut self, txn: &Txn, body: &mut Vec<u8>) {
+    fn encode(&mut self, txn: &Txn, settled: OriginCounter, body: &mut Vec<u8>) {
         body.clear();
-        encode_txn(txn, body);
+        encode_settled(txn, settled, body);
         self.sizes.push_back(body.len());
         self.bytes += body.len();
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use crate::codec::txn::contents_hash;
-use crate::model::txn::RowChange;
+use crate::model::txn::{RowChange, UNSETTLED_MAX};
 use crate::model::{
     Collection, Condition, Entry, EntryBody, Key, Limits, Maker, MemberName, Op, Origin, OriginCounter, OriginRow,
     Reason, Seq, Txn, TxnId,
@@ -52,6 +52,8 @@ pub enum Decision {
     Rejected(Seq, Reason),
     /// Refused without a trace: the counter leaves a gap; this one is expected.
     Gap(OriginCounter),
+    /// Not decided now: the origin has so many rejections that its maker has not said to have recorded.
+    Unsettled(usize),
 }
 
 #[derive(Debug)]
@@ -93,6 +95,8 @@ pub struct Sequencer {
     /// The transactions that are staged as committed.
     staged_ids: BTreeMap<Seq, TxnId>,
     recognized: Recognized,
+    /// Rejections are remembered however many are not settled: what is proposed comes from an administrator.
+    is_unbounded: bool,
 }
 
 impl Sequencer {
@@ -115,7 +119,26 @@ impl Sequencer {
             staged_from,
             staged_ids,
             recognized,
+            is_unbounded: false,
         }
+    }
+
+    /// Whether what is proposed from now on is rejected however many rejections of its origin are not settled.
+    pub fn set_unbounded(&mut self, is_unbounded: bool) {
+        self.is_unbounded = is_unbounded;
+    }
+
+    /// Next identities of the origins of these members that have rejections which are not settled.
+    #[must_use]
+    pub fn unsettled(&self, of: impl Fn(&MemberName) -> bool) -> Vec<(TxnId, MemberName)> {
+        let unsettled = self.rows.iter().filter(|(_, row)| !row.rejected.is_empty());
+        let of_members = unsettled.filter_map(|(origin, row)| {
+            let maker = self.makers.get(origin).filter(|maker| of(&maker.member))?;
+            Some((TxnId { origin: *origin, counter: row.last_counter.next() }, maker.member.clone()))
+        });
+        let mut found: Vec<_> = of_members.collect();
+        found.sort_unstable();
+        found
     }
 
     /// Lets it know who made the transactions of origins, as far as the state does.
@@ -193,6 +216,13 @@ impl Sequencer {
             return Ok(Decision::Rejected(self.head, reason));
         }
         let settled = OriginCounter(txn.settled.0.min(last.0));
+        let unsettled = self.rows.get(&id.origin).and_then(|row| row.too_many_unsettled(settled));
+        // What is accepted waits, too, where a version without this bound has let many more of them gather.
+        if let Some(count) = unsettled.filter(|count| refused.is_some() || *count > UNSETTLED_MAX)
+            && !self.is_unbounded
+        {
+            return Ok(Decision::Unsettled(count));
+        }
         let seq = self.head.next();
         self.head = seq;
         self.time_ms = self.time_ms.max(now_ms);

@@ -1,7 +1,8 @@
 //! Outbox, lanes, gate and push stream together, against a datastore that is as simple as can be: whatever waits, is put
 //! off or is sent twice, everything is decided as if it had been pushed in the order in which it was made.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,11 +11,13 @@ use proptest::prelude::*;
 use super::gate::Gate;
 use super::outbox::Outbox;
 use super::push::{Heard, Next, Pusher, first_held};
+use super::sequencer::{Decision, Sequencer, Versions};
 use crate::codec::content::names_chunks;
 use crate::codec::message::{Fate, Outcome, RefusalCode, Refused};
 use crate::codec::txn::decode_txn;
 use crate::model::{
-    ChunkId, Collection, Condition, EntryBody, Key, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId,
+    ChunkId, Collection, Condition, Entry, EntryBody, Key, Limits, MemberName, Op, Origin, OriginCounter, Reason, Seq,
+    Txn, TxnId,
 };
 
 type State = BTreeMap<(Collection, Key), (Seq, Option<Bytes>)>;
@@ -260,6 +263,78 @@ fn p05_what_a_change_was_made_upon_is_told_first_where_only_the_state_showed_its
     assert_eq!(by_row, [1, 2, 3, 4]);
     let by_entry = pushed(|outbox, txn| drop(outbox.handle_applied(Seq(5), &EntryBody::Commit(txn))));
     assert_eq!(by_entry, [2, 3, 4], "its entry names it in the log");
+}
+
+struct NoObjects;
+
+impl Versions for NoObjects {
+    type Error = Infallible;
+
+    fn version(&self, _: &Collection, _: &Key) -> Result<Option<Seq>, Infallible> {
+        Ok(None)
+    }
+
+    fn author(&self, _: Seq) -> Option<TxnId> {
+        None
+    }
+}
+
+/// One push stream, up to the first transaction that has to wait; `is_silent`: nothing is said of rejections.
+fn push_stream(outbox: &Outbox, sequencer: &mut Sequencer, is_silent: bool) -> Vec<Entry> {
+    let (mut pusher, mut body, mut entries) = (Pusher::default(), Vec::new(), Vec::new());
+    let member = MemberName::new("web1").expect("name");
+    while let Next::Send(_) = pusher.next(outbox, &Gate::new(true), &mut body) {
+        let mut txn = decode_txn(&body).expect("decodes");
+        if is_silent {
+            txn.settled = OriginCounter(0);
+        }
+        match sequencer.propose(&member, txn, 0, &NoObjects).expect("reads") {
+            Decision::Write(entry) => entries.push(entry),
+            Decision::Unsettled(count) => {
+                assert_eq!(count, 1024);
+                break;
+            }
+            // A retry gets the first answer.
+            Decision::Rejected(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    sequencer.keep();
+    entries
+}
+
+#[test]
+fn p15_an_outbox_settles_as_many_rejections_as_there_are_and_one_that_never_does_waits() {
+    let id = |counter| TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
+    let mut outbox = Outbox::default();
+    for counter in 1..=3000 {
+        let (collection, key) = (Collection::new("c").expect("name"), Key::new("k").expect("key"));
+        let (conditions, ops) = (vec![Condition::Present { collection, key }], Vec::new());
+        let txn = Txn { id: id(counter), settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions, ops };
+        outbox.insert(Arc::new(txn));
+    }
+    let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
+    assert_eq!(push_stream(&outbox, &mut sequencer, true).len(), 1024);
+    assert_eq!(push_stream(&outbox, &mut sequencer, true).len(), 0, "nothing of it is taken before it says so");
+    let member = MemberName::new("web1").expect("name");
+    assert_eq!(sequencer.unsettled(|of| *of == member), [(id(1025), member)], "what a revocation settles");
+
+    let mut sequencer = Sequencer::new(Seq::ZERO, 0, Limits::default(), HashMap::new());
+    let mut rounds = 0;
+    while outbox.depth() > 0 {
+        let entries = push_stream(&outbox, &mut sequencer, false);
+        assert!(!entries.is_empty() && rounds < 3, "round {rounds}");
+        for entry in &entries {
+            outbox.handle_applied(entry.seq, &entry.body);
+        }
+        if let Some(next) = outbox.pending().next() {
+            let before = OriginCounter(rounds * 1024);
+            assert_eq!(outbox.settled_before(next), before, "nothing that is not written down");
+        }
+        entries.iter().filter_map(|entry| entry.body.id()).for_each(|id| outbox.note_written(id));
+        rounds += 1;
+    }
+    assert_eq!((outbox.rejected().len(), rounds), (3000, 3), "each has its answer");
 }
 
 proptest! {

@@ -402,6 +402,7 @@ impl OutboxWriter {
         let mut changes = Vec::new();
         {
             let mut outbox = self.shared.outbox_mut();
+            noted.iter().for_each(|note| outbox.note_written(note.id));
             for (id, reply) in closed {
                 outbox.take_rejected(id);
                 replies.push(Reply::Closed(reply));

@@ -288,7 +288,13 @@ impl World {
         let conns: Vec<ConnId> = batch.iter().map(|proposal| proposal.conn).collect();
         let submission =
             // Every transaction as if it came on a stream of its own: the order among origins is left to chance.
-            |Proposal { member, txn, .. }: Proposal| Submission { member, txn, objection: None, stream: Stream::default() };
+            |Proposal { member, txn, .. }: Proposal| Submission {
+                member,
+                txn,
+                objection: None,
+                stream: Stream::default(),
+                is_admins: false,
+            };
         let txns = batch.into_iter().map(submission).collect();
         let free = self.disks.fs.free_space(LOG.as_ref()).unwrap_or(u64::MAX);
         let waits = datastore.recovery.clone();

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use gravwell::codec::admin::{AdminError, Request};
-use gravwell::codec::message::{Hello, Kind, Open, Refused, VERSION_MAX, VERSION_MIN};
+use gravwell::codec::message::{Fate, Hello, Kind, Open, Outcome, Refused, VERSION_MAX, VERSION_MIN};
+use gravwell::codec::txn::encode_txn;
+use gravwell::model::{Condition, Op, Origin, OriginCounter, Txn, TxnId};
 use gravwell::transport::endpoint::{self, ClientEndpoint};
 use gravwell::transport::wire::{self, WireError};
 use gravwell::trust::{Identity, tls};
@@ -104,6 +106,25 @@ impl Hostile {
         let _ = wire::send_json(&mut send, Kind::AdminRequest, request).await;
         self.answer(&mut receive).await
     }
+}
+
+/// A transaction of origin 7.
+pub fn txn(counter: u64, conditions: Vec<Condition>, ops: Vec<Op>) -> Txn {
+    let id = TxnId { origin: Origin([7; 16]), counter: OriginCounter(counter) };
+    Txn { id, settled: OriginCounter(0), time_ms: 0, note: bytes::Bytes::new(), conditions, ops }
+}
+
+/// Pushes a transaction, when the datastore still listens.
+pub async fn push(send: &mut quinn::SendStream, txn: &Txn) -> Result<(), WireError> {
+    let mut body = Vec::new();
+    encode_txn(txn, &mut body);
+    wire::send_raw(send, Kind::Push, &body).await
+}
+
+/// The next answer on a push stream.
+pub async fn fate(receive: &mut quinn::RecvStream) -> Fate {
+    let outcome = timeout(ANSWER, wire::expect::<Outcome, _>(receive, Kind::Outcome)).await;
+    outcome.expect("an answer in time").expect("an answer").fate
 }
 
 pub fn hello() -> Hello {

@@ -5,6 +5,7 @@ pub mod client;
 mod connections;
 mod greetings;
 mod later;
+mod pushes;
 mod requests;
 mod roles;
 mod strangers;
