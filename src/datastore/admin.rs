@@ -16,6 +16,7 @@ use crate::codec::payload::encode_entry;
 use crate::codec::redacted::frames_for;
 use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::codec::txn::decode_txn;
+use crate::env::quota::Held;
 use crate::env::shares::Share;
 use crate::log::{ReadError, generations};
 use crate::model::{Collection, Entry, Key, MemberName, Seq};
@@ -26,7 +27,7 @@ use crate::trust::Role;
 
 use super::access::may_ask;
 use super::commit::wait_applied;
-use super::shared::{Shared, SharedRef};
+use super::shared::{BLOCK_BYTES, Shared, SharedRef};
 use super::{audit, compaction, contents, copy, inspect, push, rotation};
 
 /// Who asks.
@@ -140,6 +141,16 @@ async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, 
     shared.readings.take(Some(caller.name.clone()), 1).await.map(Some).map_err(refuse)
 }
 
+/// One of the requests of a member that follow the log, which last.
+fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<MemberName>>, Failure> {
+    if caller.role == Role::Admin {
+        return Ok(None);
+    }
+    let most = shared.follows.max();
+    let held = shared.follows.take(caller.name.clone());
+    held.map(Some).ok_or_else(|| refuse(format!("{} follows the log {most} times already: end one of them", caller.name)))
+}
+
 /// Sends each item in a message of its own, so that no message grows with their number.
 async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
     items: Vec<T>,
@@ -200,9 +211,12 @@ async fn answer_to<W: AsyncWrite + Unpin>(
         Request::Export { at, .. } => export(shared, at, answer).await,
         Request::Tail { from, to, follow: false } => {
             let _share = share_of(shared, caller).await?;
-            tail(shared, caller.role, (from, to), false, answer).await
+            tail(shared, caller, (from, to), false, answer).await
         }
-        Request::Tail { from, to, follow } => tail(shared, caller.role, (from, to), follow, answer).await,
+        Request::Tail { from, to, follow } => {
+            let _following = following_of(shared, caller)?;
+            tail(shared, caller, (from, to), follow, answer).await
+        }
         Request::History { collection, key } => history(shared, caller, collection, key, answer).await,
         Request::Record { seq } => record(shared, seq, answer).await,
         Request::OriginStatus { origin } => {
@@ -513,12 +527,12 @@ async fn history<W: AsyncWrite + Unpin>(
 
 async fn tail<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
-    role: Role,
+    caller: &Caller,
     (from, to): (Seq, Option<Seq>),
     follow: bool,
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
-    let redaction = shared.redaction_for(role);
+    let redaction = shared.redaction_for(caller.role);
     let mut head = shared.head.subscribe();
     let mut sent = from;
     loop {
@@ -526,8 +540,12 @@ async fn tail<W: AsyncWrite + Unpin>(
         let end = to.map_or(durable, |to| to.min(durable));
         while sent < end {
             let (log, after) = (shared.log.clone(), sent);
-            let block = off_thread(move || log.frames(after, 1 << 20)).await?.map_err(unreadable)?;
-            let Some(block) = block else { break };
+            let room = match caller.role {
+                Role::Admin => None,
+                _ => Some(shared.room_for_block(&caller.name).await.map_err(refuse)?),
+            };
+            let (found, _room) = off_thread(move || (log.frames(after, BLOCK_BYTES), room)).await?;
+            let Some(block) = found.map_err(unreadable)? else { break };
             // Entries after `to` are left out by the client, which knows what it asked for.
             answer.frames(&frames_for(redaction.as_ref(), block.bytes).map_err(damaged)?).await?;
             sent = block.last;

@@ -23,7 +23,7 @@ use super::shared::{Shared, SharedRef};
 
 /// Most transactions and bytes in one batch.
 const BATCH_TXNS_MAX: usize = 4096;
-const BATCH_BYTES_MAX: usize = 8 << 20;
+pub(super) const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Most bytes of transactions that wait for the commit thread; more than one largest transaction.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(QUEUE_BYTES_MAX > crate::model::limits::HARD.txn_bytes_max);

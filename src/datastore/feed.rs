@@ -10,14 +10,11 @@ use crate::codec::error::DecodeError;
 use crate::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
 use crate::codec::redacted::frames_for;
 use crate::log::ReadError;
-use crate::model::{Redaction, Seq};
+use crate::model::{MemberName, Redaction, Seq};
 use crate::protocol::feed::{self, Next};
 use crate::transport::wire::{self, WireError};
 
-use super::shared::SharedRef;
-
-/// Most bytes handed to the stream at once.
-const CHUNK_BYTES: usize = 1 << 20;
+use super::shared::{BLOCK_BYTES, SharedRef};
 
 /// Why a tail ended.
 pub(super) enum FeedEnd {
@@ -38,6 +35,7 @@ impl<E: Into<WireError>> From<E> for FeedEnd {
 /// Serves the entries after `from`, without what `redaction` withholds, until the connection ends.
 pub(super) async fn serve(
     shared: &SharedRef,
+    member: &MemberName,
     connection: &quinn::Connection,
     from: Seq,
     redaction: Option<&Redaction>,
@@ -55,7 +53,7 @@ pub(super) async fn serve(
         let durable = *head.borrow_and_update();
         let next = {
             let ring = shared.ring.read().unwrap_or_else(PoisonError::into_inner);
-            feed::next(&ring, sent, durable, shared.log.horizon(), CHUNK_BYTES)
+            feed::next(&ring, sent, durable, shared.log.horizon(), BLOCK_BYTES)
         };
         match next {
             Next::Wait => tokio::select! {
@@ -67,6 +65,7 @@ pub(super) async fn serve(
                 },
             },
             Next::Send(blocks) => {
+                let _room = shared.room_for_block(member).await.map_err(std::io::Error::other)?;
                 let last = blocks.last().map_or(sent, |block| block.last);
                 let frames = blocks.into_iter().map(|block| frames_for(redaction, block.bytes));
                 let frames = frames.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
@@ -74,9 +73,11 @@ pub(super) async fn serve(
                 sent = last;
             }
             Next::Read(after) => {
-                let log = shared.log.clone();
-                let reading = tokio::task::spawn_blocking(move || log.frames(after, CHUNK_BYTES));
-                let block = match reading.await.map_err(std::io::Error::other)? {
+                let (log, room) = (shared.log.clone(), shared.room_for_block(member).await);
+                let room = room.map_err(std::io::Error::other)?;
+                let reading = tokio::task::spawn_blocking(move || (log.frames(after, BLOCK_BYTES), room));
+                let (found, _room) = reading.await.map_err(std::io::Error::other)?;
+                let block = match found {
                     Ok(Some(block)) => block,
                     Ok(None) => continue,
                     Err(ReadError::Compacted { .. }) => return Err(FeedEnd::Compacted),

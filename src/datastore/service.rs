@@ -37,7 +37,7 @@ use super::pins::Pins;
 use super::recovery::Here;
 use super::register_seen::{self, Witness};
 use super::session::Session;
-use super::shared::{Shared, SharedRef, join_permits, new_ring, now_ms, queue_permits, readings};
+use super::shared::{Shared, SharedRef, blocks, follows, join_permits, new_ring, now_ms, queue_permits, readings};
 use super::snapshot::Snapshots;
 use super::{admin, audit, compaction, inspect, proofs, recovery};
 
@@ -327,6 +327,8 @@ impl Datastore {
             members,
             snapshots: Snapshots::new(),
             readings: readings(),
+            follows: follows(),
+            blocks: blocks(),
             joins: join_permits(),
             queue_bytes: queue_permits(),
             limits,
@@ -640,7 +642,7 @@ async fn serve(shared: SharedRef, connection: quinn::Connection, turn: Turn) {
             endpoint::trusted(&connection);
             let certificate = endpoint::peer_certificate(&connection).unwrap_or_default();
             let is_bulk = endpoint::is_bulk(&connection);
-            let session = Session { shared, connection, member, role };
+            let session = Session { shared, connection, member, role, is_bulk, has_control: Arc::default() };
             if is_bulk {
                 let serving = background::handle().spawn(async move { session.run(&certificate).await });
                 let _ = serving.await;

@@ -1,5 +1,7 @@
 //! One member's connection: greeting, verdict, and the streams that follow.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{interval, timeout};
@@ -11,7 +13,7 @@ use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::model::{MemberName, Position, Seq};
 use crate::telemetry::{self, seldom::Seldom};
 use crate::transport::wire::{self, WireError};
-use crate::transport::{endpoint, window};
+use crate::transport::window;
 use crate::trust::{Proof, Role};
 
 use super::access::may_open;
@@ -37,12 +39,16 @@ pub(super) struct Session {
     pub connection: quinn::Connection,
     pub member: MemberName,
     pub role: Role,
+    /// Whether the connection carries nothing but chunks.
+    pub is_bulk: bool,
+    /// Whether it has had its control stream.
+    pub has_control: Arc<AtomicBool>,
 }
 
 impl Session {
     /// Serves the connection until it ends.
     pub(super) async fn run(self, certificate: &[u8]) {
-        let is_bulk = endpoint::is_bulk(&self.connection);
+        let is_bulk = self.is_bulk;
         let presence = self.shared.members.arrive(&self.member, self.role, &self.connection, is_bulk);
         // Whoever was cut off between the look at the certificate and here was not among those whose connection was closed.
         if self.shared.members.authorise(certificate) != Ok((self.member.clone(), self.role)) {
@@ -52,7 +58,7 @@ impl Session {
         telemetry::metrics::subscribers(self.shared.members.connected());
         let mut stopping = self.shared.stopping.subscribe();
         let result = tokio::select! {
-            result = self.accept_streams(presence, is_bulk) => result,
+            result = self.accept_streams(presence) => result,
             never = window::give_way(&self.connection), if is_bulk => match never {},
             _ = stopping.wait_for(|stopping| *stopping) => {
                 Err(refused(RefusalCode::Stopping, "the datastore is stopping").into())
@@ -75,7 +81,7 @@ impl Session {
         telemetry::metrics::subscribers(self.shared.members.connected());
     }
 
-    async fn accept_streams(&self, presence: PresenceId, is_bulk: bool) -> Result<(), WireError> {
+    async fn accept_streams(&self, presence: PresenceId) -> Result<(), WireError> {
         let mut streams = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -87,7 +93,7 @@ impl Session {
                 Some(ended) = streams.join_next() => match ended {
                     Ok(Ok(())) => {}
                     // On a connection for chunks every stream stands for itself.
-                    Ok(Err(WireError::Refused(refused))) if !is_bulk => return Err(refused.into()),
+                    Ok(Err(WireError::Refused(refused))) if !self.is_bulk => return Err(refused.into()),
                     Ok(Err(error)) => tracing::debug!(member = %self.member, %error, "stream ended"),
                     Err(error) => tracing::error!(member = %self.member, %error, "a stream's task failed"),
                 },
@@ -107,9 +113,14 @@ impl Session {
         match open {
             open if !may_open(self.role, open) => {
                 let message = format!("{} is a {}, which may not ask for this", self.member, self.role);
-                wire::send(&mut send, Kind::Refused, &refused(RefusalCode::Forbidden, message)).await?;
-                let _ = send.finish();
-                Ok(())
+                refuse(&mut send, RefusalCode::Forbidden, message).await
+            }
+            // What it carries is read at the low priority of chunks, and waits behind them.
+            open if self.is_bulk && open != Open::Chunks => {
+                refuse(&mut send, RefusalCode::Protocol, "this connection is for chunks alone").await
+            }
+            Open::Control if self.has_control.swap(true, Ordering::Relaxed) => {
+                Err(refused(RefusalCode::Protocol, "a connection has one control stream").into())
             }
             Open::Control => {
                 let served = self.control(presence, &mut send, &mut receive).await;
@@ -178,6 +189,7 @@ impl Session {
         let mut proofs = self.shared.proof.subscribe();
         proofs.mark_changed();
         let mut tail = std::pin::pin!(futures_pending());
+        let mut is_fed = false;
         let (wanted, mut subscription) = tokio::sync::mpsc::channel::<Seq>(1);
         let listen = self.listen(presence, receive, wanted);
         let mut listen = std::pin::pin!(listen);
@@ -204,11 +216,16 @@ impl Session {
                 }
                 Some(from) = subscription.recv() => {
                     may_follow(&welcome, from, self.shared.head())?;
+                    // A tail that is dropped leaves a reading of the log behind.
+                    if std::mem::replace(&mut is_fed, true) {
+                        return Err(refused(RefusalCode::Protocol, "the log is followed on this stream already").into());
+                    }
                     tail.set(self.feed(from));
                 }
                 end = &mut tail => match end {
                     FeedEnd::Compacted => {
                         tail.set(futures_pending());
+                        is_fed = false;
                         wire::send(send, Kind::Compacted, &Compacted { horizon: self.shared.log.horizon() }).await?;
                     }
                     FeedEnd::Log(error) => {
@@ -258,10 +275,10 @@ impl Session {
     }
 
     fn feed(&self, from: Seq) -> Feeding {
-        let (shared, connection) = (std::sync::Arc::clone(&self.shared), self.connection.clone());
+        let (shared, member, connection) = (Arc::clone(&self.shared), self.member.clone(), self.connection.clone());
         let redaction = shared.redaction_for(self.role);
         Box::pin(async move {
-            match feed::serve(&shared, &connection, from, redaction.as_ref()).await {
+            match feed::serve(&shared, &member, &connection, from, redaction.as_ref()).await {
                 Ok(never) => match never {},
                 Err(end) => end,
             }
@@ -316,6 +333,13 @@ impl Session {
         let greeter = Greeter { log: &shared.log, head: shared.head(), limits: &shared.limits, heartbeat_ms };
         greeter.welcome(self.member.as_str(), self.role, hello)
     }
+}
+
+/// Refuses a stream; the connection stays.
+async fn refuse(send: &mut quinn::SendStream, code: RefusalCode, message: impl Into<String>) -> Result<(), WireError> {
+    wire::send(send, Kind::Refused, &refused(code, message)).await?;
+    let _ = send.finish();
+    Ok(())
 }
 
 type Feeding = std::pin::Pin<Box<dyn Future<Output = FeedEnd> + Send>>;

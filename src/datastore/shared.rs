@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{AcquireError, Semaphore, broadcast, mpsc, watch};
 
 use crate::codec::admin::GenerationInfo;
 use crate::codec::message::Bookmark;
 use crate::config::datastore::DatastoreConfig;
 use crate::env::clock::steady_ms;
-use crate::env::shares::Shares;
+use crate::env::quota::Quota;
+use crate::env::shares::{Share, Shares};
 use crate::env::watch::Watch;
 use crate::log::generations::{self, NotesError};
 use crate::log::{LogReader, REPAIR_REMEDY};
@@ -37,6 +38,14 @@ const RESTART: &str = "start the datastore again: it sets the index aside and re
 /// Requests of members for much of the log that are answered at the same time, and those of one member.
 const READINGS_MAX: usize = 8;
 const READINGS_OF_MEMBER: usize = 2;
+/// How many requests of one member may follow the log.
+const FOLLOWS_OF_MEMBER: usize = 2;
+/// Of the log, so many MiB are under way to one member at the same time, on however many streams. Members are few enough for all
+/// of them together to be no concern.
+const BLOCKS_OF_MEMBER: usize = 64;
+
+/// Most bytes of the log that are handed to a stream at once, unless a transaction or a batch is larger.
+pub(super) const BLOCK_BYTES: usize = 1 << 20;
 
 /// Shared state of one datastore.
 pub(super) struct Shared {
@@ -64,6 +73,10 @@ pub(super) struct Shared {
     pub snapshots: Snapshots,
     /// Requests for much of the log.
     pub readings: Shares<MemberName>,
+    /// Requests that follow the log.
+    pub follows: Arc<Quota<MemberName>>,
+    /// Parts of the log that are read, and not taken yet: see [`Shared::room_for_block`].
+    pub blocks: Shares<MemberName>,
     /// Bounds the bytes that wait for the commit thread.
     pub queue_bytes: Arc<Semaphore>,
     pub limits: Limits,
@@ -102,6 +115,14 @@ pub(super) fn readings() -> Shares<MemberName> {
     Shares::new(READINGS_MAX, READINGS_OF_MEMBER)
 }
 
+pub(super) fn follows() -> Arc<Quota<MemberName>> {
+    Quota::new(FOLLOWS_OF_MEMBER)
+}
+
+pub(super) fn blocks() -> Shares<MemberName> {
+    Shares::new(Semaphore::MAX_PERMITS, BLOCKS_OF_MEMBER)
+}
+
 pub(super) fn join_permits() -> Semaphore {
     Semaphore::new(crate::transport::join::AT_ONCE)
 }
@@ -118,6 +139,14 @@ impl Shared {
     /// What a member of a role is not given.
     pub(super) fn redaction_for(&self, role: Role) -> Option<Redaction> {
         (role == Role::Reader).then(|| self.config.redaction.clone())
+    }
+
+    /// Waits until there is room for another part of the log that `member` takes. It is held from before it is read until it was
+    /// taken, so a reading that nobody waits for any more counts until it ends.
+    pub(super) async fn room_for_block(&self, member: &MemberName) -> Result<Share, AcquireError> {
+        let bytes = self.limits.txn_bytes_max.max(commit::BATCH_BYTES_MAX) + BLOCK_BYTES;
+        let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        self.blocks.take(Some(member.clone()), mib).await
     }
 
     pub(super) fn floor(&self) -> Seq {

@@ -40,7 +40,11 @@ pub fn endpoint_of(fleet: &Fleet, name: &str, protocol: &[u8]) -> ClientEndpoint
 
 impl Hostile {
     pub async fn connect(fleet: &Fleet, name: &str) -> Hostile {
-        let endpoint = endpoint_of(fleet, name, tls::ALPN_LOG);
+        Self::connect_for(fleet, name, tls::ALPN_LOG).await
+    }
+
+    pub async fn connect_for(fleet: &Fleet, name: &str, protocol: &[u8]) -> Hostile {
+        let endpoint = endpoint_of(fleet, name, protocol);
         let connection = endpoint.connect(&fleet.listen.to_string()).await.expect("connects");
         Hostile { _endpoint: endpoint, connection }
     }

@@ -9,8 +9,16 @@ mod pushes;
 mod requests;
 mod roles;
 mod strangers;
+mod streams;
 
 use crate::fleet::{Fleet, Process};
+
+/// Resident memory of a process in bytes.
+fn memory(id: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/statm")).expect("reads");
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    pages * 4096
+}
 
 /// A datastore, an honest webserver `a`, and the identity of `rogue`, which no process of ours uses.
 struct Site {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gravwell::transport::endpoint;
 use gravwell::trust::{Identity, tls};
 
-use super::Site;
+use super::{Site, memory};
 use crate::fleet::from_env;
 
 /// First packets of handshakes, each of a connection of its own, as they arrive at a socket that answers none.
@@ -28,13 +28,6 @@ async fn first_packets(site: &Site, count: u64) -> Vec<Vec<u8>> {
         connecting.abort();
     }
     packets
-}
-
-/// Resident memory of a process in bytes.
-fn memory(id: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{id}/statm")).expect("reads");
-    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
-    pages * 4096
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
