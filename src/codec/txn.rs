@@ -11,16 +11,31 @@ use crate::model::{Condition, Op, OriginCounter, Txn, TxnId};
 
 const VERSION: u8 = 1;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct TxnV1<'a> {
+    id: TxnId,
+    settled: OriginCounter,
+    time_ms: u64,
+    #[serde(with = "serde_bytes")]
+    note: Cow<'a, [u8]>,
+    conditions: Cow<'a, [Condition]>,
+    ops: Cow<'a, [Op]>,
+}
+
+/// Its fields before the rows, which are read one by one.
+#[derive(Deserialize)]
+struct HeadV1<'a> {
     id: TxnId,
     settled: OriginCounter,
     time_ms: u64,
     #[serde(with = "serde_bytes", borrow)]
     note: Cow<'a, [u8]>,
-    conditions: Cow<'a, [Condition]>,
-    ops: Cow<'a, [Op]>,
 }
+
+/// The identity of an encoded transaction, and what it says of rejections, are within so many bytes.
+pub const HEAD_BYTES_MAX: usize = 64;
+/// The least that a condition or an operation takes: its kind, a name of one byte, and a key of one.
+const ROW_BYTES_MIN: usize = 5;
 
 /// Bytes that are not a transaction.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +52,12 @@ pub enum BadTxn {
     /// The body does not decode, or bytes follow it.
     #[error("an encoded transaction does not decode: {0}")]
     Body(String),
+    /// More operations and conditions than the caller takes.
+    #[error("an encoded transaction has {found} operations and conditions")]
+    Rows {
+        /// How many are known of.
+        found: usize,
+    },
 }
 
 /// Appends the encoded form of `txn` to `out`.
@@ -73,22 +94,61 @@ pub fn contents_hash(txn: &Txn) -> [u8; 16] {
 /// # Errors
 /// When the bytes are of another version, damaged, or followed by more.
 pub fn decode_txn(bytes: &[u8]) -> Result<Txn, BadTxn> {
+    decode_txn_within(bytes, usize::MAX)
+}
+
+/// [`decode_txn`] of one that has at most so many operations and conditions: a row of a few bytes takes many times that in
+/// memory.
+///
+/// # Errors
+/// As [`decode_txn`]; also when there are more.
+pub fn decode_txn_within(bytes: &[u8], rows_max: usize) -> Result<Txn, BadTxn> {
+    let (head, mut rest) = taken::<HeadV1<'_>>(body_of(bytes)?)?;
+    let conditions: Vec<Condition> = rows(&mut rest, 0, rows_max)?;
+    let ops = rows(&mut rest, conditions.len(), rows_max)?;
+    if !rest.is_empty() {
+        return Err(BadTxn::Body(format!("{} bytes follow it", rest.len())));
+    }
+    let HeadV1 { id, settled, time_ms, note } = head;
+    Ok(Txn { id, settled, time_ms, note: Bytes::copy_from_slice(&note), conditions, ops })
+}
+
+/// The identity of a transaction, and what it says of rejections, from the first [`HEAD_BYTES_MAX`] of its bytes.
+///
+/// # Errors
+/// As [`decode_txn`], as far as these bytes show it.
+pub fn decode_head(bytes: &[u8]) -> Result<(TxnId, OriginCounter), BadTxn> {
+    Ok(taken(body_of(bytes)?)?.0)
+}
+
+fn body_of(bytes: &[u8]) -> Result<&[u8], BadTxn> {
     let (version, body) = bytes.split_first().ok_or(BadTxn::Empty)?;
     if *version != VERSION {
         return Err(BadTxn::Version { found: *version });
     }
-    let (txn, rest) = postcard::take_from_bytes::<TxnV1>(body).map_err(|error| BadTxn::Body(error.to_string()))?;
-    if !rest.is_empty() {
-        return Err(BadTxn::Body(format!("{} bytes follow it", rest.len())));
+    Ok(body)
+}
+
+fn taken<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), BadTxn> {
+    postcard::take_from_bytes(bytes).map_err(|error| BadTxn::Body(error.to_string()))
+}
+
+/// Rows behind their number, of which there are `before` already.
+fn rows<'a, T: Deserialize<'a>>(rest: &mut &'a [u8], before: usize, rows_max: usize) -> Result<Vec<T>, BadTxn> {
+    let (count, behind) = taken::<usize>(rest)?;
+    let found = before.saturating_add(count);
+    if found > rows_max {
+        return Err(BadTxn::Rows { found });
     }
-    Ok(Txn {
-        id: txn.id,
-        settled: txn.settled,
-        time_ms: txn.time_ms,
-        note: Bytes::copy_from_slice(&txn.note),
-        conditions: txn.conditions.into_owned(),
-        ops: txn.ops.into_owned(),
-    })
+    *rest = behind;
+    // Not more than there can be in what is here, whatever their number is said to be.
+    let mut rows = Vec::with_capacity(count.min(rest.len() / ROW_BYTES_MIN));
+    for _ in 0..count {
+        let (row, behind) = taken(rest)?;
+        *rest = behind;
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -114,5 +174,35 @@ mod tests {
         assert!(decode_txn(&bytes).is_err());
         assert!(matches!(decode_txn(&[]), Err(BadTxn::Empty)));
         assert!(matches!(decode_txn(&[9]), Err(BadTxn::Version { found: 9 })));
+    }
+
+    #[test]
+    fn p15_rows_are_bounded_by_the_callers_number_and_by_the_bytes_that_are_there() {
+        let (id, settled) = (TxnId { origin: Origin([7; 16]), counter: OriginCounter(u64::MAX) }, OriginCounter(5));
+        let txn = Txn { id, settled, time_ms: 5, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() };
+        let mut bytes = Vec::new();
+        encode_txn(&txn, &mut bytes);
+        // Behind the head come the numbers of conditions and of operations.
+        bytes.truncate(bytes.len() - 2);
+        assert!(bytes.len() <= HEAD_BYTES_MAX);
+        assert_eq!(decode_head(&bytes).expect("decodes"), (id, settled));
+        let with = |conditions: usize, written: usize, ops: usize| {
+            let mut bytes = bytes.clone();
+            bytes.extend(postcard::to_stdvec(&conditions).expect("encodes"));
+            (0..written).for_each(|_| bytes.extend([0, 1, b'c', 1, b'k']));
+            bytes.extend(postcard::to_stdvec(&ops).expect("encodes"));
+            (0..ops).for_each(|_| bytes.extend([1, 1, b'c', 1, b'k']));
+            decode_txn_within(&bytes, 10)
+        };
+        let taken = with(7, 7, 3).expect("decodes");
+        assert_eq!((taken.conditions.len(), taken.ops.len()), (7, 3));
+        assert!(matches!(with(7, 7, 4), Err(BadTxn::Rows { found: 11 })));
+        assert!(matches!(with(800_000, 800_000, 0), Err(BadTxn::Rows { found: 800_000 })));
+        assert!(matches!(with(usize::MAX, 1, 0), Err(BadTxn::Rows { found: usize::MAX })));
+        assert!(matches!(with(9, 1, 0), Err(BadTxn::Body(_))));
+        let mut lying = bytes.clone();
+        lying.extend(postcard::to_stdvec(&usize::MAX).expect("encodes"));
+        lying.extend([0, 1, b'c', 1, b'k']);
+        assert!(matches!(decode_txn(&lying), Err(BadTxn::Body(_))), "nothing is allocated for what is not there");
     }
 }

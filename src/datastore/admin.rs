@@ -148,7 +148,8 @@ fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<Membe
     }
     let most = shared.follows.max();
     let held = shared.follows.take(caller.name.clone());
-    held.map(Some).ok_or_else(|| refuse(format!("{} follows the log {most} times already: end one of them", caller.name)))
+    held.map(Some)
+        .ok_or_else(|| refuse(format!("{} follows the log {most} times already: end one of them", caller.name)))
 }
 
 /// Sends each item in a message of its own, so that no message grows with their number.

@@ -27,6 +27,8 @@ pub(super) const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Most bytes of transactions that wait for the commit thread; more than one largest transaction.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(QUEUE_BYTES_MAX > crate::model::limits::HARD.txn_bytes_max);
+/// Memory that a row takes besides the bytes that count for a transaction's size.
+const ROW_MEMORY: usize = 112;
 /// Pause after the last commit before the head file is brought up to date.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 /// While commits go on, the head file is brought up to date this often …
@@ -75,7 +77,8 @@ pub(super) async fn propose(
     reply: &mpsc::UnboundedSender<Outcome>,
 ) -> Result<(), Refused> {
     let stopping = || Refused { code: RefusalCode::Stopping, message: "the datastore is stopping".into() };
-    let bytes = txn.bytes_estimate().min(QUEUE_BYTES_MAX);
+    let rows = txn.ops.len() + txn.conditions.len();
+    let bytes = (txn.bytes_estimate() + rows * ROW_MEMORY).min(QUEUE_BYTES_MAX);
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let share = Arc::clone(&shared.queue_bytes).acquire_many_owned(bytes).await.map_err(|_| stopping())?;
     let objection = objection.map(Box::new);

@@ -1,21 +1,30 @@
 //! One push stream: transactions in, outcomes out, in order.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::codec::content::names_chunks;
 use crate::codec::message::{self, BadMessage, Fate, Kind, Outcome, RefusalCode, Refused};
-use crate::codec::txn::decode_txn;
-use crate::model::{MemberName, Origin, Txn};
+use crate::codec::txn::{BadTxn, HEAD_BYTES_MAX, decode_head, decode_txn_within};
+use crate::env::shares::Share;
+use crate::model::limits::LimitExceeded;
+use crate::model::{Limits, MemberName, Origin, Reason, Txn};
 use crate::telemetry;
 use crate::transport::wire::{self, WireError};
 
 use super::commit::{Source, propose};
 use super::contents::Judgement;
 use super::ledger::Stream;
-use super::shared::SharedRef;
+use super::shared::{ARRIVING_UNIT, SharedRef};
 
 /// Transactions of one stream whose outcomes have not been written: more than any client of ours has under way.
 pub(super) const UNANSWERED_MAX: usize = 16 << 10;
+/// A transaction arrives within this time, and one more second for so many bytes: slower than any link that is of use.
+const ARRIVAL_MIN: Duration = Duration::from_secs(30);
+const ARRIVAL_BYTES_PER_S: u64 = 16 << 10;
 
 /// Serves a push stream until the client finishes it.
 pub(super) async fn serve(
@@ -28,20 +37,22 @@ pub(super) async fn serve(
     let unanswered = Semaphore::new(UNANSWERED_MAX);
     let stream = Stream::default();
     let take_in = async {
-        while let Some((kind, body)) = wire::read(receive).await? {
+        while let Some((kind, length)) = wire::read_header(receive).await? {
             if !matches!(kind, Kind::Push | Kind::PushForsaken) {
                 return Err(BadMessage::Unexpected { expected: "Push", found: kind }.into());
             }
-            let txn = decode_txn(&body).map_err(|error| {
-                let code = RefusalCode::Protocol;
-                Refused { code, message: format!("a pushed transaction does not decode: {error}") }
-            })?;
+            // From here on until it waits for the commit thread.
+            let _room = room_for(shared, member, length).await?;
+            let (txn, too_large) = arrive_in_time(&shared.limits, receive, length).await?;
             refuse_reserved(txn.id.origin)?;
             telemetry::journey::received(txn.id, member);
             // Whoever does not read the answers is not read either.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
             let source = Source { member, is_admins: false, stream: &stream };
-            submit(shared, source, txn, kind == Kind::PushForsaken, &reply).await?;
+            match too_large {
+                None => submit(shared, source, txn, kind == Kind::PushForsaken, &reply).await?,
+                rejected => propose(shared, source, txn, rejected, None, &reply).await?,
+            }
         }
         drop(reply);
         Ok(())
@@ -64,6 +75,62 @@ pub(super) async fn serve(
         Ok(())
     };
     tokio::try_join!(take_in, give_out).map(|_| ())
+}
+
+/// Room for a push that arrives. What one member sends and does not end keeps nobody else waiting.
+async fn room_for(shared: &SharedRef, member: &MemberName, length: usize) -> Result<Option<Share>, WireError> {
+    // Of one that is too large next to nothing is kept.
+    if length <= ARRIVING_UNIT || length > shared.limits.txn_bytes_max {
+        return Ok(None);
+    }
+    let units = u32::try_from(length.div_ceil(ARRIVING_UNIT)).unwrap_or(u32::MAX);
+    Ok(Some(shared.arriving.take(Some(member.clone()), units).await.map_err(std::io::Error::other)?))
+}
+
+async fn arrive_in_time<R: AsyncRead + Unpin>(
+    limits: &Limits,
+    receive: &mut R,
+    length: usize,
+) -> Result<(Txn, Option<Reason>), WireError> {
+    let patience = ARRIVAL_MIN + Duration::from_secs(length as u64 / ARRIVAL_BYTES_PER_S);
+    tokio::time::timeout(patience, arrive(limits, receive, length)).await.map_err(|_| {
+        let message = format!("a transaction of {length} bytes has not come within {} s", patience.as_secs());
+        Refused { code: RefusalCode::Protocol, message }
+    })?
+}
+
+/// Reads a transaction. Of one that breaks a bound only its identity is kept, with the reason for which it is rejected.
+async fn arrive<R: AsyncRead + Unpin>(
+    limits: &Limits,
+    receive: &mut R,
+    length: usize,
+) -> Result<(Txn, Option<Reason>), WireError> {
+    let what = || "the transaction".to_owned();
+    if length > limits.txn_bytes_max {
+        let head = wire::read_body(receive, HEAD_BYTES_MAX.min(length)).await?;
+        wire::skip_body(receive, length - head.len()).await?;
+        let (unit, limit, allowed) = ("bytes", "txn_bytes_max", limits.txn_bytes_max);
+        return Ok(rejected(&head, &LimitExceeded { what: what(), found: length, unit, limit, allowed })?);
+    }
+    let body = wire::read_body(receive, length).await?;
+    match decode_txn_within(&body, limits.ops_max) {
+        Ok(txn) => Ok((txn, None)),
+        Err(BadTxn::Rows { found }) => {
+            let (unit, limit, allowed) = ("operations and conditions", "ops_max", limits.ops_max);
+            Ok(rejected(&body, &LimitExceeded { what: what(), found, unit, limit, allowed })?)
+        }
+        Err(error) => Err(undecodable(&error).into()),
+    }
+}
+
+fn rejected(head: &[u8], broken: &LimitExceeded) -> Result<(Txn, Option<Reason>), Refused> {
+    let (id, settled) = decode_head(head).map_err(|error| undecodable(&error))?;
+    let txn = Txn { id, settled, time_ms: 0, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() };
+    Ok((txn, Some(Reason::LimitExceeded { message: broken.to_string() })))
+}
+
+fn undecodable(error: &BadTxn) -> Refused {
+    Refused { code: RefusalCode::Protocol, message: format!("a pushed transaction does not decode: {error}") }
 }
 
 /// Proposes a transaction, unless chunks that it names must be sent first.

@@ -37,7 +37,9 @@ use super::pins::Pins;
 use super::recovery::Here;
 use super::register_seen::{self, Witness};
 use super::session::Session;
-use super::shared::{Shared, SharedRef, blocks, follows, join_permits, new_ring, now_ms, queue_permits, readings};
+use super::shared::{
+    Shared, SharedRef, arriving, blocks, follows, join_permits, new_ring, now_ms, pushes, queue_permits, readings,
+};
 use super::snapshot::Snapshots;
 use super::{admin, audit, compaction, inspect, proofs, recovery};
 
@@ -328,6 +330,8 @@ impl Datastore {
             snapshots: Snapshots::new(),
             readings: readings(),
             follows: follows(),
+            pushes: pushes(),
+            arriving: arriving(&limits),
             blocks: blocks(),
             joins: join_permits(),
             queue_bytes: queue_permits(),

@@ -12,8 +12,8 @@ use crate::codec::message::{
 use crate::codec::reports::REPORT_BYTES_MAX;
 use crate::model::{MemberName, Position, Seq};
 use crate::telemetry::{self, seldom::Seldom};
-use crate::transport::wire::{self, WireError};
 use crate::transport::window;
+use crate::transport::wire::{self, WireError};
 use crate::trust::{Proof, Role};
 
 use super::access::may_open;
@@ -130,7 +130,13 @@ impl Session {
                     error => error,
                 })
             }
-            Open::Push => push::serve(&self.shared, &self.member, &mut send, &mut receive).await,
+            Open::Push => match self.shared.pushes.take(self.member.clone()) {
+                Some(_held) => push::serve(&self.shared, &self.member, &mut send, &mut receive).await,
+                None => {
+                    let message = format!("{} has {} push streams already", self.member, self.shared.pushes.max());
+                    refuse(&mut send, RefusalCode::Busy, message).await
+                }
+            },
             Open::Snapshot | Open::StateAndDeletions | Open::WholeState => {
                 snapshot::serve(&self.shared, (&self.member, self.role), open, &mut send).await
             }

@@ -40,12 +40,20 @@ const READINGS_MAX: usize = 8;
 const READINGS_OF_MEMBER: usize = 2;
 /// How many requests of one member may follow the log.
 const FOLLOWS_OF_MEMBER: usize = 2;
+/// Push streams of one member: an honest one has one, and a few of connections that were lost.
+const PUSHES_OF_MEMBER: usize = 8;
+/// Of pushes that arrive, so many units are in memory at the same time, and at least so many of one member.
+const ARRIVING_MAX: usize = (256 << 20) / ARRIVING_UNIT;
+const ARRIVING_OF_MEMBER: usize = (16 << 20) / ARRIVING_UNIT;
+/// A push of less needs no place: the number of streams bounds them.
+pub(super) const ARRIVING_UNIT: usize = 64 << 10;
 /// Of the log, so many MiB are under way to one member at the same time, on however many streams. Members are few enough for all
 /// of them together to be no concern.
 const BLOCKS_OF_MEMBER: usize = 64;
 
 /// Most bytes of the log that are handed to a stream at once, unless a transaction or a batch is larger.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
+const _: () = assert!(ARRIVING_MAX >= 2 * crate::model::limits::HARD.txn_bytes_max.div_ceil(ARRIVING_UNIT));
 
 /// Shared state of one datastore.
 pub(super) struct Shared {
@@ -75,6 +83,10 @@ pub(super) struct Shared {
     pub readings: Shares<MemberName>,
     /// Requests that follow the log.
     pub follows: Arc<Quota<MemberName>>,
+    /// Push streams.
+    pub pushes: Arc<Quota<MemberName>>,
+    /// Large pushes from their header on until they wait for the commit thread.
+    pub arriving: Shares<MemberName>,
     /// Parts of the log that are read, and not taken yet: see [`Shared::room_for_block`].
     pub blocks: Shares<MemberName>,
     /// Bounds the bytes that wait for the commit thread.
@@ -121,6 +133,15 @@ pub(super) fn follows() -> Arc<Quota<MemberName>> {
 
 pub(super) fn blocks() -> Shares<MemberName> {
     Shares::new(Semaphore::MAX_PERMITS, BLOCKS_OF_MEMBER)
+}
+
+pub(super) fn pushes() -> Arc<Quota<MemberName>> {
+    Quota::new(PUSHES_OF_MEMBER)
+}
+
+/// A member has room for two transactions of any size that is taken.
+pub(super) fn arriving(limits: &Limits) -> Shares<MemberName> {
+    Shares::new(ARRIVING_MAX, ARRIVING_OF_MEMBER.max(2 * limits.txn_bytes_max.div_ceil(ARRIVING_UNIT)))
 }
 
 pub(super) fn join_permits() -> Semaphore {

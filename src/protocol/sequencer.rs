@@ -190,6 +190,7 @@ impl Sequencer {
         if let Some(maker) = maker.filter(|maker| maker.member != *member && !planted::is(Bug::OriginNotBound)) {
             return Ok(Decision::Rejected(self.head, of_another_member(id.origin, &maker.member)));
         }
+        let is_too_large = matches!(objection, Some(Reason::LimitExceeded { .. }));
         let row = self.rows.get(&id.origin);
         let last = row.map_or(OriginCounter(0), |row| row.last_counter);
         if let Some(row) = row
@@ -199,7 +200,8 @@ impl Sequencer {
             let last_seq = row.last_seq;
             return match row.rejection(id.counter) {
                 Some((seq, reason)) => Ok(Decision::Rejected(seq, reason.clone())),
-                None if maker.is_some_and(|maker| is_contradicted(maker, &txn)) => {
+                // Of one that is too large its identity alone is left.
+                None if !is_too_large && maker.is_some_and(|maker| is_contradicted(maker, &txn)) => {
                     Ok(Decision::Rejected(last_seq, Reason::IdentityReused))
                 }
                 None => self.recognize(&txn, versions).map(|()| Decision::Committed(last_seq)),

@@ -79,13 +79,38 @@ pub async fn read_at_most<R: AsyncRead + Unpin>(
 type Message = (Result<Kind, BadMessage>, Bytes);
 
 async fn read_any<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Result<Option<Message>, WireError> {
+    let Some((kind, length)) = any_header(stream, bytes_max).await? else { return Ok(None) };
+    Ok(Some((kind, read_body(stream, length).await?)))
+}
+
+type Header = (Result<Kind, BadMessage>, usize);
+
+async fn any_header<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Result<Option<Header>, WireError> {
     let mut header = [0; HEADER_BYTES];
     if stream.read(&mut header[..1]).await? == 0 {
         return Ok(None);
     }
     stream.read_exact(&mut header[1..]).await?;
     let (kind, length) = message::decode_any_header(header, bytes_max)?;
-    let kind = kind.ok_or(BadMessage::UnknownKind(header[4]));
+    Ok(Some((kind.ok_or(BadMessage::UnknownKind(header[4])), length)))
+}
+
+/// Reads the header of the next message alone: its kind, and how many bytes its body has. `None` at the end of the stream.
+///
+/// # Errors
+/// See [`read`].
+pub async fn read_header<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<(Kind, usize)>, WireError> {
+    match any_header(stream, MESSAGE_BYTES_MAX).await? {
+        None => Ok(None),
+        Some((kind, length)) => Ok(Some((kind?, length))),
+    }
+}
+
+/// Reads so many bytes of a body.
+///
+/// # Errors
+/// When the stream breaks or ends before.
+pub async fn read_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> Result<Bytes, WireError> {
     // The buffer grows with what really arrives, not with what the header promises.
     let mut body = BytesMut::with_capacity(length.min(1 << 18));
     while body.len() < length {
@@ -95,7 +120,19 @@ async fn read_any<R: AsyncRead + Unpin>(stream: &mut R, bytes_max: usize) -> Res
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     }
-    Ok(Some((kind, body.freeze())))
+    Ok(body.freeze())
+}
+
+/// Passes over so many bytes of a body.
+///
+/// # Errors
+/// As [`read_body`].
+pub async fn skip_body<R: AsyncRead + Unpin>(stream: &mut R, length: usize) -> Result<(), WireError> {
+    let skipped = tokio::io::copy(&mut stream.take(length as u64), &mut tokio::io::sink()).await?;
+    if skipped < length as u64 {
+        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(())
 }
 
 /// Reads a message of exactly the kind `kind` and decodes its body.
