@@ -33,6 +33,7 @@ pub mod recover;
 pub mod recovery;
 mod register;
 mod register_seen;
+mod renewals;
 pub mod repair;
 mod rotation;
 pub mod service;

@@ -32,7 +32,7 @@ impl Pins {
         self.pins().insert(member.clone(), Pin { seq, until: now + SERVING_MAX });
     }
 
-    /// It was sent, or not; `None`: the member has what it needs, and counts by itself.
+    /// It was sent; `None`: the member has what it needs, and counts by itself, or it has got nothing that is of use.
     pub(super) fn end(&self, member: &MemberName, now: Option<Instant>) {
         let mut pins = self.pins();
         match now {

@@ -1,20 +1,58 @@
 //! What members are told of each other: the roster as a whole, and which certificates have left it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::codec::message::{self, HEADER_BYTES, Kind, REVOCATIONS_MAX, Revocations};
+use crate::model::MemberName;
 use crate::model::ids::hex_bytes;
-use crate::trust::{Fingerprint, ROSTER_BYTES_MAX, Roster};
+use crate::trust::{Fingerprint, ROSTER_BYTES_MAX, Roster, RosterMember};
+
+/// Certificates that gave way to another one of the same member, of which the small message names no more: they are no one
+/// else's, and a member can renew again and again.
+const SUPERSEDED_MAX: usize = 128;
 
 #[derive(Default)]
 struct Known {
-    certificates: BTreeSet<String>,
+    /// By member.
+    certificates: BTreeMap<MemberName, BTreeSet<String>>,
     /// The latest last.
     revoked: Vec<Fingerprint>,
+    /// As those that were revoked.
+    superseded: Vec<Fingerprint>,
+}
+
+impl Known {
+    /// Takes over who has which certificates; whether any is gone.
+    fn change(&mut self, certificates: BTreeMap<MemberName, BTreeSet<String>>) -> bool {
+        let before = std::mem::replace(&mut self.certificates, certificates);
+        let mut is_any_gone = false;
+        for (member, before) in before {
+            let now = self.certificates.get(&member);
+            let (kept, gone): (Vec<_>, Vec<_>) =
+                before.into_iter().partition(|print| now.is_some_and(|now| now.contains(print)));
+            is_any_gone |= !gone.is_empty();
+            // Who joined in the place of another one has none of those that were known.
+            let list = if kept.is_empty() { &mut self.revoked } else { &mut self.superseded };
+            list.extend(gone.iter().filter_map(|print| hex_bytes(print)));
+        }
+        for (list, most) in [(&mut self.revoked, REVOCATIONS_MAX), (&mut self.superseded, SUPERSEDED_MAX)] {
+            let surplus = list.len().saturating_sub(most);
+            list.drain(..surplus);
+        }
+        is_any_gone
+    }
+
+    fn encode(&self) -> Bytes {
+        let room = REVOCATIONS_MAX - self.superseded.len().min(SUPERSEDED_MAX);
+        let revoked = &self.revoked[self.revoked.len().saturating_sub(room)..];
+        let certificates = [revoked, &self.superseded].concat();
+        let message = message::encode(Kind::Revocations, &Revocations { certificates });
+        Bytes::from(message).slice(HEADER_BYTES..)
+    }
 }
 
 /// The roster and the revocations as they are sent, and their changes.
@@ -28,24 +66,19 @@ impl Published {
     /// Starts with certificates that were revoked before, the latest last.
     pub(super) fn new(revoked: Vec<Fingerprint>) -> Published {
         let known = Known { revoked, ..Known::default() };
-        let revocations = watch::channel(encode(&known.revoked)).0;
+        let revocations = watch::channel(known.encode()).0;
         Published { known: Mutex::new(known), roster: watch::channel(Bytes::new()).0, revocations }
     }
 
     /// Tells all members who the members are, when that has changed.
     pub(super) fn publish(&self, roster: &Roster) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let prints = roster.members.iter().flat_map(|member| &member.certificates);
-        let certificates: BTreeSet<String> = prints.map(|certificate| certificate.fingerprint.clone()).collect();
-        let gone: Vec<Fingerprint> =
-            known.certificates.difference(&certificates).filter_map(|print| hex_bytes(print)).collect();
-        known.certificates = certificates;
-        if !gone.is_empty() {
-            known.revoked.extend(gone);
-            let surplus = known.revoked.len().saturating_sub(REVOCATIONS_MAX);
-            known.revoked.drain(..surplus);
+        let prints =
+            |member: &RosterMember| member.certificates.iter().map(|known| known.fingerprint.clone()).collect();
+        let certificates = roster.members.iter().map(|member| (member.name.clone(), prints(member))).collect();
+        if known.change(certificates) {
             // First, because it is small and always arrives.
-            self.revocations.send_replace(encode(&known.revoked));
+            self.revocations.send_replace(known.encode());
         }
         let encoded = Bytes::from(roster.encode());
         if encoded.len() > ROSTER_BYTES_MAX {
@@ -77,18 +110,11 @@ impl Published {
     }
 }
 
-fn encode(revoked: &[Fingerprint]) -> Bytes {
-    let certificates = revoked[revoked.len().saturating_sub(REVOCATIONS_MAX)..].to_vec();
-    let message = message::encode(Kind::Revocations, &Revocations { certificates });
-    Bytes::from(message).slice(HEADER_BYTES..)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec::reports::REPORT_BYTES_MAX;
-    use crate::model::MemberName;
-    use crate::trust::{Role, RosterCertificate, RosterMember};
+    use crate::trust::{Role, RosterCertificate};
 
     fn roster(bytes: &[u8]) -> Roster {
         let certificate =
@@ -116,9 +142,38 @@ mod tests {
         published.publish(&roster(&[2, 3]));
         assert_eq!(sent(&published), [[9; 32], [1; 32]]);
         published.publish(&Roster::default());
-        assert_eq!(sent(&published), [[9; 32], [1; 32], [2; 32], [3; 32]]);
+        assert_eq!(sent(&published), [[9; 32], [2; 32], [3; 32], [1; 32]]);
         let many = Published::new(vec![[7; 32]; 10 * REVOCATIONS_MAX]);
         assert_eq!(sent(&many).len(), REVOCATIONS_MAX);
         assert!(many.watch_revocations().borrow().len() < REPORT_BYTES_MAX);
+    }
+
+    #[test]
+    fn p15_renewals_push_no_revocation_out_of_the_message() {
+        let revoked: Vec<Fingerprint> = (0..REVOCATIONS_MAX - SUPERSEDED_MAX)
+            .map(|number| {
+                let mut print = [0xee; 32];
+                print[..8].copy_from_slice(&(number as u64).to_le_bytes());
+                print
+            })
+            .collect();
+        let published = Published::new(revoked.clone());
+        // Each renewal takes the place of the one before, which was not used.
+        for _ in 0..10 {
+            for byte in 2..=250 {
+                published.publish(&roster(&[1, byte]));
+            }
+        }
+        let named = sent(&published);
+        assert!(named.len() <= REVOCATIONS_MAX && revoked.iter().all(|print| named.contains(print)));
+        assert!(named.contains(&[249; 32]) && !named.contains(&[1; 32]) && !named.contains(&[250; 32]));
+        // One that joined in the place of another one: what the former holder had is revoked.
+        published.publish(&roster(&[251]));
+        published.publish(&roster(&[252]));
+        for byte in 2..=250 {
+            published.publish(&roster(&[252, byte]));
+        }
+        let named = sent(&published);
+        assert!(named.contains(&[1; 32]) && named.contains(&[250; 32]) && named.contains(&[251; 32]));
     }
 }

@@ -36,6 +36,7 @@ use super::open::{self, OpenError, Opened};
 use super::pins::Pins;
 use super::recovery::Here;
 use super::register_seen::{self, Witness};
+use super::renewals::Renewals;
 use super::session::Session;
 use super::shared::{
     Shared, SharedRef, arriving, blocks, follows, join_permits, new_ring, now_ms, pushes, queue_permits, readings,
@@ -330,6 +331,7 @@ impl Datastore {
             snapshots: Snapshots::new(),
             readings: readings(),
             follows: follows(),
+            renewals: Renewals::default(),
             pushes: pushes(),
             arriving: arriving(&limits),
             blocks: blocks(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{interval, timeout};
 
@@ -160,8 +160,16 @@ impl Session {
         if kind != Kind::Renew {
             return Err(refused(RefusalCode::Protocol, "expected a renewal request").into());
         }
+        // Waits for the disk, and has every other member hear of it.
+        let turn = match self.shared.renewals.begin(&self.member, Instant::now()) {
+            Ok(turn) => turn,
+            Err(why) => return refuse(send, RefusalCode::Busy, why).await,
+        };
         let session = self.clone();
-        let renewing = move || session.shared.members.renew(&session.member, &request);
+        let renewing = move || {
+            let _turn = turn;
+            session.shared.members.renew(&session.member, &request)
+        };
         match tokio::task::spawn_blocking(renewing).await.map_err(std::io::Error::other)? {
             Ok(certificate) => wire::send_raw(send, Kind::Renewed, &certificate).await?,
             Err(reason) => wire::send(send, Kind::Refused, &refused(RefusalCode::Forbidden, reason)).await?,
@@ -251,7 +259,8 @@ impl Session {
         Ok(welcome)
     }
 
-    /// Takes a member's position for what it proves of the log. A reader is believed what the authority has signed.
+    /// Takes a member's position for what it proves of the log. A reader is believed what the authority has signed; a webserver
+    /// shows that next, when it is told that its position does not fit.
     fn examine(&self, hello: &Hello) {
         if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
             self.examine_position(&position);

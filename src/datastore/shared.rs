@@ -29,6 +29,7 @@ use super::contents::Contents;
 use super::members::Members;
 use super::pins::Pins;
 use super::recovery::{self, Here};
+use super::renewals::Renewals;
 use super::snapshot::Snapshots;
 
 /// Memory for recent batches.
@@ -83,6 +84,7 @@ pub(super) struct Shared {
     pub readings: Shares<MemberName>,
     /// Requests that follow the log.
     pub follows: Arc<Quota<MemberName>>,
+    pub renewals: Renewals,
     /// Push streams.
     pub pushes: Arc<Quota<MemberName>>,
     /// Large pushes from their header on until they wait for the commit thread.

@@ -19,6 +19,7 @@ use crate::transport::wire::WireError;
 
 pub use crate::transport::state_stream::{begin, end, rows_of};
 
+use super::pins::Pins;
 use super::shared::SharedRef;
 use crate::model::{MemberName, Seq};
 use crate::trust::Role;
@@ -31,6 +32,11 @@ const STALLED_MAX: Duration = Duration::from_secs(10);
 /// The same for whoever takes less than this many bytes in a second, over this time.
 const SLOW_BYTES_PER_S: u64 = 256 << 10;
 const SLOW_AFTER: Duration = Duration::from_secs(60);
+/// Whether others wait or not, whoever takes nothing for this long is given up,
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
+/// and whoever takes less than this many bytes in a second, over this time: a state is not kept for good.
+const USELESS_BYTES_PER_S: u64 = 16 << 10;
+const USELESS_AFTER: Duration = Duration::from_secs(600);
 /// It is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -89,6 +95,12 @@ fn gives_way(bytes: u64, elapsed: Duration, stalled: Duration) -> bool {
     stalled >= STALLED_MAX || is_slow
 }
 
+/// Whether it is given up although nobody else waits.
+fn is_useless(bytes: u64, elapsed: Duration, stalled: Duration) -> bool {
+    let is_slow = elapsed >= USELESS_AFTER && bytes / elapsed.as_secs().max(1) < USELESS_BYTES_PER_S;
+    stalled >= GIVEN_UP_AFTER || is_slow
+}
+
 fn given_up(reason: &str) -> WireError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, reason.to_owned()).into()
 }
@@ -136,7 +148,7 @@ impl Snapshots {
             drop(waiting);
             tokio::select! {
                 sent = sending => sent,
-                () = self.obstructs(taken) => Err(given_up("the state was taken too slowly while others waited for one")),
+                why = self.obstructs(taken) => Err(given_up(why)),
             }
         };
         tokio::select! {
@@ -146,17 +158,23 @@ impl Snapshots {
         }
     }
 
-    /// Waits until others wait for somebody who does not get on.
-    async fn obstructs(&self, taken: &AtomicU64) {
-        let (begun, mut bytes, mut moved) = (Instant::now(), 0, Instant::now());
+    /// Waits until others wait for somebody who does not get on, or nobody would get on like that; says which.
+    async fn obstructs(&self, taken: &AtomicU64) -> &'static str {
+        let (mut begun, mut bytes, mut moved) = (Instant::now(), 0, Instant::now());
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = taken.load(Ordering::Relaxed);
             if now != bytes {
+                // Until then it waited for the index.
+                begun = if bytes == 0 { Instant::now() } else { begun };
                 (bytes, moved) = (now, Instant::now());
             }
-            if self.waiting.load(Ordering::Relaxed) > 0 && gives_way(bytes, begun.elapsed(), moved.elapsed()) {
-                return;
+            let (elapsed, stalled) = (begun.elapsed(), moved.elapsed());
+            if self.waiting.load(Ordering::Relaxed) > 0 && gives_way(bytes, elapsed, stalled) {
+                return "the state was taken too slowly while others waited for one";
+            }
+            if bytes > 0 && is_useless(bytes, elapsed, stalled) {
+                return "the state was not taken";
             }
         }
     }
@@ -188,13 +206,26 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<'_, W> {
 
 /// What a member is sent, or was until a moment ago, is not compacted away.
 struct Pinned<'a> {
-    shared: &'a SharedRef,
+    pins: &'a Pins,
     member: &'a MemberName,
+    is_sent: bool,
+}
+
+impl<'a> Pinned<'a> {
+    /// Readers hold compaction only where the configuration says so: one that is passed fetches another state.
+    fn new(shared: &'a SharedRef, member: &'a MemberName, role: Role, seq: Seq) -> Option<Pinned<'a>> {
+        if role == Role::Reader && !shared.config.readers_hold_compaction {
+            return None;
+        }
+        shared.pins.begin(member, seq, Instant::now());
+        Some(Pinned { pins: &shared.pins, member, is_sent: false })
+    }
 }
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        self.shared.pins.end(self.member, Some(Instant::now()));
+        // Of a part of a state there is no use.
+        self.pins.end(self.member, self.is_sent.then(Instant::now));
     }
 }
 
@@ -211,10 +242,15 @@ pub(super) async fn serve(
         super::commit::wait_applied(shared, shared.head()).await;
         let snapshot = shared.state.snapshot().map_err(std::io::Error::other)?;
         let seq = snapshot.meta().map_or(Seq::ZERO, |meta| meta.seq);
-        shared.pins.begin(member, seq, Instant::now());
-        let _pinned = Pinned { shared, member };
+        let mut pinned = Pinned::new(shared, member, role, seq);
+        // From here on it counts what is taken.
+        taken.store(1, Ordering::Relaxed);
         let mut counted = Counted { inner: &mut *send, taken: &taken };
-        state_stream::write(snapshot, open, shared.redaction_for(role), &mut counted).await
+        state_stream::write(snapshot, open, shared.redaction_for(role), &mut counted).await?;
+        if let Some(pinned) = &mut pinned {
+            pinned.is_sent = true;
+        }
+        Ok(())
     };
     shared.snapshots.in_turn(member, role, &taken, sending).await?;
     send.finish().map_err(std::io::Error::other)?;
@@ -273,6 +309,22 @@ mod tests {
         ];
         for (bytes, elapsed, stalled, wanted) in table {
             assert_eq!(gives_way(bytes, elapsed, stalled), wanted, "{bytes} {elapsed:?} {stalled:?}");
+        }
+    }
+
+    #[test]
+    fn p15_who_takes_nothing_for_a_minute_or_next_to_nothing_is_given_up_whoever_waits() {
+        let s = Duration::from_secs;
+        let table = [
+            (1, s(59), s(59), false),
+            (1, s(60), s(60), true),
+            (100 << 20, s(70), s(60), true),
+            (8 << 20, s(599), s(1), false),
+            (8 << 20, s(600), s(1), true),
+            (16 << 20, s(600), s(1), false),
+        ];
+        for (bytes, elapsed, stalled, wanted) in table {
+            assert_eq!(is_useless(bytes, elapsed, stalled), wanted, "{bytes} {elapsed:?} {stalled:?}");
         }
     }
 

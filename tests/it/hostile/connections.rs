@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use gravwell::codec::message::{Kind, Open, Outcome, Progress};
 use gravwell::codec::txn::encode_txn;
-use gravwell::model::{Collection, Key, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use gravwell::model::{Collection, Key, MemberName, Op, Origin, OriginCounter, Seq, Txn, TxnId};
 use gravwell::transport::wire;
-use gravwell::trust::tls;
+use gravwell::trust::{NewKey, tls};
 
 use super::Site;
 use super::client::{Answered, Hostile, endpoint_of, hello};
@@ -88,6 +88,52 @@ async fn p06_what_a_member_pushes_under_the_origin_of_another_is_refused() {
     assert!(!site.fleet.run("d", &["get", "c", "stolen"]).status.success());
     assert_eq!(site.fleet.ok("d", &["get", "c", "mine"]).trim(), "4");
     site.holds(since, "a foreign origin");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_a_member_renews_few_certificates_in_a_while() {
+    let site = Site::new("reader");
+    let since = site.since();
+    let hostile = Hostile::connect(&site.fleet, "rogue").await;
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        let (mut send, mut receive) = hostile.open(Open::Renew).await;
+        let key = NewKey::generate(&MemberName::new("rogue").expect("name")).expect("a key");
+        wire::send_raw(&mut send, Kind::Renew, &key.request_der).await.expect("is sent");
+        answers.push(hostile.answer(&mut receive).await);
+    }
+    let renewed = answers.iter().filter(|answer| matches!(answer, Answered::With(Kind::Renewed))).count();
+    // A slow host takes so long for them that another one has come due.
+    assert!((4..=6).contains(&renewed), "{answers:?}");
+    let is_told =
+        |answer: &Answered| matches!(answer, Answered::Refused(why) if why.contains("renewed 4 times just now"));
+    assert!(answers.iter().any(is_told), "{answers:?}");
+    assert!(hostile.connection.close_reason().is_none());
+    site.fleet.ok("d", &["revoke", "rogue"]);
+    assert!(hostile.closed().await.is_some_and(|why| why.contains("revoked")), "at once");
+    site.holds(since, "renewals");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_a_reader_that_fetches_a_state_and_does_not_take_it_does_not_hold_compaction() {
+    let site = Site::new("reader");
+    let since = site.since();
+    site.fleet.ok("d", &["put", "c", "k", "--value", "0"]);
+    let hostile = Hostile::connect(&site.fleet, "rogue").await;
+    let (_send, mut receive) = hostile.open(Open::WholeState).await;
+    let answer = hostile.answer(&mut receive).await;
+    assert!(matches!(answer, Answered::With(Kind::SnapshotBegin)), "{answer:?}");
+    for number in 0..50 {
+        site.fleet.ok("d", &["put", "c", "k", "--value", &number.to_string()]);
+    }
+    site.fleet.converges(&["a"]);
+    let horizon = || site.fleet.status("d")["horizon"].as_u64().expect("a number");
+    site.fleet.wait("compaction passes it", || {
+        site.fleet.ok("d", &["compact", "--history-ops", "0"]);
+        horizon() >= 50
+    });
+    assert!(hostile.connection.close_reason().is_none());
+    site.holds(since, "a state that is not taken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
