@@ -170,6 +170,17 @@ impl Turn {
             () = self.gives_way.notified() => Err(Delay::GaveWay),
         }
     }
+
+    /// Does what has a bound of its own, until it is done or has to give way.
+    ///
+    /// # Errors
+    /// When it has to give way.
+    pub async fn unless_it_gives_way<T>(&self, work: impl Future<Output = T>) -> Result<T, Delay> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.gives_way.notified() => Err(Delay::GaveWay),
+        }
+    }
 }
 
 impl Drop for Turn {

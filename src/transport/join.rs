@@ -14,7 +14,7 @@ use crate::codec::message::{Kind, Open, RefusalCode, Refused};
 use crate::model::MemberName;
 use crate::trust::{Identity, NewKey, Role, Token, TrustError, tls};
 
-use super::admission::Turn;
+use super::admission::{Delay, Turn};
 use super::closed;
 use super::endpoint;
 use super::wire::{self, WireError};
@@ -24,6 +24,8 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Tokens that are redeemed at the same time: each waits for the disk.
 pub const AT_ONCE: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait until one whose token was refused has read why, and closes.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Close code of a connection on which no request came.
 const CLOSE_IDLE: u32 = 3;
 /// Longest wait until the datastore has heard that the join is over.
@@ -67,8 +69,8 @@ pub trait Redeem: Send + Sync + 'static {
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String>;
 }
 
-/// Serves one join. Until its request is there it is one of those who have not said who they are, and holds their `turn`; then it
-/// waits for one of `places`, which idle connections never hold.
+/// Serves one join. It is one of those who have not said who they are, and holds their `turn` to the end, so it gives way like
+/// them. When its request is there it waits for one of `places`, which idle connections never hold.
 ///
 /// # Errors
 /// When the connection breaks or the token is refused.
@@ -84,38 +86,43 @@ pub async fn serve(
         let request: JoinRequest = wire::expect_at_most(&mut receive, Kind::Renew, REQUEST_BYTES_MAX).await?;
         Ok::<_, WireError>((send, request))
     };
-    let (mut send, request) = match turn.within(asked).await {
-        Ok(asked) => asked?,
-        Err(delay) => {
-            connection.close(CLOSE_IDLE.into(), delay.to_string().as_bytes());
-            return Err(std::io::Error::other(delay).into());
+    let close = |delay: Delay| {
+        connection.close(CLOSE_IDLE.into(), delay.to_string().as_bytes());
+        WireError::from(std::io::Error::other(delay))
+    };
+    let (mut send, request) = turn.within(asked).await.map_err(close)??;
+    let waiting = turn.unless_it_gives_way(timeout(TIMEOUT, places.acquire())).await.map_err(close)?;
+    let place = waiting.map_err(|_| close(Delay::GaveWay))?.map_err(std::io::Error::other)?;
+    // A token that is used up is not let go: few are at a time.
+    let from = connection.remote_address().ip();
+    let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der, from);
+    let redeemed = tokio::task::spawn_blocking(redeeming).await.map_err(std::io::Error::other)?;
+    drop(place);
+    match redeemed {
+        Ok((certificate_der, authority_der, role)) => {
+            let telling = async {
+                wire::send(&mut send, Kind::Renewed, &Joined { certificate_der, authority_der, role }).await?;
+                let _ = send.finish();
+                // The client closes when it has read the answer.
+                connection.closed().await;
+                Ok(())
+            };
+            timeout(TIMEOUT, telling).await.unwrap_or(Err(WireError::Closed))
         }
-    };
-    let work = async {
-        let place = places.acquire().await.map_err(std::io::Error::other)?;
-        let from = connection.remote_address().ip();
-        let redeeming = move || redeemer.redeem(&request.name, &request.secret, &request.request_der, from);
-        let result = tokio::task::spawn_blocking(redeeming).await.map_err(std::io::Error::other)?;
-        drop(place);
-        let answer = match result {
-            Ok((certificate_der, authority_der, role)) => {
-                wire::send(&mut send, Kind::Renewed, &Joined { certificate_der, authority_der, role }).await
-            }
-            Err(message) => {
-                let refused = Refused { code: RefusalCode::NotAMember, message };
+        Err(message) => {
+            let refused = Refused { code: RefusalCode::NotAMember, message };
+            let telling = async {
                 wire::send(&mut send, Kind::Refused, &refused).await?;
-                Err(refused.into())
-            }
-        };
-        let _ = send.finish();
-        // The client closes when it has read the answer.
-        connection.closed().await;
-        answer
-    };
-    // The turn is held to the end: nobody has proved anything.
-    let served = timeout(TIMEOUT, work).await.unwrap_or(Err(WireError::Closed));
-    drop(turn);
-    served
+                let _ = send.finish();
+                connection.closed().await;
+                Ok::<_, WireError>(())
+            };
+            // Who has no token stays no longer than it takes to read why.
+            let _ = turn.unless_it_gives_way(timeout(FAREWELL, telling)).await;
+            connection.close(CLOSE_IDLE.into(), refused.message.as_bytes());
+            Err(refused.into())
+        }
+    }
 }
 
 /// Why a join failed.

@@ -3,7 +3,10 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use gravwell::transport::endpoint;
+use gravwell::codec::message::{Kind, Open};
+use gravwell::model::MemberName;
+use gravwell::transport::join::JoinRequest;
+use gravwell::transport::{endpoint, wire};
 use gravwell::trust::{Identity, tls};
 
 use super::{Site, memory};
@@ -111,6 +114,37 @@ async fn p15_half_open_handshakes_of_true_addresses_take_little_memory() {
     most = most.max(grown());
     relay.abort();
     assert!(most < 64 << 20, "{most} bytes were held for strangers");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p15_who_joins_with_a_wrong_token_is_gone_at_once() {
+    const JOINS: usize = 300;
+    let site = Site::new("webserver");
+    let since = site.since();
+    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
+    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
+    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let address = site.fleet.listen.to_string();
+    let mut held = Vec::new();
+    let mut last = None;
+    for _ in 0..JOINS {
+        let Ok(connection) = client.connect(&address).await else { continue };
+        let (mut send, receive) = connection.open_bi().await.expect("a stream");
+        let name = MemberName::new("nobody").expect("name");
+        let request = JoinRequest { name, secret: [7; 32], request_der: vec![0; 100] };
+        let _ = wire::send(&mut send, Kind::Open, &Open::Renew).await;
+        let _ = wire::send(&mut send, Kind::Renew, &request).await;
+        held.push(connection);
+        last = Some(receive);
+    }
+    let mut receive = last.expect("some were let in");
+    let answer = tokio::time::timeout(Duration::from_secs(60), wire::read(&mut receive)).await.expect("in time");
+    assert!(matches!(answer, Ok(Some((Kind::Refused, _)))), "{answer:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let open = held.iter().filter(|connection| connection.close_reason().is_none()).count();
+    assert_eq!((open, held.len() > JOINS / 2), (0, true), "of {}", held.len());
+    site.fleet.enroll("b", "reader");
+    site.holds(since, "wrong tokens");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
