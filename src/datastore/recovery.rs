@@ -187,12 +187,28 @@ pub fn aside(dir: &str) -> String {
     format!("`mv {dir}/log {dir}/log.aside; mv {dir}/state {dir}/state.aside` (it stays readable there)")
 }
 
+/// What is said of a position that a member claims and no signature of the datastore bears out. It counts all the same: what was
+/// acknowledged last may not have been signed, and a member may have lost what it kept of signatures.
+const UNSIGNED: &str = "; no signature bears that out";
+
+/// Evidence of which a member's word is all there is.
+#[must_use]
+pub fn unsigned(evidence: &str) -> String {
+    format!("{evidence}{UNSIGNED}")
+}
+
+/// Whether `evidence` says more than `known`: that it is signed.
+#[must_use]
+pub fn is_better(evidence: &str, known: &str) -> bool {
+    known.ends_with(UNSIGNED) && !evidence.ends_with(UNSIGNED)
+}
+
 /// What to do about it, for the data directory `dir`.
 #[must_use]
 pub fn remedy(dir: &str) -> String {
     let aside = aside(dir);
     format!(
-        "stop the datastore and bring its log back: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`, a member that \
+        "when it is a member that is not to be believed, as may be where no signature bears out what it says, revoke it:          `gravwell-logctl --data-dir {dir} revoke MEMBER`, and writes go on; or stop the datastore and bring its log back: `gravwell-logctl --data-dir {dir} repair --from MEMBER_DIR`, a member that \
          has more; or, when the log is gone, `gravwell-logctl --data-dir {dir} recover`; when another log is in its place, put \
          that one aside first, {aside}, then `recover`; or `restore` a backup; to give up what the log lacks, start it with \
          --recovery off"
@@ -217,6 +233,19 @@ mod tests {
     use crate::trust::Role;
 
     const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn p13_that_a_position_is_signed_is_news_and_that_it_is_not_is_none() {
+        let (signed, claimed) = ("member web1 is at 9".to_owned(), unsigned("member web1 is at 9"));
+        assert_eq!(claimed, "member web1 is at 9; no signature bears that out");
+        assert!(is_better(&signed, &claimed));
+        for (evidence, known) in [(&claimed, &signed), (&signed, &signed), (&claimed, &claimed)] {
+            assert!(!is_better(evidence, known), "{evidence} {known}");
+        }
+        let remedy = remedy("D");
+        let (revoke, repair) = (remedy.find("revoke MEMBER"), remedy.find("repair --from"));
+        assert!(revoke.is_some() && revoke < repair, "{remedy}");
+    }
 
     #[test]
     fn p13_a_revoked_member_that_joins_anew_brings_no_old_evidence_back() {

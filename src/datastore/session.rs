@@ -20,7 +20,7 @@ use super::access::may_open;
 use super::feed::{self, FeedEnd};
 use super::greeting::{Greeter, may_follow, refused};
 use super::presences::PresenceId;
-use super::recovery::Here;
+use super::recovery::{self, Here};
 use super::shared::{SharedRef, now_ms};
 use super::{admin, push, snapshot};
 
@@ -263,14 +263,16 @@ impl Session {
     /// shows that next, when it is told that its position does not fit.
     fn examine(&self, hello: &Hello) {
         if let Some(position) = hello.position.filter(|_| self.role.may_write()) {
-            self.examine_position(&position);
+            self.examine_position(&position, recovery::unsigned);
         }
     }
 
     /// A signed position is believed whoever shows it.
     fn examine_proof(&self, body: &[u8]) {
         match Proof::from_bytes(body) {
-            Ok(proof) if self.shared.members.has_signed(&proof) => self.examine_position(&proof.position),
+            Ok(proof) if self.shared.members.has_signed(&proof) => {
+                self.examine_position(&proof.position, str::to_owned);
+            }
             Ok(_) => self.doubt("this authority did not sign it"),
             Err(error) => self.doubt(&error),
         }
@@ -283,9 +285,9 @@ impl Session {
         }
     }
 
-    fn examine_position(&self, position: &Position) {
+    fn examine_position(&self, position: &Position, worded: impl Fn(&str) -> String) {
         let here = Here::of(&self.shared.log, self.shared.head());
-        let evidence = self.shared.members.shown_by(&here, &self.member, position);
+        let evidence = self.shared.members.shown_by(&here, &self.member, position).map(|evidence| worded(&evidence));
         self.shared.wait_for_recovery(evidence, || self.shared.members.note_contradiction(&self.member, *position));
     }
 

@@ -228,7 +228,7 @@ impl Shared {
             return;
         }
         let mut waits = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits.is_empty() {
+        if waits.is_empty() || recovery::is_better(&evidence, &waits) {
             tracing::error!(
                 remedy = recovery::remedy(&self.path.display().to_string()),
                 "the datastore waits to be recovered: {evidence}"

@@ -237,6 +237,11 @@ fn p13_a_member_beyond_the_head_stops_writes_also_after_a_restart() {
     let datastore = fleet.datastore();
     let a = fleet.replica("a");
     waits(&fleet, "member a is at 15, and this log ends at 10");
+    // It shows the datastore's own signature next.
+    fleet.wait("a signature bears it out", || {
+        let status = fleet.status("d");
+        status["problem"].as_str().is_some_and(|problem| problem.ends_with("this log ends at 10"))
+    });
     a.terminate();
     datastore.kill();
     let datastore = fleet.datastore();

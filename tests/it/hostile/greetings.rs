@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gravwell::codec::message::{Announce, Hello, Kind, Progress};
-use gravwell::model::Seq;
+use gravwell::model::{Digest, Generation, Position, Seq};
 use gravwell::transport::wire;
 
 use super::Site;
@@ -140,4 +140,31 @@ fn p15_a_datastore_starts_with_an_address_that_was_too_long_and_shows_it() {
         drop(a);
         datastore.terminate();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p13_a_bare_claim_stops_writes_says_that_nothing_bears_it_out_and_ends_with_its_member() {
+    let site = Site::new("webserver");
+    site.fleet.ok("d", &["put", "c", "k", "--value", "0"]);
+    let log_id = site.fleet.status("d")["log_id"].as_str().and_then(|text| text.parse().ok()).expect("a log");
+    let position = Position {
+        log_id,
+        generation: Generation(1),
+        seq: Seq(1_000_000_000_000),
+        chain: [7; 16],
+        digest: Digest::ZERO,
+    };
+    let hostile = Hostile::connect(&site.fleet, "rogue").await;
+    let (_send, _receive, answer) = hostile.greet(&Hello { position: Some(position), ..hello() }).await;
+    assert!(matches!(answer, Answered::With(Kind::Welcome)), "{answer:?}");
+    let claim = "member rogue is at 1000000000000, and this log ends at 1; no signature bears that out";
+    let status = site.fleet.status("d");
+    assert!(status["problem"].as_str().is_some_and(|problem| problem.ends_with(claim)), "{status}");
+    let refused = site.fleet.run("d", &["put", "c", "k", "--value", "1"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let (revoke, repair) = (said.find("revoke MEMBER"), said.find("repair --from"));
+    assert!(!refused.status.success() && revoke.is_some() && revoke < repair, "{said}");
+    site.fleet.ok("d", &["revoke", "rogue"]);
+    site.fleet.ok("d", &["put", "c", "k", "--value", "2"]);
+    site.fleet.converges(&["a"]);
 }
