@@ -165,6 +165,12 @@ impl ChunkStore {
         ids.iter().filter(|id| !self.shared.index.touch(id, now)).copied().collect()
     }
 
+    /// [`ChunkStore::missing`] for someone who will name none of them: nothing becomes of their grace period.
+    #[must_use]
+    pub fn absent(&self, ids: &[ChunkId]) -> Vec<ChunkId> {
+        ids.iter().filter(|id| self.shared.index.get(id).is_none()).copied().collect()
+    }
+
     /// The raw bytes of a chunk, compared with its name; `None` when it is not there.
     ///
     /// # Errors

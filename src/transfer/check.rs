@@ -1,5 +1,7 @@
 //! Which chunks of contents a store lacks.
 
+use std::collections::HashSet;
+
 use crate::chunks::manifest::{INDEX_FORMAT, INDEX_MAGIC};
 use crate::chunks::{ChunkError, ChunkStore, Part, decode_index};
 use crate::codec::chunks::{Lacking, NAMES_MAX};
@@ -76,15 +78,34 @@ pub fn all_parts(store: &ChunkStore, index: &[ChunkId]) -> Result<Option<Vec<Par
 /// there begin their grace period anew.
 #[must_use]
 pub fn lacking(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
-    let mut checked = Checked { lacking: Lacking { ids: store.missing(ids), more: false }, ..Checked::default() };
+    lacking_of(store, ids, are_indexes, |ids| store.missing(ids))
+}
+
+/// [`lacking`] for a member that will name none of them: nothing becomes of their grace period.
+#[must_use]
+pub fn lacking_unrenewed(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checked {
+    lacking_of(store, ids, are_indexes, |ids| store.absent(ids))
+}
+
+fn lacking_of(
+    store: &ChunkStore,
+    ids: &[ChunkId],
+    are_indexes: bool,
+    missing: impl Fn(&[ChunkId]) -> Vec<ChunkId>,
+) -> Checked {
+    // One that is named again is looked at once.
+    let mut named = HashSet::new();
+    let ids: Vec<ChunkId> = ids.iter().filter(|id| named.insert(**id)).copied().collect();
+    let mut checked = Checked { lacking: Lacking { ids: missing(&ids), more: false }, ..Checked::default() };
     if are_indexes {
         // Behind a list that is missing more may be missing.
         checked.lacking.more = !checked.lacking.ids.is_empty();
-        for id in ids.iter().filter(|id| !checked.lacking.ids.contains(id)).copied().collect::<Vec<_>>() {
+        let missing_lists: HashSet<ChunkId> = checked.lacking.ids.iter().copied().collect();
+        for id in ids.into_iter().filter(|id| !missing_lists.contains(id)) {
             match parts_of(store, &id) {
                 Ok(Some(parts)) => {
                     let named: Vec<ChunkId> = parts.iter().map(|part| part.id).collect();
-                    checked.lacking.ids.extend(store.missing(&named));
+                    checked.lacking.ids.extend(missing(&named));
                 }
                 Ok(None) => {
                     checked.lacking.ids.push(id);
@@ -105,7 +126,7 @@ pub fn lacking(store: &ChunkStore, ids: &[ChunkId], are_indexes: bool) -> Checke
             }
         }
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     checked.lacking.ids.retain(|id| seen.insert(*id));
     checked.lacking.ids.truncate(NAMES_MAX);
     checked

@@ -11,7 +11,7 @@ use crate::telemetry::metrics;
 use crate::transport::wire::{self, WireError};
 
 use super::Limiter;
-use super::check::lacking;
+use super::check::{lacking, lacking_unrenewed};
 use super::resolve::{self, Arrival};
 
 /// Chunks that arrived are written in batches of about this many bytes.
@@ -89,7 +89,9 @@ impl Server {
                     }
                     arrived.keep(&self.store).await?;
                     let store = self.store.clone();
-                    let checked = blocking(move || lacking(&store, &ids, are_indexes)).await?;
+                    // Who may send no chunks names none in a transaction either: that it asks keeps nothing.
+                    let look = if self.takes { lacking } else { lacking_unrenewed };
+                    let checked = blocking(move || look(&store, &ids, are_indexes)).await?;
                     wire::send(send, Kind::ChunksLacking, &checked.lacking).await?;
                 }
                 Kind::ChunksWanted => self.give(message::decode(kind, &body)?, send).await?,

@@ -124,6 +124,7 @@ fn what_nothing_names_is_collected_after_its_grace() {
     assert_eq!(store.collect(&live, store.cutoff(grace), false).expect("collects").kept_in_grace, 40);
     fixture.pass(59);
     assert_eq!(store.missing(&[id(1)]), []);
+    assert_eq!(store.absent(&[id(2), id(99)]), [id(99)], "and nothing becomes of the grace of one that is there");
     fixture.pass(2);
     let counted = store.collect(&live, store.cutoff(grace), true).expect("counts");
     assert_eq!((counted.chunks, counted.kept_in_grace), (39, 1));
