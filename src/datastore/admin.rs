@@ -141,6 +141,14 @@ async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, 
     shared.readings.take(Some(caller.name.clone()), 1).await.map(Some).map_err(refuse)
 }
 
+/// Room for a part of the log or the audit; administrators need none.
+async fn room_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
+    match caller.role {
+        Role::Admin => Ok(None),
+        _ => shared.room_for_block(&caller.name).await.map(Some).map_err(refuse),
+    }
+}
+
 /// One of the requests of a member that follow the log, which last.
 fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<MemberName>>, Failure> {
     if caller.role == Role::Admin {
@@ -315,12 +323,14 @@ async fn about_authority<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     match request {
         Request::Escrow { known, seen } => {
-            let _share = share_of(shared, caller).await?;
+            let share = share_of(shared, caller).await?;
             let trust = super::service::trust_dir(&shared.path);
             let shared = SharedRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
             let (name, is_member) = (caller.name.clone(), caller.role.holds_replica());
+            // Who asked may leave: it counts until it ends.
             let sealing = move || {
+                let _share = share;
                 seen.into_iter().for_each(|seen| shared.examine_register(&name, &seen));
                 // The later copies that members have are the only ones: a version that does not know them apart would lose them.
                 match shared.register_waits() {
@@ -352,7 +362,8 @@ async fn about_audit<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     match request {
         Request::Audit { from, since_ms, until_ms } => {
-            let (frames, page) = audit::page(shared, from, since_ms, until_ms).await?;
+            let room = room_of(shared, caller).await?;
+            let (frames, page, _room) = audit::page(shared, from, since_ms, until_ms, room).await?;
             if let Some(frames) = frames {
                 answer.frames(&frames).await?;
             }
@@ -541,10 +552,7 @@ async fn tail<W: AsyncWrite + Unpin>(
         let end = to.map_or(durable, |to| to.min(durable));
         while sent < end {
             let (log, after) = (shared.log.clone(), sent);
-            let room = match caller.role {
-                Role::Admin => None,
-                _ => Some(shared.room_for_block(&caller.name).await.map_err(refuse)?),
-            };
+            let room = room_of(shared, caller).await?;
             let (found, _room) = off_thread(move || (log.frames(after, BLOCK_BYTES), room)).await?;
             let Some(block) = found.map_err(unreadable)? else { break };
             // Entries after `to` are left out by the client, which knows what it asked for.

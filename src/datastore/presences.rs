@@ -11,7 +11,7 @@ use crate::trust::Role;
 pub(super) type PresenceId = u64;
 
 /// Connections of one member that follows the log, of each kind.
-const OF_REPLICA: usize = 4;
+pub(super) const OF_REPLICA: usize = 4;
 /// Of one that only makes requests: every command of an administrator is a connection.
 const OF_OTHERS: usize = 16;
 /// Close code of a connection that gives way to a newer one.

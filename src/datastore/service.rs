@@ -334,7 +334,7 @@ impl Datastore {
             renewals: Renewals::default(),
             pushes: pushes(),
             arriving: arriving(&limits),
-            blocks: blocks(),
+            blocks: blocks(&limits),
             joins: join_permits(),
             queue_bytes: queue_permits(),
             limits,

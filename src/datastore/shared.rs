@@ -28,6 +28,7 @@ use super::compaction;
 use super::contents::Contents;
 use super::members::Members;
 use super::pins::Pins;
+use super::presences::OF_REPLICA;
 use super::recovery::{self, Here};
 use super::renewals::Renewals;
 use super::snapshot::Snapshots;
@@ -48,9 +49,10 @@ const ARRIVING_MAX: usize = (256 << 20) / ARRIVING_UNIT;
 const ARRIVING_OF_MEMBER: usize = (16 << 20) / ARRIVING_UNIT;
 /// A push of less needs no place: the number of streams bounds them.
 pub(super) const ARRIVING_UNIT: usize = 64 << 10;
-/// Of the log, so many MiB are under way to one member at the same time, on however many streams. Members are few enough for all
-/// of them together to be no concern.
+/// Of the log, so many MiB are under way to one member at the same time, or as much as these streams take. Members are few enough
+/// for all of them together to be no concern.
 const BLOCKS_OF_MEMBER: usize = 64;
+const STREAMS_OF_MEMBER: usize = OF_REPLICA + FOLLOWS_OF_MEMBER + READINGS_OF_MEMBER;
 
 /// Most bytes of the log that are handed to a stream at once, unless a transaction or a batch is larger.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
@@ -133,8 +135,14 @@ pub(super) fn follows() -> Arc<Quota<MemberName>> {
     Quota::new(FOLLOWS_OF_MEMBER)
 }
 
-pub(super) fn blocks() -> Shares<MemberName> {
-    Shares::new(Semaphore::MAX_PERMITS, BLOCKS_OF_MEMBER)
+/// Whoever has all that it may have of streams finds room on each.
+pub(super) fn blocks(limits: &Limits) -> Shares<MemberName> {
+    Shares::new(Semaphore::MAX_PERMITS, BLOCKS_OF_MEMBER.max(STREAMS_OF_MEMBER * block_mib(limits)))
+}
+
+/// The most that one part of the log takes, in MiB.
+fn block_mib(limits: &Limits) -> usize {
+    (limits.txn_bytes_max.max(commit::BATCH_BYTES_MAX) + BLOCK_BYTES).div_ceil(1 << 20)
 }
 
 pub(super) fn pushes() -> Arc<Quota<MemberName>> {
@@ -167,8 +175,7 @@ impl Shared {
     /// Waits until there is room for another part of the log that `member` takes. It is held from before it is read until it was
     /// taken, so a reading that nobody waits for any more counts until it ends.
     pub(super) async fn room_for_block(&self, member: &MemberName) -> Result<Share, AcquireError> {
-        let bytes = self.limits.txn_bytes_max.max(commit::BATCH_BYTES_MAX) + BLOCK_BYTES;
-        let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let mib = u32::try_from(block_mib(&self.limits)).unwrap_or(u32::MAX);
         self.blocks.take(Some(member.clone()), mib).await
     }
 

@@ -58,6 +58,7 @@ pub fn wire(bytes: &[u8]) {
     let _ = message::decode::<message::SnapshotBegin>(kind, body);
     let _ = message::decode::<Vec<message::Row>>(kind, body);
     let _ = serde_json::from_slice::<crate::codec::admin::Request>(body);
+    let _ = (txn::decode_head(body), txn::decode_txn_within(body, 3));
     if let Ok(found) = txn::decode_txn(body) {
         let mut again = Vec::new();
         txn::encode_txn(&found, &mut again);

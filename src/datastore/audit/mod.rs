@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::codec::admin::Finding;
 use crate::codec::audit::{Act, AuditPage, AuditReport, LogPoint};
+use crate::env::shares::Share;
 use crate::env::view_fs::ViewFs;
 use crate::log::{Log, LogReader};
 use crate::model::{MemberName, Seq};
@@ -247,24 +248,26 @@ fn view(dir: PathBuf, known: Option<AuditMark>) -> Result<LogReader, Failure> {
     Ok(log.reader())
 }
 
-/// A page of the audit: frames, and what comes after them.
+/// A page of the audit: frames, and what comes after them. `room` is held for as long as the page is read, and given back with it.
 pub(super) async fn page(
     shared: &SharedRef,
     from: Seq,
     since_ms: u64,
     until_ms: u64,
-) -> Result<(Option<bytes::Bytes>, AuditPage), Failure> {
+    room: Option<Share>,
+) -> Result<(Option<bytes::Bytes>, AuditPage, Option<Share>), Failure> {
     let head = shared.head();
     let reader = reader_of(shared).await?;
     // What was done before this was asked is found.
     let is_whole = shared.audit.covered() >= head || shared.audit.wait_covered(head).await;
-    let found = off_thread(move || reading::page(&reader, from, since_ms, until_ms)).await?;
+    let reading = move || (reading::page(&reader, from, since_ms, until_ms), room);
+    let (found, room) = off_thread(reading).await?;
     let reading::Page { block, horizon } = found.map_err(super::admin::unreadable)?;
     let covered = shared.audit.covered();
     let missing = if is_whole { 0 } else { head.since(covered) };
     let next = block.as_ref().map(|block| block.last);
     let page = AuditPage { next, horizon, covered, missing, problem: shared.audit.problem() };
-    Ok((block.map(|block| block.bytes), page))
+    Ok((block.map(|block| block.bytes), page, room))
 }
 
 /// Records that what the records up to `to` say of damage and of what is missing was seen.
