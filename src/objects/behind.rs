@@ -70,9 +70,17 @@ impl Backing {
     /// # Errors
     /// When a key cannot be one.
     pub(super) fn require(&self, writes: &mut Writes) -> Result<(), StoreError> {
+        self.require_role(writes)?;
+        writes.require_as_read::<super::sessions::Epoch>(&self.uid.to_string(), self.epoch, ACTS_NO_MORE)
+    }
+
+    /// Makes what is written depend on the role alone.
+    ///
+    /// # Errors
+    /// When a key cannot be one.
+    pub(super) fn require_role(&self, writes: &mut Writes) -> Result<(), StoreError> {
         let key = self.uid.to_string();
         writes.require::<Admin>(&key, ACTS_NO_MORE)?;
-        writes.require_absent::<Lock>(&key, ACTS_NO_MORE)?;
-        writes.require_as_read::<super::sessions::Epoch>(&key, self.epoch, ACTS_NO_MORE)
+        writes.require_absent::<Lock>(&key, ACTS_NO_MORE)
     }
 }

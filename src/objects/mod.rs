@@ -32,6 +32,7 @@ pub mod record;
 pub mod refusals;
 pub mod resources;
 pub mod restored_names;
+mod rights;
 pub mod searches;
 pub mod second_factors;
 pub mod sessions;

@@ -38,10 +38,14 @@ pub fn explained(conditions: &[Condition], reason: &Reason) -> String {
             "a second factor was set up elsewhere, and was not shown here".into()
         }
         Some(Condition::Absent { collection, .. }) if collection.as_str() == "locks" => {
-            "the account of its author was locked".into()
+            "the account of who made it was locked".into()
         }
         Some(Condition::Present { collection, .. }) if collection.as_str() == "admins" => {
-            "its author is not an administrator any more".into()
+            "the administrator who made it is none any more".into()
+        }
+        Some(Condition::Present { collection, key }) if collection.as_str() == "memberships" => {
+            let gid = key.as_str().split('/').nth(1).unwrap_or_default();
+            format!("its author is no member of group {gid} any more")
         }
         Some(condition) if ["session-epochs", "token-epochs"].contains(&condition.collection().as_str()) => {
             "the login or the token with which it was made has ended".into()
@@ -100,8 +104,9 @@ mod tests {
             (version(place("second-factor-steps", "7")), "the code of the second factor was used elsewhere, too"),
             (absent(place("second-factors", "7")), "a second factor was set up elsewhere, and was not shown here"),
             (version(place("second-factors", "7")), "the second factor was changed by somebody else meanwhile"),
-            (absent(place("locks", "7")), "the account of its author was locked"),
-            (present(place("admins", "7")), "its author is not an administrator any more"),
+            (absent(place("locks", "7")), "the account of who made it was locked"),
+            (present(place("admins", "7")), "the administrator who made it is none any more"),
+            (present(place("memberships", "7/3")), "its author is no member of group 3 any more"),
             (absent(place("session-epochs", "7")), "the login or the token with which it was made has ended"),
             (version(place("token-epochs", "7")), "the login or the token with which it was made has ended"),
             (version(place("dashboards", "7")), "the dashboard was changed by somebody else meanwhile"),

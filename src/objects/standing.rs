@@ -1,14 +1,13 @@
-//! What the right of an author to change accounts and access rests on: a login or a token, an account that is not locked, and
-//! for administrators that they are some.
+//! What the right of an author to make a change rests on: for accounts and access a login or a token, an account that is not
+//! locked, and for administrators that they are some; for everything else the role or the memberships that it needs (`objects/rights.rs`).
 //!
 //! It is checked where a change is made. The datastore decides on the change later, by milliseconds or, when the webserver is
 //! cut off, by days. So the change carries it as conditions: whoever has lost a right meanwhile cannot write it back, and what
-//! a login made that did not stand falls with it. Changes to other objects carry no such conditions: the work of a user whose
-//! password was changed is not lost for that.
+//! a login made that did not stand falls with it. What a user does with their own objects carries none: the work of a user whose
+//! password was changed, or whose account was locked, is not lost for that.
 
 use crate::model::{Condition, Op};
 
-use super::StoreError;
 use super::behind::Backing;
 use super::capabilities::{Grants, TagGrants};
 use super::groups::Group;
@@ -19,6 +18,7 @@ use super::sessions::{Epoch, Session};
 use super::tokens::{Token, TokenEpoch};
 use super::users::{Admin, Lock, Membership, User};
 use super::writes::Writes;
+use super::{Store, StoreError, rights};
 
 /// Collections whose objects give or take away access.
 const ACCESS: [&str; 15] = [
@@ -40,6 +40,8 @@ const ACCESS: [&str; 15] = [
 ];
 
 const LOGIN_ENDED: &str = "your login has ended: log in again";
+const NO_ADMINISTRATOR: &str = "you are not an administrator any more";
+const LOCKED: &str = "your account is locked";
 
 /// By what an author was known, and as what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,14 +61,40 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Makes operations that concern access depend on this.
+    /// Makes operations depend on what they need of this.
     ///
     /// # Errors
-    /// When a key cannot be one.
-    pub(super) fn require(&self, writes: &mut Writes) -> Result<(), StoreError> {
-        if self.uid == 0 || !writes.ops().iter().any(|op| self.needs_right(op)) {
+    /// When a key cannot be one, or the state is damaged.
+    pub(super) fn require(&self, store: &Store, writes: &mut Writes) -> Result<(), StoreError> {
+        if self.uid == 0 {
             return Ok(());
         }
+        if writes.ops().iter().any(|op| self.needs_right(op)) {
+            return self.require_all(writes);
+        }
+        let others = writes.ops().iter().filter(|op| !self.ends_own(op));
+        let rights = rights::of(store, self.uid, self.is_admin, others)?;
+        self.require_rights(&rights, writes)
+    }
+
+    /// What does not concern access depends on few objects that seldom change: a new login or password costs nobody their work.
+    fn require_rights(&self, rights: &rights::Rights, writes: &mut Writes) -> Result<(), StoreError> {
+        let uid = self.uid.to_string();
+        if self.is_admin && rights.role {
+            writes.require::<Admin>(&uid, NO_ADMINISTRATOR)?;
+            writes.require_absent::<Lock>(&uid, LOCKED)?;
+        }
+        for gid in &rights.groups {
+            let meaning = format!("you are no member of group {gid} any more");
+            writes.require::<Membership>(&format!("{uid}/{gid}"), &meaning)?;
+        }
+        if writes.ops().iter().any(|op| !self.ends_own(op)) {
+            self.behind.iter().try_for_each(|one| one.require_role(writes))?;
+        }
+        Ok(())
+    }
+
+    fn require_all(&self, writes: &mut Writes) -> Result<(), StoreError> {
         let uid = self.uid.to_string();
         if let Some(session) = &self.session {
             writes.require::<Session>(session, LOGIN_ENDED)?;
@@ -77,18 +105,22 @@ impl Standing {
             writes.require_as_read::<TokenEpoch>(&uid, self.epoch, "the token has ended")?;
         }
         if self.is_admin {
-            writes.require::<Admin>(&uid, "you are not an administrator any more")?;
+            writes.require::<Admin>(&uid, NO_ADMINISTRATOR)?;
         }
         self.behind.iter().try_for_each(|one| one.require(writes))?;
-        writes.require_absent::<Lock>(&uid, "your account is locked")
+        writes.require_absent::<Lock>(&uid, LOCKED)
     }
 
-    /// Whether an operation concerns access. Ending a login or a token of one's own always counts.
+    /// Whether an operation concerns access.
     fn needs_right(&self, op: &Op) -> bool {
-        let collection = op.collection().as_str();
+        ACCESS.contains(&op.collection().as_str()) && !self.ends_own(op)
+    }
+
+    /// Ending a login or a token of one's own always counts.
+    fn ends_own(&self, op: &Op) -> bool {
         let is_own = op.key().as_str().split('/').next() == Some(self.uid.to_string().as_str());
-        let ends = op.value().is_none() && [Session::COLLECTION, Token::COLLECTION].contains(&collection);
-        ACCESS.contains(&collection) && !(ends && is_own)
+        let ends = [Session::COLLECTION, Token::COLLECTION].contains(&op.collection().as_str());
+        op.value().is_none() && ends && is_own
     }
 }
 
@@ -113,20 +145,16 @@ pub fn is_login(op: &Op) -> bool {
     op.value().is_some() && op.collection().as_str() == Session::COLLECTION
 }
 
-/// The conditions of a transaction without those that its author's standing has added: who makes it anew stands for it.
+/// The conditions of a transaction without those that its author's standing has added: who makes it anew stands for it. Nothing
+/// else depends on a role, a membership, a login or a token that it does not write.
 #[must_use]
-pub fn left_out(uid: i32, ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
-    let uid = uid.to_string();
+pub fn left_out(ops: &[Op], conditions: &[Condition]) -> Vec<Condition> {
+    const PRESENT: [&str; 4] = [Admin::COLLECTION, Membership::COLLECTION, Session::COLLECTION, Token::COLLECTION];
     let is_of_author = |condition: &&Condition| {
-        let (collection, key) = (condition.collection().as_str(), condition.key().as_str());
+        let collection = condition.collection().as_str();
         let is_written = ops.iter().any(|op| (op.collection(), op.key()) == (condition.collection(), condition.key()));
-        let is_own = key.split('/').next() == Some(uid.as_str());
         let stands = match condition {
-            Condition::Present { .. } => {
-                // Nothing else depends on a role; it may be that of an administrator who acted as the author.
-                collection == Admin::COLLECTION
-                    || is_own && [Session::COLLECTION, Token::COLLECTION].contains(&collection)
-            }
+            Condition::Present { .. } => PRESENT.contains(&collection),
             Condition::Absent { .. } => {
                 [Lock::COLLECTION, Epoch::COLLECTION, TokenEpoch::COLLECTION].contains(&collection)
             }
@@ -147,9 +175,18 @@ mod tests {
         Op::Delete { collection, key: Key::new(key).expect("key") }
     }
 
+    /// What needs no right of others.
+    fn require(standing: &Standing, writes: &mut Writes) {
+        if writes.ops().iter().any(|op| standing.needs_right(op)) {
+            standing.require_all(writes).expect("keys");
+        } else {
+            standing.require_rights(&rights::Rights::default(), writes).expect("keys");
+        }
+    }
+
     fn conditions(standing: &Standing, op: Op) -> Vec<String> {
         let mut writes = Writes::whatever(vec![op], "a test");
-        standing.require(&mut writes).expect("keys");
+        require(standing, &mut writes);
         writes.conditions().iter().map(Condition::to_string).collect()
     }
 
@@ -184,8 +221,8 @@ mod tests {
         let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
         writes.require::<User>("8", "gone").expect("key");
         let own = writes.conditions();
-        standing.require(&mut writes).expect("keys");
-        assert_eq!(left_out(7, writes.ops(), &writes.conditions()), own, "who makes it anew stands for it");
+        require(&standing, &mut writes);
+        assert_eq!(left_out(writes.ops(), &writes.conditions()), own, "who makes it anew stands for it");
         let behind = vec![Backing { uid: 5, epoch: None }, Backing { uid: 6, epoch: None }];
         let acting = Standing { uid: 7, session: Some("7/s".into()), behind, ..Standing::default() };
         let found = conditions(&acting, delete("locks", "8"));
@@ -194,8 +231,12 @@ mod tests {
             assert!(found.iter().any(|condition| condition.contains(place)), "{place}: {found:?}");
         }
         let mut writes = Writes::whatever(vec![delete("locks", "8")], "a test");
-        acting.require(&mut writes).expect("keys");
-        assert!(left_out(7, writes.ops(), &writes.conditions()).is_empty(), "those behind as well");
+        require(&acting, &mut writes);
+        assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "those behind as well");
+        // Whatever is done in another's name needs the role, and nothing else.
+        let found = conditions(&acting, delete("dashboards", "1"));
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(conditions(&acting, delete("sessions", "7/s")).is_empty(), "to end it always counts");
         let token = Standing { uid: 7, token: Some("7/t".into()), ..Standing::default() };
         assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 3, "another user's token");
     }
@@ -206,6 +247,27 @@ mod tests {
         for op in [delete("sessions", "7/s"), delete("tokens", "7/t"), delete("dashboards", "1")] {
             assert!(conditions(&standing, op).is_empty());
         }
-        assert!(conditions(&Standing::default(), delete("locks", "8")).is_empty(), "the webserver itself");
+    }
+
+    #[test]
+    fn p11_what_needs_the_role_or_a_membership_depends_on_it_and_on_no_login() {
+        let standing = Standing { uid: 7, session: Some("7/s".into()), is_admin: true, ..Standing::default() };
+        let found = |standing: &Standing, role: bool, groups: &[i32]| {
+            let mut writes = Writes::whatever(vec![delete("dashboards", "1")], "a test");
+            let rights = rights::Rights { role, groups: groups.iter().copied().collect() };
+            standing.require_rights(&rights, &mut writes).expect("keys");
+            assert!(left_out(writes.ops(), &writes.conditions()).is_empty(), "who makes it anew stands for it");
+            writes.conditions().iter().map(Condition::to_string).collect::<Vec<_>>().join("; ")
+        };
+        let role = found(&standing, true, &[]);
+        assert!(role.contains("admins/7") && role.contains("locks/7") && !role.contains("session"), "{role}");
+        let groups = found(&standing, false, &[3, 4]);
+        assert!(groups.contains("memberships/7/3") && groups.contains("memberships/7/4"), "{groups}");
+        assert!(!groups.contains("admins") && !groups.contains("locks"), "{groups}");
+        assert_eq!(
+            found(&Standing { is_admin: false, ..standing }, true, &[]),
+            "",
+            "who is no administrator needs no role"
+        );
     }
 }

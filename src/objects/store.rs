@@ -10,13 +10,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::limits::NOTE_BYTES_MAX;
-use crate::model::{Collection, Key, Op, Reason, Seq, TxnId};
-use crate::replica::{Draft, Object, ReadError, Receipt, Replica, Room, Stage, SubmitError};
+use crate::model::{Collection, Condition, Key, Op, Reason, Seq, Txn, TxnId};
+use crate::replica::{Again, Draft, Object, ReadError, Receipt, Replica, Room, Stage, SubmitError};
 
 use super::allowance::{Allowance, Spent};
 use super::invalid;
 use super::record::{AsRead, Record, Stored};
-use super::standing::Standing;
+use super::standing::{self, Standing};
 use super::writes::{Writes, place};
 
 /// A writer waits this long for the datastore's decision while the replica is connected.
@@ -436,7 +436,7 @@ impl Store {
     /// # Errors
     /// When a condition fails, here or at the datastore, or the local disk refuses.
     pub async fn commit(&self, author: &Author, what: &str, mut writes: Writes) -> Result<Committed, CommitError> {
-        author.standing.require(&mut writes)?;
+        author.standing.require(self, &mut writes)?;
         let spent = if writes.is_unmetered() { None } else { self.spend(author, writes.ops())? };
         let committed = match self.begin(author, what, &writes).await {
             Ok(receipt) => self.decision(receipt, &writes).await,
@@ -446,6 +446,20 @@ impl Store {
             spent.keep();
         }
         committed
+    }
+
+    /// How a rejected transaction is made again by an author: on the ground of what the author may do now, whoever made it before.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn again(&self, author: &Author, txn: &Txn) -> Result<Again, StoreError> {
+        let mut writes = Writes::whatever(txn.ops.clone(), "its conditions are kept where it is made again");
+        author.standing.require(self, &mut writes)?;
+        let kept = standing::left_out(&txn.ops, &txn.conditions);
+        let is_left = |condition: &&Condition| !kept.contains(condition);
+        let without = txn.conditions.iter().filter(is_left).cloned().collect();
+        let note = Author { via: self.via.to_string(), ..author.clone() }.note()?;
+        Ok(Again { note: Some(note), without, with: writes.conditions(), ..Again::default() })
     }
 
     /// The first half of [`Store::commit`] for changes of the webserver itself, which cost nothing and need no right: the change is durable here, and takes effect here, when

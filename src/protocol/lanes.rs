@@ -1,12 +1,14 @@
 //! Two lanes from an outbox to the datastore: small transactions do not wait behind contents that are being sent.
 //!
 //! ```text
-//!   names chunks, or shares a key or an origin with one that waits in the bulk lane ---> bulk
+//!   names chunks, or concerns a key or an origin of one that waits in the bulk lane ---> bulk
 //!   everything else ---------------------------------------------------------------> express
 //! ```
 //!
-//! A transaction of the express lane has no key in common with any of the bulk lane before it, so it may overtake them: what
-//! comes of both is the same in either order. One of the bulk lane is pushed only when everything of the express lane before
+//! A transaction of the express lane depends on no key that one of the bulk lane before it writes, and writes none that it writes, or of
+//! which it names a version. So it may overtake them: what comes of both is the same in either order. The one exception is meant: what
+//! only has to be there, or not to be there, when contents are named (their owner, the right of their author) is asked when
+//! that is decided, so whoever takes a right away does not wait for what was made with it. One of the bulk lane is pushed only when everything of the express lane before
 //! it is decided, because it may rely on that. Counters of an origin have no gaps at the datastore, so all of an origin
 //! stays behind what waits of it.
 
@@ -22,15 +24,25 @@ use super::outbox::Place;
 #[derive(Debug, Default)]
 pub struct Bulk {
     places: BTreeSet<Place>,
-    /// How many of them touch or name a key.
-    keys: HashMap<(Collection, Key), usize>,
+    /// How many of them write a key.
+    written: HashMap<(Collection, Key), usize>,
+    /// How many of them name a version of a key.
+    compared: HashMap<(Collection, Key), usize>,
     /// How many of them an origin has.
     origins: HashMap<Origin, usize>,
 }
 
-fn keys<'a>(ops: &'a [Op], conditions: &'a [Condition]) -> impl Iterator<Item = (Collection, Key)> + 'a {
-    let touched = ops.iter().map(|op| (op.collection().clone(), op.key().clone()));
-    touched.chain(conditions.iter().map(|condition| (condition.collection().clone(), condition.key().clone())))
+fn written(ops: &[Op]) -> impl Iterator<Item = (Collection, Key)> {
+    ops.iter().map(|op| (op.collection().clone(), op.key().clone()))
+}
+
+fn named(conditions: &[Condition]) -> impl Iterator<Item = (Collection, Key)> {
+    conditions.iter().map(|condition| (condition.collection().clone(), condition.key().clone()))
+}
+
+fn compared(conditions: &[Condition]) -> impl Iterator<Item = (Collection, Key)> {
+    let versions = conditions.iter().filter(|condition| matches!(condition, Condition::Version { .. }));
+    versions.map(|condition| (condition.collection().clone(), condition.key().clone()))
 }
 
 fn release<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
@@ -46,7 +58,9 @@ impl Bulk {
     /// Whether a transaction of these operations and conditions would rely on, or undo, one of the lane.
     #[must_use]
     pub fn concerns(&self, ops: &[Op], conditions: &[Condition]) -> bool {
-        !self.places.is_empty() && keys(ops, conditions).any(|key| self.keys.contains_key(&key))
+        let undoes = |key: (Collection, Key)| self.written.contains_key(&key) || self.compared.contains_key(&key);
+        let relies = |key: (Collection, Key)| self.written.contains_key(&key);
+        !self.places.is_empty() && (written(ops).any(undoes) || named(conditions).any(relies))
     }
 
     /// Whether a transaction that comes now belongs into the lane.
@@ -60,14 +74,16 @@ impl Bulk {
     /// Takes in a transaction.
     pub(super) fn insert(&mut self, place: Place, txn: &Txn) {
         self.places.insert(place);
-        keys(&txn.ops, &txn.conditions).for_each(|key| *self.keys.entry(key).or_insert(0) += 1);
+        written(&txn.ops).for_each(|key| *self.written.entry(key).or_insert(0) += 1);
+        compared(&txn.conditions).for_each(|key| *self.compared.entry(key).or_insert(0) += 1);
         *self.origins.entry(txn.id.origin).or_insert(0) += 1;
     }
 
     /// A transaction is pending no more.
     pub(super) fn remove(&mut self, place: Place, txn: &Txn) {
         if self.places.remove(&place) {
-            keys(&txn.ops, &txn.conditions).for_each(|key| release(&mut self.keys, key));
+            written(&txn.ops).for_each(|key| release(&mut self.written, key));
+            compared(&txn.conditions).for_each(|key| release(&mut self.compared, key));
             release(&mut self.origins, txn.id.origin);
         }
     }
@@ -124,6 +140,28 @@ mod tests {
         bulk.remove(4, &upload);
         assert!(bulk.takes(&renamed) && !bulk.takes(&txn(1, vec![put("users", "1")], vec![])));
         bulk.remove(5, &renamed);
-        assert!(!bulk.takes(&renamed) && bulk.keys.is_empty() && bulk.origins.is_empty());
+        assert!(!bulk.takes(&renamed) && bulk.written.is_empty() && bulk.origins.is_empty());
+    }
+
+    #[test]
+    fn p11_who_takes_a_right_away_does_not_wait_for_contents_that_were_named_with_it() {
+        let place = |collection: &str| (Collection::new(collection).expect("name"), Key::new("7").expect("key"));
+        let (collection, key) = place("admins");
+        let by_right = Condition::Present { collection, key };
+        let (collection, key) = place("locks");
+        let while_open = Condition::Absent { collection, key };
+        let (collection, key) = place("users");
+        let as_read = Condition::Version { collection, key, version: crate::model::Seq(3) };
+        let conditions = vec![by_right.clone(), while_open.clone(), as_read];
+        let upload = txn(1, vec![put("contents", "a")], conditions);
+        let mut bulk = Bulk::default();
+        bulk.insert(1, &upload);
+        let (collection, key) = place("admins");
+        let demoted = Op::Delete { collection, key };
+        assert!(!bulk.takes(&txn(2, vec![demoted, put("locks", "7")], vec![])));
+        assert!(!bulk.takes(&txn(2, vec![put("passwords", "8")], vec![by_right, while_open])), "the same right");
+        assert!(bulk.takes(&txn(2, vec![put("users", "7")], vec![])), "what it compares with stays before it");
+        bulk.remove(1, &upload);
+        assert!(bulk.compared.is_empty() && bulk.written.is_empty());
     }
 }

@@ -25,7 +25,7 @@ use super::link::{Connector, Linker};
 use super::opening::{self, Lost, Opened};
 use super::outbox_loss;
 use super::outbox_records::{self, RestoreError};
-use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::outbox_writer::{self, Again, Draft, OutboxWriter, SubmitError};
 use super::proofs;
 use super::quarantine;
 use super::receipts::Receipt;
@@ -605,7 +605,7 @@ impl Replica {
         self.retry_upon(id, Vec::new(), self.history()).await
     }
 
-    /// As [`Replica::retry`], after its author has `seen` what is there now, in this history: it is applied upon these versions, and
+    /// As [`Replica::retry`], after its author has seen what is there now, in this history: it is applied `upon` these versions, and
     /// on no others.
     ///
     /// # Errors
@@ -613,10 +613,18 @@ impl Replica {
     pub async fn retry_upon(
         &self,
         id: TxnId,
-        seen: Vec<SeenVersion>,
+        upon: Vec<SeenVersion>,
         seen_in: History,
     ) -> Result<Receipt, SubmitError> {
-        self.ask(|reply| outbox_writer::Request::Retry(id, seen, seen_in, reply)).await
+        self.retry_as(id, Again { upon, seen_in, ..Again::default() }).await
+    }
+
+    /// As [`Replica::retry`], made by who makes it now.
+    ///
+    /// # Errors
+    /// As [`Replica::retry`].
+    pub async fn retry_as(&self, id: TxnId, again: Again) -> Result<Receipt, SubmitError> {
+        self.ask(|reply| outbox_writer::Request::Retry(id, again, reply)).await
     }
 
     /// Takes a rejected transaction off the list.

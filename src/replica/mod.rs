@@ -60,7 +60,7 @@ pub use handle::{OpenError, OriginError, Replica, ReplicaOptions};
 pub use history::History;
 pub use link::{ConnectError, Connector, Pending};
 pub use mark::Mark;
-pub use outbox_writer::{Draft, SubmitError};
+pub use outbox_writer::{Again, Draft, SubmitError};
 pub use receipts::{Receipt, Stage};
 pub use refusal::Refusal;
 pub use room::Room;

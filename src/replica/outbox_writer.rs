@@ -151,13 +151,35 @@ pub struct Draft {
     pub room: Room,
 }
 
+/// How a rejected transaction is made again.
+#[derive(Debug, Clone, Default)]
+pub struct Again {
+    /// Conditions on these objects require the versions given here.
+    pub upon: Vec<SeenVersion>,
+    /// The history in which they were seen.
+    pub seen_in: History,
+    /// Who makes it now, and from where; `None`: as it was.
+    pub note: Option<Bytes>,
+    /// Conditions that concern who made it, and are left out.
+    pub without: Vec<Condition>,
+    /// Conditions that concern who makes it now.
+    pub with: Vec<Condition>,
+}
+
+impl Again {
+    fn conditions(&self, old: &[Condition]) -> Vec<Condition> {
+        let kept = old.iter().filter(|condition| !self.without.contains(condition));
+        let more = self.with.iter().filter(|condition| !old.contains(condition) || self.without.contains(condition));
+        kept.chain(more).cloned().collect()
+    }
+}
+
 pub(super) enum Request {
     Submit(Draft, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// Rejections to make durable.
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
-    /// With what is upon, conditions on these objects require the versions given here, which were seen in this history.
-    Retry(TxnId, Vec<SeenVersion>, History, oneshot::Sender<Result<Receipt, SubmitError>>),
+    Retry(TxnId, Again, oneshot::Sender<Result<Receipt, SubmitError>>),
     /// The log goes on without what it had decided: everything else waits until the steps end.
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
@@ -310,21 +332,21 @@ impl OutboxWriter {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                     }
                 }
-                Request::Retry(id, upon, seen_in, reply) => {
+                Request::Retry(id, again, reply) => {
                     let found = self.shared.outbox().rejected().get(&id).map(|rejected| Arc::clone(&rejected.txn));
                     let Some(old) = found.filter(|_| !dealt_with.contains(&id)) else {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                         continue;
                     };
                     // What it was made upon may be retried in this very batch.
-                    let conditions = staged.upon_retried(&old.conditions);
+                    let conditions = staged.upon_retried(&again.conditions(&old.conditions));
                     let draft = Draft {
                         ops: old.ops.clone(),
                         conditions: conditions
                             .iter()
-                            .map(|condition| self.shared.histories.raised(condition, &upon, seen_in))
+                            .map(|condition| self.shared.histories.raised(condition, &again.upon, again.seen_in))
                             .collect(),
-                        note: old.note.clone(),
+                        note: again.note.unwrap_or_else(|| old.note.clone()),
                         ..Draft::default()
                     };
                     match self.stage(draft, &mut staged) {
@@ -847,7 +869,7 @@ mod tests {
         let mut retry = || {
             let (reply, answer) = oneshot::channel();
             answers.push(answer);
-            Request::Retry(id, Vec::new(), History::default(), reply)
+            Request::Retry(id, Again::default(), reply)
         };
         let (first, second) = (retry(), retry());
         let (reply, mut dismissed) = oneshot::channel();

@@ -147,12 +147,8 @@ impl Stepped {
     /// When the process must stop.
     pub fn retry(&mut self, id: TxnId) -> Result<Submitted, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        self.writer.handle(vec![outbox_writer::Request::Retry(
-            id,
-            Vec::new(),
-            self.shared.histories.present(),
-            reply,
-        )])?;
+        let again = outbox_writer::Again { seen_in: self.shared.histories.present(), ..Default::default() };
+        self.writer.handle(vec![outbox_writer::Request::Retry(id, again, reply)])?;
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }
 

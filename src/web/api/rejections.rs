@@ -16,7 +16,7 @@ use crate::objects::sharing::Shared;
 use crate::objects::store::Author;
 use crate::objects::{Stored, Writes, refusals, standing};
 use crate::protocol::outbox::RejectedTxn;
-use crate::replica::History;
+use crate::replica::{Again, History};
 use crate::web::app::AppRef;
 use crate::web::caller::Caller;
 use crate::web::error::{ApiError, ApiResult};
@@ -193,7 +193,7 @@ async fn show(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>)
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Again {
+struct Given {
     upon: Vec<Seen>,
 }
 
@@ -211,7 +211,7 @@ async fn retry(
     State(app): State<AppRef>,
     caller: Caller,
     Path(id): Path<String>,
-    Input(Again { upon }): Input<Again>,
+    Input(Given { upon }): Input<Given>,
 ) -> ApiResult<Json<Value>> {
     let read_in = app.store.replica().history();
     let rejected = found(&app, &caller, &id)?;
@@ -234,19 +234,32 @@ async fn retry(
         return stand_for(&app, &caller, &rejected.txn, read_in).await;
     }
     let spent = app.store.spend(&caller.author(), &rejected.txn.ops)?;
-    app.store.replica().retry_upon(rejected.txn.id, now, read_in).await?;
+    let again = app.store.again(&made_again_by(&caller, &rejected.txn), &rejected.txn)?;
+    app.store.replica().retry_as(rejected.txn.id, Again { upon: now, seen_in: read_in, ..again }).await?;
     if let Some(spent) = spent {
         spent.keep();
     }
     Ok(DONE)
 }
 
+/// Who makes a refused change again: its author still, for whom the caller answers now. Where an administrator does it both are named.
+fn made_again_by(caller: &Caller, txn: &Txn) -> Author {
+    let author = Author::of(&txn.note).unwrap_or_default();
+    let by = caller.author();
+    let su = match (author.uid == by.uid, by.su.is_empty()) {
+        (true, _) => by.su,
+        (false, true) => by.user,
+        (false, false) => format!("{} as {}", by.su, by.user),
+    };
+    Author { from: by.from, su, standing: by.standing, ..author }
+}
+
 /// Makes a change to access anew, on the ground of what the caller may do now instead of what its author could.
 async fn stand_for(app: &AppRef, caller: &Caller, txn: &Txn, read_in: History) -> ApiResult<Json<Value>> {
-    let author = Author::of(&txn.note).unwrap_or_default();
-    let conditions = standing::left_out(author.uid, &txn.ops, &txn.conditions);
+    let author = made_again_by(caller, txn);
+    let conditions = standing::left_out(&txn.ops, &txn.conditions);
     let writes = Writes::under(txn.ops.clone(), conditions, read_in);
-    app.store.commit(&caller.author(), &author.what, writes).await?;
+    app.store.commit(&author, &author.what, writes).await?;
     app.store.replica().dismiss(txn.id).await?;
     Ok(DONE)
 }

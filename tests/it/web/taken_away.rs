@@ -196,3 +196,85 @@ fn p11_what_was_made_in_anothers_name_is_committed_only_while_its_maker_may_act_
     assert!(!is_admin(&admin, mallory) && is_admin(&admin, dora));
     assert!(!counts(&as_dora));
 }
+
+/// Names of what there is, as administrators see it.
+fn names(client: &Client, path: &str, field: &str) -> Vec<String> {
+    let all = client.ok("GET", path);
+    let all: Vec<&Value> = match &all {
+        Value::Array(all) => all.iter().collect(),
+        Value::Object(all) => all.values().collect(),
+        _ => Vec::new(),
+    };
+    all.into_iter().map(|one| one[field].as_str().expect("text").to_owned()).collect()
+}
+
+/// The rejected change that says so, at its webserver.
+#[track_caller]
+fn rejected(client: &Client, what: &str) -> (String, String) {
+    let all = client.ok("GET", "/api/rejections");
+    let found = all.as_array().expect("a list").iter().find(|one| one["What"].as_str().is_some_and(|it| it == what));
+    let found = found.unwrap_or_else(|| panic!("{what}: {all}"));
+    let text = |name: &str| found[name].as_str().expect("text").to_owned();
+    (format!("/api/rejections/{}/retry", text("ID")), text("Reason"))
+}
+
+#[test]
+fn p11_what_needed_a_right_that_was_lost_meanwhile_is_rejected_and_own_work_is_not() {
+    let mut site = Site::new();
+    let (admin, _) = site.admins();
+    let (bob, carol) = (add_user(&admin, "bob", true), add_user(&admin, "carol", false));
+    let team = admin.made("/api/groups", &json!({ "Name": "team" }));
+    let join = json!({ "GIDs": [team] });
+    admin.made(&format!("/api/users/{carol}/group"), &join);
+    site.converges();
+    let (bobs, carols) = (site.b.login("bob", PASSWORD), site.b.login("carol", PASSWORD));
+    let dashboard = |client: &Client, body: Value| format!("/api/dashboards/{}", client.made("/api/dashboards", &body));
+    let [kept, changed] = ["to be deleted", "to be changed"].map(|name| dashboard(&carols, json!({ "Name": name })));
+    site.converges();
+    site.stop_datastore();
+
+    bobs.made("/api/notifications/broadcast", &json!({ "Msg": "from bob" }));
+    dashboard(&bobs, json!({ "Name": "of everybody", "Global": true }));
+    bobs.ok("DELETE", &kept);
+    bobs.changed(&changed, &json!({ "Description": "bob was here" }));
+    dashboard(&bobs, json!({ "Name": "bob's own" }));
+    dashboard(&carols, json!({ "Name": "of the team", "GIDs": [team] }));
+    dashboard(&carols, json!({ "Name": "carol's own" }));
+    site.b.stop();
+    site.start_datastore();
+    site.fleet.wait_connected("a");
+    admin.ok("DELETE", &format!("/api/users/{bob}/admin"));
+    admin.ok("DELETE", &format!("/api/users/{carol}/group/{team}"));
+    site.b.restart(&site.fleet, &[]);
+    site.converges();
+
+    let root = site.b.admin(&site.fleet);
+    for client in [&admin, &root] {
+        assert!(!names(client, "/api/notifications/all", "Msg").contains(&"from bob".to_owned()));
+        let mut found = names(client, "/api/dashboards/all", "Name");
+        found.sort();
+        assert_eq!(found, ["bob's own", "carol's own", "to be changed", "to be deleted"]);
+        assert_eq!(client.ok("GET", &changed)["Description"], "");
+    }
+    // It is told and kept. Who has the right again tries again; an administrator does so beside its author's name.
+    let (shared, reason) = rejected(&carols, "create dashboard of the team");
+    assert_eq!(reason, format!("its author is no member of group {team} any more"));
+    assert_eq!(carols.post(&shared, &json!({})).status, 403);
+    admin.made(&format!("/api/users/{carol}/group"), &join);
+    site.converges();
+    assert_eq!(carols.post(&shared, &json!({})).status, 200);
+    let (deleted, reason) = rejected(&bobs, "delete dashboard to be deleted");
+    assert_eq!(reason, "the administrator who made it is none any more");
+    assert_eq!(bobs.post(&deleted, &json!({})).status, 403);
+    assert_eq!(root.post(&deleted, &json!({})).status, 200);
+    site.converges();
+    assert_eq!(admin.get(&kept).status, 404);
+    assert!(names(&admin, "/api/dashboards/all", "Name").contains(&"of the team".to_owned()));
+    let audit = || site.fleet.ok("d", &["audit", "ls", "--json"]);
+    let is_named = |line: &str| {
+        let row: Value = serde_json::from_str(line).expect("JSON");
+        row["what"] == "delete dashboard to be deleted"
+            && (&row["user"], &row["by"]) == (&json!("bob"), &json!("admin"))
+    };
+    site.fleet.wait("both are in the audit", || audit().lines().any(is_named));
+}

@@ -1,0 +1,314 @@
+//! Which rights a change needs that others may take away: the role of administrator for what concerns everybody or belongs to
+//! another user, a membership for what is shared with a group. Work on what is one's own needs neither.
+
+use std::collections::BTreeSet;
+
+use super::cleaning::{self, Cleaning, Of};
+use super::contents::Content;
+use super::dashboards::Dashboard;
+use super::history::Entry;
+use super::notifications::Notification;
+use super::preferences::Preference;
+use super::record::Stored;
+use super::resources::Resource;
+use super::searches::Search;
+use super::sharing::{Audience, Shared};
+use super::users::Membership;
+use super::{Store, StoreError};
+use crate::model::Op;
+
+/// Beyond so many groups an administrator answers for a change with the role.
+const GROUPS_OF_ADMIN_MAX: usize = 8;
+
+/// What a change needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rights {
+    /// The role of administrator.
+    pub role: bool,
+    /// Memberships.
+    pub groups: BTreeSet<i32>,
+}
+
+/// What is there, as far as it decides.
+pub(super) trait There {
+    /// The value of the object that an operation concerns.
+    fn before(&self, op: &Op) -> Result<Option<bytes::Bytes>, StoreError>;
+    /// Whether a user is a member of a group.
+    fn is_member(&self, uid: i32, gid: i32) -> Result<bool, StoreError>;
+}
+
+impl There for Store {
+    fn before(&self, op: &Op) -> Result<Option<bytes::Bytes>, StoreError> {
+        Ok(self.raw(op.collection(), op.key())?.map(|(value, _)| value))
+    }
+
+    fn is_member(&self, uid: i32, gid: i32) -> Result<bool, StoreError> {
+        self.has::<Membership>(&Membership { uid, gid }.key())
+    }
+}
+
+/// What these operations of a user need.
+pub(super) fn of<'a>(
+    there: &impl There,
+    uid: i32,
+    is_admin: bool,
+    ops: impl IntoIterator<Item = &'a Op>,
+) -> Result<Rights, StoreError> {
+    let mut needed = Needed { there, uid, rights: Rights::default() };
+    for op in ops {
+        needed.add(op)?;
+        // With the role everything is allowed.
+        if is_admin && (needed.rights.role || needed.rights.groups.len() > GROUPS_OF_ADMIN_MAX) {
+            return Ok(Rights { role: true, groups: BTreeSet::new() });
+        }
+    }
+    Ok(needed.rights)
+}
+
+struct Needed<'a, T> {
+    there: &'a T,
+    uid: i32,
+    rights: Rights,
+}
+
+fn understood<T: Stored>(value: &[u8]) -> Option<T> {
+    serde_json::from_slice(value).ok()
+}
+
+impl<T: There> Needed<'_, T> {
+    fn add(&mut self, op: &Op) -> Result<(), StoreError> {
+        let key = op.key().as_str();
+        let is_own = key.split('/').next() == Some(self.uid.to_string().as_str());
+        match op.collection().as_str() {
+            Dashboard::COLLECTION => self.add_shared::<Dashboard>(op),
+            Resource::COLLECTION => self.add_shared::<Resource>(op),
+            Search::COLLECTION => self.add_shared::<Search>(op),
+            Notification::COLLECTION => self.add_notification(op),
+            Preference::COLLECTION => {
+                self.rights.role |= !is_own;
+                Ok(())
+            }
+            Entry::COLLECTION => {
+                self.rights.role |= !is_own;
+                let Some(entry) = op.value().and_then(|value| understood::<Entry>(value)) else { return Ok(()) };
+                self.rights.role |= entry.global;
+                // Members of the groups may look at it.
+                let groups = entry.gids.iter().copied().chain(Some(entry.gid).filter(|gid| *gid != 0));
+                groups.collect::<BTreeSet<i32>>().into_iter().try_for_each(|gid| self.add_group(gid))
+            }
+            Cleaning::COLLECTION => {
+                let is_own_history =
+                    key == cleaning::key(Of::History, self.uid) || key.starts_with(&cleaning::history_prefix(self.uid));
+                self.rights.role |= !is_own_history;
+                Ok(())
+            }
+            // Who names a content is judged by what names it.
+            Content::COLLECTION => Ok(()),
+            // Nobody else writes anything that is not named here.
+            _ => {
+                self.rights.role = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn add_notification(&mut self, op: &Op) -> Result<(), StoreError> {
+        let (before, uid) = (self.there.before(op)?, self.uid);
+        let is_own = |value: &bytes::Bytes| {
+            understood::<Notification>(value).is_some_and(|it| it.uid == uid && it.gid == 0 && !it.broadcast)
+        };
+        self.rights.role |= !before.iter().chain(op.value()).all(is_own);
+        Ok(())
+    }
+
+    fn add_shared<S: Stored + Shared>(&mut self, op: &Op) -> Result<(), StoreError> {
+        let before = self.there.before(op)?;
+        let (before, after) =
+            match (before.map(|value| understood::<S>(&value)), op.value().map(|value| understood::<S>(value))) {
+                // Of an invalid one nobody knows whose it is.
+                (Some(None), _) | (_, Some(None)) => {
+                    self.rights.role = true;
+                    return Ok(());
+                }
+                (before, after) => (before.flatten(), after.flatten()),
+            };
+        let none = || [Audience::default(), Audience::default()];
+        let shares = |one: &S| [one.readers(), one.writers()];
+        match (before, after) {
+            (None, None) => Ok(()),
+            (Some(before), None) => {
+                self.rights.role |= before.owner() != self.uid;
+                Ok(())
+            }
+            (None, Some(after)) => {
+                self.rights.role |= after.owner() != self.uid;
+                self.add_audiences(&none(), &shares(&after))
+            }
+            (Some(before), Some(after)) if before.owner() == self.uid => {
+                self.rights.role |= after.owner() != self.uid;
+                self.add_audiences(&shares(&before), &shares(&after))
+            }
+            (Some(before), Some(after)) => {
+                let is_as_before = before.owner() == after.owner() && shares(&before) == shares(&after);
+                self.add_writer(is_as_before, &before.writers())
+            }
+        }
+    }
+
+    /// Whom it is shared with already stay.
+    fn add_audiences(&mut self, before: &[Audience; 2], after: &[Audience; 2]) -> Result<(), StoreError> {
+        for (known, audience) in before.iter().zip(after) {
+            self.rights.role |= audience.global && !known.global;
+            for gid in audience.groups.iter().filter(|gid| !known.groups.contains(gid)) {
+                self.add_group(*gid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_group(&mut self, gid: i32) -> Result<(), StoreError> {
+        if self.there.is_member(self.uid, gid)? {
+            self.rights.groups.insert(gid);
+        } else {
+            self.rights.role = true;
+        }
+        Ok(())
+    }
+
+    /// What another user lets others change is changed by right of a membership, unless everybody may.
+    fn add_writer(&mut self, is_as_before: bool, writers: &Audience) -> Result<(), StoreError> {
+        if is_as_before && writers.global {
+            return Ok(());
+        }
+        for gid in writers.groups.iter().filter(|_| is_as_before) {
+            if self.there.is_member(self.uid, *gid)? {
+                self.rights.groups.insert(*gid);
+                return Ok(());
+            }
+        }
+        self.rights.role = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::{Collection, Key};
+
+    /// One object, and the groups of user 7.
+    struct One(Option<Value>, &'static [i32]);
+
+    impl There for One {
+        fn before(&self, _: &Op) -> Result<Option<bytes::Bytes>, StoreError> {
+            Ok(self.0.as_ref().map(|value| value.to_string().into()))
+        }
+        fn is_member(&self, uid: i32, gid: i32) -> Result<bool, StoreError> {
+            Ok(uid == 7 && self.1.contains(&gid))
+        }
+    }
+
+    const DATE: &str = "2026-01-01T00:00:00Z";
+
+    fn dashboard(uid: i32, gids: &[i32], global: bool, writers: &[i32]) -> Value {
+        json!({ "ID": 5, "Name": "d", "UID": uid, "GIDs": gids, "Global": global, "Created": DATE, "Updated": DATE,
+                "Data": {}, "WriteAccess": { "Global": false, "GIDs": writers } })
+    }
+
+    fn op(collection: &str, key: &str, value: Option<&Value>) -> Op {
+        let (collection, key) = (Collection::new(collection).expect("name"), Key::new(key).expect("key"));
+        match value {
+            Some(value) => Op::Put { collection, key, value: value.to_string().into() },
+            None => Op::Delete { collection, key },
+        }
+    }
+
+    fn needed(before: Option<Value>, after: Option<Value>) -> (bool, Vec<i32>) {
+        let ops = [op("dashboards", "5", after.as_ref())];
+        let found = of(&One(before, &[3, 4]), 7, false, &ops).expect("reads");
+        (found.role, found.groups.into_iter().collect())
+    }
+
+    #[test]
+    fn p11_ordinary_work_needs_no_right_that_others_take_away() {
+        let own = |gids: &[i32], global| Some(dashboard(7, gids, global, gids));
+        for (before, after) in [
+            (None, own(&[], false)),
+            (own(&[], false), own(&[], false)),
+            (own(&[], false), None),
+            // What is shared already stays so, also with a group that was left and with everybody.
+            (own(&[3, 9], true), own(&[3, 9], true)),
+            (own(&[3, 9], true), own(&[], false)),
+            (None, None),
+        ] {
+            assert_eq!(needed(before.clone(), after.clone()), (false, vec![]), "{before:?} {after:?}");
+        }
+        for (collection, key) in
+            [("preferences", "7/prefs"), ("history", "7/a"), ("contents", "c"), ("cleanings", "history/7")]
+        {
+            let found = of(&One(None, &[]), 7, true, &[op(collection, key, None)]).expect("reads");
+            assert_eq!(found, Rights::default(), "{collection}");
+        }
+    }
+
+    #[test]
+    fn p11_what_is_shared_with_a_group_needs_the_membership() {
+        let of_group = |after| needed(Some(dashboard(7, &[9], false, &[])), after);
+        assert_eq!(of_group(Some(dashboard(7, &[9, 3], false, &[4]))), (false, vec![3, 4]));
+        assert_eq!(needed(None, Some(dashboard(7, &[3], false, &[]))), (false, vec![3]));
+        // Another user's that the group may change, as it was shared.
+        let others = |gids: &[i32]| Some(dashboard(66, gids, false, &[8, 4]));
+        assert_eq!(needed(others(&[]), others(&[])), (false, vec![4]));
+        assert_eq!(needed(others(&[]), others(&[4])), (true, vec![]), "only its owner shares it");
+    }
+
+    #[test]
+    fn p11_what_belongs_to_others_or_concerns_everybody_needs_the_role() {
+        let others = || Some(dashboard(66, &[3], false, &[]));
+        for (what, before, after) in [
+            ("made for another", None, others()),
+            ("changed", others(), others()),
+            ("deleted", others(), None),
+            ("given away", Some(dashboard(7, &[], false, &[])), Some(dashboard(66, &[], false, &[]))),
+            ("shared with everybody", None, Some(dashboard(7, &[], true, &[]))),
+            ("shared with others' groups", None, Some(dashboard(7, &[9], false, &[]))),
+            ("invalid before", Some(json!({})), None),
+        ] {
+            assert!(needed(before, after).0, "{what}");
+        }
+        let note = |uid: i32, gid: i32, broadcast: bool| json!({ "ID": 5, "UID": uid, "GID": gid, "Broadcast": broadcast, "Sent": DATE, "Expires": DATE });
+        for (before, after, role) in [
+            (None, Some(note(7, 0, false)), false),
+            (Some(note(7, 0, false)), None, false),
+            (None, Some(note(66, 0, false)), true),
+            (None, Some(note(0, 3, false)), true),
+            (None, Some(note(0, 0, true)), true),
+            (Some(note(0, 0, true)), None, true),
+        ] {
+            let ops = [op("notifications", "5", after.as_ref())];
+            let found = of(&One(before.clone(), &[3]), 7, true, &ops).expect("reads");
+            assert_eq!(found.role, role, "{before:?} {after:?}");
+        }
+        let others = [
+            ("preferences", "66/prefs"),
+            ("history", "66/a"),
+            ("cleanings", "history/66"),
+            ("of-a-later-version", "7"),
+        ];
+        for (collection, key) in others {
+            let found = of(&One(None, &[]), 7, true, &[op(collection, key, None)]).expect("reads");
+            assert!(found.role, "{collection}");
+        }
+    }
+
+    #[test]
+    fn p15_an_administrator_answers_for_many_groups_with_the_role() {
+        let groups: &'static [i32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
+        let ops = [op("dashboards", "5", Some(&dashboard(7, groups, false, &[])))];
+        let found = |is_admin| of(&One(None, groups), 7, is_admin, &ops).expect("reads");
+        assert_eq!(found(true), Rights { role: true, groups: BTreeSet::new() });
+        assert_eq!(found(false).groups.len(), groups.len(), "who is none is a member of each");
+    }
+}
