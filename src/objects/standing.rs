@@ -52,6 +52,8 @@ pub struct Standing {
     pub session: Option<String>,
     /// Key of the API token.
     pub token: Option<String>,
+    /// Keys of the tokens with which that was made.
+    pub makers: Vec<String>,
     /// The epoch of sessions or tokens that counted; `None`: there was none yet.
     pub epoch: Option<AsRead>,
     /// Whether the author acted as an administrator.
@@ -101,7 +103,9 @@ impl Standing {
             writes.require_as_read::<Epoch>(&uid, self.epoch, LOGIN_ENDED)?;
         }
         if let Some(token) = &self.token {
-            writes.require::<Token>(token, "the token was deleted")?;
+            for token in self.makers.iter().chain([token]) {
+                writes.require::<Token>(token, "the token was deleted")?;
+            }
             writes.require_as_read::<TokenEpoch>(&uid, self.epoch, "the token has ended")?;
         }
         if self.is_admin {
@@ -239,6 +243,8 @@ mod tests {
         assert!(conditions(&acting, delete("sessions", "7/s")).is_empty(), "to end it always counts");
         let token = Standing { uid: 7, token: Some("7/t".into()), ..Standing::default() };
         assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 3, "another user's token");
+        let token = Standing { makers: vec!["7/first".into(), "7/second".into()], ..token };
+        assert_eq!(conditions(&token, delete("tokens", "8/t")).len(), 5, "and those with which it was made");
     }
 
     #[test]

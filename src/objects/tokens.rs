@@ -13,6 +13,8 @@ use super::{Moment, Record, Store, StoreError, Writes};
 
 /// Most tokens of one user.
 pub const TOKENS_MAX: usize = 1000;
+/// Most tokens with which one was made in turn.
+pub const MAKERS_MAX: usize = 8;
 
 /// A token, without its value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +42,10 @@ pub struct Token {
     /// The epoch to which it belongs; empty: an earlier version made it.
     #[serde(default)]
     pub epoch: String,
+    /// The tokens with which it was made, or given its value, in turn. It ends with each of them, and allows nothing that one of
+    /// them does not.
+    #[serde(rename = "madeBy", default, deserialize_with = "null_is_empty")]
+    pub makers: Vec<uuid::Uuid>,
 }
 
 /// The tokens of a user that count.
@@ -85,6 +91,45 @@ impl Token {
     pub fn allows(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|own| own.eq_ignore_ascii_case(capability))
     }
+
+    /// Where the tokens are with which it was made.
+    pub fn maker_keys(&self) -> impl Iterator<Item = String> {
+        self.makers.iter().map(|maker| format!("{}/{maker}", self.uid))
+    }
+
+    /// What is made with it names as its makers; those of a token that it gives a new value are without that one itself.
+    #[must_use]
+    pub fn makers_of(&self, id: uuid::Uuid) -> Vec<uuid::Uuid> {
+        self.makers.iter().copied().chain([self.id]).filter(|maker| *maker != id).collect()
+    }
+
+    /// The tokens with which it was made; nothing when one of them is gone.
+    fn made_by(&self, store: &Store, epoch: &Known) -> Result<Option<Vec<Token>>, StoreError> {
+        let mut makers = Vec::with_capacity(self.makers.len());
+        for key in self.maker_keys() {
+            match store.valid::<Token>(&key)? {
+                Some(maker) if epoch.includes(&maker.value) => makers.push(maker.value),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(makers))
+    }
+
+    /// Whether it is there for its user: it belongs to their epoch, and those with which it was made are there. It may have ended.
+    ///
+    /// # Errors
+    /// When the state is damaged.
+    pub fn is_kept(&self, store: &Store, epoch: &Known) -> Result<bool, StoreError> {
+        Ok(epoch.includes(self) && self.made_by(store, epoch)?.is_some())
+    }
+}
+
+/// The tokens of a user that were made with one of theirs.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn made_with(store: &Store, token: &Token) -> Result<Vec<Record<Token>>, StoreError> {
+    store.select::<Token>(&format!("{}/", token.uid), |other| other.makers.contains(&token.id))
 }
 
 /// A new value for a token, and its hash: user and name of the token, so that it can be found, and a secret.
@@ -116,17 +161,24 @@ pub fn by_value(store: &Store, value: &str) -> Result<Option<Live>, StoreError> 
         return Ok(None);
     }
     let Ok(id) = uuid::Uuid::from_slice(id) else { return Ok(None) };
-    let Some(token) = store.valid::<Token>(&format!("{}/{id}", i32::from_be_bytes(*uid)))? else { return Ok(None) };
-    let fits = bool::from(hash(value).as_bytes().ct_eq(token.value.hash.as_bytes()));
+    let Some(mut token) = store.valid::<Token>(&format!("{}/{id}", i32::from_be_bytes(*uid)))? else { return Ok(None) };
+    if !bool::from(hash(value).as_bytes().ct_eq(token.value.hash.as_bytes())) {
+        return Ok(None);
+    }
     let epoch = Known::of(store, token.value.uid)?;
-    let counts = fits && !token.value.expires.is_past() && epoch.includes(&token.value);
-    Ok(counts.then_some(Live { token, epoch: epoch.as_read() }))
+    let Some(makers) = token.value.made_by(store, &epoch)? else { return Ok(None) };
+    let has_ended = makers.iter().chain([&token.value]).any(|token| token.expires.is_past());
+    if has_ended || !epoch.includes(&token.value) {
+        return Ok(None);
+    }
+    token.value.capabilities.retain(|capability| makers.iter().all(|maker| maker.allows(capability)));
+    Ok(Some(Live { token, epoch: epoch.as_read() }))
 }
 
 /// A token that counts.
 #[derive(Debug)]
 pub struct Live {
-    /// The token.
+    /// The token, with what it allows now.
     pub token: Record<Token>,
     /// The epoch that it belongs to; `None`: its user has had none yet.
     pub epoch: Option<AsRead>,

@@ -70,6 +70,7 @@ impl Caller {
             uid: self.person.uid,
             session: self.session.as_ref().map(|session| session.value.key()),
             token: self.token.as_ref().map(Stored::key),
+            makers: self.token.iter().flat_map(Token::maker_keys).collect(),
             epoch: self.epoch,
             is_admin: self.person.admin,
             behind: self.behind.clone(),

@@ -12,7 +12,7 @@ use super::{DONE, invalid, repeated};
 use crate::env::aside;
 use crate::objects::capabilities::{self, ALL};
 use crate::objects::cleaning::SLICE;
-use crate::objects::tokens::{self, Known, TOKENS_MAX, Token};
+use crate::objects::tokens::{self, Known, MAKERS_MAX, TOKENS_MAX, Token};
 use crate::objects::users::User;
 use crate::objects::{Moment, Record, Stored, Writes, accounts, names};
 use crate::web::app::AppRef;
@@ -68,7 +68,10 @@ pub(super) fn shown(token: &Token) -> Value {
 async fn list(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     let prefix = if caller.all { String::new() } else { format!("{}/", caller.uid()) };
     let (known, is_own) = (AppRef::clone(&app), |caller: &Caller, token: &Token| token.uid == caller.uid());
-    let counts = move |token: &Token| Known::of(&known.store, token.uid).is_ok_and(|epoch| epoch.includes(token));
+    let counts = move |token: &Token| {
+        let epoch = Known::of(&known.store, token.uid);
+        epoch.is_ok_and(|epoch| token.is_kept(&known.store, &epoch).unwrap_or_default())
+    };
     let is_wanted = move |caller: &Caller, token: &Token| (caller.all || is_own(caller, token)) && counts(token);
     let list = List::new(prefix, is_wanted, |_, record: &Record<Token>| serde_json::to_vec(&shown(&record.value)));
     list.answer(&app, &caller, |token| token.created)
@@ -115,15 +118,47 @@ fn room(app: &AppRef, uid: i32) -> ApiResult<Writes> {
     }
     let tokens = aside::run(|| app.store.list::<Token>(&prefix))?;
     let epoch = Known::of(&app.store, uid)?;
-    let has_ended = |token: &&Record<Token>| token.value.expires.is_past() || !epoch.includes(&token.value);
-    for ended in tokens.iter().filter(has_ended).take(SLICE) {
-        writes.delete(ended, "a token that had ended was deleted at the same time: try again")?;
+    for token in &tokens {
+        let has_ended = token.value.expires.is_past() || !token.value.is_kept(&app.store, &epoch)?;
+        if has_ended && writes.len() < SLICE {
+            writes.delete(token, "a token that had ended was deleted at the same time: try again")?;
+        }
     }
     if tokens.len() - writes.len() >= TOKENS_MAX {
         return Err(ApiError::conflict(format!("a user has at most {TOKENS_MAX} tokens: delete one first")));
     }
     Ok(writes)
 }
+
+/// The end that a caller may give a token. A token gives none that is later than its own: whoever has it for an hour has nothing of it
+/// afterwards. What another one has `already` stays.
+fn end(caller: &Caller, asked: Option<Moment>, already: Option<Moment>) -> ApiResult<Moment> {
+    let asked = asked.unwrap_or_default();
+    let own = caller.token.as_ref().map(|token| token.expires).filter(|own| !own.is_never());
+    match own {
+        Some(own) if already == Some(asked) || !asked.is_never() && asked <= own => Ok(asked),
+        Some(own) if asked.is_never() => Ok(own),
+        Some(_) => Err(ApiError::forbidden("the token ends before: it gives no later end than its own")),
+        None => Ok(asked),
+    }
+}
+
+/// The tokens that one depends on to which the caller gives a value.
+fn makers(caller: &Caller, id: uuid::Uuid) -> ApiResult<Vec<uuid::Uuid>> {
+    let makers = match &caller.token {
+        // A new value of its own is its holder's as the former one was.
+        Some(token) if token.id == id => token.makers.clone(),
+        Some(token) => token.makers_of(id),
+        None => Vec::new(),
+    };
+    if makers.len() > MAKERS_MAX {
+        return Err(ApiError::forbidden(format!("{MAKERS_MAX} tokens made one another already: log in")));
+    }
+    Ok(makers)
+}
+
+/// Why tokens are deleted blindly.
+const TAKEN_AWAY: &str = "a right that is taken away is taken away, whatever name or end the token was given meanwhile";
 
 /// Tokens are the user's own.
 const BY_THE_USER: &str = "tokens are made, renewed and changed by the user";
@@ -133,6 +168,7 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
     fields.check()?;
     let capabilities = fields.capabilities(&caller)?;
     let id = uuid::Uuid::new_v4();
+    let (expires, makers) = (end(&caller, fields.expiresat, None)?, makers(&caller, id)?);
     let (value, hash) = tokens::new_value(caller.uid(), id)?;
     let mut writes = room(&app, caller.uid())?;
     let epoch = Known::of(&app.store, caller.uid())?.for_new(caller.uid(), &mut writes)?;
@@ -142,10 +178,11 @@ async fn create(State(app): State<AppRef>, caller: Caller, Input(fields): Input<
         description: fields.description.unwrap_or_default(),
         uid: caller.uid(),
         created: Moment::now(),
-        expires: fields.expiresat.unwrap_or_default(),
+        expires,
         capabilities,
         hash,
         epoch,
+        makers,
     };
     writes.require::<User>(&token.uid.to_string(), accounts::USER_GONE)?;
     writes.create(&token, "the token exists already: try again")?;
@@ -165,7 +202,8 @@ fn found(app: &AppRef, caller: &Caller, id: &str) -> ApiResult<Record<Token>> {
         own => own,
     };
     let record = record.filter(|record| caller.is_self_or_admin(record.value.uid)).ok_or_else(nowhere)?;
-    if Known::of(&app.store, record.value.uid)?.includes(&record.value) { Ok(record) } else { Err(nowhere()) }
+    let epoch = Known::of(&app.store, record.value.uid)?;
+    if record.value.is_kept(&app.store, &epoch)? { Ok(record) } else { Err(nowhere()) }
 }
 
 /// A token that the caller may change: one that allows nothing that the caller lacks. A new value of a stronger token would
@@ -203,7 +241,7 @@ async fn change(app: &AppRef, caller: &Caller, id: &str, fields: Fields) -> ApiR
     record.value.capabilities = fields.capabilities(caller)?;
     record.value.name = fields.name.unwrap_or_default();
     record.value.description = fields.description.unwrap_or_default();
-    record.value.expires = fields.expiresat.unwrap_or_default();
+    record.value.expires = end(caller, fields.expiresat, Some(record.value.expires))?;
     commit(app, caller, &record, "change").await?;
     Ok(Json(shown(&record.value)))
 }
@@ -222,7 +260,8 @@ async fn give_new_value(app: &AppRef, caller: &Caller, id: &str, fields: Fields)
     let mut record = changeable(app, caller, id)?;
     let (value, hash) = tokens::new_value(record.value.uid, record.value.id)?;
     record.value.hash = hash;
-    record.value.expires = fields.expiresat.unwrap_or_default();
+    record.value.makers = makers(caller, record.value.id)?;
+    record.value.expires = end(caller, fields.expiresat, None)?;
     commit(app, caller, &record, "renew").await?;
     let mut body = shown(&record.value);
     body["token"] = value.into();
@@ -243,10 +282,11 @@ async fn remove(State(app): State<AppRef>, caller: Caller, Path(id): Path<String
     // Whoever is here in person may end any token of theirs.
     let record = if caller.token.is_some() { changeable } else { found }(&app, &caller, &id)?;
     let mut writes = Writes::new();
-    writes.delete_whatever::<Token>(
-        &record.value.key(),
-        "a right that is taken away is taken away, whatever name or end the token was given meanwhile",
-    )?;
+    writes.delete_whatever::<Token>(&record.value.key(), TAKEN_AWAY)?;
+    // They count no more without it, except at webservers of earlier versions.
+    for made in aside::run(|| tokens::made_with(&app.store, &record.value))? {
+        writes.delete_whatever::<Token>(&made.value.key(), TAKEN_AWAY)?;
+    }
     app.store.commit(&caller.author(), &format!("delete token {}", record.value.name), writes).await?;
     Ok(DONE)
 }

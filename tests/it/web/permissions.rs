@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ADMIN_PASSWORD;
 use super::Web;
@@ -458,6 +458,60 @@ fn w47_a_token_changes_only_tokens_that_are_no_stronger() {
     assert_eq!(bob.post("/api/tokens", &create).status, 403);
     assert_eq!((bob.call("PATCH", &path).status, bob.put(&path, &create).status), (403, 403));
     assert_eq!(bob.delete(&path).status, 200);
+}
+
+#[test]
+fn p11_what_was_made_with_a_token_ends_with_it_and_none_prolongs_itself() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let with = |made: &Value| web.nobody().with("Gravwell-Token", made["token"].as_str().expect("value"));
+    let path = |made: &Value| format!("/api/tokens/{}", made["id"].as_str().expect("id"));
+    let opens = |client: &Client| client.get("/api/dashboards").status == 200;
+    let all = json!(["TokenRead", "TokenWrite", "DashboardRead"]);
+    let (end, later, sooner) = ("2099-01-01T00:00:00Z", "2099-01-01T00:00:01Z", "2098-01-01T00:00:00Z");
+    let first = admin.made("/api/tokens", &json!({ "name": "first", "capabilities": all, "expiresAt": end }));
+    let caller = with(&first);
+
+    // Neither by leaving the end out, nor by naming a later one, nor by a new value.
+    let wish = |expires: Option<&str>| json!({ "name": "n", "capabilities": all, "expiresAt": expires });
+    for expires in [None, Some("0001-01-01T00:00:00Z"), Some(end)] {
+        assert_eq!(caller.changed(&path(&first), &wish(expires))["expiresAt"], end, "{expires:?}");
+        assert_eq!(caller.made("/api/tokens", &wish(expires))["expiresAt"], end, "{expires:?}");
+    }
+    let refused = caller.put(&path(&first), &wish(Some(later)));
+    assert!(refused.status == 403 && refused.text().contains("no later end"), "{}", refused.text());
+    assert_eq!(caller.post("/api/tokens", &wish(Some(later))).status, 403);
+    assert_eq!(
+        caller.send_text("PATCH", &path(&first), "application/json", &wish(Some(later)).to_string()).status,
+        403
+    );
+    assert_eq!(caller.made("/api/tokens", &wish(Some(sooner)))["expiresAt"], sooner);
+    // One that ends later already keeps its end, and one that it gives a value depends on it.
+    let endless = admin.made("/api/tokens", &wish(None));
+    assert_eq!(caller.changed(&path(&endless), &wish(None))["expiresAt"], "0001-01-01T00:00:00Z");
+    let taken = caller.call("PATCH", &path(&endless)).json();
+    assert_eq!(taken["expiresAt"], end);
+
+    // What made another one in turn counts for all of them: what it allows, its end, and that it is there.
+    let child = caller.made("/api/tokens", &wish(None));
+    let grandchild = with(&child).made("/api/tokens", &wish(None));
+    assert!([&taken, &child, &grandchild].into_iter().all(|made| opens(&with(made))));
+    let less = json!({ "name": "first", "capabilities": ["TokenRead"], "expiresAt": end });
+    admin.changed(&path(&first), &less);
+    assert!(![&taken, &child, &grandchild].into_iter().any(|made| opens(&with(made))), "what it allows");
+    assert_eq!(with(&grandchild).get("/api/tokens").status, 200, "and no more than that");
+    let past = json!({ "name": "first", "capabilities": all, "expiresAt": "2020-01-01T00:00:00Z" });
+    admin.changed(&path(&first), &past);
+    assert_eq!(with(&grandchild).get("/api/tokens").status, 401, "its end");
+    admin.changed(&path(&first), &wish(Some(end)));
+    assert!(opens(&with(&grandchild)));
+    // Whoever logs in takes one over by giving it a value.
+    let own = admin.call("PATCH", &path(&child)).json();
+    admin.ok("DELETE", &path(&first));
+    assert!(opens(&with(&own)) && !opens(&with(&taken)) && !opens(&with(&grandchild)));
+    let left = admin.ok("GET", "/api/tokens");
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
 }
 
 /// What a search gives of a resource is the resource: a token and a user need for it what they need for the resource itself.
