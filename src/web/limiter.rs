@@ -2,34 +2,25 @@
 //!
 //! Failures are counted for a name together with the place that an attempt comes from (an IPv4 address, or the /64 of an
 //! IPv6 one), and for a place, whatever the names. So nobody is kept out by what is done elsewhere in their name. Passwords
-//! are compared a few at a time: users take turns apart from strangers where they logged in before. Of those who wait, places take
-//! turns, and where the queue is full the newest of the place with the most gives way to one of a place with fewer: it is told to
-//! come back. Existing, missing and special names are treated alike.
+//! are compared a few at a time: users take turns apart from strangers where they logged in before ([`super::known_places`]), and
+//! of those who wait those have turns first that have not failed ([`super::turns`]). Existing, missing and special names are treated alike.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
+use super::known_places::{self, KnownPlaces};
+use super::turns::{Comer, Key, Lane, Word, places};
 use crate::objects::names;
-use crate::objects::sessions::random;
 
 /// Failures of one place, of whatever names, are allowed this many times as often as those of one name there.
 const PLACE_FACTOR: u32 = 10;
 /// Failures that are remembered: more than can be made within the usual window.
 const REMEMBERED_MAX: usize = 50_000;
-/// Successes that are remembered.
-const KNOWN_MAX: usize = 20_000;
-/// Passwords that are compared at the same time, for strangers and for known callers each.
-const TURNS: usize = 2;
-/// Attempts that wait for a turn in either of both, and those from one place among them.
-const WAITING_MAX: usize = 48;
-const WAITING_OF_PLACE_MAX: usize = 16;
-
-/// A name at a place, or a place, under a key of this process: short whatever a client sends.
-type Key = [u8; 16];
 
 #[derive(Clone, Copy, Debug)]
 struct Count {
@@ -66,87 +57,10 @@ impl Refusal {
     }
 }
 
-/// What one who waits is told.
-enum Word {
-    /// It is their turn.
-    Turn,
-    /// Others come first: there are too many.
-    GiveWay,
-}
-
-/// One who waits for a turn.
-struct Waiter {
-    place: Key,
-    /// Whether nothing but a turn is lacking.
-    is_ready: bool,
-    word: oneshot::Sender<Word>,
-}
-
-/// A queue for turns.
-#[derive(Default)]
-struct Lane {
-    /// Turns that are taken.
-    taken: usize,
-    /// Those who wait, in the order in which they came.
-    waiting: BTreeMap<u64, Waiter>,
-    next: u64,
-    /// When places that have somebody waiting last had a turn, and a count of turns.
-    served: HashMap<Key, u64>,
-    turns: u64,
-}
-
-impl Lane {
-    fn waiting_at(&self, place: Key) -> usize {
-        self.waiting.values().filter(|waiter| waiter.place == place).count()
-    }
-
-    /// Makes room for one more of a place, if another place has more waiting than it would have.
-    fn make_way(&mut self, place: Key) -> bool {
-        let fewest = self.waiting_at(place) + 1;
-        let newest = self.waiting.iter().map(|(id, waiter)| (self.waiting_at(waiter.place), *id)).max();
-        let Some((_, id)) = newest.filter(|(most, _)| *most > fewest) else { return false };
-        if let Some(waiter) = self.leave(id) {
-            let _ = waiter.word.send(Word::GiveWay);
-        }
-        true
-    }
-
-    fn enter(&mut self, place: Key, word: oneshot::Sender<Word>) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        self.waiting.insert(id, Waiter { place, is_ready: false, word });
-        id
-    }
-
-    fn leave(&mut self, id: u64) -> Option<Waiter> {
-        let waiter = self.waiting.remove(&id)?;
-        if self.waiting_at(waiter.place) == 0 {
-            self.served.remove(&waiter.place);
-        }
-        Some(waiter)
-    }
-
-    /// Gives the turns that are free to those whose places have waited longest for one.
-    fn give_turns(&mut self) {
-        while self.taken < TURNS {
-            let since = |waiter: &Waiter| self.served.get(&waiter.place).copied().unwrap_or_default();
-            let ready = self.waiting.iter().filter(|(_, waiter)| waiter.is_ready);
-            let Some(id) = ready.min_by_key(|(id, waiter)| (since(waiter), **id)).map(|(id, _)| *id) else { return };
-            let Some(waiter) = self.leave(id) else { return };
-            self.turns += 1;
-            if self.waiting_at(waiter.place) > 0 {
-                self.served.insert(waiter.place, self.turns);
-            }
-            // Whoever left at this moment takes no turn.
-            self.taken += usize::from(waiter.word.send(Word::Turn).is_ok());
-        }
-    }
-}
-
 struct State {
     counts: HashMap<Key, Count>,
-    /// When a name last logged in from a place.
-    known: HashMap<Key, Instant>,
+    /// From where names logged in.
+    known: KnownPlaces,
     strangers: Lane,
     acquainted: Lane,
 }
@@ -189,6 +103,8 @@ pub(super) struct Limiter {
     count_max: u32,
     window: Duration,
     secret: [u8; 32],
+    /// Where known places are kept; `None`: nowhere.
+    file: Option<PathBuf>,
     state: Mutex<State>,
     /// An attempt was decided.
     decided: Notify,
@@ -198,6 +114,7 @@ pub(super) struct Limiter {
 struct Keys {
     name: Key,
     place: Key,
+    network: Key,
 }
 
 /// How an attempt went.
@@ -247,22 +164,17 @@ impl Drop for Attempt {
             if count.under_way == 0 {
                 state.counts.remove(&keys.name);
             }
-            if state.known.len() >= KNOWN_MAX
-                && !state.known.contains_key(&keys.name)
-                && let Some(oldest) = state.known.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
-            {
-                state.known.remove(&oldest);
-            }
-            state.known.insert(keys.name, Instant::now());
+            state.known.note(keys.name);
         } else if self.outcome == Outcome::HalfWay {
             if count.failures == 0 && count.under_way == 0 {
                 state.counts.remove(&keys.name);
             }
         } else if self.has_tried {
             // Whoever left before their turn has tried nothing.
-            count.failures = count.failures.saturating_add(1);
-            let count = state.count(keys.place, window);
-            count.failures = count.failures.saturating_add(1);
+            for key in [keys.name, keys.place, keys.network] {
+                let count = state.count(key, window);
+                count.failures = count.failures.saturating_add(1);
+            }
         }
         drop(state);
         self.limiter.decided.notify_waiters();
@@ -278,9 +190,7 @@ struct Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.limiter.locked();
-        let lane = state.lane(self.is_known);
-        lane.taken = lane.taken.saturating_sub(1);
-        lane.give_turns();
+        state.lane(self.is_known).note_over();
     }
 }
 
@@ -297,11 +207,7 @@ impl Waiting {
     async fn turn(mut self) -> Result<Turn, Refusal> {
         {
             let mut state = self.limiter.locked();
-            let lane = state.lane(self.is_known);
-            if let Some(own) = lane.waiting.get_mut(&self.id) {
-                own.is_ready = true;
-            }
-            lane.give_turns();
+            state.lane(self.is_known).note_ready(self.id);
         }
         match (&mut self.word).await {
             Ok(Word::Turn) => Ok(Turn { limiter: Arc::clone(&self.limiter), is_known: self.is_known }),
@@ -317,31 +223,33 @@ impl Drop for Waiting {
         lane.leave(self.id);
         // A turn that was given and not heard of.
         if matches!(self.word.try_recv(), Ok(Word::Turn)) {
-            lane.taken = lane.taken.saturating_sub(1);
-            lane.give_turns();
+            lane.note_over();
         }
     }
 }
 
-/// The part of an address that one client has: all of IPv4, the network of IPv6, of which a host has 2^64 addresses.
-fn place(address: IpAddr) -> [u8; 8] {
-    let mut place = [0; 8];
-    match address.to_canonical() {
-        IpAddr::V4(address) => place[..4].copy_from_slice(&address.octets()),
-        IpAddr::V6(address) => place.copy_from_slice(&address.octets()[..8]),
-    }
-    place
-}
-
 impl Limiter {
-    /// Allows `count_max` failures of a name at a place within `window`; 0 in either: no limit.
+    /// Allows `count_max` failures of a name at a place within `window`; 0 in either: no limit. Known places are kept in a file.
     ///
     /// # Errors
     /// When there is no randomness.
-    pub(super) fn new(count_max: u32, window: Duration) -> std::io::Result<Limiter> {
-        let (strangers, acquainted) = (Lane::default(), Lane::default());
-        let state = State { counts: HashMap::new(), known: HashMap::new(), strangers, acquainted };
-        Ok(Limiter { count_max, window, secret: random()?, state: Mutex::new(state), decided: Notify::new() })
+    pub(super) fn open(count_max: u32, window: Duration, file: &Path) -> std::io::Result<Limiter> {
+        Ok(Limiter { file: Some(file.to_owned()), ..Limiter::of(count_max, window, KnownPlaces::open(file)?) })
+    }
+
+    fn of(count_max: u32, window: Duration, known: KnownPlaces) -> Limiter {
+        let (secret, strangers, acquainted) = (known.secret, Lane::default(), Lane::default());
+        let state = Mutex::new(State { counts: HashMap::new(), known, strangers, acquainted });
+        Limiter { count_max, window, secret, file: None, state, decided: Notify::new() }
+    }
+
+    /// Writes known places down, if there are new ones; called now and then, and at the end.
+    pub(super) fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        let changed = self.locked().known.changed();
+        if let Some(text) = changed {
+            known_places::write(file, &text);
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
@@ -353,16 +261,17 @@ impl Limiter {
     }
 
     fn keys(&self, name: &str, address: IpAddr) -> Keys {
-        let place = place(address);
-        let key = |name: &str| {
+        let (place, network) = places(address);
+        let key = |place: &[u8], name: &str| {
             let mut hasher = blake3::Hasher::new_keyed(&self.secret);
-            hasher.update(&place).update(name.as_bytes());
+            hasher.update(place).update(name.as_bytes());
             let mut key = Key::default();
             hasher.finalize_xof().fill(&mut key);
             key
         };
         // No name is empty.
-        Keys { name: key(&format!("={}", names::key(name))), place: key("") }
+        let name = key(&place, &format!("={}", names::key(name)));
+        Keys { name, place: key(&place, ""), network: key(&network, "") }
     }
 
     /// Waits for the turn of an attempt to prove who one is, before the password is looked at.
@@ -392,14 +301,11 @@ impl Limiter {
 
     fn queue(self: &Arc<Limiter>, keys: Keys) -> Result<Waiting, Refusal> {
         let mut state = self.locked();
-        let is_known = state.known.contains_key(&keys.name);
-        let lane = state.lane(is_known);
-        let is_full = lane.waiting.len() >= WAITING_MAX;
-        if lane.waiting_at(keys.place) >= WAITING_OF_PLACE_MAX || (is_full && !lane.make_way(keys.place)) {
-            return Err(Refusal::Busy);
-        }
+        let is_known = state.known.contains(&keys.name);
+        let failures = state.failures(&keys.network, self.window).failures;
+        let comer = Comer { place: keys.place, network: keys.network, failures };
         let (sender, word) = oneshot::channel();
-        let id = lane.enter(keys.place, sender);
+        let id = state.lane(is_known).enter(comer, sender).ok_or(Refusal::Busy)?;
         Ok(Waiting { limiter: Arc::clone(self), id, is_known, word })
     }
 
@@ -429,11 +335,12 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::web::turns::{TURNS, WAITING_MAX};
 
     const LONG: Duration = Duration::from_secs(3600);
 
     fn limiter(count_max: u32, window: Duration) -> Arc<Limiter> {
-        Arc::new(Limiter::new(count_max, window).expect("randomness"))
+        Arc::new(Limiter::of(count_max, window, KnownPlaces::new().expect("randomness")))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -530,10 +437,10 @@ mod tests {
         let waiting: Vec<_> = (0..WAITING_MAX)
             .map(|number| {
                 let limiter = Arc::clone(&limiter);
-                tokio::spawn(async move { try_once(&limiter, "x", &format!("203.0.113.{number}"), false).await })
+                tokio::spawn(async move { try_once(&limiter, "x", &format!("203.0.{number}.1"), false).await })
             })
             .collect();
-        while limiter.locked().strangers.waiting.len() < WAITING_MAX {
+        while limiter.locked().strangers.depth() < WAITING_MAX {
             tokio::task::yield_now().await;
         }
         assert_eq!(try_once(&limiter, "eve", "192.0.2.7", true).await, Err(Refusal::Busy));
@@ -563,12 +470,12 @@ mod tests {
             })
         };
         let flood: Vec<_> = (0..WAITING_MAX).map(|number| begin("bob", format!("203.0.113.{}", number % 4))).collect();
-        while limiter.locked().strangers.waiting.len() < WAITING_MAX {
+        while limiter.locked().strangers.depth() < WAITING_MAX {
             tokio::task::yield_now().await;
         }
         let dave = begin("dave", "192.0.2.60".to_owned());
         let place = place_key(&limiter, "192.0.2.60");
-        let waits = |limiter: &Limiter| limiter.locked().strangers.waiting.values().any(|waiter| waiter.place == place);
+        let waits = |limiter: &Limiter| limiter.locked().strangers.is_waiting_at(place);
         // One that is refused at once never waits.
         while !dave.is_finished() && !waits(&limiter) {
             tokio::task::yield_now().await;
@@ -582,13 +489,61 @@ mod tests {
         let served = served.lock().expect("not poisoned");
         let at = served.iter().position(|name| *name == "dave").expect("was served");
         assert!(refused == 1 && at <= 4 + TURNS, "{refused} gave way, {at} came before");
-        let state = limiter.locked();
-        let lane = &state.strangers;
-        assert!(lane.taken == 0 && lane.waiting.is_empty() && lane.served.is_empty());
+        assert!(limiter.locked().strangers.is_idle());
     }
 
     fn place_key(limiter: &Limiter, address: &str) -> Key {
         limiter.keys("", ip(address)).place
+    }
+
+    #[tokio::test]
+    async fn p15_many_guessers_from_everywhere_keep_no_new_place_out() {
+        let limiter = limiter(100, LONG);
+        let guess = |number: usize| {
+            let (limiter, address) = (Arc::clone(&limiter), format!("203.{}.{}.1", number / 200, number % 200));
+            tokio::spawn(async move { try_once(&limiter, &format!("x{number}"), &address, false).await })
+        };
+        for number in 0..2 * WAITING_MAX {
+            assert_eq!(guess(number).await.expect("ends"), Ok(()));
+        }
+        let mut held = Vec::new();
+        for number in 0..TURNS {
+            held.push(limiter.admit("x", ip(&format!("198.51.100.{number}"))).await.expect("a turn"));
+        }
+        let waiting: Vec<_> = (0..2 * WAITING_MAX).map(guess).collect();
+        while limiter.locked().strangers.depth() < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        let dave = {
+            let limiter = Arc::clone(&limiter);
+            tokio::spawn(async move { try_once(&limiter, "dave", "192.0.2.60", true).await })
+        };
+        let place = place_key(&limiter, "192.0.2.60");
+        while !dave.is_finished() && !limiter.locked().strangers.is_waiting_at(place) {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        assert_eq!(dave.await.expect("ends"), Ok(()));
+        for one in waiting {
+            drop(one.await);
+        }
+        assert!(limiter.locked().strangers.is_idle());
+    }
+
+    #[tokio::test]
+    async fn p15_after_a_restart_a_place_is_as_known_as_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("known-places");
+        let open = || Arc::new(Limiter::open(3, LONG, &file).expect("opens"));
+        let before = open();
+        assert_eq!(try_once(&before, "bob", "192.0.2.1", true).await, Ok(()));
+        before.keep();
+        let after = open();
+        for number in 0..30 {
+            assert_eq!(try_once(&after, &format!("n{number}"), "192.0.2.1", false).await, Ok(()));
+        }
+        assert_eq!(try_once(&after, "eve", "192.0.2.1", true).await, Err(Refusal::Place));
+        assert_eq!(try_once(&after, "bob", "192.0.2.1", true).await, Ok(()));
     }
 
     #[tokio::test]
@@ -611,8 +566,7 @@ mod tests {
                 drop(one.await);
             }
         }
-        let state = limiter.locked();
-        assert!(state.strangers.taken == 0 && state.strangers.waiting.is_empty(), "{}", state.strangers.taken);
+        assert!(limiter.locked().strangers.is_idle());
     }
 
     #[tokio::test]

@@ -259,7 +259,7 @@ impl Webserver {
         if !config.persist_logins {
             end_own_sessions(&store).await?;
         }
-        let window = Duration::from_secs(config.login_window_s);
+        let (window, known) = (Duration::from_secs(config.login_window_s), data_dir.join("known-places"));
         let searches = Searches::open(store.clone(), search_options(&config)?).map_err(io("Render-Store"))?;
         let (orders_given, orders) = Orders::new(&config.log_level);
         let app = Arc::new(App {
@@ -268,7 +268,7 @@ impl Webserver {
             peers: service.peers.clone(),
             ids: Ids::open(&data_dir),
             uuid,
-            limiter: Arc::new(Limiter::new(config.login_failures, window).map_err(io("randomness"))?),
+            limiter: Arc::new(Limiter::open(config.login_failures, window, &known).map_err(io("randomness"))?),
             codes: Codes::default(),
             recorder,
             started: Instant::now(),
@@ -417,6 +417,7 @@ impl Webserver {
             tokio::time::sleep(WRITE_DOWN).await;
         }
         self.tasks.shutdown().await;
+        self.app.limiter.keep();
         let app = Arc::downgrade(&self.app);
         drop(self.app);
         let released = async {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::env::aside;
 use crate::model::TxnId;
 use crate::objects::cleaning::SLICE;
 use crate::objects::notifications::{self, LIFE_S, Notification, REJECTED};
@@ -142,6 +143,7 @@ async fn sweep_searches(app: &AppRef) {
 async fn sweep(app: &AppRef) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
+        aside::run(|| app.limiter.keep());
         if let Err(error) = sweep_once(app).await {
             tracing::debug!(%error, "not everything that has ended was cleared away");
         }

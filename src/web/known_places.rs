@@ -1,0 +1,146 @@
+//! From where names have logged in before. It is kept over a restart, so that a webserver that was started again during an attack
+//! does not take everybody for a stranger. What is kept is bounded, and made of hashes under a secret that is kept with them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::turns::Key;
+use crate::env::data_dir::replace_file;
+use crate::env::summed;
+use crate::objects::sessions::{hex, random};
+
+/// Names at places that are remembered.
+pub(super) const KNOWN_MAX: usize = 20_000;
+/// Largest file that is read.
+const FILE_BYTES_MAX: u64 = 2 << 20;
+
+/// Names at places, and which of them logged in last.
+pub(super) struct KnownPlaces {
+    /// Under it names and places are hashed.
+    pub secret: [u8; 32],
+    last: HashMap<Key, u64>,
+    next: u64,
+    is_changed: bool,
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+impl KnownPlaces {
+    /// None.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub(super) fn new() -> std::io::Result<KnownPlaces> {
+        Ok(KnownPlaces { secret: random()?, last: HashMap::new(), next: 0, is_changed: false })
+    }
+
+    /// Those of a file, if it is there and whole: without them a login may take longer, and nothing else.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub(super) fn open(file: &Path) -> std::io::Result<KnownPlaces> {
+        let is_small = std::fs::metadata(file).is_ok_and(|of_file| of_file.len() <= FILE_BYTES_MAX);
+        let text = is_small.then(|| std::fs::read_to_string(file).ok()).flatten();
+        match text.and_then(|text| Self::read(&text)) {
+            Some(known) => Ok(known),
+            None => Self::new(),
+        }
+    }
+
+    fn read(text: &str) -> Option<KnownPlaces> {
+        let mut lines = summed::open(text).ok()?.lines();
+        let mut known = KnownPlaces { secret: unhex(lines.next()?)?, last: HashMap::new(), next: 0, is_changed: false };
+        for line in lines.take(KNOWN_MAX) {
+            known.note(unhex(line)?);
+        }
+        known.is_changed = false;
+        Some(known)
+    }
+
+    fn text(&self) -> String {
+        let mut keys: Vec<(u64, &Key)> = self.last.iter().map(|(key, at)| (*at, key)).collect();
+        keys.sort_unstable();
+        let lines = keys.into_iter().map(|(_, key)| hex(key));
+        let lines: Vec<String> = std::iter::once(hex(&self.secret)).chain(lines).collect();
+        summed::seal(&lines.join("\n"))
+    }
+
+    /// What is to be written, if anything is new since this was asked.
+    pub(super) fn changed(&mut self) -> Option<String> {
+        std::mem::take(&mut self.is_changed).then(|| self.text())
+    }
+
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.last.contains_key(key)
+    }
+
+    /// Notes a login. Where there are too many, the one is forgotten that was not used for the longest time.
+    pub(super) fn note(&mut self, key: Key) {
+        if self.last.len() >= KNOWN_MAX
+            && !self.last.contains_key(&key)
+            && let Some(oldest) = self.last.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
+        {
+            self.last.remove(&oldest);
+        }
+        self.last.insert(key, self.next);
+        self.next += 1;
+        self.is_changed = true;
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+}
+
+/// Writes what is known. That it fails costs nothing but time at a later login.
+pub(super) fn write(file: &Path, text: &str) {
+    if let Err(error) = replace_file(file, text.as_bytes()) {
+        tracing::warn!(%error, file = %file.display(), "from where users log in is not kept over a restart");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p15_known_places_outlive_the_process_within_a_bound_and_a_damaged_file_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("known-places");
+        let mut known = KnownPlaces::open(&file).expect("none yet");
+        assert!(known.is_empty() && known.changed().is_none());
+        let key = |number: usize| {
+            let mut key = Key::default();
+            key[..8].copy_from_slice(&number.to_le_bytes());
+            key
+        };
+        (0..KNOWN_MAX).for_each(|number| known.note(key(number)));
+        // The first one is used again, so the second one is the oldest.
+        known.note(key(0));
+        known.note(key(KNOWN_MAX));
+        let text = known.changed().expect("is new");
+        assert!(known.changed().is_none() && text.len() as u64 <= FILE_BYTES_MAX);
+        write(&file, &text);
+        let mut again = KnownPlaces::open(&file).expect("reads");
+        assert_eq!((again.secret, again.last.len()), (known.secret, KNOWN_MAX));
+        assert!(again.contains(&key(0)) && !again.contains(&key(1)) && again.contains(&key(KNOWN_MAX)));
+        again.note(key(KNOWN_MAX + 1));
+        assert!(again.contains(&key(0)) && !again.contains(&key(2)), "their order is kept as well");
+        let mut damaged = text.clone().into_bytes();
+        damaged[100] ^= 1;
+        for damaged in [damaged, Vec::new(), b"x".to_vec(), text.as_bytes()[..1000].to_vec()] {
+            std::fs::write(&file, damaged).expect("writes");
+            assert!(KnownPlaces::open(&file).expect("none").is_empty());
+        }
+    }
+}

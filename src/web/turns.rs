@@ -1,0 +1,264 @@
+//! Turns to prove who one is, a few at a time. Places take turns, and whoever has guessed wrong of late comes after whoever has not.
+//! Where the queue is full, one gives way to a newcomer: the newest of the place with the most waiting, then of the network
+//! with the most, then of the network that has failed most often. So neither one guesser at many addresses nor many of them
+//! keep others out, who have not failed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use tokio::sync::oneshot;
+
+/// A name at a place, a place, or a network, under a key of this webserver: short whatever a client sends.
+pub(super) type Key = [u8; 16];
+
+/// Passwords that are compared at the same time, for strangers and for known callers each.
+pub(super) const TURNS: usize = 2;
+/// Attempts that wait for a turn in either of both, and those from one place among them.
+pub(super) const WAITING_MAX: usize = 48;
+pub(super) const WAITING_OF_PLACE_MAX: usize = 16;
+/// Of so many turns one goes to who has waited longest, however often they failed.
+const ANYBODYS: u64 = 4;
+
+/// What one who waits is told.
+pub(super) enum Word {
+    /// It is their turn.
+    Turn,
+    /// Others come first: there are too many.
+    GiveWay,
+}
+
+/// Where one comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Comer {
+    pub place: Key,
+    /// What the place is a part of.
+    pub network: Key,
+    /// How often one from there has failed of late.
+    pub failures: u32,
+}
+
+/// The part of an address that one client has: all of IPv4, the network of IPv6, of which a host has 2^64 addresses. And the network
+/// that this is a part of: of IPv4 a /24, of IPv6 the /48 that one customer has.
+pub(super) fn places(address: IpAddr) -> ([u8; 8], [u8; 6]) {
+    let (mut place, mut network) = ([0; 8], [0; 6]);
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            place[..4].copy_from_slice(&address.octets());
+            network[..3].copy_from_slice(&address.octets()[..3]);
+        }
+        IpAddr::V6(address) => {
+            place.copy_from_slice(&address.octets()[..8]);
+            network.copy_from_slice(&address.octets()[..6]);
+        }
+    }
+    (place, network)
+}
+
+/// One who waits for a turn.
+struct Waiter {
+    comer: Comer,
+    /// Whether nothing but a turn is lacking.
+    is_ready: bool,
+    word: oneshot::Sender<Word>,
+}
+
+/// A queue for turns.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Turns that are taken.
+    taken: usize,
+    /// Those who wait, in the order in which they came.
+    waiting: BTreeMap<u64, Waiter>,
+    next: u64,
+    /// When places that have somebody waiting last had a turn, and a count of turns.
+    served: HashMap<Key, u64>,
+    turns: u64,
+}
+
+impl Lane {
+    fn waiting_at(&self, place: Key) -> usize {
+        self.waiting.values().filter(|waiter| waiter.comer.place == place).count()
+    }
+
+    /// Lets one wait; nothing when there is no room.
+    pub(super) fn enter(&mut self, comer: Comer, word: oneshot::Sender<Word>) -> Option<u64> {
+        let is_full = self.waiting.len() >= WAITING_MAX;
+        if self.waiting_at(comer.place) >= WAITING_OF_PLACE_MAX || (is_full && !self.make_way(comer)) {
+            return None;
+        }
+        let id = self.next;
+        self.next += 1;
+        self.waiting.insert(id, Waiter { comer, is_ready: false, word });
+        Some(id)
+    }
+
+    /// The newest of the place, or the network, with the most waiting, if it has more than the newcomer's would have.
+    fn newest_of_most(&self, newcomer: Comer, of: fn(Comer) -> Key) -> Option<u64> {
+        let mut waiting: HashMap<Key, usize> = HashMap::new();
+        for waiter in self.waiting.values() {
+            *waiting.entry(of(waiter.comer)).or_default() += 1;
+        }
+        let at = |comer| waiting.get(&of(comer)).copied().unwrap_or_default();
+        let newest = self.waiting.iter().map(|(id, waiter)| (at(waiter.comer), *id)).max();
+        newest.filter(|(most, _)| *most > at(newcomer) + 1).map(|(_, id)| id)
+    }
+
+    /// The newest of those who failed most often, if that is more often than the newcomer.
+    fn newest_of_worst(&self, newcomer: Comer) -> Option<u64> {
+        let newest = self.waiting.iter().map(|(id, waiter)| (waiter.comer.failures, *id)).max();
+        newest.filter(|(failures, _)| *failures > newcomer.failures).map(|(_, id)| id)
+    }
+
+    /// Makes room for one more; whether there is any now.
+    fn make_way(&mut self, newcomer: Comer) -> bool {
+        let of_place = || self.newest_of_most(newcomer, |comer| comer.place);
+        let of_network = || self.newest_of_most(newcomer, |comer| comer.network);
+        let Some(id) = of_place().or_else(of_network).or_else(|| self.newest_of_worst(newcomer)) else { return false };
+        if let Some(waiter) = self.remove(id) {
+            let _ = waiter.word.send(Word::GiveWay);
+        }
+        true
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id)?;
+        if self.waiting_at(waiter.comer.place) == 0 {
+            self.served.remove(&waiter.comer.place);
+        }
+        Some(waiter)
+    }
+
+    /// One waits no more.
+    pub(super) fn leave(&mut self, id: u64) {
+        drop(self.remove(id));
+    }
+
+    /// Nothing but a turn is lacking to one who waits.
+    pub(super) fn note_ready(&mut self, id: u64) {
+        if let Some(own) = self.waiting.get_mut(&id) {
+            own.is_ready = true;
+        }
+        self.give_turns();
+    }
+
+    /// A turn is over, or was given to one who did not take it.
+    pub(super) fn note_over(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+        self.give_turns();
+    }
+
+    /// Gives the turns that are free to those whose places have waited longest for one, first to those who have not failed.
+    fn give_turns(&mut self) {
+        while self.taken < TURNS {
+            let since = |waiter: &Waiter| self.served.get(&waiter.comer.place).copied().unwrap_or_default();
+            let is_later = |waiter: &Waiter| self.turns % ANYBODYS != 0 && waiter.comer.failures > 0;
+            let ready = self.waiting.iter().filter(|(_, waiter)| waiter.is_ready);
+            let first = ready.min_by_key(|(id, waiter)| (is_later(waiter), since(waiter), **id));
+            let Some(waiter) = first.map(|(id, _)| *id).and_then(|id| self.remove(id)) else { return };
+            self.turns += 1;
+            if self.waiting_at(waiter.comer.place) > 0 {
+                self.served.insert(waiter.comer.place, self.turns);
+            }
+            // Whoever left at this moment takes no turn.
+            self.taken += usize::from(waiter.word.send(Word::Turn).is_ok());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_waiting_at(&self, place: Key) -> bool {
+        self.waiting_at(place) > 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn depth(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nothing is left of those who came.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.taken == 0 && self.waiting.is_empty() && self.served.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> Key {
+        let mut key = Key::default();
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        key
+    }
+
+    /// From a place of a network.
+    fn comer(network: u32, place: u32, failures: u32) -> Comer {
+        Comer { place: key(network * 1000 + place), network: key(network), failures }
+    }
+
+    /// A full queue whose turns are taken, and what those who wait are told.
+    fn full(from: impl Fn(u32) -> Comer) -> (Lane, Vec<oneshot::Receiver<Word>>) {
+        let mut lane = Lane { taken: TURNS, ..Lane::default() };
+        let all =
+            (0..u32::try_from(WAITING_MAX).expect("few")).map(|number| enter(&mut lane, from(number)).expect("room"));
+        let words = all.collect();
+        (lane, words)
+    }
+
+    fn enter(lane: &mut Lane, from: Comer) -> Option<oneshot::Receiver<Word>> {
+        let (sender, word) = oneshot::channel();
+        let id = lane.enter(from, sender)?;
+        lane.note_ready(id);
+        Some(word)
+    }
+
+    fn gave_way(words: &mut [oneshot::Receiver<Word>]) -> Vec<usize> {
+        let told = words.iter_mut().map(|word| matches!(word.try_recv(), Ok(Word::GiveWay)));
+        told.enumerate().filter(|(_, gave_way)| *gave_way).map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn p15_guessers_at_many_addresses_keep_nobody_out_who_has_not_failed() {
+        // Each at an address of its own in a network of its own, and has failed before.
+        let (mut lane, mut words) = full(|number| comer(number, 0, 1 + number % 7));
+        let better = enter(&mut lane, comer(900, 0, 6)).expect("one gives way that failed more often");
+        let mut good = enter(&mut lane, comer(901, 0, 0)).expect("one gives way");
+        assert_eq!(gave_way(&mut words).len(), 2, "one for each of both");
+        lane.turns = 1;
+        lane.note_over();
+        assert!(matches!(good.try_recv(), Ok(Word::Turn)), "and is served first");
+        // Who has failed as often as any of them takes nobody's place.
+        assert_eq!(lane.depth(), WAITING_MAX - 1);
+        assert!(enter(&mut lane, comer(902, 0, 0)).is_some(), "there is room");
+        assert!(enter(&mut lane, comer(903, 0, 7)).is_none());
+        drop(better);
+    }
+
+    #[test]
+    fn p15_one_network_of_many_addresses_leaves_others_room() {
+        // As many places as there are of one network, none of which has failed, and no other one has more than it.
+        let (mut lane, mut words) = full(|number| comer(1, number, 0));
+        for other in 2..20 {
+            assert!(enter(&mut lane, comer(other, 0, 3)).is_some(), "network {other}");
+        }
+        assert_eq!(gave_way(&mut words).len(), 18);
+        assert_eq!(lane.depth(), WAITING_MAX);
+        // Where each network has one waiting and none has failed, nobody gives way.
+        let (mut lane, mut words) = full(|number| comer(number, 0, 0));
+        assert!(enter(&mut lane, comer(900, 0, 0)).is_none() && gave_way(&mut words).is_empty());
+    }
+
+    #[test]
+    fn p15_who_has_failed_gets_a_turn_among_many_who_have_not() {
+        let mut lane = Lane { taken: TURNS, ..Lane::default() };
+        let mut failed = enter(&mut lane, comer(1, 0, 5)).expect("room");
+        let words: Vec<_> = (2..40).map(|network| enter(&mut lane, comer(network, 0, 0)).expect("room")).collect();
+        for turn in 0..ANYBODYS {
+            assert!(failed.try_recv().is_err(), "turn {turn}");
+            lane.turns = turn + 1;
+            lane.note_over();
+        }
+        assert!(matches!(failed.try_recv(), Ok(Word::Turn)));
+        drop(words);
+    }
+}
