@@ -1,11 +1,13 @@
 //! Dashboards: their contents are the interface's business, kept as they came.
 
+use std::ops::ControlFlow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::record::Stored;
 use super::sessions::random;
-use super::sharing::{Audience, Shared, null_is_empty};
+use super::sharing::{Audience, Person, Shared, null_is_empty};
 use super::{Moment, Record, Store, StoreError};
 
 /// A dashboard.
@@ -69,6 +71,28 @@ impl Shared for Dashboard {
     }
 }
 
+/// How near a dashboard is to a person, and of equals the older one first: anybody may give theirs a GUID that there is already.
+type Closeness = (u8, Moment, u64);
+
+impl Dashboard {
+    /// Of several of one GUID the nearest is meant: an own one, then one shared with a group of the person's, then one shared with
+    /// everybody, as with names of resources; then any other.
+    fn closeness(&self, person: &Person) -> Closeness {
+        let (readers, writers) = (self.readers(), self.writers());
+        let is_in = |audience: &Audience| audience.groups.iter().any(|group| person.groups.contains(group));
+        let distance = if self.uid == person.uid {
+            0
+        } else if is_in(&readers) || is_in(&writers) {
+            1
+        } else if readers.global || writers.global {
+            2
+        } else {
+            3
+        };
+        (distance, self.created, self.id)
+    }
+}
+
 /// A number for a new dashboard, from 2^32 to 2^53 - 1.
 ///
 /// # Errors
@@ -78,29 +102,74 @@ pub fn new_id() -> std::io::Result<u64> {
     Ok(random.max(1 << 32))
 }
 
-/// The dashboard with this number, or, among those of this GUID, the first that `wanted` accepts.
+/// The dashboard with this number, or the one that a GUID means to a person, whether the person may read it or not.
 ///
 /// # Errors
 /// When the state is damaged.
-pub fn find(
-    store: &Store,
-    id: &str,
-    wanted: impl Fn(&Dashboard) -> bool,
-) -> Result<Option<Record<Dashboard>>, StoreError> {
+pub fn find(store: &Store, id: &str, person: &Person) -> Result<Option<Record<Dashboard>>, StoreError> {
     if id.bytes().all(|byte| byte.is_ascii_digit()) {
         return store.get(id);
     }
     let Ok(guid) = uuid::Uuid::parse_str(id) else { return Ok(None) };
     let guid = guid.to_string();
-    if let Some(record) = store.first::<Dashboard>("", |dashboard| dashboard.guid == guid && wanted(dashboard))? {
-        return Ok(Some(record));
-    }
-    store.first::<Dashboard>("", |dashboard| dashboard.guid == guid)
+    let mut found: Option<Record<Dashboard>> = None;
+    store.each::<Dashboard>("", |record| {
+        let precedes = |found: &Record<Dashboard>| record.value.closeness(person) < found.value.closeness(person);
+        if record.value.guid == guid && found.as_ref().is_none_or(precedes) {
+            found = Some(record);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// Whether a dashboard of another user has this GUID.
+///
+/// # Errors
+/// When the state is damaged.
+pub fn is_guid_of_others(store: &Store, guid: uuid::Uuid, uid: i32) -> Result<bool, StoreError> {
+    let guid = guid.to_string();
+    Ok(store.first::<Dashboard>("", |dashboard| dashboard.guid == guid && dashboard.uid != uid)?.is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p11_a_guid_means_the_nearest_dashboard_and_of_equals_the_oldest() {
+        let dashboard = |id: u64, uid: i32, created_ms: u64, groups: &[i32], global: bool| Dashboard {
+            id,
+            name: String::new(),
+            uid,
+            gids: groups.to_vec(),
+            global,
+            write_access: Audience::default(),
+            description: String::new(),
+            created: Moment::from_ms(created_ms),
+            updated: Moment::from_ms(created_ms),
+            data: RawValue::from_string("{}".into()).expect("JSON"),
+            labels: Vec::new(),
+            guid: String::new(),
+            trivial: false,
+        };
+        let mut all = [
+            dashboard(1, 66, 10, &[], false),
+            dashboard(2, 66, 10, &[], true),
+            dashboard(3, 66, 30, &[3], false),
+            dashboard(4, 66, 20, &[3], false),
+            dashboard(5, 7, 40, &[], false),
+        ];
+        let order = |all: &mut [Dashboard], uid: i32, admin: bool, groups: &[i32]| {
+            let person = Person { uid, admin, groups: groups.to_vec() };
+            all.sort_by_key(|dashboard| dashboard.closeness(&person));
+            all.iter().map(|dashboard| dashboard.id).collect::<Vec<_>>()
+        };
+        assert_eq!(order(&mut all, 7, false, &[3]), [5, 4, 3, 2, 1]);
+        // The role makes nothing nearer.
+        assert_eq!(order(&mut all, 7, true, &[3]), [5, 4, 3, 2, 1]);
+        assert_eq!(order(&mut all, 8, true, &[])[0], 2);
+    }
 
     #[test]
     fn numbers_can_be_read_by_every_client() {

@@ -203,3 +203,42 @@ fn w43_a_history_that_was_cleared_later_stays_cleared_whichever_clearing_is_comm
     assert_eq!(fleet.status("a")["rejected"], 0);
     assert_eq!(web.admin(&fleet).ok("GET", "/api/searchhistory"), json!([]));
 }
+
+#[test]
+fn p11_a_guid_goes_on_to_mean_the_dashboard_that_had_it_first() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let team = admin.made("/api/groups", &json!({ "Name": "team" }));
+    let [bob, carol, dave] = ["bob", "carol", "dave"].map(|name| {
+        let uid = admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+        admin.made(&format!("/api/users/{uid}/group"), &json!({ "GIDs": [team] }));
+        web.login(name, "a plain horse")
+    });
+    let make = |client: &Client, name: &str, guid: Option<&str>| {
+        let wish = json!({ "Name": name, "GIDs": [team], "GUID": guid });
+        let made = client.made("/api/dashboards", &wish);
+        client.ok("GET", &format!("/api/dashboards/{made}"))["GUID"].as_str().expect("GUID").to_owned()
+    };
+    let guid = make(&bob, "bob's", None);
+    let path = format!("/api/dashboards/{guid}");
+    // Others get a new one, however often they ask for it; the owner and administrators, who import, may have several.
+    for _ in 0..4 {
+        assert_ne!(make(&carol, "carol's", Some(&guid)), guid);
+    }
+    assert_eq!(make(&bob, "bob's copy", Some(&guid)), guid);
+    assert_eq!(make(&admin, "imported", Some(&guid)), guid);
+    for (client, name) in [(&bob, "bob's"), (&carol, "bob's"), (&dave, "bob's"), (&admin, "imported")] {
+        assert_eq!(client.ok("GET", &path)["Name"], name);
+    }
+    // Whatever an older version let in: an own one comes first, also before an older one of the group.
+    let copy = admin.ok("GET", "/api/dashboards/all");
+    let copy = copy.as_array().expect("a list").iter().find(|one| one["Name"] == "carol's").expect("there").clone();
+    admin.changed(&format!("/api/dashboards/{}", copy["ID"]), &json!({ "GUID": guid }));
+    assert_eq!(
+        (carol.ok("GET", &path)["Name"].clone(), dave.ok("GET", &path)["Name"].clone()),
+        (json!("carol's"), json!("bob's"))
+    );
+    carol.ok("DELETE", &path);
+    assert_eq!(carol.ok("GET", &path)["Name"], "bob's");
+}
