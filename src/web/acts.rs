@@ -114,12 +114,14 @@ struct Books {
     used: HashMap<Bound, usize>,
     strange: Purse,
     named: Purse,
+    /// When something was last handed on to be written.
+    noted: Option<Instant>,
 }
 
 impl Books {
     fn new(now: Instant) -> Books {
         let (strange, named) = (Purse::new(STRANGE, now), Purse::new(NAMED, now));
-        Books { counted: HashMap::new(), used: HashMap::new(), strange, named }
+        Books { counted: HashMap::new(), used: HashMap::new(), strange, named, noted: None }
     }
 
     fn has_room(&mut self, way: &Way, now: Instant) -> bool {
@@ -148,6 +150,7 @@ impl Books {
                 *self.used.entry(bound.clone()).or_default() += 1;
             }
             let act = way.act.clone();
+            self.noted = Some(now);
             self.counted.insert(way.same, Counted { since: now, interval, act: way.act, count: 0, bounds });
             return Some(act);
         }
@@ -249,12 +252,16 @@ impl Recorder {
         self.flush_at(Instant::now());
     }
 
-    /// Records how often acts were repeated, whatever their interval; whether there was any.
-    pub(super) fn flush_all(&self) -> bool {
-        let acts = self.books().take(|_| true);
+    /// Records how often acts were repeated, whatever their interval; whether there was any, or another act so short a time ago that
+    /// it may not be written yet.
+    pub(super) fn flush_all(&self, lately: Duration) -> bool {
+        let (acts, noted) = {
+            let mut books = self.books();
+            (books.take(|_| true), books.noted)
+        };
         let is_any = !acts.is_empty();
         acts.into_iter().for_each(|act| self.acts.note(act));
-        is_any
+        is_any || noted.is_some_and(|noted| noted.elapsed() < lately)
     }
 
     fn flush_at(&self, now: Instant) {
@@ -383,6 +390,18 @@ mod tests {
         assert_eq!(found, [("bob".to_owned(), 1), ("eve".to_owned(), 1), ("bob".to_owned(), 999)]);
         fail("bob", start + INTERVAL);
         assert_eq!(from.try_recv().map(|act| act.count), Ok(1), "at once again");
+    }
+
+    #[tokio::test]
+    async fn p14_what_was_done_just_before_the_end_is_waited_for() {
+        let (acts, _from) = Acts::for_tests();
+        let recorder = Recorder::new(acts);
+        assert!(!recorder.flush_all(INTERVAL), "nothing was done");
+        recorder.note("restart", &who(7), "x");
+        assert!(recorder.flush_all(INTERVAL) && !recorder.flush_all(Duration::ZERO));
+        recorder.note("restart", &who(7), "x");
+        recorder.note("restart", &who(7), "x");
+        assert!(recorder.flush_all(Duration::ZERO), "their number is new");
     }
 
     #[tokio::test]

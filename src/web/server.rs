@@ -60,7 +60,7 @@ pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(10);
 /// What requests began in the background is given this long after that.
 const RELEASE: Duration = Duration::from_secs(5);
-/// Counts of repeated acts are written down within this time.
+/// Acts, and counts of repeated ones, are written down within this time.
 const WRITE_DOWN: Duration = Duration::from_millis(300);
 /// Where the first password is kept.
 pub const PASSWORD_FILE: &str = "initial-admin-password";
@@ -413,7 +413,7 @@ impl Webserver {
         };
         let _ = tokio::time::timeout(DRAIN, drained).await;
         self.handle.shutdown();
-        if self.app.recorder.flush_all() {
+        if self.app.recorder.flush_all(WRITE_DOWN) {
             tokio::time::sleep(WRITE_DOWN).await;
         }
         self.tasks.shutdown().await;

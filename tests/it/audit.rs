@@ -233,6 +233,32 @@ fn p14_what_happens_at_a_webserver_is_recorded_also_while_it_is_cut_off() {
 }
 
 #[test]
+fn p14_what_administrators_order_of_a_webserver_is_recorded_with_both_names() {
+    let fleet = Fleet::new();
+    let _datastore = fleet.datastore();
+    fleet.enroll("a", "webserver");
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let uid = admin.made("/api/users", &json!({ "User": "dora", "Pass": "open sesame now", "Admin": true }));
+    let session = admin.ok("POST", &format!("/api/users/su/{uid}"))["JWT"].as_str().expect("JWT").to_owned();
+    let as_dora = web.nobody().with("Authorization", &format!("Bearer {session}"));
+    as_dora.changed("/api/logging", &json!({ "Level": "Error" }));
+    admin.changed("/api/logging", &json!({ "Level": "Info" }));
+    admin.ok("POST", "/api/restart/webserver");
+    let of = |op: &str| listed(&fleet).into_iter().filter(|row| row["op"] == op).collect::<Vec<_>>();
+    fleet.wait("the restart is recorded", || !of("restart").is_empty());
+    fleet.wait("the webserver answers", || web.nobody().answers());
+    let levels: Vec<_> =
+        of("log-level").into_iter().map(|row| (row["user"].clone(), row["by"].clone(), row["what"].clone())).collect();
+    assert_eq!(levels.len(), 2, "{levels:?}");
+    let (user, by, what) = &levels[0];
+    assert_eq!((user, by), (&json!("dora"), &json!("admin")));
+    assert!(what.as_str().is_some_and(|text| text.ends_with("Error")), "{levels:?}");
+    assert_eq!(levels[1].0, "admin");
+    assert_eq!(of("restart")[0]["user"], "admin");
+}
+
+#[test]
 fn p15_one_user_cannot_fill_the_log() {
     let fleet = Fleet::new();
     let config = fleet.write_file("gravwell.conf", "[Global]\nWrite-Rate-Per-User=5\nWrite-Burst-Per-User=20\n");

@@ -267,5 +267,8 @@ async fn stand_for(app: &AppRef, caller: &Caller, txn: &Txn, read_in: History) -
 async fn dismiss(State(app): State<AppRef>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let rejected = found(&app, &caller, &id)?;
     app.store.replica().dismiss(rejected.txn.id).await?;
+    let author = Author::of(&rejected.txn.note).unwrap_or_default();
+    let what = format!("a rejected change of {} taken off the list: {}", author.user, author.what);
+    app.recorder.note("dismiss", &(&caller).into(), what);
     Ok(DONE)
 }

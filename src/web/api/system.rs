@@ -129,6 +129,7 @@ async fn set_logging(
     if !app.orders.set_level(&level) {
         return Err(ApiError::bad(format!("{level:?} is not a level: use one of {:?}", Orders::levels())));
     }
+    app.recorder.note("log-level", &(&caller).into(), format!("the level of logging: {}", app.orders.level()));
     tracing::warn!(user = caller.user, level, "the level of logging was changed");
     Ok(DONE)
 }
@@ -137,6 +138,7 @@ async fn restart(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Va
     if !app.orders.restart() {
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a restart is under way already"));
     }
+    app.recorder.note("restart", &(&caller).into(), "a restart of the webserver");
     tracing::warn!(user = caller.user, "a restart was ordered");
     Ok(DONE)
 }
