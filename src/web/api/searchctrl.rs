@@ -14,7 +14,7 @@ use super::{DONE, invalid, search_commands};
 use crate::objects::groups::Group;
 use crate::objects::searches::{Imported, Search, State as Progress};
 use crate::objects::sharing::{Shared, null_is_empty};
-use crate::objects::{Moment, Record, Stored};
+use crate::objects::{Moment, Record, Stored, names};
 use crate::search::conditions::Condition;
 use crate::search::render::Format;
 use crate::search::searches::{Launch, SearchError};
@@ -27,6 +27,10 @@ use crate::web::input::{self, Input};
 use crate::web::listing::List;
 use crate::web::routes::{Route, delete, get, patch, post, put};
 use crate::web::searching::{self, Answer, Deed, Who};
+
+/// Longest of what refers to what began a search, and of what a client wants kept with it.
+const REFERENCE_CHARS_MAX: usize = 4096;
+const METADATA_BYTES_MAX: usize = 64 << 10;
 
 /// A client touches its view of a search at least this often, in seconds; here nothing depends on it.
 const REFRESH_S: u32 = 30;
@@ -250,6 +254,13 @@ struct Begun {
     reference: String,
 }
 
+/// All who may see a search are sent these in their lists.
+fn check_texts(name: &str, method: &str, reference: &str) -> ApiResult<()> {
+    names::title("Name", name)?;
+    names::title("Method", method)?;
+    Ok(names::bounded("Reference", reference, REFERENCE_CHARS_MAX)?)
+}
+
 impl Start {
     /// The search that the caller may begin: letting it go on alone and sharing it take what these take afterwards.
     pub(in crate::web) fn launch(self, caller: &Caller) -> ApiResult<Launch> {
@@ -260,6 +271,10 @@ impl Start {
             caller.require("SetSearchGroup")?;
         }
         let begun = self.launchinfo.unwrap_or_default();
+        check_texts(&self.name, &begun.method, &begun.reference)?;
+        names::few("GIDs", &self.gids, names::GROUPS_MAX)?;
+        let metadata = self.metadata.as_ref().map(|raw| raw.get()).unwrap_or_default();
+        names::bounded("Metadata", metadata, METADATA_BYTES_MAX)?;
         let given = |time: Moment| (!time.is_never()).then_some(time);
         Ok(Launch {
             query: self.searchstring,
@@ -386,6 +401,10 @@ async fn save(
     body: Bytes,
 ) -> ApiResult<Json<Value>> {
     let Patch { method, reference, started, expires, name, notes } = input::read(&body)?;
+    let [said_name, said_method, said_reference] =
+        [&name, &method, &reference].map(|text| text.as_deref().unwrap_or_default());
+    check_texts(said_name, said_method, said_reference)?;
+    names::bounded("Notes", notes.as_deref().unwrap_or_default(), names::TEXT_CHARS_MAX)?;
     let saving = searching::Saving { expires, started, method, reference, name, notes };
     let deed = Deed::Save(Box::new(saving));
     let mut saved = searching::anywhere(&app, &Who::from(&caller), &id, deed).await?.value();
@@ -411,6 +430,7 @@ struct Sharing {
 }
 
 async fn share(app: &AppRef, caller: &Caller, id: &str, gids: Vec<i32>) -> ApiResult<Json<Value>> {
+    names::few("GIDs", &gids, names::GROUPS_MAX)?;
     searching::owned(app, &Who::from(caller), id)?;
     if !caller.person.may_share_with(&gids) {
         return Err(SearchError::NotMember.into());

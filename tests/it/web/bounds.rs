@@ -214,3 +214,38 @@ fn p15_tokens_and_messages_are_small_and_lists_of_them_are_sent_one_by_one() {
     assert_eq!(answer.json().as_object().map(serde_json::Map::len), Some(41));
     assert_eq!(carol.ok("GET", "/api/notifications"), json!({}));
 }
+
+#[test]
+fn p15_what_is_said_of_a_search_is_small() {
+    let fleet = Fleet::new();
+    let (_web, _admin, [bob, _]) = site(&fleet, "", ["bob", "carol"]);
+    super::searches::resource(&bob, "few", "{\"n\":1}\n");
+    let launch = |more: Value| {
+        let mut wish = json!({ "SearchString": "tag=resource:few" });
+        wish.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        bob.post("/api/searchctrl/launch", &wish)
+    };
+    let text = |length: usize| json!("x".repeat(length));
+    type Field<'a> = (&'a str, usize, fn(Value) -> Value);
+    let fields: [Field<'_>; 4] = [
+        ("Name", 256, |text| json!({ "Name": text })),
+        ("Method", 256, |text| json!({ "LaunchInfo": { "method": text } })),
+        ("Reference", 4096, |text| json!({ "LaunchInfo": { "reference": text } })),
+        ("Metadata", (64 << 10) - 2, |text| json!({ "Metadata": text })),
+    ];
+    for (field, most, of) in fields {
+        let (fits, too_long) = (launch(of(text(most))), launch(of(text(most + 1))));
+        assert_eq!((fits.status, too_long.status), (200, 400), "{field}: {}", too_long.text());
+        assert!(too_long.text().contains(field), "{}", too_long.text());
+    }
+    let id = launch(json!({})).json()["SearchID"].as_str().expect("an id").to_owned();
+    let save = |wish: Value| {
+        bob.send_text("PATCH", &format!("/api/searchctrl/{id}/save"), "application/json", &wish.to_string())
+    };
+    for (field, most) in [("Name", 256), ("Notes", 65_536)] {
+        let too_long = save(json!({ field: text(most + 1) }));
+        assert!(too_long.status == 400 && too_long.text().contains(field), "{field}: {}", too_long.text());
+    }
+    let groups = json!({ "GIDs": vec![7; 10_001] });
+    assert_eq!(bob.put(&format!("/api/searchctrl/{id}/groups"), &groups).status, 400);
+}
