@@ -16,7 +16,7 @@ pub trait OfEpoch {
     /// The name of the epoch of those that are made before there is one.
     const FIRST: &'static str;
 
-    /// The epoch to which it belongs; empty: none, or a webserver of an earlier version, which does not say, made it.
+    /// The epoch to which it belongs; empty: a webserver of an earlier version, which does not say, made it.
     fn epoch(&self) -> &str;
 
     /// When it was made.

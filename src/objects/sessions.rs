@@ -69,7 +69,7 @@ pub struct Session {
     /// The webserver at which it was begun.
     #[serde(default)]
     pub webserver: String,
-    /// The epoch to which it belongs; empty: none, or an earlier version does not say.
+    /// The epoch to which it belongs; empty: an earlier version began it.
     #[serde(default)]
     pub epoch: String,
     /// Name of the login for whose downloads it was made: these begin until `expires`. Empty: it is a login itself.
@@ -92,7 +92,8 @@ type Known = epochs::Known<Session>;
 
 impl OfEpoch for Session {
     const EPOCHS: &'static str = "session-epochs";
-    const FIRST: &'static str = "";
+    // Not empty: what was begun before there is an epoch ends with the first one, whatever the clocks say.
+    const FIRST: &'static str = "first";
 
     fn epoch(&self) -> &str {
         &self.epoch
@@ -414,6 +415,9 @@ mod tests {
         };
         let epoch = Epoch { uid: 7, id: "e".into(), since: now, of: std::marker::PhantomData };
         assert!(epoch.includes(&session("e", now)) && !epoch.includes(&session("d", ahead)));
+        // One from before the first epoch, at a webserver whose clock is ahead.
+        let first = Known::Never.current().map(str::to_owned).expect("a name");
+        assert!(Known::Never.includes(&session(&first, ahead)) && !epoch.includes(&session(&first, ahead)));
         // A webserver of an earlier version does not know of epochs.
         assert!(epoch.includes(&session("", ahead)) && !epoch.includes(&session("", now)));
     }
