@@ -27,8 +27,11 @@ use super::admission::Admission;
 use super::app::App;
 use super::error::{ApiError, ApiResult};
 
-/// Name of the cookie that browsers hold.
+/// Name of the cookie that browsers hold over plain HTTP, and that clients of theirs set for downloads.
 pub(super) const COOKIE: &str = "token";
+/// The same over HTTPS. A browser takes a cookie of such a name from this host alone, so that no other one of the domain puts it
+/// under a login of its choosing.
+pub(super) const HOST_COOKIE: &str = "__Host-token";
 
 /// A known caller, as of the moment at which the caller was identified. Whatever lasts longer than one answer identifies the
 /// caller again: see [`Caller::again`].
@@ -142,19 +145,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
+/// How a token was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By the client itself.
+    Header,
+    /// By a browser, which has it from this webserver.
+    Cookie,
+    /// By a browser, which may have it from another host.
+    AnyCookie,
+}
+
 /// The token of a request: `Authorization`, the protocol of a web socket, or a cookie.
-fn presented(headers: &HeaderMap) -> (Option<&str>, bool) {
+fn presented(headers: &HeaderMap, is_plain_http: bool) -> (Option<&str>, Way) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text(header::AUTHORIZATION).and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     if let Some(token) = bearer.or_else(|| text(header::SEC_WEBSOCKET_PROTOCOL)) {
-        return (Some(token), false);
+        return (Some(token), Way::Header);
     }
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    (pairs.filter(|(name, _)| *name == COOKIE).map(|(_, value)| value).next(), true)
+    let cookie = |wanted: &str| {
+        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)
+    };
+    match cookie(HOST_COOKIE) {
+        Some(token) => (Some(token), Way::Cookie),
+        None => (cookie(COOKIE), if is_plain_http { Way::Cookie } else { Way::AnyCookie }),
+    }
 }
 
 /// A browser sends a cookie along with whatever another site makes it send: only reading is harmless then, and what a
@@ -185,6 +205,8 @@ pub(super) enum Proof {
     Token(String),
     /// The token of a session.
     Session(String),
+    /// The token of a session, if that is for downloads.
+    Download(String),
 }
 
 impl std::fmt::Debug for Proof {
@@ -193,19 +215,21 @@ impl std::fmt::Debug for Proof {
         f.write_str(match self {
             Proof::Token(_) => "Token",
             Proof::Session(_) => "Session",
+            Proof::Download(_) => "Download",
         })
     }
 }
 
 impl Proof {
     /// What a request shows; nothing when a cookie comes from a page of another site and the request changes something.
-    pub(super) fn shown(is_change: bool, method: &Method, headers: &HeaderMap) -> Option<Proof> {
+    pub(super) fn shown(is_change: bool, method: &Method, headers: &HeaderMap, is_plain_http: bool) -> Option<Proof> {
         if let Some(value) = headers.get("gravwell-token") {
             return Some(Proof::Token(value.to_str().unwrap_or_default().to_owned()));
         }
-        let (token, is_cookie) = presented(headers);
+        let (token, way) = presented(headers, is_plain_http);
         let is_read = method.is_safe() && !is_change;
-        token.filter(|_| !is_cookie || is_own_page(is_read, headers)).map(|token| Proof::Session(token.to_owned()))
+        let token = token.filter(|_| way == Way::Header || is_own_page(is_read, headers))?.to_owned();
+        Some(if way == Way::AnyCookie { Proof::Download(token) } else { Proof::Session(token) })
     }
 }
 
@@ -218,10 +242,14 @@ pub(super) fn identify(app: &App, admission: &Arc<Admission>) -> ApiResult<Optio
             let Some(tokens::Live { token, epoch }) = tokens::by_value(store, value)? else { return Ok(None) };
             (token.value.uid, None, Some(token.value), epoch, Vec::new())
         }
-        Proof::Session(token) => {
+        Proof::Session(token) | Proof::Download(token) => {
             let Some(claims) = Claims::read(token) else { return Ok(None) };
             let live = sessions::live(store, claims.uid, &claims.session())?;
             let Some(sessions::Live { session, epoch, behind }) = live else { return Ok(None) };
+            let is_for_downloads = matches!(admission.proof, Proof::Download(_));
+            if is_for_downloads && !session.value.is_temporary() {
+                return Ok(None);
+            }
             if session.value.is_too_old(app.config.session_lifetime_s) {
                 return Ok(None);
             }
@@ -282,16 +310,30 @@ mod tests {
 
     #[test]
     fn a_token_is_found_where_clients_put_it() {
-        let cases: [(Pairs<'_>, Option<&str>, bool); 5] = [
-            (&[("authorization", "Bearer a.b.c"), ("cookie", "token=x")], Some("a.b.c"), false),
-            (&[("sec-websocket-protocol", "a.b.c")], Some("a.b.c"), false),
-            (&[("cookie", "sticky=1; token=x")], Some("x"), true),
-            (&[("authorization", "Basic eA==")], None, true),
-            (&[], None, true),
+        let cases: [(Pairs<'_>, Option<&str>, Way); 7] = [
+            (&[("authorization", "Bearer a.b.c"), ("cookie", "token=x")], Some("a.b.c"), Way::Header),
+            (&[("sec-websocket-protocol", "a.b.c")], Some("a.b.c"), Way::Header),
+            (&[("cookie", "sticky=1; token=x")], Some("x"), Way::AnyCookie),
+            (&[("cookie", "token=x; __Host-token=y")], Some("y"), Way::Cookie),
+            (&[("cookie", "__Host-token=y")], Some("y"), Way::Cookie),
+            (&[("authorization", "Basic eA==")], None, Way::AnyCookie),
+            (&[], None, Way::AnyCookie),
         ];
-        for (given, token, is_cookie) in cases {
-            assert_eq!(presented(&headers(given)), (token, is_cookie), "{given:?}");
+        for (given, token, way) in cases {
+            assert_eq!(presented(&headers(given), false), (token, way), "{given:?}");
+            let way = if way == Way::AnyCookie { Way::Cookie } else { way };
+            assert_eq!(presented(&headers(given), true), (token, way), "{given:?} over plain HTTP");
         }
+    }
+
+    #[test]
+    fn p11_a_cookie_that_another_host_may_have_set_opens_downloads_alone() {
+        let shown = |cookie: &str, is_plain_http: bool| {
+            Proof::shown(false, &Method::GET, &headers(&[("cookie", cookie)]), is_plain_http)
+        };
+        assert!(matches!(shown("token=x", false), Some(Proof::Download(_))));
+        assert!(matches!(shown("token=x; __Host-token=y", false), Some(Proof::Session(token)) if token == "y"));
+        assert!(matches!(shown("token=x", true), Some(Proof::Session(_))), "it has no other name there");
     }
 
     #[test]
@@ -313,9 +355,9 @@ mod tests {
             let mut given = headers(given);
             // Only what a browser sends along by itself needs a page of our own.
             given.insert(header::COOKIE, "token=x".parse().expect("value"));
-            assert_eq!(Proof::shown(is_change, &method, &given).is_some(), wanted, "{method} {given:?}");
+            assert_eq!(Proof::shown(is_change, &method, &given, true).is_some(), wanted, "{method} {given:?}");
             given.insert(header::AUTHORIZATION, "Bearer x".parse().expect("value"));
-            assert!(Proof::shown(is_change, &method, &given).is_some(), "{method} {given:?}");
+            assert!(Proof::shown(is_change, &method, &given, true).is_some(), "{method} {given:?}");
         }
     }
 }

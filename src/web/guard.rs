@@ -135,7 +135,10 @@ async fn admit(app: &AppRef, rule: Rule, parts: &mut Parts) -> ApiResult<()> {
     parts.extensions.insert(From(from));
     let proof = match rule.need {
         Need::Nobody => None,
-        _ => Some(Proof::shown(rule.is_change, &parts.method, &parts.headers).ok_or_else(ApiError::unknown)?),
+        _ => {
+            let shown = Proof::shown(rule.is_change, &parts.method, &parts.headers, app.config.plain_http);
+            Some(shown.ok_or_else(ApiError::unknown)?)
+        }
     };
     let (uri, wants_all) = (parts.uri.path().to_owned(), wants_all(parts.uri.query()));
     let admission = proof.map(|proof| Arc::new(Admission { proof, from, rule, path, uri, wants_all }));

@@ -18,7 +18,7 @@ use crate::objects::sessions::{self, Claims, Session};
 use crate::objects::users::{Admin, User};
 use crate::objects::{Moment, Stored, Writes, accounts};
 use crate::web::app::{App, AppRef};
-use crate::web::caller::{self, COOKIE, Caller, Proof};
+use crate::web::caller::{self, COOKIE, Caller, HOST_COOKIE, Proof};
 use crate::web::error::{ApiError, ApiResult};
 use crate::web::guard::{self, Need, Right};
 use crate::web::input;
@@ -170,20 +170,29 @@ pub(super) fn answer(app: &App, headers: &HeaderMap, claims: &Claims, besides: &
         body[name] = value.clone();
     }
     let mut response = Json(body).into_response();
-    let secure = if app.config.plain_http { "" } else { "; Secure" };
-    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}");
     if !claims.temporary && !caller::is_foreign_page(headers) {
-        let cookie = HeaderValue::from_str(&cookie).map_err(ApiError::internal)?;
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+        for cookie in cookies(app, &token, "") {
+            let cookie = HeaderValue::from_str(&cookie).map_err(ApiError::internal)?;
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
     }
     Ok(response)
+}
+
+/// The cookies of a session. Over HTTPS the one of the plain name is for webservers of an earlier version, which know no other.
+fn cookies(app: &App, token: &str, end: &str) -> Vec<String> {
+    let cookie = |name: &str, secure: &str| format!("{name}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{end}");
+    match app.config.plain_http {
+        true => vec![cookie(COOKIE, "")],
+        false => [HOST_COOKIE, COOKIE].map(|name| cookie(name, "; Secure")).into(),
+    }
 }
 
 /// What the caller has shown: only the caller knows the secret of a session.
 fn claims_of(caller: &Caller, expires: Moment) -> ApiResult<Claims> {
     let claims = match &caller.admission.proof {
         Proof::Session(token) => Claims::read(token),
-        Proof::Token(_) => None,
+        Proof::Token(_) | Proof::Download(_) => None,
     };
     Ok(claims.ok_or_else(ApiError::unknown)?.until(expires))
 }
@@ -213,10 +222,11 @@ async fn temporary(State(app): State<AppRef>, caller: Caller, headers: HeaderMap
     answer(&app, &headers, &claims, &json!({}))
 }
 
-fn without_cookie() -> Response {
+fn without_cookie(app: &App) -> Response {
     let mut response = DONE.into_response();
-    let gone = HeaderValue::from_static("token=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
-    response.headers_mut().insert(header::SET_COOKIE, gone);
+    for gone in cookies(app, "", "; Max-Age=0").iter().filter_map(|gone| HeaderValue::from_str(gone).ok()) {
+        response.headers_mut().append(header::SET_COOKIE, gone);
+    }
     response
 }
 
@@ -226,13 +236,13 @@ async fn log_out(State(app): State<AppRef>, caller: Caller) -> ApiResult<Respons
         writes.delete_whatever::<Session>(&session.value.key(), sessions::ENDED)?;
         app.store.commit(&caller.author(), "log out", writes).await?;
     }
-    Ok(without_cookie())
+    Ok(without_cookie(&app))
 }
 
 async fn log_out_everywhere(State(app): State<AppRef>, caller: Caller) -> ApiResult<Response> {
     let writes = accounts::end_sessions(&app.store, caller.uid(), None)?;
     app.store.commit(&caller.author(), "log out everywhere", writes).await?;
-    Ok(without_cookie())
+    Ok(without_cookie(&app))
 }
 
 async fn who_am_i(State(app): State<AppRef>, caller: Caller) -> ApiResult<Json<Value>> {
