@@ -99,6 +99,8 @@ pub enum Code {
     AuthorityMissing,
     /// The register of members is not the latest that was seen.
     RegisterWentBack,
+    /// A replica is connected and behind, and takes nothing in.
+    IntakeStalled,
     /// A reason of a later version.
     #[serde(other)]
     Unknown,

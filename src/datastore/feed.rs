@@ -9,6 +9,7 @@ use crate::codec::block;
 use crate::codec::error::DecodeError;
 use crate::codec::message::{self, Bookmark, Kind, MESSAGE_BYTES_MAX, Open};
 use crate::codec::redacted::frames_for;
+use crate::env::vital;
 use crate::log::ReadError;
 use crate::model::{MemberName, Redaction, Seq};
 use crate::protocol::feed::{self, Next};
@@ -75,7 +76,7 @@ pub(super) async fn serve(
             Next::Read(after) => {
                 let (log, room) = (shared.log.clone(), shared.room_for_block(member).await);
                 let room = room.map_err(std::io::Error::other)?;
-                let reading = tokio::task::spawn_blocking(move || (log.frames(after, BLOCK_BYTES), room));
+                let reading = vital::spawn_blocking(move || (log.frames(after, BLOCK_BYTES), room));
                 let (found, _room) = reading.await.map_err(std::io::Error::other)?;
                 let block = match found {
                     Ok(Some(block)) => block,

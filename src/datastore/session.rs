@@ -10,6 +10,7 @@ use crate::codec::message::{
     self, Announce, Compacted, Heartbeat, Hello, Kind, Open, Progress, RefusalCode, Refused, Subscribe, Welcome,
 };
 use crate::codec::reports::REPORT_BYTES_MAX;
+use crate::env::vital;
 use crate::model::{MemberName, Position, Seq};
 use crate::telemetry::{self, seldom::Seldom};
 use crate::transport::window;
@@ -170,7 +171,7 @@ impl Session {
             let _turn = turn;
             session.shared.members.renew(&session.member, &request)
         };
-        match tokio::task::spawn_blocking(renewing).await.map_err(std::io::Error::other)? {
+        match vital::spawn_blocking(renewing).await.map_err(std::io::Error::other)? {
             Ok(certificate) => wire::send_raw(send, Kind::Renewed, &certificate).await?,
             Err(reason) => wire::send(send, Kind::Refused, &refused(RefusalCode::Forbidden, reason)).await?,
         }
@@ -189,7 +190,7 @@ impl Session {
         // Reads the log, and writes down what the member's position proves of it before the member is answered.
         let session = self.clone();
         let greeted = move || session.greeted(presence, &hello);
-        let welcome = tokio::task::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
+        let welcome = vital::spawn_blocking(greeted).await.map_err(std::io::Error::other)??;
         wire::send(send, Kind::Welcome, &welcome).await?;
         if let Some(bad) = welcome.verdict.filter(|verdict| !verdict.is_good()) {
             telemetry::metrics::verdict(bad);
@@ -328,14 +329,14 @@ impl Session {
                     if self.shared.members.progress(presence, &progress, head, may_note) {
                         let shared = SharedRef::clone(&self.shared);
                         let saving = move || shared.members.save();
-                        tokio::task::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
+                        vital::spawn_blocking(saving).await.map_err(std::io::Error::other)?;
                     }
                     self.shared.pins.end(&self.member, None);
                 }
                 Kind::Proof => {
                     let session = self.clone();
                     let examining = move || session.examine_proof(&body);
-                    tokio::task::spawn_blocking(examining).await.map_err(std::io::Error::other)?;
+                    vital::spawn_blocking(examining).await.map_err(std::io::Error::other)?;
                 }
                 // A newer member may say more on this stream; what is not understood is not needed.
                 _ => {}

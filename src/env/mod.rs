@@ -18,6 +18,7 @@ pub mod scratch;
 pub mod shares;
 pub mod summed;
 pub mod view_fs;
+pub mod vital;
 pub mod wait;
 pub mod watch;
 

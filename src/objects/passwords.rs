@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::Moment;
 use super::record::Stored;
 use super::weak_passwords::weakness;
+use crate::env::vital;
 
 /// Shortest password unless the configuration says otherwise, in characters.
 pub const CHARS_MIN: usize = 12;
@@ -119,7 +120,7 @@ async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
 ) -> Result<T, HashError> {
     let turn = Arc::clone(&TURN).acquire_owned().await.map_err(|error| HashError(error.to_string()))?;
-    let done = tokio::task::spawn_blocking(move || {
+    let done = vital::spawn_blocking(move || {
         let result = work();
         drop(turn);
         result
@@ -166,6 +167,11 @@ pub async fn verify(password: &str, hash: Option<String>) -> Result<bool, HashEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p15_passwords_do_not_wait_for_threads_that_others_have_taken() {
+        assert!(vital::tests::without_threads(hash("a plain horse")).is_ok());
+    }
 
     #[tokio::test]
     async fn only_the_right_password_of_somebody_is_accepted() {

@@ -14,6 +14,7 @@ use crate::codec::message::{
     self, Announce, Bookmark, Compacted, Heartbeat, Hello, Kind, Open, Refused, Subscribe, VERSION_MAX, VERSION_MIN,
     Welcome,
 };
+use crate::env::vital;
 use crate::log::generations;
 use crate::model::address::host_and_port;
 use crate::model::{Generation, LineageEntry, Position, Verdict};
@@ -300,6 +301,7 @@ impl Linker {
             resync::fetch(self, connection, &welcome).await?;
         }
         let position = self.shared.take_over(&welcome).map_err(LinkError::Resync)?;
+        self.shared.update_link(|link| link.is_welcome = true);
         self.take_over_terms(&welcome).await;
         self.learn_generations(connection, &welcome).await;
         if let Some(announce) = self.connector.announcement() {
@@ -368,7 +370,7 @@ impl Linker {
         }
         let (directory, log_id, lineage) = (self.directory.clone(), welcome.log_id, welcome.lineage.clone());
         let examining = move || generations::problem_of_member(&directory, log_id, &lineage);
-        match tokio::task::spawn_blocking(examining).await {
+        match vital::spawn_blocking(examining).await {
             Ok(problem) => self.shared.set_unknown_generations(problem),
             Err(error) => tracing::warn!(%error, "whether why generations began is kept here was not examined"),
         }
@@ -402,7 +404,7 @@ impl Linker {
             state.persist().map_err(|error| error.to_string())?;
             terms.save(&directory).map_err(|error| error.to_string())
         };
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(saving).await {
+        if let Ok(Err(error)) = vital::spawn_blocking(saving).await {
             tracing::warn!(error, "what the datastore said is not kept; it is asked again at the next connection");
         }
     }
@@ -531,10 +533,23 @@ async fn take_in(mut intake: Intake, frames: Bytes) -> Result<(Intake, Vec<Run>)
         let runs = intake.handle_frames(frames)?;
         return Ok((intake, runs));
     }
-    let decoding = tokio::task::spawn_blocking(move || intake.handle_frames(frames).map(|runs| (intake, runs)));
+    let decoding = vital::spawn_blocking(move || intake.handle_frames(frames).map(|runs| (intake, runs)));
     Ok(decoding.await.map_err(|_| LinkError::Closing)??)
 }
 
 pub(crate) fn software() -> String {
     format!("gravwell {}", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Chain, Seq};
+
+    #[test]
+    fn p15_the_log_is_taken_in_though_others_have_taken_the_threads() {
+        // What it is does not matter, as long as it is much.
+        let taken_in = take_in(Intake::new(Seq::ZERO, Chain::default(), false), vec![7; 256 << 10].into());
+        assert!(matches!(vital::tests::without_threads(taken_in), Err(LinkError::Frames(_))));
+    }
 }

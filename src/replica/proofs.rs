@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::message::Kind;
 use crate::env::data_dir::replace_file;
+use crate::env::vital;
 use crate::model::Position;
 use crate::transport::wire;
 use crate::trust::{Proof, summed};
@@ -110,7 +111,7 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
         reached.mark_unchanged();
         let (shared, directory) = (SharedRef::clone(shared), PathBuf::from(directory));
         let saving = move || write(&shared, &directory);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(saving).await {
+        if let Ok(Err(error)) = vital::spawn_blocking(saving).await {
             tracing::warn!(error, "the last signed position is not kept; the next one is");
         }
         tokio::time::sleep(SAVE_EVERY).await;

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::admin::{Beginning, GenerationInfo, Request};
 use crate::codec::message::Welcome;
+use crate::env::vital;
 use crate::log::generations;
 use crate::model::position::Divergence;
 use crate::model::{
@@ -204,7 +205,7 @@ async fn exchange(
         let archived = parted.archived(&lacking, &again, &without_state)?;
         Ok((lost, again, archived))
     };
-    let chosen: Result<_, StateError> = tokio::task::spawn_blocking(choosing).await.map_err(failed)?;
+    let chosen: Result<_, StateError> = vital::spawn_blocking(choosing).await.map_err(failed)?;
     let (lost, again, archived) = chosen.map_err(failed)?;
     let exchange = Exchange {
         shared: Arc::clone(&linker.shared),
@@ -251,7 +252,7 @@ pub(super) async fn learn(directory: &Path, connection: &quinn::Connection, welc
     let reply = asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     let known: Vec<GenerationInfo> = reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
     let learning = move || generations::learn(&directory, log_id, &known).map_err(|error| error.to_string());
-    tokio::task::spawn_blocking(learning).await.map_err(|error| error.to_string())?
+    vital::spawn_blocking(learning).await.map_err(|error| error.to_string())?
 }
 
 fn failed(error: impl std::fmt::Display) -> LinkError {
@@ -291,7 +292,7 @@ async fn others_since(
         Err(ask::AskError::Refused(reason)) => {
             tracing::info!(reason, "what others did since is not in the log: its state has to show it");
             let own = own.to_vec();
-            let showing = tokio::task::spawn_blocking(move || shown(&own, &new, shared_to));
+            let showing = vital::spawn_blocking(move || shown(&own, &new, shared_to));
             showing.await.map_err(failed)?.map_err(failed)
         }
         Err(error) => Err(failed(error)),
@@ -402,7 +403,7 @@ impl Exchange {
             }
             file.finish().map_err(|error| error.to_string())
         };
-        tokio::task::spawn_blocking(writing).await.map_err(failed)?.map_err(failed)
+        vital::spawn_blocking(writing).await.map_err(failed)?.map_err(failed)
     }
 
     /// The outbox that continues what the state has decided.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::env::data_dir::{DirectoryError, io_error, replace_file};
 use crate::env::fs::parent_dir;
-use crate::env::{Clock, SystemClock};
+use crate::env::{Clock, SystemClock, vital};
 use crate::model::{Position, Reason, Txn};
 use crate::trust::summed;
 
@@ -163,7 +163,7 @@ fn archive(shared: &Shared, directory: &Path, pending: &[Arc<Txn>]) -> Result<Wr
 }
 
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+    vital::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
 #[cfg(test)]

@@ -83,6 +83,10 @@ pub(super) struct Link {
     pub level_at: Option<Instant>,
     /// When the last connection was lost.
     pub lost_at: Option<Instant>,
+    /// Whether the datastore's entries can follow on the state: what else is asked of it first must not take long.
+    pub is_welcome: bool,
+    /// Where the state stands, and since when, while there is more to take in.
+    pub behind: Option<(Seq, Instant)>,
 }
 
 impl Link {
@@ -90,9 +94,13 @@ impl Link {
         if self.connected {
             self.lost_at = Some(Instant::now());
         }
-        self.connected = false;
+        (self.connected, self.is_welcome) = (false, false);
     }
 }
+
+/// A replica that takes nothing in for this long, although there is more, does not do its job: what takes a right away does not
+/// arrive.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// Most bytes of pending and rejected transactions, unless a replica is opened with another bound. They are held in memory.
 pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
@@ -261,10 +269,21 @@ impl Shared {
     pub(super) fn update_link(&self, update: impl FnOnce(&mut Link)) {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         update(&mut link);
-        if link.connected && *self.applied.borrow() >= link.head {
-            link.level_at = Some(Instant::now());
+        let (applied, now) = (*self.applied.borrow(), Instant::now());
+        let is_behind = (link.connected || link.is_welcome) && applied < link.head;
+        let stands_since = link.behind.filter(|(at, _)| *at == applied).map_or(now, |(_, since)| since);
+        link.behind = is_behind.then_some((applied, stands_since));
+        if link.connected && applied >= link.head {
+            link.level_at = Some(now);
             self.findings.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+    }
+
+    /// How long nothing was taken in although there is more; `None` while it goes on, and while the state is fetched instead.
+    fn stalled(&self) -> Option<Duration> {
+        let (at, since) = self.link().behind?;
+        let stalled = since.elapsed();
+        (stalled >= STALLED && *self.applied.borrow() == at && !self.wants_resync()).then_some(stalled)
     }
 
     /// At `seq` the state is equal to the datastore's: what was lost is there again, as far as the datastore has it.
@@ -335,7 +354,12 @@ impl Shared {
                 "see that the datastore is reached, and upgrade what is older",
             )
         });
-        damage.into_iter().chain(lost).chain(full).chain(unknown).chain(members).collect()
+        let stalled = self.stalled().map(|stalled| {
+            let what = format!("nothing of the log was taken in for {} s although there is more", stalled.as_secs());
+            let remedy = "look for what keeps the disk or the processors of its host busy; restart it if it stays so";
+            health::Reason::new(health::Code::IntakeStalled, what, remedy)
+        });
+        damage.into_iter().chain(lost).chain(full).chain(unknown).chain(members).chain(stalled).collect()
     }
 
     /// Why no other member is believed, and whether that is a fault.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::codec::deletions;
 use crate::codec::message::{self, BadMessage, Kind, Open, Row, SnapshotBegin, SnapshotEnd};
+use crate::env::vital;
 use crate::model::{Deletions, Maker, Origin, OriginRow, Redaction, Withheld};
 use crate::planted::{self, Bug};
 use crate::state::{Loader, Object, StateError, StateMeta, StateSnapshot, StateStore, Target, WithheldObject};
@@ -97,7 +98,7 @@ pub async fn receive<R: AsyncRead + Unpin>(
 ) -> Result<StateStore, ReceiveError> {
     let (pieces, incoming) = mpsc::channel::<Piece>(PIECES_WAITING);
     let path = path.to_owned();
-    let loading = tokio::task::spawn_blocking(move || load(&path, cache_bytes, &begin, is_redacted, incoming));
+    let loading = vital::spawn_blocking(move || load(&path, cache_bytes, &begin, is_redacted, incoming));
     let received = receive_pieces(stream, &pieces).await;
     drop(pieces);
     let loaded = loading.await.map_err(|error| ReceiveError::Load(error.to_string()))?;

@@ -2,14 +2,16 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::super::applier::{Applier, Request};
 use super::super::directory::Home;
 use super::super::disk::Disk;
 use super::super::mark::Mark;
 use super::super::opening::Lost;
-use super::super::shared::Shared;
+use super::super::shared::{Link, Shared};
 use super::{applier, entry, state};
+use crate::codec::health::Code;
 use crate::codec::message::Bookmark;
 use crate::model::{Chain, Collection, Key, Position, Seq};
 use crate::protocol::outbox::Outbox;
@@ -146,4 +148,30 @@ fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
     let failed = shared.reopen_state(stopped(), || Err(StateError::Uninitialised));
     assert!(failed.is_err());
     is_refused();
+}
+
+#[test]
+fn p14_what_is_not_taken_in_for_long_is_told() {
+    let (mut applier, shared) = applier(at(3), Marked::default());
+    let stalled = |shared: &Shared| shared.reasons().iter().any(|reason| reason.code == Code::IntakeStalled);
+    let long_ago = |shared: &Shared| {
+        let mut link = shared.link();
+        link.behind =
+            link.behind.map(|(at, _)| (at, Instant::now().checked_sub(Duration::from_secs(11)).expect("later")));
+        shared.update_link(|kept| *kept = link);
+    };
+    shared.update_link(|link| (link.is_welcome, link.head) = (true, Seq(5)));
+    assert!(!stalled(&shared), "it has just begun");
+    long_ago(&shared);
+    // Hearing of more is no progress.
+    shared.update_link(|link| (link.connected, link.head) = (true, Seq(6)));
+    assert!(stalled(&shared));
+    apply(&mut applier, 4);
+    assert!(!stalled(&shared), "it goes on");
+    long_ago(&shared);
+    assert!(stalled(&shared));
+    shared.update_link(Link::disconnect);
+    assert!(!stalled(&shared), "who is cut off has nothing to take in");
+    shared.update_link(|link| (link.connected, link.head) = (true, Seq(4)));
+    assert!(!stalled(&shared) && shared.link().behind.is_none(), "level");
 }
