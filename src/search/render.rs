@@ -10,8 +10,9 @@ use super::results::{Results, ResultsError};
 use super::row::{Row, cell};
 use crate::objects::Moment;
 
-/// Columns that are found by looking at all rows.
+/// Columns that are found by looking at all rows, and bytes of their names.
 const COLUMNS_MAX: usize = 500;
+const NAMES_BYTES_MAX: usize = 256 << 10;
 
 /// A form in which results are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +104,46 @@ pub struct Rendering {
     about: About,
     format: Format,
     columns: Vec<String>,
+    /// While columns are looked for.
+    looking: Option<Looking>,
     next: usize,
     is_first: bool,
+}
+
+/// Looks for the columns of rows that do not come as a table: all names of fields, in order of the alphabet.
+#[derive(Default)]
+struct Looking {
+    names: BTreeSet<String>,
+    name_bytes: usize,
+    next: usize,
+}
+
+impl Looking {
+    /// Looks at the next block; false beyond the last one.
+    fn step(&mut self, results: &Results) -> Result<bool, ResultsError> {
+        let Some(rows) = results.block(self.next)? else { return Ok(false) };
+        self.next += 1;
+        for row in rows {
+            match serde_json::from_slice::<Map<String, Value>>(&row.data) {
+                Ok(fields) => fields.into_iter().for_each(|(name, _)| self.note(name)),
+                Err(_) => self.note(String::new()),
+            }
+            if self.names.len() > COLUMNS_MAX || self.name_bytes > NAMES_BYTES_MAX {
+                return Err(std::io::Error::other(format!(
+                    "rows have more than {COLUMNS_MAX} different fields, or very long ones: choose some with | table"
+                ))
+                .into());
+            }
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, name: String) {
+        let bytes = name.len();
+        if self.names.insert(name) {
+            self.name_bytes += bytes;
+        }
+    }
 }
 
 /// How far a rendering is.
@@ -119,27 +158,6 @@ pub enum Step {
 
 fn wanted(about: &About, row: &Row) -> bool {
     about.range.is_none_or(|(since, until)| (since..until).contains(&row.time))
-}
-
-/// Columns of rows that do not come as a table: all names of fields, in order of the alphabet.
-fn find_columns(results: &Results) -> Result<Vec<String>, ResultsError> {
-    let (mut names, mut number) = (BTreeSet::new(), 0);
-    while let Some(rows) = results.block(number)? {
-        number += 1;
-        for row in rows {
-            match serde_json::from_slice::<Map<String, Value>>(&row.data) {
-                Ok(fields) => names.extend(fields.into_iter().map(|(name, _)| name)),
-                Err(_) => drop(names.insert(String::new())),
-            }
-            if names.len() > COLUMNS_MAX {
-                return Err(std::io::Error::other(format!(
-                    "rows have more than {COLUMNS_MAX} different fields: choose some with | table"
-                ))
-                .into());
-            }
-        }
-    }
-    Ok(names.into_iter().collect())
 }
 
 fn quoted(text: &str, line: &mut String) {
@@ -221,17 +239,18 @@ pub fn cells(row: &Row, columns: &[String]) -> Vec<String> {
 
 impl Rendering {
     /// Begins; for CSV without columns of its own, only when the results are complete, because all rows are looked at
-    /// first: see [`Rendering::must_be_complete`]. Blocks.
-    ///
-    /// # Errors
-    /// When the results are damaged.
-    pub fn new(results: Arc<Results>, about: About, format: Format) -> Result<Rendering, ResultsError> {
-        let columns = match (&about.columns, format) {
-            (Some(columns), _) => columns.clone(),
-            (None, format) if format.is_csv() => find_columns(&results)?,
-            (None, _) => Vec::new(),
-        };
-        Ok(Rendering { results, about, format, columns, next: 0, is_first: true })
+    /// first: see [`Rendering::must_be_complete`].
+    #[must_use]
+    pub fn new(results: Arc<Results>, about: About, format: Format) -> Rendering {
+        let columns = about.columns.clone().unwrap_or_default();
+        let looking = (about.columns.is_none() && format.is_csv()).then(Looking::default);
+        Rendering { results, about, format, columns, looking, next: 0, is_first: true }
+    }
+
+    /// Bytes of the block that the next step looks at.
+    #[must_use]
+    pub fn next_block_bytes(&self) -> usize {
+        self.results.block_bytes(self.looking.as_ref().map_or(self.next, |looking| looking.next))
     }
 
     /// Whether a form can be given only once there are all rows.
@@ -240,12 +259,19 @@ impl Rendering {
         format == Format::Archive || (format.is_csv() && about.columns.is_none())
     }
 
-    /// The next bytes. Blocks.
+    /// The next bytes, possibly none: it looks at one block at a time. Blocks.
     ///
     /// # Errors
     /// When the results are damaged.
     pub fn step(&mut self) -> Result<Step, ResultsError> {
         let mut out = Vec::new();
+        if let Some(looking) = &mut self.looking {
+            if looking.step(&self.results)? {
+                return Ok(Step::Bytes(out));
+            }
+            self.columns = std::mem::take(&mut looking.names).into_iter().collect();
+            self.looking = None;
+        }
         if self.next == 0 && self.is_first {
             self.begin(&mut out);
         }
@@ -331,7 +357,7 @@ mod tests {
         writer.finish().expect("finishes");
         let columns = columns.map(|columns| columns.iter().map(|&name| name.to_owned()).collect());
         let about = About { tags: vec!["a".into()], columns, range: None };
-        let mut rendering = Rendering::new(results, about, format).expect("begins");
+        let mut rendering = Rendering::new(results, about, format);
         let mut all = Vec::new();
         loop {
             match rendering.step().expect("renders") {
@@ -359,6 +385,38 @@ mod tests {
         assert_eq!(rendered(&[], None, Format::Json), "[]\n");
         assert_eq!(rendered(&[], Some(&["t"]), Format::Csv), "t\r\n");
         assert_eq!(rendered(&[], None, Format::Text), "");
+    }
+
+    #[test]
+    fn p15_columns_are_looked_for_one_block_at_a_time_and_are_few_and_short() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let written = |name: &str, rows: &[String]| {
+            let mut writer = Writer::create(&temp.path().join(name), (0, 1)).expect("creates");
+            for row in rows {
+                writer.push(&Row { time: 0, tag: 0, data: row.clone().into() }).expect("writes");
+                writer.flush().expect("writes");
+            }
+            let about = About { tags: vec!["a".into()], columns: None, range: None };
+            Rendering::new(writer.results(), about, Format::Csv)
+        };
+        let named = |name: String| format!("{{\"{name}\":1}}");
+        let mut few = written("few", &["b", "a", "b"].map(|name| named(name.into())));
+        for number in 0..3 {
+            assert_eq!(few.looking.as_ref().map(|looking| looking.next), Some(number));
+            assert!(few.next_block_bytes() > 0);
+            assert!(matches!(few.step(), Ok(Step::Bytes(bytes)) if bytes.is_empty()));
+        }
+        assert!(matches!(few.step(), Ok(Step::Bytes(bytes)) if bytes.starts_with(b"timestamp,tag,a,b\r\n")));
+        let many: Vec<String> = (0..=COLUMNS_MAX).map(|number| named(number.to_string())).collect();
+        let long: Vec<String> = (0..3).map(|number| named(number.to_string().repeat(100 << 10))).collect();
+        for mut rendering in [written("many", &many), written("long", &long)] {
+            let error = loop {
+                if let Err(error) = rendering.step() {
+                    break error;
+                }
+            };
+            assert!(error.to_string().contains("| table"), "{error}");
+        }
     }
 
     #[test]

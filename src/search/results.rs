@@ -415,6 +415,23 @@ impl Results {
         if rows.len() == block.rows as usize { Ok(Some(rows)) } else { Err(damaged()) }
     }
 
+    /// Bytes of one block; 0 beyond the last one.
+    #[must_use]
+    pub fn block_bytes(&self, number: usize) -> usize {
+        locked(&self.index).blocks.get(number).map_or(0, |block| BLOCK_HEAD_BYTES + block.length)
+    }
+
+    /// At most `bytes_max` bytes of the file itself from `offset` on; none at its end.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn piece(&self, offset: u64, bytes_max: usize) -> std::io::Result<Vec<u8>> {
+        let left = usize::try_from(self.file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; left.min(bytes_max)];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
     /// Number of the block that holds a row.
     fn block_of(&self, row: u64) -> usize {
         locked(&self.index).blocks.partition_point(|block| block.first_row + u64::from(block.rows) <= row)

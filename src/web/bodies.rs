@@ -1,24 +1,24 @@
-//! Bodies of requests that are read into memory: how long one of a stranger may take, and how much there may be at a time. The
-//! same of large answers, which wait for clients that take them slowly, and of requests of one user that are worked on.
+//! Bodies of requests that are read into memory: how long one of a stranger may take, and how much there may be at a time; how
+//! many requests of one user are worked on. The budgets are those of answers as well.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
-use hyper::body::{Frame, SizeHint};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use super::answers;
 use super::caller::Caller;
 use super::error::ApiError;
 use crate::env::shares::Shares;
@@ -28,19 +28,28 @@ const STRANGERS_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes of bodies in memory at a time: of strangers, of all users, and of one user, who has two of the largest.
 const STRANGERS_BYTES_MAX: usize = 32 << 20;
 const USERS_BYTES_MAX: usize = 256 << 20;
-const USER_BYTES_MAX: usize = 64 << 20;
+pub(super) const USER_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of one kind of bodies that are in memory.
-struct Budget {
+pub(super) struct Budget {
     used: AtomicUsize,
     most: usize,
     /// The same of each user who has any.
     of_users: Mutex<BTreeMap<i32, usize>>,
+    /// Told whenever something was given back.
+    freed: Notify,
 }
 
 impl Budget {
-    const fn new(most: usize) -> Budget {
-        Budget { used: AtomicUsize::new(0), most, of_users: Mutex::new(BTreeMap::new()) }
+    pub(super) const fn new(most: usize) -> Budget {
+        let of_users = Mutex::new(BTreeMap::new());
+        Budget { used: AtomicUsize::new(0), most, of_users, freed: Notify::const_new() }
+    }
+
+    /// Bytes of all.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
     }
 
     fn of_users(&self) -> MutexGuard<'_, BTreeMap<i32, usize>> {
@@ -49,20 +58,14 @@ impl Budget {
 }
 
 static STRANGERS: Budget = Budget::new(STRANGERS_BYTES_MAX);
-static USERS: Budget = Budget::new(USERS_BYTES_MAX);
-static ANSWERS: Budget = Budget::new(USERS_BYTES_MAX);
-/// Bytes of a large answer that are handed over at a time.
-const PIECE_BYTES: usize = 16 << 10;
-/// A large answer of which nothing is taken for this long is given up.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
-/// Answers that are shorter are not counted.
-const LARGE_BYTES: u64 = 64 << 10;
+pub(super) static USERS: Budget = Budget::new(USERS_BYTES_MAX);
+pub(super) static ANSWERS: Budget = Budget::new(USERS_BYTES_MAX);
 /// Requests of one user that are worked on at the same time; the next ones wait for their turn.
 const REQUESTS_OF_USER: usize = 32;
 static TURNS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, REQUESTS_OF_USER));
 
-/// What one request has taken of a budget; given back when it has been answered.
-struct Share {
+/// What one request or answer has taken of a budget; given back when it has been answered or taken.
+pub(super) struct Share {
     budget: &'static Budget,
     uid: Option<i32>,
     bytes: AtomicUsize,
@@ -73,13 +76,14 @@ struct Share {
 }
 
 impl Share {
-    fn of(budget: &'static Budget, uid: Option<i32>) -> Arc<Share> {
+    pub(super) fn of(budget: &'static Budget, uid: Option<i32>) -> Arc<Share> {
         let no = || AtomicBool::new(false);
         let bytes = AtomicUsize::new(0);
         Arc::new(Share { budget, uid, bytes, is_refused: no(), is_users_own: no(), is_late: no() })
     }
 
-    fn take(&self, bytes: usize) -> bool {
+    /// Takes so many bytes more; they count even where there is no room for them, which is remembered.
+    pub(super) fn take(&self, bytes: usize) -> bool {
         // Counted first, so that many who come at once cannot all find the last bytes.
         let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -95,8 +99,79 @@ impl Share {
         fits && !is_users_own
     }
 
+    /// Waits until there is room for so many bytes of a user, who never needs more than half of what they may have.
+    pub(super) async fn waited_for(budget: &'static Budget, uid: i32, bytes: usize) -> Arc<Share> {
+        let bytes = bytes.min(USER_BYTES_MAX / 2);
+        loop {
+            let freed = budget.freed.notified();
+            tokio::pin!(freed);
+            // What is given back from here on wakes this one.
+            freed.as_mut().enable();
+            let share = Share::of(budget, Some(uid));
+            if share.take_if_fits(uid, bytes) {
+                return share;
+            }
+            freed.await;
+        }
+    }
+
+    /// Bytes that a user has of a budget.
+    #[cfg(test)]
+    pub(super) fn bytes_of(budget: &Budget, uid: i32) -> usize {
+        budget.of_users().get(&uid).copied().unwrap_or_default()
+    }
+
+    fn take_if_fits(&self, uid: i32, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        // Looked at and taken under one lock, so that of two who wait one has it.
+        let mut of_users = self.budget.of_users();
+        let of_user = of_users.get(&uid).copied().unwrap_or_default();
+        if self.budget.used.load(Ordering::Relaxed) + bytes > self.budget.most || of_user + bytes > USER_BYTES_MAX {
+            return false;
+        }
+        of_users.insert(uid, of_user + bytes);
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// It is so many bytes from now on, also if that is more.
+    pub(super) fn resize(&self, bytes: usize) {
+        let has = self.bytes.load(Ordering::Relaxed);
+        if bytes > has {
+            self.take(bytes - has);
+        } else {
+            self.give_back(has - bytes);
+            self.budget.freed.notify_waiters();
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        let Some(uid) = self.uid else { return };
+        let mut of_users = self.budget.of_users();
+        if let Some(used) = of_users.get_mut(&uid) {
+            *used -= bytes;
+            if *used == 0 {
+                of_users.remove(&uid);
+            }
+        }
+    }
+
+    /// It did not come fast enough.
+    pub(super) fn note_late(&self) {
+        self.is_late.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Relaxed)
+    }
+
     /// Why there was no room, if there was none.
-    fn refusal(&self) -> Option<ApiError> {
+    pub(super) fn refusal(&self) -> Option<ApiError> {
         if !self.is_refused.load(Ordering::Relaxed) {
             return None;
         }
@@ -115,16 +190,8 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let bytes = *self.bytes.get_mut();
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-        let Some(uid) = self.uid else { return };
-        let mut of_users = self.budget.of_users();
-        if let Some(used) = of_users.get_mut(&uid) {
-            *used -= bytes;
-            if *used == 0 {
-                of_users.remove(&uid);
-            }
-        }
+        self.give_back(self.bytes.load(Ordering::Relaxed));
+        self.budget.freed.notify_waiters();
     }
 }
 
@@ -145,7 +212,7 @@ impl Stream for Counted {
             Poll::Ready(piece) => Poll::Ready(piece),
             Poll::Pending => match self.deadline.as_mut().map(|deadline| deadline.as_mut().poll(cx)) {
                 Some(Poll::Ready(())) => {
-                    self.share.is_late.store(true, Ordering::Relaxed);
+                    self.share.note_late();
                     failed(io::ErrorKind::TimedOut)
                 }
                 _ => Poll::Pending,
@@ -168,7 +235,7 @@ async fn bounded(budget: &'static Budget, time_max: Option<Duration>, request: R
     if let Some(refusal) = share.refusal() {
         return refusal.into_response();
     }
-    if share.is_late.load(Ordering::Relaxed) {
+    if share.is_late() {
         let late = format!("the body did not arrive within {} s", STRANGERS_TIME_MAX.as_secs());
         return ApiError::new(StatusCode::REQUEST_TIMEOUT, late).into_response();
     }
@@ -180,93 +247,17 @@ pub(super) async fn of_strangers(request: Request, next: Next) -> Response {
     bounded(&STRANGERS, Some(STRANGERS_TIME_MAX), request, next).await
 }
 
-/// Counts a large answer until the client has taken it.
-fn counted(uid: i32, response: Response) -> Response {
-    let Some(size) = response.body().size_hint().exact().filter(|size| *size >= LARGE_BYTES) else { return response };
-    let share = Share::of(&ANSWERS, Some(uid));
-    if !share.take(usize::try_from(size).unwrap_or(usize::MAX)) {
-        return share.refusal().map_or(response, IntoResponse::into_response);
-    }
-    response.map(|body| Body::new(Given::new(body, size, share, TAKEN_WITHIN)))
-}
-
-/// What waits of an answer.
-struct Waiting {
-    body: Body,
-    piece: Bytes,
-    _share: Arc<Share>,
-}
-
-/// A large answer, handed over in pieces, so that it counts until the last of it was taken. One of which nothing is taken for too long is
-/// given up.
-struct Given {
-    waiting: Arc<Mutex<Option<Waiting>>>,
-    left: u64,
-    taken: watch::Sender<()>,
-}
-
-impl Given {
-    fn new(body: Body, size: u64, share: Arc<Share>, patience: Duration) -> Given {
-        let waiting = Arc::new(Mutex::new(Some(Waiting { body, piece: Bytes::new(), _share: share })));
-        let (taken, mut news) = watch::channel(());
-        let watched = Arc::downgrade(&waiting);
-        tokio::spawn(async move {
-            while let Ok(changed) = tokio::time::timeout(patience, news.changed()).await {
-                if changed.is_err() {
-                    return;
-                }
-            }
-            if let Some(waiting) = watched.upgrade() {
-                *waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            }
-        });
-        Given { waiting, left: size, taken }
-    }
-}
-
-impl HttpBody for Given {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let waiting = Arc::clone(&self.waiting);
-        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Waiting { body, piece, .. }) = waiting.as_mut() else {
-            return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))));
-        };
-        if piece.is_empty() {
-            match ready!(Pin::new(body).poll_frame(cx)).transpose()?.map(Frame::into_data) {
-                Some(Ok(bytes)) => *piece = bytes,
-                Some(Err(other)) => return Poll::Ready(Some(Ok(other))),
-                None => return Poll::Ready(None),
-            }
-        }
-        let part = piece.split_to(piece.len().min(PIECE_BYTES));
-        self.left = self.left.saturating_sub(part.len() as u64);
-        self.taken.send_replace(());
-        Poll::Ready(Some(Ok(Frame::data(part))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
 /// For routes of users, behind the guard.
 pub(super) async fn of_users(request: Request, next: Next) -> Response {
     let uid = request.extensions().get::<Caller>().map(|caller| caller.person.uid);
     let Some(uid) = uid else { return bounded(&USERS, None, request, next).await };
     let _turn = TURNS.take(Some(uid), 1).await;
-    counted(uid, bounded(&USERS, None, request, next).await)
+    answers::counted(uid, bounded(&USERS, None, request, next).await)
 }
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -302,48 +293,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p15_a_large_answer_counts_until_its_last_piece_was_taken() {
-        let large = || counted(4713, Body::from(vec![7; USER_BYTES_MAX]).into_response()).into_body();
-        let (mut body, mut got) = (large(), 0);
-        for _ in 0..3 {
-            got += body.frame().await.expect("a piece").expect("is given").into_data().expect("data").len();
-        }
-        assert_eq!((got, body.size_hint().exact()), (3 * PIECE_BYTES, Some((USER_BYTES_MAX - got) as u64)));
-        let small = || counted(4713, Body::from(vec![7; 1 << 20]).into_response()).status();
-        assert_eq!(small(), StatusCode::TOO_MANY_REQUESTS, "little of it was taken");
-        drop(body);
-        assert_eq!(small(), StatusCode::OK);
-        let whole = large().collect().await.expect("is taken").to_bytes();
-        assert!(whole.len() == USER_BYTES_MAX && whole.iter().all(|byte| *byte == 7));
-    }
-
-    #[tokio::test]
-    async fn p15_a_large_answer_of_which_nothing_is_taken_is_given_up() {
-        static BUDGET: Budget = Budget::new(100);
-        let share = Share::of(&BUDGET, Some(1));
-        assert!(share.take(100));
-        let given = Given::new(Body::from(vec![7; 100]), 100, share, Duration::from_millis(1));
-        let waiting = Arc::downgrade(&given.waiting);
-        let is_there =
-            || waiting.upgrade().is_some_and(|waiting| waiting.lock().is_ok_and(|waiting| waiting.is_some()));
-        while is_there() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert_eq!(BUDGET.used.load(Ordering::Relaxed), 0, "others have the room");
-        assert!(Body::new(given).collect().await.is_err(), "a part is not the whole");
-    }
-
-    #[tokio::test]
-    async fn p15_large_answers_of_one_user_are_counted_until_they_were_taken() {
-        let large = || Body::from(vec![7; USER_BYTES_MAX / 4]).into_response();
-        let held: Vec<Response> = (0..4).map(|_| counted(4711, large())).collect();
-        assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));
-        assert_eq!(held[0].body().size_hint().exact(), Some(USER_BYTES_MAX as u64 / 4), "its length is told");
-        assert_eq!(counted(4711, large()).status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(counted(4711, Body::from("small").into_response()).status(), StatusCode::OK);
-        assert_eq!(counted(4712, large()).status(), StatusCode::OK, "another has their own");
-        drop(held);
-        assert_eq!(counted(4711, large()).status(), StatusCode::OK);
+    async fn p15_who_waits_for_room_has_it_as_soon_as_it_is_there_and_keeps_no_more_than_they_need() {
+        static BUDGET: Budget = Budget::new(USERS_BYTES_MAX);
+        let first = Share::of(&BUDGET, Some(7));
+        assert!(first.take(USER_BYTES_MAX));
+        let mut waiting = Box::pin(Share::waited_for(&BUDGET, 7, 100));
+        assert!((&mut waiting).now_or_never().is_none() && BUDGET.used() == USER_BYTES_MAX);
+        let other = Share::waited_for(&BUDGET, 8, 100).await;
+        assert!((&mut waiting).now_or_never().is_none(), "others have their own");
+        first.resize(USER_BYTES_MAX - 100);
+        let second = waiting.await;
+        assert_eq!(BUDGET.used(), USER_BYTES_MAX + 100);
+        drop((first, other));
+        let most = Share::waited_for(&BUDGET, 7, usize::MAX).await;
+        assert_eq!(BUDGET.used(), USER_BYTES_MAX / 2 + 100, "what could never be there is not waited for");
+        drop((second, most));
+        assert!(BUDGET.used() == 0 && BUDGET.of_users().is_empty());
     }
 
     fn body(share: &Arc<Share>, time_max: Duration, pieces: impl Stream<Item = Bytes> + Send + 'static) -> Counted {
@@ -362,7 +327,7 @@ mod tests {
         });
         let mut counted = body(&share, Duration::from_millis(50), drip);
         while counted.next().await.expect("an error at last").is_ok() {}
-        assert!(share.is_late.load(Ordering::Relaxed) && !share.is_refused.load(Ordering::Relaxed));
+        assert!(share.is_late() && !share.is_refused.load(Ordering::Relaxed));
     }
 
     #[tokio::test]

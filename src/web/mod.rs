@@ -6,6 +6,7 @@
 
 mod acts;
 mod admission;
+mod answers;
 mod api;
 mod app;
 mod assets;

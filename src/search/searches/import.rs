@@ -87,15 +87,21 @@ impl Searches {
         &self,
         person: &Person,
         author: &Author,
-        mut file: Arriving,
+        file: Arriving,
         import: Import,
     ) -> Result<Search, SearchError> {
         if !person.may_share_with(&import.gids) {
             return Err(SearchError::NotMember);
         }
-        let looked_at = file.path.clone();
-        let examining = tokio::task::spawn_blocking(move || examined(&looked_at));
-        let (summary, bytes) = examining.await.map_err(std::io::Error::other)??;
+        let place = self.places.take(person.uid).await?;
+        let examining = tokio::task::spawn_blocking(move || {
+            // The file stays while it is looked at, and the place is taken, also when nobody waits for it any more.
+            let examined = examined(&file.path);
+            drop(place);
+            (file, examined)
+        });
+        let (mut file, examined) = examining.await.map_err(std::io::Error::other)?;
+        let (summary, bytes) = examined?;
         let search = self.describe_import(person, summary, bytes, import)?;
         let kept = self.file(&search.id);
         file.lease.rename(&search.id, &kept)?;

@@ -8,6 +8,7 @@ mod import;
 mod keeping;
 mod launch;
 mod live;
+mod places;
 mod stock;
 mod upkeep;
 
@@ -30,7 +31,12 @@ pub use error::SearchError;
 pub use import::{Arriving, Import};
 pub use launch::Launch;
 pub use live::Live;
+pub use places::Places;
 pub use stock::{Bounds, Lease, NoRoom};
+
+/// Threads that work on results at the same time, and those of them that work for one user.
+const PLACES: usize = 32;
+const PLACES_OF_USER: usize = 4;
 
 /// Bounds and places.
 #[derive(Clone)]
@@ -81,6 +87,7 @@ pub struct Searches {
     of_users: Arc<Quota<i32>>,
     live: Mutex<HashMap<String, Arc<Live>>>,
     stock: Arc<Stock>,
+    places: Arc<Places>,
     fetching: tokio::sync::Mutex<()>,
 }
 
@@ -95,7 +102,8 @@ impl Searches {
         let runner = Runner::own(options.run_seconds, options.filters_max, options.sandbox);
         let of_users = Quota::new(options.per_user_max);
         let (live, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Searches { store, options, runner, of_users, live, stock, fetching })
+        let places = Arc::new(Places::new(PLACES, PLACES_OF_USER));
+        Ok(Searches { store, options, runner, of_users, live, stock, places, fetching })
     }
 
     /// Its bounds and places.
@@ -122,6 +130,12 @@ impl Searches {
         let (store, person, indexers) = (self.store.clone(), person.clone(), Arc::clone(&self.options.indexers));
         let (reads_resources, all_are_granted) = (*reads_resources, self.options.tags_are_granted);
         Ok(Surroundings { store, person, indexers, reads_resources, granted, all_are_granted })
+    }
+
+    /// Places for work on results.
+    #[must_use]
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     fn file(&self, id: &str) -> PathBuf {

@@ -1,27 +1,41 @@
 //! Results on their way to a client: block by block, as fast as the client takes them.
+//!
+//! Every block takes a place among those who work on results, for as long as that lasts, and room among what waits for the
+//! user's clients, until it was taken: so the downloads of one user, however many, take few threads and little memory.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Bytes;
+use axum::http::StatusCode;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
+use crate::env::quota::{Held, Quota};
 use crate::search::render::{About, Format, Rendering, Step};
 use crate::search::results::Results;
+use crate::search::searches::Places;
+use crate::web::bodies::{ANSWERS, Share};
+use crate::web::error::{ApiError, ApiResult};
 
 /// Bytes that come as they are ready; an error ends the connection, so that nobody takes a part for the whole.
 pub(in crate::web) type Bytestream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// Pieces that may wait for the client.
-const WAITING: usize = 4;
+/// Where the pieces go. What waits there is given up by whoever hands it to the client: then this is closed.
+pub(super) type To = mpsc::Sender<io::Result<Bytes>>;
+
+/// Pieces that may wait for the client, beside the one that is taken and the one that is made.
+const WAITING: usize = 1;
 /// Bytes of the file itself that are given at once.
 const PIECE_BYTES: usize = 256 << 10;
+/// A block, its rows and what is made of it take so many times its bytes, roughly, and a little.
+const FACTOR: usize = 4;
+const LITTLE: usize = 4 << 10;
 
-/// A client that takes nothing for this long is given up, also where its connection has other streams.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// Downloads of one user that are under way, or wait in line; the next one is refused.
+const DOWNLOADS_OF_USER: usize = 256;
+static UNDER_WAY: LazyLock<Arc<Quota<i32>>> = LazyLock::new(|| Quota::new(DOWNLOADS_OF_USER));
 
 /// What a sender gives, up to an empty piece. One that is gone without it has given a part.
 pub(super) fn stream_of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Bytestream {
@@ -36,108 +50,179 @@ pub(super) fn stream_of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Bytestre
     }))
 }
 
-/// Hands a piece over as soon as the client takes it.
-pub(super) async fn hand_over(to: &mpsc::Sender<io::Result<Bytes>>, item: io::Result<Bytes>) -> io::Result<()> {
-    hand_over_within(TAKEN_WITHIN, to, item).await
+/// Hands a piece over as soon as the client has taken what came before it.
+pub(super) async fn hand_over(to: &To, item: io::Result<Bytes>) -> io::Result<()> {
+    to.send(item).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
 
-async fn hand_over_within(
-    patience: Duration,
-    to: &mpsc::Sender<io::Result<Bytes>>,
-    item: io::Result<Bytes>,
-) -> io::Result<()> {
-    let sent = tokio::time::timeout(patience, to.send(item)).await;
-    sent.map_err(|_| io::ErrorKind::TimedOut)?.map_err(|_| io::ErrorKind::BrokenPipe.into())
+/// Bytes with the room that they take for as long as anybody has them.
+struct Roomed {
+    bytes: Vec<u8>,
+    _room: Arc<Share>,
 }
 
-/// Gives results in a form; while the search runs, until it ends.
-pub(super) fn rendered(results: Arc<Results>, about: About, format: Format) -> Bytestream {
-    let (to, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let end = render(results, about, format, &to).await.map(|()| Bytes::new());
+impl AsRef<[u8]> for Roomed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Bytes that count until they were taken, in the place of what was needed to make them.
+pub(super) fn with_room(mut bytes: Vec<u8>, room: Arc<Share>) -> Bytes {
+    bytes.shrink_to_fit();
+    room.resize(bytes.capacity());
+    Bytes::from_owner(Roomed { bytes, _room: room })
+}
+
+/// Waits for something, but no longer than for the client.
+async fn unless_gone<T>(to: &To, waited_for: impl Future<Output = T>) -> io::Result<T> {
+    tokio::select! {
+        waited = waited_for => Ok(waited),
+        () = to.closed() => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+/// Room for what comes next to a user.
+pub(super) async fn room(to: &To, uid: i32, bytes: usize) -> io::Result<Arc<Share>> {
+    unless_gone(to, Share::waited_for(&ANSWERS, uid, bytes)).await
+}
+
+/// A download of a user: who it is for, and where its work is done.
+pub(super) struct Download {
+    pub results: Arc<Results>,
+    pub about: About,
+    pub format: Format,
+    pub uid: i32,
+    pub places: Arc<Places>,
+}
+
+impl Download {
+    /// Gives the results; while the search runs, until it ends.
+    ///
+    /// # Errors
+    /// When too many downloads of the user are under way.
+    pub(super) fn begin(self) -> ApiResult<Bytestream> {
+        let under_way = UNDER_WAY.take(self.uid).ok_or_else(|| {
+            let message = format!("{DOWNLOADS_OF_USER} downloads of yours are under way: wait for one to end");
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
+        })?;
+        let (to, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(self.run(to, under_way));
+        Ok(stream_of(receiver))
+    }
+
+    async fn run(self, to: To, under_way: Held<i32>) {
+        let end = self.give(&to).await.map(|()| Bytes::new());
         // Nobody may be there to be told.
         let _ = hand_over(&to, end).await;
-    });
-    stream_of(receiver)
-}
+        // What waits is counted until it was taken or given up.
+        to.closed().await;
+        drop(under_way);
+    }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
-}
+    /// Does a slice of the work on a thread that may wait. The work itself holds the place, so that it is free only when the
+    /// work has ended, whether or not anybody still waits for it.
+    async fn slice<T: Send + 'static>(&self, to: &To, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let place = unless_gone(to, self.places.take(self.uid)).await??;
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(place);
+            done
+        });
+        working.await.map_err(io::Error::other)
+    }
 
-async fn render(
-    results: Arc<Results>,
-    about: About,
-    format: Format,
-    to: &mpsc::Sender<io::Result<Bytes>>,
-) -> io::Result<()> {
-    let mut progress = results.watch();
-    if Rendering::must_be_complete(&about, format) {
-        tokio::select! {
-            _ = progress.wait_for(|progress| progress.is_finished) => {}
-            () = to.closed() => return Ok(()),
+    async fn give(&self, to: &To) -> io::Result<()> {
+        let mut progress = self.results.watch();
+        if Rendering::must_be_complete(&self.about, self.format) {
+            let _ = unless_gone(to, progress.wait_for(|progress| progress.is_finished)).await?;
         }
-    }
-    if format == Format::Archive {
-        return copy(&results, to).await;
-    }
-    let mut rendering = off_thread(move || Rendering::new(results, about, format)).await?.map_err(io::Error::other)?;
-    loop {
-        // What comes after this look is seen by the next one.
-        progress.borrow_and_update();
-        let (back, step) = off_thread(move || {
-            let step = rendering.step();
-            (rendering, step)
-        })
-        .await?;
-        rendering = back;
-        match step.map_err(io::Error::other)? {
-            Step::End => return Ok(()),
-            Step::Bytes(bytes) if bytes.is_empty() => {}
-            Step::Bytes(bytes) => {
-                hand_over(to, Ok(bytes.into())).await?;
-            }
-            Step::Wait => {
-                tokio::select! {
-                    changed = progress.changed() => if changed.is_err() { return Ok(()) },
-                    () = to.closed() => return Ok(()),
+        if self.format == Format::Archive {
+            return self.copy(to).await;
+        }
+        let mut rendering = Rendering::new(Arc::clone(&self.results), self.about.clone(), self.format);
+        loop {
+            // What comes after this look is seen by the next one.
+            progress.borrow_and_update();
+            let room = room(to, self.uid, FACTOR * rendering.next_block_bytes() + LITTLE).await?;
+            let (back, step) = self
+                .slice(to, move || {
+                    let step = rendering.step();
+                    (rendering, step)
+                })
+                .await?;
+            rendering = back;
+            match step.map_err(io::Error::other)? {
+                Step::End => return Ok(()),
+                Step::Bytes(bytes) if bytes.is_empty() => {}
+                Step::Bytes(bytes) => hand_over(to, Ok(with_room(bytes, room))).await?,
+                Step::Wait => {
+                    drop(room);
+                    if unless_gone(to, progress.changed()).await?.is_err() {
+                        return Ok(());
+                    }
                 }
             }
         }
     }
-}
 
-async fn copy(results: &Results, to: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
-    let path = results.path().to_owned();
-    let mut file = off_thread(move || std::fs::File::open(path)).await??;
-    loop {
-        let read = off_thread(move || {
-            let mut bytes = Vec::with_capacity(PIECE_BYTES);
-            let read = io::Read::read_to_end(&mut io::Read::take(&mut file, PIECE_BYTES as u64), &mut bytes);
-            read.map(|_| (file, bytes))
-        });
-        let (back, bytes) = read.await??;
-        file = back;
-        if bytes.is_empty() {
-            return Ok(());
+    async fn copy(&self, to: &To) -> io::Result<()> {
+        let mut offset = 0;
+        loop {
+            let room = room(to, self.uid, PIECE_BYTES).await?;
+            let results = Arc::clone(&self.results);
+            let bytes = self.slice(to, move || results.piece(offset, PIECE_BYTES)).await??;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            offset += bytes.len() as u64;
+            hand_over(to, Ok(with_room(bytes, room))).await?;
         }
-        hand_over(to, Ok(bytes.into())).await?;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt as _;
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
 
     use super::*;
+    use crate::search::results::Writer;
+    use crate::search::row::Row;
+
+    /// Results of so many blocks, each of one large row.
+    fn results(blocks: i64) -> Arc<Results> {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let mut writer = Writer::create(&temp.path().join("r"), (0, 1)).expect("creates");
+        let results = writer.results();
+        for time in 0..blocks {
+            let data = format!("{{\"a\":\"{}\"}}", "x".repeat(300 << 10)).into();
+            writer.push(&Row { time, tag: 0, data }).expect("writes");
+        }
+        writer.finish().expect("finishes");
+        results
+    }
+
+    fn download(results: &Arc<Results>, format: Format, uid: i32, places: &Arc<Places>) -> Download {
+        let about = About { tags: vec!["a".into()], columns: None, range: None };
+        Download { results: Arc::clone(results), about, format, uid, places: Arc::clone(places) }
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn waits_of(uid: i32) -> usize {
+        Share::bytes_of(&ANSWERS, uid)
+    }
 
     #[tokio::test]
-    async fn p15_a_client_that_takes_nothing_is_given_up_and_has_a_part() {
+    async fn p15_a_part_is_not_the_whole() {
         let (to, receiver) = mpsc::channel(1);
         hand_over(&to, Ok("a".into())).await.expect("has room");
-        let late = hand_over_within(Duration::ZERO, &to, Ok("b".into())).await;
-        let error = late.expect_err("nobody takes it");
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(to);
         let mut stream = stream_of(receiver);
         assert_eq!(stream.next().await.expect("a piece").expect("is there"), "a");
@@ -154,5 +239,69 @@ mod tests {
         let pieces: Vec<_> = stream_of(receiver).map(|piece| piece.expect("is there")).collect().await;
         assert_eq!(pieces, ["a"]);
         assert!(hand_over(&to, Ok("c".into())).await.is_err(), "nobody is there any more");
+    }
+
+    #[tokio::test]
+    async fn p15_downloads_of_one_user_wait_in_line_for_few_places_and_leave_others_theirs() {
+        let (results, places) = (results(3), Arc::new(Places::new(4, 2)));
+        let held = [places.take(901).await.expect("free"), places.take(901).await.expect("free")];
+        let all: Vec<_> = (0..64)
+            .map(|number| {
+                let format = if number % 2 == 0 { Format::Csv } else { Format::Text };
+                download(&results, format, 901, &places).begin().expect("waits in line")
+            })
+            .collect();
+        let mut all: Vec<_> = all.into_iter().map(StreamExt::collect::<Vec<_>>).map(tokio::spawn).collect();
+        let other = download(&results, Format::Csv, 902, &places).begin().expect("begins").collect::<Vec<_>>().await;
+        assert!(other.iter().all(Result::is_ok), "another has their own places");
+        assert!(all.iter().all(|one| !one.is_finished()), "their own are taken");
+        drop(held);
+        for one in &mut all {
+            let pieces = one.await.expect("no panic");
+            let bytes: usize = pieces.into_iter().map(|piece| piece.expect("is whole").len()).sum();
+            assert!(bytes > 900 << 10);
+        }
+        until(|| waits_of(901) == 0).await;
+    }
+
+    #[tokio::test]
+    async fn p15_the_work_for_a_client_that_is_gone_ends_with_its_block() {
+        let (results, places) = (results(200), Arc::new(Places::new(1, 1)));
+        let held = places.take(903).await.expect("free");
+        let gone: Vec<_> =
+            (0..100).map(|_| download(&results, Format::Csv, 903, &places).begin().expect("waits")).collect();
+        drop(gone);
+        drop(held);
+        // With all of the work still to be done this would take minutes.
+        let place = tokio::time::timeout(Duration::from_secs(20), places.take(903)).await;
+        drop(place.expect("those that are gone are not in the line"));
+        until(|| waits_of(903) == 0).await;
+    }
+
+    #[tokio::test]
+    async fn p15_what_waits_of_downloads_counts_and_is_little_until_the_client_is_gone() {
+        let (results, places) = (results(50), Arc::new(Places::new(8, 8)));
+        let mut all: Vec<_> =
+            (0..64).map(|_| download(&results, Format::Text, 904, &places).begin().expect("begins")).collect();
+        // One that waits and one that is ready to be handed over, each.
+        until(|| waits_of(904) == 64 * 2 * ((300 << 10) + 9)).await;
+        let piece = all[0].next().await.expect("a piece").expect("is given");
+        assert!(piece.len() > 300 << 10);
+        all.clear();
+        until(|| waits_of(904) == piece.len()).await;
+        drop(piece);
+        assert_eq!(waits_of(904), 0);
+    }
+
+    #[tokio::test]
+    async fn p15_only_so_many_downloads_of_one_user_are_under_way() {
+        let (results, places) = (results(1), Arc::new(Places::new(8, 8)));
+        let begin = || download(&results, Format::Archive, 905, &places).begin();
+        let all: Vec<_> = (0..DOWNLOADS_OF_USER).map(|_| begin().expect("begins")).collect();
+        assert_eq!(begin().err().map(|error| error.status()), Some(StatusCode::TOO_MANY_REQUESTS));
+        drop(all);
+        until(|| begin().is_ok()).await;
+        let whole = begin().expect("begins").map(|piece| piece.expect("is given").to_vec()).concat().await;
+        assert!(whole.starts_with(b"gwresult") && whole.len() as u64 == results.progress().bytes);
     }
 }

@@ -7,7 +7,7 @@
 //! u32, bytes) up to an empty one. A file that ends otherwise is a part, and whoever asked learns so.
 
 use std::io;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{LazyLock, Weak};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -17,13 +17,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::body::{Bytestream, hand_over, stream_of};
+use super::body::{Bytestream, To, hand_over, room, stream_of, with_room};
 use super::perform::{Answer, Deed, Who, perform};
 use super::{author_via, found, is_open_to, owned};
 use crate::codec::message::Open;
-use crate::env::quota::{Held, Quota};
+use crate::env::shares::{Share, Shares};
 use crate::model::{MemberName, Seq};
 use crate::objects::searches::Search;
 use crate::objects::sharing::Person;
@@ -36,8 +36,9 @@ use crate::web::error::{ApiError, ApiResult};
 
 /// Largest question and head.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// Largest piece of a file.
+/// Largest piece of a file, and those that are sent: each of them is to be taken within a time.
 const PIECE_BYTES_MAX: usize = 16 << 20;
+const PART_BYTES: usize = 256 << 10;
 /// Longest wait for the head of an answer: whoever was killed is not noticed at once.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// The same, when results are saved.
@@ -90,19 +91,34 @@ async fn write_piece(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Re
     to.write_all(bytes).await
 }
 
-async fn read_piece(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Bytes> {
+async fn read_length(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<usize> {
     let length = from.read_u32_le().await? as usize;
     if length > bytes_max {
         return Err(io::Error::other("a message is longer than messages are"));
     }
+    Ok(length)
+}
+
+async fn read_bytes(from: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Vec<u8>> {
     // The buffer grows with what really arrives.
     let mut bytes = Vec::with_capacity(length.min(64 << 10));
     (&mut *from).take(length as u64).read_to_end(&mut bytes).await?;
-    if bytes.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes.into()) }
+    if bytes.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
 }
 
 async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
-    Ok(serde_json::from_slice(&read_piece(from, MESSAGE_BYTES_MAX).await?)?)
+    let length = read_length(from, MESSAGE_BYTES_MAX).await?;
+    Ok(serde_json::from_slice(&read_bytes(from, length).await?)?)
+}
+
+/// Reads a piece of a file for a user, which counts in what waits for them.
+async fn read_piece(from: &mut (impl AsyncRead + Unpin), to: &To, uid: i32) -> io::Result<Bytes> {
+    let length = read_length(from, PIECE_BYTES_MAX).await?;
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    let room = room(to, uid, length).await?;
+    Ok(with_room(read_bytes(from, length).await?, room))
 }
 
 fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
@@ -118,26 +134,30 @@ fn away(search: &Search, reason: impl std::fmt::Display) -> ApiError {
 /// there may be, so that what is asked besides finds one.
 const DOWNLOADS_OF_USER: usize = 4;
 const DOWNLOADS_FROM: usize = 32;
+/// The next ones wait in line for this long: many small ones have their turn, and few large ones are refused in the end.
+const IN_LINE: Duration = Duration::from_secs(8);
 
-static OF_USERS: LazyLock<Arc<Quota<i32>>> = LazyLock::new(|| Quota::new(DOWNLOADS_OF_USER));
-static FROM_WEBSERVERS: LazyLock<Arc<Quota<String>>> = LazyLock::new(|| Quota::new(DOWNLOADS_FROM));
+static OF_USERS: LazyLock<Shares<i32>> = LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_OF_USER));
+static FROM_WEBSERVERS: LazyLock<Shares<String>> =
+    LazyLock::new(|| Shares::new(Semaphore::MAX_PERMITS, DOWNLOADS_FROM));
 
 /// A place for a download from another webserver, until its last piece was taken.
-fn places(who: &Who, search: &Search) -> ApiResult<(Held<i32>, Held<String>)> {
-    let own = OF_USERS.take(who.person.uid).ok_or_else(|| {
+async fn places(who: &Who, search: &Search) -> ApiResult<(Share, Share)> {
+    let own = tokio::time::timeout(IN_LINE, OF_USERS.take(Some(who.person.uid), 1)).await.map_err(|_| {
         let message =
             format!("{DOWNLOADS_OF_USER} downloads of yours from other webservers are under way: wait for one to end");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     })?;
-    let from = FROM_WEBSERVERS.take(search.webserver.clone());
-    Ok((own, from.ok_or_else(|| away(search, "too many downloads from it are under way"))?))
+    let from = tokio::time::timeout(IN_LINE, FROM_WEBSERVERS.take(Some(search.webserver.clone()), 1)).await;
+    let from = from.map_err(|_| away(search, "too many downloads from it are under way"))?;
+    Ok((own.map_err(ApiError::internal)?, from.map_err(ApiError::internal)?))
 }
 
 /// Asks the webserver that has the results.
 pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) -> ApiResult<Answer> {
     let peers = app.peers.as_ref().ok_or_else(|| away(search, "this webserver stands alone"))?;
     // Before anything is asked, so that those that wait do not take streams from others.
-    let places = if matches!(deed, Deed::Download { .. }) { Some(places(who, search)?) } else { None };
+    let places = if matches!(deed, Deed::Download { .. }) { Some(places(who, search).await?) } else { None };
     let holder = MemberName::new(search.webserver.clone()).map_err(|error| away(search, error))?;
     let mut stream = peers.open(&holder, Open::Search).await.map_err(|error| away(search, error))?;
     let patience = if matches!(deed, Deed::Save(_)) { PATIENCE_SAVING } else { PATIENCE };
@@ -161,18 +181,23 @@ pub(super) async fn ask(app: &AppRef, who: &Who, search: &Search, deed: Deed) ->
         return Err(ApiError::new(status, head.error));
     }
     let Some((kind, name)) = head.file else { return Ok(Answer::Value(head.value)) };
-    let (to, receiver) = mpsc::channel(4);
-    let holder = search.webserver.clone();
+    let (to, receiver) = mpsc::channel(1);
+    let (holder, uid) = (search.webserver.clone(), who.person.uid);
     tokio::spawn(async move {
         let _places = places;
         loop {
             let piece = tokio::select! {
-                piece = read_piece(&mut stream.receive, PIECE_BYTES_MAX) => piece,
+                piece = read_piece(&mut stream.receive, &to, uid) => piece,
                 () = to.closed() => return,
             };
             let item = piece.map_err(|error| io::Error::other(format!("webserver {holder} broke off: {error}")));
             let is_last = item.as_ref().map_or(true, Bytes::is_empty);
-            if hand_over(&to, item).await.is_err() || is_last {
+            if hand_over(&to, item).await.is_err() {
+                return;
+            }
+            if is_last {
+                // The place is theirs until all was taken or given up.
+                to.closed().await;
                 return;
             }
         }
@@ -236,9 +261,10 @@ impl Handler for Asked {
             if let Some(mut body) = file {
                 while let Some(piece) = body.next().await {
                     // Broken off without an end: whoever asked sees that it is a part.
-                    let piece = piece?;
-                    let written = tokio::time::timeout(TAKEN_WITHIN, write_piece(&mut send, &piece)).await;
-                    written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                    for part in piece?.chunks(PART_BYTES) {
+                        let written = tokio::time::timeout(TAKEN_WITHIN, write_piece(&mut send, part)).await;
+                        written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                    }
                 }
                 write_piece(&mut send, &[]).await?;
             }

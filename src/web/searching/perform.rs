@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::body::{Bytestream, rendered};
+use super::body::{Bytestream, Download};
 use crate::env::aside;
 use crate::objects::Moment;
 use crate::objects::searches::Search;
@@ -85,7 +85,7 @@ impl Answer {
 }
 
 /// The results of a search that are here.
-pub(in crate::web) async fn results_here(app: &AppRef, search: &Search) -> ApiResult<Arc<Results>> {
+async fn results_here(app: &AppRef, search: &Search) -> ApiResult<Arc<Results>> {
     Ok(app.searches.results(search).await?)
 }
 
@@ -102,7 +102,17 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             let results = results_here(app, &search).await?;
             let count = count.min(PAGE_ROWS_MAX);
             let range = since.zip(until).map(|(since, until)| (since.ns(), until.ns()));
-            let page = tokio::task::spawn_blocking(move || page(&results, first, count, range)).await;
+            let place = app.searches.places().take(who.person.uid).await?;
+            // Dropped with this request, so that a page which nobody waits for ends with its block.
+            let wanted = Arc::new(());
+            let is_wanted = Arc::downgrade(&wanted);
+            let page = tokio::task::spawn_blocking(move || {
+                let page = page(&results, first, count, range, || is_wanted.strong_count() > 0);
+                drop(place);
+                page
+            });
+            let page = page.await;
+            drop(wanted);
             let (rows, total, is_finished) = page.map_err(ApiError::internal)??;
             let rows: Vec<Value> = aside::run(|| rows.iter().map(|row| shown(&search, row)).collect());
             Ok(Answer::Value(json!({ "First": first, "Rows": rows, "Total": total, "Finished": is_finished })))
@@ -116,8 +126,10 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
             };
             let about = About { tags: search.tags.clone(), columns: search.columns.clone(), range };
             let name = format!("search-{}.{}", search.id, format.suffix());
-            let body = rendered(results, about, format);
-            Ok(Answer::File { kind: format.content_type().into(), name, body })
+            let (uid, places) = (who.person.uid, Arc::clone(app.searches.places()));
+            let kind = format.content_type().into();
+            let body = Download { results, about, format, uid, places }.begin()?;
+            Ok(Answer::File { kind, name, body })
         }
         Deed::Stop => {
             app.searches.stop(&search.id).await;
@@ -157,7 +169,13 @@ fn apply(saving: &Saving, search: &mut Search) {
 type Page = (Vec<Row>, u64, bool);
 
 /// Rows by their numbers; with a range, by their numbers among the rows of the range.
-fn page(results: &Results, first: u64, count: usize, range: Option<(i64, i64)>) -> ApiResult<Page> {
+fn page(
+    results: &Results,
+    first: u64,
+    count: usize,
+    range: Option<(i64, i64)>,
+    is_wanted: impl Fn() -> bool,
+) -> ApiResult<Page> {
     let wrong = |error: crate::search::results::ResultsError| ApiError::internal(error);
     let progress = results.progress();
     let Some((since, until)) = range else {
@@ -166,6 +184,9 @@ fn page(results: &Results, first: u64, count: usize, range: Option<(i64, i64)>) 
     };
     let (mut rows, mut passed, mut bytes) = (Vec::new(), 0, 0);
     for number in (0..progress.blocks).filter(|number| results.may_hold(*number, since, until)) {
+        if !is_wanted() {
+            break;
+        }
         for mut row in results.block(number).map_err(wrong)?.unwrap_or_default() {
             if !(since..until).contains(&row.time) {
                 continue;

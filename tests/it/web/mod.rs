@@ -11,6 +11,7 @@ mod driver;
 mod filters;
 mod invalid;
 mod journals;
+mod leaving;
 mod lost;
 mod migration;
 mod names;

@@ -510,13 +510,20 @@ fn p15_downloads_that_are_not_read_leave_other_webservers_reachable() {
     site.converges();
     let download = format!("{path}/download/text");
     let mut held = Vec::new();
-    for name in names {
-        let own = site.b.login(name, "a plain horse");
+    let clients = names.map(|name| site.b.login(name, "a plain horse"));
+    for own in &clients {
         let credentials = format!("Authorization: Bearer {}", own.token());
         held.extend((0..4).map(|_| Open::new(&site.b, "", Logout, &download, &credentials)));
-        let refused = own.get(&download);
-        assert!(refused.status == 429 && refused.text().contains("downloads of yours"), "{}", refused.text());
     }
+    // The next one waits in line for a while.
+    std::thread::scope(|scope| {
+        for own in &clients {
+            scope.spawn(|| {
+                let refused = own.get(&download);
+                assert!(refused.status == 429 && refused.text().contains("downloads of yours"), "{}", refused.text());
+            });
+        }
+    });
     // Until nothing more of any of them goes on its way.
     std::thread::sleep(CHECKED / 5);
     let rows = site.b.login("carol", "a plain horse").get(&format!("{hers}/rows"));

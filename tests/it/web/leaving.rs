@@ -1,0 +1,75 @@
+//! Clients that leave before they have their answer, that ask for much at once, or that stand still: what stays of them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::client::Client;
+use super::searches::{ended, launch, numbers, resource};
+use super::{Site, Web};
+use crate::fleet::Fleet;
+
+/// Sends the head of a request, and what of its body is given.
+fn ask(web: &Web, client: &Client, request: &str, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(web.address()).expect("connects");
+    let (address, token) = (web.address(), client.token());
+    let head = format!("Host: {address}\r\nAuthorization: Bearer {token}\r\n");
+    let (line, more) = request.split_once("\r\n").unwrap_or((request, ""));
+    stream.write_all(format!("{line} HTTP/1.1\r\n{head}{more}\r\n{body}").as_bytes()).expect("sends");
+    stream
+}
+
+fn user(admin: &Client, web: &Web, name: &str) -> Client {
+    admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+    web.login(name, "a plain horse")
+}
+
+#[test]
+fn p15_downloads_whose_clients_left_keep_nobody_from_signing_in() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let bob = user(&admin, &web, "bob");
+    let row = format!("{{\"a\":[{}1]}}\n", "1,".repeat(30_000));
+    resource(&bob, "rows", &row.repeat(100));
+    let path = launch(&bob, "tag=resource:rows");
+    ended(&bob, &path);
+    let download = format!("GET {path}/download/csv");
+    for _ in 0..16 {
+        let mut left: Vec<TcpStream> = (0..50).map(|_| ask(&web, &bob, &download, "")).collect();
+        for stream in &mut left {
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).expect("a head");
+            assert!(head.ends_with(b" 200"), "{}", String::from_utf8_lossy(&head));
+        }
+    }
+    let begun = Instant::now();
+    drop(web.login("bob", "a plain horse"));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let whole = bob.get(&format!("{path}/download/csv"));
+    assert!(whole.status == 200 && whole.body.len() > 100 * 60_000, "their own go on as well");
+}
+
+#[test]
+fn p15_many_small_downloads_of_one_user_wait_in_line() {
+    let site = Site::new();
+    let (a, b) = site.admins();
+    resource(&a, "numbers", &numbers(100));
+    let path = launch(&a, "tag=resource:numbers");
+    ended(&a, &path);
+    site.converges();
+    let download = format!("{path}/download/json");
+    let wanted = a.get(&download).body;
+    std::thread::scope(|scope| {
+        // As through a balancer: half of them where the results are, half elsewhere.
+        for number in 0..64 {
+            let (client, download, wanted) = (if number % 2 == 0 { &a } else { &b }, &download, &wanted);
+            scope.spawn(move || {
+                let given = client.get(download);
+                assert!(given.status == 200 && given.body == *wanted, "{}: {}", given.status, given.text());
+            });
+        }
+    });
+}
