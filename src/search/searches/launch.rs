@@ -32,6 +32,9 @@ fn counted(person: &Person) -> Option<i32> {
     (!person.admin).then_some(person.uid)
 }
 
+/// Tells everybody of a search.
+type Telling = tokio::task::JoinHandle<Result<(), SearchError>>;
+
 /// What somebody wants searched.
 #[derive(Clone, Debug, Default)]
 pub struct Launch {
@@ -47,8 +50,6 @@ pub struct Launch {
     pub background: bool,
     /// Whether it is left out of the history.
     pub no_history: bool,
-    /// Whether nobody needs to be told of it: its results are given at once and forgotten.
-    pub is_passing: bool,
     /// Groups that may read it.
     pub gids: Vec<i32>,
     /// Whether everybody may read it.
@@ -61,6 +62,26 @@ pub struct Launch {
     pub reference: String,
     /// Whatever a client wants kept.
     pub metadata: Option<Box<serde_json::value::RawValue>>,
+}
+
+/// A search of which nobody needs to be told: its results are given at once, and forgotten with this.
+pub struct Passing {
+    live: Arc<Live>,
+    searches: Arc<Searches>,
+}
+
+impl Passing {
+    /// The search.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.searches.forget(&self.live.id);
+    }
 }
 
 /// A query that may begin.
@@ -79,7 +100,7 @@ struct Running {
     /// The places of its filters.
     reserved: Reserved,
     author: Author,
-    is_passing: bool,
+    is_kept: bool,
 }
 
 /// What an archive of the results says of itself.
@@ -141,7 +162,8 @@ impl Searches {
         Ok(Prepared { query, sources, since, until })
     }
 
-    /// Begins a search. It runs already when this returns, and everybody has been told or will be.
+    /// Begins a search. It runs already when this returns, and everybody has been told or will be, also when nobody waits for
+    /// this any more.
     ///
     /// # Errors
     /// When the query is wrong, too many run, or this machine or the log refuse.
@@ -151,6 +173,37 @@ impl Searches {
         author: &Author,
         launch: Launch,
     ) -> Result<Arc<Live>, SearchError> {
+        let (live, told) = self.begin(searcher, author, launch, true).await?;
+        told.await.map_err(std::io::Error::other)??;
+        Ok(live)
+    }
+
+    /// Begins a search of which only the history is told. It is forgotten, wherever this is, when nobody wants it any more.
+    ///
+    /// # Errors
+    /// As of [`Searches::launch`].
+    pub async fn launch_passing(
+        self: &Arc<Self>,
+        searcher: &Searcher,
+        author: &Author,
+        launch: Launch,
+    ) -> Result<Passing, SearchError> {
+        let (live, told) = self.begin(searcher, author, launch, false).await?;
+        // From here on there is no wait without it.
+        let passing = Passing { live, searches: Arc::clone(self) };
+        told.await.map_err(std::io::Error::other)??;
+        Ok(passing)
+    }
+
+    /// Begins a search, and tells of it in a task of its own: that may be committed although nobody waits for it any more, so
+    /// what follows from it must not depend on that. Nothing is waited for once the search is there.
+    async fn begin(
+        self: &Arc<Self>,
+        searcher: &Searcher,
+        author: &Author,
+        launch: Launch,
+        is_kept: bool,
+    ) -> Result<(Arc<Live>, Telling), SearchError> {
         let person = &searcher.person;
         if launch.global && !person.admin {
             return Err(SearchError::Forbidden("only administrators may share with everybody".into()));
@@ -170,6 +223,7 @@ impl Searches {
         writer.describe(about(&search));
         room.read_by(&writer.results());
         let live = Arc::new(Live {
+            id: search.id.clone(),
             control: Arc::default(),
             results: writer.results(),
             begun: Instant::now(),
@@ -189,15 +243,18 @@ impl Searches {
             room,
         };
         let (told, is_told) = tokio::sync::oneshot::channel();
-        let running = Running { job, held, reserved, author: author.clone(), is_passing: launch.is_passing };
+        let running = Running { job, held, reserved, author: author.clone(), is_kept };
         tokio::spawn(Arc::clone(self).run(Arc::clone(&live), running, is_told));
-        let result = self.tell(author, &search, &launch).await;
-        if result.is_err() {
-            live.stop();
-            self.forget(&search.id);
-        }
-        let _ = told.send(result.is_ok());
-        result.map(|()| live)
+        let (searches, author) = (Arc::clone(self), author.clone());
+        let telling = tokio::spawn(async move {
+            let result = searches.tell(&author, &search, &launch, is_kept).await;
+            if result.is_err() {
+                searches.forget(&search.id);
+            }
+            let _ = told.send(result.is_ok());
+            result
+        });
+        Ok((live, telling))
     }
 
     fn describe(&self, person: &Person, launch: Launch, prepared: &Prepared) -> Result<Search, SearchError> {
@@ -250,7 +307,7 @@ impl Searches {
     }
 
     /// Tells everybody of a search, and its owner's history, in one transaction.
-    async fn tell(&self, author: &Author, search: &Search, launch: &Launch) -> Result<(), SearchError> {
+    async fn tell(&self, author: &Author, search: &Search, launch: &Launch, is_kept: bool) -> Result<(), SearchError> {
         let mut writes = Writes::new();
         if !launch.no_history {
             let entry = Entry {
@@ -265,7 +322,7 @@ impl Searches {
             };
             writes = history::add(&self.store, &entry, self.options.history_max)?;
         }
-        if !launch.is_passing {
+        if is_kept {
             writes.create(search, "the search exists already: try again")?;
         }
         if !writes.is_empty() {
@@ -275,7 +332,7 @@ impl Searches {
     }
 
     async fn run(self: Arc<Self>, live: Arc<Live>, running: Running, is_told: tokio::sync::oneshot::Receiver<bool>) {
-        let Running { job, held, reserved, author, is_passing } = running;
+        let Running { job, held, reserved, author, is_kept } = running;
         let (control, seconds) = (Arc::clone(&live.control), self.options.run_seconds);
         let deadline = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -301,9 +358,9 @@ impl Searches {
             bytes: search.bytes,
             took: live.begun.elapsed(),
         });
-        // The last word comes after the first.
-        if is_told.await.unwrap_or(false)
-            && !is_passing
+        // The last word comes after the first; where it is not known whether that came, there may be a search that waits for it.
+        if is_told.await.unwrap_or(true)
+            && is_kept
             && let Err(error) = self.write_ending(&author, &search).await
         {
             tracing::warn!(%error, id = search.id, "the end of a search could not be told");
@@ -312,7 +369,7 @@ impl Searches {
         drop(held);
         live.done.send_replace(true);
         // From now on its results are opened when somebody wants them; a passing one is forgotten by whoever asked.
-        if !is_passing {
+        if is_kept {
             locked(&self.live).remove(&search.id);
         }
     }

@@ -13,6 +13,7 @@ use crate::search::results::Results;
 
 /// A search that runs here, or ran in this life of the process.
 pub struct Live {
+    pub(super) id: String,
     pub(super) control: Arc<Control>,
     pub(super) results: Arc<Results>,
     pub(super) begun: Instant,

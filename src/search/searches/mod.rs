@@ -29,7 +29,7 @@ use stock::Stock;
 
 pub use error::SearchError;
 pub use import::{Arriving, Import};
-pub use launch::Launch;
+pub use launch::{Launch, Passing};
 pub use live::Live;
 pub use places::Places;
 pub use stock::{Bounds, Lease, NoRoom};

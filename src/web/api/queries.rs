@@ -1,6 +1,7 @@
 //! Queries that are only looked at, queries whose results are given at once, and the tags that there are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -141,10 +142,10 @@ async fn direct(
     if (since.is_none() || until.is_none()) && (parsed.since.is_none() || parsed.until.is_none()) {
         return Err(ApiError::bad("say when: start and end, or duration, or since= and until= in the query"));
     }
-    let launch = Launch { query, since, until, is_passing: true, method: "directquery".into(), ..Launch::default() };
-    let live = app.searches.launch(&caller.searcher(), &caller.author(), launch).await?;
+    let launch = Launch { query, since, until, method: "directquery".into(), ..Launch::default() };
+    let passing = app.searches.launch_passing(&caller.searcher(), &caller.author(), launch).await?;
+    let live = Arc::clone(passing.live());
     let search = live.search();
-    let forgetting = Forgetting { app: AppRef::clone(&app), id: search.id.clone() };
     let deed = Deed::Download { format, since: None, until: None };
     // Mistakes that show at once are told as such, not as an empty file.
     let _ = tokio::time::timeout(std::time::Duration::from_millis(300), live.ended()).await;
@@ -157,20 +158,8 @@ async fn direct(
     };
     use futures_util::StreamExt as _;
     let body = Box::pin(body.map(move |item| {
-        let _until_all_is_given = &forgetting;
+        let _until_all_is_given = &passing;
         item
     }));
     Ok(file(Answer::File { kind, name, body }, admission::ended(&app, &caller)))
-}
-
-/// Forgets a search when its results have been given, or nobody wants them any more.
-struct Forgetting {
-    app: AppRef,
-    id: String,
-}
-
-impl Drop for Forgetting {
-    fn drop(&mut self) {
-        self.app.searches.forget(&self.id);
-    }
 }

@@ -283,7 +283,6 @@ impl Start {
             until: given(self.searchend),
             background: self.background,
             no_history: self.nohistory,
-            is_passing: false,
             gids: self.gids,
             global: self.global,
             name: self.name,

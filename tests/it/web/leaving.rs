@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -19,6 +20,19 @@ fn ask(web: &Web, client: &Client, request: &str, body: &str) -> TcpStream {
     let (line, more) = request.split_once("\r\n").unwrap_or((request, ""));
     stream.write_all(format!("{line} HTTP/1.1\r\n{head}{more}\r\n{body}").as_bytes()).expect("sends");
     stream
+}
+
+/// Files of results below a directory that end so.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()) {
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found
 }
 
 fn user(admin: &Client, web: &Web, name: &str) -> Client {
@@ -50,6 +64,31 @@ fn p15_downloads_whose_clients_left_keep_nobody_from_signing_in() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let whole = bob.get(&format!("{path}/download/csv"));
     assert!(whole.status == 200 && whole.body.len() > 100 * 60_000, "their own go on as well");
+}
+
+#[test]
+fn p15_searches_whose_clients_left_while_they_began_are_forgotten_or_end() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    resource(&admin, "numbers", &numbers(10));
+    let post = |path: &str, body: serde_json::Value, leaves_after: u64| {
+        let body = body.to_string();
+        let head = format!("POST {path}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let stream = ask(&web, &admin, &head, &body);
+        std::thread::sleep(Duration::from_millis(leaves_after));
+        drop(stream);
+    };
+    for number in 0..80 {
+        let query = "tag=resource:numbers since=-1h until=now";
+        post("/api/search/direct", json!({ "SearchString": query, "Format": "json" }), number % 40);
+        post("/api/searchctrl/launch", json!({ "SearchString": query }), number % 40);
+    }
+    let kept = || admin.ok("GET", "/api/searchctrl").as_array().expect("a list").clone();
+    fleet.wait("every search that is told of has ended", || {
+        kept().iter().all(|search| !search["State"].as_str().expect("a state").contains("ACTIVE"))
+    });
+    fleet.wait("what nobody waits for is forgotten", || files(&fleet.dir("a"), "results").len() == kept().len());
 }
 
 #[test]
