@@ -35,6 +35,7 @@ mod searching;
 pub mod server;
 mod standalone;
 mod strangers;
+mod streamed;
 mod sweeper;
 mod tls;
 mod turns;

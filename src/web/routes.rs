@@ -16,6 +16,7 @@ use super::bodies;
 use super::connections;
 use super::error::ApiError;
 use super::guard;
+use super::streamed;
 
 /// Paths whose bodies are streamed and bounded by their handlers.
 const STREAMED: [&str; 3] = ["/api/resources/{guid}/raw", "/api/backup", "/api/searchctrl/import"];
@@ -115,7 +116,7 @@ pub(super) fn router(app: &AppRef) -> Router {
         let Route { path, need, handler, .. } = route;
         let handler = match need {
             Need::Nobody => handler.layer(middleware::from_fn(bodies::of_strangers)),
-            _ if STREAMED.contains(&path) => handler,
+            _ if STREAMED.contains(&path) => handler.layer(middleware::from_fn(streamed::of_users)),
             _ => handler.layer(middleware::from_fn(bodies::of_users)),
         };
         let handler = handler.layer(middleware::from_fn(connections::note_known));

@@ -92,7 +92,7 @@ fn p15_searches_whose_clients_left_while_they_began_are_forgotten_or_end() {
 }
 
 #[test]
-fn p15_many_small_downloads_of_one_user_wait_in_line() {
+fn p15_many_small_downloads_and_uploads_of_one_user_wait_in_line() {
     let site = Site::new();
     let (a, b) = site.admins();
     resource(&a, "numbers", &numbers(100));
@@ -111,4 +111,46 @@ fn p15_many_small_downloads_of_one_user_wait_in_line() {
             });
         }
     });
+    let made: Vec<String> = (0..24)
+        .map(|number| {
+            let made = a.made("/api/resources", &json!({ "ResourceName": format!("r{number}") }));
+            format!("/api/resources/{}/raw", made["GUID"].as_str().expect("GUID"))
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for raw in &made {
+            scope.spawn(|| assert_eq!(a.upload("PUT", raw, "file", raw.as_bytes()).status, 200));
+        }
+    });
+    std::thread::scope(|scope| {
+        for raw in &made {
+            scope.spawn(|| assert_eq!(a.get(raw).body, raw.as_bytes()));
+        }
+    });
+}
+
+#[test]
+fn p15_imports_that_stand_still_are_few_and_leave_others_theirs() {
+    let fleet = Fleet::new();
+    let web = Web::start(&fleet, "a", &[]);
+    let admin = web.admin(&fleet);
+    let (bob, carol) = (user(&admin, &web, "bob"), user(&admin, &web, "carol"));
+    resource(&carol, "numbers", &numbers(10));
+    let path = launch(&carol, "tag=resource:numbers");
+    ended(&carol, &path);
+    let archive = carol.get(&format!("{path}/download/archive")).body;
+    let head =
+        "POST /api/searchctrl/import\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n";
+    let part = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\ngwresult";
+    let held: Vec<TcpStream> = (0..60).map(|_| ask(&web, &bob, head, part)).collect();
+    let arriving = || files(&fleet.dir("a"), "part").len();
+    fleet.wait("they arrive", || arriving() >= 8);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(arriving(), 8);
+    let brought = carol.upload("POST", "/api/searchctrl/import", "file", archive.as_slice());
+    assert_eq!(brought.status, 200, "{}", brought.text());
+    drop(held);
+    fleet.wait("nothing stays of them", || arriving() == 0);
+    let brought = bob.upload("POST", "/api/searchctrl/import", "file", archive.as_slice());
+    assert_eq!(brought.status, 200, "{}", brought.text());
 }
