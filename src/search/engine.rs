@@ -97,7 +97,7 @@ fn write(rows: Rows, writer: &mut Writer, bytes_max: u64, room: &mut Lease) -> R
         }
         writer.push(&row).map_err(disk)?;
         if shown.elapsed() >= SHOW_EVERY {
-            writer.flush().map_err(disk)?;
+            writer.show().map_err(disk)?;
             shown = Instant::now();
         }
     }

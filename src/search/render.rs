@@ -394,7 +394,7 @@ mod tests {
             let mut writer = Writer::create(&temp.path().join(name), (0, 1)).expect("creates");
             for row in rows {
                 writer.push(&Row { time: 0, tag: 0, data: row.clone().into() }).expect("writes");
-                writer.flush().expect("writes");
+                writer.show().expect("writes");
             }
             let about = About { tags: vec!["a".into()], columns: None, range: None };
             Rendering::new(writer.results(), about, Format::Csv)

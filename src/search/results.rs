@@ -32,6 +32,10 @@ const END: u32 = u32::MAX;
 const BLOCK_BYTES: usize = 256 << 10;
 /// No block is longer: one largest row, and what was there before it.
 const BLOCK_BYTES_MAX: usize = ROW_BYTES_MAX + BLOCK_BYTES + 64;
+/// Blocks of a file are no more than one for so many bytes, and some: rows are shown while they come, so the first ones may be
+/// small. What is known of each is in memory while the file is open.
+const BYTES_OF_BLOCK: u64 = 4 << 10;
+const SMALL_BLOCKS: u64 = 16 << 10;
 /// Stretches of time in the histogram.
 pub const BUCKETS: usize = 100;
 
@@ -149,6 +153,11 @@ fn block_head(rows: u32, times: (i64, i64), body: &[u8]) -> Option<[u8; BLOCK_HE
     Some(head)
 }
 
+/// How many blocks a file of so many bytes may have.
+fn most_blocks(bytes: u64) -> u64 {
+    SMALL_BLOCKS + bytes / BYTES_OF_BLOCK
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|part| part.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
@@ -247,7 +256,15 @@ impl Writer {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn flush(&mut self) -> std::io::Result<()> {
+    pub fn show(&mut self) -> std::io::Result<()> {
+        // Beyond the small ones that there may be, rows are shown when there are enough of them.
+        let blocks = locked(&self.results.index).blocks.len() as u64;
+        // The last one comes in any case.
+        let has_room = blocks + 1 < most_blocks(self.bytes());
+        if has_room { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
         if self.rows == 0 {
             return Ok(());
         }
@@ -311,6 +328,18 @@ impl Results {
     /// # Errors
     /// When it is not a file of results.
     pub fn open(path: &Path) -> Result<Arc<Results>, ResultsError> {
+        Results::read(path, u64::MAX)
+    }
+
+    /// The same with a file of which it is not known who wrote it.
+    ///
+    /// # Errors
+    /// When it is not a file of results, or has more blocks than such files have.
+    pub fn open_foreign(path: &Path) -> Result<Arc<Results>, ResultsError> {
+        Results::read(path, most_blocks(std::fs::metadata(path)?.len()))
+    }
+
+    fn read(path: &Path, blocks_max: u64) -> Result<Arc<Results>, ResultsError> {
         let mut file = File::open(path)?;
         let size = file.metadata()?.len();
         let mut found = [0; HEAD_BYTES];
@@ -335,6 +364,12 @@ impl Results {
             }
             row += u64::from(rows);
             index.blocks.push(block);
+            if index.blocks.len() as u64 > blocks_max {
+                return Err(ResultsError::Damaged {
+                    offset: block.offset,
+                    what: "there are more blocks than files have",
+                });
+            }
         }
         index.histogram = index.summary.as_ref().map(|summary| summary.histogram.clone()).unwrap_or_default();
         let progress = Progress { blocks: index.blocks.len(), rows: row, bytes: offset, is_finished: true };
@@ -354,6 +389,10 @@ impl Results {
             return Err(ResultsError::Damaged { offset, what: "a block is longer than blocks are" });
         }
         if offset + (BLOCK_HEAD_BYTES + length) as u64 > size {
+            return Ok(None);
+        }
+        // None is written without rows: here it broke off, or somebody made it so that it takes memory.
+        if rows == 0 {
             return Ok(None);
         }
         let (first_time, last_time) = (i64_at(&head, 8), i64_at(&head, 16));
@@ -413,6 +452,12 @@ impl Results {
             rows.push(Row::take(&mut body).ok_or_else(damaged)?);
         }
         if rows.len() == block.rows as usize { Ok(Some(rows)) } else { Err(damaged()) }
+    }
+
+    /// Bytes of memory that it takes while it is open.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        locked(&self.index).blocks.capacity() * size_of::<Block>()
     }
 
     /// Bytes of one block; 0 beyond the last one.
@@ -521,6 +566,35 @@ mod tests {
             .expect("appends");
         let again = Results::open(&path).expect("opens");
         assert_eq!((again.progress().rows, again.progress().bytes, again.summary()), (1, size, None));
+    }
+
+    #[test]
+    fn p15_a_file_has_few_blocks_and_none_without_rows() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let path = temp.path().join("r");
+        let mut writer = Writer::create(&path, (0, 1)).expect("creates");
+        for number in 0..20_000 {
+            writer.push(&row(number, 5)).expect("writes");
+            writer.show().expect("shows");
+        }
+        let summary = writer.finish().expect("finishes");
+        let results = Results::open_foreign(&path).expect("what is written here is taken elsewhere");
+        assert_eq!((results.progress().rows, results.summary()), (20_000, Some(summary)));
+        assert!(results.progress().blocks as u64 > SMALL_BLOCKS && results.memory() < 4 << 20);
+        let whole = std::fs::read(&path).expect("reads");
+        let made = |block: &[u8], count: usize| {
+            let path = temp.path().join("made");
+            std::fs::write(&path, [&whole[..HEAD_BYTES], &block.repeat(count)].concat()).expect("writes");
+            path
+        };
+        let empty = made(&block_head(0, (0, 0), b"").expect("small"), 1000);
+        let opened = Results::open(&empty).expect("opens");
+        assert_eq!((opened.progress().blocks, opened.memory(), opened.summary()), (0, 0, None), "it broke off there");
+        let mut body = Vec::new();
+        row(1, 1).write(&mut body);
+        let small = [&block_head(1, (1, 1), &body).expect("small")[..], &body].concat();
+        let many = made(&small, 2 * usize::try_from(SMALL_BLOCKS).expect("few"));
+        assert!(matches!(Results::open_foreign(&many), Err(ResultsError::Damaged { .. })));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Import {
 /// Looks at every row of an archive.
 fn examined(file: &Path) -> Result<(Summary, u64), SearchError> {
     let wrong = |reason: String| SearchError::Archive(reason);
-    let results = Results::open(file).map_err(|error| match error {
+    let results = Results::open_foreign(file).map_err(|error| match error {
         ResultsError::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => SearchError::Io(error),
         error => wrong(error.to_string()),
     })?;

@@ -30,6 +30,26 @@ fn fetch(store: &Store, stock: &Arc<Stock>, search: &Search, file: &Path) -> Res
     Ok(lease.rename(&search.id, file)?)
 }
 
+/// The results of a search from the disk, where they are fetched to if they are not here.
+fn opened(store: &Store, stock: &Arc<Stock>, search: &Search) -> Result<Arc<Results>, SearchError> {
+    // Others may have waited for them before.
+    if let Some(opened) = stock.opened(&search.id) {
+        return Ok(opened);
+    }
+    let file = stock.file(&search.id);
+    if !file.exists() && search.is_saved() {
+        fetch(store, stock, search, &file)?;
+    }
+    let results = Results::open(&file).map_err(|error| match error {
+        ResultsError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            SearchError::Conflict(CLEARED.into())
+        }
+        error => error.into(),
+    })?;
+    stock.keep_open(&search.id, &results);
+    Ok(results)
+}
+
 impl Searches {
     /// Changes a search that still exists, whatever else of it others change meanwhile.
     ///
@@ -76,36 +96,27 @@ impl Searches {
         }
     }
 
-    /// The results of a search, from here.
+    /// The results of a search, from here, for a user.
     ///
     /// # Errors
     /// When they are damaged or were cleared away.
-    pub async fn results(&self, search: &Search) -> Result<Arc<Results>, SearchError> {
+    pub async fn results(&self, search: &Search, uid: i32) -> Result<Arc<Results>, SearchError> {
         if let Some(live) = self.live(&search.id) {
             return Ok(live.results());
         }
         if let Some(opened) = self.stock.opened(&search.id) {
             return Ok(opened);
         }
-        let file = self.file(&search.id);
-        // Only one fetches; the others find what it fetched.
-        let _fetching = self.fetching.lock().await;
-        let (store, stock, search_too) = (self.store.clone(), Arc::clone(&self.stock), search.clone());
+        let is_here = self.file(&search.id).exists();
+        let place = self.openings.take(uid, &search.id, is_here).await?;
+        let (store, stock, search) = (self.store.clone(), Arc::clone(&self.stock), search.clone());
         let opened = tokio::task::spawn_blocking(move || {
-            if !file.exists() && search_too.is_saved() {
-                fetch(&store, &stock, &search_too, &file)?;
-            }
-            Ok(Results::open(&file)?)
+            let opened = opened(&store, &stock, &search);
+            // Held until here although nobody may wait any more: two that fetch at once would spoil each other's file.
+            drop(place);
+            opened
         });
-        let opened = opened.await.map_err(std::io::Error::other)?;
-        let opened = opened.map_err(|error| match error {
-            SearchError::Results(ResultsError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                SearchError::Conflict(CLEARED.into())
-            }
-            error => error,
-        })?;
-        self.stock.keep_open(&search.id, &opened);
-        Ok(opened)
+        opened.await.map_err(std::io::Error::other)?
     }
 
     /// Stops a search that runs here and waits for its end; one that has ended needs no stop.
@@ -137,7 +148,7 @@ impl Searches {
         if search.is_saved() {
             return Ok(self.rewrite(author, &search.id, "save a search", set).await?);
         }
-        let results = self.results(search).await?;
+        let results = self.results(search, author.uid).await?;
         let mut upload = Upload::begin(&self.store, "")?;
         let mut file = std::fs::File::open(results.path())?;
         loop {

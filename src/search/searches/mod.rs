@@ -25,6 +25,7 @@ use crate::objects::searches::{Search, State};
 use crate::objects::sharing::Person;
 use crate::objects::{Store, StoreError};
 
+use places::Openings;
 use stock::Stock;
 
 pub use error::SearchError;
@@ -88,7 +89,7 @@ pub struct Searches {
     live: Mutex<HashMap<String, Arc<Live>>>,
     stock: Arc<Stock>,
     places: Arc<Places>,
-    fetching: tokio::sync::Mutex<()>,
+    openings: Openings,
 }
 
 impl Searches {
@@ -101,9 +102,9 @@ impl Searches {
         let stock = Arc::new(Stock::open(&options.dir, options.room, owner)?);
         let runner = Runner::own(options.run_seconds, options.filters_max, options.sandbox);
         let of_users = Quota::new(options.per_user_max);
-        let (live, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
+        let (live, openings) = (Mutex::default(), Openings::default());
         let places = Arc::new(Places::new(PLACES, PLACES_OF_USER));
-        Ok(Searches { store, options, runner, of_users, live, stock, places, fetching })
+        Ok(Searches { store, options, runner, of_users, live, stock, places, openings })
     }
 
     /// Its bounds and places.

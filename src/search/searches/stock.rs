@@ -17,8 +17,9 @@ use crate::telemetry::metrics;
 const STEP: u64 = 256 << 10;
 /// Without a bound of their own, results take this part of the disk, and those of one user this part of that.
 const PART: u64 = 4;
-/// Files that are kept open.
+/// Files that are kept open, and bytes of memory that they take.
 const OPENED_MAX: usize = 64;
+const OPENED_BYTES_MAX: usize = 32 << 20;
 const MIB: u64 = 1 << 20;
 
 /// How much room results may take, in bytes.
@@ -137,6 +138,12 @@ impl State {
         self.of_users.get(&uid).copied().unwrap_or_default()
     }
 
+    /// How many are kept open, and the memory that they take.
+    fn opened(&self) -> (usize, usize) {
+        let opened = self.files.values().filter_map(|kept| kept.opened.as_ref());
+        opened.fold((0, 0), |(count, bytes), results| (count + 1, bytes + results.memory()))
+    }
+
     /// The oldest file of a user that may go.
     fn oldest_of(&self, uid: i32) -> Option<String> {
         let its = self.files.iter().filter(|(_, kept)| kept.uid == Some(uid) && kept.may_go());
@@ -215,13 +222,17 @@ impl Stock {
 
     /// Results that are open already.
     pub(super) fn opened(&self, id: &str) -> Option<Arc<Results>> {
-        self.state().files.get(id).and_then(|kept| kept.opened.clone())
+        let state = self.state();
+        let kept = state.files.get(id).filter(|kept| !kept.is_gone)?;
+        // Also those that only somebody else still has: they are not opened twice.
+        kept.opened.clone().or_else(|| kept.readers.iter().find_map(Weak::upgrade))
     }
 
     /// Keeps results open for those who read them next.
     pub(super) fn keep_open(&self, id: &str, results: &Arc<Results>) {
         let mut state = self.state();
-        if state.files.values().filter(|kept| kept.opened.is_some()).count() >= OPENED_MAX {
+        let (opened, bytes) = state.opened();
+        if opened >= OPENED_MAX || bytes + results.memory() > OPENED_BYTES_MAX {
             state.files.values_mut().for_each(|kept| kept.opened = None);
         }
         if let Some(kept) = state.files.get_mut(id) {
@@ -432,6 +443,36 @@ mod tests {
         drop(results);
         keep(&stock, "d", 1).expect("fits");
         assert_eq!(ids(&stock), ["c", "d"]);
+    }
+
+    #[test]
+    fn p15_results_that_are_kept_open_take_little_memory_and_are_not_opened_twice() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let stock = stock(temp.path(), u64::MAX / 2, u64::MAX / 2);
+        let open = |id: &str, blocks: i64| {
+            keep(&stock, id, 1).expect("fits");
+            let mut writer = Writer::create(&temp.path().join(format!("{id}.made")), (0, 1)).expect("creates");
+            for time in 0..blocks {
+                let data = bytes::Bytes::from_static(b"1");
+                writer.push(&crate::search::row::Row { time, tag: 0, data }).expect("writes");
+                writer.show().expect("writes");
+            }
+            stock.keep_open(id, &writer.results());
+            writer.results()
+        };
+        let first = open("first", 10_000);
+        let count = OPENED_BYTES_MAX / first.memory();
+        assert!((2..OPENED_MAX).contains(&count), "{count}");
+        for number in 1..count {
+            open(&number.to_string(), 10_000);
+        }
+        assert_eq!(stock.state().opened().0, count);
+        open("last", 10_000);
+        let (opened, bytes) = stock.state().opened();
+        assert!(opened == 1 && bytes <= OPENED_BYTES_MAX);
+        assert!(stock.opened("1").is_none(), "nobody has it any more");
+        let again = stock.opened("first").expect("is read still");
+        assert!(Arc::ptr_eq(&first, &again));
     }
 
     #[test]

@@ -85,21 +85,21 @@ impl Answer {
 }
 
 /// The results of a search that are here.
-async fn results_here(app: &AppRef, search: &Search) -> ApiResult<Arc<Results>> {
-    Ok(app.searches.results(search).await?)
+async fn results_here(app: &AppRef, who: &Who, search: &Search) -> ApiResult<Arc<Results>> {
+    Ok(app.searches.results(search, who.person.uid).await?)
 }
 
 /// Does something with a search whose results are here.
 pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, deed: Deed) -> ApiResult<Answer> {
     match deed {
         Deed::Status => {
-            let results = results_here(app, &search).await.ok();
+            let results = results_here(app, who, &search).await.ok();
             let search = app.searches.current(search);
             let histogram = results.map(|results| results.histogram()).unwrap_or_default();
             Ok(Answer::Value(json!({ "Search": search, "Histogram": histogram })))
         }
         Deed::Rows { first, count, since, until } => {
-            let results = results_here(app, &search).await?;
+            let results = results_here(app, who, &search).await?;
             let count = count.min(PAGE_ROWS_MAX);
             let range = since.zip(until).map(|(since, until)| (since.ns(), until.ns()));
             let place = app.searches.places().take(who.person.uid).await?;
@@ -119,7 +119,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
         }
         Deed::Download { format, since, until } => {
             let format = Format::wanted(&format).map_err(ApiError::bad)?;
-            let results = results_here(app, &search).await?;
+            let results = results_here(app, who, &search).await?;
             let range = match (since, until) {
                 (None, None) => None,
                 (since, until) => Some((since.map_or(i64::MIN, Moment::ns), until.map_or(i64::MAX, Moment::ns))),
@@ -141,7 +141,7 @@ pub(in crate::web) async fn perform(app: &AppRef, who: &Who, search: Search, dee
                 live.ended().await;
             }
             if !search.is_saved() {
-                let bytes = results_here(app, &search).await?.progress().bytes;
+                let bytes = results_here(app, who, &search).await?.progress().bytes;
                 contents::admit_saved(app, search.uid, bytes)?;
                 uploads::take(app, &who.person, bytes)?;
             }
