@@ -5,15 +5,18 @@
 //! places are free. One user who is no
 //! administrator has at most a quarter of them, or those of one search: who has more to run waits for their own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::env::quota::Quota;
 use crate::env::shares::{Share, Shares};
 
 /// Longest wait for places.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Searches that wait at the same time; the next one is refused without a wait.
+/// Searches that wait at the same time, of all and of one user; the next one is refused without a wait.
 const WAITING_MAX: usize = 256;
+const WAITING_OF_USER: usize = 32;
 
 /// Why there are no places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +36,7 @@ pub(super) struct Places {
     max: usize,
     wait_max: Duration,
     waiting: AtomicUsize,
+    waiting_of_users: Arc<Quota<i32>>,
 }
 
 /// Counts a search that waits.
@@ -46,7 +50,13 @@ impl Drop for Waiting<'_> {
 
 impl Places {
     pub(super) fn new(max: usize) -> Places {
-        Places { shares: Shares::new(max, max / 4), max, wait_max: WAIT_MAX, waiting: AtomicUsize::new(0) }
+        Places {
+            shares: Shares::new(max, max / 4),
+            max,
+            wait_max: WAIT_MAX,
+            waiting: AtomicUsize::new(0),
+            waiting_of_users: Quota::new(WAITING_OF_USER),
+        }
     }
 
     /// Reserves `count` places for a user, `None`: an administrator, in the order of those who ask.
@@ -59,6 +69,7 @@ impl Places {
         }
         let busy = || Busy(self.max);
         let count = u32::try_from(count.min(self.max)).map_err(|_| busy())?;
+        let _of_user = uid.map(|uid| self.waiting_of_users.take(uid).ok_or_else(busy)).transpose()?;
         let is_full = self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX;
         let _waiting = Waiting(&self.waiting);
         if is_full {
@@ -76,8 +87,6 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn places(max: usize, wait_ms: u64) -> Places {
@@ -122,9 +131,9 @@ mod tests {
         let places = Arc::new(places(1, 60_000));
         let held = places.reserve(Some(1), 1).await.expect("free");
         let waiting: Vec<_> = (0..WAITING_MAX)
-            .map(|_| {
-                let places = Arc::clone(&places);
-                tokio::spawn(async move { places.reserve(Some(2), 1).await.is_ok() })
+            .map(|number| {
+                let (places, uid) = (Arc::clone(&places), i32::try_from(number / WAITING_OF_USER).expect("few"));
+                tokio::spawn(async move { places.reserve(Some(10 + uid), 1).await.is_ok() })
             })
             .collect();
         while places.waiting.load(Ordering::Relaxed) < WAITING_MAX {
@@ -132,8 +141,14 @@ mod tests {
         }
         let refused = tokio::time::timeout(Duration::from_secs(30), places.reserve(Some(3), 1)).await;
         assert!(refused.expect("without a wait").is_err());
+        waiting[0].abort();
+        while !waiting[0].is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let refused = tokio::time::timeout(Duration::from_secs(30), places.reserve(Some(11), 1)).await;
+        assert!(refused.expect("without a wait").is_err(), "a user leaves the line to others");
         drop(held);
-        for waited in waiting {
+        for waited in waiting.into_iter().skip(1) {
             assert!(waited.await.expect("ends"), "each has its turn");
         }
     }

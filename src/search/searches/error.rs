@@ -19,6 +19,9 @@ pub enum SearchError {
     /// All processes of filters are in use.
     #[error(transparent)]
     Busy(#[from] Busy),
+    /// All threads for searches are in use.
+    #[error("too many searches run at this webserver; try again in a moment")]
+    Crowded,
     /// Not allowed.
     #[error("{0}")]
     Forbidden(String),

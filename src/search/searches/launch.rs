@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::live::{Live, note};
 use super::{SearchError, Searcher, Searches, locked};
 use crate::env::quota::Held;
+use crate::env::shares::Share;
 use crate::objects::history::{self, Entry};
 use crate::objects::searches::{Search, State};
 use crate::objects::sessions::random;
@@ -99,6 +100,8 @@ struct Running {
     held: Held<i32>,
     /// The places of its filters.
     reserved: Reserved,
+    /// Its threads.
+    threads: Share,
     author: Author,
     is_kept: bool,
 }
@@ -215,6 +218,8 @@ impl Searches {
         // Before the wait for processes, so that the searches of one user cannot fill the queue for them.
         let held = self.of_users.take(person.uid).ok_or(SearchError::TooMany(self.options.per_user_max))?;
         let reserved = self.runner.reserve(counted(person), &prepared.query).await?;
+        let resources = prepared.query.tags.iter().filter(|tag| tag.name.starts_with("resource:")).count();
+        let threads = self.threads.take(counted(person), resources).await?;
         let search = self.describe(person, launch.clone(), &prepared)?;
         let range = Range { since: prepared.since.ns(), until: prepared.until.ns() };
         let file = self.file(&search.id);
@@ -243,7 +248,7 @@ impl Searches {
             room,
         };
         let (told, is_told) = tokio::sync::oneshot::channel();
-        let running = Running { job, held, reserved, author: author.clone(), is_kept };
+        let running = Running { job, held, reserved, threads, author: author.clone(), is_kept };
         tokio::spawn(Arc::clone(self).run(Arc::clone(&live), running, is_told));
         let (searches, author) = (Arc::clone(self), author.clone());
         let telling = tokio::spawn(async move {
@@ -332,7 +337,7 @@ impl Searches {
     }
 
     async fn run(self: Arc<Self>, live: Arc<Live>, running: Running, is_told: tokio::sync::oneshot::Receiver<bool>) {
-        let Running { job, held, reserved, author, is_kept } = running;
+        let Running { job, held, reserved, threads, author, is_kept } = running;
         let (control, seconds) = (Arc::clone(&live.control), self.options.run_seconds);
         let deadline = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -340,7 +345,7 @@ impl Searches {
         });
         let outcome = tokio::task::spawn_blocking(move || {
             let outcome = engine::run(job);
-            drop(reserved);
+            drop((reserved, threads));
             outcome
         });
         let outcome = outcome.await;

@@ -25,7 +25,7 @@ use crate::objects::searches::{Search, State};
 use crate::objects::sharing::Person;
 use crate::objects::{Store, StoreError};
 
-use places::Openings;
+use places::{Openings, Threads};
 use stock::Stock;
 
 pub use error::SearchError;
@@ -90,6 +90,7 @@ pub struct Searches {
     stock: Arc<Stock>,
     places: Arc<Places>,
     openings: Openings,
+    threads: Threads,
 }
 
 impl Searches {
@@ -102,9 +103,9 @@ impl Searches {
         let stock = Arc::new(Stock::open(&options.dir, options.room, owner)?);
         let runner = Runner::own(options.run_seconds, options.filters_max, options.sandbox);
         let of_users = Quota::new(options.per_user_max);
-        let (live, openings) = (Mutex::default(), Openings::default());
+        let (live, openings, threads) = (Mutex::default(), Openings::default(), Threads::default());
         let places = Arc::new(Places::new(PLACES, PLACES_OF_USER));
-        Ok(Searches { store, options, runner, of_users, live, stock, places, openings })
+        Ok(Searches { store, options, runner, of_users, live, stock, places, openings, threads })
     }
 
     /// Its bounds and places.

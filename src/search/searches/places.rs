@@ -1,10 +1,38 @@
 //! Places for work on results: threads are few, so nobody has more than a share of them, and who asks for more waits in line.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::SearchError;
 use crate::env::shares::{Share, Shares};
+
+/// Threads of all searches that run, and of those of one user who is no administrator: one for each search and for each resource
+/// that it reads. There are 512 for what waits for disks and processors.
+const THREADS: usize = 320;
+const THREADS_OF_USER: usize = 96;
+/// Longest wait for them.
+const THREADS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Threads of searches. Each has all of its own before it begins: two that had some and waited for more would wait for each
+/// other.
+pub(super) struct Threads(Shares<i32>);
+
+impl Default for Threads {
+    fn default() -> Threads {
+        Threads(Shares::new(THREADS, THREADS_OF_USER))
+    }
+}
+
+impl Threads {
+    /// Waits for the threads of a search that reads so many resources; `None`: of an administrator.
+    pub(super) async fn take(&self, uid: Option<i32>, resources: usize) -> Result<Share, SearchError> {
+        let count = u32::try_from(resources.saturating_add(1).min(THREADS)).unwrap_or(1);
+        let taken = tokio::time::timeout(THREADS_WITHIN, self.0.take(uid, count)).await;
+        Ok(taken.map_err(|_| SearchError::Crowded)?.map_err(io::Error::other)?)
+    }
+}
 
 /// Results that are opened at the same time, and those that are fetched from elsewhere first, which takes as long as it takes;
 /// and how many of either for one user.
@@ -62,6 +90,21 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+
+    #[tokio::test]
+    async fn p15_searches_that_read_much_leave_threads_to_those_of_others() {
+        let threads = Threads::default();
+        let large = || threads.take(Some(1), 31).now_or_never();
+        let own: Vec<_> = (0..3).map(|_| large().expect("theirs").expect("free")).collect();
+        assert!(large().is_none(), "the fourth waits for one of the three");
+        let other = threads.take(Some(2), 31).now_or_never().expect("has nothing to do with it").expect("free");
+        drop(own);
+        let again = large().expect("is free again").expect("free");
+        let most = threads.take(None, usize::MAX).now_or_never();
+        assert!(most.is_none(), "one that needs all waits for all");
+        drop((other, again));
+        assert!(threads.take(None, usize::MAX).now_or_never().is_some());
+    }
 
     #[tokio::test]
     async fn p15_results_are_opened_one_at_a_time_of_a_search_and_at_once_of_many() {

@@ -216,7 +216,7 @@ impl From<crate::search::searches::SearchError> for ApiError {
         match error {
             SearchError::Query(error) => error.into(),
             SearchError::TooMany(_) => ApiError::new(StatusCode::TOO_MANY_REQUESTS, error),
-            SearchError::Busy(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            SearchError::Busy(_) | SearchError::Crowded => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error),
             SearchError::Forbidden(reason) => ApiError::forbidden(reason),
             SearchError::NotMember => ApiError::forbidden(error),
             SearchError::Archive(_) => ApiError::bad(error),
