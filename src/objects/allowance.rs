@@ -1,7 +1,7 @@
 //! How much and how fast users may write. It is asked where every change passes, so that no way of making one goes around it.
 
 use super::passwords::Password;
-use super::quotas::{Added, QuotaError, Quotas};
+use super::quotas::{Added, QuotaError, Quotas, UntilRefused};
 use super::record::Stored;
 use super::second_factors::{Factor, LastStep, RecoveryCodes, Setup};
 use super::sessions::{Epoch, Session};
@@ -51,10 +51,16 @@ impl std::fmt::Debug for Allowance {
 #[derive(Debug)]
 pub struct Spent<'a>(Added<'a>);
 
-impl Spent<'_> {
+impl<'a> Spent<'a> {
     /// The change was made.
     pub fn keep(self) {
         self.0.keep();
+    }
+
+    /// Counts from now on until it is known that the change was not made.
+    #[must_use]
+    pub fn until_refused(self) -> UntilRefused<'a> {
+        self.0.until_refused()
     }
 }
 

@@ -89,6 +89,32 @@ impl Added<'_> {
     }
 }
 
+impl<'a> Added<'a> {
+    /// Counts from now on until it is known that the change was not made.
+    #[must_use]
+    pub fn until_refused(self) -> UntilRefused<'a> {
+        UntilRefused(Some(self))
+    }
+}
+
+/// What a change costs that is being made. Dropped, it counts: whoever made the change may not wait for what becomes of it.
+pub struct UntilRefused<'a>(Option<Added<'a>>);
+
+impl UntilRefused<'_> {
+    /// The change was not made.
+    pub fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for UntilRefused<'_> {
+    fn drop(&mut self) {
+        if let Some(added) = self.0.take() {
+            added.keep();
+        }
+    }
+}
+
 impl Drop for Added<'_> {
     fn drop(&mut self) {
         let mut counted = self.quotas.counted();
@@ -294,6 +320,22 @@ mod tests {
         add(1).expect("fits").keep();
         add(1).expect("fits").keep();
         assert_eq!(add(1).map(drop), Err(OF), "too many objects");
+    }
+
+    #[test]
+    fn p15_a_change_that_nobody_waits_for_counts_until_it_is_known_that_it_was_refused() {
+        let quotas = Quotas::new(2, 100);
+        quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
+        let add = || quotas.note_if_fits(7, &[(OF, Amount::of(1))]).map(Added::until_refused);
+        drop(add().expect("fits"));
+        drop(add().expect("fits"));
+        assert_eq!(add().map(drop), Err(OF), "both may have been made");
+        let quotas = Quotas::new(1, 100);
+        quotas.counted().insert(OF, Counted { amount: Amount::default(), at: Instant::now() });
+        for _ in 0..3 {
+            let added = quotas.note_if_fits(7, &[(OF, Amount::of(1))]).expect("what was refused takes no room");
+            added.until_refused().give_back();
+        }
     }
 
     #[test]

@@ -437,13 +437,15 @@ impl Store {
     /// When a condition fails, here or at the datastore, or the local disk refuses.
     pub async fn commit(&self, author: &Author, what: &str, mut writes: Writes) -> Result<Committed, CommitError> {
         author.standing.require(self, &mut writes)?;
-        let spent = if writes.is_unmetered() { None } else { self.spend(author, writes.ops())? };
+        // From here on it may be committed although nobody waits for that any more.
+        let spent =
+            if writes.is_unmetered() { None } else { self.spend(author, writes.ops())?.map(Spent::until_refused) };
         let committed = match self.begin(author, what, &writes).await {
             Ok(receipt) => self.decision(receipt, &writes).await,
             Err(error) => Err(error),
         };
-        if let (Some(spent), Ok(_)) = (spent, &committed) {
-            spent.keep();
+        if let (Some(spent), Err(_)) = (spent, &committed) {
+            spent.give_back();
         }
         committed
     }
