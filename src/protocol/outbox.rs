@@ -248,7 +248,7 @@ impl Outbox {
     /// what the log has decided, and other members may lack, is kept on. A counter that nothing is left of is filled by a
     /// transaction without operations; where so many are that filling them makes no sense, what follows goes on under an origin
     /// that `fresh` gives. A rejection that the log does not know gets such an origin as well, and so does what is archived: it
-    /// stays on the list, and its old identity belongs to what fills its place. What is lost with a state
+    /// stays on the list, and its old identity belongs to what fills its place, or to the deletions of it that are pushed `again`. What is lost with a state
     /// ([`Outbox::lost_with_state`]) is left out. Conditions made in the history that is left are translated (`rebase.rs`), and
     /// name transactions as they are called from now on.
     #[must_use]
@@ -270,6 +270,7 @@ impl Outbox {
             let txn = Arc::new(Txn { conditions, ..Txn::clone(&rejected.txn) });
             listed.push((id, RejectedTxn { txn, ..rejected.clone() }));
         }
+        let listed_again: BTreeSet<TxnId> = archived.iter().map(|txn| txn.id).collect();
         for txn in archived {
             let id = alone(&mut names, txn.id);
             let txn = Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&txn) });
@@ -282,7 +283,9 @@ impl Outbox {
         });
         let waiting: Vec<Arc<Txn>> = again.into_iter().chain(waiting).filter(|txn| !is_decided(txn.id)).collect();
         let numbered = numbered(waiting, decided_of, fresh);
-        numbered.iter().for_each(|(id, txn)| names.note(txn.id, *id));
+        // What was made upon an archived one follows that, not the deletions that are pushed in its place.
+        let is_renamed = |(_, txn): &&(TxnId, Arc<Txn>)| !listed_again.contains(&txn.id);
+        numbered.iter().filter(is_renamed).for_each(|(id, txn)| names.note(txn.id, *id));
         for kept in self.kept.iter().filter(|kept| is_decided(kept.txn.id)) {
             // The log that goes on need not know what it wrote.
             let learnt = if kept.seq <= lost.shared_to() { kept.learnt } else { Learnt::Row };

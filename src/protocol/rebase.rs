@@ -195,4 +195,29 @@ mod tests {
         let fresh = |counter| TxnId { origin: Origin([7; 16]), counter: OriginCounter(counter) };
         assert_eq!(conditions(&requeued), [upon(fresh(1)), upon(fresh(2))]);
     }
+
+    #[test]
+    fn p05_what_was_made_upon_an_archived_change_follows_it_although_its_deletions_are_pushed_again() {
+        let mut outbox = Outbox::keeping();
+        for (counter, conditions) in [(5000, vec![]), (5001, vec![upon(id(5000))])] {
+            outbox.insert(txn(counter, conditions));
+        }
+        let mut row = crate::model::OriginRow::default();
+        row.record(Seq(12), OriginCounter(5000), OriginCounter(0), None);
+        outbox.handle_row(Origin([1; 16]), &row);
+        let (collection, key) = place();
+        let ops = vec![Op::Delete { collection, key }];
+        let again = vec![Arc::new(Txn { ops, ..Txn::clone(&txn(5000, vec![])) })];
+        let (decided, lost, mut fresh) = (BTreeMap::new(), Lost::after(SHARED_TO), 100);
+        let archived = vec![txn(5000, vec![])];
+        let leaving = Leaving { decided: &decided, again, archived, reason: Reason::IdentityReused, lost: &lost };
+        let requeued = outbox.requeued(leaving, || {
+            fresh += 1;
+            Origin([fresh; 16])
+        });
+        let archived = *requeued.rejected().keys().next().expect("is listed");
+        let pending: Vec<_> = requeued.pending().map(|txn| (txn.id, txn.conditions.clone())).collect();
+        let second = |counter| TxnId { origin: Origin([102; 16]), counter: OriginCounter(counter) };
+        assert_eq!(pending, [(second(1), vec![]), (second(2), vec![upon(archived)])]);
+    }
 }

@@ -5,6 +5,11 @@
 //! They must not have been made upon anything that the log has not, and nothing is pushed again without what it was made upon:
 //! whatever read or wrote what one that is left out wrote is left out, too. Everything that is left out is set aside.
 //!
+//! Of what is left out the deletions are pushed again all the same, each under its own identity ([`Parted::choose`]): otherwise
+//! nothing would show the member that had made the object that it was deleted, and it would push the object again. What the
+//! log that goes on lacks is deleted there under the condition that it is absent, which takes nothing away, whatever the
+//! deletion was made upon; what it has, only by transactions that delete and do nothing else, upon what this member had seen.
+//!
 //! What is pushed again carries its conditions, translated (`protocol/rebase.rs`). Where it writes without one, it carries the
 //! condition that the object is still as the log that goes on has it; where an earlier own one wrote or deleted what it reads or
 //! writes, that this one was committed, and nothing after it. So of two the later one is rejected with the earlier one.
@@ -46,6 +51,11 @@ fn written_by((collection, key): Named, id: TxnId) -> Condition {
 fn says_which(conditions: &[Condition], name: &Named) -> bool {
     let of_it = |condition: &&Condition| (condition.collection(), condition.key()) == (&name.0, &name.1);
     conditions.iter().filter(of_it).any(|condition| !matches!(condition, Condition::Present { .. }))
+}
+
+/// Whether a transaction does nothing but delete.
+fn deletes_only(txn: &Txn) -> bool {
+    txn.ops.iter().all(|op| op.value().is_none())
 }
 
 /// What transactions make of each object, taken together.
@@ -173,8 +183,119 @@ impl Parted<'_> {
         Arc::new(Txn { conditions: self.lost.conditions(&txn.conditions), ..Txn::clone(txn) })
     }
 
+    /// Decides what becomes of the own transactions that the log lacks, in their order: the `lacking` ones, then those that are
+    /// `gone` with a state. Returns what is pushed again, and what is archived. What `others` did may not be known: then only
+    /// deletions of what is absent are pushed again; after a restore (`is_restore`) nothing is.
+    pub(super) fn choose(
+        &self,
+        lacking: &[Arc<Txn>],
+        gone: &[Arc<Txn>],
+        others: Option<&Others>,
+        is_restore: bool,
+    ) -> Result<(Vec<Arc<Txn>>, Vec<Arc<Txn>>), StateError> {
+        let (again, whole) = if is_restore {
+            (Vec::new(), BTreeSet::new())
+        } else {
+            let again = others.map_or(Ok(Vec::new()), |others| self.again(lacking, others))?;
+            self.with_deletions(lacking, gone, again, others)?
+        };
+        let archived = self.archived(lacking, &whole, gone)?;
+        Ok((again, archived))
+    }
+
+    /// What is pushed `again`, and in their places among that the deletions of what is not. Also returns which transactions are
+    /// pushed with all of their operations.
+    fn with_deletions(
+        &self,
+        lacking: &[Arc<Txn>],
+        gone: &[Arc<Txn>],
+        again: Vec<Arc<Txn>>,
+        others: Option<&Others>,
+    ) -> Result<(Vec<Arc<Txn>>, BTreeSet<TxnId>), StateError> {
+        let mut whole: BTreeSet<TxnId> = again.iter().map(|txn| txn.id).collect();
+        let mut stays: BTreeMap<TxnId, Arc<Txn>> = again.into_iter().map(|txn| (txn.id, txn)).collect();
+        let mut last = BTreeMap::new();
+        for txn in lacking.iter().chain(gone) {
+            let is_again = stays.contains_key(&txn.id);
+            last.extend(txn.ops.iter().map(|op| (named(op), (op.value().is_some(), is_again))));
+        }
+        let (mut pushed, mut links, mut left) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        for (number, txn) in lacking.iter().chain(gone).enumerate() {
+            let next = match stays.remove(&txn.id) {
+                Some(txn) => txn,
+                None => {
+                    let is_gone = number >= lacking.len();
+                    let deletion = self.deletion(txn, is_gone, &last, &links, &left, others)?;
+                    left.extend(txn.ops.iter().map(named));
+                    let Some((deletion, is_whole)) = deletion else { continue };
+                    // What came after one that went with a state is not known, so its author is told of it in any case.
+                    if is_whole && !is_gone {
+                        whole.insert(txn.id);
+                    }
+                    Arc::new(deletion)
+                }
+            };
+            for op in &next.ops {
+                let is_put = op.value().is_some();
+                let name = named(op);
+                links.insert(name.clone(), if is_put { written_by(name, next.id) } else { absent(name) });
+            }
+            pushed.push(next);
+        }
+        Ok((pushed, whole))
+    }
+
+    /// What is pushed of a transaction that is left out: its deletions of objects that this member had no more, in whatever state
+    /// that was, and that others have not written since. Also returns whether that is all of it. `last`: whether the last own
+    /// one that wrote each object put it, and is pushed again itself; `links`: what is pushed before; `left`: what those wrote that
+    /// are left out before.
+    fn deletion(
+        &self,
+        txn: &Arc<Txn>,
+        is_gone: bool,
+        last: &BTreeMap<Named, (bool, bool)>,
+        links: &BTreeMap<Named, Condition>,
+        left: &BTreeSet<Named>,
+        others: Option<&Others>,
+    ) -> Result<Option<(Txn, bool)>, StateError> {
+        let (txn, nothing) = (self.translated(txn), Others::default());
+        let wanted = values(std::slice::from_ref(&txn));
+        let known = others.unwrap_or(&nothing);
+        let takes_nothing = |condition: &Condition| matches!(condition, Condition::Absent { .. });
+        let mut deleted = BTreeMap::new();
+        for name in wanted.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name) {
+            let Some((false, is_again)) = last.get(name).copied() else { continue };
+            if known.written.contains(name) || !(is_gone || self.old.version(&name.0, &name.1)?.is_none()) {
+                continue;
+            }
+            let condition = links.get(name).map_or_else(|| self.as_it_is(name.clone(), known), |it| Ok(it.clone()))?;
+            // What is there is deleted by that one.
+            if takes_nothing(&condition) || !is_again {
+                deleted.insert(name.clone(), condition);
+            }
+        }
+        let is_upon_lost = |read: &Condition| read.is_upon_lost() || left.contains(&place(read));
+        let mut reads: Vec<Condition> =
+            txn.conditions.iter().filter(|condition| !wanted.contains_key(&place(condition))).cloned().collect();
+        let may_take = others.is_some() && deleted.len() == wanted.len() && !reads.iter().any(is_upon_lost);
+        if is_gone || !may_take {
+            deleted.retain(|_, condition| takes_nothing(&*condition));
+        }
+        if deleted.is_empty() {
+            return Ok(None);
+        }
+        let is_whole = deleted.len() == wanted.len();
+        let is_deleted = |op: &&Op| op.value().is_none() && deleted.contains_key(&named(op));
+        let ops = txn.ops.iter().filter(is_deleted).cloned().collect();
+        if deleted.values().all(takes_nothing) {
+            reads.clear();
+        }
+        reads.extend(deleted.into_values());
+        Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(&txn) }, is_whole)))
+    }
+
     /// Chooses from the `own` transactions, in their order, those to be pushed again, as they are to be pushed.
-    pub(super) fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
+    fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
         let own: Vec<Arc<Txn>> = own.iter().map(|txn| self.translated(txn)).collect();
         let stay = self.staying(&own, others)?;
         let (mut before, mut again) = (Before::default(), Vec::new());
@@ -187,11 +308,21 @@ impl Parted<'_> {
     }
 
     fn staying(&self, own: &[Arc<Txn>], others: &Others) -> Result<BTreeSet<TxnId>, StateError> {
-        let mut had = Values::new();
+        let (mut had, mut lacked) = (Values::new(), BTreeSet::new());
         for name in own.iter().flat_map(|txn| &txn.ops).map(named) {
             let value = self.old.get(&name.0, &name.1)?.map(|object| object.value);
+            if self.new.version(&name.0, &name.1)?.is_none() {
+                lacked.insert(name.clone());
+            }
             had.insert(name, value);
         }
+        // That a deleted object is there, where it is not: what else such a transaction does must not keep it from being deleted.
+        let is_impossible = |txn: &Txn, condition: &Condition, before: &Before<'_>| {
+            let name = place(condition);
+            let is_deleted = txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| op.value().is_none());
+            let requires = matches!(condition, Condition::Present { .. }) && !deletes_only(txn);
+            requires && is_deleted && lacked.contains(&name) && before.link(&name).is_none()
+        };
         let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).collect();
         loop {
             // Without one that is left out, an object may read otherwise: then what wrote it is left out, too.
@@ -202,7 +333,11 @@ impl Parted<'_> {
             for txn in own {
                 let overtaken: Vec<TxnId> =
                     txn.conditions.iter().filter_map(|condition| before.overtaken(condition)).collect();
-                let is_upon_lost = |condition: &Condition| condition.is_upon_lost() || gone.contains(&place(condition));
+                let is_upon_lost = |condition: &Condition| {
+                    condition.is_upon_lost()
+                        || gone.contains(&place(condition))
+                        || is_impossible(txn, condition, &before)
+                };
                 let is_left = |name: Named| !is_last(&name) || gone.contains(&name);
                 if !overtaken.is_empty()
                     || txn.conditions.iter().any(is_upon_lost)
@@ -229,6 +364,11 @@ impl Parted<'_> {
         let names: BTreeSet<Named> = read.chain(txn.ops.iter().map(named)).collect();
         for name in names {
             let is_written = txn.ops.iter().any(|op| (op.collection(), op.key()) == (&name.0, &name.1));
+            let is_lacked = || self.new.version(&name.0, &name.1).map(|found| found.is_none());
+            if is_written && deletes_only(txn) && before.link(&name).is_none() && is_lacked()? {
+                // It takes nothing away, whatever it was made upon.
+                conditions.retain(|condition| place(condition) != name);
+            }
             let more = match before.link(&name) {
                 Some(link) => [Some(link), before.deleted(&name)],
                 None if is_written && !says_which(&conditions, &name) => [Some(self.as_it_is(name, others)?), None],
@@ -257,13 +397,12 @@ impl Parted<'_> {
     /// Of the `lacking` transactions those that are not pushed `again` and left something behind, or were made upon by such ones:
     /// what they wrote read as they made it in the state that this member had, and reads otherwise in the log that goes on. All of
     /// those that went with a state (`gone`) belong to them. They carry the conditions under which their authors may try them again.
-    pub(super) fn archived(
+    fn archived(
         &self,
         lacking: &[Arc<Txn>],
-        again: &[Arc<Txn>],
+        again: &BTreeSet<TxnId>,
         gone: &[Arc<Txn>],
     ) -> Result<Vec<Arc<Txn>>, StateError> {
-        let again: BTreeSet<TxnId> = again.iter().map(|txn| txn.id).collect();
         let (mut archived, mut upon) = (Vec::new(), BTreeSet::new());
         let gone_ids: BTreeSet<TxnId> = gone.iter().map(|txn| txn.id).collect();
         for txn in lacking.iter().chain(gone).rev().filter(|txn| !again.contains(&txn.id) && !txn.ops.is_empty()) {

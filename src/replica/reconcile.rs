@@ -194,15 +194,14 @@ async fn exchange(
     let gone = linker.shared.outbox().lost_with_state(&decided_in(linker, &state)?);
     let (old, new) = (linker.shared.state().snapshot().map_err(failed)?, state.snapshot().map_err(failed)?);
     let (kept, shared_to): (Vec<Kept>, _) = (linker.shared.outbox().kept().cloned().collect(), set.shared_to);
-    let without_state = gone.clone();
+    let (without_state, is_restore) = (gone.clone(), set.is_restore);
     let choosing = move || {
         let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {
             Ok(old.get(collection, key)?.map(|object| (object.version, object.value)))
         };
         let lost = Lost::after(shared_to).with_own(kept.iter(), left)?;
         let parted = Parted { old: &old, new: &new, lost: &lost };
-        let again = others.map_or(Ok(Vec::new()), |others| parted.again(&lacking, &others))?;
-        let archived = parted.archived(&lacking, &again, &without_state)?;
+        let (again, archived) = parted.choose(&lacking, &without_state, others.as_ref(), is_restore)?;
         Ok((lost, again, archived))
     };
     let chosen: Result<_, StateError> = vital::spawn_blocking(choosing).await.map_err(failed)?;

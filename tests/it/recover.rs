@@ -201,6 +201,15 @@ fn p05_who_was_ahead_comes_back_last_pushes_its_own_and_sets_the_rest_aside() {
     assert_eq!(fleet.status("d")["head"], head);
 }
 
+/// Deletes an object upon its present version, as a webserver does.
+fn delete_as_read(fleet: &Fleet, member: &str, key: &str) {
+    let row: Value = serde_json::from_str(&fleet.ok(member, &["get", "c", key, "--json"])).expect("JSON");
+    let name = format!(r#""collection":"c","key":"{key}""#);
+    let upon = format!(r#"{{"present":{{{name}}}}},{{"version":{{{name},"version":{}}}}}"#, row["version"]);
+    let file = fleet.write_file("delete.jsonl", &format!("{{\"ops\":[{{\"delete\":{{{name}}}}}],\"if\":[{upon}]}}\n"));
+    fleet.ok(member, &["import", file.to_str().unwrap()]);
+}
+
 /// Three members; c stops early, so the log is rebuilt without what a and b did afterwards. They come back in `order`; a has
 /// missed the last of what b did.
 fn overtaken(order: [&str; 2]) {
@@ -210,12 +219,12 @@ fn overtaken(order: [&str; 2]) {
     let before = std::time::SystemTime::now();
     let c = fleet.member("c");
     let authority = escrow_since(&fleet, "a", before);
-    for key in ["deleted", "replaced", "missed"] {
+    for key in ["deleted", "replaced", "missed", "missed-upon"] {
         fleet.ok("a", &["put", "c", key, "--value", "0"]);
     }
     fleet.converges(&["a", "b", "c"]);
     c.terminate();
-    for key in ["deleted", "replaced", "missed", "stays"] {
+    for key in ["deleted", "replaced", "missed", "missed-upon", "stays", "made", "made-whatever"] {
         fleet.ok("a", &["put", "c", key, "--value", "1"]);
     }
     fleet.converges(&["a", "b"]);
@@ -224,7 +233,12 @@ fn overtaken(order: [&str; 2]) {
     fleet.converges(&["a", "b"]);
     let key = key_of(&fleet);
     a.terminate();
-    fleet.ok("b", &["delete", "c", "missed"]);
+    for key in ["missed", "made-whatever"] {
+        fleet.ok("b", &["delete", "c", key]);
+    }
+    for key in ["missed-upon", "made"] {
+        delete_as_read(&fleet, "b", key);
+    }
     let expected = fleet.converges(&["b"]);
     b.terminate();
     destroy(&fleet, datastore);
@@ -238,6 +252,7 @@ fn overtaken(order: [&str; 2]) {
         fleet.converges(&[name]);
     }
     assert_eq!(fleet.converges(&["a", "b", "c"]), expected, "{order:?}");
+    assert_eq!(fleet.status("b")["rejected"], 0, "what was deleted is deleted");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests of several parts of a replica together.
 
+mod deleted;
 mod evidence;
 mod losses;
 mod parting;

@@ -14,30 +14,30 @@ use crate::state::{StateError, StateSnapshot};
 
 use super::*;
 
-const ME: u8 = 1;
-const OTHER: u8 = 2;
+pub(super) const ME: u8 = 1;
+pub(super) const OTHER: u8 = 2;
 /// Whoever is faster than what is pushed again.
-const RIVAL: u8 = 3;
+pub(super) const RIVAL: u8 = 3;
 
-fn place(key: &str) -> (Collection, Key) {
+pub(super) fn place(key: &str) -> (Collection, Key) {
     (Collection::new("c").expect("name"), Key::new(key).expect("key"))
 }
 
-fn id(origin: u8, counter: u64) -> TxnId {
+pub(super) fn id(origin: u8, counter: u64) -> TxnId {
     TxnId { origin: Origin([origin; 16]), counter: OriginCounter(counter) }
 }
 
-fn version(key: &str, version: u64) -> Condition {
+pub(super) fn version(key: &str, version: u64) -> Condition {
     let (collection, key) = place(key);
     Condition::Version { collection, key, version: Seq(version) }
 }
 
-fn absent(key: &str) -> Condition {
+pub(super) fn absent(key: &str) -> Condition {
     let (collection, key) = place(key);
     Condition::Absent { collection, key }
 }
 
-fn txn(origin: u8, counter: u64, ops: &[(&str, Option<&'static str>)], conditions: Vec<Condition>) -> Txn {
+pub(super) fn txn(origin: u8, counter: u64, ops: &[(&str, Option<&'static str>)], conditions: Vec<Condition>) -> Txn {
     let op = |(key, value): &(&str, Option<&'static str>)| {
         let (collection, key) = place(key);
         match value {
@@ -58,7 +58,7 @@ fn entries(txns: &[Txn]) -> Vec<Entry> {
     (1..).zip(txns).map(entry).collect()
 }
 
-fn state_of(txns: &[Txn]) -> StateSnapshot {
+pub(super) fn state_of(txns: &[Txn]) -> StateSnapshot {
     let state = StateStore::in_memory();
     state.init(LogId([1; 16]), Generation(1), vec![generation(1, 0)]).expect("begins");
     if !txns.is_empty() {
@@ -84,15 +84,19 @@ impl Versions for Index<'_> {
 
 /// Two histories: `shared`, then what was `lost`, or `since`.
 #[derive(Clone, Default)]
-struct Case {
-    shared: Vec<Txn>,
-    lost: Vec<Txn>,
-    since: Vec<Txn>,
-    pending: Vec<Txn>,
+pub(super) struct Case {
+    pub(super) shared: Vec<Txn>,
+    pub(super) lost: Vec<Txn>,
+    pub(super) since: Vec<Txn>,
+    pub(super) pending: Vec<Txn>,
     /// The member has started again before it comes back.
-    is_restarted: bool,
+    pub(super) is_restarted: bool,
     /// An earlier state was restored on purpose.
-    is_restore: bool,
+    pub(super) is_restore: bool,
+    /// What others did since is not known.
+    pub(super) is_unknown: bool,
+    /// Who comes back; `None`: the member.
+    pub(super) who: Option<u8>,
 }
 
 impl Case {
@@ -100,9 +104,13 @@ impl Case {
         [&self.shared, more].concat()
     }
 
-    fn outbox(&self, old: &StateSnapshot) -> Outbox {
+    fn origin(&self) -> Origin {
+        Origin([self.who.unwrap_or(ME); 16])
+    }
+
+    pub(super) fn outbox(&self, old: &StateSnapshot) -> Outbox {
         let mut outbox = Outbox::keeping();
-        let (origin, all) = (Origin([ME; 16]), self.all(&self.lost));
+        let (origin, all) = (self.origin(), self.all(&self.lost));
         for txn in all.iter().chain(&self.pending).filter(|txn| txn.id.origin == origin) {
             outbox.insert(Arc::new(txn.clone()));
         }
@@ -115,11 +123,11 @@ impl Case {
     }
 
     /// The outbox after the member has left the lost history.
-    fn left(&self, outbox: &Outbox) -> Outbox {
+    pub(super) fn left(&self, outbox: &Outbox) -> Outbox {
         let (old, new) = (state_of(&self.all(&self.lost)), state_of(&self.all(&self.since)));
         let shared_to = Seq(self.shared.len() as u64);
         let kept: Vec<Kept> = outbox.kept().cloned().collect();
-        let origin = Origin([ME; 16]);
+        let origin = self.origin();
         let counter = new.origin(origin).expect("reads").map(|row| row.last_counter).unwrap_or_default();
         let decided = BTreeMap::from([(origin, counter)]);
         let lacking: Vec<Arc<Txn>> =
@@ -129,11 +137,8 @@ impl Case {
         };
         let lost = Lost::after(shared_to).with_own(kept.iter(), left).expect("reads");
         let parted = Parted { old: &old, new: &new, lost: &lost };
-        let again = match self.is_restore {
-            true => Vec::new(),
-            false => parted.again(&lacking, &self.others(&old, &lacking)).expect("reads"),
-        };
-        let archived = parted.archived(&lacking, &again, &[]).expect("reads");
+        let others = (!self.is_restore && !self.is_unknown).then(|| self.others(&old, &lacking));
+        let (again, archived) = parted.choose(&lacking, &[], others.as_ref(), self.is_restore).expect("reads");
         let reason = Reason::Forbidden { message: "archived".into() };
         let mut fresh = 100;
         outbox.requeued(Leaving { decided: &decided, again, archived, reason, lost: &lost }, || {
@@ -149,7 +154,7 @@ impl Case {
         since.others
     }
 
-    fn plays(&self, rivals: &[Txn]) -> Played {
+    pub(super) fn plays(&self, rivals: &[Txn]) -> Played {
         let old = state_of(&self.all(&self.lost));
         let outbox = self.left(&self.outbox(&old));
         let log = self.all(&self.since);
@@ -176,17 +181,17 @@ fn take(values: &mut BTreeMap<String, Bytes>, txn: &Txn) {
     }
 }
 
-struct Played {
+pub(super) struct Played {
     /// Counters of the member's transactions that were committed.
-    committed: Vec<u64>,
-    values: BTreeMap<String, Bytes>,
-    log: Vec<Txn>,
-    outbox: Outbox,
+    pub(super) committed: Vec<u64>,
+    pub(super) values: BTreeMap<String, Bytes>,
+    pub(super) log: Vec<Txn>,
+    pub(super) outbox: Outbox,
 }
 
 impl Played {
     /// Whether the log that goes on commits a transaction.
-    fn commits(&mut self, txn: &Txn) -> bool {
+    pub(super) fn commits(&mut self, txn: &Txn) -> bool {
         let state = state_of(&self.log);
         let rows = state.origins().map(|row| row.expect("reads")).collect::<HashMap<Origin, OriginRow>>();
         let mut sequencer = Sequencer::new(Seq(self.log.len() as u64), 0, Limits::default(), rows);
@@ -204,12 +209,12 @@ impl Played {
         is_committed
     }
 
-    fn value(&self, key: &str) -> Option<&str> {
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.values.get(key).map(|value| std::str::from_utf8(value).expect("text"))
     }
 
     /// What is on the rejected list, by what it puts first.
-    fn listed(&self) -> BTreeMap<String, Txn> {
+    pub(super) fn listed(&self) -> BTreeMap<String, Txn> {
         let listed = self.outbox.rejected().values().map(|rejected| Txn::clone(&rejected.txn));
         let text = |txn: &Txn| txn.ops[0].value().map(|value| String::from_utf8_lossy(value).into_owned());
         listed.map(|txn| (text(&txn).unwrap_or_default(), txn)).collect()
@@ -344,7 +349,7 @@ fn p05_what_waits_goes_on_from_an_own_committed_change_also_after_a_restart() {
             since: since.clone(),
             pending: pending.clone(),
             is_restarted,
-            is_restore: false,
+            ..Case::default()
         };
         let played = case.plays(&[]);
         assert_eq!(played.committed, [1, 3], "restarted: {is_restarted}");

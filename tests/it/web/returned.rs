@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{ADMIN_PASSWORD, Site};
+use super::{ADMIN_PASSWORD, Site, Web};
 use crate::recover::{destroy, key_of};
 
 fn follows(site: &Site, former: u64) -> u64 {
@@ -59,4 +59,57 @@ fn p06_webservers_go_on_writing_after_a_restore_and_after_a_recovery() {
     for id in [&own, &last] {
         assert_eq!((status(&a, id), status(&b, id)), (200, 200), "{id}");
     }
+}
+
+/// An account that was made at a, and one that was made an administrator there, are deleted at b, which had seen it. The log is
+/// rebuilt without all of that, and both come back.
+fn deleted_accounts(is_deleter_first: bool) {
+    let mut site = Site::new();
+    let (admin, other) = site.admins();
+    let c = site.fleet.member("c");
+    let user = |name: &str| admin.made("/api/users", &json!({ "User": name, "Pass": "a plain horse" }));
+    let (carol, key) = (user("carol"), key_of(&site.fleet));
+    site.fleet.converges(&["a", "b", "c"]);
+    c.terminate();
+    let bob = user("bob");
+    admin.changed(&format!("/api/users/{carol}/admin"), &json!({}));
+    let bobs = site.a.login("bob", "a plain horse");
+    let asked = json!({ "name": "bob's", "capabilities": ["DashboardRead"] });
+    let token = bobs.made("/api/tokens", &asked)["token"].as_str().expect("a value").to_owned();
+    site.converges();
+    site.a.stop();
+    for uid in [&bob, &carol] {
+        assert_eq!(other.delete(&format!("/api/users/{uid}")).status, 200);
+    }
+    site.fleet.converges(&["b"]);
+    site.b.stop();
+    destroy(&site.fleet, site.datastore.take().expect("runs"));
+    let from = site.fleet.dir("c").display().to_string();
+    site.fleet.ok("d", &["recover", "--from", &from, "--recovery-key", &key]);
+    site.start_datastore();
+    let order: [(&str, &mut Web); 2] = match is_deleter_first {
+        true => [("b", &mut site.b), ("a", &mut site.a)],
+        false => [("a", &mut site.a), ("b", &mut site.b)],
+    };
+    for (name, web) in order {
+        web.restart(&site.fleet, &[]);
+        site.fleet.wait_connected(name);
+        site.fleet.converges(&[name]);
+    }
+    site.converges();
+    for web in [&site.a, &site.b] {
+        for name in ["bob", "carol"] {
+            let login = web.nobody().post("/api/login", &json!({ "User": name, "Pass": "a plain horse" }));
+            assert_ne!(login.status, 200, "{name} was deleted; its deleter first: {is_deleter_first}");
+        }
+        assert_eq!(web.nobody().with("Gravwell-Token", &token).get("/api/dashboards").status, 401);
+    }
+    let refused = site.b.login("admin", ADMIN_PASSWORD).ok("GET", "/api/rejections");
+    assert_eq!(refused.as_array().map(Vec::len), Some(0), "the deletion is done: {refused}");
+}
+
+#[test]
+fn p04_an_account_that_was_deleted_in_a_lost_history_lets_nobody_in_in_either_order() {
+    deleted_accounts(true);
+    deleted_accounts(false);
 }

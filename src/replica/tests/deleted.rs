@@ -1,0 +1,172 @@
+//! Deletions of a lost history: what was deleted there does not return because its maker pushes it again.
+
+use std::collections::BTreeMap;
+
+use crate::model::Condition;
+use crate::protocol::rebase::Lost;
+use crate::replica::own::Parted;
+
+use super::parting::{Case, ME, OTHER, RIVAL, absent, place, state_of, txn, version};
+use super::*;
+
+fn present(key: &str) -> Condition {
+    let (collection, key) = place(key);
+    Condition::Present { collection, key }
+}
+
+/// What the log ends with when members come back one after the other, each from what it had seen of the lost history, and what
+/// is on the rejected list of each then.
+fn come_back(
+    shared: &[Txn],
+    since: &[Txn],
+    order: &[(u8, &[Txn])],
+    is_unknown: bool,
+) -> (BTreeMap<String, Bytes>, BTreeMap<u8, Vec<Txn>>) {
+    let (mut log, mut lists) = ([shared, since].concat(), BTreeMap::new());
+    let mut values = BTreeMap::new();
+    for (who, lost) in order {
+        let since = log[shared.len()..].to_vec();
+        let (shared, lost) = (shared.to_vec(), lost.to_vec());
+        let played = Case { shared, lost, since, is_unknown, who: Some(*who), ..Case::default() }.plays(&[]);
+        lists.insert(*who, played.listed().into_values().collect());
+        (log, values) = (played.log, played.values);
+    }
+    (values, lists)
+}
+
+/// Both orders in which the two members can come back; the other one has not seen the last transaction.
+fn orders(lost: &[Txn]) -> [[(u8, &[Txn]); 2]; 2] {
+    let (deleter, maker) = ((ME, lost), (OTHER, &lost[..lost.len() - 1]));
+    [[deleter, maker], [maker, deleter]]
+}
+
+/// Histories of one shared transaction at whose end this member deletes everything that is called `k`.
+fn deleted() -> Vec<(&'static str, Vec<Txn>)> {
+    let made = txn(OTHER, 1, &[("k", Some("made"))], vec![]);
+    let made_where_nothing_was = txn(OTHER, 1, &[("k", Some("made"))], vec![absent("k")]);
+    let changed = txn(OTHER, 1, &[("k0", Some("changed"))], vec![version("k0", 1)]);
+    let account = txn(OTHER, 1, &[("k", Some("bob")), ("k-name", Some("k")), ("k-password", Some("secret"))], vec![]);
+    let upon = |key: &str| vec![present(key), version(key, 2)];
+    let whole = &[("k", None), ("k-name", None), ("k-password", None), ("k-admin", None)];
+    let updated = txn(ME, 1, &[("k", Some("updated"))], vec![version("k", 2)]);
+    vec![
+        ("upon its making", vec![made.clone(), txn(ME, 1, &[("k", None)], upon("k"))]),
+        ("upon its only making", vec![made_where_nothing_was.clone(), txn(ME, 1, &[("k", None)], upon("k"))]),
+        ("whatever it is", vec![made_where_nothing_was.clone(), txn(ME, 1, &[("k", None)], vec![])]),
+        ("where it is", vec![made_where_nothing_was, txn(ME, 1, &[("k", None)], vec![present("k")])]),
+        ("upon its change", vec![changed, txn(ME, 1, &[("k0", None)], upon("k0"))]),
+        ("after an own change upon it", vec![made, updated, txn(ME, 2, &[("k", None)], vec![])]),
+        ("with everything of it", vec![account, txn(ME, 1, whole, [upon("k"), vec![version("login", 1)]].concat())]),
+    ]
+}
+
+#[test]
+fn p04_what_was_deleted_in_a_lost_history_does_not_return_in_either_order() {
+    let shared = [txn(RIVAL, 1, &[("k0", Some("base")), ("login", Some("of the author"))], vec![])];
+    for (how, lost) in deleted() {
+        for order in orders(&lost) {
+            let (values, lists) = come_back(&shared, &[], &order, false);
+            let left: Vec<&String> = values.keys().filter(|key| key.starts_with('k') && *key != "k0").collect();
+            assert!(left.is_empty(), "deleted {how}, {} first: {left:?}", order[0].0);
+            assert!(how != "upon its change" || !values.contains_key("k0"), "{} first", order[0].0);
+            assert!(lists[&ME].is_empty(), "deleted {how}: it is done, {:?}", lists[&ME]);
+        }
+    }
+}
+
+#[test]
+fn p04_what_was_deleted_together_with_a_change_that_is_left_out_does_not_return_unsaid() {
+    let shared = [txn(RIVAL, 1, &[("j", Some("base"))], vec![])];
+    let made = txn(OTHER, 1, &[("k", Some("made"))], vec![]);
+    let overtaking = [txn(RIVAL, 2, &[("j", Some("theirs"))], vec![])];
+    let upon = |conditions| txn(ME, 1, &[("j", Some("mine")), ("k", None)], conditions);
+    let cases = [(upon(vec![]), true), (upon(vec![version("k", 2)]), false), (upon(vec![present("k")]), false)];
+    for (both, is_overtaken) in cases {
+        let since = if is_overtaken { &overtaking[..] } else { &[] };
+        let lost = [made.clone(), both.clone()];
+        let [first, second] = orders(&lost);
+        let (values, lists) = come_back(&shared, since, &first, false);
+        assert!(!values.contains_key("k"), "{both:?}");
+        assert_ne!(values["j"], "mine");
+        assert_eq!((lists[&ME].len(), lists[&OTHER].len()), (1, 1), "both authors are told: {lists:?}");
+        assert_eq!(lists[&ME][0].ops, both.ops);
+        // The object is there again, and its deletion would take it away without the change: its author decides.
+        let (values, lists) = come_back(&shared, since, &second, false);
+        let is_whole = values["j"] == "mine";
+        assert_eq!(is_whole, both.conditions == [present("k")], "the condition holds again: {both:?}");
+        assert_eq!((values.contains_key("k"), lists[&ME].len()), (!is_whole, usize::from(!is_whole)), "{both:?}");
+    }
+}
+
+#[test]
+fn p04_a_deletion_is_pushed_again_also_where_what_others_did_since_is_not_known() {
+    let lost = [
+        txn(OTHER, 1, &[("k", Some("made"))], vec![]),
+        txn(ME, 1, &[("k", None), ("own", Some("mine"))], vec![version("k", 1)]),
+    ];
+    let [first, second] = orders(&lost);
+    let played = Case { lost: lost.to_vec(), is_unknown: true, ..Case::default() }.plays(&[]);
+    assert_eq!((played.committed.clone(), played.values.len(), played.listed().len()), (vec![1], 0, 1));
+    let (values, _) = come_back(&[], &[], &[first[0]], true);
+    assert!(values.is_empty());
+    let maker = Case { lost: lost[..1].to_vec(), since: played.log, who: Some(OTHER), ..Case::default() }.plays(&[]);
+    assert_eq!((maker.value("k"), maker.listed().len()), (None, 1), "its maker sees the deletion, and is told");
+    let (values, lists) = come_back(&[], &[], &second, true);
+    assert_eq!((values.contains_key("k"), lists[&ME].len()), (false, 1), "then nobody pushes it again");
+}
+
+#[test]
+fn p04_what_was_made_again_by_who_had_seen_the_deletion_stays() {
+    let lost = [
+        txn(OTHER, 1, &[("k", Some("made"))], vec![]),
+        txn(ME, 1, &[("k", None)], vec![version("k", 1)]),
+        txn(RIVAL, 1, &[("k", Some("made again"))], vec![absent("k")]),
+    ];
+    let (deleter, maker, again) = ((ME, &lost[..2]), (OTHER, &lost[..1]), (RIVAL, &lost[..]));
+    for order in [[deleter, maker, again], [deleter, again, maker], [again, deleter, maker], [again, maker, deleter]] {
+        let (values, lists) = come_back(&[], &[], &order, false);
+        assert_eq!(values.get("k").map(|value| &value[..]), Some(&b"made again"[..]), "{order:?}");
+        assert!(lists[&RIVAL].is_empty(), "{lists:?}");
+    }
+    // Its deleter has seen that, too: there is nothing to delete.
+    let played = Case { lost: lost.to_vec(), ..Case::default() }.plays(&[]);
+    assert!(played.committed.is_empty() && played.listed().is_empty());
+}
+
+#[test]
+fn p04_a_deletion_takes_nothing_away_that_its_author_had_not_seen() {
+    let shared = vec![txn(RIVAL, 1, &[("s", Some("base"))], vec![])];
+    let made = txn(OTHER, 1, &[("k", Some("made")), ("s", Some("changed"))], vec![]);
+    let own = txn(ME, 1, &[("k", None), ("s", None)], vec![version("k", 2), version("s", 2)]);
+    let case = Case { shared, lost: vec![made, own], ..Case::default() };
+    let theirs = |key| txn(RIVAL, 2, &[(key, Some("theirs"))], vec![]);
+    for key in ["k", "s"] {
+        // Since the log went on, or faster than what is pushed again.
+        let since = Case { since: vec![theirs(key)], ..case.clone() }.plays(&[]);
+        let faster = case.plays(&[theirs(key)]);
+        for played in [&since, &faster] {
+            assert_eq!(played.value(key), Some("theirs"));
+            assert!(played.value("s").is_some(), "what goes together is not deleted in part");
+        }
+        assert_eq!((since.listed().len(), faster.committed.len()), (1, 0));
+    }
+    // What it was made upon besides is not there: so much is not known to be wanted.
+    let upon = txn(ME, 1, &[("s", None)], vec![version("k", 2)]);
+    let played = Case { lost: vec![case.lost[0].clone(), upon], ..case.clone() }.plays(&[]);
+    assert_eq!((played.value("s"), played.listed().len()), (Some("base"), 1));
+    // An earlier state was restored on purpose: all of it is given up.
+    let restored = Case { is_restore: true, ..case }.plays(&[]);
+    assert_eq!((restored.committed.len(), restored.value("s"), restored.listed().len()), (0, Some("base"), 1));
+}
+
+#[test]
+fn p04_the_deletions_of_what_went_with_a_state_are_pushed_again_and_archived() {
+    let (old, lost) = (state_of(&[]), Lost::after(Seq(0)));
+    let new = state_of(&[txn(RIVAL, 1, &[("there", Some("theirs"))], vec![])]);
+    let parted = Parted { old: &old, new: &new, lost: &lost };
+    let gone = [Arc::new(txn(ME, 1, &[("k", None), ("there", None), ("own", Some("mine"))], vec![version("k", 7)]))];
+    let (again, archived) = parted.choose(&[], &gone, None, false).expect("reads");
+    assert_eq!((again.len(), archived.len()), (1, 1));
+    assert_eq!((&again[0].ops[..], &again[0].conditions[..]), (&gone[0].ops[..1], &[absent("k")][..]));
+    assert_eq!(archived[0].ops, gone[0].ops);
+}
