@@ -16,7 +16,7 @@ use crate::model::{
 use crate::planted::{self, Bug};
 
 use super::lanes::Bulk;
-use super::rebase::Leaving;
+use super::rebase::{Leaving, Lost};
 use super::retried::Retried;
 use super::shares::{Held, Shares};
 
@@ -245,7 +245,7 @@ impl Outbox {
     }
 
     /// What this outbox becomes under a log that has decided less than it had. What is pushed again waits before what is pending;
-    /// what the log has decided, and other members may lack, is kept on. A counter that nothing is left of is filled by a
+    /// what the log has committed, and other members may lack, is kept on, and what it has rejected is put on the list. A counter that nothing is left of is filled by a
     /// transaction without operations; where so many are that filling them makes no sense, what follows goes on under an origin
     /// that `fresh` gives. A rejection that the log does not know gets such an origin as well, and so does what is archived: it
     /// stays on the list, and its old identity belongs to what fills its place, or to the deletions of it that are pushed `again`. What is lost with a state
@@ -254,7 +254,7 @@ impl Outbox {
     #[must_use]
     pub fn requeued(&self, leaving: Leaving<'_>, mut fresh: impl FnMut() -> Origin) -> Outbox {
         let Leaving { decided, again, archived, reason, lost } = leaving;
-        let decided_of = |origin: Origin| decided.get(&origin).copied().unwrap_or_default();
+        let decided_of = |origin: Origin| decided.get(&origin).map(|row| row.last_counter).unwrap_or_default();
         let is_decided = |id: TxnId| id.counter <= decided_of(id.origin);
         let mut outbox = Outbox { keeps: self.keeps, next_place: self.next_place, ..Outbox::default() };
         let mut names = self.retried.clone();
@@ -263,7 +263,7 @@ impl Outbox {
             names.note(from, id);
             id
         };
-        let mut listed: Vec<(TxnId, RejectedTxn)> = Vec::new();
+        let mut listed = self.keep_decided(decided, lost, &mut outbox);
         for (id, rejected) in &self.rejected {
             let id = if is_decided(*id) { *id } else { alone(&mut names, *id) };
             let conditions = lost.conditions(&rejected.txn.conditions);
@@ -286,12 +286,6 @@ impl Outbox {
         // What was made upon an archived one follows that, not the deletions that are pushed in its place.
         let is_renamed = |(_, txn): &&(TxnId, Arc<Txn>)| !listed_again.contains(&txn.id);
         numbered.iter().filter(is_renamed).for_each(|(id, txn)| names.note(txn.id, *id));
-        for kept in self.kept.iter().filter(|kept| is_decided(kept.txn.id)) {
-            // The log that goes on need not know what it wrote.
-            let learnt = if kept.seq <= lost.shared_to() { kept.learnt } else { Learnt::Row };
-            outbox.keep(Arc::clone(&kept.txn), kept.seq, kept.place, learnt);
-            outbox.unseen.insert(kept.txn.id.mark(), Arc::clone(&kept.txn));
-        }
         outbox.retried = names;
         for (id, rejected) in listed {
             outbox.restore_rejected(RejectedTxn { txn: outbox.called(id, &rejected.txn), ..rejected });
@@ -320,6 +314,40 @@ impl Outbox {
     /// The rejection of a transaction is written down, or dealt with.
     pub fn note_written(&mut self, id: TxnId) {
         self.unwritten.remove(&id);
+    }
+
+    /// Keeps on in `outbox` what a log has decided of the kept and the pending transactions; returns those that it has rejected.
+    /// A pending one may have been decided in the history that the log goes on from, and not in the one that is left.
+    fn keep_decided(
+        &self,
+        decided: &BTreeMap<Origin, OriginRow>,
+        lost: &Lost,
+        outbox: &mut Outbox,
+    ) -> Vec<(TxnId, RejectedTxn)> {
+        let mut rejected = Vec::new();
+        let kept = self.kept.iter().map(|kept| (&kept.txn, kept.place, Some((kept.seq, kept.learnt))));
+        let pending = self.pending.iter().map(|(place, txn)| (txn, *place, None));
+        for (txn, place, known) in kept.chain(pending) {
+            let counter = txn.id.counter;
+            let Some(row) = decided.get(&txn.id.origin).filter(|row| counter <= row.last_counter) else { continue };
+            if let Some((seq, reason)) = row.rejection(counter) {
+                let conditions = lost.conditions(&txn.conditions);
+                let txn = Arc::new(Txn { conditions, ..Txn::clone(txn) });
+                rejected.push((txn.id, RejectedTxn { txn, seq, reason: reason.clone() }));
+                continue;
+            }
+            let by_row = if counter == row.last_counter { Learnt::LastOfRow } else { Learnt::Row };
+            let (seq, learnt) = match known {
+                // The log that goes on need not know what it wrote.
+                Some((seq, learnt)) => (seq, if seq <= lost.shared_to() { learnt } else { Learnt::Row }),
+                None => (row.last_seq, by_row),
+            };
+            outbox.keep(Arc::clone(txn), seq, place, learnt);
+            if outbox.keeps {
+                outbox.unseen.insert(txn.id.mark(), Arc::clone(txn));
+            }
+        }
+        rejected
     }
 
     /// A transaction under the identity that it has from now on, upon others as they are called.
@@ -702,6 +730,15 @@ mod tests {
         Arc::new(Txn { id, settled: OriginCounter(0), time_ms: 0, note: Bytes::new(), conditions: vec![], ops })
     }
 
+    /// The row of an origin of which so many transactions were committed, each at the sequence of its counter.
+    fn row_up_to(counter: u64) -> OriginRow {
+        let mut row = OriginRow::default();
+        for counter in 1..=counter {
+            row.record(Seq(counter), OriginCounter(counter), OriginCounter(0), None);
+        }
+        row
+    }
+
     fn reject(counter: u64) -> EntryBody {
         let id = TxnId { origin: Origin([1; 16]), counter: OriginCounter(counter) };
         EntryBody::Reject { id, settled: OriginCounter(0), reason: Reason::IdentityReused }
@@ -813,16 +850,12 @@ mod tests {
         for counter in 1..=6 {
             outbox.insert(txn(counter, &[(1, Some(1))]));
         }
-        let mut row = OriginRow::default();
-        for counter in 1..=4 {
-            row.record(Seq(counter), OriginCounter(counter), OriginCounter(0), None);
-        }
-        outbox.handle_row(origin, &row);
+        outbox.handle_row(origin, &row_up_to(4));
         let ids = |outbox: &Outbox| outbox.pending().map(|txn| (txn.id.counter.0, txn.ops.len())).collect::<Vec<_>>();
-        let decided = BTreeMap::from([(origin, OriginCounter(2))]);
+        let decided = BTreeMap::from([(origin, row_up_to(2))]);
         let kept: Vec<_> = outbox.kept().map(|kept| Arc::clone(&kept.txn)).collect();
         let lost = Lost::after(Seq(2));
-        let requeued = |outbox: &Outbox, decided: &BTreeMap<Origin, OriginCounter>, again| {
+        let requeued = |outbox: &Outbox, decided: &BTreeMap<Origin, OriginRow>, again| {
             let (archived, reason) = (Vec::new(), Reason::IdentityReused);
             outbox.requeued(Leaving { decided, again, archived, reason, lost: &lost }, || Origin([7; 16]))
         };
@@ -839,6 +872,33 @@ mod tests {
         assert_eq!(ids(&requeued), [(1, 1), (2, 1)], "so many that they get another origin");
         assert!(requeued.pending().all(|txn| txn.id.origin == Origin([7; 16])));
         assert_eq!(requeued.look_up(&collection(), &key(1)), Overlaid::Put(Bytes::from_static(&[2])));
+    }
+
+    #[test]
+    fn p07_what_waited_and_was_decided_in_the_log_that_goes_on_has_its_answer() {
+        let origin = Origin([1; 16]);
+        let mut outbox = Outbox::keeping();
+        for counter in 1..=5 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        // In the history that is left only the first one was decided.
+        outbox.handle_row(origin, &row_up_to(1));
+        let mut row = OriginRow::default();
+        for counter in 1..=4 {
+            let reason = [1, 3].contains(&counter).then_some(Reason::IdentityReused);
+            row.record(Seq(10 + counter), OriginCounter(counter), OriginCounter(0), reason);
+        }
+        let (decided, lost) = (BTreeMap::from([(origin, row)]), Lost::after(Seq(0)));
+        let (again, archived, reason) = (Vec::new(), Vec::new(), Reason::IdentityReused);
+        let leaving = Leaving { decided: &decided, again, archived, reason, lost: &lost };
+        let left = outbox.requeued(leaving, || Origin([7; 16]));
+        let counters = |txns: Vec<&Arc<Txn>>| txns.iter().map(|txn| txn.id.counter.0).collect::<Vec<_>>();
+        let listed: Vec<_> =
+            left.rejected().values().map(|rejected| (rejected.txn.id.counter.0, rejected.seq)).collect();
+        assert_eq!(listed, [(1, Seq(11)), (3, Seq(13))], "their author is told");
+        assert_eq!(counters(left.kept().map(|kept| &kept.txn).collect()), [2, 4], "others may lack them");
+        assert_eq!(left.kept().map(|kept| kept.learnt).collect::<Vec<_>>(), [Learnt::Row, Learnt::LastOfRow]);
+        assert_eq!(counters(left.pending().collect()), [5]);
     }
 
     proptest! {

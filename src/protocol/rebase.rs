@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{Collection, Condition, Key, Op, Origin, OriginCounter, Reason, Seq, Txn, TxnId};
+use crate::model::{Collection, Condition, Key, Op, Origin, OriginRow, Reason, Seq, Txn, TxnId};
 
 use super::outbox::Kept;
 
@@ -98,7 +98,7 @@ impl Lost {
 #[derive(Debug)]
 pub struct Leaving<'a> {
     /// What the log that goes on has decided of each origin.
-    pub decided: &'a BTreeMap<Origin, OriginCounter>,
+    pub decided: &'a BTreeMap<Origin, OriginRow>,
     /// Committed transactions that are pushed again, with conditions for the log that goes on.
     pub again: Vec<Arc<Txn>>,
     /// Those that are put on the rejected list instead, likewise.
@@ -112,6 +112,7 @@ pub struct Leaving<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::OriginCounter;
     use crate::protocol::outbox::Outbox;
 
     const SHARED_TO: Seq = Seq(10);
@@ -147,7 +148,7 @@ mod tests {
         for (counter, conditions) in (1..).zip(conditions) {
             outbox.insert(txn(counter, conditions.clone()));
         }
-        let mut row = crate::model::OriginRow::default();
+        let mut row = OriginRow::default();
         row.record(Seq(12), OriginCounter(1), OriginCounter(0), None);
         outbox.handle_row(Origin([1; 16]), &row);
         outbox
@@ -202,7 +203,7 @@ mod tests {
         for (counter, conditions) in [(5000, vec![]), (5001, vec![upon(id(5000))])] {
             outbox.insert(txn(counter, conditions));
         }
-        let mut row = crate::model::OriginRow::default();
+        let mut row = OriginRow::default();
         row.record(Seq(12), OriginCounter(5000), OriginCounter(0), None);
         outbox.handle_row(Origin([1; 16]), &row);
         let (collection, key) = place();

@@ -12,7 +12,7 @@ use crate::env::wait;
 use crate::model::{Entry, Op, Origin, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
-use crate::protocol::outbox::Decided;
+use crate::protocol::outbox::{Decided, RejectedTxn};
 use crate::protocol::tail::{Divergence, Follower, Run};
 use crate::state::{Fork, StateError, StateStore, descent};
 use crate::telemetry;
@@ -241,7 +241,8 @@ impl Applier {
         opened.map_err(Fatal::of("the state cannot be opened again"))?;
         let state = self.shared.state();
         self.follower = follower_of(&state);
-        self.settle_by(&state);
+        let to_note = self.settle_by(&state);
+        self.note(to_note);
         self.unpersisted_since = Some(Instant::now());
         let meta = state.meta();
         self.shared.applied.send_replace(meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq));
@@ -269,7 +270,11 @@ impl Applier {
     }
 
     fn settle(&self, decided: Vec<Decided>) {
-        let to_note = self.shared.settle(decided);
+        self.note(self.shared.settle(decided));
+    }
+
+    /// Has rejections written down.
+    fn note(&self, to_note: Vec<RejectedTxn>) {
         if !to_note.is_empty() {
             let _ = self.outbox.blocking_send(outbox_writer::Request::Note(to_note));
         }
@@ -400,8 +405,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Takes what the rows of a state decide of the outbox.
-    fn settle_by(&self, state: &StateStore) {
+    /// Takes what the rows of a state decide of the outbox; returns the rejections, to be written down.
+    fn settle_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
         let origins: Vec<Origin> = self.shared.outbox().origins();
         let mut decided = Vec::new();
         for origin in origins {
@@ -411,7 +416,7 @@ impl Applier {
                 Err(error) => self.shared.want_resync(format!("{error}; fetching the state anew")),
             }
         }
-        self.settle(decided);
+        self.shared.settle(decided)
     }
 
     /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of
@@ -468,7 +473,11 @@ impl Applier {
         }
         self.shared.set_problem("");
         self.shared.note_resynced();
-        self.settle_by(&state);
+        let to_note = self.settle_by(&state);
+        // In an exchange the outbox that comes has them, in its journal, too, and its thread takes no requests until this is done.
+        if descent == Descent::Required {
+            self.note(to_note);
+        }
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));

@@ -408,7 +408,10 @@ impl Exchange {
     /// The outbox that continues what the state has decided.
     fn requeued(&self) -> Result<Outbox, LinkError> {
         let outbox = self.shared.outbox();
-        let decided = decided(&self.state, outbox.all_origins().into_iter()).map_err(failed)?;
+        let mut decided = BTreeMap::new();
+        for origin in outbox.all_origins() {
+            decided.extend(self.state.origin(origin).map_err(failed)?.map(|row| (origin, row)));
+        }
         let mut random = Ok(());
         let mut fresh = || {
             let mut origin = [0; 16];

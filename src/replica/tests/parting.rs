@@ -128,8 +128,9 @@ impl Case {
         let shared_to = Seq(self.shared.len() as u64);
         let kept: Vec<Kept> = outbox.kept().cloned().collect();
         let origin = self.origin();
-        let counter = new.origin(origin).expect("reads").map(|row| row.last_counter).unwrap_or_default();
-        let decided = BTreeMap::from([(origin, counter)]);
+        let row = new.origin(origin).expect("reads").unwrap_or_default();
+        let counter = row.last_counter;
+        let decided = BTreeMap::from([(origin, row)]);
         let lacking: Vec<Arc<Txn>> =
             kept.iter().filter(|kept| kept.txn.id.counter > counter).map(|kept| Arc::clone(&kept.txn)).collect();
         let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {

@@ -9,9 +9,9 @@ use super::super::directory::{Directory, Home};
 use super::super::mark::Mark;
 use super::super::opening;
 use super::super::terms::Terms;
-use super::{CACHE_BYTES, applier, directory, state_in};
-use crate::model::Position;
-use crate::state::StateStore;
+use super::*;
+use crate::model::{Position, Reason};
+use crate::replica::outbox_writer;
 
 /// Ends after so many steps: nothing is written any more.
 struct Ending {
@@ -131,4 +131,34 @@ fn p13_a_member_that_never_had_a_state_has_lost_none() {
     directory(temp.path()).make_current(&side).expect("current");
     Terms::example().save(temp.path()).expect("saves");
     assert!(lost(), "there is a state, and the mark is missing");
+}
+
+#[test]
+fn p07_an_exchange_ends_although_the_outbox_has_as_many_requests_as_it_holds() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let mut outbox = Outbox::default();
+    let EntryBody::Commit(waits) = entry(1, "waits").body else { panic!("a commit") };
+    let id = waits.id;
+    outbox.insert(Arc::new(waits));
+    let begins = |state: &StateStore| {
+        state.init(LogId([1; 16]), Generation(1), vec![generation(1, 0)]).expect("begins");
+    };
+    let present = StateStore::in_memory();
+    begins(&present);
+    let shared = Arc::new(Shared::new(present, outbox, None));
+    let (requests, _outbox) = tokio::sync::mpsc::channel(1);
+    requests.try_send(outbox_writer::Request::Note(Vec::new())).expect("there is room for one");
+    let mut home = directory(temp.path());
+    let place = home.new_state().expect("makes");
+    let mut applier = Applier::new(Arc::clone(&shared), Box::new(home), requests);
+    let next = StateStore::open(&place, CACHE_BYTES).expect("opens");
+    begins(&next);
+    let body = EntryBody::Reject { id, settled: OriginCounter(0), reason: Reason::IdentityReused };
+    next.apply(&[Entry { body, ..entry(1, "none") }], Chain::default()).expect("applies");
+    let (reply, _swapped) = oneshot::channel();
+    let (done, ended) = std::sync::mpsc::channel();
+    let swap = Request::Swap(next, place, Descent::Archived, reply);
+    std::thread::spawn(move || done.send(applier.handle(swap).is_ok()));
+    assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(true), "the outbox takes none until it has ended");
+    assert_eq!(shared.outbox().rejected().len(), 1);
 }
