@@ -192,6 +192,18 @@ impl Outbox {
         lost.map(|(_, txn)| Arc::clone(txn)).collect()
     }
 
+    /// Whether anything that waits or was rejected was made upon a write after `seq`.
+    #[must_use]
+    pub fn is_upon_later_than(&self, seq: Seq) -> bool {
+        let rejected = self.rejected.values().map(|rejected| &rejected.txn);
+        let mut conditions = self.pending.values().chain(rejected).flat_map(|txn| &txn.conditions);
+        let is_later = |condition: &Condition| match condition {
+            Condition::Version { version, .. } => condition.mark().is_none() && *version > seq,
+            _ => false,
+        };
+        conditions.any(is_later)
+    }
+
     /// Whether a pending transaction was never decided.
     fn is_certain(&self, place: Place, id: TxnId) -> bool {
         self.is_shown(id) && place >= self.doubted_to

@@ -36,7 +36,7 @@ use super::link::{LinkError, Linker};
 use super::outbox_writer::{self, Step};
 use super::own::{self, Others, Parted, Since, Values};
 use super::quarantine::{Change, Set, Written};
-use super::shared::SharedRef;
+use super::shared::{Shared, SharedRef};
 use super::{ask, resync};
 
 /// How long the datastore may take to say how its generations began.
@@ -54,8 +54,14 @@ struct Fork<'a> {
 }
 
 /// The place up to which the datastore's log is still this member's, when the two have gone different ways and the member is
-/// beyond it. `lineage` is the member's; a generation is the same when its number and its beginning are.
-fn fork<'a>(mine: &Position, lineage: &[LineageEntry], welcome: &'a Welcome) -> Option<Fork<'a>> {
+/// beyond it, or something that it holds is `upon` a write beyond it. `lineage` is the member's; a generation is the same when
+/// its number and its beginning are.
+fn fork<'a>(
+    mine: &Position,
+    lineage: &[LineageEntry],
+    welcome: &'a Welcome,
+    upon: impl FnOnce(Seq) -> bool,
+) -> Option<Fork<'a>> {
     let is_unknown = |entry: &&LineageEntry| {
         if lineage.is_empty() { entry.generation > mine.generation } else { !lineage.contains(entry) }
     };
@@ -66,13 +72,14 @@ fn fork<'a>(mine: &Position, lineage: &[LineageEntry], welcome: &'a Welcome) -> 
     // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too. So is
     // who stands within it at another entry than the datastore's.
     let is_elsewhere = welcome.verdict == Some(Verdict::Forked);
-    let is_beyond = own.is_some() || mine.seq > shared_to || is_elsewhere;
+    // A change can be made upon what was seen elsewhere, or before a state went back.
+    let is_beyond = own.is_some() || mine.seq > shared_to || is_elsewhere || upon(shared_to);
     (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
 }
 
 /// Whether the datastore's log has left this member's, whatever their positions say.
-pub(super) fn is_left(mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
-    fork(mine, lineage, welcome).is_some()
+pub(super) fn is_left(shared: &Shared, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
+    fork(mine, lineage, welcome, |shared_to| shared.outbox().is_upon_later_than(shared_to)).is_some()
 }
 
 /// Sets aside or queues what the log lacks, and takes its state over. False: the log is not known to have left this one, or
@@ -84,7 +91,8 @@ pub(super) async fn run(
     lineage: &[LineageEntry],
     welcome: &Welcome,
 ) -> Result<bool, LinkError> {
-    let Some(Fork { shared_to, theirs }) = fork(mine, lineage, welcome) else { return Ok(false) };
+    let upon = |shared_to| linker.shared.outbox().is_upon_later_than(shared_to);
+    let Some(Fork { shared_to, theirs }) = fork(mine, lineage, welcome, upon) else { return Ok(false) };
     let here = generations::all(&linker.directory, mine.log_id).unwrap_or_default();
     let Some(is_restore) = reason(connection, &theirs, here).await else { return Ok(false) };
     let side = resync::side(linker).await?;
@@ -499,7 +507,7 @@ mod tests {
         };
         let first = [entry(1, 0)];
         let left_at = |mine: &Position, lineage: &[LineageEntry], welcome: &Welcome| {
-            fork(mine, lineage, welcome).map(|fork| fork.shared_to.0)
+            fork(mine, lineage, welcome, |_| false).map(|fork| fork.shared_to.0)
         };
         assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), Some(40));
         assert_eq!(left_at(&mine(1, 1, 45), &[], &welcome), Some(40), "its lineage is not known");
@@ -511,6 +519,10 @@ mod tests {
         );
         assert_eq!(left_at(&mine(2, 1, 45), &first, &welcome), None, "another log");
         // The same numbers, given twice.
+        let upon_44 = |shared_to: Seq| Seq(44) > shared_to;
+        let within =
+            |upon: &dyn Fn(Seq) -> bool| fork(&mine(1, 1, 30), &first, &welcome, upon).map(|fork| fork.shared_to.0);
+        assert_eq!((within(&upon_44), within(&|_| false)), (Some(40), None), "what waits may name what was lost");
         let other = [entry(1, 0), entry(2, 50), entry(3, 45)];
         assert_eq!(left_at(&mine(1, 3, 55), &other, &welcome), Some(40));
         // Numbers that grew apart, in both directions.

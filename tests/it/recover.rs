@@ -408,6 +408,36 @@ fn value_at(fleet: &Fleet, member: &str, key: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// A member that has seen nothing of the lost part can be given a change upon it, by who saw it elsewhere.
+#[test]
+fn p08_what_waits_at_a_member_that_was_behind_is_not_applied_upon_what_has_a_lost_sequence() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    fleet.converges(&["a", "b"]);
+    b.terminate();
+    fleet.ok("a", &["put", "c", "k", "--value", "2"]);
+    let version = |of: &str| {
+        let row: Value = serde_json::from_str(&fleet.ok(of, &["get", "c", "k", "--json"])).expect("JSON");
+        row["version"].to_string()
+    };
+    let (key, lost) = (key_of(&fleet), version("a"));
+    a.terminate();
+    destroy(&fleet, datastore);
+    let from = fleet.dir("b");
+    fleet.ok("d", &["recover", "--from", from.to_str().unwrap(), "--recovery-key", &key]);
+    fleet.ok("b", &["put", "c", "k", "--value", "3", "--if-version", &lost, "--no-wait"]);
+    let _datastore = fleet.datastore();
+    fleet.ok("d", &["put", "c", "k", "--value", "4"]);
+    assert_eq!(version("d"), lost, "the sequence is given out again");
+    let _b = fleet.replica("b");
+    fleet.wait("it is decided", || fleet.status("b")["outbox"] == 0 && fleet.status("b")["connected"] == true);
+    assert_eq!((value(&fleet, "k").as_deref(), &fleet.status("b")["rejected"]), (Some("4"), &1.into()));
+    let listed = fleet.ok("b", &["outbox"]);
+    assert!(listed.contains("c/k as a history that was lost had left it"), "{listed}");
+}
+
 #[test]
 fn p05_who_was_away_over_three_disasters_comes_back_and_is_reconciled() {
     let fleet = Fleet::new();
