@@ -56,7 +56,7 @@ pub(super) enum Descent {
 
 /// Why a state was not taken over; nothing has changed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SwapError {
+pub enum SwapError {
     /// It lacks outcomes that this replica has applied.
     #[error("the fetched state is no continuation of this replica's: {0}")]
     Forked(Fork),

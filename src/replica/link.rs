@@ -29,7 +29,7 @@ use crate::transport::{closed, pulse};
 use super::refusal::Refusals;
 use super::shared::SharedRef;
 use super::terms::Terms;
-use super::{applier, lend, outbox_writer, proofs, push, reconcile, resync, role};
+use super::{applier, leaving, lend, outbox_writer, proofs, push, reconcile, resync, role};
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -266,7 +266,7 @@ impl Linker {
         // What the state lost is judged by where it had been, and fetched from where it is.
         let wanted = needs_snapshot || self.shared.is_lacking(&welcome) || self.shared.wants_resync();
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let is_left = mine.as_ref().is_some_and(|mine| reconcile::is_left(&self.shared, mine, &lineage, &welcome));
+        let is_left = mine.as_ref().is_some_and(|mine| leaving::is_left(&self.shared, mine, &lineage, &welcome));
         let step = match judge(mine.as_ref(), &welcome, wanted) {
             // Positions alone do not show it when two generations were given one number.
             NextStep::Tail(_) | NextStep::Snapshot if is_left => NextStep::Refuse(Verdict::Forked),

@@ -28,6 +28,7 @@ mod disk;
 mod evidence;
 mod handle;
 mod history;
+mod leaving;
 mod lend;
 mod link;
 mod mark;

@@ -667,14 +667,12 @@ impl OutboxWriter {
         Ok(true)
     }
 
-    /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
-    /// exchange is made again.
     fn exchange(&mut self, steps: &std::sync::mpsc::Receiver<Step>) -> Result<(), Fatal> {
         let mut prepared = None;
         while let Ok(step) = steps.recv() {
             match step {
                 Step::Prepare(outbox, reply) => {
-                    let written = self.journal.replace_with(frames_of(&outbox)).map_err(|error| error.to_string());
+                    let written = self.prepare(&outbox);
                     prepared = Some(outbox);
                     let _ = reply.send(written);
                 }
@@ -690,13 +688,24 @@ impl OutboxWriter {
         if prepared.is_none() {
             return Ok(());
         }
+        self.take_back()
+    }
+
+    /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
+    /// exchange is made again.
+    pub(super) fn prepare(&mut self, outbox: &Outbox) -> Result<(), String> {
+        self.journal.replace_with(frames_of(outbox)).map_err(|error| error.to_string())
+    }
+
+    /// The state was not exchanged: the journal holds the present outbox again.
+    pub(super) fn take_back(&mut self) -> Result<(), Fatal> {
         let failed = "the outbox journal cannot be written back";
         let frames = frames_of(&self.shared.outbox());
         self.journal.replace_with(frames).map_err(Fatal::of(failed))
     }
 
     /// What was numbered, was numbered in another history.
-    fn install(&mut self, outbox: Outbox, shared_to: Seq) {
+    pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) {
         *self.shared.outbox_mut() = outbox;
         (self.express, self.bulk) = (Own::default(), Own::default());
         self.last.clear();

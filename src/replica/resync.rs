@@ -16,7 +16,7 @@ pub use crate::transport::state_stream::{Loading, Piece};
 use super::applier::{self, Descent, SwapError};
 use super::directory;
 use super::link::{LinkError, Linker};
-use super::{reconcile, role};
+use super::{leaving, reconcile, role};
 
 impl From<ReceiveError> for LinkError {
     fn from(error: ReceiveError) -> Self {
@@ -27,6 +27,10 @@ impl From<ReceiveError> for LinkError {
     }
 }
 
+fn failed(error: impl std::fmt::Display) -> LinkError {
+    LinkError::Resync(error.to_string())
+}
+
 /// Fetches a snapshot over `connection`, on which this member was welcomed so, and makes it the replica's state.
 pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welcome: &Welcome) -> Result<(), LinkError> {
     if linker.shared.disk.is_full() {
@@ -35,7 +39,7 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welco
     let side = side(linker).await?;
     let fetched = async {
         let state = fetch_into(linker, connection, welcome, &side).await?;
-        if reconcile::lacks_what_was_lost(linker, &state)? {
+        if leaving::lacks_what_was_lost(&linker.shared, &state).map_err(failed)? {
             return reconcile::leave_lost(linker, connection, state, &side).await;
         }
         match swap(linker, state.clone(), side.clone()).await? {

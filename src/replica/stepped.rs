@@ -1,33 +1,39 @@
 //! A replica that is driven by hand: no threads, no network, no clock of its own. The parts are those of
 //! [`super::Replica`]; what simulations need to take every step in an order of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::codec::admin::{GenerationInfo, SeenVersion};
 use crate::codec::message::{Bookmark, Outcome, Progress, Welcome};
 use crate::env::{Clock, Entropy};
 use crate::log::journal::Journal;
-use crate::model::{Collection, Key, Position, Seq, Txn, TxnId};
+use crate::model::{Collection, Entry, Key, Position, Seq, Txn, TxnId};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Outbox, RejectedTxn};
 use crate::protocol::push::{Next, Pusher};
 use crate::protocol::session::{NextStep, judge};
 use crate::protocol::tail::Run;
-use crate::state::StateStore;
+use crate::state::{Fork, StateStore};
 
-use super::applier::{self, Applier, Descent, SwapError};
+use super::applier::{self, Applier, Descent};
 use super::directory::Home;
+use super::history::History;
+use super::leaving;
 use super::opening::{self, Lost};
 use super::outbox_records::{self, RestoreError};
 use super::outbox_writer::{self, Draft, OutboxWriter, SubmitError};
+use super::quarantine::Set;
 use super::receipts::Receipt;
 use super::shared::{Shared, SharedRef};
 use super::terms::Terms;
 use super::view::{Object, ReadError};
 
+pub use super::applier::SwapError;
+pub use super::leaving::{Exchange, Leaving};
 pub use super::role::is_redacted;
 
 /// What a submission came to.
@@ -41,6 +47,9 @@ pub struct Stepped {
     notes: mpsc::Receiver<outbox_writer::Request>,
     forks: u32,
     refusals: mpsc::Sender<outbox_writer::Request>,
+    entropy: Arc<dyn Entropy>,
+    /// The outbox that the journal holds already, while the state is being exchanged.
+    prepared: Option<Outbox>,
 }
 
 impl Stepped {
@@ -57,6 +66,22 @@ impl Stepped {
     /// # Errors
     /// When the journal holds what cannot be read.
     pub fn open(
+        state: StateStore,
+        fresh: impl FnOnce() -> Result<StateStore, String>,
+        journal: (Journal, Vec<(u8, Vec<u8>)>),
+        home: Box<dyn Home>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Stepped, String> {
+        Stepped::open_with(Outbox::default, state, fresh, journal, home, clock, entropy)
+    }
+
+    /// [`Stepped::open`] with an outbox of another kind, as [`Outbox::keeping`] is.
+    ///
+    /// # Errors
+    /// When the journal holds what cannot be read.
+    pub fn open_with(
+        kind: fn() -> Outbox,
         mut state: StateStore,
         fresh: impl FnOnce() -> Result<StateStore, String>,
         (journal, entries): (Journal, Vec<(u8, Vec<u8>)>),
@@ -72,7 +97,7 @@ impl Stepped {
         let loss = |state: &StateStore| mark.as_ref().and_then(|mark| mark.loss(state.meta().as_deref()));
         let outbox = |state: &StateStore| {
             let decided = mark.iter().filter(|_| loss(state).is_some()).flat_map(|mark| mark.decided.clone());
-            Outbox::default().without_overlay_of(decided)
+            kind().without_overlay_of(decided)
         };
         let restoring = outbox_records::read(&entries);
         let mut restored = restoring.clone().finish(&state, outbox(&state));
@@ -105,14 +130,14 @@ impl Stepped {
         if !to_note.is_empty() {
             let _ = sender.try_send(outbox_writer::Request::Note(to_note));
         }
-        let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, entropy);
+        let writer = OutboxWriter::new(Arc::clone(&shared), journal, clock, Arc::clone(&entropy));
         let place = home.current();
         let applier = Applier::new(Arc::clone(&shared), home, sender.clone());
         let applier = match place {
             Some(place) => applier.at(place, 0),
             None => applier,
         };
-        Ok(Stepped { shared, writer, applier, notes, forks: 0, refusals: sender })
+        Ok(Stepped { shared, writer, applier, notes, forks: 0, refusals: sender, entropy, prepared: None })
     }
 
     /// Submits drafts as one group.
@@ -146,8 +171,16 @@ impl Stepped {
     /// # Errors
     /// When the process must stop.
     pub fn retry(&mut self, id: TxnId) -> Result<Submitted, Fatal> {
+        self.retry_upon(id, Vec::new(), self.shared.histories.present())
+    }
+
+    /// Submits a rejected transaction again, upon versions that its author has seen in a history.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn retry_upon(&mut self, id: TxnId, seen: Vec<SeenVersion>, seen_in: History) -> Result<Submitted, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        let again = outbox_writer::Again { seen_in: self.shared.histories.present(), ..Default::default() };
+        let again = outbox_writer::Again { seen, seen_in, ..Default::default() };
         self.writer.handle(vec![outbox_writer::Request::Retry(id, again, reply)])?;
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }
@@ -239,12 +272,140 @@ impl Stepped {
     ///
     /// # Errors
     /// The outer one: the process must stop. The inner one: the state was not taken over.
-    pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), String>, Fatal> {
-        let (reply, mut answer) = oneshot::channel();
-        self.applier.handle(applier::Request::Swap(state, path, Descent::Required, reply))?;
-        let swapped = answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string())));
+    pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
+        let swapped = self.exchange_state(state, path, Descent::Required)?;
         self.forks += u32::from(matches!(swapped, Err(SwapError::Forked(_))));
-        Ok(swapped.map_err(|error| error.to_string()))
+        Ok(swapped)
+    }
+
+    fn exchange_state(
+        &mut self,
+        state: StateStore,
+        path: PathBuf,
+        descent: Descent,
+    ) -> Result<Result<(), SwapError>, Fatal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.applier.handle(applier::Request::Swap(state, path, descent, reply))?;
+        Ok(answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string()))))
+    }
+
+    /// Up to where the log of the datastore that sent this welcome is this replica's, when it has left this one's.
+    #[must_use]
+    pub fn left_at(&self, welcome: &Welcome) -> Option<Seq> {
+        let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+        Some(leaving::fork(&self.claimed()?, &lineage, welcome)?.shared_to)
+    }
+
+    /// Begins to leave the present history for a fetched `state` of a log that has left it, where that and the reason are known,
+    /// from what `known` says of how generations began.
+    ///
+    /// # Errors
+    /// When a state cannot be read.
+    pub fn leave(
+        &self,
+        welcome: &Welcome,
+        known: &[GenerationInfo],
+        state: StateStore,
+    ) -> Result<Option<Leaving>, String> {
+        let Some(mine) = self.claimed() else { return Ok(None) };
+        let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+        let Some(fork) = leaving::fork(&mine, &lineage, welcome) else { return Ok(None) };
+        let Some(is_restore) = leaving::is_restore(&fork.theirs, known) else { return Ok(None) };
+        let earlier = leaving::earlier_fork(&self.shared, &state, fork.shared_to);
+        let shared_to = earlier.map_err(|error| error.to_string())?;
+        let set = Set { is_restore, ..leaving::set_of(&mine, welcome.generation, shared_to) };
+        self.leave_for(state, set).map(Some)
+    }
+
+    /// As [`Stepped::leave`], for a state that was refused as a fork of the present one.
+    ///
+    /// # Errors
+    /// When a state cannot be read.
+    pub fn leave_fork(&self, state: StateStore, fork: &Fork) -> Result<Leaving, String> {
+        let set = leaving::set_of_fork(&self.shared, &state, fork)?;
+        self.leave_for(state, set)
+    }
+
+    fn leave_for(&self, state: StateStore, set: Set) -> Result<Leaving, String> {
+        Leaving::new(Arc::clone(&self.shared), state, set).map_err(|error| error.to_string())
+    }
+
+    /// Decides what becomes of what the log lacks. `since`: its entries after [`Leaving::reads_after`], where it has them.
+    ///
+    /// # Errors
+    /// When a state cannot be read.
+    pub fn choose(&self, leaving: Leaving, since: Option<&[Entry]>) -> Result<Exchange, String> {
+        let others = match (leaving.reads_after(), since) {
+            (None, _) => Ok(None),
+            (Some(_), None) => leaving.shown(),
+            (Some(_), Some(entries)) => {
+                let mut since = leaving.since();
+                entries.iter().try_for_each(|entry| since.take(entry)).map(|()| Some(since.others))
+            }
+        };
+        let chosen = others.and_then(|others| leaving.choose(others.as_ref()));
+        chosen.map_err(|error| error.to_string())
+    }
+
+    /// The first step of an exchange: writes the archive into the replica's directory. Transactions are still taken in.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn archive(&self, exchange: &Exchange, directory: &Path) -> Result<(), String> {
+        exchange.archive(directory).map(drop)
+    }
+
+    /// The second one: puts the outbox that is to come into the journal. From here on nothing is taken in.
+    ///
+    /// # Errors
+    /// When it cannot be written: then take it back.
+    pub fn prepare(&mut self, exchange: &Exchange) -> Result<(), String> {
+        let requeued = exchange.requeued(&*self.entropy)?;
+        let written = self.writer.prepare(&requeued);
+        self.prepared = Some(requeued);
+        written
+    }
+
+    /// The third one: the state takes its place.
+    ///
+    /// # Errors
+    /// The outer one: the process must stop. The inner one: nothing has changed, so take it back.
+    pub fn swap_left(&mut self, exchange: &Exchange, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
+        self.exchange_state(exchange.state().clone(), path, Descent::Archived)
+    }
+
+    /// The last one: the outbox in memory becomes the one in the journal.
+    pub fn install(&mut self, exchange: &Exchange) {
+        if let Some(outbox) = self.prepared.take() {
+            self.writer.install(outbox, exchange.set().shared_to);
+        }
+    }
+
+    /// Instead of the third or the last one: the journal holds the present outbox again.
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn take_back(&mut self) -> Result<(), Fatal> {
+        match self.prepared.take() {
+            Some(_) => self.writer.take_back(),
+            None => Ok(()),
+        }
+    }
+
+    /// Entries have arrived, and are compared with what is pending before they are applied.
+    pub fn compare_arrived(&self, entries: &[Entry]) {
+        self.shared.compare_arrived(entries);
+    }
+
+    /// Every member that counts has durably applied everything up to `floor`.
+    pub fn forget_passed(&self, floor: Seq) {
+        self.shared.outbox_mut().forget_passed(floor);
+    }
+
+    /// Committed transactions that would be pushed again.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Arc<Txn>> {
+        self.shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect()
     }
 
     /// Number of fetched states that were refused because they do not continue the history of the present one.

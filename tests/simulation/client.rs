@@ -278,7 +278,7 @@ impl World {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         self.replicas[number].states.discard(&path);
-                        return self.hang_up(number, id, &error);
+                        return self.hang_up(number, id, &error.to_string());
                     }
                     Err(failure) => {
                         self.fatal(number, Err(failure));

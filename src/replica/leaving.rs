@@ -1,0 +1,407 @@
+//! Leaving a history for the log that went on without it: what is decided, and the steps that carry it out.
+//!
+//! Nothing here waits for anything: [`super::reconcile`] drives it between tasks and threads, [`super::stepped`] by hand. First it
+//! is decided what becomes of everything that the log lacks ([`Leaving`]). Then an [`Exchange`] takes its steps, in this order:
+//! the archive is written; the outbox that is to come is put into the journal (prepared); the state takes its place (swapped);
+//! the outbox in memory follows (installed). Each of the first three is durable before the next one begins. After a crash
+//! between two of them all of it is done again: the state is still the former one, or the exchange is complete.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::codec::admin::{Beginning, GenerationInfo};
+use crate::codec::message::Welcome;
+use crate::env::Entropy;
+use crate::model::position::Divergence;
+use crate::model::{
+    Collection, Generation, Key, LineageEntry, Origin, OriginCounter, Position, Reason, Seq, Txn, Verdict,
+};
+use crate::protocol::outbox::{Kept, Outbox};
+use crate::protocol::rebase::{self, Lost};
+use crate::state::{self, StateError, StateSnapshot, StateStore};
+use crate::telemetry;
+
+use super::own::{self, Others, Parted, Since, Values};
+use super::quarantine::{Change, Set, Written};
+use super::shared::{Shared, SharedRef};
+
+/// What the maker of a change is told that was archived.
+const ARCHIVED: &str = "it was committed, but the log went on without it, because the datastore was recovered or restored; it is \
+                        archived at this member (`gravwell-logctl quarantine`), and not applied: try it again, or let it go";
+
+/// Where two logs of one origin have gone different ways.
+pub(super) struct Fork<'a> {
+    pub shared_to: Seq,
+    /// The generations that only the datastore knows.
+    pub theirs: Vec<&'a LineageEntry>,
+}
+
+/// The place up to which the datastore's log is still this member's, when the two have gone different ways and the member is
+/// beyond it, or something that it holds is `upon` a write beyond it. `lineage` is the member's; a generation is the same when
+/// its number and its beginning are.
+pub(super) fn fork<'a>(
+    mine: &Position,
+    lineage: &[LineageEntry],
+    welcome: &'a Welcome,
+    upon: impl FnOnce(Seq) -> bool,
+) -> Option<Fork<'a>> {
+    let is_unknown = |entry: &&LineageEntry| {
+        if lineage.is_empty() { entry.generation > mine.generation } else { !lineage.contains(entry) }
+    };
+    let theirs: Vec<&LineageEntry> = welcome.lineage.iter().filter(is_unknown).collect();
+    let own = Divergence::of(lineage, &welcome.lineage).first;
+    let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
+    let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
+    // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too. So is
+    // who stands within it at another entry than the datastore's.
+    let is_elsewhere = welcome.verdict == Some(Verdict::Forked);
+    // A change can be made upon what was seen elsewhere, or before a state went back.
+    let is_beyond = own.is_some() || mine.seq > shared_to || is_elsewhere || upon(shared_to);
+    (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
+}
+
+/// Whether the datastore's log has left this member's, whatever their positions say.
+pub(super) fn is_left(shared: &Shared, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
+    fork(mine, lineage, welcome, |shared_to| shared.outbox().is_upon_later_than(shared_to)).is_some()
+}
+
+/// Whether one of these generations began because an earlier state was restored on purpose; `None` when why they began is not
+/// known. What comes first in `known` counts first.
+pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> Option<bool> {
+    let mut is_restore = false;
+    for entry in theirs {
+        let info =
+            known.iter().find(|info| info.generation == entry.generation && info.shared_to == entry.shared_to)?;
+        is_restore |= info.beginning == Beginning::Restored;
+    }
+    Some(is_restore)
+}
+
+/// What an archive of a member at `mine` is about, unless an earlier state was restored on purpose.
+pub(super) fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
+    let Position { log_id, generation, seq, digest, .. } = *mine;
+    let lineage = Vec::new();
+    Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore: false, revoked_ms: None }
+}
+
+/// What to archive of a member whose fetched `state` is no continuation of its own, although the positions are consistent.
+pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::Fork) -> Result<Set, String> {
+    let mine = shared.position().ok_or("a replica without a position cannot fork")?;
+    tracing::error!(
+        %fork, "the datastore's log is a fork of this member's: own changes are pushed again or archived before it is followed"
+    );
+    telemetry::metrics::verdict(Verdict::Forked);
+    let left_by = state.meta().map_or(mine.generation, |meta| meta.generation);
+    Ok(set_of(&mine, left_by, fork.shared_to))
+}
+
+/// What to archive of a member whose fetched `state` lacks transactions that were decided before its own was lost.
+pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, String> {
+    let (mine, theirs) = (shared.claimed(), state.position());
+    let (Some(mine), Some(theirs)) = (mine.or(theirs), theirs) else {
+        return Err("the fetched state has no position".into());
+    };
+    let present = shared.position().map_or(Seq::ZERO, |position| position.seq);
+    let shared_to = earlier_fork(shared, state, present.min(theirs.seq)).map_err(|error| error.to_string())?;
+    tracing::error!(
+        "the log has not what this member's state had decided before it was lost: own changes are archived"
+    );
+    Ok(set_of(&mine, theirs.generation, shared_to))
+}
+
+/// Up to where this member and `state` share their history, when the lineages say `shared_to`. A member that had followed
+/// another branch of the log before parted from it earlier, which the origins of both show.
+pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) -> Result<Seq, StateError> {
+    let present = shared.state().snapshot()?;
+    if present.meta().is_none() {
+        return Ok(shared_to);
+    }
+    let fork = state::descent::fork(&present, &state.snapshot()?)?;
+    let Some(fork) = fork.filter(|fork| fork.differs_at <= shared_to) else { return Ok(shared_to) };
+    tracing::error!(%fork, by_lineage = %shared_to, "the log left this member's earlier than its lineage says");
+    Ok(fork.shared_to)
+}
+
+/// Whether a fetched state lacks transactions that this member's state had decided before it was lost, or may have decided
+/// in another generation.
+pub(super) fn lacks_what_was_lost(shared: &Shared, state: &StateStore) -> Result<bool, StateError> {
+    let generation = state.meta().map(|meta| meta.generation).unwrap_or_default();
+    let is_marked = shared.position() != shared.claimed();
+    if !is_marked && !shared.is_unsure_of(generation) {
+        return Ok(false);
+    }
+    let decided = decided_of_outbox(shared, state)?;
+    Ok(!shared.outbox().lost_with_state(&decided).is_empty())
+}
+
+type Decided = BTreeMap<Origin, OriginCounter>;
+
+/// Counters up to which a state has decided.
+fn decided(state: &StateStore, origins: impl Iterator<Item = Origin>) -> Result<Decided, StateError> {
+    let mut decided = Decided::new();
+    for origin in origins {
+        if let std::collections::btree_map::Entry::Vacant(entry) = decided.entry(origin) {
+            entry.insert(state.origin(origin)?.map(|row| row.last_counter).unwrap_or_default());
+        }
+    }
+    Ok(decided)
+}
+
+/// The counters that a state has decided of the origins in the outbox.
+fn decided_of_outbox(shared: &Shared, state: &StateStore) -> Result<Decided, StateError> {
+    let origins = shared.outbox().all_origins();
+    decided(state, origins.into_iter())
+}
+
+/// The own transactions of which `state` knows nothing.
+fn lacking(shared: &Shared, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateError> {
+    let kept: Vec<Arc<Txn>> = shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect();
+    let decided = decided(state, kept.iter().map(|txn| txn.id.origin))?;
+    let lacking = |txn: &Arc<Txn>| decided.get(&txn.id.origin).is_none_or(|counter| txn.id.counter > *counter);
+    Ok(kept.into_iter().filter(lacking).collect())
+}
+
+/// A history that is about to be left: what has to be known before it is decided what becomes of the rest of it.
+pub struct Leaving {
+    shared: SharedRef,
+    set: Set,
+    state: StateStore,
+    old: StateSnapshot,
+    new: StateSnapshot,
+    /// Own transactions that the log lacks.
+    lacking: Vec<Arc<Txn>>,
+}
+
+impl Leaving {
+    /// Everything that was handed to the applier has been applied, and nothing more will be.
+    pub(super) fn new(shared: SharedRef, state: StateStore, set: Set) -> Result<Leaving, StateError> {
+        let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
+        let lacking = lacking(&shared, &state)?;
+        let (old, new) = (shared.state().snapshot()?, state.snapshot()?);
+        Ok(Leaving { set: Set { lineage, ..set }, lacking, old, new, shared, state })
+    }
+
+    /// After which sequence to read what others did; `None` when nothing depends on it.
+    #[must_use]
+    pub fn reads_after(&self) -> Option<Seq> {
+        // What came after an own transaction is not known where the state lost something.
+        let is_idle = self.set.is_restore || self.shared.lost().is_some() || self.lacking.is_empty();
+        (!is_idle).then_some(self.set.shared_to)
+    }
+
+    /// Takes in what others did, from the log that goes on.
+    pub(super) fn since(&self) -> Since<'_> {
+        Since::new(&self.old, &self.lacking)
+    }
+
+    /// What others did, as the state that goes on shows it; `None` when that is not known.
+    pub(super) fn shown(&self) -> Result<Option<Others>, StateError> {
+        let (deletions, shared_to) = (self.new.deletions()?, self.set.shared_to);
+        let written = own::written_after(&self.lacking, &self.new, &deletions, shared_to)?;
+        if written.is_none() {
+            let known_after = deletions.complete_after();
+            tracing::warn!(
+                %shared_to, %known_after,
+                "what others deleted since is not known so far back, so nothing is pushed again: all is set aside"
+            );
+        }
+        Ok(written)
+    }
+
+    /// Decides what is pushed again and what is archived; `others`: `None` when it is not known what they did.
+    pub(super) fn choose(self, others: Option<&Others>) -> Result<Exchange, StateError> {
+        let Leaving { shared, set, state, old, new, lacking } = self;
+        let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
+        let kept: Vec<Kept> = shared.outbox().kept().cloned().collect();
+        let left = |collection: &Collection, key: &Key| -> Result<_, StateError> {
+            Ok(old.get(collection, key)?.map(|object| (object.version, object.value)))
+        };
+        let lost = Lost::after(set.shared_to).with_own(kept.iter(), left)?;
+        let parted = Parted { old: &old, new: &new, lost: &lost };
+        let (again, archived) = parted.choose(&lacking, &gone, others, set.is_restore)?;
+        Ok(Exchange { shared, set, state, lost, again, archived, gone })
+    }
+}
+
+/// Everything that is needed to exchange outbox and state.
+pub struct Exchange {
+    shared: SharedRef,
+    set: Set,
+    state: StateStore,
+    /// The history that is left.
+    lost: Lost,
+    /// Own transactions that are pushed again.
+    again: Vec<Arc<Txn>>,
+    /// Own transactions that are archived: their makers learn of it through the rejected list.
+    archived: Vec<Arc<Txn>>,
+    /// Those of them that a state which was lost had decided.
+    gone: Vec<Arc<Txn>>,
+}
+
+impl Exchange {
+    /// What the archive is about.
+    pub(super) fn set(&self) -> &Set {
+        &self.set
+    }
+
+    /// The state that takes the place of the present one.
+    pub(super) fn state(&self) -> &StateStore {
+        &self.state
+    }
+
+    /// Where the replica stands.
+    pub(super) fn position(&self) -> Option<Position> {
+        self.shared.position()
+    }
+
+    /// Number of own transactions that are pushed again.
+    pub(super) fn again(&self) -> usize {
+        self.again.len()
+    }
+
+    /// Writes what the log lacks, and is not pushed again, into a file in the replica's directory, durably. Of the state it needs
+    /// what does not change while transactions are taken in.
+    pub(super) fn archive(&self, directory: &Path) -> Result<Written, String> {
+        let text = |error: StateError| error.to_string();
+        let old = self.shared.state().snapshot().map_err(text)?;
+        let new = self.state.snapshot().map_err(text)?;
+        let (again, gone) = (own::values(&self.again), own::values(&self.gone));
+        let mut file = self.set.create(directory).map_err(|error| error.to_string())?;
+        // A state that is gone shows no differences.
+        if old.meta().is_some() {
+            differences(&old, &new, self.set.shared_to, &again, |change| file.write(&change))?;
+        }
+        for ((collection, key), value) in gone {
+            let there = Some(new.version(&collection, &key).map_err(text)?.unwrap_or_default());
+            let change = Change { seq: None, time_ms: None, collection, key, value, there };
+            file.write(&change).map_err(|error| error.to_string())?;
+        }
+        file.finish().map_err(|error| error.to_string())
+    }
+
+    /// The outbox that continues what the state has decided, to be prepared while no transactions are taken in.
+    pub(super) fn requeued(&self, entropy: &dyn Entropy) -> Result<Outbox, String> {
+        let mut decided = BTreeMap::new();
+        for origin in self.shared.outbox().all_origins() {
+            let row = self.state.origin(origin).map_err(|error| error.to_string())?;
+            decided.extend(row.map(|row| (origin, row)));
+        }
+        let mut random = Ok(());
+        let mut fresh = || {
+            let mut origin = [0; 16];
+            if let Err(error) = entropy.fill(&mut origin) {
+                random = Err(error.to_string());
+            }
+            Origin(origin)
+        };
+        let (again, archived) = (self.again.clone(), self.archived.clone());
+        let reason = Reason::Forbidden { message: ARCHIVED.into() };
+        let leaving = rebase::Leaving { decided: &decided, again, archived, reason, lost: &self.lost };
+        let requeued = self.shared.outbox().requeued(leaving, &mut fresh);
+        random.map(|()| requeued)
+    }
+}
+
+/// Gives every change after `shared_to` that `old` shows and `new` does not, unless it is in `again`.
+fn differences(
+    old: &StateSnapshot,
+    new: &StateSnapshot,
+    shared_to: Seq,
+    again: &Values,
+    mut give: impl FnMut(Change) -> std::io::Result<()>,
+) -> Result<(), String> {
+    let text = |error: StateError| error.to_string();
+    let mut give = |change: Change| {
+        let is_again = again.get(&(change.collection.clone(), change.key.clone())) == Some(&change.value);
+        if is_again { Ok(()) } else { give(change).map_err(|error| error.to_string()) }
+    };
+    for row in old.objects() {
+        let (collection, key, object) = row.map_err(text)?;
+        let there = new.get(&collection, &key).map_err(text)?;
+        // A shared write is replaced by later ones only; another version of the shared part shows that it was not shared.
+        let is_shared = object.version <= shared_to
+            && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
+        if is_shared || there.as_ref().is_some_and(|there| there.value == object.value) {
+            continue;
+        }
+        let (seq, time_ms) = (Some(object.version), Some(object.time_ms));
+        let there = Some(there.map(|there| there.version).unwrap_or_default());
+        give(Change { seq, time_ms, collection, key, value: Some(object.value), there })?;
+    }
+    for row in new.objects() {
+        let (collection, key, object) = row.map_err(text)?;
+        // What the new log wrote itself was never here; what both shared and is here no more was deleted.
+        if object.version <= shared_to && old.get(&collection, &key).map_err(text)?.is_none() {
+            let there = Some(object.version);
+            give(Change { seq: None, time_ms: None, collection, key, value: None, there })?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Chain, Digest, LogId};
+
+    #[test]
+    fn p05_a_log_that_went_another_way_is_told_by_its_lineage() {
+        let mine = |log, generation, seq| Position {
+            log_id: LogId([log; 16]),
+            generation: Generation(generation),
+            seq: Seq(seq),
+            chain: Chain::default(),
+            digest: Digest::ZERO,
+        };
+        let entry =
+            |generation, shared_to| LineageEntry { generation: Generation(generation), shared_to: Seq(shared_to) };
+        let mut welcome = Welcome {
+            version: 1,
+            software: String::new(),
+            member: "a".into(),
+            role: "webserver".into(),
+            log_id: LogId([1; 16]),
+            generation: Generation(3),
+            lineage: vec![entry(1, 0), entry(2, 50), entry(3, 40)],
+            head: Seq(60),
+            horizon: Seq(0),
+            verdict: None,
+            heartbeat_ms: 1000,
+            txn_bytes_max: 1,
+            value_bytes_max: 1,
+            key_bytes_max: 1,
+        };
+        let first = [entry(1, 0)];
+        let left_at = |mine: &Position, lineage: &[LineageEntry], welcome: &Welcome| {
+            fork(mine, lineage, welcome, |_| false).map(|fork| fork.shared_to.0)
+        };
+        assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), Some(40));
+        assert_eq!(left_at(&mine(1, 1, 45), &[], &welcome), Some(40), "its lineage is not known");
+        assert_eq!(left_at(&mine(1, 1, 40), &first, &welcome), None);
+        assert_eq!(
+            left_at(&mine(1, 3, 99), &welcome.lineage, &welcome),
+            None,
+            "its generation is the last one: it is ahead"
+        );
+        assert_eq!(left_at(&mine(2, 1, 45), &first, &welcome), None, "another log");
+        let upon_44 = |shared_to: Seq| Seq(44) > shared_to;
+        let within =
+            |upon: &dyn Fn(Seq) -> bool| fork(&mine(1, 1, 30), &first, &welcome, upon).map(|fork| fork.shared_to.0);
+        assert_eq!((within(&upon_44), within(&|_| false)), (Some(40), None), "what waits may name what was lost");
+        // The same numbers, given twice.
+        let other = [entry(1, 0), entry(2, 50), entry(3, 45)];
+        assert_eq!(left_at(&mine(1, 3, 55), &other, &welcome), Some(40));
+        // Numbers that grew apart, in both directions.
+        for generation in [9, 2] {
+            let other = [entry(1, 0), entry(generation, 30)];
+            assert_eq!(left_at(&mine(1, generation, 55), &other, &welcome), Some(30));
+            assert_eq!(left_at(&mine(1, generation, 20), &other, &welcome), Some(30));
+        }
+        let mut later = welcome.lineage.clone();
+        later.push(entry(4, 55));
+        assert_eq!(left_at(&mine(1, 4, 58), &later, &welcome), None, "an older copy of the datastore is not followed");
+        welcome.lineage.clear();
+        assert_eq!(left_at(&mine(1, 1, 45), &first, &welcome), None);
+    }
+}
