@@ -221,6 +221,9 @@ impl Linker {
     }
 
     async fn attempt(&self, needs_snapshot: bool) -> Result<std::convert::Infallible, LinkError> {
+        // An exchange outlives the connection over which it began. What is compared with the datastore's log before its end may be of
+        // either history, and a second exchange would begin from what the first one is about to replace.
+        drop(self.shared.exchanging.lock().await);
         let connecting = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
         let (connection, address) =
             connecting.map_err(|_| LinkError::Timeout(CONNECT_TIMEOUT))?.map_err(|error| self.unreachable(error))?;

@@ -101,7 +101,13 @@ async fn exchange(
     let exchanging =
         Exchanging { exchange, applier, outbox, directory: linker.directory.clone(), side: side.to_owned() };
     // It continues when the connection breaks: an exchange that was started is completed.
-    tokio::spawn(exchanging.run()).await.map_err(|_| LinkError::Closing)?
+    let alone = Arc::clone(&linker.shared.exchanging).lock_owned().await;
+    let running = async move {
+        let ended = exchanging.run().await;
+        drop(alone);
+        ended
+    };
+    tokio::spawn(running).await.map_err(|_| LinkError::Closing)?
 }
 
 /// Whether an earlier state was restored on purpose; `None` when why the log went another way is not known.

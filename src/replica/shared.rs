@@ -147,6 +147,8 @@ pub(super) struct Shared {
     pub receipts: Receipts,
     /// The histories that were followed since the process started.
     pub histories: Histories,
+    /// Held while outbox and state are exchanged.
+    pub exchanging: Arc<tokio::sync::Mutex<()>>,
     /// Applied sequence.
     pub applied: watch::Sender<Seq>,
     /// Durably applied sequence.
@@ -196,6 +198,7 @@ impl Shared {
             refusal: Mutex::default(),
             receipts: Receipts::default(),
             histories: Histories::default(),
+            exchanging: Arc::default(),
             applied: watch::channel(seq).0,
             // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
             durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,

@@ -2,6 +2,7 @@
 
 mod deleted;
 mod evidence;
+mod exchange;
 mod losses;
 mod parting;
 mod swap;

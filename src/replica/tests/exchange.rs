@@ -1,0 +1,41 @@
+//! An exchange of outbox and state goes on without the connection over which it began.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::replica::{ConnectError, Connector, Pending, Replica, ReplicaOptions};
+
+/// Reaches nothing, and counts how often that was tried.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Connector for Counting {
+    fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let message = "nothing is there".to_owned();
+        Box::pin(async move { Err(ConnectError { message, is_foreign: false, is_rotated: false }) })
+    }
+
+    fn on_connected(&self, _: quinn::Connection) -> Pending<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A second exchange would remove the state that the first one is about to put in place, and push its transactions twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn p05_nothing_is_compared_with_the_log_before_an_exchange_is_complete() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let replica = Replica::open(temp.path(), ReplicaOptions::default()).expect("opens");
+    let alone = Arc::clone(&replica.shared.exchanging).lock_owned().await;
+    let connector = Arc::new(Counting::default());
+    replica.connect(Arc::<Counting>::clone(&connector));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(connector.0.load(Ordering::SeqCst), 0);
+    drop(alone);
+    let tried = async {
+        while connector.0.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), tried).await.expect("it connects afterwards");
+}
