@@ -171,6 +171,30 @@ bugs! {
     ReaderWriteStays,
     /// Entries are dated by the host's clock, however far it jumps.
     ClockTakenOver,
+    /// A condition upon a history that was lost is carried over as it is.
+    ConditionsNotTranslated,
+    /// What was read in a history that was left counts as read in the present one.
+    ReadsNotTranslated,
+    /// What the log that goes on lacks is not archived.
+    ArchiveSkipped,
+    /// Authors of archived changes do not find them among their rejected ones.
+    ArchivedNotListed,
+    /// The outbox is put into the journal after the state was exchanged instead of before.
+    PreparedTooLate,
+    /// What was overtaken in the log that goes on is pushed again all the same.
+    OvertakenPushedAgain,
+    /// What is pushed again carries no condition but its own.
+    AgainUnconditioned,
+    /// Deletions that a state has forgotten count as never made.
+    ForgottenDeletionsIgnored,
+    /// Once ours: what fills the place of a rejected change is put on the rejected list at a start between two steps.
+    FillerIsRejected,
+    /// Once ours: what the log that goes on had decided of a pending change is not asked for when a history is left.
+    DecidedForgotten,
+    /// Once ours: what was rejected in the history that was lost counts as seen there.
+    RejectedCountsAsSeen,
+    /// Once ours: what waits upon a lost write stays as it is where a power cut took the state back before that write.
+    UponLostStays,
 }
 
 /// No fault.

@@ -105,6 +105,10 @@ fn nothing(id: TxnId, time_ms: u64) -> Txn {
     Txn { id, settled: OriginCounter(0), time_ms, note: Bytes::new(), conditions: Vec::new(), ops: Vec::new() }
 }
 
+fn is_nothing(txn: &Txn) -> bool {
+    txn.ops.is_empty() && txn.conditions.is_empty() && txn.note.is_empty()
+}
+
 /// Identities of what waits, in its order, with nothing in the place of what is missing between.
 fn numbered(
     waiting: Vec<Arc<Txn>>,
@@ -201,7 +205,7 @@ impl Outbox {
             Condition::Version { version, .. } => condition.mark().is_none() && *version > seq,
             _ => false,
         };
-        conditions.any(is_later)
+        conditions.any(is_later) && !planted::is(Bug::UponLostStays)
     }
 
     /// Whether a pending transaction was never decided.
@@ -257,8 +261,8 @@ impl Outbox {
     }
 
     /// What this outbox becomes under a log that has decided less than it had. What is pushed again waits before what is pending;
-    /// what the log has committed, and other members may lack, is kept on, and what it has rejected is put on the list. A counter that nothing is left of is filled by a
-    /// transaction without operations; where so many are that filling them makes no sense, what follows goes on under an origin
+    /// what the log has committed, and other members may lack, is kept on, and what it has rejected is put on the list. A counter
+    /// that nothing is left of is filled by a transaction without operations; where so many are that filling them makes no sense, what follows goes on under an origin
     /// that `fresh` gives. A rejection that the log does not know gets such an origin as well, and so does what is archived: it
     /// stays on the list, and its old identity belongs to what fills its place, or to the deletions of it that are pushed `again`. What is lost with a state
     /// ([`Outbox::lost_with_state`]) is left out. Conditions made in the history that is left are translated (`rebase.rs`), and
@@ -283,17 +287,18 @@ impl Outbox {
             listed.push((id, RejectedTxn { txn, ..rejected.clone() }));
         }
         let listed_again: BTreeSet<TxnId> = archived.iter().map(|txn| txn.id).collect();
-        for txn in archived {
+        for txn in archived.into_iter().filter(|_| !planted::is(Bug::ArchivedNotListed)) {
             let id = alone(&mut names, txn.id);
             let txn = Arc::new(Txn { settled: OriginCounter(0), ..Txn::clone(&txn) });
             listed.push((id, RejectedTxn { txn, seq: Seq::ZERO, reason: reason.clone() }));
         }
-        let certain = self.pending.iter().filter(|(place, txn)| self.is_certain(**place, txn.id)).map(|(_, txn)| txn);
+        let undecided = self.pending.iter().filter(|(_, txn)| !is_decided(txn.id));
+        let certain = undecided.filter(|(place, txn)| self.is_certain(**place, txn.id)).map(|(_, txn)| txn);
         let waiting = certain.map(|txn| {
             let conditions = lost.conditions(&txn.conditions);
             Arc::new(Txn { conditions, ..Txn::clone(txn) })
         });
-        let waiting: Vec<Arc<Txn>> = again.into_iter().chain(waiting).filter(|txn| !is_decided(txn.id)).collect();
+        let waiting: Vec<Arc<Txn>> = again.into_iter().chain(waiting).collect();
         let numbered = numbered(waiting, decided_of, fresh);
         // What was made upon an archived one follows that, not the deletions that are pushed in its place.
         let is_renamed = |(_, txn): &&(TxnId, Arc<Txn>)| !listed_again.contains(&txn.id);
@@ -339,10 +344,15 @@ impl Outbox {
         let mut rejected = Vec::new();
         let kept = self.kept.iter().map(|kept| (&kept.txn, kept.place, Some((kept.seq, kept.learnt))));
         let pending = self.pending.iter().map(|(place, txn)| (txn, *place, None));
+        let pending = pending.filter(|_| !planted::is(Bug::DecidedForgotten));
         for (txn, place, known) in kept.chain(pending) {
             let counter = txn.id.counter;
             let Some(row) = decided.get(&txn.id.origin).filter(|row| counter <= row.last_counter) else { continue };
             if let Some((seq, reason)) = row.rejection(counter) {
+                // What only fills a place nobody made.
+                if is_nothing(txn) {
+                    continue;
+                }
                 let conditions = lost.conditions(&txn.conditions);
                 let txn = Arc::new(Txn { conditions, ..Txn::clone(txn) });
                 rejected.push((txn.id, RejectedTxn { txn, seq, reason: reason.clone() }));
@@ -635,6 +645,8 @@ impl Outbox {
             self.reused.remove(&id);
             decided.push(match rejection(counter) {
                 Some(_) if planted::is(Bug::ForgetRejected) => continue,
+                // It only fills the place of one that was rejected here, and nobody made it.
+                Some(_) if is_nothing(&txn) && !planted::is(Bug::FillerIsRejected) => continue,
                 Some((seq, reason)) => {
                     self.put_rejected(RejectedTxn { txn, seq, reason: reason.clone() });
                     self.unwritten.insert(id);
@@ -822,6 +834,49 @@ mod tests {
         outbox.refuse(id, Reason::Forbidden { message: "a reader".into() });
         outbox.take_rejected(id);
         assert_eq!(outbox.known_origins(), [id.origin], "the journal still holds the first one");
+    }
+
+    #[test]
+    fn p07_what_the_log_that_goes_on_has_rejected_is_on_the_list_when_a_history_was_left() {
+        let (mut outbox, origin) = (Outbox::keeping(), Origin([1; 16]));
+        for counter in 1..=3 {
+            outbox.insert(txn(counter, &[(1, Some(1))]));
+        }
+        let mut row = OriginRow::default();
+        row.record(Seq(5), OriginCounter(1), OriginCounter(0), None);
+        row.record(Seq(6), OriginCounter(2), OriginCounter(0), Some(Reason::IdentityReused));
+        let (decided, lost) = (BTreeMap::from([(origin, row)]), Lost::after(Seq(4)));
+        let (again, archived, reason) = (Vec::new(), Vec::new(), Reason::IdentityReused);
+        let leaving = Leaving { decided: &decided, again, archived, reason, lost: &lost };
+        let requeued = outbox.requeued(leaving, || Origin([7; 16]));
+        let listed: Vec<u64> = requeued.rejected().keys().map(|id| id.counter.0).collect();
+        assert_eq!((listed, requeued.kept().count(), requeued.depth()), (vec![2], 1, 1));
+    }
+
+    #[test]
+    fn p05_what_waits_upon_a_later_write_is_known() {
+        let mut outbox = Outbox::default();
+        let upon = |condition| Arc::new(Txn { conditions: vec![condition], ..Txn::clone(&txn(1, &[(1, Some(1))])) });
+        outbox.insert(upon(Condition::written_by(collection(), key(1), txn(9, &[]).id)));
+        assert!(!outbox.is_upon_later_than(Seq(0)), "a transaction is no sequence");
+        let version = Condition::Version { collection: collection(), key: key(1), version: Seq(5) };
+        let (seq, reason) = (Seq(3), Reason::IdentityReused);
+        outbox.restore_rejected(RejectedTxn { txn: upon(version), seq, reason });
+        assert_eq!((outbox.is_upon_later_than(Seq(4)), outbox.is_upon_later_than(Seq(5))), (true, false));
+    }
+
+    #[test]
+    fn p07_what_fills_the_place_of_a_rejected_change_is_no_rejected_change() {
+        let mut outbox = Outbox::default();
+        outbox.insert(Arc::new(nothing(txn(1, &[]).id, 0)));
+        outbox.insert(txn(2, &[(1, Some(1))]));
+        let mut row = OriginRow::default();
+        for counter in 1..=2 {
+            row.record(Seq(counter), OriginCounter(counter), OriginCounter(0), Some(Reason::IdentityReused));
+        }
+        let decided = outbox.handle_row(Origin([1; 16]), &row);
+        assert!(matches!(&decided[..], [Decided::Rejected(id, ..)] if id.counter == OriginCounter(2)), "{decided:?}");
+        assert_eq!((outbox.depth(), outbox.rejected().len()), (0, 1));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::model::{Collection, Condition, Key, Op, Origin, OriginRow, Reason, Seq, Txn, TxnId};
+use crate::planted::{self, Bug};
 
 use super::outbox::Kept;
 
@@ -75,7 +76,9 @@ impl Lost {
     pub fn condition(&self, condition: &Condition) -> Condition {
         match condition {
             Condition::Version { collection, key, version }
-                if condition.mark().is_none() && *version > self.shared_to =>
+                if condition.mark().is_none()
+                    && *version > self.shared_to
+                    && !planted::is(Bug::ConditionsNotTranslated) =>
             {
                 let (collection, key) = (collection.clone(), key.clone());
                 match self.writers.get(version) {

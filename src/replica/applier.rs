@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::message::Bookmark;
 use crate::env::wait;
-use crate::model::{Entry, Op, Origin, Position, Seq};
+use crate::model::{Entry, Op, Position, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::fatal::Fatal;
 use crate::protocol::outbox::{Decided, RejectedTxn};
@@ -241,7 +241,7 @@ impl Applier {
         opened.map_err(Fatal::of("the state cannot be opened again"))?;
         let state = self.shared.state();
         self.follower = follower_of(&state);
-        let to_note = self.settle_by(&state);
+        let to_note = self.shared.settle_by(&state);
         self.note(to_note);
         self.unpersisted_since = Some(Instant::now());
         let meta = state.meta();
@@ -405,18 +405,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Takes what the rows of a state decide of the outbox; returns the rejections, to be written down.
-    fn settle_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
-        let origins: Vec<Origin> = self.shared.outbox().origins();
-        let mut decided = Vec::new();
-        for origin in origins {
-            match state.origin(origin) {
-                Ok(Some(row)) => decided.extend(self.shared.outbox_mut().handle_row(origin, &row)),
-                Ok(None) => {}
-                Err(error) => self.shared.want_resync(format!("{error}; fetching the state anew")),
-            }
-        }
-        self.shared.settle(decided)
     }
 
     /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of
@@ -473,7 +461,7 @@ impl Applier {
         }
         self.shared.set_problem("");
         self.shared.note_resynced();
-        let to_note = self.settle_by(&state);
+        let to_note = self.shared.settle_by(&state);
         // In an exchange the outbox that comes has them, in its journal, too, and its thread takes no requests until this is done.
         if descent == Descent::Required {
             self.note(to_note);
@@ -530,7 +518,8 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Chain, Collection, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Txn, TxnId,
+        Chain, Collection, EntryBody, Generation, Key, LineageEntry, LogId, MemberName, Origin, OriginCounter, Txn,
+        TxnId,
     };
     use crate::protocol::outbox::Outbox;
 

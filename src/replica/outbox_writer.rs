@@ -678,7 +678,7 @@ impl OutboxWriter {
                 }
                 Step::Install(shared_to, reply) => {
                     if let Some(outbox) = prepared.take() {
-                        self.install(*outbox, shared_to);
+                        self.install(*outbox, shared_to)?;
                     }
                     let _ = reply.send(());
                     return Ok(());
@@ -694,6 +694,9 @@ impl OutboxWriter {
     /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
     /// exchange is made again.
     pub(super) fn prepare(&mut self, outbox: &Outbox) -> Result<(), String> {
+        if planted::is(Bug::PreparedTooLate) {
+            return Ok(());
+        }
         self.journal.replace_with(frames_of(outbox)).map_err(|error| error.to_string())
     }
 
@@ -704,14 +707,20 @@ impl OutboxWriter {
         self.journal.replace_with(frames).map_err(Fatal::of(failed))
     }
 
-    /// What was numbered, was numbered in another history.
-    pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) {
+    /// What was numbered, was numbered in another history. What the log that goes on has decided already leaves the outbox as it
+    /// does at a start.
+    pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
+        if planted::is(Bug::PreparedTooLate) {
+            let _ = self.journal.replace_with(frames_of(&outbox));
+        }
         *self.shared.outbox_mut() = outbox;
         (self.express, self.bulk) = (Own::default(), Own::default());
         self.last.clear();
         self.unwritten.clear();
         self.shared.histories.leave(shared_to);
         self.shared.note_outbox_change();
+        let to_note = self.shared.settle_by(&self.shared.state());
+        if to_note.is_empty() { Ok(()) } else { self.take_in(vec![Request::Note(to_note)]) }
     }
 
     pub(super) fn rewrite_if_worth_it(&mut self, bytes_min: u64) {

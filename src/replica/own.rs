@@ -14,13 +14,15 @@
 //! condition that the object is still as the log that goes on has it; where an earlier own one wrote or deleted what it reads or
 //! writes, that this one was committed, and nothing after it. So of two the later one is rejected with the earlier one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::model::deletions::{Deletions, Named};
-use crate::model::{Condition, Entry, EntryBody, Op, Origin, OriginCounter, Seq, Txn, TxnId};
+use crate::model::{self, Condition, EntryBody, Op, Origin, OriginRow, Seq, Txn, TxnId};
+use crate::planted::{self, Bug};
 use crate::protocol::rebase::Lost;
 use crate::state::{StateError, StateSnapshot};
 
@@ -76,7 +78,7 @@ pub(super) struct Others {
 pub(super) struct Since<'a> {
     old: &'a StateSnapshot,
     of_interest: BTreeSet<Named>,
-    seen: BTreeMap<Origin, OriginCounter>,
+    seen: BTreeMap<Origin, OriginRow>,
     pub others: Others,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Since<'a> {
     }
 
     /// Takes in an entry of the log that goes on.
-    pub(super) fn take(&mut self, entry: &Entry) -> Result<(), StateError> {
+    pub(super) fn take(&mut self, entry: &model::Entry) -> Result<(), StateError> {
         let EntryBody::Commit(txn) = &entry.body else { return Ok(()) };
         let names: Vec<Named> = txn.ops.iter().map(named).filter(|name| self.of_interest.contains(name)).collect();
         if names.is_empty() {
@@ -102,12 +104,13 @@ impl<'a> Since<'a> {
     }
 
     fn had_seen(&mut self, id: TxnId) -> Result<bool, StateError> {
-        if let Some(last) = self.seen.get(&id.origin) {
-            return Ok(id.counter <= *last);
-        }
-        let last = self.old.origin(id.origin)?.map(|row| row.last_counter).unwrap_or_default();
-        self.seen.insert(id.origin, last);
-        Ok(id.counter <= last)
+        let row = match self.seen.entry(id.origin) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(self.old.origin(id.origin)?.unwrap_or_default()),
+        };
+        // One that was rejected there wrote nothing there. Once its author knows of that, it has another identity.
+        let is_rejected = row.rejection(id.counter).is_some() && !planted::is(Bug::RejectedCountsAsSeen);
+        Ok(id.counter <= row.last_counter && !is_rejected)
     }
 }
 
@@ -120,7 +123,7 @@ pub(super) fn written_after(
     deletions: &Deletions,
     shared_to: Seq,
 ) -> Result<Option<Others>, StateError> {
-    if deletions.complete_after() > shared_to {
+    if deletions.complete_after() > shared_to && !planted::is(Bug::ForgottenDeletionsIgnored) {
         return Ok(None);
     }
     let mut others = Others::default();
@@ -169,6 +172,27 @@ impl<'a> Before<'a> {
         };
         (!is_as_left).then_some(writer.id)
     }
+}
+
+/// Own transactions that may have come before a write of another member, of those that were seen and that the log that goes on has
+/// again, and others after it: pushed again they would come after that write. An own one that names the one before it as the last
+/// writer shows that nothing came between the two.
+fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId> {
+    let mut parted = BTreeSet::new();
+    for name in known.keys() {
+        let mut before: Vec<TxnId> = Vec::new();
+        for txn in own.iter().filter(|txn| txn.ops.iter().any(|op| named(op) == *name)) {
+            let is_upon = |last: &TxnId| {
+                let of_it = |condition: &&Condition| place(condition) == *name;
+                txn.conditions.iter().filter(of_it).any(|condition| condition.mark() == Some(last.mark()))
+            };
+            if !before.last().is_none_or(is_upon) {
+                parted.extend(before.drain(..));
+            }
+            before.push(txn.id);
+        }
+    }
+    parted
 }
 
 /// Two histories that parted: the state that this member had in one, and the state of the other, which goes on.
@@ -323,12 +347,14 @@ impl Parted<'_> {
             let requires = matches!(condition, Condition::Present { .. }) && !deletes_only(txn);
             requires && is_deleted && lacked.contains(&name) && before.link(&name).is_none()
         };
-        let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).collect();
+        let parted = parted_by(own, &others.known);
+        let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
         loop {
             // Without one that is left out, an object may read otherwise: then what wrote it is left out, too.
             let made: Vec<Arc<Txn>> = own.iter().filter(|txn| stay.contains(&txn.id)).cloned().collect();
             let made = values(&made);
-            let is_last = |name: &Named| made.get(name) == had.get(name) && !others.written.contains(name);
+            let is_written = |name: &Named| others.written.contains(name) && !planted::is(Bug::OvertakenPushedAgain);
+            let is_last = |name: &Named| made.get(name) == had.get(name) && !is_written(name);
             let (count, mut before, mut gone) = (stay.len(), Before::default(), BTreeSet::new());
             for txn in own {
                 let overtaken: Vec<TxnId> =
@@ -360,6 +386,9 @@ impl Parted<'_> {
     /// The conditions of one that is pushed again after those `before` it.
     fn conditions(&self, txn: &Txn, before: &Before<'_>, others: &Others) -> Result<Vec<Condition>, StateError> {
         let mut conditions = txn.conditions.clone();
+        if planted::is(Bug::AgainUnconditioned) {
+            return Ok(conditions);
+        }
         let read = txn.conditions.iter().map(place);
         let names: BTreeSet<Named> = read.chain(txn.ops.iter().map(named)).collect();
         for name in names {
@@ -458,7 +487,9 @@ impl Parted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Chain, Collection, Generation, Key, LineageEntry, LogId, MemberName};
+    use crate::model::{
+        Chain, Collection, Entry, Generation, Key, LineageEntry, LogId, MemberName, OriginCounter, Reason,
+    };
     use crate::state::StateStore;
 
     const ME: u8 = 1;
@@ -490,12 +521,29 @@ mod tests {
         (from..).zip(txns).map(entry).collect()
     }
 
+    /// What was rejected in the history that is lost, and is committed in the log that goes on, its readers had not seen.
+    #[test]
+    fn p08_what_was_rejected_in_the_lost_history_was_not_seen_there() {
+        let other = txn(OTHER, 1, &[("k", Some(1))]);
+        let rejected = EntryBody::Reject { id: other.id, settled: OriginCounter(0), reason: Reason::IdentityReused };
+        let own = txn(ME, 1, &[("k", Some(2))]);
+        let old = state_of(&[Entry { body: rejected, ..entries(std::slice::from_ref(&other), 1).remove(0) }]);
+        let own = [Arc::new(own)];
+        let mut since = Since::new(&old, &own);
+        since.take(&entries(std::slice::from_ref(&other), 1)[0]).expect("reads");
+        assert!(since.others.written.contains(&name("k")) && since.others.known.is_empty(), "{:?}", since.others);
+    }
+
     fn state(txns: &[Txn]) -> StateSnapshot {
+        state_of(&entries(txns, 1))
+    }
+
+    fn state_of(entries: &[Entry]) -> StateSnapshot {
         let state = StateStore::in_memory();
         let lineage = vec![LineageEntry { generation: Generation(1), shared_to: Seq::ZERO }];
         state.init(LogId([1; 16]), Generation(1), lineage).expect("begins");
-        if !txns.is_empty() {
-            state.apply(&entries(txns, 1), Chain::default()).expect("applies");
+        if !entries.is_empty() {
+            state.apply(entries, Chain::default()).expect("applies");
         }
         state.snapshot().expect("a view")
     }
@@ -581,6 +629,18 @@ mod tests {
         let deleting = [txn(ME, 1, &[("k", None)])];
         assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
         assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
+    }
+
+    /// Of two own changes the first may have come before what the log that goes on has again.
+    #[test]
+    fn p08_what_came_before_a_change_that_is_there_again_does_not_come_after_it() {
+        let (first, second) = (txn(ME, 1, &[("k", Some(1))]), txn(ME, 2, &[("k", Some(3))]));
+        let other = txn(OTHER, 1, &[("k", Some(2))]);
+        let between = [first.clone(), other.clone(), second.clone()];
+        assert_eq!(again(&[], &between, std::slice::from_ref(&other)), []);
+        assert_eq!(again(&[], &between, &[]), [(1, 1), (2, 1)], "it is not there");
+        let upon = Txn { conditions: vec![written_by(name("k"), first.id)], ..second };
+        assert_eq!(again(&[], &[other.clone(), first, upon], &[other]), [(1, 1), (2, 1)], "nothing came between");
     }
 
     #[test]

@@ -525,6 +525,20 @@ impl Shared {
         to_note
     }
 
+    /// Takes what the rows of a state decide of the outbox; gives the rejections, to be written down.
+    pub(super) fn settle_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
+        let origins: Vec<Origin> = self.outbox().origins();
+        let mut decided = Vec::new();
+        for origin in origins {
+            match state.origin(origin) {
+                Ok(Some(row)) => decided.extend(self.outbox_mut().handle_row(origin, &row)),
+                Ok(None) => {}
+                Err(error) => self.want_resync(format!("{error}; fetching the state anew")),
+            }
+        }
+        self.settle(decided)
+    }
+
     /// Puts one pending transaction, or all of them, on the rejected list; gives them, to be written down.
     pub(super) fn refuse(&self, id: Option<TxnId>, reason: &Reason) -> Vec<RejectedTxn> {
         let decided = {

@@ -191,16 +191,18 @@ impl Stepped {
     /// # Errors
     /// When the process must stop.
     pub fn keep_journal(&mut self, rewrite_bytes_min: u64) -> Result<(), Fatal> {
+        self.write_notes()?;
+        self.writer.rewrite_if_worth_it(rewrite_bytes_min);
+        self.writer.vouch();
+        Ok(())
+    }
+
+    fn write_notes(&mut self) -> Result<(), Fatal> {
         let mut batch = Vec::new();
         while let Ok(request) = self.notes.try_recv() {
             batch.push(request);
         }
-        if !batch.is_empty() {
-            self.writer.handle(batch)?;
-        }
-        self.writer.rewrite_if_worth_it(rewrite_bytes_min);
-        self.writer.vouch();
-        Ok(())
+        if batch.is_empty() { Ok(()) } else { self.writer.handle(batch) }
     }
 
     /// Where the replica stands.
@@ -293,7 +295,8 @@ impl Stepped {
     #[must_use]
     pub fn left_at(&self, welcome: &Welcome) -> Option<Seq> {
         let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        Some(leaving::fork(&self.claimed()?, &lineage, welcome)?.shared_to)
+        let upon = |shared_to| self.shared.outbox().is_upon_later_than(shared_to);
+        Some(leaving::fork(&self.claimed()?, &lineage, welcome, upon)?.shared_to)
     }
 
     /// Begins to leave the present history for a fetched `state` of a log that has left it, where that and the reason are known,
@@ -309,7 +312,8 @@ impl Stepped {
     ) -> Result<Option<Leaving>, String> {
         let Some(mine) = self.claimed() else { return Ok(None) };
         let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
-        let Some(fork) = leaving::fork(&mine, &lineage, welcome) else { return Ok(None) };
+        let upon = |shared_to| self.shared.outbox().is_upon_later_than(shared_to);
+        let Some(fork) = leaving::fork(&mine, &lineage, welcome, upon) else { return Ok(None) };
         let Some(is_restore) = leaving::is_restore(&fork.theirs, known) else { return Ok(None) };
         let earlier = leaving::earlier_fork(&self.shared, &state, fork.shared_to);
         let shared_to = earlier.map_err(|error| error.to_string())?;
@@ -324,6 +328,24 @@ impl Stepped {
     pub fn leave_fork(&self, state: StateStore, fork: &Fork) -> Result<Leaving, String> {
         let set = leaving::set_of_fork(&self.shared, &state, fork)?;
         self.leave_for(state, set)
+    }
+
+    /// As [`Stepped::leave`], for a state that lacks what was decided before the present one was lost; `None`: it lacks nothing.
+    ///
+    /// # Errors
+    /// When a state cannot be read.
+    pub fn leave_lost(&self, state: StateStore) -> Result<Option<Leaving>, String> {
+        if !leaving::lacks_what_was_lost(&self.shared, &state).map_err(|error| error.to_string())? {
+            return Ok(None);
+        }
+        let set = leaving::set_of_lost(&self.shared, &state)?;
+        self.leave_for(state, set).map(Some)
+    }
+
+    /// The history that is read at present.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.shared.histories.present()
     }
 
     fn leave_for(&self, state: StateStore, set: Set) -> Result<Leaving, String> {
@@ -358,12 +380,17 @@ impl Stepped {
     /// The second one: puts the outbox that is to come into the journal. From here on nothing is taken in.
     ///
     /// # Errors
-    /// When it cannot be written: then take it back.
-    pub fn prepare(&mut self, exchange: &Exchange) -> Result<(), String> {
-        let requeued = exchange.requeued(&*self.entropy)?;
+    /// The outer one: the process must stop. The inner one: it cannot be written, so take it back.
+    pub fn prepare(&mut self, exchange: &Exchange) -> Result<Result<(), String>, Fatal> {
+        // Who asks for an exchange stands in line behind what was applied before.
+        self.write_notes()?;
+        let requeued = match exchange.requeued(&*self.entropy) {
+            Ok(requeued) => requeued,
+            Err(error) => return Ok(Err(error)),
+        };
         let written = self.writer.prepare(&requeued);
         self.prepared = Some(requeued);
-        written
+        Ok(written)
     }
 
     /// The third one: the state takes its place.
@@ -375,9 +402,13 @@ impl Stepped {
     }
 
     /// The last one: the outbox in memory becomes the one in the journal.
-    pub fn install(&mut self, exchange: &Exchange) {
-        if let Some(outbox) = self.prepared.take() {
-            self.writer.install(outbox, exchange.set().shared_to);
+    ///
+    /// # Errors
+    /// When the process must stop.
+    pub fn install(&mut self, exchange: &Exchange) -> Result<(), Fatal> {
+        match self.prepared.take() {
+            Some(outbox) => self.writer.install(outbox, exchange.set().shared_to),
+            None => Ok(()),
         }
     }
 
