@@ -12,6 +12,7 @@ mod copies;
 mod datastore;
 mod engine;
 mod faults;
+mod histories;
 mod network;
 mod oracle;
 mod outbox;

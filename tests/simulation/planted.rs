@@ -8,7 +8,7 @@
 
 use gravwell::planted::{Bug, plant};
 
-use super::runner;
+use super::{histories, runner};
 
 /// Seeds after which a fault counts as not caught.
 const SEEDS_MAX: u64 = 20_000;
@@ -26,7 +26,10 @@ fn last_seed(bug: Bug) -> Option<u64> {
 
 /// A seed that catches what is planted, and the promise that it sees broken.
 fn caught(bug: Bug) -> Option<(u64, String)> {
-    let failure = |from, count| runner::run_until(from, count, false, 1).failures.into_iter().next();
+    let failure = |from, count| match histories::concern(bug) {
+        true => histories::run_until(from, count, 1).failures.into_iter().next(),
+        false => runner::run_until(from, count, false, 1).failures.into_iter().next(),
+    };
     match last_seed(bug).filter(|_| !is_search()) {
         Some(seed) => failure(seed, 1).or_else(|| failure(0, super::number("GRAVWELL_SEARCH", SEEDS_MAX))),
         None => failure(super::number("GRAVWELL_FROM", 0), SEEDS_MAX),

@@ -1,0 +1,191 @@
+//! A member of a small world: its disks, and its replica while it runs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use gravwell::codec::message::Welcome;
+use gravwell::env::memory::{MemoryFs, SmallRandom, Survival};
+use gravwell::log::journal::Journal;
+use gravwell::model::{Condition, Key, MemberName, Seq};
+use gravwell::protocol::outbox::Outbox;
+use gravwell::protocol::push::Pusher;
+use gravwell::replica::History;
+use gravwell::replica::directory::Home;
+use gravwell::replica::quarantine::{self, Change};
+use gravwell::replica::stepped::{Exchange, Stepped};
+use gravwell::state::StateStore;
+
+use super::super::engine::Disk;
+use super::super::replica::{JOURNAL, SimClock, SimEntropy, States};
+use super::Number;
+use super::log::{Past, change_of};
+
+/// What an author saw of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Absent,
+    Present,
+    /// As this change left it.
+    As(Number),
+}
+
+/// An object that somebody has looked at.
+#[derive(Clone, Debug)]
+pub struct Read {
+    pub key: Key,
+    pub condition: Condition,
+    pub seen: Seen,
+    pub read_in: History,
+}
+
+/// The last step of an exchange that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Chosen,
+    Archived,
+    Prepared,
+    Swapped,
+}
+
+/// What is judged when a history was left.
+#[derive(Clone)]
+pub struct Left {
+    /// What the member had, and what it goes on from.
+    pub old: Past,
+    pub new: Past,
+    /// Every member had what came up to here, so own changes were not kept any longer.
+    pub floor: Seq,
+    pub pending: BTreeSet<Number>,
+    /// Where the fetched state is.
+    pub path: PathBuf,
+}
+
+/// An exchange that has begun.
+pub struct UnderWay {
+    pub exchange: Exchange,
+    pub step: Step,
+    pub welcome: Welcome,
+}
+
+pub struct Member {
+    pub number: usize,
+    pub name: MemberName,
+    /// Of the archive, which is written into real files.
+    pub directory: PathBuf,
+    pub fs: MemoryFs,
+    pub states: States,
+    /// What each state is the state of.
+    pub pasts: BTreeMap<PathBuf, Past>,
+    pub running: Option<Stepped>,
+    /// While it follows the log.
+    pub pusher: Option<Pusher>,
+    pub under_way: Option<UnderWay>,
+    /// To be judged once the exchange is complete, also after a crash.
+    pub left: Option<Left>,
+    pub needs_snapshot: bool,
+    pub is_cut_off: bool,
+    pub reads: VecDeque<Read>,
+    /// The highest floor that it was told of, in its present history.
+    pub floor: Seq,
+}
+
+impl Member {
+    pub fn new(number: usize, root: &Path) -> Member {
+        let name = MemberName::new(format!("web{number}")).expect("name");
+        let directory = root.join(name.to_string());
+        std::fs::create_dir(&directory).expect("is made");
+        Member {
+            number,
+            name,
+            directory,
+            fs: MemoryFs::new(),
+            states: States::default(),
+            pasts: BTreeMap::new(),
+            running: None,
+            pusher: None,
+            under_way: None,
+            left: None,
+            needs_snapshot: false,
+            is_cut_off: false,
+            reads: VecDeque::new(),
+            floor: Seq::ZERO,
+        }
+    }
+
+    pub fn start(&mut self, clock: &Arc<AtomicU64>, seed: u64) -> Result<(), String> {
+        let open = |disk: Disk| StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string());
+        let state = open(self.states.current())?;
+        Stepped::check_state(&state)?;
+        let at = state.position().map_or(Seq::ZERO, |position| position.seq);
+        let path = Home::current(&self.states).ok_or("no current state")?;
+        let past = self.pasts.entry(path.clone()).or_default();
+        if past.head() < at {
+            return Err(format!("{} is at {at}, and was at {} at most", self.name, past.head()));
+        }
+        *past = past.up_to(at);
+        self.pasts.retain(|other, _| *other == path);
+        let (journal, records) =
+            Journal::open(Arc::new(self.fs.clone()), Path::new(JOURNAL)).map_err(|error| error.to_string())?;
+        let entries = records.into_iter().map(|record| (record.kind, record.payload)).collect();
+        let fresh = || Err("the outbox cannot be restored".to_owned());
+        let entropy = Arc::new(SimEntropy(Mutex::new(SmallRandom(seed))));
+        let home = Box::new(self.states.clone());
+        let clock = Arc::new(SimClock(Arc::clone(clock)));
+        let stepped = Stepped::open_with(Outbox::keeping, state, fresh, (journal, entries), home, clock, entropy)?;
+        stepped.take_role("webserver");
+        self.running = Some(stepped);
+        Ok(())
+    }
+
+    /// The process ends at once; with a power cut, disks lose what was not synced.
+    pub fn crash(&mut self, power: Option<(Survival, &mut SmallRandom)>) {
+        (self.running, self.pusher, self.under_way, self.needs_snapshot) = (None, None, None, false);
+        self.reads.clear();
+        if let Some((survival, random)) = power {
+            self.fs = self.fs.crash(survival, random.next_u64());
+            self.states.cut_power(random);
+        }
+    }
+
+    /// What its state is the state of.
+    pub fn past(&self) -> Past {
+        Home::current(&self.states).and_then(|path| self.pasts.get(&path)).cloned().unwrap_or_default()
+    }
+
+    pub fn past_mut(&mut self) -> Option<&mut Past> {
+        self.pasts.get_mut(&Home::current(&self.states)?)
+    }
+
+    pub fn at(&self) -> Option<Seq> {
+        self.running.as_ref()?.position().map(|position| position.seq)
+    }
+
+    /// Changes that wait, in their order.
+    pub fn pending(&self) -> Vec<Number> {
+        self.running.iter().flat_map(Stepped::pending).filter_map(|txn| change_of(&txn)).collect()
+    }
+
+    pub fn listed(&self) -> Vec<Number> {
+        self.running.iter().flat_map(Stepped::rejected).filter_map(|rejected| change_of(&rejected.txn)).collect()
+    }
+
+    /// Everything that it has archived, with the position that it left.
+    pub fn archive(&self) -> Result<Vec<(Seq, Change)>, String> {
+        let mut all = Vec::new();
+        for file in quarantine::files(&self.directory).map_err(|error| error.to_string())? {
+            let (set, changes) = quarantine::read(&file)?;
+            all.extend(changes.into_iter().map(|change| (set.seq, change)));
+        }
+        Ok(all)
+    }
+
+    /// It is cut off from the datastore.
+    pub fn hang_up(&mut self) {
+        self.pusher = None;
+        if let Some(stepped) = &self.running {
+            stepped.set_connected(None);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What must be true of changes whose histories were lost, from the promises alone: nothing here looks at how the product
+//! decides.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use gravwell::model::{Key, Op, Seq};
+
+use super::Number;
+use super::log::{Past, Write, change_of};
+use super::member::{Left, Member, Seen};
+
+/// A change that a member has accepted.
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub author: usize,
+    pub ops: Vec<Op>,
+    pub seen: Vec<(Key, Seen)>,
+    /// Its author has dismissed it.
+    pub is_dismissed: bool,
+    /// Why it may be nowhere.
+    pub let_go: Option<&'static str>,
+    /// It was committed, and lost with its history: the changes that its author may have seen before it. It is upon those only
+    /// that it may be committed again, with or without conditions.
+    pub lost_after: Option<BTreeSet<Number>>,
+    /// What its author saw before it was tried again.
+    pub saw: BTreeSet<Number>,
+    /// Nothing was left of it when an exchange was prepared, whatever interrupted that.
+    pub is_passed: bool,
+    /// Objects that were absent where it was made, or where its author went on when it was lost. That one was made and deleted
+    /// again since, no condition can tell: what was absent is absent.
+    pub absent_since: BTreeSet<Key>,
+    /// It was on its author's list, or tried again, when the log went back to a history that has it. It has another identity since,
+    /// so that none can tell: it may be on the list and in the log, and whoever tries it again sees what is there.
+    pub is_back: bool,
+}
+
+impl Made {
+    /// What it makes of an object; `None` when it does not write it.
+    pub fn value(&self, key: &Key) -> Option<Option<Bytes>> {
+        self.ops.iter().rev().find(|op| op.key() == key).map(|op| op.value().cloned())
+    }
+}
+
+/// Whether an object was as an operation had left it when a history was left, and is not in the one that goes on.
+fn left_something(old: &Past, new: &Past, op: &Op) -> bool {
+    let had = old.value(op.key());
+    had.as_ref() == op.value() && new.value(op.key()) != had
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    pub made: Vec<Made>,
+    pub checks: u64,
+}
+
+pub type Checked = Result<(), String>;
+
+macro_rules! ensure {
+    ($this:expr, $holds:expr, $($text:tt)*) => {{
+        $this.checks += 1;
+        if !$holds {
+            return Err(format!($($text)*));
+        }
+    }};
+}
+
+impl Oracle {
+    /// Whether a write left an object as a change did. Of writes of the same value it does not matter whose one replaces.
+    fn is_as_left(&self, write: Option<&Write>, change: Number, key: &Key) -> bool {
+        let left = self.made[change].value(key).flatten();
+        let found = write.and_then(|write| write.value.as_ref());
+        left.is_some() && (write.and_then(|write| write.change) == Some(change) || found == left.as_ref())
+    }
+
+    /// A change has just been committed as the last entry of a log.
+    pub fn committed(&mut self, past: &Past, change: Number) -> Checked {
+        let before = past.up_to(Seq(past.head().0 - 1));
+        let made = self.made[change].clone();
+        ensure!(self, made.is_back || before.commit_of(change).is_none(), "change {change} is committed twice");
+        ensure!(self, !made.is_dismissed, "change {change} was dismissed, and is committed");
+        for (key, seen) in &made.seen {
+            let last = before.last_write(key);
+            let is_there = last.as_ref().is_some_and(|write| write.value.is_some());
+            let holds = match seen {
+                Seen::Absent => !is_there,
+                Seen::Present => is_there,
+                Seen::As(earlier) => self.is_as_left(last.as_ref(), *earlier, key),
+            };
+            ensure!(self, holds, "change {change} was made upon {key} {seen:?}, and committed upon {last:?}");
+        }
+        let Some(lost_after) = made.lost_after else { return Ok(()) };
+        for op in &made.ops {
+            let Some(last) = before.last_write(op.key()) else { continue };
+            let is_same = last.value.as_ref() == op.value();
+            let is_own = last.change.is_some_and(|last| self.made[last].author == made.author && last < change);
+            let is_known = last.change.is_some_and(|last| lost_after.contains(&last) || made.saw.contains(&last));
+            let was_absent =
+                made.absent_since.contains(op.key()) || made.seen.contains(&(op.key().clone(), Seen::Absent));
+            let is_absent = last.value.is_none() && was_absent;
+            ensure!(
+                self,
+                is_same || is_own || is_known || is_absent,
+                "change {change} was lost and is committed again, over {last:?} of {}, which its author had not seen",
+                op.key()
+            );
+        }
+        Ok(())
+    }
+
+    /// Of a change that was lost, only what it deleted has just been committed again.
+    pub fn part_committed(&mut self, past: &Past, change: Number) -> Checked {
+        let before = past.up_to(Seq(past.head().0 - 1));
+        let made = self.made[change].clone();
+        let ops = past.commits().next_back().map(|(_, txn)| txn.ops.clone()).unwrap_or_default();
+        let lost_after = made.lost_after.unwrap_or_default();
+        for op in ops {
+            let last = before.last_write(op.key());
+            let is_there = last.as_ref().is_some_and(|write| write.value.is_some());
+            let writer = last.as_ref().and_then(|write| write.change);
+            let is_known = writer.is_some_and(|writer| {
+                lost_after.contains(&writer) || (self.made[writer].author == made.author && writer < change)
+            });
+            ensure!(
+                self,
+                op.value().is_none() && made.ops.contains(&op),
+                "change {change} is committed in part: {op:?}"
+            );
+            ensure!(self, !is_there || is_known, "change {change} deletes {last:?}, which its author had not seen");
+        }
+        Ok(())
+    }
+
+    /// A member has left a history.
+    pub fn left(&mut self, member: &Member, left: &Left, keys: &[Key]) -> Checked {
+        let Left { old, new, floor, pending: before, .. } = left;
+        let shared_to = old.shared_with(new);
+        let (pending, listed) = (member.pending(), member.listed());
+        let name = &member.name;
+        for change in before {
+            let is_decided = new.commit_of(*change).is_some() || listed.contains(change);
+            ensure!(self, is_decided || pending.contains(change), "{name}: change {change} waited, and is gone");
+        }
+        let archive = member.archive()?;
+        let has = |key: &Key, value: &Option<Bytes>| {
+            // What deleted an object is not unique.
+            archive.iter().any(|(seq, archived)| {
+                archived.key == *key && archived.value == *value && (value.is_some() || *seq == old.head())
+            })
+        };
+        for key in keys {
+            let Some(last) = old.last_write(key).filter(|last| last.seq > shared_to) else { continue };
+            let there = new.last_write(key);
+            let reads = there.as_ref().and_then(|there| there.value.clone());
+            // Of several that leave an object alike it does not matter which one is pushed again.
+            let is_pushed = pending.iter().any(|change| self.made[*change].value(key).as_ref() == Some(&last.value));
+            let is_in = is_pushed || last.change.is_some_and(|change| new.commit_of(change).is_some());
+            // That an object was deleted which the new log has written since says nothing of what it has written.
+            let is_rewritten = last.value.is_none() && there.is_some_and(|there| there.seq > shared_to);
+            if reads == last.value || is_in || is_rewritten {
+                continue;
+            }
+            ensure!(self, has(key, &last.value), "{name}: {key} was {last:?} when it was left, and is not archived");
+        }
+        let lost: Vec<(Seq, Number, Vec<Op>)> = old
+            .commits()
+            .filter(|(seq, _)| *seq > shared_to)
+            .filter_map(|(seq, txn)| Some((seq, change_of(txn)?, txn.ops.clone())))
+            .filter(|(_, change, _)| self.made[*change].author == member.number && new.commit_of(*change).is_none())
+            .collect();
+        for (seq, change, ops) in lost {
+            let before: BTreeSet<Number> = old
+                .up_to(seq)
+                .commits()
+                .filter_map(|(_, txn)| change_of(txn))
+                .filter(|other| *other != change)
+                .collect();
+            self.made[change].lost_after.get_or_insert_default().extend(before);
+            let earlier = old.up_to(Seq(seq.0 - 1));
+            let is_absent = |key: &&Key| new.value(key).is_none() || earlier.value(key).is_none();
+            let absent = ops.iter().map(|op| op.key()).filter(is_absent).cloned();
+            self.made[change].absent_since.extend(absent);
+            if pending.contains(&change) || listed.contains(&change) || self.made[change].is_dismissed {
+                continue;
+            }
+            let remains: Vec<&Op> = ops.iter().filter(|op| left_something(old, new, op)).collect();
+            let is_passed = self.made[change].is_passed;
+            ensure!(
+                self,
+                remains.is_empty() || seq <= *floor || is_passed,
+                "{name}: change {change} was lost, and is neither pushed again nor on the list"
+            );
+            // It was in place at every member, so that it is not kept to be pushed again, and an earlier state was restored.
+            for op in remains {
+                let value = op.value().cloned();
+                let is_rewritten =
+                    value.is_none() && new.last_write(op.key()).is_some_and(|there| there.seq > shared_to);
+                ensure!(
+                    self,
+                    is_rewritten || has(op.key(), &value),
+                    "{name}: change {change} of {} is nowhere",
+                    op.key()
+                );
+            }
+            self.made[change].let_go = Some("something had come after it, or it is archived");
+        }
+        Ok(())
+    }
+
+    /// An exchange was prepared: from now on what it takes for passed may be nowhere.
+    pub fn prepared(&mut self, member: usize, left: &Left) {
+        let shared_to = left.old.shared_with(&left.new);
+        for (_, txn) in left.old.commits().filter(|(seq, _)| *seq > shared_to) {
+            let Some(change) = change_of(txn) else { continue };
+            let is_lost = self.made[change].author == member && left.new.commit_of(change).is_none();
+            if is_lost && !txn.ops.iter().any(|op| left_something(&left.old, &left.new, op)) {
+                self.made[change].is_passed = true;
+            }
+        }
+    }
+
+    /// Every change of a member is somewhere.
+    pub fn accounts(&mut self, member: &Member, log: &Past) -> Checked {
+        let (pending, listed, past) = (member.pending(), member.listed(), member.past());
+        for (change, made) in self.made.clone().into_iter().enumerate().filter(|(_, made)| made.author == member.number)
+        {
+            let times = |of: &[Number]| of.iter().filter(|other| **other == change).count();
+            let open = times(&pending) + times(&listed);
+            let is_settled = made.is_dismissed || made.is_passed || made.let_go.is_some();
+            let is_there = past.commit_of(change).is_some() || log.commit_of(change).is_some();
+            ensure!(self, open <= 1, "{}: change {change} waits {open} times", member.name);
+            ensure!(self, open == 1 || is_settled || is_there, "{}: change {change} is nowhere", member.name);
+        }
+        Ok(())
+    }
+
+    /// Everything was delivered.
+    pub fn at_the_end(&mut self, members: &[Member], log: &Past) -> Checked {
+        for (change, made) in self.made.clone().into_iter().enumerate() {
+            let listed = members.iter().flat_map(Member::listed).filter(|other| *other == change).count();
+            let pending = members.iter().flat_map(Member::pending).filter(|other| *other == change).count();
+            let committed = log.commits().filter(|(_, txn)| change_of(txn) == Some(change)).count();
+            let found = format!("committed {committed}, listed {listed}, pending {pending}");
+            ensure!(self, pending == 0, "change {change} still waits: {found}");
+            ensure!(self, committed + listed <= 1 || made.is_back, "change {change} is in two places: {found}");
+            let is_settled = made.is_dismissed || made.is_passed || made.let_go.is_some();
+            ensure!(self, committed + listed > 0 || is_settled, "change {change} is nowhere: {found}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,761 @@
+//! A small world from one seed: a log that is lost, members that come back to it, and everything that interrupts them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gravwell::codec::admin::SeenVersion;
+use gravwell::codec::message::{Bookmark, Welcome};
+use gravwell::codec::txn::decode_txn;
+use gravwell::env::memory::{SmallRandom, Survival};
+use gravwell::model::{Collection, Condition, Generation, Key, Op, Seq, TxnId};
+use gravwell::protocol::push::Pusher;
+use gravwell::protocol::session::NextStep;
+use gravwell::protocol::tail::Run;
+use gravwell::replica::Draft;
+use gravwell::replica::directory::Home;
+use gravwell::replica::stepped::{Leaving, Stepped, SwapError};
+use gravwell::state::StateStore;
+
+use super::super::replica::REWRITE_BYTES_MIN;
+use super::Number;
+use super::log::{Ledger, Past, change_of, fetch, note, part_of};
+use super::member::{Left, Member, Read, Seen, Step, UnderWay};
+use super::oracle::{Checked, Made, Oracle};
+
+/// Most reads that a client goes on from.
+const READS_MAX: usize = 6;
+const TICKS: usize = 260;
+/// Rounds in which everything must be delivered once nothing goes wrong any more.
+const ROUNDS_MAX: usize = 200;
+
+pub struct World {
+    random: SmallRandom,
+    clock: Arc<AtomicU64>,
+    pub log: Ledger,
+    members: Vec<Member>,
+    oracle: Oracle,
+    keys: Vec<Key>,
+    /// Ticks in which the log is lost.
+    losses: BTreeSet<usize>,
+    generations: u64,
+    prints: bool,
+    pub times: BTreeMap<&'static str, u64>,
+    _root: tempfile::TempDir,
+}
+
+pub fn collection() -> Collection {
+    Collection::new("c").expect("name")
+}
+
+/// In memory where that can be had: the archive is synced.
+fn root() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("temp dir")
+}
+
+impl World {
+    pub fn new(seed: u64, prints: bool) -> World {
+        let mut random = SmallRandom(seed ^ 0x4849_5354);
+        let root = root();
+        let count = 2 + random.below(2);
+        let keys = (0..2 + random.below(4)).map(|number| Key::new(format!("k{number}")).expect("key")).collect();
+        let losses = (0..1 + random.below(3)).map(|_| 40 + random.below(TICKS - 60)).collect();
+        World {
+            random,
+            clock: Arc::new(AtomicU64::new(1_800_000_000_000)),
+            log: Ledger::new(),
+            members: (0..count).map(|number| Member::new(number, root.path())).collect(),
+            oracle: Oracle::default(),
+            keys,
+            losses,
+            generations: 1,
+            prints,
+            times: BTreeMap::new(),
+            _root: root,
+        }
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.random.below(100) < percent
+    }
+
+    fn note(&mut self, what: &'static str, text: impl FnOnce() -> String) {
+        *self.times.entry(what).or_default() += 1;
+        if self.prints {
+            println!("{what}: {}", text());
+        }
+    }
+
+    pub fn checks(&self) -> u64 {
+        self.oracle.checks
+    }
+
+    pub fn run(&mut self) -> Checked {
+        for number in 0..self.members.len() {
+            self.start(number)?;
+        }
+        for tick in 0..TICKS {
+            self.clock.fetch_add(1000, Ordering::Relaxed);
+            if self.losses.contains(&tick) {
+                self.lose()?;
+            }
+            let number = self.random.below(self.members.len());
+            self.act(number)?;
+            self.check(number)?;
+        }
+        self.deliver()?;
+        if self.chance(50) {
+            for number in 0..self.members.len() {
+                while let Some(id) = self.first_rejected(number) {
+                    self.deal_with(number, id, true)?;
+                }
+            }
+            self.deliver()?;
+        }
+        self.oracle.at_the_end(&self.members, &self.log.past)
+    }
+
+    fn check(&mut self, number: usize) -> Checked {
+        let member = &self.members[number];
+        let is_between = member.under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
+        if member.running.is_none() || is_between {
+            return Ok(());
+        }
+        self.oracle.accounts(member, &self.log.past)
+    }
+
+    fn act(&mut self, number: usize) -> Checked {
+        if self.members[number].running.is_none() {
+            return if self.chance(40) { self.start(number) } else { Ok(()) };
+        }
+        match self.random.below(100) {
+            0..=2 => self.crash(number),
+            3..=5 => {
+                self.members[number].hang_up();
+                self.members[number].is_cut_off = true;
+                Ok(())
+            }
+            6..=12 => {
+                self.members[number].is_cut_off = false;
+                Ok(())
+            }
+            13..=14 => self.compact(),
+            15..=18 => self.upkeep(number),
+            19..=44 => self.submit(number),
+            45..=50 => match self.first_rejected(number) {
+                Some(id) => {
+                    let retries = self.chance(60);
+                    self.deal_with(number, id, retries)
+                }
+                None => self.look(number),
+            },
+            51..=56 => self.look(number),
+            _ => self.follow(number),
+        }
+    }
+
+    /// One step of following the log, or of leaving a history for it.
+    fn follow(&mut self, number: usize) -> Checked {
+        if self.members[number].under_way.is_some() {
+            return if self.chance(8) { self.crash(number) } else { self.step(number) };
+        }
+        if self.members[number].is_cut_off {
+            return Ok(());
+        }
+        if self.members[number].pusher.is_none() {
+            return self.greet(number);
+        }
+        if self.chance(50) {
+            let count = 1 + self.random.below(6);
+            self.tail(number, count)
+        } else {
+            let count = 1 + self.random.below(3);
+            self.push(number, count, 15)
+        }
+    }
+
+    fn start(&mut self, number: usize) -> Checked {
+        let seed = self.random.next_u64();
+        let clock = Arc::clone(&self.clock);
+        self.members[number].start(&clock, seed)?;
+        let at = self.members[number].at();
+        self.note("start", || format!("web{number} at {at:?}"));
+        let member = &mut self.members[number];
+        let current = Home::current(&member.states);
+        match member.left.take() {
+            // The exchange was complete but for its last step, which a start makes up for.
+            Some(left) if Some(&left.path) == current.as_ref() => self.judge_left(number, &left)?,
+            _ => {}
+        }
+        self.check(number)
+    }
+
+    fn judge_left(&mut self, number: usize, left: &Left) -> Checked {
+        let shared_to = left.old.shared_with(&left.new);
+        self.members[number].floor = left.floor.min(shared_to);
+        let text = format!("web{number} goes on at {} of {shared_to}", left.new.head());
+        self.note("left", || text);
+        self.oracle.left(&self.members[number], left, &self.keys)
+    }
+
+    fn crash(&mut self, number: usize) -> Checked {
+        let power = self.chance(50);
+        let survival = [Survival::Nothing, Survival::Prefix, Survival::Sectors, Survival::Everything];
+        let survival = survival[self.random.below(4)];
+        let what = match self.members[number].under_way.as_ref().map(|under_way| under_way.step) {
+            None => "crash",
+            Some(Step::Chosen) => "crash before the archive",
+            Some(Step::Archived) => "crash after the archive",
+            Some(Step::Prepared) => "crash after the outbox was prepared",
+            Some(Step::Swapped) => "crash after the state was swapped",
+        };
+        self.note(what, || format!("web{number}, power={power}"));
+        let cut = power.then_some((survival, &mut self.random));
+        self.members[number].crash(cut);
+        Ok(())
+    }
+
+    fn upkeep(&mut self, number: usize) -> Checked {
+        let rewrite = if self.chance(30) { 0 } else { REWRITE_BYTES_MIN };
+        if self.members[number].under_way.is_some() {
+            return Ok(());
+        }
+        let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
+        stepped.persist().map_err(|error| error.to_string())?;
+        stepped.keep_journal(rewrite).map_err(|error| error.to_string())?;
+        if self.members[number].pusher.is_some() && self.chance(50) {
+            let floor = self.floor();
+            let member = &mut self.members[number];
+            if let Some(stepped) = &member.running {
+                stepped.forget_passed(floor);
+                member.floor = member.floor.max(floor);
+            }
+        }
+        Ok(())
+    }
+
+    /// What every member is known to have durably, of the present history.
+    fn floor(&self) -> Seq {
+        let durable = |member: &Member| match &member.running {
+            Some(stepped) => stepped.durable().min(member.past().shared_with(&self.log.past)),
+            None => Seq::ZERO,
+        };
+        self.members.iter().map(durable).min().unwrap_or_default()
+    }
+
+    fn compact(&mut self) -> Checked {
+        let head = self.log.past.head().0 as usize;
+        let horizon = Seq(self.random.below(head + 1) as u64);
+        let forgotten = if self.chance(30) { Seq(self.random.below(head + 1) as u64) } else { Seq::ZERO };
+        self.log.compact(horizon, forgotten);
+        self.note("compaction", || format!("to {horizon}, deletions up to {forgotten} are forgotten"));
+        Ok(())
+    }
+
+    /// The log goes on from an earlier place.
+    fn lose(&mut self) -> Checked {
+        self.generations += 1 + self.random.below(2) as u64;
+        let generation = Generation(self.generations);
+        let head = self.log.past.head();
+        // Now and then one that has not left an earlier history brings that back.
+        let is_any = self.chance(15);
+        let is_source = |member: &&Member| {
+            let past = member.past();
+            let is_descended = past.shared_with(&self.log.past) == past.head();
+            past.head() > Seq::ZERO && (is_descended || (is_any && member.left.is_none()))
+        };
+        let sources: Vec<usize> = self.members.iter().filter(is_source).map(|member| member.number).collect();
+        for member in &mut self.members {
+            member.hang_up();
+        }
+        if self.chance(70)
+            && let Some(source) = sources.get(self.random.below(sources.len().max(1))).copied()
+        {
+            // A member lends what it has, durable or not; a stopped one its disk.
+            if self.members[source].running.is_none() {
+                self.start(source)?;
+            }
+            let past = self.members[source].past();
+            self.come_back(&past);
+            let Some(stepped) = &self.members[source].running else { return Ok(()) };
+            self.log.recover(generation, &stepped.state(), past);
+            let to = self.log.past.head();
+            self.note("recovered", || format!("generation {generation} from web{source}: {head} to {to}"));
+            return Ok(());
+        }
+        let to = Seq(self.random.below(head.0 as usize + 1) as u64);
+        let horizon = Seq(self.random.below(to.0 as usize + 1) as u64);
+        let forgotten = if self.chance(50) { Seq::ZERO } else { Seq(self.random.below(to.0 as usize + 1) as u64) };
+        self.log.restore(generation, to, horizon, forgotten);
+        self.note("restored", || format!("generation {generation}: {head} to {to}"));
+        Ok(())
+    }
+
+    /// The log goes on from a past which may have what it lacked.
+    fn come_back(&mut self, past: &Past) {
+        let shared_to = self.log.past.shared_with(past);
+        let back = past.commits().filter(|(seq, _)| *seq > shared_to).filter_map(|(_, txn)| change_of(txn));
+        for change in back {
+            let made = &mut self.oracle.made[change];
+            (made.is_back, made.let_go) = (true, None);
+        }
+    }
+
+    fn key(&mut self) -> Key {
+        let number = self.random.below(self.keys.len());
+        self.keys[number].clone()
+    }
+
+    /// A client looks at an object, to go on from it some time later.
+    fn look(&mut self, number: usize) -> Checked {
+        let key = self.key();
+        let read = self.read(number, key)?;
+        let reads = &mut self.members[number].reads;
+        reads.extend(read);
+        while reads.len() > READS_MAX {
+            reads.pop_front();
+        }
+        Ok(())
+    }
+
+    fn read(&self, number: usize, key: Key) -> Result<Option<Read>, String> {
+        let member = &self.members[number];
+        let Some(stepped) = &member.running else { return Ok(None) };
+        let read_in = stepped.history();
+        let collection = collection();
+        let found = stepped.get(&collection, &key).map_err(|error| error.to_string())?;
+        let name = (collection, key.clone());
+        let (condition, seen) = match found.map(|object| (object.version, object.pending)) {
+            None => (Condition::Absent { collection: name.0, key: name.1 }, Seen::Absent),
+            Some((Some(version), _)) => {
+                let change = member.past().last_write(&key).and_then(|write| write.change);
+                let change = change.ok_or_else(|| format!("web{number} reads {key}, which was never written"))?;
+                (Condition::Version { collection: name.0, key: name.1, version }, Seen::As(change))
+            }
+            Some((None, Some(id))) => {
+                let writer = stepped.pending().into_iter().find(|txn| txn.id == id);
+                let change = writer.and_then(|txn| change_of(&txn)).ok_or("a pending write without its writer")?;
+                (Condition::written_by(name.0, name.1, id), Seen::As(change))
+            }
+            Some((None, None)) => return Err(format!("web{number} reads {key} without a version")),
+        };
+        Ok(Some(Read { key, condition, seen, read_in }))
+    }
+
+    /// The conditions of a client that changes these objects.
+    fn conditions(&mut self, number: usize, keys: &[Key]) -> Result<(Draft, Vec<(Key, Seen)>), String> {
+        let (mut draft, mut seen) = (Draft::default(), Vec::new());
+        for key in keys {
+            let earlier = self.members[number].reads.iter().find(|read| read.key == *key).cloned();
+            let read = match (self.random.below(100), earlier) {
+                (0..=29, _) => continue,
+                (30..=54, Some(read)) => Some(read),
+                _ => self.read(number, key.clone())?,
+            };
+            let Some(mut read) = read else { continue };
+            if matches!(read.seen, Seen::As(_)) && self.chance(15) {
+                read.condition = Condition::Present { collection: collection(), key: key.clone() };
+                read.seen = Seen::Present;
+            }
+            draft.read_in = Some(draft.read_in.map_or(read.read_in, |read_in| read_in.min(read.read_in)));
+            draft.conditions.push(read.condition);
+            seen.push((read.key, read.seen));
+        }
+        if draft.read_in.is_some() && self.chance(20) && self.is_present(number, draft.read_in) {
+            draft.read_in = None;
+        }
+        Ok((draft, seen))
+    }
+
+    fn is_present(&self, number: usize, read_in: Option<gravwell::replica::History>) -> bool {
+        self.members[number].running.as_ref().map(Stepped::history) == read_in
+    }
+
+    fn submit(&mut self, number: usize) -> Checked {
+        let is_held = self.members[number].under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
+        if is_held {
+            return Ok(());
+        }
+        let mut keys = vec![self.key()];
+        if self.chance(35) {
+            keys.push(self.key());
+        }
+        keys.sort();
+        keys.dedup();
+        let change = self.oracle.made.len();
+        let (draft, seen) = self.conditions(number, &keys)?;
+        // One that is only looked at.
+        if keys.len() > 1 && self.chance(25) && seen.iter().any(|(key, _)| *key == keys[1]) {
+            keys.pop();
+        }
+        let value = if self.chance(8) { Bytes::from_static(b"same") } else { Bytes::from(format!("v{change}")) };
+        let is_delete = self.chance(25);
+        let op = |key: Key| match is_delete {
+            true => Op::Delete { collection: collection(), key },
+            false => Op::Put { collection: collection(), key, value: value.clone() },
+        };
+        let ops: Vec<Op> = keys.into_iter().map(op).collect();
+        let is_judged_upstream = self.chance(30);
+        let note = note(change, ops.len());
+        let draft = Draft { ops: ops.clone(), note, is_judged_upstream, ..draft };
+        let text = format!("web{number}: change {change} {ops:?} upon {seen:?}");
+        let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
+        let submitted = stepped.submit(vec![draft]).map_err(|error| error.to_string())?;
+        let is_taken = submitted.iter().all(Result::is_ok);
+        if is_taken {
+            self.oracle.made.push(Made {
+                author: number,
+                ops,
+                seen,
+                is_dismissed: false,
+                let_go: None,
+                lost_after: None,
+                saw: BTreeSet::new(),
+                is_passed: false,
+                absent_since: BTreeSet::new(),
+                is_back: false,
+            });
+        }
+        self.note(if is_taken { "accepted" } else { "refused" }, || text);
+        Ok(())
+    }
+
+    fn first_rejected(&mut self, number: usize) -> Option<TxnId> {
+        let rejected = self.members[number].running.as_ref()?.rejected();
+        let at = self.random.below(rejected.len());
+        rejected.get(at).map(|rejected| rejected.txn.id)
+    }
+
+    /// The author of a rejected change tries it again, or lets it go.
+    fn deal_with(&mut self, number: usize, id: TxnId, retries: bool) -> Checked {
+        let is_held = self.members[number].under_way.as_ref().is_some_and(|under_way| under_way.step >= Step::Prepared);
+        let Some(stepped) = self.members[number].running.as_ref().filter(|_| !is_held) else { return Ok(()) };
+        let found = stepped.rejected().into_iter().find(|rejected| rejected.txn.id == id);
+        let Some(rejected) = found else { return Ok(()) };
+        let change = change_of(&rejected.txn).ok_or("a rejected transaction that nobody made")?;
+        let read_in = stepped.history();
+        let mut upon = Vec::new();
+        if retries && self.chance(40) {
+            for key in self.keys.clone() {
+                upon.extend(self.read(number, key)?);
+            }
+        }
+        let seen = |read: &Read| match &read.condition {
+            Condition::Version { collection, key, version } => {
+                Some(SeenVersion { collection: collection.clone(), key: key.clone(), version: *version })
+            }
+            _ => None,
+        };
+        let versions: Vec<SeenVersion> = upon.iter().filter_map(seen).collect();
+        let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
+        if retries {
+            let retried = stepped.retry_upon(id, versions, read_in).map_err(|error| error.to_string())?;
+            if retried.is_ok() {
+                self.now_upon(change, &rejected.txn.conditions, &upon);
+                self.note("retried", || format!("web{number}: change {change} upon {upon:?}"));
+                return Ok(());
+            }
+        }
+        let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
+        stepped.dismiss(id).map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.oracle.made[change].is_dismissed = true;
+        self.note("dismissed", || format!("web{number}: change {change}"));
+        Ok(())
+    }
+
+    /// An author has looked at objects again before trying a change once more: what it depends on there is what was seen.
+    fn now_upon(&mut self, change: Number, conditions: &[Condition], upon: &[Read]) {
+        let is_raised = |read: &&Read| {
+            let of_it = |condition: &&Condition| condition.key() == &read.key;
+            let raised = |condition: &Condition| !matches!(condition, Condition::Present { .. });
+            matches!(read.condition, Condition::Version { .. }) && conditions.iter().filter(of_it).any(raised)
+        };
+        let made = &mut self.oracle.made[change];
+        for read in upon.iter().filter(is_raised) {
+            made.seen.retain(|(key, seen)| *key != read.key || *seen == Seen::Present);
+            made.seen.push((read.key.clone(), read.seen));
+            if let Seen::As(seen) = read.seen {
+                made.saw.insert(seen);
+            }
+        }
+    }
+
+    /// A connection begins.
+    fn greet(&mut self, number: usize) -> Checked {
+        let member = &mut self.members[number];
+        let Some(stepped) = &member.running else { return Ok(()) };
+        let mine = stepped.claimed();
+        let welcome = self.log.welcome(&member.name, mine.as_ref());
+        let needs_snapshot = std::mem::take(&mut member.needs_snapshot);
+        let is_left = mine.is_some() && stepped.left_at(&welcome).is_some();
+        let step = match stepped.judge(mine.as_ref(), &welcome, needs_snapshot) {
+            NextStep::Refuse(verdict) => {
+                let (path, state) = self.fetched(number)?;
+                return self.begin_to_leave(number, welcome, path, |stepped, welcome, log| {
+                    let leaving = stepped.leave(welcome, &log.known, state)?;
+                    leaving.ok_or_else(|| format!("web{number} finds the log {verdict}, and does not know why"))
+                });
+            }
+            _ if is_left => None,
+            step => Some(step),
+        };
+        match step {
+            None => {
+                let (path, state) = self.fetched(number)?;
+                self.begin_to_leave(number, welcome, path, |stepped, welcome, log| {
+                    stepped.leave(welcome, &log.known, state)?.ok_or_else(|| "it is left, and is not".to_owned())
+                })
+            }
+            Some(NextStep::Snapshot) => self.take_snapshot(number, welcome),
+            Some(_) => self.connect(number, &welcome),
+        }
+    }
+
+    fn fetched(&mut self, number: usize) -> Result<(PathBuf, StateStore), String> {
+        let (path, disk) = self.members[number].states.add();
+        let store = StateStore::with_engine(Box::new(disk)).map_err(|error| error.to_string())?;
+        Ok((path, fetch(&self.log.state, &store, Seq::ZERO)?))
+    }
+
+    fn take_snapshot(&mut self, number: usize, welcome: Welcome) -> Checked {
+        let (path, state) = self.fetched(number)?;
+        let new = self.log.past.clone();
+        let member = &mut self.members[number];
+        let Some(stepped) = &mut member.running else { return Ok(()) };
+        if let Some(leaving) = stepped.leave_lost(state.clone())? {
+            return self.begin_to_leave(number, welcome, path, |_, _, _| Ok(leaving));
+        }
+        let swapped = stepped.swap(state.clone(), path.clone()).map_err(|error| error.to_string())?;
+        match swapped {
+            Ok(()) => {
+                member.pasts.insert(path, new);
+                self.note("snapshot", || format!("web{number}"));
+                self.connect(number, &welcome)
+            }
+            Err(SwapError::Forked(fork)) => {
+                self.note("forked", || format!("web{number}: {fork}"));
+                self.begin_to_leave(number, welcome, path, |stepped, _, _| stepped.leave_fork(state, &fork))
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn begin_to_leave(
+        &mut self,
+        number: usize,
+        welcome: Welcome,
+        path: PathBuf,
+        begin: impl FnOnce(&Stepped, &Welcome, &Ledger) -> Result<Leaving, String>,
+    ) -> Checked {
+        let member = &self.members[number];
+        let Some(stepped) = &member.running else { return Ok(()) };
+        let leaving = begin(stepped, &welcome, &self.log)?;
+        let since = leaving.reads_after().map(|after| self.log.since(after));
+        let what = match &since {
+            None => "nothing to push again",
+            Some(Some(_)) => "what others did is in the log",
+            Some(None) => "what others did is not in the log",
+        };
+        let exchange = stepped.choose(leaving, since.flatten().as_deref())?;
+        let pending = member.pending().into_iter().collect();
+        let left = Left { old: member.past(), new: self.log.past.clone(), floor: member.floor, pending, path };
+        self.note(what, || format!("web{number} leaves at {}", left.old.shared_with(&left.new)));
+        let member = &mut self.members[number];
+        member.left = Some(left);
+        member.under_way = Some(UnderWay { exchange, step: Step::Chosen, welcome });
+        Ok(())
+    }
+
+    /// The next step of an exchange.
+    fn step(&mut self, number: usize) -> Checked {
+        let fails = self.chance(3);
+        let member = &mut self.members[number];
+        let (Some(stepped), Some(mut under_way), Some(left)) =
+            (&mut member.running, member.under_way.take(), member.left.clone())
+        else {
+            return Err("an exchange without a process".into());
+        };
+        under_way.step = match under_way.step {
+            Step::Chosen => {
+                stepped.archive(&under_way.exchange, &member.directory)?;
+                Step::Archived
+            }
+            Step::Archived => {
+                let mut left = left;
+                left.pending = member.pending().into_iter().collect();
+                let Some(stepped) = &mut member.running else { return Ok(()) };
+                stepped.prepare(&under_way.exchange).map_err(|error| error.to_string())??;
+                self.oracle.prepared(number, &left);
+                member.left = Some(left);
+                Step::Prepared
+            }
+            Step::Prepared => {
+                if fails {
+                    member.states.fail_next();
+                }
+                let swapped = stepped.swap_left(&under_way.exchange, left.path.clone());
+                if swapped.map_err(|error| error.to_string())?.is_err() {
+                    stepped.take_back().map_err(|error| error.to_string())?;
+                    member.states.discard(&left.path);
+                    member.left = None;
+                    self.note("taken back", || format!("web{number}"));
+                    return Ok(());
+                }
+                member.pasts.insert(left.path.clone(), left.new.clone());
+                Step::Swapped
+            }
+            Step::Swapped => {
+                stepped.install(&under_way.exchange).map_err(|error| error.to_string())?;
+                member.left = None;
+                self.judge_left(number, &left)?;
+                let is_current = under_way.welcome.generation == self.log.generation;
+                return if is_current && !self.members[number].is_cut_off {
+                    self.connect(number, &under_way.welcome)
+                } else {
+                    Ok(())
+                };
+            }
+        };
+        member.under_way = Some(under_way);
+        Ok(())
+    }
+
+    fn connect(&mut self, number: usize, welcome: &Welcome) -> Checked {
+        let head = self.log.past.head();
+        let member = &mut self.members[number];
+        let Some(stepped) = &member.running else { return Ok(()) };
+        stepped.take_over(welcome)?;
+        member.states.keep_terms(stepped.terms());
+        member.states.keep_reached(stepped.reached());
+        stepped.set_connected(Some(head));
+        member.pusher = Some(Pusher::default());
+        Ok(())
+    }
+
+    fn tail(&mut self, number: usize, count: usize) -> Checked {
+        let head = self.log.past.head();
+        let member = &mut self.members[number];
+        let Some(stepped) = &mut member.running else { return Ok(()) };
+        let from = stepped.position().map(|position| position.seq).ok_or("it follows without a position")?;
+        if from < self.log.horizon {
+            member.needs_snapshot = true;
+            member.hang_up();
+            return Ok(());
+        }
+        let entries = self.log.past.after(from, count);
+        if let Some(last) = entries.last().map(|entry| entry.seq) {
+            stepped.compare_arrived(&entries);
+            let chain = self.log.past.chain_at(last);
+            stepped.apply(Run { entries: entries.clone(), chain }).map_err(|error| error.to_string())?;
+            if let Some(past) = member.past_mut() {
+                entries.into_iter().for_each(|entry| past.push(entry));
+            }
+        }
+        let at = from.0 + self.members[number].past().head().since(from);
+        if Seq(at) == head
+            && let (Some(stepped), Some(meta)) = (&mut self.members[number].running, self.log.state.meta())
+        {
+            stepped.bookmark(Bookmark { seq: meta.seq, digest: meta.digest }).map_err(|error| error.to_string())?;
+            let problem = stepped.problem();
+            if !problem.is_empty() {
+                return Err(format!("web{number}: {problem}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, number: usize, count: usize, lost: usize) -> Checked {
+        for _ in 0..count {
+            let member = &mut self.members[number];
+            let (Some(stepped), Some(mut pusher)) = (&member.running, member.pusher.take()) else { return Ok(()) };
+            let Some(body) = stepped.next_push(&mut pusher) else {
+                member.pusher = Some(pusher);
+                return Ok(());
+            };
+            let txn = decode_txn(&body).map_err(|error| error.to_string())?;
+            let (part, is_idle) = (part_of(&txn), txn.ops.is_empty());
+            let (text, now_ms) = (format!("{txn:?}"), self.clock.load(Ordering::Relaxed));
+            let (outcome, is_new) = self.log.commit(&member.name, txn, now_ms)?;
+            let is_commit = is_new && matches!(outcome.fate, gravwell::codec::message::Fate::Committed(_));
+            let fate = format!("{:?}", outcome.fate);
+            self.note(if is_commit { "committed" } else { "answered" }, || format!("web{number}: {text}: {fate}"));
+            if is_commit && !is_idle {
+                match part.ok_or("a transaction that nobody made")? {
+                    (change, true) => self.oracle.committed(&self.log.past, change)?,
+                    (change, false) => self.oracle.part_committed(&self.log.past, change)?,
+                }
+            }
+            if self.chance(lost) {
+                self.members[number].hang_up();
+                return Ok(());
+            }
+            let member = &mut self.members[number];
+            let Some(stepped) = &member.running else { return Ok(()) };
+            let pause = stepped.handle_outcome(&mut pusher, outcome);
+            member.pusher = Some(if pause.is_some() { Pusher::default() } else { pusher });
+        }
+        Ok(())
+    }
+
+    fn is_level(&self) -> bool {
+        self.members.iter().all(|member| {
+            member.pusher.is_some()
+                && member.under_way.is_none()
+                && member.pending().is_empty()
+                && member.at() == Some(self.log.past.head())
+        })
+    }
+
+    /// Nothing goes wrong any more, and everything arrives.
+    fn deliver(&mut self) -> Checked {
+        let mut rounds = 0;
+        while !self.is_level() {
+            rounds += 1;
+            if rounds > ROUNDS_MAX {
+                let waiting: Vec<String> =
+                    self.members.iter().map(|member| format!("{:?}", member.pending())).collect();
+                return Err(format!("not everything arrives: {waiting:?} wait"));
+            }
+            for number in 0..self.members.len() {
+                self.clock.fetch_add(1000, Ordering::Relaxed);
+                if self.members[number].running.is_none() {
+                    self.start(number)?;
+                }
+                self.members[number].is_cut_off = false;
+                match (self.members[number].under_way.is_some(), self.members[number].pusher.is_some()) {
+                    (true, _) => self.step(number)?,
+                    (false, false) => self.greet(number)?,
+                    (false, true) => {
+                        self.push(number, 4, 0)?;
+                        self.tail(number, 8)?;
+                    }
+                }
+                self.check(number)?;
+                let member = &mut self.members[number];
+                if let Some(stepped) = member.running.as_mut().filter(|_| member.under_way.is_none()) {
+                    stepped.keep_journal(u64::MAX).map_err(|error| error.to_string())?;
+                }
+            }
+        }
+        self.compare()
+    }
+
+    /// All members show what the log has.
+    fn compare(&mut self) -> Checked {
+        for member in &self.members {
+            let Some(stepped) = &member.running else { return Err("it does not run".into()) };
+            for key in &self.keys {
+                let shown = stepped.get(&collection(), key).map_err(|error| error.to_string())?;
+                let (shown, there) = (shown.map(|object| object.value), self.log.past.value(key));
+                self.oracle.checks += 1;
+                if shown != there {
+                    return Err(format!("{} shows {shown:?} as {key}, and the log has {there:?}", member.name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
