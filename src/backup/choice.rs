@@ -100,8 +100,8 @@ fn at_time<'a>(manifests: &'a [Manifest], newest: &'a Manifest, time: u64) -> Op
 
 /// The sequences that can be restored, as ranges.
 #[must_use]
-pub fn coverage(manifests: &[Manifest]) -> Vec<(Seq, Seq)> {
-    let mut ranges: Vec<(Seq, Seq)> = manifests.iter().map(|manifest| (manifest.horizon, manifest.seq)).collect();
+pub fn coverage<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<(Seq, Seq)> {
+    let mut ranges: Vec<(Seq, Seq)> = manifests.into_iter().map(|manifest| (manifest.horizon, manifest.seq)).collect();
     ranges.sort();
     let mut joined: Vec<(Seq, Seq)> = Vec::new();
     for (from, to) in ranges {
@@ -116,8 +116,24 @@ pub fn coverage(manifests: &[Manifest]) -> Vec<(Seq, Seq)> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::backup::manifest::Segment;
     use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
+    use crate::log::copy_check::Checked;
+    use crate::log::directory::SegmentName;
     use crate::model::{Digest, Generation, LineageEntry, LogId};
+
+    /// Of no bytes, and checked all the same.
+    fn segment(seq: u64) -> Segment {
+        let checked = Checked { last: Seq(seq), before: String::new(), after: String::new(), standing: None };
+        Segment {
+            name: SegmentName { first: Seq(1), last: None }.to_string(),
+            bytes: 0,
+            header: String::new(),
+            mark: String::new(),
+            pieces: Vec::new(),
+            checked: Some(checked),
+        }
+    }
 
     pub(in crate::backup) fn manifest(log: u8, generation: u64, made_ms: u64, seq: u64) -> Manifest {
         let info = |generation, time_ms, beginning| GenerationInfo {
@@ -142,7 +158,7 @@ pub(super) mod tests {
             time_ms: made_ms,
             checkpoint: ExportEnd { seq: Seq(0), digest: Digest::ZERO },
             escrow: String::new(),
-            segments: Vec::new(),
+            segments: vec![segment(seq)],
             chunks: Vec::new(),
             missing: Vec::new(),
             stamp: String::new(),

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::admin::{Beginning, ExportEnd, GenerationInfo};
+use crate::log::copy_check::Checked;
+pub use crate::log::copy_check::PIECE_BYTES;
 use crate::model::{ChunkId, Generation, LineageEntry, LogId, Seq};
 
 /// Version of this form.
 pub const VERSION: u32 = 1;
-/// Segments are cut into pieces of this size, from their beginning.
-pub const PIECE_BYTES: u64 = 1 << 20;
 
 /// One backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +66,17 @@ pub struct Segment {
     pub mark: String,
     /// Its pieces in order, by name.
     pub pieces: Vec<String>,
+    /// What the check of these very bytes showed; absent in backups of versions that did not check what they put together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Checked>,
+}
+
+impl Segment {
+    /// Its pieces, each with the number of bytes in it.
+    pub fn lengths(&self) -> impl Iterator<Item = (&str, u64)> {
+        let lengths = (0..).map(|number: u64| PIECE_BYTES.min(self.bytes.saturating_sub(number * PIECE_BYTES)));
+        self.pieces.iter().map(String::as_str).zip(lengths)
+    }
 }
 
 /// The name of a backup up to `seq` that is made at `made_ms`, the `number`th at its place.
@@ -137,6 +148,29 @@ impl Manifest {
             ));
         }
         Ok(())
+    }
+
+    /// Checks that the segments follow each other and end where the log does, as far as their own checks tell.
+    ///
+    /// # Errors
+    /// Says what does not fit, or that a segment was never checked.
+    pub fn check_links(&self) -> Result<(), String> {
+        let mut end: Option<(Seq, &str)> = None;
+        for Segment { name, checked, .. } in &self.segments {
+            let Some(checked) = checked else { return Err(format!("{name} was not checked")) };
+            let first = crate::log::directory::SegmentName::parse(name).map(|name| name.first);
+            if let Some((last, after)) = end
+                && (first != Some(last.next()) || checked.before != after)
+            {
+                return Err(format!("{name} does not go on from sequence {last}, where the one before ends"));
+            }
+            end = Some((checked.last, &checked.after));
+        }
+        match end {
+            Some((last, after)) if last == self.seq && after == self.chain => Ok(()),
+            Some((last, _)) => Err(format!("it ends at sequence {last}, and not as sequence {} does", self.seq)),
+            None => Err("it has no segment".into()),
+        }
     }
 
     /// Whether generation 2 of it was begun by a restore, and so on: how the last generation began.

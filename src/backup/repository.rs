@@ -116,6 +116,10 @@ impl Repository {
         &*self.store
     }
 
+    pub(super) fn is_sealed(&self) -> bool {
+        self.keys.is_some()
+    }
+
     fn seal(&self, bytes: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
         match &self.keys {
             Some(keys) => Ok(seal_bytes(&keys.contents, &bytes)?),

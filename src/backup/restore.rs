@@ -364,11 +364,23 @@ fn rebuild(
         horizon: manifest.horizon,
         may_be_empty: may_be_empty || end.is_none(),
     };
-    let (seq, chain) = cut(&RealFs, new, what, end.unwrap_or(End::Seq(manifest.seq)))?;
+    let (seq, chain) =
+        cut(&RealFs, new, what, end.unwrap_or(End::Seq(manifest.seq))).map_err(|error| of_cut(error, manifest))?;
     if seq == manifest.seq && crate::log::copy::chain_text(&chain) != manifest.chain {
         return Err(RestoreError::Wrong("its chain is another one".into()));
     }
     check(manifest, new, config, (seq, generation), wishes)
+}
+
+/// Every piece is what its name says: where the records in them do not belong together, the backup is wrong.
+fn of_cut(error: CutError, manifest: &Manifest) -> RestoreError {
+    match error {
+        CutError::Damaged(damage) => RestoreError::Wrong(damage.to_string()),
+        CutError::Beyond { last, wanted } if wanted <= manifest.seq => {
+            RestoreError::Wrong(format!("its records end at sequence {last}, not at {}", manifest.seq))
+        }
+        error => error.into(),
+    }
 }
 
 /// Puts one file together from its pieces.

@@ -1,6 +1,6 @@
 //! Which backups are kept, and what goes with those that are not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::choice::{coverage, disagreement};
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::repository::{Repository, RepositoryError};
+use super::soundness::Soundness;
 use crate::model::{ChunkId, Seq};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -30,7 +31,10 @@ pub struct Pruned {
     pub kept: Vec<String>,
     /// Backups that went.
     pub removed: Vec<String>,
-    /// Pieces that went with them.
+    /// Backups that cannot be restored, so that they keep no other's place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unsound: Vec<Unsound>,
+    /// Pieces that went with those that were removed.
     pub pieces: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -43,6 +47,17 @@ pub struct Pruned {
     pub covered: Vec<(Seq, Seq)>,
     /// Whether this was a rehearsal.
     pub dry_run: bool,
+}
+
+/// A backup that cannot be restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unsound {
+    /// It.
+    pub backup: String,
+    /// Why not.
+    pub why: String,
+    /// Whether it stays all the same: no sound one of its log reaches as far.
+    pub stays: bool,
 }
 
 /// Names of those that are kept. `made` gives name and time of each, the one that reaches furthest last: it is kept by every rule.
@@ -64,7 +79,7 @@ pub fn kept(made: &[(String, u64)], keep: Keep) -> BTreeSet<String> {
 }
 
 /// What a kept backup lacks of its contents, and only another one has, keeps the newest such one, too.
-fn keep_holders(manifests: &[Manifest], kept: &mut BTreeSet<String>) {
+fn keep_holders(manifests: &[&Manifest], kept: &mut BTreeSet<String>) {
     let lacking =
         manifests.iter().filter(|manifest| kept.contains(&manifest.id)).flat_map(|manifest| &manifest.missing);
     let mut lacking: BTreeSet<ChunkId> = lacking.copied().collect();
@@ -80,8 +95,52 @@ fn keep_holders(manifests: &[Manifest], kept: &mut BTreeSet<String>) {
     }
 }
 
-fn covered(stay: &[Manifest], go: &[Manifest]) -> Vec<(Seq, Seq)> {
-    coverage(&stay.iter().chain(go).cloned().collect::<Vec<_>>())
+/// What stays, and why some of it does although no rule says so.
+struct Choice {
+    kept: BTreeSet<String>,
+    /// What was found to be unsound, with the reason.
+    faults: BTreeMap<String, String>,
+}
+
+/// Chooses among the backups that can be restored. Those that the rules choose are looked at, and where one is unsound the rules
+/// choose again without it. It goes only when a sound one of its log reaches as far; of a log without a sound one nothing goes.
+fn choose(manifests: &[Manifest], keep: Keep, soundness: &mut Soundness<'_>) -> Result<Choice, RepositoryError> {
+    let mut faults: BTreeMap<String, String> = BTreeMap::new();
+    let mut sound: BTreeSet<&str> = BTreeSet::new();
+    let kept = loop {
+        let left: Vec<&Manifest> = manifests.iter().filter(|found| !faults.contains_key(&found.id)).collect();
+        let mut kept = BTreeSet::new();
+        // Another log's backups take nobody's place.
+        for of_log in left.chunk_by(|one, next| one.log_id == next.log_id) {
+            let made: Vec<_> = of_log.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
+            kept.extend(self::kept(&made, keep));
+        }
+        keep_holders(&left, &mut kept);
+        let unknown = |manifest: &&Manifest| kept.contains(&manifest.id) && !sound.contains(manifest.id.as_str());
+        let before = faults.len();
+        for manifest in manifests.iter().filter(unknown).collect::<Vec<_>>() {
+            match soundness.fault(manifest)? {
+                Some(fault) => drop(faults.insert(manifest.id.clone(), fault)),
+                None => drop(sound.insert(&manifest.id)),
+            }
+        }
+        if faults.len() == before {
+            break kept;
+        }
+    };
+    let mut furthest = BTreeMap::new();
+    for manifest in manifests.iter().filter(|manifest| kept.contains(&manifest.id)) {
+        let reached = furthest.entry(manifest.log_id).or_insert_with(|| manifest.order());
+        *reached = manifest.order().max(*reached);
+    }
+    let stays = |manifest: &&Manifest| match furthest.get(&manifest.log_id) {
+        Some(furthest) => faults.contains_key(&manifest.id) && manifest.order() > *furthest,
+        None => true,
+    };
+    let mut choice =
+        Choice { kept: manifests.iter().filter(stays).map(|manifest| manifest.id.clone()).collect(), faults };
+    choice.kept.extend(kept);
+    Ok(choice)
 }
 
 /// Removes every backup that `keep` does not keep, then every piece that no backup needs any more.
@@ -94,23 +153,24 @@ pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool
         // What it needs is not known, so nothing is known to be needed by none.
         return Err(error);
     }
-    let mut kept = BTreeSet::new();
-    // Another log's backups take nobody's place.
-    for of_log in manifests.chunk_by(|one, next| one.log_id == next.log_id) {
-        let made: Vec<_> = of_log.iter().map(|manifest| (manifest.id.clone(), manifest.made_ms)).collect();
-        kept.extend(self::kept(&made, keep));
-    }
-    if kept.is_empty() && !manifests.is_empty() {
+    if keep == Keep::default() && !manifests.is_empty() {
         let what = "that would remove every backup: keep at least one, with --keep-last, --keep-daily or --keep-weekly";
         return Err(RepositoryError::NoSuch(what.into()));
     }
-    keep_holders(&manifests, &mut kept);
+    let Choice { kept, faults } = choose(&manifests, keep, &mut Soundness::new(repository, lock)?)?;
     let disagreement = disagreement(&manifests);
+    let is_sound = |manifest: &&Manifest| !faults.contains_key(&manifest.id);
+    let covered = |manifests: &[Manifest]| coverage(manifests.iter().filter(is_sound));
+    let covered_before = covered(&manifests);
     let (stay, go): (Vec<Manifest>, Vec<Manifest>) =
         manifests.into_iter().partition(|manifest| kept.contains(&manifest.id));
     let names = |manifests: &[Manifest]| manifests.iter().map(|manifest| manifest.id.clone()).collect();
-    let mut pruned = Pruned { kept: names(&stay), removed: names(&go), disagreement, dry_run, ..Pruned::default() };
-    (pruned.covered_before, pruned.covered) = (covered(&stay, &go), coverage(&stay));
+    let covered = covered(&stay);
+    let unsound =
+        faults.into_iter().map(|(backup, why)| Unsound { stays: kept.contains(&backup), backup, why }).collect();
+    let (kept, removed) = (names(&stay), names(&go));
+    let mut pruned =
+        Pruned { kept, removed, unsound, disagreement, covered_before, covered, dry_run, pieces: 0, bytes: 0 };
     if dry_run {
         return Ok(pruned);
     }
@@ -167,6 +227,47 @@ mod tests {
             let mut left: Vec<_> = left.iter().map(|manifest| manifest.seq).collect();
             left.sort();
             assert_eq!(left, [Seq(3), Seq(16)], "{times:?}");
+        }
+    }
+
+    #[test]
+    fn p13_backups_that_cannot_be_restored_take_no_sound_ones_place() {
+        use crate::backup::choice::tests::manifest;
+        use crate::backup::repository::Secret;
+        use crate::backup::store::LocalStore;
+
+        let temp = tempfile::tempdir().expect("temp dir");
+        let repository = Repository::open(Box::new(LocalStore::new(temp.path())), Secret::None, true).expect("makes");
+        let lock = Lock::take(repository.store(), "prune").expect("takes");
+        let keep = Keep { last: 1, ..Keep::default() };
+        let pruned = |dry_run| prune(&repository, &lock, keep, dry_run).expect("prunes");
+        let unsound = |pruned: &Pruned| {
+            pruned.unsound.iter().map(|found| (found.backup.clone(), found.stays)).collect::<Vec<_>>()
+        };
+        // Of one a piece is gone, one does not end where it says, one was never checked and is no segment.
+        let mut all = [manifest(1, 1, 50, 10), manifest(1, 1, 60, 15), manifest(1, 1, 70, 16), manifest(1, 1, 80, 17)];
+        (all[1].segments[0].bytes, all[1].segments[0].pieces) = (5, vec!["a".repeat(64)]);
+        all[2].chain = "another".into();
+        all[3].segments[0].checked = None;
+        all[1..].iter().for_each(|manifest| repository.put_manifest(manifest).expect("stores"));
+        let found = pruned(false);
+        assert_eq!((found.removed.len(), found.kept.len(), found.covered), (0, 3, Vec::new()), "none is sound");
+
+        repository.put_manifest(&all[0]).expect("stores");
+        let found = pruned(false);
+        assert_eq!((found.removed.len(), found.covered.as_slice()), (0, &[(Seq(0), Seq(10))][..]));
+        let names = all.each_ref().map(|manifest| manifest.id.clone());
+        assert_eq!(unsound(&found), [1, 2, 3].map(|index| (names[index].clone(), true)));
+        let why: Vec<&str> = found.unsound.iter().map(|found| found.why.as_str()).collect();
+        assert!(why[0].contains(&"a".repeat(64)) && why[1].contains("16") && why[2].contains("file header"), "{why:?}");
+
+        // A sound one that reaches as far lets them go.
+        let healed = manifest(1, 1, 90, 18);
+        repository.put_manifest(&healed).expect("stores");
+        for dry_run in [true, false] {
+            let found = pruned(dry_run);
+            assert_eq!((found.kept.as_slice(), found.removed.len()), (&[healed.id.clone()][..], 4));
+            assert_eq!((unsound(&found), found.covered.as_slice()), (Vec::new(), &[(Seq(0), Seq(18))][..]));
         }
     }
 }

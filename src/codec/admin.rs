@@ -695,8 +695,17 @@ pub struct CopyHave {
     pub header: String,
     /// Hash of header and footer; empty when it was open.
     pub mark: String,
-    /// Bytes from its beginning that need not be sent again, if it has only grown.
+    /// Bytes from its beginning that an earlier version leaves out where the header is the same, which proves nothing: 0.
     pub bytes: u64,
+    /// Whether the mark was made of the very bytes that the caller has.
+    #[serde(default)]
+    pub is_checked: bool,
+    /// Bytes of whole pieces from its beginning that need not be sent again, if the file has the very same.
+    #[serde(default)]
+    pub whole: u64,
+    /// Their hash, see `log-format.md`, *Backups*.
+    #[serde(default)]
+    pub sum: String,
 }
 
 /// A log as of one moment.

@@ -21,6 +21,12 @@ const FRAME_BYTES: usize = 64 << 10;
 const TAG_BYTES: usize = 16;
 const MEMORY_KIB: u32 = 64 * 1024;
 
+/// Bytes of a stream under a key that holds so many.
+#[must_use]
+pub fn sealed_length(bytes: u64) -> u64 {
+    19 + bytes + bytes.div_ceil(FRAME_BYTES as u64).max(1) * TAG_BYTES as u64
+}
+
 fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
@@ -214,6 +220,8 @@ mod tests {
             let bytes: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).expect("byte")).collect();
             let sealed = seal(&bytes);
             assert_eq!(open(&sealed, "secret").expect("opens"), bytes, "{size}");
+            let under_key = seal_bytes(&[3; 32], &bytes).expect("seals");
+            assert_eq!(under_key.len() as u64, sealed_length(bytes.len() as u64), "{size}");
             assert!(open(&sealed, "Secret").is_err());
             assert!(open(&sealed[..sealed.len() - 1], "secret").is_err(), "{size}: cut short");
         }

@@ -102,7 +102,7 @@ pub struct BackupRestore {
     #[arg(long, value_name = "BACKUP")]
     pub backup: Option<String>,
     /// Restore the state as of this sequence, or of this time (2026-11-25T22:35:13Z), instead of the backup's end.
-    #[arg(long, value_name = "SEQ|TIME", value_parser = super::backup::end)]
+    #[arg(long, value_name = "SEQ|TIME", value_parser = super::backup_restore::end)]
     pub at: Option<crate::log::copy::End>,
     /// Allow a moment before the first record: the log is empty then, and members set aside everything.
     #[arg(long, requires = "at")]

@@ -7,10 +7,12 @@ use serde::Serialize;
 
 use crate::backup::lock::Lock;
 use crate::backup::manifest::{Manifest, PIECE_BYTES, Segment, VERSION, name};
+use crate::backup::presence::Losses;
 use crate::backup::repository::Repository;
 use crate::chunks::decode_index;
 use crate::codec::admin::{CopyBegin, CopyHave, CopyNames, CopySegment, Request};
 use crate::env::{Clock, SystemClock};
+use crate::log::copy_check::{SegmentCheck, Standing};
 use crate::model::{ChunkId, Seq};
 use crate::trust::Escrow;
 
@@ -22,6 +24,11 @@ use super::{CtlError, CtlResult};
 
 /// Chunks asked for at a time.
 const CHUNKS_AT_ONCE: usize = 64;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
 
 /// What one backup brought.
 #[derive(Serialize)]
@@ -39,6 +46,9 @@ pub(super) struct Made {
     pub forgotten: u64,
     pub new_bytes: u64,
     pub new_pieces: u64,
+    /// Pieces that the last backup has and its place had lost, which are stored again.
+    #[serde(skip_serializing_if = "is_none")]
+    pub again: u64,
     /// Whether there was anything new.
     pub is_new: bool,
     /// Sequences between the last backup and this one that cannot be restored one by one.
@@ -52,8 +62,11 @@ struct Storing<'a> {
     repository: &'a Repository,
     lock: &'a Lock<'a>,
     known: BTreeSet<String>,
+    losses: &'a mut Losses,
     new_bytes: u64,
     new_pieces: u64,
+    /// Those that were lost there.
+    again: u64,
 }
 
 impl Storing<'_> {
@@ -64,6 +77,7 @@ impl Storing<'_> {
             if is_new {
                 self.new_bytes += bytes.len() as u64;
                 self.new_pieces += 1;
+                self.again += u64::from(self.losses.stored(&name));
             }
             Ok(name)
         })
@@ -74,34 +88,101 @@ fn broke_off() -> CtlError {
     CtlError::new("the copy broke off: try again")
 }
 
+/// What a backup that is about to be made would be, and cannot be.
+fn unsound(what: impl std::fmt::Display) -> CtlError {
+    CtlError { message: format!("the copy cannot be restored: {what}. No backup was written; try again"), exit: 3 }
+}
+
+/// What the last backup has of the segments, as far as it was checked and is in its place.
+#[derive(Default)]
+struct Before<'a> {
+    whole: Vec<&'a Segment>,
+    /// Open then; each with where its check stood, and the bytes of the record that was not whole there.
+    begun: Vec<(&'a Segment, &'a Standing, Vec<u8>)>,
+}
+
+impl<'a> Before<'a> {
+    fn of(repository: &Repository, losses: &Losses, earlier: Option<&'a Manifest>) -> Before<'a> {
+        let mut before = Before::default();
+        for segment in earlier.iter().flat_map(|manifest| &manifest.segments) {
+            let Some(checked) = &segment.checked else { continue };
+            let is_there = |pieces: &[String]| !pieces.iter().any(|piece| losses.has(piece));
+            match &checked.standing {
+                None if !segment.mark.is_empty() && is_there(&segment.pieces) => before.whole.push(segment),
+                Some(standing) => {
+                    let kept = kept_of(segment, standing);
+                    let rest = kept.filter(|kept| is_there(kept)).and_then(|kept| rest_of(repository, kept, standing));
+                    before.begun.extend(rest.map(|rest| (segment, standing, rest)));
+                }
+                None => {}
+            }
+        }
+        before
+    }
+
+    fn have(&self) -> Vec<CopyHave> {
+        let whole = self.whole.iter().map(|segment| (*segment, 0, ""));
+        let begun = self.begun.iter().map(|(segment, standing, _)| (*segment, standing.bytes, standing.sum.as_str()));
+        let have = |(segment, whole, sum): (&Segment, u64, &str)| CopyHave {
+            header: segment.header.clone(),
+            mark: segment.mark.clone(),
+            bytes: 0,
+            is_checked: true,
+            whole,
+            sum: sum.to_owned(),
+        };
+        whole.chain(begun).map(have).collect()
+    }
+}
+
+/// The whole pieces of a segment that was open.
+fn kept_of<'a>(segment: &'a Segment, standing: &Standing) -> Option<&'a [String]> {
+    let whole = usize::try_from(standing.bytes / PIECE_BYTES).ok()?;
+    segment.pieces.get(..whole).filter(|_| standing.bytes <= segment.bytes && standing.at <= standing.bytes)
+}
+
+/// The bytes of the whole pieces behind the last record that is whole in them. What cannot be read is sent anew.
+fn rest_of(repository: &Repository, kept: &[String], standing: &Standing) -> Option<Vec<u8>> {
+    let (first, skipped) = (standing.at / PIECE_BYTES, usize::try_from(standing.at % PIECE_BYTES).ok()?);
+    let mut bytes = Vec::new();
+    for piece in kept.get(usize::try_from(first).ok()?..)? {
+        match tokio::task::block_in_place(|| repository.piece(piece)) {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(error) => {
+                tracing::warn!(%error, "the segment is stored again");
+                return None;
+            }
+        }
+    }
+    Some(bytes.split_off(skipped.min(bytes.len())))
+}
+
 /// Copies what is new since `earlier`.
 pub(super) async fn copy(
     client: &Client,
     repository: &Repository,
     lock: &Lock<'_>,
     earlier: Option<Manifest>,
+    losses: &mut Losses,
     quiet: bool,
 ) -> Result<Made, CtlError> {
-    let segments = earlier.iter().flat_map(|manifest| &manifest.segments);
-    let have = segments.map(|segment| CopyHave {
-        header: segment.header.clone(),
-        mark: segment.mark.clone(),
-        bytes: segment.bytes / PIECE_BYTES * PIECE_BYTES,
-    });
+    tokio::task::block_in_place(|| losses.look(repository, earlier.as_ref())).map_err(failed)?;
+    let before = Before::of(repository, losses, earlier.as_ref());
     let of = earlier.as_ref().map(|manifest| (manifest.log_id, manifest.generation));
-    let mut call = client.call(&Request::Copy { of, have: have.collect() }).await?;
+    let mut call = client.call(&Request::Copy { of, have: before.have() }).await?;
     let begin: CopyBegin = match call.next().await? {
         Some(Piece::Item(item)) => serde_json::from_slice(&item).map_err(CtlError::new)?,
         _ => return Err(CtlError::new("the datastore did not begin with what it copies")),
     };
     let bar = if quiet { ProgressBar::hidden() } else { bytes_bar() };
-    bar.set_length(begin.segments.iter().map(|segment| segment.bytes - segment.sent_from).sum());
-    let known = earlier.iter().flat_map(Manifest::pieces).map(str::to_owned).collect();
-    let mut storing = Storing { repository, lock, known, new_bytes: 0, new_pieces: 0 };
+    bar.set_length(begin.segments.iter().map(|segment| segment.bytes.saturating_sub(segment.sent_from)).sum());
+    let pieces = earlier.iter().flat_map(Manifest::pieces).filter(|piece| !losses.has(piece));
+    let known = pieces.map(str::to_owned).collect();
+    let mut storing = Storing { repository, lock, known, losses, new_bytes: 0, new_pieces: 0, again: 0 };
     let names = names(&mut call, &begin).await?;
     let mut segments = Vec::new();
     for announced in &begin.segments {
-        segments.push(copy_segment(&mut call, &mut storing, earlier.as_ref(), announced, &bar).await?);
+        segments.push(copy_segment(&mut call, &mut storing, &before, announced, &bar).await?);
     }
     drop(call);
     let chunks = copy_chunks(client, &mut storing, earlier.as_ref(), names, &bar).await?;
@@ -119,44 +200,55 @@ async fn names(call: &mut Call, begin: &CopyBegin) -> Result<Vec<CopyNames>, Ctl
     Ok(names)
 }
 
+/// The pieces that are left out because they are here, and the check that goes on behind them.
+fn left_out(before: &Before<'_>, announced: &CopySegment) -> Result<(Vec<String>, SegmentCheck), CtlError> {
+    let CopySegment { name, bytes, header, mark, sent_from } = announced;
+    if *sent_from == 0 {
+        return Ok((Vec::new(), SegmentCheck::new(name, *bytes, mark.is_empty())));
+    }
+    let mut begun =
+        before.begun.iter().filter(|(segment, standing, _)| segment.header == *header && standing.bytes == *sent_from);
+    let found = begun.next().and_then(|(segment, standing, rest)| {
+        let check = SegmentCheck::resume(name, *bytes, mark.is_empty(), standing, rest)?;
+        Some((kept_of(segment, standing)?.to_vec(), check))
+    });
+    found.ok_or_else(|| CtlError::new("the datastore leaves out what is not there: try again"))
+}
+
 async fn copy_segment(
     call: &mut Call,
     storing: &mut Storing<'_>,
-    earlier: Option<&Manifest>,
+    before: &Before<'_>,
     announced: &CopySegment,
     bar: &ProgressBar,
 ) -> Result<Segment, CtlError> {
-    let before = earlier.iter().flat_map(|manifest| &manifest.segments).find(|segment| {
-        segment.header == announced.header && segment.pieces.len() as u64 * PIECE_BYTES >= announced.sent_from
-    });
-    let whole = announced.sent_from.div_ceil(PIECE_BYTES);
-    let kept = before.map_or(&[][..], |segment| &segment.pieces);
-    let kept: Vec<String> = kept.iter().take(usize::try_from(whole).unwrap_or(usize::MAX)).cloned().collect();
-    if kept.len() as u64 != whole {
-        return Err(CtlError::new("the datastore leaves out what is not there: try again"));
+    let CopySegment { name, bytes, header, mark, sent_from } = announced;
+    let is_same = |segment: &&&Segment| segment.mark == *mark && segment.bytes == *bytes && segment.name == *name;
+    if let Some(same) = before.whole.iter().find(is_same).filter(|_| sent_from == bytes) {
+        return Ok((*same).clone());
     }
-    let mut segment = Segment {
-        name: announced.name.clone(),
-        bytes: announced.bytes,
-        header: announced.header.clone(),
-        mark: announced.mark.clone(),
-        pieces: kept,
-    };
-    let (mut left, mut buffer) = (announced.bytes - announced.sent_from, Vec::new());
+    let (mut pieces, mut check) = left_out(before, announced)?;
+    let (mut left, mut buffer) = (bytes.saturating_sub(*sent_from), Vec::new());
     while left > 0 {
         let Some(Piece::Frames(bytes)) = call.next().await? else { return Err(broke_off()) };
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| CtlError::new("more came than was announced"))?;
         bar.inc(bytes.len() as u64);
+        check.push(&bytes).map_err(unsound)?;
         buffer.extend_from_slice(&bytes);
         let is_last = left == 0;
         let piece_bytes = usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX);
         while buffer.len() >= piece_bytes || (is_last && !buffer.is_empty()) {
             let rest = buffer.split_off(buffer.len().min(piece_bytes));
-            segment.pieces.push(storing.store(&buffer)?);
+            pieces.push(storing.store(&buffer)?);
             buffer = rest;
         }
     }
-    Ok(segment)
+    let ended = check.finish().map_err(unsound)?;
+    if (&ended.header, &ended.mark) != (header, mark) {
+        return Err(unsound(format_args!("{name} is not the file that was announced")));
+    }
+    let (name, header, mark) = (name.clone(), header.clone(), mark.clone());
+    Ok(Segment { name, bytes: *bytes, header, mark, pieces, checked: Some(ended.checked) })
 }
 
 /// The chunks of a backup.
@@ -176,7 +268,8 @@ async fn copy_chunks(
     names: Vec<CopyNames>,
     bar: &ProgressBar,
 ) -> Result<Chunks, CtlError> {
-    let known: BTreeMap<ChunkId, String> = earlier.into_iter().flat_map(|manifest| manifest.chunks.clone()).collect();
+    let known = earlier.into_iter().flat_map(|manifest| manifest.chunks.clone());
+    let known: BTreeMap<ChunkId, String> = known.filter(|(_, piece)| !storing.losses.has(piece)).collect();
     let mut chunks = Chunks::default();
     // What history names may be here from earlier backups only, its lists as well.
     let mut wanted: BTreeMap<ChunkId, bool> = BTreeMap::new();
@@ -247,6 +340,7 @@ fn finish(
         chunks: chunks.have.into_iter().collect(),
         missing: chunks.missing.into_iter().collect(),
     };
+    manifest.check_links().map_err(unsound)?;
     let of_same =
         earlier.filter(|earlier| (earlier.log_id, earlier.generation) == (manifest.log_id, manifest.generation));
     let is_new = of_same.is_none_or(|earlier| !earlier.is_same(&manifest));
@@ -267,6 +361,7 @@ fn finish(
         horizon: manifest.horizon,
         new_bytes: storing.new_bytes,
         new_pieces: storing.new_pieces,
+        again: storing.again,
         is_new,
         encryption: Described::default(),
     })

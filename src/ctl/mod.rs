@@ -21,6 +21,7 @@ pub mod backup_args;
 mod backup_copy;
 mod backup_known;
 mod backup_place;
+mod backup_restore;
 mod bench;
 mod bench_push;
 mod bench_raw;
@@ -124,7 +125,7 @@ async fn dispatch(args: Args) -> CtlResult {
         Command::Authority { action } => authority::run(dir, json, action).await,
         Command::Quarantine { action } => quarantine::run(dir, json, action).await,
         Command::Backup { action } => backup::run(dir, json, action).await,
-        Command::Restore(restore) => backup::restore(dir, json, restore).await,
+        Command::Restore(restore) => backup_restore::restore(dir, json, restore).await,
         Command::Revert { collection, key, to, dry_run } => revert::run(dir, json, collection, key, to, dry_run).await,
         Command::Diff { from, to, values } => diff::run(dir, json, from, to, values).await,
         Command::ImportGravwell(import) => migrate::run(dir, json, import).await,

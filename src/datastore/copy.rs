@@ -5,7 +5,9 @@ use tokio::io::AsyncWrite;
 
 use crate::chunks::ChunkError;
 use crate::codec::admin::{CopyBegin, CopyHave, CopySegment, ExportEnd};
+use crate::log::IoFailure;
 use crate::log::copy::{LogCopy, SegmentCopy, chain_text};
+use crate::log::copy_check::PIECE_BYTES;
 use crate::model::{ChunkId, Generation, LogId};
 use crate::transport::answer::{Answer, Failure, damaged, refuse};
 
@@ -13,18 +15,33 @@ use super::admin::off_thread;
 use super::shared::SharedRef;
 use super::{named, service};
 
-/// Bytes are sent in messages of this size.
-const PIECE_BYTES: u64 = 1 << 20;
-
-/// How much of a segment the caller has already.
-fn known(segment: &SegmentCopy, have: &[CopyHave]) -> u64 {
-    let same = |have: &&CopyHave| !have.mark.is_empty() && have.mark == segment.mark;
-    if have.iter().any(|have| same(&have)) {
-        return segment.bytes;
+/// How much of a segment the caller has already, which the same header does not tell: an older copy of the datastore that went on
+/// begins with it, too. A mark holds the chain of the whole file; of one that is open the bytes themselves are compared.
+fn known(segment: &SegmentCopy, have: &[CopyHave]) -> Result<u64, IoFailure> {
+    let is_same = |have: &CopyHave| have.is_checked && !have.mark.is_empty() && have.mark == segment.mark;
+    if have.iter().any(is_same) {
+        return Ok(segment.bytes);
     }
-    // What is not compacted has only grown since.
-    let begun = have.iter().filter(|have| !segment.is_compacted && have.header == segment.header);
-    begun.map(|have| have.bytes.min(segment.bytes)).max().unwrap_or(0)
+    let may_begin = |have: &&CopyHave| {
+        let is_fit = have.whole > 0 && have.whole <= segment.bytes && have.whole.is_multiple_of(PIECE_BYTES);
+        is_fit && !segment.is_compacted && have.header == segment.header
+    };
+    match have.iter().filter(may_begin).max_by_key(|have| have.whole) {
+        Some(have) if segment.sum(have.whole)? == have.sum => Ok(have.whole),
+        _ => Ok(0),
+    }
+}
+
+/// See [`known`], for every segment.
+async fn left_out(copy: &mut LogCopy, have: Vec<CopyHave>) -> Result<Vec<u64>, Failure> {
+    let segments = std::mem::take(&mut copy.segments);
+    let (segments, known) = off_thread(move || {
+        let known: Result<Vec<u64>, _> = segments.iter().map(|segment| known(segment, &have)).collect();
+        (segments, known)
+    })
+    .await?;
+    copy.segments = segments;
+    known.map_err(damaged)
 }
 
 /// Gives chunks away.
@@ -57,24 +74,25 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
         Some(meta) => ExportEnd { seq: meta.seq, digest: meta.digest },
         None => return Err(damaged("the state index has no position")),
     };
-    let copy: LogCopy = shared.log.copy();
-    // Another log, or another generation, may begin with the same bytes and go on with others.
+    let mut copy: LogCopy = shared.log.copy();
     let names = {
         let shared = shared.clone();
         off_thread(move || named::names(&shared)).await?.map_err(damaged)?
     };
+    // Another log, or another generation, may begin with the same bytes and go on with others.
     let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
+    let known = left_out(&mut copy, have.to_vec()).await?;
     let trust = service::trust_dir(&shared.path);
     let sealing = std::sync::Arc::clone(shared);
     let escrow = off_thread(move || sealing.members.escrow(&trust, None)).await?;
     let escrow = escrow.map_err(refuse)?.1.unwrap_or_default();
     let generations = shared.generations().map_err(damaged)?;
-    let segments = copy.segments.iter().map(|segment| CopySegment {
+    let segments = copy.segments.iter().zip(known).map(|(segment, sent_from)| CopySegment {
         name: segment.name.clone(),
         bytes: segment.bytes,
         header: segment.header.clone(),
         mark: segment.mark.clone(),
-        sent_from: known(segment, have),
+        sent_from,
     });
     let begin = CopyBegin {
         log_id: copy.log_id,

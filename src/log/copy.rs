@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::LogReader;
+use super::copy_check::{PIECE_BYTES, PieceSum};
 use super::cursor::FrameCursor;
 use super::directory::SegmentName;
 use super::error::{Damage, IoFailure, ReadError};
@@ -62,6 +63,20 @@ impl SegmentCopy {
         self.damage.checked(read, IoFailure::is_damage)
     }
 
+    /// The [`PieceSum`] of its first `bytes` bytes, which are whole pieces within [`SegmentCopy::bytes`].
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn sum(&self, bytes: u64) -> Result<String, IoFailure> {
+        let mut sum = PieceSum::default();
+        let mut piece = vec![0; usize::try_from(PIECE_BYTES).unwrap_or_default()];
+        for number in 0..bytes / PIECE_BYTES {
+            self.read(&mut piece, number * PIECE_BYTES)?;
+            sum.add(&piece);
+        }
+        Ok(sum.text())
+    }
+
     /// Reads every record, so that damage is not carried into a copy.
     ///
     /// # Errors
@@ -83,7 +98,7 @@ impl SegmentCopy {
     }
 }
 
-fn short_hash(parts: &[&[u8]]) -> String {
+pub(super) fn short_hash(parts: &[&[u8]]) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(part);

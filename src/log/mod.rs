@@ -5,6 +5,7 @@
 
 pub mod compaction;
 pub mod copy;
+pub mod copy_check;
 mod cursor;
 pub mod directory;
 pub mod error;

@@ -116,7 +116,7 @@ impl Scan {
     }
 
     /// Checks that `frame` follows, and takes it in.
-    fn take(&mut self, frame: &RawFrame, compacted: bool, deep: bool) -> Result<(), DecodeError> {
+    pub(super) fn take(&mut self, frame: &RawFrame, compacted: bool, deep: bool) -> Result<(), DecodeError> {
         let seq = frame.header.seq;
         let follows = if compacted { seq > self.last } else { seq == self.last.next() };
         if !follows {

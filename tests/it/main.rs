@@ -6,6 +6,7 @@ mod audit;
 mod authority_rotation;
 mod backup;
 mod backup_keys;
+mod backup_proof;
 mod compaction;
 mod convergence;
 mod crash;

@@ -1,0 +1,85 @@
+//! Whether a backup can be restored, as far as its place tells without a restore: its pieces are there, and its segments follow
+//! each other. Those of versions that did not check what they put together are read, once each.
+
+use std::collections::BTreeMap;
+
+use super::lock::Lock;
+use super::manifest::{Manifest, Segment};
+use super::repository::{Repository, RepositoryError};
+use crate::log::copy_check::{Checked, SegmentCheck};
+
+pub(super) struct Soundness<'a> {
+    repository: &'a Repository,
+    lock: &'a Lock<'a>,
+    /// Names and lengths of the pieces that are there.
+    stored: BTreeMap<String, u64>,
+    /// Segments that were read, by the hash of what they are put together of.
+    sound: BTreeMap<[u8; 32], Checked>,
+    /// Beginnings of segments that nothing makes whole: an archive has thousands of backups with the same one.
+    faulty: BTreeMap<[u8; 32], String>,
+}
+
+impl<'a> Soundness<'a> {
+    pub(super) fn new(repository: &'a Repository, lock: &'a Lock<'a>) -> Result<Soundness<'a>, RepositoryError> {
+        Ok(Soundness {
+            repository,
+            lock,
+            stored: repository.stored()?,
+            sound: BTreeMap::new(),
+            faulty: BTreeMap::new(),
+        })
+    }
+
+    /// Why a backup cannot be restored; `None`: nothing speaks against it.
+    pub(super) fn fault(&mut self, manifest: &Manifest) -> Result<Option<String>, RepositoryError> {
+        let lost = self.repository.lost(manifest, &self.stored);
+        if let Some(piece) = lost.first() {
+            return Ok(Some(format!("{} of its pieces are not there whole, {piece} first", lost.len())));
+        }
+        let mut read = manifest.clone();
+        for segment in read.segments.iter_mut().filter(|segment| segment.checked.is_none()) {
+            match self.check(segment)? {
+                Ok(checked) => segment.checked = Some(checked),
+                Err(fault) => return Ok(Some(fault)),
+            }
+        }
+        Ok(read.check_links().err())
+    }
+
+    fn check(&mut self, segment: &Segment) -> Result<Result<Checked, String>, RepositoryError> {
+        let mut beginning = blake3::Hasher::new();
+        beginning.update(segment.name.as_bytes());
+        let whole = {
+            let mut whole = beginning.clone();
+            for piece in &segment.pieces {
+                whole.update(piece.as_bytes());
+            }
+            *whole.update(&segment.bytes.to_le_bytes()).finalize().as_bytes()
+        };
+        if let Some(known) = self.sound.get(&whole) {
+            return Ok(Ok(known.clone()));
+        }
+        let mut check = SegmentCheck::new(&segment.name, segment.bytes, segment.mark.is_empty());
+        for piece in &segment.pieces {
+            let beginning = *beginning.update(piece.as_bytes()).finalize().as_bytes();
+            if let Some(fault) = self.faulty.get(&beginning) {
+                return Ok(Err(fault.clone()));
+            }
+            self.lock.keep()?;
+            let fault = match self.repository.piece(piece) {
+                Ok(bytes) => check.push(&bytes).err().map(|damage| damage.to_string()),
+                Err(error @ RepositoryError::Damaged { .. }) => Some(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            if let Some(fault) = fault {
+                self.faulty.insert(beginning, fault.clone());
+                return Ok(Err(fault));
+            }
+        }
+        let checked = check.finish().map(|ended| ended.checked).map_err(|damage| damage.to_string());
+        if let Ok(checked) = &checked {
+            self.sound.insert(whole, checked.clone());
+        }
+        Ok(checked)
+    }
+}

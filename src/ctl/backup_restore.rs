@@ -1,0 +1,258 @@
+//! `restore`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::backup::choice::{choose, disagreement};
+use crate::backup::repository::{Encryption, Repository};
+use crate::backup::restore::{self, RestoreEnd, Restored, Wishes};
+use crate::codec::jsonl::timestamp;
+use crate::config::datastore::DatastoreConfig;
+use crate::datastore::service::trust_dir;
+use crate::datastore::unfinished::{self, Trust, Unfinished, Work};
+use crate::env::data_dir;
+use crate::log::IoFailure;
+use crate::log::copy::End;
+use crate::model::{ChunkId, Seq};
+use crate::trust::{BackupKey, RecoveryKey, RegisterChoice};
+
+use super::access::{self, Access};
+use super::backup::{all_are_good, failed, not_restored, off_thread, tell};
+use super::backup_args::BackupRestore;
+use super::backup_known;
+use super::backup_place::{self, Opened, in_words};
+use super::maintain::bytes_bar;
+use super::output::Output;
+use super::{CtlError, CtlResult};
+
+/// `restore`
+pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlResult {
+    let dir = dir.to_owned();
+    let restoring = move || restore_into(&dir, &args).map(|done| (dir, args, done));
+    let (dir, args, Done { restored, key, encryption }) = off_thread(restoring).await?;
+    let mut output = Output::new();
+    let access = Access::of(&restored);
+    if json {
+        let (backup_key, encryption) = (key.as_ref().map(BackupKey::name), encryption.word());
+        output.json(&WithAccess { restored: &restored, encryption, backup_key, access })?;
+        return output.flush();
+    }
+    let (seq, objects) = (restored.seq, restored.objects);
+    output.line(&format!(
+        "backup {}, {}, up to sequence {seq}: {objects} objects, digest {}",
+        restored.backup,
+        in_words(&encryption),
+        restored.digest
+    ))?;
+    if args.dry_run {
+        output.line("dry run: it was restored elsewhere and verified; nothing was changed")?;
+        return output.flush();
+    }
+    output.line(&format!("authority: {}", restored.authority))?;
+    for label in &restored.incomplete {
+        output.line(&format!("chunks of {label} are in no backup: members that have them give them back"))?;
+    }
+    if let Some(kept) = &restored.kept {
+        output.line(&format!("the former log is kept in {}", kept.display()))?;
+    }
+    if let Some(index) = restored.index {
+        output.line(&format!(
+            "NOT RESTORED: up to sequence {index}, which only the index {}/state has: it is kept",
+            dir.display()
+        ))?;
+    }
+    if let Some(key) = key {
+        let path = BackupKey::path_in(&dir);
+        output.line(&format!(
+            "the backup key {} came out of the backups with the recovery key: {}",
+            key.name(),
+            path.display()
+        ))?;
+    }
+    access.print(&mut output)?;
+    output.line(&format!(
+        "restored in generation {}: start the datastore on {}. Members that have more follow it, and set aside what they had",
+        restored.generation,
+        dir.display()
+    ))?;
+    output.flush()
+}
+
+#[derive(Serialize)]
+struct WithAccess<'a> {
+    #[serde(flatten)]
+    restored: &'a Restored,
+    /// `key`, `passphrase` or `none`.
+    encryption: &'static str,
+    /// Name of the backup key that was brought back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup_key: Option<String>,
+    access: Access,
+}
+
+/// What was restored, and from what.
+struct Done {
+    restored: Restored,
+    /// The backup key, when it was brought back.
+    key: Option<BackupKey>,
+    encryption: Encryption,
+}
+
+fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
+    let key = recovery_key(args)?;
+    let Opened { repository, unsealed, .. } = backup_place::open_to_restore(dir, &args.place, key.as_ref())?;
+    let encryption = repository.encryption().clone();
+    let (manifests, bad) = repository.manifests().map_err(failed)?;
+    let named = args.backup.as_ref().map(|id| repository.manifest(id).map_err(failed)).transpose()?;
+    let manifest = match &named {
+        Some(manifest) => manifest,
+        None if manifests.is_empty() && !bad.is_empty() => return Err(all_are_good(bad).err().unwrap_or_else(broken)),
+        None => choose(&manifests, args.at).map_err(CtlError::new)?,
+    };
+    bad.iter().for_each(|error| complain!("gravwell-logctl: passed over: {error}"));
+    tell(disagreement(&manifests));
+    not_in_the_future(args.at)?;
+    let bar = bytes_bar();
+    let mut progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let config = DatastoreConfig::for_dir(dir);
+    let refused = |error| other_backup(not_restored(error, &manifest.id), &repository);
+    let in_use = |error: data_dir::DirectoryError| {
+        CtlError::new(format!("{error}; a datastore is restored while it is stopped, and started again afterwards"))
+    };
+    if args.dry_run {
+        let _lock = data_dir::claim_to_read(dir, "datastore", Duration::ZERO).map_err(in_use)?;
+        let end = RestoreEnd { end: args.at, may_be_empty: args.at_empty };
+        let restored = rehearse(dir, |scratch| {
+            restore::rehearse(&repository, manifest, scratch, &config, end, &mut progress).map_err(refused)
+        });
+        return restored.map(|restored| Done { restored, key: None, encryption });
+    }
+    let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
+    let mark = Mark::begin(dir)?;
+    // The register of members is as of now, whatever moment the state is of.
+    let escrows: Vec<&str> = manifests.iter().chain([manifest]).map(|manifest| manifest.escrow.as_str()).collect();
+    let above = manifests
+        .iter()
+        .map(|manifest| manifest.generation)
+        .max()
+        .unwrap_or_default()
+        .max(unfinished::generation_in(dir));
+    // What an earlier moment needs may be in earlier backups only; what it does not need is collected in time.
+    let of_log = manifests.iter().filter(|other| other.log_id == manifest.log_id);
+    let chunks: BTreeMap<ChunkId, String> = of_log.flat_map(|other| other.chunks.clone()).collect();
+    let wishes = Wishes {
+        end: args.at,
+        may_be_empty: args.at_empty,
+        replace: args.replace,
+        recovery_key: key.as_ref(),
+        register: args.register.map(RegisterChoice::from),
+        above,
+        chunks: Some(&chunks),
+        escrows: &escrows,
+        ended: &access::ended(args.rotate_secrets),
+        told: &access::told(),
+    };
+    let restored = restore::restore(&repository, manifest, dir, &config, wishes, &mut progress);
+    bar.finish_and_clear();
+    mark.end(dir, restored.is_ok())?;
+    let restored = restored.map_err(refused)?;
+    let saved = unsealed.map(|key| key.save_new(&BackupKey::path_in(dir)).map(|is_new| is_new.then_some(key)));
+    let key = saved.transpose().map_err(CtlError::new)?.flatten();
+    backup_known::note(dir, &args.place.place, &encryption)?;
+    Ok(Done { restored, key, encryption })
+}
+
+/// Restores into a directory within `dir`, where the room is that a restore needs, and leaves `dir` as it was.
+fn rehearse(dir: &Path, work: impl FnOnce(&Path) -> Result<Restored, CtlError>) -> Result<Restored, CtlError> {
+    let was_there = dir.exists();
+    let scratch = dir.join("restore.rehearsal");
+    let made = std::fs::create_dir_all(&scratch)
+        .map_err(|error| CtlError::new(IoFailure::at("create", scratch.display())(error)));
+    let restored = made.and_then(|()| work(&scratch));
+    let _ = std::fs::remove_dir_all(&scratch);
+    if !was_there {
+        // Only an empty one goes.
+        let _ = std::fs::remove_dir(dir);
+    }
+    restored
+}
+
+/// The mark of a restore that is under way.
+struct Mark {
+    had: [bool; 3],
+}
+
+impl Mark {
+    fn begin(dir: &Path) -> Result<Mark, CtlError> {
+        let (earlier, had) = (unfinished::find(dir), Mark::has(dir));
+        let found = earlier.and_then(Result::ok).map(|earlier| earlier.trust);
+        let becomes = if had[0] { found.unwrap_or(Trust::Kept) } else { Trust::Restored };
+        Unfinished::of(dir, Work::Restore, becomes).write(dir).map_err(CtlError::new)?;
+        Ok(Mark { had })
+    }
+
+    /// What an interruption would leave: authority, register, an earlier mark.
+    fn has(dir: &Path) -> [bool; 3] {
+        let trust = trust_dir(dir);
+        [trust.join("ca.key").exists(), trust.join("members.json").exists(), unfinished::find(dir).is_some()]
+    }
+
+    /// Removes the mark when the log is in place, or nothing was changed.
+    fn end(&self, dir: &Path, is_done: bool) -> CtlResult {
+        let [has_authority, has_register, _] = Mark::has(dir);
+        if is_done || self.had == [has_authority, has_register, false] {
+            unfinished::end(dir).map_err(CtlError::new)?;
+        }
+        Ok(())
+    }
+}
+
+fn not_in_the_future(at: Option<End>) -> CtlResult {
+    let now_ms = crate::env::Clock::now_ms(&crate::env::SystemClock);
+    match at {
+        Some(End::Time(wanted)) if wanted > now_ms => {
+            let (wanted, now) = (timestamp(wanted), timestamp(now_ms));
+            Err(CtlError::new(format!(
+                "{wanted} lies in the future, it is {now} now: leave --at out for the newest state"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the backup is wrong, another one may be right.
+fn other_backup(mut error: CtlError, repository: &Repository) -> CtlError {
+    if error.exit == 3 {
+        let place = repository.store().place();
+        error.message += &format!(
+            ". Nothing was put in place; `gravwell-logctl backup verify {place} --all` says which backups can be restored, and \
+             --backup chooses one"
+        );
+    }
+    error
+}
+
+fn broken() -> CtlError {
+    CtlError::new("no backup can be read")
+}
+
+fn recovery_key(args: &BackupRestore) -> Result<Option<RecoveryKey>, CtlError> {
+    super::recover::read_key(args.recovery_key.as_deref(), args.recovery_key_file.as_deref())
+}
+
+/// Reads `--at`: a sequence, or a time.
+pub(super) fn end(text: &str) -> Result<End, String> {
+    if let Ok(seq) = text.parse() {
+        return Ok(End::Seq(Seq(seq)));
+    }
+    let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+    let at = at.map_err(|_| format!("`{text}` is neither a sequence nor a time like 2026-11-25T22:35:13Z"))?;
+    let ms = at.unix_timestamp_nanos() / 1_000_000;
+    u64::try_from(ms).map(End::Time).map_err(|_| format!("{text} lies before 1970"))
+}

@@ -1,0 +1,194 @@
+//! What backups take over from earlier ones: only what is proven to be the datastore's own, and is still in its place.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, Process};
+
+/// A datastore and a place for backups.
+fn fleet() -> (Fleet, Process, String) {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let place = fleet.dir("backups").to_str().unwrap().to_owned();
+    (fleet, datastore, place)
+}
+
+/// Writes so many objects of 3 KB that no other run of it writes.
+fn load(fleet: &Fleet, run: &str, count: u32) {
+    let mut lines = String::new();
+    for number in 0..count {
+        let seed = blake3::hash(format!("{run}{number}").as_bytes()).to_hex();
+        let value = seed.repeat(45);
+        let line = format!(r#"{{"ops":[{{"put":{{"collection":"c","key":"{run}{number}","value":"{value}"}}}}]}}"#);
+        writeln!(lines, "{line}").unwrap();
+    }
+    let file = fleet.write_file(&format!("{run}.jsonl"), &lines);
+    fleet.ok("d", &["import", file.to_str().unwrap()]);
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("runs");
+    assert!(copied.success());
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("lists").map(|entry| entry.expect("entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn verified(fleet: &Fleet, place: &str, what: &[&str]) {
+    let output = fleet.run("d", &[&["backup", "verify", place][..], what].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Manifests of a place that is not encrypted, in the order of their numbers.
+fn manifests(place: &str) -> Vec<(PathBuf, Value)> {
+    let mut found = files(&Path::new(place).join("manifests"));
+    found.sort_by_key(|path| path.to_str().unwrap().rsplit('-').next().unwrap().to_owned());
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("reads");
+        let value = serde_json::from_str(text.lines().next().unwrap()).expect("JSON");
+        (path, value)
+    };
+    found.into_iter().map(read).collect()
+}
+
+fn write_manifest(path: &Path, manifest: &Value) {
+    let body = manifest.to_string();
+    std::fs::write(path, format!("{body}\n{}\n", blake3::hash(body.as_bytes()).to_hex())).expect("writes");
+}
+
+/// Makes the last backup one of a version that believed a header: its second piece is one of another history, and nothing says
+/// that it was checked.
+fn poison(place: &str, foreign: &str) -> String {
+    let (path, mut manifest) = manifests(place).pop().unwrap();
+    let segment = manifest["segments"][0].as_object_mut().unwrap();
+    segment.remove("checked");
+    segment["pieces"][1] = foreign.into();
+    write_manifest(&path, &manifest);
+    manifest["id"].as_str().unwrap().to_owned()
+}
+
+/// The name of a piece of other records, which is in the place like any other.
+fn foreign_piece(place: &str) -> String {
+    let bytes = vec![7; 1 << 20];
+    let name = blake3::hash(&bytes).to_hex().to_string();
+    let path = Path::new(place).join("pieces").join(&name[..2]);
+    std::fs::create_dir_all(&path).expect("creates");
+    std::fs::write(path.join(&name), bytes).expect("writes");
+    name
+}
+
+#[test]
+fn p13_an_older_copy_that_backs_up_to_the_same_place_spoils_no_backup() {
+    let (fleet, datastore, place) = fleet();
+    let create = || fleet.json("d", &["backup", "create", &place]);
+    load(&fleet, "a", 100);
+    create();
+    datastore.terminate();
+    copy_dir(&fleet.dir("d"), &fleet.dir("older"));
+    let datastore = fleet.datastore();
+    load(&fleet, "b", 900);
+    create();
+    let own = fleet.export("d");
+    datastore.terminate();
+
+    // The older copy is brought up in its place: first it has only less, then other records.
+    std::fs::rename(fleet.dir("d"), fleet.dir("real")).expect("renames");
+    std::fs::rename(fleet.dir("older"), fleet.dir("d")).expect("renames");
+    let older = fleet.datastore();
+    create();
+    verified(&fleet, &place, &["--all"]);
+    load(&fleet, "c", 1000);
+    create();
+    verified(&fleet, &place, &["--all"]);
+    older.terminate();
+
+    std::fs::rename(fleet.dir("d"), fleet.dir("older")).expect("renames");
+    std::fs::rename(fleet.dir("real"), fleet.dir("d")).expect("renames");
+    let datastore = fleet.datastore();
+    assert_eq!(fleet.export("d"), own);
+    for run in ["d", "e"] {
+        load(&fleet, run, 400);
+        let made = create();
+        // What the second one adds is less than what there is.
+        assert!(run == "d" || made["new_bytes"].as_u64() < made["bytes"].as_u64().map(|bytes| bytes / 2), "{made}");
+        verified(&fleet, &place, &["--all"]);
+    }
+    let pruned = fleet.json("d", &["backup", "prune", &place, "--keep-last", "2"]);
+    assert_eq!(pruned["unsound"], Value::Null);
+    let now = fleet.export("d");
+    datastore.terminate();
+    fleet.ok("d", &["restore", &place, "--replace"]);
+    let _datastore = fleet.datastore();
+    assert_eq!(fleet.export("d"), now);
+}
+
+#[test]
+fn p13_a_place_that_was_poisoned_heals_with_the_next_backup_and_prune_keeps_the_sound_ones() {
+    let (fleet, _datastore, place) = fleet();
+    let create = || fleet.json("d", &["backup", "create", &place, "--plain"]);
+    load(&fleet, "a", 800);
+    let sound = create()["backup"].as_str().unwrap().to_owned();
+    let foreign = foreign_piece(&place);
+    let mut poisoned = Vec::new();
+    for run in ["b", "c"] {
+        load(&fleet, run, 20);
+        create();
+        poisoned.push(poison(&place, &foreign));
+    }
+    let bad = fleet.run("d", &["backup", "verify", &place]);
+    assert_eq!(bad.status.code(), Some(3), "damage that is found while it is cut is damage: {bad:?}");
+    let said = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(said.contains(&poisoned[1]) && said.contains("damage in seg-"), "{said}");
+    let bad = fleet.run("r", &["restore", &place, "--plain"]);
+    assert_eq!(bad.status.code(), Some(3), "{bad:?}");
+    assert!(String::from_utf8_lossy(&bad.stderr).contains(&poisoned[1]), "{bad:?}");
+
+    // The sound one is no rule's choice, and the only one that can be restored.
+    let pruned = fleet.run("d", &["backup", "prune", &place, "--keep-last", "1", "--json"]);
+    assert_eq!(pruned.status.code(), Some(3), "{pruned:?}");
+    let said = String::from_utf8_lossy(&pruned.stderr).into_owned();
+    assert!(poisoned.iter().all(|id| said.contains(id.as_str())) && said.contains("new backup"), "{said}");
+    let pruned: Value = serde_json::from_slice(&pruned.stdout).expect("JSON");
+    assert_eq!(pruned["covered"], serde_json::json!([[0, 800]]), "{pruned}");
+    assert_eq!(pruned["removed"], serde_json::json!([]), "those that reach further than any sound one stay");
+    verified(&fleet, &place, &["--id", &sound]);
+
+    // Nothing was committed since, and a whole one is made all the same.
+    let healed = create();
+    assert_eq!(healed["is_new"], true, "{healed}");
+    verified(&fleet, &place, &[]);
+    assert_eq!(create()["is_new"], false);
+    let pruned = fleet.json("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    assert_eq!(pruned["kept"], serde_json::json!([healed["backup"]]));
+    verified(&fleet, &place, &["--all"]);
+}
+
+#[test]
+fn p10_pieces_that_a_place_has_lost_are_stored_again() {
+    let (fleet, _datastore, place) = fleet();
+    load(&fleet, "a", 800);
+    fleet.ok("d", &["backup", "create", &place]);
+    for damage in ["removed", "cut short"] {
+        for piece in files(&Path::new(&place).join("pieces")) {
+            match damage {
+                "removed" => std::fs::remove_file(piece).expect("removes"),
+                _ => std::fs::write(piece, b"short").expect("writes"),
+            }
+        }
+        assert_eq!(fleet.run("d", &["backup", "verify", &place]).status.code(), Some(3), "{damage}");
+        let pruned = fleet.run("d", &["backup", "prune", &place, "--keep-last", "1"]);
+        assert_eq!(pruned.status.code(), Some(3), "{damage}: {pruned:?}");
+        let made = fleet.json("d", &["backup", "create", &place]);
+        assert!(made["again"].as_u64() > Some(2), "{damage}: {made}");
+        verified(&fleet, &place, &["--all"]);
+    }
+    load(&fleet, "b", 10);
+    let made = fleet.json("d", &["backup", "create", &place]);
+    assert!(made["new_bytes"].as_u64() <= Some(1 << 20), "{made}");
+    verified(&fleet, &place, &[]);
+}
