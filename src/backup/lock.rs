@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::store::{Store, StoreError};
 use crate::env::{Clock, SystemClock};
 
-const NAME: &str = "lock";
+pub(super) const NAME: &str = "lock";
 /// A lock is written again this often.
 const KEEP_MS: u64 = 60 * 1000;
 /// A lock this old was left behind. Longer than one request to a slow store takes with all its attempts.
@@ -94,30 +94,43 @@ impl<'a> Lock<'a> {
         let holder = Holder::new(what)?;
         match store.put_new(NAME, &holder.text()) {
             Ok(()) => {}
-            Err(StoreError::Exists(_)) => {
-                let other = Holder::read(store)?;
-                let failed = |reason| StoreError::Failed { name: format!("{}/{NAME}", store.place()), reason };
-                match other {
-                    // It was written, only the answer was lost.
-                    Some(other) if other.token == holder.token => {}
-                    Some(other) if !other.is_left() => {
-                        let who = format!("{} (process {} on {})", other.what, other.process, other.host);
-                        let reason = format!("{who} is at work; wait, or remove it if that process is gone");
-                        return Err(failed(reason));
-                    }
-                    _ => {
-                        store.put(NAME, &holder.text())?;
-                        let now = Holder::read(store)?;
-                        if now.is_none_or(|now| now.token != holder.token) {
-                            return Err(failed("somebody else took it over at the same time; try again".into()));
-                        }
-                    }
-                }
-            }
+            Err(StoreError::Exists(_)) => Self::take_over(store, &holder)?,
             Err(error) => return Err(error),
         }
         held().insert(holder.token.clone());
         Ok(Lock { store, holder: Mutex::new(holder) })
+    }
+
+    /// Takes the lock in order to remove something, also where the disk is full: then the room that is kept for it is used.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub fn take_to_remove(store: &'a dyn Store, what: &str) -> Result<Lock<'a>, StoreError> {
+        match Self::take(store, what) {
+            Err(StoreError::Full(_)) if store.give_room() => Self::take(store, what),
+            taken => taken,
+        }
+    }
+
+    /// Takes the lock that is there, where its holder is gone.
+    fn take_over(store: &dyn Store, holder: &Holder) -> Result<(), StoreError> {
+        let failed = |reason| StoreError::Failed { name: format!("{}/{NAME}", store.place()), reason };
+        match Holder::read(store)? {
+            // It was written, only the answer was lost.
+            Some(other) if other.token == holder.token => {}
+            Some(other) if !other.is_left() => {
+                let who = format!("{} (process {} on {})", other.what, other.process, other.host);
+                return Err(failed(format!("{who} is at work; wait, or remove it if that process is gone")));
+            }
+            _ => {
+                store.put(NAME, &holder.text())?;
+                let now = Holder::read(store)?;
+                if now.is_none_or(|now| now.token != holder.token) {
+                    return Err(failed("somebody else took it over at the same time; try again".into()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes sure that the lock is still this one.

@@ -16,4 +16,5 @@ pub mod retention;
 pub mod s3;
 mod sealed_keys;
 mod soundness;
+mod staged;
 pub mod store;

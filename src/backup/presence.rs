@@ -37,8 +37,8 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Looks into the place for the pieces of `manifest`, which was written last there; not more often than
-    /// every hour. The caller holds the lock.
+    /// Looks into the place for the pieces of `manifest`, which was written last there, and for what was left unfinished; not more
+    /// often than every hour. The caller holds the lock.
     ///
     /// # Errors
     /// When the place cannot be listed.
@@ -46,6 +46,8 @@ impl Losses {
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
         }
+        repository.store().tidy()?;
+        repository.store().keep_room();
         self.lost = match manifest {
             Some(manifest) => repository.lost(manifest, &repository.stored()?),
             None => BTreeSet::new(),

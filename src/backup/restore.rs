@@ -24,10 +24,12 @@ use crate::log::copy::{Cut, CutError, End, cut};
 use crate::log::generations::{self, NotesError};
 use crate::log::repair::{LOG, NEW, REPAIRED, finish_swap, swap};
 use crate::log::{IoFailure, Log};
-use crate::model::{ChunkId, Collection, Digest, Generation, Key, Seq};
+use crate::model::{ChunkId, Collection, Digest, Generation, Key, LogId, Seq};
 use crate::state::{StateError, StateStore};
 use crate::transfer::inventory::Contents;
-use crate::trust::{Escrow, RecoveryKey, RegisterChoice, Registry, TrustError, key_that_counts, latest};
+use crate::trust::{
+    Escrow, FoundCopy, RecoveryKey, RegisterChoice, Registry, TrustError, check_key_counts, key_that_counts, latest,
+};
 
 /// Why a backup is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -114,8 +116,20 @@ pub struct Restored {
     contents: Contents,
     /// What became of the authority.
     pub authority: String,
+    /// Of when the register of members is that came out of a backup, milliseconds since 1970-01-01 UTC, and of which backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub register: Option<RegisterOf>,
     /// Resources whose contents are not complete in it.
     pub incomplete: Vec<String>,
+}
+
+/// Of when a register of members is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RegisterOf {
+    /// The backup that it came out of.
+    pub backup: String,
+    /// When the copy in it was made, milliseconds since 1970-01-01 UTC.
+    pub made_ms: u64,
 }
 
 /// Where a restored log ends.
@@ -125,6 +139,17 @@ pub struct RestoreEnd {
     pub end: Option<End>,
     /// Whether it may end before the first record.
     pub may_be_empty: bool,
+}
+
+/// The sealed copy of the authority in a backup.
+#[derive(Clone, Copy, Debug)]
+pub struct SealedIn<'a> {
+    /// The backup.
+    pub backup: &'a str,
+    /// Its log.
+    pub log_id: LogId,
+    /// The copy.
+    pub escrow: &'a str,
 }
 
 /// What the caller wants.
@@ -144,8 +169,10 @@ pub struct Wishes<'a> {
     pub above: Generation,
     /// Chunks of contents to bring back, each with the piece that holds it.
     pub chunks: Option<&'a BTreeMap<ChunkId, String>>,
-    /// Sealed copies of the authority: the newest that the recovery key opens counts.
-    pub escrows: &'a [&'a str],
+    /// Sealed copies of the authority in the order of their backups: the newest that the recovery key opens counts.
+    pub escrows: &'a [SealedIn<'a>],
+    /// Whether it counts although there is a later one that the key does not open.
+    pub earlier_copy: bool,
     /// Collections whose objects are deleted at the end of the restored log: what let somebody in then.
     pub ended: &'a [Collection],
     /// Collections whose objects the caller wants to know.
@@ -196,7 +223,7 @@ pub fn restore(
         let store = open::open_chunks(path).map_err(chunk_store)?;
         restored.incomplete = incomplete(&restored.contents, &mut |id| Ok(store.read(id).ok().flatten()))?;
     }
-    restored.authority = authority(wishes.escrows, path, wishes.recovery_key, wishes.register)?;
+    (restored.authority, restored.register) = authority(manifest.log_id, path, &wishes)?;
     let (shared_to, time_ms) = (restored.seq, SystemClock.now_ms());
     let mut known = manifest.generations.clone();
     known.push(GenerationInfo { generation, shared_to, beginning: Beginning::Restored, time_ms });
@@ -459,6 +486,7 @@ fn check(
         index: None,
         contents,
         authority: String::new(),
+        register: None,
         incomplete: Vec::new(),
     })
 }
@@ -479,35 +507,29 @@ fn contents_of(state: &StateStore) -> Result<Contents, StateError> {
 }
 
 /// Brings the authority back where there is none.
-fn authority(
-    escrows: &[&str],
-    path: &Path,
-    key: Option<&RecoveryKey>,
-    register: Option<RegisterChoice>,
-) -> Result<String, RestoreError> {
+fn authority(log_id: LogId, path: &Path, wishes: &Wishes<'_>) -> Result<(String, Option<RegisterOf>), RestoreError> {
     let trust = crate::datastore::service::trust_dir(path);
     let is_there = trust.join("ca.key").exists();
-    let Some(key) = key else {
+    let Some(key) = wishes.recovery_key else {
         if is_there {
-            return Ok("the one that was here".into());
+            return Ok(("the one that was here".into(), None));
         }
         // Shows that the authority is not missing, but was given up.
         let now_ms = SystemClock.now_ms();
         Registry::open(&trust, now_ms)?.establish(now_ms)?;
-        return Ok("none: members have to join again, or restore with --recovery-key".into());
+        return Ok(("none: members have to join again, or restore with --recovery-key".into(), None));
     };
-    let wrong = |what: &dyn std::fmt::Display| RestoreError::Wrong(format!("the sealed authority: {what}"));
-    let sealed = escrows.iter().filter(|text| !text.is_empty());
-    let sealed = sealed.map(|text| Escrow::from_text(text).map_err(|what| wrong(&what)));
     // Sealed copies of a moment that was given up are among them: the register is as of now, and no earlier one.
-    match latest(sealed.collect::<Result<_, _>>()?, key) {
+    match latest(copies(wishes.escrows, log_id)?, key) {
         Ok(Some(found)) if is_there => {
             found.escrow.check_same(&trust)?;
-            Ok("the one that was here".into())
+            Ok(("the one that was here".into(), None))
         }
-        Ok(None) if is_there => Ok("the one that was here".into()),
+        Ok(None) if is_there => Ok(("the one that was here".into(), None)),
         Ok(Some(found)) => {
-            let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), register)?;
+            found.check(wishes.earlier_copy)?;
+            check_key_counts(&found.escrow, key, &trust, (wishes.register, wishes.earlier_copy))?;
+            let has_kept = found.escrow.restore(key, &trust, SystemClock.now_ms(), wishes.register)?;
             let stays = if has_kept { "; the register of members that was left is later, and stays" } else { "" };
             let doubt = found.doubt.map_or(String::new(), |doubt| {
                 format!("; {doubt}: the one of the highest revision was taken, check `members`")
@@ -516,11 +538,24 @@ fn authority(
                 Some(present) if present == *key => String::new(),
                 _ => format!("; {}", key_that_counts(&trust, key)?),
             };
-            Ok(format!("restored{stays}{counts}{doubt}"))
+            let register = RegisterOf { backup: found.place, made_ms: found.rank.made_ms };
+            Ok((format!("restored{stays}{counts}{doubt}"), (!has_kept).then_some(register)))
         }
-        Ok(None) => Err(wrong(&"no backup holds one")),
+        Ok(None) => Err(RestoreError::Wrong("the sealed authority: no backup holds one".into())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The sealed copies in backups, each after those that reach less far.
+fn copies(sealed: &[SealedIn<'_>], log_id: LogId) -> Result<Vec<FoundCopy>, RestoreError> {
+    let wrong = |what: String| RestoreError::Wrong(format!("the sealed authority: {what}"));
+    let sealed = sealed.iter().enumerate().filter(|(_, sealed)| !sealed.escrow.is_empty());
+    let found = sealed.map(|(order, sealed)| {
+        let escrow = Escrow::from_text(sealed.escrow).map_err(wrong)?;
+        let is_own = sealed.log_id == log_id;
+        Ok(FoundCopy { escrow, place: sealed.backup.to_owned(), order: Some(order), is_own })
+    });
+    found.collect()
 }
 
 fn remove(path: &Path) -> Result<(), RestoreError> {

@@ -175,6 +175,7 @@ pub fn prune(repository: &Repository, lock: &Lock<'_>, keep: Keep, dry_run: bool
         return Ok(pruned);
     }
     lock.check()?;
+    repository.store().tidy()?;
     for manifest in &go {
         lock.keep()?;
         repository.remove_manifest(&manifest.id)?;

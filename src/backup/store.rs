@@ -1,12 +1,18 @@
 //! Where backups are kept: names and bytes, nothing more.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{lock, staged};
 
 /// Largest object that is read: more than any manifest or piece.
 pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
+
+/// What keeps room for taking the lock, so that a full disk can be pruned: some blocks of any file system.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 64 << 10;
 
 /// Why the store does not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,11 @@ pub enum StoreError {
         /// Why it is not had.
         reason: String,
     },
+    /// The store has no room.
+    #[error(
+        "{0}: there is no room for it; make room there, for one by `gravwell-logctl backup prune`, then run the command again"
+    )]
+    Full(String),
 }
 
 /// An object as a listing shows it.
@@ -69,6 +80,22 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When it cannot be removed.
     fn remove(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Removes what processes that are gone have left unfinished. The caller holds the lock.
+    ///
+    /// # Errors
+    /// When it cannot be looked for or removed.
+    fn tidy(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Keeps some room in hand for [`Store::give_room`]; none where the store has no room for it now.
+    fn keep_room(&self) {}
+
+    /// Gives back the room that was kept, and that of what processes that are gone have left long ago. Says whether there was any.
+    fn give_room(&self) -> bool {
+        false
+    }
 
     /// For people: where it is.
     fn place(&self) -> String;
@@ -115,20 +142,9 @@ impl LocalStore {
         move |error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::Missing(name.clone()),
             io::ErrorKind::AlreadyExists => StoreError::Exists(name.clone()),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(name.clone()),
             _ => StoreError::Failed { name: name.clone(), reason: error.to_string() },
         }
-    }
-
-    /// Writes and syncs a file under a name of its own.
-    fn stage(&self, path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-        let parent = crate::env::fs::parent_dir(path);
-        fs::create_dir_all(parent)?;
-        let staged = path.with_extension(format!("{}.next", std::process::id()));
-        // What is not encrypted is for nobody else either.
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        Ok(staged)
     }
 
     fn sync_parent(path: &Path) -> io::Result<()> {
@@ -139,13 +155,16 @@ impl LocalStore {
 impl Store for LocalStore {
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.root.join(name);
-        let written = self.stage(&path, bytes).and_then(|staged| fs::rename(staged, &path));
+        let written = staged::write(&path, bytes).and_then(|staged| {
+            let renamed = fs::rename(&staged, &path);
+            renamed.inspect_err(|_| drop(fs::remove_file(&staged)))
+        });
         written.and_then(|()| Self::sync_parent(&path)).map_err(self.failed(name))
     }
 
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.root.join(name);
-        let written = self.stage(&path, bytes).and_then(|staged| {
+        let written = staged::write(&path, bytes).and_then(|staged| {
             let linked = fs::hard_link(&staged, &path);
             fs::remove_file(&staged)?;
             linked
@@ -177,7 +196,7 @@ impl Store for LocalStore {
                 let metadata = entry.metadata().map_err(self.failed(&name))?;
                 if metadata.is_dir() {
                     open.push(name);
-                } else if !name.ends_with(".next") {
+                } else if !name.ends_with(staged::END) {
                     found.push(Listed { name, bytes: metadata.len() });
                 }
             }
@@ -191,6 +210,38 @@ impl Store for LocalStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(name)(error)),
             _ => Ok(()),
         }
+    }
+
+    fn tidy(&self) -> Result<(), StoreError> {
+        // Both times are those of the file system's own clock.
+        let since = fs::metadata(self.root.join(lock::NAME)).and_then(|lock| lock.modified());
+        let swept = since.and_then(|since| staged::sweep(&self.root, since)).map_err(self.failed(lock::NAME))?;
+        if swept > 0 {
+            tracing::info!(place = self.place(), bytes = swept, "removed what was left unfinished");
+        }
+        Ok(())
+    }
+
+    fn keep_room(&self) {
+        let path = self.root.join(RESERVE);
+        if path.exists() {
+            return;
+        }
+        // A file system that compresses would keep nothing of zeros.
+        let mut bytes = vec![0; RESERVE_BYTES];
+        let made = getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()));
+        let made = made.and_then(|()| fs::rename(staged::write(&path, &bytes)?, &path));
+        if let Err(error) = made {
+            tracing::info!(place = self.place(), %error, "no room is kept for a full disk");
+        }
+    }
+
+    fn give_room(&self) -> bool {
+        let had_reserve = fs::remove_file(self.root.join(RESERVE)).is_ok();
+        // Without the lock only what is long over is nobody's.
+        let long_ago = SystemTime::now().checked_sub(staged::STALE);
+        let swept = long_ago.and_then(|long_ago| staged::sweep(&self.root, long_ago).ok()).unwrap_or_default();
+        had_reserve || swept > 0
     }
 
     fn place(&self) -> String {

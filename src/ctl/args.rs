@@ -384,6 +384,9 @@ pub struct Recover {
     /// Which register of members counts when a later one than the sealed copy's is left here.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub register: Option<RegisterOf>,
+    /// Go back to the latest register that the recovery key opens, although there is a later sealed copy that it does not open.
+    #[arg(long)]
+    pub earlier_copy: bool,
     /// Begin with a new authority: every member has to join again, with its state and outbox kept.
     #[arg(long)]
     pub new_authority: bool,
@@ -459,6 +462,9 @@ pub enum AuthorityAction {
         /// Which register of members counts when a later one than the sealed copy's is left here.
         #[arg(long, value_enum, value_name = "WHICH")]
         register: Option<RegisterOf>,
+        /// Go back to the register in this copy, although the recovery key is a former one here, so that there are later copies.
+        #[arg(long)]
+        earlier_copy: bool,
     },
 }
 

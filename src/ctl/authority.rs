@@ -9,7 +9,8 @@ use crate::codec::jsonl::timestamp;
 use crate::datastore::service::trust_dir;
 use crate::env::{Clock, SystemClock, data_dir};
 use crate::trust::{
-    Escrow, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, key_that_counts, restore_trust,
+    Escrow, PutBack, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, check_key_counts, key_that_counts,
+    restore_trust,
 };
 
 use super::args::AuthorityAction;
@@ -33,9 +34,9 @@ pub(super) async fn run(dir: &Path, json: bool, action: AuthorityAction) -> CtlR
         AuthorityAction::RotateRecoveryKey { action } => super::rotation::run(dir, json, action).await,
         AuthorityAction::Rotate { action } => super::authority_rotation::run(dir, json, action).await,
         AuthorityAction::Backup { file } => backup(dir, json, &file).await,
-        AuthorityAction::Restore { file, recovery_key, recovery_key_file, register } => {
+        AuthorityAction::Restore { file, recovery_key, recovery_key_file, register, earlier_copy } => {
             let key = read_key(recovery_key.as_deref(), recovery_key_file.as_deref())?;
-            restore(dir, json, &file, key, register.map(RegisterChoice::from))
+            restore(dir, json, &file, key, (register.map(RegisterChoice::from), earlier_copy))
         }
     }
 }
@@ -98,7 +99,13 @@ async fn backup(dir: &Path, json: bool, file: &Path) -> CtlResult {
     output.flush()
 }
 
-fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: Option<RegisterChoice>) -> CtlResult {
+fn restore(
+    dir: &Path,
+    json: bool,
+    file: &Path,
+    key: Option<RecoveryKey>,
+    (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
+) -> CtlResult {
     let key = key.ok_or_else(|| CtlError::new("the copy is sealed: give the recovery key with --recovery-key"))?;
     if !data_dir::is_claimed(dir) {
         let dir = dir.display();
@@ -110,6 +117,7 @@ fn restore(dir: &Path, json: bool, file: &Path, key: Option<RecoveryKey>, wish: 
         .map_err(|error| CtlError::new(format!("{error}; the authority is restored while the datastore is stopped")))?;
     let escrow = Escrow::load(file).map_err(CtlError::new)?;
     let made_ms = escrow.made(&key).map_err(CtlError::new)?;
+    check_key_counts(&escrow, &key, &trust_dir(dir), (wish, is_earlier_wanted)).map_err(CtlError::new)?;
     let put_back = restore_trust(&escrow, &key, &trust_dir(dir), SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let PutBack { aside, has_kept_register, is_key_alone } = put_back;
     let register = if has_kept_register { "here" } else { "copy" };

@@ -321,8 +321,11 @@ fn test_restore(repository: &Repository, manifest: &Manifest, directory: &Path) 
 }
 
 fn drop_old(repository: &Repository, keep: Keep, dry_run: bool, json: bool) -> Result<(), CtlError> {
-    let lock = Lock::take(repository.store(), "prune").map_err(CtlError::new)?;
-    let pruned = prune(repository, &lock, keep, dry_run).map_err(failed)?;
+    let lock = Lock::take_to_remove(repository.store(), "prune").map_err(CtlError::new)?;
+    let pruned = prune(repository, &lock, keep, dry_run);
+    drop(lock);
+    repository.store().keep_room();
+    let pruned = pruned.map_err(failed)?;
     tell(pruned.disagreement.clone());
     let mut output = Output::new();
     if json {

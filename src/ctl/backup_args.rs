@@ -123,6 +123,9 @@ pub struct BackupRestore {
     /// Which register of members counts when a later one than the sealed copy's is left here.
     #[arg(long, value_enum, value_name = "WHICH")]
     pub register: Option<RegisterOf>,
+    /// Go back to the latest register that the recovery key opens, although there is a later sealed copy that it does not open.
+    #[arg(long)]
+    pub earlier_copy: bool,
     /// Restore elsewhere, verify, and change nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backup::choice::{choose, disagreement};
+use crate::backup::manifest::Manifest;
 use crate::backup::repository::{Encryption, Repository};
-use crate::backup::restore::{self, RestoreEnd, Restored, Wishes};
+use crate::backup::restore::{self, RegisterOf, RestoreEnd, Restored, SealedIn, Wishes};
 use crate::codec::jsonl::timestamp;
 use crate::config::datastore::DatastoreConfig;
 use crate::datastore::service::trust_dir;
@@ -26,6 +27,7 @@ use super::backup_known;
 use super::backup_place::{self, Opened, in_words};
 use super::maintain::bytes_bar;
 use super::output::Output;
+use super::recover::REVOKE_AGAIN;
 use super::{CtlError, CtlResult};
 
 /// `restore`
@@ -52,6 +54,10 @@ pub(super) async fn restore(dir: &Path, json: bool, args: BackupRestore) -> CtlR
         return output.flush();
     }
     output.line(&format!("authority: {}", restored.authority))?;
+    if let Some(RegisterOf { backup, made_ms }) = &restored.register {
+        let made = timestamp(*made_ms);
+        output.line(&format!("register of members: as of {made}, from backup {backup}; {REVOKE_AGAIN}"))?;
+    }
     for label in &restored.incomplete {
         output.line(&format!("chunks of {label} are in no backup: members that have them give them back"))?;
     }
@@ -136,7 +142,8 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
     let _lock = data_dir::claim(dir, "datastore", Duration::ZERO).map_err(in_use)?;
     let mark = Mark::begin(dir)?;
     // The register of members is as of now, whatever moment the state is of.
-    let escrows: Vec<&str> = manifests.iter().chain([manifest]).map(|manifest| manifest.escrow.as_str()).collect();
+    let is_listed = manifests.iter().any(|listed| listed.id == manifest.id);
+    let escrows: Vec<_> = (!is_listed).then_some(manifest).into_iter().chain(&manifests).map(sealed_in).collect();
     let above = manifests
         .iter()
         .map(|manifest| manifest.generation)
@@ -155,6 +162,7 @@ fn restore_into(dir: &Path, args: &BackupRestore) -> Result<Done, CtlError> {
         above,
         chunks: Some(&chunks),
         escrows: &escrows,
+        earlier_copy: args.earlier_copy,
         ended: &access::ended(args.rotate_secrets),
         told: &access::told(),
     };
@@ -224,6 +232,10 @@ fn not_in_the_future(at: Option<End>) -> CtlResult {
         }
         _ => Ok(()),
     }
+}
+
+fn sealed_in(manifest: &Manifest) -> SealedIn<'_> {
+    SealedIn { backup: &manifest.id, log_id: manifest.log_id, escrow: &manifest.escrow }
 }
 
 /// Where the backup is wrong, another one may be right.

@@ -19,8 +19,8 @@ use crate::log::generations;
 use crate::model::{LogId, Seq};
 use crate::state::StateStore;
 use crate::trust::{
-    CopyRank, Escrow, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role, check_authority,
-    key_that_counts, latest, other_authority, replace_trust,
+    CopyRank, Escrow, FoundCopy, Identity, LogMark, MemberState, RecoveryKey, RegisterChoice, Registry, Role,
+    check_authority, check_key_counts, key_that_counts, latest, other_authority, replace_trust,
 };
 
 use super::args::Recover;
@@ -273,10 +273,11 @@ fn trust(dir: &Path, work: &Path, args: &Recover, kept: Option<Authority>) -> Re
     })?;
     let rank = escrow.rank(&key).map_err(CtlError::new)?;
     let made_ms = rank.made_ms;
+    let wish = args.register.map(RegisterChoice::from);
+    check_key_counts(&escrow, &key, &trust_dir(dir), (wish, args.earlier_copy)).map_err(CtlError::new)?;
     if !args.dry_run {
         mark_restored(dir, rank)?;
     }
-    let wish = args.register.map(RegisterChoice::from);
     let has_kept = escrow.restore(&key, &found.path, SystemClock.now_ms(), wish).map_err(CtlError::new)?;
     let age = SystemClock.now_ms().saturating_sub(made_ms) / 1000;
     let (made, age) = (timestamp(made_ms), lasting(age));
@@ -402,12 +403,14 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Esc
                 path.display()
             )));
         }
-        found.push(Escrow::load(path).map_err(CtlError::new)?);
+        found.push(copy_in(path, Escrow::load(path).map_err(CtlError::new)?));
     }
-    let named = if let [named] = found.as_slice() { Some(named.clone()) } else { None };
-    found.extend(args.from.iter().filter_map(|dir| Escrow::load(&Identity::escrow(dir)).ok()));
-    let Some(key) = key else { return Ok(found.pop()) };
+    let named = if let [named] = found.as_slice() { Some(named.escrow.clone()) } else { None };
+    let of_members = args.from.iter().map(|dir| Identity::escrow(dir));
+    found.extend(of_members.filter_map(|path| Some(copy_in(&path, Escrow::load(&path).ok()?))));
+    let Some(key) = key else { return Ok(found.pop().map(|found| found.escrow)) };
     let Some(latest) = latest(found, key).map_err(CtlError::new)? else { return Ok(None) };
+    latest.check(args.earlier_copy).map_err(CtlError::new)?;
     match (latest.doubt, named) {
         (None, _) => Ok(Some(latest.escrow)),
         (Some(_), Some(named)) => Ok(Some(named)),
@@ -415,6 +418,10 @@ fn newest_escrow(args: &Recover, key: Option<&RecoveryKey>) -> Result<Option<Esc
             "{doubt}. Nothing was changed: name the copy that counts with --authority FILE, once"
         ))),
     }
+}
+
+fn copy_in(path: &Path, escrow: Escrow) -> FoundCopy {
+    FoundCopy { escrow, place: path.display().to_string(), order: None, is_own: false }
 }
 
 /// The recovery key, as given or in a file.

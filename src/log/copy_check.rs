@@ -131,7 +131,9 @@ impl SegmentCheck {
     #[must_use]
     pub fn resume(name: &str, bytes: u64, is_open: bool, standing: &Standing, rest: &[u8]) -> Option<SegmentCheck> {
         let header = FileHeader::decode(&bytes_of::<HEADER_BYTES>(&standing.header)?).ok()?;
-        if standing.at.checked_add(rest.len() as u64) != Some(standing.bytes) || standing.bytes % PIECE_BYTES != 0 {
+        if standing.at.checked_add(rest.len() as u64) != Some(standing.bytes)
+            || !standing.bytes.is_multiple_of(PIECE_BYTES)
+        {
             return None;
         }
         let (count, last, chain) = (standing.count, standing.last, bytes_of(&standing.chain)?);
@@ -281,7 +283,7 @@ mod tests {
     fn p10_a_copy_is_checked_whole_and_any_byte_that_differs_is_found() {
         let fs = MemoryFs::new();
         let (mut log, _) = open(&fs, options(4096)).expect("creates");
-        fill(&mut log, 60);
+        fill(&mut log, 150);
         let segments = log.reader().copy().segments;
         assert!(segments.len() > 2);
         let mut before: Option<String> = None;

@@ -405,8 +405,6 @@ impl Applier {
         Ok(())
     }
 
-    }
-
     /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of
     /// another log, proves nothing.
     fn fork(&self, state: &StateStore) -> Option<Fork> {

@@ -29,6 +29,8 @@ use crate::state::{StateError, StateSnapshot};
 /// What objects are to read; `None`: they are deleted.
 pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
 
+type Txns = Vec<Arc<Txn>>;
+
 fn named(op: &Op) -> Named {
     (op.collection().clone(), op.key().clone())
 }
@@ -216,7 +218,7 @@ impl Parted<'_> {
         gone: &[Arc<Txn>],
         others: Option<&Others>,
         is_restore: bool,
-    ) -> Result<(Vec<Arc<Txn>>, Vec<Arc<Txn>>), StateError> {
+    ) -> Result<(Txns, Txns), StateError> {
         let (again, whole) = if is_restore {
             (Vec::new(), BTreeSet::new())
         } else {

@@ -180,7 +180,7 @@ impl Stepped {
     /// When the process must stop.
     pub fn retry_upon(&mut self, id: TxnId, seen: Vec<SeenVersion>, seen_in: History) -> Result<Submitted, Fatal> {
         let (reply, mut answer) = oneshot::channel();
-        let again = outbox_writer::Again { seen, seen_in, ..Default::default() };
+        let again = outbox_writer::Again { upon: seen, seen_in, ..Default::default() };
         self.writer.handle(vec![outbox_writer::Request::Retry(id, again, reply)])?;
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }

@@ -1,9 +1,13 @@
 //! Which of several sealed copies of an authority is the latest: the clock of the datastore may have been wrong, and whoever was
 //! revoked after the latest copy was made comes back with an earlier one.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Escrow, RecoveryKey, TrustError, left};
+use super::authority::read_text;
+use super::rotation::FORMER_FILE;
+use super::{Escrow, RecoveryKey, RecoveryKeys, RegisterChoice, TrustError, left};
 use crate::codec::jsonl::timestamp;
 use crate::model::Generation;
 
@@ -21,16 +25,46 @@ pub struct CopyRank {
     pub made_ms: u64,
 }
 
+/// A sealed copy, and where it was found.
+#[derive(Clone, Debug)]
+pub struct FoundCopy {
+    /// It.
+    pub escrow: Escrow,
+    /// Where it was found, for people.
+    pub place: String,
+    /// Its place among those that were written one after another, which no clock decides; `None`: only its time tells.
+    pub order: Option<usize>,
+    /// Whether it is known to be of the datastore that is brought back; else its authority tells.
+    pub is_own: bool,
+}
+
 /// The latest of several sealed copies.
 #[derive(Debug)]
 pub struct Latest {
     /// It.
     pub escrow: Escrow,
+    /// Where it was found.
+    pub place: String,
     /// Its place among the others.
     pub rank: CopyRank,
     /// Says it where another one was made later by its time, and knows other members: a clock was wrong, or the register went on
     /// from an earlier copy.
     pub doubt: Option<String>,
+    /// Says it where the key does not open a later one.
+    closed: Option<String>,
+}
+
+impl Latest {
+    /// Fails where the key does not open a later copy, unless the caller wants the earlier one.
+    ///
+    /// # Errors
+    /// Names the later copy, and what to do.
+    pub fn check(&self, is_earlier_wanted: bool) -> Result<(), TrustError> {
+        match &self.closed {
+            Some(closed) if !is_earlier_wanted => Err(TrustError::Refused(closed.clone())),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Escrow {
@@ -46,23 +80,27 @@ impl Escrow {
     }
 }
 
-/// The latest of the copies that `key` opens; `None`: there is no copy.
+/// The latest of the copies that `key` opens; `None`: there is no copy. Those that it does not open are compared by what they say
+/// in the clear, which their keepers can alter: so they make a person look, and nothing more.
 ///
 /// # Errors
 /// When there are copies, and `key` opens none of them.
-pub fn latest(escrows: Vec<Escrow>, key: &RecoveryKey) -> Result<Option<Latest>, TrustError> {
-    let (mut opened, mut refused) = (Vec::new(), None);
-    for escrow in escrows {
-        match escrow.rank(key) {
-            Ok(rank) => opened.push((rank, escrow)),
-            Err(error) => refused = refused.or(Some(error)),
+pub fn latest(copies: Vec<FoundCopy>, key: &RecoveryKey) -> Result<Option<Latest>, TrustError> {
+    let (mut opened, mut closed, mut refused) = (Vec::new(), Vec::new(), None);
+    for copy in copies {
+        match copy.escrow.rank(key) {
+            Ok(rank) => opened.push((rank, copy)),
+            Err(error) => {
+                closed.push(copy);
+                refused = refused.or(Some(error));
+            }
         }
     }
     let by_time = opened.iter().max_by_key(|(rank, _)| (rank.made_ms, *rank)).cloned();
-    let Some(((rank, escrow), by_time)) = opened.into_iter().max_by_key(|(rank, _)| *rank).zip(by_time) else {
+    let Some(((rank, found), by_time)) = opened.into_iter().max_by_key(|(rank, _)| *rank).zip(by_time) else {
         return refused.map_or(Ok(None), Err);
     };
-    let differing = left::differing(&escrow.register(key)?, &by_time.1.register(key)?);
+    let differing = left::differing(&found.escrow.register(key)?, &by_time.1.escrow.register(key)?);
     let is_in_doubt = by_time.0.made_ms > rank.made_ms && !differing.is_empty();
     let said = |rank: &CopyRank| format!("revision {} of {}", rank.revision, timestamp(rank.made_ms));
     let doubt = is_in_doubt.then(|| {
@@ -74,7 +112,78 @@ pub fn latest(escrows: Vec<Escrow>, key: &RecoveryKey) -> Result<Option<Latest>,
             differing.into_iter().collect::<Vec<_>>().join(", ")
         )
     });
-    Ok(Some(Latest { escrow, rank, doubt }))
+    closed.retain(|copy| is_later(copy, &found, rank.made_ms));
+    let closed = closed.last().map(|last| question(last, closed.len(), (&found, rank.made_ms), key));
+    Ok(Some(Latest { escrow: found.escrow, place: found.place, rank, doubt, closed }))
+}
+
+/// Whether a copy that cannot be opened is later than `found`, which was made at `made_ms`.
+fn is_later(closed: &FoundCopy, found: &FoundCopy, made_ms: u64) -> bool {
+    let is_of_same = closed.is_own || closed.escrow.authority == found.escrow.authority;
+    is_of_same
+        && match (closed.order, found.order) {
+            (Some(closed), Some(found)) => closed > found,
+            _ => closed.escrow.made_ms > made_ms,
+        }
+}
+
+/// The names of the keys that open a copy, as it says.
+fn keys_of(escrow: &Escrow) -> String {
+    match Escrow::keys_of(escrow.known()) {
+        Some(names) => format!("the recovery key {}", names.replace('+', " or ")),
+        None => "another recovery key, which it does not name".into(),
+    }
+}
+
+fn question(closed: &FoundCopy, count: usize, (found, made_ms): (&FoundCopy, u64), key: &RecoveryKey) -> String {
+    let (place, made, keys) = (&closed.place, timestamp(closed.escrow.made_ms), keys_of(&closed.escrow));
+    let others = if count > 1 { format!(" and {} others are", count - 1) } else { " is".into() };
+    format!(
+        "the recovery key {}, which was given, opens the sealed copy of the authority of {} ({}), but not every later one: that of \
+         {made} ({place}){others} sealed under {keys}. Who was enrolled or revoked since is in the later one alone; nothing was \
+         changed. Give {keys}; or, where it is lost, say --earlier-copy to go back to the register of {}, and revoke again who was \
+         revoked since",
+        key.name(),
+        timestamp(made_ms),
+        found.place,
+        timestamp(made_ms),
+    )
+}
+
+/// Fails when `key`, which opens `escrow`, is a former one in the trust directory `dir`, so that there are later copies under the
+/// one that took its place; unless the register that is left there stays, or the caller wants the earlier one.
+///
+/// # Errors
+/// Names both keys, and what to do; or the register that is left cannot be compared with the copy.
+pub fn check_key_counts(
+    escrow: &Escrow,
+    key: &RecoveryKey,
+    dir: &Path,
+    (wish, is_earlier_wanted): (Option<RegisterChoice>, bool),
+) -> Result<(), TrustError> {
+    let made_ms = escrow.rank(key)?.made_ms;
+    if is_earlier_wanted || !escrow.may_be_of(dir) || left::stays(escrow, key, dir, made_ms, wish)?.is_some() {
+        return Ok(());
+    }
+    let present = RecoveryKeys::load(dir).ok().flatten();
+    let is_present = present.as_ref().is_some_and(|keys| keys.all().contains(key));
+    // Whatever is wrong with the present ones, a name that is noted as a former one's is one.
+    let noted = read_text(&dir.join(FORMER_FILE)).unwrap_or_default();
+    let is_former = noted.lines().any(|name| name.trim() == key.name());
+    let other = match present {
+        _ if is_present => return Ok(()),
+        Some(keys) => format!("the recovery key {}", keys.current.name()),
+        None if is_former => "the one that took its place".into(),
+        None => return Ok(()),
+    };
+    let (given, made) = (key.name(), timestamp(made_ms));
+    Err(TrustError::Refused(format!(
+        "{} tells the recovery key {given}, which was given, as a former one: copies later than this one, of {made}, are sealed under \
+         {other}. Who was enrolled or revoked since is in those alone; nothing was changed. Give such a copy (a member's \
+         identity/escrow, or `restore` from a backup) and {other}; or, where there is none, say --earlier-copy to go back to the \
+         register of {made}, and revoke again who was revoked since",
+        dir.display()
+    )))
 }
 
 #[cfg(test)]
@@ -85,6 +194,97 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000_000;
     const DAY: u64 = 86_400_000;
+
+    fn found(escrows: Vec<Escrow>) -> Vec<FoundCopy> {
+        let found = |escrow| FoundCopy { escrow, place: "here".into(), order: None, is_own: false };
+        escrows.into_iter().map(found).collect()
+    }
+
+    fn latest(escrows: Vec<Escrow>, key: &RecoveryKey) -> Result<Option<Latest>, TrustError> {
+        super::latest(found(escrows), key)
+    }
+
+    #[test]
+    fn p13_a_later_copy_that_the_key_does_not_open_is_never_passed_over_in_silence() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        register.save(NOW).expect("saves");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        let mut seal = |at: u64| Escrow::seal(&dir, &authority, &mut register, at).expect("seals");
+        let early = seal(NOW);
+        let old = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        let during = seal(NOW + 1);
+        RecoveryKeys::finish(&dir, &new).expect("ends");
+        let late = seal(NOW + DAY);
+        let copies = [early.clone(), during.clone(), late.clone()];
+        let check = |copies: Vec<FoundCopy>, key: &RecoveryKey| {
+            let latest = super::latest(copies, key).expect("opens").expect("one");
+            latest.check(true).expect("is wanted");
+            latest.check(false).map(|()| latest.escrow)
+        };
+        // Both keys open the copy of the time between; whoever has the former one is told of what is later.
+        assert_eq!(check(found(copies.to_vec()), &new).expect("opens the last"), late);
+        assert_eq!(check(found(copies[..2].to_vec()), &old).expect("is the last"), during);
+        for copies in [copies.to_vec(), vec![late.clone(), early.clone()]] {
+            let said = check(found(copies), &old).expect_err("is not the last").to_string();
+            let late = timestamp(NOW + DAY);
+            for word in [old.name().as_str(), &new.name(), &late, "--earlier-copy", "nothing was changed"] {
+                assert!(said.contains(word), "{word}: {said}");
+            }
+        }
+        // Where an order is known, no clock counts: the later one says that it is from before.
+        let ordered = |times: [u64; 2]| {
+            let with = |escrow: &Escrow, made_ms, order| {
+                let mut escrow = escrow.clone();
+                escrow.made_ms = made_ms;
+                FoundCopy { escrow, place: format!("backup {order}"), order: Some(order), is_own: false }
+            };
+            vec![with(&early, NOW, 1), with(&late, times[0], 2), with(&late, times[1], 0)]
+        };
+        let said = check(ordered([1, NOW + DAY]), &old).expect_err("is not the last").to_string();
+        assert!(said.contains("backup 2") && !said.contains("backup 0"), "{said}");
+        assert!(check(ordered([1, NOW + DAY]).split_off(1), &new).is_ok());
+        // Another authority's copies are another's, unless they are known to be of this datastore.
+        let mut stranger = found(vec![early, late]);
+        stranger[1].escrow.authority = "f".repeat(64);
+        assert!(check(stranger.clone(), &old).is_ok());
+        stranger[1].is_own = true;
+        assert!(check(stranger, &old).is_err());
+    }
+
+    #[test]
+    fn p13_a_former_key_brings_no_earlier_register_back_unasked_where_its_successor_is_known() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let dir = temp.path().join("trust");
+        let mut register = Registry::open(&dir, NOW).expect("register");
+        let name = MemberName::new("web2").expect("name");
+        register.invite(&name, Role::Webserver, 1000, NOW, false).expect("invites");
+        let authority = Authority::open_or_create(&dir, NOW).expect("authority");
+        register.save(NOW).expect("saves");
+        let copy = Escrow::seal(&dir, &authority, &mut register, NOW).expect("seals");
+        let old = RecoveryKey::load(&dir).expect("reads").expect("was made");
+        let check =
+            |wish, earlier| check_key_counts(&copy, &old, &dir, (wish, earlier)).map_err(|error| error.to_string());
+        let new = RecoveryKeys::begin(&dir).expect("begins").next.expect("a new one");
+        assert_eq!(check(None, false), Ok(()), "it counts still");
+        RecoveryKeys::finish(&dir, &new).expect("ends");
+        register.save(NOW + 1).expect("saves");
+        assert_eq!(check(None, false), Ok(()), "the register that is left stays");
+        for file in ["members.json", "members.copy"] {
+            std::fs::remove_file(dir.join(file)).expect("removes");
+        }
+        let said = check(None, false).expect_err("is a former one");
+        for word in [old.name().as_str(), &new.name(), &timestamp(NOW), "--earlier-copy"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert_eq!(check(None, true), Ok(()));
+        std::fs::remove_file(dir.join("recovery.key")).expect("removes");
+        assert!(check(None, false).expect_err("is known as a former one").contains("took its place"));
+        std::fs::remove_file(dir.join("recovery.former")).expect("removes");
+        assert_eq!(check(None, false), Ok(()), "nothing is known");
+    }
 
     #[test]
     fn p13_the_latest_copy_is_told_by_its_revision_and_a_clock_that_was_wrong_is_named() {

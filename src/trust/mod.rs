@@ -36,7 +36,7 @@ pub use authority::Authority;
 pub use backup_key::BackupKey;
 pub use escrow::{Escrow, RecoveryKey, check_authority, other_authority};
 pub use identity::{Identity, NewKey};
-pub use latest::{CopyRank, Latest, latest};
+pub use latest::{CopyRank, FoundCopy, Latest, check_key_counts, latest};
 pub use left::RegisterChoice;
 pub use proof::{PROOF_BYTES_MAX, Proof};
 pub use put_back::{PutBack, key_that_counts, replace_trust, restore_trust};

@@ -15,7 +15,7 @@ use super::{RecoveryKey, TrustError};
 
 pub(super) const NEXT_FILE: &str = "recovery.next";
 /// Names of keys that counted once, or were to count, one a line.
-const FORMER_FILE: &str = "recovery.former";
+pub(super) const FORMER_FILE: &str = "recovery.former";
 
 /// The recovery keys that count.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -151,7 +151,7 @@ impl Lane {
     fn give_turns(&mut self) {
         while self.taken < TURNS {
             let since = |waiter: &Waiter| self.served.get(&waiter.comer.place).copied().unwrap_or_default();
-            let is_later = |waiter: &Waiter| self.turns % ANYBODYS != 0 && waiter.comer.failures > 0;
+            let is_later = |waiter: &Waiter| !self.turns.is_multiple_of(ANYBODYS) && waiter.comer.failures > 0;
             let ready = self.waiting.iter().filter(|(_, waiter)| waiter.is_ready);
             let first = ready.min_by_key(|(id, waiter)| (is_later(waiter), since(waiter), **id));
             let Some(waiter) = first.map(|(id, _)| *id).and_then(|id| self.remove(id)) else { return };

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::fleet::{Fleet, Process};
+use crate::full_disk::Small;
 
 /// A datastore and a place for backups.
 fn fleet() -> (Fleet, Process, String) {
@@ -191,4 +192,68 @@ fn p10_pieces_that_a_place_has_lost_are_stored_again() {
     let made = fleet.json("d", &["backup", "create", &place]);
     assert!(made["new_bytes"].as_u64() <= Some(1 << 20), "{made}");
     verified(&fleet, &place, &[]);
+}
+
+/// A file that a process left behind when it was killed, as it was named before the host was in its name.
+fn left_behind(place: &str, name: &str) -> PathBuf {
+    let path = Path::new(place).join("pieces/aa");
+    std::fs::create_dir_all(&path).expect("creates");
+    let path = path.join(format!("{name}.{}.next", u32::MAX));
+    std::fs::write(&path, vec![7; 100_000]).expect("writes");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    std::fs::File::open(&path).expect("opens").set_modified(long_ago).expect("sets");
+    path
+}
+
+fn unfinished(place: &str) -> Vec<PathBuf> {
+    let all = files(Path::new(place)).into_iter();
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "next")).collect()
+}
+
+#[test]
+fn p15_what_a_killed_backup_left_behind_goes_with_the_next_one() {
+    let (fleet, _datastore, place) = fleet();
+    load(&fleet, "a", 10);
+    fleet.ok("d", &["backup", "create", &place]);
+    for command in [&["backup", "create", &place][..], &["backup", "prune", &place, "--keep-last", "1"]] {
+        let left = left_behind(&place, "killed");
+        let at_work = left_behind(&place, "at-work");
+        std::fs::File::open(&at_work).expect("opens").set_modified(std::time::SystemTime::now()).expect("sets");
+        fleet.ok("d", command);
+        assert!(!left.exists() && at_work.exists(), "{command:?}");
+        std::fs::remove_file(at_work).expect("removes");
+    }
+    verified(&fleet, &place, &["--all"]);
+}
+
+#[test]
+fn p15_a_full_place_keeps_nothing_unfinished_and_can_be_pruned() {
+    let (fleet, _datastore, _) = fleet();
+    let disk = fleet.dir("disk");
+    let Some(small) = Small::mount(&disk, 8) else { return };
+    let place = disk.join("backups").display().to_string();
+    for run in ["a", "b", "c"] {
+        load(&fleet, run, 300);
+        fleet.ok("d", &["backup", "create", &place]);
+    }
+    load(&fleet, "d", 2500);
+    let refused = fleet.refused("d", &["backup", "create", &place]);
+    assert!(refused.contains("no room") && refused.contains("prune"), "{refused}");
+    assert_eq!(unfinished(&place), Vec::<PathBuf>::new());
+    small.fill();
+    // Not a byte is free any more: what cannot be made leaves what is there as it is.
+    assert!(fleet.refused("d", &["backup", "create", &place]).contains("no room"));
+    verified(&fleet, &place, &["--all"]);
+    for _ in 0..2 {
+        fleet.ok("d", &["backup", "prune", &place, "--keep-last", "1", "--dry-run"]);
+        small.top_up();
+    }
+    let pruned = fleet.json("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    assert!(pruned["bytes"].as_u64() > Some(1 << 20), "{pruned}");
+    assert_eq!(unfinished(&place), Vec::<PathBuf>::new());
+    verified(&fleet, &place, &["--all"]);
+    // It can be done again.
+    small.top_up();
+    fleet.ok("d", &["backup", "prune", &place, "--keep-last", "1"]);
+    small.empty();
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use gravwell::trust::{Escrow, RecoveryKey};
+use gravwell::trust::{Escrow, MemberState, RecoveryKey, Registry};
 use serde_json::Value;
 
 use crate::fleet::Fleet;
@@ -274,4 +274,73 @@ fn p13_a_recovery_key_that_is_lost_or_torn_is_named_and_no_copy_is_exchanged_unt
         fleet.wait("the member's copy is of now", || std::fs::read(escrow(&fleet, "a")).is_ok_and(|now| now != before));
         assert_eq!(keys_that_open(&fleet, "a", [&old, &old]), [true, true]);
     }
+}
+
+#[test]
+fn p13_a_former_key_brings_no_earlier_register_back_before_it_was_said() {
+    let fleet = Fleet::new();
+    let datastore = fleet.datastore();
+    let (a, _b) = (fleet.member("a"), fleet.member("b"));
+    fleet.ok("a", &["put", "c", "k", "--value", "1"]);
+    let place = fleet.dir("backups").display().to_string();
+    fleet.ok("d", &["backup", "create", &place]);
+    let backup_key = fleet.dir("key.kept").display().to_string();
+    std::fs::copy(fleet.backup_key(), &backup_key).expect("copies");
+    ["a", "b"].iter().for_each(|member| wait_opens(&fleet, member, "present"));
+    std::fs::copy(escrow(&fleet, "b"), fleet.dir("early")).expect("copies");
+    let early = fleet.dir("early").display().to_string();
+    let (old, new) = (key_of(&fleet), begin(&fleet));
+    ["a", "b"].iter().for_each(|member| wait_opens(&fleet, member, "both"));
+    rotate(&fleet, &["finish", "--recovery-key", &new]);
+    fleet.ok("d", &["revoke", "b"]);
+    wait_opens(&fleet, "a", "present");
+    for value in ["2", "3"] {
+        fleet.ok("d", &["put", "c", "k", "--value", value]);
+        fleet.ok("d", &["backup", "create", &place]);
+    }
+    fleet.converges(&["a"]);
+    let name = |key: &str| key.parse::<RecoveryKey>().expect("a key").name();
+    let is_named = |said: &str| {
+        for word in [name(&old).as_str(), &name(&new), "--earlier-copy", "nothing was changed", "of 20"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    };
+    let is_revoked = || {
+        let register = Registry::open(&fleet.dir("d/trust"), 0).expect("reads");
+        register.members().any(|member| member.name.as_str() == "b" && member.state == MemberState::Revoked)
+    };
+
+    // The register is lost with the disk's other half: the key that is left says that the one that is given is a former one.
+    datastore.terminate();
+    let trust = fleet.dir("d/trust");
+    let kept = fleet.dir("trust.kept");
+    assert!(std::process::Command::new("cp").arg("-a").arg(&trust).arg(&kept).status().expect("runs").success());
+    for file in ["members.json", "members.copy", "ca.key"] {
+        std::fs::remove_file(trust.join(file)).expect("removes");
+    }
+    is_named(&fleet.refused("d", &["authority", "restore", &early, "--recovery-key", &old]));
+    assert!(!trust.join("ca.key").exists());
+    fleet.ok("d", &["authority", "restore", &early, "--recovery-key", &old, "--earlier-copy"]);
+
+    // The whole disk is lost.
+    std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    a.terminate();
+    let member = fleet.dir("a").display().to_string();
+    let recover = ["recover", "--from", &member, "--authority", &early, "--recovery-key"];
+    is_named(&fleet.refused("d", &[&recover[..], &[&old, "--dry-run"]].concat()));
+    is_named(&fleet.refused("d", &[&recover[..], &[&old]].concat()));
+    let restore = ["restore", &place, "--key-file", &backup_key, "--recovery-key"];
+    is_named(&fleet.refused("d", &[&restore[..], &[&old]].concat()));
+    assert!(!fleet.dir("d/log").exists() && !fleet.dir("d/trust/ca.key").exists());
+    for (key, flags, revoked) in [(&old, &["--earlier-copy"][..], false), (&new, &[], true)] {
+        let said = fleet.ok("d", &[&restore[..], &[key], flags].concat());
+        let line =
+            said.lines().find(|line| line.starts_with("register of members: as of 20")).expect("says of when it is");
+        assert!(line.contains("from backup") && line.contains("revoked again"), "{line}");
+        assert!(is_revoked() || !revoked, "{said}");
+        std::fs::remove_dir_all(fleet.dir("d")).expect("wipes");
+    }
+    let recovered = fleet.run("d", &[&recover[..], &[&new]].concat());
+    assert!(recovered.status.success(), "an earlier copy that the key does not open is no obstacle: {recovered:?}");
+    assert!(is_revoked());
 }

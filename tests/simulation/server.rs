@@ -300,7 +300,7 @@ impl World {
         let waits = datastore.recovery.clone();
         let admit = |txn: &gravwell::model::Txn| match waits.as_str() {
             "" => commit::admit(txn, free, MIN_FREE),
-            evidence => Err(recovery::refusal(evidence)),
+            evidence => Err(recovery::refusal(evidence, "recover it")),
         };
         let mut released = Released::default();
         let applied = datastore.applied;

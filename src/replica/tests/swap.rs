@@ -148,7 +148,7 @@ fn p07_an_exchange_ends_although_the_outbox_has_as_many_requests_as_it_holds() {
     let shared = Arc::new(Shared::new(present, outbox, None));
     let (requests, _outbox) = tokio::sync::mpsc::channel(1);
     requests.try_send(outbox_writer::Request::Note(Vec::new())).expect("there is room for one");
-    let mut home = directory(temp.path());
+    let home = directory(temp.path());
     let place = home.new_state().expect("makes");
     let mut applier = Applier::new(Arc::clone(&shared), Box::new(home), requests);
     let next = StateStore::open(&place, CACHE_BYTES).expect("opens");

@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(old.relation(&latest.mark()), Some(Relation::Later));
         // It goes another way, and comes as far and further.
         for count in 0..3 {
-            old.invite(&MemberName::new(&format!("new{count}")).expect("name"), Role::Reader, 9, NOW + 3, false)
+            old.invite(&MemberName::new(format!("new{count}")).expect("name"), Role::Reader, 9, NOW + 3, false)
                 .expect("invites");
             assert_eq!(old.relation(&latest.mark()), Some(Relation::Apart), "{count}");
             assert!(!old.goes_on_from(&latest));

@@ -85,10 +85,8 @@ impl Past {
 
     /// The committed transactions that did something, with their sequences.
     pub fn commits(&self) -> impl DoubleEndedIterator<Item = (Seq, &Txn)> {
-        let commit = |(entry, _): &'_ (Arc<Entry>, Chain)| match &entry.body {
-            EntryBody::Commit(txn) if !txn.ops.is_empty() => true,
-            _ => false,
-        };
+        let commit =
+            |(entry, _): &'_ (Arc<Entry>, Chain)| matches!(&entry.body, EntryBody::Commit(txn) if !txn.ops.is_empty());
         self.0.iter().filter(move |pair| commit(pair)).filter_map(|(entry, _)| match &entry.body {
             EntryBody::Commit(txn) => Some((entry.seq, txn)),
             _ => None,
@@ -229,6 +227,8 @@ impl Ledger {
             Decision::Committed(seq) => (Fate::Decided(seq), false),
             Decision::Rejected(seq, reason) => (Fate::Rejected(seq, reason), false),
             Decision::Gap(expected) => (Fate::Gap(expected), false),
+            // A history here is too short for it.
+            Decision::Unsettled(count) => return Err(format!("{count} rejections are not settled")),
         };
         Ok((Outcome { id, fate }, is_new))
     }

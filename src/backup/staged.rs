@@ -1,0 +1,166 @@
+//! Files that a directory's objects are written under first, and what is left of them when a process ends in between.
+//!
+//! A staged file is named after its object, then the process, its host and a number that no other process of that host has had:
+//! `NAME.PID-HOST-TOKEN.next`. Programs of earlier versions named the process alone. Nobody writes a file of a process that is
+//! gone; of one that nobody here knows, only its age tells.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+/// End of the names of staged files.
+pub(super) const END: &str = ".next";
+/// A file of a process that is not known here was left behind when it is this old: no write takes as long.
+pub(super) const STALE: Duration = Duration::from_secs(20 * 60);
+
+fn host() -> String {
+    blake3::hash(rustix::system::uname().nodename().to_bytes()).to_hex()[..8].to_owned()
+}
+
+/// Of this process: another one may have its number after it.
+fn token() -> &'static str {
+    static TOKEN: OnceLock<String> = OnceLock::new();
+    TOKEN.get_or_init(|| {
+        let mut random = [0; 4];
+        // Without randomness the number of the process has to do.
+        let _ = getrandom::fill(&mut random);
+        format!("{:08x}", u32::from_le_bytes(random))
+    })
+}
+
+/// Writes and syncs a file under a name of its own. Nothing is left of one that cannot be written.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+    fs::create_dir_all(crate::env::fs::parent_dir(path))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let staged = path.with_file_name(format!("{name}.{}-{}-{}{END}", std::process::id(), host(), token()));
+    // What is not encrypted is for nobody else either.
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged);
+    let written = opened.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    if let Err(error) = written {
+        let _ = fs::remove_file(&staged);
+        return Err(error);
+    }
+    Ok(staged)
+}
+
+/// Who wrote a staged file.
+#[derive(Debug, PartialEq, Eq)]
+enum Writer {
+    /// A process of this host that is gone.
+    Gone,
+    /// One that goes on.
+    Alive,
+    /// One of another host, or one that cannot be told from it.
+    Unknown,
+}
+
+/// `None`: it is no staged file.
+fn writer(name: &str) -> Option<Writer> {
+    let (_, by) = name.strip_suffix(END)?.rsplit_once('.')?;
+    let mut parts = by.split('-');
+    let process: u32 = parts.next()?.parse().ok()?;
+    let is_here = || Path::new("/proc").join(process.to_string()).exists();
+    Some(match (parts.next(), parts.next(), parts.next()) {
+        (Some(of), Some(made), None) if of == host() => {
+            let is_own = process == std::process::id();
+            let goes_on = if is_own { made == token() } else { is_here() };
+            if goes_on { Writer::Alive } else { Writer::Gone }
+        }
+        (Some(_), Some(_), None) | (None, None, None) => Writer::Unknown,
+        _ => return None,
+    })
+}
+
+/// Removes what was left behind in the directory `root` and those in it: staged files of processes that are gone, when they are
+/// older than `before`, and of others when they are much older. Says how many bytes there were.
+pub(super) fn sweep(root: &Path, before: SystemTime) -> io::Result<u64> {
+    let (mut bytes, mut open) = (0, vec![root.to_owned()]);
+    while let Some(directory) = open.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+                continue;
+            }
+            let least = match writer(&entry.file_name().to_string_lossy()) {
+                None | Some(Writer::Alive) => continue,
+                Some(Writer::Gone) => Duration::ZERO,
+                Some(Writer::Unknown) => STALE,
+            };
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            if metadata.modified()?.checked_add(least).is_none_or(|at| at >= before) {
+                continue;
+            }
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => bytes += metadata.len(),
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_left_behind_goes_and_what_one_may_be_writing_stays() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let place = temp.path();
+        let own = write(&place.join("pieces/aa/own"), b"1234").expect("writes");
+        let (process, host, token) = (std::process::id(), host(), token());
+        let alive = 1;
+        let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
+        let cases = [
+            (format!("gone.{}-{host}-00000000", u32::MAX), 60, true),
+            // Of this number, and of another process.
+            (format!("before.{process}-{host}-0000000g"), 60, true),
+            (format!("alive.{alive}-{host}-00000000"), 3600, false),
+            (format!("elsewhere.{}-0000000g-00000000", u32::MAX), 60, false),
+            (format!("elsewhere.{}-0000000g-00000000", u32::MAX - 1), 3600, true),
+            (format!("earlier.{}", u32::MAX), 60, false),
+            (format!("earlier.{}", u32::MAX - 1), 3600, true),
+            (format!("new.{}-{host}-00000000", u32::MAX), 0, false),
+            (format!("odd.{}-{host}", u32::MAX), 3600, false),
+            ("odd".into(), 3600, false),
+        ];
+        let path = |name: &str| place.join("pieces/aa").join(format!("{name}{END}"));
+        for (name, age, _) in &cases {
+            fs::write(path(name), b"12345").expect("writes");
+            fs::File::open(path(name)).expect("opens").set_modified(ago(*age)).expect("sets");
+        }
+        fs::File::open(&own).expect("opens").set_modified(ago(3600)).expect("sets");
+        fs::write(place.join("pieces/aa/piece"), b"").expect("writes");
+        assert_eq!(sweep(place, ago(30)).expect("sweeps"), 4 * 5, "{token}");
+        for (name, _, goes) in &cases {
+            assert_eq!(path(name).exists(), !goes, "{name}");
+        }
+        assert!(own.exists() && place.join("pieces/aa/piece").exists());
+        assert_eq!(sweep(&place.join("nowhere"), ago(0)).expect("sweeps"), 0);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_cannot_be_written() {
+        // Writing to it fails as on a full disk.
+        let temp = tempfile::tempdir().expect("temp dir");
+        let path = temp.path().join("object");
+        let name = format!("object.{}-{}-{}{END}", std::process::id(), host(), token());
+        let staged = temp.path().join(name);
+        std::os::unix::fs::symlink("/dev/full", &staged).expect("links");
+        let error = write(&path, b"bytes").expect_err("is full");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(fs::symlink_metadata(&staged).is_err(), "it is removed");
+    }
+}
