@@ -157,7 +157,7 @@ pub enum Request {
         known: Option<String>,
         /// How far the register of members had come in the latest copy that the member has seen, as the datastore signed it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        seen: Option<crate::trust::SignedMark>,
+        seen: Option<super::authority::SignedMark>,
     },
     /// One [`super::authority::RootsInfo`]: which authorities a member is to trust, and which is to sign its certificate.
     Roots {

@@ -103,3 +103,23 @@ pub struct EscrowInfo {
     /// The text of the file; absent when the member has it already.
     pub text: Option<String>,
 }
+
+/// How far a register of members has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterMark {
+    /// Changes so far.
+    pub count: u64,
+    /// Name of the last one; empty where a version that named none made it.
+    pub name: String,
+    /// When that was: milliseconds since 1970-01-01 UTC.
+    pub changed_ms: u64,
+}
+
+/// A mark with the signature of the datastore's authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedMark {
+    /// The mark.
+    pub mark: RegisterMark,
+    /// Signature, base64.
+    pub signature: String,
+}

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::Registry;
+pub use crate::codec::authority::{RegisterMark, SignedMark};
 use crate::codec::jsonl::timestamp;
 use crate::trust::proof::has_signed;
 use crate::trust::{Authorities, Authority, TrustError};
@@ -26,30 +27,10 @@ const CHANGES_PER_MS: u64 = 1 << 10;
 /// Digits of a name.
 const NAME_CHARS: usize = 16;
 
-/// How far a register has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RegisterMark {
-    /// Changes so far.
-    pub count: u64,
-    /// Name of the last one; empty where a version that named none made it.
-    pub name: String,
-    /// When that was: milliseconds since 1970-01-01 UTC.
-    pub changed_ms: u64,
-}
-
 impl std::fmt::Display for RegisterMark {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "change {} of {}", self.count, timestamp(self.changed_ms))
     }
-}
-
-/// A mark with the signature of the datastore's authority.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignedMark {
-    /// The mark.
-    pub mark: RegisterMark,
-    /// Signature, base64.
-    signature: String,
 }
 
 fn message(mark: &RegisterMark) -> Vec<u8> {
