@@ -185,8 +185,6 @@ bugs! {
     OvertakenPushedAgain,
     /// What is pushed again carries no condition but its own.
     AgainUnconditioned,
-    /// Deletions that a state has forgotten count as never made.
-    ForgottenDeletionsIgnored,
     /// Once ours: what fills the place of a rejected change is put on the rejected list at a start between two steps.
     FillerIsRejected,
     /// Once ours: what the log that goes on had decided of a pending change is not asked for when a history is left.

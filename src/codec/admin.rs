@@ -688,6 +688,11 @@ pub struct GenerationInfo {
     pub time_ms: u64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// What somebody who copies a log has of one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyHave {
@@ -698,13 +703,13 @@ pub struct CopyHave {
     /// Bytes from its beginning that an earlier version leaves out where the header is the same, which proves nothing: 0.
     pub bytes: u64,
     /// Whether the mark was made of the very bytes that the caller has.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_checked: bool,
     /// Bytes of whole pieces from its beginning that need not be sent again, if the file has the very same.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub whole: u64,
     /// Their hash, see `log-format.md`, *Backups*.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sum: String,
 }
 

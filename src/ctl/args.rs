@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use super::authority_rotation::RotateAction;
 use super::backup_args::{BackupAction, BackupRestore};
+use super::quarantine::QuarantineAction;
 use crate::balance::{Choice, Format, Hop};
 use crate::model::{Collection, Key, MemberName, Origin, OriginCounter, Seq, TxnId};
 use crate::trust::RegisterChoice;
@@ -489,40 +490,6 @@ pub enum RotationAction {
     },
     /// Take the rotation back: the present key stays.
     Abort,
-}
-
-/// What to do with what was set aside.
-#[derive(Debug, Subcommand)]
-pub enum QuarantineAction {
-    /// List the files, with what each is about.
-    List,
-    /// Print the changes of one file, and how each compares with the present state.
-    Show {
-        /// Its number.
-        number: u64,
-        /// Print what webservers keep secret, too (with --json, which prints values).
-        #[arg(long)]
-        with_secrets: bool,
-    },
-    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed or deleted since.
-    Apply {
-        /// Its number.
-        number: u64,
-        /// Also where the object was changed or deleted since, or that is not known.
-        #[arg(long)]
-        force: bool,
-        /// Also what gives access: accounts, passwords, rights, API tokens, the end of a lock. Without it they are named, and left.
-        #[arg(long)]
-        with_access: bool,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Remove one file.
-    Drop {
-        /// Its number.
-        number: u64,
-    },
 }
 
 /// Arguments of `import`.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use clap::Subcommand;
+
 use crate::codec::admin::{DeletionInfo, DeletionsInfo, Request, Status};
 use crate::codec::jsonl::timestamp;
 use crate::codec::message::{Fate, Row};
@@ -11,10 +13,43 @@ use crate::model::{Condition, LineageEntry, Op, Seq};
 use crate::objects::{kinds, standing};
 use crate::replica::quarantine::{Change, Set, files, read};
 
-use super::args::QuarantineAction;
 use super::client::{Client, Piece};
 use super::output::{Output, size};
 use super::{CtlError, CtlResult, transact};
+
+/// What to do with what was set aside.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineAction {
+    /// List the files, with what each is about.
+    List,
+    /// Print the changes of one file, and how each compares with the present state.
+    Show {
+        /// Its number.
+        number: u64,
+        /// Print what webservers keep secret, too (with --json, which prints values).
+        #[arg(long)]
+        with_secrets: bool,
+    },
+    /// Write the changes of one file to the log, a transaction at a time, except where the object was changed or deleted since.
+    Apply {
+        /// Its number.
+        number: u64,
+        /// Also where the object was changed or deleted since, or that is not known.
+        #[arg(long)]
+        force: bool,
+        /// Also what gives access: accounts, passwords, rights, API tokens, the end of a lock. Without it they are named, and left.
+        #[arg(long)]
+        with_access: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove one file.
+    Drop {
+        /// Its number.
+        number: u64,
+    },
+}
 
 /// `quarantine`
 pub(super) async fn run(dir: &Path, json: bool, action: Option<QuarantineAction>) -> CtlResult {

@@ -171,6 +171,28 @@ async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
     Ok(())
 }
 
+async fn revoke<W: AsyncWrite + Unpin>(
+    shared: &SharedRef,
+    name: MemberName,
+    remove: bool,
+    answer: &mut Answer<'_, W>,
+) -> Result<(), Failure> {
+    let (commit, gone) = (shared.commit.clone(), name.clone());
+    let (shared, revoked) = (SharedRef::clone(shared), name.clone());
+    let revoking = move || {
+        let why = match shared.members.is_serving() {
+            true => shared.members.revoke(&revoked, remove)?,
+            false => shared.members.revoke_when_durable(&revoked, remove).map(|()| None)?,
+        };
+        shared.look_at_register();
+        Ok::<_, String>(why)
+    };
+    let why = off_thread(revoking).await?.map_err(refuse)?;
+    settle_soon(commit, gone);
+    let revoked = serde_json::json!({ "name": name, "removed": remove, "durable": why.is_none(), "why": why });
+    answer.item(&revoked).await
+}
+
 async fn answer_to<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
     caller: &Caller,
@@ -248,22 +270,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
             let inviting = move || shared.members.invite(&name, role, ttl_s, addresses, replace);
             answer.item(&off_thread(inviting).await?.map_err(refuse)?).await
         }
-        Request::Revoke { name, remove } => {
-            let (commit, gone) = (shared.commit.clone(), name.clone());
-            let (shared, revoked) = (SharedRef::clone(shared), name.clone());
-            let revoking = move || {
-                let why = match shared.members.is_serving() {
-                    true => shared.members.revoke(&revoked, remove)?,
-                    false => shared.members.revoke_when_durable(&revoked, remove).map(|()| None)?,
-                };
-                shared.look_at_register();
-                Ok::<_, String>(why)
-            };
-            let why = off_thread(revoking).await?.map_err(refuse)?;
-            settle_soon(commit, gone);
-            let revoked = serde_json::json!({ "name": name, "removed": remove, "durable": why.is_none(), "why": why });
-            answer.item(&revoked).await
-        }
+        Request::Revoke { name, remove } => revoke(shared, name, remove, answer).await,
         Request::BlobList => {
             let (all, store) = (contents::all(shared).map_err(damaged)?, shared.contents.store.clone());
             let mut infos = off_thread(move || all.examine_all(&store)).await?;

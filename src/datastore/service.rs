@@ -392,13 +392,7 @@ impl Datastore {
         threads.push(spawn("audit", None, Box::new(Audit::work(&shared)))?);
         let listens = place.endpoint().is_some();
         if let Some(endpoint) = place.endpoint() {
-            let socket = local::listen(&shared.path).map_err(io("the local socket"))?;
-            tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(&shared), socket)));
-            tasks.spawn(watch.lasting("listener", accept(Arc::clone(&shared), endpoint.clone())));
-            shared.members.serve_at(endpoint, &shared.config.server_names);
-            let renewing = renew_certificate(Arc::clone(&shared));
-            tasks.spawn(watch.lasting("renewal of the certificate", renewing));
-            tasks.spawn(watch.lasting("signed positions", proofs::run(Arc::clone(&shared))));
+            listen(&shared, endpoint, &mut tasks)?;
         }
         tasks.spawn(watch.lasting("register of members", save_members(Arc::clone(&shared))));
         if listens {
@@ -593,6 +587,21 @@ async fn renew_certificate(shared: SharedRef) {
             Err(error) => tracing::error!(error, "the datastore's certificate was not renewed"),
         }
     }
+}
+
+/// Serves at the local socket and at `endpoint`.
+fn listen(
+    shared: &SharedRef,
+    endpoint: &ServerEndpoint,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> Result<(), DatastoreError> {
+    let (socket, watch) = (local::listen(&shared.path).map_err(io("the local socket"))?, &shared.watch);
+    tasks.spawn(watch.lasting("local socket", admin::listen(Arc::clone(shared), socket)));
+    tasks.spawn(watch.lasting("listener", accept(Arc::clone(shared), endpoint.clone())));
+    shared.members.serve_at(endpoint, &shared.config.server_names);
+    tasks.spawn(watch.lasting("renewal of the certificate", renew_certificate(Arc::clone(shared))));
+    tasks.spawn(watch.lasting("signed positions", proofs::run(Arc::clone(shared))));
+    Ok(())
 }
 
 async fn accept(shared: SharedRef, endpoint: ServerEndpoint) {

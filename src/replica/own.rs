@@ -125,7 +125,7 @@ pub(super) fn written_after(
     deletions: &Deletions,
     shared_to: Seq,
 ) -> Result<Option<Others>, StateError> {
-    if deletions.complete_after() > shared_to && !planted::is(Bug::ForgottenDeletionsIgnored) {
+    if deletions.complete_after() > shared_to {
         return Ok(None);
     }
     let mut others = Others::default();

@@ -354,8 +354,8 @@ fn unsigned() -> Sample {
 pub fn requests() -> Vec<Request> {
     let (collection, key, seq) = (|| collection("users"), key, || Some(Seq(300)));
     let seen = SeenVersion { collection: collection(), key: key(), version: Seq(300) };
-    let (is_checked, sum) = (true, "08".repeat(32));
-    let have = CopyHave { header: "07".repeat(32), mark: String::new(), bytes: 300, is_checked, whole: 1 << 20, sum };
+    let (is_checked, sum) = (false, String::new());
+    let have = CopyHave { header: "07".repeat(32), mark: String::new(), bytes: 300, is_checked, whole: 0, sum };
     let act = Act { kind: "login-failed".into(), user: "käte".into(), count: 3, ..Act::default() };
     let step = RotationStep::Finish { without: vec![member()] };
     let (ids, addresses, acts) = (vec![ChunkId([7; 32])], vec!["192.0.2.1:9405".into()], vec![act]);

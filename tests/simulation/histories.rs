@@ -26,6 +26,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (1009, "a change that was rejected in the lost history counted as seen, and was replaced unseen"),
     (1581, "a change that waited upon a lost write was committed upon another one of its sequence"),
     (2330, "the same, where a power cut had taken the state back before that write"),
+    (6863, "an own change was pushed again after one of another member that had come after it"),
 ];
 
 /// Whether a planted fault is one of leaving a history.
@@ -41,7 +42,6 @@ pub fn concern(bug: gravwell::planted::Bug) -> bool {
             | Bug::PreparedTooLate
             | Bug::OvertakenPushedAgain
             | Bug::AgainUnconditioned
-            | Bug::ForgottenDeletionsIgnored
             | Bug::FillerIsRejected
             | Bug::DecidedForgotten
             | Bug::RejectedCountsAsSeen

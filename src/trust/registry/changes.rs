@@ -165,7 +165,7 @@ impl Registry {
         self.is_dirty = true;
     }
 
-    /// As [`Registry::set_on`], durably; `least`, which was seen of another one, is passed as well.
+    /// As `set_on`, durably; `least`, which was seen of another one, is passed as well.
     ///
     /// # Errors
     /// When the file cannot be written.

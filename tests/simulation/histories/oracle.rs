@@ -79,7 +79,15 @@ impl Oracle {
         let made = self.made[change].clone();
         ensure!(self, made.is_back || before.commit_of(change).is_none(), "change {change} is committed twice");
         ensure!(self, !made.is_dismissed, "change {change} was dismissed, and is committed");
-        for (key, seen) in &made.seen {
+        // A lost change that only deletes is made again upon what its author had seen there since, or upon nothing. A member that was
+        // killed after such a one was put into its journal, and whose state a power cut took back, pushes it without leaving once
+        // more: then nothing here says that it was lost. What takes nothing away is no fault whatever it was made upon.
+        let is_deletion = made.ops.iter().all(|op| op.value().is_none());
+        let takes_nothing = made.ops.iter().all(|op| before.value(op.key()).is_none());
+        let is_relaxed = is_deletion && (takes_nothing || made.lost_after.is_some());
+        for (key, seen) in
+            made.seen.iter().filter(|(key, _)| !is_relaxed || made.value(key).is_none() && !takes_nothing)
+        {
             let last = before.last_write(key);
             let is_there = last.as_ref().is_some_and(|write| write.value.is_some());
             let holds = match seen {
@@ -178,7 +186,16 @@ impl Oracle {
             self.made[change].lost_after.get_or_insert_default().extend(before);
             let earlier = old.up_to(Seq(seq.0 - 1));
             let is_absent = |key: &&Key| new.value(key).is_none() || earlier.value(key).is_none();
-            let absent = ops.iter().map(|op| op.key()).filter(is_absent).cloned();
+            // An own one that deleted it is what this one was made upon, whatever came between the two.
+            let is_deleted = |key: &&Key| {
+                let deletes = |op: &Op| op.key() == *key && op.value().is_none();
+                earlier.commits().any(|(_, txn)| {
+                    let is_own = change_of(txn).is_some_and(|other| self.made[other].author == member.number);
+                    is_own && txn.ops.iter().any(deletes)
+                })
+            };
+            let keys = ops.iter().map(|op| op.key());
+            let absent: Vec<Key> = keys.filter(|key| is_absent(key) || is_deleted(key)).cloned().collect();
             self.made[change].absent_since.extend(absent);
             if pending.contains(&change) || listed.contains(&change) || self.made[change].is_dismissed {
                 continue;
@@ -213,7 +230,12 @@ impl Oracle {
         for (_, txn) in left.old.commits().filter(|(seq, _)| *seq > shared_to) {
             let Some(change) = change_of(txn) else { continue };
             let is_lost = self.made[change].author == member && left.new.commit_of(change).is_none();
-            if is_lost && !txn.ops.iter().any(|op| left_something(&left.old, &left.new, op)) {
+            if !is_lost {
+                continue;
+            }
+            let absent = txn.ops.iter().map(Op::key).filter(|key| left.new.value(key).is_none()).cloned();
+            self.made[change].absent_since.extend(absent);
+            if !txn.ops.iter().any(|op| left_something(&left.old, &left.new, op)) {
                 self.made[change].is_passed = true;
             }
         }

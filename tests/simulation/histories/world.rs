@@ -435,7 +435,12 @@ impl World {
         let Some(stepped) = self.members[number].running.as_ref().filter(|_| !is_held) else { return Ok(()) };
         let found = stepped.rejected().into_iter().find(|rejected| rejected.txn.id == id);
         let Some(rejected) = found else { return Ok(()) };
-        let change = change_of(&rejected.txn).ok_or("a rejected transaction that nobody made")?;
+        let Some(change) = change_of(&rejected.txn) else {
+            // The deletions of an archived change, which is on the list as a whole, too.
+            part_of(&rejected.txn).ok_or("a rejected transaction that nobody made")?;
+            let Some(stepped) = &mut self.members[number].running else { return Ok(()) };
+            return stepped.dismiss(id).map_err(|error| error.to_string())?.map_err(|error| error.to_string());
+        };
         let read_in = stepped.history();
         let mut upon = Vec::new();
         if retries && self.chance(40) {
@@ -474,6 +479,10 @@ impl World {
             matches!(read.condition, Condition::Version { .. }) && conditions.iter().filter(of_it).any(raised)
         };
         let made = &mut self.oracle.made[change];
+        // A lost deletion is pushed again on weaker terms; where it is refused, it is listed on those, and tried again on them.
+        if made.lost_after.is_some() && made.ops.iter().all(|op| op.value().is_none()) {
+            made.seen.retain(|(key, _)| conditions.iter().any(|condition| condition.key() == key));
+        }
         for read in upon.iter().filter(is_raised) {
             made.seen.retain(|(key, seen)| *key != read.key || *seen == Seen::Present);
             made.seen.push((read.key.clone(), read.seen));
