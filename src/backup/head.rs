@@ -142,7 +142,7 @@ impl Head {
         parse: impl Fn(&[u8]) -> Result<Head, String>,
     ) -> Result<Option<Result<Head, RepositoryError>>, RepositoryError> {
         match store.get(name) {
-            Ok(bytes) => Ok(Some(parse(&bytes).map_err(|what| Self::damaged_as(store, name, what)))),
+            Ok(bytes) => Ok(Some(parse(&bytes).map_err(|what| Self::damaged(store, name, what)))),
             Err(StoreError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -213,11 +213,7 @@ impl Head {
         Ok(summed::seal(self.text()?.trim_end()))
     }
 
-    fn damaged(store: &dyn Store, what: String) -> RepositoryError {
-        Self::damaged_as(store, NAME, what)
-    }
-
-    fn damaged_as(store: &dyn Store, name: &str, what: String) -> RepositoryError {
+    fn damaged(store: &dyn Store, name: &str, what: String) -> RepositoryError {
         RepositoryError::Damaged { name: format!("{}/{name}", store.place()), what }
     }
 
@@ -226,7 +222,7 @@ impl Head {
             (None, None, None) => Ok(Encryption::Plain),
             (Some(_), Some(_), None) => Ok(Encryption::Passphrase),
             (Some(_), Some(_), Some(key)) => Ok(Encryption::Key(key.clone())),
-            _ => Err(Head::damaged(store, "salt and proof belong together".into())),
+            _ => Err(Self::damaged(store, NAME, "salt and proof belong together".into())),
         }
     }
 
@@ -246,8 +242,8 @@ impl Head {
         }
         let (salt, proof) = (self.salt.as_deref().unwrap_or_default(), self.proof.as_deref().unwrap_or_default());
         let salt = bytes_of(salt).and_then(|salt| salt.try_into().ok());
-        let keys = secret.keys(&salt.ok_or_else(|| Head::damaged(store, "the salt".into()))?)?;
-        let proof = bytes_of(proof).ok_or_else(|| Head::damaged(store, "the proof".into()))?;
+        let keys = secret.keys(&salt.ok_or_else(|| Self::damaged(store, NAME, "the salt".into()))?)?;
+        let proof = bytes_of(proof).ok_or_else(|| Self::damaged(store, NAME, "the proof".into()))?;
         let contents = keys.as_ref().map(|keys| keys.contents).unwrap_or_default();
         match open_bytes(&contents, &proof) {
             Ok(opened) if opened == PROOF => Ok(keys),

@@ -377,13 +377,11 @@ pub fn bulk_client(tls: rustls::ClientConfig) -> io::Result<ClientEndpoint> {
     // What drives the endpoint and its connections runs where they are made.
     let runtime = background::handle();
     let _entered = runtime.enter();
-    let mut made = client(tls)?;
-    made.runtime = Some(runtime.clone());
     let mut transport = transport(Some(KEEP_ALIVE));
-    transport
-        .receive_window(VarInt::from_u32(WINDOW_FIRST))
-        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW.min(WINDOW_FIRST)));
-    made.config.transport_config(Arc::new(transport));
+    let window = VarInt::from_u32(WINDOW_FIRST);
+    transport.receive_window(window).stream_receive_window(window);
+    let mut made = client_with(tls, transport)?;
+    made.runtime = Some(runtime.clone());
     Ok(made)
 }
 

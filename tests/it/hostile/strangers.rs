@@ -12,13 +12,18 @@ use gravwell::trust::{Identity, tls};
 use super::{Site, memory};
 use crate::fleet::from_env;
 
+/// One who would join, and knows the authority.
+fn stranger(site: &Site) -> endpoint::ClientEndpoint {
+    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
+    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
+    endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint")
+}
+
 /// First packets of handshakes, each of a connection of its own, as they arrive at a socket that answers none.
 async fn first_packets(site: &Site, count: u64) -> Vec<Vec<u8>> {
     let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("binds");
     let address = sink.local_addr().expect("an address").to_string();
-    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
-    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let client = stranger(site);
     let mut packets = Vec::new();
     let mut buffer = vec![0; 2048];
     while (packets.len() as u64) < count {
@@ -91,9 +96,7 @@ async fn half_open_relay(relay: tokio::net::UdpSocket, target: std::net::SocketA
 async fn p15_half_open_handshakes_of_true_addresses_take_little_memory() {
     let site = Site::new("webserver");
     let since = site.since();
-    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
-    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let client = stranger(&site);
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("binds");
     let address = socket.local_addr().expect("an address").to_string();
     let relay = tokio::spawn(half_open_relay(socket, site.fleet.listen));
@@ -121,9 +124,7 @@ async fn p15_who_joins_with_a_wrong_token_is_gone_at_once() {
     const JOINS: usize = 300;
     let site = Site::new("webserver");
     let since = site.since();
-    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
-    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let client = stranger(&site);
     let address = site.fleet.listen.to_string();
     let mut held = Vec::new();
     let mut last = None;
@@ -151,9 +152,7 @@ async fn p15_who_joins_with_a_wrong_token_is_gone_at_once() {
 async fn p15_idle_connections_do_not_keep_anybody_from_joining() {
     let site = Site::new("webserver");
     let since = site.since();
-    let identity = Identity::load(&site.fleet.dir("rogue")).expect("an identity");
-    let authority = gravwell::trust::fingerprint(&identity.roots().expect("an authority")[0]);
-    let client = endpoint::client(tls::join_config(authority).expect("settings")).expect("an endpoint");
+    let client = stranger(&site);
     let address = site.fleet.listen.to_string();
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     // As many as there may be at any time, for as long as the test lasts.
