@@ -1,4 +1,4 @@
-//! The single writer of a replica's state: applies runs, settles the outbox, compares digests, swaps states.
+//! Single writer of a replica's state: applies batches of entries, resolves the outbox, compares digests, swaps states.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,44 +23,44 @@ use super::opening::Lost;
 use super::outbox_writer;
 use super::shared::{Change, SharedRef, stop_process};
 
-/// A state is made durable at least this often while it changes.
+/// Longest time after which a changing state is made durable.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
-/// And this soon after it stops changing.
+/// Idle time after which a changed state is made durable.
 const PERSIST_IDLE: Duration = Duration::from_millis(50);
-/// How far it came is written down at most this often.
+/// Shortest interval between two high-water marks.
 const MARK_EVERY: Duration = Duration::from_secs(1);
-/// On a full disk, room is looked for this often.
+/// Interval at which free space is checked while the disk is full.
 const ROOM_EVERY: Duration = Duration::from_millis(100);
-/// Readers may hold a state for this long after it was replaced.
+/// How long readers may still hold a state after it was replaced.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) enum Request {
     Run(Run),
     Bookmark(Bookmark),
-    /// A new state in its own directory takes the place of the old one.
+    /// Replaces the state by a new one in a directory of its own.
     Swap(StateStore, PathBuf, Descent, oneshot::Sender<Result<(), SwapError>>),
     /// Answered when everything before it is done.
     Barrier(oneshot::Sender<()>),
-    /// Makes the state durable, and writes down how far it came.
+    /// Makes the state durable and writes the high-water mark.
     Persist(oneshot::Sender<()>),
 }
 
-/// What a new state has to be to the old one.
+/// Required relation of a new state to the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Descent {
     /// It must continue the history of the old one.
     Required,
-    /// The old one's own changes are archived already.
+    /// Changes that only the old one has are archived already.
     Archived,
 }
 
-/// Why a state was not taken over; nothing has changed.
+/// Why a state was not adopted; nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
     /// It lacks outcomes that this replica has applied.
     #[error("the fetched state is no continuation of this replica's: {0}")]
     Forked(Fork),
-    /// It is not complete, or the storage refuses.
+    /// It is incomplete, or the storage failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -71,13 +71,13 @@ pub(super) struct Applier {
     follower: Follower,
     outbox: mpsc::Sender<outbox_writer::Request>,
     unpersisted_since: Option<Instant>,
-    /// The state's directory, and the memory for its cache; `None` for a state that lives elsewhere.
+    /// The state's directory and the bytes of its cache; `None` for a state that is stored elsewhere.
     place: Option<(PathBuf, u64)>,
     /// Name and position of the state in the mark.
     marked: Option<(String, Position)>,
-    /// When the last mark was written that is out of date.
+    /// Since when the mark is out of date.
     unmarked_since: Option<Instant>,
-    /// A run was left out because the replica is being closed: nothing may be applied after it.
+    /// A batch was skipped because the replica is being closed: nothing may be applied after it.
     has_skipped: bool,
 }
 
@@ -99,13 +99,13 @@ impl Applier {
         }
     }
 
-    /// The same with the directory of its state.
+    /// Sets the directory of the state and the bytes of its cache.
     pub(super) fn at(mut self, path: PathBuf, cache_bytes: u64) -> Applier {
         self.place = Some((path, cache_bytes));
         self
     }
 
-    /// Serves requests until all senders are gone, then makes the state durable.
+    /// Serves requests until all senders are dropped, then makes the state durable.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
             let request = match self.next_due() {
@@ -127,7 +127,7 @@ impl Applier {
         self.close().unwrap_or_else(|failure| stop_process(&self.shared, &failure));
     }
 
-    /// How long to wait for a request before something is due.
+    /// Returns how long to wait for a request before something is due.
     fn next_due(&self) -> Option<Duration> {
         let persist = |since: Instant| PERSIST_EVERY.saturating_sub(since.elapsed()).min(PERSIST_IDLE);
         let mark = |since: Instant| MARK_EVERY.saturating_sub(since.elapsed());
@@ -166,7 +166,8 @@ impl Applier {
         }
         let state = self.shared.state();
         let Run { mut entries, chain } = run;
-        // What was under way when the state was swapped, or waited here over a reconnect, comes twice.
+        // Entries that were in transit when the state was swapped, or were queued here across a reconnect, arrive
+        // twice.
         if let Some(meta) = state.meta() {
             entries.retain(|entry| entry.seq > meta.seq);
         }
@@ -183,7 +184,7 @@ impl Applier {
             let mut outbox = self.shared.outbox_mut();
             entries.iter().filter_map(|entry| outbox.handle_applied(entry.seq, &entry.body)).collect::<Vec<_>>()
         };
-        // The outbox journal never knows more than the durable state does: where it says more, the state went back.
+        // The outbox journal must not know more than the durable state: at a start that shows that the state went back.
         let is_noted = decided.iter().any(|decided| matches!(decided, Decided::Rejected(..)));
         if is_noted && let Err(error) = state.persist() {
             tracing::warn!(%error, "the state is not durable yet when a rejection is written down");
@@ -201,8 +202,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Nothing is applied while the disk is full: the storage engine would stop for good. False: the replica is being closed,
-    /// and what waits is fetched after the next start.
+    /// Waits while the disk is full: the storage engine would stop for good. Returns false if the replica is being
+    /// closed; entries that wait are fetched after the next start.
     fn waits_for_room(&self) -> bool {
         while self.shared.disk.is_full() {
             if self.shared.is_closing.load(Ordering::Acquire) {
@@ -213,8 +214,8 @@ impl Applier {
         true
     }
 
-    /// After the storage engine has stopped for want of space, its files are as sound as ever: waits until there is room, and
-    /// opens them again. False when it stopped for another reason.
+    /// Reopens the state after its storage engine stopped because the disk was full, which leaves its files intact.
+    /// Waits for free space first. Returns false if the engine stopped for another reason.
     fn reopen(&mut self, error: &StateError) -> Result<bool, Fatal> {
         let Some((place, cache_bytes)) = self.place.clone() else { return Ok(false) };
         if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.take_was_full() {
@@ -230,7 +231,7 @@ impl Applier {
             let started = Instant::now();
             loop {
                 match StateStore::open(&place, cache_bytes) {
-                    // Whoever reads at this moment still holds the former one.
+                    // A reader may still hold the former state.
                     Err(StateError::Locked { .. }) if started.elapsed() < REOPEN_PATIENCE => {
                         std::thread::sleep(Duration::from_millis(20));
                     }
@@ -246,7 +247,7 @@ impl Applier {
         self.unpersisted_since = Some(Instant::now());
         let meta = state.meta();
         self.shared.applied.send_replace(meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq));
-        // What was shown and is not there any more is fetched; until then it is missing, and that is said.
+        // Entries that were shown and are missing now will be fetched. Until then the loss is reported.
         let mark = former.map(|position| Mark::new(name_of(&place), position, Vec::new()));
         if let Some(message) = mark.as_ref().and_then(|mark| mark.loss(meta.as_deref())) {
             tracing::error!(message, "the state that was opened again lacks what was shown before");
@@ -255,9 +256,9 @@ impl Applier {
         Ok(true)
     }
 
-    /// The state may have been found equal to the datastore's, where it stands.
+    /// Handles a comparison with the datastore, which may have found the state equal where it is now.
     fn note_compared(&mut self) {
-        // It may have been level for the first time since it lost something.
+        // The state may have caught up for the first time since it lost something, so a mark may be due.
         self.unmarked_since.get_or_insert_with(Instant::now);
         let applied = *self.shared.applied.borrow();
         if self.follower.equal_at() != Some(applied) {
@@ -273,7 +274,7 @@ impl Applier {
         self.note(self.shared.settle(decided));
     }
 
-    /// Has rejections written down.
+    /// Has rejections written to the outbox journal.
     fn note(&self, to_note: Vec<RejectedTxn>) {
         if !to_note.is_empty() {
             let _ = self.outbox.blocking_send(outbox_writer::Request::Note(to_note));
@@ -331,14 +332,14 @@ impl Applier {
         Ok(())
     }
 
-    /// Makes everything durable that there is.
+    /// Makes the state durable and writes the mark.
     fn close(&mut self) -> Result<(), Fatal> {
         self.persist()?;
         self.mark();
         Ok(())
     }
 
-    /// Writes down how far the durable state came, unless it lost something: then the former mark shows what.
+    /// Writes how far the durable state came, unless it lost something: then the former mark is the proof.
     pub(super) fn mark(&mut self) {
         self.unmarked_since = None;
         let may_lower = planted::is(Bug::MarkLowered);
@@ -355,7 +356,7 @@ impl Applier {
         if self.marked.as_ref() == Some(&now) {
             return;
         }
-        // Without it, less of a loss would be noticed; nothing is lost by it.
+        // Without the mark a loss may go unnoticed, but nothing is lost.
         if let Err(error) = self.write_mark(&state, &now.0) {
             tracing::warn!(error, "the high-water mark is not written; trying again");
         }
@@ -364,9 +365,9 @@ impl Applier {
         }
     }
 
-    /// A mark for a state that is about to become the current one. It goes before `current`: after a crash between the two,
-    /// the next start takes the state that the mark names, which is whole, and after one before both the former one. The
-    /// proof of a loss is left as it is.
+    /// Writes a mark for a state that is about to become current. It is written before `current`. After a crash between
+    /// the two, the next start opens the state that the mark names, which is complete; after a crash before both, the
+    /// former one. The proof of a loss is not changed.
     fn mark_ahead(&mut self, state: &StateStore, path: &Path, descent: Descent) -> Result<Ahead, String> {
         if self.shared.lost().is_some() {
             return Ok(Ahead::Unmarked);
@@ -385,7 +386,7 @@ impl Applier {
         Ok(Ahead::Marked(former))
     }
 
-    /// Puts the former mark back, because the state that it was replaced for did not become the current one.
+    /// Restores the former mark, because the new state did not become current.
     fn unmark(&mut self, ahead: Ahead) -> Result<(), String> {
         let Ahead::Marked(former) = ahead else { return Ok(()) };
         self.home.set_mark(former.as_ref())?;
@@ -397,7 +398,7 @@ impl Applier {
     fn write_mark(&mut self, state: &StateStore, name: &str) -> Result<(), String> {
         let mark = Mark::of(state, name.to_owned(), &self.shared.outbox()).map_err(|error| error.to_string())?;
         let Some(mark) = mark else { return Ok(()) };
-        // A new generation is written by others, so it may not be durable yet.
+        // A new generation is written by other threads, so it may not be durable yet.
         state.persist().map_err(|error| error.to_string())?;
         self.home.set_mark(Some(&mark))?;
         self.shared.reached.send_replace(Some(mark.position));
@@ -405,8 +406,8 @@ impl Applier {
         Ok(())
     }
 
-    /// The proof that `state` does not continue the history of the present one. A present state that cannot be read, or is of
-    /// another log, proves nothing.
+    /// Returns the proof that `state` does not continue the history of the present one. A present state that cannot be
+    /// read, or is of another log, proves nothing.
     fn fork(&self, state: &StateStore) -> Option<Fork> {
         let present = self.shared.state();
         let of_one_log = present.meta()?.log_id == state.meta()?.log_id;
@@ -420,7 +421,7 @@ impl Applier {
         })
     }
 
-    /// The inner error: nothing has changed.
+    /// Replaces the state. The inner error means that nothing has changed.
     fn swap(&mut self, state: StateStore, path: PathBuf, descent: Descent) -> Result<Result<(), SwapError>, Fatal> {
         if let Err(error) = state.persist() {
             return Ok(Err(SwapError::Failed(error.to_string())));
@@ -441,7 +442,7 @@ impl Applier {
             Err(error) => return Ok(Err(SwapError::Failed(error))),
         };
         if let Err(error) = self.home.make_current(&path) {
-            // Which of the two the next start would open is not known to be what is served here.
+            // The next start might open another state than the one that is served here.
             let is_named = self.home.is_current(&path);
             return if is_named {
                 Err(Fatal::of("a state was put in place, but not durably")(error))
@@ -460,22 +461,23 @@ impl Applier {
         self.shared.set_problem("");
         self.shared.note_resynced();
         let to_note = self.shared.settle_by(&state);
-        // In an exchange the outbox that comes has them, in its journal, too, and its thread takes no requests until this is done.
+        // In an exchange the new outbox and its journal have them already, and its thread accepts no requests until
+        // this is done.
         if descent == Descent::Required {
             self.note(to_note);
         }
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));
-        // A fetched state was compared with the datastore's digest before it came here.
+        // A fetched state was compared with the datastore's digest before.
         self.shared.find_again(meta.seq);
         let former = self.place.as_mut().map(|(place, _)| std::mem::replace(place, path.clone()));
         self.mark();
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
-        // Readers that still hold the old state keep its files open; the directory goes all the same. What cannot be
-        // removed now is removed at the next start.
+        // Readers that still hold the old state keep its files open; the directory is removed anyway. Leftovers are
+        // removed at the next start.
         let removed = match self.shared.lacks(&meta) {
-            // What else lies there may hold what was lost.
+            // The other states may hold what was lost.
             true if was_at.is_some_and(|was_at| is_lower(&meta.position(), &was_at)) => Ok(()),
             true => former.map_or(Ok(()), |former| self.home.remove(&former)),
             false => self.home.remove_others(&path),
@@ -487,14 +489,14 @@ impl Applier {
     }
 }
 
-/// What became of the mark before a state is put in place.
+/// Whether the mark was written before a state is put in place.
 enum Ahead {
-    /// It names the state that comes; this was the former one.
+    /// It names the new state; this is the former mark.
     Marked(Option<Mark>),
     Unmarked,
 }
 
-/// Whether a position lies before another one of the same history.
+/// Returns whether a position precedes another one of the same generation.
 fn is_lower(position: &Position, held: &Position) -> bool {
     (position.log_id, position.generation) == (held.log_id, held.generation) && position.seq < held.seq
 }
@@ -521,7 +523,7 @@ mod tests {
     };
     use crate::protocol::outbox::Outbox;
 
-    /// A place for states that fails as told.
+    /// A directory for states that fails as configured.
     #[derive(Default)]
     struct Failing {
         swap: bool,
@@ -587,7 +589,7 @@ mod tests {
             shared.wants_resync();
             (stopped, answer.try_recv().ok().map(|answer| answer.is_ok()))
         };
-        // A former state that cannot be removed is no failure of the swap.
+        // Failing to remove a former state is no failure of the swap.
         assert_eq!(swap(Failing { swap: false, is_named: true }), (false, Some(true)));
         assert_eq!(swap(Failing { swap: true, is_named: false }), (false, Some(false)));
         assert_eq!(swap(Failing { swap: true, is_named: true }), (true, None));

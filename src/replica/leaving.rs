@@ -1,10 +1,17 @@
-//! Leaving a history for the log that went on without it: what is decided, and the steps that carry it out.
+//! Leaving an abandoned history for the log that continued without it ("the new log"): the decisions, and the steps
+//! that carry them out.
 //!
-//! Nothing here waits for anything: [`super::reconcile`] drives it between tasks and threads, [`super::stepped`] by hand. First it
-//! is decided what becomes of everything that the log lacks ([`Leaving`]). Then an [`Exchange`] takes its steps, in this order:
-//! the archive is written; the outbox that is to come is put into the journal (prepared); the state takes its place (swapped);
-//! the outbox in memory follows (installed). Each of the first three is durable before the next one begins. After a crash
-//! between two of them all of it is done again: the state is still the former one, or the exchange is complete.
+//! Nothing here waits: [`super::reconcile`] drives it between tasks and threads, [`super::stepped`] by hand. First,
+//! [`Leaving`] decides what happens to everything that the new log lacks. Then an [`Exchange`] takes its steps, in this
+//! order:
+//!
+//! - the archive is written;
+//! - the future outbox is written to the journal (prepared);
+//! - the fetched state replaces the present one (swapped);
+//! - the outbox in memory is replaced (installed).
+//!
+//! Each of the first three is durable before the next one starts. After a crash between two of them all of it is done
+//! again: the state is still the former one, or the exchange is complete.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,20 +34,20 @@ use super::own::{self, Others, Parted, Since, Values};
 use super::quarantine::{Change, Set, Written};
 use super::shared::{Shared, SharedRef};
 
-/// What the maker of a change is told that was archived.
+/// Reason shown to the author of an archived change.
 const ARCHIVED: &str = "it was committed, but the log went on without it, because the datastore was recovered or restored; it is \
                         archived at this member (`gravwell-logctl quarantine`), and not applied: try it again, or let it go";
 
-/// Where two logs of one origin have gone different ways.
+/// Point at which two logs with a common start diverged.
 pub(super) struct Fork<'a> {
     pub shared_to: Seq,
-    /// The generations that only the datastore knows.
+    /// Generations that only the datastore knows.
     pub theirs: Vec<&'a LineageEntry>,
 }
 
-/// The place up to which the datastore's log is still this member's, when the two have gone different ways and the member is
-/// beyond it, or something that it holds is `upon` a write beyond it. `lineage` is the member's; a generation is the same when
-/// its number and its beginning are.
+/// Returns the point up to which the datastore's log equals this member's, if the two diverged and the member is past
+/// that point or, according to `upon`, holds something that depends on a write past it. `lineage` is the member's.
+/// Generations are the same if their numbers and their starts are.
 pub(super) fn fork<'a>(
     mine: &Position,
     lineage: &[LineageEntry],
@@ -54,21 +61,22 @@ pub(super) fn fork<'a>(
     let own = Divergence::of(lineage, &welcome.lineage).first;
     let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
     let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
-    // Numbers of generations that grew apart say nothing of each other, so who is within what is shared is led over, too. So is
-    // who stands within it at another entry than the datastore's.
+    // Generation numbers that were assigned independently cannot be compared, so a member within the shared part
+    // rejoins, too. So does a member that is within it at another entry than the datastore's.
     let is_elsewhere = welcome.verdict == Some(Verdict::Forked);
-    // A state that a power cut took back is within it; what was made upon what it had is not.
+    // A power cut may have taken the state back into the shared part, but not the transactions that depend on what it
+    // had.
     let is_beyond = own.is_some() || mine.seq > shared_to || is_elsewhere || upon(shared_to);
     (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
 }
 
-/// Whether the datastore's log has left this member's, whatever their positions say.
+/// Returns whether the datastore's log has abandoned this member's history, whatever their positions are.
 pub(super) fn is_left(shared: &Shared, mine: &Position, lineage: &[LineageEntry], welcome: &Welcome) -> bool {
     fork(mine, lineage, welcome, |shared_to| shared.outbox().is_upon_later_than(shared_to)).is_some()
 }
 
-/// Whether one of these generations began because an earlier state was restored on purpose; `None` when why they began is not
-/// known. What comes first in `known` counts first.
+/// Returns whether one of these generations started because an earlier state was restored on purpose; `None` if the
+/// reason for one of them is unknown. Earlier items of `known` take precedence.
 pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> Option<bool> {
     let mut is_restore = false;
     for entry in theirs {
@@ -79,14 +87,15 @@ pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> 
     Some(is_restore)
 }
 
-/// What an archive of a member at `mine` is about, unless an earlier state was restored on purpose.
+/// Describes the archive of a member at `mine`, unless an earlier state was restored on purpose.
 pub(super) fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
     let Position { log_id, generation, seq, digest, .. } = *mine;
     let lineage = Vec::new();
     Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore: false, revoked_ms: None }
 }
 
-/// What to archive of a member whose fetched `state` is no continuation of its own, although the positions are consistent.
+/// Describes the archive of a member whose fetched `state` does not continue its own, although the positions are
+/// consistent.
 pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::Fork) -> Result<Set, String> {
     let mine = shared.position().ok_or("a replica without a position cannot fork")?;
     tracing::error!(
@@ -97,7 +106,8 @@ pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::For
     Ok(set_of(&mine, left_by, fork.shared_to))
 }
 
-/// What to archive of a member whose fetched `state` lacks transactions that were decided before its own was lost.
+/// Describes the archive of a member whose fetched `state` lacks transactions that were decided before its own was
+/// lost.
 pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, String> {
     let (mine, theirs) = (shared.claimed(), state.position());
     let (Some(mine), Some(theirs)) = (mine.or(theirs), theirs) else {
@@ -111,8 +121,8 @@ pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, St
     Ok(set_of(&mine, theirs.generation, shared_to))
 }
 
-/// Up to where this member and `state` share their history, when the lineages say `shared_to`. A member that had followed
-/// another branch of the log before parted from it earlier, which the origins of both show.
+/// Returns the last sequence that this member shares with `state`; by their lineages, that is `shared_to`. A member
+/// that had followed another branch of the log diverged earlier, which the origins of both states show.
 pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) -> Result<Seq, StateError> {
     let present = shared.state().snapshot()?;
     if present.meta().is_none() {
@@ -124,8 +134,8 @@ pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) 
     Ok(fork.shared_to)
 }
 
-/// Whether a fetched state lacks transactions that this member's state had decided before it was lost, or may have decided
-/// in another generation.
+/// Returns whether a fetched state lacks transactions that this member's state had decided before it was lost, or may
+/// have decided in another generation.
 pub(super) fn lacks_what_was_lost(shared: &Shared, state: &StateStore) -> Result<bool, StateError> {
     let generation = state.meta().map(|meta| meta.generation).unwrap_or_default();
     let is_marked = shared.position() != shared.claimed();
@@ -138,7 +148,7 @@ pub(super) fn lacks_what_was_lost(shared: &Shared, state: &StateStore) -> Result
 
 type Decided = BTreeMap<Origin, OriginCounter>;
 
-/// Counters up to which a state has decided.
+/// Returns the counter up to which a state has decided each origin.
 fn decided(state: &StateStore, origins: impl Iterator<Item = Origin>) -> Result<Decided, StateError> {
     let mut decided = Decided::new();
     for origin in origins {
@@ -149,13 +159,13 @@ fn decided(state: &StateStore, origins: impl Iterator<Item = Origin>) -> Result<
     Ok(decided)
 }
 
-/// The counters that a state has decided of the origins in the outbox.
+/// Returns the counters up to which a state has decided the origins in the outbox.
 fn decided_of_outbox(shared: &Shared, state: &StateStore) -> Result<Decided, StateError> {
     let origins = shared.outbox().all_origins();
     decided(state, origins.into_iter())
 }
 
-/// The own transactions of which `state` knows nothing.
+/// Returns the local transactions that `state` has not decided.
 fn lacking(shared: &Shared, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateError> {
     let kept: Vec<Arc<Txn>> = shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect();
     let decided = decided(state, kept.iter().map(|txn| txn.id.origin))?;
@@ -163,19 +173,20 @@ fn lacking(shared: &Shared, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateEr
     Ok(kept.into_iter().filter(lacking).collect())
 }
 
-/// A history that is about to be left: what has to be known before it is decided what becomes of the rest of it.
+/// A history that is about to be abandoned, with everything needed to decide what happens to the rest of it.
 pub struct Leaving {
     shared: SharedRef,
     set: Set,
     state: StateStore,
     old: StateSnapshot,
     new: StateSnapshot,
-    /// Own transactions that the log lacks.
+    /// Local transactions that the new log lacks.
     lacking: Vec<Arc<Txn>>,
 }
 
 impl Leaving {
-    /// Everything that was handed to the applier has been applied, and nothing more will be.
+    /// Takes snapshots of both states. Everything that was handed to the applier must have been applied, and nothing
+    /// more may be.
     pub(super) fn new(shared: SharedRef, state: StateStore, set: Set) -> Result<Leaving, StateError> {
         let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let lacking = lacking(&shared, &state)?;
@@ -183,20 +194,20 @@ impl Leaving {
         Ok(Leaving { set: Set { lineage, ..set }, lacking, old, new, shared, state })
     }
 
-    /// After which sequence to read what others did; `None` when nothing depends on it.
+    /// Returns the sequence after which to read what others did; `None` if nothing depends on it.
     #[must_use]
     pub fn reads_after(&self) -> Option<Seq> {
-        // What came after an own transaction is not known where the state lost something.
+        // If the state lost something, it is unknown what followed a local transaction.
         let is_idle = self.set.is_restore || self.shared.lost().is_some() || self.lacking.is_empty();
         (!is_idle).then_some(self.set.shared_to)
     }
 
-    /// Takes in what others did, from the log that goes on.
+    /// Returns a collector of what others did, to be fed with entries of the new log.
     pub(super) fn since(&self) -> Since<'_> {
         Since::new(&self.old, &self.lacking)
     }
 
-    /// What others did, as the state that goes on shows it; `None` when that is not known.
+    /// Returns what others did, judging by the new state alone; `None` if that is unknown.
     pub(super) fn shown(&self) -> Result<Option<Others>, StateError> {
         let (deletions, shared_to) = (self.new.deletions()?, self.set.shared_to);
         let written = own::written_after(&self.lacking, &self.new, &deletions, shared_to)?;
@@ -210,7 +221,7 @@ impl Leaving {
         Ok(written)
     }
 
-    /// Decides what is pushed again and what is archived; `others`: `None` when it is not known what they did.
+    /// Decides what is pushed again and what is archived. `others` is `None` if it is unknown what they did.
     pub(super) fn choose(self, others: Option<&Others>) -> Result<Exchange, StateError> {
         let Leaving { shared, set, state, old, new, lacking } = self;
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
@@ -225,44 +236,44 @@ impl Leaving {
     }
 }
 
-/// Everything that is needed to exchange outbox and state.
+/// Everything needed to exchange outbox and state.
 pub struct Exchange {
     shared: SharedRef,
     set: Set,
     state: StateStore,
-    /// The history that is left.
+    /// The abandoned history.
     lost: Lost,
-    /// Own transactions that are pushed again.
+    /// Local transactions that are pushed again.
     again: Vec<Arc<Txn>>,
-    /// Own transactions that are archived: their makers learn of it through the rejected list.
+    /// Local transactions that are archived. Their authors see them on the rejected list.
     archived: Vec<Arc<Txn>>,
-    /// Those of them that a state which was lost had decided.
+    /// Archived transactions that only a lost state had decided.
     gone: Vec<Arc<Txn>>,
 }
 
 impl Exchange {
-    /// What the archive is about.
+    /// Returns the description of the archive.
     pub(super) fn set(&self) -> &Set {
         &self.set
     }
 
-    /// The state that takes the place of the present one.
+    /// Returns the state that replaces the present one.
     pub(super) fn state(&self) -> &StateStore {
         &self.state
     }
 
-    /// Where the replica stands.
+    /// Returns the replica's current position.
     pub(super) fn position(&self) -> Option<Position> {
         self.shared.position()
     }
 
-    /// Number of own transactions that are pushed again.
+    /// Returns the number of local transactions that are pushed again.
     pub(super) fn again(&self) -> usize {
         self.again.len()
     }
 
-    /// Writes what the log lacks, and is not pushed again, into a file in the replica's directory, durably. Of the state it needs
-    /// what does not change while transactions are taken in.
+    /// Durably writes the changes that the log lacks, and that are not pushed again, to a file in the replica's
+    /// directory. Transactions may be accepted at the same time: they do not change what this reads of the state.
     pub(super) fn archive(&self, directory: &Path) -> Result<Written, String> {
         if planted::is(Bug::ArchiveSkipped) {
             return Ok(Written::default());
@@ -284,7 +295,8 @@ impl Exchange {
         file.finish().map_err(|error| error.to_string())
     }
 
-    /// The outbox that continues what the state has decided, to be prepared while no transactions are taken in.
+    /// Returns the outbox that continues from the counters of the new state. It is to be prepared while no transactions
+    /// are accepted.
     pub(super) fn requeued(&self, entropy: &dyn Entropy) -> Result<Outbox, String> {
         let mut decided = BTreeMap::new();
         for origin in self.shared.outbox().all_origins() {
@@ -307,7 +319,7 @@ impl Exchange {
     }
 }
 
-/// Gives every change after `shared_to` that `old` shows and `new` does not, unless it is in `again`.
+/// Passes on every change after `shared_to` that `old` shows and `new` does not, unless it is in `again`.
 fn differences(
     old: &StateSnapshot,
     new: &StateSnapshot,
@@ -323,7 +335,8 @@ fn differences(
     for row in old.objects() {
         let (collection, key, object) = row.map_err(text)?;
         let there = new.get(&collection, &key).map_err(text)?;
-        // A shared write is replaced by later ones only; another version of the shared part shows that it was not shared.
+        // Only later writes replace a shared write. Another version within the shared part shows that this one was not
+        // shared.
         let is_shared = object.version <= shared_to
             && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
         if is_shared || there.as_ref().is_some_and(|there| there.value == object.value) {
@@ -335,7 +348,8 @@ fn differences(
     }
     for row in new.objects() {
         let (collection, key, object) = row.map_err(text)?;
-        // What the new log wrote itself was never here; what both shared and is here no more was deleted.
+        // An object written by the new log itself never existed here. A shared one that is missing here was deleted
+        // here.
         if object.version <= shared_to && old.get(&collection, &key).map_err(text)?.is_none() {
             let there = Some(object.version);
             give(Change { seq: None, time_ms: None, collection, key, value: None, there })?;
@@ -395,10 +409,10 @@ mod tests {
         let within =
             |upon: &dyn Fn(Seq) -> bool| fork(&mine(1, 1, 30), &first, &welcome, upon).map(|fork| fork.shared_to.0);
         assert_eq!((within(&upon_44), within(&|_| false)), (Some(40), None), "what waits may name what was lost");
-        // The same numbers, given twice.
+        // The same generation numbers, assigned twice.
         let other = [entry(1, 0), entry(2, 50), entry(3, 45)];
         assert_eq!(left_at(&mine(1, 3, 55), &other, &welcome), Some(40));
-        // Numbers that grew apart, in both directions.
+        // Generation numbers that were assigned independently, in both directions.
         for generation in [9, 2] {
             let other = [entry(1, 0), entry(generation, 30)];
             assert_eq!(left_at(&mine(1, generation, 55), &other, &welcome), Some(30));

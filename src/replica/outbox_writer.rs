@@ -1,7 +1,7 @@
-//! The single writer of the outbox journal: counters, group commit, rejections, dismissals.
+//! Single writer of the outbox journal: counters, group commit, rejections, dismissals.
 //!
 //! A transaction becomes visible (overlay, push, receipt) only after the journal is durable. The journal holds what
-//! cannot be fetched again: pending transactions, and rejected ones until a person has dealt with them.
+//! cannot be fetched again: pending transactions, and rejected ones until a user has dealt with them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -32,42 +32,42 @@ use super::reverted::Reverted;
 use super::room::{self, Room};
 use super::shared::{Change, SharedRef, stop_process};
 
-/// The journal is rewritten when it is at least this large and mostly settled.
+/// The journal is rewritten when it has at least this many bytes and most of its transactions are resolved.
 const REWRITE_BYTES_MIN: u64 = 4 << 20;
-/// The journal's head vouches durably for what is durable at least this soon after it was written.
+/// Longest delay after which the journal's head durably vouches for records that are durable.
 const VOUCH_AFTER: Duration = Duration::from_millis(100);
-/// What became of a transaction that was taken before cannot be said.
+/// Returned when the outcome of an earlier transaction of the same identity is unknown.
 const NOT_KNOWN: &str = "the state differs from the datastore's and is being fetched again, so what became of the earlier \
                          transaction of this identity is not known here; submit it again when the datastore has been reached";
-/// Most transactions and bytes per fsync.
+/// Most requests per fsync.
 const BATCH_TXNS_MAX: usize = 1024;
 
-/// Why a transaction is not taken.
+/// Why a transaction is not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
-    /// A bound is broken.
+    /// A limit is exceeded.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),
-    /// A condition does not hold already here.
+    /// A condition fails already by the local view.
     #[error("{0}")]
     Condition(Reason),
-    /// Nothing to do.
+    /// The transaction has no operations.
     #[error("a transaction needs at least one operation")]
     Empty,
-    /// The identity given has a gap before it.
+    /// The given counter does not follow the last one of its origin.
     #[error("counter {found} of origin {origin} leaves a gap: expected {expected}")]
     Gap {
-        /// The origin.
+        /// Origin of the given identity.
         origin: Origin,
-        /// The counter that was given.
+        /// Counter that was given.
         found: OriginCounter,
-        /// The counter that was expected.
+        /// Counter that was expected.
         expected: OriginCounter,
     },
-    /// The outbox is full.
+    /// The outbox holds the largest number of transactions.
     #[error("the outbox holds {depth} transactions and takes no more until the datastore is reached again")]
     Full {
-        /// Its depth.
+        /// Number of pending transactions.
         depth: usize,
     },
     /// The local disk is full.
@@ -76,7 +76,7 @@ pub enum SubmitError {
     /// This member may not write, or not under this identity.
     #[error("{0}")]
     Forbidden(Reason),
-    /// The outbox has as many bytes as it may.
+    /// The outbox has reached its limit in bytes.
     #[error(
         "the outbox holds {bytes} bytes of at most {limit} (`Outbox-Max-MB`) and takes no more of this until the datastore is \
          reached again"
@@ -84,37 +84,37 @@ pub enum SubmitError {
     FullBytes {
         /// Bytes of pending transactions.
         bytes: usize,
-        /// Most of them.
+        /// Largest number of bytes.
         limit: usize,
     },
-    /// What waits of its author is as much as may wait.
+    /// The author's pending transactions fill the author's share of the outbox.
     #[error("your changes fill your share of the outbox (`Outbox-Max-MB`)")]
     ShareIsFull,
-    /// What was rejected of its author is as much as may be kept.
+    /// The author's rejected transactions fill the space that they may take.
     #[error(
         "changes of yours that were refused take {bytes} bytes: look at them, and retry or dismiss them (`GET /api/rejections`, \
          `gravwell-logctl outbox`)"
     )]
     RejectedFill {
-        /// Their bytes.
+        /// Bytes of these transactions.
         bytes: usize,
     },
-    /// The local disk refuses.
+    /// Writing to the local disk failed.
     #[error("the outbox cannot be written: {0}; nothing was accepted")]
     Disk(String),
-    /// The process has to end.
+    /// A part of the process has failed, so the process stops.
     #[error("a part of the process has failed, and it ends: nothing was accepted; try again when it has started again")]
     Failed,
-    /// What it depends on cannot be read for the moment.
+    /// Data that the checks need cannot be read at the moment.
     #[error("{0}")]
     NotNow(String),
     /// The replica was closed.
     #[error("the replica is closed")]
     Closed,
-    /// The directory was opened to be looked at.
+    /// The directory was opened for reading only.
     #[error("the replica's directory was opened for reading only; nothing was accepted")]
     ReadOnly,
-    /// No such rejected transaction.
+    /// There is no such rejected transaction.
     #[error("no rejected transaction {origin}/{counter}; `gravwell-logctl outbox` lists them", origin = .0.origin, counter = .0.counter)]
     NotRejected(TxnId),
 }
@@ -128,41 +128,41 @@ impl From<StateError> for SubmitError {
     }
 }
 
-/// A transaction as its maker gives it.
+/// A transaction as its author submits it.
 #[derive(Debug, Clone, Default)]
 pub struct Draft {
-    /// Operations.
+    /// Operations; at least one, unless `id` is given.
     pub ops: Vec<Op>,
-    /// Conditions.
+    /// Conditions that must hold for the transaction to be committed.
     pub conditions: Vec<Condition>,
-    /// Who and from where.
+    /// Encoded note on who made it, and from where.
     pub note: Bytes,
-    /// Identity chosen by the maker, who numbers from 1 without gaps; `None`: the replica's own.
+    /// Identity chosen by the author, who numbers from 1 without gaps; `None` to use an origin of the replica.
     pub id: Option<TxnId>,
-    /// Milliseconds since 1970-01-01 UTC; 0: now.
+    /// Milliseconds since 1970-01-01 UTC; 0 means now.
     pub time_ms: u64,
-    /// Whether only the datastore judges it: conditions that do not hold here are no reason to refuse it.
+    /// Whether only the datastore checks its conditions: those that do not hold here are no reason to reject it.
     pub is_judged_upstream: bool,
-    /// See [`Txn::settled`]; only with an identity of the maker's own.
+    /// See [`Txn::settled`]; only used with an identity chosen by the author.
     pub settled: OriginCounter,
-    /// The history in which its conditions were read; `None`: the one in which it is submitted.
+    /// History in which its conditions were read; `None` for the one in which it is submitted.
     pub read_in: Option<History>,
-    /// How much of the outbox it may take.
+    /// Share of the outbox that it may use.
     pub room: Room,
 }
 
-/// How a rejected transaction is made again.
+/// How a rejected transaction is submitted again.
 #[derive(Debug, Clone, Default)]
 pub struct Again {
-    /// Conditions on these objects require the versions given here.
+    /// Versions that conditions on these objects require from now on.
     pub upon: Vec<SeenVersion>,
-    /// The history in which they were seen.
+    /// History in which these versions were seen.
     pub seen_in: History,
-    /// Who makes it now, and from where; `None`: as it was.
+    /// Note on who makes it now, and from where; `None` to keep the former one.
     pub note: Option<Bytes>,
-    /// Conditions that concern who made it, and are left out.
+    /// Conditions about the former author, which are dropped.
     pub without: Vec<Condition>,
-    /// Conditions that concern who makes it now.
+    /// Conditions about the present author.
     pub with: Vec<Condition>,
 }
 
@@ -180,15 +180,17 @@ pub(super) enum Request {
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, Again, oneshot::Sender<Result<Receipt, SubmitError>>),
-    /// The log goes on without what it had decided: everything else waits until the steps end.
+    /// Exchanges the outbox because the log continued without this history. All other requests wait until the steps
+    /// end.
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
 
-/// A step of exchanging the outbox together with the state. When the steps end without [`Step::Install`] nothing has changed.
+/// A step of exchanging the outbox together with the state. If the steps end without [`Step::Install`], nothing has
+/// changed.
 pub(super) enum Step {
-    /// Writes the outbox that is to take the place of the present one into the journal.
+    /// Writes the outbox that will replace the present one to the journal.
     Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
-    /// The state that it belongs to is in place, of a history that is the same up to there.
+    /// Replaces the outbox. Its state is in place by now; the histories are equal up to this sequence.
     Install(Seq, oneshot::Sender<()>),
 }
 
@@ -200,19 +202,19 @@ pub(super) struct OutboxWriter {
     journal: Journal,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    /// Origins of the transactions that are made here: of the express lane, and of the bulk lane.
+    /// Origins of the transactions that are made here, of the express and of the bulk lane.
     express: Own,
     bulk: Own,
     last: HashMap<Origin, OriginCounter>,
-    /// Rejections that are not in the journal yet, because the disk refused.
+    /// Rejections that are not in the journal yet because writing failed.
     unwritten: Vec<RejectedV1>,
 }
 
-/// An origin of this process, made when it is first needed.
+/// An origin of this process, created when it is first needed.
 #[derive(Default)]
 struct Own {
     origin: Option<Origin>,
-    /// Its rejections up to this counter are in the journal.
+    /// Rejections of this origin up to this counter are in the journal.
     settled: OriginCounter,
 }
 
@@ -235,7 +237,7 @@ impl OutboxWriter {
         }
     }
 
-    /// Serves requests until all senders are gone.
+    /// Serves requests until all senders are dropped.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut unvouched_since: Option<Instant> = None;
         let mut reverted = Reverted::new(&*self.clock);
@@ -272,7 +274,7 @@ impl OutboxWriter {
         self.journal.vouch();
     }
 
-    /// Lets the journal's head vouch durably for what is durable.
+    /// Makes the journal's head durably vouch for the records that are durable.
     pub(super) fn vouch(&mut self) {
         self.journal.vouch();
     }
@@ -292,7 +294,8 @@ impl OutboxWriter {
     fn take_in(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
         let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut accepted = Vec::new();
-        // What could not be written before goes first: the origin says of rejections only that they are written up to one.
+        // Rejections that could not be written before go first: `settled` means that all rejections up to a counter are
+        // written.
         let mut noted = std::mem::take(&mut self.unwritten);
         for note in &noted {
             frames.push((KIND_REJECTED, to_bytes(note)));
@@ -314,7 +317,7 @@ impl OutboxWriter {
                     Ok(Staged::Twin(id)) => twins.push((id, reply)),
                     Err(error) => drop(reply.send(Err(error))),
                 },
-                // Dealt with after the batch.
+                // Handled after the batch.
                 Request::Exchange(_) => {}
                 Request::Note(rejections) => {
                     for RejectedTxn { txn, seq, reason } in rejections {
@@ -338,7 +341,7 @@ impl OutboxWriter {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                         continue;
                     };
-                    // What it was made upon may be retried in this very batch.
+                    // A transaction that this one depends on may be retried in this very batch.
                     let conditions = staged.upon_retried(&again.conditions(&old.conditions));
                     let draft = Draft {
                         ops: old.ops.clone(),
@@ -381,7 +384,7 @@ impl OutboxWriter {
         Ok(())
     }
 
-    /// An identity of which the log says something else, or that it does not take, is used no more.
+    /// Stops using an origin if the log has another transaction under this identity, or does not accept the identity.
     fn forsake(&mut self, id: TxnId, seq: Seq, reason: &Reason) {
         if seq != Seq::ZERO && *reason != Reason::IdentityReused {
             return;
@@ -394,7 +397,8 @@ impl OutboxWriter {
         }
     }
 
-    /// The inner error: nothing was written, and the journal is as it was.
+    /// Appends to the journal and syncs it. The inner error means that nothing was written and the journal is
+    /// unchanged.
     fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<Result<(), JournalError>, Fatal> {
         let failed = "the outbox journal cannot be written";
         match self.journal.append(frames) {
@@ -402,11 +406,11 @@ impl OutboxWriter {
             Err(error) => return Ok(Err(error)),
             Ok(()) => {}
         }
-        // What a failed sync has left behind is unknown, and trying again would not tell.
+        // After a failed sync it is unknown what is on the disk, and a retry would not show it.
         self.journal.sync().map(Ok).map_err(Fatal::of(failed))
     }
 
-    /// Counters of transactions that could not be written are given again.
+    /// Releases the counters of transactions that could not be written.
     fn forget(&mut self, accepted: &[Accepted], error: &JournalError) {
         for (txn, ..) in accepted.iter().rev() {
             self.last.insert(txn.id.origin, OriginCounter(txn.id.counter.0 - 1));
@@ -491,7 +495,7 @@ impl OutboxWriter {
                 }
                 let last = self.last_counter(id.origin)?;
                 if id.counter <= last {
-                    // One that is in this very batch is not durable yet, so it cannot be answered yet.
+                    // A transaction of this very batch is not durable yet, so it cannot be acknowledged yet.
                     let is_twin = id.counter <= staged.taken(id.origin) && staged.pending().any(|txn| txn.id == id);
                     return if is_twin { Ok(Staged::Twin(id)) } else { self.known(id, draft).map(Staged::Known) };
                 }
@@ -523,7 +527,8 @@ impl OutboxWriter {
             None => conditions,
         };
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
-        // A maker that numbers its own transactions needs every one of them decided upstream, bad ones included.
+        // An author that numbers its own transactions needs a decision of the datastore on each of them, even on
+        // invalid ones.
         if is_judged_here {
             let limits: Limits = self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
             limits.check(&txn)?;
@@ -537,7 +542,7 @@ impl OutboxWriter {
         Ok(Staged::New(txn))
     }
 
-    /// Refuses at once what the local view already shows to be impossible. The datastore decides the rest.
+    /// Rejects conditions that the local view shows to be impossible. The datastore decides the rest.
     fn precheck(&self, conditions: &[Condition], staged: &Outbox) -> Result<(), SubmitError> {
         for condition in conditions {
             let (collection, key) = (condition.collection(), condition.key());
@@ -557,9 +562,9 @@ impl OutboxWriter {
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
-                // Whether the transaction that it names wrote what the state holds, the datastore knows.
+                // Only the datastore knows whether the transaction that the condition names wrote the present version.
                 Condition::Version { .. } if condition.mark().is_some() => false,
-                // The local state may be behind the version that the maker has seen elsewhere.
+                // The local state may be behind the version that the author has seen elsewhere.
                 Condition::Version { version: wanted, .. } => version.is_some_and(|have| have > *wanted),
             };
             if decidable && !condition.holds(version) {
@@ -573,7 +578,7 @@ impl OutboxWriter {
         Ok(())
     }
 
-    /// A condition on the last write of an object that a pending transaction has written since, or was it.
+    /// Checks a condition on the last write of an object that a pending transaction has written.
     fn precheck_upon_pending(&self, condition: &Condition, staged: &Outbox) -> Result<(), SubmitError> {
         let Condition::Version { collection, key, version: wanted } = condition else { return Ok(()) };
         let own = || self.shared.outbox().last_writer(collection, key);
@@ -581,8 +586,8 @@ impl OutboxWriter {
         let is_overtaken = if condition.mark().is_some() {
             found.is_some_and(|found| found != *wanted)
         } else {
-            // What the state holds was read, and written over here since. A version that the state does not have yet was
-            // read elsewhere: the datastore decides.
+            // The author read the version of the state, and a pending transaction has overwritten it since. A version
+            // that the state does not have yet was read elsewhere, so the datastore decides.
             self.shared.state().version(collection, key)?.is_some_and(|have| have >= *wanted)
         };
         if !is_overtaken {
@@ -613,7 +618,7 @@ impl OutboxWriter {
         Ok(last)
     }
 
-    /// The receipt of a transaction that was taken before.
+    /// Returns the receipt of a transaction that was submitted before.
     fn known(&self, id: TxnId, draft: Draft) -> Result<Receipt, SubmitError> {
         let outbox = self.shared.outbox();
         let Draft { ops, conditions, note, settled, time_ms, .. } = draft;
@@ -628,14 +633,14 @@ impl OutboxWriter {
         if outbox.pending().any(|txn| txn.id == id) {
             return Ok(self.shared.receipts.issue(id));
         }
-        // A state that differs from the datastore's may say something else of it than the log does, and its maker would not ask
+        // A state that differs from the datastore's may show another outcome than the log, and the author would not ask
         // again.
         if self.shared.wants_resync() {
             return Err(SubmitError::NotNow(NOT_KNOWN.into()));
         }
         let row = self.shared.state().origin(id.origin)?;
         let row = row.unwrap_or_default();
-        // A state that was fetched anew may not have come so far again: then nobody here knows what was decided.
+        // A state that was fetched again may not have reached this counter yet; then the outcome is not known here.
         if row.last_counter < id.counter {
             return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
         }
@@ -650,8 +655,9 @@ impl OutboxWriter {
         Ok(Receipts::decided(id, stage))
     }
 
-    /// Whether everything that a transaction makes is there, in a log that another one came before: then it may be this one that was
-    /// committed, under conditions that were rewritten when that was left.
+    /// Returns whether everything that a transaction writes is in the state of a log that has left an earlier
+    /// generation. Then this may be the transaction that was committed, under conditions that were rewritten at that
+    /// time.
     fn is_there(&self, given: &Txn) -> Result<bool, SubmitError> {
         let state = self.shared.state();
         let is_later = state.meta().is_some_and(|meta| meta.lineage.len() > 1);
@@ -691,8 +697,8 @@ impl OutboxWriter {
         self.take_back()
     }
 
-    /// The journal first: a crash before the state is exchanged leaves what waits under the former state, too, and the
-    /// exchange is made again.
+    /// Writes the new outbox to the journal. If the process crashes before the state is exchanged, pending transactions
+    /// are still there under the former state, and the exchange is repeated.
     pub(super) fn prepare(&mut self, outbox: &Outbox) -> Result<(), String> {
         if planted::is(Bug::PreparedTooLate) {
             return Ok(());
@@ -700,15 +706,15 @@ impl OutboxWriter {
         self.journal.replace_with(frames_of(outbox)).map_err(|error| error.to_string())
     }
 
-    /// The state was not exchanged: the journal holds the present outbox again.
+    /// Writes the present outbox back to the journal, because the state was not exchanged.
     pub(super) fn take_back(&mut self) -> Result<(), Fatal> {
         let failed = "the outbox journal cannot be written back";
         let frames = frames_of(&self.shared.outbox());
         self.journal.replace_with(frames).map_err(Fatal::of(failed))
     }
 
-    /// What was numbered, was numbered in another history. What the log that goes on has decided already leaves the outbox as it
-    /// does at a start.
+    /// Replaces the outbox in memory. Counters assigned so far belong to another history. Transactions that the new log
+    /// has already decided leave the outbox, as they do at a start.
     pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
         if planted::is(Bug::PreparedTooLate) {
             let _ = self.journal.replace_with(frames_of(&outbox));
@@ -731,8 +737,8 @@ impl OutboxWriter {
         if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
             return;
         }
-        // What the new journal lacks was decided by the state, which may be in memory only: without this a power cut would
-        // hide an accepted transaction until the datastore is reached again.
+        // Transactions missing from the new journal were decided by the state, which may be in memory only. Without
+        // this a power cut would hide an accepted transaction until the datastore is reachable again.
         if !planted::is(Bug::RewriteBeforePersist)
             && let Err(error) = self.shared.state().persist()
         {
@@ -753,7 +759,7 @@ type Twin = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
 enum Staged {
     New(Arc<Txn>),
     Known(Receipt),
-    /// The same transaction stands earlier in the batch that is being gathered.
+    /// The same transaction is already in the batch that is being collected.
     Twin(TxnId),
 }
 

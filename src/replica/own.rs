@@ -1,18 +1,22 @@
-//! Which of its own transactions a member pushes again, after its log went on without them.
+//! Selects the local transactions that a member pushes again after the log continued without them. "The new log" is the
+//! one that continued.
 //!
-//! Only those that nothing has come after: what they write must read, in the state that this member had, as they made it, and
-//! nobody may have written it in the log that goes on, except in transactions that this member had seen when it made its own.
-//! They must not have been made upon anything that the log has not, and nothing is pushed again without what it was made upon:
-//! whatever read or wrote what one that is left out wrote is left out, too. Everything that is left out is set aside.
+//! A transaction is pushed again only if nothing came after it. In this member's state, the objects that it wrote must
+//! still read as it wrote them. In the new log, no other member may have written them, except in transactions that this
+//! member had seen when it made its own. The transaction must not depend on anything that the new log lacks, nor on a
+//! transaction that is left out: reading or writing an object that one of those wrote counts as depending on it.
+//! Everything that is left out is archived.
 //!
-//! Of what is left out the deletions are pushed again all the same, each under its own identity ([`Parted::choose`]): otherwise
-//! nothing would show the member that had made the object that it was deleted, and it would push the object again. What the
-//! log that goes on lacks is deleted there under the condition that it is absent, which takes nothing away, whatever the
-//! deletion was made upon; what it has, only by transactions that delete and do nothing else, upon what this member had seen.
+//! Deletions in transactions that are left out are still pushed again, each under its own identity
+//! ([`Parted::choose`]). Otherwise the member that had created the object would not learn of the deletion and would
+//! push the object again. An object that the new log lacks is deleted there under the condition that it is absent: that
+//! removes nothing, whatever the deletion depended on. An object that the new log has is deleted only by transactions
+//! that do nothing but delete, under conditions that this member had seen.
 //!
-//! What is pushed again carries its conditions, translated (`protocol/rebase.rs`). Where it writes without one, it carries the
-//! condition that the object is still as the log that goes on has it; where an earlier own one wrote or deleted what it reads or
-//! writes, that this one was committed, and nothing after it. So of two the later one is rejected with the earlier one.
+//! Transactions that are pushed again carry their conditions, translated (`protocol/rebase.rs`). A write without a
+//! condition gets the condition that the object is still as in the new log. If an earlier local transaction wrote or
+//! deleted an object that this one reads or writes, the condition is that the earlier one was committed and nothing
+//! came after it. So if the earlier of two is rejected, the later one is rejected, too.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -26,7 +30,7 @@ use crate::planted::{self, Bug};
 use crate::protocol::rebase::Lost;
 use crate::state::{StateError, StateSnapshot};
 
-/// What objects are to read; `None`: they are deleted.
+/// Final values of objects; `None` if an object is deleted.
 pub(super) type Values = BTreeMap<Named, Option<Bytes>>;
 
 type Txns = Vec<Arc<Txn>>;
@@ -51,32 +55,32 @@ fn written_by((collection, key): Named, id: TxnId) -> Condition {
     Condition::written_by(collection, key, id)
 }
 
-/// Whether conditions say which write of an object they expect, or that there is none.
+/// Returns whether conditions determine the last write that they expect of an object, or that there is none.
 fn says_which(conditions: &[Condition], name: &Named) -> bool {
     let of_it = |condition: &&Condition| (condition.collection(), condition.key()) == (&name.0, &name.1);
     conditions.iter().filter(of_it).any(|condition| !matches!(condition, Condition::Present { .. }))
 }
 
-/// Whether a transaction does nothing but delete.
+/// Returns whether a transaction does nothing but delete.
 fn deletes_only(txn: &Txn) -> bool {
     txn.ops.iter().all(|op| op.value().is_none())
 }
 
-/// What transactions make of each object, taken together.
+/// Returns the final value that transactions, in their order, give each object.
 pub(super) fn values(txns: &[Arc<Txn>]) -> Values {
     txns.iter().flat_map(|txn| &txn.ops).map(|op| (named(op), op.value().cloned())).collect()
 }
 
-/// What was done to objects of interest in the log that goes on, since the histories parted.
+/// Changes to the objects of interest in the new log since the histories diverged.
 #[derive(Debug, Default)]
 pub(super) struct Others {
-    /// Written by others, as far as this member had not seen it before.
+    /// Objects written by others, in transactions that this member had not seen.
     written: BTreeSet<Named>,
-    /// The last transactions that wrote them, of those that it had seen.
+    /// Last transaction that wrote each object, among those that this member had seen.
     known: BTreeMap<Named, TxnId>,
 }
 
-/// Reads what others did from the log that goes on.
+/// Collects what others did from entries of the new log.
 pub(super) struct Since<'a> {
     old: &'a StateSnapshot,
     of_interest: BTreeSet<Named>,
@@ -90,7 +94,7 @@ impl<'a> Since<'a> {
         Since { old, of_interest, seen: BTreeMap::new(), others: Others::default() }
     }
 
-    /// Takes in an entry of the log that goes on.
+    /// Evaluates an entry of the new log.
     pub(super) fn take(&mut self, entry: &model::Entry) -> Result<(), StateError> {
         let EntryBody::Commit(txn) = &entry.body else { return Ok(()) };
         let names: Vec<Named> = txn.ops.iter().map(named).filter(|name| self.of_interest.contains(name)).collect();
@@ -110,15 +114,17 @@ impl<'a> Since<'a> {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(self.old.origin(id.origin)?.unwrap_or_default()),
         };
-        // One that was rejected there wrote nothing there. Once its author knows of that, it has another identity.
+        // A transaction that was rejected in the old history wrote nothing there. Once its author knows of that, it has
+        // another identity.
         let is_rejected = row.rejection(id.counter).is_some() && !planted::is(Bug::RejectedCountsAsSeen);
         Ok(id.counter <= row.last_counter && !is_rejected)
     }
 }
 
-/// What was done to the objects of `own` in the log that goes on after `shared_to`, as far as its state alone shows it: what was
-/// written and is there has a later version, what was deleted is among the recent `deletions`. Nothing shows whether this member
-/// had seen it, so only what reads as `own` has it counts as not written. `None`: `deletions` do not reach back that far.
+/// Determines by the new state alone which objects of `own` were written in the new log after `shared_to`. An object
+/// that was written and still exists has a later version; one that was deleted is among the recent `deletions`. Nothing
+/// shows whether this member had seen the write, so an object counts as not written only if it reads as `own` left it.
+/// Returns `None` if `deletions` do not reach back that far.
 pub(super) fn written_after(
     own: &[Arc<Txn>],
     new: &StateSnapshot,
@@ -140,7 +146,7 @@ pub(super) fn written_after(
     Ok(Some(others))
 }
 
-/// Transactions in their order, with those that wrote each object last, and whether they put it.
+/// The last writer of each object among transactions in their order, and whether it put the object.
 #[derive(Default)]
 struct Before<'a>(BTreeMap<Named, (&'a Txn, bool)>);
 
@@ -149,13 +155,14 @@ impl<'a> Before<'a> {
         self.0.extend(txn.ops.iter().map(|op| (named(op), (txn, op.value().is_some()))));
     }
 
-    /// That an object is as the last one left it; nothing when there is none.
+    /// Returns the condition that an object is as its last writer left it; `None` if there is no writer.
     fn link(&self, name: &Named) -> Option<Condition> {
         let (writer, is_put) = self.0.get(name)?;
         Some(if *is_put { written_by(name.clone(), writer.id) } else { absent(name.clone()) })
     }
 
-    /// That the one which deleted an object was committed: a deletion leaves nothing that says so, another write of it does.
+    /// Returns a condition which proves that the transaction that deleted an object was committed. The deletion leaves
+    /// no trace, so the condition is on another write of that transaction.
     fn deleted(&self, name: &Named) -> Option<Condition> {
         let (writer, _) = self.0.get(name).filter(|(_, is_put)| !is_put)?;
         writer.ops.iter().map(named).find_map(|name| {
@@ -164,7 +171,7 @@ impl<'a> Before<'a> {
         })
     }
 
-    /// The last one that wrote the object of a condition, when the condition shows that another write came after it.
+    /// Returns the last writer of the condition's object if the condition shows that another write came after it.
     fn overtaken(&self, condition: &Condition) -> Option<TxnId> {
         let (writer, is_put) = self.0.get(&place(condition))?;
         let is_as_left = match condition {
@@ -176,9 +183,9 @@ impl<'a> Before<'a> {
     }
 }
 
-/// Own transactions that may have come before a write of another member, of those that were seen and that the log that goes on has
-/// again, and others after it: pushed again they would come after that write. An own one that names the one before it as the last
-/// writer shows that nothing came between the two.
+/// Returns local transactions that may have come before another member's write which was seen and which the new log has
+/// again, while later local ones came after it. Pushed again, they would come after that write. A local transaction
+/// that names the previous one as the last writer shows that nothing came between the two.
 fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId> {
     let mut parted = BTreeSet::new();
     for name in known.keys() {
@@ -197,7 +204,7 @@ fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId
     parted
 }
 
-/// Two histories that parted: the state that this member had in one, and the state of the other, which goes on.
+/// Two histories that diverged: the state that this member had in one, and the state of the other, the new log.
 pub(super) struct Parted<'a> {
     pub old: &'a StateSnapshot,
     pub new: &'a StateSnapshot,
@@ -209,9 +216,10 @@ impl Parted<'_> {
         Arc::new(Txn { conditions: self.lost.conditions(&txn.conditions), ..Txn::clone(txn) })
     }
 
-    /// Decides what becomes of the own transactions that the log lacks, in their order: the `lacking` ones, then those that are
-    /// `gone` with a state. Returns what is pushed again, and what is archived. What `others` did may not be known: then only
-    /// deletions of what is absent are pushed again; after a restore (`is_restore`) nothing is.
+    /// Decides what happens to the local transactions that the new log lacks, in their order: the `lacking` ones, then
+    /// those that are `gone` with a lost state. Returns the ones to push again and the ones to archive. If it is
+    /// unknown what `others` did, only deletions of absent objects are pushed again; after a restore (`is_restore`)
+    /// nothing is.
     pub(super) fn choose(
         &self,
         lacking: &[Arc<Txn>],
@@ -229,8 +237,8 @@ impl Parted<'_> {
         Ok((again, archived))
     }
 
-    /// What is pushed `again`, and in their places among that the deletions of what is not. Also returns which transactions are
-    /// pushed with all of their operations.
+    /// Adds the deletions of transactions that are left out to those that are pushed `again`, in their order. Also
+    /// returns the transactions that are pushed with all of their operations.
     fn with_deletions(
         &self,
         lacking: &[Arc<Txn>],
@@ -254,7 +262,8 @@ impl Parted<'_> {
                     let deletion = self.deletion(txn, is_gone, &last, &links, &left, others)?;
                     left.extend(txn.ops.iter().map(named));
                     let Some((deletion, is_whole)) = deletion else { continue };
-                    // What came after one that went with a state is not known, so its author is told of it in any case.
+                    // It is unknown what followed a transaction that went with a state, so it is archived for its
+                    // author in any case.
                     if is_whole && !is_gone {
                         whole.insert(txn.id);
                     }
@@ -271,10 +280,11 @@ impl Parted<'_> {
         Ok((pushed, whole))
     }
 
-    /// What is pushed of a transaction that is left out: its deletions of objects that this member had no more, in whatever state
-    /// that was, and that others have not written since. Also returns whether that is all of it. `last`: whether the last own
-    /// one that wrote each object put it, and is pushed again itself; `links`: what is pushed before; `left`: what those wrote that
-    /// are left out before.
+    /// Returns what is pushed of a transaction that is left out: its deletions of objects that this member's present or
+    /// lost state no longer had and that others have not written since. Also returns whether these are all of its
+    /// operations. `last` holds for each object whether the last local transaction that wrote it put it, and whether
+    /// that one is pushed again itself. `links` holds conditions on what is pushed before, `left` the objects written
+    /// by transactions that are left out before.
     fn deletion(
         &self,
         txn: &Arc<Txn>,
@@ -295,7 +305,7 @@ impl Parted<'_> {
                 continue;
             }
             let condition = links.get(name).map_or_else(|| self.as_it_is(name.clone(), known), |it| Ok(it.clone()))?;
-            // What is there is deleted by that one.
+            // If the last writer is pushed again, it deletes an existing object itself.
             if takes_nothing(&condition) || !is_again {
                 deleted.insert(name.clone(), condition);
             }
@@ -320,7 +330,8 @@ impl Parted<'_> {
         Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(&txn) }, is_whole)))
     }
 
-    /// Chooses from the `own` transactions, in their order, those to be pushed again, as they are to be pushed.
+    /// Selects from the `own` transactions, in their order, those to push again, with the conditions to push them
+    /// under.
     fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
         let own: Vec<Arc<Txn>> = own.iter().map(|txn| self.translated(txn)).collect();
         let stay = self.staying(&own, others)?;
@@ -342,7 +353,8 @@ impl Parted<'_> {
             }
             had.insert(name, value);
         }
-        // That a deleted object is there, where it is not: what else such a transaction does must not keep it from being deleted.
+        // A transaction may require that an object which it deletes is present, although the new log lacks it. It is
+        // left out, so that its other operations do not prevent the deletion.
         let is_impossible = |txn: &Txn, condition: &Condition, before: &Before<'_>| {
             let name = place(condition);
             let is_deleted = txn.ops.iter().rev().find(|op| named(op) == name).is_some_and(|op| op.value().is_none());
@@ -352,7 +364,8 @@ impl Parted<'_> {
         let parted = parted_by(own, &others.known);
         let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
         loop {
-            // Without one that is left out, an object may read otherwise: then what wrote it is left out, too.
+            // Without a transaction that is left out, an object may read differently. Then its other writers are left
+            // out, too.
             let made: Vec<Arc<Txn>> = own.iter().filter(|txn| stay.contains(&txn.id)).cloned().collect();
             let made = values(&made);
             let is_written = |name: &Named| others.written.contains(name) && !planted::is(Bug::OvertakenPushedAgain);
@@ -385,7 +398,7 @@ impl Parted<'_> {
         }
     }
 
-    /// The conditions of one that is pushed again after those `before` it.
+    /// Returns the conditions of a transaction that is pushed again after those in `before`.
     fn conditions(&self, txn: &Txn, before: &Before<'_>, others: &Others) -> Result<Vec<Condition>, StateError> {
         let mut conditions = txn.conditions.clone();
         if planted::is(Bug::AgainUnconditioned) {
@@ -397,7 +410,7 @@ impl Parted<'_> {
             let is_written = txn.ops.iter().any(|op| (op.collection(), op.key()) == (&name.0, &name.1));
             let is_lacked = || self.new.version(&name.0, &name.1).map(|found| found.is_none());
             if is_written && deletes_only(txn) && before.link(&name).is_none() && is_lacked()? {
-                // It takes nothing away, whatever it was made upon.
+                // The deletion removes nothing, whatever it depended on.
                 conditions.retain(|condition| place(condition) != name);
             }
             let more = match before.link(&name) {
@@ -414,7 +427,7 @@ impl Parted<'_> {
         Ok(conditions)
     }
 
-    /// That an object is as the log that goes on has it.
+    /// Returns the condition that an object is as in the new log.
     fn as_it_is(&self, name: Named, others: &Others) -> Result<Condition, StateError> {
         let found = self.new.version(&name.0, &name.1)?;
         let writer = others.known.get(&name).filter(|_| found.is_some_and(|found| found > self.lost.shared_to()));
@@ -425,9 +438,10 @@ impl Parted<'_> {
         })
     }
 
-    /// Of the `lacking` transactions those that are not pushed `again` and left something behind, or were made upon by such ones:
-    /// what they wrote read as they made it in the state that this member had, and reads otherwise in the log that goes on. All of
-    /// those that went with a state (`gone`) belong to them. They carry the conditions under which their authors may try them again.
+    /// Selects from the `lacking` transactions those to archive: they are not pushed `again`, and were effective, or an
+    /// archived transaction depends on them. A transaction was effective if an object reads as it wrote it in this
+    /// member's state, but differently in the new log. All transactions that went with a state (`gone`) are archived.
+    /// They carry the conditions under which their authors may retry them.
     fn archived(
         &self,
         lacking: &[Arc<Txn>],
@@ -472,7 +486,8 @@ impl Parted<'_> {
         Ok(false)
     }
 
-    /// That an object is as both histories had it, which nothing satisfies where the log that goes on has changed it.
+    /// Returns the condition that an object is as both histories had it. Nothing satisfies it if the new log has
+    /// changed the object.
     fn as_shared(&self, name: Named, deletions: &Deletions) -> Result<Condition, StateError> {
         let shared_to = self.lost.shared_to();
         let found = self.new.version(&name.0, &name.1)?;
@@ -523,7 +538,8 @@ mod tests {
         (from..).zip(txns).map(entry).collect()
     }
 
-    /// What was rejected in the history that is lost, and is committed in the log that goes on, its readers had not seen.
+    /// A transaction that was rejected in the lost history and is committed in the new log was not seen by members of
+    /// the former.
     #[test]
     fn p08_what_was_rejected_in_the_lost_history_was_not_seen_there() {
         let other = txn(OTHER, 1, &[("k", Some(1))]);
@@ -550,7 +566,8 @@ mod tests {
         state.snapshot().expect("a view")
     }
 
-    /// Counters and numbers of operations of what is pushed again; `history` after `shared`, `since` instead of it.
+    /// Returns the counters and the numbers of operations of what is pushed again. `history` follows `shared` in the
+    /// lost history, `since` in the new log.
     fn again(shared: &[Txn], history: &[Txn], since: &[Txn]) -> Vec<(u64, usize)> {
         let all = |more: &[Txn]| state(&[shared, more].concat());
         let (old, new, shared_to) = (all(history), all(since), shared.len() as u64);
@@ -579,23 +596,24 @@ mod tests {
         let shared = [txn(OTHER, 1, &[("k", Some(1))])];
         let put = txn(ME, 1, &[("k", Some(2)), ("l", Some(2))]);
         assert_eq!(again(&shared, std::slice::from_ref(&put), &[]), [(1, 2)]);
-        // Overtaken in the history that is lost: by a delete, by another value.
+        // Superseded in the lost history by a delete, or by another value.
         assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", None)])], &[]), []);
         assert_eq!(again(&shared, &[put.clone(), txn(OTHER, 2, &[("k", Some(3))])], &[]), []);
-        // Overtaken in the log that goes on, also by a delete of what is there no more.
+        // Superseded in the new log, also by a delete of an object that does not exist.
         for later in [Some(9), None] {
             let since = [txn(3, 1, &[("k", later)])];
             assert_eq!(again(&shared, std::slice::from_ref(&put), &since), []);
             assert_eq!(again(&[], std::slice::from_ref(&put), &since), []);
         }
-        // What was known when the own one was made has not overtaken it.
+        // A change that was known when the local one was made does not supersede it.
         let others = txn(OTHER, 2, &[("k", Some(3))]);
         assert_eq!(again(&shared, &[others.clone(), put.clone()], &[others]), [(1, 2)]);
-        // Others' objects are nobody's business.
+        // Changes of other objects do not matter.
         assert_eq!(again(&shared, &[put], &[txn(3, 1, &[("z", None)])]), [(1, 2)]);
     }
 
-    /// Counters of what is pushed again when only the state of the log that goes on can be read; `None`: it is not known.
+    /// Returns the counters of what is pushed again if only the state of the new log can be read; `None` if it is
+    /// unknown.
     fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) -> Option<Vec<u64>> {
         let all = |more: &[Txn]| state(&[shared, more].concat());
         let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
@@ -615,25 +633,25 @@ mod tests {
         let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
         assert_eq!(again(&[]), [1, 2], "what was deleted before is not between");
         assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
-        // Deleted in between: what was there, what came in between, and what was absent all the time.
+        // Deleted in between: an object that existed, one that was created in between, and one that was always absent.
         assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
         assert_eq!(again(&[txn(3, 1, &[("new", Some(5))]), txn(3, 2, &[("new", None)])]), [1]);
         assert_eq!(again(&[txn(3, 1, &[("new", None)])]), [1]);
-        // Written in between, also after it was deleted.
+        // Written in between, also after a deletion.
         assert_eq!(again(&[txn(3, 1, &[("k", Some(5))])]), [2]);
         assert_eq!(again(&[txn(3, 1, &[("gone", None)]), txn(3, 2, &[("gone", Some(5))])]), [1]);
-        // It reads as the own one has it.
+        // The object reads as the local transaction wrote it.
         assert_eq!(again(&[txn(3, 1, &[("k", Some(2))])]), [1, 2]);
-        // What is known begins too late, or just in time.
+        // The known deletions start too late, or just in time.
         assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 3), None);
         assert_eq!(again_by_state(&shared, &own, &[txn(3, 1, &[("k", None)])], 2), Some(vec![2]));
-        // An own deletion is pushed again unless the object was written since.
+        // A local deletion is pushed again unless the object was written since.
         let deleting = [txn(ME, 1, &[("k", None)])];
         assert_eq!(again_by_state(&shared, &deleting, &[], 0), Some(vec![1]));
         assert_eq!(again_by_state(&shared, &deleting, &[txn(3, 1, &[("k", Some(9))])], 0), Some(vec![]));
     }
 
-    /// Of two own changes the first may have come before what the log that goes on has again.
+    /// Of two local changes the first may have come before a change that the new log has again.
     #[test]
     fn p08_what_came_before_a_change_that_is_there_again_does_not_come_after_it() {
         let (first, second) = (txn(ME, 1, &[("k", Some(1))]), txn(ME, 2, &[("k", Some(3))]));

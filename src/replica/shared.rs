@@ -1,4 +1,4 @@
-//! What all parts of a running replica share.
+//! State shared by all parts of a running replica.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -32,43 +32,43 @@ use super::refusal::Refusal;
 use super::role;
 use super::terms::Terms;
 
-/// One thing that happened to the replica's view, for watchers.
+/// A change of the replica's view, as sent to watchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// An object was written by a committed transaction.
     Put {
         /// Sequence of the transaction.
         seq: Seq,
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
     /// An object was deleted by a committed transaction.
     Deleted {
         /// Sequence of the transaction.
         seq: Seq,
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
-    /// A local transaction that is not yet decided changes how an object reads; or such a change was taken back
-    /// because the transaction was rejected.
+    /// A pending local transaction changes how an object reads, or such a change was rolled back because the
+    /// transaction was rejected.
     Overlay {
-        /// Where.
+        /// Collection of the object.
         collection: Collection,
-        /// Which.
+        /// Key of the object.
         key: Key,
     },
-    /// The whole state was replaced by a snapshot: read everything again.
+    /// The whole state was replaced by a snapshot: the watcher must read everything again.
     Replaced {
-        /// Its sequence.
+        /// Sequence of the snapshot.
         seq: Seq,
     },
 }
 
-/// What is known of the connection to the datastore.
+/// Status of the connection to the datastore.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Link {
     pub connected: bool,
@@ -79,13 +79,14 @@ pub(super) struct Link {
     pub floor: Seq,
     /// Last reason for not being connected.
     pub trouble: String,
-    /// When state and head were last known to be level.
+    /// When the state was last known to be caught up with the head.
     pub level_at: Option<Instant>,
     /// When the last connection was lost.
     pub lost_at: Option<Instant>,
-    /// Whether the datastore's entries can follow on the state: what else is asked of it first must not take long.
+    /// Whether the datastore's entries can follow the state. Requests between this and the subscription must not take
+    /// long, because the time counts as lag.
     pub is_welcome: bool,
-    /// Where the state stands, and since when, while there is more to take in.
+    /// The applied sequence and since when it has not moved, while the replica is lagging.
     pub behind: Option<(Seq, Instant)>,
 }
 
@@ -98,18 +99,17 @@ impl Link {
     }
 }
 
-/// A replica that takes nothing in for this long, although there is more, does not do its job: what takes a right away does not
-/// arrive.
+/// A lagging replica that applies nothing for this long is unhealthy: it does not learn of revoked rights.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Most bytes of pending and rejected transactions, unless a replica is opened with another bound. They are held in memory.
+/// Default limit, in bytes, of pending and rejected transactions. They are held in memory.
 pub(super) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
-/// What to do about generations of which it is not known how they began.
+/// Remedy when it is unknown how generations of the log started.
 const LEARNS_GENERATIONS: &str = "the member learns it with its next connection; when the datastore does not know it either, say \
                                   it there: `gravwell-logctl generations set`";
 
-/// Said when a replica whose state went back is level with a datastore that is behind, too.
+/// Reported when a replica whose state went back has caught up with a datastore that lacks the same entries.
 const NOT_MADE_UP: &str = "the datastore does not have what this replica had durably applied: bring back its newest data \
                            directory, or recover it from the member that is furthest";
 
@@ -119,11 +119,11 @@ pub(super) struct Shared {
     outbox: RwLock<Outbox>,
     link: Mutex<Link>,
     problem: Mutex<String>,
-    /// What the state lacks, until it was level with the datastore once.
+    /// The part that the state has lost; cleared once the state has caught up with the datastore.
     lost: Mutex<Option<Lost>>,
-    /// What is not known here of how the log's generations began.
+    /// Describes generations of the log of which this member does not know how they started.
     unknown_generations: Mutex<Option<String>>,
-    /// What was not as it should be when the directory was opened.
+    /// Problems found when the directory was opened.
     pub findings: Mutex<Vec<String>>,
     pub terms: Mutex<Option<Terms>>,
     /// The last position that the datastore signed.
@@ -131,21 +131,21 @@ pub(super) struct Shared {
     /// Position of the last high-water mark that was written, or that `proof` names.
     pub reached: watch::Sender<Option<Position>>,
     pub disk: Disk,
-    /// The replica is being closed: what cannot be applied now is applied after the next start.
+    /// Whether the replica is being closed. Entries that cannot be applied now are applied after the next start.
     pub is_closing: AtomicBool,
     pub limits: Mutex<Limits>,
-    /// Most bytes of pending and rejected transactions.
+    /// Limit, in bytes, of pending and rejected transactions.
     pub outbox_bytes_max: AtomicUsize,
-    /// Knows why no other member is believed.
+    /// Knows why no other member is trusted.
     pub connector: Mutex<Option<Weak<dyn Connector>>>,
     /// Name of this member, once it has one.
     pub member: std::sync::OnceLock<String>,
-    /// Why nothing may be written here; `None`: it may.
+    /// Reason why this member may not write; `None` if it may.
     forbidden: Mutex<Option<String>>,
-    /// That the datastore refuses this member.
+    /// Set while the datastore refuses this member.
     refusal: Mutex<Option<Refusal>>,
     pub receipts: Receipts,
-    /// The histories that were followed since the process started.
+    /// Histories followed since the process started.
     pub histories: Histories,
     /// Held while outbox and state are exchanged.
     pub exchanging: Arc<tokio::sync::Mutex<()>>,
@@ -153,20 +153,20 @@ pub(super) struct Shared {
     pub applied: watch::Sender<Seq>,
     /// Durably applied sequence.
     pub durable: watch::Sender<Seq>,
-    /// Rises with every change of the outbox.
+    /// Incremented with every change of the outbox.
     pub outbox_changed: watch::Sender<u64>,
     pub changes: broadcast::Sender<Change>,
     /// Entries as they are applied.
     pub entries: broadcast::Sender<Arc<Vec<Entry>>>,
     /// The connection to the datastore while there is one.
     pub connection: Mutex<Option<quinn::Connection>>,
-    /// The state differs from the datastore's: fetch a snapshot.
+    /// Set when the state differs from the datastore's, so that a snapshot must be fetched.
     resync_asked: AtomicBool,
-    /// The contents that are kept here.
+    /// The blobs that are kept here; `None` if none are.
     pub contents: Option<Arc<contents::Inner>>,
     gate: Mutex<Gate>,
     silence_ms: AtomicU64,
-    /// Over its tasks and threads.
+    /// Watches the replica's tasks and threads.
     pub watch: Watch,
     pub started: Instant,
 }
@@ -200,7 +200,7 @@ impl Shared {
             histories: Histories::default(),
             exchanging: Arc::default(),
             applied: watch::channel(seq).0,
-            // What a process that was killed has applied may be in memory only: the applier's first act is to persist it.
+            // A process that was killed may have applied entries in memory only. The applier persists the state first.
             durable: watch::channel(if planted::is(Bug::StartsDurable) { seq } else { Seq::ZERO }).0,
             outbox_changed,
             changes: broadcast::channel(16 << 10).0,
@@ -215,7 +215,7 @@ impl Shared {
         }
     }
 
-    /// The same on a disk of which some is kept free.
+    /// Replaces the disk by one of which some space is kept free.
     pub(super) fn on(mut self, disk: Disk) -> Shared {
         self.disk = disk;
         self
@@ -228,21 +228,21 @@ impl Shared {
     pub(super) fn replace_state(&self, state: StateStore) {
         wake_by_damage(&state, &self.outbox_changed);
         let former = std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state);
-        // Closing it takes its time, during which nobody waits for the lock.
+        // Closing the former state takes time, during which readers must not wait for the lock.
         drop(former);
     }
 
-    /// Opens the state again after its storage engine has stopped for the reason that `failure` gives. Whoever reads meanwhile
-    /// gets that error, at the position of before.
+    /// Reopens the state after its storage engine stopped because of `failure`. Until it is open, readers get that
+    /// error, at the former position.
     ///
     /// # Errors
-    /// When it cannot be opened. Nothing can be read then, so the process must stop.
+    /// If the state cannot be opened. Nothing can be read then, so the process must stop.
     pub(super) fn reopen_state(
         &self,
         failure: StateError,
         open: impl FnOnce() -> Result<StateStore, StateError>,
     ) -> Result<(), StateError> {
-        // The engine is closed before it is opened again, because it locks its files.
+        // Close the engine before opening it again, because it locks its files.
         self.replace_state(self.state().stand_in(failure));
         self.replace_state(open()?);
         Ok(())
@@ -256,7 +256,7 @@ impl Shared {
         self.outbox.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What may be pushed.
+    /// Decides which transactions may be pushed.
     pub(super) fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -282,14 +282,16 @@ impl Shared {
         }
     }
 
-    /// How long nothing was taken in although there is more; `None` while it goes on, and while the state is fetched instead.
+    /// Returns how long nothing was applied although the replica lags; `None` while it advances, and while a snapshot
+    /// is fetched instead.
     fn stalled(&self) -> Option<Duration> {
         let (at, since) = self.link().behind?;
         let stalled = since.elapsed();
         (stalled >= STALLED && *self.applied.borrow() == at && !self.wants_resync()).then_some(stalled)
     }
 
-    /// At `seq` the state is equal to the datastore's: what was lost is there again, as far as the datastore has it.
+    /// Clears the loss if the state, which equals the datastore's at `seq`, has everything again, as far as the
+    /// datastore has it.
     pub(super) fn find_again(&self, seq: Seq) {
         let (link, meta) = (self.link(), self.state().meta());
         let is_level = seq >= link.head;
@@ -300,13 +302,13 @@ impl Shared {
             tracing::info!(%seq, "equal to the datastore: what the state had lost is there again");
             *lost = None;
         } else if is_level && !found.message.ends_with(NOT_MADE_UP) {
-            // The mark is the only proof, and stays.
+            // The mark is the only proof of the loss, so it is kept.
             found.message = format!("{}; {NOT_MADE_UP}", found.message);
             tracing::error!(lost = found.message, head = %link.head, "level with the datastore");
         }
     }
 
-    /// The datastore has not been heard for this long.
+    /// Records for how long nothing has been received from the datastore.
     pub(super) fn note_silence(&self, silence: Duration) {
         self.silence_ms.store(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -319,7 +321,7 @@ impl Shared {
         self.state().meta().map(|meta| meta.position())
     }
 
-    /// What is wrong; empty when nothing is.
+    /// Returns the health problem; empty if there is none.
     pub(super) fn problem(&self) -> String {
         let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let full = || self.disk.is_full().then(|| disk::FULL.to_owned());
@@ -328,13 +330,13 @@ impl Shared {
         problem.or_else(|| self.lost()).or_else(full).or_else(ended).unwrap_or_default()
     }
 
-    /// Whether the process has to end, so that nothing more is accepted.
+    /// Returns whether the process has to stop, so that nothing more is accepted.
     pub(super) fn has_failed(&self) -> bool {
         let is_lost = |contents: &Arc<contents::Inner>| contents.store.health().is_err();
         self.watch.has_failed() || self.contents.as_ref().is_some_and(is_lost)
     }
 
-    /// What of the health only this process can know.
+    /// Returns the health problems that only this process can know.
     pub(super) fn reasons(&self) -> Vec<health::Reason> {
         let lost = self.lost().map(|lost| {
             let remedy = "see that the datastore is reached; states that were damaged are kept as state-*.damaged-*";
@@ -365,13 +367,13 @@ impl Shared {
         damage.into_iter().chain(lost).chain(full).chain(unknown).chain(members).chain(stalled).collect()
     }
 
-    /// Why no other member is believed, and whether that is a fault.
+    /// Returns why no other member is trusted, and whether that is a fault.
     pub(super) fn membership_problem(&self) -> Option<(String, bool)> {
         let connector = self.connector.lock().unwrap_or_else(PoisonError::into_inner).clone();
         connector?.upgrade()?.membership_problem()
     }
 
-    /// What the state lacks that it had; `None` once it was level with the datastore.
+    /// Returns what the state has lost; `None` once it has caught up with the datastore.
     pub(super) fn lost(&self) -> Option<String> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|lost| lost.message.clone())
     }
@@ -380,19 +382,19 @@ impl Shared {
         *self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// Notes that the state lacks something, unless it is known already to lack something else: that proof stays.
+    /// Records that the state has lost something. A loss that is recorded already is kept, because it is the proof.
     pub(super) fn note_lost(&self, lost: Lost) {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(lost);
     }
 
-    /// Whether a state at `meta` still lacks what was lost.
+    /// Returns whether a state at `meta` still lacks what was lost.
     pub(super) fn lacks(&self, meta: &StateMeta) -> bool {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.as_ref().is_some_and(|lost| lost.mark.is_none() || !lost.is_made_up(Some(meta)))
     }
 
-    /// The position that this replica answers for: where its state stands, or stood before it lost something. A datastore that
-    /// is behind it, or whose log left it, is known by it.
+    /// Returns the position that this replica vouches for: that of its state, or the one it had before the state lost
+    /// something. It reveals a datastore that is behind this position or whose log diverged before it.
     pub(super) fn claimed(&self) -> Option<Position> {
         let present = self.position();
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -401,7 +403,8 @@ impl Shared {
         marked.filter(is_of_one_log).or(present)
     }
 
-    /// Whether the state lost something, and the log is not known to be the one in which it had it.
+    /// Returns whether the state lost something at an unknown position, and a log of this generation is not known to be
+    /// the one in which it had it.
     pub(super) fn is_unsure_of(&self, generation: Generation) -> bool {
         let is_absent = self.position().is_none();
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -410,7 +413,7 @@ impl Shared {
         is_unmarked && terms.as_ref().is_none_or(|terms| terms.generation != generation)
     }
 
-    /// Whether the state lacks values that this member may have, or has values that are withheld from it.
+    /// Returns whether the state lacks values that this member may read, or has values that are withheld from it.
     pub(super) fn is_redacted_wrongly(&self, welcome: &Welcome) -> bool {
         let is_wrong = self.state().meta().is_some_and(|meta| meta.is_redacted != role::is_redacted(welcome));
         is_wrong && !planted::is(Bug::RoleChangeKeepsState)
@@ -420,14 +423,14 @@ impl Shared {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost;
     }
 
-    /// Whether the state cannot follow the datastore that sent this from where it is.
+    /// Returns whether the state cannot follow the datastore that sent `welcome` from its present position.
     pub(super) fn is_lacking(&self, welcome: &Welcome) -> bool {
         self.position().is_none_or(|position| position.seq < welcome.horizon)
             || self.is_unsure_of(welcome.generation)
             || self.is_redacted_wrongly(welcome)
     }
 
-    /// Sets what is wrong; empty when all is well again.
+    /// Sets the health problem; an empty text clears it.
     pub(super) fn set_problem(&self, problem: impl Into<String>) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem.into();
     }
@@ -438,22 +441,23 @@ impl Shared {
         self.outbox_changed.send_modify(|number| *number += 1);
     }
 
-    /// Whether the state must be fetched again: it differs from the datastore's, or a read has found it damaged.
+    /// Returns whether the state must be fetched again, because it differs from the datastore's or a read has found it
+    /// corrupt.
     pub(super) fn wants_resync(&self) -> bool {
         self.resync_asked.load(Ordering::Acquire) || self.state().damage().summary().is_some()
     }
 
-    /// The state was fetched again.
+    /// Records that the state was fetched again.
     pub(super) fn note_resynced(&self) {
         self.resync_asked.store(false, Ordering::Release);
     }
 
-    /// What reads have found damaged in the state.
+    /// Returns the corruption that reads have found in the state.
     fn damage(&self) -> Option<String> {
         self.state().damage().summary().map(|found| format!("{found}; fetching the state anew"))
     }
 
-    /// Records the generation of a datastore whose position fits; the position from which to follow it.
+    /// Adopts the generation of a datastore with a consistent position. Returns the position from which to follow it.
     pub(super) fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
         let position = self.position().ok_or("no position")?;
         if position.generation != welcome.generation || position.log_id != welcome.log_id {
@@ -463,7 +467,7 @@ impl Shared {
         Ok(position)
     }
 
-    /// Compares entries, as they arrive, with what waits here under their identities.
+    /// Compares arriving entries with the pending transactions of the same identities.
     pub(super) fn compare_arrived(&self, entries: &[Entry]) {
         if self.outbox().depth() == 0 {
             return;
@@ -472,14 +476,14 @@ impl Shared {
         entries.iter().for_each(|entry| outbox.compare_arrived(&entry.body));
     }
 
-    /// Why nothing may be written here, if so.
+    /// Returns why this member may not write; `None` if it may.
     pub(super) fn forbidden(&self) -> Option<Reason> {
         let refused = || self.refusal().map(|refusal| refusal.message());
         let forbidden = self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone();
         refused().or(forbidden).map(|message| Reason::Forbidden { message })
     }
 
-    /// That the datastore refuses this member; `None` while it does not.
+    /// Returns the datastore's refusal of this member; `None` if it does not refuse it.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -488,19 +492,19 @@ impl Shared {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
     }
 
-    /// Who made the transactions of an origin, when that was another member than this one.
+    /// Returns the member that made the transactions of an origin, if that is not this one.
     pub(super) fn other_maker(&self, origin: Origin) -> Result<Option<MemberName>, StateError> {
         let Some(me) = self.member.get() else { return Ok(None) };
         let maker = self.state().maker(origin)?;
         Ok(maker.map(|maker| maker.member).filter(|member| member.as_str() != me))
     }
 
-    /// Sets why nothing may be written here.
+    /// Sets the reason why this member may not write.
     pub(super) fn set_forbidden(&self, forbidden: Option<String>) {
         *self.forbidden.lock().unwrap_or_else(PoisonError::into_inner) = forbidden;
     }
 
-    /// Passes on what was decided about pending transactions; gives the rejections, to be written down.
+    /// Resolves the receipts of decided transactions. Returns the rejections, to be written to the journal.
     pub(super) fn settle(&self, decided: Vec<Decided>) -> Vec<RejectedTxn> {
         if decided.is_empty() {
             return Vec::new();
@@ -525,7 +529,8 @@ impl Shared {
         to_note
     }
 
-    /// Takes what the rows of a state decide of the outbox; gives the rejections, to be written down.
+    /// Resolves transactions of the outbox by the origin rows of a state. Returns the rejections, to be written to the
+    /// journal.
     pub(super) fn settle_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
         let origins: Vec<Origin> = self.outbox().origins();
         let mut decided = Vec::new();
@@ -539,7 +544,7 @@ impl Shared {
         self.settle(decided)
     }
 
-    /// Puts one pending transaction, or all of them, on the rejected list; gives them, to be written down.
+    /// Moves one pending transaction, or all of them, to the rejected list. Returns them, to be written to the journal.
     pub(super) fn refuse(&self, id: Option<TxnId>, reason: &Reason) -> Vec<RejectedTxn> {
         let decided = {
             let mut outbox = self.outbox_mut();
@@ -553,7 +558,7 @@ impl Shared {
         self.settle(decided)
     }
 
-    /// What the datastore is told of this replica, which has durably applied everything up to `applied`.
+    /// Returns the progress report of this replica, which has durably applied everything up to `applied`.
     pub(super) fn progress(&self, applied: Seq) -> Progress {
         let (outbox, rejected) = {
             let outbox = self.outbox();
@@ -565,7 +570,8 @@ impl Shared {
         Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then(|| reportable(&problem)) }
     }
 
-    /// Passes on what a push was answered; the reason to pause when there is one. Rejections to write down go to `to_note`.
+    /// Handles the answer to a push. Returns the reason to pause, if any, and appends rejections to write to the
+    /// journal to `to_note`.
     pub(super) fn handle_answer(&self, heard: Heard, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
         if let Heard::Acknowledged(id, _) | Heard::Decided(id) | Heard::Refused(id, _) = &heard {
             self.gate().handle_decided(id.origin, id.counter);
@@ -592,7 +598,7 @@ impl Shared {
     }
 }
 
-/// Damage that any read meets makes the replica fetch its state again.
+/// Makes the replica fetch its state again when any read finds corruption.
 fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
     let changed = outbox_changed.clone();
     state.damage().listen(move |found| {
@@ -601,14 +607,14 @@ fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
     });
 }
 
-/// Ends the process: going on could lose what was accepted, or show what is not true. Nothing is accepted from now on.
+/// Stops the process: continuing could lose accepted transactions or show wrong data. Nothing is accepted from now on.
 pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
     tracing::error!(%failure, "stopping, because going on could lose accepted transactions");
     output::exit(70);
 }
 
-/// As [`stop_process`], for a thread in whose hands accepted transactions were.
+/// Like [`stop_process`], for a thread that panicked while it held accepted transactions.
 pub(super) fn part_panicked(name: &'static str) -> ! {
     tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose accepted transactions");
     output::exit(70);
