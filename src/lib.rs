@@ -1,24 +1,24 @@
 //! Replicated state for fleets of webservers: an append-only, compacted operation log, served over QUIC.
 //!
-//! The floors, from the ground to the roof; each uses only those below it:
+//! The layers, from the top to the bottom; each uses only those below it:
 //!
 //! ```text
-//! roof        ctl                     the commands of gravwell-logctl; the processes
-//! webserver   web                     HTTP and the interface
+//! commands    ctl                     the commands of gravwell-logctl; the processes
+//! webserver   web                     HTTP and the user interface
 //!             search                  queries, sources, results
 //!             objects, balance        typed objects over the log | load balancers
-//! keeping     backup                  pieces and manifests in a directory or an S3 bucket, and the way back
-//! services    replica | datastore     a copy that works cut off | the sequencer with its log
-//! shells      trust, transport, peer  authority, tokens, members | QUIC, streams, local socket | members among themselves
+//! backup      backup                  pack files and manifests in a directory or an S3 bucket, and restoring them
+//! services    replica | datastore     a copy that works offline | the sequencer with its log
+//! shells      trust, transport, peer  CA, tokens, members | QUIC, streams, local socket | members among themselves
 //! machines    protocol                sequencing, tail, feed, outbox, verdicts: no I/O
-//! storage     log | state | chunks    segments on disk | the state they add up to, in fjall | large contents
-//! bytes       codec                   frames, payloads, messages, JSON lines
-//! ground      model, env, config, telemetry
+//! storage     log | state | chunks    segments on disk | the state they add up to, in fjall | large blobs
+//! encoding    codec                   frames, payloads, messages, JSON lines
+//! base        model, env, config, telemetry
 //! ```
 //!
 //! A webserver embeds [`replica::Replica`]; see its module for an example.
 
-// Both panic where the output cannot be written; see `telemetry::output`.
+// Both panic if the output cannot be written; see `telemetry::output`.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod backup;

@@ -1,21 +1,21 @@
-//! Deliberate faults, to test the tests: does the suite catch each of them?
+//! Injected faults that test the tests: does the suite catch each of them?
 //!
-//! Compiled in only with the feature `planted-bugs`, which no released program has; without it [`is`] is the constant
-//! `false`. One fault is active at a time, chosen by [`plant`].
+//! Compiled in only with the feature `planted-bugs`, which no released program has. Without it [`is`] is the constant
+//! `false`. One fault is active at a time, selected by [`plant`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// A deliberate fault.
+        /// An injected fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Bug { $($(#[doc = $doc])+ $name,)+ }
 
         impl Bug {
-            /// All of them.
+            /// All faults, in the order of their declaration.
             pub const ALL: &'static [Bug] = &[$(Bug::$name,)+];
 
-            /// What it does, for people.
+            /// Returns a description for people.
             #[must_use]
             pub fn describe(self) -> &'static str {
                 match self { $(Bug::$name => concat!($($doc),+).trim_ascii(),)+ }
@@ -33,35 +33,35 @@ bugs! {
     PublishBeforeSync,
     /// A failed sync of the log is tried again instead of stopping.
     RetryFailedSync,
-    /// The sequence of a batch that failed for want of space is not given back.
+    /// The sequence of a batch that failed for lack of space is not released.
     LeakSequence,
-    /// After a start the sequencer begins one too low.
+    /// After a start the sequencer starts one sequence too low.
     ReuseSequence,
-    /// Counters of origins are forgotten at a start, so a retry is committed again.
+    /// Counters of origins are lost at a start, so a retry is committed again.
     ForgetOrigins,
-    /// Conditions are judged by the index alone, which may lag.
+    /// Conditions are checked against the index alone, which may lag.
     ConditionsWithoutPending,
-    /// A condition that names a transaction holds whichever wrote the object last.
+    /// A condition that names a transaction holds regardless of which transaction wrote the object last.
     WriterNotCompared,
-    /// A rejection is answered but not written.
+    /// A rejection is reported but not written.
     RejectWithoutTrace,
-    /// The sender of a tail skips a block when the ring has moved on.
+    /// The sender of a tail skips a block when the ring buffer has moved on.
     SkipRingGap,
-    /// Below the horizon a tail starts at the horizon instead of asking for a snapshot.
+    /// Below the horizon a tail starts at the horizon instead of requesting a snapshot.
     SkipToHorizon,
     /// The horizon may rise one sequence above the floor.
     HorizonOffByOne,
-    /// The floor ignores members that are not connected at the moment.
+    /// The floor ignores members that are not connected.
     FloorOfConnected,
     /// Compaction keeps a superseded value instead of the latest.
     CompactKeepsOldest,
     /// Compaction drops deletes and keeps what they had deleted.
     CompactDropsTombstones,
-    /// Compaction drops the records that rejected and deleted transactions leave of their origins.
+    /// Compaction drops the origin records of rejected and deleted transactions.
     CompactDropsOrigins,
-    /// A snapshot lacks what is remembered of origins.
+    /// A snapshot lacks the records of origins.
     SnapshotWithoutOrigins,
-    /// A snapshot takes the pending transactions of the outbox with it.
+    /// A snapshot removes the pending transactions from the outbox.
     SnapshotForgetsOutbox,
     /// A transaction is applied in two steps.
     SplitTransaction,
@@ -73,138 +73,138 @@ bugs! {
     DoubleApply,
     /// The outbox journal is not synced.
     SkipJournalSync,
-    /// A transaction is taken out of the outbox when its push is answered, before the state has it.
+    /// A transaction is removed from the outbox when its push is answered, before the state has it.
     ForgetOnAnswer,
-    /// The overlay of a decided transaction stays.
+    /// The overlay of a decided transaction is not removed.
     OverlayStays,
-    /// The overlay of a pending transaction is dropped when another one of the same key is decided.
+    /// The overlay of a pending transaction is dropped when another transaction on the same key is decided.
     OverlayDropped,
     /// A rejected transaction is not put on the rejected list.
     ForgetRejected,
-    /// After a restart the pusher begins with the second transaction.
+    /// After a restart the pusher starts with the second transaction.
     SkipFirstPending,
-    /// A replica says that it has written rejections down before it has.
+    /// A replica reports rejections as written before it has written them.
     SettledTooEarly,
-    /// A replica does not look at the identity of the log.
+    /// A replica does not check the identity of the log.
     IgnoreLogId,
     /// A datastore does not compare the chain of a member's position.
     IgnoreChain,
-    /// A replica that is ahead follows all the same.
+    /// A replica that is ahead of the log follows it anyway.
     AcceptAhead,
-    /// A member that was revoked keeps its connection and may come again.
+    /// A revoked member keeps its connection and may connect again.
     KeepRevoked,
     /// A reader may push.
     ReaderPushes,
-    /// Rows of the state are not checked against their checksum.
+    /// Rows of the state are not verified against their checksums.
     IgnoreChecksum,
-    /// A digest that differs is ignored.
+    /// A different digest is ignored.
     IgnoreDivergence,
-    /// Progress reports the applied instead of the durable sequence.
+    /// Progress reports the applied sequence instead of the durable one.
     ReportUndurable,
-    /// Once ours: recovery of the log builds on what it reads without writing it again.
+    /// Fixed bug: recovery of the log relies on data that it has read but not written again.
     LogTrustsCache,
-    /// Once ours: the outbox journal builds on what it reads without writing it again.
+    /// Fixed bug: the outbox journal relies on data that it has read but not written again.
     JournalTrustsCache,
-    /// Once ours: opening the outbox journal does not make the rename that brought it there durable.
+    /// Fixed bug: opening the outbox journal does not make the rename that created it durable.
     JournalTrustsRename,
-    /// Once ours: a submission is refused although what was written of it could not be taken back.
+    /// Fixed bug: a submission is rejected although its partial write could not be rolled back.
     RefuseWhatStays,
-    /// Once ours: a rejection that could not be written down is forgotten, while later ones are written.
+    /// Fixed bug: a rejection that could not be written is forgotten, while later ones are written.
     ForgetUnwritten,
-    /// Once ours: what a killed replica had applied counts as durable at its next start.
+    /// Fixed bug: entries applied by a killed replica count as durable at its next start.
     StartsDurable,
-    /// Once ours: a rewritten outbox journal is one batch, without a mark.
+    /// Fixed bug: a rewritten outbox journal is one batch, without a mark.
     JournalWithoutMarks,
-    /// Once ours: the outbox journal is rewritten while the state that decided its transactions is in memory only.
+    /// Fixed bug: the outbox journal is rewritten while the state that decided its transactions is in memory only.
     RewriteBeforePersist,
-    /// Once ours: a member's first position is saved some time later.
+    /// Fixed bug: a member's first position is saved only some time later.
     FirstPositionLazy,
-    /// A restart takes an unsynced index for durable and skips what the log has more.
+    /// A restart takes an unsynced index for durable and skips the entries that only the log has.
     SkipCatchUp,
-    /// An index that is ahead of its log is rebuilt from it, as if it were only out of date.
+    /// An index that is ahead of its log is rebuilt from the log, as if it were only out of date.
     IndexAheadIsRebuilt,
-    /// The register is not asked what its members and the log had reached.
+    /// The log is not checked against the positions in the member registry.
     RegisterNotAsked,
-    /// A member that is beyond the log is told so, and the datastore goes on.
+    /// A member that is beyond the log is notified, and the datastore continues.
     HelloNotAsked,
-    /// The states beside a fetched one are removed before it is the current one.
+    /// The other states are removed before the fetched one is current.
     StateRemovedBeforeReplaced,
-    /// A state that went back behind its mark is taken for sound.
+    /// A state that is behind its high-water mark is considered sound.
     RollbackUnnoticed,
-    /// What else in the directory knows how far a state came is not asked.
+    /// Other evidence in the directory of how far the state came is not checked.
     WitnessesNotAsked,
-    /// A state that went back writes its own, lower position into its mark.
+    /// A state that went back lowers its mark.
     MarkLowered,
-    /// What a state lost counts as there again as soon as it equals the datastore's at any sequence.
+    /// A loss counts as made up as soon as the state equals the datastore's at any sequence.
     LossForgottenEarly,
-    /// What a lost state had decided is shown as if it still waited.
+    /// Transactions that a lost state had decided are shown as if they were still pending.
     DecidedIsShownAgain,
     /// The head of the outbox journal is not compared with the journal's end.
     JournalHeadIgnored,
-    /// The witness next to the outbox's directory is not asked whether that is the one that was here.
+    /// The witness of the outbox journal is not checked, so another journal in its place is not noticed.
     WitnessNotAsked,
-    /// An outbox journal that is missing is taken for a new one.
+    /// A missing outbox journal is taken for a new one.
     MissingJournalIsNew,
     /// The head file is not compared with the end of the log.
     HeadNotAsked,
-    /// What a member beyond the log has shown is not written into the register.
+    /// The position shown by a member beyond the log is not written to the member registry.
     ContradictionNotKept,
-    /// A snapshot is taken over by its number alone, whatever history it is of.
+    /// A snapshot is adopted by its sequence alone, regardless of its history.
     ForkByNumber,
-    /// An origin may be used by another member than the one that it belongs to.
+    /// Members may use an origin that belongs to another member.
     OriginNotBound,
-    /// An index that is built from the log does not learn to whom the origins below the horizon belong.
+    /// An index that is built from the log does not learn the owners of origins below the horizon.
     BaseWithoutMakers,
-    /// A snapshot lacks the makers of origins.
+    /// A snapshot lacks the owners of origins.
     SnapshotWithoutMakers,
-    /// A reader is sent entries with the values that are withheld from it.
+    /// A reader receives entries with the values that are withheld from it.
     TailNotRedacted,
-    /// A member that became a reader, or is none any more, keeps its state.
+    /// A member that became a reader, or stopped being one, keeps its state.
     RoleChangeKeepsState,
-    /// The same identity is taken for the same content.
+    /// Transactions of the same identity are assumed to have the same content.
     IdentityNotCompared,
-    /// A rejected transaction that is submitted again is answered as committed.
+    /// A rejected transaction that is submitted again is acknowledged as committed.
     RejectedIsKnown,
-    /// A reader takes writes.
+    /// A reader accepts writes.
     ReaderWritesAccepted,
-    /// What a reader holds waits, and is never refused.
+    /// Pending transactions of a reader stay pending and are never rejected.
     ReaderWriteStays,
     /// Entries are dated by the host's clock, however far it jumps.
     ClockTakenOver,
-    /// A condition upon a history that was lost is carried over as it is.
+    /// A condition on a lost history is kept without translation.
     ConditionsNotTranslated,
-    /// What was read in a history that was left counts as read in the present one.
+    /// A read in a history that was left counts as a read in the present one.
     ReadsNotTranslated,
-    /// What the log that goes on lacks is not archived.
+    /// Changes that the new log lacks are not archived.
     ArchiveSkipped,
-    /// Authors of archived changes do not find them among their rejected ones.
+    /// Authors of archived changes do not find them on the rejected list.
     ArchivedNotListed,
-    /// The outbox is put into the journal after the state was exchanged instead of before.
+    /// The outbox is written to the journal after the state was exchanged instead of before.
     PreparedTooLate,
-    /// What was overtaken in the log that goes on is pushed again all the same.
+    /// Transactions that were superseded in the new log are pushed again anyway.
     OvertakenPushedAgain,
-    /// What is pushed again carries no condition but its own.
+    /// Transactions that are pushed again carry no additional conditions.
     AgainUnconditioned,
-    /// Once ours: what fills the place of a rejected change is put on the rejected list at a start between two steps.
+    /// Fixed bug: the filler for a rejected change is put on the rejected list at a start between two steps.
     FillerIsRejected,
-    /// Once ours: what the log that goes on had decided of a pending change is not asked for when a history is left.
+    /// Fixed bug: the outcome of a pending change in the new log is not checked when a history is left.
     DecidedForgotten,
-    /// Once ours: what was rejected in the history that was lost counts as seen there.
+    /// Fixed bug: a transaction that was rejected in the lost history counts as seen there.
     RejectedCountsAsSeen,
-    /// Once ours: what waits upon a lost write stays as it is where a power cut took the state back before that write.
+    /// Fixed bug: pending transactions upon lost writes are overlooked where a power cut took the state back.
     UponLostStays,
 }
 
-/// No fault.
+/// Value for no fault.
 const NONE: usize = usize::MAX;
 static ACTIVE: AtomicUsize = AtomicUsize::new(NONE);
 
-/// Activates a fault; `None`: the program as it should be.
+/// Activates a fault; `None` deactivates it.
 pub fn plant(bug: Option<Bug>) {
     ACTIVE.store(bug.map_or(NONE, |bug| bug as usize), Ordering::SeqCst);
 }
 
-/// Whether a fault is active.
+/// Returns whether a fault is active.
 #[inline]
 #[must_use]
 pub fn is(bug: Bug) -> bool {

@@ -1,8 +1,8 @@
-//! Acts that happen at a member and are no transactions, such as a failed login, on their way to the datastore's audit.
+//! Audit acts of a member that are no transactions, such as failed logins, on their way to the datastore's audit log.
 //!
-//! They wait in a journal of their own until the datastore has them durably. The journal is bounded: where the datastore is away
-//! for long the oldest go, and how many went is sent in their place. Each act has a number of its own, so that one that is sent
-//! again after a lost answer is recorded once.
+//! They wait in a separate journal until the datastore has them durably. The journal is bounded: while the datastore is
+//! unreachable for long, the oldest acts are dropped and their number is sent instead. Each act has a unique number, so
+//! that one that is sent again after a lost answer is recorded once.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -24,25 +24,25 @@ use crate::telemetry::{self, seldom::Seldom};
 
 use super::{AskError, Replica};
 
-/// Directory of the journal within a replica's.
+/// Directory of the journal within a replica's directory.
 pub const ACTS: &str = "acts";
-/// Acts that wait in memory for the task that writes them.
+/// Most acts that wait in memory for the task that writes them.
 const QUEUE: usize = 1024;
-/// Acts, and bytes of them, that wait for the datastore.
+/// Most acts, and most bytes of them, that wait for the datastore.
 const WAITING_MAX: usize = 10_000;
 const WAITING_BYTES_MAX: usize = 8 << 20;
-/// Bytes of acts in one request: more than one largest act, and less than a member may ask at once.
+/// Bytes of acts in one request: more than the largest act, and less than a member may send in one request.
 const BATCH_BYTES: usize = 40 << 10;
-/// What gathers for this long is written and sent at once.
+/// Acts that arrive within this time are written and sent together.
 const GATHER: Duration = Duration::from_millis(100);
-/// Pause after a request that came to nothing.
+/// Delay after a failed request.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The journal is written anew when it is this much longer than what waits.
+/// The journal is rewritten when it exceeds twice the waiting acts by this much.
 const WASTE_BYTES_MAX: u64 = 1 << 20;
-/// So many numbers may have been given that a damaged journal does not show.
+/// Most numbers that may be missing from a corrupt journal although they were assigned.
 const NUMBERS_IN_DOUBT: u64 = 1 << 32;
 
-/// Kinds of records.
+/// Kinds of records in the journal.
 const LIFE: u8 = 16;
 const WAITS: u8 = 17;
 const LOST: u8 = 18;
@@ -53,14 +53,14 @@ static TROUBLE: Seldom = Seldom::new();
 /// An act with its number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Numbered {
-    /// Within which the number means this act alone; empty in what earlier versions wrote: that of the journal.
+    /// Lifetime within which the number is unique; empty in records of earlier versions, which use that of the journal.
     #[serde(default)]
     life: String,
     number: u64,
     act: Act,
 }
 
-/// Acts that gave way: how many, and the number of the last one, which is sent as the number of the record that says so.
+/// Dropped acts: how many, and the number of the last one, under which the gap is reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Lost {
     #[serde(default)]
@@ -69,15 +69,15 @@ struct Lost {
     last: u64,
 }
 
-/// From an opening of the journal to the next one, and the number of the next act. What was numbered and sent without having
-/// been written, as on a full disk, has its number in no journal: acts after the next opening must not be taken for it.
+/// Lifetime from one opening of the journal to the next, and the number of the next act. An act that was sent without
+/// having been written, as on a full disk, has its number in no journal: later acts must not be mistaken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Life {
     id: String,
     next: u64,
 }
 
-/// Takes acts; cheap to clone.
+/// Accepts acts; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Acts {
     to: mpsc::Sender<Act>,
@@ -85,14 +85,14 @@ pub struct Acts {
 }
 
 impl Acts {
-    /// One whose acts a test takes.
+    /// Returns a handle and the receiver of its acts.
     #[cfg(test)]
     pub(crate) fn for_tests() -> (Acts, mpsc::Receiver<Act>) {
         let (to, from) = mpsc::channel(QUEUE * 8);
         (Acts { to, missed: Arc::default() }, from)
     }
 
-    /// Takes an act to be recorded. Never waits: of acts that come faster than they can be written only the number is recorded.
+    /// Queues an act to be recorded. Never waits: acts that come faster than they can be written are only counted.
     pub fn note(&self, act: Act) {
         if self.to.try_send(act.bounded()).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +100,7 @@ impl Acts {
     }
 }
 
-/// What waits for the datastore, and its journal.
+/// Acts that wait for the datastore, and their journal.
 struct Waiting {
     journal: Option<Journal>,
     life: Life,
@@ -109,14 +109,14 @@ struct Waiting {
     lost: Lost,
 }
 
-/// Acts on their way.
+/// The task that writes acts down and sends them.
 pub struct Sending {
     from: mpsc::Receiver<Act>,
     missed: Arc<AtomicU64>,
     directory: PathBuf,
 }
 
-/// What takes acts at the replica in `directory`, and what sends them on. Nothing is opened before that runs.
+/// Returns both ends of the queue for acts at the replica in `directory`. Nothing is opened before [`Sending::run`].
 #[must_use]
 pub fn channel(directory: &Path) -> (Acts, Sending) {
     let (to, from) = mpsc::channel(QUEUE);
@@ -136,14 +136,15 @@ fn encode<T: Serialize>(kind: u8, value: &T) -> JournalEntry {
 }
 
 impl Waiting {
-    /// Opens the journal. One that is damaged is kept beside a new one, and that something is missing is recorded.
+    /// Opens the journal. A corrupt one is kept next to a new one, and a gap is recorded.
     fn open(fs: Arc<dyn Fs>, directory: PathBuf) -> Result<Waiting, JournalError> {
         match Waiting::load(Arc::clone(&fs), &directory) {
             Err(JournalError::Damaged(damage)) => {
                 let kept = Journal::accept_loss(&fs, &directory)?;
                 tracing::error!(%damage, kept, "acts for the audit are damaged; the files are kept, and the audit says so");
                 let mut waiting = Waiting::load(fs, &directory)?;
-                // Numbers that were given after what is left are known to the datastore, and would say that it has new acts.
+                // The datastore knows numbers assigned after the remaining records, and would take new acts with them
+                // for known ones.
                 waiting.life.next = waiting.life.next.saturating_add(NUMBERS_IN_DOUBT);
                 waiting.rewrite();
                 let what = format!("acts that waited at this member may be missing: {damage}");
@@ -170,7 +171,7 @@ impl Waiting {
         Ok(waiting)
     }
 
-    /// Records of a later version are left out: whatever they say is less than what is recorded twice.
+    /// Replays a record. Kinds of later versions are skipped: that does less harm than recording acts twice.
     fn replay(&mut self, kind: u8, payload: &[u8]) {
         match kind {
             LIFE => {
@@ -218,7 +219,7 @@ impl Waiting {
         self.drop_to(number);
     }
 
-    /// Takes acts and makes them durable, as far as the disk lets it; where it does not they wait in memory.
+    /// Takes acts and makes them durable. If the disk does not allow that, they wait in memory.
     fn take(&mut self, acts: Vec<Act>) {
         let mut records = Vec::with_capacity(acts.len());
         for act in acts {
@@ -255,7 +256,7 @@ impl Waiting {
         }
     }
 
-    /// Writes the journal anew with what waits.
+    /// Rewrites the journal with the waiting acts.
     fn rewrite(&mut self) {
         let lost = (self.lost.count > 0).then(|| encode(LOST, &self.lost));
         let acts = self.acts.iter().map(|act| encode(WAITS, act));
@@ -265,7 +266,7 @@ impl Waiting {
         }
     }
 
-    /// What to send next, and the number of the last of it; `None`: nothing waits.
+    /// Returns the acts to send next, and the number of the last one; `None` if none wait.
     fn batch(&self) -> Option<(Vec<Act>, u64)> {
         let lost = (self.lost.count > 0).then(|| Numbered {
             life: self.lost.life.clone(),
@@ -288,7 +289,7 @@ impl Waiting {
         (!acts.is_empty()).then_some((acts, last))
     }
 
-    /// The datastore has everything up to a number.
+    /// Records that the datastore has everything up to a number.
     fn sent(&mut self, number: u64) {
         self.sent_to(number);
         self.write(&[encode(SENT, &number)]);
@@ -299,7 +300,7 @@ fn gap(what: String, count: u64) -> Act {
     Act { kind: "gap".into(), happened_ms: SystemClock.now_ms(), what, count, ..Act::default() }.bounded()
 }
 
-/// About how many bytes an act takes.
+/// Estimates the bytes of an act.
 fn weight(act: &Act) -> usize {
     act.kind.len() + act.user.len() + act.by.len() + act.from.len() + act.what.len() + 128
 }
@@ -312,7 +313,7 @@ fn trouble(error: &dyn std::fmt::Display) {
 }
 
 impl Sending {
-    /// Writes acts down and sends them, until nothing takes acts any more.
+    /// Writes acts down and sends them until all handles are dropped.
     pub async fn run(self, replica: Replica) {
         let Sending { mut from, missed, directory } = self;
         let mut waiting = opened(directory).await;
@@ -361,7 +362,7 @@ impl Sending {
     }
 }
 
-/// Opens the journal as soon as the operating system lets it.
+/// Opens the journal as soon as the operating system allows it.
 async fn opened(directory: PathBuf) -> Waiting {
     loop {
         let directory = directory.clone();
@@ -375,7 +376,7 @@ async fn opened(directory: PathBuf) -> Waiting {
     }
 }
 
-/// Does what waits for the disk on a thread for that.
+/// Runs work that waits for the disk on a blocking thread.
 async fn off_thread(mut waiting: Waiting, work: impl FnOnce(&mut Waiting) + Send + 'static) -> Waiting {
     let working = tokio::task::spawn_blocking(move || {
         work(&mut waiting);
@@ -400,7 +401,7 @@ mod tests {
         Waiting::open(Arc::new(fs.clone()), PathBuf::from("/acts")).expect("opens")
     }
 
-    /// Sends everything; what was sent.
+    /// Sends everything. Returns the acts that were sent.
     fn drain(waiting: &mut Waiting) -> Vec<Act> {
         let mut all = Vec::new();
         while let Some((acts, last)) = waiting.batch() {
@@ -434,7 +435,7 @@ mod tests {
         let mut waiting = open(&fs);
         waiting.take(vec![act(1)]);
         let mut sent = drain(&mut waiting);
-        // As on a disk that takes nothing any more.
+        // As on a disk that accepts no more writes.
         waiting.journal = None;
         waiting.take((2..50).map(act).collect());
         sent.extend(drain(&mut waiting));

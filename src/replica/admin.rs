@@ -21,9 +21,9 @@ use crate::transport::wire::{self, WireError};
 use super::contents::Contents;
 use super::{Draft, Receipt, Replica, Stage, SubmitError};
 
-/// Larger transactions of one stream are written one after the other.
+/// Transactions of one stream that are larger than this many bytes are written one after the other.
 const PIPELINED_BYTES_MAX: usize = 4 << 10;
-/// Who waits for something looks this often whether it can still come.
+/// Interval at which a waiting request checks whether its condition can still be met.
 const STANDSTILL_EVERY: Duration = Duration::from_millis(100);
 
 /// Serves the local socket until the task is dropped.
@@ -45,7 +45,7 @@ pub async fn listen(replica: Replica, listener: UnixListener) {
 /// Serves one request.
 ///
 /// # Errors
-/// When the client is gone.
+/// If the client is gone.
 pub async fn serve<R, W>(replica: &Replica, receive: &mut R, send: &mut W) -> Result<(), WireError>
 where
     R: AsyncRead + Unpin,
@@ -284,7 +284,7 @@ async fn barrier<W: AsyncWrite + Unpin>(
     answer.item(&status).await
 }
 
-/// Ends when there is nothing to wait for any more.
+/// Waits until there is nothing left to wait for. Returns the reason.
 async fn standstill(replica: &Replica) -> &'static str {
     loop {
         if let Some(why) = replica.standstill() {
@@ -378,7 +378,7 @@ where
             replica.wait_for_room(body.len()).await;
             let mut answering = replica.submit_pipelined(draft).await.map_err(refuse)?;
             if body.len() > PIPELINED_BYTES_MAX {
-                // Many large ones on their way to the disk would not be counted yet.
+                // Otherwise many large transactions could be on their way to the disk without being counted.
                 let (done, answered) = tokio::sync::oneshot::channel();
                 let _ = done.send(answering.await.map_err(refuse)?);
                 answering = answered;

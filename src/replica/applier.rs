@@ -23,21 +23,21 @@ use super::opening::Lost;
 use super::outbox_writer;
 use super::shared::{Change, SharedRef, stop_process};
 
-/// Longest time after which a changing state is made durable.
+/// Longest time until a changing state is made durable.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
-/// Idle time after which a changed state is made durable.
+/// Idle time until a changed state is made durable.
 const PERSIST_IDLE: Duration = Duration::from_millis(50);
 /// Shortest interval between two high-water marks.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Interval at which free space is checked while the disk is full.
 const ROOM_EVERY: Duration = Duration::from_millis(100);
-/// How long readers may still hold a state after it was replaced.
+/// How long readers may still hold a replaced state.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) enum Request {
     Run(Run),
     Bookmark(Bookmark),
-    /// Replaces the state by a new one in a directory of its own.
+    /// Replaces the state by a new one in a separate directory.
     Swap(StateStore, PathBuf, Descent, oneshot::Sender<Result<(), SwapError>>),
     /// Answered when everything before it is done.
     Barrier(oneshot::Sender<()>),
@@ -54,7 +54,7 @@ pub(super) enum Descent {
     Archived,
 }
 
-/// Why a state was not adopted; nothing has changed.
+/// Reason for not adopting a state; nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
     /// It lacks outcomes that this replica has applied.
@@ -71,13 +71,13 @@ pub(super) struct Applier {
     follower: Follower,
     outbox: mpsc::Sender<outbox_writer::Request>,
     unpersisted_since: Option<Instant>,
-    /// The state's directory and the bytes of its cache; `None` for a state that is stored elsewhere.
+    /// Directory and cache bytes of the state; `None` for a state stored elsewhere.
     place: Option<(PathBuf, u64)>,
     /// Name and position of the state in the mark.
     marked: Option<(String, Position)>,
     /// Since when the mark is out of date.
     unmarked_since: Option<Instant>,
-    /// A batch was skipped because the replica is being closed: nothing may be applied after it.
+    /// A batch was skipped because the replica is closing: nothing may be applied after it.
     has_skipped: bool,
 }
 
@@ -99,7 +99,7 @@ impl Applier {
         }
     }
 
-    /// Sets the directory of the state and the bytes of its cache.
+    /// Sets the directory and the cache bytes of the state.
     pub(super) fn at(mut self, path: PathBuf, cache_bytes: u64) -> Applier {
         self.place = Some((path, cache_bytes));
         self
@@ -166,8 +166,7 @@ impl Applier {
         }
         let state = self.shared.state();
         let Run { mut entries, chain } = run;
-        // Entries that were in transit when the state was swapped, or were queued here across a reconnect, arrive
-        // twice.
+        // Entries in transit when the state was swapped, or queued here across a reconnect, arrive twice.
         if let Some(meta) = state.meta() {
             entries.retain(|entry| entry.seq > meta.seq);
         }
@@ -184,7 +183,7 @@ impl Applier {
             let mut outbox = self.shared.outbox_mut();
             entries.iter().filter_map(|entry| outbox.handle_applied(entry.seq, &entry.body)).collect::<Vec<_>>()
         };
-        // The outbox journal must not know more than the durable state: at a start that shows that the state went back.
+        // The outbox journal must never know more than the durable state: that would prove that the state went back.
         let is_noted = decided.iter().any(|decided| matches!(decided, Decided::Rejected(..)));
         if is_noted && let Err(error) = state.persist() {
             tracing::warn!(%error, "the state is not durable yet when a rejection is written down");
@@ -202,8 +201,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Waits while the disk is full: the storage engine would stop for good. Returns false if the replica is being
-    /// closed; entries that wait are fetched after the next start.
+    /// Waits while the disk is full, because the storage engine would stop for good. Returns false if the replica is
+    /// closing; waiting entries are fetched after the next start.
     fn waits_for_room(&self) -> bool {
         while self.shared.disk.is_full() {
             if self.shared.is_closing.load(Ordering::Acquire) {
@@ -214,8 +213,8 @@ impl Applier {
         true
     }
 
-    /// Reopens the state after its storage engine stopped because the disk was full, which leaves its files intact.
-    /// Waits for free space first. Returns false if the engine stopped for another reason.
+    /// Reopens the state after its storage engine stopped on a full disk, which leaves its files intact. Waits for free
+    /// space first. Returns false if the engine stopped for another reason.
     fn reopen(&mut self, error: &StateError) -> Result<bool, Fatal> {
         let Some((place, cache_bytes)) = self.place.clone() else { return Ok(false) };
         if error.remedy() != crate::state::Remedy::Stop || !self.shared.disk.take_was_full() {
@@ -256,9 +255,9 @@ impl Applier {
         Ok(true)
     }
 
-    /// Handles a comparison with the datastore, which may have found the state equal where it is now.
+    /// Handles a comparison with the datastore, which may have found the state equal at its present position.
     fn note_compared(&mut self) {
-        // The state may have caught up for the first time since it lost something, so a mark may be due.
+        // The state may have caught up for the first time since a loss, so a mark may be due.
         self.unmarked_since.get_or_insert_with(Instant::now);
         let applied = *self.shared.applied.borrow();
         if self.follower.equal_at() != Some(applied) {
@@ -366,8 +365,8 @@ impl Applier {
     }
 
     /// Writes a mark for a state that is about to become current. It is written before `current`. After a crash between
-    /// the two, the next start opens the state that the mark names, which is complete; after a crash before both, the
-    /// former one. The proof of a loss is not changed.
+    /// the two, the next start opens the complete state that the mark names; after a crash before both, the former one.
+    /// The proof of a loss is not changed.
     fn mark_ahead(&mut self, state: &StateStore, path: &Path, descent: Descent) -> Result<Ahead, String> {
         if self.shared.lost().is_some() {
             return Ok(Ahead::Unmarked);
@@ -398,7 +397,7 @@ impl Applier {
     fn write_mark(&mut self, state: &StateStore, name: &str) -> Result<(), String> {
         let mark = Mark::of(state, name.to_owned(), &self.shared.outbox()).map_err(|error| error.to_string())?;
         let Some(mark) = mark else { return Ok(()) };
-        // A new generation is written by other threads, so it may not be durable yet.
+        // Other threads write a new generation, so it may not be durable yet.
         state.persist().map_err(|error| error.to_string())?;
         self.home.set_mark(Some(&mark))?;
         self.shared.reached.send_replace(Some(mark.position));
@@ -406,8 +405,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Returns the proof that `state` does not continue the history of the present one. A present state that cannot be
-    /// read, or is of another log, proves nothing.
+    /// Returns the proof that `state` does not continue the history of the present one. A present state that is
+    /// unreadable or of another log proves nothing.
     fn fork(&self, state: &StateStore) -> Option<Fork> {
         let present = self.shared.state();
         let of_one_log = present.meta()?.log_id == state.meta()?.log_id;
@@ -442,7 +441,7 @@ impl Applier {
             Err(error) => return Ok(Err(SwapError::Failed(error))),
         };
         if let Err(error) = self.home.make_current(&path) {
-            // The next start might open another state than the one that is served here.
+            // The next start might open another state than the one served here.
             let is_named = self.home.is_current(&path);
             return if is_named {
                 Err(Fatal::of("a state was put in place, but not durably")(error))
@@ -462,22 +461,22 @@ impl Applier {
         self.shared.note_resynced();
         let to_note = self.shared.settle_by(&state);
         // In an exchange the new outbox and its journal have them already, and its thread accepts no requests until
-        // this is done.
+        // the end.
         if descent == Descent::Required {
             self.note(to_note);
         }
         self.shared.applied.send_replace(meta.seq);
         self.shared.durable.send_replace(meta.seq);
         self.shared.update_link(|link| link.head = link.head.max(meta.seq));
-        // A fetched state was compared with the datastore's digest before.
+        // The fetched state was already compared with the datastore's digest.
         self.shared.find_again(meta.seq);
         let former = self.place.as_mut().map(|(place, _)| std::mem::replace(place, path.clone()));
         self.mark();
         let _ = self.shared.changes.send(Change::Replaced { seq: meta.seq });
-        // Readers that still hold the old state keep its files open; the directory is removed anyway. Leftovers are
-        // removed at the next start.
+        // Readers of the old state keep its files open; the directory is removed anyway. Leftovers are removed at the
+        // next start.
         let removed = match self.shared.lacks(&meta) {
-            // The other states may hold what was lost.
+            // The other states may hold the lost entries.
             true if was_at.is_some_and(|was_at| is_lower(&meta.position(), &was_at)) => Ok(()),
             true => former.map_or(Ok(()), |former| self.home.remove(&former)),
             false => self.home.remove_others(&path),

@@ -1,4 +1,4 @@
-//! Asking the datastore over the connection that a replica has.
+//! Requests to the datastore over the connection that a replica has.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::transport::wire::{self, WireError};
 
 use super::Replica;
 
-/// Longest wait for a whole answer.
+/// Longest wait for a whole answer, and for the next message while entries are read.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Largest answer: it is held whole in memory.
+/// Largest answer in bytes: it is held in memory as a whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 type Halves = (quinn::SendStream, quinn::RecvStream);
 
-/// Why there is no answer.
+/// Error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// No connection.
+    /// There is no connection to the datastore.
     #[error("the datastore is away")]
     Away,
-    /// The connection broke, or nothing came.
+    /// The connection broke, or no answer arrived.
     #[error("the datastore did not answer: {0}")]
     Silent(String),
-    /// The datastore refused.
+    /// The datastore refused the request.
     #[error("{0}")]
     Refused(String),
-    /// More than can be held.
+    /// The answer is too large to be held in memory.
     #[error("the answer has more than {ANSWER_BYTES_MAX} bytes: ask for less")]
     TooLarge,
 }
 
-/// What the datastore answered.
+/// Answer of the datastore.
 #[derive(Debug, Default)]
 pub struct Reply {
     /// Items, as JSON.
@@ -48,10 +48,10 @@ pub struct Reply {
 }
 
 impl Replica {
-    /// Asks the datastore and waits for its whole answer.
+    /// Sends a request to the datastore and waits for the whole answer.
     ///
     /// # Errors
-    /// When it is away, silent or refuses, or the answer is too large.
+    /// If the datastore is unreachable, silent or refuses, or the answer is too large.
     pub async fn ask_datastore(&self, request: &Request) -> Result<Reply, AskError> {
         let connection = self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connection = connection.filter(|connection| self.is_connected() && connection.close_reason().is_none());
@@ -61,7 +61,7 @@ impl Replica {
     }
 }
 
-/// Gives every entry of the datastore's log after `from`, up to its head.
+/// Passes every entry of the datastore's log after `from`, up to its head, to `give`.
 pub(super) async fn entries_after(
     connection: &quinn::Connection,
     from: Seq,
@@ -88,7 +88,7 @@ pub(super) async fn entries_after(
     }
 }
 
-/// Opens a stream and sends a request on it; the answer comes on its other half.
+/// Opens a stream and sends a request on it. The answer arrives on its other half.
 async fn start(connection: &quinn::Connection, request: &Request) -> Result<Halves, WireError> {
     let (mut send, receive) = connection.open_bi().await?;
     wire::send(&mut send, Kind::Open, &Open::Admin).await?;
@@ -96,7 +96,7 @@ async fn start(connection: &quinn::Connection, request: &Request) -> Result<Halv
     Ok((send, receive))
 }
 
-/// What became of a use of a stream, with the reason of the datastore when it closed the connection.
+/// Converts the result of using a stream. If the datastore closed the connection, the error has its reason.
 async fn heard<T>(connection: &quinn::Connection, result: Result<T, WireError>) -> Result<T, AskError> {
     match result {
         Ok(value) => Ok(value),

@@ -1,8 +1,8 @@
-//! A replica's directory: which state directory is current, and how another one takes its place.
+//! A replica's directory: which state directory is current, and how another one replaces it.
 //!
-//! `current` names the state directory in one checksummed line; it is replaced by write, fsync, rename, fsync of the
-//! directory. Next to it lies `high-water`, see [`Mark`]. A state is removed only when another one is current that was
-//! fetched and verified; one that is damaged or lost something is renamed to `state-NNNN.damaged-N` and kept.
+//! `current` names the state directory in one checksummed line. It is replaced by write, fsync, rename, fsync of the
+//! directory. `high-water` is described at [`Mark`]. A state is removed only when another one is current that was
+//! fetched and verified. A state that is corrupt or lost something is renamed to `state-NNNN.damaged-N` and kept.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -16,66 +16,66 @@ use crate::log::journal::witness_of;
 use super::mark::Mark;
 use super::witnesses::Witnesses;
 
-/// Directory of the log that a standalone webserver keeps, within the webserver's.
+/// Directory of a standalone webserver's log, within the webserver's directory.
 pub const OWN_LOG: &str = "own-log";
 const CURRENT: &str = "current";
 const HIGH_WATER: &str = "high-water";
-/// Holds a view of a state while it is examined.
+/// Holds the view of a state while the state is examined.
 const OPENING: &str = "opening";
 pub(super) const DAMAGED: &str = ".damaged-";
 
-/// Where the state of a replica has its place, and how another one takes it.
+/// Storage of a replica's states, one of which is current.
 pub trait Home: Send {
     /// Makes the state in `path` the current one, atomically and durably.
     ///
     /// # Errors
-    /// When the storage refuses; the former one stays current then.
+    /// If the storage fails; the former one stays current then.
     fn make_current(&mut self, path: &Path) -> Result<(), String>;
 
-    /// Whether the state in `path` is the one that the next start would open.
+    /// Returns whether the next start would open the state in `path`.
     fn is_current(&self, path: &Path) -> bool;
 
-    /// Removes every state but the one in `keep`, which was verified and is current.
+    /// Removes every state except the one in `keep`, which was verified and is current.
     ///
     /// # Errors
-    /// When the storage refuses.
+    /// If the storage fails.
     fn remove_others(&mut self, keep: &Path) -> Result<(), String>;
 
-    /// What is known of how far the state came; `None` where nothing was ever written down.
+    /// Returns the high-water mark; `None` if none was ever written.
     ///
     /// # Errors
-    /// When it is damaged.
+    /// If it is corrupt.
     fn mark(&self) -> Result<Option<Mark>, String> {
         Ok(None)
     }
 
-    /// Writes down durably how far the state came; `None`: as if nothing ever was.
+    /// Durably writes the high-water mark; `None` removes it.
     ///
     /// # Errors
-    /// When the storage refuses; the former mark stays then.
+    /// If the storage fails; the former mark is kept then.
     fn set_mark(&mut self, _: Option<&Mark>) -> Result<(), String> {
         Ok(())
     }
 
-    /// Removes the state in `path`, which another one has replaced.
+    /// Removes the state in `path`, which was replaced by another one.
     ///
     /// # Errors
-    /// When the storage refuses.
+    /// If the storage fails.
     fn remove(&mut self, _: &Path) -> Result<(), String> {
         Ok(())
     }
 
-    /// The current state; `None` when it is not known.
+    /// Returns the current state; `None` if it is unknown.
     fn current(&self) -> Option<PathBuf> {
         None
     }
 
-    /// What else knows how far the state came. `mark` is the high-water mark, where it can be read.
+    /// Returns other evidence of how far the state came. `mark` is the high-water mark, if it can be read.
     fn witnesses(&self, _: Option<&Mark>) -> Witnesses {
         Witnesses::kept(None, None)
     }
 
-    /// Writes down in the mark's place that the state is less than it was.
+    /// Records in the mark's file that the state has lost something.
     fn note_lost(&mut self, _: &str) {}
 }
 
@@ -130,14 +130,14 @@ impl Home for Directory {
     }
 }
 
-/// What a directory is opened for.
+/// Purpose for which a directory is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To serve: a damaged state is set aside, and fetched again.
+    /// To serve: a corrupt state is kept aside and fetched again.
     Serve,
-    /// To write to the outbox, by a tool: a damaged state is an error.
+    /// To write to the outbox, by a tool: a corrupt state is an error.
     Write,
-    /// To look at it: nothing in it is created, changed or removed.
+    /// To read: nothing in it is created, changed or removed.
     Read,
 }
 
@@ -146,7 +146,7 @@ pub enum Access {
 pub struct Directory {
     path: PathBuf,
     access: Access,
-    /// Copies of what opening would change; `None` unless the directory is only read.
+    /// Copies of files that opening would change; `None` unless the directory is only read.
     scratch: Option<Scratch>,
     _lock: Option<File>,
 }
@@ -167,34 +167,34 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), access, scratch: None, _lock: lock })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the copies are that a directory which is only read needs.
+    /// Returns the directory with these copies, if it is only read.
     #[must_use]
     pub fn scratch(&self) -> Option<&Path> {
         self.scratch.as_ref().map(Scratch::path)
     }
 
-    /// What it was opened for.
+    /// Returns the purpose for which it was opened.
     #[must_use]
     pub fn access(&self) -> Access {
         self.access
     }
 
-    /// Whether nothing in it may change.
+    /// Returns whether nothing in it may change.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.access == Access::Read
     }
 
-    /// Where the outbox journal is opened: its directory, or a copy of it when nothing may change.
+    /// Returns the directory from which to open the outbox journal: a copy if nothing may change.
     ///
     /// # Errors
-    /// When it cannot be copied.
+    /// If it cannot be copied.
     pub fn outbox(&self) -> Result<PathBuf, DirectoryError> {
         let own = self.path.join("outbox");
         let Some(scratch) = &self.scratch else { return Ok(own) };
@@ -216,10 +216,10 @@ impl Directory {
         Ok(copy)
     }
 
-    /// A place for views of states.
+    /// Returns a place for views of states.
     ///
     /// # Errors
-    /// When none can be made.
+    /// If none can be created.
     pub(super) fn views(&self) -> Result<Views<'_>, DirectoryError> {
         match &self.scratch {
             Some(scratch) => Ok(Views::Kept(scratch)),
@@ -230,26 +230,26 @@ impl Directory {
         }
     }
 
-    /// The state directory that `current` names.
+    /// Returns the state directory that `current` names.
     ///
     /// # Errors
-    /// Says what is wrong with `current` when it names none.
+    /// Describes the problem with `current` if it names none.
     pub fn named(&self) -> Result<PathBuf, String> {
         current_in(&self.path)
     }
 
-    /// The state directories, newest first; what was set aside is not among them.
+    /// Returns the state directories, newest first, without those kept aside.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system returns an error.
     pub fn states(&self) -> Result<Vec<PathBuf>, DirectoryError> {
         states_in(&self.path)
     }
 
-    /// A new, empty state directory beside the current one.
+    /// Creates an empty state directory next to the current one.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system returns an error.
     pub fn new_state(&self) -> Result<PathBuf, DirectoryError> {
         new_state_in(&self.path)
     }
@@ -257,15 +257,15 @@ impl Directory {
     /// Makes `state` the current one, atomically and durably.
     ///
     /// # Errors
-    /// When the operating system refuses. The former one stays current then, unless all but the last sync was done: ask
-    /// [`Home::is_current`].
+    /// If the operating system returns an error. The former one stays current, unless only the last sync failed:
+    /// check [`Home::is_current`].
     pub fn make_current(&self, state: &Path) -> Result<(), DirectoryError> {
         let name = state.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let line = format!("{name} {}\n", checksum(name));
         replace_file(&self.path.join(CURRENT), line.as_bytes())
     }
 
-    /// Writes down in the mark's place that the state is less than it was, until it was level with the datastore once.
+    /// Records in the mark's file that the state has lost something, until it has caught up with the datastore.
     pub(super) fn note_lost(&self, what: &str) {
         if self.access == Access::Serve
             && let Err(error) = replace_file(&self.path.join(HIGH_WATER), Mark::lost(what).as_bytes())
@@ -274,10 +274,10 @@ impl Directory {
         }
     }
 
-    /// Keeps a damaged state under a name that no start opens.
+    /// Renames a corrupt state so that it is kept but never opened.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system returns an error.
     pub fn set_aside(&self, state: &Path) -> Result<PathBuf, DirectoryError> {
         let last = damaged_in(&self.path).iter().map(|(number, _)| *number).max().unwrap_or(0);
         let mut aside = state.as_os_str().to_owned();
@@ -287,10 +287,11 @@ impl Directory {
         Ok(aside)
     }
 
-    /// Removes every state directory but `keep`, which was verified and is current. What was set aside stays.
+    /// Removes every state directory except `keep`, which was verified and is current. States kept aside are
+    /// not removed.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// If the operating system returns an error.
     pub fn remove_others(&self, keep: &Path) -> Result<(), DirectoryError> {
         for other in states_in(&self.path)?.into_iter().filter(|path| path != keep) {
             fs::remove_dir_all(&other).map_err(io_error(&other))?;
@@ -299,14 +300,14 @@ impl Directory {
     }
 }
 
-/// A place for views of states: for as long as the directory is open, or for as long as it is needed.
+/// Place for views of states: kept as long as the directory is open, or removed after use.
 pub(super) enum Views<'a> {
     Kept(&'a Scratch),
     Passing(Scratch),
 }
 
 impl Views<'_> {
-    /// Where the view of `state` goes.
+    /// Returns the path for the view of `state`.
     pub(super) fn of(&self, state: &Path) -> PathBuf {
         let scratch = match self {
             Views::Kept(scratch) => scratch,
@@ -316,13 +317,13 @@ impl Views<'_> {
     }
 }
 
-/// Whether `current` in the directory `home` names the state in `path`.
+/// Returns whether `current` in the directory `home` names the state in `path`.
 pub(super) fn names(home: &Path, path: &Path) -> bool {
     let named = fs::read_to_string(home.join(CURRENT)).ok().and_then(|line| parse_current(&line));
     named.is_some_and(|name| home.join(name) == path)
 }
 
-/// Whether the next start may open the state in `path`: `current` or the mark names it.
+/// Returns whether the next start may open the state in `path`, because `current` or the mark names it.
 pub(super) fn may_open(home: &Path, path: &Path) -> bool {
     names(home, path) || marked_in(home).is_some_and(|mark| home.join(mark.state) == path)
 }
@@ -331,13 +332,13 @@ fn marked_in(home: &Path) -> Option<Mark> {
     fs::read_to_string(home.join(HIGH_WATER)).ok().and_then(|text| Mark::decode(&text).ok())
 }
 
-/// A new, empty state directory in a replica's directory at `path`.
+/// Creates an empty state directory in a replica's directory at `path`.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system returns an error.
 pub(super) fn new_state_in(path: &Path) -> Result<PathBuf, DirectoryError> {
     let aside = damaged_in(path).into_iter().filter_map(|(_, path)| number(&path.with_extension("")));
-    // A new state never gets the name of one that was lost: the mark names that one.
+    // A new state never gets the name of a lost one, because the mark names that one.
     let marked = marked_in(path).and_then(|mark| number(Path::new(&mark.state)));
     let states = states_in(path)?;
     let last = states.iter().filter_map(|path| number(path)).chain(aside).chain(marked).max().unwrap_or(0);
@@ -346,7 +347,7 @@ pub(super) fn new_state_in(path: &Path) -> Result<PathBuf, DirectoryError> {
     Ok(state)
 }
 
-/// The damaged states that are kept in a replica's directory, with their numbers.
+/// Returns the corrupt states kept in a replica's directory, with their numbers.
 #[must_use]
 pub fn damaged_in(path: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
@@ -365,7 +366,7 @@ fn states_in(path: &Path) -> Result<Vec<PathBuf>, DirectoryError> {
     Ok(states)
 }
 
-/// The states in a replica's directory, newest first; behind them those that were set aside.
+/// Returns the states in a replica's directory, newest first, followed by those kept aside.
 #[must_use]
 pub fn all_in(path: &Path) -> Vec<PathBuf> {
     let mut damaged = damaged_in(path);
@@ -374,10 +375,10 @@ pub fn all_in(path: &Path) -> Vec<PathBuf> {
     states.into_iter().chain(damaged.into_iter().map(|(_, path)| path)).collect()
 }
 
-/// The state that `current` in a replica's directory names.
+/// Returns the state that `current` in a replica's directory names.
 ///
 /// # Errors
-/// Says what is wrong with `current` when it names none.
+/// Describes the problem with `current` if it names none.
 pub fn current_in(home: &Path) -> Result<PathBuf, String> {
     let line = match fs::read_to_string(home.join(CURRENT)) {
         Ok(line) => line,
@@ -389,8 +390,8 @@ pub fn current_in(home: &Path) -> Result<PathBuf, String> {
     if path.is_dir() { Ok(path) } else { Err(format!("`current` names {name}, which is missing")) }
 }
 
-/// The name of the state that `current` in a replica's directory names, when it is missing; an empty one when `current` is
-/// damaged and there is no state at all.
+/// Returns the name of the state that `current` names, if that state is missing; an empty name if `current` is corrupt
+/// and there is no state at all.
 pub(super) fn missing_current(home: &Path) -> Option<String> {
     let line = fs::read_to_string(home.join(CURRENT));
     if line.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
@@ -402,7 +403,7 @@ pub(super) fn missing_current(home: &Path) -> Option<String> {
     }
 }
 
-/// The number in the name of a state's directory.
+/// Returns the number in the name of a state directory.
 pub(super) fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("state-")?.parse().ok()
 }
@@ -411,7 +412,7 @@ fn checksum(name: &str) -> String {
     blake3::hash(name.as_bytes()).to_hex()[..16].to_owned()
 }
 
-/// The name of a state directory in a line of `current`; `None` when the line is damaged.
+/// Parses the name of a state directory from a line of `current`; `None` if the line is corrupt.
 #[must_use]
 pub fn parse_current(line: &str) -> Option<String> {
     let (name, sum) = line.trim_end().split_once(' ')?;

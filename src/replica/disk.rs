@@ -1,4 +1,4 @@
-//! The room on a replica's disk. Below a minimum the replica only reads, and gives its reserve back.
+//! Free space on a replica's disk. Below a minimum the replica only reads, and releases its reserve.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,11 +9,11 @@ use crate::env::reserve::Reserve;
 use crate::env::{Fs, RealFs};
 use crate::telemetry;
 
-/// The room is measured at most this often.
+/// Shortest interval between two measurements.
 const EVERY: Duration = Duration::from_millis(250);
 const RESERVE: &str = "reserve";
 
-/// What people are told while the disk is full.
+/// Message for users while the disk is full.
 pub(super) const FULL: &str = "the disk is full, because less is free than `Webserver-Min-Free-MB` asks for: free some space; reads go \
                                on, and deletes while there is room for them; everything else resumes by itself";
 
@@ -23,7 +23,7 @@ pub(super) struct Disk {
     free_min: AtomicU64,
     reserve: Reserve,
     is_full: AtomicBool,
-    /// It was full since the state was opened.
+    /// Whether it was full since `take_was_full` was last called.
     was_full: AtomicBool,
     measured: Mutex<Measured>,
 }
@@ -36,11 +36,11 @@ struct Measured {
 }
 
 impl Disk {
-    /// The disk that `directory` is on. It is full below `free_min` bytes; `reserve_bytes` are kept for then.
+    /// Returns the disk of `directory`. It is full below `free_min` free bytes; `reserve_bytes` are kept for that case.
     pub(super) fn new(directory: &Path, free_min: u64, reserve_bytes: u64) -> Disk {
         let reserve = Reserve::new(Arc::new(RealFs), directory.join(RESERVE), reserve_bytes);
         let is_full = AtomicBool::new(false);
-        // Whether it is there is found out by the first measurement.
+        // The first measurement creates the reserve if it is missing.
         let measured = Mutex::new(Measured { is_reserve_given: !reserve.is_there(), ..Measured::default() });
         let was_full = AtomicBool::new(false);
         let free_min = AtomicU64::new(free_min);
@@ -51,7 +51,7 @@ impl Disk {
         self.free_min.load(Ordering::Relaxed)
     }
 
-    /// Lets the disk run full, or have room again.
+    /// Makes the disk appear full, or roomy again.
     #[cfg(test)]
     pub(super) fn set_free_min(&self, free_min: u64) {
         self.free_min.store(free_min, Ordering::Relaxed);
@@ -60,12 +60,12 @@ impl Disk {
         self.is_full.store(false, Ordering::Relaxed);
     }
 
-    /// One that is never full.
+    /// Returns a disk that is never full.
     pub(super) fn unbounded() -> Disk {
         Disk::new(Path::new("/"), 0, 0)
     }
 
-    /// Whether there is less room than the minimum.
+    /// Returns whether less than the minimum is free.
     pub(super) fn is_full(&self) -> bool {
         if self.free_min() > 0 {
             self.measure();
@@ -73,12 +73,12 @@ impl Disk {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room for what makes room: a delete.
+    /// Returns whether there is room for deletes, which free space.
     pub(super) fn takes_deletes(&self) -> bool {
         !self.is_full() || self.measured.lock().unwrap_or_else(PoisonError::into_inner).free >= self.free_min() / 4
     }
 
-    /// Whether what failed may have failed for lack of space: the disk is full, or was since this was asked.
+    /// Returns whether an operation may have failed for lack of space: the disk is full, or was since the last call.
     pub(super) fn take_was_full(&self) -> bool {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).at = None;
         let is_full = self.is_full();

@@ -1,4 +1,4 @@
-//! States that were set aside: how many are kept, and which are never removed.
+//! States that were kept aside: how many are kept, and which are never removed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,18 +13,18 @@ use super::directory::{Directory, damaged_in};
 use super::mark::Mark;
 use super::opening::check_sound;
 
-/// Copies that are kept while the current state has everything.
+/// Copies kept while the current state has everything.
 pub(super) const KEPT: usize = 2;
-/// Copies that are kept while it may lack something.
+/// Copies kept while the current state may lack something.
 pub(super) const KEPT_IN_DOUBT: usize = 8;
-/// Memory for reading one.
+/// Memory for reading a copy, in bytes.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// Removes what was set aside, but for the newest `most` and for the copy of each log among the others that is sound and came
-/// furthest, unless the state at `sound` has all that it has.
+/// Removes states that were kept aside, except the newest `most` and, among the others, the sound copy of each log that
+/// came furthest, unless the state at `sound` has everything in it.
 ///
 /// # Errors
-/// When the operating system refuses.
+/// If the operating system returns an error.
 pub(super) fn prune(directory: &Directory, most: usize, sound: Option<&StateMeta>) -> Result<(), DirectoryError> {
     let mut copies = damaged_in(directory.path());
     if copies.len() <= most {
@@ -62,12 +62,12 @@ fn has_all_of(sound: &StateMeta, copy: &StateMeta) -> bool {
     Mark::new(String::new(), copy.position(), Vec::new()).loss(Some(sound)).is_none()
 }
 
-/// Where a state that was set aside stands; `None` when it is not sound.
+/// Returns the metadata of a state that was kept aside; `None` if it is not sound.
 ///
 /// # Errors
-/// When that cannot be found out now.
+/// If this cannot be determined now.
 fn verified(path: &Path, view: &Path) -> Result<Option<Arc<StateMeta>>, StateError> {
-    // One that has aborted a process is not tried again: nothing depends on it.
+    // A copy that has aborted a process is not opened again: nothing depends on it.
     if state::is_suspect(path) {
         return Ok(None);
     }

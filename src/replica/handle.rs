@@ -40,35 +40,35 @@ use crate::env::{SystemClock, SystemEntropy};
 
 /// Requests that may wait for the outbox writer.
 const OUTBOX_QUEUE: usize = 4096;
-/// Runs that may wait for the applier.
+/// Requests that may wait for the applier.
 const APPLIER_QUEUE: usize = 16;
 
-/// How a replica is opened.
+/// Options for opening a replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaOptions {
-    /// Memory for cached state, in bytes.
+    /// Memory for the state's cache, in bytes.
     pub cache_bytes: u64,
-    /// Where other webservers reach this one.
+    /// Address at which other webservers reach this one.
     pub external_addr: Option<String>,
-    /// How long the list of members counts after the datastore was last heard; `None`: for ever.
+    /// How long the membership list is valid after the datastore was last heard from; `None` for no limit.
     pub roster_age_max: Option<Duration>,
-    /// How long to wait for a tool that looks at the directory.
+    /// How long to wait for a tool that is reading the directory.
     pub patience: Duration,
-    /// Rhythm of progress reports, in milliseconds.
+    /// Interval of progress reports, in milliseconds.
     pub heartbeat_ms: u64,
-    /// Most bytes of pending transactions; beyond it nothing is accepted. They are held in memory.
+    /// Limit, in bytes, of pending transactions; beyond it nothing is accepted. They are held in memory.
     pub outbox_bytes_max: usize,
-    /// Bounds of transactions until the datastore has named its own.
+    /// Limits of transactions until the datastore has announced its own.
     pub limits: Limits,
-    /// How contents are kept; `None`: not at all, so that none can be written or read here.
+    /// How blobs are kept; `None` if they are not, so that none can be written or read here.
     pub contents: Option<ContentsOptions>,
-    /// What for.
+    /// Purpose for which the replica is opened.
     pub access: Access,
     /// Whether the datastore is this webserver's own log.
     pub is_standalone: bool,
-    /// With less room than this on the disk, in bytes, the replica only reads.
+    /// Free disk space, in bytes, below which the replica only reads.
     pub free_min_bytes: u64,
-    /// Bytes that are kept for when the disk is full.
+    /// Bytes kept in reserve for a full disk.
     pub reserve_bytes: u64,
 }
 
@@ -91,58 +91,58 @@ impl Default for ReplicaOptions {
     }
 }
 
-/// Why a replica cannot be opened.
+/// Error of opening a replica.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory.
+    /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The outbox journal, which holds what exists nowhere else.
+    /// The outbox journal cannot be opened. Its contents exist nowhere else.
     #[error("the outbox journal: {0}")]
     Journal(#[from] JournalError),
-    /// The outbox journal is damaged or missing.
+    /// The outbox journal is corrupt or missing.
     #[error(
         "the outbox journal: {reason}: bring the file back from a backup, or give up what is lost with `gravwell-logctl \
          --data-dir {home} outbox accept-loss`, which keeps the damaged file and what can be read", home = home.display()
     )]
     JournalDamaged {
-        /// The replica's directory.
+        /// Directory of the replica.
         home: PathBuf,
-        /// What is wrong.
+        /// Description of the problem.
         reason: String,
     },
-    /// An entry of the outbox journal.
+    /// An entry of the outbox journal cannot be read.
     #[error("the outbox journal in {path} cannot be read: {reason}", path = path.display())]
     Outbox {
-        /// The journal's directory.
+        /// Directory of the journal.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the problem.
         reason: String,
     },
-    /// The state, which was left as it is.
+    /// The state is corrupt. It was not changed.
     #[error("{path}: {reason}; start the replica, which keeps it next to a new one, fetches its state anew and keeps its outbox", path = path.display())]
     Damaged {
-        /// The state's directory.
+        /// Directory of the state.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the problem.
         reason: String,
     },
-    /// The state, even after it was discarded.
+    /// The state cannot be opened even after it was discarded.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The chunk store.
+    /// The chunk store cannot be opened.
     #[error("the chunk store: {0}")]
     Chunks(#[from] crate::chunks::ChunkError),
-    /// No tokio runtime.
+    /// The caller is not within a tokio runtime.
     #[error("a replica is opened within a tokio runtime")]
     NoRuntime,
-    /// The operating system gives no thread.
+    /// The operating system cannot start a thread.
     #[error("no thread for the replica: {0}")]
     Thread(#[from] std::io::Error),
 }
 
 impl OpenError {
-    /// Whether what lies on the disk is damaged.
+    /// Returns whether files on the disk are corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -156,7 +156,7 @@ impl OpenError {
         }
     }
 
-    /// Names the replica's directory in what has to be done.
+    /// Adds the replica's directory to the remedy.
     fn of(self, home: &Path) -> OpenError {
         match self {
             OpenError::Journal(error @ JournalError::Damaged(_)) => {
@@ -167,29 +167,29 @@ impl OpenError {
     }
 }
 
-/// Why nothing is said of an origin.
+/// Error of [`Replica::origin`].
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
-    /// The state is damaged.
+    /// The state is corrupt.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its transactions are those of another member.
+    /// The origin belongs to another member.
     #[error(
         "origin {origin} belongs to member {member}, which used it first; a record of an import that was copied from there \
          must not be continued here: remove it, so that the import begins under an identity of its own"
     )]
     OfAnotherMember {
-        /// The origin.
+        /// Origin that was asked for.
         origin: Origin,
-        /// The member.
+        /// Member that used it first.
         member: MemberName,
     },
 }
 
-/// A copy of a log's state, with an outbox. Cheap to clone; the last clone closes it.
+/// A copy of a log's state, with an outbox. Cheap to clone; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct Replica {
-    /// First, so that the threads whose channels close with the last handle are known to end because they should.
+    /// First, so that the watch stops before the channels close: the threads that exit then are meant to.
     life: Arc<Life>,
     pub(super) shared: SharedRef,
     outbox: mpsc::Sender<outbox_writer::Request>,
@@ -199,19 +199,19 @@ pub struct Replica {
     member: Option<String>,
 }
 
-/// Ends the parts of a replica with its last handle.
+/// Stops the parts of a replica when its last handle is dropped.
 struct Life {
     shared: SharedRef,
     link: Mutex<Option<tokio::task::JoinHandle<()>>>,
     contents: Mutex<Option<tokio::task::JoinHandle<()>>>,
-    /// Copies of a directory that is only read. A process may end before the thread that holds them does.
+    /// Copies of files of a directory opened for reading. The process may exit before the thread that holds them.
     scratch: Option<PathBuf>,
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
         self.shared.watch.stop();
-        // The applier may wait for room on a full disk.
+        // The applier may be waiting for free space on a full disk.
         self.shared.is_closing.store(true, Ordering::Release);
         if let Some(scratch) = &self.scratch {
             let _ = std::fs::remove_dir_all(scratch);
@@ -226,11 +226,11 @@ impl Drop for Life {
 }
 
 impl Replica {
-    /// Opens the replica in `path`, creating it if need be. It stays offline until [`Replica::connect`].
+    /// Opens the replica in `path`, creating it if needed. It stays offline until [`Replica::connect`].
     ///
     /// # Errors
-    /// When the directory is in use or belongs to something else, or the outbox journal is damaged: that one exists
-    /// nowhere else, so it is never discarded. A damaged state is set aside and fetched again.
+    /// If the directory is in use or belongs to something else, or the outbox journal is corrupt: it exists nowhere
+    /// else, so it is never discarded. A corrupt state is kept aside and fetched again.
     pub fn open(path: &Path, options: ReplicaOptions) -> Result<Replica, OpenError> {
         Self::open_in(path, options).map_err(|error| error.of(path))
     }
@@ -243,7 +243,7 @@ impl Replica {
             Access::Serve => Disk::new(path, options.free_min_bytes, options.reserve_bytes),
             Access::Write | Access::Read => Disk::unbounded(),
         };
-        // On a full disk the reserve makes room for what opening writes.
+        // On a full disk this releases the reserve, to make room for the writes of opening.
         disk.is_full();
         let Opened { state, place, lost, decided, findings } = opening::open(&directory, options.cache_bytes)?;
         let outbox_path = directory.outbox()?;
@@ -261,7 +261,7 @@ impl Replica {
             RestoreError::State(error) => OpenError::State(error),
             RestoreError::Journal(reason) => OpenError::Outbox { path: outbox_path, reason },
         })?;
-        // Without a mark it is not known what of it a state that was lost had decided.
+        // Without a mark it is unknown which of these transactions a lost state had decided.
         let is_unsure = lost.as_ref().is_some_and(|lost| lost.mark.is_none());
         let outbox = if is_unsure { outbox.doubted() } else { outbox };
         let contents = match &options.contents {
@@ -276,7 +276,8 @@ impl Replica {
         };
         let shared = Arc::new(Shared::new(state, outbox, contents).on(disk));
         shared.set_lost(lost);
-        // Who writes has put right what was found; until the state is level, what it lacks is told in `lost`.
+        // A process with write access has repaired the problems found. Until the state has caught up, `lost` reports
+        // the rest.
         let findings = if options.access == Access::Read { findings } else { Vec::new() };
         shared.findings.lock().unwrap_or_else(PoisonError::into_inner).extend(findings);
         if let Some(meta) = shared.state().meta() {
@@ -284,7 +285,7 @@ impl Replica {
             shared.set_unknown_generations(problem);
         }
         let terms = Terms::load(path).unwrap_or_else(|error| {
-            // They hold again with the next connection; until then the bounds are the smallest.
+            // The next connection provides them again. Until then the limits of the options apply.
             tracing::warn!(error, "what the datastore said last is not known");
             shared.findings.lock().unwrap_or_else(PoisonError::into_inner).push(error);
             None
@@ -306,7 +307,7 @@ impl Replica {
             let _ = outbox.try_send(outbox_writer::Request::Note(to_note));
         }
         let identity = crate::trust::Identity::load(path).ok();
-        // A role changes by joining, so the identity knows it at least as well as the last welcome.
+        // Joining changes the role, so the identity is at least as recent as the last welcome.
         let role = identity.as_ref().map(|identity| identity.role().to_string());
         shared.set_forbidden(role.as_deref().and_then(role::forbidden));
         shared.set_refusal(Refusal::load(path));
@@ -320,13 +321,13 @@ impl Replica {
         Ok(Replica { shared, outbox, applier, options, path, member, life })
     }
 
-    /// Where it lies.
+    /// Returns the replica's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it was opened to be looked at.
+    /// Returns whether it was opened for reading only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.options.access == Access::Read
@@ -357,20 +358,20 @@ impl Replica {
         }
     }
 
-    /// The contents that it keeps; `None` when it keeps none.
+    /// Returns the blobs that it keeps; `None` if it keeps none.
     #[must_use]
     pub fn contents(&self) -> Option<Contents> {
         let inner = self.shared.contents.clone()?;
         Some(Contents { inner, shared: Arc::clone(&self.shared) })
     }
 
-    /// Watches over this replica's tasks; for others that belong to it.
+    /// Returns the watch over this replica's tasks, to add others that belong to it.
     #[must_use]
     pub fn watch_over(&self) -> &Watch {
         &self.shared.watch
     }
 
-    /// Goes offline. Everything goes on working; nothing is pushed or received.
+    /// Goes offline. Everything continues to work, but nothing is pushed or received.
     pub fn disconnect(&self) {
         if let Some(link) = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).take() {
             link.abort();
@@ -378,7 +379,7 @@ impl Replica {
         self.shared.update_link(|link| link.connected = false);
     }
 
-    /// Disconnects and makes the state durable. Nothing would be lost without it; the next start is quicker with it.
+    /// Disconnects and makes the state durable. Nothing is lost without this, but the next start takes longer.
     pub async fn close(&self) {
         self.shared.watch.stop();
         self.disconnect();
@@ -405,19 +406,19 @@ impl Replica {
         }
     }
 
-    /// One object, own undecided transactions included.
+    /// Returns one object, own pending transactions included.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
         self.shared.get(collection, key)
     }
 
-    /// The objects of a collection whose keys start with `prefix` and come after `after`, in key order, at most
-    /// `limit`; own undecided transactions included.
+    /// Returns the objects of a collection whose keys start with `prefix` and come after `after`, in key order, at most
+    /// `limit`; own pending transactions included.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn scan(
         &self,
         collection: &Collection,
@@ -428,11 +429,11 @@ impl Replica {
         self.shared.scan(collection, prefix, after, limit)
     }
 
-    /// As [`Replica::scan`], one object at a time until `visit` has seen enough, so that a collection of any size needs the
-    /// memory of one object.
+    /// Like [`Replica::scan`], one object at a time until `visit` breaks. A collection of any size needs the memory of
+    /// one object.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn each(
         &self,
         collection: &Collection,
@@ -442,9 +443,9 @@ impl Replica {
         self.shared.each(collection, prefix, None, visit)
     }
 
-    /// For how long nothing has been heard from the datastore to which this replica counts as connected; it is asked for a
-    /// sign of life every second. Who has pushed something for half a second and finds that much silence has reason to doubt
-    /// that the datastore is there, well before the connection is given up.
+    /// Returns for how long nothing has been received from the connected datastore, which is probed every second. If a
+    /// push has been unanswered for half a second and the silence is as long, the caller has reason to doubt that the
+    /// datastore is there, well before the connection is given up.
     #[must_use]
     pub fn silence(&self) -> Duration {
         self.shared.silence()
@@ -453,17 +454,17 @@ impl Replica {
     /// Submits a transaction. When this returns, it is durable here and will be pushed until it is decided.
     ///
     /// # Errors
-    /// When a bound is broken, a condition fails already here, or the local disk refuses.
+    /// If a limit is exceeded, a condition already fails locally, or the local disk fails.
     pub async fn submit(&self, draft: Draft) -> Result<Receipt, SubmitError> {
         let draft = self.stamped(draft);
         self.ask(|reply| outbox_writer::Request::Submit(draft, reply)).await
     }
 
-    /// Hands a transaction over without waiting for the local disk: the answer comes through the returned channel.
-    /// Transactions are taken in the order of these calls.
+    /// Submits a transaction without waiting for the local disk. The result arrives through the returned channel.
+    /// Transactions are accepted in the order of these calls.
     ///
     /// # Errors
-    /// When the replica is closed.
+    /// If the replica is closed.
     pub async fn submit_pipelined(
         &self,
         draft: Draft,
@@ -475,20 +476,20 @@ impl Replica {
         Ok(answer)
     }
 
-    /// What waits while the history is left was made in the one before.
+    /// Adds the present history: a draft that is queued while the history changes was made in the former one.
     fn stamped(&self, draft: Draft) -> Draft {
         let read_in = draft.read_in.or_else(|| Some(self.history()));
         Draft { read_in, ..draft }
     }
 
-    /// The history that is read now, to be asked before reading.
+    /// Returns the present history. Call this before reading.
     #[must_use]
     pub fn history(&self) -> History {
         self.shared.histories.present()
     }
 
-    /// Waits until the outbox has room for a transaction of so many bytes. Does not wait while the datastore is not reached, which
-    /// makes room: the transaction is refused then.
+    /// Waits until the outbox has room for a transaction of `bytes` bytes. Does not wait while the datastore, which
+    /// makes room, is unreachable: the transaction is rejected then.
     pub async fn wait_for_room(&self, bytes: usize) {
         let mut changed = self.shared.outbox_changed.subscribe();
         let limit = self.options.outbox_bytes_max / 4 * 3;
@@ -521,7 +522,7 @@ impl Replica {
         self.submit(Draft { ops: vec![Op::Delete { collection, key }], ..Draft::default() }).await
     }
 
-    /// Whether anything is taken in at all.
+    /// Fails if no submission can be accepted at all.
     fn check_open(&self) -> Result<(), SubmitError> {
         match self.options.access {
             Access::Read => Err(SubmitError::ReadOnly),
@@ -540,27 +541,28 @@ impl Replica {
         answer.await.map_err(|_| SubmitError::Closed)?
     }
 
-    /// Changes from now on. A receiver that falls too far behind is told so and reads everything again.
+    /// Subscribes to changes from now on. A receiver that lags too far gets an error and must read everything again.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Change> {
         self.shared.changes.subscribe()
     }
 
-    /// Entries of the log from now on, in runs, as they are applied here. A receiver that falls too far behind is told so.
+    /// Subscribes to log entries from now on, in batches, as they are applied here. A receiver that lags too far gets
+    /// an error.
     #[must_use]
     pub fn watch_entries(&self) -> broadcast::Receiver<Arc<Vec<crate::model::Entry>>> {
         self.shared.entries.subscribe()
     }
 
-    /// Waits until the state has reached `seq`; `false` when `timeout` ran out first.
+    /// Waits until the state has reached `seq`; `false` if `timeout` expired first.
     pub async fn barrier(&self, seq: Seq, timeout: Duration) -> bool {
         let mut applied = self.shared.applied.subscribe();
         let reached = applied.wait_for(|applied| *applied >= seq);
         tokio::time::timeout(timeout, reached).await.is_ok_and(|reached| reached.is_ok())
     }
 
-    /// Waits until every transaction that is in the outbox now is decided and applied here; `false` when `timeout`
-    /// ran out first.
+    /// Waits until every transaction that is in the outbox now is decided and applied here; `false` if `timeout`
+    /// expired first.
     pub async fn drain(&self, timeout: Duration) -> bool {
         let wanted: Vec<TxnId> = self.shared.outbox().pending().map(|txn| txn.id).collect();
         let mut last: std::collections::HashMap<Origin, _> = std::collections::HashMap::new();
@@ -585,13 +587,13 @@ impl Replica {
         tokio::time::timeout(timeout, drained).await.is_ok()
     }
 
-    /// Undecided transactions, oldest first.
+    /// Returns the pending transactions, oldest first.
     #[must_use]
     pub fn pending(&self) -> Vec<Arc<Txn>> {
         self.shared.outbox().waiting().cloned().collect()
     }
 
-    /// Rejected transactions that wait for a person.
+    /// Returns the rejected transactions that a user has to deal with.
     #[must_use]
     pub fn rejected(&self) -> Vec<RejectedTxn> {
         self.shared.outbox().rejected().values().cloned().collect()
@@ -600,16 +602,16 @@ impl Replica {
     /// Submits a rejected transaction again, as a new one.
     ///
     /// # Errors
-    /// When it is not on the list, or as [`Replica::submit`].
+    /// If it is not on the rejected list, or as for [`Replica::submit`].
     pub async fn retry(&self, id: TxnId) -> Result<Receipt, SubmitError> {
         self.retry_upon(id, Vec::new(), self.history()).await
     }
 
-    /// As [`Replica::retry`], after its author has seen what is there now, in this history: it is applied `upon` these versions, and
-    /// on no others.
+    /// Like [`Replica::retry`], after the author has seen the present versions in history `seen_in`. The transaction is
+    /// applied `upon` these versions, and on no others.
     ///
     /// # Errors
-    /// As [`Replica::retry`].
+    /// As for [`Replica::retry`].
     pub async fn retry_upon(
         &self,
         id: TxnId,
@@ -619,26 +621,26 @@ impl Replica {
         self.retry_as(id, Again { upon, seen_in, ..Again::default() }).await
     }
 
-    /// As [`Replica::retry`], made by who makes it now.
+    /// Like [`Replica::retry`], on behalf of the author who makes it now.
     ///
     /// # Errors
-    /// As [`Replica::retry`].
+    /// As for [`Replica::retry`].
     pub async fn retry_as(&self, id: TxnId, again: Again) -> Result<Receipt, SubmitError> {
         self.ask(|reply| outbox_writer::Request::Retry(id, again, reply)).await
     }
 
-    /// Takes a rejected transaction off the list.
+    /// Removes a rejected transaction from the list.
     ///
     /// # Errors
-    /// When it is not on the list, or the local disk refuses.
+    /// If it is not on the list, or the local disk fails.
     pub async fn dismiss(&self, id: TxnId) -> Result<(), SubmitError> {
         self.ask(|reply| outbox_writer::Request::Dismiss(id, reply)).await
     }
 
-    /// What is known of an origin's transactions.
+    /// Returns the last counters of an origin that were accepted and decided.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt, or the origin belongs to another member.
     pub fn origin(&self, origin: Origin) -> Result<OriginInfo, OriginError> {
         if let Some(member) = self.shared.other_maker(origin).map_err(ReadError::from)? {
             return Err(OriginError::OfAnotherMember { origin, member });
@@ -649,13 +651,13 @@ impl Replica {
         Ok(OriginInfo { taken, decided })
     }
 
-    /// The committed state, without undecided transactions.
+    /// Returns the committed state, without pending transactions.
     #[must_use]
     pub fn state(&self) -> StateStore {
         self.shared.state()
     }
 
-    /// Position, head, lag, outbox, verdict and health.
+    /// Returns position, head, lag, outbox, verdict and health.
     #[must_use]
     pub fn status(&self) -> Status {
         let (link, refusal) = (self.shared.link(), self.shared.refusal());
@@ -721,13 +723,13 @@ impl Replica {
         status
     }
 
-    /// Whether it has a datastore: an identity, or a connector of the embedding process.
+    /// Returns whether the replica has a datastore: an identity, or a connector of the embedding process.
     fn is_member(&self) -> bool {
         let is_linked = self.life.link.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         is_linked || crate::trust::Identity::exists(&self.path)
     }
 
-    /// Why nothing that is not here yet will come or be decided, so that nobody need wait for it; `None` while it may.
+    /// Returns why nothing more will arrive or be decided, so that no caller need wait; `None` if it may.
     #[must_use]
     pub fn standstill(&self) -> Option<&'static str> {
         if self.options.access != Access::Serve {
@@ -741,50 +743,50 @@ impl Replica {
         }
     }
 
-    /// That the datastore refuses this member, as one that was revoked; `None` while it does not.
+    /// Returns the datastore's refusal of this member, for example after a revocation; `None` if it is not refused.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         self.shared.refusal()
     }
 
-    /// Whether the datastore is reached.
+    /// Returns whether the datastore is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.shared.link().connected
     }
 
-    /// A number that rises with every change of the outbox and of the rejected list.
+    /// Returns a counter that rises with every change of the outbox or the rejected list.
     #[must_use]
     pub fn watch_outbox(&self) -> tokio::sync::watch::Receiver<u64> {
         self.shared.outbox_changed.subscribe()
     }
 
-    /// Number of undecided transactions.
+    /// Returns the number of pending transactions.
     #[must_use]
     pub fn outbox_depth(&self) -> usize {
         self.shared.outbox().depth()
     }
 
-    /// Where the state stands, without undecided transactions; `None` before anything was received.
+    /// Returns the position of the state, without pending transactions; `None` before anything was received.
     #[must_use]
     pub fn position(&self) -> Option<crate::model::Position> {
         self.shared.position()
     }
 
-    /// What was not as it should be when the directory was opened, for people.
+    /// Returns the problems found when the directory was opened, for the operator.
     #[must_use]
     pub fn findings(&self) -> Vec<String> {
         self.shared.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the state lacks that it had; `None` once it was level with the datastore.
+    /// Returns what the state has lost; `None` once it has caught up with the datastore.
     #[must_use]
     pub fn lost(&self) -> Option<String> {
         self.shared.lost()
     }
 
-    /// Why nobody can log in from this state: values that a login needs are withheld from readers, and are fetched when the
-    /// member connects as something else.
+    /// Returns why no user can log in from this state: values that a login needs are withheld from readers. They are
+    /// fetched when the member connects in another role.
     #[must_use]
     pub fn lacks_secrets(&self) -> Option<String> {
         self.shared.state().meta().filter(|meta| meta.is_redacted).map(|_| {
@@ -795,13 +797,13 @@ impl Replica {
         })
     }
 
-    /// What the datastore said at the last connection; `None` before the first.
+    /// Returns the terms of the last connection; `None` before the first.
     #[must_use]
     pub fn terms(&self) -> Option<Terms> {
         self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the replica is not connected, for people; empty when it is.
+    /// Returns why the replica is not connected, for the operator; empty if it is.
     #[must_use]
     pub fn trouble(&self) -> String {
         self.shared.link().trouble

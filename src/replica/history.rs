@@ -1,4 +1,4 @@
-//! Which history was read: a process that leaves a lost history for the log that goes on has read in both.
+//! Tracks in which history something was read: a process that leaves a lost history for a new log has read in both.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -7,27 +7,27 @@ use crate::model::{Condition, Reason, Seq};
 use crate::planted::{self, Bug};
 use crate::protocol::rebase::Lost;
 
-/// One of the histories that a process has followed one after the other.
+/// One of the histories that a process has followed, one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct History(usize);
 
-/// Up to where each history that was left is the same as the one that came after it.
+/// For each history that was left, the last sequence that it shares with the next one.
 #[derive(Debug, Default)]
 pub(super) struct Histories(RwLock<Vec<Seq>>);
 
 impl Histories {
-    /// The present one. Whoever reads asks before reading: what was read is of this history or of a later one, and taken for one
-    /// of the earlier it is refused at worst.
+    /// Returns the present history. Call this before reading: the data is then of this history or a later one. At worst
+    /// a write based on it is rejected as one of the earlier history.
     pub(super) fn present(&self) -> History {
         History(self.0.read().unwrap_or_else(PoisonError::into_inner).len())
     }
 
-    /// Another one begins, which is the same up to `shared_to`.
+    /// Starts another history, which is the same up to `shared_to`.
     pub(super) fn leave(&self, shared_to: Seq) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(shared_to);
     }
 
-    /// What was lost since something was read; `None`: nothing.
+    /// Returns what the log has lost since a read; `None` if nothing.
     fn lost_since(&self, read_in: History) -> Option<Lost> {
         if planted::is(Bug::ReadsNotTranslated) {
             return None;
@@ -36,13 +36,14 @@ impl Histories {
         left.get(read_in.0..)?.iter().min().copied().map(Lost::after)
     }
 
-    /// Conditions that were made in a history which was left since, for the present one; `None`: it was not left.
+    /// Translates conditions made in a history that was left since; `None` if it was not left.
     pub(super) fn translated(&self, conditions: &[Condition], read_in: Option<History>) -> Option<Vec<Condition>> {
         let lost = read_in.and_then(|read_in| self.lost_since(read_in))?;
         Some(lost.conditions(conditions))
     }
 
-    /// The first of the conditions that the present history cannot satisfy, because what they name was lost.
+    /// Returns a rejection for the first condition that names a lost write, so that the present history cannot
+    /// satisfy it.
     pub(super) fn refusal(&self, conditions: &[Condition], read_in: Option<History>) -> Option<Reason> {
         let lost = read_in.and_then(|read_in| self.lost_since(read_in))?;
         let is_lost = |condition: &&Condition| !condition.is_upon_lost() && lost.condition(condition).is_upon_lost();
@@ -50,8 +51,8 @@ impl Histories {
         Some(Reason::ConditionFailed { condition, found: None })
     }
 
-    /// A condition of a rejected transaction, on an object of which its author has seen a version in a history. A version that was
-    /// lost since is not what is there now.
+    /// Returns the condition for a retry, after the author has seen the versions `seen` in history `read_in`. A version
+    /// that was lost since does not match the present object.
     pub(super) fn raised(&self, condition: &Condition, seen: &[SeenVersion], read_in: History) -> Condition {
         let (collection, key) = (condition.collection(), condition.key());
         let found = seen.iter().find(|seen| seen.collection == *collection && seen.key == *key);

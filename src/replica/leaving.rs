@@ -2,8 +2,8 @@
 //! that carry them out.
 //!
 //! Nothing here waits: [`super::reconcile`] drives it between tasks and threads, [`super::stepped`] by hand. First,
-//! [`Leaving`] decides what happens to everything that the new log lacks. Then an [`Exchange`] takes its steps, in this
-//! order:
+//! [`Leaving`] decides what happens to everything that the new log lacks. Then an [`Exchange`] takes its steps, in
+//! this order:
 //!
 //! - the archive is written;
 //! - the future outbox is written to the journal (prepared);
@@ -45,9 +45,9 @@ pub(super) struct Fork<'a> {
     pub theirs: Vec<&'a LineageEntry>,
 }
 
-/// Returns the point up to which the datastore's log equals this member's, if the two diverged and the member is past
-/// that point or, according to `upon`, holds something that depends on a write past it. `lineage` is the member's.
-/// Generations are the same if their numbers and their starts are.
+/// Returns the last sequence at which the datastore's log equals this member's, if the two diverged and the member is
+/// past it or, according to `upon`, holds something that depends on a later write. `lineage` is the member's.
+/// Generations are the same if their numbers and starts are.
 pub(super) fn fork<'a>(
     mine: &Position,
     lineage: &[LineageEntry],
@@ -62,10 +62,10 @@ pub(super) fn fork<'a>(
     let shared_to = theirs.iter().map(|entry| entry.shared_to).min()?;
     let shared_to = own.map_or(shared_to, |own| own.min(shared_to));
     // Generation numbers that were assigned independently cannot be compared, so a member within the shared part
-    // rejoins, too. So does a member that is within it at another entry than the datastore's.
+    // rejoins as well. So does one whose position there is not that of the datastore's log.
     let is_elsewhere = welcome.verdict == Some(Verdict::Forked);
-    // A power cut may have taken the state back into the shared part, but not the transactions that depend on what it
-    // had.
+    // A power cut may have taken the state back into the shared part, but not the transactions that depend on
+    // later entries.
     let is_beyond = own.is_some() || mine.seq > shared_to || is_elsewhere || upon(shared_to);
     (mine.log_id == welcome.log_id && is_beyond).then_some(Fork { shared_to, theirs })
 }
@@ -76,7 +76,7 @@ pub(super) fn is_left(shared: &Shared, mine: &Position, lineage: &[LineageEntry]
 }
 
 /// Returns whether one of these generations started because an earlier state was restored on purpose; `None` if the
-/// reason for one of them is unknown. Earlier items of `known` take precedence.
+/// reason of one is unknown. Earlier items of `known` take precedence.
 pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> Option<bool> {
     let mut is_restore = false;
     for entry in theirs {
@@ -87,15 +87,15 @@ pub(super) fn is_restore(theirs: &[&LineageEntry], known: &[GenerationInfo]) -> 
     Some(is_restore)
 }
 
-/// Describes the archive of a member at `mine`, unless an earlier state was restored on purpose.
+/// Describes the archive of a member at `mine`; `is_restore` is not set.
 pub(super) fn set_of(mine: &Position, left_by: Generation, shared_to: Seq) -> Set {
     let Position { log_id, generation, seq, digest, .. } = *mine;
     let lineage = Vec::new();
     Set { log_id, generation, left_by, lineage, shared_to, seq, digest, is_restore: false, revoked_ms: None }
 }
 
-/// Describes the archive of a member whose fetched `state` does not continue its own, although the positions are
-/// consistent.
+/// Describes the archive of a member whose fetched `state` does not continue its own, although the positions
+/// are consistent.
 pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::Fork) -> Result<Set, String> {
     let mine = shared.position().ok_or("a replica without a position cannot fork")?;
     tracing::error!(
@@ -106,8 +106,8 @@ pub(super) fn set_of_fork(shared: &Shared, state: &StateStore, fork: &state::For
     Ok(set_of(&mine, left_by, fork.shared_to))
 }
 
-/// Describes the archive of a member whose fetched `state` lacks transactions that were decided before its own was
-/// lost.
+/// Describes the archive of a member whose fetched `state` lacks transactions that were decided before its own
+/// was lost.
 pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, String> {
     let (mine, theirs) = (shared.claimed(), state.position());
     let (Some(mine), Some(theirs)) = (mine.or(theirs), theirs) else {
@@ -121,8 +121,8 @@ pub(super) fn set_of_lost(shared: &Shared, state: &StateStore) -> Result<Set, St
     Ok(set_of(&mine, theirs.generation, shared_to))
 }
 
-/// Returns the last sequence that this member shares with `state`; by their lineages, that is `shared_to`. A member
-/// that had followed another branch of the log diverged earlier, which the origins of both states show.
+/// Returns the last sequence that this member shares with `state`, which is `shared_to` by their lineages. A member
+/// that had followed another branch of the log diverged earlier; the origins of both states show that.
 pub(super) fn earlier_fork(shared: &Shared, state: &StateStore, shared_to: Seq) -> Result<Seq, StateError> {
     let present = shared.state().snapshot()?;
     if present.meta().is_none() {
@@ -173,7 +173,7 @@ fn lacking(shared: &Shared, state: &StateStore) -> Result<Vec<Arc<Txn>>, StateEr
     Ok(kept.into_iter().filter(lacking).collect())
 }
 
-/// A history that is about to be abandoned, with everything needed to decide what happens to the rest of it.
+/// A history that is about to be left, with everything needed to decide what happens to the rest of it.
 pub struct Leaving {
     shared: SharedRef,
     set: Set,
@@ -185,8 +185,7 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Takes snapshots of both states. Everything that was handed to the applier must have been applied, and nothing
-    /// more may be.
+    /// Takes snapshots of both states. Everything handed to the applier must have been applied, and nothing may follow.
     pub(super) fn new(shared: SharedRef, state: StateStore, set: Set) -> Result<Leaving, StateError> {
         let lineage = state.meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let lacking = lacking(&shared, &state)?;
@@ -197,7 +196,7 @@ impl Leaving {
     /// Returns the sequence after which to read what others did; `None` if nothing depends on it.
     #[must_use]
     pub fn reads_after(&self) -> Option<Seq> {
-        // If the state lost something, it is unknown what followed a local transaction.
+        // After a loss it is unknown what followed a local transaction.
         let is_idle = self.set.is_restore || self.shared.lost().is_some() || self.lacking.is_empty();
         (!is_idle).then_some(self.set.shared_to)
     }
@@ -221,7 +220,8 @@ impl Leaving {
         Ok(written)
     }
 
-    /// Decides what is pushed again and what is archived. `others` is `None` if it is unknown what they did.
+    /// Decides which local transactions are pushed again and which are archived. `others` is `None` if the changes of
+    /// others are unknown.
     pub(super) fn choose(self, others: Option<&Others>) -> Result<Exchange, StateError> {
         let Leaving { shared, set, state, old, new, lacking } = self;
         let gone = shared.outbox().lost_with_state(&decided_of_outbox(&shared, &state)?);
@@ -273,7 +273,7 @@ impl Exchange {
     }
 
     /// Durably writes the changes that the log lacks, and that are not pushed again, to a file in the replica's
-    /// directory. Transactions may be accepted at the same time: they do not change what this reads of the state.
+    /// directory. Transactions may be accepted at the same time: they do not change the data read here.
     pub(super) fn archive(&self, directory: &Path) -> Result<Written, String> {
         if planted::is(Bug::ArchiveSkipped) {
             return Ok(Written::default());
@@ -295,8 +295,8 @@ impl Exchange {
         file.finish().map_err(|error| error.to_string())
     }
 
-    /// Returns the outbox that continues from the counters of the new state. It is to be prepared while no transactions
-    /// are accepted.
+    /// Returns the outbox that continues from the counters of the new state. No transactions may be accepted while it
+    /// is prepared.
     pub(super) fn requeued(&self, entropy: &dyn Entropy) -> Result<Outbox, String> {
         let mut decided = BTreeMap::new();
         for origin in self.shared.outbox().all_origins() {
@@ -319,7 +319,7 @@ impl Exchange {
     }
 }
 
-/// Passes on every change after `shared_to` that `old` shows and `new` does not, unless it is in `again`.
+/// Passes to `give` every change after `shared_to` that `old` has and `new` lacks, unless it is in `again`.
 fn differences(
     old: &StateSnapshot,
     new: &StateSnapshot,
@@ -335,8 +335,8 @@ fn differences(
     for row in old.objects() {
         let (collection, key, object) = row.map_err(text)?;
         let there = new.get(&collection, &key).map_err(text)?;
-        // Only later writes replace a shared write. Another version within the shared part shows that this one was not
-        // shared.
+        // Only later writes replace a shared write. Another version within the shared part shows that this one was
+        // not shared.
         let is_shared = object.version <= shared_to
             && there.as_ref().is_none_or(|there| there.version == object.version || there.version > shared_to);
         if is_shared || there.as_ref().is_some_and(|there| there.value == object.value) {
@@ -348,8 +348,8 @@ fn differences(
     }
     for row in new.objects() {
         let (collection, key, object) = row.map_err(text)?;
-        // An object written by the new log itself never existed here. A shared one that is missing here was deleted
-        // here.
+        // An object that the new log wrote itself never existed here. A shared one that is missing here was
+        // deleted here.
         if object.version <= shared_to && old.get(&collection, &key).map_err(text)?.is_none() {
             let there = Some(object.version);
             give(Change { seq: None, time_ms: None, collection, key, value: None, there })?;

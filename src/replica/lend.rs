@@ -1,7 +1,7 @@
-//! Lending the state to a datastore that has lost its log.
+//! Donating the state to a datastore that has lost its log.
 //!
-//! A datastore without entries is refused like any other that does not fit: nothing local changes. But it has proved with
-//! its certificate that it is this member's own, so it may read what the member has, in order to be rebuilt.
+//! A datastore without entries is rejected like any other with an inconsistent position: nothing local changes. But its
+//! certificate has proved that it is this member's datastore, so it may read the member's state in order to be rebuilt.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::transport::wire::{self, WireError};
 
 use super::shared::SharedRef;
 
-/// How long an empty datastore may take to ask.
+/// Longest wait for a request of an empty datastore.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves requests for the state until the datastore closes the connection or asks for nothing more.
+/// Serves requests for the state until the datastore closes the connection or sends no further request.
 pub(super) async fn serve(shared: &SharedRef, directory: &Path, connection: &quinn::Connection) {
     while let Ok(Ok((mut send, mut receive))) = timeout(PATIENCE, connection.accept_bi()).await {
         if let Err(error) = answer(shared, directory, &mut send, &mut receive).await {

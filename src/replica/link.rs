@@ -1,4 +1,5 @@
-//! The connection to the datastore: connects for ever, greets, follows the tail, pushes the outbox, reports progress.
+//! The connection to the datastore: reconnects forever, performs the handshake, follows the tail, pushes the outbox,
+//! reports progress.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,16 +34,16 @@ use super::{applier, leaving, lend, outbox_writer, proofs, push, reconcile, resy
 
 /// Longest wait for an answer while a connection is being set up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for a connection, however many addresses are tried; a connector gives each its own, shorter time.
+/// Longest wait for a connection, over all addresses; a connector gives each address a shorter time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest pause between two attempts.
+/// Longest backoff delay between two attempts.
 const RETRY_CAP: Duration = Duration::from_secs(5);
-/// A log that is not followed is reported again after this long.
+/// Interval at which a log that is not followed is reported again.
 const REPEAT_EVERY: Duration = Duration::from_secs(300);
-/// Progress is reported at most this often.
+/// Shortest interval between progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error(transparent)]
@@ -72,7 +73,7 @@ pub(super) enum LinkError {
     Diverged(Verdict),
     #[error("{0}")]
     Revoked(String),
-    /// The authority that signed this member's certificate was replaced while it was away.
+    /// The CA that signed this member's certificate was replaced while the member was offline.
     #[error("{0}")]
     LeftBehind(String),
     #[error("the replica is closing")]
@@ -106,27 +107,27 @@ impl From<quinn::ConnectionError> for LinkError {
     }
 }
 
-/// Why no connection came about.
+/// Error of a connection attempt.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectError {
-    /// What failed, where, and what to do.
+    /// Message for the operator: the failed operation, the address, and the remedy.
     pub message: String,
-    /// Whoever answered is not the datastore that this member joined: its certificate comes from another authority.
+    /// Whether the peer is not the datastore that this member joined: its certificate comes from another CA.
     pub is_foreign: bool,
-    /// Its authority was replaced by another one while this member was away.
+    /// Whether the datastore's CA was replaced while this member was offline.
     pub is_rotated: bool,
 }
 
-/// A future behind a pointer.
+/// A boxed future.
 pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How a replica reaches its datastore.
+/// Reaches the datastore of a replica.
 pub trait Connector: Send + Sync + 'static {
-    /// Opens an authenticated connection; also says to which address.
+    /// Opens an authenticated connection. Also returns the address.
     fn connect(&self) -> Pending<'_, Result<(quinn::Connection, String), ConnectError>>;
 
-    /// Certificates of the authorities whose signatures under positions are believed.
+    /// Returns the certificates of the CAs whose signatures under positions are trusted.
     fn authorities(&self) -> Vec<CertificateDer<'static>> {
         Vec::new()
     }
@@ -140,21 +141,21 @@ pub trait Connector: Send + Sync + 'static {
         Box::pin(async move { Err(ConnectError { message, is_foreign: false, is_rotated: false }) })
     }
 
-    /// Where other members reach this one; `None` when they do not.
+    /// Returns where other members reach this one; `None` if they do not.
     fn announcement(&self) -> Option<Announce> {
         None
     }
 
-    /// The datastore sent the list of members, as [`Roster::encode`](crate::trust::Roster::encode) writes it.
+    /// Handles the membership list from the datastore, as [`Roster::encode`](crate::trust::Roster::encode) writes it.
     fn on_roster(&self, _body: &[u8]) {}
 
-    /// The datastore sent [`Revocations`](crate::codec::message::Revocations).
+    /// Handles [`Revocations`](crate::codec::message::Revocations) from the datastore.
     fn on_revocations(&self, _body: &[u8]) {}
 
-    /// The datastore was heard: the last list of members is still the right one.
+    /// Called when the datastore is heard from: the last membership list is still valid.
     fn on_heard(&self) {}
 
-    /// Why no other member is believed, and whether that is a fault; `None` when those of the list are.
+    /// Returns why no other member is trusted, and whether that is a fault; `None` if those of the list are.
     fn membership_problem(&self) -> Option<(String, bool)> {
         None
     }
@@ -169,7 +170,7 @@ pub(super) struct Linker {
     pub directory: PathBuf,
     pub cache_bytes: u64,
     pub heartbeat_ms: u64,
-    /// Where a state is being fetched to, or was when the connection was given up.
+    /// Directory into which a state is being fetched, or was when the connection was given up.
     pub fetching: Mutex<Option<PathBuf>>,
 }
 
@@ -198,7 +199,7 @@ impl Linker {
             match &error {
                 LinkError::Diverged(verdict) => {
                     telemetry::metrics::verdict(*verdict);
-                    // It may last for hours, and is met again at each attempt.
+                    // This may last for hours, and recurs at each attempt.
                     if told.is_none_or(|(last, at)| last != *verdict || at.elapsed() > REPEAT_EVERY) {
                         told = Some((*verdict, Instant::now()));
                         tracing::error!(%verdict, remedy = verdict.remedy(), "not following the datastore");
@@ -210,7 +211,7 @@ impl Linker {
                 backoff.reset();
             }
             let mut random = [0; 8];
-            // Without randomness the pause is the longest one, which is safe.
+            // Without randomness the delay is the longest one, which is safe.
             let drawn = getrandom::fill(&mut random).map_or(u64::MAX, |()| u64::from_le_bytes(random));
             sleep(backoff.next_delay(drawn)).await;
         }
@@ -221,8 +222,8 @@ impl Linker {
     }
 
     async fn attempt(&self, needs_snapshot: bool) -> Result<std::convert::Infallible, LinkError> {
-        // An exchange outlives the connection over which it began. What is compared with the datastore's log before its end may be of
-        // either history, and a second exchange would begin from what the first one is about to replace.
+        // An exchange outlives its connection. Before it completes, anything compared with the datastore's log may be
+        // of either history, and a second exchange would start from a state that the first one is about to replace.
         drop(self.shared.exchanging.lock().await);
         let connecting = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
         let (connection, address) =
@@ -266,12 +267,12 @@ impl Linker {
             Ok(welcome) => welcome,
             Err(error) => return Err(unread(closed::explained(connection, error).await, mine.as_ref())),
         };
-        // What the state lost is judged by where it had been, and fetched from where it is.
+        // A loss is judged by the position before it. The entries are fetched from the present position.
         let wanted = needs_snapshot || self.shared.is_lacking(&welcome) || self.shared.wants_resync();
         let lineage = self.shared.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
         let is_left = mine.as_ref().is_some_and(|mine| leaving::is_left(&self.shared, mine, &lineage, &welcome));
         let step = match judge(mine.as_ref(), &welcome, wanted) {
-            // Positions alone do not show it when two generations were given one number.
+            // Positions alone do not show a fork if two generations were assigned the same number.
             NextStep::Tail(_) | NextStep::Snapshot if is_left => NextStep::Refuse(Verdict::Forked),
             step => step,
         };
@@ -332,7 +333,7 @@ impl Linker {
         }
     }
 
-    /// The `External-Addr`, unless the datastore would refuse this member for it.
+    /// Returns the `External-Addr`, unless the datastore would reject this member because of it.
     fn reportable_address(&self) -> Option<String> {
         let text = self.external_addr.as_deref()?;
         match host_and_port(text) {
@@ -344,13 +345,14 @@ impl Linker {
         }
     }
 
-    /// Answers streams on which the datastore asks for chunks that it has lost.
+    /// Serves streams on which the datastore requests chunks that it has lost.
     async fn give_chunks(&self, connection: &quinn::Connection) -> Result<std::convert::Infallible, LinkError> {
         let server = self.shared.contents.as_ref().map(|contents| contents.server());
         Ok(super::contents::give(server, connection).await?)
     }
 
-    /// A log that went on without this member's last entries, for a known reason, is followed all the same.
+    /// Follows a log that continued without this member's last entries, if the reason is known. Returns whether it
+    /// is followed.
     async fn reconciles(
         &self,
         connection: &quinn::Connection,
@@ -366,7 +368,7 @@ impl Linker {
         Ok(reconciled)
     }
 
-    /// Keeps why the log's generations began, for the day on which the datastore's disk is lost.
+    /// Stores why the log's generations started, in case the datastore loses its disk.
     async fn learn_generations(&self, connection: &quinn::Connection, welcome: &Welcome) {
         if let Err(error) = reconcile::learn(&self.directory, connection, welcome).await {
             tracing::warn!(error, "why the log's generations began is not kept here");
@@ -392,7 +394,7 @@ impl Linker {
         LinkError::Diverged(verdict)
     }
 
-    /// What the datastore says holds until it says otherwise, also over a restart without it.
+    /// Adopts the datastore's terms. They hold until it sends others, also across a restart without it.
     async fn take_over_terms(&self, welcome: &Welcome) {
         let terms = Terms::of(welcome);
         *self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner) = terms.limits();
@@ -403,7 +405,7 @@ impl Linker {
         }
         let (directory, state) = (self.directory.clone(), self.shared.state());
         let saving = move || {
-            // They bear witness that a state of this log and generation was here.
+            // The terms are evidence that a state of this log and generation was here, so it must be durable first.
             state.persist().map_err(|error| error.to_string())?;
             terms.save(&directory).map_err(|error| error.to_string())
         };
@@ -447,7 +449,7 @@ impl Linker {
         self.applier.send(request).await.map_err(|_| LinkError::Closing)
     }
 
-    /// Listens on the control stream.
+    /// Receives messages on the control stream.
     async fn listen(
         &self,
         receive: &mut quinn::RecvStream,
@@ -478,7 +480,7 @@ impl Linker {
                     let refused: Refused = message::decode(kind, &body).map_err(WireError::from)?;
                     return Err(refused.into());
                 }
-                // A newer datastore may say more on this stream; what is not understood is not needed.
+                // A newer datastore may send other kinds on this stream. Unknown ones are not needed.
                 _ => {}
             }
         }
@@ -520,17 +522,17 @@ impl Linker {
     }
 }
 
-/// Why no welcome came.
+/// Returns why no welcome arrived.
 fn unread(error: WireError, mine: Option<&Position>) -> LinkError {
     let wide = mine.map(|mine| mine.generation).filter(|generation| generation.narrow().is_none());
     match (error, wide) {
-        // Versions that cannot read it close without a reason.
+        // Versions that cannot decode the generation close the connection without a reason.
         (WireError::Closed, Some(generation)) => LinkError::Unread(generation),
         (error, _) => error.into(),
     }
 }
 
-/// Takes in a block of frames; a large one off the async threads.
+/// Decodes a block of frames, a large one off the async threads.
 async fn take_in(mut intake: Intake, frames: Bytes) -> Result<(Intake, Vec<Run>), LinkError> {
     if frames.len() < 64 << 10 {
         let runs = intake.handle_frames(frames)?;
@@ -551,7 +553,7 @@ mod tests {
 
     #[test]
     fn p15_the_log_is_taken_in_though_others_have_taken_the_threads() {
-        // What it is does not matter, as long as it is much.
+        // The bytes do not matter, as long as there are many.
         let taken_in = take_in(Intake::new(Seq::ZERO, Chain::default(), false), vec![7; 256 << 10].into());
         assert!(matches!(vital::tests::without_threads(taken_in), Err(LinkError::Frames(_))));
     }

@@ -1,10 +1,10 @@
-//! The high-water mark: how far a replica's state came, written down beside it.
+//! The high-water mark: how far a replica's state came, stored next to it.
 //!
-//! A state that lost its journal, or that was replaced by an older copy, is sound in itself. The mark shows that it went back:
-//! what it shows is out of date then, so the replica is unhealthy until it was level with the datastore once.
+//! A state that lost its journal, or was replaced by an older copy, is sound in itself. The mark shows that it went
+//! back. Such a state is out of date, so the replica is unhealthy until it has caught up with the datastore once.
 //!
-//! `high-water` is a line of JSON and, in the next line, the BLAKE3 of the first. It is replaced after the state was made
-//! durable, about once a second while it changes, so the state may be ahead of it, never behind.
+//! `high-water` is a line of JSON and, in the next line, the BLAKE3 of the first. It is replaced after the state was
+//! made durable, about once a second while it changes. So the state may be ahead of the mark, never behind.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,28 +16,28 @@ use crate::state::{StateError, StateMeta, StateStore};
 use crate::trust::summed;
 
 const VERSION: u32 = 1;
-/// Most origins that a mark names. Those matter whose transactions the outbox journal may hold, which are few.
+/// Most origins in a mark. Only those matter whose transactions the outbox journal may hold, which are few.
 const ORIGINS_MAX: usize = 4096;
 
-/// How far a state came.
+/// A position that a state had durably reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     version: u32,
-    /// Name of the state's directory, for when `current` cannot say it; empty when it is not known.
+    /// Name of the state's directory, in case `current` cannot provide it; empty if unknown.
     #[serde(default)]
     pub state: String,
-    /// Where the state stood, durably.
+    /// Durable position of the state.
     pub position: Position,
-    /// Up to which counter the state had decided what the outbox still holds.
+    /// Counters up to which the state had decided the origins that the outbox still holds.
     #[serde(default)]
     pub decided: Vec<(Origin, OriginCounter)>,
 }
 
 impl Mark {
-    /// The mark of a state and of the outbox next to it; `None` when the state has no position.
+    /// Returns the mark of a state and its outbox; `None` if the state has no position.
     ///
     /// # Errors
-    /// When the state cannot be read.
+    /// If the state cannot be read.
     pub(super) fn of(state: &StateStore, name: String, outbox: &Outbox) -> Result<Option<Mark>, StateError> {
         let Some(position) = state.position() else { return Ok(None) };
         let mut decided = Vec::new();
@@ -49,29 +49,29 @@ impl Mark {
         Ok(Some(Mark::new(name, position, decided)))
     }
 
-    /// A mark of the state in the directory `state`.
+    /// Returns a mark of the state in the directory `state`.
     #[must_use]
     pub fn new(state: String, position: Position, decided: Vec<(Origin, OriginCounter)>) -> Mark {
         Mark { version: VERSION, state, position, decided }
     }
 
-    /// The file's contents.
+    /// Returns the contents of the file.
     #[must_use]
     pub fn encode(&self) -> String {
         summed::seal(&serde_json::to_string(self).expect("invariant: a mark has text keys only"))
     }
 
-    /// Contents for the file of a mark that is lost: what showed that the state is less than it was. They are read as damage,
-    /// so that a later start knows it, too, when what showed it is gone.
+    /// Returns contents that replace a lost mark: the evidence of a loss. They are read as corruption, so that a later
+    /// start knows of the loss even when the evidence is gone.
     #[must_use]
     pub fn lost(what: &str) -> String {
         summed::seal(&serde_json::json!({ "lost": what }).to_string())
     }
 
-    /// Reads a file's contents.
+    /// Parses the contents of a file.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Describes the problem with the contents.
     pub fn decode(text: &str) -> Result<Mark, String> {
         let text = summed::open(text)?;
         if let Ok(Noted { lost }) = serde_json::from_str(text) {
@@ -84,7 +84,7 @@ impl Mark {
         Ok(mark)
     }
 
-    /// What a state has lost that came as far as this mark; `None` when it lost nothing.
+    /// Describes what a state that had reached this mark has lost; `None` if nothing.
     #[must_use]
     pub fn loss(&self, found: Option<&StateMeta>) -> Option<String> {
         if planted::is(Bug::RollbackUnnoticed) {
@@ -100,7 +100,8 @@ impl Mark {
             _ if found.log_id == log_id && found.generation == generation => {
                 found.seq > seq || found.position() == self.position
             }
-            // A later generation goes on from what it shares with the marked one, and gave up the rest for a known reason.
+            // A later generation continues from the part shared with the marked one, and gave up the rest for a
+            // known reason.
             Some(shared_to) => found.seq >= seq.min(shared_to),
             None => false,
         };
@@ -119,22 +120,22 @@ impl Mark {
         ))
     }
 
-    /// The last sequence that a state's generation, which is a later one, shares with the marked one; `None` when it does not
-    /// descend from that.
+    /// Returns the last sequence that a state's later generation shares with the marked one; `None` if it does not
+    /// descend from it.
     fn shared_to(&self, found: &StateMeta) -> Option<Seq> {
         let Position { log_id, generation, .. } = self.position;
         let descends = found.log_id == log_id && found.lineage.iter().any(|entry| entry.generation == generation);
         descends.then(|| shared_after(&found.lineage, generation).unwrap_or(Seq(u64::MAX)))
     }
 
-    /// Sequence at which the state stood.
+    /// Returns the sequence of the state.
     #[must_use]
     pub fn seq(&self) -> Seq {
         self.position.seq
     }
 }
 
-/// See [`Mark::lost`].
+/// File contents written by [`Mark::lost`].
 #[derive(Deserialize)]
 struct Noted {
     lost: String,

@@ -1,4 +1,4 @@
-//! The replica: what a webserver embeds to hold a copy of the log's state.
+//! The replica: embedded by a webserver to hold a copy of the log's state.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,9 +14,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Guarantees: reads are local and include the replica's own undecided transactions; a transaction is durable on the
-//! local disk before [`Replica::submit`] returns; data and position change in one atomic write; nothing is ever
-//! deleted here because a datastore does not have it.
+//! Guarantees: reads are local and include the replica's own pending transactions; a transaction is durable on the
+//! local disk before [`Replica::submit`] returns; data and position change in one atomic write; nothing is ever deleted
+//! here because a datastore does not have it.
 
 pub mod acts;
 pub mod admin;

@@ -1,8 +1,8 @@
-//! Which state a replica opens, and what it does with those that are damaged.
+//! Selects the state that a replica opens, and handles corrupt ones.
 //!
-//! A state is examined through a view, which leaves its files as they are, and every row of it is read. So neither the storage
-//! engine nor this module changes a state before it is known to be sound, and nothing is ever removed here but what a
-//! sound state, as far as the mark, has replaced.
+//! A state is examined through a view, which does not change its files, and every row of it is read. So neither the
+//! storage engine nor this module changes a state before it is known to be sound. The only states removed here are
+//! those replaced by a sound state that reaches the mark.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,42 +17,42 @@ use super::handle::OpenError;
 use super::mark::Mark;
 use super::witnesses::Witnesses;
 
-/// What remains to be done, for messages.
+/// Remedy that is appended to messages.
 const REMEDY: &str = "what is shown here is out of date until the datastore is reached, from which the replica catches up by \
                       itself";
 
-/// What a state lacks of what this replica had durably shown.
+/// A loss: the state lacks something that this replica had durably shown.
 #[derive(Clone, Debug)]
 pub(super) struct Lost {
-    /// For the operator.
+    /// Message for the operator.
     pub message: String,
-    /// How far it had come, where that is known: it has everything again only once it is there.
+    /// High-water mark, if known: the loss is made up only once the state has reached it.
     pub mark: Option<Mark>,
 }
 
 impl Lost {
-    /// One of which it is known that it is, and not how far the state had come.
+    /// Returns a loss of unknown extent.
     pub(super) fn unmarked(what: String) -> Lost {
         tracing::error!(what, "{REMEDY}");
         Lost { message: format!("{what}; {REMEDY}"), mark: None }
     }
 
-    /// Whether a state that is level with its datastore has everything again.
+    /// Returns whether a state that has caught up with its datastore has everything again.
     pub(super) fn is_made_up(&self, meta: Option<&StateMeta>) -> bool {
         self.mark.as_ref().is_none_or(|mark| mark.loss(meta).is_none())
     }
 }
 
-/// The state that was chosen.
+/// The state that was selected.
 pub(super) struct Opened {
     pub state: StateStore,
-    /// Its directory.
+    /// Directory of the state.
     pub place: PathBuf,
-    /// What it lacks; `None` when it came as far as the mark.
+    /// Loss of the state; `None` if nothing shows one.
     pub lost: Option<Lost>,
-    /// What the former state had decided. Only where that is not in the state.
+    /// Counters that the former state had decided. Only set if the state may lack them.
     pub decided: Vec<(Origin, OriginCounter)>,
-    /// Everything that was not as it should be.
+    /// All problems found.
     pub findings: Vec<String>,
 }
 
@@ -62,11 +62,11 @@ struct Sound {
     view: StateStore,
     meta: Option<Arc<StateMeta>>,
     loss: Option<String>,
-    /// It is the one whose position the mark holds.
+    /// Whether the mark holds the position of this state.
     is_marked: bool,
 }
 
-/// Opens the state of a replica, or begins an empty one.
+/// Opens the state of a replica, or creates an empty one.
 pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, OpenError> {
     let mut findings = Vec::new();
     let mark = directory.mark();
@@ -90,7 +90,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     });
     let mut search = match searched {
         Ok(search) => search,
-        // On a full disk there is no room for a view: the current state is opened as it is.
+        // A full disk has no room for a view, so the current state is opened directly.
         Err(error) if directory.access() == Access::Serve && is_want(&error) => {
             let place = named.map_err(|_| error)?;
             let state = open_sound(&place, cache_bytes)?;
@@ -103,7 +103,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     };
     let (best, damaged) = (search.best.take(), std::mem::take(&mut search.damaged));
     findings.extend(damaged.iter().map(|(path, reason)| format!("{}: {reason}", path.display())));
-    // Without a mark, what takes the place of a damaged state may be older.
+    // Without a mark, the state that replaces a corrupt one may be older.
     let was_damaged = !damaged.is_empty() || !damaged_in(directory.path()).is_empty();
     let is_older = mark.is_none() && (was_damaged || (named.is_err() && !is_alone));
     let doubt = is_older.then(|| "the state was damaged, and an older one may have taken its place".to_owned());
@@ -112,7 +112,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     let doubt = doubt.or_else(|| witnessed.clone()).or_else(|| unknown.map(doubted));
     let none_left = || mark.as_ref().and_then(|mark| mark.loss(None));
     let (state, place, loss) = match (directory.access(), best) {
-        // A tool puts no empty state in the place of one that was lost.
+        // A tool does not replace a lost state by an empty one.
         (Access::Write, None) if damaged.is_empty() && (none_left().is_some() || doubt.is_some()) => {
             let reason = none_left().or(doubt).unwrap_or_default();
             return Err(OpenError::Damaged { path: directory.path().to_owned(), reason });
@@ -139,7 +139,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
         }
     };
     drop(search);
-    // What shows it may be gone at the next start. A mark that shows a loss stays, and so does one that is damaged.
+    // The evidence may be gone at the next start. A mark that shows a loss is kept, and so is a corrupt one.
     if let Some(what) = witnessed.filter(|_| loss.is_none() && is_mark_sound) {
         directory.note_lost(&what);
     }
@@ -153,7 +153,7 @@ pub(super) fn open(directory: &Directory, cache_bytes: u64) -> Result<Opened, Op
     Ok(opened((state, place, loss), doubt, mark, findings))
 }
 
-/// Why the mark does not say how far the state came, although there was one.
+/// Returns why the mark does not show how far the state came, although there was one.
 pub(super) fn unknown(mark: &Result<Option<Mark>, String>, witnesses: &Witnesses) -> Option<String> {
     match mark {
         Err(error) => Some(format!("the high-water file is damaged ({error})")),
@@ -162,15 +162,16 @@ pub(super) fn unknown(mark: &Result<Option<Mark>, String>, witnesses: &Witnesses
     }
 }
 
-/// What follows from that.
+/// Adds the consequence to such a reason.
 pub(super) fn doubted(what: String) -> String {
     format!("{what}, so whether the state went back is not known")
 }
 
-/// A state, its directory, and what it lacks by the mark.
+/// A state, its directory, and its loss according to the mark.
 type Taken = (StateStore, PathBuf, Option<String>);
 
-/// `doubt`: what else shows that the state may be less than what was here. It is made up by being level once.
+/// Assembles the result. `doubt` is other evidence of a loss, which is made up once the state has caught up with
+/// the datastore.
 fn opened((state, place, loss): Taken, doubt: Option<String>, mark: Option<Mark>, findings: Vec<String>) -> Opened {
     let mark = mark.filter(|_| loss.is_some());
     let decided = mark.as_ref().map(|mark| mark.decided.clone()).unwrap_or_default();
@@ -184,7 +185,7 @@ fn opened((state, place, loss): Taken, doubt: Option<String>, mark: Option<Mark>
     Opened { state, place, lost, decided, findings }
 }
 
-/// Whether an opening failed because the process lacks something.
+/// Returns whether opening failed because the process lacks a resource.
 fn is_want(error: &OpenError) -> bool {
     match error {
         OpenError::Directory(DirectoryError::Io { source, .. }) => crate::env::fs::is_full(source),
@@ -200,7 +201,7 @@ fn is_damaged(damaged: Vec<(PathBuf, String)>, named: &Result<PathBuf, String>) 
     OpenError::Damaged { path, reason }
 }
 
-/// An empty state in a directory of its own, which is filled from the datastore.
+/// Creates an empty state in a new directory. It is filled from the datastore.
 fn begin(directory: &Directory, cache_bytes: u64) -> Result<(StateStore, PathBuf), OpenError> {
     if directory.is_read_only() {
         return Ok((StateStore::in_memory(), PathBuf::new()));
@@ -211,7 +212,7 @@ fn begin(directory: &Directory, cache_bytes: u64) -> Result<(StateStore, PathBuf
     Ok((state, fresh))
 }
 
-/// Opens a state that was found sound, and makes it the current one. `is_sure`: no other one can be newer.
+/// Opens a state that was found sound, and makes it the current one. `is_sure`: no other state can be newer.
 fn take(
     directory: &Directory,
     sound: Sound,
@@ -223,7 +224,7 @@ fn take(
     drop(view);
     let mut place = path.clone();
     if loss.is_some() && meta.is_some() && is_marked {
-        // What opens as an older state may hold more than the storage engine finds: it works on a copy.
+        // A state that opens as an older one may hold more than the storage engine finds, so work on a copy.
         place = directory.new_state()?;
         state::duplicate(&path, &place).map_err(|source| DirectoryError::Io { path: path.clone(), source })?;
     }
@@ -267,8 +268,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Tries the state that `current` names, the one that the mark names, then the others, newest first, until one came as far
-    /// as the mark.
+    /// Tries the state that `current` names, the one that the mark names, then the others, newest first, until one
+    /// reaches the mark.
     fn run(&mut self, named: Option<&Path>, states: Vec<PathBuf>) -> Result<(), OpenError> {
         let marked = self.mark.map(|mark| self.directory.path().join(&mark.state));
         let first = named.into_iter().map(Path::to_path_buf).chain(marked.filter(|path| states.contains(path)));
@@ -285,7 +286,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Whether the search is over.
+    /// Examines a state. Returns whether the search is over.
     fn examine(&mut self, path: PathBuf, named: Option<&Path>) -> Result<bool, OpenError> {
         let is_named = Some(path.as_path()) == named;
         let place = self.views.of(&path);
@@ -294,7 +295,7 @@ impl Search<'_> {
             Access::Serve | Access::Write => StateStore::try_view(&path, &place, self.cache_bytes),
         };
         let checked = view.and_then(|view| check_sound(&view, &path).map(|()| view));
-        // The storage engine takes a state whose journal is missing for a new one, and removes its tables.
+        // The storage engine takes a state without a journal for a new one, and removes its tables.
         let is_marked = |mark: &&Mark| path.file_name().is_some_and(|name| *name == *mark.state);
         let marked = self.mark.filter(is_marked);
         if let (Ok(view), Some(mark)) = (&checked, marked)
@@ -317,7 +318,7 @@ impl Search<'_> {
                 Ok(is_whole)
             }
             Err(error @ (StateError::Locked { .. } | StateError::Unavailable { .. })) => Err(error.into()),
-            // One that was being fetched, and never came to its end.
+            // A state whose fetch was never completed.
             Err(StateError::Unfinished) if !is_named => Ok(false),
             Err(error) => {
                 self.damaged.push((path, error.to_string()));
@@ -334,8 +335,8 @@ fn open_sound(path: &Path, cache_bytes: u64) -> Result<StateStore, OpenError> {
         .map_err(|error| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() })
 }
 
-/// Reads all of a state. Its digest is kept up to date by what changes, so a row that was lost or is out of date would not
-/// show in it, and the datastore would find it equal.
+/// Reads the whole state. The digest is updated with each change, so a lost or outdated row would not show in it, and
+/// the datastore would find the state equal.
 pub(super) fn check_sound(state: &StateStore, path: &Path) -> Result<(), StateError> {
     if state.meta().is_none() {
         return state.loader().map(drop);

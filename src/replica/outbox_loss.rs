@@ -1,4 +1,4 @@
-//! An outbox journal that is missing or damaged: how it is noticed, and how its loss is accepted.
+//! An outbox journal that is missing or corrupt: detecting that, and accepting the loss.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use crate::log::journal::{Journal, JournalError, witness_of};
 
 use super::handle::OpenError;
 
-/// Refuses a replica that was used before and has no journal any more. A new one gets its journal before anything else, so
-/// that a journal is never missing next to a state; `makes`: whether it may be made.
+/// Rejects a replica that was used before and has no journal any more. A new replica gets its journal before anything
+/// else, so that a journal is never missing next to a state. `makes`: whether the journal may be created.
 ///
 /// # Errors
-/// When it is missing, or cannot be made.
+/// If it is missing, or cannot be created.
 pub(super) fn check(directory: &Path, makes: bool) -> Result<(), OpenError> {
     let outbox = directory.join("outbox");
     if !Journal::is_absent(&RealFs, &outbox)? {
@@ -44,41 +44,42 @@ fn was_used(directory: &Path) -> Result<bool, OpenError> {
     Ok(false)
 }
 
-/// Whether a directory without a `role` was a replica's.
+/// Returns whether a directory without a `role` was a replica's.
 ///
 /// # Errors
-/// When it cannot be listed.
+/// If it cannot be listed.
 pub fn is_replicas(directory: &Path) -> Result<bool, OpenError> {
     let is_datastores = ["log", "trust"].iter().any(|name| directory.join(name).exists());
     Ok(!is_datastores && was_used(directory)?)
 }
 
-/// What accepting a loss came to.
+/// Result of accepting a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// Records of the damaged journal that the new one has.
+    /// Records of the corrupt journal that the new one has.
     pub records: u64,
 }
 
-/// Why a loss cannot be accepted.
+/// Error of accepting a loss.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// The outbox is as it should be.
+    /// The outbox journal is neither corrupt nor missing.
     #[error("the outbox journal of {0} is neither damaged nor missing: nothing was changed")]
     Sound(std::path::PathBuf),
-    /// It is somebody else's, or nothing at all.
+    /// The directory belongs to something else, or does not exist.
     #[error("{0} is not a replica's directory: check --data-dir; nothing was changed")]
     NoReplica(std::path::PathBuf),
-    /// The directory or its journal.
+    /// The directory or its journal cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
 }
 
-/// Begins the outbox of the replica in `directory` again after its journal was damaged or lost: what can be read is kept in
-/// the new journal, and the damaged files stay next to it as `*.damaged-N`.
+/// Starts a new outbox for the replica in `directory` after its journal was corrupted or lost. Readable records are
+/// kept in the new journal, and the corrupt files are kept next to it as `*.damaged-N`.
 ///
 /// # Errors
-/// When it is no replica's directory, a process runs on it, nothing is damaged, or the operating system refuses.
+/// If it is not a replica's directory, a process runs on it, nothing is corrupt, or the operating system returns
+/// an error.
 pub fn accept(directory: &Path) -> Result<Accepted, AcceptError> {
     let looking = claim_to_read(directory, "replica", PATIENCE).map_err(OpenError::from)?;
     if !is_claimed(directory) && !is_replicas(directory)? {
@@ -90,7 +91,7 @@ pub fn accept(directory: &Path) -> Result<Accepted, AcceptError> {
     if is_absent && !is_missing && !witness_of(&outbox).exists() {
         return Err(AcceptError::Sound(directory.to_owned()));
     }
-    // Only what was found to be a replica's is marked as one.
+    // Claiming marks a directory as a replica's, so only one that was found to be a replica's is claimed.
     drop(looking);
     let _lock = claim(directory, "replica", PATIENCE).map_err(OpenError::from)?;
     if !is_missing {

@@ -1,4 +1,4 @@
-//! The records of an outbox journal: how they are read into an outbox, and what a rewritten journal holds.
+//! The records of an outbox journal: reading them into an outbox, and selecting those of a rewritten journal.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::planted::{self, Bug};
 use crate::protocol::outbox::{Decided, Outbox, RejectedTxn};
 use crate::state::{StateError, StateMeta, StateStore};
 
-/// Journal kinds; never reused.
+/// Record kinds of the journal; never reused.
 pub(super) const KIND_TXN: u8 = 16;
 pub(super) const KIND_REJECTED: u8 = 17;
 pub(super) const KIND_CLOSED: u8 = 18;
-/// A transaction that takes the place of a rejected one: both happen, or neither.
+/// A transaction that replaces a rejected one: both happen, or neither.
 pub(super) const KIND_RETRY: u8 = 19;
 
 #[derive(Serialize, Deserialize)]
@@ -28,13 +28,13 @@ pub(super) struct RejectedV1 {
     pub reason: Reason,
 }
 
-/// Why the outbox cannot be restored.
+/// Error of restoring the outbox.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestoreError {
-    /// The journal holds what cannot be read: it exists nowhere else.
+    /// The journal has a record that cannot be read. It exists nowhere else.
     #[error("{0}")]
     Journal(String),
-    /// The state is damaged: it can be fetched again.
+    /// The state is corrupt. It can be fetched again.
     #[error(transparent)]
     State(#[from] StateError),
 }
@@ -43,7 +43,7 @@ fn decoded<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, String> 
     postcard::from_bytes(payload).map_err(|error| error.to_string())
 }
 
-/// Opens the journal of an outbox; what it holds is read one record at a time.
+/// Opens the journal of an outbox. Its records are read one at a time.
 pub(super) fn open(directory: &Path) -> Result<(Journal, Restoring), JournalError> {
     let mut restoring = Restoring::default();
     let journal =
@@ -60,7 +60,7 @@ pub(super) fn read(entries: &[(u8, Vec<u8>)]) -> Restoring {
     restoring
 }
 
-/// Reads the records of a journal: pending transactions and the rejected list, as far as the state does not know better.
+/// Reads the records of a journal: pending transactions and the rejected list, with the outcomes in the state applied.
 #[cfg(test)]
 pub(super) fn restore(
     entries: &[(u8, Vec<u8>)],
@@ -70,15 +70,15 @@ pub(super) fn restore(
     read(entries).finish(state, outbox)
 }
 
-/// What the records of a journal add up to.
+/// Accumulated records of a journal.
 #[derive(Clone, Default)]
 pub(super) struct Restoring {
-    /// Places of the transactions that are left, and the next one.
+    /// Positions of the remaining transactions, and the next position.
     order: BTreeMap<u64, TxnId>,
     next: u64,
     txns: HashMap<TxnId, (u64, Arc<Txn>)>,
     rejected: HashMap<TxnId, (Seq, Reason)>,
-    /// What was retried, and as which transaction.
+    /// Retried transactions, each with the one that replaces it.
     retried: Vec<(TxnId, TxnId)>,
     unreadable: Option<String>,
 }
@@ -116,7 +116,7 @@ impl Restoring {
     fn insert(&mut self, bytes: &[u8]) -> Result<TxnId, String> {
         let txn = decode_txn(bytes).map_err(|error| error.to_string())?;
         let id = txn.id;
-        // One that was refused, and that its maker gave again, stands at its later place.
+        // A transaction that was rejected and that its author has submitted again has the later position.
         self.remove(id);
         self.order.insert(self.next, id);
         self.txns.insert(id, (self.next, Arc::new(txn)));
@@ -131,8 +131,9 @@ impl Restoring {
         }
     }
 
-    /// How a state that stands at `found` (`None`: there is none) is less than what was here when a rejection was written down;
-    /// `None` when nothing shows that. Once the log has begun another generation the sequences of older rejections say nothing.
+    /// Describes how the state at `found` (`None` if there is none) falls short of the one that was here when a
+    /// rejection was written; `None` if nothing shows a loss. Once the log has started another generation, the
+    /// sequences of older rejections prove nothing.
     pub(super) fn contradict(&self, found: Option<&StateMeta>) -> Option<String> {
         let noted = self.rejected.iter().filter(|(id, _)| self.txns.contains_key(*id)).map(|(_, (seq, _))| *seq);
         let furthest = noted.max().filter(|seq| *seq != Seq::ZERO && !planted::is(Bug::RollbackUnnoticed))?;
@@ -144,7 +145,7 @@ impl Restoring {
         Some(format!("the state went back: the outbox journal shows that it was at sequence {furthest}, and it {at}"))
     }
 
-    /// The outbox of a replica that has this state, and rejections that only the state knew of.
+    /// Returns the outbox of a replica with this state, and the rejections that only the state has.
     pub(super) fn finish(
         self,
         state: &StateStore,
@@ -193,7 +194,7 @@ impl Frame {
     }
 }
 
-/// What a journal has to hold for an outbox; encoded one by one, so that nothing is in memory twice.
+/// Returns the records of a journal for an outbox. They are encoded one by one, so that nothing is in memory twice.
 pub(super) fn frames_of(outbox: &Outbox) -> impl Iterator<Item = (u8, Vec<u8>)> + use<> {
     let rejected = outbox.rejected().values().flat_map(|RejectedTxn { txn, seq, reason }| {
         let note = RejectedV1 { id: txn.id, seq: *seq, reason: reason.clone() };

@@ -32,9 +32,9 @@ use super::reverted::Reverted;
 use super::room::{self, Room};
 use super::shared::{Change, SharedRef, stop_process};
 
-/// The journal is rewritten when it has at least this many bytes and most of its transactions are resolved.
+/// The journal is rewritten when it has at least this many bytes and is mostly settled.
 const REWRITE_BYTES_MIN: u64 = 4 << 20;
-/// Longest delay after which the journal's head durably vouches for records that are durable.
+/// Longest delay until the journal's head durably vouches for durable records.
 const VOUCH_AFTER: Duration = Duration::from_millis(100);
 /// Returned when the outcome of an earlier transaction of the same identity is unknown.
 const NOT_KNOWN: &str = "the state differs from the datastore's and is being fetched again, so what became of the earlier \
@@ -42,13 +42,13 @@ const NOT_KNOWN: &str = "the state differs from the datastore's and is being fet
 /// Most requests per fsync.
 const BATCH_TXNS_MAX: usize = 1024;
 
-/// Why a transaction is not accepted.
+/// Error of submitting a transaction.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
     /// A limit is exceeded.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),
-    /// A condition fails already by the local view.
+    /// A condition fails already in the local view.
     #[error("{0}")]
     Condition(Reason),
     /// The transaction has no operations.
@@ -64,7 +64,7 @@ pub enum SubmitError {
         /// Counter that was expected.
         expected: OriginCounter,
     },
-    /// The outbox holds the largest number of transactions.
+    /// The outbox has reached its limit of transactions.
     #[error("the outbox holds {depth} transactions and takes no more until the datastore is reached again")]
     Full {
         /// Number of pending transactions.
@@ -84,7 +84,7 @@ pub enum SubmitError {
     FullBytes {
         /// Bytes of pending transactions.
         bytes: usize,
-        /// Largest number of bytes.
+        /// Limit in bytes.
         limit: usize,
     },
     /// The author's pending transactions fill the author's share of the outbox.
@@ -180,17 +180,17 @@ pub(super) enum Request {
     Note(Vec<RejectedTxn>),
     Dismiss(TxnId, oneshot::Sender<Result<(), SubmitError>>),
     Retry(TxnId, Again, oneshot::Sender<Result<Receipt, SubmitError>>),
-    /// Exchanges the outbox because the log continued without this history. All other requests wait until the steps
-    /// end.
+    /// Exchanges the outbox because the log continued without this history. All other requests wait until the
+    /// steps end.
     Exchange(std::sync::mpsc::Receiver<Step>),
 }
 
-/// A step of exchanging the outbox together with the state. If the steps end without [`Step::Install`], nothing has
-/// changed.
+/// A step of exchanging the outbox together with the state. If the steps end without [`Step::Install`], nothing
+/// has changed.
 pub(super) enum Step {
     /// Writes the outbox that will replace the present one to the journal.
     Prepare(Box<Outbox>, oneshot::Sender<Result<(), String>>),
-    /// Replaces the outbox. Its state is in place by now; the histories are equal up to this sequence.
+    /// Replaces the outbox, after its state is in place. The histories are equal up to this sequence.
     Install(Seq, oneshot::Sender<()>),
 }
 
@@ -202,11 +202,11 @@ pub(super) struct OutboxWriter {
     journal: Journal,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    /// Origins of the transactions that are made here, of the express and of the bulk lane.
+    /// Origins of the transactions made here, for the express and the bulk lane.
     express: Own,
     bulk: Own,
     last: HashMap<Origin, OriginCounter>,
-    /// Rejections that are not in the journal yet because writing failed.
+    /// Rejections not in the journal yet because writing failed.
     unwritten: Vec<RejectedV1>,
 }
 
@@ -274,7 +274,7 @@ impl OutboxWriter {
         self.journal.vouch();
     }
 
-    /// Makes the journal's head durably vouch for the records that are durable.
+    /// Makes the journal's head durably vouch for durable records.
     pub(super) fn vouch(&mut self) {
         self.journal.vouch();
     }
@@ -294,8 +294,7 @@ impl OutboxWriter {
     fn take_in(&mut self, batch: Vec<Request>) -> Result<(), Fatal> {
         let mut frames: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut accepted = Vec::new();
-        // Rejections that could not be written before go first: `settled` means that all rejections up to a counter are
-        // written.
+        // Rejections that could not be written before go first: `settled` covers all rejections up to a counter.
         let mut noted = std::mem::take(&mut self.unwritten);
         for note in &noted {
             frames.push((KIND_REJECTED, to_bytes(note)));
@@ -341,7 +340,7 @@ impl OutboxWriter {
                         let _ = reply.send(Err(SubmitError::NotRejected(id)));
                         continue;
                     };
-                    // A transaction that this one depends on may be retried in this very batch.
+                    // A transaction that this one depends on may be retried in the same batch.
                     let conditions = staged.upon_retried(&again.conditions(&old.conditions));
                     let draft = Draft {
                         ops: old.ops.clone(),
@@ -384,7 +383,7 @@ impl OutboxWriter {
         Ok(())
     }
 
-    /// Stops using an origin if the log has another transaction under this identity, or does not accept the identity.
+    /// Stops using an origin if the log has another transaction under this identity, or does not accept it.
     fn forsake(&mut self, id: TxnId, seq: Seq, reason: &Reason) {
         if seq != Seq::ZERO && *reason != Reason::IdentityReused {
             return;
@@ -397,8 +396,8 @@ impl OutboxWriter {
         }
     }
 
-    /// Appends to the journal and syncs it. The inner error means that nothing was written and the journal is
-    /// unchanged.
+    /// Appends to the journal and syncs it. The inner error means that nothing was written and the journal
+    /// is unchanged.
     fn write(&mut self, frames: &[(u8, Vec<u8>)]) -> Result<Result<(), JournalError>, Fatal> {
         let failed = "the outbox journal cannot be written";
         match self.journal.append(frames) {
@@ -406,7 +405,7 @@ impl OutboxWriter {
             Err(error) => return Ok(Err(error)),
             Ok(()) => {}
         }
-        // After a failed sync it is unknown what is on the disk, and a retry would not show it.
+        // After a failed sync the disk contents are unknown, and a retry would not show them.
         self.journal.sync().map(Ok).map_err(Fatal::of(failed))
     }
 
@@ -495,7 +494,7 @@ impl OutboxWriter {
                 }
                 let last = self.last_counter(id.origin)?;
                 if id.counter <= last {
-                    // A transaction of this very batch is not durable yet, so it cannot be acknowledged yet.
+                    // A transaction of this batch is not durable yet, so it cannot be acknowledged yet.
                     let is_twin = id.counter <= staged.taken(id.origin) && staged.pending().any(|txn| txn.id == id);
                     return if is_twin { Ok(Staged::Twin(id)) } else { self.known(id, draft).map(Staged::Known) };
                 }
@@ -527,8 +526,7 @@ impl OutboxWriter {
             None => conditions,
         };
         let txn = Txn { id, settled, time_ms, note, conditions, ops };
-        // An author that numbers its own transactions needs a decision of the datastore on each of them, even on
-        // invalid ones.
+        // An author that numbers its own transactions needs a decision of the datastore on each, even on invalid ones.
         if is_judged_here {
             let limits: Limits = self.shared.limits.lock().unwrap_or_else(PoisonError::into_inner).clone();
             limits.check(&txn)?;
@@ -562,7 +560,7 @@ impl OutboxWriter {
             };
             let decidable = match condition {
                 Condition::Absent { .. } | Condition::Present { .. } => true,
-                // Only the datastore knows whether the transaction that the condition names wrote the present version.
+                // Only the datastore knows whether the transaction named by the condition wrote the present version.
                 Condition::Version { .. } if condition.mark().is_some() => false,
                 // The local state may be behind the version that the author has seen elsewhere.
                 Condition::Version { version: wanted, .. } => version.is_some_and(|have| have > *wanted),
@@ -586,8 +584,8 @@ impl OutboxWriter {
         let is_overtaken = if condition.mark().is_some() {
             found.is_some_and(|found| found != *wanted)
         } else {
-            // The author read the version of the state, and a pending transaction has overwritten it since. A version
-            // that the state does not have yet was read elsewhere, so the datastore decides.
+            // The author read the present version, and a pending transaction has overwritten it. A version that the
+            // state does not have yet was read elsewhere, so the datastore decides.
             self.shared.state().version(collection, key)?.is_some_and(|have| have >= *wanted)
         };
         if !is_overtaken {
@@ -633,14 +631,14 @@ impl OutboxWriter {
         if outbox.pending().any(|txn| txn.id == id) {
             return Ok(self.shared.receipts.issue(id));
         }
-        // A state that differs from the datastore's may show another outcome than the log, and the author would not ask
-        // again.
+        // A state that differs from the datastore's may show another outcome than the log, and the author would not
+        // ask again.
         if self.shared.wants_resync() {
             return Err(SubmitError::NotNow(NOT_KNOWN.into()));
         }
         let row = self.shared.state().origin(id.origin)?;
         let row = row.unwrap_or_default();
-        // A state that was fetched again may not have reached this counter yet; then the outcome is not known here.
+        // A state that was fetched again may not have reached this counter yet; then the outcome is unknown here.
         if row.last_counter < id.counter {
             return Err(SubmitError::Gap { origin: id.origin, found: id.counter, expected: row.last_counter.next() });
         }
@@ -655,9 +653,8 @@ impl OutboxWriter {
         Ok(Receipts::decided(id, stage))
     }
 
-    /// Returns whether everything that a transaction writes is in the state of a log that has left an earlier
-    /// generation. Then this may be the transaction that was committed, under conditions that were rewritten at that
-    /// time.
+    /// Returns whether everything that a transaction writes is present, in a log with an earlier generation. Then this
+    /// may be the transaction that was committed, under conditions rewritten when that generation was left.
     fn is_there(&self, given: &Txn) -> Result<bool, SubmitError> {
         let state = self.shared.state();
         let is_later = state.meta().is_some_and(|meta| meta.lineage.len() > 1);
@@ -697,8 +694,8 @@ impl OutboxWriter {
         self.take_back()
     }
 
-    /// Writes the new outbox to the journal. If the process crashes before the state is exchanged, pending transactions
-    /// are still there under the former state, and the exchange is repeated.
+    /// Writes the new outbox to the journal. After a crash before the state is exchanged, pending transactions are
+    /// still there under the former state, and the exchange is repeated.
     pub(super) fn prepare(&mut self, outbox: &Outbox) -> Result<(), String> {
         if planted::is(Bug::PreparedTooLate) {
             return Ok(());
@@ -706,7 +703,7 @@ impl OutboxWriter {
         self.journal.replace_with(frames_of(outbox)).map_err(|error| error.to_string())
     }
 
-    /// Writes the present outbox back to the journal, because the state was not exchanged.
+    /// Restores the present outbox in the journal, because the state was not exchanged.
     pub(super) fn take_back(&mut self) -> Result<(), Fatal> {
         let failed = "the outbox journal cannot be written back";
         let frames = frames_of(&self.shared.outbox());
@@ -714,7 +711,7 @@ impl OutboxWriter {
     }
 
     /// Replaces the outbox in memory. Counters assigned so far belong to another history. Transactions that the new log
-    /// has already decided leave the outbox, as they do at a start.
+    /// has already decided leave the outbox, as at a start.
     pub(super) fn install(&mut self, outbox: Outbox, shared_to: Seq) -> Result<(), Fatal> {
         if planted::is(Bug::PreparedTooLate) {
             let _ = self.journal.replace_with(frames_of(&outbox));
@@ -737,8 +734,8 @@ impl OutboxWriter {
         if self.journal.bytes() < bytes_min.max(live.saturating_mul(4)) {
             return;
         }
-        // Transactions missing from the new journal were decided by the state, which may be in memory only. Without
-        // this a power cut would hide an accepted transaction until the datastore is reachable again.
+        // Transactions missing from the new journal were decided by the state, which may be in memory only. Otherwise a
+        // power cut would hide an accepted transaction until the datastore is reachable again.
         if !planted::is(Bug::RewriteBeforePersist)
             && let Err(error) = self.shared.state().persist()
         {
@@ -759,7 +756,7 @@ type Twin = (TxnId, oneshot::Sender<Result<Receipt, SubmitError>>);
 enum Staged {
     New(Arc<Txn>),
     Known(Receipt),
-    /// The same transaction is already in the batch that is being collected.
+    /// The same transaction is already in this batch.
     Twin(TxnId),
 }
 

@@ -1,22 +1,21 @@
 //! Selects the local transactions that a member pushes again after the log continued without them. "The new log" is the
 //! one that continued.
 //!
-//! A transaction is pushed again only if nothing came after it. In this member's state, the objects that it wrote must
-//! still read as it wrote them. In the new log, no other member may have written them, except in transactions that this
-//! member had seen when it made its own. The transaction must not depend on anything that the new log lacks, nor on a
-//! transaction that is left out: reading or writing an object that one of those wrote counts as depending on it.
-//! Everything that is left out is archived.
+//! A transaction is pushed again only if nothing came after it. In this member's state, its objects must still read as
+//! it wrote them. In the new log, no other member may have written them, except in transactions that this member had
+//! seen when it made its own. It must not depend on anything that the new log lacks, nor on a transaction that is left
+//! out: reading or writing an object written by one of those counts. Everything left out is archived.
 //!
 //! Deletions in transactions that are left out are still pushed again, each under its own identity
-//! ([`Parted::choose`]). Otherwise the member that had created the object would not learn of the deletion and would
-//! push the object again. An object that the new log lacks is deleted there under the condition that it is absent: that
-//! removes nothing, whatever the deletion depended on. An object that the new log has is deleted only by transactions
-//! that do nothing but delete, under conditions that this member had seen.
+//! ([`Parted::choose`]). Otherwise the member that created the object would not learn of the deletion and would push it
+//! again. If the new log lacks the object, the deletion has the condition that it is absent, which removes nothing,
+//! whatever the deletion depended on. If the new log has it, only transactions that do nothing but delete are pushed,
+//! upon the versions that this member had seen.
 //!
 //! Transactions that are pushed again carry their conditions, translated (`protocol/rebase.rs`). A write without a
 //! condition gets the condition that the object is still as in the new log. If an earlier local transaction wrote or
 //! deleted an object that this one reads or writes, the condition is that the earlier one was committed and nothing
-//! came after it. So if the earlier of two is rejected, the later one is rejected, too.
+//! came after it. So if the earlier of two is rejected, the later one is rejected as well.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -55,7 +54,7 @@ fn written_by((collection, key): Named, id: TxnId) -> Condition {
     Condition::written_by(collection, key, id)
 }
 
-/// Returns whether conditions determine the last write that they expect of an object, or that there is none.
+/// Returns whether conditions determine the expected last write of an object, or its absence.
 fn says_which(conditions: &[Condition], name: &Named) -> bool {
     let of_it = |condition: &&Condition| (condition.collection(), condition.key()) == (&name.0, &name.1);
     conditions.iter().filter(of_it).any(|condition| !matches!(condition, Condition::Present { .. }))
@@ -66,7 +65,7 @@ fn deletes_only(txn: &Txn) -> bool {
     txn.ops.iter().all(|op| op.value().is_none())
 }
 
-/// Returns the final value that transactions, in their order, give each object.
+/// Returns the final value that transactions, in order, give each object.
 pub(super) fn values(txns: &[Arc<Txn>]) -> Values {
     txns.iter().flat_map(|txn| &txn.ops).map(|op| (named(op), op.value().cloned())).collect()
 }
@@ -114,17 +113,17 @@ impl<'a> Since<'a> {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(self.old.origin(id.origin)?.unwrap_or_default()),
         };
-        // A transaction that was rejected in the old history wrote nothing there. Once its author knows of that, it has
+        // A transaction that was rejected in the old history wrote nothing there. Once its author knows, it has
         // another identity.
         let is_rejected = row.rejection(id.counter).is_some() && !planted::is(Bug::RejectedCountsAsSeen);
         Ok(id.counter <= row.last_counter && !is_rejected)
     }
 }
 
-/// Determines by the new state alone which objects of `own` were written in the new log after `shared_to`. An object
-/// that was written and still exists has a later version; one that was deleted is among the recent `deletions`. Nothing
-/// shows whether this member had seen the write, so an object counts as not written only if it reads as `own` left it.
-/// Returns `None` if `deletions` do not reach back that far.
+/// Determines from the new state alone which objects of `own` were written after `shared_to`. A written object that
+/// still exists has a later version; a deleted one is among the recent `deletions`. Nothing shows whether this member
+/// had seen the write, so an object counts as not written only if it reads as `own` left it. Returns `None` if
+/// `deletions` do not reach back that far.
 pub(super) fn written_after(
     own: &[Arc<Txn>],
     new: &StateSnapshot,
@@ -146,7 +145,7 @@ pub(super) fn written_after(
     Ok(Some(others))
 }
 
-/// The last writer of each object among transactions in their order, and whether it put the object.
+/// The last writer of each object among transactions in order, and whether it put the object.
 #[derive(Default)]
 struct Before<'a>(BTreeMap<Named, (&'a Txn, bool)>);
 
@@ -183,9 +182,9 @@ impl<'a> Before<'a> {
     }
 }
 
-/// Returns local transactions that may have come before another member's write which was seen and which the new log has
-/// again, while later local ones came after it. Pushed again, they would come after that write. A local transaction
-/// that names the previous one as the last writer shows that nothing came between the two.
+/// Returns local transactions that may precede another member's write which was seen and which the new log has again,
+/// while later local ones follow it. Pushed again, they would come after that write. A local transaction that names the
+/// previous one as the last writer shows that nothing came between the two.
 fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId> {
     let mut parted = BTreeSet::new();
     for name in known.keys() {
@@ -204,7 +203,7 @@ fn parted_by(own: &[Arc<Txn>], known: &BTreeMap<Named, TxnId>) -> BTreeSet<TxnId
     parted
 }
 
-/// Two histories that diverged: the state that this member had in one, and the state of the other, the new log.
+/// Two histories that diverged: this member's state in one, and the state of the other, the new log.
 pub(super) struct Parted<'a> {
     pub old: &'a StateSnapshot,
     pub new: &'a StateSnapshot,
@@ -216,10 +215,9 @@ impl Parted<'_> {
         Arc::new(Txn { conditions: self.lost.conditions(&txn.conditions), ..Txn::clone(txn) })
     }
 
-    /// Decides what happens to the local transactions that the new log lacks, in their order: the `lacking` ones, then
-    /// those that are `gone` with a lost state. Returns the ones to push again and the ones to archive. If it is
-    /// unknown what `others` did, only deletions of absent objects are pushed again; after a restore (`is_restore`)
-    /// nothing is.
+    /// Decides what happens to the local transactions that the new log lacks, in order: the `lacking` ones, then those
+    /// `gone` with a lost state. Returns those to push again and those to archive. If it is unknown what `others` did,
+    /// only deletions of absent objects are pushed again; after a restore (`is_restore`) nothing is.
     pub(super) fn choose(
         &self,
         lacking: &[Arc<Txn>],
@@ -237,8 +235,8 @@ impl Parted<'_> {
         Ok((again, archived))
     }
 
-    /// Adds the deletions of transactions that are left out to those that are pushed `again`, in their order. Also
-    /// returns the transactions that are pushed with all of their operations.
+    /// Adds to those pushed `again`, in order, the deletions of transactions that are left out. Also returns the
+    /// transactions that are pushed with all of their operations.
     fn with_deletions(
         &self,
         lacking: &[Arc<Txn>],
@@ -262,8 +260,8 @@ impl Parted<'_> {
                     let deletion = self.deletion(txn, is_gone, &last, &links, &left, others)?;
                     left.extend(txn.ops.iter().map(named));
                     let Some((deletion, is_whole)) = deletion else { continue };
-                    // It is unknown what followed a transaction that went with a state, so it is archived for its
-                    // author in any case.
+                    // It is unknown what followed a transaction that was lost with a state, so its author is notified
+                    // in any case.
                     if is_whole && !is_gone {
                         whole.insert(txn.id);
                     }
@@ -280,11 +278,11 @@ impl Parted<'_> {
         Ok((pushed, whole))
     }
 
-    /// Returns what is pushed of a transaction that is left out: its deletions of objects that this member's present or
-    /// lost state no longer had and that others have not written since. Also returns whether these are all of its
-    /// operations. `last` holds for each object whether the last local transaction that wrote it put it, and whether
-    /// that one is pushed again itself. `links` holds conditions on what is pushed before, `left` the objects written
-    /// by transactions that are left out before.
+    /// Returns the part of a left-out transaction that is pushed: its deletions of objects that this member's
+    /// present or lost state no longer had and that others have not written since. Also returns whether these are
+    /// all of its operations. `last` holds for each object whether its last local writer put it, and whether that
+    /// one is pushed again itself. `links` holds conditions on earlier pushes, `left` the objects written by earlier
+    /// left-out transactions.
     fn deletion(
         &self,
         txn: &Arc<Txn>,
@@ -330,8 +328,7 @@ impl Parted<'_> {
         Ok(Some((Txn { conditions: reads, ops, ..Txn::clone(&txn) }, is_whole)))
     }
 
-    /// Selects from the `own` transactions, in their order, those to push again, with the conditions to push them
-    /// under.
+    /// Selects the `own` transactions to push again, in order, with the conditions under which to push them.
     fn again(&self, own: &[Arc<Txn>], others: &Others) -> Result<Vec<Arc<Txn>>, StateError> {
         let own: Vec<Arc<Txn>> = own.iter().map(|txn| self.translated(txn)).collect();
         let stay = self.staying(&own, others)?;
@@ -364,8 +361,7 @@ impl Parted<'_> {
         let parted = parted_by(own, &others.known);
         let mut stay: BTreeSet<TxnId> = own.iter().map(|txn| txn.id).filter(|id| !parted.contains(id)).collect();
         loop {
-            // Without a transaction that is left out, an object may read differently. Then its other writers are left
-            // out, too.
+            // Leaving out a transaction may change how an object reads. Then its other writers are left out as well.
             let made: Vec<Arc<Txn>> = own.iter().filter(|txn| stay.contains(&txn.id)).cloned().collect();
             let made = values(&made);
             let is_written = |name: &Named| others.written.contains(name) && !planted::is(Bug::OvertakenPushedAgain);
@@ -438,10 +434,10 @@ impl Parted<'_> {
         })
     }
 
-    /// Selects from the `lacking` transactions those to archive: they are not pushed `again`, and were effective, or an
-    /// archived transaction depends on them. A transaction was effective if an object reads as it wrote it in this
-    /// member's state, but differently in the new log. All transactions that went with a state (`gone`) are archived.
-    /// They carry the conditions under which their authors may retry them.
+    /// Selects the `lacking` transactions to archive: those that are not pushed `again` and were effective, or on which
+    /// an archived one depends. Effective means that an object reads as written in this member's state, but differently
+    /// in the new log. All transactions that were lost with a state (`gone`) are archived. They carry the conditions
+    /// under which their authors may retry them.
     fn archived(
         &self,
         lacking: &[Arc<Txn>],
@@ -538,8 +534,7 @@ mod tests {
         (from..).zip(txns).map(entry).collect()
     }
 
-    /// A transaction that was rejected in the lost history and is committed in the new log was not seen by members of
-    /// the former.
+    /// Members of the lost history had not seen a transaction that was rejected there and is committed in the new log.
     #[test]
     fn p08_what_was_rejected_in_the_lost_history_was_not_seen_there() {
         let other = txn(OTHER, 1, &[("k", Some(1))]);
@@ -566,7 +561,7 @@ mod tests {
         state.snapshot().expect("a view")
     }
 
-    /// Returns the counters and the numbers of operations of what is pushed again. `history` follows `shared` in the
+    /// Returns counters and numbers of operations of the transactions pushed again. `history` follows `shared` in the
     /// lost history, `since` in the new log.
     fn again(shared: &[Txn], history: &[Txn], since: &[Txn]) -> Vec<(u64, usize)> {
         let all = |more: &[Txn]| state(&[shared, more].concat());
@@ -612,8 +607,8 @@ mod tests {
         assert_eq!(again(&shared, &[put], &[txn(3, 1, &[("z", None)])]), [(1, 2)]);
     }
 
-    /// Returns the counters of what is pushed again if only the state of the new log can be read; `None` if it is
-    /// unknown.
+    /// Returns the counters of the transactions pushed again if only the state of the new log can be read; `None` if
+    /// that is not enough.
     fn again_by_state(shared: &[Txn], own: &[Txn], since: &[Txn], known_after: u64) -> Option<Vec<u64>> {
         let all = |more: &[Txn]| state(&[shared, more].concat());
         let (old, new, shared_to) = (all(own), all(since), Seq(shared.len() as u64));
@@ -633,7 +628,7 @@ mod tests {
         let again = |since: &[Txn]| again_by_state(&shared, &own, since, 0).expect("known");
         assert_eq!(again(&[]), [1, 2], "what was deleted before is not between");
         assert_eq!(again(&[txn(3, 1, &[("z", Some(1))]), txn(3, 2, &[("z", None)])]), [1, 2]);
-        // Deleted in between: an object that existed, one that was created in between, and one that was always absent.
+        // Deleted in between: an object that existed, one created in between, and one that was always absent.
         assert_eq!(again(&[txn(3, 1, &[("k", None)])]), [2]);
         assert_eq!(again(&[txn(3, 1, &[("new", Some(5))]), txn(3, 2, &[("new", None)])]), [1]);
         assert_eq!(again(&[txn(3, 1, &[("new", None)])]), [1]);

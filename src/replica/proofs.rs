@@ -1,5 +1,6 @@
-//! Keeps the last position that the datastore signed: after the loss of its disk it tells what this member's position is worth.
-//! Next to it stands how far this member's own state had come, for when state and high-water mark are lost together.
+//! Stores the last position that the datastore signed: if the datastore loses its disk, it shows how reliable this
+//! member's position is. Next to it is stored how far this member's own state had come, in case state and high-water
+//! mark are lost together.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,15 +17,15 @@ use crate::trust::{Proof, summed};
 use super::link::{Connector, LinkError};
 use super::shared::{Shared, SharedRef};
 
-/// Pause between two writes of the file.
+/// Shortest interval between two writes of the file.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait for what was shown to arrive.
+/// Longest wait for a shown position to arrive.
 const ARRIVES: Duration = Duration::from_secs(2);
 
-/// What `proof` holds. Who reads the signed position alone passes over the rest.
+/// Contents of `proof`. A reader that needs only the signed position ignores the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// The last position that the datastore signed. The state may not have come there.
+    /// The last position that the datastore signed. The state may not have reached it.
     #[serde(flatten)]
     pub proof: Proof,
     /// Position of the last high-water mark that was written before.
@@ -33,20 +34,20 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Keeps it in a member's directory, in the place of an earlier one.
+    /// Writes the file to a member's directory, replacing an earlier one.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub(super) fn save(&self, directory: &Path) -> Result<(), String> {
         let text = serde_json::to_string(self).expect("invariant: it has no map with odd keys");
         replace_file(&directory.join(Proof::FILE), summed::seal(&text).as_bytes()).map_err(|error| error.to_string())
     }
 }
 
-/// Reads what the directory keeps.
+/// Reads the file.
 ///
 /// # Errors
-/// Says what is wrong with the file.
+/// Describes the problem with the file.
 pub(super) fn read(directory: &Path) -> Result<Option<Kept>, String> {
     let Some(proof) = Proof::load(directory)? else { return Ok(None) };
     let path = directory.join(Proof::FILE);
@@ -57,7 +58,7 @@ pub(super) fn read(directory: &Path) -> Result<Option<Kept>, String> {
     Ok(Some(Kept { proof, ..kept }))
 }
 
-/// What the directory keeps. A file that cannot be read proves nothing, and is replaced by the next one.
+/// Loads the file. One that cannot be read proves nothing, and is replaced by the next one.
 pub(super) fn open(directory: &Path, shared: &Shared) {
     match read(directory) {
         Ok(Some(Kept { proof, reached })) => {
@@ -77,7 +78,7 @@ fn write(shared: &Shared, directory: &Path) -> Result<(), String> {
     Kept { proof, reached }.save(directory)
 }
 
-/// Takes in what the datastore sent.
+/// Handles a signed position from the datastore.
 pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
     let proof = match Proof::from_bytes(body) {
         Ok(proof) => proof,
@@ -86,7 +87,7 @@ pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
     if !connector.authorities().iter().any(|authority| proof.is_of(authority)) {
         return tracing::warn!("the datastore sent a position that its authority did not sign");
     }
-    // An older copy of the datastore says less than is known.
+    // An older copy of the datastore has signed less than is known.
     shared.proof.send_if_modified(|known| {
         let is_news = known.as_ref() != Some(&proof) && !known.as_ref().is_some_and(|known| proof.is_older_than(known));
         if is_news {
@@ -96,7 +97,7 @@ pub(super) fn take(shared: &Shared, connector: &dyn Connector, body: &[u8]) {
     });
 }
 
-/// Writes down what comes.
+/// Writes each new signed position and mark to the file.
 pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::convert::Infallible, LinkError> {
     let (mut proofs, mut reached) = (shared.proof.subscribe(), shared.reached.subscribe());
     // Marks may have been written before this connection.
@@ -118,15 +119,15 @@ pub(super) async fn keep(shared: &SharedRef, directory: &Path) -> Result<std::co
     }
 }
 
-/// Writes down the last one, before the process ends.
+/// Writes the last signed position before the process exits.
 pub(super) fn save(shared: &Shared, directory: &Path) {
     if let Err(error) = write(shared, directory) {
         tracing::warn!(error, "the last signed position is not kept");
     }
 }
 
-/// Shows it to a datastore whose log contradicts this member: its own word is a proof, whoever shows it. Returns when it has
-/// arrived, because the connection may be closed then.
+/// Shows the signed position to a datastore whose log contradicts this member: its own signature is a proof, regardless
+/// of who shows it. Returns after it has arrived, because the connection may be closed then.
 pub(super) async fn show(shared: &Shared, send: &mut quinn::SendStream) -> Result<(), LinkError> {
     let proof = shared.proof.borrow().clone();
     if let Some(proof) = proof {

@@ -1,4 +1,4 @@
-//! The push stream: sends what the outbox holds and listens to the answers.
+//! The push stream: sends the transactions of the outbox and receives the answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,12 +16,12 @@ use super::link::LinkError;
 use super::outbox_writer;
 use super::shared::SharedRef;
 
-/// Bytes gathered before a write.
+/// Bytes collected before a write.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Pause after the datastore could not take a transaction.
+/// Delay after the datastore could not accept a transaction.
 const DEFERRED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pause after chunks could not be sent.
+/// Delay after chunks could not be sent.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -83,7 +83,8 @@ async fn push_all(shared: &SharedRef, send: &mut quinn::SendStream, window: &Win
     }
 }
 
-/// Has the chunks of what waits at the gate sent, one transaction after the other, for as long as the stream lasts.
+/// Sends the chunks of the transactions that wait at the gate, one transaction after the other, for as long as the
+/// stream lasts.
 async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
     let mut changed = shared.outbox_changed.subscribe();
     loop {
@@ -92,7 +93,7 @@ async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
         match held {
             Some(txn) => {
                 open_gate(shared, &txn).await;
-                // Who pushes looks at the gate again.
+                // The pusher checks the gate again.
                 shared.note_outbox_change();
             }
             None => changed.changed().await.map_err(|_| LinkError::Closing)?,
@@ -100,7 +101,7 @@ async fn open_gates(shared: &SharedRef) -> Result<String, LinkError> {
     }
 }
 
-/// Sends the chunks that a transaction names, for as long as the connection lasts.
+/// Sends the chunks that a transaction references, for as long as the connection lasts.
 async fn open_gate(shared: &SharedRef, txn: &Txn) {
     let Some(inner) = shared.contents.clone() else { return shared.gate().handle_sent(txn.id) };
     let contents = Contents { inner, shared: Arc::clone(shared) };

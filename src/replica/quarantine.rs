@@ -1,6 +1,7 @@
-//! Changes that the log has not, of a former history or of a member that was refused, set aside in files for a person.
+//! Conflict archive: changes that the log lacks, of an abandoned history or a refused member, kept in files for
+//! an operator.
 //!
-//! One file per time that a member was left behind, `quarantine/<number>.jsonl`, for its owner alone:
+//! There is one file per time that a member was left behind, `quarantine/<number>.jsonl`, accessible to its owner only:
 //!
 //! ```text
 //! {"gravwell-quarantine":1,"log":"…","generation":1,"left_by":2,"shared_to":480,"seq":500,"digest":"…","restore":false,"lineage":[[1,0],[2,480]]}
@@ -22,30 +23,30 @@ use crate::codec::jsonl::{LINE_BYTES_MAX, parse_line, txn_line};
 use crate::model::position::Divergence;
 use crate::model::{Collection, Digest, Generation, Key, Lineage, LineageEntry, LogId, Op, Seq};
 
-/// Directory within a replica's.
+/// Directory within a replica's directory.
 const DIRECTORY: &str = "quarantine";
 const VERSION: u32 = 1;
 
-/// What a file is about.
+/// Description of a file's contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// The log.
+    /// Identity of the log.
     pub log_id: LogId,
-    /// Generation of the history that was left.
+    /// Generation of the abandoned history.
     pub generation: Generation,
-    /// Generation that left it.
+    /// Generation that abandoned it.
     pub left_by: Generation,
-    /// How the log that was followed descends; empty in files of earlier versions.
+    /// Lineage of the log that was followed; empty in files of earlier versions.
     pub lineage: Lineage,
-    /// Last sequence that both share.
+    /// Last sequence that both histories share.
     pub shared_to: Seq,
-    /// Where the member was.
+    /// Sequence of the member's state.
     pub seq: Seq,
-    /// Digest of its state there.
+    /// Digest of the member's state at that sequence.
     pub digest: Digest,
     /// Whether an earlier state was restored on purpose.
     pub is_restore: bool,
-    /// When it was set aside because the datastore refused this member, milliseconds since 1970-01-01 UTC.
+    /// When the datastore's refusal of this member caused the archive, in milliseconds since 1970-01-01 UTC.
     pub revoked_ms: Option<u64>,
 }
 
@@ -77,27 +78,27 @@ struct End {
     blake3: String,
 }
 
-/// One change.
+/// One archived change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Sequence at which it was made; `None` for a deletion, of which only the effect is known, and for an own transaction of
-    /// which the state that had it is lost.
+    /// Sequence at which it was made; `None` for a deletion, of which only the effect is known, and for a local
+    /// transaction if the state that had it is lost.
     pub seq: Option<Seq>,
-    /// When, milliseconds since 1970-01-01 UTC.
+    /// When it was made, in milliseconds since 1970-01-01 UTC.
     pub time_ms: Option<u64>,
-    /// Where.
+    /// Collection of the object.
     pub collection: Collection,
-    /// Which.
+    /// Key of the object.
     pub key: Key,
-    /// The value; `None`: it was deleted.
+    /// New value; `None` if the object was deleted.
     pub value: Option<Bytes>,
-    /// Version of the object in the log that was followed, when this was set aside; 0: it was absent there. `None` in files
-    /// of earlier versions.
+    /// Version of the object in the followed log when the change was archived; 0 if it was absent there. `None` in
+    /// files of earlier versions.
     pub there: Option<Seq>,
 }
 
 impl Change {
-    /// As an operation.
+    /// Returns the change as an operation.
     #[must_use]
     pub fn op(&self) -> Op {
         let (collection, key) = (self.collection.clone(), self.key.clone());
@@ -141,22 +142,22 @@ pub(super) struct Writing {
     changes: u64,
 }
 
-/// What was written.
+/// Result of writing a file.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub changes: u64,
-    /// Name of the file; empty when there was nothing to write.
+    /// Name of the file; empty if there was nothing to write.
     pub file: String,
 }
 
 impl Set {
-    /// Last sequence of the history that was left which a log of this lineage still has: it may have left the one that was
-    /// followed then, too.
+    /// Returns the last sequence of the abandoned history that a log with this lineage still has. That log may also
+    /// have left the one that was followed at the time.
     #[must_use]
     pub fn shared_with(&self, present: &[LineageEntry]) -> Seq {
         let later = if self.lineage.is_empty() {
-            // Which generations there were is not known: those from the one that left it on, or, if that is gone, all. What was set
-            // aside of a refused member was of that generation itself.
+            // The generations at the time are unknown. Those since the one that left the history count or, if it is
+            // gone, all. Changes of a refused member were made in that generation itself.
             let left_by = present.iter().position(|entry| entry.generation == self.left_by);
             let from = left_by.map_or(1, |at| if self.revoked_ms.is_some() { at + 1 } else { at.max(1) });
             present.iter().skip(from).map(|entry| entry.shared_to).min()
@@ -166,8 +167,7 @@ impl Set {
         later.map_or(self.shared_to, |later| later.min(self.shared_to))
     }
 
-    /// Begins a file in the replica's directory. When what it is about was set aside before, in an attempt that did not come to
-    /// its end, the file takes the place of the former one.
+    /// Creates a file in the replica's directory. It replaces the file of an earlier attempt to archive the same set.
     pub(super) fn create(&self, replica: &Path) -> io::Result<Writing> {
         let directory = replica.join(DIRECTORY);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
@@ -211,7 +211,7 @@ impl Writing {
         self.line(&change.line())
     }
 
-    /// Makes the file durable under its name; one without changes is removed.
+    /// Makes the file durable under its name. A file without changes is removed.
     pub(super) fn finish(mut self) -> io::Result<Written> {
         let unfinished = self.path.with_extension("next");
         if self.changes == 0 {
@@ -228,14 +228,14 @@ impl Writing {
     }
 }
 
-/// Greatest number that was given to a file, whatever became of it.
+/// Returns the greatest number that was assigned to a file, even if the file was renamed since.
 fn last_number(directory: &Path) -> io::Result<u64> {
     let entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     let numbers = entries.iter().filter_map(|entry| entry.path().file_stem()?.to_str()?.parse().ok());
     Ok(numbers.max().unwrap_or(0))
 }
 
-/// What a file is about; nothing else of it is read.
+/// Reads the description in a file, and nothing else of it.
 fn set_of(path: &Path) -> Result<Set, String> {
     let mut line = String::new();
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
@@ -269,10 +269,10 @@ fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_suffix(".jsonl")?.parse().ok()
 }
 
-/// The files of the replica in `replica`, oldest first.
+/// Returns the files of the replica in `replica`, oldest first.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// If the directory cannot be read.
 pub fn files(replica: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(replica.join(DIRECTORY)) {
         Ok(entries) => entries,
@@ -285,10 +285,10 @@ pub fn files(replica: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads a file to its end, which proves that it is whole.
+/// Reads a file to its end, which proves that it is complete.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// Describes the problem with the file.
 pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
     let named = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let file = fs::File::open(path).map_err(|error| named(&error))?;
@@ -319,10 +319,10 @@ pub fn read(path: &Path) -> Result<(Set, Vec<Change>), String> {
     }
 }
 
-/// The contents that changes in the files of the replica in `replica` put: their chunks may exist nowhere else.
+/// Returns the blobs that archived changes of the replica in `replica` put. Their chunks may exist nowhere else.
 ///
 /// # Errors
-/// When a file cannot be read, so that it is not known what it names.
+/// If a file cannot be read, so that its references are unknown.
 pub fn heads(replica: &Path) -> Result<Vec<ContentHead>, String> {
     let mut heads = Vec::new();
     for path in files(replica).map_err(|error| error.to_string())? {
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(shared(&known, &[(1, 0), (2, 10), (3, 9)]), 9);
         assert_eq!(shared(&known, &[(1, 0), (2, 8)]), 8, "a number was given again");
         assert_eq!(shared(&known, &[(1, 0), (3, 8), (4, 20)]), 8);
-        // Files of earlier versions do not say which generations there were.
+        // Files of earlier versions do not list the generations.
         let unknown = set(&[], 2, None);
         for (present, expected) in [
             (&[(1, 0), (2, 10)][..], 10),
@@ -403,7 +403,7 @@ mod tests {
         writing.finish().expect("ends");
         let path = files(temp.path()).expect("lists").pop().expect("a file");
         assert_eq!(read(&path).expect("reads"), (set.clone(), changes.to_vec()));
-        // Set aside again after an attempt that failed; then something else, after a person has dealt with the first.
+        // Archived again after an attempt that failed; then another set, after an operator has dealt with the first.
         let mut again = set.create(temp.path()).expect("begins");
         changes.iter().for_each(|change| again.write(change).expect("writes"));
         again.finish().expect("ends");

@@ -1,14 +1,14 @@
-//! Coming back to a log that went on without this member's last entries.
+//! Rejoining a log that continued without this member's last entries.
 //!
-//! When a datastore was rebuilt from a member that was behind, or an earlier state was restored, its log begins a new
-//! generation at a sequence that this member is beyond. What the member has more is not merged, and not lost:
+//! If a datastore was rebuilt from a member that was behind, or an earlier state was restored, its log starts a new
+//! generation at a sequence that this member is past. The member's additional entries are not merged, and not lost:
 //!
-//! - own transactions that the new log lacks are pushed again under their own identity, unless something came after them
-//!   (see [`super::own`]), or an earlier state was restored on purpose;
-//! - every other change is written to a file in `quarantine/`, durably, for a person to look at.
+//! - local transactions that the new log lacks are pushed again under their own identity, unless something came after
+//!   them (see [`super::own`]), or an earlier state was restored on purpose;
+//! - every other change is durably written to a file in `quarantine/`, for an operator to inspect.
 //!
-//! Then outbox and state are exchanged: the outbox in the journal, the state, the outbox in memory, in this order, while
-//! nothing is taken in. A crash at any point leaves the old state, for which all of this is done again with the same
+//! Then outbox and state are exchanged in this order, while nothing is accepted: the outbox in the journal, the state,
+//! the outbox in memory. A crash at any point leaves the old state, for which all of this is repeated with the same
 //! result, or the new one.
 
 use std::path::{Path, PathBuf};
@@ -32,11 +32,11 @@ use super::own::Others;
 use super::quarantine::{Set, Written};
 use super::{ask, resync};
 
-/// How long the datastore may take to say how its generations began.
+/// Timeout for the datastore's report on how its generations started.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sets aside or queues what the log lacks, and takes its state over. False: the log is not known to have left this one, or
-/// not why, so a person has to decide; nothing was changed.
+/// Archives or queues what the log lacks, and adopts its state. Returns false if the log is not known to have left this
+/// history, or not why: an operator has to decide, and nothing was changed.
 pub(super) async fn run(
     linker: &Linker,
     connection: &quinn::Connection,
@@ -58,8 +58,8 @@ pub(super) async fn run(
     resync::ended(linker, &side, reconciled.await).await.map(|()| true)
 }
 
-/// Takes over a fetched state that does not continue this member's history although the positions are consistent: own
-/// transactions that it lacks are pushed again where what came after them is known, everything else is archived.
+/// Adopts a fetched state that does not continue this member's history although the positions are consistent. Local
+/// transactions that it lacks are pushed again if it is known what came after them; everything else is archived.
 pub(super) async fn leave(
     linker: &Linker,
     connection: &quinn::Connection,
@@ -71,8 +71,7 @@ pub(super) async fn leave(
     exchange(linker, connection, state, side, set).await
 }
 
-/// Takes over a fetched state that lacks transactions which were decided before this member's state was lost: they are
-/// archived.
+/// Adopts a fetched state that lacks transactions decided before this member's state was lost. They are archived.
 pub(super) async fn leave_lost(
     linker: &Linker,
     connection: &quinn::Connection,
@@ -83,7 +82,7 @@ pub(super) async fn leave_lost(
     exchange(linker, connection, state, side, set).await
 }
 
-/// Archives or queues what `state` lacks, and makes it the replica's.
+/// Archives or queues what `state` lacks, and makes it the replica's state.
 async fn exchange(
     linker: &Linker,
     connection: &quinn::Connection,
@@ -91,7 +90,7 @@ async fn exchange(
     side: &Path,
     set: Set,
 ) -> Result<(), LinkError> {
-    // What the former connection brought is applied first: afterwards it is known what was committed here.
+    // Apply the entries of the former connection first. Afterwards it is known which transactions were committed here.
     barrier(&linker.applier).await?;
     let leaving = Leaving::new(Arc::clone(&linker.shared), state, set).map_err(failed)?;
     let (leaving, others) = others_since(connection, leaving).await?;
@@ -100,7 +99,7 @@ async fn exchange(
     let (applier, outbox) = (linker.applier.clone(), linker.outbox.clone());
     let exchanging =
         Exchanging { exchange, applier, outbox, directory: linker.directory.clone(), side: side.to_owned() };
-    // It continues when the connection breaks: an exchange that was started is completed.
+    // The exchange continues if the connection breaks: once started, it is completed.
     let alone = Arc::clone(&linker.shared.exchanging).lock_owned().await;
     let running = async move {
         let ended = exchanging.run().await;
@@ -110,21 +109,21 @@ async fn exchange(
     tokio::spawn(running).await.map_err(|_| LinkError::Closing)?
 }
 
-/// Whether an earlier state was restored on purpose; `None` when why the log went another way is not known.
+/// Returns whether an earlier state was restored on purpose; `None` if it is unknown why the log diverged.
 async fn reason(connection: &quinn::Connection, theirs: &[&LineageEntry], here: Vec<GenerationInfo>) -> Option<bool> {
     let reply = ask::ask(connection, &Request::Generations).await;
     let reply = reply.map_err(|error| tracing::warn!(%error, "the datastore does not say why")).ok()?;
     let mut known: Vec<GenerationInfo> =
         reply.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
-    // What the datastore says counts first.
+    // The datastore's report takes precedence.
     known.extend(here);
     leaving::is_restore(theirs, &known)
 }
 
-/// Keeps in this member's directory why the generations began that led to the datastore's log.
+/// Stores in this member's directory why the generations started that led to the datastore's log.
 pub(super) async fn learn(directory: &Path, connection: &quinn::Connection, welcome: &Welcome) -> Result<(), String> {
     let (directory, log_id, lineage) = (directory.to_owned(), welcome.log_id, welcome.lineage.clone());
-    // A new log has nothing to tell.
+    // A log with one generation has no reasons to report.
     if lineage.len() <= 1 || generations::problem(&directory, log_id, &lineage).is_none() {
         return Ok(());
     }
@@ -139,8 +138,8 @@ fn failed(error: impl std::fmt::Display) -> LinkError {
     LinkError::Resync(error.to_string())
 }
 
-/// What was done since to the objects of own transactions that the log lacks; `None` when that is not known, or nothing depends
-/// on it.
+/// Returns later changes to objects of local transactions that the log lacks; `None` if they are unknown, or nothing
+/// depends on them.
 async fn others_since(
     connection: &quinn::Connection,
     leaving: Leaving,
@@ -176,7 +175,7 @@ async fn barrier(applier: &mpsc::Sender<applier::Request>) -> Result<(), LinkErr
     done.await.map_err(|_| LinkError::Closing)
 }
 
-/// An exchange with those who take its steps.
+/// An exchange, with the channels to the threads that take its steps.
 struct Exchanging {
     exchange: Arc<Exchange>,
     applier: mpsc::Sender<applier::Request>,
@@ -188,7 +187,7 @@ struct Exchanging {
 impl Exchanging {
     async fn run(self) -> Result<(), LinkError> {
         barrier(&self.applier).await?;
-        // The archive is written while transactions are still taken in: of the state it needs what does not change any more.
+        // The archive is written while transactions are still accepted: they do not change the data that it needs.
         let compared = self.exchange.position();
         let mut written = self.archive().await?;
         let (steps, receiver) = std::sync::mpsc::channel();

@@ -1,5 +1,6 @@
-//! A member that its datastore refuses: revoked, or not one of its members. It stays so, over restarts, until it is enrolled
-//! again: nothing is accepted, and what was accepted before the refusal was known is archived for the operator.
+//! A datastore's refusal of this member: it was revoked, or is not a member. It holds, even across restarts, until the
+//! member is enrolled again. Nothing is accepted in the meantime, and transactions accepted before the refusal was
+//! known are archived for the operator.
 //!
 //! `refused` is a line of JSON and, in the next line, the BLAKE3 of the first.
 
@@ -26,17 +27,17 @@ use super::shared::{Shared, SharedRef};
 const VERSION: u32 = 1;
 const FILE: &str = "refused";
 
-/// What a member has to do that is refused.
+/// Remedy for a refused member.
 const JOIN_AGAIN: &str = "nothing is accepted here until it is enrolled again: `gravwell-logctl enroll NAME --replace` at the \
                           datastore, `gravwell-logctl join TOKEN` here";
 
-/// That the datastore refuses this member.
+/// The datastore's refusal of this member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     version: u32,
-    /// What the datastore said.
+    /// Reason given by the datastore.
     pub reason: String,
-    /// When it first did: milliseconds since 1970-01-01 UTC.
+    /// When the datastore first refused the member, in milliseconds since 1970-01-01 UTC.
     pub since_ms: u64,
 }
 
@@ -45,7 +46,7 @@ impl Refusal {
         Refusal { version: VERSION, reason, since_ms: SystemClock.now_ms() }
     }
 
-    /// Reads it from a replica's directory. A file that is damaged is a refusal, too: there was one.
+    /// Reads the refusal from a replica's directory. A corrupt file counts as a refusal: there was one.
     pub(super) fn load(directory: &Path) -> Option<Refusal> {
         let path = directory.join(FILE);
         let parse = |text: &str| -> Result<Refusal, String> {
@@ -71,14 +72,14 @@ impl Refusal {
         }
     }
 
-    /// What a client is answered.
+    /// Returns the message for clients.
     #[must_use]
     pub fn message(&self) -> String {
         format!("the datastore refuses this member: {}; {JOIN_AGAIN}", self.reason)
     }
 }
 
-/// Where a refusal is kept, and what it is about.
+/// Handles refusals of a replica.
 pub(super) struct Refusals<'a> {
     pub shared: &'a SharedRef,
     pub outbox: &'a mpsc::Sender<Request>,
@@ -86,7 +87,7 @@ pub(super) struct Refusals<'a> {
 }
 
 impl Refusals<'_> {
-    /// Takes an error of the connection for what it says of this member.
+    /// Stores the refusal if an error of the connection is one, and archives pending transactions then.
     pub(super) async fn learn(&self, error: &LinkError) {
         let (LinkError::Revoked(reason) | LinkError::NotAMember(reason)) = error else { return };
         if self.shared.refusal().is_none_or(|known| known.reason != *reason) {
@@ -105,12 +106,12 @@ impl Refusals<'_> {
         }
     }
 
-    /// The datastore has taken this member back.
+    /// Ends the refusal after the datastore has accepted this member again.
     pub(super) async fn lift(&self) -> Result<(), LinkError> {
         if self.shared.refusal().is_none() {
             return Ok(());
         }
-        // Before anything of it could be pushed.
+        // Archive them before any of them can be pushed.
         self.archive_pending().await.map_err(LinkError::Resync)?;
         let directory = self.directory.to_owned();
         let removing = move || Refusal::remove(&directory).map_err(|error| error.to_string());
@@ -122,7 +123,7 @@ impl Refusals<'_> {
         Ok(())
     }
 
-    /// Archives what waits in the outbox, and puts it on the rejected list, so that its makers learn of it.
+    /// Archives the pending transactions and moves them to the rejected list, so that their authors learn of it.
     async fn archive_pending(&self) -> Result<(), String> {
         loop {
             let pending: Vec<Arc<Txn>> = self.shared.outbox().pending().cloned().collect();

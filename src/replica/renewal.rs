@@ -1,5 +1,4 @@
-//! What a connected member keeps up to date of its identity: which authorities it trusts, its certificate, and the sealed copy of
-//! the authority.
+//! Renewal of a connected member's identity: the CAs that it trusts, its certificate, and the encrypted CA backup.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -20,11 +19,11 @@ use crate::trust::{Escrow, Fingerprint, Identity, Link, NewKey, TrustError, fing
 use super::ask;
 use super::service::MemberConnector;
 
-/// A connected member looks at how old its certificate is this often.
+/// Interval at which a connected member checks the age of its certificate.
 const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
-/// And asks for what it lacks this often, besides whenever the members change.
+/// Interval at which it requests missing items. It also does so whenever the members change.
 const EVERY: Duration = Duration::from_secs(15);
-/// Exchanges until what it trusts and has is what it should: it learns the roots, says so, renews, and says so.
+/// Most exchanges until everything is up to date: the member learns the roots, reports them, renews, and reports that.
 const EXCHANGES_MAX: usize = 4;
 
 fn text(error: TrustError) -> String {
@@ -36,30 +35,30 @@ fn print_of(certificate: &[u8]) -> String {
 }
 
 impl MemberConnector {
-    /// Keeps all of it up to date for as long as the connection lives.
+    /// Keeps roots, certificate and CA backup up to date for as long as the connection lives.
     pub(super) async fn keep_up(&self, connection: &quinn::Connection) {
         loop {
             if let Err(error) = self.keep_identity(connection).await {
                 tracing::warn!(error, "the certificate was not renewed; trying again");
             }
-            // Asked once more, the datastore knows that the copy is here.
+            // The second request shows the datastore that the copy has arrived.
             match self.fetch_escrow(connection).await {
                 Ok(true) => drop(self.fetch_escrow(connection).await),
                 Ok(false) => {}
-                // A datastore of an earlier version has none to give.
+                // Datastores of earlier versions do not send one.
                 Err(error) => tracing::debug!(error, "no sealed copy of the authority"),
             }
             let _ = tokio::time::timeout(EVERY, self.members_changed.notified()).await;
         }
     }
 
-    /// Takes over the authorities that the datastore says to trust, and renews the certificate when it is time or when another
-    /// authority is to sign it.
+    /// Adopts the CAs that the datastore lists as trusted, and renews the certificate if it is due or another CA is to
+    /// sign it.
     ///
     /// # Errors
-    /// Says why not. What was there before stays.
+    /// Describes the failure. The former roots and certificate are kept then.
     pub async fn keep_identity(&self, connection: &quinn::Connection) -> Result<(), String> {
-        // Commands of an administrator may run at the same time.
+        // An administrator's commands may use the identity at the same time.
         let Some(_turn) = Identity::turn(&self.data_dir).map_err(text)? else { return Ok(()) };
         for _ in 0..EXCHANGES_MAX {
             let before = Identity::load(&self.data_dir).map_err(text)?;
@@ -67,7 +66,7 @@ impl MemberConnector {
             let mut has_news = false;
             match self.ask_roots(connection, &before).await {
                 Ok(told) => (has_news, is_due) = self.take_roots(&told, is_due)?,
-                // A datastore of an earlier version has one authority, and does not say.
+                // Datastores of earlier versions have one CA and do not list it.
                 Err(error) => tracing::debug!(error, "the datastore does not say which authorities to trust"),
             }
             if is_due {
@@ -81,7 +80,8 @@ impl MemberConnector {
         Ok(())
     }
 
-    /// Whether it is time to renew a certificate. Said once in a while: a clock that is wrong must not make it so again and again.
+    /// Returns whether the certificate is due for renewal. Checked only once per interval: a wrong clock must not make
+    /// it due again and again.
     fn is_old(&self, identity: &Identity) -> Result<bool, TrustError> {
         let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
         if looked_at.is_some_and(|at| at.elapsed() < RENEWAL_EVERY) {
@@ -98,7 +98,7 @@ impl MemberConnector {
         told.ok_or_else(|| "the answer is empty".to_owned())
     }
 
-    /// Says whether others are trusted than before, and whether the certificate is to be renewed.
+    /// Adopts the roots. Returns whether other CAs are trusted than before, and whether to renew the certificate.
     fn take_roots(&self, told: &RootsInfo, is_due: bool) -> Result<(bool, bool), String> {
         let decode = |text: &str| STANDARD.decode(text).map_err(|error| error.to_string());
         let link = |root: &RootInfo| Ok(Link { root: decode(&root.certificate)?, word: decode(&root.word)? });
@@ -137,14 +137,15 @@ impl MemberConnector {
         }
     }
 
-    /// The next connections use the identity as it is now; those that are open go on.
+    /// Uses the present identity for future connections.
     fn use_identity(&self) -> Result<(), String> {
         self.forget_endpoints();
         self.peers.as_ref().map_or(Ok(()), Peers::take_identity).map_err(text)
     }
 
-    /// Whether there was another copy than the one that is here. A later one is never replaced by an earlier one, which is kept
-    /// beside it: the datastore's register went back, and what the later one knows of revocations is nowhere else.
+    /// Fetches the encrypted CA backup. Returns whether the datastore sent another copy than the one stored here. An
+    /// earlier copy never replaces a later one, but is stored next to it: the datastore's registry went back, and the
+    /// revocations in the later copy are recorded nowhere else.
     async fn fetch_escrow(&self, connection: &quinn::Connection) -> Result<bool, String> {
         let (path, earlier) = (Identity::escrow(&self.data_dir), Identity::earlier_escrow(&self.data_dir));
         let kept = Escrow::load(&path).ok();
@@ -168,8 +169,8 @@ impl MemberConnector {
         }
     }
 
-    /// Whether a copy that is kept is later than the one that the datastore gives. One of an authority that is trusted no more
-    /// is not.
+    /// Returns whether the stored copy is later than the one sent. A copy of a CA that is no longer trusted is
+    /// never later.
     fn is_later(&self, kept: &Escrow, given: &Escrow) -> bool {
         let count = |escrow: &Escrow| escrow.mark.as_ref().map(|signed| signed.mark.count);
         let roots = Identity::load(&self.data_dir).and_then(|identity| identity.roots()).unwrap_or_default();
@@ -179,7 +180,7 @@ impl MemberConnector {
     }
 }
 
-/// The first item of the answer to a request.
+/// Returns the first item of the answer to a request.
 async fn one<T: DeserializeOwned>(connection: &quinn::Connection, request: &Request) -> Result<Option<T>, String> {
     let reply = ask::ask(connection, request).await.map_err(|error| error.to_string())?;
     Ok(reply.items.first().and_then(|item| serde_json::from_slice(item).ok()))

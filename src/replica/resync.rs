@@ -1,5 +1,6 @@
-//! Replacing the state by a verified snapshot: fetched into a side directory, checked against its digest, swapped in
-//! atomically. The outbox is untouched: it lies elsewhere, and what the snapshot has decided is settled by it.
+//! Replacing the state by a verified snapshot: fetched into a separate directory, checked against its digest, swapped
+//! in atomically. The outbox is stored elsewhere and is not touched; the snapshot resolves the transactions that it
+//! has decided.
 
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -31,7 +32,7 @@ fn failed(error: impl std::fmt::Display) -> LinkError {
     LinkError::Resync(error.to_string())
 }
 
-/// Fetches a snapshot over `connection`, on which this member was welcomed so, and makes it the replica's state.
+/// Fetches a snapshot over `connection`, on which the datastore sent `welcome`, and makes it the replica's state.
 pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welcome: &Welcome) -> Result<(), LinkError> {
     if linker.shared.disk.is_full() {
         return Err(LinkError::Resync(super::disk::FULL.into()));
@@ -50,8 +51,8 @@ pub(super) async fn fetch(linker: &Linker, connection: &quinn::Connection, welco
     ended(linker, &side, fetched.await).await
 }
 
-/// A new directory for a state. One that is left of a fetch in the middle of which the connection was given up is removed first,
-/// so that any number of those leave no more than one.
+/// Creates a directory for a state. The directory of a fetch during which the connection was given up is removed first,
+/// so that any number of those leave at most one directory.
 pub(super) async fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
     let left = linker.fetching.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(left) = left {
@@ -66,7 +67,7 @@ pub(super) async fn side(linker: &Linker) -> Result<PathBuf, LinkError> {
     Ok(side)
 }
 
-/// What came of fetching a state into `side`, which is removed when that failed.
+/// Cleans up after fetching a state into `side`, which is removed if that failed. Returns the result of the fetch.
 pub(super) async fn ended<T>(linker: &Linker, side: &Path, fetched: Result<T, LinkError>) -> Result<T, LinkError> {
     if fetched.is_err() {
         remove(linker, side).await;
@@ -75,7 +76,7 @@ pub(super) async fn ended<T>(linker: &Linker, side: &Path, fetched: Result<T, Li
     fetched
 }
 
-/// Removes a state that did not become the current one. What remains of it is removed at the next start at the latest.
+/// Removes a state that did not become the current one. Leftovers are removed at the next start at the latest.
 async fn remove(linker: &Linker, side: &Path) {
     if !directory::may_open(&linker.directory, side) {
         let _ = tokio::fs::remove_dir_all(side).await;
@@ -96,7 +97,7 @@ pub(super) async fn fetch_into(
     Ok(state_stream::receive(&mut receive, begin, side, linker.cache_bytes, role::is_redacted(welcome)).await?)
 }
 
-/// Makes a fetched state the current one, unless it does not continue the history of the present one.
+/// Makes a fetched state the current one. Returns the fork if it does not continue the history of the present one.
 async fn swap(linker: &Linker, state: StateStore, side: PathBuf) -> Result<Option<Fork>, LinkError> {
     let (reply, swapped) = oneshot::channel();
     let seq = state.meta().map(|meta| meta.seq).unwrap_or_default();

@@ -1,17 +1,18 @@
-//! A machine that is reverted to an earlier moment together with the memory of a process on it.
+//! Detects that a machine was reverted to an earlier point in time together with the memory of a process on it.
 
 use std::time::{Duration, Instant};
 
 use crate::env::Clock;
 
-/// Whether the machine may have been reverted to an earlier moment together with the memory of this process, which would then
-/// number other transactions as it did before: the wall clock goes on, the monotonic one does not.
+/// Detects that the machine may have been reverted to an earlier time together with the memory of this process, which
+/// would then assign the same numbers to other transactions. The wall clock advances in between, the monotonic one
+/// does not.
 pub(super) struct Reverted {
     wall_ms: u64,
     monotonic: Instant,
 }
 
-/// Clocks that are set right differ by less, mostly.
+/// Corrections of the clock are mostly smaller than this.
 const JUMP: Duration = Duration::from_secs(5);
 
 impl Reverted {
@@ -19,7 +20,7 @@ impl Reverted {
         Reverted { wall_ms: clock.now_ms(), monotonic: Instant::now() }
     }
 
-    /// Whether the two clocks went apart since this was last called.
+    /// Returns whether the two clocks diverged since the last call.
     pub(super) fn is_noticed(&mut self, clock: &dyn Clock) -> bool {
         let before = std::mem::replace(self, Reverted::new(clock));
         let wall = Duration::from_millis(self.wall_ms.saturating_sub(before.wall_ms));

@@ -1,8 +1,8 @@
-//! What a member may do here: a reader writes nothing, and neither does a member that was revoked.
+//! Write permission of this member: neither a reader nor a revoked member may write.
 //!
-//! Known from the identity, and from every welcome. What waits in the outbox of a member that may no longer write is never
-//! taken by the datastore, so it is put on the rejected list: after the state has come as far as the log was at the welcome,
-//! so that nothing that was committed before is called rejected.
+//! It is known from the identity, and from every welcome. The datastore never accepts pending transactions of a member
+//! that may no longer write, so they are moved to the rejected list. This happens after the state has reached the log's
+//! head at the welcome, so that no transaction committed before is reported as rejected.
 
 use std::convert::Infallible;
 
@@ -16,27 +16,27 @@ use super::link::LinkError;
 use super::outbox_writer::Request;
 use super::shared::{Shared, SharedRef};
 
-/// Why a member of this role, in words, may not write; `None` where it may.
+/// Returns why a member of this role may not write; `None` if it may.
 pub(super) fn forbidden(role: &str) -> Option<String> {
     let is_reader = role == Role::Reader.to_string();
     is_reader
         .then(|| "this member is a reader, which may not write: write at a webserver or at the datastore".to_owned())
 }
 
-/// Whether the state of a member that is welcomed so lacks values that are withheld from readers. A datastore of an earlier
-/// version withholds nothing.
+/// Returns whether the state of a member that receives this welcome lacks values withheld from readers. Datastores of
+/// earlier versions withhold nothing.
 pub fn is_redacted(welcome: &Welcome) -> bool {
     welcome.version >= VERSION_REDACTED && welcome.role == Role::Reader.to_string()
 }
 
-/// Why a member that was revoked may not write.
+/// Returns why a member that was revoked may not write.
 pub(super) fn revoked() -> String {
     "this member was revoked before the datastore answered: it may have been committed, or not; join again with a token \
      from an administrator, and look before it is submitted again"
         .to_owned()
 }
 
-/// Puts everything that waits on the rejected list, once and whenever more comes.
+/// Moves all pending transactions to the rejected list, once the state has reached `head` and whenever more arrive.
 pub(super) async fn refuse_pending(
     shared: &SharedRef,
     outbox: &mpsc::Sender<Request>,
@@ -52,7 +52,7 @@ pub(super) async fn refuse_pending(
     }
 }
 
-/// Puts everything that waits on the rejected list.
+/// Moves all pending transactions to the rejected list.
 pub(super) async fn refuse_now(shared: &Shared, outbox: &mpsc::Sender<Request>) {
     let Some(reason) = shared.forbidden() else { return };
     let to_note = shared.refuse(None, &reason);

@@ -1,4 +1,5 @@
-//! How much room of an outbox a transaction may take: what one user makes, waiting or rejected, never takes what others need.
+//! How much of an outbox a transaction may use: one user's transactions, pending or rejected, never use the room that
+//! others need.
 
 use std::sync::atomic::Ordering;
 
@@ -11,38 +12,40 @@ use crate::protocol::shares;
 use super::outbox_writer::{Draft, SubmitError};
 use super::shared::Shared;
 
-/// Of an outbox, this part is one user's.
+/// One user's share is the limit divided by this.
 const SHARE: usize = 8;
-/// And this part more for what lets a user in, ends sessions and deletes.
+/// For logins, ends of sessions and deletes a user may use this part of the limit in addition.
 const SHARE_MORE: usize = 64;
-/// What users make leaves this part free, for the same of everybody.
+/// Changes by users leave this part of the limit free, for logins, ends of sessions and deletes of all users.
 const KEPT: usize = 8;
-/// And that leaves this part free, for administrators.
+/// And those leave this part of the limit free, for administrators.
 const KEPT_FOR_ADMINS: usize = 32;
-/// When the rejections of all are this part of what may wait, a user's share is one of so many parts until they are dealt with.
+/// While all rejections take this part of the limit, a user's share is only the limit divided by [`SHARE_THEN`].
 const MANY_REJECTED: usize = 2;
 const SHARE_THEN: usize = 64;
-/// No share is smaller.
+/// Smallest share, in bytes.
 const SHARE_MIN: usize = 64 << 10;
-/// One transaction may be larger than a share: its author's next ones wait for it, but not those that end sessions.
+/// A single transaction may be larger than a share. Its author's next ones wait for it, but not those that
+/// end sessions.
 const LARGE: usize = 4 << 20;
-/// Bytes of a transaction besides its values, roughly.
+/// Approximate bytes of a transaction in addition to its values.
 const TXN_BYTES: usize = 512;
 
-/// Which part of an outbox a transaction may take. Rejections take none of what waits, but count as their author's.
+/// Part of an outbox that a transaction may use. Rejections use no room of pending transactions, but count toward their
+/// author's share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Room {
-    /// All: what administrators and programs do.
+    /// All of it: for administrators and programs.
     #[default]
     Whole,
-    /// A user's share: what users make.
+    /// A user's share: for changes by users.
     Share,
-    /// A little more: what ends sessions, begins one, and deletes.
+    /// Slightly more: for starting and ending sessions, and for deletes.
     Kept,
 }
 
 impl Room {
-    /// Most bytes that may wait of all.
+    /// Returns the most bytes of all pending transactions.
     fn most_of_all(self, limit: usize) -> usize {
         match self {
             Room::Whole => limit,
@@ -51,7 +54,7 @@ impl Room {
         }
     }
 
-    /// Most bytes of one author; `rejected` are those of all.
+    /// Returns the most bytes of one author. `rejected` are the bytes of all rejections.
     fn most_of_author(self, limit: usize, rejected: usize) -> usize {
         let share = (limit / SHARE).max(SHARE_MIN);
         match self {
@@ -63,8 +66,8 @@ impl Room {
     }
 }
 
-/// Refuses what would take more than it may. An outbox that is empty takes every transaction, and so does the share of a user who
-/// has nothing in it.
+/// Rejects a draft that would use more than it may. An empty outbox accepts every transaction, and so does a user's
+/// share if it is empty.
 pub(super) fn check(shared: &Shared, draft: &Draft, staged: &Outbox) -> Result<(), SubmitError> {
     let outbox = shared.outbox();
     let limit = shared.outbox_bytes_max.load(Ordering::Relaxed);
@@ -76,7 +79,7 @@ pub(super) fn check(shared: &Shared, draft: &Draft, staged: &Outbox) -> Result<(
     }
     let author = shares::author(&draft.note);
     let (held, new) = (outbox.held_by(author), staged.held_by(author).pending);
-    // What administrators and programs have waiting is bounded above.
+    // The limit above covers pending transactions of administrators and programs.
     let (pending, more) = if draft.room == Room::Whole { (0, more) } else { (held.pending + new, more + TXN_BYTES) };
     let most = draft.room.most_of_author(limit, outbox.rejected_bytes());
     if pending + held.rejected == 0 || pending + held.rejected + more <= most || is_known() {
@@ -129,7 +132,7 @@ mod tests {
             Outboxes { shared, writer, next: 1, _temp: temp }
         }
 
-        /// Submits this many at once.
+        /// Submits this many drafts in one batch.
         fn submit_all(&mut self, uid: i32, room: Room, bytes: usize, many: usize) -> Vec<Result<(), SubmitError>> {
             let (requests, answers): (Vec<_>, Vec<_>) = (0..many)
                 .map(|_| {
@@ -146,7 +149,7 @@ mod tests {
             self.submit_all(uid, room, bytes, 1).remove(0)
         }
 
-        /// A change that was rejected, and that nobody waited for.
+        /// Adds a rejected change for which no client waits.
         fn reject(&mut self, uid: i32, bytes: usize) -> TxnId {
             let id = TxnId { origin: Origin([9; 16]), counter: OriginCounter(self.next) };
             self.next += 1;

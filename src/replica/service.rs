@@ -1,4 +1,4 @@
-//! A replica as a process of its own, without a webserver around it.
+//! A replica in a separate process, without a webserver around it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,38 +18,38 @@ use crate::trust::{Fingerprint, Identity, TrustError, fingerprint, tls};
 
 use super::{ConnectError, Connector, OpenError, Pending, Replica, ReplicaOptions, admin};
 
-/// Why the process does not start.
+/// Error of starting the process.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The replica.
+    /// The replica cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The keys for other members.
+    /// The keys for other members cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The identity.
+    /// The identity cannot be read.
     #[error(
         "{source}; or join again: `gravwell-logctl enroll NAME --replace` at the datastore, then `gravwell-logctl --data-dir \
          {home} join TOKEN`, which keeps state and outbox", home = home.display()
     )]
     Identity {
-        /// The replica's directory.
+        /// Directory of the replica.
         home: PathBuf,
-        /// What is wrong.
+        /// Cause of the failure.
         source: TrustError,
     },
-    /// Sockets.
+    /// Opening or a socket failed.
     #[error("{what}: {source}")]
     Io {
-        /// What failed.
+        /// The operation that failed.
         what: &'static str,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
 }
 
 impl ServiceError {
-    /// Whether what lies on the disk is damaged.
+    /// Returns whether files on the disk are corrupt.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -62,17 +62,18 @@ impl ServiceError {
     }
 }
 
-/// In which order addresses are tried.
+/// Order in which addresses are tried.
 #[derive(Debug, Default)]
 struct Favourites {
-    /// The last one at which the datastore was followed.
+    /// Last address at which the datastore was followed.
     good: Option<String>,
-    /// One that has answered, and where the datastore was not followed, or not yet.
+    /// Address that has answered, but whose datastore was not followed, or not yet.
     tried: Option<String>,
 }
 
 impl Favourites {
-    /// The last good one comes first, and last the one whose datastore was refused just now, as a former copy is.
+    /// Orders addresses: the last good one comes first, and the one whose datastore was just rejected, such as an old
+    /// copy, comes last.
     fn order(&mut self, addresses: &[String]) -> Vec<String> {
         let refused = self.tried.clone();
         let mut ordered = addresses.to_vec();
@@ -95,7 +96,7 @@ impl Favourites {
     }
 }
 
-/// An endpoint, and the certificate that it shows.
+/// An endpoint, and the certificate that it presents.
 struct Made {
     certificate: Fingerprint,
     endpoint: ClientEndpoint,
@@ -109,11 +110,11 @@ pub struct MemberConnector {
     bulk_endpoint: Mutex<Option<Made>>,
     favourites: Mutex<Favourites>,
     pub(super) peers: Option<Peers>,
-    /// The certificate that `peers` show.
+    /// Certificate that `peers` present.
     shown: Mutex<Option<Fingerprint>>,
-    /// The datastore said that its members are others than before.
+    /// Notified when the datastore reports a change of its members.
     pub(super) members_changed: Notify,
-    /// When it was looked last at how old the certificate is.
+    /// When the age of the certificate was last checked.
     pub(super) looked_at: Mutex<Option<Instant>>,
 }
 
@@ -136,7 +137,7 @@ impl MemberConnector {
         }
     }
 
-    /// Tells the datastore where `peers` listen, and them who the members are.
+    /// Announces to the datastore where `peers` listen, and passes the membership list on to them.
     #[must_use]
     pub fn with_peers(mut self, peers: Peers) -> MemberConnector {
         self.peers = Some(peers);
@@ -158,7 +159,8 @@ impl MemberConnector {
         Ok(cached.insert(Made { certificate, endpoint }).endpoint.clone())
     }
 
-    /// Shows other members the certificate that the datastore is shown: the member may have joined anew, or renewed it.
+    /// Presents to other members the certificate that the datastore sees: the member may have joined again, or
+    /// renewed it.
     fn show_to_peers(&self, certificate: Fingerprint) {
         let Some(peers) = &self.peers else { return };
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +186,7 @@ impl MemberConnector {
             Ok(found) => return Ok(found),
             Err(errors) => errors,
         };
-        // Perhaps the member has joined anew in the meantime, and has another identity now.
+        // The member may have joined again in the meantime, and have another identity now.
         self.forget_endpoints();
         let is_foreign = errors.iter().any(|error| matches!(error, endpoint::ConnectError::Foreign { .. }));
         let is_rotated = errors.iter().any(|error| matches!(error, endpoint::ConnectError::Rotated { .. }));
@@ -255,14 +257,14 @@ impl Connector for MemberConnector {
     }
 }
 
-/// How a replica deals with other members.
+/// Connections of a replica with other members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerListening {
-    /// Not at all.
+    /// There are none.
     Apart,
-    /// It connects to others, which do not connect to it.
+    /// The replica connects to other members, which do not connect to it.
     Outgoing,
-    /// It listens to others here.
+    /// The replica listens for other members at this address.
     On(SocketAddr),
 }
 
@@ -275,7 +277,7 @@ impl PeerListening {
     }
 }
 
-/// The host in `External-Addr`, which may carry a scheme and a port.
+/// Returns the host in `External-Addr`, which may include a scheme and a port.
 fn host_of(external_addr: Option<&str>) -> Vec<String> {
     let Some(text) = external_addr else { return Vec::new() };
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
@@ -289,18 +291,18 @@ fn host_of(external_addr: Option<&str>) -> Vec<String> {
 
 /// A running replica with its local socket.
 pub struct Service {
-    /// The replica.
+    /// The replica that this service runs.
     pub replica: Replica,
-    /// Its dealings with other members; `None` without an identity, or when none are wanted.
+    /// Connections with other members; `None` without an identity, or if none are wanted.
     pub peers: Option<Peers>,
     listener: tokio::task::JoinHandle<()>,
 }
 
 impl Service {
-    /// Opens `data_dir`, connects when it has an identity, and serves the local socket.
+    /// Opens `data_dir`, connects if it has an identity, and serves the local socket.
     ///
     /// # Errors
-    /// When the directory is in use, its outbox damaged, or the address for other members taken.
+    /// If the directory is in use, its outbox is corrupt, or the address for other members is taken.
     pub async fn start(
         data_dir: &Path,
         addresses: Vec<String>,
@@ -341,7 +343,7 @@ impl Service {
         Ok(Service { replica, peers, listener })
     }
 
-    /// One line for people and for the service manager.
+    /// Returns a one-line summary for operators and for the service manager.
     #[must_use]
     pub fn summary(&self) -> String {
         let status = self.replica.status();
@@ -352,7 +354,7 @@ impl Service {
         format!("{connection}, sequence {} of {}, outbox {}", status.seq, status.head, status.outbox)
     }
 
-    /// Brings gauges up to date; called now and then.
+    /// Updates gauges; to be called now and then.
     pub fn measure(&self) {
         crate::telemetry::metrics::health(self.replica.status().health.level.word());
     }
@@ -389,7 +391,7 @@ mod tests {
         assert_eq!(favourites.order(&addresses), ["b", "a", "c"], "the good one again, when the other is no better");
     }
 
-    /// Connects to nothing.
+    /// A connector that never connects.
     struct Nowhere;
 
     impl Connector for Nowhere {

@@ -79,14 +79,14 @@ pub(super) struct Link {
     pub floor: Seq,
     /// Last reason for not being connected.
     pub trouble: String,
-    /// When the state was last known to be caught up with the head.
+    /// When state and head were last known to be equal.
     pub level_at: Option<Instant>,
     /// When the last connection was lost.
     pub lost_at: Option<Instant>,
-    /// Whether the datastore's entries can follow the state. Requests between this and the subscription must not take
-    /// long, because the time counts as lag.
+    /// Whether the datastore's entries can follow the state. Requests between this and the subscription must be short,
+    /// because the time counts as lag.
     pub is_welcome: bool,
-    /// The applied sequence and since when it has not moved, while the replica is lagging.
+    /// Applied sequence, and since when it has not moved, while the replica lags.
     pub behind: Option<(Seq, Instant)>,
 }
 
@@ -119,9 +119,9 @@ pub(super) struct Shared {
     outbox: RwLock<Outbox>,
     link: Mutex<Link>,
     problem: Mutex<String>,
-    /// The part that the state has lost; cleared once the state has caught up with the datastore.
+    /// Loss of the state, if any; cleared once the state has caught up with the datastore.
     lost: Mutex<Option<Lost>>,
-    /// Describes generations of the log of which this member does not know how they started.
+    /// Describes the generations whose reason this member does not know.
     unknown_generations: Mutex<Option<String>>,
     /// Problems found when the directory was opened.
     pub findings: Mutex<Vec<String>>,
@@ -131,12 +131,12 @@ pub(super) struct Shared {
     /// Position of the last high-water mark that was written, or that `proof` names.
     pub reached: watch::Sender<Option<Position>>,
     pub disk: Disk,
-    /// Whether the replica is being closed. Entries that cannot be applied now are applied after the next start.
+    /// Whether the replica is being closed. Entries not applied by now are applied after the next start.
     pub is_closing: AtomicBool,
     pub limits: Mutex<Limits>,
     /// Limit, in bytes, of pending and rejected transactions.
     pub outbox_bytes_max: AtomicUsize,
-    /// Knows why no other member is trusted.
+    /// Reports why no other member is trusted.
     pub connector: Mutex<Option<Weak<dyn Connector>>>,
     /// Name of this member, once it has one.
     pub member: std::sync::OnceLock<String>,
@@ -215,7 +215,7 @@ impl Shared {
         }
     }
 
-    /// Replaces the disk by one of which some space is kept free.
+    /// Sets the disk that the replica is on.
     pub(super) fn on(mut self, disk: Disk) -> Shared {
         self.disk = disk;
         self
@@ -290,8 +290,7 @@ impl Shared {
         (stalled >= STALLED && *self.applied.borrow() == at && !self.wants_resync()).then_some(stalled)
     }
 
-    /// Clears the loss if the state, which equals the datastore's at `seq`, has everything again, as far as the
-    /// datastore has it.
+    /// Clears the loss if nothing is missing any more. The state equals the datastore's at `seq`.
     pub(super) fn find_again(&self, seq: Seq) {
         let (link, meta) = (self.link(), self.state().meta());
         let is_level = seq >= link.head;
@@ -382,19 +381,19 @@ impl Shared {
         *self.unknown_generations.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// Records that the state has lost something. A loss that is recorded already is kept, because it is the proof.
+    /// Records a loss of the state. One that is recorded already is kept, because it is the proof.
     pub(super) fn note_lost(&self, lost: Lost) {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(lost);
     }
 
-    /// Returns whether a state at `meta` still lacks what was lost.
+    /// Returns whether a state at `meta` still lacks the lost entries.
     pub(super) fn lacks(&self, meta: &StateMeta) -> bool {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.as_ref().is_some_and(|lost| lost.mark.is_none() || !lost.is_made_up(Some(meta)))
     }
 
-    /// Returns the position that this replica vouches for: that of its state, or the one it had before the state lost
-    /// something. It reveals a datastore that is behind this position or whose log diverged before it.
+    /// Returns the position that this replica vouches for: that of its state or, after a loss, the one before it. It
+    /// exposes a datastore that is behind this position, or whose log diverged before it.
     pub(super) fn claimed(&self) -> Option<Position> {
         let present = self.position();
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -403,8 +402,8 @@ impl Shared {
         marked.filter(is_of_one_log).or(present)
     }
 
-    /// Returns whether the state lost something at an unknown position, and a log of this generation is not known to be
-    /// the one in which it had it.
+    /// Returns whether the state has no position or a loss of unknown extent, and `generation` is not known to be the
+    /// one that it last followed.
     pub(super) fn is_unsure_of(&self, generation: Generation) -> bool {
         let is_absent = self.position().is_none();
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -413,7 +412,7 @@ impl Shared {
         is_unmarked && terms.as_ref().is_none_or(|terms| terms.generation != generation)
     }
 
-    /// Returns whether the state lacks values that this member may read, or has values that are withheld from it.
+    /// Returns whether the state lacks values that this member may read, or has values withheld from it.
     pub(super) fn is_redacted_wrongly(&self, welcome: &Welcome) -> bool {
         let is_wrong = self.state().meta().is_some_and(|meta| meta.is_redacted != role::is_redacted(welcome));
         is_wrong && !planted::is(Bug::RoleChangeKeepsState)
@@ -441,8 +440,8 @@ impl Shared {
         self.outbox_changed.send_modify(|number| *number += 1);
     }
 
-    /// Returns whether the state must be fetched again, because it differs from the datastore's or a read has found it
-    /// corrupt.
+    /// Returns whether the state must be fetched again: it differs from the datastore's, or a read has found
+    /// it corrupt.
     pub(super) fn wants_resync(&self) -> bool {
         self.resync_asked.load(Ordering::Acquire) || self.state().damage().summary().is_some()
     }
@@ -529,8 +528,8 @@ impl Shared {
         to_note
     }
 
-    /// Resolves transactions of the outbox by the origin rows of a state. Returns the rejections, to be written to the
-    /// journal.
+    /// Resolves pending transactions by the origin rows of a state. Returns the rejections, to be written to
+    /// the journal.
     pub(super) fn settle_by(&self, state: &StateStore) -> Vec<RejectedTxn> {
         let origins: Vec<Origin> = self.outbox().origins();
         let mut decided = Vec::new();
@@ -570,8 +569,8 @@ impl Shared {
         Progress { applied, outbox, rejected, unhealthy: (!problem.is_empty()).then(|| reportable(&problem)) }
     }
 
-    /// Handles the answer to a push. Returns the reason to pause, if any, and appends rejections to write to the
-    /// journal to `to_note`.
+    /// Handles the answer to a push. Returns the reason to pause, if any. Rejections to be written to the journal are
+    /// added to `to_note`.
     pub(super) fn handle_answer(&self, heard: Heard, to_note: &mut Vec<RejectedTxn>) -> Option<String> {
         if let Heard::Acknowledged(id, _) | Heard::Decided(id) | Heard::Refused(id, _) = &heard {
             self.gate().handle_decided(id.origin, id.counter);
@@ -607,7 +606,7 @@ fn wake_by_damage(state: &StateStore, outbox_changed: &watch::Sender<u64>) {
     });
 }
 
-/// Stops the process: continuing could lose accepted transactions or show wrong data. Nothing is accepted from now on.
+/// Stops the process: continuing could lose accepted transactions or show wrong data. Nothing more is accepted.
 pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
     tracing::error!(%failure, "stopping, because going on could lose accepted transactions");

@@ -1,5 +1,5 @@
-//! A replica that is driven by hand: no threads, no network, no clock of its own. The parts are those of
-//! [`super::Replica`]; what simulations need to take every step in an order of their own.
+//! A replica driven by hand: no threads, no network, no internal clock. Simulations use the parts of [`super::Replica`]
+//! through it to take every step in any order.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -36,10 +36,10 @@ pub use super::applier::SwapError;
 pub use super::leaving::{Exchange, Leaving};
 pub use super::role::is_redacted;
 
-/// What a submission came to.
+/// Result of a submission.
 pub type Submitted = Result<Receipt, SubmitError>;
 
-/// See the module.
+/// A replica driven by hand, see the module documentation.
 pub struct Stepped {
     shared: SharedRef,
     writer: OutboxWriter,
@@ -48,23 +48,23 @@ pub struct Stepped {
     forks: u32,
     refusals: mpsc::Sender<outbox_writer::Request>,
     entropy: Arc<dyn Entropy>,
-    /// The outbox that the journal holds already, while the state is being exchanged.
+    /// The outbox that is already in the journal while the state is being exchanged.
     prepared: Option<Outbox>,
 }
 
 impl Stepped {
-    /// Whether a state may be shown to anyone.
+    /// Checks that a state is sound, so that it may be shown to users.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Describes the problem with the state.
     pub fn check_state(state: &StateStore) -> Result<(), String> {
         super::opening::check_sound(state, "state".as_ref()).map_err(|error| error.to_string())
     }
 
-    /// Opens a replica from its parts; `state` is its current one, `fresh` begins an empty one in its place.
+    /// Opens a replica from its parts. `state` is its current one; `fresh` creates an empty one to replace it.
     ///
     /// # Errors
-    /// When the journal holds what cannot be read.
+    /// If the journal has a record that cannot be read.
     pub fn open(
         state: StateStore,
         fresh: impl FnOnce() -> Result<StateStore, String>,
@@ -76,10 +76,10 @@ impl Stepped {
         Stepped::open_with(Outbox::default, state, fresh, journal, home, clock, entropy)
     }
 
-    /// [`Stepped::open`] with an outbox of another kind, as [`Outbox::keeping`] is.
+    /// Like [`Stepped::open`], with another kind of outbox, such as [`Outbox::keeping`].
     ///
     /// # Errors
-    /// When the journal holds what cannot be read.
+    /// If the journal has a record that cannot be read.
     pub fn open_with(
         kind: fn() -> Outbox,
         mut state: StateStore,
@@ -113,7 +113,7 @@ impl Stepped {
                 let witnessed = witnesses.contradict(meta.as_deref());
                 let noted = || restoring.contradict(meta.as_deref());
                 let proven = witnessed.or_else(|| if unknown.is_none() { noted() } else { None });
-                // What shows it may be gone at the next start.
+                // The evidence may be gone at the next start.
                 if let Some(what) = proven.as_ref().filter(|_| is_mark_sound) {
                     home.note_lost(what);
                 }
@@ -143,7 +143,7 @@ impl Stepped {
     /// Submits drafts as one group.
     ///
     /// # Errors
-    /// When the process must stop; nobody has been answered then.
+    /// If the process must stop; no draft has been answered then.
     pub fn submit(&mut self, drafts: Vec<Draft>) -> Result<Vec<Submitted>, Fatal> {
         let (requests, answers): (Vec<_>, Vec<_>) = drafts
             .into_iter()
@@ -156,10 +156,10 @@ impl Stepped {
         Ok(answers.into_iter().map(|mut answer| answer.try_recv().unwrap_or(Err(SubmitError::Closed))).collect())
     }
 
-    /// Takes a rejected transaction off the list.
+    /// Removes a rejected transaction from the list.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn dismiss(&mut self, id: TxnId) -> Result<Result<(), SubmitError>, Fatal> {
         let (reply, mut answer) = oneshot::channel();
         self.writer.handle(vec![outbox_writer::Request::Dismiss(id, reply)])?;
@@ -169,7 +169,7 @@ impl Stepped {
     /// Submits a rejected transaction again.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn retry(&mut self, id: TxnId) -> Result<Submitted, Fatal> {
         self.retry_upon(id, Vec::new(), self.shared.histories.present())
     }
@@ -177,7 +177,7 @@ impl Stepped {
     /// Submits a rejected transaction again, upon versions that its author has seen in a history.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn retry_upon(&mut self, id: TxnId, seen: Vec<SeenVersion>, seen_in: History) -> Result<Submitted, Fatal> {
         let (reply, mut answer) = oneshot::channel();
         let again = outbox_writer::Again { upon: seen, seen_in, ..Default::default() };
@@ -185,11 +185,11 @@ impl Stepped {
         Ok(answer.try_recv().unwrap_or(Err(SubmitError::Closed)))
     }
 
-    /// Writes down the rejections that wait for it, and rewrites the journal when it has `rewrite_bytes_min` bytes and
-    /// is mostly settled.
+    /// Writes queued rejections to the journal, and rewrites the journal if it has `rewrite_bytes_min` bytes and most
+    /// of its transactions are resolved.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn keep_journal(&mut self, rewrite_bytes_min: u64) -> Result<(), Fatal> {
         self.write_notes()?;
         self.writer.rewrite_if_worth_it(rewrite_bytes_min);
@@ -205,31 +205,31 @@ impl Stepped {
         if batch.is_empty() { Ok(()) } else { self.writer.handle(batch) }
     }
 
-    /// Where the replica stands.
+    /// Returns the replica's position.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.shared.position()
     }
 
-    /// The position that it says hello with: where it stands, or stood before it lost something.
+    /// Returns the position sent in hello: the present one, or the one before the state lost something.
     #[must_use]
     pub fn claimed(&self) -> Option<Position> {
         self.shared.claimed()
     }
 
-    /// Position of the last high-water mark, to be written down elsewhere, too.
+    /// Returns the position of the last high-water mark, which is also to be recorded elsewhere.
     #[must_use]
     pub fn reached(&self) -> Option<Position> {
         *self.shared.reached.borrow()
     }
 
-    /// What the datastore said last.
+    /// Returns the terms that the datastore sent last.
     #[must_use]
     pub fn terms(&self) -> Option<Terms> {
         self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What to do with a welcome.
+    /// Decides how to continue after a welcome.
     pub fn judge(&self, mine: Option<&Position>, welcome: &Welcome, needs_snapshot: bool) -> NextStep {
         let step = judge(mine, welcome, needs_snapshot || self.wants_resync() || self.shared.is_lacking(welcome));
         match step {
@@ -240,40 +240,40 @@ impl Stepped {
         step
     }
 
-    /// Takes over the generation of a datastore whose position fits; from where to follow.
+    /// Adopts the generation of a datastore with a consistent position. Returns the position from which to follow it.
     ///
     /// # Errors
-    /// When there is no position, or it cannot be written.
+    /// If there is no position, or it cannot be written.
     pub fn take_over(&self, welcome: &Welcome) -> Result<Position, String> {
         let position = self.shared.take_over(welcome)?;
         let terms = Some(Terms::of(welcome));
-        // They bear witness that a state of this log and generation was here.
+        // The terms are evidence that a state of this log and generation was here.
         if self.terms() != terms && self.shared.state().persist().is_ok() {
             *self.shared.terms.lock().unwrap_or_else(PoisonError::into_inner) = terms;
         }
         Ok(position)
     }
 
-    /// Applies a run.
+    /// Applies a batch of entries.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn apply(&mut self, run: Run) -> Result<(), Fatal> {
         self.applier.handle(applier::Request::Run(run))
     }
 
-    /// Takes in a bookmark.
+    /// Handles a bookmark.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn bookmark(&mut self, bookmark: Bookmark) -> Result<(), Fatal> {
         self.applier.handle(applier::Request::Bookmark(bookmark))
     }
 
-    /// Puts a fetched state in the place of the present one, whose history it has to continue.
+    /// Replaces the present state by a fetched one, which must continue its history.
     ///
     /// # Errors
-    /// The outer one: the process must stop. The inner one: the state was not taken over.
+    /// Outer: the process must stop. Inner: the state was not adopted.
     pub fn swap(&mut self, state: StateStore, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
         let swapped = self.exchange_state(state, path, Descent::Required)?;
         self.forks += u32::from(matches!(swapped, Err(SwapError::Forked(_))));
@@ -291,7 +291,8 @@ impl Stepped {
         Ok(answer.try_recv().unwrap_or_else(|error| Err(SwapError::Failed(error.to_string()))))
     }
 
-    /// Up to where the log of the datastore that sent this welcome is this replica's, when it has left this one's.
+    /// Returns the last sequence shared with the datastore that sent this welcome, if its log has left this
+    /// replica's history.
     #[must_use]
     pub fn left_at(&self, welcome: &Welcome) -> Option<Seq> {
         let lineage = self.state().meta().map(|meta| meta.lineage.clone()).unwrap_or_default();
@@ -299,11 +300,11 @@ impl Stepped {
         Some(leaving::fork(&self.claimed()?, &lineage, welcome, upon)?.shared_to)
     }
 
-    /// Begins to leave the present history for a fetched `state` of a log that has left it, where that and the reason are known,
-    /// from what `known` says of how generations began.
+    /// Starts to leave the present history for a fetched `state` of a log that has left it. `known` describes how
+    /// generations started. Returns `None` if the fork or its reason is unknown.
     ///
     /// # Errors
-    /// When a state cannot be read.
+    /// If a state cannot be read.
     pub fn leave(
         &self,
         welcome: &Welcome,
@@ -321,19 +322,20 @@ impl Stepped {
         self.leave_for(state, set).map(Some)
     }
 
-    /// As [`Stepped::leave`], for a state that was refused as a fork of the present one.
+    /// Like [`Stepped::leave`], for a state that was rejected as a fork of the present one.
     ///
     /// # Errors
-    /// When a state cannot be read.
+    /// If a state cannot be read.
     pub fn leave_fork(&self, state: StateStore, fork: &Fork) -> Result<Leaving, String> {
         let set = leaving::set_of_fork(&self.shared, &state, fork)?;
         self.leave_for(state, set)
     }
 
-    /// As [`Stepped::leave`], for a state that lacks what was decided before the present one was lost; `None`: it lacks nothing.
+    /// Like [`Stepped::leave`], for a state that lacks transactions decided before the present one was lost; `None` if
+    /// it lacks none.
     ///
     /// # Errors
-    /// When a state cannot be read.
+    /// If a state cannot be read.
     pub fn leave_lost(&self, state: StateStore) -> Result<Option<Leaving>, String> {
         if !leaving::lacks_what_was_lost(&self.shared, &state).map_err(|error| error.to_string())? {
             return Ok(None);
@@ -342,7 +344,7 @@ impl Stepped {
         self.leave_for(state, set).map(Some)
     }
 
-    /// The history that is read at present.
+    /// Returns the history that reads see now.
     #[must_use]
     pub fn history(&self) -> History {
         self.shared.histories.present()
@@ -352,10 +354,11 @@ impl Stepped {
         Leaving::new(Arc::clone(&self.shared), state, set).map_err(|error| error.to_string())
     }
 
-    /// Decides what becomes of what the log lacks. `since`: its entries after [`Leaving::reads_after`], where it has them.
+    /// Decides what happens to everything that the log lacks. `since` holds the log's entries after
+    /// [`Leaving::reads_after`], if it still has them.
     ///
     /// # Errors
-    /// When a state cannot be read.
+    /// If a state cannot be read.
     pub fn choose(&self, leaving: Leaving, since: Option<&[Entry]>) -> Result<Exchange, String> {
         let others = match (leaving.reads_after(), since) {
             (None, _) => Ok(None),
@@ -369,20 +372,20 @@ impl Stepped {
         chosen.map_err(|error| error.to_string())
     }
 
-    /// The first step of an exchange: writes the archive into the replica's directory. Transactions are still taken in.
+    /// First step of an exchange: writes the archive to the replica's directory. Transactions are still accepted.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn archive(&self, exchange: &Exchange, directory: &Path) -> Result<(), String> {
         exchange.archive(directory).map(drop)
     }
 
-    /// The second one: puts the outbox that is to come into the journal. From here on nothing is taken in.
+    /// Second step: writes the future outbox to the journal. From here on no transactions are accepted.
     ///
     /// # Errors
-    /// The outer one: the process must stop. The inner one: it cannot be written, so take it back.
+    /// Outer: the process must stop. Inner: it cannot be written, so call [`Stepped::take_back`].
     pub fn prepare(&mut self, exchange: &Exchange) -> Result<Result<(), String>, Fatal> {
-        // Who asks for an exchange stands in line behind what was applied before.
+        // In a running replica, the request for an exchange is queued behind the rejections of entries applied before.
         self.write_notes()?;
         let requeued = match exchange.requeued(&*self.entropy) {
             Ok(requeued) => requeued,
@@ -393,18 +396,18 @@ impl Stepped {
         Ok(written)
     }
 
-    /// The third one: the state takes its place.
+    /// Third step: the fetched state replaces the present one.
     ///
     /// # Errors
-    /// The outer one: the process must stop. The inner one: nothing has changed, so take it back.
+    /// Outer: the process must stop. Inner: nothing has changed, so call [`Stepped::take_back`].
     pub fn swap_left(&mut self, exchange: &Exchange, path: PathBuf) -> Result<Result<(), SwapError>, Fatal> {
         self.exchange_state(exchange.state().clone(), path, Descent::Archived)
     }
 
-    /// The last one: the outbox in memory becomes the one in the journal.
+    /// Last step: the outbox in memory is replaced by the one in the journal.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn install(&mut self, exchange: &Exchange) -> Result<(), Fatal> {
         match self.prepared.take() {
             Some(outbox) => self.writer.install(outbox, exchange.set().shared_to),
@@ -412,10 +415,10 @@ impl Stepped {
         }
     }
 
-    /// Instead of the third or the last one: the journal holds the present outbox again.
+    /// Instead of the third or the last step: writes the present outbox back to the journal.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn take_back(&mut self) -> Result<(), Fatal> {
         match self.prepared.take() {
             Some(_) => self.writer.take_back(),
@@ -423,46 +426,47 @@ impl Stepped {
         }
     }
 
-    /// Entries have arrived, and are compared with what is pending before they are applied.
+    /// Compares arriving entries with pending transactions, before they are applied.
     pub fn compare_arrived(&self, entries: &[Entry]) {
         self.shared.compare_arrived(entries);
     }
 
-    /// Every member that counts has durably applied everything up to `floor`.
+    /// Drops transactions that need not be kept: every member within retention has durably applied everything up
+    /// to `floor`.
     pub fn forget_passed(&self, floor: Seq) {
         self.shared.outbox_mut().forget_passed(floor);
     }
 
-    /// Committed transactions that would be pushed again.
+    /// Returns the committed transactions that would be pushed again.
     #[must_use]
     pub fn kept(&self) -> Vec<Arc<Txn>> {
         self.shared.outbox().kept().map(|kept| Arc::clone(&kept.txn)).collect()
     }
 
-    /// Number of fetched states that were refused because they do not continue the history of the present one.
+    /// Returns the number of fetched states that were rejected because they do not continue the present history.
     #[must_use]
     pub fn forks(&self) -> u32 {
         self.forks
     }
 
-    /// Makes what was applied durable, and marks how far it came.
+    /// Makes applied entries durable, and writes the mark.
     ///
     /// # Errors
-    /// When the process must stop.
+    /// If the process must stop.
     pub fn persist(&mut self) -> Result<(), Fatal> {
         self.applier.persist()?;
         self.applier.mark();
         Ok(())
     }
 
-    /// The next transaction to push.
+    /// Returns the next transaction to push.
     pub fn next_push(&self, pusher: &mut Pusher) -> Option<Bytes> {
         let mut body = Vec::new();
         let next = pusher.next(&self.shared.outbox(), &self.shared.gate(), &mut body);
         matches!(next, Next::Send(_)).then(|| body.into())
     }
 
-    /// Takes in an answer; the reason to pause when there is one.
+    /// Handles an answer. Returns the reason to pause, if any.
     pub fn handle_outcome(&self, pusher: &mut Pusher, outcome: Outcome) -> Option<String> {
         let mut to_note = Vec::new();
         let pause = self.shared.handle_answer(pusher.handle_outcome(outcome), &mut to_note);
@@ -472,13 +476,13 @@ impl Stepped {
         pause
     }
 
-    /// The datastore says which role this member has: a reader's writes are refused from now on.
+    /// Sets the role that the datastore reported for this member. A reader's writes are rejected from now on.
     pub fn take_role(&self, role: &str) {
         self.shared.set_forbidden(super::role::forbidden(role));
     }
 
-    /// Puts everything that waits on the rejected list when this member may not write, and has come as far as the datastore
-    /// had when it said so.
+    /// Moves all pending transactions to the rejected list if this member may not write. To be called once the state
+    /// has reached the head that the datastore had when it reported the role.
     pub fn refuse_pending(&self) {
         let to_note = self.shared.forbidden().map(|reason| self.shared.refuse(None, &reason)).unwrap_or_default();
         if !to_note.is_empty() {
@@ -486,26 +490,26 @@ impl Stepped {
         }
     }
 
-    /// What the datastore is told.
+    /// Returns the progress report for the datastore.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let durable = *self.shared.durable.borrow();
         self.shared.progress(durable)
     }
 
-    /// Last durably applied sequence.
+    /// Returns the last durably applied sequence.
     #[must_use]
     pub fn durable(&self) -> Seq {
         *self.shared.durable.borrow()
     }
 
-    /// Whether the state must be fetched anew.
+    /// Returns whether the state must be fetched again.
     #[must_use]
     pub fn wants_resync(&self) -> bool {
         self.shared.wants_resync()
     }
 
-    /// The replica is connected to a datastore whose log ends at `head`, or no longer.
+    /// Sets whether the replica is connected, to a datastore whose log ends at `head`; `None` disconnects it.
     pub fn set_connected(&self, head: Option<Seq>) {
         self.shared.update_link(|link| {
             link.connected = head.is_some();
@@ -513,7 +517,7 @@ impl Stepped {
         });
     }
 
-    /// What is wrong; empty when nothing is.
+    /// Returns the health problem; empty if there is none.
     #[must_use]
     pub fn problem(&self) -> String {
         self.shared.problem()
@@ -522,7 +526,7 @@ impl Stepped {
     /// See [`super::Replica::get`].
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
         self.shared.get(collection, key)
     }
@@ -530,30 +534,30 @@ impl Stepped {
     /// See [`super::Replica::scan`].
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn scan(&self, collection: &Collection, prefix: &str) -> Result<Vec<(Key, Object)>, ReadError> {
         self.shared.scan(collection, prefix, None, usize::MAX)
     }
 
-    /// The committed state.
+    /// Returns the committed state.
     #[must_use]
     pub fn state(&self) -> StateStore {
         self.shared.state()
     }
 
-    /// Undecided transactions, oldest first.
+    /// Returns the pending transactions, oldest first.
     #[must_use]
     pub fn pending(&self) -> Vec<Arc<Txn>> {
         self.shared.outbox().pending().cloned().collect()
     }
 
-    /// Rises with every change of the outbox.
+    /// Returns a counter that rises with every change of the outbox.
     #[must_use]
     pub fn changes(&self) -> u64 {
         *self.shared.outbox_changed.borrow()
     }
 
-    /// Rejected transactions that wait for a person.
+    /// Returns the rejected transactions that a user has to deal with.
     #[must_use]
     pub fn rejected(&self) -> Vec<RejectedTxn> {
         self.shared.outbox().rejected().values().cloned().collect()

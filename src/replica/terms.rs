@@ -1,4 +1,5 @@
-//! What the datastore said of itself and of this member at the last connection, kept for when it cannot be reached.
+//! The terms of the last connection: properties of the datastore and of this member, stored for when the datastore
+//! is unreachable.
 //!
 //! `terms` is a line of JSON and, in the next line, the BLAKE3 of the first.
 
@@ -16,17 +17,17 @@ use crate::trust::summed;
 const VERSION: u32 = 1;
 const FILE: &str = "terms";
 
-/// What holds between this member and its datastore until the next connection says otherwise.
+/// Terms between this member and its datastore, valid until the next connection changes them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     version: u32,
     /// Identity of the log.
     pub log_id: LogId,
-    /// Its generation.
+    /// Generation of the log.
     pub generation: Generation,
     /// Name under which this member is enrolled.
     pub member: String,
-    /// Its role, in words.
+    /// Role of this member, as text.
     pub role: String,
     /// Interval of heartbeats, in milliseconds.
     pub heartbeat_ms: u64,
@@ -54,7 +55,7 @@ impl Terms {
         }
     }
 
-    /// What a welcome says.
+    /// Returns the terms in a welcome.
     #[must_use]
     pub fn of(welcome: &Welcome) -> Terms {
         Terms {
@@ -70,7 +71,7 @@ impl Terms {
         }
     }
 
-    /// The bounds of a transaction.
+    /// Returns the limits of a transaction.
     #[must_use]
     pub fn limits(&self) -> Limits {
         let bound = |value: u64, most: usize| usize::try_from(value).unwrap_or(usize::MAX).min(most);
@@ -82,10 +83,10 @@ impl Terms {
         }
     }
 
-    /// Reads what is kept in a replica's directory; `None` when it was never connected.
+    /// Reads the terms from a replica's directory; `None` if the replica was never connected.
     ///
     /// # Errors
-    /// Says what is wrong with the file.
+    /// Describes the problem with the file.
     pub fn load(directory: &Path) -> Result<Option<Terms>, String> {
         let path = directory.join(FILE);
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
@@ -102,10 +103,10 @@ impl Terms {
         }
     }
 
-    /// Keeps them in a replica's directory, durably.
+    /// Durably writes the terms to a replica's directory.
     ///
     /// # Errors
-    /// When the operating system refuses; the former ones stay then.
+    /// If the operating system returns an error; the former terms are kept then.
     pub fn save(&self, directory: &Path) -> Result<(), DirectoryError> {
         let text = serde_json::to_string(self).expect("invariant: terms have text keys only");
         replace_file(&directory.join(FILE), summed::seal(&text).as_bytes())

@@ -1,4 +1,4 @@
-//! Reading: the committed state with the replica's own undecided transactions on top.
+//! Reads: the committed state, overlaid with the replica's own pending transactions.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -11,13 +11,13 @@ use crate::state::StateError;
 use super::history::History;
 use super::shared::Shared;
 
-/// Why a read failed. A damaged state is being fetched anew by itself.
+/// Error of a read. A corrupt state is fetched again automatically.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct ReadError(#[from] StateError);
 
 impl ReadError {
-    /// Whether it passes by itself: nothing is wrong with what was to be read.
+    /// Returns whether the error is temporary: the data to be read is intact.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         matches!(self.0, StateError::NotNow { .. } | StateError::Unavailable { .. })
@@ -27,26 +27,26 @@ impl ReadError {
 /// An object as the replica sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Contents.
+    /// Value of the object.
     pub value: Bytes,
-    /// Sequence of its last write; `None` while its last write is not yet decided.
+    /// Sequence of its last write; `None` while that is pending.
     pub version: Option<Seq>,
-    /// The transaction of its last write, while that is not yet decided.
+    /// Transaction of its last write, while that is pending.
     pub pending: Option<TxnId>,
-    /// When it was last written, milliseconds since 1970-01-01 UTC; 0 while not decided.
+    /// Time of its last write, in milliseconds since 1970-01-01 UTC; 0 while that is pending.
     pub time_ms: u64,
-    /// The history in which it was read.
+    /// History in which it was read.
     pub read_in: History,
 }
 
 impl Shared {
-    /// One object, own undecided transactions included.
+    /// Returns one object, own pending transactions included.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub(super) fn get(&self, collection: &Collection, key: &Key) -> Result<Option<Object>, ReadError> {
         let read_in = self.histories.present();
-        // The overlay first: a transaction leaves it only after the state has taken it in.
+        // Read the overlay first: a transaction leaves it only after the state has applied it.
         let (overlaid, writer) = {
             let outbox = self.outbox();
             (outbox.look_up(collection, key), outbox.last_writer(collection, key))
@@ -58,11 +58,11 @@ impl Shared {
         }
     }
 
-    /// The objects of a collection whose keys start with `prefix` and come after `after`, in key order, at most
-    /// `limit`; own undecided transactions included.
+    /// Returns the objects of a collection whose keys start with `prefix` and come after `after`, in key order, at most
+    /// `limit`; own pending transactions included.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub(super) fn scan(
         &self,
         collection: &Collection,
@@ -80,7 +80,7 @@ impl Shared {
         Ok(found)
     }
 
-    /// Objects one at a time, in key order, until `visit` has seen enough: nothing but the one is held in memory.
+    /// Visits objects one at a time, in key order, until `visit` breaks. Only one object is held in memory.
     pub(super) fn each(
         &self,
         collection: &Collection,

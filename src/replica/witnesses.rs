@@ -1,10 +1,13 @@
-//! What else in a replica's directory knows how far its state came. It is asked at every start, because the high-water mark may
-//! be lost, or go back, together with the state.
+//! Other evidence in a replica's directory of how far its state came. It is checked at every start, because the
+//! high-water mark may be lost, or go back, together with the state.
 //!
-//! None of it is newer than the state in normal operation, also over a crash: `current` names a state that exists; `terms`, the
-//! list of members and the copy of the authority are written when a state of that log and generation is durable; `proof` carries
-//! the position of a mark that was written before; a rejection is written to the outbox journal when the state that knows it is
-//! durable.
+//! In normal operation, even after a crash, none of it is newer than the state:
+//!
+//! - `current` names a state that exists;
+//! - `terms`, the membership list and the encrypted CA backup are written when a state of that log and generation is
+//!   durable;
+//! - `proof` carries the position of a mark that was written before;
+//! - a rejection is written to the outbox journal when the state that knows it is durable.
 
 use std::path::Path;
 
@@ -18,38 +21,38 @@ use super::mark::Mark;
 use super::proofs;
 use super::terms::Terms;
 
-/// The files of a directory that say something of its state.
+/// The files of a directory that show how far its state came.
 pub struct Witnesses {
-    /// A state that `current` names and that is missing, in words.
+    /// Message about a state that `current` names and that is missing.
     missing: Option<String>,
-    /// `None`: this replica was never connected.
+    /// `None` if this replica was never connected.
     terms: Result<Option<Terms>, String>,
-    /// `None`: this replica was never connected, or its datastore signs nothing.
+    /// `None` if this replica was never connected, or its datastore signs nothing.
     proof: Result<Option<Proof>, String>,
     reached: Option<Position>,
-    /// The datastore has sent its list of members, or a sealed copy of its authority.
+    /// Whether the datastore has sent its membership list, or an encrypted CA backup.
     was_sent: bool,
 }
 
 impl Witnesses {
-    /// Those of a directory that keeps nothing but these two: the last terms, and the position of the last mark that stands next to
-    /// the last signed position.
+    /// Returns evidence from only these two: the last terms, and the position of the last mark, as stored next to the
+    /// last signed position.
     #[must_use]
     pub fn kept(terms: Option<Terms>, reached: Option<Position>) -> Witnesses {
         Witnesses { missing: None, terms: Ok(terms), proof: Ok(None), reached, was_sent: false }
     }
 
-    /// What the datastore said last, as far as it can be read.
+    /// Returns the terms that the datastore sent last, if they can be read.
     pub(super) fn terms(&self) -> Option<Terms> {
         self.terms.as_ref().ok().and_then(Option::clone)
     }
 
-    /// Position of the last mark that is written down elsewhere.
+    /// Returns the position of the last mark, as recorded elsewhere.
     pub(super) fn reached(&self) -> Option<Position> {
         self.reached
     }
 
-    /// Reads them. `mark` is the high-water mark, where it can be read.
+    /// Reads the evidence. `mark` is the high-water mark, if it can be read.
     pub(super) fn of(directory: &Directory, mark: Option<&Mark>) -> Witnesses {
         let path = directory.path();
         let (proof, reached) = match proofs::read(path) {
@@ -60,18 +63,18 @@ impl Witnesses {
         Witnesses { missing: missing(path, mark), terms: Terms::load(path), proof, reached, was_sent }
     }
 
-    /// Whether this replica was connected once. A state was durable by then.
+    /// Returns whether this replica was ever connected. By then a state was durable.
     pub(super) fn was_connected(&self) -> bool {
         self.was_sent || !matches!((&self.terms, &self.proof), (Ok(None), Ok(None)))
     }
 
-    /// How the state that was found is less than what was here; `None` when nothing shows that. `found`: where it stands;
-    /// `None` when there is none.
+    /// Describes how the state at `found` (`None` if there is none) falls short of the former one; `None` if nothing
+    /// shows a loss.
     pub(super) fn contradict(&self, found: Option<&StateMeta>) -> Option<String> {
         if planted::is(Bug::RollbackUnnoticed) || planted::is(Bug::WitnessesNotAsked) {
             return None;
         }
-        // A state is in place before `current` names it, so one that is missing was there, even if it was never filled.
+        // A state is in place before `current` names it, so a missing one did exist, even if it was never filled.
         if self.missing.is_some() {
             return self.missing.clone();
         }
@@ -122,8 +125,8 @@ impl Witnesses {
     }
 }
 
-/// Whether a state stands before a position that it once had. A state of another log, or of a later generation that does not
-/// come from the position's, was fetched since then.
+/// Returns whether a state precedes a position that it once had. A state of another log, or of a later generation that
+/// does not descend from that of the position, was fetched since then.
 fn is_behind(found: &StateMeta, reached: &Position) -> bool {
     if found.log_id != reached.log_id {
         return false;
@@ -135,8 +138,8 @@ fn is_behind(found: &StateMeta, reached: &Position) -> bool {
     is_descended && Mark::new(String::new(), *reached, Vec::new()).loss(Some(found)).is_some()
 }
 
-/// That `current` names a state which is not there. Only a state that came after the mark's counts where there is a mark: an
-/// earlier one was replaced.
+/// Describes a state that `current` names and that is missing. If there is a mark, only a state later than the marked
+/// one counts: an earlier one was replaced.
 fn missing(path: &Path, mark: Option<&Mark>) -> Option<String> {
     let name = directory::missing_current(path)?;
     if name.is_empty() {

@@ -1,4 +1,4 @@
-//! Fetching what others name: newest first, again and again until everything is here.
+//! Fetching chunks that others reference: newest blobs first, repeatedly until everything is here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -16,39 +16,39 @@ use crate::transfer::check::{self, Checked};
 use super::super::shared::Change;
 use super::{Contents, Fetching, blocking, locked, upkeep};
 
-/// Everything is compared this often, even when nothing is known to be missing.
+/// Interval at which everything is compared, even if nothing is known to be missing.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
-/// What nobody had is asked for again after this long.
+/// Delay before chunks that no member had are requested again.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
-/// Changes that come together are looked at together.
+/// Changes that arrive within this time are handled together.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Chunks that are asked for before it is looked whether something newer has come: some tens of megabytes.
+/// Chunks requested before checking whether something newer has arrived: some tens of megabytes.
 const AT_A_TIME: usize = 1024;
 
-/// A content to look at.
+/// A blob to check.
 struct Item {
     key: String,
     head: ContentHead,
-    /// Sequence of its last write; undecided ones come first.
+    /// Sequence of its last write. Pending ones come first.
     age: u64,
 }
 
-/// What a look at the contents came to.
+/// Result of checking the blobs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// Everything that should be here is.
+    /// Everything required is here.
     Complete,
-    /// Nobody who answers has the rest.
+    /// No member that answers has the rest.
     Incomplete,
-    /// Something newer has come, which goes first.
+    /// A newer blob has arrived, which goes first.
     Overtaken,
 }
 
-/// Why to look again.
+/// Reason to check again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Occasion {
-    /// Contents are new: those that were found complete still are.
+    /// There are new blobs. Those that were found complete still are.
     News,
     /// Anything may be missing.
     Doubt,
@@ -56,7 +56,7 @@ enum Occasion {
 
 type Changes = tokio::sync::broadcast::Receiver<Change>;
 
-/// Runs until the task is dropped.
+/// Fetches and maintains blobs until the task is dropped.
 pub(in crate::replica) async fn run(contents: Contents) {
     let missed = locked(&contents.inner.missed_here).take();
     let fetching = async {
@@ -85,7 +85,7 @@ fn is_news(change: &Change) -> bool {
     }
 }
 
-/// Waits until there is a reason to look.
+/// Waits until there is a reason to check.
 async fn wait(contents: &Contents, changes: &mut Changes) -> Occasion {
     loop {
         tokio::select! {
@@ -102,7 +102,7 @@ async fn wait(contents: &Contents, changes: &mut Changes) -> Occasion {
     }
 }
 
-/// Whether contents have come since this was last asked.
+/// Returns whether blobs have arrived since the last call.
 fn has_news(changes: &mut Changes) -> bool {
     let mut found = false;
     loop {
@@ -114,7 +114,7 @@ fn has_news(changes: &mut Changes) -> bool {
     }
 }
 
-/// Another member asked for what should be here.
+/// Starts a check when another member requests a chunk that should be here.
 async fn listen(contents: &Contents, missed: Option<mpsc::Receiver<ChunkId>>) {
     let Some(mut missed) = missed else { return };
     while missed.recv().await.is_some() {
@@ -123,7 +123,7 @@ async fn listen(contents: &Contents, missed: Option<mpsc::Receiver<ChunkId>>) {
     }
 }
 
-/// The contents of the state, newest first.
+/// Returns the blobs of the state, newest first.
 fn items(contents: &Contents) -> Vec<Item> {
     let Ok(collection) = Collection::new(content::COLLECTION) else { return Vec::new() };
     let rows = contents.shared.scan(&collection, "", None, usize::MAX).unwrap_or_default();
@@ -137,9 +137,9 @@ fn items(contents: &Contents) -> Vec<Item> {
     items
 }
 
-/// Compares contents with the store, except those that are known to be `complete`, and fetches what is missing.
+/// Compares blobs with the store, except those known to be `complete`, and fetches missing chunks.
 async fn look(contents: &Contents, changes: &mut Changes, complete: &mut HashSet<(String, u64)>) -> Look {
-    // Over it the datastore asks for what it lacks itself.
+    // The datastore uses this connection to request the chunks that it lacks.
     contents.inner.open_bulk(&contents.shared).await;
     let mut all_missing = 0;
     let mut incomplete = BTreeMap::new();
@@ -172,17 +172,17 @@ async fn look(contents: &Contents, changes: &mut Changes, complete: &mut HashSet
     found
 }
 
-/// What became of one content.
+/// Result of fetching one blob.
 enum Fetched {
     /// All of it is here.
     Whole,
-    /// So many chunks nobody has.
+    /// Number of chunks that no member has.
     Absent(u64),
-    /// Something newer has come.
+    /// A newer blob has arrived.
     Overtaken,
 }
 
-/// Fetches what is missing of one content, as long as nothing newer comes.
+/// Fetches the missing chunks of one blob, until a newer blob arrives.
 async fn fetch_missing(contents: &Contents, item: &Item, changes: &mut Changes) -> Fetched {
     let inner = &contents.inner;
     let mut bases: Option<HashMap<ChunkId, Vec<ChunkId>>> = None;
@@ -192,11 +192,11 @@ async fn fetch_missing(contents: &Contents, item: &Item, changes: &mut Changes) 
         let checking = blocking(move || check::lacking(&store, &index, is_eager)).await;
         let Ok(Checked { lacking, malformed, unknown }) = checking else { return Fetched::Absent(0) };
         if lacking.ids.is_empty() {
-            // What is no list will never be one; what cannot be read now is looked at again.
+            // A malformed list will never be valid. One that cannot be read now is checked again.
             return if unknown.is_some() && malformed.is_none() { Fetched::Absent(0) } else { Fetched::Whole };
         }
         locked(&inner.incomplete).entry(item.key.clone()).or_insert(false);
-        // Lists come first: only they tell what may be told as a difference.
+        // Lists come first: they show which chunks may be sent as differences.
         let lists: Vec<ChunkId> = lacking.ids.iter().filter(|id| item.head.index.contains(id)).copied().collect();
         let wanted = if lists.is_empty() { lacking.ids } else { lists };
         let count = wanted.len();

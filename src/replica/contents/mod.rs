@@ -1,8 +1,9 @@
-//! Contents: what objects name by the chunks that it consists of.
+//! Blobs: contents of objects, stored as chunks that the objects reference.
 //!
-//! Chunks are kept here before a transaction names them, and sent to the datastore before that transaction is pushed (the
-//! [gate](crate::protocol::gate) sees to that). What other members name is fetched: all of it as soon as it is known, or
-//! only what is read. What is damaged or missing is fetched again by itself, from the datastore or from another member.
+//! Chunks are stored here before a transaction references them, and sent to the datastore before it is pushed
+//! (ensured by the [gate](crate::protocol::gate)). Chunks referenced by other members are fetched as soon as they are
+//! known, or only when they are read. Corrupt or missing chunks are fetched again automatically, from the datastore
+//! or another member.
 
 mod fetching;
 mod sending;
@@ -37,31 +38,31 @@ pub use sending::Ahead;
 pub(super) use sending::Delivery;
 pub(super) use sources::give;
 
-/// Directory of the chunk store within a replica's.
+/// Directory of the chunk store within a replica's directory.
 pub const CHUNKS: &str = "chunks";
 
-/// Which chunks are fetched before somebody reads them.
+/// Selects the chunks that are fetched before they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetching {
-    /// All.
+    /// All chunks.
     Eager,
-    /// None but lists; at most about so many bytes of chunks are kept, those that were read last.
+    /// Only chunk lists. About `cache_bytes_max` bytes of chunks are kept, those read last.
     OnDemand {
-        /// Bytes of the store; 0: no bound.
+        /// Limit of the store, in bytes; 0 for no limit.
         cache_bytes_max: u64,
     },
 }
 
-/// How contents are kept.
+/// How blobs are kept.
 #[derive(Clone, Debug)]
 pub struct ContentsOptions {
-    /// Where, when the store is another one's as well; `None`: in the replica's own directory.
+    /// Chunk store, if it is shared; `None` for one in the replica's directory.
     pub store: Option<ChunkStore>,
-    /// Which chunks are fetched.
+    /// Selects the chunks that are fetched.
     pub fetching: Fetching,
-    /// What nothing names is kept for this long.
+    /// How long unreferenced chunks are kept.
     pub grace: Duration,
-    /// Most bytes of chunks sent in a second; 0: no bound.
+    /// Most bytes of chunks sent in a second; 0 for no limit.
     pub bytes_per_s: u64,
 }
 
@@ -72,19 +73,19 @@ impl Default for ContentsOptions {
     }
 }
 
-/// Why contents cannot be read.
+/// Error of reading blobs.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentsError {
     /// No member that answers has a chunk.
     #[error("chunk {0} is not here, and no member that answers has it: it is fetched as soon as one does")]
     Missing(ChunkId),
-    /// The content is not what it should be.
+    /// The blob is malformed.
     #[error("{0}")]
     Malformed(String),
     /// A list of chunks cannot be read.
     #[error(transparent)]
     List(#[from] check::ListError),
-    /// The store.
+    /// The chunk store failed.
     #[error(transparent)]
     Store(#[from] ChunkError),
     /// The process is stopping.
@@ -100,15 +101,15 @@ pub(super) struct Inner {
     connector: Mutex<Option<Arc<dyn Connector>>>,
     peers: Mutex<Option<Peers>>,
     bulk: tokio::sync::Mutex<Option<sources::Bulk>>,
-    /// Something is missing: look again.
+    /// Notified when something is missing, to check again.
     pub wake: Notify,
     missed: mpsc::Sender<ChunkId>,
     missed_here: Mutex<Option<mpsc::Receiver<ChunkId>>>,
-    /// Contents that are not complete, and whether everybody who answers was asked in vain.
+    /// Incomplete blobs, and whether all members that answer were asked without success.
     incomplete: Mutex<BTreeMap<String, bool>>,
-    /// When contents were last read, by a list of theirs.
+    /// When blobs were last read, by their first list.
     read_at: Mutex<HashMap<ChunkId, Instant>>,
-    /// The replica's directory: what was set aside in it names chunks, too.
+    /// The replica's directory; archived changes in it also reference chunks.
     directory: PathBuf,
 }
 
@@ -120,12 +121,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) fn open_store(directory: &Path, access: Access, free_min: u64) -> Result<ChunkStore, ChunkError> {
     let clock = Arc::new(SystemClock);
     let fs: Arc<dyn Fs> = match access {
-        // Opening tidies up; what is only looked at is tidied in memory.
+        // Opening cleans up; for a directory that is only read, in memory.
         Access::Read => Arc::new(ViewFs::default()),
         Access::Serve | Access::Write => Arc::new(RealFs),
     };
     let mut options = StoreOptions::default();
-    // Contents stop well before the replica only reads, so that what is small still arrives.
+    // Blobs are refused well before the replica becomes read-only, so that small values still arrive.
     options.reserve_bytes = options.reserve_bytes.max(free_min.saturating_mul(2));
     let (store, report) = ChunkStore::open(&directory.join(CHUNKS), fs, clock, options)?;
     report.damages.iter().for_each(|damage| tracing::warn!(%damage, "the chunk store"));
@@ -152,7 +153,7 @@ impl Inner {
         }
     }
 
-    /// Serves streams on which others ask for chunks.
+    /// Returns a server for streams on which others request chunks.
     pub(super) fn server(&self) -> Server {
         Server { store: self.store.clone(), limiter: self.limiter.clone(), takes: false, missed: self.missed.clone() }
     }
@@ -162,7 +163,7 @@ impl Inner {
     }
 }
 
-/// Members that hold contents may read them from each other: whoever follows the log may.
+/// Serves chunks to other members. Every member that follows the log may read them.
 struct Giver(Server);
 
 impl Handler for Giver {
@@ -175,7 +176,7 @@ impl Handler for Giver {
     }
 }
 
-/// The contents of a replica. Cheap to clone.
+/// The blobs of a replica. Cheap to clone.
 #[derive(Clone)]
 pub struct Contents {
     pub(super) inner: Arc<Inner>,
@@ -187,20 +188,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl Contents {
-    /// The chunk store.
+    /// Returns the chunk store.
     #[must_use]
     pub fn store(&self) -> &ChunkStore {
         &self.inner.store
     }
 
-    /// Serves other members, and asks them.
+    /// Starts to serve other members, and to request chunks from them.
     pub fn attach(&self, peers: &Peers) {
         peers.serve(Open::Chunks, Arc::new(Giver(self.inner.server())));
         *locked(&self.inner.peers) = Some(peers.clone());
         self.inner.wake.notify_one();
     }
 
-    /// All parts of a content in order. Lists that are not here are fetched.
+    /// Returns all parts of a blob in order. Missing lists are fetched.
     ///
     /// # Errors
     /// See [`ContentsError`].
@@ -216,7 +217,7 @@ impl Contents {
         Ok(all)
     }
 
-    /// The bytes of a chunk. One that is not here is fetched at once.
+    /// Returns the bytes of a chunk. A missing one is fetched immediately.
     ///
     /// # Errors
     /// See [`ContentsError`].
@@ -224,8 +225,8 @@ impl Contents {
         self.read_ahead(std::slice::from_ref(id)).await
     }
 
-    /// The bytes of the first of some chunks. When it is not here, it is fetched at once together with those of the others
-    /// that are not here.
+    /// Returns the bytes of the first of some chunks. If it is missing, it is fetched immediately, together with the
+    /// other missing ones.
     ///
     /// # Errors
     /// See [`ContentsError`].
@@ -263,35 +264,35 @@ impl Contents {
         }
     }
 
-    /// The contents that this replica sees, with the resources that name them.
+    /// Returns the blobs that this replica sees, with the resources that reference them.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub fn all(&self) -> Result<inventory::Contents, super::ReadError> {
         upkeep::all(&self.shared)
     }
 
-    /// Contents of which chunks are missing here, with whether everybody who answers was asked in vain.
+    /// Returns incomplete blobs, and whether all members that answer were asked without success.
     #[must_use]
     pub fn incomplete(&self) -> BTreeMap<String, bool> {
         locked(&self.inner.incomplete).clone()
     }
 
-    /// Sends chunks of a content to the datastore while it is still being written. `base`: the lists of the content that it
-    /// replaces.
+    /// Sends chunks of a blob to the datastore while it is still being written. `base` holds the lists of the blob that
+    /// it replaces.
     #[must_use]
     pub fn ahead(&self, base: Vec<ChunkId>) -> Ahead {
         Ahead::begin(self.clone(), base)
     }
 
-    /// The list of chunks of a content, as far as needed for telling differences; empty when it is not here.
+    /// Returns the chunk list of a blob, as far as needed to compute differences; empty if it is missing.
     async fn parts_here(&self, index: Vec<ChunkId>) -> Vec<Part> {
         let store = self.inner.store.clone();
         let parts = blocking(move || check::all_parts(&store, &index)).await;
         parts.ok().and_then(Result::ok).flatten().unwrap_or_default()
     }
 
-    /// For the chunks of a content, chunks of the content that it replaces from which they may be told as the difference.
+    /// Returns delta base candidates for the chunks of a blob, from the blob that it replaces.
     async fn bases_for(&self, head: &ContentHead) -> HashMap<ChunkId, Vec<ChunkId>> {
         if head.base.is_empty() {
             return HashMap::new();

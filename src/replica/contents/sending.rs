@@ -1,4 +1,4 @@
-//! Sending chunks to the datastore before a transaction names them.
+//! Sending chunks to the datastore before a transaction references them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,20 +15,20 @@ use crate::transfer::TransferError;
 use super::Contents;
 use super::sources::{AT_ONCE, GROUP};
 
-/// What came of sending the chunks that a transaction names.
+/// Result of sending the chunks that a transaction references.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::replica) enum Delivery {
     /// The datastore has all of them.
     Complete,
-    /// These are neither there nor here.
+    /// These chunks are missing at both ends.
     Lost(Vec<ChunkId>),
 }
 
 impl Contents {
-    /// Sends what the datastore lacks of the chunks that a transaction names.
+    /// Sends the chunks of a transaction that the datastore lacks.
     ///
     /// # Errors
-    /// When the connection breaks; what has arrived need not be sent again.
+    /// If the connection breaks; chunks that have arrived need not be sent again.
     pub(in crate::replica) async fn deliver(&self, txn: &Txn) -> Result<Delivery, TransferError> {
         for head in content::heads_of(txn) {
             match self.deliver_content(&head).await? {
@@ -48,7 +48,7 @@ impl Contents {
             if lacking.ids.is_empty() {
                 return Ok(Delivery::Complete);
             }
-            // What an absent list names is known here: its chunks are asked after by name, so that all go at once.
+            // The chunks of a missing list are known here. They are queried by id, so that all can be sent together.
             let mut wanted = lacking.ids;
             if lacking.more {
                 wanted = self.offered(head, wanted).await?;
@@ -60,7 +60,7 @@ impl Contents {
             let want = |id: ChunkId| Want { id, bases: bases.get(&id).cloned().unwrap_or_default() };
             let lost = self.send_all(wanted.into_iter().map(want).collect()).await?;
             if !lost.is_empty() {
-                // Another member may have what was damaged here.
+                // Another member may have a chunk that is corrupt here.
                 let wants = lost.into_iter().map(|id| Want { id, bases: Vec::new() }).collect();
                 let lost = self.inner.bring(&self.shared, wants, true).await;
                 if !lost.is_empty() {
@@ -70,7 +70,8 @@ impl Contents {
         }
     }
 
-    /// Those chunks of a content that the datastore lacks, lists last: until a list is there, nothing is known to be complete.
+    /// Returns the chunks of a blob that the datastore lacks, lists last: until a list is there, nothing counts
+    /// as complete.
     async fn offered(&self, head: &ContentHead, lacking: Vec<ChunkId>) -> Result<Vec<ChunkId>, TransferError> {
         let parts = self.parts_here(head.index.clone()).await;
         let mut seen: HashSet<ChunkId> = head.index.iter().copied().collect();
@@ -85,7 +86,7 @@ impl Contents {
         Ok(wanted)
     }
 
-    /// Sends chunks, several groups at a time; returns those that are not here.
+    /// Sends chunks, several groups at a time. Returns those that are missing here.
     async fn send_all(&self, wants: Vec<Want>) -> Result<Vec<ChunkId>, TransferError> {
         let groups: Vec<Vec<Want>> = wants.chunks(GROUP).map(<[Want]>::to_vec).collect();
         let mut sending = futures_util::stream::iter(groups)
@@ -107,11 +108,11 @@ impl Contents {
     }
 }
 
-/// Sends the chunks of a content while it is being written, so that little is left when it is complete. When the
-/// datastore goes away it stops; the gate sends the rest later.
+/// Sends the chunks of a blob while it is being written, so that little remains at the end. It stops when the datastore
+/// becomes unreachable; the gate sends the rest later.
 ///
-/// A content that takes the place of another is sent when it is complete: only then is it known which chunks correspond, and
-/// the differences are little.
+/// A blob that replaces another one is sent when it is complete: only then is it known which chunks correspond, and the
+/// differences are small.
 pub struct Ahead {
     contents: Contents,
     base: Vec<ChunkId>,
@@ -121,7 +122,7 @@ pub struct Ahead {
 
 impl Ahead {
     pub(super) fn begin(contents: Contents, base: Vec<ChunkId>) -> Ahead {
-        // What waits in the channel is in the store; only its names are in memory.
+        // Chunks in the channel are in the store already; only their ids are in memory.
         let (parts, queue) = mpsc::channel(4);
         let sender = contents.clone();
         let parts = base.is_empty().then_some(parts);
@@ -133,7 +134,7 @@ impl Ahead {
         Ahead { contents, base, parts, task }
     }
 
-    /// Hands over the next chunks, which are in the store. Waits while much is under way.
+    /// Hands over the next chunks, which are in the store. Waits while many are in progress.
     pub async fn push(&mut self, parts: Vec<Part>) {
         if let Some(sender) = &self.parts
             && sender.send(parts).await.is_err()
@@ -142,7 +143,7 @@ impl Ahead {
         }
     }
 
-    /// Waits until everything of the content with these lists has been sent, or the datastore is away.
+    /// Waits until all of the blob with these lists has been sent, or the datastore is unreachable.
     pub async fn finish(mut self, index: &[ChunkId]) {
         self.parts = None;
         let _ = (&mut self.task).await;

@@ -1,4 +1,4 @@
-//! From whom chunks come: the datastore while it is there, and other members.
+//! Sources of chunks: the datastore while it is reachable, and other members.
 
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ use crate::trust::Role;
 use super::super::shared::SharedRef;
 use super::{Inner, locked};
 
-/// Chunks that are asked for at a time: a few megabytes.
+/// Chunks in one request: a few megabytes.
 pub(super) const GROUP: usize = 48;
-/// Groups under way at the same time.
+/// Groups in progress at the same time.
 pub(super) const AT_ONCE: usize = 3;
-/// Longest wait for the greeting of a stream.
+/// Longest wait for a stream to be opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the connection, however many addresses are tried.
+/// Longest wait for the connection, over all addresses.
 const BULK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The connection to the datastore that carries nothing but chunks, both ways.
+/// The connection to the datastore that carries only chunks, in both directions.
 pub(super) struct Bulk {
     connection: quinn::Connection,
     /// Serves the datastore; ends with the connection.
     _giving: JoinSet<()>,
 }
 
-/// Answers streams on which the datastore asks for chunks that it has lost, until the connection ends. Without a `server`, at a
-/// member that keeps no contents, they are refused, so that nobody waits for an answer.
+/// Serves streams on which the datastore requests chunks that it has lost, until the connection ends. Without a
+/// `server`, at a member that keeps no blobs, they are refused, so that the datastore does not wait.
 pub(in crate::replica) async fn give(
     server: Option<Server>,
     connection: &quinn::Connection,
@@ -68,7 +68,7 @@ async fn give_on(server: Option<Server>, mut send: quinn::SendStream, mut receiv
 }
 
 impl Inner {
-    /// A chunk stream to the datastore, on the connection that carries nothing else.
+    /// Opens a chunk stream to the datastore, on the connection for chunks.
     pub(super) async fn datastore_stream(&self, shared: &SharedRef) -> Result<ChunkStream, TransferError> {
         let away = |reason: String| TransferError::Away(reason);
         if !shared.link().connected {
@@ -107,7 +107,7 @@ impl Inner {
         Ok(connection)
     }
 
-    /// Gives the connection for chunks up, when the datastore is not there any more.
+    /// Closes the connection for chunks, because the datastore no longer responds.
     pub(crate) fn close_bulk(&self) {
         if let Ok(mut bulk) = self.bulk.try_lock()
             && let Some(open) = bulk.take()
@@ -116,7 +116,7 @@ impl Inner {
         }
     }
 
-    /// Sees to it that there is a connection for chunks, as long as the datastore is there.
+    /// Opens the connection for chunks unless it is open, while the datastore is connected.
     pub(super) async fn open_bulk(&self, shared: &SharedRef) {
         if shared.link().connected
             && let Err(error) = self.bulk_connection().await
@@ -133,7 +133,7 @@ impl Inner {
         Ok(ChunkStream::new(send, receive, self.store.clone(), self.limiter.clone(), kept))
     }
 
-    /// Other members that may have chunks, beginning with another one each time.
+    /// Returns the other members that may have chunks, starting with a different one for each `turn`.
     fn givers(&self, turn: usize) -> Vec<MemberName> {
         let Some(peers) = locked(&self.peers).clone() else { return Vec::new() };
         let roster = peers.roster();
@@ -146,7 +146,7 @@ impl Inner {
         names
     }
 
-    /// Fetches chunks, several groups at a time; returns those that nobody who answers has.
+    /// Fetches chunks, several groups at a time. Returns those that neither the datastore nor an answering member has.
     pub(super) async fn bring(&self, shared: &SharedRef, wants: Vec<Want>, is_urgent: bool) -> Vec<ChunkId> {
         let groups: Vec<Vec<Want>> = wants.chunks(GROUP).map(<[Want]>::to_vec).collect();
         let fetching = futures_util::stream::iter(groups.into_iter().enumerate())
@@ -171,7 +171,7 @@ impl Inner {
         left.into_iter().map(|want| want.id).collect()
     }
 
-    /// Fetches what is `left` over one stream; what has come is taken out.
+    /// Fetches the chunks in `left` over one stream, and removes those that have arrived from it.
     async fn fetch_from(
         &self,
         stream: Result<ChunkStream, TransferError>,

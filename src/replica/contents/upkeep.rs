@@ -1,5 +1,5 @@
-//! Upkeep of the chunk store: what nothing names is collected, what is seldom read is let go where there is a bound, and
-//! all is read now and then, so that damage is found while others still have what was there.
+//! Maintenance of the chunk store: unreferenced chunks are garbage-collected, seldom read ones are evicted if there is
+//! a limit, and all are read now and then, so that corruption is found while others still have a copy.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -21,22 +21,22 @@ use super::super::shared::{SharedRef, stop_process};
 use super::super::{ReadError, quarantine};
 use super::{Contents, Fetching, blocking, locked};
 
-/// What nothing names is collected this often.
+/// Interval of garbage collection.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
-/// The bound of the cache is looked at this often.
+/// Interval at which the limit of the cache is checked.
 const EVICT_EVERY: Duration = Duration::from_secs(10);
-/// The datastore is asked about so many at a time whether it has them.
+/// Most chunks about which the datastore is asked in one request.
 const EVICT_AT_A_TIME: usize = NAMES_MAX / 4;
-/// A store that has failed is noticed after this long.
+/// Interval at which the store is checked for failure.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
 /// Every chunk is read once in about this time, as long as that needs no more than [`SCRUB_CHUNKS_PER_S`].
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
-/// At a low rate: 32 chunks are two megabytes.
+/// A low rate: 32 chunks are two megabytes.
 const SCRUB_CHUNKS_PER_S: u32 = 32;
-/// What was healed is waited for this long before a verification answers.
+/// How long a verification waits for repairs before it answers.
 const HEALING: Duration = Duration::from_secs(20);
 
-/// The contents that the replica sees, undecided ones included.
+/// Returns the blobs that the replica sees, those of pending transactions included.
 pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, ReadError> {
     let mut all = inventory::Contents::default();
     if let Ok(collection) = Collection::new(content::COLLECTION) {
@@ -49,7 +49,7 @@ pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, ReadError> 
             all.add_resource(&object.value);
         }
     }
-    // What a pending change replaces is still what everybody else sees.
+    // Other members still see the blob that a pending change replaces.
     for txn in shared.outbox().pending() {
         for (number, head) in content::heads_of(txn).into_iter().enumerate() {
             all.heads.entry(format!("{}/{}/{number}", txn.id.origin, txn.id.counter)).or_insert(head);
@@ -62,7 +62,7 @@ pub(super) async fn run(contents: &Contents) {
     tokio::join!(collect_at_times(contents), evict_at_times(contents), scrub(contents), watch_health(contents));
 }
 
-/// After a failed sync it is not known what the disk holds: only a new start finds out.
+/// Stops the process if the store has failed. After a failed sync only a new start finds out what the disk holds.
 async fn watch_health(contents: &Contents) {
     loop {
         sleep(HEALTH_EVERY).await;
@@ -122,10 +122,10 @@ async fn scrub(contents: &Contents) {
 }
 
 impl Contents {
-    /// Removes chunks that nothing names; `grace` instead of the configured one.
+    /// Removes unreferenced chunks. `grace` replaces the configured grace period.
     ///
     /// # Errors
-    /// When it is not known what is named, or the store fails. Nothing is removed then.
+    /// If the references are not known, or the store fails. Nothing is removed then.
     pub async fn collect(&self, grace: Option<Duration>, dry_run: bool) -> Result<BlobCollection, String> {
         let (store, directory) = (self.inner.store.clone(), self.inner.directory.clone());
         let cutoff = store.cutoff(grace.unwrap_or(self.inner.grace));
@@ -139,7 +139,7 @@ impl Contents {
         collected.map_err(|error| error.to_string())?
     }
 
-    /// Writes down what the next start would otherwise have to read: for an orderly end.
+    /// Writes a checkpoint, which spares the next start reading, for an orderly stop.
     pub(in crate::replica) async fn checkpoint(&self) {
         let store = self.inner.store.clone();
         if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
@@ -147,20 +147,20 @@ impl Contents {
         }
     }
 
-    /// Counts everything.
+    /// Returns statistics of all blobs and chunks.
     ///
     /// # Errors
-    /// When the state is damaged.
+    /// If the state is corrupt.
     pub async fn stats(&self) -> Result<BlobStats, String> {
         let (all, store) = (self.all().map_err(|error| error.to_string())?, self.inner.store.clone());
         blocking(move || all.stats(&store)).await.map_err(|error| error.to_string())
     }
 
-    /// Reads every chunk, has what is damaged fetched again, and says what is not complete in the end. `progress` is told
-    /// now and then.
+    /// Reads every chunk, has corrupt ones fetched again, and reports the blobs that remain incomplete. Sends
+    /// `progress` now and then.
     ///
     /// # Errors
-    /// When the store or the state cannot be read.
+    /// If the store or the state cannot be read.
     pub async fn verify(&self, progress: mpsc::Sender<Progress>) -> Result<BlobReport, String> {
         let store = self.inner.store.clone();
         let verifying = move || {
@@ -175,7 +175,7 @@ impl Contents {
         let is_lost = |id: &&ChunkId| !self.inner.store.contains(id);
         let waited = Instant::now();
         while waited.elapsed() < HEALING && lost.iter().any(|id| is_lost(&id)) {
-            // Once everybody who answers was asked, waiting longer changes nothing.
+            // Once all members that answer were asked, waiting longer changes nothing.
             if self.shared.link().connected && waited.elapsed() > HEALING / 4 {
                 break;
             }
@@ -193,9 +193,9 @@ impl Contents {
         Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
     }
 
-    /// Lets chunks go until about `bytes_max` are left: what nothing names, then those of the contents that were read longest
-    /// ago. Only what the datastore has is let go; what waits to be sent stays, and so do lists, what was set aside, and
-    /// what an upload under way counts on.
+    /// Evicts chunks until about `bytes_max` are left: unreferenced ones first, then those of the blobs read longest
+    /// ago. Only chunks that the datastore has are evicted. Chunks waiting to be sent, lists, archived changes, and
+    /// chunks that a running upload relies on are kept.
     async fn evict_to(&self, bytes_max: u64) -> Result<(), String> {
         let cutoff = self.inner.store.cutoff(Duration::ZERO);
         let all = self.all().map_err(|error| error.to_string())?;
@@ -230,14 +230,14 @@ impl Contents {
     }
 }
 
-/// The contents of changes that were set aside. A list that is not here was not here then, and holds nothing.
+/// Returns the blobs of archived changes. A list that is missing now was missing then, and pins nothing.
 fn set_aside(store: &ChunkStore, directory: &Path) -> Result<Vec<ContentHead>, String> {
     let mut heads = quarantine::heads(directory)?;
     heads.retain(|head| store.missing(&head.index).is_empty());
     Ok(heads)
 }
 
-/// What may be let go, in this order: what nothing names, then the chunks of contents, those first that were read longest ago.
+/// Returns the chunks that may be evicted, in order: unreferenced ones, then those of the blobs read longest ago.
 fn candidates(
     store: &ChunkStore,
     all: &inventory::Contents,
@@ -247,7 +247,7 @@ fn candidates(
     let parts_of = |index: &[ChunkId]| check::all_parts(store, index).map_err(|error| error.to_string());
     let mut kept: HashSet<ChunkId> = HashSet::new();
     for head in &waiting {
-        // What such a list names is not known as long as it is not here, and may be anything.
+        // Without the list its chunks are unknown, and could be any.
         let unknown = || "a list of contents that wait to be sent is not here".to_owned();
         kept.extend(parts_of(&head.index)?.ok_or_else(unknown)?.iter().map(|part| part.id));
         kept.extend(&head.index);

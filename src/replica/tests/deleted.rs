@@ -1,4 +1,4 @@
-//! Deletions of a lost history: what was deleted there does not return because its maker pushes it again.
+//! Deletions of a lost history: a deleted object does not return because its author pushes it again.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ fn present(key: &str) -> Condition {
     Condition::Present { collection, key }
 }
 
-/// What the log ends with when members come back one after the other, each from what it had seen of the lost history, and what
-/// is on the rejected list of each then.
+/// Returns the final values of the log after members rejoin one after the other, each from its part of the lost
+/// history, and the rejected list of each.
 fn come_back(
     shared: &[Txn],
     since: &[Txn],
@@ -34,13 +34,13 @@ fn come_back(
     (values, lists)
 }
 
-/// Both orders in which the two members can come back; the other one has not seen the last transaction.
+/// Returns both orders in which the two members can rejoin. The other one has not seen the last transaction.
 fn orders(lost: &[Txn]) -> [[(u8, &[Txn]); 2]; 2] {
     let (deleter, maker) = ((ME, lost), (OTHER, &lost[..lost.len() - 1]));
     [[deleter, maker], [maker, deleter]]
 }
 
-/// Histories of one shared transaction at whose end this member deletes everything that is called `k`.
+/// Returns histories after one shared transaction, at whose end this member deletes everything called `k`.
 fn deleted() -> Vec<(&'static str, Vec<Txn>)> {
     let made = txn(OTHER, 1, &[("k", Some("made"))], vec![]);
     let made_where_nothing_was = txn(OTHER, 1, &[("k", Some("made"))], vec![absent("k")]);
@@ -90,7 +90,7 @@ fn p04_what_was_deleted_together_with_a_change_that_is_left_out_does_not_return_
         assert_ne!(values["j"], "mine");
         assert_eq!((lists[&ME].len(), lists[&OTHER].len()), (1, 1), "both authors are told: {lists:?}");
         assert_eq!(lists[&ME][0].ops, both.ops);
-        // The object is there again, and its deletion would take it away without the change: its author decides.
+        // The object exists again, and its deletion would remove it without the change, so its author decides.
         let (values, lists) = come_back(&shared, since, &second, false);
         let is_whole = values["j"] == "mine";
         assert_eq!(is_whole, both.conditions == [present("k")], "the condition holds again: {both:?}");
@@ -128,7 +128,7 @@ fn p04_what_was_made_again_by_who_had_seen_the_deletion_stays() {
         assert_eq!(values.get("k").map(|value| &value[..]), Some(&b"made again"[..]), "{order:?}");
         assert!(lists[&RIVAL].is_empty(), "{lists:?}");
     }
-    // Its deleter has seen that, too: there is nothing to delete.
+    // The deleting member has seen that as well, so there is nothing to delete.
     let played = Case { lost: lost.to_vec(), ..Case::default() }.plays(&[]);
     assert!(played.committed.is_empty() && played.listed().is_empty());
 }
@@ -141,7 +141,7 @@ fn p04_a_deletion_takes_nothing_away_that_its_author_had_not_seen() {
     let case = Case { shared, lost: vec![made, own], ..Case::default() };
     let theirs = |key| txn(RIVAL, 2, &[(key, Some("theirs"))], vec![]);
     for key in ["k", "s"] {
-        // Since the log went on, or faster than what is pushed again.
+        // Written after the log continued, or before the pushed transactions arrive.
         let since = Case { since: vec![theirs(key)], ..case.clone() }.plays(&[]);
         let faster = case.plays(&[theirs(key)]);
         for played in [&since, &faster] {
@@ -150,7 +150,7 @@ fn p04_a_deletion_takes_nothing_away_that_its_author_had_not_seen() {
         }
         assert_eq!((since.listed().len(), faster.committed.len()), (1, 0));
     }
-    // What it was made upon besides is not there: so much is not known to be wanted.
+    // The other object that it depends on does not exist, so it is unknown whether the deletion is still wanted.
     let upon = txn(ME, 1, &[("s", None)], vec![version("k", 2)]);
     let played = Case { lost: vec![case.lost[0].clone(), upon], ..case.clone() }.plays(&[]);
     assert_eq!((played.value("s"), played.listed().len()), (Some("base"), 1));

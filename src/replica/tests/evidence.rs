@@ -1,4 +1,4 @@
-//! What is kept of states that were set aside.
+//! Retention of states that were kept aside.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::super::evidence::prune;
 use super::{directory, state, state_in};
 use crate::state::StateStore;
 
-/// One sound copy, and after it three that are empty.
+/// Creates one sound copy, and after it three empty ones.
 fn copies(path: &Path) -> PathBuf {
     let home = directory(path);
     let first = home.new_state().expect("makes");

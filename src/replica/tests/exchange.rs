@@ -1,11 +1,11 @@
-//! An exchange of outbox and state goes on without the connection over which it began.
+//! An exchange of outbox and state continues without the connection on which it started.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::replica::{ConnectError, Connector, Pending, Replica, ReplicaOptions};
 
-/// Reaches nothing, and counts how often that was tried.
+/// Never connects, and counts the attempts.
 #[derive(Default)]
 struct Counting(AtomicUsize);
 

@@ -1,4 +1,4 @@
-//! What a running replica does about a state that lacks something, or cannot be read.
+//! Reaction of a running replica to a state that lacks something, or cannot be read.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -138,7 +138,7 @@ fn p09_a_state_that_is_opened_again_is_never_read_as_an_empty_one() {
         assert!(!shared.wants_resync(), "{}", shared.problem());
     };
     let stopped = || StateError::NotNow { dir: "state".into(), cause: "no space".into() };
-    // Read by the very thread that opens it: no lock may be held meanwhile.
+    // Read by the very thread that opens it: no lock may be held at that time.
     let opened = shared.reopen_state(stopped(), || {
         is_refused();
         Ok(at(3))
@@ -163,7 +163,7 @@ fn p14_what_is_not_taken_in_for_long_is_told() {
     shared.update_link(|link| (link.is_welcome, link.head) = (true, Seq(5)));
     assert!(!stalled(&shared), "it has just begun");
     long_ago(&shared);
-    // Hearing of more is no progress.
+    // Learning of more entries is no progress.
     shared.update_link(|link| (link.connected, link.head) = (true, Seq(6)));
     assert!(stalled(&shared));
     apply(&mut applier, 4);

@@ -1,4 +1,4 @@
-//! Tests of several parts of a replica together.
+//! Tests that span several parts of a replica.
 
 mod deleted;
 mod evidence;
@@ -42,7 +42,7 @@ fn entry(seq: u64, value: &'static str) -> Entry {
     Entry { seq: Seq(seq), time_ms: seq, member: MemberName::new("m").expect("name"), body: EntryBody::Commit(txn) }
 }
 
-/// A state of one log at `seq` whose objects have the value `value`.
+/// Fills a state of one log up to `seq`; all objects have the value `value`.
 fn state(store: &StateStore, number: u64, seq: u64, value: &'static str) {
     store.init(LogId([1; 16]), generation(number, 0).generation, vec![generation(number, 0)]).expect("begins");
     let entries: Vec<Entry> = (1..=seq).map(|seq| entry(seq, value)).collect();
@@ -50,7 +50,7 @@ fn state(store: &StateStore, number: u64, seq: u64, value: &'static str) {
     store.persist().expect("persists");
 }
 
-/// The same in a directory.
+/// Creates such a state in a directory.
 fn state_in(path: &Path, number: u64, seq: u64, value: &'static str) -> StateStore {
     let store = StateStore::open(path, CACHE_BYTES).expect("opens");
     state(&store, number, seq, value);
@@ -58,7 +58,7 @@ fn state_in(path: &Path, number: u64, seq: u64, value: &'static str) -> StateSto
 }
 
 fn directory(path: &Path) -> Directory {
-    // What ran on it before may not have let go of it yet.
+    // The former user of the directory may not have released it yet.
     Directory::open(path, Access::Serve, Duration::from_secs(30)).expect("opens")
 }
 

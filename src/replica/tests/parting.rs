@@ -1,4 +1,4 @@
-//! What becomes of a member's own transactions when it leaves a lost history, up to what the log that goes on commits of them.
+//! Local transactions of a member that leaves a lost history, until the new log commits or rejects them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,7 +16,7 @@ use super::*;
 
 pub(super) const ME: u8 = 1;
 pub(super) const OTHER: u8 = 2;
-/// Whoever is faster than what is pushed again.
+/// A member whose transactions arrive before the ones that are pushed again.
 pub(super) const RIVAL: u8 = 3;
 
 pub(super) fn place(key: &str) -> (Collection, Key) {
@@ -67,7 +67,7 @@ pub(super) fn state_of(txns: &[Txn]) -> StateSnapshot {
     state.snapshot().expect("a view")
 }
 
-/// The log that goes on: its index, and who wrote what.
+/// The new log: its index, and the author of each entry.
 struct Index<'a>(&'a StateSnapshot, &'a [Txn]);
 
 impl Versions for Index<'_> {
@@ -82,20 +82,20 @@ impl Versions for Index<'_> {
     }
 }
 
-/// Two histories: `shared`, then what was `lost`, or `since`.
+/// Two histories: `shared`, followed by `lost` or by `since`.
 #[derive(Clone, Default)]
 pub(super) struct Case {
     pub(super) shared: Vec<Txn>,
     pub(super) lost: Vec<Txn>,
     pub(super) since: Vec<Txn>,
     pub(super) pending: Vec<Txn>,
-    /// The member has started again before it comes back.
+    /// The member has restarted before it rejoins.
     pub(super) is_restarted: bool,
     /// An earlier state was restored on purpose.
     pub(super) is_restore: bool,
-    /// What others did since is not known.
+    /// It is unknown what others did since.
     pub(super) is_unknown: bool,
-    /// Who comes back; `None`: the member.
+    /// Member that rejoins; `None` for [`ME`].
     pub(super) who: Option<u8>,
 }
 
@@ -122,7 +122,7 @@ impl Case {
         outbox
     }
 
-    /// The outbox after the member has left the lost history.
+    /// Returns the outbox after the member has left the lost history.
     pub(super) fn left(&self, outbox: &Outbox) -> Outbox {
         let (old, new) = (state_of(&self.all(&self.lost)), state_of(&self.all(&self.since)));
         let shared_to = Seq(self.shared.len() as u64);
@@ -191,13 +191,13 @@ pub(super) struct Played {
 }
 
 impl Played {
-    /// Whether the log that goes on commits a transaction.
+    /// Returns whether the new log commits a transaction.
     pub(super) fn commits(&mut self, txn: &Txn) -> bool {
         let state = state_of(&self.log);
         let rows = state.origins().map(|row| row.expect("reads")).collect::<HashMap<Origin, OriginRow>>();
         let mut sequencer = Sequencer::new(Seq(self.log.len() as u64), 0, Limits::default(), rows);
         let member = MemberName::new("m").expect("name");
-        // What was rejected before it leaves a gap that is no matter here.
+        // An earlier rejection leaves a gap in the counters, which does not matter here.
         let mut txn = txn.clone();
         let (name, expected) = (txn.id, sequencer.last_counter(txn.id.origin).next());
         txn.id.counter = expected;
@@ -214,7 +214,7 @@ impl Played {
         self.values.get(key).map(|value| std::str::from_utf8(value).expect("text"))
     }
 
-    /// What is on the rejected list, by what it puts first.
+    /// Returns the transactions on the rejected list, by the first value that each of them puts.
     pub(super) fn listed(&self) -> BTreeMap<String, Txn> {
         let listed = self.outbox.rejected().values().map(|rejected| Txn::clone(&rejected.txn));
         let text = |txn: &Txn| txn.ops[0].value().map(|value| String::from_utf8_lossy(value).into_owned());
@@ -237,7 +237,7 @@ fn p08_an_archived_change_is_tried_again_upon_what_its_author_knew_and_upon_noth
         }
         assert_eq!(played.value("x"), Some("later"));
     }
-    // After a restore, upon which nothing came, each goes upon the one before it.
+    // After a restore nothing came in between, so each applies upon the one before it.
     let case = Case { shared, lost: vec![one, two], is_restore: true, ..Case::default() };
     let mut played = case.plays(&[]);
     let listed = played.listed();
@@ -269,12 +269,12 @@ fn p08_what_was_made_upon_an_own_change_that_is_left_out_is_left_out() {
         assert_eq!(values, ["eve", "bob", "2", "3", "4"].map(|value| Some(value.to_owned())));
         assert_eq!(played.committed, Vec::<u64>::new());
     };
-    // Somebody else is called fay before the member comes back, or before what it pushes again arrives.
+    // Another user is called fay before the member rejoins, or before its pushed transactions arrive.
     let before = Case { since: vec![fay.clone()], ..renames() }.plays(&[]);
     is_as_before(&before);
     assert_eq!(before.listed().len(), 2, "their author is told");
     is_as_before(&renames().plays(&[fay]));
-    // User 2 is deleted: that one, too, leaves nothing called eve, and has not made the second possible.
+    // User 2 is deleted. That also leaves nothing called eve, but it has not made the second rename possible.
     let gone = txn(RIVAL, 1, &[("2", None), ("eve", None)], vec![]);
     let played = renames().plays(&[gone]);
     assert_eq!((played.committed.len(), played.value("3"), played.value("eve")), (0, Some("bob"), None));
@@ -309,7 +309,7 @@ fn p08_what_was_made_upon_a_lost_change_of_others_is_not_pushed_again_without_it
             assert!(listed["while y says yes"].conditions.iter().any(Condition::is_upon_lost), "{key}");
         }
     }
-    // A condition upon the shared part stays as it is, and so does one that asks for nothing.
+    // A condition on the shared part is not changed, nor is one that requires absence.
     let own = txn(ME, 1, &[("x", Some("x"))], vec![version("y", 1), absent("z")]);
     let case = Case { shared, lost: vec![own], ..Case::default() };
     assert_eq!(case.plays(&[]).committed, [1]);
@@ -388,7 +388,7 @@ fn p06_what_is_given_again_after_a_recovery_is_the_one_that_was_rewritten() {
     assert!(!outbox.find(more.id).expect("it waits").is_rewritten_from(&more));
 }
 
-/// A writer on a directory, with what a replica shares.
+/// Returns a writer on a directory, with the shared state of a replica.
 fn writer(directory: &Path, lineage: Vec<LineageEntry>, committed: &[Txn]) -> (OutboxWriter, Arc<Shared>) {
     let (journal, _) = Journal::open_dir(directory).expect("opens");
     let state = StateStore::in_memory();
@@ -420,7 +420,7 @@ fn p08_a_change_that_was_read_in_a_lost_history_is_not_made_upon_the_present_one
         is_judged_upstream,
         ..Draft::default()
     };
-    // The state was ahead, and is exchanged for one that gives its sequences out again.
+    // The state was ahead, and is exchanged for one that assigns its sequences again.
     let (steps, receiver) = std::sync::mpsc::channel();
     let (prepared, _written) = tokio::sync::oneshot::channel();
     let (installed, _done) = tokio::sync::oneshot::channel();
@@ -429,7 +429,7 @@ fn p08_a_change_that_was_read_in_a_lost_history_is_not_made_upon_the_present_one
     writer.handle(vec![Request::Exchange(receiver)]).expect("exchanged");
     let refused = submit(&mut writer, draft(1, before, false));
     assert!(matches!(refused, Err(SubmitError::Condition(_))), "{refused:?}");
-    // What its maker has numbered, or wants to have judged by the datastore, is pushed, and cannot be committed.
+    // A transaction that its author has numbered, or that only the datastore checks, is pushed but cannot be committed.
     submit(&mut writer, draft(1, before, true)).expect("is taken");
     let pending: Vec<Condition> = shared.outbox().pending().flat_map(|txn| txn.conditions.clone()).collect();
     assert!(pending.len() == 1 && pending[0].is_upon_lost(), "{pending:?}");

@@ -1,4 +1,4 @@
-//! A replica that ends at any step of putting a fetched state in place.
+//! A replica that stops at any step of putting a fetched state in place.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::*;
 use crate::model::{Position, Reason};
 use crate::replica::outbox_writer;
 
-/// Ends after so many steps: nothing is written any more.
+/// Stops after this many steps: nothing is written any more.
 struct Ending {
     home: Directory,
     steps: usize,
@@ -53,13 +53,14 @@ impl Home for Ending {
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    /// Generation, sequence and value of the state that is there; `None`: none was ever fetched.
+    /// Generation, sequence and value of the present state; `None` if none was ever fetched.
     former: Option<(u64, u64, &'static str)>,
     next: (u64, u64, &'static str),
     descent: Descent,
 }
 
-/// Puts the next state in place, ends after `steps`, and starts again: the position then, and whether anything looks lost.
+/// Puts the next state in place, stops after `steps`, and starts again, which must not report a loss. Returns the
+/// position found, the former one, and that of the next state.
 fn after(case: Case, steps: usize) -> (Option<Position>, Option<Position>, Option<Position>) {
     let temp = tempfile::tempdir().expect("temp dir");
     let mut home = directory(temp.path());
@@ -88,7 +89,7 @@ fn after(case: Case, steps: usize) -> (Option<Position>, Option<Position>, Optio
     let home = directory(temp.path());
     let opened = opening::open(&home, CACHE_BYTES).expect("opens again");
     assert!(opened.lost.is_none(), "{case:?} after {steps} steps: {:?}", opened.lost);
-    // What the second start finds is the same.
+    // A second start finds the same.
     let found = opened.state.position();
     drop((opened, home));
     let again = opening::open(&directory(temp.path()), CACHE_BYTES).expect("opens once more");
@@ -103,7 +104,7 @@ fn p10_a_swap_that_ends_at_any_step_leaves_the_one_state_or_the_other_and_no_dou
         case(Some((1, 3, "a")), (1, 5, "a"), Descent::Required),
         // The same sequence with other contents: the former state was wrong.
         case(Some((1, 3, "a")), (1, 3, "b"), Descent::Required),
-        // Numbers of generations that have nothing to do with each other, and an earlier sequence.
+        // Unrelated generation numbers, and an earlier sequence.
         case(Some((1, 5, "a")), (9, 3, "b"), Descent::Archived),
         case(None, (1, 5, "a"), Descent::Required),
     ];

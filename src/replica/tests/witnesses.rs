@@ -1,4 +1,4 @@
-//! A state and its high-water mark that are lost, or go back, together: what else lies in the directory shows it.
+//! A state and its high-water mark that are lost, or go back, together: other files in the directory show it.
 
 use std::fs;
 use std::path::Path;
@@ -23,14 +23,14 @@ fn mark(home: &Path, position: Position) {
     directory(home).set_mark(Some(&Mark::new("state-0001".into(), position, Vec::new()))).expect("marks");
 }
 
-/// The datastore has signed 9; the last mark was at `reached`.
+/// Stores a proof: the datastore has signed 9, and the last mark was at `reached`.
 fn prove(home: &Path, reached: u64) {
     let authority = Authority::open_or_create(&home.join("authority"), 1_800_000_000_000).expect("makes");
     let proof = Proof::sign(&authority, position(9), 1).expect("signs");
     Kept { proof, reached: Some(position(reached)) }.save(home).expect("saves");
 }
 
-/// What is said of a directory in which a state at 5 was shown, and which was changed since then.
+/// Returns the loss reported for a directory in which a state at 5 was shown, and which was changed since then.
 fn said_after(change: impl FnOnce(&Path, &Path)) -> Option<String> {
     let temp = tempfile::tempdir().expect("temp dir");
     let home = temp.path();
