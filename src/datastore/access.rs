@@ -1,10 +1,10 @@
-//! What members of each role may ask of the datastore. Everything that is not named here is refused.
+//! Access rules: the streams and requests that each member role may use. Everything not listed here is refused.
 
 use crate::codec::admin::Request;
 use crate::codec::message::Open;
 use crate::trust::Role;
 
-/// Whether members of a role may open streams of a kind.
+/// Returns whether members of `role` may open a stream of this kind.
 pub(super) fn may_open(role: Role, open: Open) -> bool {
     match open {
         Open::Admin | Open::Renew => true,
@@ -13,14 +13,15 @@ pub(super) fn may_open(role: Role, open: Open) -> bool {
         }
         Open::Push => role.may_write(),
         Open::Chunks => role.holds_replica(),
-        // The datastore opens tails itself, and searches are for other members.
+        // The datastore opens tails itself, and search streams go to other members.
         Open::Tail | Open::Search => false,
     }
 }
 
-/// Whether members of a role may make a request. Administrators may make every one. Who holds a replica may see how things
-/// stand and the log, of which it is given every entry anyway. Webservers search the audit for administrators, and send what happens at them. A balancer sees who
-/// is there.
+/// Returns whether members of `role` may make `request`.
+/// Administrators may make every request. Members that hold a replica may read status and the log, because they receive
+/// every entry anyway. Webservers search the audit for administrators and report acts that happened at them. Balancers
+/// may see the connected members.
 pub(super) fn may_ask(role: Role, request: &Request) -> bool {
     match role {
         Role::Admin => true,

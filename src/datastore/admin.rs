@@ -1,4 +1,4 @@
-//! Administration of the datastore, through its local socket or from an administrator's connection.
+//! Administration of the datastore, through its local socket or over an administrator's connection.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -30,18 +30,18 @@ use super::commit::wait_applied;
 use super::shared::{BLOCK_BYTES, Shared, SharedRef};
 use super::{audit, compaction, contents, copy, inspect, push, rotation};
 
-/// Who asks.
+/// The client that makes a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Name.
+    /// Member name; the datastore's own name for local callers.
     pub name: MemberName,
-    /// Role.
+    /// Role, which decides the allowed requests.
     pub role: Role,
-    /// Where it asks from: an address, or a user of this host.
+    /// Origin for the audit: a network address, or a user of this host.
     pub from: String,
 }
 
-/// Serves the local socket, whose callers own the data directory, until the task is dropped.
+/// Serves the local socket until the task is dropped. Its callers own the data directory.
 pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
     let requests = local::Requests::new(listener);
     loop {
@@ -62,7 +62,7 @@ pub(super) async fn listen(shared: SharedRef, listener: UnixListener) {
 /// Serves one request.
 ///
 /// # Errors
-/// When the client is gone.
+/// Returns an error if the client is gone.
 pub(super) async fn serve<R, W>(
     shared: &SharedRef,
     caller: &Caller,
@@ -81,7 +81,8 @@ where
     Answer::new(send).end(result).await
 }
 
-/// Does what is asked, and records who asked for it: what changes anything, or gives much away, before it is done.
+/// Performs a request and records its caller in the audit. Requests that change something or disclose much are recorded
+/// before they are performed.
 async fn recorded<R, W>(
     shared: &SharedRef,
     caller: &Caller,
@@ -103,7 +104,8 @@ where
         }
     };
     let done = match request {
-        // A revocation is in force whatever the disk says: it does not wait for its record, and its answer does.
+        // A revocation takes effect whatever the state of the disk, so it does not wait for its audit record. Its
+        // answer does.
         request @ Request::Revoke { .. } => {
             let mut answer = Answer::new(send);
             tokio::join!(noting, answer_to(shared, caller, request, &mut answer)).1
@@ -130,10 +132,11 @@ fn allow(caller: &Caller, request: &Request) -> Result<(), Failure> {
     Err(refuse(format!("{} is a {}; this request needs the role admin", caller.name, caller.role)))
 }
 
-/// Entries that wait for whoever asked for them.
+/// Capacity of the channel of entries on their way to the client.
 const ENTRIES_WAITING: usize = 2;
 
-/// A place for a request that reads much of the log. Administrators need none: they may stop the datastore.
+/// Acquires a slot for a request that reads much of the log. Administrators need none: they may stop the datastore
+/// anyway.
 async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
     if caller.role == Role::Admin {
         return Ok(None);
@@ -141,7 +144,7 @@ async fn share_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, 
     shared.readings.take(Some(caller.name.clone()), 1).await.map(Some).map_err(refuse)
 }
 
-/// Room for a part of the log or the audit; administrators need none.
+/// Acquires memory for a block of the log or the audit. Administrators need none.
 async fn room_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, Failure> {
     match caller.role {
         Role::Admin => Ok(None),
@@ -149,7 +152,7 @@ async fn room_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Share>, F
     }
 }
 
-/// One of the requests of a member that follow the log, which last.
+/// Acquires one of a member's slots for long-lived requests that follow the log.
 fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<MemberName>>, Failure> {
     if caller.role == Role::Admin {
         return Ok(None);
@@ -160,7 +163,7 @@ fn following_of(shared: &SharedRef, caller: &Caller) -> Result<Option<Held<Membe
         .ok_or_else(|| refuse(format!("{} follows the log {most} times already: end one of them", caller.name)))
 }
 
-/// Sends each item in a message of its own, so that no message grows with their number.
+/// Sends each item in its own message, so that the message size does not depend on their number.
 async fn all<T: serde::Serialize, W: AsyncWrite + Unpin>(
     items: Vec<T>,
     answer: &mut Answer<'_, W>,
@@ -314,7 +317,7 @@ async fn answer_to<W: AsyncWrite + Unpin>(
     }
 }
 
-/// Lets the datastore settle the rejections of a member that was revoked, which no answer waits for.
+/// Resolves the rejections of a revoked member in the background; the answer does not wait for it.
 fn settle_soon(commit: mpsc::Sender<super::commit::Request>, gone: MemberName) {
     let (reply, _) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
@@ -335,11 +338,12 @@ async fn about_authority<W: AsyncWrite + Unpin>(
             let shared = SharedRef::clone(shared);
             shared.members.note_copy(&caller.name, known.as_deref());
             let (name, is_member) = (caller.name.clone(), caller.role.holds_replica());
-            // Who asked may leave: it counts until it ends.
+            // The client may disconnect; its slot stays taken until this work is finished.
             let sealing = move || {
                 let _share = share;
                 seen.into_iter().for_each(|seen| shared.examine_register(&name, &seen));
-                // The later copies that members have are the only ones: a version that does not know them apart would lose them.
+                // Only members hold the later copies of the register. A member of a version that cannot tell copies
+                // apart would overwrite them with this one.
                 match shared.register_waits() {
                     Some(waits) if is_member => Err(format!("no sealed copy is given, because {waits}")),
                     _ => shared.members.escrow(&trust, known.as_deref()),
@@ -396,7 +400,7 @@ pub(super) fn unreadable(error: ReadError) -> Failure {
     }
 }
 
-/// An error of work on the whole log or state, which damage may have ended.
+/// Converts an error of work on the whole log or state, which corruption may have caused.
 fn failed(shared: &SharedRef, error: impl std::fmt::Display) -> Failure {
     if shared.damage().is_some() { damaged(error) } else { refuse(error) }
 }
@@ -416,7 +420,7 @@ fn frame(entry: &Entry) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Streams rows that a blocking producer gives.
+/// Streams the rows that a blocking producer passes to its callback.
 async fn stream_rows<W, P>(answer: &mut Answer<'_, W>, produce: P) -> Result<(), Failure>
 where
     W: AsyncWrite + Unpin,
@@ -528,7 +532,8 @@ async fn history<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     let (log, head, share) = (shared.log.clone(), shared.head(), share_of(shared, caller).await?);
     let (entries, mut found) = mpsc::channel(ENTRIES_WAITING);
-    // Who asked may leave, and the log is read on until there is something to tell: the place is given back then.
+    // The client may disconnect while the reader is still searching for the next match. The slot is released when the
+    // reader notices.
     let reading = tokio::task::spawn_blocking(move || {
         let _share = share;
         inspect::history(&log, &collection, &key, head, |entry| match entries.blocking_send(entry) {
@@ -562,7 +567,7 @@ async fn tail<W: AsyncWrite + Unpin>(
             let room = room_of(shared, caller).await?;
             let (found, _room) = off_thread(move || (log.frames(after, BLOCK_BYTES), room)).await?;
             let Some(block) = found.map_err(unreadable)? else { break };
-            // Entries after `to` are left out by the client, which knows what it asked for.
+            // The last block may contain entries after `to`. The client drops them.
             answer.frames(&frames_for(redaction.as_ref(), block.bytes).map_err(damaged)?).await?;
             sent = block.last;
         }
@@ -622,7 +627,7 @@ async fn verify<W: AsyncWrite + Unpin>(shared: &SharedRef, answer: &mut Answer<'
     answer.item(&report).await
 }
 
-/// Checks files, chain and digests; also used on a directory that no process runs on.
+/// Checks files, chain and digests. Also used on a directory that no process has open.
 pub fn check(
     path: &std::path::Path,
     cache_bytes: u64,
@@ -706,7 +711,7 @@ where
     };
     let give_out = async {
         while let Some(outcome) = outcomes.recv().await {
-            // What was answered can be read at once.
+            // Clients can read their own committed transactions as soon as they receive the outcome.
             if let Fate::Committed(seq) | Fate::Rejected(seq, _) = &outcome.fate {
                 wait_applied(shared, *seq).await;
             }

@@ -1,4 +1,4 @@
-//! The thread that applies committed entries to the state index and takes the bookmarks.
+//! The thread that applies committed entries to the state index and takes bookmarks.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use super::commit::stop_process;
 use super::ledger::{self, Committed};
 use super::shared::SharedRef;
 
-/// The index is made durable this often while it changes. What it lacks after a crash is read from the log again.
+/// Interval at which a changing index is made durable. Entries it lost in a crash are replayed from the log.
 const PERSIST_EVERY: Duration = Duration::from_secs(5);
-/// A bookmark is taken this soon after the last change.
+/// Quiet time after the last change before a bookmark is taken.
 const QUIET: Duration = Duration::from_millis(5);
 
 pub(super) struct Applier {
@@ -21,7 +21,7 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    /// Serves until the commit thread is gone, then makes the index durable.
+    /// Runs until the commit thread is gone, then makes the index durable.
     pub(super) fn run(self) {
         let mut unpersisted: Option<Instant> = None;
         let mut bookmarked = true;

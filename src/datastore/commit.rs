@@ -1,7 +1,7 @@
 //! The commit thread: the only writer of the log.
 //!
-//! It gathers what waits, sequences it, writes one batch, syncs once, and only then lets anyone see or hear of it.
-//! While a sync is under way the next batch gathers by itself: group commit without a timer.
+//! It collects pending transactions, sequences them, writes one batch and syncs once. Only then are entries and
+//! outcomes visible to others. The next batch accumulates during the sync: group commit without a timer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,25 +24,25 @@ use super::shared::{Shared, SharedRef};
 /// Most transactions and bytes in one batch.
 const BATCH_TXNS_MAX: usize = 4096;
 pub(super) const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Most bytes of transactions that wait for the commit thread; more than one largest transaction.
+/// Most bytes of transactions queued for the commit thread. Larger than the largest possible transaction.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(QUEUE_BYTES_MAX > crate::model::limits::HARD.txn_bytes_max);
-/// Memory that a row takes besides the bytes that count for a transaction's size.
+/// Memory overhead of a row, in bytes, which the size of a transaction does not include.
 const ROW_MEMORY: usize = 112;
-/// Pause after the last commit before the head file is brought up to date.
+/// Idle time after the last commit before the head file is updated.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
-/// While commits go on, the head file is brought up to date this often …
+/// Under load, the head file is updated at this interval …
 const VOUCH_EVERY: Duration = Duration::from_millis(100);
 /// … and after this many bytes.
 const VOUCH_BYTES: u64 = 8 << 20;
-/// Free space is measured at most this often.
+/// Minimum interval between measurements of free disk space.
 const DISK_EVERY: Duration = Duration::from_millis(200);
 
-/// A transaction to commit, and who hears of it.
+/// A transaction to commit, and the channel that receives its outcome.
 pub(super) struct Proposal {
     pub member: MemberName,
     pub txn: Txn,
-    /// Rarely there, so not in the way of those without.
+    /// Boxed because most proposals have none.
     pub objection: Option<Box<Reason>>,
     pub stream: Stream,
     pub reply: mpsc::UnboundedSender<Outcome>,
@@ -50,15 +50,15 @@ pub(super) struct Proposal {
     kept: Kept,
 }
 
-/// What a proposal keeps until it is committed.
+/// Resources that a proposal holds until it is committed.
 struct Kept {
     /// Its share of [`QUEUE_BYTES_MAX`].
     _share: tokio::sync::OwnedSemaphorePermit,
-    /// The chunks that it names.
+    /// Pin on the chunks that the transaction references.
     _hold: Option<Hold>,
 }
 
-/// Who hands transactions over, and how.
+/// The submitter of transactions.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub member: &'a MemberName,
@@ -67,7 +67,7 @@ pub(super) struct Source<'a> {
     pub stream: &'a Stream,
 }
 
-/// Hands a transaction to the commit thread; waits while too many bytes are on their way there.
+/// Sends a transaction to the commit thread. Waits while the queue holds too many bytes.
 pub(super) async fn propose(
     shared: &SharedRef,
     source: Source<'_>,
@@ -91,13 +91,13 @@ pub(super) async fn propose(
 
 pub(super) enum Request {
     Commit(Proposal),
-    /// Settles the rejections of members that were revoked.
+    /// Resolves the rejections of revoked members.
     Settle(BTreeSet<MemberName>, oneshot::Sender<()>),
-    /// Closes the open segment, so that compaction can take it.
+    /// Closes the open segment, so that compaction can process it.
     Seal(oneshot::Sender<Result<Seq, String>>),
-    /// Is answered when its turn comes, which shows that the thread lives.
+    /// Replied to in queue order, which shows that the thread is alive.
     Ping(oneshot::Sender<()>),
-    /// Writes what is pending and closes the log.
+    /// Writes pending data and closes the log.
     Stop(oneshot::Sender<()>),
 }
 
@@ -107,18 +107,18 @@ pub(super) struct Committer {
     pub applier: std::sync::mpsc::SyncSender<Committed>,
     pub disk_checked: Option<Instant>,
     pub is_reserve_dropped: bool,
-    /// When the first batch was committed that the head file does not vouch for.
+    /// Commit time of the first batch that the head file does not cover yet.
     pub unvouched_since: Option<Instant>,
 }
 
-/// Ends the process: going on could lose what was acknowledged. Nothing is accepted from now on.
+/// Terminates the process, because continuing could lose acknowledged data. No write is accepted from now on.
 pub(super) fn stop_process(shared: &Shared, failure: &Fatal) -> ! {
     shared.watch.fail(&failure.to_string());
     tracing::error!(%failure, "stopping, because going on could lose acknowledged data");
     output::exit(70);
 }
 
-/// As [`stop_process`], for a thread in whose hands acknowledged data was.
+/// Like [`stop_process`], for a panicked thread that handles acknowledged data.
 pub(super) fn part_panicked(name: &'static str) -> ! {
     tracing::error!(thread = name, "stopping: a thread has panicked, and going on could lose acknowledged data");
     output::exit(70);
@@ -160,10 +160,10 @@ impl Committer {
         }
     }
 
-    /// Brings the head file up to date, so that the loss of what was acknowledged until now would be noticed.
+    /// Updates the head file, so that a later loss of entries acknowledged so far is detected.
     fn vouch(&mut self) {
         self.unvouched_since = None;
-        // On a full disk the head file lags, which only makes the next start look at more.
+        // On a full disk the head file lags, which only makes the next start scan more of the log.
         if let Err(error) = self.ledger.log().idle()
             && !crate::env::fs::is_full(&error.source)
         {
@@ -193,7 +193,7 @@ impl Committer {
         let _ = reply.send(());
     }
 
-    /// Commits `first` and everything that waits behind it.
+    /// Commits `first` together with the transactions queued behind it.
     fn commit_from(&mut self, first: Proposal, requests: &mut mpsc::Receiver<Request>) -> Option<oneshot::Sender<()>> {
         let mut bytes = first.txn.bytes_estimate();
         let mut batch = vec![first];
@@ -237,7 +237,7 @@ impl Committer {
         self.write(txns, replies);
     }
 
-    /// Settles the rejections of members that were revoked. Where nothing is written now the next compaction tries again.
+    /// Resolves the rejections of revoked members. If the write fails now, the next compaction tries again.
     fn settle(&mut self, gone: &BTreeSet<MemberName>, reply: oneshot::Sender<()>) {
         let mut txns = self.ledger.settling(|member| gone.contains(member), self.shared.commit_time());
         while !txns.is_empty() {
@@ -282,7 +282,7 @@ impl Committer {
         let Some(full) = measure_disk(&self.shared) else { return };
         self.shared.set_refusal(if full { DISK_IS_FULL } else { "" });
         if full && !self.is_reserve_dropped {
-            // Deletes and compaction live on the reserve until there is space again.
+            // Deletes and compaction use the disk reserve until there is free space again.
             self.is_reserve_dropped = self.ledger.log().drop_reserve();
         } else if !full && self.is_reserve_dropped {
             self.is_reserve_dropped = !self.ledger.log().restore_reserve();
@@ -290,7 +290,7 @@ impl Committer {
     }
 }
 
-/// What the rest of the datastore learns of a batch.
+/// Publishes a committed batch to the rest of the datastore.
 struct Publisher<'a> {
     shared: &'a SharedRef,
     applier: &'a std::sync::mpsc::SyncSender<Committed>,
@@ -320,13 +320,15 @@ impl Outlet for Publisher<'_> {
     }
 }
 
-/// Deletes end when so little is free that compaction, which makes room of them, could not begin.
+/// Free bytes below which deletes are rejected, too: compaction, which turns deletes into free space, could no longer
+/// start.
 const DELETES_MIN_FREE: u64 = 4 << 20;
 
-/// On a full disk only transactions that make room are taken: deletes.
+/// Decides whether a transaction is accepted. On a full disk only transactions that free space are: those with only
+/// deletes.
 ///
 /// # Errors
-/// Says that the disk is full, and for what.
+/// Returns a refusal if the disk is too full for the transaction.
 pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
     let makes_room = txn.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
     let has_room = free >= (min / 4).min(DELETES_MIN_FREE);
@@ -337,16 +339,16 @@ pub fn admit(txn: &Txn, free: u64, min: u64) -> Result<(), Refused> {
     Err(if has_room { disk_full() } else { no_room() })
 }
 
-/// What writers are told when the process has to end.
+/// The refusal for writers when the process has to terminate.
 fn failed() -> Refused {
     let message = "a part of the datastore has failed, and it ends: nothing is accepted until it has started again";
     Refused { code: RefusalCode::Stopping, message: message.into() }
 }
 
-/// Why writes are refused while there is no room.
+/// Reason for rejecting writes while the disk is full.
 pub(super) const DISK_IS_FULL: &str = "the disk is full";
 
-/// Measures the disk: whether it is full. `None` when it cannot be measured.
+/// Measures free space and returns whether the disk is full, or `None` if it cannot be measured.
 pub(super) fn measure_disk(shared: &SharedRef) -> Option<bool> {
     let free = free_space(&shared.path).ok()?;
     shared.disk_free.store(free, Ordering::Relaxed);
@@ -358,7 +360,7 @@ pub(super) fn free_space(path: &std::path::Path) -> std::io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// What writers are told while the disk is full.
+/// Returns the refusal for writers while the disk is full.
 #[must_use]
 pub fn disk_full() -> Refused {
     Refused {
@@ -369,7 +371,7 @@ pub fn disk_full() -> Refused {
     }
 }
 
-/// What everyone is told when there is no room for another record.
+/// Returns the refusal for every transaction when there is no space for another record.
 #[must_use]
 pub fn no_room() -> Refused {
     Refused {

@@ -1,4 +1,4 @@
-//! When and how far to compact: by garbage, by size, by command.
+//! Scheduling of compaction: triggered by garbage, size or command, and limited by the target horizon.
 
 use std::time::{Duration, Instant};
 
@@ -13,19 +13,19 @@ use crate::telemetry;
 use super::commit;
 use super::shared::SharedRef;
 
-/// The automatic triggers are looked at this often.
+/// Interval at which the automatic triggers are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// A compaction by command.
+/// A compaction requested by command.
 pub(super) struct Request {
     pub dry_run: bool,
-    /// Entries of history to keep; `None`: as configured.
+    /// Number of history entries to keep; `None` uses the configured value.
     pub history_ops: Option<u64>,
     pub progress: mpsc::Sender<Progress>,
     pub reply: oneshot::Sender<Result<CompactReport, String>>,
 }
 
-/// Serves requests and triggers until the datastore stops.
+/// Serves requests and automatic triggers until the datastore stops.
 pub(super) fn run(shared: &SharedRef, mut compactor: Compactor, mut requests: mpsc::Receiver<Request>) {
     let mut stopping = shared.stopping.subscribe();
     loop {
@@ -64,13 +64,14 @@ fn log_bytes(shared: &SharedRef) -> u64 {
     shared.log.segments().iter().map(|segment| segment.bytes).sum()
 }
 
-/// Whether the datastore was opened to be looked at only: it puts its work elsewhere, and records no audit. A compaction of such a
-/// one is a rehearsal, of one that starts when the audit has recorded everything.
+/// Returns whether the datastore was opened read-only: it then works in another directory and records no audit. A
+/// compaction is then a dry run for a datastore of which the audit has recorded everything.
 fn is_viewed(shared: &SharedRef) -> bool {
     shared.work != shared.path
 }
 
-/// Whether enough has gathered below the horizon-to-be: sealed bytes beyond the configured minimum, or little space.
+/// Returns whether compaction is due: the sealed bytes below the target horizon exceed the configured minimum, or disk
+/// space is short.
 fn is_due(shared: &SharedRef) -> bool {
     if is_viewed(shared) {
         return false;
@@ -85,12 +86,12 @@ fn is_due(shared: &SharedRef) -> bool {
     bytes >= shared.config.compact_min_bytes || (tight && bytes > 0)
 }
 
-/// How far the horizon may rise, and what keeps it from rising further.
+/// Returns the highest possible horizon and the reason why it cannot rise further.
 fn target(shared: &SharedRef, history_ops: Option<u64>) -> (Seq, &'static str) {
     let head = shared.head();
     let floor = shared.floor();
     let mut found = super::horizon::target(head, floor, history_ops.unwrap_or(shared.config.history_ops));
-    // A disk that fills up is worse than a snapshot that has to be fetched again.
+    // A full disk is worse than a snapshot transfer that has to start over.
     let is_tight = shared.disk_free() < shared.config.min_free_bytes;
     if let Some(pinned) = shared.pins.lowest(Instant::now()).filter(|pinned| *pinned < found.0 && !is_tight) {
         found = (pinned, "a member that fetches the state");
@@ -141,7 +142,7 @@ fn compact(
         bytes_after: bytes_before,
         ..CompactReport::default()
     };
-    // The index must have taken in what compaction is about to drop.
+    // The index must have applied the entries that compaction is about to drop.
     wait::until(commit::wait_applied(shared, wanted));
     if !dry_run {
         seal_for(shared, wanted)?;
@@ -160,7 +161,8 @@ fn compact(
     Ok(report)
 }
 
-/// Nobody asks for the rejections of members that were revoked any more: without this they would be kept for good.
+/// Resolves the rejections of revoked members. No client asks for them any more, so they would be kept forever
+/// otherwise.
 fn settle_revoked(shared: &SharedRef) {
     let (reply, settled) = oneshot::channel();
     if shared.commit.blocking_send(commit::Request::Settle(shared.members.revoked(), reply)).is_ok() {
@@ -168,8 +170,8 @@ fn settle_revoked(shared: &SharedRef) {
     }
 }
 
-/// Closes the open segment when the horizon could rise into it. The horizon rises to ends of segments only, so a wish
-/// within the open one is fulfilled as far as the segments before it allow, and wholly once it has been closed.
+/// Closes the open segment when the horizon could rise into it. The horizon rises only to ends of segments, so a target
+/// within the open segment could otherwise be reached only up to its start.
 fn seal_for(shared: &SharedRef, wanted: Seq) -> Result<(), String> {
     let open_from = shared.log.segments().iter().find(|segment| !segment.sealed).map(|segment| segment.first);
     if open_from.is_none_or(|first| wanted < first) {

@@ -1,5 +1,5 @@
-//! Contents at the datastore: no transaction that names chunks is committed before they are durable here, members are
-//! served chunks and asked for those that are lost, and what nothing names is collected.
+//! Blobs at the datastore. A transaction that references chunks is committed only after they are durable here. Members
+//! can fetch chunks, lost chunks are re-fetched from members, and unreferenced chunks are garbage-collected.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -24,26 +24,26 @@ use crate::transport::wire::{self, WireError};
 use super::commit::{stop_process, wait_applied};
 use super::shared::SharedRef;
 
-/// What nothing names is collected this often.
+/// Interval of garbage collection.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
-/// Everything is compared this often, even when nothing is known to be missing.
+/// Interval at which all blobs are checked, even when none is known to be incomplete.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
-/// What nobody had is asked for again after this long.
+/// Delay before missing chunks are requested again.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
-/// A store that has failed is noticed after this long.
+/// Interval of the check for a failed chunk store.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
-/// A member that does not open a stream within this time is passed over.
+/// Members that do not open a stream within this time are skipped.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Chunks asked for at a time.
+/// Chunks per request.
 const GROUP: usize = 64;
-/// Every chunk is read once in about this time.
+/// Time in which a scrub reads every chunk about once.
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
-/// At most so often.
+/// Shortest delay between two chunks of a scrub.
 const SCRUB_PAUSE_MIN: Duration = Duration::from_millis(31);
-/// A verification waits this long for what is fetched again.
+/// Time for which a verification waits for repairs.
 const HEALING: Duration = Duration::from_secs(20);
 
-/// The contents of a datastore.
+/// The blob subsystem of a datastore.
 pub(super) struct Contents {
     pub store: ChunkStore,
     limiter: Limiter,
@@ -51,29 +51,29 @@ pub(super) struct Contents {
     wake: Notify,
     missed: mpsc::Sender<ChunkId>,
     missed_here: Mutex<Option<mpsc::Receiver<ChunkId>>>,
-    /// Contents that are not complete.
+    /// Incomplete blobs by key.
     incomplete: Mutex<BTreeMap<String, Missing>>,
 }
 
-/// What is known of a content that is not complete.
+/// State of an incomplete blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// It is being fetched.
+    /// Being fetched.
     Sought,
-    /// These members may have the rest and have not answered.
+    /// These members may have the missing chunks and have not answered.
     WaitsFor(Vec<MemberName>),
-    /// Every member was asked, and none has the rest.
+    /// Every member has answered, and none has the missing chunks.
     Lost,
 }
 
-/// What the chunks that a transaction names mean for it.
+/// Result of checking the chunks that a transaction references.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// They are here, and durable.
+    /// All are stored and durable.
     Fine,
-    /// Some must be sent first.
+    /// Some must be uploaded first.
     Wait(Refused),
-    /// They can never be here.
+    /// Some are lost or the references are invalid.
     Reject(Reason),
 }
 
@@ -106,7 +106,7 @@ impl Contents {
         Server { store, limiter, takes, missed }.serve(send, receive).await
     }
 
-    /// Writes down what the next start would otherwise have to read: for an orderly end.
+    /// Saves a checkpoint at an orderly shutdown, so that the next start reads less.
     pub(super) async fn checkpoint(&self) {
         let store = self.store.clone();
         if let Ok(Err(error)) = blocking(move || store.checkpoint()).await {
@@ -114,8 +114,8 @@ impl Contents {
         }
     }
 
-    /// Judges a transaction by the chunks that it names. Those that are here begin their grace period anew, so none of them
-    /// is collected before the transaction is committed. `is_forsaken`: the member has lost what is missing.
+    /// Checks the chunks that a transaction references. The grace period of stored chunks restarts, so none is
+    /// collected before the transaction is committed. `is_forsaken`: the member has lost the missing chunks.
     pub(super) async fn judge(&self, txn: &Txn, is_forsaken: bool) -> Result<Judgement, String> {
         let index: Vec<ChunkId> = content::heads_of(txn).into_iter().flat_map(|head| head.index).collect();
         if index.is_empty() {
@@ -124,7 +124,7 @@ impl Contents {
         let store = self.store.clone();
         let checking = move || {
             let checked = lacking(&store, &index, true);
-            // What was written a moment ago by another one may not be durable yet.
+            // Chunks that another client wrote a moment ago may not be durable yet.
             store.sync().map(|()| checked).map_err(|error| error.to_string())
         };
         let Checked { lacking, malformed, unknown } = blocking(checking).await??;
@@ -148,7 +148,7 @@ impl Contents {
     }
 }
 
-/// The contents in the state.
+/// Lists the blobs in the state.
 pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, StateError> {
     let mut all = inventory::Contents::default();
     let snapshot = shared.state.snapshot()?;
@@ -166,12 +166,12 @@ pub(super) fn all(shared: &SharedRef) -> Result<inventory::Contents, StateError>
     Ok(all)
 }
 
-/// Whether there are, or ever were, contents here.
+/// Returns whether the datastore stores chunks.
 pub(super) fn are_known(shared: &SharedRef) -> bool {
     shared.contents.store.stats().chunks > 0
 }
 
-/// Starts what looks after chunks until the datastore stops.
+/// Spawns the tasks that maintain chunks until the datastore stops.
 pub(super) fn spawn(shared: &SharedRef, tasks: &mut tokio::task::JoinSet<()>) {
     let missed = shared.contents.missed_here.lock().unwrap_or_else(PoisonError::into_inner).take();
     let watch = &shared.watch;
@@ -186,7 +186,7 @@ pub(super) fn spawn(shared: &SharedRef, tasks: &mut tokio::task::JoinSet<()>) {
     tasks.spawn(watch.lasting("health of the chunk store", async move { watch_health(&watching).await }));
 }
 
-/// After a failed sync it is not known what the disk holds: only a new start finds out.
+/// Stops the process after a failed sync. The contents of the disk are unknown then; only a restart can determine them.
 async fn watch_health(shared: &SharedRef) {
     loop {
         sleep(HEALTH_EVERY).await;
@@ -220,7 +220,7 @@ async fn collect_at_times(shared: &SharedRef) {
     }
 }
 
-/// Removes chunks that nothing in the state names; `grace` instead of the configured one.
+/// Removes unreferenced chunks; `grace` overrides the configured grace period.
 pub(super) async fn collect(
     shared: &SharedRef,
     grace: Option<Duration>,
@@ -232,7 +232,7 @@ pub(super) async fn collect(
     }
     let store = shared.contents.store.clone();
     let cutoff = store.cutoff(grace.unwrap_or(shared.contents.grace));
-    // What was committed before names its chunks in the state.
+    // Transactions committed before the cutoff must have their references in the state.
     wait_applied(shared, shared.head()).await;
     let all = all(shared).map_err(|error| error.to_string())?;
     blocking(move || all.collect(&store, cutoff, dry_run)).await?
@@ -255,7 +255,7 @@ async fn scrub(shared: &SharedRef) {
     }
 }
 
-/// Compares the contents of the state with the store, and asks members for what is missing.
+/// Compares the blobs of the state with the store and requests missing chunks from members.
 async fn heal(shared: &SharedRef) {
     loop {
         let lost = look(shared).await;
@@ -304,14 +304,14 @@ fn locked(contents: &Contents) -> std::sync::MutexGuard<'_, BTreeMap<String, Mis
     contents.incomplete.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Chunks that no member which answers has.
+/// Chunks that no reachable member has.
 struct Absent {
     count: u64,
     first: ChunkId,
     of: Missing,
 }
 
-/// Fetches what is missing of one content until nothing is, or nobody has the rest.
+/// Fetches missing chunks of one blob until it is complete or no member has the rest.
 async fn heal_content(
     shared: &SharedRef,
     all: &inventory::Contents,
@@ -342,7 +342,7 @@ async fn heal_content(
     absent
 }
 
-/// Asks members for chunks, one after the other; returns those that none has who was heard, and who was not heard.
+/// Requests chunks from one member after another. Returns the chunks still missing and the members that did not answer.
 async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> (Vec<ChunkId>, Vec<MemberName>) {
     let (mut left, mut unheard) = (ids, shared.members.holders());
     for (member, connection) in shared.members.connections() {
@@ -367,7 +367,7 @@ async fn bring(shared: &SharedRef, ids: Vec<ChunkId>) -> (Vec<ChunkId>, Vec<Memb
     (left, unheard)
 }
 
-/// Whether a member that keeps no contents said so.
+/// Returns whether the member refused because it stores no blobs.
 fn is_refusal(error: &TransferError) -> bool {
     matches!(error, TransferError::Wire(WireError::Refused(refused)) if refused.code == RefusalCode::Forbidden)
 }
@@ -388,7 +388,7 @@ async fn fetch_from(shared: &SharedRef, connection: &quinn::Connection, ids: &[C
     Ok(())
 }
 
-/// Reads every chunk, has what is damaged fetched again, and says what is not complete in the end.
+/// Verifies every chunk, re-fetches corrupt ones and reports the blobs that are still incomplete.
 pub(super) async fn verify(shared: &SharedRef, progress: mpsc::Sender<Progress>) -> Result<BlobReport, String> {
     let store = shared.contents.store.clone();
     let verifying = move || {
@@ -411,16 +411,16 @@ pub(super) async fn verify(shared: &SharedRef, progress: mpsc::Sender<Progress>)
     Ok(BlobReport { ok: incomplete.is_empty(), chunks, damages, healed, incomplete })
 }
 
-/// Contents that are not complete.
+/// Returns the incomplete blobs.
 pub(super) fn incomplete(shared: &SharedRef) -> BTreeMap<String, Missing> {
     locked(&shared.contents).clone()
 }
 
-/// Notes which contents are known to be lost.
+/// Marks the blobs that are known to be lost.
 pub(super) fn mark_lost(shared: &SharedRef, infos: &mut [crate::codec::admin::BlobInfo]) {
     let known = locked(&shared.contents);
     infos.iter_mut().for_each(|info| info.lost = known.get(&info.content) == Some(&Missing::Lost));
 }
 
-/// A member that other members may be served by.
+/// A member that may serve other members.
 pub(super) type Connected = (MemberName, quinn::Connection);

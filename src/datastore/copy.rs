@@ -1,4 +1,4 @@
-//! Giving away a consistent copy of the log, while it is written and compacted.
+//! Backup stream: a consistent copy of the log, sent while the log is written and compacted.
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
@@ -15,8 +15,9 @@ use super::admin::off_thread;
 use super::shared::SharedRef;
 use super::{named, service};
 
-/// How much of a segment the caller has already, which the same header does not tell: an older copy of the datastore that went on
-/// begins with it, too. A mark holds the chain of the whole file; of one that is open the bytes themselves are compared.
+/// Returns how many bytes of a segment the client already has.
+/// Equal headers do not prove it: an older copy of the datastore that diverged later starts with the same header. The
+/// mark of a closed segment covers the chain of the whole file. For an open segment the bytes themselves are compared.
 fn known(segment: &SegmentCopy, have: &[CopyHave]) -> Result<u64, IoFailure> {
     let is_same = |have: &CopyHave| have.is_checked && !have.mark.is_empty() && have.mark == segment.mark;
     if have.iter().any(is_same) {
@@ -32,7 +33,7 @@ fn known(segment: &SegmentCopy, have: &[CopyHave]) -> Result<u64, IoFailure> {
     }
 }
 
-/// See [`known`], for every segment.
+/// Applies [`known`] to every segment.
 async fn left_out(copy: &mut LogCopy, have: Vec<CopyHave>) -> Result<Vec<u64>, Failure> {
     let segments = std::mem::take(&mut copy.segments);
     let (segments, known) = off_thread(move || {
@@ -44,7 +45,7 @@ async fn left_out(copy: &mut LogCopy, have: Vec<CopyHave>) -> Result<Vec<u64>, F
     known.map_err(damaged)
 }
 
-/// Gives chunks away.
+/// Sends chunks.
 pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
     shared: &SharedRef,
     ids: &[ChunkId],
@@ -52,7 +53,7 @@ pub(super) async fn serve_chunks<W: AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     for id in ids {
         let (store, id) = (shared.contents.store.clone(), *id);
-        // One that is damaged counts as missing here, too: it is fetched again from members.
+        // A corrupt chunk counts as missing here, too. It is re-fetched from members.
         let chunk = match off_thread(move || store.read(&id)).await? {
             Ok(chunk) => chunk.unwrap_or_default(),
             Err(ChunkError::Damaged { .. }) => Bytes::new(),
@@ -69,7 +70,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
     have: &[CopyHave],
     answer: &mut Answer<'_, W>,
 ) -> Result<(), Failure> {
-    // The state first: the log that is copied afterwards reaches at least as far.
+    // Read the state first: the log is copied afterwards and so reaches at least as far.
     let checkpoint = match shared.state.meta() {
         Some(meta) => ExportEnd { seq: meta.seq, digest: meta.digest },
         None => return Err(damaged("the state index has no position")),
@@ -79,7 +80,7 @@ pub(super) async fn serve<W: AsyncWrite + Unpin>(
         let shared = shared.clone();
         off_thread(move || named::names(&shared)).await?.map_err(damaged)?
     };
-    // Another log, or another generation, may begin with the same bytes and go on with others.
+    // Another log or generation may start with the same bytes and continue differently.
     let have = if of == Some((copy.log_id, copy.generation)) { have } else { &[] };
     let known = left_out(&mut copy, have.to_vec()).await?;
     let trust = service::trust_dir(&shared.path);

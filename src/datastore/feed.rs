@@ -1,4 +1,4 @@
-//! One subscriber's tail: frames from the ring or from segments, bookmarks in between.
+//! The tail of one subscriber: frames from the ring or from segments, interleaved with bookmarks.
 
 use std::sync::PoisonError;
 
@@ -17,13 +17,13 @@ use crate::transport::wire::{self, WireError};
 
 use super::shared::{BLOCK_BYTES, SharedRef};
 
-/// Why a tail ended.
+/// Reason why a tail ended.
 pub(super) enum FeedEnd {
     /// The subscriber is below the horizon.
     Compacted,
     /// The connection ended.
     Wire(WireError),
-    /// The log cannot be read: damage, named.
+    /// The log cannot be read.
     Log(ReadError),
 }
 
@@ -33,7 +33,7 @@ impl<E: Into<WireError>> From<E> for FeedEnd {
     }
 }
 
-/// Serves the entries after `from`, without what `redaction` withholds, until the connection ends.
+/// Serves the entries after `from`, without the values that `redaction` withholds, until the connection ends.
 pub(super) async fn serve(
     shared: &SharedRef,
     member: &MemberName,
@@ -93,7 +93,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Sends whole frames in as few messages as hold them.
+/// Sends whole frames in as few messages as possible.
 async fn send(stream: &mut quinn::SendStream, frames: Vec<Bytes>) -> Result<(), FeedEnd> {
     for message in messages(frames, MESSAGE_BYTES_MAX).map_err(std::io::Error::other)? {
         let bytes = message.iter().map(Bytes::len).sum();
@@ -105,8 +105,7 @@ async fn send(stream: &mut quinn::SendStream, frames: Vec<Bytes>) -> Result<(), 
     Ok(())
 }
 
-/// The bodies of messages that hold these frames. What was committed in one batch, or what stands for its values, may be longer
-/// than a message.
+/// Splits frames into message bodies. One committed batch, or its redacted form, may be longer than a message.
 fn messages(frames: Vec<Bytes>, bytes_max: usize) -> Result<Vec<Vec<Bytes>>, DecodeError> {
     if frames.iter().map(Bytes::len).sum::<usize>() <= bytes_max {
         return Ok(vec![frames]);
@@ -122,7 +121,8 @@ mod tests {
     use crate::codec::message::{HEADER_BYTES, decode_header};
     use crate::model::limits::HARD;
 
-    /// The largest batch that the committer gathers: just not full, then a largest transaction.
+    /// The largest batch that the committer collects: a batch that is almost full, plus one transaction of maximum
+    /// size.
     #[test]
     fn p02_a_batch_that_is_longer_than_a_message_is_sent_in_several() {
         let lengths = [(8 << 20) - 100, HARD.txn_bytes_max];

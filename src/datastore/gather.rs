@@ -1,8 +1,8 @@
-//! Asking the members what they have, while there is no log.
+//! Collects the members' states while there is no log.
 //!
-//! Members keep connecting to their datastore's address. Here they meet one that is empty and says so; they refuse it, change
-//! nothing, and lend it their state when it asks. Each is asked at once for the head of its state; of the chosen one the rest
-//! is read, too.
+//! Members keep connecting to the address of their datastore. Here they reach one that reports an empty log. They
+//! reject it, change nothing, and donate their state on request. Every member is asked for the head of its state; the
+//! rest is read from the chosen one only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,62 +29,62 @@ use crate::trust::{Authorities, MemberState, Proof, Registry, Role, TrustError, 
 
 use super::recover::Offer;
 
-/// Longest wait for one answer of a member.
+/// Timeout for one answer of a member.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Most positions that one member is heard with.
+/// Most positions that are accepted from one member.
 const COPIES_MAX: usize = 8;
 
-/// Why members cannot be asked.
+/// Error of collecting states from members.
 #[derive(Debug, thiserror::Error)]
 pub enum GatherError {
-    /// The authority or the register.
+    /// The CA or the member registry cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The socket.
+    /// The socket cannot be bound.
     #[error("cannot listen on {address}: {source}; is the datastore still running? stop it first")]
     Listen {
-        /// Where.
+        /// Listen address.
         address: std::net::SocketAddr,
-        /// Why.
+        /// Underlying error.
         source: std::io::Error,
     },
-    /// There is no randomness.
+    /// No random bytes are available.
     #[error(transparent)]
     Random(std::io::Error),
-    /// The chosen member's state did not come.
+    /// The state of the chosen member was not received completely.
     #[error("the state of {name} did not come whole: {reason}; try again")]
     Fetch {
-        /// The member.
+        /// Name of the offer.
         name: String,
-        /// Why.
+        /// Cause of the failure.
         reason: String,
     },
 }
 
-/// A member that has said what it has.
+/// A member that has reported its position.
 struct Heard {
     offer: Offer,
     connection: quinn::Connection,
-    /// The rest of its state, when it lends it.
+    /// The rest of its state, if the member donates it.
     rest: Option<(SnapshotBegin, quinn::RecvStream)>,
-    /// What it knows of how generations began.
+    /// Its records of how generations started.
     known: Vec<GenerationInfo>,
     /// Control and request streams, held open.
     _streams: Vec<quinn::SendStream>,
 }
 
-/// The members that were heard.
+/// The members that have reported a position.
 pub struct Gathered {
     heard: BTreeMap<String, Heard>,
     refused: u64,
     endpoint: ServerEndpoint,
 }
 
-/// Listens where the datastore would, with the authority and register in the directory `trust`, until every enrolled member
-/// that holds a state (or `expect` of them) was heard, or `wait` is over. `tell` is told of each.
+/// Listens at the datastore's address with the CA and registry in the directory `trust`. Returns when every enrolled
+/// member that holds a state (or `expect` of them) has reported, or after `wait`. Calls `tell` for each offer.
 ///
 /// # Errors
-/// When nothing can be listened on.
+/// Returns an error if the registry or the CA cannot be opened, or the address cannot be bound.
 pub async fn gather(
     config: &DatastoreConfig,
     trust: &Path,
@@ -137,13 +137,14 @@ pub async fn gather(
     Ok(Gathered { heard, refused, endpoint })
 }
 
-/// Number of members that were heard, copies of one counted once.
+/// Returns the number of members that have reported, counting copies of one member once.
 fn members(heard: &BTreeMap<String, Heard>) -> usize {
     heard.values().map(|heard| &heard.offer.member).collect::<BTreeSet<_>>().len()
 }
 
-/// Takes in what a member has. One that comes again with the same position takes the place of its former connection; with another
-/// position it is a copy, which counts for itself. `None`: it shows too many of them.
+/// Adds a member's report. A second report with the same position replaces the earlier connection. A different position
+/// comes from a copy of the member's directory and is kept as an additional offer. Returns `None` if the member has too
+/// many copies.
 fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Offer> {
     let place = |offer: &Offer| (offer.log_id, offer.generation, offer.seq, offer.digest);
     let mut copies = 0;
@@ -166,11 +167,11 @@ fn keep(heard: &mut BTreeMap<String, Heard>, mut member: Heard) -> Option<&Offer
     heard.get(&name).map(|heard| &heard.offer)
 }
 
-/// Why a connection brought no offer.
+/// Reason why a connection yielded no offer.
 enum NoOffer {
-    /// The register does not know it, or no longer.
+    /// The member is not in the registry or was revoked.
     Refused(String),
-    /// It ended, or is not one that could.
+    /// The connection failed, or the client has no state to offer.
     Other(String),
 }
 
@@ -210,7 +211,7 @@ async fn greet(arrival: Arrival, registry: &Mutex<Registry>, log_id: LogId) -> R
     Ok(heard)
 }
 
-/// The control stream, which the member opens first.
+/// Accepts the control stream, which the member opens first.
 async fn control(connection: &quinn::Connection) -> Result<(quinn::SendStream, quinn::RecvStream), String> {
     let (send, mut receive) = connection.accept_bi().await.map_err(|error| error.to_string())?;
     match wire::expect_at_most::<Open, _>(&mut receive, Kind::Open, REPORT_BYTES_MAX).await {
@@ -266,7 +267,7 @@ async fn ask(
         proof: None,
         unfit: None,
     };
-    // Before the state, which may take long. A member of an earlier version does not say.
+    // Requested before the state, which may take long. Members of earlier versions do not answer.
     let known = timeout(ANSWER, generations(connection)).await.unwrap_or_else(|error| Err(error.to_string()));
     let known = known.unwrap_or_else(|reason| {
         tracing::debug!(%name, reason, "the member does not say how generations began");
@@ -296,17 +297,17 @@ async fn ask(
     Ok(Heard { offer, connection: connection.clone(), rest, known, _streams: streams })
 }
 
-/// What a member knows of how generations began.
+/// Requests a member's records of how generations started.
 async fn generations(connection: &quinn::Connection) -> Result<Vec<GenerationInfo>, String> {
     ask_all(connection, &Request::Generations, KNOWN_MAX).await
 }
 
-/// The last signed position that a member has; who signed it is not known yet.
+/// Requests the last signed position that a member has. Its signature is not verified here.
 async fn proof(connection: &quinn::Connection) -> Result<Option<Proof>, String> {
     Ok(ask_all(connection, &Request::Proof, 1).await?.pop())
 }
 
-/// The first items, at most so many, of a member's answer to a request.
+/// Returns the first items, at most `most`, of a member's answer to a request.
 async fn ask_all<T: serde::de::DeserializeOwned>(
     connection: &quinn::Connection,
     request: &Request,
@@ -339,20 +340,20 @@ async fn borrow(
 }
 
 impl Gathered {
-    /// Connections with a certificate that the register does not know, or no longer.
+    /// Returns the number of connections refused because the registry does not know or has revoked the certificate.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// What the members know of how generations of the log began.
+    /// Returns the members' records of how generations of the log started.
     #[must_use]
     pub fn known(&self, log_id: LogId) -> Vec<GenerationInfo> {
         let of_log = self.heard.values().filter(|heard| heard.offer.log_id == log_id);
         of_log.flat_map(|heard| heard.known.clone()).collect()
     }
 
-    /// What each member offers.
+    /// Returns the offer of each member.
     #[must_use]
     pub fn offers(&self) -> Vec<Offer> {
         self.heard.values().map(|heard| heard.offer.clone()).collect()
@@ -361,7 +362,7 @@ impl Gathered {
     /// Fetches the state of one member into the new directory `side`.
     ///
     /// # Errors
-    /// When it does not come whole.
+    /// Returns an error if the state is incomplete or its digest differs from the announced one.
     pub async fn fetch(&mut self, name: &str, side: &Path, cache_bytes: u64) -> Result<StateStore, GatherError> {
         let failed = |reason: String| GatherError::Fetch { name: name.to_owned(), reason };
         let rest = self.heard.get_mut(name).and_then(|heard| heard.rest.take());
@@ -375,7 +376,7 @@ impl Gathered {
         }
     }
 
-    /// Lets the members go.
+    /// Closes the connections to the members.
     pub async fn close(self) {
         for heard in self.heard.values() {
             heard.connection.close(0u32.into(), b"the datastore is being recovered");

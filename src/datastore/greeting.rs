@@ -1,4 +1,5 @@
-//! The datastore's half of the handshake: what it says of itself and of a member's position, and who may follow.
+//! The datastore's half of the handshake: its welcome, the verdict on a member's position, and permission to follow the
+//! log.
 
 use crate::codec::message::{Hello, RefusalCode, Refused, VERSION_REDACTED, Welcome};
 use crate::log::LogReader;
@@ -7,29 +8,30 @@ use crate::planted::{self, Bug};
 use crate::protocol::session::{check_generations, common_version, verdict};
 use crate::trust::Role;
 
-/// What the datastore is at this moment.
+/// The datastore's view of itself during a handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Greeter<'a> {
-    /// Its log.
+    /// Reader of the datastore's log.
     pub log: &'a LogReader,
-    /// Last sequence shown to anyone.
+    /// Last sequence visible to clients.
     pub head: Seq,
-    /// Bounds of transactions.
+    /// Limits for transactions.
     pub limits: &'a Limits,
-    /// Rhythm of heartbeats, in milliseconds.
+    /// Heartbeat interval, in milliseconds.
     pub heartbeat_ms: u64,
 }
 
-/// A refusal with its reason.
+/// Builds a refusal.
 pub fn refused(code: RefusalCode, message: impl Into<String>) -> Refused {
     Refused { code, message: message.into() }
 }
 
 impl Greeter<'_> {
-    /// Answers a greeting.
+    /// Answers a hello.
     ///
     /// # Errors
-    /// When no version is common, the client cannot read the log's generations, or the log cannot be read.
+    /// Returns a refusal if no version is common, the client cannot decode the log's generations, or the log cannot be
+    /// read.
     pub fn welcome(&self, member: &str, role: Role, hello: &Hello) -> Result<Welcome, Refused> {
         let version = common_version(hello)?;
         check_redaction(version, role, hello)?;
@@ -72,7 +74,7 @@ impl Greeter<'_> {
     }
 }
 
-/// A reader that does not know of redacted entries could follow nothing, and would not say why.
+/// Refuses readers that do not support redacted entries: they could follow nothing and would not report why.
 fn check_redaction(version: u16, role: Role, hello: &Hello) -> Result<(), Refused> {
     if role != Role::Reader || version >= VERSION_REDACTED {
         return Ok(());
@@ -84,10 +86,10 @@ fn check_redaction(version: u16, role: Role, hello: &Hello) -> Result<(), Refuse
     Err(refused(RefusalCode::Version, message))
 }
 
-/// Whether a member that was welcomed so may be served the tail after `from`.
+/// Checks whether a member that received `welcome` may be served the tail after `from`.
 ///
 /// # Errors
-/// When the positions do not fit.
+/// Returns a refusal if the positions are inconsistent.
 pub fn may_follow(welcome: &Welcome, from: Seq, head: Seq) -> Result<(), Refused> {
     if welcome.verdict.is_none_or(Verdict::is_good) && from <= head {
         return Ok(());
@@ -132,7 +134,7 @@ mod tests {
         assert!(refused.code == RefusalCode::Version && refused.message.contains("upgrade"), "{refused}");
         let served = welcome(&log, &hello(VERSION_MAX, None)).expect("welcome");
         assert_eq!((served.generation, served.lineage.len()), (wide, 2));
-        // What it says is read back whole.
+        // The welcome decodes to the same values.
         let message = crate::codec::message::encode(crate::codec::message::Kind::Welcome, &served);
         let body = &message[crate::codec::message::HEADER_BYTES..];
         assert_eq!(crate::codec::message::decode(crate::codec::message::Kind::Welcome, body), Ok(served.clone()));

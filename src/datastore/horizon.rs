@@ -1,9 +1,9 @@
-//! How far the horizon may rise.
+//! Upper limit of the horizon.
 
 use crate::model::Seq;
 use crate::planted::{self, Bug};
 
-/// The highest horizon that members and the history window allow, and what keeps it from rising further.
+/// Returns the highest horizon that members and the history window allow, and the reason why it cannot rise further.
 #[must_use]
 pub fn target(head: Seq, floor: Seq, history_ops: u64) -> (Seq, &'static str) {
     let floor = if planted::is(Bug::HorizonOffByOne) { floor.next().min(head) } else { floor };

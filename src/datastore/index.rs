@@ -1,8 +1,8 @@
-//! The state index at a start: brought level with its log, built from it again, or kept as the proof of a loss.
+//! The state index at startup: replayed to the head of its log, rebuilt from the log, or kept as evidence of a loss.
 //!
-//! The index takes in an entry after the log was synced. So one that knows more than its log, or something else, proves
-//! that acknowledged entries are gone, and may be the last copy of what they did: the datastore does not start then.
-//! One that is replaced stays until its successor is in place, and beyond that when nothing shows that the log has
+//! The index applies an entry only after the log was synced. An index that is ahead of its log, or differs from it,
+//! proves that acknowledged entries are lost and may hold their last copy; the datastore does not start then. A
+//! replaced index is kept until its successor is in place. It is kept beyond that unless the log is known to contain
 //! all of it.
 
 use std::fs;
@@ -22,25 +22,26 @@ use super::open::{OpenError, io_error, rebuild_state};
 
 /// Directory of the index within a datastore's directory.
 pub const STATE: &str = "state";
-/// Where it is built again.
+/// Directory in which the index is rebuilt.
 const SIDE: &str = "state.rebuild";
-/// Where it is looked at when there is no other place for that.
+/// Directory for a read-only view of the index when there is no room for temporary files.
 const VIEW: &str = "state.view";
-/// What discarded ones are kept as, with a number behind. Each may prove a loss, so only an operator removes them.
+/// Prefix of the directories of discarded indexes, followed by a number. Each may prove a loss, so only an operator
+/// deletes them.
 const DAMAGED: &str = "state.damaged-";
 
-/// Why an index is not level with its log.
+/// Reason why an index does not match its log.
 #[derive(Debug, thiserror::Error)]
 pub enum Unlevel {
-    /// It is to be built again.
+    /// The index must be rebuilt.
     #[error("{0}")]
     Rebuild(String),
-    /// It proves that the log lost entries.
+    /// The index proves that the log lost entries.
     #[error("{reason}: {positions}")]
     Loss {
-        /// What shows it.
+        /// The inconsistency that shows the loss.
         reason: LossReason,
-        /// Where both stand.
+        /// Positions of index and log.
         positions: String,
     },
 }
@@ -49,7 +50,7 @@ fn again(error: impl std::fmt::Display) -> Unlevel {
     Unlevel::Rebuild(error.to_string())
 }
 
-/// Opens the index of the datastore in `path`, level with `log`.
+/// Opens the index of the datastore in `path` and replays `log` to its head.
 pub(super) fn open(
     path: &Path,
     config: &DatastoreConfig,
@@ -92,16 +93,16 @@ pub(super) fn open(
     build(path, config, log, old, progress)
 }
 
-/// Looks at an index before the storage engine changes its files: whether it proves a loss, and whether it can be read. Some:
-/// it cannot, and must not be opened in its place, because the engine may remove what is sound in it.
+/// Inspects an index before the storage engine changes its files. Returns a reason if the index cannot be read. It must
+/// then not be opened in place, because the engine may remove sound data from it.
 ///
 /// # Errors
-/// When it proves a loss, and when it cannot be looked at for a reason that says nothing of it.
+/// Returns an error if the index proves a loss, or if inspecting it fails for reasons unrelated to its contents.
 fn examine(path: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<Option<String>, OpenError> {
     if !path.join(STATE).exists() {
         return Ok(None);
     }
-    // Not every host has room for temporary files, or a place for them.
+    // Not every host has a usable temporary directory with enough space.
     let in_temporary = view_in(path, Scratch::new(), config);
     let viewed = match in_temporary {
         Err(OpenError::Io { .. } | OpenError::State(StateError::Unavailable { .. })) => {
@@ -120,7 +121,7 @@ fn examine(path: &Path, config: &DatastoreConfig, log: &LogReader) -> Result<Opt
     }
 }
 
-/// A view of the index in `path`, which is going to be opened, and where the view is.
+/// Opens a view of the index in `path`, and returns it with the directory that holds the view.
 fn view_in(
     path: &Path,
     scratch: std::io::Result<Scratch>,
@@ -131,7 +132,7 @@ fn view_in(
     Ok((view, scratch))
 }
 
-/// The index for a command that only reads: a view of it, or one that is built in `scratch`.
+/// Opens the index for a read-only command: a view of it, or an index built in `scratch`.
 pub(super) fn open_to_read(
     path: &Path,
     scratch: &Path,
@@ -153,7 +154,7 @@ pub(super) fn open_to_read(
     rebuild_state(&scratch.join(SIDE), config.cache_bytes, log, log.head().0, progress)
 }
 
-/// Builds an index beside the one that is there, then puts it in its place.
+/// Builds an index next to the existing one, then replaces it.
 fn build(
     path: &Path,
     config: &DatastoreConfig,
@@ -187,20 +188,20 @@ fn build(
     Ok(state)
 }
 
-/// What an index that is replaced had.
+/// Comparison of a replaced index with its log.
 #[derive(Debug, PartialEq, Eq)]
 enum Replaced {
-    /// Nothing that the log has not.
+    /// The log contains all of it.
     Covered,
-    /// It cannot be read well enough to say.
+    /// It cannot be read well enough to compare.
     Unknown,
-    /// Transactions that the log has not.
+    /// It has transactions that the log lacks.
     KnowsMore(String),
 }
 
 impl Replaced {
-    /// Every decided transaction raises the counter of its origin, and origins are never forgotten: a history that goes on from
-    /// another one has reached every counter of it.
+    /// Compares the counters of all origins. Every resolved transaction raises the counter of its origin, and origins
+    /// are never deleted. So a history that continues another one has reached all its counters.
     fn compare(old: &StateStore, built: &StateStore, log: &LogReader) -> Replaced {
         let Some(meta) = old.meta() else { return Replaced::Unknown };
         if meta.generation != log.generation() {
@@ -225,7 +226,7 @@ impl Replaced {
     }
 }
 
-/// A rebuild needs room for a second index: better not begun than given up half-way, with the disk full.
+/// Checks that there is room for a second index, because a rebuild that fails half-way would leave the disk full.
 fn check_space(path: &Path, place: &Path) -> Result<(), OpenError> {
     let needed = bytes_in(place);
     let Ok(free) = super::commit::free_space(path) else { return Ok(()) };
@@ -252,7 +253,7 @@ fn sync(path: &Path) -> Result<(), OpenError> {
     fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error(path))
 }
 
-/// The discarded indexes in a data directory, the oldest first.
+/// Returns the discarded indexes in a data directory, oldest first.
 #[must_use]
 pub fn kept(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
@@ -262,7 +263,7 @@ pub fn kept(path: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Renames an index of the datastore in `path`, which nothing has open.
+/// Renames an index of the datastore in `path`, which no process has open.
 fn set_aside(path: &Path, index: &Path) -> Result<PathBuf, OpenError> {
     let newest = kept(path).pop();
     let number = newest.and_then(|path| path.file_name()?.to_str()?.strip_prefix(DAMAGED)?.parse::<u64>().ok());
@@ -272,10 +273,11 @@ fn set_aside(path: &Path, index: &Path) -> Result<PathBuf, OpenError> {
     Ok(aside)
 }
 
-/// The index of the datastore in `path`, which is left as it is. One that is damaged says nothing.
+/// Opens a view of the index of the datastore in `path` without changing its files. Returns `None` for a corrupt index,
+/// which proves nothing.
 ///
 /// # Errors
-/// When it cannot be read for a reason that says nothing of it.
+/// Returns an error if the index cannot be read for reasons unrelated to its contents.
 pub(super) fn look_at(path: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenError> {
     match view(&path.join(STATE), config) {
         Ok(view) => Ok(view),
@@ -284,14 +286,14 @@ pub(super) fn look_at(path: &Path, config: &DatastoreConfig) -> Result<Option<Vi
     }
 }
 
-/// A view of an index, whose files are left as they are.
+/// A view of an index; the files of the index are not changed.
 pub(super) struct View {
     pub state: StateStore,
     pub meta: Arc<StateMeta>,
     _scratch: Scratch,
 }
 
-/// A view of an index; `None` when it is empty.
+/// Opens a view of an index; `None` if it is empty.
 fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenError> {
     let is_empty = match fs::read_dir(index) {
         Ok(mut entries) => entries.next().is_none(),
@@ -306,8 +308,8 @@ fn view(index: &Path, config: &DatastoreConfig) -> Result<Option<View>, OpenErro
     Ok(state.meta().map(|meta| View { state, meta, _scratch: scratch }))
 }
 
-/// What the index of a datastore without a log proves: the one in place, or one that was being replaced, or was set aside.
-/// With `--recovery off` all of them are set aside.
+/// Checks the indexes of a datastore without a log for evidence of a loss: the index in place, an unfinished rebuild,
+/// and discarded ones. With `--recovery off` the ones that prove a loss are renamed and kept.
 pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result<(), OpenError> {
     let place = path.join(STATE);
     let kept = kept(path);
@@ -324,7 +326,7 @@ pub(super) fn judge_without_log(path: &Path, config: &DatastoreConfig) -> Result
     Ok(())
 }
 
-/// What an index, which is left as it is, proves of a log that is missing; `None` when it has no position.
+/// Describes the log that an index proves to be missing; `None` if the index has no position. The index is not changed.
 fn proves(index: &Path, config: &DatastoreConfig) -> Result<Option<String>, OpenError> {
     match view(index, config) {
         Ok(view) => Ok(view.filter(|view| view.meta.seq > Seq::ZERO).map(|view| stands(&view.meta))),
@@ -339,7 +341,7 @@ fn stands(meta: &StateMeta) -> String {
     format!("the index is at {} of log {}, generation {}", meta.seq, meta.log_id, meta.generation)
 }
 
-/// What the position of an index says of it and its log; how far it has to catch up.
+/// Compares the position of an index with its log. Returns the sequence from which the index has to catch up, if any.
 fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, Unlevel> {
     let chain_at = |seq| log.chain_at(seq).ok().flatten();
     let (lineage, meta) = (log.lineage(), state.meta());
@@ -363,10 +365,10 @@ fn compare(state: &StateStore, log: &LogReader) -> Result<Option<Seq>, Unlevel> 
     }
 }
 
-/// Brings an index level with its log, and reads all of it before it is believed.
+/// Replays the log to its head and then verifies the whole index.
 ///
 /// # Errors
-/// Says why it must be rebuilt instead, or what it proves.
+/// Returns an error if the index must be rebuilt or proves a loss.
 pub fn level(state: &StateStore, log: &LogReader) -> Result<(), Unlevel> {
     if state.meta().is_none() && log.head().0 == Seq::ZERO {
         return state.init(log.log_id(), log.generation(), log.lineage()).map_err(again);
@@ -405,7 +407,7 @@ mod tests {
     use crate::env::real::RealFs;
     use crate::log::Log;
 
-    /// A directory with a log of no entries.
+    /// Creates a directory with an empty log.
     fn new() -> (tempfile::TempDir, DatastoreConfig, Log) {
         let temp = tempfile::tempdir().expect("temp dir");
         let config = DatastoreConfig::for_dir(temp.path());

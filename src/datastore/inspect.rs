@@ -1,4 +1,4 @@
-//! What the datastore says of itself: status, history, the state at an earlier sequence.
+//! Read-only reports of the datastore: status, history, and the state at an earlier sequence.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -17,13 +17,14 @@ use super::contents::Missing;
 use super::open::{OpenError, rebuild_state};
 use super::shared::SharedRef;
 
-/// The datastore's status.
+/// Returns the datastore's status.
 pub(super) fn status(shared: &SharedRef) -> Status {
     let head = shared.head();
     let meta = shared.state.meta();
     let seq = meta.as_ref().map_or(Seq::ZERO, |meta| meta.seq);
     let incomplete = super::contents::incomplete(shared);
-    // Also where nothing is written. That there is room again only a write shows: a quota refuses on a disk with space.
+    // Measured here, too, because nothing may be written for a long time. Only a successful write clears the state:
+    // with a quota, writes fail although the disk has free space.
     if super::commit::measure_disk(shared) == Some(true) {
         shared.set_refusal(super::commit::DISK_IS_FULL);
     }
@@ -94,7 +95,7 @@ pub(super) fn status(shared: &SharedRef) -> Status {
     status
 }
 
-/// Why writes are refused, with the figures when it is for lack of room.
+/// Returns the reason for rejecting writes, with the free and required space if the disk is full.
 fn room(shared: &SharedRef, refusal: String) -> String {
     const MIB: u64 = 1 << 20;
     let (free, min) = (shared.disk_free.load(Ordering::Relaxed), shared.config.min_free_bytes);
@@ -104,7 +105,7 @@ fn room(shared: &SharedRef, refusal: String) -> String {
     format!("{refusal}: {} MiB are free, and `Datastore-Min-Free-MB` asks for {}", free / MIB, min / MIB)
 }
 
-/// A file of the authority that has gone while the datastore runs, which has it in memory.
+/// Checks for CA files deleted while the datastore runs with its in-memory copy.
 fn trust_damage(shared: &SharedRef) -> Option<Reason> {
     let trust = super::service::trust_dir(&shared.path);
     let key = trust.join("ca.key");
@@ -113,7 +114,7 @@ fn trust_damage(shared: &SharedRef) -> Option<Reason> {
     Some(Reason::new(Code::Damaged, found, PUT_TRUST_BACK))
 }
 
-/// What does not stop the datastore, but needs an operator.
+/// Returns conditions that need an operator but do not stop the datastore.
 fn attention(shared: &SharedRef) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let skew_s = shared.clock_skew_ms() / 1000;
@@ -153,7 +154,7 @@ fn attention(shared: &SharedRef) -> Vec<Reason> {
     reasons
 }
 
-/// Contents whose rest may be at members that have not answered.
+/// Reports incomplete blobs of which the rest may be at members that have not answered.
 fn contents_away(shared: &SharedRef) -> Option<Reason> {
     let (mut count, mut members) = (0, BTreeSet::new());
     for missing in super::contents::incomplete(shared).into_values() {
@@ -170,7 +171,7 @@ fn contents_away(shared: &SharedRef) -> Option<Reason> {
     (count > 0).then(|| Reason::new(Code::ContentsIncomplete, message, remedy))
 }
 
-/// Most members that a reason names.
+/// Most members that a reason lists.
 const NAMED_MAX: usize = 8;
 const PUT_TRUST_BACK: &str = "stop the datastore, and `gravwell-logctl --data-dir D authority restore FILE --recovery-key KEY`, where \
                               FILE is a member's identity/escrow or what `authority backup` wrote";
@@ -179,7 +180,7 @@ const SET_CLOCK: &str = "set the clock of this host; a right one is believed as 
 const RUNS_TWICE: &str =
     "the member's directory was copied and both copies run: stop one, and join it under its own name";
 
-/// The segment files.
+/// Lists the segment files.
 pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
     let info = |segment: crate::log::SegmentInfo| {
         let state = match (segment.sealed, segment.compacted) {
@@ -199,8 +200,8 @@ pub fn segments(log: &LogReader) -> Vec<SegmentInfo> {
     log.segments().into_iter().map(info).collect()
 }
 
-/// Gives `visit` the entries that touch one object, oldest first, with only the operations on it, until it has seen enough.
-/// Nothing but the one is held in memory.
+/// Calls `visit` with the entries that touch one object, oldest first and reduced to the operations on it, until
+/// `visit` breaks. Only one entry is held in memory.
 pub fn history(
     log: &LogReader,
     collection: &Collection,
@@ -220,7 +221,7 @@ pub fn history(
     Ok(())
 }
 
-/// One object as of an earlier sequence.
+/// Returns one object as of an earlier sequence.
 pub fn object_at(log: &LogReader, collection: &Collection, key: &Key, at: Seq) -> Result<Option<Row>, ReadError> {
     if at < log.horizon() {
         return Err(ReadError::Compacted { from: at, horizon: log.horizon() });
@@ -241,9 +242,9 @@ pub fn object_at(log: &LogReader, collection: &Collection, key: &Key, at: Seq) -
     }))
 }
 
-/// A state as of an earlier sequence, in a directory of its own that goes with it.
+/// A state as of an earlier sequence, in a temporary directory that is deleted on drop.
 pub struct PastState {
-    /// The state.
+    /// The rebuilt state.
     pub state: StateStore,
     directory: PathBuf,
 }
@@ -259,10 +260,10 @@ impl Drop for PastState {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 const PAST_PREFIX: &str = "past-";
 
-/// Rebuilds the state as of `at` beside the data in `path`.
+/// Rebuilds the state as of `at` in a directory under `path`.
 ///
 /// # Errors
-/// When `at` lies below the horizon or the log is damaged.
+/// Returns an error if `at` is below the horizon or the log is corrupt.
 pub fn state_at(
     path: &std::path::Path,
     cache_bytes: u64,
@@ -279,7 +280,7 @@ pub fn state_at(
     Ok(PastState { state, directory })
 }
 
-/// Removes what an interrupted [`state_at`] left behind.
+/// Removes directories left by an interrupted [`state_at`].
 pub fn remove_past(path: &std::path::Path) {
     let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PAST_PREFIX)) {
@@ -290,7 +291,7 @@ pub fn remove_past(path: &std::path::Path) {
 /// Recomputes the state's digest from the log alone and compares it with the index.
 ///
 /// # Errors
-/// When the log cannot be read to its end.
+/// Returns an error if the log cannot be read to its end.
 pub fn compare_with_log(
     path: &std::path::Path,
     cache_bytes: u64,

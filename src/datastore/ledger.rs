@@ -1,5 +1,5 @@
-//! The commit path without threads: sequences a batch, writes it, syncs it, and only then lets anyone see or hear of
-//! it. The commit thread and the applier thread drive it, and so does the simulator.
+//! The commit path without threads: sequences, writes and syncs a batch. Only then are entries and outcomes visible to
+//! others. It is driven by the commit thread and the applier thread, and by the simulator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::protocol::sequencer::{Decision, Sequencer, Versions};
 use crate::state::{StateError, StateStore};
 use crate::telemetry;
 
-/// Note of what the datastore writes for a member that was revoked.
+/// Note of the transactions that the datastore writes on behalf of a revoked member.
 const SETTLED_NOTE: &[u8] = br#"{"by":"gravwell_datastore","for":"settling the rejections of a revoked member"}"#;
 
 /// Committed entries on their way to the state index.
@@ -26,25 +26,25 @@ const SETTLED_NOTE: &[u8] = br#"{"by":"gravwell_datastore","for":"settling the r
 pub struct Committed {
     /// Consecutive entries; never empty.
     pub entries: Vec<Entry>,
-    /// Chain after the last one.
+    /// Chain after the last entry.
     pub chain: Chain,
 }
 
-/// A stream of transactions that were made one after the other: once one of them is not taken, none behind it is, whatever its
-/// origin, until the maker begins anew with a new stream. Clones are the same stream.
+/// A stream of transactions that were created in order. Once one is deferred, all later ones are deferred too, whatever
+/// their origin, until the author opens a new stream. Clones refer to the same stream.
 #[derive(Clone, Debug, Default)]
 pub struct Stream(Arc<AtomicBool>);
 
 impl Stream {
-    /// One of its transactions was not taken.
+    /// Marks one of the stream's transactions as deferred.
     pub fn interrupt(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Whether more of it may be taken.
+    /// Checks whether more transactions of the stream may be accepted.
     ///
     /// # Errors
-    /// What those behind a transaction that was not taken are told.
+    /// Returns the refusal for transactions that follow a deferred one.
     pub fn check(&self) -> Result<(), Refused> {
         if !self.0.load(Ordering::SeqCst) {
             return Ok(());
@@ -57,38 +57,39 @@ impl Stream {
 /// A transaction to commit.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Who pushed it.
+    /// The member that pushed it.
     pub member: MemberName,
-    /// The transaction.
+    /// The transaction itself.
     pub txn: Txn,
-    /// Why it is rejected unless it was decided before.
+    /// Reason to reject it, unless it was resolved before.
     pub objection: Option<Reason>,
-    /// The stream on which it came.
+    /// The stream on which it arrived.
     pub stream: Stream,
-    /// An administrator made it: its rejections are not bounded, because an import says at its end what it has recorded.
+    /// Whether an administrator submitted it. The number of its rejections is then unlimited, because an import reports
+    /// only at its end what it has recorded.
     pub is_admins: bool,
 }
 
-/// Where a batch goes once it may be seen, in the order of these methods.
+/// Receiver of a batch once it may be visible. The methods are called in this order.
 pub trait Outlet {
     /// Shows a durable batch to subscribers.
     fn publish(&mut self, block: Block);
-    /// Hands a durable batch to the state index.
+    /// Passes a durable batch to the state index.
     fn index(&mut self, committed: Committed);
-    /// Answers the transaction at this place of the batch that was handed in.
+    /// Answers the transaction at index `place` of the submitted batch.
     fn answer(&mut self, place: usize, outcome: Outcome);
 }
 
-/// What became of a batch as a whole.
+/// Result of committing a batch as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// Every transaction has its answer.
+    /// Every transaction has its outcome.
     Done,
-    /// The disk is full: nothing was written, all were deferred.
+    /// The disk is full: nothing was written, and all transactions were deferred.
     DiskFull,
 }
 
-/// What is durable: the index for versions, the log for who wrote them.
+/// Durable versions (from the index) and their authors (from the log).
 struct Durable<'a>(&'a StateStore, &'a Log);
 
 impl Versions for Durable<'_> {
@@ -98,7 +99,7 @@ impl Versions for Durable<'_> {
         self.0.version(collection, key)
     }
 
-    /// A record that cannot be read is noted by the log as damage; here it counts as not known.
+    /// The log records corruption when an entry cannot be read. Here the author then counts as unknown.
     fn author(&self, seq: Seq) -> Option<TxnId> {
         self.1.reader().entry(seq).ok().flatten()?.body.id()
     }
@@ -108,31 +109,31 @@ impl Versions for Durable<'_> {
     }
 }
 
-/// Why a segment is not closed.
+/// Reason why a segment could not be closed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// For want of space; everything is as it was.
+    /// No disk space. Nothing was changed.
     #[error("{0}")]
     Full(String),
-    /// What the disk holds is unknown.
+    /// The contents of the disk are unknown.
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
 
-/// The log with its sequencer: the one place where sequences are given.
+/// The log with its sequencer: the only place that assigns sequences.
 pub struct Ledger {
     log: Log,
     sequencer: Sequencer,
     state: StateStore,
-    /// Origin of what is made at this process, once there is something.
+    /// Origin of transactions created in this process, generated for the first one.
     own: Option<Origin>,
 }
 
 impl Ledger {
-    /// Continues `log`; `state` is level with its head.
+    /// Continues `log`; `state` must be at its head.
     ///
     /// # Errors
-    /// When what the state remembers of origins cannot be read.
+    /// Returns an error if the origins in the state cannot be read.
     pub fn new(log: Log, state: StateStore, limits: Limits) -> Result<Ledger, StateError> {
         let snapshot = state.snapshot()?;
         let mut rows = snapshot.origins().collect::<Result<std::collections::HashMap<_, _>, _>>()?;
@@ -151,24 +152,25 @@ impl Ledger {
         Ok(Ledger { log, sequencer, state, own: None })
     }
 
-    /// Lets the times of later entries go back, see [`Sequencer::correct_time`].
+    /// Allows the times of later entries to go back, see [`Sequencer::correct_time`].
     pub fn correct_time(&mut self, time_ms: u64) {
         self.sequencer.correct_time(time_ms);
     }
 
-    /// The log, for its upkeep.
+    /// Returns the log for maintenance.
     pub fn log(&mut self) -> &mut Log {
         &mut self.log
     }
 
-    /// The log, to close it.
+    /// Returns the log, to close it.
     #[must_use]
     pub fn into_log(self) -> Log {
         self.log
     }
 
-    /// Transactions without operations that settle the rejections of members which ask for none of them any more. A row of
-    /// them would be kept, and written with every change of its origin, for good.
+    /// Builds transactions without operations that resolve the rejections of the members selected by `of`, which will
+    /// not ask for them again. Otherwise rows with these rejections would be kept forever and rewritten with every
+    /// change of their origins.
     #[must_use]
     pub fn settling(&self, of: impl Fn(&MemberName) -> bool, time_ms: u64) -> Vec<Submission> {
         let settling = |(id, member): (TxnId, MemberName)| {
@@ -179,10 +181,10 @@ impl Ledger {
         self.sequencer.unsettled(of).into_iter().map(settling).collect()
     }
 
-    /// Closes the open segment, so that compaction can take it.
+    /// Closes the open segment, so that compaction can process it.
     ///
     /// # Errors
-    /// When there is no space, or the process must stop.
+    /// Returns an error if there is no disk space, or the process must stop.
     pub fn seal(&mut self) -> Result<Seq, SealError> {
         match self.log.seal() {
             Ok(()) => Ok(self.log.head().0),
@@ -191,11 +193,11 @@ impl Ledger {
         }
     }
 
-    /// Commits a batch. `admit` may defer a transaction before it is looked at; `applied` is how far the index has come;
-    /// `deferral` is what everyone is told when the disk turns out to be full.
+    /// Commits a batch. `admit` may defer a transaction before it is examined. `applied` is the sequence that the index
+    /// has reached. `deferral` returns the refusal for all transactions when the disk turns out to be full.
     ///
     /// # Errors
-    /// Any error means that the process must stop; nothing of the batch was answered or shown then.
+    /// Any error means that the process must stop. Nothing of the batch was answered or made visible then.
     pub fn commit(
         &mut self,
         batch: Vec<Submission>,
@@ -249,7 +251,8 @@ impl Ledger {
         Ok(result)
     }
 
-    /// Gives a transaction that was made at this process its identity. Those before it are decided, and nobody asks again.
+    /// Assigns an ID to a transaction created in this process. Earlier ones are resolved, and no client asks for their
+    /// outcomes again.
     fn numbered(&mut self, txn: Txn) -> Result<Txn, Fatal> {
         let origin = match self.own {
             Some(origin) => origin,
@@ -303,7 +306,7 @@ fn fate_of(decision: Decision, entries: &mut Vec<Entry>) -> Fate {
     }
 }
 
-/// What a member is told whose rejections are too many.
+/// Returns the refusal for a member with too many unacknowledged rejections.
 fn unsettled(count: usize) -> Refused {
     let message = format!(
         "{count} of its transactions were rejected, and it has not said that it has written them down: what comes next waits          until it has, which it does by itself; one of a version that does not is upgraded, one that never does is revoked"
@@ -311,11 +314,11 @@ fn unsettled(count: usize) -> Refused {
     Refused { code: RefusalCode::Busy, message }
 }
 
-/// Applies a committed batch to the state index in runs that end at checkpoints; the chain in between is read back from
-/// the log. `applied` is told of every run, with the bookmark to send when it ended at a checkpoint.
+/// Applies a committed batch to the state index in runs that end at checkpoints; the chain at each checkpoint is read
+/// from the log. Calls `applied` for every run, with a bookmark if the run ended at a checkpoint.
 ///
 /// # Errors
-/// Any error means that the process must stop; the index is rebuilt from the log at the next start.
+/// Any error means that the process must stop. The next start rebuilds the index from the log.
 pub fn index(
     state: &StateStore,
     log: &LogReader,
@@ -333,7 +336,7 @@ pub fn index(
     Ok(())
 }
 
-/// The digest of the state where it stands.
+/// Returns the digest of the state at its current position.
 #[must_use]
 pub fn bookmark(state: &StateStore) -> Option<Bookmark> {
     state.meta().map(|meta| Bookmark { seq: meta.seq, digest: meta.digest })

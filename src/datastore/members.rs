@@ -1,4 +1,4 @@
-//! Members as the datastore knows them: the registry on disk, and who is connected now.
+//! The datastore's members: the registry on disk and the current connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,43 +25,43 @@ use super::register::NotDurable;
 use super::register_seen::Witness;
 use super::shared::{Shared, now_ms};
 
-/// Where others reach a member.
+/// Addresses at which others reach a member.
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Reachable {
     peer_addresses: Vec<String>,
     external_addr: Option<String>,
 }
 
-/// Addresses of refused clients that are remembered: enough to say that there are some.
+/// Most addresses of refused clients that are remembered; enough to report that there are some.
 const STRANGERS_MAX: usize = 64;
-/// A connection that was lost is kept for less.
+/// Age from which a second connection counts as a duplicate. A lost connection is dropped earlier.
 const TWICE_AFTER_MS: u64 = 15_000;
 
-/// Registry, authority and presence.
+/// Registry, CA and connected members.
 ///
-/// What writes the register's file waits for the disk: it is called on threads that may. All else only takes locks that are
-/// held for a moment.
+/// Methods that write the registry file block on the disk and must run on threads that may block. All others only take
+/// locks that are held briefly.
 pub(super) struct Members {
     pub(super) authorities: RwLock<Arc<Authorities>>,
-    /// Fingerprints of the authorities that members said to trust.
+    /// Fingerprints of the CAs that members reported as trusted.
     pub(super) trusting: Mutex<BTreeMap<MemberName, BTreeSet<String>>>,
-    /// The new authority signs certificates, and members were told.
+    /// Whether the new CA signs certificates and members were informed of it.
     pub(super) is_issuing: AtomicBool,
-    /// Where its own certificate is shown, and for which names.
+    /// Endpoint that presents the datastore's certificate, and the certificate's names.
     pub(super) serving: Mutex<Option<(ServerEndpoint, Vec<String>)>>,
-    /// Held for a moment only, and never around `file`.
+    /// Held only briefly, and never around `file`.
     registry: Mutex<Registry>,
-    /// Held from a change of the register until it is durable, so that changes are written in their order.
+    /// Held from a change of the registry until it is durable, so that changes are written in order.
     file: Mutex<RegistryFile>,
-    /// What is in force and not durable.
+    /// Changes that are in force but not durable.
     pub(super) not_durable: Mutex<NotDurable>,
-    /// Where it is noted how far the register has come.
+    /// Records the progress of the registry outside its file.
     pub(super) witness: Mutex<Option<Witness>>,
     presences: Mutex<Presences>,
-    /// Where members said that others reach them, kept over their absences.
+    /// Addresses that members announced, kept while they are disconnected.
     reachable: Mutex<BTreeMap<MemberName, Reachable>>,
     published: Published,
-    /// Addresses of clients that trust another authority.
+    /// Addresses of clients that trust a different CA.
     strangers: Mutex<BTreeSet<IpAddr>>,
     retention_ms: u64,
     addresses: Vec<String>,
@@ -84,7 +84,7 @@ impl Redeem for Shared {
         };
         let (kind, what, count) = match &joined {
             Ok((.., role)) => ("join", format!("{name} joined as a {role}"), Some(1)),
-            // Who has no token can try as often as it likes.
+            // A client without a token can retry without limit, so these records are rate-limited.
             Err(error) => ("join-failed", format!("{name}: {error}"), JOINS_FAILED.note().map(|left_out| left_out + 1)),
         };
         if let Some(count) = count {
@@ -102,7 +102,7 @@ impl Members {
         secret: &[u8; 32],
         request_der: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>, Role), String> {
-        // The present one signs, which is the one that its token names: the member knows no other yet.
+        // The current CA signs, because the token names it and the member knows no other yet.
         let redeem = |registry: &mut Registry| {
             let authorities = self.authorities();
             let authority = authorities.current();
@@ -113,7 +113,7 @@ impl Members {
         let (certificate, authority, role) =
             self.change_when_durable(name, redeem).map_err(|error| error.to_string())?;
         self.publish_roster();
-        // A former holder of the name, with a former role, goes.
+        // Closes connections of a former holder of the name, which may have had another role.
         self.close(name, CLOSE_NOT_A_MEMBER, "it was enrolled anew; join with a token");
         tracing::info!(member = %name, %role, "joined");
         Ok((certificate, authority, role))
@@ -153,7 +153,7 @@ impl Members {
         members
     }
 
-    /// A client refused this datastore's certificate.
+    /// Records that a client rejected this datastore's certificate.
     pub(super) fn note_stranger(&self, from: IpAddr) {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         if strangers.len() < STRANGERS_MAX {
@@ -161,8 +161,8 @@ impl Members {
         }
     }
 
-    /// Addresses of members of another log that tried to connect, while there are no members of this one: it may have been
-    /// wiped. With members of its own they are a matter of theirs.
+    /// Returns the number of addresses from which members of another log tried to connect. Returns 0 if this log has
+    /// enrolled members. Without any, the datastore may have been wiped.
     pub(super) fn strangers(&self) -> u64 {
         let strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
         let has_members = strangers > 0
@@ -173,12 +173,12 @@ impl Members {
         if has_members { 0 } else { strangers }
     }
 
-    /// What members are told of each other.
+    /// Returns the lists that are sent to members.
     pub(super) fn published(&self) -> &Published {
         &self.published
     }
 
-    /// Tells all members who the members are, when that has changed.
+    /// Sends the roster to all members if it has changed.
     pub(super) fn publish_roster(&self) {
         let mut roster = self.registry().roster();
         let reachable = self.reachable.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -190,8 +190,8 @@ impl Members {
         self.published.publish(&roster);
     }
 
-    /// A member reports where others reach it, within the bounds of [`Announce::check`]; `seen` is where its connection comes
-    /// from.
+    /// Stores the addresses that a member announces, within the limits of [`Announce::check`]. `seen` is the source
+    /// address of its connection.
     pub(super) fn announce(&self, id: PresenceId, announce: &Announce, seen: IpAddr) {
         let with_port = |host: &str| {
             if host.contains(':') { format!("[{host}]:{}", announce.port) } else { format!("{host}:{}", announce.port) }
@@ -227,7 +227,7 @@ impl Members {
         self.presences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who holds this certificate, if it is good.
+    /// Returns the holder of a certificate, if the certificate is valid.
     pub(super) fn authorise(&self, certificate: &[u8]) -> Result<(MemberName, Role), Refusal> {
         if let Some(refusal) = self.left_behind(certificate) {
             return Err(refusal);
@@ -237,7 +237,7 @@ impl Members {
             let retired = registry.retired();
             (registry.authorise(certificate, now_ms()), registry.retired() != retired)
         };
-        // The first use of a renewed certificate ends the life of the one before.
+        // The first use of a renewed certificate retires the previous one.
         if is_changed {
             self.publish_roster();
         }
@@ -262,13 +262,13 @@ impl Members {
         self.presences().add(Present { info, member: member.clone(), connection, role, is_bulk })
     }
 
-    /// Whether one more connection of a member is served when `most` members may be connected.
+    /// Returns whether another connection of a member is accepted when at most `most` connections are allowed.
     pub(super) fn has_place_for(&self, member: &MemberName, most: u64) -> bool {
         let presences = self.presences();
         presences.count() < most || presences.has(member)
     }
 
-    /// Notes what a member reports about itself, within the bounds of [`Hello::check`].
+    /// Stores the details that a member sends in its hello, within the limits of [`Hello::check`].
     pub(super) fn greet(&self, id: PresenceId, hello: &Hello) {
         let (member, external_addr) = {
             let mut presences = self.presences();
@@ -282,7 +282,7 @@ impl Members {
         self.registry().note_address(&member, external_addr.as_deref());
     }
 
-    /// A member says how far it is. True: it says so for the first time, which is to be saved at once.
+    /// Records a member's progress. Returns whether this is its first report, which must be saved immediately.
     #[must_use]
     pub(super) fn progress(&self, id: PresenceId, progress: &Progress, head: Seq, may_note: bool) -> bool {
         let (member, role) = {
@@ -294,8 +294,8 @@ impl Members {
             present.info.unhealthy.clone_from(&progress.unhealthy);
             (present.member.clone(), present.role)
         };
-        // While the datastore waits to be recovered, the register is evidence.
-        // A claim beyond the head cannot raise the floor.
+        // While the datastore waits for recovery, the registry is evidence and must not change.
+        // A position beyond the head cannot raise the floor.
         may_note && role.holds_replica() && self.registry().note_position(&member, progress.applied, head, now_ms())
     }
 
@@ -307,8 +307,8 @@ impl Members {
         self.presences().count()
     }
 
-    /// Connected members that may hold contents, with the connections over which they can be asked: those that carry nothing
-    /// but chunks where there are any.
+    /// Returns connected members that may hold blobs, with a connection for requests: the bulk connection if there is
+    /// one.
     pub(super) fn connections(&self) -> Vec<Connected> {
         let presences = self.presences();
         let mut by_member: BTreeMap<&MemberName, &Present> = BTreeMap::new();
@@ -321,7 +321,7 @@ impl Members {
         by_member.into_iter().map(|(member, present)| (member.clone(), present.connection.clone())).collect()
     }
 
-    /// Enrolled members that may hold contents, connected or not.
+    /// Returns enrolled members that may hold blobs, connected or not.
     pub(super) fn holders(&self) -> Vec<MemberName> {
         let registry = self.registry();
         let may_hold = |member: &&Member| member.state == MemberState::Enrolled && member.role.holds_replica();
@@ -333,7 +333,8 @@ impl Members {
         presences.present.values().filter(|present| !present.is_bulk).map(|present| present.info.clone()).collect()
     }
 
-    /// Members that have two connections at the same time for longer than a lost one is kept, with where those come from.
+    /// Describes members with two connections that coexist for longer than a lost connection is kept, with their
+    /// addresses.
     pub(super) fn twice(&self) -> Vec<String> {
         let now = now_ms();
         let presences = self.presences();
@@ -371,14 +372,14 @@ impl Members {
         registry.members().map(info).collect()
     }
 
-    /// Members that are revoked.
+    /// Returns the revoked members.
     pub(super) fn revoked(&self) -> BTreeSet<MemberName> {
         let registry = self.registry();
         let revoked = registry.members().filter(|member| member.state == MemberState::Revoked);
         revoked.map(|member| member.name.clone()).collect()
     }
 
-    /// The enrolled webservers, for a load balancer.
+    /// Returns the enrolled webservers, for a load balancer.
     pub(super) fn backends(&self) -> Vec<BackendInfo> {
         let (present, now) = (self.presence(), now_ms());
         let registry = self.registry();
@@ -424,13 +425,14 @@ impl Members {
         }
     }
 
-    /// The authority and the register, sealed for a member to keep; `None` when it has them as they are.
+    /// Returns the encrypted backup of CA and registry for a member. The text is `None` if the member already has this
+    /// version.
     pub(super) fn escrow(
         &self,
         trust: &std::path::Path,
         known: Option<&str>,
     ) -> Result<(String, Option<String>), String> {
-        // One at a time: the first one makes the recovery key.
+        // One call at a time: the first one creates the recovery key.
         let _turn = self.file();
         let mut copy = self.registry().copy();
         let keys = RecoveryKeys::open_or_create(trust).map_err(|error| error.to_string())?;
@@ -445,7 +447,7 @@ impl Members {
         Ok((stamp, Some(text)))
     }
 
-    /// Notes which sealed copy a member has, as the stamp that it shows tells.
+    /// Records which encrypted backup a member has, as shown by the stamp it presents.
     pub(super) fn note_copy(&self, member: &MemberName, known: Option<&str>) {
         self.registry().note_copy(member, known.and_then(Escrow::keys_of));
     }
@@ -455,38 +457,38 @@ impl Members {
         Proof::sign(self.authorities().current(), position, now_ms())
     }
 
-    /// Whether an authority of this datastore has signed a position.
+    /// Returns whether one of this datastore's CAs has signed a position.
     pub(super) fn has_signed(&self, proof: &Proof) -> bool {
         self.authorities().has_signed(proof)
     }
 
-    /// Whether the authority that signs now has signed a position.
+    /// Returns whether the current CA has signed a position.
     pub(super) fn signs(&self, proof: &Proof) -> bool {
         proof.is_of(self.authorities().current().certificate())
     }
 
-    /// What the register knows of a log that is not here.
+    /// Returns the registry's evidence that the log lost entries or was replaced.
     pub(super) fn evidence(&self, here: &Here<'_>) -> Option<String> {
         recovery::from_register(here, &self.registry().copy())
     }
 
-    /// What a member's position proves of the log.
+    /// Returns the evidence against the log in a member's position.
     pub(super) fn shown_by(&self, here: &Here<'_>, member: &MemberName, position: &Position) -> Option<String> {
         let member = self.registry().member(member).cloned()?;
         here.shown_by(&member, position)
     }
 
-    /// Notes where the log stands.
+    /// Records the position of the log.
     pub(super) fn note_log(&self, mark: LogMark) {
         self.registry().note_log(mark);
     }
 
-    /// Notes the last record of the audit.
+    /// Records the last record of the audit.
     pub(super) fn note_audit(&self, mark: AuditMark) {
         self.registry().note_audit(mark);
     }
 
-    /// Notes a member's position that the log contradicts, for good. False: it is no member any more.
+    /// Records permanently a member's position that contradicts the log. Returns `false` if it is no longer a member.
     pub(super) fn note_contradiction(&self, member: &MemberName, position: Position) -> bool {
         let noted = self.change(|registry| registry.note_contradiction(member, position, now_ms()));
         noted.unwrap_or_else(|error| {
@@ -528,7 +530,7 @@ mod tests {
         ];
         for write in writes {
             let before = std::fs::read(temp.path().join("members.json")).expect("reads");
-            // The disk takes its time.
+            // The lock simulates a slow disk.
             let disk = members.file();
             std::thread::scope(|scope| {
                 let (written, is_written) = mpsc::channel();

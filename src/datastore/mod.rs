@@ -1,10 +1,11 @@
 //! The datastore: one log, one sequencer, any number of members.
 //!
-//! Threads: one commits (sequences, writes, syncs, fans out), one applies committed entries to the state index, one
-//! compacts. Everything else is tasks: per connection a session with its feed, push and administration streams.
+//! There are three threads: one commits (sequences, writes, syncs, fans out), one applies committed entries to the
+//! state index, and one compacts. Everything else runs in tasks: each connection has a session with feed, push and
+//! administration streams.
 //!
-//! Order of events for a batch, which may not be changed: written, synced, then shown to subscribers and
-//! acknowledged, then applied to the state index, then bookmarked.
+//! The order of events for a batch must not change: written, synced, shown to subscribers and acknowledged, applied to
+//! the state index, bookmarked.
 
 mod access;
 pub mod admin;

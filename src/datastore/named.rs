@@ -1,5 +1,5 @@
-//! The chunks that a copy of the log needs: those that the contents of the state name, and those that contents named which
-//! the log's history still shows.
+//! The chunks that belong to a copy of the log: those referenced by blobs in the state, and those referenced by blobs
+//! that only the log's history still contains.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use crate::transfer::check::parts_of;
 use super::contents;
 use super::shared::SharedRef;
 
-/// Chunks that are told in one message.
+/// Chunk IDs per message.
 const IDS_AT_ONCE: usize = 16_384;
 
 #[derive(Default)]
 struct Found {
     ids: BTreeSet<ChunkId>,
-    /// Lists of chunks that are not here: what they list is not known here.
+    /// Manifest pages that are not stored here, so the chunks they list are unknown.
     unread: BTreeSet<ChunkId>,
 }
 
@@ -45,7 +45,7 @@ impl Found {
     }
 }
 
-/// What the state names, and what the history names besides.
+/// Collects the chunks referenced by the state, and those referenced only by the history.
 pub(super) fn names(shared: &SharedRef) -> Result<Vec<CopyNames>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let (mut live, mut past) = (Found::default(), Found::default());

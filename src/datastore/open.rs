@@ -1,4 +1,4 @@
-//! Opening a datastore: claim the directory, recover the log, bring the state index level with it.
+//! Opening a datastore: claims the directory, recovers the log, and replays it into the state index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,25 +20,25 @@ use super::{index, unfinished};
 
 pub use super::index::{STATE, Unlevel, kept, level};
 
-/// Why a datastore cannot be opened.
+/// Error of opening a datastore.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The log is damaged or cannot be read; the message names file and offset.
+    /// The log is corrupt or cannot be read; the message names file and offset.
     #[error("{0}")]
     Log(#[from] crate::log::OpenError),
     /// An entry of the log cannot be read.
     #[error("{0}")]
     Read(#[from] crate::log::ReadError),
-    /// The state index, even after it was rebuilt.
+    /// The state index cannot be used, even after it was rebuilt.
     #[error("{0}")]
     State(#[from] StateError),
-    /// Why the log's generations began.
+    /// The file that records why generations started cannot be used.
     #[error(transparent)]
     Notes(#[from] crate::log::generations::NotesError),
-    /// The chunk store.
+    /// The chunk store cannot be opened.
     #[error("the chunk store: {0}")]
     Chunks(#[from] ChunkError),
-    /// There is nothing to look at.
+    /// A read-only command found no log.
     #[error("{path} holds no log; the datastore makes one when it starts for the first time", path = .0.display())]
     NoLog(PathBuf),
     /// Acknowledged entries are missing from the log.
@@ -49,29 +49,29 @@ pub enum OpenError {
          backup; to give up what only the index holds, start the datastore with --recovery off"
     )]
     Loss(String),
-    /// A command that was to put a log in its place was interrupted.
+    /// A command that was to replace the log was interrupted.
     #[error("{0}")]
     Unfinished(String),
-    /// The rebuild failed.
+    /// The rebuild of the state index failed.
     #[error("rebuilding the state index failed: {0}")]
     Rebuild(String),
-    /// The operating system refuses.
+    /// An operation of the file system failed.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Where.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// Underlying error.
         source: std::io::Error,
     },
 }
 
-/// Log and state of one directory, level with each other.
+/// Log and state of one directory, at the same position.
 pub struct Opened {
-    /// The log's writer.
+    /// Writer of the log.
     pub log: Log,
     /// The state index.
     pub state: StateStore,
-    /// What recovery found and did.
+    /// Findings and actions of the log recovery.
     pub recovery: RecoveryReport,
 }
 
@@ -88,7 +88,8 @@ pub const CHUNKS: &str = "chunks";
 /// Opens the chunk store of a data directory, which this process has claimed.
 ///
 /// # Errors
-/// When it cannot be read or written. What is damaged counts as missing, and is fetched again from members.
+/// Returns an error if the store cannot be read or written. Corrupt chunks count as missing and are re-fetched from
+/// members.
 pub fn open_chunks(data_dir: &Path) -> Result<ChunkStore, ChunkError> {
     open_chunks_on(Arc::new(RealFs), data_dir)
 }
@@ -100,17 +101,17 @@ fn open_chunks_on(fs: Arc<dyn Fs>, data_dir: &Path) -> Result<ChunkStore, ChunkE
     Ok(store)
 }
 
-/// How the configuration wants its log.
+/// Returns the log options that the configuration specifies.
 #[must_use]
 pub fn log_options(config: &DatastoreConfig) -> LogOptions {
     LogOptions { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes, ..LogOptions::default() }
 }
 
-/// Opens log and state in `path`, whose lock the caller holds. `progress` is told about long work.
+/// Opens log and state in `path`; the caller holds its lock. Calls `progress` during long work.
 ///
 /// # Errors
-/// When the log is damaged: nothing is skipped, and nothing is changed but an unfinished tail. When the state index shows
-/// that the log lost entries: both are kept. An index that is damaged itself is rebuilt.
+/// Returns an error if the log is corrupt. Nothing is skipped then, and only an unfinished tail is changed. Also
+/// returns an error if the state index shows that the log lost entries; both are kept. A corrupt index is rebuilt.
 pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str)) -> Result<Opened, OpenError> {
     super::repair::finish(path)?;
     let directory = path.join(LOG);
@@ -134,11 +135,11 @@ pub fn open(path: &Path, config: &DatastoreConfig, progress: &mut dyn FnMut(&str
     Ok(Opened { log, state, recovery })
 }
 
-/// As [`open`] and [`open_chunks`], for a command that only reads: nothing in `path` is changed, whatever it is like. What has
-/// to be made goes to the directory `scratch`.
+/// Like [`open`] and [`open_chunks`], for a command that only reads. Nothing in `path` is changed, whatever its
+/// condition. Files that must be created go to the directory `scratch`.
 ///
 /// # Errors
-/// As [`open`]; also when there is no log.
+/// Like [`open`]; also returns an error if there is no log.
 pub fn open_to_read(
     path: &Path,
     scratch: &Path,
@@ -147,7 +148,7 @@ pub fn open_to_read(
 ) -> Result<(Opened, ChunkStore), OpenError> {
     let (fs, directory) = (Arc::new(ViewFs::default()), path.join(LOG));
     if !crate::log::exists(&*fs, &directory).map_err(io_error(&directory))? {
-        // Recovery is not switched off for who looks.
+        // Read-only commands report a loss even if recovery is off.
         let config = DatastoreConfig { recovery: Recovery::Auto, ..config.clone() };
         unfinished::judge(path, None, config.recovery).map_err(OpenError::Unfinished)?;
         index::judge_without_log(path, &config)?;
@@ -167,7 +168,7 @@ pub fn open_to_read(
 /// Builds the state as of `to` from the log alone, in the new directory `side`.
 ///
 /// # Errors
-/// When the log is damaged or the directory cannot be written.
+/// Returns an error if the log is corrupt or the directory cannot be written.
 pub fn rebuild_state(
     side: &Path,
     cache_bytes: u64,
@@ -186,10 +187,10 @@ pub fn rebuild_state(
     build(&StateStore::open(side, cache_bytes)?, log, to, &mut tell)
 }
 
-/// Fills an empty state with what the log adds up to at `to`. `progress` is told how far it is.
+/// Fills an empty state from the log up to `to`. Calls `progress` with the sequence reached.
 ///
 /// # Errors
-/// When the log is damaged or the state cannot be written.
+/// Returns an error if the log is corrupt or the state cannot be written.
 pub fn build(
     state: &StateStore,
     log: &LogReader,
@@ -210,7 +211,7 @@ pub fn build(
     };
     let tail = log.chained_entries(base.seq, to);
     rebuild::rebuild(state, log.base_entries(), &origins, target, tail, None, progress).map_err(|error| match error {
-        // Neither says anything of the log.
+        // Neither is caused by corruption of the log.
         RebuildError::Source(error) if !error.is_damage() => error.into(),
         RebuildError::State(error) if !error.is_damage() => error.into(),
         error => OpenError::Rebuild(error.to_string()),

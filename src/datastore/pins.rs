@@ -1,5 +1,5 @@
-//! Snapshots that hold the horizon: a member that fetches the state needs the entries after it, and does not count among
-//! those that hold the floor before it has subscribed.
+//! Snapshots that pin the horizon. A member that fetches the state needs the entries after it, but it does not pin the
+//! floor until it has subscribed.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::model::{MemberName, Seq};
 
-/// Longest time for which a snapshot on its way holds the horizon.
+/// Longest time for which a snapshot in transfer pins the horizon.
 const SERVING_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How long after its end: the member loads and verifies it, then subscribes.
+/// Time for which the pin continues after the transfer, while the member loads and verifies the snapshot and then
+/// subscribes.
 const LOADING_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy)]
@@ -18,7 +19,7 @@ struct Pin {
     until: Instant,
 }
 
-/// One pin of each member at most, each for a time.
+/// The pins: at most one per member, each with a time limit.
 #[derive(Default)]
 pub(super) struct Pins(Mutex<BTreeMap<MemberName, Pin>>);
 
@@ -27,12 +28,13 @@ impl Pins {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A snapshot of `seq` is on its way to `member`.
+    /// Pins the horizon while a snapshot of `seq` is sent to `member`.
     pub(super) fn begin(&self, member: &MemberName, seq: Seq, now: Instant) {
         self.pins().insert(member.clone(), Pin { seq, until: now + SERVING_MAX });
     }
 
-    /// It was sent; `None`: the member has what it needs, and counts by itself, or it has got nothing that is of use.
+    /// Ends a transfer. With `Some`, the snapshot was sent. With `None` the pin is removed, because the member has
+    /// subscribed or the transfer failed.
     pub(super) fn end(&self, member: &MemberName, now: Option<Instant>) {
         let mut pins = self.pins();
         match now {
@@ -41,7 +43,7 @@ impl Pins {
         }
     }
 
-    /// The lowest sequence that is held.
+    /// Returns the lowest pinned sequence.
     pub(super) fn lowest(&self, now: Instant) -> Option<Seq> {
         let mut pins = self.pins();
         pins.retain(|_, pin| pin.until > now);

@@ -1,5 +1,5 @@
-//! Who is connected now. Connections of one member are few: a new one takes the place of the oldest, so that a member that was
-//! restarted is never kept out by connections that it has lost.
+//! Current connections. The number per member is limited: a new connection replaces the oldest, so lost connections
+//! cannot keep out a restarted member.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use crate::codec::admin::PresenceInfo;
 use crate::model::MemberName;
 use crate::trust::Role;
 
-/// One connection.
+/// Identifies one connection.
 pub(super) type PresenceId = u64;
 
-/// Connections of one member that follows the log, of each kind.
+/// Connections, of each kind, of a member that follows the log.
 pub(super) const OF_REPLICA: usize = 4;
-/// Of one that only makes requests: every command of an administrator is a connection.
+/// Connections of a member that only makes requests. Every command of an administrator is a connection.
 const OF_OTHERS: usize = 16;
-/// Close code of a connection that gives way to a newer one.
+/// Close code of a connection that was replaced by a newer one.
 const CLOSE_REPLACED: u32 = 5;
 
 pub(super) struct Present {
@@ -22,7 +22,7 @@ pub(super) struct Present {
     pub member: MemberName,
     pub connection: quinn::Connection,
     pub role: Role,
-    /// It carries nothing but chunks, and says nothing of its own about who is present.
+    /// Whether it carries only chunks. Such a connection does not count as presence.
     pub is_bulk: bool,
 }
 
@@ -37,7 +37,7 @@ fn most(role: Role) -> usize {
 }
 
 impl Presences {
-    /// Adds a connection; those of the same member and kind that are too many end, the oldest first.
+    /// Adds a connection. Closes the oldest connections of the same member and kind beyond the limit.
     pub(super) fn add(&mut self, present: Present) -> PresenceId {
         let is_alike = |other: &Present| other.member == present.member && other.is_bulk == present.is_bulk;
         let alike: Vec<PresenceId> =
@@ -55,12 +55,12 @@ impl Presences {
         id
     }
 
-    /// Whether a member has connections that a new one would only replace or join.
+    /// Returns whether a member is connected already.
     pub(super) fn has(&self, member: &MemberName) -> bool {
         self.present.values().any(|present| present.member == *member)
     }
 
-    /// Connections that are not for chunks.
+    /// Returns the number of connections that are not for chunks.
     pub(super) fn count(&self) -> u64 {
         self.present.values().filter(|present| !present.is_bulk).count() as u64
     }

@@ -1,4 +1,4 @@
-//! Signs where the log stands, for every member to keep. See [`crate::trust::Proof`].
+//! Signs positions of the log for every member to keep. See [`crate::trust::Proof`].
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::sync::broadcast::error::RecvError;
 use super::shared::SharedRef;
 use crate::model::Seq;
 
-/// Pause between two signatures: what follows the last one is the most that no signature vouches for.
+/// Interval between signatures. It bounds the entries that no signature covers.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Signs the state's position at the start, and whenever it has changed.
+/// Signs the state's position at startup and after every change.
 pub(super) async fn run(shared: SharedRef) {
     let mut bookmarks = shared.bookmarks.subscribe();
     loop {
@@ -24,11 +24,11 @@ pub(super) async fn run(shared: SharedRef) {
     }
 }
 
-/// Where the state stands, signed unless the log is known to lack something.
+/// Signs the state's position, unless the log is known to lack entries.
 pub(super) fn sign(shared: &SharedRef) -> Option<Seq> {
     let position = shared.state.meta()?.position();
     let is_signed = shared.proof.borrow().as_ref().is_some_and(|proof| {
-        // Another authority signs it anew, and every member then has a position of that one.
+        // A new CA signs it again, so that every member gets a position signed by that CA.
         proof.position == position && shared.members.signs(proof)
     });
     if is_signed || !shared.recovery().is_empty() {

@@ -1,4 +1,4 @@
-//! What members are told of each other: the roster as a whole, and which certificates have left it.
+//! The lists that are sent to members: the full roster, and the certificates that were removed from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -11,22 +11,22 @@ use crate::model::MemberName;
 use crate::model::ids::hex_bytes;
 use crate::trust::{Fingerprint, ROSTER_BYTES_MAX, Roster, RosterMember};
 
-/// Certificates that gave way to another one of the same member, of which the small message names no more: they are no one
-/// else's, and a member can renew again and again.
+/// Most superseded certificates in the short revocation message. They were replaced by a newer one of the same member,
+/// which can renew any number of times.
 const SUPERSEDED_MAX: usize = 128;
 
 #[derive(Default)]
 struct Known {
-    /// By member.
+    /// Fingerprints by member.
     certificates: BTreeMap<MemberName, BTreeSet<String>>,
-    /// The latest last.
+    /// Revoked certificates, latest last.
     revoked: Vec<Fingerprint>,
-    /// As those that were revoked.
+    /// Superseded certificates, latest last.
     superseded: Vec<Fingerprint>,
 }
 
 impl Known {
-    /// Takes over who has which certificates; whether any is gone.
+    /// Stores the current certificates of all members. Returns whether any was removed.
     fn change(&mut self, certificates: BTreeMap<MemberName, BTreeSet<String>>) -> bool {
         let before = std::mem::replace(&mut self.certificates, certificates);
         let mut is_any_gone = false;
@@ -35,7 +35,7 @@ impl Known {
             let (kept, gone): (Vec<_>, Vec<_>) =
                 before.into_iter().partition(|print| now.is_some_and(|now| now.contains(print)));
             is_any_gone |= !gone.is_empty();
-            // Who joined in the place of another one has none of those that were known.
+            // A member that joined under the name of a previous one has none of its certificates.
             let list = if kept.is_empty() { &mut self.revoked } else { &mut self.superseded };
             list.extend(gone.iter().filter_map(|print| hex_bytes(print)));
         }
@@ -55,7 +55,7 @@ impl Known {
     }
 }
 
-/// The roster and the revocations as they are sent, and their changes.
+/// Roster and revocations in encoded form, and watches for their changes.
 pub(super) struct Published {
     known: Mutex<Known>,
     roster: watch::Sender<Bytes>,
@@ -63,21 +63,21 @@ pub(super) struct Published {
 }
 
 impl Published {
-    /// Starts with certificates that were revoked before, the latest last.
+    /// Starts with certificates that were revoked before, latest last.
     pub(super) fn new(revoked: Vec<Fingerprint>) -> Published {
         let known = Known { revoked, ..Known::default() };
         let revocations = watch::channel(known.encode()).0;
         Published { known: Mutex::new(known), roster: watch::channel(Bytes::new()).0, revocations }
     }
 
-    /// Tells all members who the members are, when that has changed.
+    /// Sends the roster to all members if it has changed.
     pub(super) fn publish(&self, roster: &Roster) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let prints =
             |member: &RosterMember| member.certificates.iter().map(|known| known.fingerprint.clone()).collect();
         let certificates = roster.members.iter().map(|member| (member.name.clone(), prints(member))).collect();
         if known.change(certificates) {
-            // First, because it is small and always arrives.
+            // Sent first, because it is small and always fits into a message.
             self.revocations.send_replace(known.encode());
         }
         let encoded = Bytes::from(roster.encode());
@@ -94,17 +94,17 @@ impl Published {
         });
     }
 
-    /// Sends all members the roster once more: whoever hears of it looks at what else it is to have.
+    /// Sends the roster to all members again. Members also check for other updates when they receive it.
     pub(super) fn repeat(&self) {
         self.roster.send_modify(|_| {});
     }
 
-    /// The roster and its changes.
+    /// Returns a receiver of the roster and its changes.
     pub(super) fn watch_roster(&self) -> watch::Receiver<Bytes> {
         self.roster.subscribe()
     }
 
-    /// The revocations and their changes.
+    /// Returns a receiver of the revocations and their changes.
     pub(super) fn watch_revocations(&self) -> watch::Receiver<Bytes> {
         self.revocations.subscribe()
     }
@@ -158,7 +158,7 @@ mod tests {
             })
             .collect();
         let published = Published::new(revoked.clone());
-        // Each renewal takes the place of the one before, which was not used.
+        // Each renewal supersedes the previous certificate, which was never used.
         for _ in 0..10 {
             for byte in 2..=250 {
                 published.publish(&roster(&[1, byte]));
@@ -167,7 +167,7 @@ mod tests {
         let named = sent(&published);
         assert!(named.len() <= REVOCATIONS_MAX && revoked.iter().all(|print| named.contains(print)));
         assert!(named.contains(&[249; 32]) && !named.contains(&[1; 32]) && !named.contains(&[250; 32]));
-        // One that joined in the place of another one: what the former holder had is revoked.
+        // A member joins under the name of another one, whose certificates are revoked.
         published.publish(&roster(&[251]));
         published.publish(&roster(&[252]));
         for byte in 2..=250 {

@@ -20,9 +20,10 @@ use super::contents::Judgement;
 use super::ledger::Stream;
 use super::shared::{ARRIVING_UNIT, SharedRef};
 
-/// Transactions of one stream whose outcomes have not been written: more than any client of ours has under way.
+/// Most transactions of one stream with unwritten outcomes. Our own clients have fewer in flight.
 pub(super) const UNANSWERED_MAX: usize = 16 << 10;
-/// A transaction arrives within this time, and one more second for so many bytes: slower than any link that is of use.
+/// Time limit for receiving a transaction, plus one second for each `ARRIVAL_BYTES_PER_S` bytes. Any usable link is
+/// faster.
 const ARRIVAL_MIN: Duration = Duration::from_secs(30);
 const ARRIVAL_BYTES_PER_S: u64 = 16 << 10;
 
@@ -41,12 +42,12 @@ pub(super) async fn serve(
             if !matches!(kind, Kind::Push | Kind::PushForsaken) {
                 return Err(BadMessage::Unexpected { expected: "Push", found: kind }.into());
             }
-            // From here on until it waits for the commit thread.
+            // Held until the transaction is queued for the commit thread.
             let _room = room_for(shared, member, length).await?;
             let (txn, too_large) = arrive_in_time(&shared.limits, receive, length).await?;
             refuse_reserved(txn.id.origin)?;
             telemetry::journey::received(txn.id, member);
-            // Whoever does not read the answers is not read either.
+            // Backpressure: stop reading from a client that does not read the outcomes.
             unanswered.acquire().await.map_err(std::io::Error::other)?.forget();
             let source = Source { member, is_admins: false, stream: &stream };
             match too_large {
@@ -77,9 +78,9 @@ pub(super) async fn serve(
     tokio::try_join!(take_in, give_out).map(|_| ())
 }
 
-/// Room for a push that arrives. What one member sends and does not end keeps nobody else waiting.
+/// Acquires memory for an incoming push. Quotas are per member, so a member that stalls does not block others.
 async fn room_for(shared: &SharedRef, member: &MemberName, length: usize) -> Result<Option<Share>, WireError> {
-    // Of one that is too large next to nothing is kept.
+    // Almost nothing of a transaction above the size limit is kept in memory.
     if length <= ARRIVING_UNIT || length > shared.limits.txn_bytes_max {
         return Ok(None);
     }
@@ -99,7 +100,7 @@ async fn arrive_in_time<R: AsyncRead + Unpin>(
     })?
 }
 
-/// Reads a transaction. Of one that breaks a bound only its identity is kept, with the reason for which it is rejected.
+/// Reads a transaction. If it exceeds a limit, only its ID is kept, together with the rejection reason.
 async fn arrive<R: AsyncRead + Unpin>(
     limits: &Limits,
     receive: &mut R,
@@ -133,7 +134,7 @@ fn undecodable(error: &BadTxn) -> Refused {
     Refused { code: RefusalCode::Protocol, message: format!("a pushed transaction does not decode: {error}") }
 }
 
-/// Proposes a transaction, unless chunks that it names must be sent first.
+/// Proposes a transaction, unless it references chunks that must be uploaded first.
 pub(super) async fn submit(
     shared: &SharedRef,
     source: Source<'_>,

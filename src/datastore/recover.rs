@@ -1,8 +1,9 @@
-//! A datastore whose log is gone, rebuilt from the members: what each has, which one is furthest, and the new log.
+//! Rebuilds a datastore with a lost log from its members: collects their states, chooses the most advanced one, and
+//! builds the new log.
 //!
-//! The log goes on under its own identity in a new generation that shares everything up to the chosen member's position:
-//! whether anything beyond was acknowledged cannot be known any more. Members at or behind that position go on as if nothing
-//! had happened. One that has more comes back by itself: see `replica/reconcile.rs`.
+//! The log keeps its identity and starts a new generation, which shares everything up to the chosen member's position.
+//! It cannot be known whether later entries were acknowledged. Members at or behind that position continue normally. A
+//! member with more entries rejoins automatically: see `replica/reconcile.rs`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,40 +26,40 @@ use super::open::{OpenError, STATE};
 use super::repair::{RepairError, RepairOptions, RepairReport, agrees, is_given_up, repair};
 use super::unfinished;
 
-/// What a member has.
+/// A state that a member or a directory offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Offer {
-    /// What it is called here: the member, and where it is when several have that name.
+    /// Unique name in this recovery: the member's name, with its location if several offers have the same name.
     pub name: String,
-    /// The member.
+    /// Name of the member.
     pub member: String,
-    /// Which log.
+    /// ID of its log.
     pub log_id: LogId,
-    /// Which generation of it.
+    /// Generation of its log.
     pub generation: Generation,
-    /// How that descends.
+    /// Ancestry of the generation.
     #[serde(skip)]
     pub lineage: Vec<LineageEntry>,
-    /// Its position.
+    /// Position of the state.
     pub seq: Seq,
-    /// The digest of its state.
+    /// Digest of the state.
     pub digest: Digest,
-    /// When its last entry was committed, milliseconds since 1970-01-01 UTC.
+    /// Commit time of its last entry, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// Objects in its state.
+    /// Number of objects in the state.
     pub objects: u64,
-    /// Its role; absent for a directory, which the operator has named.
+    /// Role of the member; absent for a directory, which the operator has named.
     pub role: Option<Role>,
-    /// Why it is used only when it is named or there is no other; absent when it counts like the others.
+    /// Reason why it is used only if named explicitly or if there is no other; absent for a normal offer.
     pub reserve: Option<String>,
-    /// The last position that the datastore signed, as far as the member has it.
+    /// The last position signed by the datastore that the member has.
     pub proof: Option<Proof>,
-    /// Why it is no source; absent when it is one.
+    /// Reason why it cannot be a source; absent if it can.
     pub unfit: Option<String>,
 }
 
 impl Offer {
-    /// What a state offers.
+    /// Creates the offer of a state.
     #[must_use]
     pub fn of(name: &str, meta: &Arc<StateMeta>) -> Offer {
         Offer {
@@ -78,13 +79,13 @@ impl Offer {
         }
     }
 
-    /// Tells it from other offers of the same member: copies of one directory may have gone different ways.
+    /// Renames the offer to distinguish it from others of the same member. Copies of one directory may have diverged.
     pub fn tell_apart(&mut self, place: impl fmt::Display) {
         self.name = format!("{} in {place}", self.member);
     }
 
-    /// Drops a proof that no authority of the datastore signed, or that is of another log. A state that is not the one that was signed
-    /// at its sequence is no source.
+    /// Drops a proof that was not signed by one of the datastore's CAs or is of another log. Marks the offer as unfit
+    /// if its state differs from the state that was signed at its sequence.
     pub fn judge_proof(&mut self, authorities: &Authorities) {
         let log_id = self.log_id;
         self.proof = self.proof.take().filter(|proof| proof.position.log_id == log_id && authorities.has_signed(proof));
@@ -96,28 +97,28 @@ impl Offer {
         }
     }
 
-    /// Where it stands among others.
+    /// Returns the sort key of the offer.
     fn rank(&self) -> (Generation, Seq) {
         (self.generation, self.seq)
     }
 
-    /// Whether the datastore has signed just this state.
+    /// Returns whether the datastore has signed exactly this state.
     fn is_signed_by(&self, proof: &Proof) -> bool {
         let Position { log_id, generation, seq, digest, .. } = proof.position;
         (log_id, generation, seq, digest) == (self.log_id, self.generation, self.seq, self.digest)
     }
 }
 
-/// Why there is nothing to rebuild the log from.
+/// Reason why no offer was chosen.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NoSource {
-    /// Nobody has anything.
+    /// No member offers a state.
     #[error("no member with a state was found: name member directories with --from, or wait longer with --wait")]
     Nobody,
-    /// Members of several logs.
+    /// The members belong to several logs.
     #[error("the members belong to different logs ({0}): choose with --member, or name only the right ones")]
     SeveralLogs(String),
-    /// Equal positions, different states.
+    /// Equal positions with different states.
     #[error("{0} and {1} are both at sequence {2} with different digests: one of them is wrong; choose with --member")]
     Disagree(String, String, Seq),
     /// An older generation holds more than the most advanced offer shares with it.
@@ -128,14 +129,14 @@ pub enum NoSource {
     OlderHasMore {
         /// The offer that would be chosen.
         newest: String,
-        /// The one that holds more.
+        /// The offer that holds more.
         older: String,
-        /// Its generation.
+        /// Generation of the older offer.
         generation: Generation,
-        /// Its position.
+        /// Position of the older offer.
         seq: Seq,
     },
-    /// Neither generation descends from the other: two recoveries or restores did not know of each other.
+    /// Neither generation descends from the other: two recoveries or restores were done independently.
     #[error(
         "{newest} is of generation {}, {other} of generation {}, and neither descends from the other; they share the history up \
          to {shared_to} only. Choose the one to keep with --member {newest} or --member {other}; the other member's own changes \
@@ -145,14 +146,14 @@ pub enum NoSource {
     Apart {
         /// The offer that would be chosen.
         newest: String,
-        /// The one of another line.
+        /// The offer of the other branch.
         other: String,
-        /// The generation of each.
+        /// Generations of `newest` and `other`.
         generations: (Generation, Generation),
         /// Last sequence that both have.
         shared_to: Seq,
     },
-    /// Nobody vouches for a generation.
+    /// No evidence confirms a generation.
     #[error(
         "{name} is of generation {generation}, at sequence {seq}; neither a signed position, nor the register, nor most of the \
          webserver members know that generation. If it is the one to keep, choose it with --member {name}; else choose another one"
@@ -160,12 +161,12 @@ pub enum NoSource {
     UnknownGeneration {
         /// The offer that would be chosen.
         name: String,
-        /// Its generation.
+        /// Generation of the offer.
         generation: Generation,
-        /// Its position.
+        /// Position of the offer.
         seq: Seq,
     },
-    /// The most advanced state is vouched for by its member alone.
+    /// Only the member itself claims the most advanced state.
     #[error(
         "nothing bears out that the state of {name} at sequence {seq} is the log's: the datastore signed sequence {signed} last, \
          and no other webserver member has the same state at {seq}. A datastore that dies while it is written to leaves that \
@@ -174,9 +175,9 @@ pub enum NoSource {
     Unproven {
         /// The offer that would be chosen.
         name: String,
-        /// Its position.
+        /// Position of the offer.
         seq: Seq,
-        /// The last sequence that was signed, as far as anybody shows.
+        /// The last signed sequence that any member has a proof of.
         signed: Seq,
     },
     /// A reader proves that it has more than any other member.
@@ -186,9 +187,9 @@ pub enum NoSource {
          back from its `export`, or stop the reader and name its directory with --from"
     )]
     ReaderHasMore {
-        /// The reader.
+        /// Name of the reader.
         name: String,
-        /// Its position.
+        /// Position of the reader.
         seq: Seq,
     },
     /// One offer does not continue the other's history.
@@ -199,9 +200,9 @@ pub enum NoSource {
     Forked {
         /// The offer that would be chosen.
         chosen: String,
-        /// The one that holds what it lacks.
+        /// The offer with entries that the chosen one lacks.
         other: String,
-        /// What differs.
+        /// First difference between them.
         fork: Fork,
     },
     /// Two states cannot be compared.
@@ -209,18 +210,19 @@ pub enum NoSource {
     Unreadable {
         /// The offer that would be chosen.
         chosen: String,
-        /// The other one.
+        /// The offer compared with it.
         other: String,
-        /// Why.
+        /// Cause of the failure.
         reason: String,
     },
 }
 
-/// Which offer is the most advanced one. Readers are a source only when they are named; what a member claims of itself counts
-/// as far as a signature, the register (`mark`) or other members bear it out.
+/// Returns the index of the most advanced offer. Readers are a source only if named explicitly. A member's claims are
+/// trusted only as far as a signature, the registry (`mark`) or other members confirm them.
 ///
 /// # Errors
-/// When there is none, they contradict each other, or nothing bears out what the most advanced one claims.
+/// Returns an error if there is no source, if the offers contradict each other, or if nothing confirms the most
+/// advanced one.
 pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource> {
     let is_source = |offer: &Offer| offer.unfit.is_none() && offer.seq > Seq::ZERO;
     let sources =
@@ -228,7 +230,7 @@ pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource
     let whole: Vec<(usize, &Offer)> = sources().filter(|(_, offer)| offer.reserve.is_none()).collect();
     let fit = if whole.is_empty() { sources().collect() } else { whole };
     let is_proven = |offer: &Offer| offer.proof.as_ref().is_some_and(|proof| offer.is_signed_by(proof));
-    // What a reader does not lend proves something all the same.
+    // A reader donates no state, but its signed position still proves that entries existed.
     let mut readers = offers.iter().filter(|offer| offer.seq > Seq::ZERO && offer.role == Some(Role::Reader));
     let most = fit.iter().map(|(_, offer)| offer.rank()).max();
     if let Some(reader) = readers.find(|offer| is_proven(offer) && Some(offer.rank()) > most) {
@@ -255,7 +257,8 @@ pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource
             shared_to: apart(other).shared_to().unwrap_or_default(),
         });
     }
-    // A newer generation says why it left an older one behind only to those who can read it: a person is asked.
+    // A newer generation does not record in readable form why it abandoned entries of an older one, so the operator
+    // decides.
     let has_more = |offer: &&(usize, &Offer)| offer.1.generation < first.generation && offer.1.seq > first.seq;
     if let Some((_, older)) = fit.iter().find(has_more) {
         return Err(NoSource::OlderHasMore {
@@ -269,7 +272,7 @@ pub fn choose(offers: &[Offer], mark: Option<LogMark>) -> Result<usize, NoSource
     Ok(best)
 }
 
-/// Whether somebody else bears out what the most advanced member claims. A directory that was named is believed.
+/// Checks that independent evidence confirms the most advanced offer. A directory named by the operator is trusted.
 fn vouch(first: &Offer, fit: &[(usize, &Offer)], mark: Option<LogMark>) -> Result<(), NoSource> {
     if first.role.is_none() {
         return Ok(());
@@ -291,7 +294,7 @@ fn vouch(first: &Offer, fit: &[(usize, &Offer)], mark: Option<LogMark>) -> Resul
     Err(NoSource::Unproven { name, seq, signed: signed.unwrap_or_default() })
 }
 
-/// What is to be said of those that are not the source and claim more than it.
+/// Describes offers that claim more than the chosen one.
 #[must_use]
 pub fn dissent(offers: &[Offer], chosen: usize) -> Vec<String> {
     let first = &offers[chosen];
@@ -315,10 +318,10 @@ pub fn dissent(offers: &[Offer], chosen: usize) -> Vec<String> {
     said
 }
 
-/// Checks that the chosen state continues the history of another member's.
+/// Checks that the chosen state continues the history of another member's state.
 ///
 /// # Errors
-/// [`NoSource::Forked`] when it does not; [`NoSource::Unreadable`] when the states cannot be compared.
+/// Returns [`NoSource::Forked`] if it does not, and [`NoSource::Unreadable`] if the states cannot be compared.
 pub fn check_descent(chosen: (&str, &StateStore), other: &str, state: &StateStore) -> Result<(), NoSource> {
     let compared = state.snapshot().and_then(|earlier| descent::fork(&earlier, &chosen.1.snapshot()?));
     let (chosen, other) = (chosen.0.to_owned(), other.to_owned());
@@ -329,10 +332,10 @@ pub fn check_descent(chosen: (&str, &StateStore), other: &str, state: &StateStor
     }
 }
 
-/// Whether a recovery may replace what lies in the data directory `path`.
+/// Checks that a recovery may replace the log in the data directory `path`.
 ///
 /// # Errors
-/// When there is a log that holds something, or may: that one is repaired, not replaced.
+/// Returns an error if a log holds, or may hold, entries. It has to be repaired, not replaced.
 pub fn check_empty(path: &Path) -> Result<(), RepairError> {
     let log = path.join(LOG);
     if !log.exists() {
@@ -345,8 +348,8 @@ pub fn check_empty(path: &Path) -> Result<(), RepairError> {
     }
 }
 
-/// What is left of the lost log's index is a witness, as a member is: one that has more, or another history, is not left behind
-/// without a word.
+/// Checks the leftover index of the lost log, which is evidence like a member's state. An index that has more entries
+/// or a different history is not abandoned silently.
 fn check_index(path: &Path, config: &DatastoreConfig, member: &StateStore) -> Result<(), RepairError> {
     let Some(index) = index::look_at(path, config).map_err(RepairError::Index)? else { return Ok(()) };
     let unfit = |error: StateError| RepairError::Member(error.to_string());
@@ -368,11 +371,11 @@ fn check_index(path: &Path, config: &DatastoreConfig, member: &StateStore) -> Re
     agrees(&index, &snapshot)
 }
 
-/// The sequence of the index in `path`, where it holds more than a history of these generations that ends at `seq`. One that is
-/// damaged says nothing.
+/// Returns the sequence of the index in `path` if the index holds more than a history with `lineage` that ends at
+/// `seq`. A corrupt index is ignored.
 ///
 /// # Errors
-/// When it cannot be read for a reason that says nothing of it.
+/// Returns an error if the index cannot be read for reasons unrelated to its contents.
 pub fn index_beyond(
     path: &Path,
     config: &DatastoreConfig,
@@ -380,18 +383,18 @@ pub fn index_beyond(
     lineage: &[LineageEntry],
 ) -> Result<Option<Seq>, OpenError> {
     let Some(index) = index::look_at(path, config)? else { return Ok(None) };
-    // A generation that the history does not have begins after what both share.
+    // A generation that is not in the history starts after the shared part.
     let is_other = |entry: &&LineageEntry| lineage.iter().all(|known| known.generation != entry.generation);
     let shared = index.meta.lineage.iter().filter(is_other).map(|entry| entry.shared_to).min();
     let ends = shared.map_or(seq, |shared| shared.min(seq));
     Ok(Some(index.meta.seq).filter(|found| *found > ends))
 }
 
-/// Builds the log anew in the data directory `path` from a member's state, in a generation above `above`. `known` is what the
-/// members know of how the log's generations began.
+/// Rebuilds the log in the data directory `path` from a member's state, in a generation above `above`. `known` are the
+/// members' records of how the log's generations started.
 ///
 /// # Errors
-/// When the state is not sound, or the new log cannot be written. Nothing was changed then.
+/// Returns an error if the state is unsound or the new log cannot be written. Nothing was changed then.
 pub fn recover(
     path: &Path,
     config: &DatastoreConfig,
@@ -413,7 +416,7 @@ pub fn recover(
     Ok(report)
 }
 
-/// Directory in which a member's state is put while the log is built.
+/// Directory for a member's state while the log is built.
 #[must_use]
 pub fn side(path: &Path) -> PathBuf {
     path.join("state.recover")

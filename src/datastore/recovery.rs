@@ -1,9 +1,11 @@
-//! Recovery mode: a datastore of which a witness says that its log had more, or was another one, accepts no writes.
+//! Read-only recovery mode: the datastore accepts no writes while evidence shows that its log lost entries or was
+//! replaced.
 //!
-//! Witnesses are the register, which notes how far the log and its members had come, the audit, which has recorded the log's
-//! entries, and every member with a good certificate that shows its position; what a member shows is noted in the register, so
-//! it outlives a restart. Were the datastore to go on writing, the log would become another one than its members hold. What an operator gave up
-//! by beginning a later generation is no evidence. Only members can cause this; revoking one takes back what it showed.
+//! There are three sources of evidence: the registry, which records how far the log and its members had come; the
+//! audit, which has recorded the log's entries; and every position presented by a member with a valid certificate.
+//! Positions that contradict the log are stored in the registry, so they survive a restart. If the datastore accepted
+//! writes, its log would diverge from its members. Entries that an operator abandoned by starting a later generation
+//! are no evidence. Only members can trigger this mode; revoking a member retracts its evidence.
 
 use crate::codec::audit::LogPoint;
 use crate::codec::message::{RefusalCode, Refused};
@@ -14,7 +16,7 @@ use crate::model::{Digest, Generation, Lineage, LogId, Position, Seq, Verdict};
 use crate::planted::{self, Bug};
 use crate::trust::{LogMark, Member, MemberState, Registry};
 
-/// The log that is here, as far as it was shown to anyone.
+/// The local log, up to the last sequence that was visible to clients.
 #[derive(Clone, Debug)]
 pub struct Here<'a> {
     log: &'a LogReader,
@@ -25,18 +27,18 @@ pub struct Here<'a> {
 }
 
 impl<'a> Here<'a> {
-    /// What `log` is up to `head`.
+    /// Describes `log` up to `head`.
     #[must_use]
     pub fn of(log: &'a LogReader, head: Seq) -> Here<'a> {
         Here { log, log_id: log.log_id(), generation: log.generation(), lineage: log.lineage(), head }
     }
 
-    /// The last sequence that generations after `generation` share with it.
+    /// Returns the last sequence that generations after `generation` share with it.
     fn shared_to(&self, generation: Generation) -> Seq {
         shared_after(&self.lineage, generation).unwrap_or(Seq(u64::MAX))
     }
 
-    /// What a member's position proves of this log.
+    /// Returns the contradiction between a member's position and this log, if any.
     #[must_use]
     pub fn contradicted_by(&self, member: &str, theirs: &Position) -> Option<String> {
         let is_here = theirs.log_id == self.log_id && theirs.seq >= self.log.horizon() && theirs.seq <= self.head;
@@ -67,9 +69,9 @@ impl<'a> Here<'a> {
         }
     }
 
-    /// What it proves that an enrolled member shows a position of another log. Who was enrolled while this log was here
-    /// brought its state along, which proves nothing; who was enrolled in that other log shows that this one began in its
-    /// place. A log of several generations was put here by an operator.
+    /// Returns the evidence in an enrolled member's position of another log. A member enrolled in this log may have
+    /// brought an older state along, which proves nothing. A member enrolled in the other log shows that this log
+    /// replaced it. A log with several generations was installed by an operator.
     #[must_use]
     pub fn replaces_log_of(&self, member: &Member, theirs: &Position) -> Option<String> {
         let (name, seq, log) = (&member.name, theirs.seq, theirs.log_id);
@@ -80,14 +82,14 @@ impl<'a> Here<'a> {
         })
     }
 
-    /// What an enrolled member's position proves of this log, all rules taken together.
+    /// Returns the evidence in an enrolled member's position, according to all rules.
     #[must_use]
     pub fn shown_by(&self, member: &Member, theirs: &Position) -> Option<String> {
         self.contradicted_by(member.name.as_str(), theirs).or_else(|| self.replaces_log_of(member, theirs))
     }
 }
 
-/// What the register knows of a log that is not here.
+/// Returns the evidence in the registry that the log lost entries or was replaced.
 #[must_use]
 pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
     if planted::is(Bug::RegisterNotAsked) {
@@ -98,14 +100,14 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
     if let Some(evidence) = mark.and_then(|mark| from_mark(here, mark, "register")) {
         return Some(evidence);
     }
-    // Positions are of the generation in which they were written. A register that does not say which is held against
-    // a log that never had another one.
+    // A position belongs to the generation in which it was written. If the registry does not record the generation,
+    // positions count only against a log that has a single generation.
     let shared_to = match mark {
         Some(mark) if mark.log_id == here.log_id => here.shared_to(mark.generation),
         None if here.lineage.len() <= 1 => Seq(u64::MAX),
         _ => head,
     };
-    // Revoking a member takes back all that it showed.
+    // Revoking a member retracts all of its evidence.
     let standing = || registry.members().filter(|member| member.state != MemberState::Revoked);
     let positions = standing().filter_map(|member| Some((member.passed()?.min(shared_to), member)));
     if let Some((seq, member)) = positions.max_by_key(|(seq, _)| *seq).filter(|(seq, _)| *seq > head) {
@@ -120,7 +122,7 @@ pub fn from_register(here: &Here<'_>, registry: &Registry) -> Option<String> {
     shown.find_map(|(member, theirs)| here.shown_by(member, &theirs))
 }
 
-/// What the audit shows of a log that is not here: it has recorded entries up to `point`.
+/// Returns the evidence in the audit, which has recorded entries up to `point`.
 #[must_use]
 pub fn from_audit(here: &Here<'_>, point: &LogPoint) -> Option<String> {
     let LogPoint { log_id, generation, seq, chain } = *point;
@@ -137,7 +139,7 @@ pub fn from_audit(here: &Here<'_>, point: &LogPoint) -> Option<String> {
     })
 }
 
-/// What a witness beside the log knows of it.
+/// Returns the evidence in a mark that was recorded outside the log.
 fn from_mark(here: &Here<'_>, mark: LogMark, witness: &str) -> Option<String> {
     let LogMark { log_id, generation, seq } = mark;
     let head = here.head;
@@ -149,8 +151,8 @@ fn from_mark(here: &Here<'_>, mark: LogMark, witness: &str) -> Option<String> {
         let known = seq.min(here.shared_to(generation));
         return (known > head).then(|| format!("its {witness} knows sequence {known}, and this log ends at {head}"));
     }
-    // How far the other log had come is written lazily: 0 does not say that it was empty. A log of several generations was
-    // put here by an operator.
+    // The mark of another log is written lazily, so 0 does not prove that it was empty. A log with several generations
+    // was installed by an operator.
     match head {
         Seq::ZERO if here.lineage.len() > 1 && seq == Seq::ZERO => None,
         Seq::ZERO => Some(format!("its log is empty, but its {witness} knows sequence {seq} of log {log_id}")),
@@ -162,14 +164,14 @@ fn from_mark(here: &Here<'_>, mark: LogMark, witness: &str) -> Option<String> {
     }
 }
 
-/// Brings the register in line with a log that nothing contradicts: positions beyond what a later generation shares were
-/// given up, and so was what members showed.
+/// Aligns the registry with a log that no evidence contradicts. Positions beyond the part shared with a later
+/// generation were abandoned, and so were the members' contradictions.
 pub fn enter(here: &Here<'_>, registry: &mut Registry) {
     let mark = LogMark { log_id: here.log_id, generation: here.generation, seq: here.head };
     registry.enter(mark);
 }
 
-/// Whether evidence counts.
+/// Returns whether evidence is considered in this mode.
 #[must_use]
 pub fn counts(mode: Recovery, evidence: &str) -> bool {
     if mode == Recovery::Off {
@@ -181,29 +183,29 @@ pub fn counts(mode: Recovery, evidence: &str) -> bool {
     mode != Recovery::Off
 }
 
-/// The shell's commands that put a log and its index in the data directory `dir` aside.
+/// Returns the shell commands that move the log and index of the data directory `dir` aside.
 #[must_use]
 pub fn aside(dir: &str) -> String {
     format!("`mv {dir}/log {dir}/log.aside; mv {dir}/state {dir}/state.aside` (it stays readable there)")
 }
 
-/// What is said of a position that a member claims and no signature of the datastore bears out. It counts all the same: what was
-/// acknowledged last may not have been signed, and a member may have lost what it kept of signatures.
+/// Suffix of evidence from a position that no signature of the datastore confirms. It still counts: the last
+/// acknowledged entries may be unsigned, and a member may have lost its signatures.
 const UNSIGNED: &str = "; no signature bears that out";
 
-/// Evidence of which a member's word is all there is.
+/// Marks evidence that rests on a member's claim alone.
 #[must_use]
 pub fn unsigned(evidence: &str) -> String {
     format!("{evidence}{UNSIGNED}")
 }
 
-/// Whether `evidence` says more than `known`: that it is signed.
+/// Returns whether `evidence` is stronger than `known`, that is, signed.
 #[must_use]
 pub fn is_better(evidence: &str, known: &str) -> bool {
     known.ends_with(UNSIGNED) && !evidence.ends_with(UNSIGNED)
 }
 
-/// What to do about it, for the data directory `dir`.
+/// Returns the remedy for the operator of the data directory `dir`.
 #[must_use]
 pub fn remedy(dir: &str) -> String {
     let aside = aside(dir);
@@ -215,7 +217,7 @@ pub fn remedy(dir: &str) -> String {
     )
 }
 
-/// What writers are told.
+/// Returns the refusal for writers.
 #[must_use]
 pub fn refusal(evidence: &str, remedy: &str) -> Refused {
     let message = format!("the datastore waits to be recovered, because {evidence}: {remedy}");
@@ -320,7 +322,7 @@ mod tests {
         assert!(from_audit(&here, &LogPoint { seq: Seq(3), ..point }).is_some(), "the log went back");
         assert!(from_audit(&here, &LogPoint { chain: [9; 16], ..point }).is_some(), "another history");
         assert!(from_audit(&here, &LogPoint { log_id: LogId([7; 16]), ..point }).is_some(), "another log");
-        // A later generation gave up what followed.
+        // A later generation abandoned the entries that followed.
         let given_up = Here {
             generation: Generation(point.generation.0 + 1),
             lineage: [

@@ -1,8 +1,9 @@
-//! Changes of the register of members: what is durable before it counts, and what counts whatever the disk says.
+//! Changes of the member registry, and when they take effect.
 //!
-//! An invitation, a joining or a new certificate counts once it is written; what cannot be written has not happened. A revocation
-//! counts at once: connections end, the other members are told, and the register refuses the member. What cannot be written of it
-//! is tried again until it is durable, and the status says so meanwhile.
+//! An invitation, a join or a new certificate takes effect once it is written; if the write fails, it did not happen. A
+//! revocation takes effect immediately: connections are closed, the other members are notified, and the registry
+//! refuses the member. A revocation that cannot be written is retried until it is durable, and the status reports it
+//! until then.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -14,10 +15,10 @@ use crate::trust::{Registry, RegistryFile, TrustError};
 use super::members::Members;
 use super::shared::now_ms;
 
-/// Most members that are named.
+/// Most members that a reason lists.
 const NAMED_MAX: usize = 8;
 
-/// What is in force and could not be written.
+/// Changes in force that could not be written.
 #[derive(Default)]
 pub(super) struct NotDurable {
     names: Vec<MemberName>,
@@ -29,7 +30,7 @@ impl Members {
         self.not_durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the register as it is now, when its file lacks anything of it.
+    /// Writes the registry if its file is out of date.
     fn write_now(&self, file: &mut RegistryFile) -> Result<(), TrustError> {
         let unwritten = self.registry().unwritten(file, now_ms())?;
         match (unwritten, self.waits_to_be_written()) {
@@ -48,8 +49,8 @@ impl Members {
         Ok(())
     }
 
-    /// Changes the register; the change is seen at once, and durable when this returns without an error. What could not be written
-    /// is written with the next change, or with [`Members::save`].
+    /// Changes the registry. The change is visible immediately, and durable if this returns no error. If the write
+    /// fails, it is repeated with the next change or by [`Members::save`].
     pub(super) fn change<T>(&self, how: impl FnOnce(&mut Registry) -> Result<T, TrustError>) -> Result<T, TrustError> {
         let mut file = self.file();
         let done = how(&mut self.registry())?;
@@ -57,7 +58,8 @@ impl Members {
         Ok(done)
     }
 
-    /// Changes what the register says of one member; the change is seen once it is durable. With an error nothing has changed.
+    /// Changes the registry's data of one member. The change is visible only once it is durable. After an error nothing
+    /// has changed.
     pub(super) fn change_when_durable<T>(
         &self,
         name: &MemberName,
@@ -81,8 +83,8 @@ impl Members {
         Ok(done)
     }
 
-    /// Cuts a member off: no new connection, and none that is open stays. It is in force when this returns without an error; why it
-    /// is not durable yet is said.
+    /// Revokes a member: closes its connections and refuses new ones. This is in force when the call returns without an
+    /// error. Returns the reason if the revocation is not durable yet.
     pub(super) fn revoke(&self, name: &MemberName, remove: bool) -> Result<Option<String>, String> {
         let revoke = |registry: &mut Registry| match remove {
             true => registry.remove(name, now_ms()),
@@ -91,7 +93,7 @@ impl Members {
         revoke(&mut self.registry()).map_err(|error| error.to_string())?;
         self.publish_roster();
         self.close(name, CLOSE_REVOKED, "it was revoked; ask an administrator for a new token");
-        // It waits for the disk from here on.
+        // From here on the call waits for the disk.
         let mut file = self.file();
         self.not_durable().names.push(name.clone());
         let written = self.write_now(&mut file);
@@ -103,7 +105,8 @@ impl Members {
         }))
     }
 
-    /// As [`Members::revoke`], where nothing is served: what cannot be written has not happened.
+    /// Like [`Members::revoke`], for a datastore that serves no members: if the write fails, the revocation did not
+    /// happen.
     pub(super) fn revoke_when_durable(&self, name: &MemberName, remove: bool) -> Result<(), String> {
         let revoked = self.change_when_durable(name, |registry| match remove {
             true => registry.remove(name, now_ms()),
@@ -112,12 +115,12 @@ impl Members {
         revoked.map_err(|error| error.to_string())
     }
 
-    /// Whether something is in force that is not durable.
+    /// Returns whether a change is in force but not durable.
     pub(super) fn waits_to_be_written(&self) -> bool {
         !self.not_durable().names.is_empty()
     }
 
-    /// What is in force and not durable, for the status.
+    /// Returns the status reason for changes in force but not durable.
     pub(super) fn not_written(&self) -> Option<Reason> {
         let waiting = self.not_durable();
         if waiting.why.is_empty() {
@@ -136,7 +139,7 @@ impl Members {
         Some(Reason::new(Code::RevocationNotDurable, message, remedy))
     }
 
-    /// Writes what changed since the last time; positions are written lazily.
+    /// Writes changes made since the last write; positions are written lazily.
     pub(super) fn save(&self) {
         let mut file = self.file();
         if let Err(error) = self.write_now(&mut file) {
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
     use crate::trust::{Authorities, MemberState, NewKey, Role, Token};
 
-    /// A datastore's members in `trust`, with one that is enrolled, and its certificate.
+    /// Opens the members of a datastore in `trust`, with one enrolled member and its certificate.
     fn members(trust: &std::path::Path, name: &MemberName) -> (Members, Vec<u8>) {
         let mut registry = Registry::open(trust, now_ms()).expect("registry");
         let authority = Authorities::open_or_create(trust, now_ms()).expect("authority");
@@ -180,7 +183,7 @@ mod tests {
             let name = MemberName::new("web1").expect("name");
             let (members, certificate) = members(&trust, &name);
             assert!(members.authorise(&certificate).is_ok());
-            // A folder is where the file is written first.
+            // A directory with the name of the temporary file makes the write fail.
             let in_the_way = trust.join("members.json.next");
             std::fs::create_dir(&in_the_way).expect("creates");
             let why = members.revoke(&name, remove).expect("is in force").expect("is not durable");
@@ -238,7 +241,7 @@ mod tests {
         join().expect_err("cannot be written");
         members.renew(&name, &request).expect_err("cannot be written");
         members.revoke_when_durable(&name, true).expect_err("cannot be written");
-        // The former holder of the name is what it was, and the token is good.
+        // The former holder of the name is unchanged, and the token is still valid.
         assert_eq!(members.authorise(&certificate), Ok((name.clone(), Role::Webserver)));
         assert!(members.registry().member(&other).is_none());
         assert!(members.registry().revision() > revision, "no two texts have the same revision");
@@ -265,7 +268,7 @@ mod tests {
         assert!(members.authorise(&certificate).is_err());
         members.save();
         assert_eq!(on_disk(&trust, &name), Some(MemberState::Revoked));
-        // What a member reports meanwhile is kept beside the change.
+        // Progress reported by a member during the change is kept.
         let other = MemberName::new("web2").expect("name");
         members.invite(&other, Role::Reader, 60, Vec::new(), false).expect("invites");
         let invited = members.change_when_durable(&other, |changed| {

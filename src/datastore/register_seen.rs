@@ -1,9 +1,10 @@
-//! Whether the register of members is the latest: what members have seen of it, and what lies beside it.
+//! Detection of a member registry that is not the latest, from marks held by members and next to the registry.
 //!
-//! A register that went back lets in who was revoked since, and nothing in it says so. So how far it had come is noted beside the
-//! directory `trust`, and signed for the members, which show it when they ask for their sealed copy. When either is beyond the
-//! register, or of another one, the datastore takes no writes, enrolls nobody and gives no sealed copies, which would replace later
-//! ones, until the later register is put back or an operator takes this one for the latest.
+//! An outdated registry would admit members that were revoked later, and nothing in it shows that. So the datastore
+//! records the registry's progress outside the directory `trust`, and signs it for the members. They present it when
+//! they request their encrypted backup. If a mark is ahead of the registry or belongs to another one, the datastore
+//! accepts no writes, enrolls no members and issues no encrypted backups, which would replace later ones. This lasts
+//! until the later registry is restored or an operator accepts this one as the latest.
 
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use crate::trust::{
 use super::members::Members;
 use super::shared::{Shared, now_ms};
 
-/// The file, in the datastore's directory.
+/// File in the datastore's directory.
 const FILE: &str = "register.mark";
 const VERSION: u32 = 1;
 
@@ -32,12 +33,12 @@ static DOUBTED: Seldom = Seldom::new();
 struct Noted {
     #[serde(rename = "gravwell-register-mark")]
     version: u32,
-    /// Name of the authority: the register of another one has a count of its own.
+    /// Name of the CA; the registry of another CA counts separately.
     authority: String,
     mark: RegisterMark,
 }
 
-/// How far the register had come, in a file beside it. It is written after the register, so it never says more.
+/// Progress of the registry, stored in a separate file. It is written after the registry, so it is never ahead of it.
 pub(super) struct Witness {
     path: PathBuf,
     authority: String,
@@ -45,7 +46,8 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// Reads the one in the data directory `dir`. One that cannot be read, or is another authority's, says nothing.
+    /// Reads the file in the data directory `dir`. A file that cannot be read, or that belongs to another CA, is
+    /// ignored.
     pub(super) fn open(dir: &Path, authorities: &Authorities) -> Witness {
         let path = dir.join(FILE);
         let names: Vec<String> =
@@ -60,7 +62,7 @@ impl Witness {
         Witness { path, authority, noted: noted.map(|noted| noted.mark) }
     }
 
-    /// How far it had come.
+    /// Returns the recorded progress.
     pub(super) fn mark(&self) -> Option<&RegisterMark> {
         self.noted.as_ref()
     }
@@ -78,11 +80,11 @@ impl Witness {
     }
 }
 
-/// Takes what `witness` says for evidence, and says what there is. Where writes are accepted all the same, the register is the latest
-/// from now on.
+/// Compares the registry with `witness` and returns evidence that the registry is not the latest. If recovery is off,
+/// the registry is accepted as the latest instead.
 ///
 /// # Errors
-/// When the register cannot be written.
+/// Returns an error if the registry cannot be written.
 pub(super) fn examine(
     registry: &mut Registry,
     witness: &Witness,
@@ -118,16 +120,16 @@ impl Members {
         self.witness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes beside the register how far it has come, from now on.
+    /// Starts recording the registry's progress in `witness`.
     pub(super) fn witnessed_by(&self, witness: Witness) {
         *self.witness() = Some(witness);
     }
 
-    /// The register was written.
+    /// Records the progress after the registry was written.
     pub(super) fn note_written(&self) {
         let mark = {
             let registry = self.registry();
-            // What is beyond it stays.
+            // A mark ahead of the registry must be kept.
             if registry.shown().is_some() {
                 return;
             }
@@ -138,7 +140,7 @@ impl Members {
         }
     }
 
-    /// What is known of a register beyond this one.
+    /// Describes the mark that is ahead of this registry, if any.
     fn beyond(&self) -> Option<String> {
         let registry = self.registry();
         registry.shown().map(|shown| described(&registry, &shown))
@@ -150,12 +152,12 @@ impl Shared {
         self.register_shows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the register does not count as the latest.
+    /// Returns the reason why the registry does not count as the latest.
     pub(super) fn register_waits(&self) -> Option<String> {
         Some(self.register_shows().clone()).filter(|waits| !waits.is_empty())
     }
 
-    /// What to do about it, for the data directory `dir`.
+    /// Returns the remedy for the operator of the data directory `dir`.
     pub(super) fn register_remedy(dir: &str) -> String {
         format!(
             "stop the datastore, and put the later register back: `gravwell-logctl --data-dir {dir} authority restore FILE \
@@ -164,7 +166,7 @@ impl Shared {
         )
     }
 
-    /// Takes no writes and enrolls nobody from now on.
+    /// Stops accepting writes and enrolling members.
     pub(super) fn wait_for_register(&self, evidence: Option<String>) {
         let Some(evidence) = evidence else { return };
         let mut shows = self.register_shows();
@@ -176,7 +178,8 @@ impl Shared {
         *shows = evidence;
     }
 
-    /// A member shows how far a register had come that it has a sealed copy of. What the authority signed is believed.
+    /// Checks the registry mark that a member presents, which belongs to its encrypted backup. Only marks signed by one
+    /// of the datastore's CAs count.
     pub(super) fn examine_register(&self, member: &MemberName, seen: &SignedMark) {
         if self.members.registry().relation(&seen.mark).is_none() {
             return;

@@ -1,4 +1,4 @@
-//! How often a member has its certificate renewed: each renewal is written to the disk, and told to all other members.
+//! Rate limit of certificate renewals. Each renewal is written to disk and sent to all other members.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use crate::env::quota::{Held, Quota};
 use crate::model::MemberName;
 
-/// A member renews this often, besides a few times at once, as when authorities are exchanged.
+/// A member may renew once per interval, with a burst of `AT_ONCE`, which is needed when CAs are rotated.
 const EVERY: Duration = Duration::from_secs(10);
 const AT_ONCE: u32 = 4;
 
-/// One renewal of a member at a time, and few in a while.
+/// Limits each member to one renewal at a time, and to the configured rate.
 pub(super) struct Renewals {
     under_way: Arc<Quota<MemberName>>,
-    /// When what each has used of its renewals will have come back.
+    /// Time at which each member's full burst is available again.
     whole: Mutex<BTreeMap<MemberName, Instant>>,
 }
 
@@ -25,10 +25,10 @@ impl Default for Renewals {
 }
 
 impl Renewals {
-    /// A renewal of `member`.
+    /// Starts a renewal of `member`.
     ///
     /// # Errors
-    /// Says that it is too early for another one.
+    /// Returns an error if a renewal is in progress or it is too early for another one.
     pub(super) fn begin(&self, member: &MemberName, now: Instant) -> Result<Held<MemberName>, String> {
         let held = self.under_way.take(member.clone());
         let held = held.ok_or_else(|| format!("the certificate of {member} is being renewed already"))?;

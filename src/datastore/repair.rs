@@ -1,5 +1,5 @@
-//! A damaged datastore repaired from a member: the member's state becomes the base of a new log, and every record of
-//! the old log that still follows it is taken over as it is.
+//! Repair of a corrupt datastore from a member. The member's state becomes the base of a new log, and all records of
+//! the old log that continue it are copied unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ use crate::trust::{Member, Registry};
 use super::index;
 use super::open::{OpenError, log_options};
 
-/// Why a datastore is not repaired. Nothing was changed then.
+/// Reason why a datastore was not repaired. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
     /// The directory is in use.
@@ -38,24 +38,24 @@ pub enum RepairError {
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(DirectoryError),
-    /// The member's state is not sound.
+    /// The member's state is unsound.
     #[error("the member's state cannot be used: {0}; choose another member")]
     Member(String),
     /// The member belongs to another log.
     #[error("the member belongs to log {member}, this datastore keeps log {log}: choose one of its own members")]
     OtherLog {
-        /// The datastore's.
+        /// Log ID of the datastore.
         log: LogId,
-        /// The member's.
+        /// Log ID of the member.
         member: LogId,
     },
-    /// The member's history is not the log's.
+    /// The member's history differs from the log's.
     #[error("the member's history is not this log's: {0}; choose another member")]
     OtherHistory(String),
     /// Acknowledged transactions would be lost.
     #[error("{}", loss(.0))]
     Loss(Box<RepairReport>),
-    /// The index that is left of a lost log holds more than the chosen member, or another history.
+    /// The leftover index of a lost log holds more than the chosen member.
     #[error(
         "{path}, the state index that is left of the log, is at sequence {index}, and the chosen member at {member}: nothing was \
          changed. Rebuild from the index, `gravwell-logctl --data-dir {dir} repair --from {path} --accept-loss`; or, to do without \
@@ -63,35 +63,35 @@ pub enum RepairError {
         path = path.display(), dir = parent_dir(path).display()
     )]
     IndexHasMore {
-        /// The index.
+        /// Path of the index.
         path: PathBuf,
-        /// Its sequence.
+        /// Sequence of the index.
         index: Seq,
-        /// The member's.
+        /// Sequence of the member.
         member: Seq,
     },
-    /// There is a log to be repaired.
+    /// A log with entries exists, which has to be repaired.
     #[error(
         "{path} holds a log up to sequence {known}: it is not replaced; if it is damaged, use `repair`, and if it is not this \
          fleet's, put it and its index aside first, {aside}, and run this command again",
         path = path.display(), aside = super::recovery::aside(&parent_dir(path).display().to_string())
     )]
     NotEmpty {
-        /// Where.
+        /// Path of the log.
         path: PathBuf,
-        /// Greatest sequence of which there is a trace.
+        /// Greatest sequence found in the log or its traces.
         known: Seq,
     },
-    /// Something cannot be read or written.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoFailure),
-    /// The state index may prove a loss, and the process lacks what it needs to read it.
+    /// The state index may prove a loss, but cannot be read for reasons unrelated to its contents.
     #[error("the state index may know more than the log, and cannot be examined now: {0}")]
     Index(OpenError),
-    /// Why generations began cannot be kept.
+    /// The file that records why generations started cannot be written.
     #[error(transparent)]
     Notes(#[from] NotesError),
-    /// The new log is not what it should be.
+    /// The new log failed verification.
     #[error("the new log is not what it should be, and was not put in place: {0}")]
     Wrong(String),
 }
@@ -112,38 +112,38 @@ fn loss(report: &RepairReport) -> String {
     )
 }
 
-/// What the operator allows.
+/// Options set by the operator.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RepairOptions<'a> {
-    /// Only say what would be done.
+    /// Dry run: report the plan without changing anything.
     pub dry_run: bool,
-    /// Lose acknowledged transactions when there is no other way; a new generation begins then.
+    /// Accept the loss of acknowledged transactions if it is unavoidable; a new generation starts then.
     pub accept_loss: bool,
-    /// Nothing is left of the old log, and what lies in its place does not count.
+    /// The old log is lost, and files in its place are ignored.
     pub log_is_lost: bool,
-    /// A new generation is above this one.
+    /// A new generation must be greater than this one.
     pub above: Generation,
-    /// What the members know of how the log's generations began.
+    /// The members' records of how the log's generations started.
     pub known: &'a [GenerationInfo],
 }
 
-/// What was done, or would be.
+/// Report of the repair, or of its plan in a dry run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RepairReport {
     /// Whether a new log is in place.
     pub repaired: bool,
-    /// Whether this was only a rehearsal.
+    /// Whether this was a dry run.
     pub dry_run: bool,
-    /// What is damaged.
+    /// Corruption found in the old log.
     pub damaged: Vec<Finding>,
-    /// Why the register of members says nothing of how far they were.
+    /// Reason why the registry's positions of members are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub register: Option<String>,
     /// Sequence of the member's state, the new horizon.
     pub base: Seq,
-    /// Digest of the state there.
+    /// Digest of the state at `base`.
     pub digest: Digest,
-    /// Records taken over from the old log.
+    /// Number of records copied from the old log.
     pub carried: u64,
     /// Greatest sequence that is known to have been acknowledged.
     pub head_before: Option<Seq>,
@@ -153,25 +153,25 @@ pub struct RepairReport {
     pub generation: Generation,
     /// First and last acknowledged sequence that is lost.
     pub lost: Option<(Seq, Seq)>,
-    /// Objects that are lost because their values are withheld from readers, and the state is a reader's.
+    /// Number of objects lost because the state is a reader's, from which their values are withheld.
     pub withheld: u64,
-    /// Where the members were when they were last heard of, the furthest first: whom to ask for what would be lost.
+    /// Members and their last known positions, most advanced first: candidates that may have the lost entries.
     pub ask: Vec<String>,
-    /// Where the damaged log is kept.
+    /// Directory in which the corrupt log is kept.
     pub kept: Option<PathBuf>,
 }
 
-/// What the datastore's directory tells besides its log.
+/// Evidence in the datastore's directory apart from its log.
 #[derive(Default)]
 struct Traces {
     index: Option<index::View>,
     members: Vec<(String, Seq)>,
-    /// Why the register of members could not be read.
+    /// Reason why the registry could not be read.
     register: Option<String>,
 }
 
 impl Traces {
-    /// With `log_is_lost` what the index proves of the log does not count.
+    /// Collects the evidence. With `log_is_lost` the index is ignored.
     fn of(path: &Path, config: &DatastoreConfig, log_is_lost: bool) -> Result<Traces, RepairError> {
         let index = if log_is_lost { None } else { index::look_at(path, config).map_err(RepairError::Index)? };
         let (registry, register) = match Registry::open(&path.join("trust"), super::shared::now_ms()) {
@@ -190,10 +190,11 @@ impl Traces {
     }
 }
 
-/// Repairs the stopped datastore in `path` from a member's state. `progress` is told about long work.
+/// Repairs the stopped datastore in `path` from a member's state. Calls `progress` during long work.
 ///
 /// # Errors
-/// When the directory is in use, the member does not fit, or something would be lost. Nothing was changed then.
+/// Returns an error if the directory is in use, the member does not match, or entries would be lost. Nothing was
+/// changed then.
 pub fn repair(
     path: &Path,
     config: &DatastoreConfig,
@@ -265,7 +266,8 @@ pub fn repair(
     Ok(report)
 }
 
-/// Records why generations began, before the log that has them is in place: a note of one that does not exist says nothing.
+/// Records why generations started. This happens before their log is in place, because a record of a nonexistent
+/// generation is harmless.
 fn note_generations(
     path: &Path,
     start: &Start,
@@ -283,7 +285,7 @@ fn began(entry: &LineageEntry, options: RepairOptions<'_>) -> GenerationInfo {
     GenerationInfo { generation, shared_to, beginning, time_ms: super::shared::now_ms() }
 }
 
-/// The member's state, read to its last row.
+/// Verifies the member's state up to its last row.
 fn sound(member: &StateStore) -> Result<(StateSnapshot, Arc<StateMeta>), RepairError> {
     let unfit = |error: StateError| RepairError::Member(error.to_string());
     let snapshot = member.snapshot().map_err(unfit)?;
@@ -294,7 +296,8 @@ fn sound(member: &StateStore) -> Result<(StateSnapshot, Arc<StateMeta>), RepairE
     }
 }
 
-/// How many objects of the state have no value, and what the others add up to. A reader's state can only begin a log anew.
+/// Returns the number of objects without values, and the digest of the others. A reader's state can only be the base of
+/// a log that is recreated.
 fn left_of(
     snapshot: &StateSnapshot,
     meta: &StateMeta,
@@ -312,9 +315,9 @@ fn left_of(
     Ok(left)
 }
 
-/// The last sequence that a log shares with a state that does not lead to it.
+/// Returns the last sequence that a log shares with a state that does not lead to it.
 fn left_at(meta: &StateMeta, log: &[LineageEntry]) -> Option<Seq> {
-    // Without a lineage the number alone says what came later.
+    // Without a lineage, only the generation number shows which one is later.
     if meta.lineage.is_empty() {
         return shared_after(log, meta.generation).filter(|shared_to| meta.seq > *shared_to);
     }
@@ -323,16 +326,16 @@ fn left_at(meta: &StateMeta, log: &[LineageEntry]) -> Option<Seq> {
     (found.is_mutual() || meta.seq > shared_to).then_some(shared_to)
 }
 
-/// Whether two logs have each a generation that the other one lacks.
+/// Returns whether each of two logs has a generation that the other lacks.
 fn apart(one: &[LineageEntry], other: &[LineageEntry]) -> bool {
     !one.is_empty() && !other.is_empty() && Divergence::of(one, other).is_mutual()
 }
 
-/// Generation and lineage of the log, and whether the member's state is on it.
+/// Returns generation and lineage of the log, after checking that the member's state is on it.
 fn descent(old: &Salvage, meta: &StateMeta, index: Option<&StateMeta>) -> Result<(Generation, Lineage), RepairError> {
     let head = old.head.as_ref();
     let index = index.filter(|index| old.log_id.is_none_or(|log| log == index.log_id));
-    // An index of a log that was given up for the present one says nothing of it.
+    // An index of an abandoned log is no evidence about the present one.
     let index = index.filter(|index| head.is_none_or(|head| !apart(&head.lineage, &index.lineage)));
     if let Some(log) = old.log_id.or(index.map(|index| index.log_id)).filter(|log| *log != meta.log_id) {
         return Err(RepairError::OtherLog { log, member: meta.log_id });
@@ -363,8 +366,8 @@ fn descent(old: &Salvage, meta: &StateMeta, index: Option<&StateMeta>) -> Result
     }
 }
 
-/// Whether the member has every transaction up to its position that the log still shows. Origins are random and never
-/// used twice, so one that the member does not know, or knows less of, comes from another history.
+/// Checks that the member has every transaction up to its position that the log still shows. Origins are random and
+/// never reused. So an origin that the member lacks, or with a lower counter, belongs to another history.
 fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(), RepairError> {
     let mut greatest = BTreeMap::<Origin, (OriginCounter, Seq)>::new();
     repair::entries_to(old, meta.seq, |entry| {
@@ -382,12 +385,12 @@ fn covers(snapshot: &StateSnapshot, meta: &StateMeta, old: &Salvage) -> Result<(
     Ok(())
 }
 
-/// Whether the generations in `lineage` left the index behind, so that it proves nothing.
+/// Returns whether the generations in `lineage` abandoned the index, so that it proves nothing.
 pub(super) fn is_given_up(index: &StateMeta, lineage: &[LineageEntry]) -> bool {
     left_at(index, lineage).is_some()
 }
 
-/// Fails when the index and the member's state are of histories that forked.
+/// Returns an error if the index and the member's state have diverged.
 pub(super) fn agrees(index: &index::View, member: &StateSnapshot) -> Result<(), RepairError> {
     let unreadable = |error: StateError| RepairError::Index(error.into());
     let at = member.meta().map(|meta| meta.seq).unwrap_or_default();
@@ -399,7 +402,8 @@ pub(super) fn agrees(index: &index::View, member: &StateSnapshot) -> Result<(), 
     }
 }
 
-/// Whether something acknowledged would be lost, and whether that is allowed. True: a new generation begins.
+/// Checks whether acknowledged entries would be lost and whether that is allowed. Returns whether a new generation
+/// starts.
 fn judge(
     path: &Path,
     report: &mut RepairReport,
@@ -410,7 +414,7 @@ fn judge(
 ) -> Result<bool, RepairError> {
     report.generation = start.generation;
     let known = report.head_before.unwrap_or_default();
-    // Without a single trace of the log itself nothing can be said about where it ended.
+    // Without any trace of the log itself, its end is unknown.
     let complete = known <= report.head && old.known.is_some();
     if complete {
         return Ok(false);
